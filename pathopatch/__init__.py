@@ -1,0 +1,38 @@
+"""Patch-wise tumour classification that does not learn the tissue-area shortcut; the public names, loaded on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathopatch.groups import assign_groups as assign_groups
+    from pathopatch.heatmaps import predict_slide as predict_slide
+    from pathopatch.models import load_model as load_model
+    from pathopatch.patches import tile_slide as tile_slide
+    from pathopatch.slides import open_slide as open_slide
+
+_HOMES = {
+    "open_slide": "pathopatch.slides",
+    "tile_slide": "pathopatch.patches",
+    "assign_groups": "pathopatch.groups",
+    "load_model": "pathopatch.models",
+    "predict_slide": "pathopatch.heatmaps",
+}
+__all__ = [
+    "assign_groups",
+    "load_model",
+    "open_slide",
+    "predict_slide",
+    "tile_slide",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'pathopatch' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,242 @@
+"""What can be set: one frozen model per stage, each default in one place with its reason.
+
+Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pathopatch.errors import InputMissingError, InputUnsupportedError
+
+MPP_RANGE = (0.05, 20.0)
+"""Micrometres per pixel outside this range are taken for a mistake in the file or the manifest."""
+
+MethodName = Literal["erm", "erm-balanced", "resample", "groupdro", "gerne"]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+T = TypeVar("T", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TissueConfig(Config):
+    """How tissue is told from background (found on the overview, applied at the target mpp)."""
+
+    background: Literal["auto", "dark", "bright"] = "auto"
+    method: Literal["otsu", "triangle", "fixed"] = "otsu"
+    fixed_threshold: Fraction | None = None  # on the tissue signal in [0, 1]; for method = "fixed"
+    min_speck_um2: float = Field(default=400.0, ge=0)  # about one cell of 20 um: smaller is dust
+    max_hole_um2: float = Field(default=400.0, ge=0)
+
+    @model_validator(mode="after")
+    def _fixed_needs_a_value(self) -> TissueConfig:
+        if (self.method == "fixed") != (self.fixed_threshold is not None):
+            raise ValueError("fixed_threshold goes with method = 'fixed', and only with it")
+        return self
+
+
+class IntensityConfig(Config):
+    """The rule by which stored intensities become [0, 1]: RGB uint8 is 0 to 255, other channels by percentiles.
+
+    The percentiles are of tissue pixels on the overview, per slide and channel.
+    """
+
+    low_percentile: float = Field(default=1.0, ge=0, le=100)
+    high_percentile: float = Field(default=99.5, ge=0, le=100)  # a few hot pixels must not set the scale
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> IntensityConfig:
+        if self.low_percentile >= self.high_percentile:
+            raise ValueError("low_percentile must be below high_percentile")
+        return self
+
+
+class LabelConfig(Config):
+    """When a patch is a tumour patch, and when it counts as labelled at all."""
+
+    min_tumor_fraction: Fraction | None = None  # None: any tumour, that is 1 / patch area
+    min_labelled_fraction: float = Field(default=0.5, gt=0, le=1)
+
+
+class TileConfig(Config):
+    """How slides are cut into patches."""
+
+    patch_px: int = Field(default=256, ge=8, le=4096)
+    stride_px: int | None = Field(default=None, ge=1)  # None: patch_px, patches side by side
+    mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])  # None: the slides' own
+    store: Literal["zarr", "none"] = "zarr"
+    tissue: TissueConfig = TissueConfig()
+    intensity: IntensityConfig = IntensityConfig()
+    labels: LabelConfig = LabelConfig()
+
+    @model_validator(mode="after")
+    def _no_gaps(self) -> TileConfig:
+        if self.stride_px is not None and self.stride_px > self.patch_px:
+            raise ValueError("stride_px must not exceed patch_px: the slide would not be covered")
+        return self
+
+    @property
+    def step_px(self) -> int:
+        """Distance of neighbouring patches, target-mpp px."""
+        return self.patch_px if self.stride_px is None else self.stride_px
+
+
+class GroupsConfig(Config):
+    """Which thresholds of the tissue fraction form the attribute."""
+
+    thresholds: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(0.25, 0.5), min_length=1)
+    bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    min_tissue: Fraction = 0.01  # below it a patch is blank glass: no group, no prediction
+    split_seed: int = 0
+
+    @model_validator(mode="after")
+    def _distinct(self) -> GroupsConfig:
+        if len(set(self.thresholds)) != len(self.thresholds):
+            raise ValueError("thresholds must differ from each other")
+        if list(self.bins) != sorted(set(self.bins)):
+            raise ValueError("bins must rise")
+        return self
+
+
+class TrainConfig(Config):
+    """One training run."""
+
+    method: MethodName = "gerne"
+    threshold: float = Field(default=0.25, gt=0, lt=1)
+    architecture: str = "small-groupnorm"  # ours, for training from scratch; or any timm network
+    input_px: int = Field(default=64, ge=8)
+    pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
+    freeze_batchnorm: bool | None = None  # None: frozen if and only if weights are pretrained
+    steps: int = Field(default=600, ge=1)
+    batch_per_class: int = Field(default=32, ge=2)  # samples of each class in a step, all streams together
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    c: float = Field(default=0.5, gt=0, le=1)  # gerne only
+    beta: float = 1.0  # gerne only; with c = .5 this is s = c (beta + 1) = 1
+    groupdro_eta: float = Field(default=0.01, gt=0)
+    average_weights: bool = True  # exponential moving average; GERNE's steps are noisy
+    tune_threshold: bool = True  # one decision threshold, chosen on validation for WGA
+    select: Literal["wga", "gba", "last"] = "wga"  # which checkpoint; "last" uses no validation
+    evaluations: int = Field(default=12, ge=1)  # validation passes, evenly spread over the steps
+    augment: bool = True
+    seed: int = Field(default=0, ge=0)
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    train_splits: tuple[str, ...] = ("train",)
+    cache_gib: float = Field(default=1.5, gt=0)  # patches at input_px are held in memory up to this
+    name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
+
+    @property
+    def run_name(self) -> str:
+        """Folder name of this run under ``runs/``."""
+        tail = f"-{self.name}" if self.name else ""
+        return f"{self.method}-t{self.threshold:g}-s{self.seed}{tail}"
+
+
+class TuneConfig(Config):
+    """How runs are searched: the same number of trials for every method."""
+
+    trials: int = Field(default=8, ge=1)
+    s_values: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)  # s = c (beta + 1), cut at the bounds
+    c_values: tuple[float, ...] = (0.5, 1.0)
+    learning_rates: tuple[float, float] = (3e-4, 3e-3)
+    weight_decays: tuple[float, float] = (1e-4, 1e-1)
+    objective: Literal["wga", "gba"] = "wga"
+
+
+class EvaluateConfig(Config):
+    """How runs are judged."""
+
+    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
+    seed: int = 0
+
+
+class PredictConfig(Config):
+    """How slides are predicted."""
+
+    batch: int = Field(default=64, ge=1)
+    all_patches: bool = False
+    min_tissue: Fraction | None = None  # None: the bundle's
+    stride_px: int | None = Field(default=None, ge=1)
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+
+class StudyConfig(Config):
+    """A whole study: ``pathopatch run study.toml``."""
+
+    manifest: Path
+    work: Path
+    tile: TileConfig = TileConfig()
+    groups: GroupsConfig = GroupsConfig()
+    methods: tuple[MethodName, ...] = Field(default=("erm", "erm-balanced", "resample", "gerne"), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig | None = None  # None: train once with the settings of [train]
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+    predict_split: Literal["train", "val", "test", "all", "none"] = "test"
+    jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Return the study written in a TOML file; relative paths in it are relative to the file.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputUnsupportedError
+        It is not TOML, or a key is unknown, missing or out of range; all such keys are listed.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputMissingError(
+            f"no study file {path}", place=str(path), remedy="give the path of a TOML study file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputUnsupportedError(
+            f"not a TOML file: {error}", place=str(path), remedy="mend the syntax at that line"
+        ) from error
+    study = parse(StudyConfig, raw, place=str(path))
+    base = path.resolve().parent
+    return study.model_copy(update={"manifest": base / study.manifest, "work": base / study.work})
+
+
+def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
+    """Return a checked configuration from plain values.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Lists every unknown, missing or invalid key.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']} (got {item.get('input')!r})"
+            for item in error.errors(include_url=False)
+        ]
+        raise InputUnsupportedError(
+            "configuration refused: " + "; ".join(lines),
+            place=place,
+            remedy="correct or remove these keys",
+        ) from error

@@ -1,0 +1,225 @@
+"""Which errors exist: one class per stable code, each also a child of the fitting builtin.
+
+A message says the value and what is wrong with it, ``place`` where it stands, ``remedy`` what to do.
+Outside code may rely on ``code``; the wording may change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class PathopatchError(Exception):
+    """Base of all errors that this package raises on purpose.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, with the offending value.
+    place : str
+        File, slide, row or key where it stands.
+    remedy : str
+        What the reader can do about it.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, *, place: str = "", remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.place = place
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        text = f"{self.code}: {self.message}"
+        if self.place:
+            text += f" [{self.place}]"
+        if self.remedy:
+            text += f" Remedy: {self.remedy}"
+        return text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self.place, self.remedy, self.__dict__)
+
+
+def _rebuild(
+    kind: type[PathopatchError], message: str, place: str, remedy: str, state: dict[str, Any]
+) -> PathopatchError:
+    """Return the error as it was before pickling (keyword arguments do not survive by default)."""
+    error = kind.__new__(kind)
+    PathopatchError.__init__(error, message, place=place, remedy=remedy)
+    error.__dict__.update(state)
+    return error
+
+
+class InputMissingError(PathopatchError, FileNotFoundError):
+    """A named file, folder or column is not there."""
+
+    code = "INPUT_MISSING"
+
+
+class InputCorruptError(PathopatchError, ValueError):
+    """A file is there but cannot be read in full."""
+
+    code = "INPUT_CORRUPT"
+
+
+class InputUnsupportedError(PathopatchError, ValueError):
+    """A value or format that this package does not accept."""
+
+    code = "INPUT_UNSUPPORTED"
+
+
+class InputTooLargeError(PathopatchError, ValueError):
+    """A file claims more pixels than it can hold or than may be allocated."""
+
+    code = "INPUT_TOO_LARGE"
+
+
+class MppMissingError(PathopatchError, ValueError):
+    """Neither file, manifest nor command line states micrometres per pixel."""
+
+    code = "MPP_MISSING"
+
+
+class ModalityMismatchError(PathopatchError, ValueError):
+    """The channels of one slide differ in size or mpp."""
+
+    code = "MODALITY_MISMATCH"
+
+
+class ChannelMismatchError(PathopatchError, ValueError):
+    """Number, names, order or type of channels differ from what is due."""
+
+    code = "CHANNEL_MISMATCH"
+
+
+class NoTissueError(PathopatchError, ValueError):
+    """No tissue where some is needed."""
+
+    code = "NO_TISSUE"
+
+
+class GroupEmptyError(PathopatchError, ValueError):
+    """A (label, attribute) cell has no sample."""
+
+    code = "GROUP_EMPTY"
+
+
+class DuplicateIdError(PathopatchError, ValueError):
+    """Two rows or files share one identifier."""
+
+    code = "DUPLICATE_ID"
+
+
+class SplitLeakageError(PathopatchError, ValueError):
+    """A patient or a file stands in two splits."""
+
+    code = "SPLIT_LEAKAGE"
+
+
+class StaleArtefactError(PathopatchError, RuntimeError):
+    """An artefact of another configuration or other inputs stands where output should go."""
+
+    code = "STALE_ARTEFACT"
+
+
+class CheckpointIncompatibleError(PathopatchError, ValueError):
+    """A model does not fit the data or this version."""
+
+    code = "CHECKPOINT_INCOMPATIBLE"
+
+
+class CheckpointUnsafeError(PathopatchError, ValueError):
+    """A model file that could run code when read."""
+
+    code = "CHECKPOINT_UNSAFE"
+
+
+class DiskFullError(PathopatchError, OSError):
+    """No space left for an output."""
+
+    code = "DISK_FULL"
+
+
+class OutOfMemoryError(PathopatchError, MemoryError):
+    """No memory left."""
+
+    code = "OUT_OF_MEMORY"
+
+
+class SlideTimeoutError(PathopatchError, TimeoutError):
+    """A slide took longer than allowed."""
+
+    code = "TIMEOUT"
+
+
+class WorkerCrashError(PathopatchError, RuntimeError):
+    """A worker process ended without a result."""
+
+    code = "WORKER_CRASH"
+
+
+class NonFiniteError(PathopatchError, ArithmeticError):
+    """NaN or infinity where a number is needed."""
+
+    code = "NONFINITE"
+
+
+class BetaOutOfBoundsError(PathopatchError, ValueError):
+    """A beta outside the bounds of GERNE's equation 9."""
+
+    code = "BETA_OUT_OF_BOUNDS"
+
+
+class InternalError(PathopatchError, RuntimeError):
+    """A fault of this package."""
+
+    code = "INTERNAL"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong in a table: where it stands, what it is, what to do."""
+
+    code: str
+    row: int | None
+    column: str
+    value: str
+    message: str
+    remedy: str
+
+    def __str__(self) -> str:
+        where = f"row {self.row}, " if self.row is not None else ""
+        return (
+            f"{self.code}: {where}column {self.column!r}, value {self.value!r}: "
+            f"{self.message} Remedy: {self.remedy}"
+        )
+
+
+class ManifestError(PathopatchError, ValueError):
+    """Everything wrong in one manifest, in one go; ``code`` is that of the first problem.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+        All problems found, in the order of the rows.
+    place : str
+        The manifest's path.
+    """
+
+    def __init__(self, problems: list[Problem], *, place: str) -> None:
+        count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+        super().__init__(f"{count} in the manifest", place=place)
+        self.problems = tuple(problems)
+
+    @property
+    def first_code(self) -> str:
+        """The stable code of the first problem."""
+        return self.problems[0].code if self.problems else self.code
+
+    def __str__(self) -> str:
+        lines = [f"{self.message} [{self.place}]"]
+        lines += [f"  {problem}" for problem in self.problems]
+        return "\n".join(lines)

@@ -1,0 +1,371 @@
+"""Where an artefact came from, and how it reaches its place: fingerprints, stamps, atomic writes.
+
+A stamp names the stage, its configuration and the fingerprints of its inputs. A stage that finds its finished output
+with an equal stamp does nothing; with another stamp it says what changed and stops, unless forced. Stamps hold no
+times and no host, so that equal inputs give equal bytes; the package version is recorded, not compared.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pathopatch.errors import (
+    DiskFullError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+    StaleArtefactError,
+)
+
+SCHEMA_VERSION = 1
+_WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
+_SAMPLES = 64
+_SAMPLE_BYTES = 2**20
+_STAMP_KEY = b"pathopatch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What an artefact was made of.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the stage that wrote it.
+    config : str
+        Fingerprint of the stage's configuration.
+    inputs : mapping of str to str
+        Fingerprint of each input, by name.
+    """
+
+    stage: str
+    config: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+    package_version: str = field(default_factory=lambda: version("pathopatch"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the stamp as plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Stamp:
+        """Return the stamp that `to_dict` wrote."""
+        return cls(**raw)
+
+    def differences(self, other: Stamp) -> list[str]:
+        """Return in words what differs between this stamp and another; empty if they are equal."""
+        found = [
+            f"{name} was {getattr(other, name)!r}, is {getattr(self, name)!r}"
+            for name in ("schema_version", "stage")
+            if getattr(self, name) != getattr(other, name)
+        ]
+        if self.config != other.config:
+            found.append("the configuration differs")
+        for name in sorted({*self.inputs, *other.inputs}):
+            if self.inputs.get(name) != other.inputs.get(name):
+                found.append(f"input {name!r} differs")
+        return found
+
+
+def fingerprint(value: object) -> str:
+    """Return the SHA-256 of a value's canonical JSON (keys sorted; paths, tuples and models as plain values)."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
+
+
+def _plain(value: object) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"no canonical JSON for {type(value).__name__}")
+
+
+def fingerprint_file(path: Path) -> str:
+    """Return a fingerprint of a file's content, or of all files below a folder.
+
+    Files up to 256 MiB are hashed whole; larger ones by size and 64 evenly spread samples of 1 MiB, since whole
+    slides of many gigabytes are opened again and again.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    """
+    try:
+        if path.is_dir():
+            parts = {
+                str(p.relative_to(path)): fingerprint_file(p) for p in sorted(path.rglob("*")) if p.is_file()
+            }
+            return fingerprint(parts)
+        status = path.stat()
+        return _hash_file(str(path), status.st_size, status.st_mtime_ns)
+    except FileNotFoundError as error:
+        raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
+
+
+@lru_cache(maxsize=65536)
+def _hash_file(path: str, size: int, _mtime_ns: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with Path(path).open("rb") as stream:
+        if size <= _WHOLE_FILE_BYTES:
+            while block := stream.read(_SAMPLE_BYTES):
+                digest.update(block)
+        else:
+            for index in range(_SAMPLES):
+                stream.seek(index * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
+                digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()
+
+
+def is_current(stamp: Stamp, existing: Stamp | None, *, place: Path, force: bool) -> bool:
+    """Return whether an existing artefact already is what a stage would write.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        What the stage would write now.
+    existing : Stamp or None
+        The finished artefact's stamp; None if there is none.
+    place : Path
+        Where the artefact stands, for the message.
+    force : bool
+        Redo an artefact of another stamp in place of stopping.
+
+    Raises
+    ------
+    StaleArtefactError
+        The artefact was made of something else and `force` is off.
+    """
+    if existing is None:
+        return False
+    changes = stamp.differences(existing)
+    if not changes:
+        return True
+    if force:
+        return False
+    raise StaleArtefactError(
+        "what stands here was made otherwise: " + "; ".join(changes),
+        place=str(place),
+        remedy="use --force to redo it, or another work folder to keep both",
+    )
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a fresh hidden-until-renamed name in the same folder."""
+    return path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:12]}")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it on success, remove it otherwise. Works for files and folders.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier artefact is untouched.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        with disk_errors(path):
+            yield temporary
+            _into_place(temporary, path)
+    finally:
+        remove(temporary)
+
+
+def _into_place(temporary: Path, path: Path) -> None:
+    """Rename; a folder in the way is moved aside first, since a non-empty folder cannot be replaced."""
+    if path.is_dir() and not path.is_symlink():
+        aside = temporary_path(path)
+        path.rename(aside)
+        temporary.rename(path)
+        remove(aside)
+    else:
+        temporary.replace(path)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's complaints about an output into errors with code, place and remedy.
+
+    Raises
+    ------
+    DiskFullError
+        No space is left on the device, or the quota is used up.
+    InputUnsupportedError
+        The place cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                "no space left", place=str(path), remedy="free space, or choose another output folder"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise InputUnsupportedError(
+                f"cannot write: {error.strerror}", place=str(path), remedy="choose a folder you may write to"
+            ) from error
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there; a symbolic link goes, what it leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file by rename.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier file is untouched.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write plain values as JSON, by rename; NaN is written as null, since JSON has none.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier file is untouched.
+    """
+    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=_plain, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the values of a JSON file.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputCorruptError
+        It is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="run the stage before") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputCorruptError(
+            f"not JSON: {error}", place=str(path), remedy="remove it and run its stage again"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputCorruptError("not a JSON object", place=str(path), remedy="remove it and run its stage again")
+    return value
+
+
+def write_table(path: Path, table: pd.DataFrame, stamp: Stamp) -> None:
+    """Write a Parquet table with its stamp, by rename; equal tables give equal bytes.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier file is untouched.
+    """
+    content = pa.Table.from_pandas(table, preserve_index=False)
+    content = content.replace_schema_metadata({_STAMP_KEY: _canonical(stamp.to_dict()).encode()})
+    with atomic_path(path) as temporary:
+        pq.write_table(content, temporary, compression="zstd")
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a Parquet table that a stage wrote.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputCorruptError
+        It cannot be read.
+    """
+    try:
+        return pq.read_table(path).to_pandas()
+    except FileNotFoundError as error:
+        raise InputMissingError(f"no table {path.name}", place=str(path), remedy="run the stage before") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputCorruptError(
+            f"not a readable Parquet table: {error}", place=str(path), remedy="remove it and run its stage again"
+        ) from error
+
+
+def table_stamp(path: Path) -> Stamp | None:
+    """Return a finished table's stamp; None if there is no table or it carries none."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid, OSError):
+        return None
+    raw = metadata.get(_STAMP_KEY)
+    return Stamp.from_dict(json.loads(raw)) if raw else None
+
+
+def json_stamp(path: Path, key: str = "stamp") -> Stamp | None:
+    """Return the stamp inside a finished JSON artefact; None if there is no such file or no stamp in it."""
+    if not path.is_file():
+        return None
+    raw = read_json(path).get(key)
+    return Stamp.from_dict(raw) if raw else None
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """Return a path below a work folder, refusing one that a symbolic link leads outside.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The path would leave the folder.
+    """
+    path = folder.joinpath(*parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputUnsupportedError(
+            f"{path} leads outside the work folder",
+            place=os.fspath(folder),
+            remedy="remove the symbolic link, or choose another work folder",
+        )
+    return path
