@@ -1,4 +1,7 @@
-"""Patch-wise tumour classification that does not learn the tissue-area shortcut; the public names, loaded on first use."""
+"""Patch-wise tumour classification that does not learn the tissue-area shortcut.
+
+The public names are loaded on first use, so that each part can be used alone.
+"""
 
 from __future__ import annotations
 

@@ -40,17 +40,12 @@ class PathopatchError(Exception):
         return text
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.place, self.remedy, self.__dict__)
+        return _rebuild, (type(self), self.message, self.place, self.remedy)
 
 
-def _rebuild(
-    kind: type[PathopatchError], message: str, place: str, remedy: str, state: dict[str, Any]
-) -> PathopatchError:
+def _rebuild(kind: type[PathopatchError], message: str, place: str, remedy: str) -> PathopatchError:
     """Return the error as it was before pickling (keyword arguments do not survive by default)."""
-    error = kind.__new__(kind)
-    PathopatchError.__init__(error, message, place=place, remedy=remedy)
-    error.__dict__.update(state)
-    return error
+    return kind(message, place=place, remedy=remedy)
 
 
 class InputMissingError(PathopatchError, FileNotFoundError):
@@ -192,10 +187,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"row {self.row}, " if self.row is not None else ""
-        return (
-            f"{self.code}: {where}column {self.column!r}, value {self.value!r}: "
-            f"{self.message} Remedy: {self.remedy}"
-        )
+        return f"{self.code}: {where}column {self.column!r}, value {self.value!r}: {self.message} Remedy: {self.remedy}"
 
 
 class ManifestError(PathopatchError, ValueError):
@@ -214,6 +206,9 @@ class ManifestError(PathopatchError, ValueError):
         super().__init__(f"{count} in the manifest", place=place)
         self.problems = tuple(problems)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_manifest, (list(self.problems), self.place)
+
     @property
     def first_code(self) -> str:
         """The stable code of the first problem."""
@@ -223,3 +218,8 @@ class ManifestError(PathopatchError, ValueError):
         lines = [f"{self.message} [{self.place}]"]
         lines += [f"  {problem}" for problem in self.problems]
         return "\n".join(lines)
+
+
+def _rebuild_manifest(problems: list[Problem], place: str) -> ManifestError:
+    """Return the manifest's error as it was before pickling."""
+    return ManifestError(problems, place=place)

@@ -118,9 +118,7 @@ def fingerprint_file(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            parts = {
-                str(p.relative_to(path)): fingerprint_file(p) for p in sorted(path.rglob("*")) if p.is_file()
-            }
+            parts = {str(p.relative_to(path)): fingerprint_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
             return fingerprint(parts)
         status = path.stat()
         return _hash_file(str(path), status.st_size, status.st_mtime_ns)
@@ -326,12 +324,15 @@ def read_table(path: Path) -> pd.DataFrame:
         It cannot be read.
     """
     try:
-        return pq.read_table(path).to_pandas()
+        table: pd.DataFrame = pq.read_table(path).to_pandas()
+        return table
     except FileNotFoundError as error:
         raise InputMissingError(f"no table {path.name}", place=str(path), remedy="run the stage before") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise InputCorruptError(
-            f"not a readable Parquet table: {error}", place=str(path), remedy="remove it and run its stage again"
+            f"not a readable Parquet table: {error}",
+            place=str(path),
+            remedy="remove it and run its stage again",
         ) from error
 
 
@@ -369,3 +370,35 @@ def inside(folder: Path, *parts: str) -> Path:
             remedy="remove the symbolic link, or choose another work folder",
         )
     return path
+
+
+def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]) -> None:
+    """Write what became of one slide in one stage into ``status/<slide_id>.json``, keeping the other stages' entries.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder.
+    slide_id : str
+        A checked slide id.
+    stage : str
+        ``tile`` or ``predict``.
+    entry : mapping
+        At least ``state`` (done, done_empty, failed); times and host may stand here, and only here.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier file is untouched.
+    """
+    path = inside(out, "status", f"{slide_id}.json")
+    write_json(path, {**read_status(out, slide_id), stage: dict(entry)})
+
+
+def read_status(out: Path, slide_id: str) -> dict[str, Any]:
+    """Return what is known of one slide, a key per stage; empty if nothing is or the file is damaged."""
+    path = inside(out, "status", f"{slide_id}.json")
+    try:
+        return read_json(path)
+    except (InputMissingError, InputCorruptError):
+        return {}

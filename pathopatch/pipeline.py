@@ -1,0 +1,551 @@
+"""START HERE: the stages in order, as `pathopatch run` calls them.
+
+Each stage reads named artefacts of the work folder and writes one new artefact:
+check, tile, groups, train (or tune), evaluate, predict, report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+from pathopatch import provenance
+from pathopatch.batch import Outcome, run_slides
+from pathopatch.config import (
+    EvaluateConfig,
+    GroupsConfig,
+    PredictConfig,
+    StudyConfig,
+    TileConfig,
+    TrainConfig,
+    TuneConfig,
+)
+from pathopatch.errors import (
+    InputMissingError,
+    InputUnsupportedError,
+    ManifestError,
+    MppMissingError,
+    PathopatchError,
+    Problem,
+)
+from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.provenance import Stamp
+from pathopatch.slides import Slide, open_slide, parse_source
+
+_MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
+
+
+class Progress(Protocol):
+    """What a stage calls to say how far it is."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` units of the task `what` are finished."""
+        ...
+
+
+def open_row(row: SlideRow) -> Slide:
+    """Return the slide of a manifest row; the caller closes it."""
+    return open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+
+
+# --- check ---------------------------------------------------------------------------------------------------------
+
+
+def check(
+    manifest_path: Path, work: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> pd.DataFrame:
+    """Return one row per slide that is not excluded, after opening every slide; write ``slides.parquet`` into `work`.
+
+    Raises
+    ------
+    ManifestError
+        Everything wrong with the manifest and its slides, in one go.
+    """
+    manifest = read_manifest(manifest_path)
+    rows = [row for row in manifest.rows if not row.exclude]
+    facts: list[dict[str, Any]] = []
+    problems: list[Problem] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            facts.append(slide_facts(row))
+        except PathopatchError as error:
+            problems.append(_as_problem(row, error))
+        if progress:
+            progress("check", number, len(rows), row.slide_id)
+    if problems:
+        raise ManifestError(problems, place=str(manifest_path))
+    table = pd.DataFrame(facts)
+    if work is not None:
+        _write_slides(work, table, force=force)
+    return table
+
+
+def slide_facts(row: SlideRow) -> dict[str, Any]:
+    """Return what one slide is: identity, geometry, channels, and the fingerprint of its files."""
+    with open_row(row) as slide:
+        width, height = slide.size
+        return {
+            "slide_id": row.slide_id,
+            "patient_id": row.patient_id,
+            "split": row.split,
+            "width": width,
+            "height": height,
+            "mpp": slide.mpp,
+            "levels": len(slide.levels),
+            "channels": ",".join(slide.channels),
+            "dtype": str(slide.dtype),
+            "background": slide.background,
+            "has_labels": row.tumor_mask is not None or row.whole_slide_non_tumor,
+            "source": json.dumps(row.source, default=str, sort_keys=True),
+            "fingerprint": provenance.fingerprint([provenance.fingerprint_file(path) for path in slide.paths]),
+        }
+
+
+def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
+    column = "mpp" if isinstance(error, MppMissingError) else "path"
+    value = "" if column == "mpp" else str(row.source)
+    message = f"slide {row.slide_id}: {error.message}"
+    return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
+
+
+def _write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
+    path = work / "slides.parquet"
+    stamp = Stamp(stage="check", config="", inputs={"slides": provenance.fingerprint(table.to_dict("records"))})
+    if not provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force):
+        provenance.write_table(path, table, stamp)
+
+
+# --- tile ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TileTask:
+    """One slide to tile, as batch.run_slides wants it."""
+
+    row: SlideRow
+    config: TileConfig
+    out: Path
+    force: bool
+    stage: str = "tile"
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        return self.row.slide_id
+
+    def run(self) -> Outcome:
+        """Tile the slide."""
+        from pathopatch.patches import LabelSource, tile_slide
+
+        labels = LabelSource(
+            tumor_mask=self.row.tumor_mask,
+            whole_slide_non_tumor=self.row.whole_slide_non_tumor,
+            labelled_mask=self.row.labelled_mask,
+        )
+        with open_row(self.row) as slide:
+            result = tile_slide(
+                slide,
+                self.config,
+                self.out,
+                slide_id=self.row.slide_id,
+                patient_id=self.row.patient_id,
+                labels=labels,
+                force=self.force,
+            )
+        return Outcome(slide_id=self.slide_id, state=result.state, counts={"patches": result.patches})
+
+
+def tile(
+    manifest_path: Path,
+    work: Path,
+    config: TileConfig,
+    *,
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Check the manifest, then cut every slide into patches; return what became of each slide.
+
+    Raises
+    ------
+    ManifestError
+        Everything wrong with the manifest and its slides.
+    InputUnsupportedError
+        No target mpp was given and the slides' own differ by more than 2 %.
+    """
+    table = check(manifest_path, work, force=force, progress=progress)
+    _one_mpp(table, config)
+    tasks = [TileTask(row, config, work, force) for row in _included(read_manifest(manifest_path))]
+    return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
+
+
+def tile_plan(manifest_path: Path, config: TileConfig) -> pd.DataFrame:
+    """Return for each slide how many patches `tile` would make and how many megabytes they take uncompressed."""
+    import numpy as np
+
+    from pathopatch.patches import grid_of
+
+    table = check(manifest_path)
+    _one_mpp(table, config)
+    lines = []
+    for row in _included(read_manifest(manifest_path)):
+        with open_row(row) as slide:
+            grid = grid_of(slide, config)
+            itemsize = np.dtype(slide.dtype).itemsize
+            count = grid.nx * grid.ny
+            size = count * len(slide.channels) * config.patch_px**2 * itemsize / 1e6
+        lines.append({"slide_id": row.slide_id, "patches": count, "megabytes": round(size, 1)})
+    return pd.DataFrame(lines)
+
+
+def _included(manifest: Manifest) -> list[SlideRow]:
+    return [row for row in manifest.rows if not row.exclude]
+
+
+def _one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
+    if config.mpp is None and table["mpp"].max() > _MPP_TOLERANCE * table["mpp"].min():
+        low, high = table.loc[table["mpp"].idxmin()], table.loc[table["mpp"].idxmax()]
+        raise InputUnsupportedError(
+            f"the slides' mpp differ: {low.slide_id} has {low.mpp:g}, {high.slide_id} has {high.mpp:g} um/px",
+            place="tile",
+            remedy=f"give the target with --mpp, for instance --mpp {high.mpp:g}",
+        )
+
+
+def _counter(what: str, total: int, progress: Progress | None) -> Any:
+    """Return a callback for finished slides that counts them on a progress bar."""
+    finished = 0
+
+    def on_done(outcome: Outcome) -> None:
+        nonlocal finished
+        finished += 1
+        if progress:
+            progress(what, finished, total, f"{outcome.slide_id} {outcome.state}")
+
+    return on_done
+
+
+# --- groups --------------------------------------------------------------------------------------------------------
+
+
+def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataFrame:
+    """Join the patch tables of all finished slides, split them by patient, form the groups; write table and audit.
+
+    Raises
+    ------
+    InputMissingError
+        No slide was tiled yet.
+    """
+    from pathopatch.groups import assign_groups, assign_splits, audit
+
+    slides = provenance.read_table(work / "slides.parquet")
+    paths = {slide: work / "patches" / f"{slide}.parquet" for slide in slides["slide_id"]}
+    paths = {slide: path for slide, path in paths.items() if path.is_file()}
+    if not paths:
+        raise InputMissingError("no patch tables", place=str(work / "patches"), remedy="run pathopatch tile first")
+    inputs = {slide: provenance.fingerprint_file(path) for slide, path in paths.items()}
+    inputs["slides.parquet"] = provenance.fingerprint_file(work / "slides.parquet")
+    stamp = Stamp(stage="groups", config=provenance.fingerprint(config), inputs=inputs)
+    path = work / "groups.parquet"
+    audit_is_current = provenance.json_stamp(work / "groups" / "audit.json") == stamp
+    if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
+        return provenance.read_table(path)
+    patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
+    split = assign_splits(patches, slides, seed=config.split_seed)
+    patches = patches.assign(split=patches["patient_id"].map(split))
+    table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+    provenance.write_table(path, table, stamp)
+    provenance.write_json(work / "groups" / "audit.json", {"stamp": stamp.to_dict(), **audit(table, config.thresholds)})
+    return table
+
+
+def audit_text(work: Path) -> str:
+    """Return ``groups/audit.json`` in words and tables."""
+    from pathopatch.groups import describe
+
+    return describe(provenance.read_json(work / "groups" / "audit.json"))
+
+
+# --- train, tune, evaluate -----------------------------------------------------------------------------------------
+
+
+def train(work: Path, config: TrainConfig, *, force: bool = False, progress: Progress | None = None) -> Path:
+    """Train one run; return its folder ``runs/<name>``."""
+    from pathopatch.training import fit
+
+    return fit(work, config, force=force, progress=_steps(config, progress))
+
+
+def tune(
+    work: Path,
+    config: TrainConfig,
+    search: TuneConfig,
+    *,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Search a method's settings by validation and keep the winner; return its folder ``runs/<name>``."""
+    from pathopatch.training import tune as tune_runs
+
+    return tune_runs(work, config, search, force=force, progress=_steps(config, progress))
+
+
+def _steps(config: TrainConfig, progress: Progress | None) -> Any:
+    """Return the training loop's callback (step, total, metrics) that moves a bar named after the run."""
+    if progress is None:
+        return None
+
+    def callback(step: int, total: int, metrics: dict[str, Any]) -> None:
+        shown = " ".join(f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float))
+        progress(config.run_name, step, total, shown)
+
+    return callback
+
+
+def train_many(
+    work: Path,
+    configs: Sequence[TrainConfig],
+    search: TuneConfig | None,
+    *,
+    jobs: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Train, or tune where `search` is given, several runs; return their folders in the order of `configs`.
+
+    With more than one job each runs in a process of its own with one thread: on few cores and small networks that is
+    faster than sharing threads, and it makes the results independent of the number of jobs.
+    """
+    if jobs <= 1:
+        return [_train_one(work, config, search, force, progress) for config in configs]
+    folders: dict[str, Path] = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_train_one, work, config, search, force, None): config for config in configs}
+        for future in as_completed(futures):
+            config = futures[future]
+            folders[config.run_name] = future.result()
+            if progress:
+                progress("train" if search is None else "tune", len(folders), len(configs), config.run_name)
+    return [folders[config.run_name] for config in configs]
+
+
+def _train_one(
+    work: Path, config: TrainConfig, search: TuneConfig | None, force: bool, progress: Progress | None
+) -> Path:
+    if search is None:
+        return train(work, config, force=force, progress=progress)
+    return tune(work, config, search, force=force, progress=progress)
+
+
+def evaluate(
+    work: Path,
+    runs: Sequence[str] | None = None,
+    config: EvaluateConfig | None = None,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Judge runs on every group (all finished runs by default) and write the comparison; return it.
+
+    Raises
+    ------
+    InputMissingError
+        There is no finished run.
+    """
+    from pathopatch.evaluation import compare, evaluate_run
+
+    names = list(runs) if runs else finished_runs(work)
+    if not names:
+        raise InputMissingError("no finished run", place=str(work / "runs"), remedy="run pathopatch train first")
+    for number, name in enumerate(names, 1):
+        evaluate_run(work, name, config=config or EvaluateConfig(), device=device, force=force)
+        if progress:
+            progress("evaluate", number, len(names), name)
+    return compare(work)
+
+
+def finished_runs(work: Path) -> list[str]:
+    """Return the names of the runs that hold a model bundle, sorted."""
+    return sorted(path.parent.parent.name for path in (work / "runs").glob("*/model/model.json"))
+
+
+def comparison_text(work: Path) -> str:
+    """Return the comparison of the evaluated runs as a text table."""
+    from pathopatch.evaluation import comparison_table
+
+    return comparison_table(work)
+
+
+# --- predict, report -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One slide to predict, as batch.run_slides wants it."""
+
+    row: SlideRow
+    model: Path
+    config: PredictConfig
+    out: Path
+    force: bool
+    stage: str = "predict"
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        return self.row.slide_id
+
+    def run(self) -> Outcome:
+        """Predict the slide."""
+        from pathopatch.heatmaps import predict_to
+        from pathopatch.models import load_model
+
+        model = load_model(self.model, device=self.config.device, precision=self.config.precision)
+        with open_row(self.row) as slide:
+            result = predict_to(slide, model, self.out, slide_id=self.slide_id, config=self.config, force=self.force)
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
+
+
+def slides_to_predict(source: str, *, slide_id: str | None = None, slide_mpp: float | None = None) -> list[SlideRow]:
+    """Return the rows that a command line's SLIDE or MANIFEST names.
+
+    Parameters
+    ----------
+    source : str
+        A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
+    slide_id : str, optional
+        Id of a single slide; default is its file's stem.
+    slide_mpp : float, optional
+        The slide's own um per px where file and manifest state none.
+    """
+    if source.lower().endswith(".csv"):
+        rows = _included(read_manifest(Path(source)))
+        return [row if row.mpp is not None or slide_mpp is None else replace(row, mpp=slide_mpp) for row in rows]
+    parsed = parse_source(source)
+    first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
+    identity = slide_id or slide_id_from_path(Path(str(first).split("#")[0]))
+    if not valid_slide_id(identity):
+        raise InputUnsupportedError(
+            f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
+        )
+    texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
+    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts, mpp=slide_mpp)]
+
+
+def predict(
+    cohort: Sequence[SlideRow],
+    model: Path,
+    out: Path,
+    config: PredictConfig,
+    *,
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Predict slides; write tables, heatmaps, and ``cohort.csv`` with a row a slide; return what became of each."""
+    from pathopatch.models import read_spec
+
+    read_spec(model)  # a wrong bundle is one error, not one a slide
+    tasks = [PredictTask(row, model, config, out, force) for row in cohort]
+    outcomes = run_slides(tasks, workers=workers, on_done=_counter("predict", len(tasks), progress))
+    _write_cohort(out, outcomes)
+    return outcomes
+
+
+def _write_cohort(out: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write ``cohort.csv``, keeping the rows of slides predicted before."""
+    path = out / "cohort.csv"
+    rows = {} if not path.is_file() else {row["slide_id"]: row for row in _csv_rows(path)}
+    for outcome in outcomes:
+        entry = provenance.read_status(out, outcome.slide_id).get("predict", {})
+        rows[outcome.slide_id] = {
+            "slide_id": outcome.slide_id,
+            "state": entry.get("state", outcome.state),
+            "code": outcome.code,
+            **entry.get("counts", {}),
+        }
+    table = pd.DataFrame([rows[key] for key in sorted(rows)])
+    provenance.write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _csv_rows(path: Path) -> list[dict[str, Any]]:
+    return pd.read_csv(path, dtype={"slide_id": str}, keep_default_na=False).to_dict("records")  # type: ignore[return-value]
+
+
+def predict_plan(cohort: Sequence[SlideRow], model: Path, config: PredictConfig) -> pd.DataFrame:
+    """Return for each slide how many grid positions it has under the bundle's geometry."""
+    from pathopatch.heatmaps import tiling_of
+    from pathopatch.models import read_spec
+    from pathopatch.patches import grid_of
+
+    settings = tiling_of(read_spec(model), config)
+    lines = []
+    for row in cohort:
+        with open_row(row) as slide:
+            grid = grid_of(slide, settings)
+            lines.append({"slide_id": row.slide_id, "patches": grid.nx * grid.ny})
+    return pd.DataFrame(lines)
+
+
+def report(work: Path) -> Path:
+    """Write ``report/index.html`` from whatever is in the work folder; return its path."""
+    from pathopatch.report import write_report
+
+    return write_report(work)
+
+
+# --- the whole study -----------------------------------------------------------------------------------------------
+
+
+def run_study(
+    study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
+    """Run all stages from the manifest to the report; return what became of the slides.
+
+    The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
+    prefers at the first threshold; the test split selects nothing.
+    """
+    work = study.work
+    provenance.write_json(work / "study.json", study.model_dump(mode="json"))
+    outcomes = tile(study.manifest, work, study.tile, workers=workers, force=force, progress=progress)
+    groups(work, study.groups, force=force)
+    train_many(work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+    evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
+    if study.predict_split != "none":
+        outcomes += predict_split(study, workers=workers, force=force, progress=progress)
+    report(work)
+    return outcomes
+
+
+def study_runs(study: StudyConfig) -> list[TrainConfig]:
+    """Return the training configuration of each method, threshold and seed of a study."""
+    threads = 1 if study.jobs > 1 else study.train.threads
+    return [
+        study.train.model_copy(update={"method": method, "threshold": tau, "seed": seed, "threads": threads})
+        for seed in study.seeds
+        for tau in study.groups.thresholds
+        for method in study.methods
+    ]
+
+
+def predict_split(
+    study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
+    """Predict the slides of the study's `predict_split` with the run that validation prefers."""
+    from pathopatch.evaluation import preferred_run
+
+    table = provenance.read_table(study.work / "groups.parquet")
+    wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
+    ids = set(wanted["slide_id"])
+    cohort = [row for row in _included(read_manifest(study.manifest)) if row.slide_id in ids]
+    run = preferred_run(study.work, threshold=study.groups.thresholds[0])
+    model = study.work / "runs" / run / "model"
+    return predict(cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress)

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import pytest
+
+from pathopatch.config import GroupsConfig, StudyConfig, TileConfig, load_study, parse
+from pathopatch.errors import InputMissingError, InputUnsupportedError
+
+
+def study(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path) -> None:
+    loaded = load_study(study(tmp_path, 'manifest = "m.csv"\nwork = "../work"\n[tile]\npatch_px = 64\n'))
+    assert loaded.manifest == tmp_path / "m.csv"
+    assert loaded.work.resolve() == tmp_path.parent / "work"
+    assert loaded.tile == TileConfig(patch_px=64)
+
+
+def test_every_unknown_or_wrong_key_is_listed(tmp_path: Path) -> None:
+    path = study(tmp_path, 'manifest = "m"\nwork = "w"\ncolour = 1\n[tile]\npatch_px = 2\n[train]\nmethd = "erm"\n')
+    with pytest.raises(InputUnsupportedError) as caught:
+        load_study(path)
+    for key in ("colour", "tile.patch_px", "train.methd"):
+        assert key in str(caught.value)
+
+
+def test_a_study_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match="nowhere.toml"):
+        load_study(tmp_path / "nowhere.toml")
+    with pytest.raises(InputUnsupportedError, match="not a TOML file"):
+        load_study(study(tmp_path, "manifest = "))
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"stride_px": 300}, "must not exceed patch_px"),
+        ({"mpp": 0.0}, "greater than or equal to 0.05"),
+        ({"mpp": float("nan")}, "finite"),
+        ({"tissue": {"method": "fixed"}}, "fixed_threshold goes with"),
+        ({"intensity": {"low_percentile": 99, "high_percentile": 1}}, "must be below"),
+    ],
+)
+def test_impossible_tilings_are_refused(raw: dict[str, object], reason: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=reason):
+        parse(TileConfig, raw, place="test")
+
+
+def test_equal_thresholds_and_unsorted_bins_are_refused() -> None:
+    with pytest.raises(InputUnsupportedError, match="differ from each other"):
+        parse(GroupsConfig, {"thresholds": [0.5, 0.5]}, place="test")
+    with pytest.raises(InputUnsupportedError, match="must rise"):
+        parse(GroupsConfig, {"bins": [0.5, 0.3]}, place="test")
+
+
+def test_a_resolved_study_survives_json() -> None:
+    first = StudyConfig(manifest=Path("m.csv"), work=Path("w"))
+    assert StudyConfig.model_validate_json(first.model_dump_json()) == first

@@ -1,0 +1,122 @@
+import errno
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pathopatch import provenance
+from pathopatch.config import TileConfig
+from pathopatch.errors import DiskFullError, InputCorruptError, InputUnsupportedError, StaleArtefactError
+from pathopatch.provenance import Stamp
+
+
+def stamp(**changes: object) -> Stamp:
+    return Stamp(**{"stage": "tile", "config": "c", "inputs": {"slide": "s"}, **changes})
+
+
+def test_equal_configurations_have_equal_fingerprints_and_others_not() -> None:
+    assert provenance.fingerprint(TileConfig()) == provenance.fingerprint(TileConfig(patch_px=256))
+    assert provenance.fingerprint(TileConfig()) != provenance.fingerprint(TileConfig(patch_px=128))
+    assert provenance.fingerprint({"a": 1, "b": 2}) == provenance.fingerprint({"b": 2, "a": 1})
+
+
+def test_a_file_fingerprint_follows_the_content_not_the_name(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"slide")
+    (tmp_path / "b").write_bytes(b"slide")
+    (tmp_path / "c").write_bytes(b"slidE")
+    one, two, three = (provenance.fingerprint_file(tmp_path / name) for name in "abc")
+    assert one == two != three
+
+
+def test_large_files_are_sampled_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_WHOLE_FILE_BYTES", 100)
+    monkeypatch.setattr(provenance, "_SAMPLE_BYTES", 10)
+    content = bytearray(range(256)) * 8
+    found = set()
+    for name, place in (("same", None), ("first", 0), ("last", -1)):
+        changed = bytearray(content)
+        if place is not None:
+            changed[place] ^= 255
+        (tmp_path / name).write_bytes(changed)
+        found.add(provenance.fingerprint_file(tmp_path / name))
+    assert len(found) == 3
+
+
+def test_an_equal_stamp_is_current_whatever_the_package_version(tmp_path: Path) -> None:
+    assert provenance.is_current(stamp(), stamp(package_version="0"), place=tmp_path, force=False)
+    assert not provenance.is_current(stamp(), None, place=tmp_path, force=False)
+
+
+def test_another_stamp_is_refused_with_what_changed_unless_forced(tmp_path: Path) -> None:
+    other = stamp(config="d", inputs={"slide": "t", "mask": "m"})
+    with pytest.raises(StaleArtefactError, match=r"configuration differs; input 'mask' differs; input 'slide' differs"):
+        provenance.is_current(stamp(), other, place=tmp_path, force=False)
+    assert not provenance.is_current(stamp(), other, place=tmp_path, force=True)
+
+
+def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "table"
+    provenance.write_bytes(path, b"old")
+
+    def write_half_of_it() -> None:
+        with provenance.atomic_path(path) as temporary:
+            temporary.write_bytes(b"ne")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        write_half_of_it()
+    assert path.read_bytes() == b"old"
+    assert [item.name for item in tmp_path.iterdir()] == ["table"]
+
+
+def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with provenance.atomic_path(tmp_path / "out") as temporary:
+            temporary.mkdir()
+            (temporary / text).touch()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_full_disk_is_named_so(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="DISK_FULL"), provenance.atomic_path(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_round_trips_with_its_stamp_and_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
+    table = pd.DataFrame({"patch_id": ["s@0,0"], "label": [1], "tissue_fraction": [0.25]})
+    for name in ("a", "b"):
+        provenance.write_table(tmp_path / name, table, stamp())
+    pd.testing.assert_frame_equal(provenance.read_table(tmp_path / "a"), table)
+    assert provenance.table_stamp(tmp_path / "a") == stamp()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_cut_table_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    provenance.write_table(path, pd.DataFrame({"x": range(100)}), stamp())
+    path.write_bytes(path.read_bytes()[:-5])
+    assert provenance.table_stamp(path) is None
+    with pytest.raises(InputCorruptError, match="t.parquet"):
+        provenance.read_table(path)
+
+
+def test_json_holds_null_for_nan(tmp_path: Path) -> None:
+    provenance.write_json(tmp_path / "x.json", {"wga": float("nan"), "list": [1.5, float("inf")]})
+    assert provenance.read_json(tmp_path / "x.json") == {"wga": None, "list": [1.5, None]}
+
+
+def test_a_symbolic_link_out_of_the_work_folder_is_refused(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "slides").symlink_to(tmp_path)
+    with pytest.raises(InputUnsupportedError, match="outside the work folder"):
+        provenance.inside(work, "slides", "a.zarr")
+    assert provenance.inside(work, "patches", "a.parquet") == work / "patches" / "a.parquet"
+
+
+def test_a_slides_status_keeps_the_other_stages(tmp_path: Path) -> None:
+    provenance.update_status(tmp_path, "a", "tile", {"state": "done"})
+    provenance.update_status(tmp_path, "a", "predict", {"state": "failed"})
+    assert provenance.read_status(tmp_path, "a") == {"tile": {"state": "done"}, "predict": {"state": "failed"}}
