@@ -1,0 +1,33 @@
+"""How a network is trained so that it does not lean on an attribute that only happens to predict the label.
+
+Usable alone, on any PyTorch data set: it needs the labels, the attributes and per-sample losses, and imports nothing
+of this package but its errors. The first open implementation of GERNE [1]_ that we know of.
+
+- `gerne`: the arithmetic of the method (group shares, extrapolated shares, bounds of beta);
+- `samplers`: which samples make up each step;
+- `objectives`: how a step's per-sample losses become one number;
+- `pseudo`: attributes guessed from a biased model, where none are known;
+- `methods`: sampler x objective under the names ``erm``, ``erm-balanced``, ``resample``, ``groupdro``, ``gerne``.
+
+References
+----------
+.. [1] Asaad, Shadaydeh, Denzler, "Gradient Extrapolation for Debiased Representation Learning", ICCV 2025,
+   arXiv:2503.13236.
+
+Examples
+--------
+A training loop with both halves of a GERNE batch in one forward pass::
+
+    sampler = samplers.GerneBatchSampler(label, attribute, batch_per_class=32, c=0.5, steps=1000, seed=0)
+    objective = objectives.GradientExtrapolation(beta=1.0)
+    gerne.check_beta(gerne.alpha(label, attribute), 0.5, 1.0)
+    for x, y, group in DataLoader(dataset, batch_sampler=sampler):
+        loss = cross_entropy(network(x), y, reduction="none")  # (B,)
+        optimizer.zero_grad()
+        objective(loss, group).backward()
+        optimizer.step()
+"""
+
+from pathopatch.debias import gerne, methods, objectives, pseudo, samplers
+
+__all__ = ["gerne", "methods", "objectives", "pseudo", "samplers"]

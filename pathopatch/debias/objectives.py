@@ -1,0 +1,201 @@
+"""How the per-sample losses of a step become the one number whose gradient is followed.
+
+Normalisation layers. A batch of `GradientExtrapolation` holds two halves. Send it through the network in **one
+concatenated forward**. Without BatchNorm this equals two forwards. Train-mode BatchNorm makes them differ, and two
+forwards were the worse choice where it was measured, because each half's statistics then miss the running ones. So
+freeze BatchNorm when weights are pretrained, and prefer GroupNorm or LayerNorm when training from scratch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pathopatch.errors import InputUnsupportedError
+
+
+class Mean(nn.Module):
+    """The mean loss: the objective of ERM and of resampling."""
+
+    def forward(self, loss: Tensor, group: Tensor) -> Tensor:
+        """Return the mean of the losses.
+
+        Parameters
+        ----------
+        loss : Tensor of float, shape (B,)
+            Loss of each sample.
+        group : Tensor of int, shape (B,)
+            Not used.
+
+        Returns
+        -------
+        Tensor of float, shape ()
+            Differentiable.
+
+        Raises
+        ------
+        InputUnsupportedError
+            Losses and groups are not two one-dimensional, non-empty tensors of one length.
+        """
+        _check(loss, group)
+        return loss.mean()
+
+
+class GradientExtrapolation(nn.Module):
+    """The loss of GERNE, L_lb + beta (L_lb - L_b), eq. 5 to 7 of [1]_.
+
+    The first half of a batch is the biased one, the second the less biased one, as `GerneBatchSampler` builds it.
+    Equivalently a sample of the less biased half weighs (1 + beta) / (B/2), one of the biased half -beta / (B/2). For
+    beta > 0 the loss is unbounded below, so its two parts are kept for the log: watch them, not their sum. beta stands
+    in the state dict; check it against the data with `gerne.check_beta`.
+
+    Parameters
+    ----------
+    beta : float
+        Extrapolation, finite; -1 is the biased half alone, 0 the less biased half alone.
+
+    Attributes
+    ----------
+    beta : Tensor of float64, shape ()
+        As given.
+    loss_biased, loss_less_biased : Tensor of float, shape ()
+        L_b and L_lb of the last call: detached, NaN before the first; not in the state dict.
+
+    Raises
+    ------
+    InputUnsupportedError
+        beta is NaN or infinite.
+
+    References
+    ----------
+    .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236.
+    """
+
+    beta: Tensor
+    loss_biased: Tensor
+    loss_less_biased: Tensor
+
+    def __init__(self, beta: float) -> None:
+        super().__init__()
+        if not math.isfinite(beta):
+            raise InputUnsupportedError(f"beta = {beta}", remedy="Use a number inside gerne.beta_bounds.")
+        self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
+        self.register_buffer("loss_biased", torch.tensor(math.nan), persistent=False)
+        self.register_buffer("loss_less_biased", torch.tensor(math.nan), persistent=False)
+
+    def forward(self, loss: Tensor, group: Tensor) -> Tensor:
+        """Return the extrapolated loss of a batch whose first half is biased.
+
+        Parameters
+        ----------
+        loss : Tensor of float, shape (B,)
+            Loss of each sample; B is even.
+        group : Tensor of int, shape (B,)
+            Not used.
+
+        Returns
+        -------
+        Tensor of float, shape ()
+            Differentiable, of the type of ``loss``.
+
+        Raises
+        ------
+        InputUnsupportedError
+            B is odd, or losses and groups are not two one-dimensional, non-empty tensors of one length.
+        """
+        _check(loss, group)
+        if len(loss) % 2:
+            raise InputUnsupportedError(
+                f"a batch of {len(loss)} has no two equal halves", remedy="Use batches of GerneBatchSampler."
+            )
+        biased, less_biased = (half.mean() for half in loss.chunk(2))
+        self.loss_biased = biased.detach()
+        self.loss_less_biased = less_biased.detach()
+        return less_biased + self.beta.to(loss.dtype) * (less_biased - biased)
+
+
+class GroupDRO(nn.Module):
+    """The group-weighted loss sum_g q_g L_g of online Group DRO, algorithm 1 of [1]_.
+
+    In each training step q_g is multiplied by exp(eta L_g) for the groups present in the batch and all q are
+    normalised; a group that is absent adds nothing to the loss and its weight moves by the normalisation alone. Draw
+    batches with `GroupBalancedBatchSampler`, as the algorithm does.
+
+    Parameters
+    ----------
+    n_groups : int
+        Number of groups, K * A.
+    eta : float
+        Step of the exponentiated gradient, above 0.
+
+    Attributes
+    ----------
+    q : Tensor of float64, shape (G,)
+        Weights of the groups, non-negative, of sum 1; uniform at first.
+
+    Raises
+    ------
+    InputUnsupportedError
+        ``n_groups`` below 1, or ``eta`` not a finite number above 0.
+
+    References
+    ----------
+    .. [1] Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020,
+       arXiv:1911.08731.
+    """
+
+    q: Tensor
+
+    def __init__(self, n_groups: int, eta: float) -> None:
+        super().__init__()
+        if n_groups < 1 or not (math.isfinite(eta) and eta > 0):
+            raise InputUnsupportedError(
+                f"n_groups = {n_groups}, eta = {eta}", remedy="Use at least one group and a finite eta above 0."
+            )
+        self.eta = eta
+        self.register_buffer("q", torch.full((n_groups,), 1 / n_groups, dtype=torch.float64))
+
+    def forward(self, loss: Tensor, group: Tensor) -> Tensor:
+        """Return sum_g q_g L_g with q updated first (in training mode only).
+
+        Parameters
+        ----------
+        loss : Tensor of float, shape (B,)
+            Loss of each sample.
+        group : Tensor of int, shape (B,)
+            Group of each sample, A y + a, in [0, G).
+
+        Returns
+        -------
+        Tensor of float, shape ()
+            Differentiable in ``loss``, of its type; q is a constant to it.
+
+        Raises
+        ------
+        InputUnsupportedError
+            A group outside [0, G), or not two one-dimensional, non-empty tensors of one length.
+        """
+        _check(loss, group)
+        n_groups = len(self.q)
+        if bool(((group < 0) | (group >= n_groups)).any()):
+            raise InputUnsupportedError(
+                f"groups {sorted(set(group.tolist()))} with n_groups = {n_groups}", remedy="Number groups A y + a."
+            )
+        member = group[:, None] == torch.arange(n_groups, device=group.device)  # (B, G)
+        size = member.sum(dim=0)  # (G,)
+        group_loss = (member * loss[:, None]).sum(dim=0) / size.clamp(min=1)  # (G,)
+        if self.training:
+            # log space: exp(eta L) of a large loss is infinite
+            self.q = torch.softmax(self.q.log() + self.eta * group_loss.detach().to(self.q.dtype), dim=0)
+        return (self.q.to(loss.dtype) * group_loss).sum()
+
+
+def _check(loss: Tensor, group: Tensor) -> None:
+    """Refuse anything but one loss and one group a sample."""
+    if loss.ndim != 1 or len(loss) == 0 or group.shape != loss.shape:
+        raise InputUnsupportedError(
+            f"losses of shape {tuple(loss.shape)} and groups of shape {tuple(group.shape)}",
+            remedy="Give one loss and one group a sample, for instance with reduction='none'.",
+        )

@@ -1,0 +1,42 @@
+"""What `import pathopatch.debias` costs."""
+
+import json
+import subprocess
+import sys
+
+
+def modules_after(statement: str) -> set[str]:
+    """Names of the top-level modules that a fresh interpreter holds after a statement."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_debias_loads_torch_and_numpy_and_nothing_else_of_weight() -> None:
+    ours = modules_after("import pathopatch.debias")
+    assert {"torch", "numpy"} <= ours
+    added = ours - modules_after("import numpy, torch") - set(sys.stdlib_module_names)
+    assert added == {"pathopatch"}
+    heavy = {"pandas", "timm", "zarr", "cv2", "sklearn", "matplotlib", "pyarrow", "skimage", "tifffile", "openslide"}
+    heavy |= {
+        "tensorstore",
+        "pydantic",
+        "albumentations",
+        "optuna",
+        "scipy",
+        "torchvision",
+        "safetensors",
+        "imagecodecs",
+    }
+    assert not ours & heavy
+
+
+def test_debias_imports_nothing_of_the_package_but_errors() -> None:
+    code = "import pathopatch.debias, sys\nprint(*(name for name in sys.modules if name.startswith('pathopatch.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    others = {name for name in done.stdout.split() if not name.startswith("pathopatch.debias")}
+    assert others == {"pathopatch.errors"}
+
+
+def test_the_arithmetic_needs_no_torch() -> None:
+    assert "torch" not in modules_after("import pathopatch.metrics")
