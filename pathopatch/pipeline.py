@@ -211,11 +211,12 @@ def _included(manifest: Manifest) -> list[SlideRow]:
 
 def _one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
     if config.mpp is None and table["mpp"].max() > _MPP_TOLERANCE * table["mpp"].min():
-        low, high = table.loc[table["mpp"].idxmin()], table.loc[table["mpp"].idxmax()]
+        by_mpp = table.sort_values("mpp")
+        low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
         raise InputUnsupportedError(
-            f"the slides' mpp differ: {low.slide_id} has {low.mpp:g}, {high.slide_id} has {high.mpp:g} um/px",
+            f"the slides' mpp differ: {low} has {table['mpp'].min():g}, {high} has {table['mpp'].max():g} um/px",
             place="tile",
-            remedy=f"give the target with --mpp, for instance --mpp {high.mpp:g}",
+            remedy=f"give the target with --mpp, for instance --mpp {table['mpp'].max():g}",
         )
 
 
@@ -262,7 +263,10 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     patches = patches.assign(split=patches["patient_id"].map(split))
     table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
     provenance.write_table(path, table, stamp)
-    provenance.write_json(work / "groups" / "audit.json", {"stamp": stamp.to_dict(), **audit(table, config.thresholds)})
+    provenance.write_json(
+        work / "groups" / "audit.json",
+        {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue, **audit(table, config.thresholds)},
+    )
     return table
 
 

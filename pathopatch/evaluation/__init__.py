@@ -1,0 +1,22 @@
+"""Answers how good trained models are, group by group, and whether they still lean on the amount of tissue.
+
+`judge` and `tissue_dependence` are arithmetic on arrays; `evaluate_run` and `compare` read and write a work
+folder.
+"""
+
+from pathopatch.evaluation.audit import tissue_dependence
+from pathopatch.evaluation.compare import compare, comparison, comparison_table, preferred_run, summarise
+from pathopatch.evaluation.evaluate import evaluate_run, judge_predictions
+from pathopatch.evaluation.judge import judge
+
+__all__ = [
+    "compare",
+    "comparison",
+    "comparison_table",
+    "evaluate_run",
+    "judge",
+    "judge_predictions",
+    "preferred_run",
+    "summarise",
+    "tissue_dependence",
+]

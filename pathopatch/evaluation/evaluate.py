@@ -1,0 +1,273 @@
+"""Answers how good one training run is on labelled patches: reads a run's model and the groups, writes its evaluation.
+
+``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
+threshold and group) and ``predictions.parquet`` (one row per patch).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.config import EvaluateConfig
+from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.evaluation.audit import tissue_dependence
+from pathopatch.evaluation.judge import group_shares, judge
+from pathopatch.models.bundle import PatchClassifier, load_model
+from pathopatch.provenance import (
+    Stamp,
+    atomic_path,
+    fingerprint,
+    fingerprint_file,
+    inside,
+    is_current,
+    json_stamp,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
+from pathopatch.training.dataset import PatchSet, load_patches
+
+_BATCH = 256  # patches read and predicted at a time
+
+
+def thresholds_of(groups: pd.DataFrame) -> tuple[str, ...]:
+    """Return the tissue thresholds of a groups table, as they are written in its columns, rising.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        With columns ``group@<threshold>``.
+
+    Raises
+    ------
+    InputUnsupportedError
+        There is no such column.
+    """
+    found = [str(name).removeprefix("group@") for name in groups.columns if str(name).startswith("group@")]
+    if not found:
+        raise InputUnsupportedError(
+            "the groups table has no column 'group@<threshold>'",
+            place="groups.parquet",
+            remedy="run `pathopatch groups` with at least one --threshold",
+        )
+    return tuple(sorted(found, key=float))
+
+
+def evaluate_run(
+    work: Path,
+    run_name: str,
+    *,
+    config: EvaluateConfig | None = None,
+    splits: tuple[str, ...] = ("val", "test"),
+    device: str = "auto",
+    force: bool = False,
+    bundle: Path | None = None,
+) -> Path:
+    """Judge one run on labelled patches and return the folder of its numbers.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with ``groups.parquet``, the patch stores and ``runs/``.
+    run_name : str
+        Folder name below ``runs/``.
+    config : EvaluateConfig, optional
+        Number of resamplings and their seed.
+    splits : tuple of str
+        Splits to judge; one without labelled patches is left out.
+    device : str
+        Of the forward pass, "auto" for the best there is.
+    force : bool
+        Redo an evaluation of other settings or inputs.
+    bundle : Path, optional
+        Model bundle to judge in place of the run's own, so that a model from elsewhere gets an evaluation here.
+
+    Returns
+    -------
+    Path
+        ``runs/<run>/evaluation``. An evaluation of the same stamp is left as it is.
+
+    Raises
+    ------
+    InputMissingError
+        Groups, model or run are missing, or none of the splits has labelled patches.
+    StaleArtefactError
+        Another evaluation stands there and `force` is off.
+    """
+    config = config or EvaluateConfig()
+    out = inside(work, "runs", run_name, "evaluation")
+    model_folder = bundle or inside(work, "runs", run_name, "model")
+    stamp = Stamp(
+        stage="evaluate",
+        config=fingerprint({"evaluate": config, "splits": list(splits)}),
+        inputs={
+            "groups": fingerprint_file(work / "groups.parquet"),
+            "model": fingerprint_file(model_folder),
+        },
+    )
+    if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
+        return out
+    groups = read_table(work / "groups.parquet")
+    predictions, decision_threshold = _predict(work, groups, model_folder, splits=splits, device=device)
+    numbers = judge_predictions(
+        predictions,
+        groups,
+        decision_threshold=decision_threshold,
+        train_splits=_train_splits(work, run_name),
+        config=config,
+    )
+    with atomic_path(out) as temporary:
+        temporary.mkdir(parents=True)
+        write_table(temporary / "predictions.parquet", predictions, stamp)
+        group_table(numbers).to_csv(temporary / "groups.csv", index=False, lineterminator="\n")
+        write_json(temporary / "metrics.json", {"run": run_name, **numbers, "stamp": stamp.to_dict()})
+    return out
+
+
+def judge_predictions(
+    predictions: pd.DataFrame,
+    groups: pd.DataFrame,
+    *,
+    decision_threshold: float,
+    train_splits: tuple[str, ...] = ("train",),
+    config: EvaluateConfig | None = None,
+) -> dict[str, Any]:
+    """Return every number about some predictions: per split and threshold, and the dependence on tissue.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Columns patch_id, split, label, tissue_fraction, ``group@<threshold>``, logit (tumour minus non-tumour),
+        probability; one row per labelled patch that has a group.
+    groups : DataFrame
+        The groups table: gives each patch its patient, and the training split its group shares.
+    decision_threshold : float
+        On the logit.
+    train_splits : tuple of str
+        Splits that the model was trained on.
+    config : EvaluateConfig, optional
+        Number of resamplings and their seed.
+
+    Returns
+    -------
+    dict
+        `decision_threshold`, `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `judge` returns,
+        `tissue_dependence`: what `tissue_dependence` returns}.
+
+    Raises
+    ------
+    InputUnsupportedError
+        A predicted patch is not in the groups table.
+    """
+    config = config or EvaluateConfig()
+    patient_of = groups.set_index("patch_id")["patient_id"]
+    unknown = ~predictions["patch_id"].isin(patient_of.index)
+    if unknown.any():
+        raise InputUnsupportedError(
+            f"{int(unknown.sum())} predicted patches have no row in the groups table, the first is "
+            f"{predictions.loc[unknown, 'patch_id'].iloc[0]!r}",
+            remedy="run `pathopatch groups` and `pathopatch evaluate` again",
+        )
+    trained_on = groups[groups["split"].isin(train_splits)]
+    splits: dict[str, Any] = {}
+    for split, table in predictions.groupby("split", sort=False):
+        patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
+        label = table["label"].to_numpy(dtype=np.int64)
+        margin = table["logit"].to_numpy(dtype=np.float64)
+        by_threshold = {
+            threshold: judge(
+                margin,
+                label,
+                table[f"group@{threshold}"].to_numpy(dtype=np.int64) - 2 * label,
+                patient,
+                decision_threshold=decision_threshold,
+                train_shares=group_shares(trained_on[f"group@{threshold}"].to_numpy(dtype=np.int64)),
+                resamples=config.bootstrap,
+                seed=config.seed,
+            )
+            for threshold in thresholds_of(groups)
+        }
+        splits[str(split)] = {
+            "thresholds": by_threshold,
+            "tissue_dependence": tissue_dependence(
+                table["probability"].to_numpy(dtype=np.float64),
+                table["tissue_fraction"].to_numpy(dtype=np.float64),
+                label,
+                patient,
+                resamples=config.bootstrap,
+                seed=config.seed,
+            ),
+        }
+    return {
+        "decision_threshold": float(decision_threshold),
+        "train_splits": list(train_splits),
+        "splits": splits,
+    }
+
+
+def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
+    """Return the group accuracies as a table, one row per split, threshold and group.
+
+    Parameters
+    ----------
+    numbers : dict
+        What `judge_predictions` returned.
+    """
+    rows = [
+        {"split": split, "threshold": threshold, **row}
+        for split, content in numbers["splits"].items()
+        for threshold, judged in content["thresholds"].items()
+        for row in judged["groups"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
+    """Return the splits that a run was trained on, from its configuration if it has one."""
+    path = inside(work, "runs", run_name, "config.json")
+    if not path.is_file():
+        return ("train",)
+    raw = read_json(path)
+    return tuple(raw.get("config", raw).get("train_splits", ("train",)))
+
+
+def _predict(
+    work: Path, groups: pd.DataFrame, model_folder: Path, *, splits: tuple[str, ...], device: str
+) -> tuple[pd.DataFrame, float]:
+    """Return the predictions of a bundle on the labelled patches of some splits, and its decision threshold."""
+    names = [f"group@{threshold}" for threshold in thresholds_of(groups)]
+    wanted = groups[groups["split"].isin(splits) & (groups["label"] >= 0) & (groups[names[0]] >= 0)]
+    if wanted.empty:
+        raise InputMissingError(
+            f"no labelled patch with tissue in split {' or '.join(splits)}",
+            place="groups.parquet",
+            remedy="give slides of these splits a tumor_mask in the manifest",
+        )
+    model = load_model(model_folder, device=device)
+    tables = []
+    for split in splits:
+        rows = wanted[wanted["split"] == split]
+        if rows.empty:
+            continue
+        patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,))
+        margin = pd.Series(_margins(model, patches), index=patches.patch_id).loc[rows["patch_id"]].to_numpy()
+        table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
+        table["logit"] = margin
+        table["probability"] = 1 / (1 + np.exp(-margin / model.spec.temperature))
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True), float(model.spec.decision_threshold)
+
+
+def _margins(model: PatchClassifier, patches: PatchSet) -> NDArray[np.float64]:
+    """Return z1 - z0 of every patch, batch by batch."""
+    logits = [
+        model.predict_logits(patches.read(slice(start, start + _BATCH))) for start in range(0, len(patches), _BATCH)
+    ]
+    table = np.concatenate(logits).astype(np.float64)  # (N, 2)
+    return table[:, 1] - table[:, 0]

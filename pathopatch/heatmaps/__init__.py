@@ -1,0 +1,31 @@
+"""Where on a slide a model sees tumour, and how that reaches a viewer.
+
+``predict`` makes a table of a slide and a model, ``stitch`` a map of the table, ``artefacts`` writes both and the
+exports. ``ome_tiff``, ``overlay``, ``geojson`` and ``wsinfer_csv`` each write one format from plain arrays and tables.
+The names below are loaded on first use, so that the arithmetic and the formats do without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathopatch.heatmaps.artefacts import PredictResult as PredictResult
+    from pathopatch.heatmaps.artefacts import predict_to as predict_to
+    from pathopatch.heatmaps.predict import predict_slide as predict_slide
+    from pathopatch.heatmaps.predict import tiling_of as tiling_of
+
+_HOMES = {
+    "PredictResult": "pathopatch.heatmaps.artefacts",
+    "predict_slide": "pathopatch.heatmaps.predict",
+    "predict_to": "pathopatch.heatmaps.artefacts",
+    "tiling_of": "pathopatch.heatmaps.predict",
+}
+__all__ = ["PredictResult", "predict_slide", "predict_to", "tiling_of"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,297 @@
+"""What the predict stage leaves in the work folder: the table, the heatmap with its exports, the status.
+
+The heatmap's folder comes first, the table second, the status last; each by rename. A slide is done if table and folder
+carry the stamp that would be written now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pathopatch.config import PredictConfig
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.heatmaps.geojson import write_geojson
+from pathopatch.heatmaps.ome_tiff import write_ome_tiff
+from pathopatch.heatmaps.overlay import Legend, Picture, compose, render, shrunk, write_png
+from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, sigmoid, tiling_of
+from pathopatch.heatmaps.stitch import coverage, stitch
+from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
+from pathopatch.manifest import valid_slide_id
+from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide
+from pathopatch.patches.tile import SlideAnalysis
+from pathopatch.provenance import (
+    Stamp,
+    atomic_path,
+    fingerprint,
+    fingerprint_file,
+    inside,
+    is_current,
+    json_stamp,
+    read_json,
+    read_status,
+    table_stamp,
+    update_status,
+    write_json,
+    write_table,
+)
+from pathopatch.slides import Slide
+
+_OVERVIEW_PX = 1536  # the picture's longest side: as large as a screen shows at once
+_FACTS = "heatmap.json"
+_PROBES, _PROBE_PX = 6, 32  # per axis
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictResult:
+    """What became of a slide.
+
+    Parameters
+    ----------
+    slide_id : str
+        Its id.
+    state : str
+        ``done``, ``done_empty`` (no patch with tissue), or ``current`` (it was there already).
+    counts : mapping of str to int
+        ``patches`` of the grid, ``predicted`` ones, and ``tumour``, those above the decision threshold.
+    """
+
+    slide_id: str
+    state: str
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def predict_to(
+    slide: Slide,
+    model: PatchClassifier,
+    out: Path,
+    *,
+    slide_id: str,
+    config: PredictConfig = DEFAULTS,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> PredictResult:
+    """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status; nothing if done.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    model : PatchClassifier
+        From `load_model`.
+    out : Path
+        Work folder.
+    slide_id : str
+        Names the outputs.
+    config : PredictConfig
+    force : bool
+        Redo outputs that were made of something else.
+    progress : callable, optional
+        Called with (grid positions done, all).
+
+    Raises
+    ------
+    StaleArtefactError
+        Outputs of another model, slide or setting stand there, and `force` is off.
+    InputUnsupportedError
+        No valid slide id, or the outputs would leave the work folder.
+    DiskFullError
+        No space was left; earlier outputs are untouched.
+    ChannelMismatchError, CheckpointIncompatibleError, MppMissingError, InputCorruptError, NonFiniteError
+        As `predict_slide`.
+    """
+    if not valid_slide_id(slide_id):
+        raise InputUnsupportedError(
+            f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
+        )
+    started = time.time()
+    table_path = inside(out, "predictions", f"{slide_id}.parquet")
+    folder = inside(out, "heatmaps", slide_id)
+    check_slide(model.spec, slide)
+    stamp = _stamp(slide, model, config)
+    found = [
+        is_current(stamp, existing, place=place, force=force)
+        for existing, place in ((table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder))
+    ]
+    if all(found):
+        return _adopted(out, slide_id, folder)
+    prediction = predict_patches(slide, model, slide_id, config, progress)
+    counts = _counts(prediction, model.spec)
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        _write_heatmap(temporary, slide, model, slide_id, prediction, stamp, counts)
+    write_table(table_path, prediction.table, stamp)
+    state = "done" if counts["predicted"] else "done_empty"
+    _record(out, slide_id, state, counts, seconds=time.time() - started)
+    return PredictResult(slide_id=slide_id, state=state, counts=counts)
+
+
+def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
+    return {
+        "patches": len(prediction.tissue_fraction),
+        "predicted": len(prediction.table),
+        "tumour": int((prediction.table["logit"] > spec.decision_threshold).sum()),
+    }
+
+
+def _write_heatmap(
+    folder: Path,
+    slide: Slide,
+    model: PatchClassifier,
+    slide_id: str,
+    prediction: Prediction,
+    stamp: Stamp,
+    counts: Mapping[str, int],
+) -> None:
+    """Write the heatmap's files into a folder."""
+    spec, table, grid = model.spec, prediction.table, prediction.analysis.grid
+    at = (grid, table["x"].to_numpy(), table["y"].to_numpy(), table["probability"].to_numpy())
+    probability = stitch(*at)
+    origins = grid.origins()
+    tissue = stitch(grid, origins[:, 0], origins[:, 1], prediction.tissue_fraction)
+    cell_um = round(grid.stride * slide.mpp, 9)
+    cells = np.stack([probability, tissue, coverage(*at)]).astype(np.float32)
+    write_ome_tiff(folder / "heatmap.ome.tif", cells, cell_um=cell_um, name=slide_id)
+    write_png(folder / "overlay.png", _overlay(slide, prediction.analysis, probability, slide_id, spec))
+    write_wsinfer_csv(folder / "patches.csv", table, class_names=spec.class_names)
+    write_geojson(
+        folder / "patches.geojson.gz",
+        table,
+        slide_id=slide_id,
+        run=stamp.inputs["model"],
+        class_names=spec.class_names,
+        decision_threshold=spec.decision_threshold,
+        slide_size=slide.size,
+        origin=slide.bounds[:2],
+    )
+    write_json(folder / _FACTS, _facts(slide, slide_id, prediction.analysis, spec, counts, stamp))
+
+
+def _overlay(
+    slide: Slide, analysis: SlideAnalysis, probability: NDArray[np.float64], name: str, spec: BundleSpec
+) -> Picture:
+    """Return the picture of the map on the slide."""
+    overview = shrunk(analysis.overview, _OVERVIEW_PX)
+    scale_y, scale_x = slide.size[1] / overview.shape[1], slide.size[0] / overview.shape[2]
+    stride = analysis.grid.stride
+    return render(
+        compose(overview, analysis.windows, is_rgb=slide.is_rgb),
+        probability,
+        cell_px=(stride / scale_y, stride / scale_x),
+        um_per_px=slide.mpp * scale_x,
+        legend=Legend(
+            threshold=_decision_probability(spec),
+            name=name,
+            class_name=spec.class_names[1],
+            channels=() if slide.is_rgb else slide.channels,
+        ),
+    )
+
+
+def _decision_probability(spec: BundleSpec) -> float:
+    return float(sigmoid(np.array(spec.decision_threshold / spec.temperature)))
+
+
+def _facts(
+    slide: Slide,
+    slide_id: str,
+    analysis: SlideAnalysis,
+    spec: BundleSpec,
+    counts: Mapping[str, int],
+    stamp: Stamp,
+) -> dict[str, Any]:
+    """Return what a reader of the heatmap needs besides its cells."""
+    grid = analysis.grid
+    return {
+        "slide_id": slide_id,
+        "size_px": list(slide.size),
+        "bounds_px": list(slide.bounds),
+        "mpp": slide.mpp,
+        "channels": list(slide.channels),
+        "patch_px": grid.patch_px,
+        "stride_px": grid.stride_px,
+        "downsample": grid.downsample,
+        "cell_px": grid.stride,
+        "cell_um": round(grid.stride * slide.mpp, 9),
+        "cells": [grid.nx, grid.ny],
+        "class_names": list(spec.class_names),
+        "decision_threshold": spec.decision_threshold,
+        "decision_probability": _decision_probability(spec),
+        "temperature": spec.temperature,
+        "background": analysis.tissue.background,
+        "tissue_threshold": analysis.tissue.threshold,
+        "intensity_windows": analysis.windows.tolist(),
+        "counts": dict(counts),
+        "stamp": stamp.to_dict(),
+    }
+
+
+def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig) -> Stamp:
+    """Return what the outputs depend on; how fast they are computed is no part of it."""
+    settings = {
+        "all_patches": config.all_patches,
+        "min_tissue": model.spec.min_tissue if config.min_tissue is None else config.min_tissue,
+        "tiling": tiling_of(model.spec, config),
+        "precision": model.precision,
+    }
+    pixels = {
+        "files": [fingerprint_file(path) for path in slide.paths],
+        "channels": slide.channels,
+        "mpp": slide.mpp,
+        "background": slide.background,
+        "probes": _probes(slide),
+    }
+    return Stamp(
+        stage="predict",
+        config=fingerprint(settings),
+        inputs={"slide": fingerprint(pixels), "model": _model_fingerprint(model)},
+    )
+
+
+def _probes(slide: Slide) -> str:
+    """Return a fingerprint of some pixels, since two pages or planes of one file are two slides."""
+    digest = hashlib.sha256()
+    for y in np.linspace(0, slide.size[1], _PROBES, endpoint=False).astype(int).tolist():
+        for x in np.linspace(0, slide.size[0], _PROBES, endpoint=False).astype(int).tolist():
+            digest.update(np.ascontiguousarray(slide.read_region(x, y, _PROBE_PX, _PROBE_PX)).tobytes())
+    return digest.hexdigest()
+
+
+def _model_fingerprint(model: PatchClassifier) -> str:
+    """Return a fingerprint of a model's description and weights."""
+    digest = hashlib.sha256(fingerprint(model.spec).encode())
+    for name, tensor in sorted(model.network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _adopted(out: Path, slide_id: str, folder: Path) -> PredictResult:
+    """Return the result of outputs that are there, writing the status if an interruption left it out."""
+    facts = read_json(folder / _FACTS)
+    counts = {name: int(value) for name, value in facts["counts"].items()}
+    if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
+        _record(out, slide_id, "done" if counts["predicted"] else "done_empty", counts)
+    return PredictResult(slide_id=slide_id, state="current", counts=counts)
+
+
+def _record(out: Path, slide_id: str, state: str, counts: Mapping[str, int], *, seconds: float | None = None) -> None:
+    """Write the slide's status; times and host stand only here."""
+    entry: dict[str, Any] = {
+        "state": state,
+        "counts": dict(counts),
+        "host": socket.gethostname(),
+        "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    if seconds is not None:
+        entry["seconds"] = f"{seconds:.2f}"
+    update_status(out, slide_id, "predict", entry)

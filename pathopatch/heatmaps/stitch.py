@@ -1,0 +1,198 @@
+"""What the value of each heatmap cell is, given one value per patch (arithmetic only).
+
+Cell (row j, column i) is the square ``[i s, (i + 1) s) x [j s, (j + 1) s)`` in level-0 px, s the grid's real stride,
+so that scaling a map by s aligns it with the slide. The last cells overhang the slide; only what lies inside counts.
+Patch i covers ``[i s, i s + extent)``: the half pixel by which its read was rounded is not carried into the map.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pathopatch.errors import InternalError
+from pathopatch.patches.grid import Grid
+
+Cells = NDArray[np.float64]
+_Part = tuple[int, NDArray[np.float64]]
+
+
+def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (row, column) of the cell at whose corner each patch starts.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid that the patches were cut by.
+    x, y : array of int, shape (N,)
+        Origins, level-0 px.
+
+    Returns
+    -------
+    row, column : ndarray of int64, shape (N,)
+
+    Raises
+    ------
+    InternalError
+        An origin is not one of the grid's, or stands twice.
+    """
+    column = _axis_positions(np.asarray(x, np.int64), grid.stride, grid.nx, "x")
+    row = _axis_positions(np.asarray(y, np.int64), grid.stride, grid.ny, "y")
+    flat = row * grid.nx + column
+    if len(np.unique(flat)) != len(flat):
+        raise InternalError(
+            f"{len(flat) - len(np.unique(flat))} patch origins stand twice",
+            place="heatmap",
+            remedy="predict the slide again with --force",
+        )
+    return row, column
+
+
+def stitch(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
+    """Return one value a cell: the mean of the patches that cover it, weighted by covered area.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid that the patches were cut by.
+    x, y : array of int, shape (N,)
+        Origins of the patches that have a value, in any order, level-0 px.
+    values : array of float, shape (N,)
+        One value a patch; NaN counts as none.
+
+    Returns
+    -------
+    ndarray of float64, shape (ny, nx)
+        NaN where no patch with a value covers the cell. Only area inside the slide counts.
+
+    Raises
+    ------
+    InternalError
+        An origin is not one of the grid's, or stands twice.
+    """
+    placed = _placed(grid, x, y, values)
+    if grid.patch_px == grid.stride_px:
+        return placed
+    valued = np.isfinite(placed)
+    columns, rows = _axis_weights(grid, grid.width, grid.nx), _axis_weights(grid, grid.height, grid.ny)
+    total = _spread(_spread(np.where(valued, placed, 0.0), columns).T, rows).T
+    weight = _spread(_spread(valued.astype(np.float64), columns).T, rows).T
+    return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+
+
+def coverage(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
+    """Return the share of each cell's area inside the slide that patches with a value cover.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid that the patches were cut by.
+    x, y : array of int, shape (N,)
+        Origins, level-0 px.
+    values : array of float, shape (N,)
+        One value a patch; NaN counts as none.
+
+    Returns
+    -------
+    ndarray of float64, shape (ny, nx)
+        In [0, 1].
+
+    Raises
+    ------
+    InternalError
+        An origin is not one of the grid's, or stands twice.
+    """
+    valued = np.isfinite(_placed(grid, x, y, values))
+    covered = np.zeros((grid.ny, grid.nx))
+    # Every patch covers a cell from the cell's top-left corner on, so at most 2 x 2 parts of a cell differ.
+    for reach_y, height in _axis_parts(grid, grid.height, grid.ny):
+        for reach_x, width in _axis_parts(grid, grid.width, grid.nx):
+            seen = _any_before(_any_before(valued, reach_x).T, reach_y).T
+            covered += seen * height[:, None] * width[None, :]
+    area = _inside(grid.stride, grid.height, grid.ny)[:, None] * _inside(grid.stride, grid.width, grid.nx)
+    return np.minimum(covered / area, 1.0)
+
+
+def halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the map at half resolution: the mean of each 2 x 2 block's values, NaN where a block has none.
+
+    Odd sides are rounded up, the last block overhanging, so that the scale stays exactly 2 from corner (0, 0).
+
+    Parameters
+    ----------
+    cells : ndarray of float32, shape (C, ny, nx)
+
+    Returns
+    -------
+    ndarray of float32, shape (C, ceil(ny / 2), ceil(nx / 2))
+    """
+    count, ny, nx = cells.shape
+    padded = np.full((count, ny + ny % 2, nx + nx % 2), np.nan)
+    padded[:, :ny, :nx] = cells
+    blocks = padded.reshape(count, padded.shape[1] // 2, 2, padded.shape[2] // 2, 2)
+    valued = np.isfinite(blocks)
+    total, number = np.where(valued, blocks, 0.0).sum(axis=(2, 4)), valued.sum(axis=(2, 4))
+    mean = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
+    return np.asarray(mean, np.float32)
+
+
+def _axis_positions(origin: NDArray[np.int64], stride: float, count: int, axis: str) -> NDArray[np.int64]:
+    """Return the index of each origin among an axis's origins."""
+    starts = np.floor(np.arange(count) * stride + 0.5).astype(np.int64)
+    index = np.minimum(np.searchsorted(starts, origin), count - 1)
+    wrong = starts[index] != origin
+    if wrong.any():
+        raise InternalError(
+            f"{axis} = {int(origin[wrong][0])} is no origin of a grid with stride {stride:g} level-0 px",
+            place="heatmap",
+            remedy="predict the slide again with --force",
+        )
+    return index.astype(np.int64)
+
+
+def _placed(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
+    """Return the patches' values at their cells, NaN elsewhere."""
+    row, column = cell_positions(grid, x, y)
+    placed = np.full((grid.ny, grid.nx), np.nan)
+    placed[row, column] = np.asarray(values, np.float64)
+    return placed
+
+
+def _inside(stride: float, length: int, count: int) -> NDArray[np.float64]:
+    """Return which share of each cell's side lies inside the slide, shape (count,), in (0, 1]."""
+    return np.clip(length / stride - np.arange(count), 1e-9, 1.0)
+
+
+def _axis_weights(grid: Grid, length: int, count: int) -> NDArray[np.float64]:
+    """Return weights (K, count): how much of a cell's side the patch that starts k cells before it covers."""
+    ratio = grid.patch_px / grid.stride_px
+    reach = np.arange(-(-grid.patch_px // grid.stride_px))
+    return np.clip(ratio - reach[:, None], 0.0, _inside(grid.stride, length, count)[None, :])
+
+
+def _axis_parts(grid: Grid, length: int, count: int) -> list[_Part]:
+    """Return the parts of a cell's side that differ in what covers them: (patches that reach it, its width)."""
+    whole, rest = divmod(grid.patch_px, grid.stride_px)
+    inside = _inside(grid.stride, length, count)
+    if rest == 0:
+        return [(whole, inside)]
+    near = np.minimum(rest / grid.stride_px, inside)
+    return [(whole + 1, near), (whole, inside - near)]
+
+
+def _spread(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, along the last axis, the sum over k of ``weights[k, i] * values[i - k]``."""
+    total = np.zeros_like(values)
+    count = values.shape[1]
+    for offset, weight in enumerate(weights[:count]):
+        total[:, offset:] += weight[offset:] * values[:, : count - offset]
+    return total
+
+
+def _any_before(flags: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Return, along the last axis, whether any of a cell and the ``reach - 1`` before it is set."""
+    count = flags.shape[1]
+    found = np.zeros_like(flags)
+    for offset in range(min(reach, count)):
+        found[:, offset:] |= flags[:, : count - offset]
+    return found

@@ -1,0 +1,30 @@
+"""How predictions become the table of wsinfer: ``minx,miny,width,height,prob_<class>``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+
+def write_wsinfer_csv(path: Path, predictions: pd.DataFrame, *, class_names: Sequence[str]) -> None:
+    """Write one row a predicted patch, in level-0 px, with the probability of each class.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; the caller renames it into place.
+    predictions : DataFrame
+        Columns x, y, width, height (level-0 px) and probability (of the second class, in [0, 1]).
+    class_names : sequence of str, length 2
+        Non-tumour, then tumour.
+    """
+    negative, positive = class_names
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["minx", "miny", "width", "height", f"prob_{negative}", f"prob_{positive}"])
+        columns = (predictions[name] for name in ("x", "y", "width", "height", "probability"))
+        for x, y, width, height, probability in zip(*columns, strict=True):
+            writer.writerow([x, y, width, height, f"{1.0 - probability:.9g}", f"{probability:.9g}"])

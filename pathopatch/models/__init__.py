@@ -1,0 +1,6 @@
+"""Which networks there are, how a trained one is stored and read safely, and how it turns patches into logits."""
+
+from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide, load_model, read_spec, save_bundle
+from pathopatch.models.networks import build_network
+
+__all__ = ["BundleSpec", "PatchClassifier", "build_network", "check_slide", "load_model", "read_spec", "save_bundle"]

@@ -1,0 +1,76 @@
+"""What a reader must know about a model before using it: its model card, made from the bundle's own numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathopatch.models.bundle import BundleSpec
+
+_CARD = """# Patch classifier: {method}
+
+Says of each patch of a slide whether it is {positive} or {negative}. **For research only; not for diagnosis.**
+
+| | |
+|---|---|
+| network | {architecture}, input {input_px} px |
+| channels, in order | {channels} ({dtype}) |
+| patch | {patch_px} px, step {stride_px} px, {mpp} |
+| intensity | {intensity} |
+| blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
+| decision | {positive} if the logit exceeds {threshold:.4g} (chosen for: {chosen_for}) |
+| temperature | {temperature:g} |
+| trained by | {parameters} |
+
+## On validation patches
+{metrics}
+
+The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on patients that
+neither training nor selection has seen. Group accuracies of few patches are noisy.
+
+## Limits
+Other channels, stains, scanners or scales than those above are outside what it was trained on. Tissue share predicts
+the label in its training data; the shortcut audit of the evaluation says how far the model still follows it.
+"""
+
+
+def model_card(spec: BundleSpec) -> str:
+    """Return the model card in Markdown.
+
+    Parameters
+    ----------
+    spec : BundleSpec
+        The model's.
+    """
+    low, high = spec.intensity.low_percentile, spec.intensity.high_percentile
+    is_rgb = spec.channels == ("R", "G", "B") and spec.dtype == "uint8"
+    return _CARD.format(
+        method=spec.method,
+        negative=spec.class_names[0],
+        positive=spec.class_names[-1],
+        architecture=spec.architecture,
+        input_px=spec.input_px,
+        channels=", ".join(spec.channels),
+        dtype=spec.dtype,
+        patch_px=spec.patch_px,
+        stride_px=spec.stride_px,
+        mpp="unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px",
+        intensity="0 to 255" if is_rgb else f"percentiles {low:g} to {high:g} of tissue, per slide and channel",
+        min_tissue=spec.min_tissue,
+        threshold=spec.decision_threshold,
+        chosen_for=spec.decision_chosen_for,
+        temperature=spec.temperature,
+        parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
+        metrics=_table(spec.group_metrics),
+    )
+
+
+def _table(metrics: Mapping[str, Any]) -> str:
+    """Return numbers as a Markdown table; nested ones as further rows."""
+    if not metrics:
+        return "None were computed."
+    rows = ["| | |", "|---|---|"]
+    for name, value in metrics.items():
+        rows.append(f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |")
+    return "\n".join(rows)

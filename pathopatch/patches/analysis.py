@@ -1,0 +1,212 @@
+"""What is known of a slide before and while its patches are read: grid, tissue, windows.
+
+Tiling and prediction share this module, so that both see the same patches to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.config import TileConfig
+from pathopatch.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.patches import intensity
+from pathopatch.patches.grid import Grid
+from pathopatch.patches.tissue import Background, TissueModel, fit_tissue
+from pathopatch.slides import Slide
+
+_MPP_TOLERANCE = 1.02  # mpp values that agree within 2 % count as equal
+_BAND_PX = 2048
+_BATCH_PATCHES = 256
+_BATCH_BYTES = 32 * 2**20  # patches held at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlideAnalysis:
+    """What is known of a slide before its patches are read.
+
+    Parameters
+    ----------
+    grid : Grid
+        Where the patches lie.
+    tissue : TissueModel
+        What tells tissue from background.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities that become 0 and 1, source units.
+    overview : ndarray, shape (C, h, w)
+        The whole slide, longest side at most 4096 px, source units.
+    fill : int
+        Value of the pixels beyond the slide.
+    """
+
+    grid: Grid
+    tissue: TissueModel
+    windows: NDArray[np.float64]
+    overview: NDArray[np.generic]
+    fill: int
+
+
+def grid_of(slide: Slide, config: TileConfig) -> Grid:
+    """Return where a slide's patches lie; no pixel is read.
+
+    A slide within 2 % of the target mpp is not resampled: that would blur it for a difference no network sees, and a
+    cohort tiled at its own mpp must give the same pixels when it is predicted.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    config : TileConfig
+        Without a target mpp the slide's own is kept.
+
+    Raises
+    ------
+    MppMissingError
+        There is a target mpp and the slide's is unknown.
+    InputUnsupportedError
+        The slide is coarser than the target by more than 2 %.
+    """
+    downsample = 1.0 if config.mpp is None else config.mpp / slide.mpp
+    if 1 / _MPP_TOLERANCE <= downsample <= _MPP_TOLERANCE:
+        downsample = 1.0
+    if downsample < 1 / _MPP_TOLERANCE:
+        raise InputUnsupportedError(
+            f"the slide has {slide.mpp:g} um/px and is coarser than the target of {config.mpp:g} um/px",
+            place=str(slide.paths[0]),
+            remedy="choose a target mpp that no slide is coarser than",
+        )
+    width, height = slide.size
+    return Grid(
+        width=width,
+        height=height,
+        downsample=downsample,
+        patch_px=config.patch_px,
+        stride_px=config.step_px,
+    )
+
+
+def analyse_slide(slide: Slide, config: TileConfig) -> SlideAnalysis:
+    """Return a slide's grid, tissue model and intensity windows.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    config : TileConfig
+        Without a target mpp the slide's own is kept.
+
+    Raises
+    ------
+    MppMissingError
+        The slide's mpp is unknown.
+    InputUnsupportedError
+        The slide is coarser than the target by more than 2 %.
+    NonFiniteError
+        The slide holds NaN or infinite pixels; they are counted.
+    """
+    grid = grid_of(slide, config)
+    overview, scale_x, scale_y = slide.read_overview()
+    _refuse_nonfinite(overview, slide)
+    background = slide.background if config.tissue.background == "auto" else config.tissue.background
+    tissue = fit_tissue(
+        overview,
+        background=background,
+        config=config.tissue,
+        is_rgb_uint8=slide.is_rgb,
+        scale_x=scale_x,
+        scale_y=scale_y,
+        mpp=slide.mpp,
+    )
+    windows = intensity.windows(overview, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=slide.is_rgb)
+    return SlideAnalysis(grid=grid, tissue=tissue, windows=windows, overview=overview, fill=_fill(slide, background))
+
+
+def _fill(slide: Slide, background: Background) -> int:
+    """Return the value of pixels beyond the slide, for a polarity that may be another than the slide's guess."""
+    if background == slide.background:
+        return slide.background_value
+    is_full = background == "bright" and slide.dtype.kind in "iu"
+    return int(np.iinfo(str(slide.dtype)).max) if is_full else 0
+
+
+def _refuse_nonfinite(overview: NDArray[np.generic], slide: Slide) -> None:
+    """Raise if the slide holds NaN or infinite pixels, with their number in each channel."""
+    if overview.dtype.kind != "f" or np.isfinite(overview).all():
+        return
+    width, height = slide.size
+    counts = np.zeros(len(slide.channels), np.int64)
+    for top in range(0, height, _BAND_PX):
+        for left in range(0, width, _BAND_PX):
+            size = (min(_BAND_PX, width - left), min(_BAND_PX, height - top))
+            counts += np.count_nonzero(~np.isfinite(slide.read_region(left, top, *size)), axis=(1, 2))
+    found = ", ".join(f"{n} in {name}" for n, name in zip(counts, slide.channels, strict=True) if n)
+    raise NonFiniteError(
+        f"NaN or infinite pixels: of {width * height} pixels {found}",
+        place=str(slide.paths[0]),
+        remedy="replace them in the file; what they should be is not guessed",
+    )
+
+
+def iterate_patches(
+    slide: Slide,
+    analysis: SlideAnalysis,
+    *,
+    origins: NDArray[np.int64] | None = None,
+    min_tissue: float = 0.0,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]]:
+    """Yield patches in batches of bounded size, in the order of the origins.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    analysis : SlideAnalysis
+        Of this slide.
+    origins : ndarray of int64, shape (N, 2), optional
+        (x, y), level-0 px; the whole grid if not given.
+    min_tissue : float
+        Patches below this tissue fraction are left out; where the overview shows none, they are not even read.
+
+    Yields
+    ------
+    rows : ndarray of int64, shape (n,)
+        Which of the origins.
+    patches : ndarray, shape (n, C, P, P)
+        Source type and units; what lies beyond the slide has the background value.
+    tissue_fraction : ndarray of float64, shape (n,)
+        Share of tissue in the patch's part on the slide, the exact mean of its mask; 0 for a patch beyond the slide.
+    """
+    grid, tissue = analysis.grid, analysis.tissue
+    places = grid.origins() if origins is None else origins
+    patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
+    limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
+    rows, patches, fractions = [], [], []
+    for row, (x, y) in enumerate(places.tolist()):
+        within = grid.inside(x, y)
+        is_blank = min_tissue > 0 and not tissue.near(x, y, grid.downsample, within).any()
+        if not is_blank:
+            patch = _read_patch(slide, analysis, x, y)
+            mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
+            fraction = np.count_nonzero(mask) / max(1, within[0] * within[1])
+            if fraction >= min_tissue:
+                rows.append(row)
+                patches.append(patch)
+                fractions.append(fraction)
+        if rows and (len(rows) == limit or row == len(places) - 1):
+            yield np.array(rows, np.int64), np.stack(patches), np.array(fractions)
+            rows, patches, fractions = [], [], []
+
+
+def _read_patch(slide: Slide, analysis: SlideAnalysis, x: int, y: int) -> NDArray[np.generic]:
+    """Return one patch, filled beyond the slide by the polarity that was decided on."""
+    grid = analysis.grid
+    patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
+    width, height = grid.inside(x, y)
+    if (width, height) != (grid.patch_px, grid.patch_px) and analysis.fill != slide.background_value:
+        patch = patch.copy()
+        patch[:, height:] = analysis.fill
+        patch[:, :, width:] = analysis.fill
+    return patch

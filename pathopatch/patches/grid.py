@@ -1,0 +1,111 @@
+"""Where the patches of a slide lie.
+
+The grid is laid on the plane of the target mpp and written down in level-0 px. It starts at (0, 0) and covers the
+whole slide: the last patch of a row or column may overhang, none is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputUnsupportedError
+
+_ROUNDING = 1e-9  # a quotient this close above a whole number is that number: no patch for a rounding error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The patches of one slide as numbers.
+
+    Parameters
+    ----------
+    width, height : int
+        Size of the slide, level-0 px.
+    downsample : float
+        Level-0 px per target-mpp px, that is target mpp / slide mpp.
+    patch_px : int
+        Side of a patch, target-mpp px.
+    stride_px : int
+        Distance of neighbouring patches, target-mpp px.
+
+    Raises
+    ------
+    InputUnsupportedError
+        A size is not positive, or the stride is below one level-0 px.
+    """
+
+    width: int
+    height: int
+    downsample: float
+    patch_px: int
+    stride_px: int
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.height, self.patch_px) < 1 or not self.stride >= 1:
+            raise InputUnsupportedError(
+                f"no grid of stride {self.stride:g} level-0 px and patches of {self.patch_px} px "
+                f"on {self.width} x {self.height} px",
+                remedy="give a positive patch size and a stride of at least one level-0 pixel",
+            )
+
+    @property
+    def stride(self) -> float:
+        """Distance of neighbouring patches, level-0 px; a real number."""
+        return self.stride_px * self.downsample
+
+    @property
+    def extent(self) -> float:
+        """Side of a patch, level-0 px; a real number."""
+        return self.patch_px * self.downsample
+
+    @property
+    def span_px(self) -> int:
+        """Side of a patch, level-0 px, to the nearest whole pixel."""
+        return math.floor(self.extent + 0.5)
+
+    @property
+    def nx(self) -> int:
+        """Number of patches in a row."""
+        return math.ceil(self.width / self.stride - _ROUNDING)
+
+    @property
+    def ny(self) -> int:
+        """Number of patches in a column."""
+        return math.ceil(self.height / self.stride - _ROUNDING)
+
+    def origins(self) -> NDArray[np.int64]:
+        """Return the (x, y) of each patch's top-left corner.
+
+        Returns
+        -------
+        ndarray of int64, shape (nx * ny, 2)
+            Level-0 px, row by row: y outer, x inner. Patch i of a row starts at floor(i * stride + 0.5).
+        """
+        x, y = (np.floor(np.arange(n) * self.stride + 0.5).astype(np.int64) for n in (self.nx, self.ny))
+        return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)  # (N, 2)
+
+    def inside(self, x: int, y: int) -> tuple[int, int]:
+        """Return how much of a patch lies on the slide.
+
+        Parameters
+        ----------
+        x, y : int
+            The patch's origin, level-0 px.
+
+        Returns
+        -------
+        tuple of int
+            (width, height) in target-mpp px, each in [0, patch_px]. A pixel counts if its centre lies on the slide;
+            a patch that touches the slide keeps at least one pixel.
+        """
+        return self._inside(self.width - x), self._inside(self.height - y)
+
+    def _inside(self, rest: int) -> int:
+        """Return how many target px of a patch fit into `rest` level-0 px."""
+        if rest <= 0:
+            return 0
+        return min(self.patch_px, max(1, math.floor(rest / self.downsample + 0.5)))

@@ -1,0 +1,196 @@
+"""Answers which slides and patients the study rests on, and what became of each slide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from pathopatch.report.collect import SPLITS, Study
+from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
+from pathopatch.report.plots import fraction_by_label
+
+_STAGES = (("tile", "cut into patches"), ("predict", "predicted"))
+
+
+def splits_of(study: Study) -> list[str]:
+    """Return the splits that hold patches, train, val and test first."""
+    if study.groups is None or "split" not in study.groups:
+        return []
+    present = set(study.groups["split"])
+    return [split for split in SPLITS if split in present] + sorted(present - set(SPLITS))
+
+
+def slide_warnings(study: Study) -> list[Html]:
+    """Return one warning per way in which slides failed or came out empty, with their names."""
+    found = []
+    for stage, word in _STAGES:
+        for state, said in (("failed", f"could not be {word}"), ("done_empty", "hold no tissue: nothing to judge")):
+            names = _in_state(study, stage, state)
+            if names:
+                count = f"{len(names)} of {len(study.slides)} slides"
+                found.append(warning(f"{count} {said} (stage {stage}): {', '.join(names)}."))
+    return found
+
+
+def cohort_section(study: Study, pictures: dict[str, bytes]) -> Html:
+    """Return what the cohort is: splits, background, intensity windows, and tissue by label."""
+    if study.slides.empty:
+        return paragraph("No slide has been checked or tiled yet.", kind="absent")
+    parts = [*slide_warnings(study), _split_table(study), _scanner_facts(study)]
+    if study.groups is None:
+        parts.append(paragraph("Groups have not been formed yet, so tissue by label is not shown.", kind="absent"))
+        return tag("div", *parts)
+    splits = splits_of(study)
+    pictures["tissue_by_label.png"] = fraction_by_label(study.groups, study.thresholds, splits)
+    parts += [
+        tag("h3", "Tissue fraction by label"),
+        picture(
+            "tissue_by_label.png",
+            f"Histograms of the tissue fraction of non-tumour and tumour patches in {', '.join(splits)}.",
+            "Labelled patches that are not blank glass; each label's bars sum to 100 %. Dashed: the tissue thresholds. "
+            "The further the two shapes lie apart, the better the amount of tissue gives the label away.",
+        ),
+    ]
+    return tag("div", *parts)
+
+
+def slides_section(study: Study) -> Html:
+    """Return the table of all slides."""
+    if study.slides.empty:
+        return paragraph("No slide has been checked or tiled yet.", kind="absent")
+    header = ("slide", "patient", "split", "channels", "background", "tile", "predict", "mpp, um/px", "patches",
+              "with tissue", "labelled", "tumour", "tissue, %")  # fmt: skip
+    rows = [
+        (
+            row["slide_id"],
+            row["patient_id"],
+            row["split"] or "–",
+            ", ".join(row["channels"]) or "–",
+            row["background"] or "–",
+            _state(row, "tile"),
+            _state(row, "predict"),
+            number(_value(row["mpp"]), 4),
+            *(_count(row[name]) for name in ("patches", "with_tissue", "labelled", "tumor")),
+            percent(_value(row["tissue_share"])),
+        )
+        for row in study.slides.to_dict("records")
+    ]
+    caption = "One row a slide. Patches lie side by side or overlap, as the grid was set; blank ones are counted too."
+    parts = [table(caption, header, rows, text_columns=7)]
+    windows = [
+        (row["slide_id"], channel, number(_value(low), 1), number(_value(high), 1))
+        for row in study.slides.to_dict("records")
+        for channel, (low, high) in zip(row["channels"], row["windows"], strict=False)
+    ]
+    if windows:
+        parts += [
+            tag("h3", "Intensity windows"),
+            table(
+                "Stored values between low and high are scaled to 0 to 1, per slide and channel; values outside are "
+                "clipped. A window far from its neighbours points to another exposure or stain.",
+                ("slide", "channel", "low", "high"),
+                windows,
+                text_columns=2,
+            ),
+        ]
+    return tag("div", *parts)
+
+
+def gallery_section(study: Study, thumbnails: dict[str, str]) -> Html:
+    """Return the overlays of all predicted slides."""
+    if not study.overlays:
+        return paragraph("No slide has been predicted yet, so there are no heatmaps.", kind="absent")
+    broken = [slide for slide in study.overlays if slide not in thumbnails]
+    known = {row["slide_id"]: row for row in study.slides.to_dict("records")} if len(study.slides) else {}
+    figures = []
+    for slide, file in thumbnails.items():
+        row = known.get(slide, {})
+        counts = row.get("predict_counts") or {}
+        told = [slide, str(row.get("split", ""))]
+        if counts:
+            told.append(f"{counts.get('tumour', 0)} of {counts.get('predicted', 0)} predicted patches called tumour")
+        image = tag("img", src=file, alt=f"Probability of tumour drawn on slide {slide}.", loading="lazy")
+        link = tag("a", image, href=f"../heatmaps/{slide}/overlay.png")
+        figures.append(tag("figure", link, tag("figcaption", ", ".join(part for part in told if part))))
+    said = paragraph(
+        "Probability of tumour per patch, dark (0) to yellow (1) as in each picture's legend; clear where nothing was "
+        "predicted. A picture leads to its full size beside this report."
+    )
+    warnings = [warning(f"These overlays cannot be read: {', '.join(broken)}.")] if broken else []
+    return tag("div", *warnings, said, tag("div", *figures, class_="gallery"))
+
+
+def _split_table(study: Study) -> Html:
+    """Return slides, patients and patches per split."""
+    slides = study.slides
+    rows = []
+    for split in [*SPLITS, ""]:
+        part = slides[slides["split"] == split]
+        if part.empty:
+            continue
+        tissue = (part["tissue_share"].astype(float) * part["patches"].astype(float)).sum()
+        patches = part["patches"].astype(float).sum()
+        rows.append(
+            (
+                split or "no split yet",
+                len(part),
+                part["patient_id"].nunique(),
+                *(f"{int(part[name].astype(float).sum())}" for name in ("patches", "with_tissue", "labelled", "tumor")),
+                percent(tissue / patches if patches else float("nan")),
+            )
+        )
+    header = ("split", "slides", "patients", "patches", "with tissue", "labelled", "tumour", "tissue share, %")
+    shared = slides[slides["split"] != ""].groupby("patient_id")["split"].nunique() > 1
+    if shared.any():
+        return tag(
+            "div",
+            warning(f"Patients in more than one split: {', '.join(map(str, shared[shared].index))}. Results are void."),
+            table("Slides, patients and patches.", header, rows),
+        )
+    return table("Slides, patients and patches; no patient is in two splits.", header, rows)
+
+
+def _scanner_facts(study: Study) -> Html:
+    """Return background, channels and resolution over the cohort, and how many slides have each."""
+    slides = study.slides
+    facts = (
+        ("Background", slides["background"].replace("", "not known")),
+        ("Channels", slides["channels"].map(lambda names: ", ".join(names) or "not known")),
+        ("Resolution", slides["mpp"].map(lambda mpp: "not known" if pd.isna(mpp) else f"{mpp:.4g} um/px")),
+    )
+    items: list[Html] = []
+    for name, values in facts:
+        counts = values.value_counts().sort_index()
+        items += [
+            tag("dt", name),
+            tag(
+                "dd", "; ".join(f"{value} ({count} slide{'s' if count > 1 else ''})" for value, count in counts.items())
+            ),
+        ]
+    return tag("dl", *items)
+
+
+def _in_state(study: Study, stage: str, state: str) -> list[str]:
+    """Return the names of the slides in a state, with the message of those that failed."""
+    if study.slides.empty:
+        return []
+    rows = study.slides[study.slides[f"{stage}_state"] == state].to_dict("records")
+    return [
+        f"{row['slide_id']} ({row[f'{stage}_message']})" if state == "failed" else str(row["slide_id"]) for row in rows
+    ]
+
+
+def _state(row: dict[Any, Any], stage: str) -> Html | str:
+    """Return a stage's state of one slide; trouble stands out."""
+    state = str(row[f"{stage}_state"])
+    said = {"": "–", "done_empty": "EMPTY: no tissue", "failed": "FAILED"}.get(state, state)
+    return tag("strong", said) if state in ("failed", "done_empty") else said
+
+
+def _value(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _count(value: Any) -> str:
+    return "–" if value is None or pd.isna(value) else f"{int(value)}"

@@ -1,0 +1,142 @@
+"""Answers what a study found, as one folder that opens in a browser without a network: ``report/index.html``.
+
+Read from artefacts alone. What is not there is left out with a sentence; what went wrong stands first.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import cv2
+
+from pathopatch.config import EvaluateConfig
+from pathopatch.provenance import atomic_path, write_bytes
+from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
+from pathopatch.report.collect import Study, read_study
+from pathopatch.report.findings import audit_section, glance_section, results_section
+from pathopatch.report.markup import Html, paragraph, safe, tag
+from pathopatch.report.models import dependence_section, provenance_section, summary, training_section
+from pathopatch.report.reading import reading_section
+
+_THUMBNAIL_PX = 900
+_LIBRARIES = ("numpy", "pandas", "torch", "matplotlib")
+
+
+def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
+    """Write the report of a work folder and return the path of its page.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder; any of its artefacts may be missing.
+    evaluate : EvaluateConfig, optional
+        Number of resamplings behind the intervals of the gains, and their seed.
+
+    Returns
+    -------
+    Path
+        ``report/index.html``. An earlier report is replaced as a whole; equal artefacts give equal bytes.
+
+    Raises
+    ------
+    InputCorruptError
+        An artefact is there but cannot be read.
+    DiskFullError
+        No space was left; the earlier report is untouched.
+    """
+    study = read_study(work, evaluate=evaluate)
+    out = work / "report"
+    with atomic_path(out) as temporary:
+        temporary.mkdir(parents=True)
+        thumbnails = _write_thumbnails(study, temporary)
+        pictures: dict[str, bytes] = {}
+        page = render(study, pictures, thumbnails)
+        for name, content in pictures.items():
+            write_bytes(temporary / name, content)
+        if study.comparison is not None:
+            study.comparison.to_csv(temporary / "comparison.csv", index=False, lineterminator="\n")
+        write_bytes(temporary / "index.html", page.encode())
+    return out / "index.html"
+
+
+def render(study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str]) -> str:
+    """Return the page of a study; the pictures that it shows are put into `pictures` by file name.
+
+    Parameters
+    ----------
+    study : Study
+        What there is.
+    pictures : dict of str to bytes
+        Filled with PNG files.
+    thumbnails : dict of str to str
+        Slide -> file of its small overlay, relative to the page.
+    """
+    sections = [
+        ("glance", "At a glance", glance_section(study)),
+        ("cohort", "Cohort", cohort_section(study, pictures)),
+        ("audit", "Shortcut audit of the data", audit_section(study, pictures)),
+        ("results", "Results by group", results_section(study, pictures)),
+        ("dependence", "Do the models still follow the tissue?", dependence_section(study, pictures)),
+        ("training", "Training", training_section(study, pictures)),
+        ("heatmaps", "Heatmaps", gallery_section(study, thumbnails)),
+        ("slides", "Slides", slides_section(study)),
+        ("reading", "How to read this report", reading_section()),
+        ("provenance", "Provenance", provenance_section(study)),
+    ]
+    links = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in sections]
+    body = [
+        tag("section", tag("h2", title, id=f"{name}-title"), content, id=name, aria_labelledby=f"{name}-title")
+        for name, title, content in sections
+    ]
+    title = f"Study report: {study.name}"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Html(files("pathopatch.report").joinpath("style.css").read_text(encoding="utf-8"))),
+    )
+    page = tag(
+        "html", head, tag("body", _header(title, study), tag("nav", tag("ul", *links), aria_label="Sections"),
+                          tag("main", *body), _footer()), lang="en",
+    )  # fmt: skip
+    return f"<!doctype html>\n{page}\n"
+
+
+def _header(title: str, study: Study) -> Html:
+    """Return the page's head: what was studied, made of which settings, and the banner."""
+    return tag(
+        "header",
+        tag("h1", title),
+        paragraph("Patch-wise tumour classification, judged group by group for the tissue-area shortcut", kind="lead"),
+        paragraph("Research use only. Not for diagnosis, nor for any decision about a patient.", kind="banner"),
+        summary(study),
+    )
+
+
+def _footer() -> Html:
+    """Return what wrote the page, without a date."""
+    libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
+    return tag(
+        "footer",
+        f"Drawn by pathopatch {version('pathopatch')} ({libraries}) from the artefacts of the work folder. "
+        "Research use only, not for diagnosis.",
+    )
+
+
+def _write_thumbnails(study: Study, folder: Path) -> dict[str, str]:
+    """Write a small copy of each overlay and return its place by slide; an unreadable overlay has none."""
+    found = {}
+    for slide, path in study.overlays.items():
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            continue
+        factor = min(1.0, _THUMBNAIL_PX / max(image.shape[:2]))
+        if factor < 1:
+            size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        write_bytes(folder / "overlays" / f"{slide}.png", cv2.imencode(".png", image)[1].tobytes())
+        found[slide] = f"overlays/{safe(slide)}.png"
+    return found

@@ -1,0 +1,6 @@
+"""How is a slide read, whatever its file format? One `Slide`, and one adapter per library behind it."""
+
+from pathopatch.slides.open import open_slide, parse_source
+from pathopatch.slides.slide import Level, Slide
+
+__all__ = ["Level", "Slide", "open_slide", "parse_source"]

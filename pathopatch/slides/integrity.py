@@ -1,0 +1,159 @@
+"""Can a TIFF hold what it claims, and is it all there? Checked before any pixel is read or memory taken."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from pathopatch.errors import InputCorruptError, InputTooLargeError, PathopatchError
+
+DECODING_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, OSError, struct.error, ArithmeticError)
+"""What tifffile and imagecodecs raise on broken input (their own errors are children of these)."""
+
+_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
+
+
+def is_tiff(path: Path) -> bool:
+    """Return whether a file begins as a TIFF or BigTIFF does."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(4) in _SIGNATURES
+
+
+@contextmanager
+def checked_tiff(path: Path) -> Iterator[Any]:
+    """Yield an open ``tifffile.TiffFile`` whose every page lies inside the file.
+
+    Raises
+    ------
+    InputCorruptError
+        A directory, strip or tile lies past the end of the file, or the structure cannot be read.
+    InputTooLargeError
+        A page claims more pixels than its bytes could hold.
+    """
+    try:
+        tiff = tifffile.TiffFile(path, _multifile=False)  # never the other files that OME-XML may name
+    except DECODING_ERRORS as error:
+        raise _corrupt(path, f"its structure cannot be read: {error}") from error
+    with tiff:
+        check_tiff(tiff, path)
+        try:
+            yield tiff
+        except PathopatchError:
+            raise
+        except DECODING_ERRORS as error:
+            raise _corrupt(path, f"its structure cannot be read: {error!r}") from error
+
+
+def check_tiff(tiff: Any, path: Path) -> None:
+    """Check every page, at every level, against the size of the file.
+
+    Parameters
+    ----------
+    tiff : tifffile.TiffFile
+        The open file.
+    path : Path
+        For the message.
+
+    Raises
+    ------
+    InputCorruptError
+        A directory, strip or tile lies past the end of the file, or the structure cannot be read.
+    InputTooLargeError
+        A page claims more pixels than its bytes could hold.
+    """
+    try:
+        _check_chain(tiff, path)
+        if "<!ENTITY" in tiff.pages[0].description:
+            raise _corrupt(path, "its description defines XML entities, which no microscope writes")
+        for page in _all_pages(tiff):
+            _check_page(page, tiff.filehandle.size, path)
+    except PathopatchError:
+        raise
+    except DECODING_ERRORS as error:
+        raise _corrupt(path, f"its structure cannot be read: {error}") from error
+
+
+def _corrupt(path: Path, what: str) -> InputCorruptError:
+    return InputCorruptError(what, place=str(path), remedy="copy the file again from its source")
+
+
+def _check_chain(tiff: Any, path: Path) -> None:
+    """Check that the chain of directories ends as it should; libraries stop silently where it breaks."""
+    size, form, stream = tiff.filehandle.size, tiff.tiff, tiff.filehandle
+    offsets = [page.offset for page in tiff.pages]
+    if not offsets:
+        raise _corrupt(path, "no image in the file")
+    following = 0
+    for offset in offsets:
+        stream.seek(offset)
+        (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))
+        end = offset + form.tagnosize + count * form.tagsize + form.offsetsize
+        if end > size:
+            raise _corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
+        if not tiff.is_ndpi:  # which keeps the high halves of its offsets elsewhere
+            _check_tags(stream.read(count * form.tagsize), form, size, path)
+        stream.seek(end - form.offsetsize)
+        (following,) = struct.unpack(form.offsetformat, stream.read(form.offsetsize))
+    if following and following not in offsets:
+        raise _corrupt(path, f"truncated: the next directory should stand at byte {following} of {size}")
+
+
+def _check_tags(entries: bytes, form: Any, size: int, path: Path) -> None:
+    """Check that the values of a directory lie inside the file; libraries leave out tags whose values do not."""
+    number = form.tagoffsetthreshold  # values up to this many bytes stand in the entry itself
+    for start in range(0, len(entries), form.tagsize):
+        code, kind = struct.unpack(form.byteorder + "HH", entries[start : start + 4])
+        (count,) = struct.unpack(form.offsetformat, entries[start + 4 : start + 4 + form.offsetsize])
+        item = tifffile.TIFF.DATA_FORMATS.get(kind)
+        if item is None or count * struct.calcsize(item) <= number:
+            continue
+        (position,) = struct.unpack(form.offsetformat, entries[start + 4 + form.offsetsize :][: form.offsetsize])
+        if position + count * struct.calcsize(item) > size:
+            raise _corrupt(path, f"truncated: the value of tag {code} lies past byte {size}")
+
+
+def _all_pages(tiff: Any) -> Iterator[Any]:
+    """Yield every page and the pages below it."""
+    for page in tiff.pages:
+        yield page
+        if page.subifds:
+            yield from page.pages
+
+
+def _check_page(page: Any, size: int, path: Path) -> None:
+    """Check one page: first that its claim is possible, then that its bytes are there."""
+    offsets = np.asarray(page.dataoffsets, np.int64)
+    counts = np.asarray(page.databytecounts, np.int64)
+    claimed = int(page.nbytes)
+    needed = int(np.prod([int(n) for n in page.chunked], dtype=object)) if page.chunked else 0
+    listed = min(len(offsets), len(counts))
+    chunk_bytes = claimed // max(needed, 1)
+    is_plain = page.compression == 1 and listed > 0 and bool((counts > 0).all())
+    if (
+        claimed > _MAX_COMPRESSION * size
+        or (listed < needed and claimed > 8 * max(listed, 1) * max(chunk_bytes, 1) and claimed > size)
+        or (is_plain and claimed > max(int(counts.sum()), size))
+    ):
+        raise InputTooLargeError(
+            f"page {page.index} claims {page.imagewidth} x {page.imagelength} px ({claimed} bytes) "
+            f"in a file of {size} bytes",
+            place=str(path),
+            remedy="copy the file again from its source, or leave it out",
+        )
+    if listed < needed or len(offsets) != len(counts):
+        raise _corrupt(path, f"page {page.index} lists {listed} of {needed} strips or tiles")
+    ends = offsets[:listed] + counts[:listed]
+    if listed and (int(ends.max()) > size or int(offsets.min()) < 0 or int(counts.min()) < 0):
+        missing = int((ends > size).sum())
+        raise _corrupt(
+            path, f"truncated: {missing} of {listed} strips or tiles of page {page.index} lie past byte {size}"
+        )

@@ -1,0 +1,117 @@
+"""Slides that OpenSlide reads: RGB whole-slide formats."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.slides.background import Background
+from pathopatch.slides.resample import Pixels, nominal_downsample
+from pathopatch.slides.resolution import UNSTATED, Resolution, resolution
+from pathopatch.slides.slide import RGB, Level, Slide, SlideFacts
+
+
+class OpenSlideSlide(Slide):
+    """A slide read by OpenSlide; label, macro and thumbnail images are out of reach.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    plane : int, optional
+        Only this plane: 0 red, 1 green, 2 blue.
+    mpp, channels, background
+        See `Slide`.
+
+    Raises
+    ------
+    InputUnsupportedError
+        OpenSlide does not read this file, or there is no such plane.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        plane: int | None = None,
+        mpp: float | None = None,
+        channels: tuple[str, ...] | None = None,
+        background: Background | None = None,
+    ) -> None:
+        self._path = path
+        self._handle: Any = None
+        self._pid = -1
+        if plane is not None and not 0 <= plane < len(RGB):
+            raise InputUnsupportedError(
+                f"there is no plane {plane}", place=str(path), remedy="choose 0 (red), 1 (green) or 2 (blue)"
+            )
+        self._planes = slice(0, 3) if plane is None else slice(plane, plane + 1)
+        try:
+            handle = self._open()
+            self._scales = tuple(float(value) for value in handle.level_downsamples)
+            facts = _facts(handle, path, self._planes)
+        except openslide.OpenSlideError as error:
+            raise InputUnsupportedError(
+                f"OpenSlide cannot open it: {error}", place=str(path), remedy="convert it to a tiled TIFF"
+            ) from error
+        super().__init__(facts, {"path": path, "plane": plane}, mpp=mpp, channels=channels, background=background)
+
+    def _open(self) -> Any:
+        """Return this process's handle; one of another process must not be shared."""
+        if self._handle is None or self._pid != os.getpid():
+            self._handle = openslide.OpenSlide(self._path)
+            self._pid = os.getpid()
+        return self._handle
+
+    def _close(self) -> None:
+        if self._handle is not None and self._pid == os.getpid():
+            self._handle.close()
+        self._handle = None
+
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        scale = self._scales[level]  # OpenSlide's own, so that it arrives at this very pixel
+        corner = round(left * scale), round(top * scale)
+        try:
+            rgba = np.asarray(self._open().read_region(corner, level, (width, height)))
+        except openslide.OpenSlideError as error:
+            self._close()  # after one error a handle answers nothing else
+            raise InputCorruptError(
+                f"level {level} cannot be decoded at ({corner[0]}, {corner[1]}): {error}",
+                place=str(self._path),
+                remedy="copy the file again from its source",
+            ) from error
+        opacity = rgba[..., 3]
+        pixels = np.ascontiguousarray(rgba[..., self._planes].transpose(2, 0, 1))
+        return pixels, None if opacity.min() == 255 else opacity.copy()
+
+
+def _facts(handle: Any, path: Path, planes: slice) -> SlideFacts:
+    """Return what OpenSlide says of a file; textual properties stay inside, they may name the patient."""
+    properties = handle.properties
+    size = handle.dimensions
+    levels = tuple(
+        Level(width, height, nominal_downsample(size, (width, height))) for width, height in handle.level_dimensions
+    )
+    box = [properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+    bounds = None if None in box else tuple(int(value) for value in box)
+    return SlideFacts(
+        channels=tuple(RGB[planes]),
+        dtype=np.dtype(np.uint8),
+        levels=levels,
+        resolution=_resolution(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")),
+        paths=(path,),
+        bounds=bounds,  # type: ignore[arg-type]  # four numbers, as listed above
+    )
+
+
+def _resolution(x: str | None, y: str | None) -> Resolution:
+    """Return the resolution that the properties state."""
+    return UNSTATED if x is None or y is None else resolution(x, y, source="the slide's property openslide.mpp")

@@ -1,0 +1,165 @@
+"""How pixels of a level become pixels of another size: exact area means, in bounded memory. Arrays only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.generic]
+
+_BAND_BYTES = 64 * 2**20  # source pixels held at a time
+SAME_FACTOR = 1e-5  # factors this close to 1 move a pixel of a 4096 px patch by 0.04 px: no resampling
+
+
+def nominal_downsample(size: tuple[int, int], level_size: tuple[int, int]) -> float:
+    """Return how many level-0 px make one px of a level.
+
+    Writers halve a size and drop or add the odd pixel, so the quotient of the sizes is off by up to a pixel over the
+    whole slide. If an integer explains both sides, it is the factor; otherwise the mean quotient is.
+
+    Parameters
+    ----------
+    size, level_size : (int, int)
+        Width and height of level 0 and of the level, px.
+    """
+    quotients = [whole / part for whole, part in zip(size, level_size, strict=True)]
+    mean = sum(quotients) / 2
+    for factor in {round(mean), round(max(quotients)), round(min(quotients))}:
+        if factor >= 1 and all(
+            part in (whole // factor, -(-whole // factor)) for whole, part in zip(size, level_size, strict=True)
+        ):
+            return float(factor)
+    return mean
+
+
+def level_for(downsamples: Sequence[float], downsample: float) -> int:
+    """Return the index of the coarsest level that is at least as fine as asked; 0 if none is.
+
+    Parameters
+    ----------
+    downsamples : sequence of float
+        Of each level, level-0 px per level px; the first is 1.
+    downsample : float
+        What is asked for, level-0 px per target px.
+    """
+    fitting = [i for i, value in enumerate(downsamples) if value <= downsample * (1 + SAME_FACTOR)]
+    return max(fitting, key=lambda i: downsamples[i], default=0)
+
+
+def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
+    """Return the top-left square of a region, each target pixel the mean of the area that it covers.
+
+    Parameters
+    ----------
+    region : ndarray, shape (C, n, n)
+        At least ``side_px * factor`` pixels on each side.
+    side_px : int
+        Width and height of the result, target px.
+    factor : float
+        Region px per target px, kept exactly (not rounded to whole pixels). Below 1 the result is interpolated
+        linearly.
+
+    Returns
+    -------
+    ndarray, shape (C, side_px, side_px)
+        The region's type, rounded to the nearest integer where it is one.
+    """
+    out = np.empty((region.shape[0], side_px, side_px), region.dtype)
+    method = cv2.INTER_AREA if factor >= 1 else cv2.INTER_LINEAR
+    whole = round(factor)
+    is_whole = whole >= 1 and math.isclose(factor, whole, rel_tol=1e-9)
+    for channel, plane in zip(out, region, strict=True):
+        if is_whole:
+            square = np.ascontiguousarray(plane[: side_px * whole, : side_px * whole])
+            channel[:] = cv2.resize(square, (side_px, side_px), interpolation=method)
+        else:
+            channel[:] = _resized(plane, factor, factor, method)[:side_px, :side_px]
+    return out
+
+
+def shrink_in_bands(
+    read: Callable[[int, int], Pixels],
+    *,
+    source: tuple[int, int, int],
+    dtype: np.dtype[np.generic],
+    target: tuple[int, int],
+    factors: tuple[float, float],
+) -> Pixels:
+    """Return area means of a large image that is read in bands of rows, so that memory stays bounded.
+
+    Parameters
+    ----------
+    read : callable
+        ``read(top, rows)`` returns source pixels of shape (C, rows, width).
+    source : (int, int, int)
+        Channels, height and width of the source.
+    dtype : dtype
+        Of source and result.
+    target : (int, int)
+        Height and width of the result.
+    factors : (float, float)
+        Source px per target px, down and across, at least 1 each, kept exactly. Target pixels that reach past the
+        source are means of what is inside.
+    """
+    channels, height, width = source
+    out = np.empty((channels, *target), dtype)
+    edges = np.clip(np.arange(target[0] + 1) * factors[0], 0, height)
+    rows = max(1, int(_BAND_BYTES / (channels * width * dtype.itemsize) / factors[0]))
+    for first in range(0, target[0], rows):
+        last = min(first + rows, target[0])
+        band_edges = edges[first : last + 1]
+        top = min(int(band_edges[0]), height - 1)
+        bottom = max(top + 1, math.ceil(band_edges[-1]))
+        weights = _row_weights(band_edges - top, bottom - top)
+        band = read(top, bottom - top)
+        for channel, plane in zip(out, band, strict=True):
+            across = _shrink_across(plane, target[1], factors[1])
+            channel[first:last] = _cast(weights.astype(across.dtype) @ across, dtype)
+    return out
+
+
+def _resized(plane: Pixels, down: float, across: float, method: int) -> Pixels:
+    """Return a plane resampled by exact factors, from its top-left corner on."""
+    height, width = plane.shape
+    size = round(height / down), round(width / across)
+    if size == (height, width):  # cv2 would copy
+        rows = _row_weights(np.minimum(np.arange(height + 1) * down, height), height)
+        columns = _row_weights(np.minimum(np.arange(width + 1) * across, width), width)
+        return _cast(rows @ plane.astype(np.float64) @ columns.T, plane.dtype)
+    plain = np.ascontiguousarray(plane)
+    return np.asarray(cv2.resize(cast(Any, plain), None, fx=1 / across, fy=1 / down, interpolation=method))
+
+
+def _row_weights(edges: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """Return (targets, rows): the share of each source row in each target row; every line sums to 1."""
+    starts = np.arange(rows, dtype=np.float64)
+    low, high = edges[:-1, None], edges[1:, None]
+    weights = np.clip(np.minimum(high, starts + 1) - np.maximum(low, starts), 0, 1)
+    empty = weights.sum(axis=1) <= 0  # a target row past a level that was rounded down: its last row
+    weights[empty, rows - 1] = 1
+    normalised: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def _shrink_across(plane: Pixels, width: int, factor: float) -> NDArray[np.floating]:
+    """Return float area means along the rows; a missing last column repeats its neighbour."""
+    wide = np.float64 if plane.dtype.itemsize > 4 else np.float32
+    exact: NDArray[np.floating] = plane.astype(wide)
+    if abs(factor - 1) > 1e-12:
+        exact = _resized(exact, 1, factor, cv2.INTER_AREA).astype(wide, copy=False)
+    if exact.shape[1] < width:
+        exact = np.pad(exact, ((0, 0), (0, width - exact.shape[1])), mode="edge")
+    return exact[:, :width]
+
+
+def _cast(values: NDArray[np.floating], dtype: np.dtype[np.generic]) -> Pixels:
+    """Return values in another type, rounded and clipped where it is an integer one."""
+    if dtype.kind in "iu":
+        limits = np.iinfo(cast(Any, dtype))
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype)

@@ -1,0 +1,296 @@
+"""How are the pixels of one TIFF page fetched? Strips and tiles are decoded once and kept, plain strips mapped."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
+from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.slides.resample import Pixels
+
+_MIN_CACHE_BYTES = 32 * 2**20
+_MAX_SEGMENT_BYTES = 4 * 2**30  # one strip or tile is decoded as a whole
+_MAX_TOUCHED_BYTES = 128 * 2**20  # of a mapped file
+_CACHED_ROWS = 2  # a row of patches that straddles two rows of tiles decodes each tile once
+
+
+class TileCache:
+    """Decoded strips and tiles of one file, the least recently used dropped first; one file handle a process.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._capacity = _MIN_CACHE_BYTES
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start empty: at first, after closing, and in a forked process, whose lock may be held by nobody."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._held: OrderedDict[Hashable, Pixels | None] = OrderedDict()
+        self._bytes = 0
+        self._descriptor = -1
+        self._map: mmap.mmap | None = None
+        self._touched = 0
+
+    def reserve(self, row_bytes: int) -> None:
+        """Make room for at least two rows of tiles of this many bytes."""
+        self._capacity = max(self._capacity, _CACHED_ROWS * row_bytes)
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return bytes of the file; it is opened in this process when first needed."""
+        with self._lock:
+            descriptor = self._open()
+        return os.pread(descriptor, count, offset)
+
+    def _open(self) -> int:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return self._descriptor
+
+    def mapped(self, touching: int) -> mmap.mmap:
+        """Return the file mapped into memory, of which about so many bytes are going to be read.
+
+        Pages read before are handed back now and then: they would count as this process's memory.
+        """
+        if self._pid != os.getpid():
+            self._forget()
+        with self._lock:
+            if self._map is None:
+                self._map = mmap.mmap(self._open(), 0, access=mmap.ACCESS_READ)
+            self._touched += touching
+            if self._touched > _MAX_TOUCHED_BYTES:
+                self._map.madvise(mmap.MADV_DONTNEED)
+                self._touched = touching
+            return self._map
+
+    def get(self, key: Hashable) -> tuple[bool, Pixels | None]:
+        """Return whether a segment is held, and the segment (None: nothing is stored there)."""
+        if self._pid != os.getpid():
+            self._forget()  # the parent's descriptor stays the parent's
+        with self._lock:
+            if key not in self._held:
+                return False, None
+            self._held.move_to_end(key)
+            return True, self._held[key]
+
+    def put(self, key: Hashable, segment: Pixels | None) -> None:
+        """Keep a segment."""
+        with self._lock:
+            if key in self._held:
+                return
+            self._held[key] = segment
+            self._bytes += 0 if segment is None else segment.nbytes
+            while self._bytes > self._capacity and len(self._held) > 1:
+                _, dropped = self._held.popitem(last=False)
+                self._bytes -= 0 if dropped is None else dropped.nbytes
+
+    def close(self) -> None:
+        """Drop all segments and close the file."""
+        if self._descriptor >= 0 and self._pid == os.getpid():
+            os.close(self._descriptor)
+        self._forget()
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", -1) >= 0 and self._pid == os.getpid():
+            os.close(self._descriptor)
+
+
+class PageReader:
+    """Pixels of one page.
+
+    Parameters
+    ----------
+    page : tifffile.TiffPage or TiffFrame
+        The page; all that is needed is copied, the file may be closed afterwards.
+    path : Path
+        The file.
+    cache : TileCache
+        Where decoded segments are kept.
+    key : hashable
+        Tells this page's segments from those of others.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The compression is not read.
+    InputTooLargeError
+        One strip or tile is too large to be decoded.
+    """
+
+    def __init__(self, page: Any, path: Path, cache: TileCache, key: Hashable) -> None:
+        frame = page.keyframe
+        self._path, self._cache, self._key = path, cache, key
+        self._width, self._height = int(frame.imagewidth), int(frame.imagelength)
+        self._is_planar = frame.samplesperpixel > 1 and int(frame.planarconfig) == 2
+        self._plain = _plain(page, frame)
+        if self._plain is not None:
+            return
+        _require_decoder(frame, path)
+        self._decode, self._jpegtables = frame.decode, page.jpegtables
+        self._offsets = np.asarray(page.dataoffsets, np.int64)
+        self._counts = np.asarray(page.databytecounts, np.int64)
+        if frame.is_tiled:
+            self._box = int(frame.tilelength), int(frame.tilewidth)
+        else:
+            self._box = min(int(frame.rowsperstrip), self._height), self._width
+        self._down = -(-self._height // self._box[0])
+        self._across = -(-self._width // self._box[1])
+        samples = 1 if self._is_planar else int(frame.samplesperpixel)
+        segment_bytes = self._box[0] * self._box[1] * samples * frame.dtype.itemsize
+        if segment_bytes > _MAX_SEGMENT_BYTES:
+            raise InputTooLargeError(
+                f"one strip or tile of {self._box[1]} x {self._box[0]} px needs {segment_bytes} bytes",
+                place=str(path),
+                remedy="write it again in tiles of 256 or 512 px",
+            )
+        cache.reserve(segment_bytes * self._across * (frame.samplesperpixel if self._is_planar else 1))
+
+    def read_into(
+        self, out: Pixels, wanted: Sequence[tuple[int, int]], left: int, top: int
+    ) -> list[tuple[slice, slice]]:
+        """Fill channels of an array with pixels of this page, and return the rectangles that nothing is stored for.
+
+        Parameters
+        ----------
+        out : ndarray, shape (C, H, W)
+            Filled in place; the rectangle lies inside the page.
+        wanted : sequence of (int, int)
+            Pairs of channel in `out` and sample of the page.
+        left, top : int
+            Corner of the rectangle, px of the page.
+
+        Raises
+        ------
+        InputCorruptError
+            A strip or tile cannot be decoded.
+        """
+        height, width = out.shape[1:]
+        if self._plain is not None:
+            rows_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(wanted)
+            pixels = self._plain.view(self._cache.mapped(rows_bytes))
+            for channel, sample in wanted:
+                out[channel] = pixels[sample, top : top + height, left : left + width]
+            return []
+        holes = []
+        for row in range(top // self._box[0], -(-(top + height) // self._box[0])):
+            for column in range(left // self._box[1], -(-(left + width) // self._box[1])):
+                if not self._place(out, wanted, (left, top), (row, column)):
+                    y, x = row * self._box[0] - top, column * self._box[1] - left
+                    ends = y + self._box[0], x + self._box[1]
+                    holes.append((slice(max(y, 0), ends[0]), slice(max(x, 0), ends[1])))
+        return holes
+
+    def _place(
+        self, out: Pixels, wanted: Sequence[tuple[int, int]], corner: tuple[int, int], at: tuple[int, int]
+    ) -> bool:
+        """Copy one segment's part; return False if nothing is stored there."""
+        left, top = corner
+        y0, x0 = at[0] * self._box[0], at[1] * self._box[1]
+        y1, x1 = min(y0 + self._box[0], top + out.shape[1]), min(x0 + self._box[1], left + out.shape[2])
+        ys, xs = max(y0, top), max(x0, left)
+        target = slice(ys - top, y1 - top), slice(xs - left, x1 - left)
+        is_stored = True
+        for channel, sample in wanted:
+            plane = sample if self._is_planar else 0
+            segment = self._segment((plane * self._down + at[0]) * self._across + at[1])
+            if segment is None:
+                out[(channel, *target)] = 0
+                is_stored = False
+            else:
+                inner = 0 if self._is_planar else sample
+                out[(channel, *target)] = segment[ys - y0 : y1 - y0, xs - x0 : x1 - x0, inner]
+        return is_stored
+
+    def _segment(self, index: int) -> Pixels | None:
+        """Return a decoded strip or tile (rows, columns, samples)."""
+        is_held, segment = self._cache.get((self._key, index))
+        if is_held:
+            return segment
+        offset, count = int(self._offsets[index]), int(self._counts[index])
+        if count:
+            segment = self._decoded(index, self._cache.read(offset, count), count)
+        self._cache.put((self._key, index), segment)
+        return segment
+
+    def _decoded(self, index: int, data: bytes, count: int) -> Pixels:
+        """Return a strip or tile decoded and large enough for the pixels that it should hold."""
+        row, column = divmod(index % (self._down * self._across), self._across)
+        due_h = min(self._box[0], self._height - row * self._box[0])
+        due_w = min(self._box[1], self._width - column * self._box[1])
+        what = "it is shorter than announced"
+        if len(data) == count:
+            try:
+                decoded, _, shape = self._decode(data, index, jpegtables=self._jpegtables)
+                if decoded is not None and shape[1] >= due_h and shape[2] >= due_w:
+                    return np.ascontiguousarray(decoded[0])
+                what = "it decodes to fewer pixels than due"
+            except DECODING_ERRORS as error:
+                what = str(error)
+        raise InputCorruptError(
+            f"the strip or tile at ({column * self._box[1]}, {row * self._box[0]}) of a level of "
+            f"{self._width} x {self._height} px cannot be decoded: {what}",
+            place=str(self._path),
+            remedy="copy the file again from its source",
+        )
+
+
+@dataclass(frozen=True)
+class _PlainRun:
+    """Where the uncompressed pixels of a page stand in the file."""
+
+    offset: int
+    dtype: np.dtype[np.generic]  # in the file's byte order
+    shape: tuple[int, int, int]
+    is_planar: bool
+
+    def view(self, content: mmap.mmap) -> Pixels:
+        """Return the pixels (samples, H, W), nothing copied."""
+        count = self.shape[0] * self.shape[1] * self.shape[2]
+        pixels = np.frombuffer(content, self.dtype, count, self.offset).reshape(self.shape)
+        return pixels if self.is_planar else pixels.transpose(2, 0, 1)
+
+
+def _plain(page: Any, frame: Any) -> _PlainRun | None:
+    """Return where a page's pixels stand; None if they are not one plain run of bytes."""
+    is_plain = frame.compression == 1 and frame.predictor == 1 and frame.fillorder == 1
+    if not (is_plain and page.is_contiguous) or frame.is_tiled or frame.imagedepth > 1:
+        return None
+    if int(np.min(page.databytecounts)) <= 0:
+        return None
+    samples, height, width = int(frame.samplesperpixel), int(frame.imagelength), int(frame.imagewidth)
+    is_planar = samples > 1 and int(frame.planarconfig) == 2
+    return _PlainRun(
+        offset=int(page.dataoffsets[0]),
+        dtype=frame.dtype.newbyteorder(frame.parent.byteorder),
+        shape=(samples, height, width) if is_planar else (height, width, samples),
+        is_planar=is_planar,
+    )
+
+
+def _require_decoder(frame: Any, path: Path) -> None:
+    """Refuse a compression that nothing installed decodes."""
+    try:
+        if frame.compression != 1:
+            tifffile.TIFF.DECOMPRESSORS[int(frame.compression)]
+    except (LookupError, ImportError, ValueError) as error:
+        raise InputUnsupportedError(
+            f"TIFF compression {int(frame.compression)} is not read",
+            place=str(path),
+            remedy="write it again with deflate, zstd or JPEG compression",
+        ) from error

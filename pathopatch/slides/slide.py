@@ -1,0 +1,384 @@
+"""What a slide is to the rest of the package: channels of pixels in levels, whatever file they come from."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, MppMissingError
+from pathopatch.slides.background import Background, guess_background
+from pathopatch.slides.resample import SAME_FACTOR, Pixels, level_for, shrink, shrink_in_bands
+from pathopatch.slides.resolution import Resolution, resolution
+
+RGB = ("R", "G", "B")
+DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "float32", "float64"))
+"""Sample types that a slide may have."""
+
+_GUESS_PX = 512  # longest side of the overview that the background is guessed from
+_WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
+_COARSEST_UPSCALING = 1.02  # mpp values that agree within 2 % count as equal
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a slide.
+
+    Parameters
+    ----------
+    width, height : int
+        Size, px of this level.
+    downsample : float
+        Level-0 px per px of this level.
+    """
+
+    width: int
+    height: int
+    downsample: float
+
+
+@dataclass(frozen=True)
+class SlideFacts:
+    """What an adapter finds in its file before any pixel is read."""
+
+    channels: tuple[str, ...]
+    dtype: np.dtype[np.generic]
+    levels: tuple[Level, ...]
+    resolution: Resolution
+    paths: tuple[Path, ...]
+    bounds: tuple[int, int, int, int] | None = None  # x, y, width, height, level-0 px
+
+    def renamed(self, channels: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Return the names that were asked for, or the file's own.
+
+        Raises
+        ------
+        ChannelMismatchError
+            Their number differs, or one stands twice.
+        """
+        if channels is None:
+            return self.channels
+        if len(channels) != len(self.channels) or len(set(channels)) != len(channels):
+            raise ChannelMismatchError(
+                f"{len(channels)} channel names {', '.join(channels)} for {len(self.channels)} planes "
+                f"({', '.join(self.channels)})",
+                place=", ".join(str(path) for path in self.paths),
+                remedy="give one name per plane, each once, or choose one plane with #plane=",
+            )
+        return tuple(channels)
+
+
+class Slide(ABC):
+    """An open slide; a context manager that pickles by opening its files again.
+
+    Points are (x, y) in level-0 pixels from the top-left corner of the whole slide; pixels are (C, H, W) in the
+    source's type. Pixels outside the slide, and those never scanned, have the background value.
+
+    Parameters
+    ----------
+    facts : SlideFacts
+        What the adapter found.
+    arguments : mapping
+        Keyword arguments that make the adapter again, for pickling.
+    mpp : float, optional
+        um per level-0 px, in place of what the file says.
+    channels : tuple of str, optional
+        Names of the planes, in place of the file's.
+    background : {"dark", "bright"}, optional
+        In place of the guess.
+
+    Raises
+    ------
+    MppMissingError
+        `mpp` is given and out of range.
+    ChannelMismatchError
+        The number of names differs from the number of planes.
+    """
+
+    def __init__(
+        self,
+        facts: SlideFacts,
+        arguments: Mapping[str, Any],
+        *,
+        mpp: float | None = None,
+        channels: tuple[str, ...] | None = None,
+        background: Background | None = None,
+    ) -> None:
+        if background not in (None, "dark", "bright"):
+            raise InputUnsupportedError(
+                f"background {background!r}", place=str(facts.paths[0]), remedy="say dark or bright"
+            )
+        self._facts = facts
+        self._channels = facts.renamed(channels)
+        self._background = background
+        self._resolution = facts.resolution
+        self._arguments = {**arguments, "mpp": mpp, "channels": channels}
+        if mpp is not None:
+            self._resolution = resolution(mpp, mpp, source="the value given")
+            if self._resolution.mpp is None:
+                raise self._mpp_missing()
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in the order of the pixels."""
+        return self._channels
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the pixels, as in the file (native byte order)."""
+        return self._facts.dtype
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Resolutions that the file holds, finest first."""
+        return self._facts.levels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, level-0 px."""
+        return self.levels[0].width, self.levels[0].height
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) of the scanned part, level-0 px; the whole slide if the file names none."""
+        return self._facts.bounds or (0, 0, *self.size)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files that the pixels come from, without fragments, each once."""
+        return self._facts.paths
+
+    @property
+    def has_mpp(self) -> bool:
+        """Whether micrometres per pixel are known."""
+        return self._resolution.mpp is not None
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per level-0 pixel.
+
+        Raises
+        ------
+        MppMissingError
+            Neither the file nor the caller states them, or the file's value makes no sense.
+        """
+        if self._resolution.mpp is None:
+            raise self._mpp_missing()
+        return self._resolution.mpp
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are uint8 red, green and blue."""
+        return self.channels == RGB and self.dtype == np.uint8
+
+    @property
+    def background(self) -> Background:
+        """What the slide is where there is no tissue; guessed from the overview unless given."""
+        if self._background is None:
+            overview, _, _ = self._overview(_GUESS_PX, with_cover=True)
+            self._background = guess_background(overview[:-1], valid=np.asarray(overview[-1] >= 255))
+        return self._background
+
+    @property
+    def background_value(self) -> int:
+        """Value of every channel outside the slide: the type's largest integer if bright, otherwise 0."""
+        if self.background == "bright" and self.dtype.kind in "iu":
+            return int(np.iinfo(cast(Any, self.dtype)).max)
+        return 0
+
+    def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
+        """Return a rectangle of one level.
+
+        Parameters
+        ----------
+        x, y : int
+            Top-left corner, level-0 px; may lie outside the slide.
+        width, height : int
+            Size, px of the level.
+        level : int
+            Index into `levels`. The corner falls on the level's nearest pixel.
+
+        Returns
+        -------
+        ndarray, shape (C, height, width)
+            Source type; pixels outside the slide have the background value.
+
+        Raises
+        ------
+        InputCorruptError
+            The file cannot be decoded there.
+        InputUnsupportedError
+            There is no such level, or the size is not positive.
+        """
+        if not 0 <= level < len(self.levels) or width < 1 or height < 1:
+            raise InputUnsupportedError(
+                f"a region of {width} x {height} px at level {level}",
+                place=str(self.paths[0]),
+                remedy=f"ask for at least 1 x 1 px of level 0 to {len(self.levels) - 1}",
+            )
+        downsample = self.levels[level].downsample
+        left, top = math.floor(x / downsample + 0.5), math.floor(y / downsample + 0.5)
+        return self._read_filled(left, top, width, height, level)
+
+    def read_patch(self, x: int, y: int, patch_px: int, *, downsample: float) -> Pixels:
+        """Return a square at any resolution: each pixel the mean, per channel, of the area that it covers.
+
+        Read from the coarsest level that is at least as fine; at a level's own downsample it is a plain crop.
+
+        Parameters
+        ----------
+        x, y : int
+            Top-left corner, level-0 px.
+        patch_px : int
+            Width and height, target px.
+        downsample : float
+            Level-0 px per target px, kept exactly; the area is ``[x, x + patch_px * downsample)``.
+
+        Returns
+        -------
+        ndarray, shape (C, patch_px, patch_px)
+            Source type.
+
+        Raises
+        ------
+        InputUnsupportedError
+            The slide is coarser than the target by more than 2 %.
+        InputCorruptError
+            The file cannot be decoded there.
+        """
+        if not downsample >= 1 / _COARSEST_UPSCALING:
+            raise InputUnsupportedError(
+                f"the slide is coarser than the target: {downsample:.4g} level-0 px per target px",
+                place=str(self.paths[0]),
+                remedy="choose a target mpp that is not below the slide's",
+            )
+        level = level_for([each.downsample for each in self.levels], downsample)
+        factor = downsample / self.levels[level].downsample
+        if abs(factor - 1) <= SAME_FACTOR:
+            return self.read_region(x, y, patch_px, patch_px, level=level)
+        side = math.ceil(patch_px * factor - 1e-6)
+        if side * side * len(self.channels) * self.dtype.itemsize <= _WHOLE_PATCH_BYTES:
+            return shrink(self.read_region(x, y, side, side, level=level), patch_px, factor)
+        scale = self.levels[level].downsample
+        left, top = math.floor(x / scale + 0.5), math.floor(y / scale + 0.5)
+        return shrink_in_bands(
+            lambda first, rows: self._read_filled(left, top + first, side, rows, level),
+            source=(len(self.channels), side, side),
+            dtype=self.dtype,
+            target=(patch_px, patch_px),
+            factors=(factor, factor),
+        )
+
+    def read_overview(self, max_px: int = 4096) -> tuple[Pixels, float, float]:
+        """Return the whole slide at low resolution, area means per channel, read in bands of bounded memory.
+
+        Parameters
+        ----------
+        max_px : int
+            Longest side of the result, px; smaller slides keep their size.
+
+        Returns
+        -------
+        overview : ndarray, shape (C, h, w)
+            Source type.
+        scale_x, scale_y : float
+            Level-0 px per overview px, exactly ``width / w`` and ``height / h``.
+
+        Raises
+        ------
+        InputCorruptError
+            The file cannot be decoded.
+        """
+        return self._overview(max_px, with_cover=False)
+
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), {**self._arguments, "background": self._background})
+
+    @abstractmethod
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        """Return pixels (C, H, W) of a rectangle inside a level, in its px, and its opacity (H, W) unless all 255."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Let go of the files."""
+
+    def _read_filled(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
+        """Return a rectangle of a level, in its px, that may reach past its edges."""
+        box = self.levels[level]
+        x0, x1 = max(left, 0), min(left + width, box.width)
+        y0, y1 = max(top, 0), min(top + height, box.height)
+        if (x0, y0, x1, y1) == (left, top, left + width, top + height):
+            return self._blended(left, top, width, height, level)
+        out = np.full((len(self.channels), height, width), self.background_value, self.dtype)
+        if x0 < x1 and y0 < y1:
+            inside = self._blended(x0, y0, x1 - x0, y1 - y0, level)
+            out[:, y0 - top : y1 - top, x0 - left : x1 - left] = inside
+        return out
+
+    def _blended(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
+        """Return pixels inside a level, those not opaque mixed with the background value."""
+        pixels, opacity = self._read_level(left, top, width, height, level)
+        if opacity is None:
+            return pixels
+        share = opacity.astype(np.float32) / 255
+        mixed = pixels.astype(np.float64) * share + self.background_value * (1 - share)
+        if self.dtype.kind in "iu":
+            mixed = np.rint(mixed)
+        return mixed.astype(self.dtype)
+
+    def _read_with_cover(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
+        """Return pixels inside a level and, as one more channel, their opacity from 0 to 255; nothing is mixed."""
+        pixels, opacity = self._read_level(left, top, width, height, level)
+        cover = np.full((height, width), 255, np.uint8) if opacity is None else opacity
+        return np.concatenate([pixels, cover[None].astype(self.dtype)])
+
+    def _overview(self, max_px: int, *, with_cover: bool) -> tuple[Pixels, float, float]:
+        """Return the overview and its scales, with the opacity as last channel if asked."""
+        width, height = self.size
+        shrinkage = max(1.0, max(width, height) / max_px)
+        w, h = max(1, round(width / shrinkage)), max(1, round(height / shrinkage))
+        scale_x, scale_y = width / w, height / h
+        level = level_for([each.downsample for each in self.levels], min(scale_x, scale_y))
+        box = self.levels[level]
+        read = self._read_with_cover if with_cover else self._blended
+        pixels = shrink_in_bands(
+            lambda top, rows: read(0, top, box.width, rows, level),
+            source=(len(self.channels) + with_cover, box.height, box.width),
+            dtype=self.dtype,
+            target=(h, w),
+            factors=(max(1.0, scale_y / box.downsample), max(1.0, scale_x / box.downsample)),
+        )
+        return pixels, scale_x, scale_y
+
+    def _mpp_missing(self) -> MppMissingError:
+        return MppMissingError(
+            f"micrometres per pixel are unknown: {self._resolution.reason}",
+            place=", ".join(str(path) for path in self.paths),
+            remedy="fill the manifest's column mpp, or give --slide-mpp",
+        )
+
+
+def _reopen(kind: type[Slide], arguments: dict[str, Any]) -> Slide:
+    """Return a slide made again in this process."""
+    return cast(Any, kind)(**arguments)  # type: ignore[no-any-return]

@@ -1,0 +1,8 @@
+"""How a classifier is trained and its settings are searched: patches and groups in, a run with its model out."""
+
+from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.fit import Fitted, fit_arrays
+from pathopatch.training.run import fit
+from pathopatch.training.tune import tune
+
+__all__ = ["Fitted", "PatchSet", "fit", "fit_arrays", "load_patches", "tune"]

@@ -1,0 +1,155 @@
+"""What a killed run needs to go on as if nothing had happened: all of its state, in one file, replaced in one step.
+
+Tensors are stored as safetensors; the rest is JSON in the file's header, so that the two can never disagree.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pathopatch.provenance import atomic_path
+
+_HEADER = "pathopatch"
+
+
+@dataclass
+class State:
+    """The state of a run: what the loop changes.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The weights being trained.
+    average : nn.Module
+        Their moving average; the same object as `network` where none is kept.
+    optimizer : torch.optim.Optimizer
+        Of the phase.
+    objective : nn.Module
+        Of the phase, with its buffers.
+    phase, step : int
+        The phase, and the steps of it that are done.
+    history : list of dict
+        One row per evaluation.
+    best : dict
+        `step` and `score` of the evaluation that is picked so far; empty before the first.
+    best_weights : dict of str to Tensor
+        The weights of that evaluation.
+    """
+
+    network: nn.Module
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: nn.Module
+    phase: int = 0
+    step: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def save(path: Path, state: State, *, fingerprint: str) -> None:
+    """Write a checkpoint; the earlier one stays until the new one is complete.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    state : State
+        What to keep.
+    fingerprint : str
+        Of the configuration and inputs; a run of others does not take the checkpoint.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier checkpoint is untouched.
+    """
+    tensors = _prefixed("network", state.network.state_dict())
+    if state.average is not state.network:
+        tensors |= _prefixed("average", state.average.state_dict())
+    tensors |= _prefixed("objective", state.objective.state_dict())
+    tensors |= _prefixed("best", state.best_weights)
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= _prefixed(f"optimizer.{index}", {k: v for k, v in values.items() if isinstance(v, Tensor)})
+    header = {
+        "fingerprint": fingerprint,
+        "phase": state.phase,
+        "step": state.step,
+        "history": state.history,
+        "best": state.best,
+    }
+    with atomic_path(path) as temporary:
+        save_file(dict(sorted(tensors.items())), temporary, metadata={_HEADER: json.dumps(header)})
+
+
+def peek(path: Path, *, fingerprint: str) -> dict[str, Any] | None:
+    """Return phase, step, history and best of a checkpoint; None if there is none that fits or can be read."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as stream:
+            header: dict[str, Any] = json.loads((stream.metadata() or {}).get(_HEADER, "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return None  # a damaged checkpoint only costs time: the run starts afresh
+    return header if header.get("fingerprint") == fingerprint else None
+
+
+def restore(path: Path, state: State, header: Mapping[str, Any]) -> None:
+    """Bring a run to where its checkpoint was, bit for bit.
+
+    Parameters
+    ----------
+    path : Path
+        The checkpoint.
+    state : State
+        The state of the same phase; changed.
+    header : mapping
+        As `peek` returned it.
+    """
+    parts: dict[str, dict[str, Tensor]] = {}
+    with safe_open(path, framework="pt") as stream:
+        for name in stream.keys():  # noqa: SIM118 (not a mapping)
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = stream.get_tensor(name)
+    state.network.load_state_dict(parts["network"])
+    if state.average is not state.network:
+        state.average.load_state_dict(parts["average"])
+    state.objective.load_state_dict(parts.get("objective", {}))
+    state.best_weights = parts.get("best", {})
+    _restore_optimizer(state.optimizer, parts.get("optimizer", {}))
+    state.step = header["step"]
+    state.history = list(header["history"])
+    state.best = dict(header["best"])
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Fill an optimizer's state; each tensor in its weight's memory layout, since another could round otherwise."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        like = parameters[int(index)]
+        if value.shape == like.shape:
+            value = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
+        found.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": found, "param_groups": groups})
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies under longer names, on the processor and in plain layout, as safetensors needs them."""
+    return {f"{prefix}.{name}": copied(value) for name, value in tensors.items()}
+
+
+def copied(value: Tensor) -> Tensor:
+    """Return a tensor of the same values that shares no memory, on the processor, in plain layout."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)

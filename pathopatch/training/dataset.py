@@ -1,0 +1,345 @@
+"""Which patches a network is shown: those of a split, scaled by their slide's window, at the network's input size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from pathopatch.config import TissueConfig
+from pathopatch.errors import (
+    ChannelMismatchError,
+    InputMissingError,
+    NonFiniteError,
+)
+from pathopatch.models.forward import resize_area
+from pathopatch.patches.intensity import scale
+from pathopatch.patches.store import PatchStore
+from pathopatch.provenance import inside
+
+_CHUNK = 256  # patches read at a time, about one shard
+_GIB = 2**30
+_MPP_TOLERANCE = 1.02
+
+
+@dataclass(frozen=True)
+class Source:
+    """What all slides behind a set of patches have in common, for the model bundle.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        In order.
+    dtype : str
+        As numpy names it.
+    patch_px, stride_px : int
+        Target-mpp px.
+    mpp : float or None
+        Target scale, um/px.
+    background : str
+        ``dark``, ``bright``, or ``auto`` where the slides differ.
+    intensity, tissue : mapping
+        The rules, as the configuration of `tile` has them.
+    """
+
+    channels: tuple[str, ...]
+    dtype: str
+    patch_px: int
+    stride_px: int
+    mpp: float | None
+    background: str = "auto"
+    intensity: Mapping[str, Any] = field(default_factory=dict)
+    tissue: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are brightfield colour."""
+        return self.channels == ("R", "G", "B") and self.dtype == "uint8"
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSet:
+    """Patches with what is known of them, one row a patch.
+
+    Parameters
+    ----------
+    x : ndarray of float16, shape (N, C, input_px, input_px), or StoredPatches
+        Scaled to [0, 1]. Take rows with ``x[index]``; both forms give as many.
+    label, attribute : ndarray of int64, shape (N,)
+        Class, and large tissue (1) or not (0); -1 where not known.
+    tissue_fraction : ndarray of float64, shape (N,)
+        In [0, 1].
+    patient, patch_id : ndarray of str, shape (N,)
+        Patient and identifier.
+    source : Source, optional
+        Of the slides.
+    """
+
+    x: NDArray[np.float16] | NDArray[np.float32] | StoredPatches
+    label: NDArray[np.int64]
+    attribute: NDArray[np.int64]
+    tissue_fraction: NDArray[np.float64]
+    patient: NDArray[Any]
+    patch_id: NDArray[Any]
+    source: Source | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def read(self, index: Any) -> NDArray[np.float32]:
+        """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
+        return np.asarray(self.x[index], dtype=np.float32)
+
+    def with_attribute(self, attribute: NDArray[np.int64]) -> PatchSet:
+        """Return the same patches grouped by another attribute; the pixels are shared, not copied."""
+        return replace(self, attribute=np.asarray(attribute, dtype=np.int64))
+
+
+class StoredPatches(Dataset[NDArray[np.float32]]):
+    """Patches that are read from their stores when they are asked for, for sets that do not fit into memory.
+
+    Parameters
+    ----------
+    stores : sequence of PatchStore
+        One a slide.
+    slide, row : ndarray of int64, shape (N,)
+        Store of each patch, and its row in it.
+    input_px : int
+        Side that they are resampled to.
+    """
+
+    def __init__(
+        self, stores: Sequence[PatchStore], slide: NDArray[np.int64], row: NDArray[np.int64], *, input_px: int
+    ) -> None:
+        self._stores = tuple(stores)
+        self._slide, self._row, self._input_px = slide, row, input_px
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return several patches, float32 of shape (n, C, input_px, input_px); one read per slide."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        slides = self._slide[chosen]
+        found: NDArray[np.float32] | None = None
+        for number in np.unique(slides):
+            store = self._stores[number]
+            places = np.flatnonzero(slides == number)
+            part = resize_area(scale(store.read(self._row[chosen[places]]), store.windows), self._input_px)
+            if found is None:
+                found = np.empty((len(chosen), *part.shape[1:]), dtype=np.float32)
+            found[places] = part
+        if found is None:
+            raise IndexError("no patches asked for")
+        return found
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        """Return patches by a slice or an array of indices, or one patch (C, input_px, input_px) by its index."""
+        if isinstance(index, int | np.integer):
+            patch: NDArray[np.float32] = self.__getitems__([int(index)])[0]
+            return patch
+        return self.__getitems__(np.arange(len(self))[index])
+
+
+def load_patches(
+    work: Path,
+    groups: pd.DataFrame,
+    *,
+    input_px: int,
+    splits: Sequence[str],
+    threshold: float | None = None,
+    cache_gib: float = 1.5,
+) -> PatchSet:
+    """Return the labelled patches of some splits; in memory if they fit, otherwise read when needed.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with ``slides/<slide_id>.zarr``.
+    groups : DataFrame
+        The groups table, or some rows of it.
+    input_px : int
+        Side that the patches are resampled to.
+    splits : sequence of str
+        Which splits.
+    threshold : float, optional
+        Tissue threshold that gives the attribute; patches without a group at it are left out. None: all labelled
+        patches, with attribute -1.
+    cache_gib : float
+        Patches of up to this size are held in memory as float16, whose steps of 1/2048 and less are finer than
+        the noise.
+
+    Returns
+    -------
+    PatchSet
+        In the order of `groups`. It may be empty, without a source.
+
+    Raises
+    ------
+    InputMissingError
+        A store or one of the patches is missing, or the table has no groups for this threshold.
+    ChannelMismatchError
+        The slides differ in channels, type or patch size; both sides are named.
+    NonFiniteError
+        Some patches hold NaN; they are named.
+    """
+    rows, attribute = _wanted(groups, splits, threshold)
+    slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
+    stores = [PatchStore(inside(work, "slides", f"{name}.zarr")) for name in slide_ids]
+    row = _store_rows(stores, slide, rows["patch_id"].to_numpy(dtype=str))
+    stored = StoredPatches(stores, slide.astype(np.int64), row, input_px=input_px)
+    source = _common_source(stores)
+    shape = (len(rows), len(source.channels) if source else 0, input_px, input_px)
+    held: Any = stored
+    if np.prod(shape, dtype=np.float64) * np.dtype(np.float16).itemsize <= cache_gib * _GIB:
+        held = _held(stored, slide, row, shape, rows["patch_id"].to_numpy(dtype=str))
+    return PatchSet(
+        x=held,
+        label=rows["label"].to_numpy(dtype=np.int64),
+        attribute=attribute,
+        tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
+        patient=rows["patient_id"].to_numpy(dtype=str),
+        patch_id=rows["patch_id"].to_numpy(dtype=str),
+        source=source,
+    )
+
+
+def attribute_column(groups: pd.DataFrame, threshold: float) -> str:
+    """Return the name of the attribute's column at a threshold.
+
+    Raises
+    ------
+    InputMissingError
+        The table has none for it; those that it has are listed.
+    """
+    name = f"attribute@{threshold:g}"
+    if name not in groups.columns:
+        known = [column.partition("@")[2] for column in groups.columns if column.startswith("attribute@")]
+        raise InputMissingError(
+            f"no groups at threshold {threshold:g}; there are some at {', '.join(known) or 'none'}",
+            place="groups.parquet",
+            remedy=f"run pathopatch groups with --threshold {threshold:g}",
+        )
+    return name
+
+
+def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel over all patches and pixels, in the scale of [0, 1].
+
+    A channel that is constant has a standard deviation of 1, so that standardising it gives zeros.
+
+    Raises
+    ------
+    NonFiniteError
+        Some patches hold NaN or infinity; they are named.
+    """
+    count, total, squares = 0, 0.0, 0.0
+    for start in range(0, len(patches), _CHUNK):
+        part = patches.read(slice(start, start + _CHUNK)).astype(np.float64)
+        _check_finite(part, patches.patch_id[start : start + _CHUNK])
+        count += part.shape[0] * part.shape[2] * part.shape[3]
+        total = total + part.sum(axis=(0, 2, 3))
+        squares = squares + np.square(part).sum(axis=(0, 2, 3))
+    mean = np.asarray(total / count)
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
+    std[std < 1e-6] = 1.0
+    return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def _wanted(
+    groups: pd.DataFrame, splits: Sequence[str], threshold: float | None
+) -> tuple[pd.DataFrame, NDArray[np.int64]]:
+    """Return the rows to load and their attribute."""
+    chosen = groups["split"].isin(list(splits)) & (groups["label"] >= 0)
+    if threshold is None:
+        rows = groups[chosen]
+        return rows, np.full(len(rows), -1, dtype=np.int64)
+    name = attribute_column(groups, threshold)
+    rows = groups[chosen & (groups[name] >= 0)]
+    return rows, rows[name].to_numpy(dtype=np.int64)
+
+
+def _store_rows(stores: Sequence[PatchStore], slide: NDArray[Any], patch_id: NDArray[Any]) -> NDArray[np.int64]:
+    """Return each patch's row in its slide's store, found by its identifier."""
+    row = np.full(len(patch_id), -1, dtype=np.int64)
+    for number, store in enumerate(stores):
+        mine = np.flatnonzero(slide == number)
+        row[mine] = store.rows(patch_id[mine].tolist())
+    return row
+
+
+def _common_source(stores: Sequence[PatchStore]) -> Source | None:
+    """Return what the slides have in common; refuse slides that cannot be trained on together."""
+    sources = [_source_of(store) for store in stores]
+    if not sources:
+        return None
+    first = sources[0]
+    mpps = [source.mpp for source in sources if source.mpp is not None]
+    if mpps and max(mpps) > _MPP_TOLERANCE * min(mpps):
+        raise ChannelMismatchError(
+            f"the slides were tiled at {min(mpps):g} to {max(mpps):g} um/px",
+            place="slides",
+            remedy="tile them at one scale with --mpp",
+        )
+    for source, store in zip(sources, stores, strict=True):
+        for name in ("channels", "dtype", "patch_px"):
+            if getattr(source, name) != getattr(first, name):
+                raise ChannelMismatchError(
+                    f"{name} is {getattr(source, name)} in {store.path.stem!r}, "
+                    f"{getattr(first, name)} in {stores[0].path.stem!r}",
+                    place=str(store.path),
+                    remedy="train on slides of the same channels, types and patch size",
+                )
+    same = all(source.background == first.background for source in sources)
+    return first if same else replace(first, background="auto")
+
+
+def _source_of(store: PatchStore) -> Source:
+    """Return what a store says of its slide."""
+    known = store.attributes
+    return Source(
+        channels=tuple(known["channels"]),
+        dtype=known["dtype"],
+        patch_px=known["patch_px"],
+        stride_px=known["stride_px"],
+        mpp=known["target_mpp"],
+        background=known["background"],
+        intensity=known["intensity"],
+        tissue={name: value for name, value in known["tissue"].items() if name in TissueConfig.model_fields},
+    )
+
+
+def _held(
+    stored: StoredPatches,
+    slide: NDArray[Any],
+    row: NDArray[np.int64],
+    shape: tuple[int, ...],
+    patch_id: NDArray[Any],
+) -> NDArray[np.float16]:
+    """Return all patches as one array in memory, read slide by slide in the order of the store."""
+    held = np.empty(shape, dtype=np.float16)
+    order = np.lexsort((row, slide))
+    for start in range(0, len(order), _CHUNK):
+        some = order[start : start + _CHUNK]
+        part = stored.__getitems__(some)
+        _check_finite(part, patch_id[some])
+        held[some] = part
+    return held
+
+
+def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
+    """Refuse patches with NaN or infinity, by name."""
+    bad = ~np.isfinite(part).all(axis=(1, 2, 3))
+    if bad.any():
+        names = ", ".join(str(name) for name in patch_id[bad][:5])
+        raise NonFiniteError(
+            f"{int(bad.sum())} patches hold NaN or infinity: {names}",
+            place=names,
+            remedy="exclude or repair their slide, then tile it again",
+        )

@@ -1,0 +1,393 @@
+"""How a network is trained: phases of sampler and objective, run one after another by a loop that knows no method.
+
+One concatenated forward pass a step, whatever streams the batch is made of: with BatchNorm in training mode two passes
+would each use statistics that match neither the other's nor the stored ones. BatchNorm is frozen where weights are
+pretrained; networks trained from scratch should use GroupNorm, for which one pass and two are the same.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from pathopatch.config import TrainConfig
+from pathopatch.debias import gerne
+from pathopatch.debias.methods import Phase, method
+from pathopatch.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
+from pathopatch.models.forward import pick_device
+from pathopatch.models.networks import build_network, classifier_of, freeze_batchnorm
+from pathopatch.provenance import write_json
+from pathopatch.training import checkpoint
+from pathopatch.training.augment import augment, mixed_seed
+from pathopatch.training.checkpoint import State
+from pathopatch.training.dataset import PatchSet, channel_statistics
+from pathopatch.training.schedule import evaluation_steps, update_average
+from pathopatch.training.selection import (
+    Standardised,
+    check_validation,
+    decide,
+    is_better,
+    margins,
+    measure,
+    score,
+    some_of_each_group,
+)
+
+Progress = Callable[[int, int, dict[str, float]], None]
+"""Called after each step with the steps done, their total, and the latest measures."""
+
+CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
+_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where a run keeps its checkpoint, and of what configuration and inputs it is.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    fingerprint : str
+        A checkpoint of another fingerprint is not taken.
+    """
+
+    folder: Path
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fitted:
+    """A trained network and how it was picked.
+
+    Parameters
+    ----------
+    network : nn.Module
+        The picked weights, float32, on the processor, in evaluation mode.
+    mean, std : tuple of float
+        Of the training set, per channel, in the scale of [0, 1].
+    step : int
+        Steps of the last phase after which the picked weights stood.
+    history : tuple of dict
+        One row per evaluation.
+    decision_threshold : float
+        On z1 - z0.
+    validation : dict
+        What all validation patches say, at that threshold and at 0; empty without validation.
+    """
+
+    network: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    step: int
+    history: tuple[dict[str, Any], ...]
+    decision_threshold: float
+    validation: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    """What stays the same over a run."""
+
+    config: TrainConfig
+    train: PatchSet
+    val: PatchSet | None
+    device: torch.device
+    standardised: Standardised
+    is_frozen: bool
+    keep: Keep | None
+    progress: Progress | None
+    phases: tuple[Phase, ...]
+    shown: dict[str, float] = field(default_factory=dict)
+
+
+def fit_arrays(
+    train: PatchSet,
+    val: PatchSet | None,
+    config: TrainConfig,
+    *,
+    phases: Sequence[Phase] | None = None,
+    keep: Keep | None = None,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Train a network on loaded patches and return the weights that validation prefers.
+
+    With equal arguments on one processor thread the result is the same to the bit, also when the run was killed at
+    any point and started again with the same `keep`.
+
+    Parameters
+    ----------
+    train, val : PatchSet
+        Patches to learn from and to select by; `val` may be None where ``config.select`` is ``last``.
+    config : TrainConfig
+        All settings.
+    phases : sequence of Phase, optional
+        The method; None for that of ``config.method``.
+    keep : Keep, optional
+        Where to write a checkpoint at every evaluation, and to look for one first. None: nothing touches the disk.
+    progress : callable, optional
+        Called after each step. What it raises stops the run, which can be taken up again.
+
+    Raises
+    ------
+    GroupEmptyError
+        A group that the method needs has no patch in training or validation.
+    BetaOutOfBoundsError
+        A beta outside the bounds of the training groups.
+    NonFiniteError
+        The loss or the weights became NaN or infinite; the last good checkpoint is kept, and the batch's patch_ids
+        are in ``nonfinite.json`` beside it.
+    InputUnsupportedError
+        No training patches, or a setting that does not go with the others.
+    """
+    phases = tuple(phases or method(config.method, c=config.c, beta=config.beta, eta=config.groupdro_eta))
+    if len(train) == 0:
+        raise InputUnsupportedError(
+            f"no labelled training patches in {' or '.join(config.train_splits)}",
+            place="groups.parquet",
+            remedy="give slides of the training split a tumor_mask in the manifest",
+        )
+    if config.select != "last":
+        check_validation(val, needs_groups=any(needs_groups(phase) for phase in phases))
+    device = pick_device(config.device)
+    with _reproducible(config, device):
+        mean, std = channel_statistics(train)
+        run = _Run(
+            config=config,
+            train=train,
+            val=val if val is not None and len(val) else None,
+            device=device,
+            standardised=Standardised.of(mean, std, device),
+            is_frozen=_is_frozen(config),
+            keep=keep,
+            progress=progress,
+            phases=phases,
+        )
+        state = _trained(run, len(mean))
+        network = state.network.cpu().eval().requires_grad_(False)
+        threshold = 0.0
+        validation: dict[str, Any] = {}
+        if run.val is not None:
+            margin = margins(network.to(device), run.val, np.arange(len(run.val)), run.standardised)
+            threshold, validation = decide(margin, run.val, tune_threshold=config.tune_threshold)
+    return Fitted(
+        network=network.cpu(),
+        mean=mean,
+        std=std,
+        step=state.best["step"],
+        history=tuple(state.history),
+        decision_threshold=threshold,
+        validation=validation,
+    )
+
+
+def needs_groups(phase: Phase) -> bool:
+    """Return whether a phase's sampler refuses data in which a group is empty."""
+    try:
+        phase.sampler([0, 1, 1], [0, 0, 1], batch_per_class=2, steps=1, seed=0)
+    except GroupEmptyError:
+        return True
+    return False
+
+
+def _trained(run: _Run, channels: int) -> State:
+    """Run all phases, from the checkpoint if there is one, and return the final state with the picked weights."""
+    config = run.config
+    torch.manual_seed(config.seed)
+    network = build_network(config.architecture, channels, pretrained=config.pretrained, input_px=config.input_px).to(
+        run.device, memory_format=torch.channels_last
+    )  # type: ignore[call-overload]
+    found = checkpoint.peek(run.keep.folder / CHECKPOINT, fingerprint=run.keep.fingerprint) if run.keep else None
+    history: list[dict[str, Any]] = []
+    for number, phase in enumerate(run.phases):
+        if found and number < found["phase"]:
+            continue
+        state = _start(run, phase, number, network, history)
+        if run.keep and found and number == found["phase"]:
+            checkpoint.restore(run.keep.folder / CHECKPOINT, state, found)
+        _run_phase(run, phase, state)
+        network.load_state_dict(state.best_weights)
+        history = state.history
+    return state
+
+
+def _run_phase(run: _Run, phase: Phase, state: State) -> None:
+    """Take the steps of a phase that are not done yet: draw, vary, forward, objective, update, average, evaluate."""
+    config, data = run.config, _data(run, phase)
+    counts = gerne.cell_counts(data.label, data.attribute)
+    label = torch.tensor(data.label, device=run.device)
+    group = torch.tensor(counts.shape[1] * data.label + data.attribute, device=run.device)
+    sampler = phase.sampler(
+        data.label,
+        data.attribute,
+        batch_per_class=config.batch_per_class,
+        steps=config.steps,
+        seed=config.seed + state.phase,
+    )
+    losses = _Losses()
+    for step in range(state.step, config.steps):
+        indices = sampler.batch(step)
+        torch.manual_seed(mixed_seed(config.seed, state.phase, step))  # dropout, so that a resumed run sees the same
+        x = _inputs(run, data, indices, state.phase, step)  # (B, C, H, W)
+        _train_mode(run, phase, state)
+        with torch.autocast(run.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            logits = state.network(x)  # (B, K)
+        loss = cross_entropy(logits.float(), label[indices], reduction="none")  # (B,)
+        total = state.objective(loss, group[indices])
+        value = float(total.detach())
+        if not math.isfinite(value):
+            raise _non_finite(run, data, indices, state, f"the loss is {value}")
+        state.optimizer.zero_grad()
+        total.backward()
+        state.optimizer.step()
+        if state.average is not state.network:
+            update_average(state.average, state.network, step)
+        state.step = step + 1
+        losses.add(total, state.objective)
+        if state.step in evaluation_steps(config.steps, config.evaluations):
+            if not _evaluate(run, phase, state, losses):
+                raise _non_finite(run, data, indices, state, "a weight or a validation logit is not finite")
+            losses = _Losses()
+        if run.progress:
+            done = state.phase * config.steps + state.step
+            run.progress(done, len(run.phases) * config.steps, {"loss": value, **run.shown})
+
+
+def _evaluate(run: _Run, phase: Phase, state: State, losses: _Losses) -> bool:
+    """Measure on validation, keep the weights if they are the best so far, write the checkpoint.
+
+    Returns False, and does none of it, if weights or logits are not finite.
+    """
+    if not all(bool(torch.isfinite(value).all()) for value in state.average.parameters()):
+        return False
+    rule = run.config.select if phase.select_by == "wga" else phase.select_by
+    row: dict[str, Any] = {"phase": state.phase, "step": state.step, **losses.means()}
+    measures: dict[str, float] = {}
+    if run.val is not None:
+        index = some_of_each_group(run.val, seed=run.config.seed)
+        margin = margins(state.average, run.val, index, run.standardised)
+        if not np.isfinite(margin).all():
+            return False
+        measures = measure(margin, run.val.label[index], run.val.attribute[index])
+        run.shown.update({"val_wga": measures["wga"], "val_gba": measures["gba"]})
+        if phase.on_validation is not None:
+            phase.on_validation(state.objective, measures)
+    row |= {"val_wga": measures.get("wga"), "val_gba": measures.get("gba")}
+    state.history = [*state.history, row]
+    value = [float(state.step)] if rule == "last" else score(measures, rule)
+    if is_better(value, state.best.get("score")):
+        state.best = {"step": state.step, "score": value}
+        state.best_weights = {k: checkpoint.copied(v) for k, v in state.average.state_dict().items()}
+    if run.keep:
+        checkpoint.save(run.keep.folder / CHECKPOINT, state, fingerprint=run.keep.fingerprint)
+    return True
+
+
+class _Losses:
+    """Means of the losses since the last evaluation; the two parts of an extrapolated one apart."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, total: Tensor, objective: nn.Module) -> None:
+        """Count one step."""
+        parts = {"loss": total.detach()}
+        for name in ("loss_biased", "loss_less_biased"):
+            if hasattr(objective, name):
+                parts[name] = getattr(objective, name)
+        self._sums = {name: self._sums.get(name, 0) + value.double() for name, value in parts.items()}
+        self._count += 1
+
+    def means(self) -> dict[str, float | None]:
+        """Return the means by name; None for a part that the objective does not have."""
+        found = {name: float(value) / self._count for name, value in self._sums.items()}
+        return {name: found.get(name) for name in ("loss", "loss_biased", "loss_less_biased")}
+
+
+def _start(run: _Run, phase: Phase, number: int, network: nn.Module, history: list[dict[str, Any]]) -> State:
+    """Return the state before the first step of a phase."""
+    config, data = run.config, _data(run, phase)
+    network.requires_grad_(phase.trainable == "all")
+    classifier_of(network).requires_grad_(True)
+    weights = [p for p in network.parameters() if p.requires_grad]
+    rate = config.learning_rate * phase.lr_scale
+    optimizer: torch.optim.Optimizer
+    if config.optimizer == "sgd":
+        optimizer = torch.optim.SGD(weights, lr=rate, momentum=_MOMENTUM, weight_decay=config.weight_decay)
+    else:
+        optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=config.weight_decay)
+    average = copy.deepcopy(network).eval().requires_grad_(False) if config.average_weights else network
+    objective = phase.objective(gerne.cell_counts(data.label, data.attribute).size).to(run.device)
+    return State(network, average, optimizer, objective, phase=number, history=history)
+
+
+def _data(run: _Run, phase: Phase) -> PatchSet:
+    """Return the patches that a phase draws from."""
+    found = {"train": run.train, "val": run.val}.get(phase.split)
+    if found is None:
+        raise InputUnsupportedError(
+            f"the method needs patches of split {phase.split!r}", place="method", remedy="add patients to that split"
+        )
+    return found
+
+
+def _inputs(run: _Run, data: PatchSet, indices: list[int], phase: int, step: int) -> Tensor:
+    """Return the patches of a step, varied and standardised, on the device."""
+    x = torch.from_numpy(data.read(indices)).to(run.device)
+    if run.config.augment:
+        is_rgb = data.source is not None and data.source.is_rgb
+        x = augment(x, seed=mixed_seed(run.config.seed, phase), step=step, jitter=not is_rgb)
+    return run.standardised(x)
+
+
+def _train_mode(run: _Run, phase: Phase, state: State) -> None:
+    """Set dropout and BatchNorm for a step; where only the head learns, statistics stay too."""
+    state.network.train()
+    state.objective.train()
+    if run.is_frozen or phase.trainable == "head":
+        freeze_batchnorm(state.network)
+
+
+def _is_frozen(config: TrainConfig) -> bool:
+    """Return whether BatchNorm keeps its statistics: if asked for, else if weights are pretrained."""
+    if config.freeze_batchnorm is None:
+        return str(config.pretrained) != "none"
+    return config.freeze_batchnorm
+
+
+def _non_finite(run: _Run, data: PatchSet, indices: list[int], state: State, what: str) -> NonFiniteError:
+    """Write the batch's patch_ids beside the checkpoint, which stays, and return the error."""
+    patch_ids = [str(name) for name in data.patch_id[indices]]
+    place = f"step {state.step + 1}"
+    if run.keep:
+        path = run.keep.folder / NONFINITE
+        write_json(path, {"step": state.step + 1, "what": what, "patch_ids": patch_ids})
+        place += f", batch in {path.name}"
+    kept = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
+    return NonFiniteError(
+        f"{what}; {kept}", place=place, remedy="lower learning_rate or beta, or look at the batch's patches"
+    )
+
+
+@contextmanager
+def _reproducible(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """Use the configured threads and leave torch's threads and random state as they were."""
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            if config.threads is not None:
+                torch.set_num_threads(config.threads)
+            yield
+        finally:
+            torch.set_num_threads(threads)

@@ -1,0 +1,202 @@
+"""What a training run reads and leaves: patches and groups in; configuration, history, checkpoint and model out.
+
+``runs/<run>/`` holds ``config.json``, ``history.csv``, ``checkpoint.safetensors``, ``model/`` (the bundle),
+``log.json`` (times, which differ between runs) and, written last, ``run.json`` with the stamp: a run without it is not
+finished.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from pathopatch import provenance
+from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
+from pathopatch.errors import InputMissingError
+from pathopatch.models.bundle import BundleSpec, save_bundle
+from pathopatch.provenance import Stamp, fingerprint, inside, json_stamp, read_json, write_bytes, write_json
+from pathopatch.training.dataset import PatchSet, Source, attribute_column, load_patches
+from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
+
+RUN, MODEL = "run.json", "model"
+_NO_EFFECT = {"device", "threads", "cache_gib", "name"}  # on what is learnt, up to rounding
+
+
+def fit(work: Path, config: TrainConfig, *, progress: Progress | None = None, force: bool = False) -> Path:
+    """Train one run on the stored patches of a work folder and return its folder.
+
+    A run that was killed goes on from its last checkpoint; a finished one of the same stamp is left as it is.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with ``groups.parquet``, ``slides/`` and ``patches/``.
+    config : TrainConfig
+        All settings.
+    progress : callable, optional
+        See `fit_arrays`.
+    force : bool
+        Redo a run of other settings or inputs.
+
+    Returns
+    -------
+    Path
+        ``runs/<run_name>``.
+
+    Raises
+    ------
+    StaleArtefactError
+        A finished run of other settings or inputs stands there and `force` is off.
+    InputMissingError
+        Groups or patches are missing.
+    PathopatchError
+        As `fit_arrays`.
+    """
+    folder = inside(work, "runs", config.run_name)
+    groups = provenance.read_table(work / "groups.parquet")
+    stamp = run_stamp(work, groups, config, stage="train", settings=settings_of(config))
+    if provenance.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force):
+        return folder
+    begin(folder)
+    train, val = load_sets(work, groups, config)
+    start = time.perf_counter()
+    keep = Keep(folder, fingerprint(stamp.to_dict()))
+    fitted = fit_arrays(train, val, config, keep=keep, progress=progress)
+    write_run(work, folder, fitted, config, stamp, source=train.source, seconds=time.perf_counter() - start)
+    return folder
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that decide what is learnt, as plain values."""
+    return config.model_dump(mode="json", exclude=_NO_EFFECT)
+
+
+def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: str, settings: Any) -> Stamp:
+    """Return the stamp of a run: of the groups only what it reads, so that a further threshold makes no run stale.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    groups : DataFrame
+        The groups table.
+    config : TrainConfig
+        Names the splits and the threshold.
+    stage : str
+        ``train`` or ``tune``.
+    settings : Any
+        What to fingerprint as the configuration.
+    """
+    name = attribute_column(groups, config.threshold)
+    used = groups[groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[name] >= 0)]
+    read = used[["patch_id", "split", "label", name]]
+    content = fingerprint({column: read[column].tolist() for column in read.columns})
+    tables = {
+        slide: provenance.fingerprint_file(inside(work, "patches", f"{slide}.parquet"))
+        for slide in sorted(set(used["slide_id"]))
+    }
+    return Stamp(stage=stage, config=fingerprint(settings), inputs={"groups": content, "patches": fingerprint(tables)})
+
+
+def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
+    """Return the training patches and those of the split ``val``; no patch of the test split is touched."""
+
+    def load(splits: tuple[str, ...], share: float) -> PatchSet:
+        return load_patches(
+            work,
+            groups,
+            input_px=config.input_px,
+            splits=splits,
+            threshold=config.threshold,
+            cache_gib=config.cache_gib * share,
+        )
+
+    train, val = load(config.train_splits, 0.75), load(("val",), 0.25)
+    return train, val if len(val) else None
+
+
+def begin(folder: Path) -> None:
+    """Make a run's folder, and take the marks of completion and of failure off what is redone there."""
+    with provenance.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (RUN, NONFINITE):
+            (folder / name).unlink(missing_ok=True)
+
+
+def write_run(
+    work: Path,
+    folder: Path,
+    fitted: Fitted,
+    config: TrainConfig,
+    stamp: Stamp,
+    *,
+    source: Source | None,
+    seconds: float,
+) -> None:
+    """Write everything about a finished run, its stamp last.
+
+    Parameters
+    ----------
+    work, folder : Path
+        Work folder, and the run's own.
+    fitted : Fitted
+        The result.
+    config : TrainConfig
+        With which it was reached.
+    stamp : Stamp
+        Of the run.
+    source : Source
+        Of the training slides.
+    seconds : float
+        Time taken; goes into ``log.json`` alone.
+    """
+    if source is None:
+        raise InputMissingError("patches without a slide store", place=str(work), remedy="run pathopatch tile first")
+    spec = bundle_spec(work, fitted, config, stamp, source)
+    save_bundle(folder / MODEL, fitted.network, spec)
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    history = pd.DataFrame(list(fitted.history)).to_csv(index=False, lineterminator="\n")
+    write_bytes(folder / "history.csv", history.encode())
+    log = {"seconds": round(seconds, 3), "threads": torch.get_num_threads(), "device": config.device}
+    write_json(folder / "log.json", log)
+    picked = {"step": fitted.step, "decision_threshold": fitted.decision_threshold, "validation": fitted.validation}
+    write_json(folder / RUN, {**picked, "stamp": stamp.to_dict()})
+
+
+def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
+    """Return what the model bundle says of a run."""
+    names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed", "c", "beta")
+    tuned = config.tune_threshold and bool(fitted.validation)
+    return BundleSpec(
+        package_version=stamp.package_version,
+        architecture=config.architecture,
+        channels=source.channels,
+        dtype=source.dtype,
+        background=source.background,
+        patch_px=source.patch_px,
+        stride_px=source.stride_px,
+        mpp=source.mpp,
+        input_px=config.input_px,
+        intensity=IntensityConfig.model_validate(source.intensity),
+        tissue=TissueConfig.model_validate(source.tissue),
+        mean=fitted.mean,
+        std=fitted.std,
+        min_tissue=_min_tissue(work),
+        decision_threshold=fitted.decision_threshold,
+        decision_chosen_for="wga" if tuned else "none",
+        method=config.method,
+        parameters={name: getattr(config, name) for name in names},
+        group_metrics=fitted.validation,
+        training=dict(stamp.inputs) | {"config": stamp.config},
+    )
+
+
+def _min_tissue(work: Path) -> float:
+    """Return the tissue share below which `groups` took patches for blank glass, or its default."""
+    path = work / "groups" / "audit.json"
+    default = float(BundleSpec.model_fields["min_tissue"].default)
+    return float(read_json(path).get("min_tissue", default)) if path.is_file() else default

@@ -1,0 +1,21 @@
+"""What all tests share: the real images, and slides made on the spot with known pixels."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # so that tests can say `import made_slides`
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    folder = os.environ.get("PATHOPATCH_REAL_DATA")
+    if not folder:
+        pytest.skip("PATHOPATCH_REAL_DATA does not name the folder of real images")
+    path = Path(folder)
+    assert path.is_dir(), f"PATHOPATCH_REAL_DATA names {folder}, which is no folder"
+    return path

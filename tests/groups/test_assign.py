@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
+from pathopatch.groups import assign_groups
+
+
+def patches(**columns: list[float]) -> pd.DataFrame:
+    n = len(next(iter(columns.values())))
+    base = {
+        "patch_id": [f"s@{i},0" for i in range(n)],
+        "slide_id": "s",
+        "patient_id": "p",
+        "x": range(n),
+        "label": 0,
+        "tissue_fraction": 0.5,
+    }
+    return pd.DataFrame({**base, **columns})
+
+
+def test_the_group_is_twice_the_label_plus_the_attribute() -> None:
+    table = patches(label=[0, 0, 1, 1], tissue_fraction=[0.2, 0.3, 0.2, 0.3])
+    assert assign_groups(table, [0.25])["group@0.25"].tolist() == [0, 1, 2, 3]
+
+
+def test_a_threshold_is_reached_by_equality_and_several_stand_side_by_side() -> None:
+    table = patches(tissue_fraction=[0.25, 0.5, 0.1])
+    found = assign_groups(table, [0.25, 0.5])
+    assert found["attribute@0.25"].tolist() == [1, 1, 0]
+    assert found["attribute@0.5"].tolist() == [0, 1, 0]
+    assert found.columns.tolist() == [
+        *("patch_id", "slide_id", "patient_id", "label", "tissue_fraction"),
+        *("attribute@0.25", "group@0.25", "attribute@0.5", "group@0.5"),
+    ]
+
+
+def test_blank_glass_has_neither_attribute_nor_group() -> None:
+    table = patches(tissue_fraction=[0.0, 0.0099, 0.01, np.nan], label=[0, 1, 1, 1])
+    found = assign_groups(table, [0.25])
+    assert found["attribute@0.25"].tolist() == [-1, -1, 0, -1]
+    assert found["group@0.25"].tolist() == [-1, -1, 2, -1]
+    assert assign_groups(table, [0.25], min_tissue=0.0)["attribute@0.25"].tolist() == [0, 0, 0, -1]
+
+
+def test_a_patch_without_label_has_an_attribute_and_no_group() -> None:
+    found = assign_groups(patches(label=[-1, -1], tissue_fraction=[0.1, 0.9]), [0.25])
+    assert found["attribute@0.25"].tolist() == [0, 1]
+    assert found["group@0.25"].tolist() == [-1, -1]
+
+
+def test_bins_form_one_attribute_of_several_values() -> None:
+    table = patches(tissue_fraction=[0.0, 0.1, 0.3, 0.49, 0.5, 1.0])
+    assert assign_groups(table, [0.25], bins=(0.3, 0.5))["bin@0.3,0.5"].tolist() == [-1, 0, 1, 1, 2, 2]
+
+
+def test_the_split_is_kept_and_the_input_is_not_changed() -> None:
+    table = patches(label=[0, 1]).assign(split=["train", "test"])
+    before = table.copy()
+    assert assign_groups(table, [0.25])["split"].tolist() == ["train", "test"]
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    table = patches(label=[0, 1])
+    for thresholds, bins in (([], ()), ([0.0], ()), ([1.0], ()), ([0.25, 0.2500001], ()), ([0.25], (0.5, 0.3))):
+        with pytest.raises(InputUnsupportedError):
+            assign_groups(table, thresholds, bins=bins)
+    with pytest.raises(InputMissingError, match="tissue_fraction"):
+        assign_groups(table.drop(columns="tissue_fraction"), [0.25])
+    with pytest.raises(DuplicateIdError, match="s@0,0"):
+        assign_groups(pd.concat([table, table]), [0.25])
+
+
+def test_a_slide_without_patches_gives_an_empty_table() -> None:
+    found = assign_groups(patches(label=[0, 1]).iloc[:0], [0.25])
+    assert len(found) == 0
+    assert "group@0.25" in found

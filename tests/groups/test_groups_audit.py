@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.errors import GroupEmptyError, InputMissingError
+from pathopatch.groups import assign_groups, audit, check_groups, describe, group_counts
+
+
+def grouped(cells: dict[str, list[tuple[int, float]]], **settings: float) -> pd.DataFrame:
+    """Return groups at 0.25 and 0.5 of patches given per split as (label, tissue fraction); two patches a patient."""
+    rows = [
+        (f"s@{i},{k}", "s", f"{split}{i // 2}", split, label, fraction)
+        for k, (split, members) in enumerate(cells.items())
+        for i, (label, fraction) in enumerate(members)
+    ]
+    names = ["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction"]
+    return assign_groups(pd.DataFrame(rows, columns=names), [0.25, 0.5], **settings)
+
+
+TRAIN = [(0, 0.1), (0, 0.1), (0, 0.1), (0, 0.9), (1, 0.3), (1, 0.8), (1, 0.8), (1, 0.2), (0, 0.0), (-1, 0.7)]
+
+
+def test_counts_hold_every_group_of_every_split_even_the_empty_ones() -> None:
+    found = group_counts(grouped({"test": [(1, 0.9)], "train": TRAIN}), 0.25)
+    assert found["split"].tolist() == ["train"] * 4 + ["test"] * 4
+    assert found["n"].tolist() == [3, 1, 1, 3, 0, 0, 0, 1]
+    # patients hold two patches each: the three of group 0 are of two patients
+    assert found["patients"].tolist() == [2, 1, 1, 2, 0, 0, 0, 1]
+
+
+def test_an_empty_group_is_refused_with_the_2x2_counts() -> None:
+    groups = grouped({"train": TRAIN, "val": [(0, 0.1), (1, 0.9)]})
+    check_groups(groups, 0.25)
+    with pytest.raises(GroupEmptyError) as caught:
+        check_groups(groups, 0.25, splits=("val",))
+    assert "label 0: 1 with little tissue, 0 with much" in caught.value.message
+    assert "label 1: 0 with little tissue, 1 with much" in caught.value.message
+    check_groups(groups, 0.25, splits=("train", "val"))
+
+
+def test_a_threshold_that_was_not_grouped_is_named() -> None:
+    with pytest.raises(InputMissingError, match=r"threshold 0.3; there are 0.25, 0.5"):
+        group_counts(grouped({"train": TRAIN}), 0.3)
+
+
+def test_alpha_is_the_share_within_the_label() -> None:
+    found = audit(grouped({"train": TRAIN}), [0.25, 0.5])["thresholds"]
+    assert found["0.25"]["train"]["counts"] == [[3, 1], [1, 3]]
+    assert found["0.25"]["train"]["alpha"] == [[0.75, 0.25], [0.25, 0.75]]
+    assert found["0.5"]["train"]["alpha"] == [[0.75, 0.25], [0.5, 0.5]]
+
+
+def test_the_sweep_agrees_with_the_thresholds() -> None:
+    found = audit(grouped({"train": TRAIN}), [0.25])
+    swept = {item["threshold"]: item["alpha"] for item in found["sweep"]["train"]}
+    assert len(swept) == 19
+    assert swept[0.25] == found["thresholds"]["0.25"]["train"]["alpha"]
+    assert swept[0.95] == [[1, 0], [1, 0]]
+
+
+def test_the_fraction_alone_is_judged_by_hand_computed_numbers() -> None:
+    found = audit(grouped({"train": TRAIN}), [0.25])["fraction_only"]["train"]
+    # labelled and not blank: non-tumour .1 .1 .1 .9, tumour .2 .3 .8 .8: 12 of 16 pairs are in order
+    assert (found["n"], found["tumor"], found["auroc"]) == (8, 4, 12 / 16)
+    assert (found["accuracy"], found["threshold"], found["larger_is_tumor"]) == (7 / 8, 0.2, True)
+
+
+def test_a_shortcut_that_points_the_other_way_is_found() -> None:
+    members = [(1, 0.1), (1, 0.2), (0, 0.2), (0, 0.7), (0, 0.9)]
+    found = audit(grouped({"train": members}), [0.25])["fraction_only"]["train"]
+    assert found["auroc"] == pytest.approx(0.5 / 6)
+    # the two of .2 cannot be told apart: one of five is wrong
+    assert (found["accuracy"], found["larger_is_tumor"]) == (4 / 5, False)
+
+
+def test_the_best_cut_is_the_best_of_all_cuts() -> None:
+    generator = np.random.default_rng(0)
+    fraction = generator.integers(1, 20, 200) / 20
+    label = (fraction + generator.normal(0, 0.3, 200) > 0.5).astype(int)
+    found = audit(grouped({"train": list(zip(label, fraction, strict=True))}), [0.25])["fraction_only"]["train"]
+    tried = [((fraction >= cut) == label).mean() for cut in np.arange(0, 22) / 20]
+    assert found["accuracy"] == pytest.approx(max(*tried, 1 - min(tried)))
+    assert ((fraction >= found["threshold"]) == label).mean() == pytest.approx(found["accuracy"])
+
+
+def test_a_split_of_one_label_has_no_auroc_and_no_alpha_for_the_other() -> None:
+    found = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25])
+    assert found["fraction_only"]["test"]["auroc"] is None
+    assert found["thresholds"]["0.25"]["test"]["alpha"] == [None, [0.5, 0.5]]
+
+
+def test_the_audit_is_plain_json_and_can_be_told_in_words() -> None:
+    found = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    text = describe(found)
+    assert "AUROC 0.750, accuracy 0.875 with tumour where the fraction is >= 0.2" in text
+    assert "one label only" in text
+    assert text.count("EMPTY") == 4  # the test split's non-tumour, at two thresholds

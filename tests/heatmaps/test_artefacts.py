@@ -1,0 +1,270 @@
+"""What predict leaves in the work folder: equal bytes, no half outputs, nothing redone without need."""
+
+import gzip
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from PIL import Image
+from shapely.geometry import box, shape
+
+from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
+from pathopatch.errors import InputUnsupportedError, StaleArtefactError
+from pathopatch.heatmaps import artefacts, overlay
+from pathopatch.heatmaps.artefacts import predict_to
+from pathopatch.heatmaps.ome_tiff import read_ome_tiff
+from pathopatch.models.bundle import BundleSpec, PatchClassifier
+from pathopatch.provenance import read_status, read_table
+from pathopatch.slides import open_slide
+
+GLASS, TISSUE, TUMOUR = 10, 100, 200
+
+
+class MeanIntensity(torch.nn.Module):
+    """Two logits, 0 and twice the mean of the scaled patch minus 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x):
+        mean = self.gain * x.mean(dim=(1, 2, 3)) - 1
+        return torch.stack([torch.zeros_like(mean), mean], dim=1)
+
+
+def model(**changed):
+    tissue = TissueConfig(background="dark", method="fixed", fixed_threshold=0.25, min_speck_um2=0, max_hole_um2=0)
+    values = {
+        "architecture": "mean", "channels": ("SHG",), "dtype": "uint8", "background": "dark", "patch_px": 16,
+        "stride_px": 16, "mpp": 0.5, "input_px": 16, "mean": (0.0,), "std": (1.0,), "method": "erm",
+        "tissue": tissue, "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
+    }  # fmt: skip
+    return PatchClassifier(BundleSpec(**(values | changed)), MeanIntensity(), precision="float32")
+
+
+@pytest.fixture
+def image():
+    """5 x 6 patches and a bit: glass, one tumour patch at cell (1, 2), one tissue patch at cell (3, 4)."""
+    pixels = np.full((84, 100), GLASS, np.uint8)
+    pixels[16:32, 32:48] = TUMOUR
+    pixels[48:64, 64:80] = TISSUE
+    return pixels
+
+
+@pytest.fixture
+def slide(tmp_path, image):
+    with _open(tmp_path / "s.tif", image) as opened:
+        yield opened
+
+
+def _open(path, image):
+    tifffile.imwrite(
+        path, image, tile=(64, 64), photometric="minisblack", resolution=(2e4, 2e4), resolutionunit="CENTIMETER"
+    )
+    return open_slide(path, channels=("SHG",), background="dark")
+
+
+def _files(out):
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def _without_status(out):
+    return {name: content for name, content in _files(out).items() if not name.startswith("status")}
+
+
+def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
+    result = predict_to(slide, model(), tmp_path / "out", slide_id="s1")
+    assert (result.state, result.counts) == ("done", {"patches": 42, "predicted": 2, "tumour": 1})
+    folder = tmp_path / "out/heatmaps/s1"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "heatmap.json", "heatmap.ome.tif", "overlay.png", "patches.csv", "patches.geojson.gz",
+    ]  # fmt: skip
+    table = read_table(tmp_path / "out/predictions/s1.parquet")
+    assert table["patch_id"].tolist() == ["s1@32,16", "s1@64,48"]
+    np.testing.assert_allclose(table["logit"], [1, -1], atol=1e-6)
+    csv = pd.read_csv(folder / "patches.csv")
+    assert csv[["minx", "miny", "width", "height"]].to_numpy().tolist() == [[32, 16, 16, 16], [64, 48, 16, 16]]
+    np.testing.assert_allclose(csv["prob_tumour"], table["probability"], rtol=1e-8)
+    features = json.loads(gzip.decompress((folder / "patches.geojson.gz").read_bytes()))["features"]
+    assert [f["properties"]["classification"]["name"] for f in features] == ["tumour", "non-tumour"]
+    assert shape(features[0]["geometry"]).equals(box(32, 16, 48, 32))
+    facts = json.loads((folder / "heatmap.json").read_text())
+    assert (facts["cells"], facts["cell_px"], facts["cell_um"]) == ([7, 6], 16.0, 8.0)
+
+
+def test_the_ome_tiff_holds_probability_tissue_and_coverage_in_um(tmp_path, slide):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    found = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
+    probability, tissue, coverage = found.levels[0]
+    assert np.argwhere(np.isfinite(probability)).tolist() == [[1, 2], [3, 4]]
+    np.testing.assert_allclose(probability[[1, 3], [2, 4]], [0.731059, 0.268941], atol=1e-6)
+    due = np.zeros((6, 7))
+    due[1, 2] = due[3, 4] = 1
+    np.testing.assert_array_equal(tissue, due)
+    np.testing.assert_array_equal(coverage, due)
+    assert found.cell_um == 8.0
+
+
+def test_the_overlay_colours_the_painted_squares_and_nothing_else(tmp_path, slide, image):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    picture = np.asarray(Image.open(tmp_path / "heatmaps/s1/overlay.png")).astype(int)
+    row, column = overlay.origin()
+    view = picture[row : row + 840, column : column + 1000]  # ten times enlarged
+    is_coloured = np.ptp(view, axis=2) > 0  # the slide itself is grey
+    painted = np.kron(image > GLASS, np.ones((10, 10), bool))
+    is_line = np.isin(view, (0, 255)).all(axis=2) & painted  # the outline of the tumour patch
+    np.testing.assert_array_equal(is_coloured | is_line, painted)
+    assert is_coloured[165:315, 325:475].all()
+
+
+def test_slide_bounds_move_the_geojson_only(tmp_path, image, monkeypatch):
+    with _open(tmp_path / "s.tif", image) as slide:
+        predict_to(slide, model(), tmp_path / "a", slide_id="s1")
+        monkeypatch.setattr(type(slide), "bounds", property(lambda self: (30, 10, 60, 60)))
+        predict_to(slide, model(), tmp_path / "b", slide_id="s1")
+    a, b = _without_status(tmp_path / "a"), _without_status(tmp_path / "b")
+    changed = {name for name in a if a[name] != b[name]}
+    assert changed == {"heatmaps/s1/patches.geojson.gz", "heatmaps/s1/heatmap.json"}
+    features = json.loads(gzip.decompress(b["heatmaps/s1/patches.geojson.gz"]))["features"]
+    assert shape(features[0]["geometry"]).equals(box(2, 6, 18, 22))
+
+
+def test_two_runs_give_equal_bytes(tmp_path, slide):
+    for name in ("a", "b"):
+        predict_to(slide, model(), tmp_path / name, slide_id="s1")
+    assert _without_status(tmp_path / "a") == _without_status(tmp_path / "b")
+
+
+def test_a_rerun_does_nothing(tmp_path, slide, monkeypatch):
+    first = predict_to(slide, model(), tmp_path, slide_id="s1")
+    before = _files(tmp_path)
+    monkeypatch.setattr(artefacts, "predict_patches", None)  # would fail if it were called
+    again = predict_to(slide, model(), tmp_path, slide_id="s1")
+    assert (again.state, again.counts) == ("current", first.counts)
+    assert _files(tmp_path) == before
+
+
+def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    config = PredictConfig(batch=3, device="cpu", threads=1)
+    assert predict_to(slide, model(), tmp_path, slide_id="s1", config=config).state == "current"
+
+
+@pytest.mark.parametrize(
+    ("changed_model", "changed_config"),
+    [({"decision_threshold": 0.5}, {}), ({}, {"all_patches": True}), ({}, {"stride_px": 8}), ({}, {"min_tissue": 0.5})],
+)
+def test_other_settings_stop_unless_forced(tmp_path, slide, changed_model, changed_config):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    before = _files(tmp_path)
+    config = PredictConfig(**changed_config)
+    with pytest.raises(StaleArtefactError):
+        predict_to(slide, model(**changed_model), tmp_path, slide_id="s1", config=config)
+    assert _files(tmp_path) == before
+    result = predict_to(slide, model(**changed_model), tmp_path, slide_id="s1", config=config, force=True)
+    assert result.state == "done"
+    assert predict_to(slide, model(**changed_model), tmp_path, slide_id="s1", config=config).state == "current"
+
+
+def test_other_pixels_stop_unless_forced(tmp_path, slide, image):
+    predict_to(slide, model(), tmp_path / "out", slide_id="s1")
+    with (
+        _open(tmp_path / "t.tif", image[::-1].copy()) as other,
+        pytest.raises(StaleArtefactError, match="'slide' differs"),
+    ):
+        predict_to(other, model(), tmp_path / "out", slide_id="s1")
+
+
+def test_two_pages_of_one_file_are_two_slides(tmp_path, image):
+    with tifffile.TiffWriter(tmp_path / "stack.tif") as writer:
+        for page in (image, image[::-1].copy()):
+            writer.write(page, photometric="minisblack", resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
+    first, second = (
+        open_slide(f"{tmp_path / 'stack.tif'}#page={page}", channels=("SHG",), background="dark") for page in (0, 1)
+    )
+    with first, second:
+        predict_to(first, model(), tmp_path, slide_id="s1")
+        with pytest.raises(StaleArtefactError, match="'slide' differs"):
+            predict_to(second, model(), tmp_path, slide_id="s1")
+
+
+def test_other_weights_stop_unless_forced(tmp_path, slide):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    other = model()
+    with torch.no_grad():
+        other.network.gain += 1
+    with pytest.raises(StaleArtefactError, match="'model' differs"):
+        predict_to(slide, other, tmp_path, slide_id="s1")
+
+
+def test_another_precision_stops_unless_forced(tmp_path, slide):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    other = model()
+    other.precision = "bfloat16"
+    with pytest.raises(StaleArtefactError, match="configuration differs"):
+        predict_to(slide, other, tmp_path, slide_id="s1")
+
+
+@pytest.mark.parametrize(
+    "lost", ["predictions/s1.parquet", "heatmaps/s1", "status/s1.json", "heatmaps/s1/heatmap.json"]
+)
+def test_what_an_interruption_left_out_is_made_up_for(tmp_path, slide, lost):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    before = _without_status(tmp_path)
+    path = tmp_path / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    assert _without_status(tmp_path) == before
+    assert read_status(tmp_path, "s1")["predict"]["state"] == "done"
+
+
+def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch):
+    def fail(*arguments, **settings):
+        raise RuntimeError("no ink")
+
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    before = _files(tmp_path)
+    monkeypatch.setattr(artefacts, "write_geojson", fail)
+    with pytest.raises(RuntimeError, match="no ink"):
+        predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
+    assert _files(tmp_path) == before
+
+
+def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
+    with _open(tmp_path / "s.tif", np.full((84, 100), GLASS, np.uint8)) as empty:
+        result = predict_to(empty, model(tissue=TissueConfig(background="dark")), tmp_path, slide_id="s1")
+    assert (result.state, result.counts["predicted"]) == ("done_empty", 0)
+    assert read_status(tmp_path, "s1")["predict"]["state"] == "done_empty"
+    probability, tissue, coverage = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif").levels[0]
+    assert np.isnan(probability).all()
+    assert (tissue == 0).all()
+    assert (coverage == 0).all()
+    assert len(read_table(tmp_path / "predictions/s1.parquet")) == 0
+    assert json.loads(gzip.decompress((tmp_path / "heatmaps/s1/patches.geojson.gz").read_bytes()))["features"] == []
+
+
+@pytest.mark.parametrize("bad", ["../x", "CON", "=cmd()", "a/b", ""])
+def test_a_slide_id_that_is_no_name_is_refused(tmp_path, slide, bad):
+    with pytest.raises(InputUnsupportedError, match="no slide id"):
+        predict_to(slide, model(), tmp_path / "out", slide_id=bad)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path, slide):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out/heatmaps").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputUnsupportedError, match="leads outside"):
+        predict_to(slide, model(), tmp_path / "out", slide_id="s1")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_progress_counts_grid_positions_up_to_all(tmp_path, slide):
+    seen = []
+    predict_to(slide, model(), tmp_path, slide_id="s1", progress=lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (42, 42)

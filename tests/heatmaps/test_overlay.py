@@ -1,0 +1,130 @@
+"""The picture: the map lies on the slide to the pixel, and nothing else changes the slide."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pathopatch.heatmaps.overlay import Legend, blend, compose, length_text, origin, render, round_length_um, write_png
+
+
+def _grey(height=120, width=160):
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def _one_cell(ny, nx, row, column, value=1.0):
+    cells = np.full((ny, nx), np.nan)
+    cells[row, column] = value
+    return cells
+
+
+@pytest.mark.parametrize(("cell", "rows", "columns"), [(8.0, (16, 24), (24, 32)), (5.48, (11, 16), (16, 22))])
+def test_a_cell_colours_exactly_the_pixels_whose_centres_it_holds(cell, rows, columns):
+    # Cell (2, 3) of side 5.48 spans rows 10.96 to 16.44 and columns 16.44 to 21.92.
+    shape = (-(-120 // int(cell)), -(-160 // int(cell)))
+    changed = (blend(_grey(), _one_cell(*shape, 2, 3), (cell, cell)) != 128).any(axis=2)
+    due = np.zeros((120, 160), bool)
+    due[rows[0] : rows[1], columns[0] : columns[1]] = True
+    np.testing.assert_array_equal(changed, due)
+
+
+def test_rows_and_columns_have_their_own_scale():
+    changed = (blend(_grey(), _one_cell(6, 20, 1, 1), (20.0, 8.0)) != 128).any(axis=2)
+    assert np.argwhere(changed).min(axis=0).tolist() == [20, 8]
+    assert np.argwhere(changed).max(axis=0).tolist() == [39, 15]
+
+
+def test_tissue_stays_visible_under_the_map():
+    light, dark = (np.full((8, 8, 3), value, np.uint8) for value in (240, 20))
+    over = [blend(picture, np.ones((1, 1)), (8.0, 8.0)).astype(int) for picture in (light, dark)]
+    assert (over[0] - over[1] >= 0.5 * 220).all()
+
+
+def test_more_probability_is_a_lighter_colour():
+    shown = blend(_grey(10, 50), np.linspace(0, 1, 5)[None], (10.0, 10.0))[5, 5::10].astype(float)
+    luminance = shown @ [0.2126, 0.7152, 0.0722]
+    assert (np.diff(luminance) > 0).all()
+
+
+def test_the_rendered_picture_holds_the_blended_slide_at_its_origin():
+    picture, cells = _grey(1000, 1100), _one_cell(10, 11, 4, 5)
+    found = render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5)
+    row, column = origin()
+    np.testing.assert_array_equal(
+        found[row : row + 1000, column : column + 1100], blend(picture, cells, (100.0, 100.0))
+    )
+
+
+def test_small_slides_are_enlarged_by_a_whole_factor():
+    picture, cells = _grey(100, 200), _one_cell(10, 20, 0, 0)
+    found = render(picture, cells, cell_px=(10.0, 10.0), um_per_px=0.5)
+    row, column = origin()
+    view = found[row : row + 500, column : column + 1000]
+    changed = (view != 128).any(axis=2)
+    assert np.argwhere(changed).max(axis=0).tolist() == [49, 49]
+
+
+def test_the_outline_stays_inside_the_cells_called_tumour():
+    cells = np.full((10, 10), 0.2)
+    cells[3:5, 3:5] = 0.9
+    with_line, without = (
+        render(_grey(1000, 1000), cells, cell_px=(100.0, 100.0), um_per_px=1, legend=Legend(threshold=threshold))
+        for threshold in (0.5, 0.95)
+    )
+    row, column = origin()
+    changed = (with_line != without).any(axis=2)[row : row + 1000, column : column + 1000]
+    assert changed[300:500, 300:500].any()
+    changed[300:500, 300:500] = False
+    assert not changed.any()
+
+
+def test_brightfield_is_shown_as_it_is():
+    overview = np.random.default_rng(0).integers(0, 256, (3, 7, 9)).astype(np.uint8)
+    found = compose(overview, np.zeros((3, 2)), is_rgb=True)
+    np.testing.assert_array_equal(found, overview.transpose(1, 2, 0))
+
+
+def test_dark_channels_are_red_green_and_blue_by_their_windows():
+    overview = np.array([[[100, 600, 2000]], [[0, 50, 100]], [[7, 7, 7]]], np.uint16)
+    windows = np.array([[100.0, 1100.0], [0.0, 100.0], [7.0, 7.0]])
+    np.testing.assert_array_equal(compose(overview, windows, is_rgb=False), [[[0, 0, 0], [128, 128, 0], [255, 255, 0]]])
+
+
+def test_one_channel_is_grey():
+    found = compose(np.array([[[0, 255]]], np.uint8), np.array([[0.0, 255.0]]), is_rgb=False)
+    np.testing.assert_array_equal(found, [[[0, 0, 0], [255, 255, 255]]])
+
+
+@pytest.mark.parametrize(
+    ("limit", "length", "text"),
+    [(499, 200, "200 µm"), (999, 500, "500 µm"), (2400, 2000, "2 mm"), (0.6, 0.5, "0.5 µm")],
+)
+def test_scale_bars_have_round_lengths(limit, length, text):
+    assert round_length_um(limit) == pytest.approx(length)
+    assert length_text(round_length_um(limit)) == text
+
+
+def test_the_scale_bar_is_as_long_as_it_says():
+    found = render(_grey(1000, 1000), np.full((1, 1), np.nan), cell_px=(1000.0, 1000.0), um_per_px=2.0)
+    row, column = origin()
+    line = found[row + 1000 + 17, column:]
+    assert (line[:100] == 25).all()  # a quarter of 2000 um is 500 um: 250 px
+    assert (line == 25).all(axis=1).sum() == 250
+
+
+def test_a_map_of_nan_is_drawn_and_says_so():
+    empty, full = (
+        render(_grey(), np.full((2, 2), value), cell_px=(80.0, 80.0), um_per_px=1.0) for value in (np.nan, 0.5)
+    )
+    row, column = origin()
+    assert (empty[row : row + 100, column : column + 100] == 128).all()
+    assert (empty[:, -250:] != full[:, -250:]).any()
+
+
+def test_equal_pictures_give_equal_bytes_and_hold_no_metadata(tmp_path):
+    image = render(_grey(), np.full((2, 2), 0.5), cell_px=(80.0, 80.0), um_per_px=1.0, legend=Legend(name="s1"))
+    for name in ("a.png", "b.png"):
+        write_png(tmp_path / name, image)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as read:
+        assert read.info == {}
+        np.testing.assert_array_equal(np.asarray(read), image)

@@ -1,0 +1,183 @@
+"""The heatmap law on painted slides: the cells lie on the squares, at any scale, stride and edge."""
+
+import math
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
+from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
+from pathopatch.heatmaps.predict import predict_slide, tiling_of
+from pathopatch.heatmaps.stitch import stitch
+from pathopatch.models.bundle import BundleSpec, PatchClassifier
+from pathopatch.patches.grid import Grid
+from pathopatch.slides import open_slide
+
+LOW, DARK, BRIGHT = 10, 100, 200  # glass, tissue that scales to 0, tissue that scales to 1
+MPP = 0.5
+
+
+class MeanIntensity(torch.nn.Module):
+    """Two logits, 0 and the mean of the scaled patch."""
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(gain))
+
+    def forward(self, x):
+        mean = self.gain * x.mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(mean), mean], dim=1)
+
+
+def mean_model(patch=16, stride=16, *, mpp=MPP, gain=1.0, **changed):
+    values = {
+        "architecture": "mean", "channels": ("SHG",), "dtype": "uint8", "background": "dark", "patch_px": patch,
+        "stride_px": stride, "mpp": mpp, "input_px": patch, "mean": (0.0,), "std": (1.0,), "method": "erm",
+        "tissue": TissueConfig(background="dark", method="fixed", fixed_threshold=0.25, min_speck_um2=0,
+                               max_hole_um2=0),
+        "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
+    }  # fmt: skip
+    return PatchClassifier(BundleSpec(**(values | changed)), MeanIntensity(gain), precision="float32")
+
+
+def painted_slide(path, image):
+    tifffile.imwrite(
+        path, image, tile=(64, 64), photometric="minisblack", resolution=(1e4 / MPP,) * 2, resolutionunit="CENTIMETER"
+    )
+    return open_slide(path, channels=("SHG",), background="dark")
+
+
+def checkered(height, width, side):
+    """Return an image of squares that begin at whole multiples of a real side, and which of them are bright."""
+    rows, columns = math.ceil(height / side), math.ceil(width / side)
+    values = np.random.default_rng(5).choice([LOW, DARK, BRIGHT], (rows, columns), p=[0.2, 0.4, 0.4])
+    values.flat[:3] = BRIGHT, DARK, LOW
+    y, x = (np.minimum(((np.arange(n) + 0.5) / side).astype(int), k - 1) for n, k in ((height, rows), (width, columns)))
+    return values.astype(np.uint8)[y][:, x], values == BRIGHT
+
+
+def heatmap(table, slide, *, patch, stride, downsample=1.0):
+    grid = Grid(width=slide.size[0], height=slide.size[1], downsample=downsample, patch_px=patch, stride_px=stride)
+    return stitch(grid, table["x"], table["y"], table["logit"])
+
+
+ALL = PredictConfig(all_patches=True)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (90, 131), (10, 40)], ids=["whole", "padded", "narrower than a patch"])
+def test_each_cell_is_its_square_at_the_slides_own_scale(tmp_path, size):
+    image, bright = checkered(*size, 16)
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        table = predict_slide(slide, mean_model(), config=ALL)
+        found = heatmap(table, slide, patch=16, stride=16)
+    inside = [np.minimum(n - 16 * np.arange(k), 16) / 16 for n, k in zip(size, bright.shape, strict=True)]
+    # Padding is background, which scales to 0: an overhanging patch holds its square in part.
+    np.testing.assert_allclose(found, bright * inside[0][:, None] * inside[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("downsample", [2.0, 1.37])
+def test_each_cell_is_its_square_at_a_coarser_target(tmp_path, downsample):
+    side = 16 * downsample
+    image, bright = checkered(round(8 * side), round(11 * side), side)
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        table = predict_slide(slide, mean_model(mpp=MPP * downsample), config=ALL)
+        found = heatmap(table, slide, patch=16, stride=16, downsample=downsample)
+    # Origins are whole px: at 1.37 a patch is off its square by half a px of 22 at most, and so are painted edges.
+    tolerance = 1e-6 if downsample == 2 else 2 * 1.0 / side
+    np.testing.assert_allclose(found, bright, atol=tolerance)
+
+
+@pytest.mark.parametrize("stride", [8, 12, 5])
+def test_overlapping_patches_average_over_each_pixel_they_cover(tmp_path, stride):
+    height, width, patch = 75, 98, 16
+    image, _ = checkered(height, width, 16)
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        table = predict_slide(slide, mean_model(patch, stride), config=ALL)
+        found = heatmap(table, slide, patch=patch, stride=stride)
+    scaled = np.pad((image == BRIGHT).astype(float), ((0, patch), (0, patch)))
+    total, number = np.zeros((height, width)), np.zeros((height, width))
+    for y in range(0, height, stride):
+        for x in range(0, width, stride):
+            area = np.s_[y : y + patch, x : x + patch]
+            total[area] += scaled[area].mean()
+            number[area] += 1
+    for row, y in enumerate(range(0, height, stride)):
+        for column, x in enumerate(range(0, width, stride)):
+            cell = np.s_[y : y + stride, x : x + stride]
+            assert found[row, column] == pytest.approx(total[cell].sum() / number[cell].sum(), abs=1e-6)
+
+
+def test_the_table_names_places_and_sizes_in_level_0_px(tmp_path):
+    image, _ = checkered(60, 60, 32)
+    with painted_slide(tmp_path / "my slide.tif", image) as slide:
+        table = predict_slide(slide, mean_model(mpp=MPP * 1.37, temperature=0.5), config=ALL)
+    assert table["patch_id"].tolist()[:3] == ["my_slide@0,0", "my_slide@22,0", "my_slide@44,0"]
+    assert table["x"].tolist()[3:6] == [0, 22, 44]
+    assert set(table["width"]) == set(table["height"]) == {22}  # 16 * 1.37 = 21.92
+    np.testing.assert_allclose(table["probability"], 1 / (1 + np.exp(-table["logit"] / 0.5)))
+
+
+def glass_with_tissue(tissue_rows):
+    """Return 4 x 4 patches of 16 px; patch (0, 0) is tissue, patch (0, 1) in its first rows, the rest is glass."""
+    image = np.full((64, 64), LOW, np.uint8)
+    image[:16, :16] = BRIGHT
+    image[:tissue_rows, 16:32] = DARK
+    return image
+
+
+def test_patches_below_the_models_min_tissue_are_not_predicted(tmp_path):
+    with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
+        for least, due in ((0.25, ["a@0,0", "a@16,0"]), (0.26, ["a@0,0"])):
+            table = predict_slide(slide, mean_model(min_tissue=least))
+            assert table["patch_id"].tolist() == due
+        assert table["tissue_fraction"].tolist() == [1.0]
+
+
+def test_the_config_may_set_min_tissue_or_ask_for_all(tmp_path):
+    with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
+        assert len(predict_slide(slide, mean_model(), config=PredictConfig(min_tissue=0.5))) == 1
+        everything = predict_slide(slide, mean_model(), config=ALL)
+    assert len(everything) == 16
+    assert everything["tissue_fraction"].tolist() == [1.0, 0.25] + [0.0] * 14
+
+
+def test_the_size_of_the_batches_changes_nothing(tmp_path):
+    image, _ = checkered(90, 131, 16)
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        one, many = (
+            predict_slide(slide, mean_model(), config=ALL.model_copy(update={"batch": batch})) for batch in (1, 64)
+        )
+    np.testing.assert_allclose(one["logit"], many["logit"], atol=1e-6)
+
+
+def test_an_empty_slide_gives_an_empty_table_with_typed_columns(tmp_path):
+    with painted_slide(tmp_path / "a.tif", np.full((64, 64), LOW, np.uint8)) as slide:
+        empty = predict_slide(slide, mean_model(tissue=TissueConfig(background="dark")))
+        full = predict_slide(slide, mean_model(), config=ALL)
+    assert len(empty) == 0
+    assert empty.dtypes.to_dict() == full.dtypes.to_dict()
+
+
+def test_a_slide_of_other_channels_is_refused(tmp_path):
+    with (
+        painted_slide(tmp_path / "a.tif", np.zeros((64, 64), np.uint16)) as slide,
+        pytest.raises(ChannelMismatchError, match="uint16"),
+    ):
+        predict_slide(slide, mean_model())
+
+
+def test_logits_that_are_not_finite_name_their_patches(tmp_path):
+    with (
+        painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
+        pytest.raises(NonFiniteError, match=r"a@0,0, a@16,0"),
+    ):
+        predict_slide(slide, mean_model(gain=float("nan")))
+
+
+def test_a_stride_beyond_the_patch_is_refused():
+    spec = mean_model().spec
+    assert tiling_of(spec, PredictConfig(stride_px=4)).step_px == 4
+    with pytest.raises(InputUnsupportedError, match="stride of 17 px"):
+        tiling_of(spec, PredictConfig(stride_px=17))

@@ -1,0 +1,190 @@
+"""Bundles: what is stored comes back, equal models give equal bytes, and each fault is refused by its own code."""
+
+import json
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from pathopatch.errors import (
+    ChannelMismatchError,
+    CheckpointIncompatibleError,
+    CheckpointUnsafeError,
+    InputCorruptError,
+    InputMissingError,
+)
+from pathopatch.models.bundle import BundleSpec, check_slide, load_model, save_bundle
+from pathopatch.models.networks import build_network
+
+CHANNELS = ("CARS", "TPEF", "SHG")
+
+
+def _spec(**changes):
+    values = {
+        "architecture": "small-groupnorm",
+        "channels": CHANNELS,
+        "dtype": "uint16",
+        "background": "dark",
+        "patch_px": 32,
+        "stride_px": 32,
+        "mpp": 0.5,
+        "input_px": 16,
+        "mean": (0.1, 0.2, 0.3),
+        "std": (0.5, 0.25, 0.125),
+        "method": "gerne",
+        "decision_threshold": 0.25,
+        "group_metrics": {"wga": 0.75},
+    }
+    return BundleSpec(**{**values, **changes})
+
+
+def _network():
+    torch.manual_seed(3)
+    return build_network("small-groupnorm", 3)
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    save_bundle(tmp_path / "model", _network(), _spec())
+    return tmp_path / "model"
+
+
+def _edit(folder: Path, **changes) -> None:
+    path = folder / "model.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_stored_model_predicts_what_the_network_says_of_resized_standardised_patches(bundle):
+    model = load_model(bundle, device="cpu", precision="float32")
+    patches = np.random.default_rng(0).random((5, 3, 32, 32), dtype=np.float32)
+    halved = patches.reshape(5, 3, 16, 2, 16, 2).mean(axis=(3, 5))  # area means, by hand
+    mean, std = np.array([0.1, 0.2, 0.3]), np.array([0.5, 0.25, 0.125])
+    x = (halved - mean[:, None, None]) / std[:, None, None]
+    expected = _network().eval()(torch.from_numpy(x.astype(np.float32))).detach().numpy()
+    np.testing.assert_allclose(model.predict_logits(patches), expected, atol=1e-5)
+    assert model.predict_logits(patches[:0]).shape == (0, 2)
+    assert model.spec == _spec()
+
+
+def test_batches_do_not_change_the_logits(bundle):
+    model = load_model(bundle, device="cpu", precision="float32")
+    patches = np.random.default_rng(1).random((7, 3, 32, 32), dtype=np.float32)
+    whole = model.predict_logits(patches)
+    np.testing.assert_allclose(model.predict_logits(patches, forward_batch=2), whole, atol=1e-5)
+
+
+def test_predicting_changes_neither_the_patches_nor_the_spec(bundle):
+    patches = np.random.default_rng(1).random((2, 3, 16, 16), dtype=np.float32)
+    before = patches.copy()
+    load_model(bundle).predict_logits(patches)
+    np.testing.assert_array_equal(patches, before)
+
+
+def test_equal_models_give_equal_bytes(bundle, tmp_path):
+    save_bundle(tmp_path / "again", _network(), _spec())
+    for name in ("model.safetensors", "model.json", "README.md"):
+        assert (bundle / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"channels": ["CARS", "SHG", "TPEF"]}, "channels is"),
+        ({"channels": ["CARS", "TPEF", "THG"]}, "THG"),
+        ({"class_names": ["tumour", "non-tumour"]}, "class_names is"),
+        ({"intensity": {"low_percentile": 0.0, "high_percentile": 100.0}}, "intensity is"),
+        ({"mean": [0.0, 0.0, 0.0]}, "mean is"),
+        ({"mpp": 1.0}, "mpp is"),
+        ({"architecture": "resnet10t"}, "architecture is"),
+        ({"schema_version": 2}, "version 2"),
+        ({"channels": ["CARS"]}, "1 channels, 3 means"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, said):
+    _edit(bundle, **changes)
+    with pytest.raises(CheckpointIncompatibleError, match=said):
+        load_model(bundle)
+
+
+def test_the_decision_threshold_may_be_set_anew(bundle):
+    _edit(bundle, decision_threshold=1.5, temperature=2.0)
+    assert load_model(bundle).spec.decision_threshold == 1.5
+
+
+@pytest.mark.parametrize("kept", [-3, 20, 4, 0])
+def test_cut_weights_are_refused_as_corrupt(bundle, kept):
+    path = bundle / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InputCorruptError, match=r"model\.safetensors"):
+        load_model(bundle)
+
+
+class _Payload:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model.pkl"])
+def test_a_pickle_with_a_payload_is_refused_and_its_code_does_not_run(bundle, name):
+    (bundle / name).write_bytes(pickle.dumps(_Payload(bundle / "ran")))
+    for path in (bundle, bundle / name):
+        with pytest.raises(CheckpointUnsafeError):
+            load_model(path)
+    assert not (bundle / "ran").exists()
+
+
+def test_a_missing_bundle_or_part_is_named(bundle, tmp_path):
+    with pytest.raises(InputMissingError, match=r"model\.json"):
+        load_model(tmp_path / "nowhere")
+    (bundle / "model.safetensors").unlink()
+    with pytest.raises(InputMissingError, match=r"model\.safetensors"):
+        load_model(bundle)
+
+
+def test_a_failed_save_leaves_the_earlier_bundle_as_it_was(bundle, monkeypatch):
+    before = (bundle / "model.safetensors").read_bytes()
+
+    def fails(spec):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr("pathopatch.models.bundle.model_card", fails)
+    with pytest.raises(OSError, match="no space left"):
+        save_bundle(bundle, _network(), _spec(method="erm"))
+    assert (bundle / "model.safetensors").read_bytes() == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["model"]
+
+
+def test_patches_of_other_channels_are_refused_with_both_numbers(bundle):
+    with pytest.raises(ChannelMismatchError, match=r"\(2, 2, 16, 16\).*\(N, 3, p, p\)"):
+        load_model(bundle).predict_logits(np.zeros((2, 2, 16, 16), dtype=np.float32))
+
+
+def _slide(**changes):
+    values = {"channels": CHANNELS, "dtype": np.dtype("uint16"), "mpp": 0.5, "paths": (Path("a.tif"),)}
+    return SimpleNamespace(**{**values, **changes})
+
+
+def test_a_slide_that_fits_passes_as_does_a_finer_one():
+    check_slide(_spec(), _slide())
+    check_slide(_spec(), _slide(mpp=0.25))
+
+
+@pytest.mark.parametrize(
+    ("slide", "error", "said"),
+    [
+        (_slide(channels=("CARS", "TPEF")), ChannelMismatchError, "2 channels.*3 channels"),
+        (_slide(dtype=np.dtype("uint8")), ChannelMismatchError, "uint8.*uint16"),
+        (_slide(channels=("TPEF", "CARS", "SHG")), CheckpointIncompatibleError, "TPEF, CARS, SHG"),
+        (_slide(mpp=1.0), CheckpointIncompatibleError, "1 um/px.*0.5"),
+    ],
+)
+def test_a_slide_that_does_not_fit_is_refused_with_both_sides(slide, error, said):
+    with pytest.raises(error, match=said):
+        check_slide(_spec(), slide)

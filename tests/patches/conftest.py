@@ -1,0 +1,63 @@
+"""A slide in memory for the tests of this folder: one level, its pixels in a .npy file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pathopatch.slides.resolution import resolution
+from pathopatch.slides.slide import Level, Slide, SlideFacts
+
+
+class ArraySlide(Slide):
+    """A slide whose pixels are an array (C, H, W)."""
+
+    def __init__(self, *, path: Path, mpp: float | None, channels: tuple[str, ...], background: Any) -> None:
+        self._pixels = np.load(path)
+        _, height, width = self._pixels.shape
+        facts = SlideFacts(
+            channels=channels,
+            dtype=self._pixels.dtype,
+            levels=(Level(width, height, 1.0),),
+            resolution=resolution(1.0, 1.0, source="the test"),
+            paths=(path,),
+        )
+        super().__init__(facts, {"path": path}, mpp=mpp, channels=channels, background=background)
+
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> tuple[Any, None]:
+        return self._pixels[:, top : top + height, left : left + width], None
+
+    def _close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def make_slide(tmp_path: Path) -> Callable[..., ArraySlide]:
+    """Return a function that makes a slide of an array."""
+
+    def make(
+        pixels: NDArray[Any],
+        *,
+        mpp: float = 1.0,
+        channels: tuple[str, ...] = (),
+        background: str | None = None,
+        name: str = "slide",
+    ) -> ArraySlide:
+        path = tmp_path / f"{name}.npy"
+        np.save(path, pixels)
+        names = channels or (("R", "G", "B") if len(pixels) == 3 else ("CARS", "SHG")[: len(pixels)])
+        return ArraySlide(path=path, mpp=mpp, channels=names, background=background)
+
+    return make
+
+
+@pytest.fixture
+def two_discs() -> NDArray[np.bool_]:
+    """Return the truth of a slide of 200 x 150 px: discs of radius 40 and 25 px."""
+    y, x = np.mgrid[:150, :200] + 0.5
+    return ((x - 60) ** 2 + (y - 70) ** 2 < 40**2) | ((x - 150) ** 2 + (y - 100) ** 2 < 25**2)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+
+from pathopatch.config import IntensityConfig
+from pathopatch.patches import intensity
+
+
+def test_a_window_is_the_percentiles_of_the_tissue_alone() -> None:
+    pixels = np.stack([np.arange(101), np.arange(101) * 10]).reshape(2, 1, 101).astype(np.uint16)
+    pixels = np.concatenate([pixels, np.full((2, 1, 400), 60000, np.uint16)], axis=2)
+    tissue = np.arange(501)[None] < 101
+    rule = IntensityConfig(low_percentile=10, high_percentile=90)
+    found = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False)
+    assert found.tolist() == [[10, 90], [100, 900]]
+
+
+def test_without_tissue_all_pixels_stand_in() -> None:
+    pixels = np.arange(101, dtype=np.float32).reshape(1, 1, 101)
+    rule = IntensityConfig(low_percentile=0, high_percentile=100)
+    found = intensity.windows(pixels, np.zeros((1, 101), bool), rule=rule, is_rgb_uint8=False)
+    assert found.tolist() == [[0, 100]]
+
+
+def test_the_window_of_rgb_is_fixed() -> None:
+    pixels = np.full((3, 2, 2), 200, np.uint8)
+    found = intensity.windows(pixels, np.ones((2, 2), bool), rule=IntensityConfig(), is_rgb_uint8=True)
+    assert found.tolist() == [[0, 255]] * 3
+
+
+def test_scaling_is_clipped_and_uses_the_low_end() -> None:
+    pixels = np.array([[[-3, 2, 4, 6, 9]]], np.int16)
+    found = intensity.scale(pixels, np.array([[2.0, 6.0]]))
+    assert found.dtype == np.float32
+    assert found.tolist() == [[[0, 0, 0.5, 1, 1]]]
+
+
+def test_a_constant_channel_is_zero_and_never_saturated() -> None:
+    pixels = np.full((1, 2, 2), 7, np.uint16)
+    assert intensity.scale(pixels, np.array([[7.0, 7.0]])).max() == 0
+    assert intensity.saturated_fraction(pixels, np.array([[7.0, 7.0]])) == 0
+
+
+def test_a_pixel_is_saturated_if_any_channel_is() -> None:
+    pixels = np.zeros((2, 2, 2), np.uint8)
+    pixels[0, 0, 0] = pixels[1, 0, 0] = pixels[1, 1, 1] = 255
+    assert intensity.saturated_fraction(pixels, np.array([[0.0, 255.0]] * 2)) == 0.5
+    assert intensity.saturated_fraction(pixels[:, :0], np.array([[0.0, 255.0]] * 2)) == 0
+
+
+def test_sharpness_is_the_variance_of_the_laplacian() -> None:
+    spot = np.zeros((1, 5, 5), np.float32)
+    spot[0, 2, 2] = 1
+    # within the 3 x 3 inner pixels: -4 once, 1 four times, 0 four times; mean 0, mean square 20 / 9
+    assert np.isclose(intensity.sharpness(spot), 20 / 9)
+    assert intensity.sharpness(np.ones((2, 5, 5), np.float32)) == 0
+    assert intensity.sharpness(spot[:, :2]) == 0

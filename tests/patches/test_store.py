@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputCorruptError, InputMissingError
+from pathopatch.patches.store import PatchStore, StoreWriter, shard_patches, store_stamp
+from pathopatch.provenance import Stamp
+
+ORIGINS = np.stack([np.arange(600) * 8, np.zeros(600)], axis=1).astype(np.int64)
+STAMP = Stamp(stage="tile", config="c", inputs={})
+ATTRIBUTES = {"slide_id": "s", "windows": [[0, 9]], "stamp": STAMP.to_dict()}
+
+
+def write(path: Path, patches: NDArray[Any], *, finish: bool = True, with_patches: bool = True) -> Path:
+    writer = StoreWriter(
+        path,
+        origins=ORIGINS[: len(patches)],
+        channels=patches.shape[1],
+        patch_px=patches.shape[2],
+        dtype=patches.dtype,
+        with_patches=with_patches,
+    )
+    for start in range(0, len(patches), 100):  # batches that do not fit the shards
+        writer.append(patches[start : start + 100])
+    if finish:
+        writer.finish(ATTRIBUTES)
+    return path
+
+
+def drawn(n: int, dtype: str, channels: int = 2) -> NDArray[Any]:
+    return np.random.default_rng(0).integers(0, 120, (n, channels, 8, 8)).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "codec"),
+    [("uint8", "zstd"), ("uint16", "blosc"), ("int16", "blosc"), ("float32", "blosc"), ("float64", "blosc")],
+)
+def test_patches_come_back_in_any_order(tmp_path: Path, dtype: str, codec: str) -> None:
+    patches = drawn(600, dtype)
+    patches[7] = 0
+    store = PatchStore(write(tmp_path / "s.zarr", patches))
+    rows = np.random.default_rng(1).permutation(600)
+    found = store.read(rows)
+    assert found.dtype == ("float32" if dtype == "float64" else dtype)
+    assert (found == patches[rows]).all()
+    array: Any = zarr.open_group(store.path, mode="r")["patches"]
+    assert (array.shards, array.chunks) == ((256, 2, 8, 8), (1, 2, 8, 8))
+    inner = array.metadata.to_dict()["codecs"][0]["configuration"]["codecs"]
+    assert inner[-1]["name"] == codec
+
+
+def test_a_shard_holds_256_patches_or_100_megabytes_or_what_there_is() -> None:
+    assert shard_patches(3 * 256 * 256, 10_000) == 256
+    assert shard_patches(3 * 1024 * 1024, 10_000) == 31
+    assert shard_patches(200_000_000, 10_000) == 1
+    assert shard_patches(100, 5) == 5
+
+
+def test_rows_are_found_by_patch_id_and_an_unknown_one_is_named(tmp_path: Path) -> None:
+    store = PatchStore(write(tmp_path / "s.zarr", drawn(20, "uint8")))
+    assert store.rows(["s@24,0", "s@0,0"]).tolist() == [3, 0]
+    assert store.patch_ids[:2] == ["s@0,0", "s@8,0"]
+    with pytest.raises(InputMissingError, match="s@1,0"):
+        store.rows(["s@1,0"])
+    with pytest.raises(InputMissingError, match="rows 20"):
+        store.read([20])
+
+
+def test_a_store_pickles_by_opening_again(tmp_path: Path) -> None:
+    patches = drawn(5, "uint16")
+    store = PatchStore(write(tmp_path / "s.zarr", patches))
+    store.read([0])
+    again = pickle.loads(pickle.dumps(store))
+    assert (again.read([4, 1]) == patches[[4, 1]]).all()
+    assert again.windows.tolist() == [[0, 9]]
+
+
+def test_an_unfinished_store_is_refused_and_has_no_stamp(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.zarr", drawn(5, "uint8"), finish=False)
+    assert store_stamp(path) is None
+    with pytest.raises(InputCorruptError, match="not complete"):
+        PatchStore(path)
+    with pytest.raises(InputMissingError):
+        PatchStore(tmp_path / "none.zarr")
+
+
+def test_a_finished_store_carries_its_stamp(tmp_path: Path) -> None:
+    assert store_stamp(write(tmp_path / "s.zarr", drawn(5, "uint8"))) == STAMP
+    assert store_stamp(tmp_path / "none.zarr") is None
+
+
+def test_a_store_that_lacks_patches_does_not_finish(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "s.zarr", origins=ORIGINS[:3], channels=1, patch_px=8, dtype=np.dtype(np.uint8))
+    writer.append(drawn(2, "uint8", 1))
+    with pytest.raises(AssertionError, match="2 of 3"):
+        writer.finish(ATTRIBUTES)
+
+
+def test_a_truncated_shard_is_corrupt(tmp_path: Path) -> None:
+    store = PatchStore(write(tmp_path / "s.zarr", drawn(5, "uint16")))
+    shard = next(path for path in (store.path / "patches" / "c").rglob("*") if path.is_file())
+    shard.write_bytes(shard.read_bytes()[:-40])
+    with pytest.raises(InputCorruptError):
+        store.read([0])
+
+
+def test_without_pixels_the_rest_is_there(tmp_path: Path) -> None:
+    store = PatchStore(write(tmp_path / "s.zarr", drawn(5, "uint8"), with_patches=False))
+    assert len(store) == 5
+    assert not store.has_patches
+    with pytest.raises(InputMissingError, match="no pixels"):
+        store.read([0])
+
+
+def test_the_overview_is_an_ome_zarr_image_with_a_label_image(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path / "s.zarr", origins=ORIGINS[:1], channels=2, patch_px=8, dtype=np.dtype(np.uint16))
+    writer.append(drawn(1, "uint16"))
+    overview = np.arange(2 * 700 * 1100).reshape(2, 700, 1100).astype(np.uint16)
+    tissue = (overview[0] % 3 == 0).astype(np.uint8)
+    windows = np.array([[1.0, 50.0], [2.0, 60.0]])
+    writer.write_overview(overview, tissue, channels=("CARS", "SHG"), um_per_px=(2.0, 3.0), windows=windows)
+    writer.finish(ATTRIBUTES)
+    store = PatchStore(tmp_path / "s.zarr")
+    assert (store.overview() == overview).all()
+    assert (store.tissue() == tissue).all()
+    # Level 1 halves 700 x 1100 to 350 x 550, level 2 to 175 x 275, which is small enough.
+    assert (store.overview(2).shape, store.tissue(2).shape) == ((2, 175, 275), (175, 275))
+    assert abs(store.overview(1)[0, 0, 0] - overview[0, :2, :2].mean()) <= 0.5
+    image: Any = zarr.open_group(store.path / "overview", mode="r").attrs.asdict()["ome"]
+    assert image["version"] == "0.5"
+    assert [axis["name"] for axis in image["multiscales"][0]["axes"]] == ["c", "y", "x"]
+    scales = [level["coordinateTransformations"] for level in image["multiscales"][0]["datasets"]]
+    assert [scale[0]["scale"] for scale in scales] == [[1, 3, 2], [1, 6, 4], [1, 12, 8]]
+    # The centre of the first pixel of level 1 lies between the centres of the first two of level 0.
+    assert scales[1][1]["translation"] == [0, 1.5, 1.0]
+    assert [channel["label"] for channel in image["omero"]["channels"]] == ["CARS", "SHG"]
+    labels: Any = zarr.open_group(store.path / "overview/labels", mode="r").attrs.asdict()["ome"]
+    assert labels["labels"] == ["tissue"]

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pathopatch.config import TissueConfig
+from pathopatch.patches.tissue import (
+    Background,
+    TissueModel,
+    clean_mask,
+    find_threshold,
+    fit_tissue,
+    signal_windows,
+    tissue_signal,
+)
+from pathopatch.slides import open_slide
+
+SIZE = 300
+
+
+def fit(overview: NDArray[Any], background: Background, **settings: Any) -> TissueModel:
+    is_rgb = overview.dtype == np.uint8 and len(overview) == 3
+    return fit_tissue(
+        overview,
+        background=background,
+        config=TissueConfig(**settings),
+        is_rgb_uint8=is_rgb,
+        scale_x=1.0,
+        scale_y=1.0,
+        mpp=4.0,
+    )
+
+
+def draw(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def vignette() -> NDArray[np.float64]:
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
+    return np.asarray(np.cos(np.hypot(x, y) / SIZE) ** 4)
+
+
+EMPTY: dict[str, tuple[Callable[[], NDArray[Any]], Background]] = {
+    "white": (lambda: np.full((3, SIZE, SIZE), 255, np.uint8), "bright"),
+    "grey glass": (lambda: np.full((3, SIZE, SIZE), 225, np.uint8), "bright"),
+    "noisy white": (lambda: draw().normal(235, 8, (3, SIZE, SIZE)).clip(0, 255).astype(np.uint8), "bright"),
+    "unevenly lit glass": (lambda: (np.tile(vignette(), (3, 1, 1)) * 30 + 220).astype(np.uint8), "bright"),
+    "black": (lambda: np.zeros((2, SIZE, SIZE), np.uint16), "dark"),
+    "dark noise": (lambda: draw().normal(100, 5, (2, SIZE, SIZE)).astype(np.uint16), "dark"),
+    "single photons": (lambda: draw().poisson(0.02, (1, SIZE, SIZE)).astype(np.uint16), "dark"),
+    "few photons": (lambda: draw().poisson(1, (2, SIZE, SIZE)).astype(np.uint16), "dark"),
+    "float noise": (lambda: draw().normal(0, 1, (1, SIZE, SIZE)).astype(np.float32), "dark"),
+    "exponential noise": (lambda: draw().exponential(1, (1, SIZE, SIZE)), "dark"),
+    "blurred noise": (lambda: cv2.GaussianBlur(draw().normal(0, 1, (SIZE, SIZE)), (0, 0), 5)[None], "dark"),
+    "uneven dark": (lambda: (vignette() * 20 + draw().normal(100, 3, (SIZE, SIZE)))[None], "dark"),
+    "hot pixels": (lambda: np.where(draw().random((1, SIZE, SIZE)) < 1e-4, 4000, 3).astype(np.uint16), "dark"),
+}
+
+
+@pytest.mark.parametrize("method", ["otsu", "triangle"])
+@pytest.mark.parametrize("case", EMPTY)
+def test_a_slide_of_background_only_has_no_tissue(case: str, method: str) -> None:
+    make, background = EMPTY[case]
+    assert fit(make(), background, method=method).mask.sum() == 0
+
+
+def textured(truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return uneven tissue, 0.15 to 1 within the truth and 0 outside."""
+    texture = np.abs(cv2.GaussianBlur(draw(1).normal(0, 1, truth.shape), (0, 0), 4))
+    return np.where(truth, 0.15 + 0.85 * texture / texture.max(), 0.0)
+
+
+def overlap(found: NDArray[Any], truth: NDArray[np.bool_]) -> float:
+    """Return the intersection over the union."""
+    return float((found.astype(bool) & truth).sum() / (found.astype(bool) | truth).sum())
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.98])
+@pytest.mark.parametrize("kind", ["bright RGB", "dark uint16 up to 157", "dark float", "dark with a noise channel"])
+def test_tissue_is_found_whether_it_covers_little_or_nearly_all(kind: str, share: float) -> None:
+    truth = np.zeros((SIZE, SIZE), bool)
+    side = round(SIZE * share**0.5)
+    truth[:side, :side] = True
+    tissue = textured(truth)
+    generator = draw(2)
+    if kind == "bright RGB":
+        bright = 240 - 200 * tissue + generator.normal(0, 3, (3, SIZE, SIZE))
+        model = fit(bright.clip(0, 255).astype(np.uint8), "bright")
+    elif kind == "dark uint16 up to 157":
+        counts = generator.poisson(2 + 150 * tissue)[None].clip(0, 157).astype(np.uint16)
+        model = fit(counts, "dark")
+    elif kind == "dark float":
+        model = fit((0.01 * generator.normal(size=(1, SIZE, SIZE)) + tissue).astype(np.float32), "dark")
+    else:
+        noise = generator.normal(1000, 100, (SIZE, SIZE))
+        model = fit(np.stack([generator.poisson(2 + 150 * tissue), noise]).astype(np.uint16), "dark")
+    assert overlap(model.mask, truth) > 0.9
+
+
+def test_a_field_of_tissue_without_any_glass_is_tissue_throughout() -> None:
+    pixels = draw().normal(130, 25, (3, SIZE, SIZE)).clip(0, 255).astype(np.uint8)
+    assert fit(pixels, "bright").mask.all()
+
+
+def test_a_channel_of_noise_gets_an_empty_window() -> None:
+    signal = np.zeros((SIZE, SIZE))
+    signal[:100] = 200
+    pixels = np.stack([signal, draw().normal(1000, 100, (SIZE, SIZE))]).astype(np.uint16)
+    found = signal_windows(pixels, background="dark", is_rgb_uint8=False)
+    assert found[0].tolist() == [0, 200]
+    assert found[1, 0] == found[1, 1]
+
+
+def test_the_signal_is_high_on_tissue_for_either_polarity() -> None:
+    pixels = np.array([[[255, 51]], [[255, 204]], [[255, 153]]], np.uint8)
+    windows = np.array([[0.0, 255.0]] * 3)
+    assert np.allclose(tissue_signal(pixels, background="bright", windows=windows), [[0, 0.8]])
+    assert np.allclose(tissue_signal(pixels, background="dark", windows=windows), [[1, 0.8]])
+    windows[1] = 0
+    assert np.allclose(tissue_signal(pixels, background="dark", windows=windows), [[1, 0.6]])
+
+
+def test_a_fixed_threshold_is_taken_as_it_is() -> None:
+    assert find_threshold(np.zeros((9, 9), np.float32), "fixed", 0.3) == 0.3
+
+
+def test_specks_go_small_holes_close_and_the_rest_stays() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[:20, :20] = True
+    mask[5:7, 5:7] = False  # a hole of 4 px
+    mask[10:13, 10:13] = False  # a hole of 9 px
+    mask[0, 15] = False  # a notch at the border is no hole
+    expected = mask.copy()
+    expected[5:7, 5:7] = True
+    mask[30:32, 30:32] = True  # a speck of 4 px
+    found = clean_mask(mask, um2_per_px=2.0, min_speck_um2=10.0, max_hole_um2=8.0)
+    assert (found == expected).all()
+
+
+def test_fibres_that_lie_in_company_are_no_specks() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[10:30:4, 10:30:4] = True  # 25 single pixels, 4 px apart
+    assert clean_mask(mask, um2_per_px=1.0, min_speck_um2=25.0, max_hole_um2=0.0).sum() == 25
+    assert clean_mask(mask, um2_per_px=1.0, min_speck_um2=26.0, max_hole_um2=0.0).sum() == 0
+    assert clean_mask(mask, um2_per_px=1.0, min_speck_um2=4.0, max_hole_um2=0.0).sum() == 0
+
+
+def test_a_patch_sees_the_overviews_mask_by_the_centres_of_its_pixels() -> None:
+    mask = np.zeros((2, 2), np.uint8)
+    mask[0, 1] = 1
+    model = TissueModel(
+        background="dark", windows=np.array([[0.0, 10.0]]), threshold=0.5, mask=mask, scale_x=4.0, scale_y=4.0
+    )
+    patch = np.full((1, 4, 4), 9, np.uint8)
+    patch[0, 1, 3] = 2  # in the mask, below the threshold
+    found = model.patch_mask(patch, 1, 1, 2.0, (4, 3))
+    # centres at level-0 2, 4, 6, 8: the first lies left of 4, those in row 2 and below lie at 4 or more
+    assert found.astype(int).tolist() == [[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "background", "low", "high"),
+    [
+        ("wsi/CMU-1-Small-Region.svs", "bright", 0.25, 0.45),
+        ("wsi/idc_14306.tif", "bright", 0.15, 0.35),
+        ("wsi/pair-dapi.ndpi", "dark", 0.05, 0.25),
+        ("multimodal/curvealign-2B_D9_ROI1-shg.tif", "dark", 0.03, 0.2),
+        ("multimodal/test-pyfibre-pl-shg-Stack.tif#page=0&plane=0", "dark", 0.1, 0.5),
+        ("multimodal/curvealign-2B_D9_ROI1-he.tif", "bright", 0.95, 1.0),
+    ],
+)
+def test_on_real_slides_the_share_of_tissue_is_what_the_eye_sees(
+    real_data: Path, name: str, background: Background, low: float, high: float
+) -> None:
+    with open_slide(f"{real_data}/{name}", mpp=0.5, background=background) as slide:
+        overview, scale_x, scale_y = slide.read_overview(2048)
+        model = fit_tissue(
+            overview,
+            background=slide.background,
+            config=TissueConfig(),
+            is_rgb_uint8=slide.is_rgb,
+            scale_x=scale_x,
+            scale_y=scale_y,
+            mpp=slide.mpp,
+        )
+    assert low < model.mask.mean() <= high

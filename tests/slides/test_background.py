@@ -1,0 +1,86 @@
+"""Dark or bright: guessed from border and mode, overridable."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.slides import open_slide
+from pathopatch.slides.background import guess_background
+
+
+def disc(tissue: float, glass: float, channels: int, dtype: type[np.generic]) -> np.ndarray:
+    return made.disc_image(200, 160, (100, 80), 60, tissue=[tissue] * channels, glass=[glass] * channels, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_polarity_of_a_disc_is_seen(channels: int, dtype: type[np.generic]) -> None:
+    assert guess_background(disc(40, 240, channels, dtype)) == "bright"
+    assert guess_background(disc(240, 10, channels, dtype)) == "dark"
+
+
+def test_a_field_full_of_stained_tissue_is_bright() -> None:
+    colours = np.array([170, 120, 160])[:, None, None]
+    image = colours + np.random.default_rng(0).normal(0, 12, (3, 100, 100))
+    assert guess_background(np.clip(image, 0, 255).astype(np.uint8)) == "bright"
+
+
+def test_a_constant_slide_has_a_polarity() -> None:
+    for value, expected in ((255, "bright"), (0, "dark")):
+        assert guess_background(np.full((3, 9, 9), value, np.uint8)) == expected
+        assert guess_background(np.full((1, 9, 9), value, np.uint8)) == expected
+    assert guess_background(np.full((2, 9, 9), 7, np.uint16)) == "dark"
+
+
+def test_values_that_are_no_numbers_and_unscanned_pixels_are_left_out() -> None:
+    image = disc(240, 10, 1, np.float32)
+    image[:, :5] = np.nan
+    assert guess_background(image) == "dark"
+    image[:, :, :40] = 1e6
+    valid = np.ones((160, 200), bool)
+    valid[:, :40] = False
+    assert guess_background(image, valid=valid) == "dark"
+    assert guess_background(image, valid=np.zeros((160, 200), bool)) == "dark"
+    assert guess_background(np.zeros((3, 9, 9), np.uint8), valid=np.zeros((9, 9), bool)) == "bright"
+
+
+def test_an_unscanned_surround_does_not_decide(tmp_path: Path) -> None:
+    dark = np.clip(made.noise(3, 100, 120, np.float32), 0, 30).astype(np.uint8)
+    made.write_scn(tmp_path / "a.scn", dark, (200, 200), (600, 600))
+    with open_slide(tmp_path / "a.scn") as slide:
+        assert slide.background == "dark"
+        assert (slide.read_region(0, 0, 50, 50) == 0).all()
+    made.write_scn(tmp_path / "b.scn", 255 - dark, (200, 200), (600, 600))
+    with open_slide(tmp_path / "b.scn") as slide:
+        assert slide.background == "bright"
+        assert (slide.read_region(0, 0, 50, 50) == 255).all()
+
+
+def test_a_stated_polarity_survives_pickling(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), np.uint16))
+    slide = open_slide(tmp_path / "a.tif", background="bright")
+    assert pickle.loads(pickle.dumps(slide)).background_value == 65535
+
+
+@pytest.mark.parametrize(
+    ("dtype", "background", "value"),
+    [(np.uint8, "bright", 255), (np.uint16, "bright", 65535), (np.int16, "bright", 32767), (np.float32, "bright", 0),
+     (np.uint16, "dark", 0)],
+)  # fmt: skip
+def test_the_background_value_follows_type_and_polarity(
+    dtype: type[np.generic], background: str, value: int, tmp_path: Path
+) -> None:
+    made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), dtype))
+    assert open_slide(tmp_path / "a.tif", background=background).background_value == value  # type: ignore[arg-type]
+
+
+def test_another_word_is_refused(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), np.uint8))
+    with pytest.raises(InputUnsupportedError, match="grey"):
+        open_slide(tmp_path / "a.tif", background="grey")  # type: ignore[arg-type]

@@ -1,0 +1,262 @@
+"""What holds for every reader: the same pixels, coordinates and resampling, whatever the file."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+import tifffile
+
+from pathopatch.slides import Slide, open_slide
+from pathopatch.slides.tiff import TiffSlide
+
+WIDTH, HEIGHT = 299, 203  # odd, and no multiple of any tile
+
+
+@dataclass(frozen=True)
+class Known:
+    """An open slide and the levels (C, h, w) that it should show."""
+
+    slide: Slide
+    levels: list[np.ndarray]
+
+
+def rgb_deflate(folder: Path) -> Known:
+    levels = made.write_rgb_pyramid(folder / "a.tif", made.noise(3, HEIGHT, WIDTH, np.uint8))
+    return Known(open_slide(folder / "a.tif"), levels)
+
+
+def rgb_jpeg(folder: Path) -> Known:
+    image = made.noise(3, HEIGHT, WIDTH, np.uint8)
+    made.write_rgb_pyramid(folder / "a.tif", image, compression="jpeg")
+    with tifffile.TiffFile(folder / "a.tif") as tiff:
+        levels = [np.ascontiguousarray(page.asarray().transpose(2, 0, 1)) for page in tiff.pages]
+    return Known(open_slide(folder / "a.tif"), levels)
+
+
+def aperio(folder: Path) -> Known:
+    image = made.noise(3, 208, 304, np.uint8)
+    levels = made.write_aperio(folder / "a.svs", image)
+    return Known(open_slide(folder / "a.svs"), levels)
+
+
+def aperio_without_openslide(folder: Path) -> Known:
+    levels = made.write_aperio(folder / "a.svs", made.noise(3, HEIGHT, WIDTH, np.uint8), compression="zstd")
+    return Known(TiffSlide(folder / "a.svs"), levels)
+
+
+def scanned_part(folder: Path) -> Known:
+    image = made.noise(3, 150, 190, np.uint8)
+    levels = []
+    for level, pixels in enumerate(made.write_scn(folder / "a.scn", image, (40, 20), (WIDTH + 1, HEIGHT + 1))):
+        whole = np.full((3, (HEIGHT + 1) >> level, (WIDTH + 1) >> level), 255, np.uint8)
+        y, x = 20 >> level, 40 >> level
+        whole[:, y : y + pixels.shape[1], x : x + pixels.shape[2]] = pixels
+        levels.append(whole)
+    return Known(open_slide(folder / "a.scn", background="bright"), levels)
+
+
+def modalities(folder: Path) -> Known:
+    image = made.noise(3, HEIGHT, WIDTH, np.uint16)
+    return Known(open_slide(made.write_modalities(folder, image)), [image])
+
+
+def channel(dtype: type[np.generic], **options: object) -> Callable[[Path], Known]:
+    def write(folder: Path) -> Known:
+        image = made.noise(1, HEIGHT, WIDTH, dtype)
+        made.write_channel(folder / "a.tif", image[0], **options)  # type: ignore[arg-type]
+        return Known(open_slide(folder / "a.tif"), [image])
+
+    return write
+
+
+def one_plane_of_rgb(folder: Path) -> Known:
+    levels = made.write_rgb_pyramid(folder / "a.tif", made.noise(3, HEIGHT, WIDTH, np.uint8))
+    return Known(open_slide(f"{folder / 'a.tif'}#plane=1"), [level[1:2] for level in levels])
+
+
+def page_of_a_stack(folder: Path) -> Known:
+    image = made.noise(4, HEIGHT, WIDTH, np.uint16)
+    tifffile.imwrite(folder / "a.tif", image, photometric="minisblack", metadata={"axes": "ZYX"})
+    return Known(open_slide(f"{folder / 'a.tif'}#page=2"), [image[2:3]])
+
+
+def planes_stored_apart(folder: Path) -> Known:
+    image = made.noise(3, HEIGHT, WIDTH, np.uint16)
+    tifffile.imwrite(
+        folder / "a.tif", image, photometric="rgb", planarconfig="separate", tile=(64, 64), compression="lzw"
+    )
+    return Known(open_slide(folder / "a.tif"), [image])
+
+
+def imagej_channels(folder: Path) -> Known:
+    image = made.noise(3, HEIGHT, WIDTH, np.uint16)
+    tifffile.imwrite(folder / "a.tif", image, imagej=True, metadata={"axes": "CYX", "unit": "um"},
+                     resolution=(2, 2))  # fmt: skip
+    return Known(open_slide(folder / "a.tif"), [image])
+
+
+def ome_pyramid(folder: Path) -> Known:
+    levels = made.pyramid_of(made.noise(2, HEIGHT, WIDTH, np.uint16), 3)
+    metadata = {"axes": "CYX", "PhysicalSizeX": 500.0, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": 0.5,
+                "PhysicalSizeYUnit": "µm", "Channel": {"Name": ["CARS", "SHG"]}}  # fmt: skip
+    with tifffile.TiffWriter(folder / "a.ome.tif", ome=True) as writer:
+        options = {"photometric": "minisblack", "tile": (64, 64), "compression": "zstd"}
+        writer.write(levels[0], subifds=2, metadata=metadata, **options)
+        for level in levels[1:]:
+            writer.write(level, subfiletype=1, **options)
+    return Known(open_slide(folder / "a.ome.tif"), levels)
+
+
+READERS = {
+    "RGB pyramid": rgb_deflate,
+    "RGB pyramid, JPEG": rgb_jpeg,
+    "Aperio": aperio,
+    "Aperio, as TIFF": aperio_without_openslide,
+    "SCN with bounds": scanned_part,
+    "one plane of RGB": one_plane_of_rgb,
+    "three files": modalities,
+    "one strip, mapped": channel(np.uint16),
+    "big-endian strips": channel(np.uint16, byteorder=">"),
+    "many strips, deflate": channel(np.uint16, compression="deflate", rows_per_strip=7, predictor=True),
+    "tiles, zstd": channel(np.uint16, tile_px=64, compression="zstd"),
+    "tiles, plain": channel(np.uint8, tile_px=64),
+    "int16": channel(np.int16, tile_px=32, compression="lzw"),
+    "float32": channel(np.float32, tile_px=64, compression="deflate"),
+    "float64": channel(np.float64),
+    "page": page_of_a_stack,
+    "planar": planes_stored_apart,
+    "ImageJ": imagej_channels,
+    "OME": ome_pyramid,
+}
+
+
+@pytest.fixture(params=READERS)
+def known(request: pytest.FixtureRequest, tmp_path: Path) -> Known:
+    return READERS[request.param](tmp_path)
+
+
+def test_the_pixels_are_those_of_the_file_at_every_level(known: Known) -> None:
+    assert len(known.slide.levels) == len(known.levels)
+    for index, expected in enumerate(known.levels):
+        level = known.slide.levels[index]
+        assert (level.height, level.width) == expected.shape[1:]
+        pixels = known.slide.read_region(0, 0, level.width, level.height, level=index)
+        assert pixels.dtype == expected.dtype
+        np.testing.assert_array_equal(pixels, expected)
+
+
+def test_a_region_is_cut_where_its_corner_says_at_every_level(known: Known) -> None:
+    for index, expected in enumerate(known.levels):
+        x, y = 64 >> index, 24 >> index
+        pixels = known.slide.read_region(64, 24, 33, 21, level=index)
+        np.testing.assert_array_equal(pixels, expected[:, y : y + 21, x : x + 33])
+
+
+def test_outside_the_slide_there_is_background(known: Known) -> None:
+    slide, expected = known.slide, known.levels[0]
+    pixels = slide.read_region(-3, -2, 8, 6)
+    assert (pixels[:, :2] == slide.background_value).all()
+    assert (pixels[:, :, :3] == slide.background_value).all()
+    np.testing.assert_array_equal(pixels[:, 2:, 3:], expected[:, :4, :5])
+    corner = slide.read_region(slide.size[0] - 5, slide.size[1] - 4, 8, 6)
+    np.testing.assert_array_equal(corner[:, :4, :5], expected[:, -4:, -5:])
+    assert (corner[:, 4:] == slide.background_value).all()
+    assert (slide.read_region(10**7, -(10**7), 4, 4) == slide.background_value).all()
+
+
+def test_a_pickled_slide_opens_again_with_the_same_pixels_and_facts(known: Known) -> None:
+    again = pickle.loads(pickle.dumps(known.slide))
+    for fact in ("channels", "dtype", "levels", "has_mpp", "bounds", "paths", "background"):
+        assert getattr(again, fact) == getattr(known.slide, fact)
+    np.testing.assert_array_equal(again.read_region(5, 7, 90, 80), known.slide.read_region(5, 7, 90, 80))
+
+
+def test_a_closed_slide_opens_again_when_read(known: Known) -> None:
+    before = known.slide.read_region(5, 7, 90, 80)
+    with known.slide as slide:
+        pass
+    np.testing.assert_array_equal(slide.read_region(5, 7, 90, 80), before)
+
+
+@pytest.mark.parametrize("reader", sorted(READERS.keys() - {"page", "planar"}))  # these two state none
+def test_the_mpp_is_the_one_in_the_file(reader: str, tmp_path: Path) -> None:
+    assert READERS[reader](tmp_path).slide.mpp == pytest.approx(0.5)
+
+
+def test_a_patch_at_a_levels_own_downsample_is_a_plain_crop(known: Known) -> None:
+    for index, expected in enumerate(known.levels):
+        patch = known.slide.read_patch(32, 16, 20, downsample=2.0**index)
+        x, y = 32 >> index, 16 >> index
+        np.testing.assert_array_equal(patch, expected[:, y : y + 20, x : x + 20])
+
+
+def test_a_whole_downsample_gives_block_means(known: Known) -> None:
+    for index, level in enumerate(known.levels):
+        patch = known.slide.read_patch(16, 8, 4, downsample=3.0 * 2**index)
+        coarsest = max(i for i in range(len(known.levels)) if 2**i <= 3 * 2**index)
+        if coarsest > index:
+            continue  # a coarser level is read: the next test
+        x, y = 16 >> index, 8 >> index
+        blocks = level[:, y : y + 12, x : x + 12].astype(float).reshape(-1, 4, 3, 4, 3).mean(axis=(2, 4))
+        assert_close(patch, blocks)
+
+
+def assert_close(pixels: np.ndarray, exact: np.ndarray) -> None:
+    """Equal up to the rounding of the type."""
+    assert np.abs(pixels - exact).max() <= (0.51 if pixels.dtype.kind in "iu" else 1e-3)
+
+
+def weights_of(edges: np.ndarray, pixels: int) -> np.ndarray:
+    """(targets, pixels): how much of each target, between its two edges, each source pixel makes."""
+    edges = np.clip(edges, 0, pixels)
+    starts = np.arange(pixels)
+    covered = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    covered = np.clip(covered, 0, 1)
+    return covered / covered.sum(axis=1, keepdims=True)
+
+
+def area_means(level: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Exact means between real edges, px of the level."""
+    down, across = weights_of(rows, level.shape[1]), weights_of(columns, level.shape[2])
+    return np.einsum("ir,crs,js->cij", down, level.astype(float), across, optimize=True)
+
+
+@pytest.mark.parametrize("downsample", [1.37, 2.9, 3.3])
+def test_a_real_downsample_gives_exact_area_means(known: Known, downsample: float) -> None:
+    fitting = [i for i, level in enumerate(known.slide.levels) if level.downsample <= downsample]
+    index = max(fitting)
+    edges = np.arange(26) * downsample / 2**index
+    expected = area_means(known.levels[index], (8 >> index) + edges, (16 >> index) + edges)
+    assert_close(known.slide.read_patch(16, 8, 25, downsample=downsample), expected)
+
+
+def test_a_target_finer_than_the_slide_is_refused(known: Known) -> None:
+    with pytest.raises(ValueError, match="coarser than the target"):
+        known.slide.read_patch(0, 0, 8, downsample=0.9)
+
+
+@pytest.mark.parametrize("max_px", [37, 100, 299, 5000])
+def test_the_overview_holds_the_means_of_the_whole_slide(known: Known, max_px: int) -> None:
+    slide = known.slide
+    overview, scale_x, scale_y = slide.read_overview(max_px)
+    width, height = slide.size
+    assert max(overview.shape[1:]) == min(max_px, max(width, height))
+    assert (scale_x, scale_y) == (width / overview.shape[2], height / overview.shape[1])
+    index = max(i for i in range(len(known.levels)) if 2**i <= min(scale_x, scale_y))
+    rows = np.arange(overview.shape[1] + 1) * scale_y / 2**index
+    columns = np.arange(overview.shape[2] + 1) * scale_x / 2**index
+    assert_close(overview, area_means(known.levels[index], rows, columns))
+
+
+def test_the_size_and_level_of_a_region_are_checked(known: Known) -> None:
+    for arguments in ({"level": 9}, {"level": -1}):
+        with pytest.raises(ValueError, match="INPUT_UNSUPPORTED"):
+            known.slide.read_region(0, 0, 4, 4, **arguments)
+    with pytest.raises(ValueError, match="INPUT_UNSUPPORTED"):
+        known.slide.read_region(0, 0, 0, 4)

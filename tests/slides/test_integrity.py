@@ -1,0 +1,175 @@
+"""Files that are cut, spoiled or lie about their size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+import tifffile
+
+from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
+from pathopatch.slides import open_slide
+from pathopatch.slides.integrity import checked_tiff
+from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.slides.tiff import TiffSlide
+
+
+def ome(path: Path) -> None:
+    with tifffile.TiffWriter(path, ome=True, bigtiff=True) as writer:
+        for level in range(3):
+            pixels = made.noise(1, 256 >> level, 256 >> level, np.uint16)[0]
+            options = {"subifds": 2} if level == 0 else {"subfiletype": 1}
+            writer.write(pixels, tile=(64, 64), compression="zstd", **options)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "rgb.tif": lambda path: made.write_rgb_pyramid(path, made.noise(3, 200, 300, np.uint8)),
+    "jpeg.tif": lambda path: made.write_rgb_pyramid(path, made.noise(3, 200, 300, np.uint8), compression="jpeg"),
+    "scan.svs": lambda path: made.write_aperio(path, made.noise(3, 208, 304, np.uint8)),
+    "scan.scn": lambda path: made.write_scn(path, made.noise(3, 100, 100, np.uint8), (9, 9), (200, 200)),
+    "plain.tif": lambda path: made.write_channel(path, made.noise(1, 200, 300, np.uint16)[0]),
+    "tiles.tif": lambda path: made.write_channel(path, made.noise(1, 200, 300, np.uint16)[0], tile_px=64),
+    "ome.tif": ome,
+}
+
+
+@pytest.mark.parametrize("percent", [30, 60, 95, 99.9])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_truncated_file_is_refused_when_opened(name: str, percent: float, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / name)
+    open_slide(tmp_path / name).close()
+    cut = made.write_truncated(tmp_path / name, percent, tmp_path / f"cut-{name}")
+    with pytest.raises(InputCorruptError, match="INPUT_CORRUPT"):
+        open_slide(cut)
+
+
+def test_an_empty_file_and_a_text_file_are_refused(tmp_path: Path) -> None:
+    for content in (b"", b"patient: none", b"II*\0", b"II*\0\x08\0\0\0"):
+        (tmp_path / "a.tif").write_bytes(content)
+        with pytest.raises(InputCorruptError):
+            open_slide(tmp_path / "a.tif")
+
+
+def test_a_small_file_that_claims_a_million_by_a_million_is_refused(tmp_path: Path) -> None:
+    path = made.write_giant(tmp_path / "giant.tif")
+    assert path.stat().st_size < 629
+    with pytest.raises(InputTooLargeError, match="1000000 x 1000000"):
+        open_slide(path)
+
+
+def test_one_strip_that_claims_all_those_pixels_is_refused_too(tmp_path: Path) -> None:
+    path = made.write_giant(tmp_path / "giant.tif")
+    made.patch_tag(path, 278, 10**6)  # rows per strip: the one strip would hold everything
+    with pytest.raises(InputTooLargeError, match="claims 1000000 x 1000000"):
+        open_slide(path)
+
+
+def test_a_level_announced_past_the_end_is_refused(tmp_path: Path) -> None:
+    ome(tmp_path / "a.tif")
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+b") as tiff:
+        tag = tiff.pages[0].tags[330]
+        tag.overwrite([tag.value[0], 10**9])
+    with pytest.raises(InputCorruptError):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_an_uncompressed_file_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", np.zeros((64, 64), np.uint16))
+    made.patch_tag(tmp_path / "a.tif", 257, 640)
+    with pytest.raises((InputTooLargeError, InputCorruptError)):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_a_level_that_claims_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 200, 300, np.uint8))
+    for code in (256, 257):
+        made.patch_tag(tmp_path / "a.tif", code, 60_000, page=2)
+    with pytest.raises(InputTooLargeError, match="page 2 claims 60000 x 60000"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_one_strip_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.write_channel(tmp_path / "a.tif", np.zeros((900, 900), np.uint16), compression="deflate", rows_per_strip=900)
+    monkeypatch.setattr("pathopatch.slides.segments._MAX_SEGMENT_BYTES", 10**6)
+    with pytest.raises(InputTooLargeError, match="1620000 bytes"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_a_blank_slide_that_compresses_a_thousandfold_is_not_taken_for_a_lie(tmp_path: Path) -> None:
+    blank = np.full((2048, 2048), 7, np.uint16)
+    made.write_channel(tmp_path / "a.tif", blank, tile_px=1024, compression="zstd")
+    assert (tmp_path / "a.tif").stat().st_size < blank.nbytes / 5000
+    assert (open_slide(tmp_path / "a.tif").read_region(1000, 1000, 50, 50) == 7).all()
+
+
+@pytest.mark.parametrize("compression", ["deflate", "zstd", "lzw", "jpeg"])
+def test_a_spoiled_tile_fails_where_it_is_and_nowhere_else(compression: str, tmp_path: Path) -> None:
+    image = np.clip(made.noise(3, 128, 128, np.uint8), 0, 255)
+    path = tmp_path / "a.tif"
+    made.write_rgb_pyramid(path, image, levels=1, compression=compression)
+    made.spoil_tile(path, 3)
+    slide = TiffSlide(path)
+    for _ in range(2):
+        with pytest.raises(InputCorruptError, match=r"at \(64, 64\)"):
+            slide.read_region(70, 70, 20, 20)
+        assert slide.read_region(0, 0, 64, 64).shape == (3, 64, 64)
+
+
+def test_openslide_answers_again_after_a_spoiled_tile(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    levels = made.write_aperio(path, made.noise(3, 128, 128, np.uint8), levels=1)
+    made.spoil_tile(path, 3)
+    slide = open_slide(path)
+    assert isinstance(slide, OpenSlideSlide)
+    for _ in range(2):
+        with pytest.raises(InputCorruptError, match="cannot be decoded"):
+            slide.read_region(70, 70, 20, 20)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 64, 64), levels[0][:, :64, :64])
+
+
+def test_a_tile_that_was_never_written_is_background(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    made.write_channel(path, np.full((128, 128), 9, np.uint16), tile_px=64, compression="deflate")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        counts = tiff.pages[0].tags[325]
+        counts.overwrite([*counts.value[:3], 0])
+    pixels = open_slide(path, background="bright").read_region(0, 0, 128, 128)[0]
+    assert (pixels[64:, 64:] == 65535).all()
+    assert (pixels[:64] == 9).all()
+
+
+def test_a_good_file_passes(tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 200, 300, np.uint8))
+    with checked_tiff(tmp_path / "a.tif") as tiff:
+        assert len(tiff.pages) == 3
+
+
+def test_xml_entities_are_not_expanded(tmp_path: Path) -> None:
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa">]><OME xmlns="o"><Image><Pixels PhysicalSizeX="&a;"/></Image></OME>'
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), np.uint16), description=bomb, metadata=None)
+    with pytest.raises(InputCorruptError, match="entities"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_ome_xml_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    broken = '<?xml version="1.0"?><OME xmlns="o"><Image><Pixels SizeX="5"/></Image></OME>'
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), np.uint16), description=broken, metadata=None)
+    with pytest.raises(InputCorruptError, match="structure"):
+        open_slide(tmp_path / "a.tif")
+
+
+def test_pixels_in_other_files_are_not_followed(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "other.ome.tif", np.zeros((2, 32, 32), np.uint16), metadata={"axes": "CYX"})
+    with tifffile.TiffFile(tmp_path / "other.ome.tif") as tiff:
+        said = tiff.ome_metadata
+    uuid = said.split('UUID="')[1].split('"')[0]
+    elsewhere = said.replace('IFD="0" PlaneCount="2"', 'IFD="0" FirstC="1" PlaneCount="1"').replace(
+        f'UUID="{uuid}"', 'UUID="urn:uuid:00000000-0000-0000-0000-000000000001"', 1
+    )
+    assert elsewhere != said
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint16), description=elsewhere, metadata=None)
+    with pytest.raises((InputCorruptError, InputUnsupportedError)):
+        open_slide(tmp_path / "a.tif")

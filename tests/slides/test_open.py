@@ -1,0 +1,195 @@
+"""Which reader opens what, and how sources are named."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+import tifffile
+
+from pathopatch.errors import (
+    ChannelMismatchError,
+    InputMissingError,
+    InputUnsupportedError,
+    ModalityMismatchError,
+)
+from pathopatch.slides import Slide, open_slide, parse_source
+from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.slides.tiff import TiffSlide
+
+
+def test_a_source_is_a_path_or_one_path_a_channel() -> None:
+    assert parse_source("a b/slide.svs") == Path("a b/slide.svs")
+    assert parse_source("a.tif#plane=2") == Path("a.tif#plane=2")
+    assert parse_source("CARS=a,1.tif,TPEF=b.tif#page=2&plane=0,SHG=c=d.tif") == {
+        "CARS": "a,1.tif",
+        "TPEF": "b.tif#page=2&plane=0",
+        "SHG": "c=d.tif",
+    }
+
+
+def test_an_existing_file_is_not_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("x=1.tif").touch()
+    assert parse_source("x=1.tif") == Path("x=1.tif")
+
+
+def test_a_channel_named_twice_is_refused() -> None:
+    with pytest.raises(ChannelMismatchError):
+        parse_source("SHG=a.tif,SHG=b.tif")
+
+
+def test_a_file_may_have_a_hash_in_its_name(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif#page=7", np.full((9, 9), 3, np.uint16))
+    assert (open_slide(tmp_path / "a.tif#page=7").read_region(0, 0, 9, 9) == 3).all()
+
+
+def test_scanner_formats_go_to_openslide_and_the_rest_to_the_tiff_reader(tmp_path: Path) -> None:
+    image = made.noise(3, 208, 304, np.uint8)
+    made.write_aperio(tmp_path / "a.svs", image)
+    made.write_rgb_pyramid(tmp_path / "b.tif", image)
+    assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
+    assert isinstance(open_slide(tmp_path / "b.tif"), TiffSlide)
+
+
+def test_a_scan_of_16_bits_is_not_cut_down_to_8(tmp_path: Path) -> None:
+    levels = made.write_aperio(tmp_path / "a.svs", made.noise(3, 208, 304, np.uint16))
+    slide = open_slide(tmp_path / "a.svs")
+    assert slide.dtype == np.uint16
+    np.testing.assert_array_equal(slide.read_region(0, 0, 304, 208), levels[0])
+
+
+def test_another_process_does_not_use_this_ones_handle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = made.write_aperio(tmp_path / "a.svs", made.noise(3, 208, 304, np.uint8))
+    slide = open_slide(tmp_path / "a.svs")
+    assert isinstance(slide, OpenSlideSlide)
+    slide.read_region(0, 0, 9, 9)
+    first = slide._handle
+    slide.read_region(5, 5, 9, 9)
+    assert slide._handle is first
+    monkeypatch.setattr("os.getpid", lambda: -7)  # as after a fork
+    np.testing.assert_array_equal(slide.read_region(0, 0, 9, 9), levels[0][:, :9, :9])
+    assert slide._handle is not first
+
+
+def test_an_rgb_file_behind_a_channel_name_needs_a_plane(tmp_path: Path) -> None:
+    image = made.noise(3, 208, 304, np.uint8)
+    made.write_aperio(tmp_path / "a.svs", image)
+    with pytest.raises(ChannelMismatchError, match=r"SHG should be one channel, the file has 3: R, G, B.*#plane="):
+        open_slide({"SHG": tmp_path / "a.svs"})
+    with open_slide({"SHG": f"{tmp_path / 'a.svs'}#plane=2"}) as slide:
+        assert slide.channels == ("SHG",)
+        assert not slide.is_rgb
+        np.testing.assert_array_equal(slide.read_region(0, 0, 304, 208), image[2:])
+
+
+def test_label_macro_thumbnail_and_description_are_out_of_reach(tmp_path: Path) -> None:
+    image = made.noise(3, 208, 304, np.uint8)
+    made.write_aperio(tmp_path / "a.svs", image)
+    for slide in (open_slide(tmp_path / "a.svs"), TiffSlide(tmp_path / "a.svs")):
+        assert [(level.width, level.height) for level in slide.levels] == [(304, 208), (152, 104), (76, 52)]
+        assert "PATIENT-MARKER" not in repr([getattr(slide, name) for name in dir(Slide) if name[0] != "_"])
+    for page in (1, 2, 3):
+        with pytest.raises(InputUnsupportedError, match=f"no page {page}"):
+            open_slide(f"{tmp_path / 'a.svs'}#page={page}")
+
+
+@pytest.mark.parametrize("fragment", ["#plane=3", "#page=1", "#page=0&plane=9"])
+def test_a_page_or_plane_that_is_not_there_is_refused(fragment: str, tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 100, 100, np.uint8))
+    with pytest.raises(InputUnsupportedError, match="there is no"):
+        open_slide(f"{tmp_path / 'a.tif'}{fragment}")
+
+
+def test_a_stack_that_does_not_say_what_its_pages_are_must_be_chosen_from(tmp_path: Path) -> None:
+    stack = made.noise(4, 50, 60, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    with pytest.raises(InputUnsupportedError, match="#page=0 to #page=3"):
+        open_slide(tmp_path / "a.tif")
+    named = open_slide(tmp_path / "a.tif", channels=("A", "B", "C", "D"))
+    np.testing.assert_array_equal(named.read_region(0, 0, 60, 50), stack)
+    one = open_slide(f"{tmp_path / 'a.tif'}#page=3")
+    np.testing.assert_array_equal(one.read_region(0, 0, 60, 50), stack[3:])
+
+
+def test_names_must_be_as_many_as_planes(tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 100, 100, np.uint8))
+    assert open_slide(tmp_path / "a.tif", channels=("CARS", "TPEF", "SHG")).is_rgb is False
+    assert open_slide(tmp_path / "a.tif").is_rgb is True
+    with pytest.raises(ChannelMismatchError, match="2 channel names"):
+        open_slide(tmp_path / "a.tif", channels=("CARS", "TPEF"))
+
+
+def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match="nowhere"):
+        open_slide(tmp_path / "nowhere.tif")
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(InputUnsupportedError, match="no reader"):
+        open_slide(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, {"photometric": "miniswhite"}],
+)
+def test_a_colour_space_that_would_be_misread_is_refused(options: dict[str, object], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), **options)
+    with pytest.raises(InputUnsupportedError, match="photometric"):
+        open_slide(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int8, np.complex64, np.float16])
+def test_another_sample_type_is_refused_not_cast(dtype: type[np.generic], tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), dtype))
+    with pytest.raises(InputUnsupportedError, match="convert them to one of uint8"):
+        open_slide(tmp_path / "a.tif")
+
+
+def pair(folder: Path, other: np.ndarray, **options: object) -> dict[str, Path]:
+    """Two channels, the first 50 x 60 uint16 at 0.5 um/px."""
+    made.write_channel(folder / "one.tif", np.zeros((50, 60), np.uint16))
+    made.write_channel(folder / "two.tif", other, **options)  # type: ignore[arg-type]
+    return {"CARS": folder / "one.tif", "SHG": folder / "two.tif"}
+
+
+def test_modalities_of_another_size_type_or_mpp_are_refused_with_both_sides(tmp_path: Path) -> None:
+    with pytest.raises(ModalityMismatchError, match="CARS and SHG differ: size 60x50 against 59x50"):
+        open_slide(pair(tmp_path, np.zeros((50, 59), np.uint16)))
+    with pytest.raises(ModalityMismatchError, match="type uint16 against uint8"):
+        open_slide(pair(tmp_path, np.zeros((50, 60), np.uint8)))
+    with pytest.raises(ModalityMismatchError, match=r"mpp 0.5 against 1"):
+        open_slide(pair(tmp_path, np.zeros((50, 60), np.uint16), mpp=1.0))
+
+
+def test_a_modality_without_mpp_takes_that_of_the_others(tmp_path: Path) -> None:
+    assert open_slide(pair(tmp_path, np.zeros((50, 60), np.uint16), mpp=None)).mpp == pytest.approx(0.5)
+    assert open_slide(pair(tmp_path, np.zeros((50, 60), np.uint16), mpp=0.505)).mpp == pytest.approx(0.5)
+
+
+def test_an_image_that_tifffile_opens_but_nothing_decodes_is_unsupported(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint16), compression="deflate")
+    made.patch_tag(tmp_path / "a.tif", 259, 52479)
+    with pytest.raises(InputUnsupportedError, match="52479"):
+        open_slide(tmp_path / "a.tif")
+
+
+def _total(slide: Slide, queue: multiprocessing.Queue[int]) -> None:
+    queue.put(int(slide.read_region(0, 0, 300, 200).astype(np.int64).sum()))
+
+
+@pytest.mark.parametrize("name", ["a.svs", "a.tif"])
+def test_a_spawned_process_opens_its_own_handle(name: str, tmp_path: Path) -> None:
+    write = made.write_aperio if name.endswith("svs") else made.write_rgb_pyramid
+    image = write(tmp_path / name, made.noise(3, 208, 304, np.uint8))[0]
+    slide = open_slide(tmp_path / name)
+    slide.read_region(0, 0, 300, 200)  # the parent's handle is open
+    context = multiprocessing.get_context("forkserver")
+    queue = context.Queue()
+    process = context.Process(target=_total, args=(slide, queue))
+    process.start()
+    assert queue.get(timeout=60) == int(image[:, :200, :300].astype(np.int64).sum())
+    process.join()
+    assert process.exitcode == 0

@@ -1,0 +1,97 @@
+"""Area means: factors of pyramids, places of edges, bounded memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+
+from pathopatch.slides import open_slide, slide
+from pathopatch.slides.resample import level_for, nominal_downsample, shrink, shrink_in_bands
+
+
+@pytest.mark.parametrize(
+    ("size", "level_size", "factor"),
+    [
+        ((2800, 2350), (1400, 1175), 2.0),
+        ((2800, 2350), (350, 293), 8.0),  # 293.75 rows, rounded down
+        ((46000, 32914), (11500, 8228), 4.0),  # 8228.5 rows
+        ((100, 75), (50, 38), 2.0),  # rounded up
+        ((1000, 1000), (400, 400), 2.5),  # no integer explains it
+        ((7, 5), (7, 5), 1.0),
+    ],
+)
+def test_a_dropped_odd_pixel_does_not_change_the_factor_of_a_level(
+    size: tuple[int, int], level_size: tuple[int, int], factor: float
+) -> None:
+    assert nominal_downsample(size, level_size) == factor
+
+
+def test_the_coarsest_level_that_is_fine_enough_is_read() -> None:
+    levels = [1.0, 4.0, 16.0]
+    asked = [0.99, 1, 3.99, 4.0, 4 * (1 - 1e-6), 15, 16, 100]
+    assert [level_for(levels, each) for each in asked] == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.5, 2, 2.37, 3, 7.9, 49])
+def test_a_painted_edge_stays_where_it_is(factor: float) -> None:
+    side = 40
+    source = int(np.ceil(side * factor))
+    for edge in (0.3 * source, 0.77 * source):
+        region = np.zeros((1, source, source), np.float32)
+        region[:, :, : int(edge)] = 1  # from the left up to the edge
+        small = shrink(region, side, factor)
+        assert small.shape == (1, side, side)
+        assert small[0, 5].sum() == pytest.approx(int(edge) / factor, abs=1e-3)  # px of the target
+
+
+@pytest.mark.parametrize("downsample", [1.0, 1.3, 2.0, 3.17, 4.0, 6.5])
+def test_an_edge_on_a_pyramid_lies_within_half_a_pixel_of_the_target(downsample: float, tmp_path: Path) -> None:
+    image = np.full((3, 400, 403), 20, np.uint8)
+    image[:, :, 230:] = 220
+    made.write_rgb_pyramid(tmp_path / "a.tif", image)
+    with open_slide(tmp_path / "a.tif") as pyramid:
+        for x in (0, 37, 101):
+            patch = pyramid.read_patch(x, 11, 60, downsample=downsample)
+            dark = (220 - patch[0, 30].astype(float)) / 200
+            expected = min(60, (230 - x) / downsample)
+            inside = min(60, (403 - x) / downsample)  # beyond it stands the background
+            assert dark[: int(inside)].sum() == pytest.approx(expected, abs=0.5)
+
+
+def test_the_part_of_a_patch_outside_the_slide_is_pure_background(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", np.full((90, 90), 5000, np.uint16))
+    with open_slide(tmp_path / "a.tif", background="dark") as plain:
+        patch = plain.read_patch(60, 60, 20, downsample=3.0)  # 10 px inside, 10 px outside
+    expected = np.zeros((20, 20))
+    expected[:10, :10] = 5000
+    np.testing.assert_array_equal(patch[0], expected)
+
+
+def test_bands_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = made.noise(2, 211, 157, np.uint16)
+    options = {"source": image.shape, "dtype": image.dtype, "target": (43, 31), "factors": (211 / 43, 157 / 31)}
+    rows_read: list[int] = []
+
+    def read(top: int, rows: int) -> np.ndarray:
+        rows_read.append(rows)
+        return image[:, top : top + rows]
+
+    whole = shrink_in_bands(read, **options)
+    monkeypatch.setattr("pathopatch.slides.resample._BAND_BYTES", 2 * 157 * 2 * 12)
+    rows_read.clear()
+    banded = shrink_in_bands(read, **options)
+    np.testing.assert_array_equal(banded, whole)
+    assert max(rows_read) <= 12
+    assert len(rows_read) > 10
+
+
+def test_a_patch_of_a_very_coarse_target_is_read_in_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.write_channel(tmp_path / "a.tif", made.noise(1, 301, 299, np.uint16)[0], tile_px=64, compression="zstd")
+    with open_slide(tmp_path / "a.tif") as one_level:
+        whole = one_level.read_patch(3, 5, 16, downsample=20.3)
+        monkeypatch.setattr(slide, "_WHOLE_PATCH_BYTES", 1000)
+        banded = one_level.read_patch(3, 5, 16, downsample=20.3)
+    assert np.abs(banded.astype(int) - whole.astype(int)).max() <= 1

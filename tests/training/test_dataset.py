@@ -1,0 +1,91 @@
+"""Loading: each patch has the pixels of its own id, scaled by its slide's window, in memory or read when needed."""
+
+import pickle
+
+import numpy as np
+import pytest
+from made_patches import CHANNELS, toy, write_work
+
+from pathopatch.errors import ChannelMismatchError, InputMissingError, NonFiniteError
+from pathopatch.training.dataset import PatchSet, channel_statistics, load_patches
+
+
+def _rows(patches, index):
+    return patches.read(np.asarray(index))
+
+
+def test_each_patch_has_the_pixels_that_its_id_names_whatever_the_order_of_the_groups(tmp_path):
+    groups = write_work(tmp_path)
+    shuffled = groups.sample(frac=1, random_state=3)
+    patches = load_patches(tmp_path, shuffled, input_px=16, splits=("val",), threshold=0.25)
+    made = toy([[14, 6], [6, 14]], seed=1)
+    number = np.array([int(name.split("@")[1].split(",")[0]) // 16 for name in patches.patch_id])
+    np.testing.assert_allclose(patches.read(slice(None)), made.x[number], atol=1e-3)
+    np.testing.assert_array_equal(patches.label, made.label[number])
+    np.testing.assert_array_equal(patches.attribute, made.attribute[number])
+    assert set(patches.patient) == {"patient-val"}
+
+
+def test_blank_glass_and_unlabelled_patches_are_left_out(tmp_path):
+    groups = write_work(tmp_path)
+    assert len(load_patches(tmp_path, groups, input_px=16, splits=("train",), threshold=0.25)) == 38
+    assert len(load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), threshold=0.25)) == 76
+    without = load_patches(tmp_path, groups, input_px=16, splits=("train",))
+    assert len(without) == 39  # without a threshold there is no blank glass
+    assert (without.attribute == -1).all()
+
+
+def test_patches_read_when_needed_are_those_held_in_memory_up_to_half_precision(tmp_path):
+    groups = write_work(tmp_path)
+    held = load_patches(tmp_path, groups, input_px=8, splits=("train", "test"), threshold=0.25)
+    lazy = load_patches(tmp_path, groups, input_px=8, splits=("train", "test"), threshold=0.25, cache_gib=1e-9)
+    assert isinstance(held.x, np.ndarray)
+    assert not isinstance(lazy.x, np.ndarray)
+    order = [50, 0, 75, 0, 3]
+    np.testing.assert_allclose(lazy.read(order), held.read(order), atol=1e-3)
+    np.testing.assert_array_equal(lazy.read(slice(10, 12)), lazy.x.__getitems__([10, 11]))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy.x))[7], lazy.x[7])
+
+
+def test_a_patch_is_resampled_by_area(tmp_path):
+    groups = write_work(tmp_path)
+    fine = load_patches(tmp_path, groups, input_px=16, splits=("val",), threshold=0.25, cache_gib=1e-9).read([5])
+    coarse = load_patches(tmp_path, groups, input_px=4, splits=("val",), threshold=0.25, cache_gib=1e-9).read([5])
+    np.testing.assert_allclose(coarse, fine.reshape(1, 2, 4, 4, 4, 4).mean(axis=(3, 5)), atol=1e-5)
+
+
+def test_what_the_bundle_must_know_comes_from_the_stores(tmp_path):
+    source = load_patches(tmp_path, write_work(tmp_path), input_px=16, splits=("train",), threshold=0.25).source
+    assert (source.channels, source.dtype, source.mpp, source.background) == (CHANNELS, "uint16", 0.5, "dark")
+    assert source.tissue == {"background": "auto", "method": "otsu"}
+    assert not source.is_rgb
+
+
+def test_slides_of_other_channels_are_refused_with_both_sides(tmp_path):
+    groups = write_work(tmp_path, channels=(("CARS", "SHG"), ("SHG", "CARS"), ("CARS", "SHG")))
+    with pytest.raises(ChannelMismatchError, match=r"'slide-val'.*'slide-train'|'slide-train'.*'slide-val'"):
+        load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), threshold=0.25)
+
+
+def test_a_threshold_without_groups_is_refused_and_those_there_are_listed(tmp_path):
+    with pytest.raises(InputMissingError, match=r"0\.3; there are some at 0\.25"):
+        load_patches(tmp_path, write_work(tmp_path), input_px=16, splits=("train",), threshold=0.3)
+
+
+def test_a_split_without_patches_gives_an_empty_set(tmp_path):
+    assert len(load_patches(tmp_path, write_work(tmp_path), input_px=16, splits=("none",), threshold=0.25)) == 0
+
+
+def test_mean_and_standard_deviation_are_those_of_all_pixels_of_a_channel():
+    x = np.zeros((300, 2, 2, 2), dtype=np.float16)
+    x[:150, 0] = 1  # half ones: mean 1/2, sd 1/2; the other channel is constant
+    zeros = np.zeros(300, dtype=np.int64)
+    patches = PatchSet(x, zeros, zeros, np.zeros(300), zeros, zeros)
+    assert channel_statistics(patches) == ((0.5, 0.0), (0.5, 1.0))
+
+
+def test_a_patch_with_a_nan_pixel_is_refused_by_name():
+    patches = toy([[3, 3], [3, 3]], seed=0)
+    patches.x[4, 1, 2, 3] = np.nan
+    with pytest.raises(NonFiniteError, match="s@4,0"):
+        channel_statistics(patches)

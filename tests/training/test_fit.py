@@ -1,0 +1,323 @@
+"""Training: the laws of the loop (resuming, averaging, selecting, stopping) and that GERNE undoes a shortcut."""
+
+import copy
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from made_patches import toy, write_work
+from torch import nn
+
+from pathopatch.config import TrainConfig
+from pathopatch.debias.methods import NAMES, Phase, method
+from pathopatch.debias.objectives import Mean
+from pathopatch.debias.samplers import UniformBatchSampler
+from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, NonFiniteError, StaleArtefactError
+from pathopatch.models.bundle import load_model
+from pathopatch.models.networks import build_network
+from pathopatch.training.checkpoint import peek
+from pathopatch.training.fit import CHECKPOINT, NONFINITE, Keep, fit_arrays, needs_groups
+from pathopatch.training.run import fit
+from pathopatch.training.schedule import evaluation_steps, update_average
+from pathopatch.training.selection import check_validation, is_better, score, some_of_each_group
+
+TRAIN = toy([[40, 8], [8, 40]], seed=0)
+VAL = toy([[10, 10], [10, 10]], seed=1)
+
+
+def _config(**changes):
+    small = {"input_px": 16, "steps": 8, "batch_per_class": 4, "evaluations": 4, "threads": 1, "learning_rate": 3e-3}
+    return TrainConfig(**{**small, **changes})
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class _Killed(Exception):
+    pass
+
+
+def _kill_after(steps):
+    def progress(step, total, metrics):
+        if step == steps:
+            raise _Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_trains_and_the_same_seed_gives_the_same_weights(name):
+    first = fit_arrays(TRAIN, VAL, _config(method=name, steps=3, evaluations=1))
+    assert _equal(first.network, fit_arrays(TRAIN, VAL, _config(method=name, steps=3, evaluations=1)).network)
+    assert not _equal(first.network, fit_arrays(TRAIN, VAL, _config(method=name, steps=3, seed=1)).network)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "gerne"},
+        {"method": "groupdro", "optimizer": "sgd", "groupdro_eta": 0.5},
+        {"method": "resample", "average_weights": False, "architecture": "resnet10t"},
+    ],
+)
+@pytest.mark.parametrize("killed_after", [1, 5])
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_bit(tmp_path, changes, killed_after):
+    config = _config(**changes)
+    undisturbed = fit_arrays(TRAIN, VAL, config)
+    with pytest.raises(_Killed):
+        fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=_kill_after(killed_after))
+    steps = []
+    resumed = fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=lambda s, t, m: steps.append(s))
+    assert steps[0] == {1: 1, 5: 5}[killed_after]  # checkpoints at 2, 4, 6 and 8
+    assert _equal(resumed.network, undisturbed.network)
+    assert resumed.history == undisturbed.history
+    assert resumed.decision_threshold == undisturbed.decision_threshold
+
+
+def test_a_resumed_run_drops_the_same_units_out(tmp_path, monkeypatch):
+    def with_dropout(*args, **rest):
+        network = build_network(*args, **rest)
+        network.features.append(nn.Dropout(0.5))
+        return network
+
+    monkeypatch.setattr(sys.modules[fit_arrays.__module__], "build_network", with_dropout)
+    undisturbed = fit_arrays(TRAIN, VAL, _config())
+    with pytest.raises(_Killed):
+        fit_arrays(TRAIN, VAL, _config(), keep=Keep(tmp_path, "f"), progress=_kill_after(5))
+    resumed = fit_arrays(TRAIN, VAL, _config(), keep=Keep(tmp_path, "f"))
+    assert resumed.history == undisturbed.history
+    assert _equal(resumed.network, undisturbed.network)
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken(tmp_path):
+    fit_arrays(TRAIN, VAL, _config(steps=4), keep=Keep(tmp_path, "a"))
+    steps = []
+    fit_arrays(TRAIN, VAL, _config(steps=4), keep=Keep(tmp_path, "b"), progress=lambda s, t, m: steps.append(s))
+    assert steps == [1, 2, 3, 4]
+
+
+def test_a_damaged_checkpoint_costs_time_but_not_the_result(tmp_path):
+    config = _config(steps=4)
+    whole = fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "a"))
+    path = tmp_path / CHECKPOINT
+    path.write_bytes(path.read_bytes()[:-5])
+    assert _equal(fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "a")).network, whole.network)
+
+
+def test_two_phases_run_in_turn_and_resume_in_the_second(tmp_path):
+    phases = (
+        Phase(sampler=UniformBatchSampler, objective=lambda n: Mean(), select_by="last"),
+        Phase(sampler=UniformBatchSampler, objective=lambda n: Mean(), split="val", trainable="head", lr_scale=0.5),
+    )
+    config = _config(steps=4, evaluations=2)
+    first = fit_arrays(TRAIN, VAL, config, phases=phases[:1])
+    both = fit_arrays(TRAIN, VAL, config, phases=phases)
+    one, two = first.network.state_dict(), both.network.state_dict()
+    moved = {name for name in one if not torch.equal(one[name], two[name])}
+    assert moved == {"classifier.weight", "classifier.bias"}
+    with pytest.raises(_Killed):
+        fit_arrays(TRAIN, VAL, config, phases=phases, keep=Keep(tmp_path, "f"), progress=_kill_after(7))
+    assert _equal(fit_arrays(TRAIN, VAL, config, phases=phases, keep=Keep(tmp_path, "f")).network, both.network)
+
+
+def test_training_leaves_torch_as_it_was():
+    torch.set_num_threads(2)
+    state = torch.get_rng_state()
+    fit_arrays(TRAIN, VAL, _config(steps=2))
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_moving_average_follows_its_formula():
+    average, network = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(average.weight, 2.0)
+    nn.init.constant_(network.weight, 4.0)
+    at_start, late = copy.deepcopy(average), copy.deepcopy(average)
+    update_average(at_start, network, 0)  # d = 1/10: 2 + 9/10 (4 - 2)
+    update_average(late, network, 10**6)  # d = .99: 2 + 1/100 (4 - 2)
+    assert at_start.weight.item() == pytest.approx(3.8)
+    assert late.weight.item() == pytest.approx(2.02)
+
+
+def test_statistics_of_batchnorm_are_copied_not_averaged():
+    average, network = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    network.running_mean.fill_(5.0)
+    update_average(average, network, 50)
+    assert average.running_mean.item() == 5.0
+
+
+def test_evaluations_are_evenly_spread_and_include_the_last_step():
+    assert evaluation_steps(100, 4) == {25, 50, 75, 100}
+    assert evaluation_steps(3, 12) == {1, 2, 3}
+
+
+def test_the_higher_wga_is_picked_then_the_higher_gba_and_of_equals_the_first():
+    a, b, c = {"wga": 0.6, "gba": 0.9}, {"wga": 0.7, "gba": 0.8}, {"wga": 0.7, "gba": 0.85}
+    assert is_better(score(b, "wga"), score(a, "wga"))
+    assert is_better(score(c, "wga"), score(b, "wga"))
+    assert not is_better(score(c, "wga"), score(c, "wga"))
+    assert is_better(score(a, "gba"), score(c, "gba"))
+
+
+def test_the_picked_step_is_the_best_row_of_the_history_and_last_takes_the_last():
+    fitted = fit_arrays(TRAIN, VAL, _config(steps=30, evaluations=10, method="resample", learning_rate=1e-2))
+    best = max(fitted.history, key=lambda row: (row["val_wga"], row["val_gba"], -row["step"]))
+    assert fitted.step == best["step"]
+    assert fitted.validation["wga_at_zero"] == best["val_wga"]
+    assert fit_arrays(TRAIN, None, _config(select="last")).step == 8
+
+
+def test_the_decision_threshold_never_lowers_validation_wga_and_is_zero_when_not_asked_for():
+    tuned = fit_arrays(TRAIN, VAL, _config(method="erm"))
+    assert tuned.validation["wga"] >= tuned.validation["wga_at_zero"]
+    assert fit_arrays(TRAIN, VAL, _config(method="erm", tune_threshold=False)).decision_threshold == 0.0
+
+
+def test_a_validation_pass_takes_small_groups_whole_and_a_sample_of_large_ones():
+    patches = toy([[30, 4], [5, 31]], seed=2, side=8)
+    chosen = some_of_each_group(patches, per_group=10)
+    group = 2 * patches.label[chosen] + patches.attribute[chosen]
+    assert np.bincount(group).tolist() == [10, 4, 5, 10]
+    assert len(set(chosen.tolist())) == len(chosen)
+
+
+def test_gerne_logs_its_two_losses_apart_and_they_make_up_the_whole():
+    row = fit_arrays(TRAIN, VAL, _config(beta=0.5)).history[0]
+    expected = row["loss_less_biased"] + 0.5 * (row["loss_less_biased"] - row["loss_biased"])
+    assert row["loss"] == pytest.approx(expected, abs=1e-6)
+    assert fit_arrays(TRAIN, VAL, _config(method="erm")).history[0]["loss_biased"] is None
+
+
+class _Explodes(nn.Module):
+    """The mean loss, infinite from the sixth step on."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.tensor(0))
+
+    def forward(self, loss, group):
+        self.calls += 1
+        return loss.mean() * (float("inf") if self.calls > 5 else 1.0)
+
+
+def test_an_infinite_loss_stops_the_run_keeps_the_last_good_checkpoint_and_names_the_patches(tmp_path):
+    phases = [Phase(sampler=UniformBatchSampler, objective=lambda n: _Explodes())]
+    with pytest.raises(NonFiniteError, match=r"step 6, batch in nonfinite\.json"):
+        fit_arrays(TRAIN, VAL, _config(), phases=phases, keep=Keep(tmp_path, "f"))
+    assert peek(tmp_path / CHECKPOINT, fingerprint="f")["step"] == 4  # evaluations at 2, 4, 6 and 8
+    written = json.loads((tmp_path / NONFINITE).read_text())
+    indices = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=8, seed=0).batch(5)
+    assert written["patch_ids"] == TRAIN.patch_id[indices].tolist()
+
+
+@pytest.mark.parametrize("evaluations", [1, 8])
+def test_an_absurd_learning_rate_stops_the_run_and_no_checkpoint_holds_its_weights(tmp_path, evaluations):
+    bad = _config(evaluations=evaluations, learning_rate=1e30, optimizer="sgd", method="erm")
+    with pytest.raises(NonFiniteError):
+        fit_arrays(TRAIN, VAL, bad, keep=Keep(tmp_path, "g"))
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_nan_pixel_stops_the_run_by_the_patchs_name():
+    patches = toy([[5, 5], [5, 5]], seed=0)
+    patches.x[3, 0, 0, 0] = np.nan
+    with pytest.raises(NonFiniteError, match="s@3,0"):
+        fit_arrays(patches, VAL, _config())
+
+
+def test_beta_outside_its_bounds_is_refused_with_the_bounds():
+    with pytest.raises(BetaOutOfBoundsError, match=r"beta = 9 is outside \[-2, 4\]"):  # 0 <= 5/6 - s/3 <= 1
+        fit_arrays(TRAIN, VAL, _config(beta=9.0))
+
+
+def test_an_empty_training_group_stops_gerne_with_the_counts_while_erm_goes_on():
+    emptied = toy([[20, 0], [5, 20]], seed=0)
+    with pytest.raises(GroupEmptyError, match=r"\[\[20, 0\], \[5, 20\]\]"):
+        fit_arrays(emptied, VAL, _config())
+    for name in ("erm", "erm-balanced"):
+        fit_arrays(emptied, VAL, _config(method=name, steps=2))
+
+
+def test_an_empty_validation_group_stops_gerne_while_erm_is_selected_by_the_others():
+    emptied = toy([[6, 0], [6, 6]], seed=0)
+    with pytest.raises(GroupEmptyError, match="in validation"):
+        fit_arrays(TRAIN, emptied, _config())
+    fitted = fit_arrays(TRAIN, emptied, _config(method="erm", steps=2))
+    assert fitted.validation["n of label 0, attribute 1"] == 0
+
+
+def test_no_validation_at_all_is_refused_unless_the_last_step_is_wanted():
+    with pytest.raises(GroupEmptyError, match="no labelled validation patches"):
+        check_validation(None, needs_groups=False)
+
+
+def test_which_methods_need_groups_follows_from_their_samplers():
+    assert {name for name in NAMES if needs_groups(method(name)[0])} == {"resample", "groupdro", "gerne"}
+
+
+def test_gerne_undoes_a_shortcut_that_erm_takes():
+    train = toy([[190, 10], [10, 190]], seed=0)
+    val = toy([[50, 50], [50, 50]], seed=1)
+    settings = {"steps": 80, "batch_per_class": 16, "augment": False}
+    wga = {m: fit_arrays(train, val, _config(method=m, **settings)).validation["wga_at_zero"] for m in ("erm", "gerne")}
+    assert wga["erm"] < 0.2
+    assert wga["gerne"] > 0.6
+
+
+def test_a_run_leaves_a_model_that_predicts_as_its_network_and_is_not_done_twice(tmp_path):
+    groups = write_work(tmp_path)
+    config = _config()
+    folder = fit(tmp_path, config)
+    assert folder == tmp_path / "runs" / "gerne-t0.25-s0"
+    run = json.loads((folder / "run.json").read_text())
+    model = load_model(folder / "model", device="cpu", precision="float32")
+    assert model.spec.channels == ("CARS", "SHG")
+    assert model.spec.decision_threshold == run["decision_threshold"]
+    assert TrainConfig.model_validate_json((folder / "config.json").read_text()) == config
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    assert fit(tmp_path, config) == folder
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+    with pytest.raises(StaleArtefactError, match="configuration"):
+        fit(tmp_path, _config(steps=9))
+    assert len(groups) == 120
+
+
+def test_equal_runs_leave_equal_bytes_but_for_the_log(tmp_path):
+    contents = []
+    for name in ("a", "b"):
+        write_work(tmp_path / name)
+        folder = fit(tmp_path / name, _config(steps=4))
+        files = [p for p in folder.rglob("*") if p.is_file() and p.name != "log.json"]
+        contents.append({str(p.relative_to(folder)): p.read_bytes() for p in files})
+    assert contents[0] == contents[1]
+    assert set(contents[0]) >= {"run.json", "history.csv", "config.json", "model/model.safetensors"}
+
+
+def test_a_further_threshold_and_changes_in_the_test_split_make_no_run_stale(tmp_path):
+    groups = write_work(tmp_path)
+    folder = fit(tmp_path, _config(steps=2))
+    changed = groups.assign(**{"attribute@0.5": 0, "group@0.5": 0})
+    changed.loc[changed["split"] == "test", "label"] = 0
+    changed.to_parquet(tmp_path / "groups.parquet")
+    assert fit(tmp_path, _config(steps=2)) == folder
+    changed.loc[changed["split"] == "train", "label"] = 0
+    changed.to_parquet(tmp_path / "groups.parquet")
+    with pytest.raises(StaleArtefactError, match="groups"):
+        fit(tmp_path, _config(steps=2))
+
+
+def test_a_run_killed_while_training_is_not_taken_for_finished_and_is_resumed(tmp_path):
+    write_work(tmp_path / "a")
+    write_work(tmp_path / "b")
+    undisturbed = fit(tmp_path / "a", _config())
+    with pytest.raises(_Killed):
+        fit(tmp_path / "b", _config(), progress=_kill_after(5))
+    folder = tmp_path / "b" / "runs" / "gerne-t0.25-s0"
+    assert not (folder / "run.json").exists()
+    fit(tmp_path / "b", _config())
+    for name in ("model/model.safetensors", "history.csv", "run.json"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
