@@ -44,7 +44,7 @@ def plain(text: object) -> str:
 def new_figure(width_in: float, height_in: float) -> Figure:
     """Return an empty white figure that belongs to no global state."""
     figure = Figure(figsize=(width_in, height_in), dpi=_DPI, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.09, w_pad=0.06)  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", h_pad=0.09, w_pad=0.06)
     FigureCanvasAgg(figure)
     return figure
 
