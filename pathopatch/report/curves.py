@@ -47,7 +47,7 @@ def _accuracies(axes: Axes, title: str, histories: Sequence[pd.DataFrame], *, is
         for name, said, color, style in _LINES:
             if name in history and history[name].notna().any():
                 axes.plot(_steps(history), history[name], color=color, linestyle=style, linewidth=1.5, label=said)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     handles, names = axes.get_legend_handles_labels()
     once = dict(zip(names, handles, strict=True))

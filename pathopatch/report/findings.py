@@ -180,7 +180,10 @@ def _verdict(best: pd.Series[Any]) -> str:
     if not pd.notna(low):
         return f"{said}; no interval."
     if low > 0 or high < 0:
-        return f"{said} [{points(low)}, {points(high)}]: the paired interval excludes 0."
+        said = f"{said} [{points(low)}, {points(high)}]: the paired interval excludes 0"
+        if best["smallest_group_n"] < SMALL_GROUP:
+            return f"{said}, yet the smallest group is too small for a firm claim."
+        return f"{said}."
     return f"{said} [{points(low)}, {points(high)}]: the paired interval includes 0, so no difference is shown."
 
 
@@ -217,7 +220,7 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
         picture(
             "group_counts.png",
             f"Bars of the number of patches in each of the four groups in {', '.join(splits)}, for each threshold.",
-            "Patches in each group. Groups 1 and 2 run against the shortcut and decide the worst-group accuracy.",
+            "Patches in each group. Groups 1 and 2 run against the shortcut and mostly decide WGA.",
         ),
         _counts_table(thresholds),
         tag("h3", "Alpha over all thresholds"),
@@ -346,8 +349,8 @@ def _gain_table(rows: pd.DataFrame, threshold: float) -> Html:
     ]
     header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(GROUP_NAMES)))
     caption = (
-        f"Gain (+) or loss (-) against ERM at threshold {threshold:g}, percentage points on the same patches, with "
-        "paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the same seed."
+        f"Gain (+) or loss (\N{MINUS SIGN}) against ERM at threshold {threshold:g}, percentage points on the same "
+        "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the same seed."
     )
     return table(caption, header, body, text_columns=2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -10,12 +11,12 @@ from pathopatch.evaluation.compare import ERM_METHODS
 from pathopatch.report.collect import Study
 from pathopatch.report.curves import training_histories
 from pathopatch.report.findings import in_order, preferred, rows_at
-from pathopatch.report.markup import Html, between, number, paragraph, picture, signed, table, tag, warning
+from pathopatch.report.markup import Html, between, paragraph, picture, signed, table, tag, warning
 from pathopatch.report.plots import probability_by_fraction
 
 _MOST_PANELS = 4
 _SETTINGS = (
-    "method", "architecture", "threshold", "seed", "steps", "batch_per_class", "optimizer", "learning_rate",
+    "architecture", "threshold", "seed", "steps", "batch_per_class", "optimizer", "learning_rate",
     "weight_decay", "c", "beta",
 )  # fmt: skip
 _STAGES = ("tile", "groups", "evaluate", "predict")
@@ -93,18 +94,26 @@ def training_section(study: Study, pictures: dict[str, bytes]) -> Html:
                 "histories.png",
                 f"Worst-group and group-balanced accuracy on validation, and the training loss, over the steps of "
                 f"{sum(map(len, panels.values()))} runs.",
-                "A line a seed. Above: worst-group (WGA, red) and group-balanced accuracy (GBA, blue) on validation. Below: "
-                "training loss; an extrapolated one may fall below 0. A WGA that falls after its best means overfitting "
-                "to few patches.",
+                "A line a seed. Above: worst-group (WGA, red) and group-balanced accuracy (GBA, blue) on validation. "
+                "Below: training loss; an extrapolated one may fall below 0. A WGA that falls after its best means "
+                "overfitting to few patches.",
             )
         )
     rows = [
         (run, *(_setting(config, name) for name in _SETTINGS), _decision(study, run))
-        for run, config in study.configs.items()
+        for run, config in _configs_in_order(study)
     ]
     header = ("run", *(name.replace("_", " ") for name in _SETTINGS), "decision threshold")
-    parts.append(table("Settings of each run. The decision threshold is on the logit.", header, rows, text_columns=3))
+    parts.append(table("Settings of each run. The decision threshold is on the logit.", header, rows, text_columns=2))
     return tag("div", *parts)
+
+
+def _configs_in_order(study: Study) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the runs' configurations by threshold, method and seed."""
+    rows = pd.DataFrame({"run": list(study.configs)}, dtype=str)
+    for name in ("threshold", "method", "seed"):
+        rows[name] = [config.get(name) for config in study.configs.values()]
+    return [(run, study.configs[run]) for run in in_order(rows, "threshold")["run"]]
 
 
 def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
@@ -135,7 +144,7 @@ def _setting(config: Any, name: str) -> str:
 
 def _decision(study: Study, run: str) -> str:
     """Return a run's decision threshold."""
-    return number(study.evaluations[run]["decision_threshold"]) if run in study.evaluations else "–"
+    return signed(study.evaluations[run]["decision_threshold"], 3) if run in study.evaluations else "–"
 
 
 def summary(study: Study) -> Html:

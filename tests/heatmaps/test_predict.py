@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from made_slides import write_scn
 
 from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
@@ -181,3 +182,59 @@ def test_a_stride_beyond_the_patch_is_refused():
     assert tiling_of(spec, PredictConfig(stride_px=4)).step_px == 4
     with pytest.raises(InputUnsupportedError, match="stride of 17 px"):
         tiling_of(spec, PredictConfig(stride_px=17))
+
+
+OFFSET, SIZE, FRAME = (64, 32), (160, 96), (288, 192)  # (x, y), (width, height), level-0 px
+
+
+def squares(side):
+    """Values 0, 64, 128 of squares of a given side, (rows, columns)."""
+    return np.random.default_rng(3).choice([0, 64, 128], (SIZE[1] // side, SIZE[0] // side)).astype(np.uint8)
+
+
+def painted_scn(path, side):
+    values = squares(side)
+    image = np.repeat(np.kron(values, np.ones((side, side), np.uint8))[None], 3, axis=0)
+    write_scn(path, image, OFFSET, FRAME)
+    return values
+
+
+def rgb_model(patch, stride, mpp):
+    return mean_model(
+        patch,
+        stride,
+        mpp=mpp,
+        channels=("R", "G", "B"),
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        background="bright",
+        intensity=IntensityConfig(),
+        tissue=TissueConfig(background="bright", method="fixed", fixed_threshold=0.2, min_speck_um2=0, max_hole_um2=0),
+    )
+
+
+@pytest.mark.parametrize(("patch", "stride", "downsample"), [(16, 16, 1), (16, 16, 2), (16, 8, 1)])
+def test_cells_lie_on_their_squares_in_the_level_0_frame(tmp_path, patch, stride, downsample):
+    side = patch * downsample
+    values = painted_scn(tmp_path / "a.scn", side)
+    with open_slide(tmp_path / "a.scn", background="bright") as slide:
+        assert slide.size == (OFFSET[0] + SIZE[0], OFFSET[1] + SIZE[1]) or slide.size == FRAME
+        assert slide.bounds == (*OFFSET, *SIZE)
+        table = predict_slide(slide, rgb_model(patch, stride, 0.5 * downsample), config=ALL)
+        found = heatmap(table, slide, patch=patch, stride=stride, downsample=downsample)
+    per_square = patch // stride
+    left, top = (offset // side * per_square for offset in OFFSET)
+    expected = np.kron(values / 255, np.ones((per_square, per_square)))
+    height, width = expected.shape
+    cells = found[top : top + height, left : left + width]
+    if stride == patch:
+        np.testing.assert_allclose(cells, expected, atol=1e-6)
+        outside = np.ones_like(found, bool)
+        outside[top : top + height, left : left + width] = False
+        np.testing.assert_allclose(found[outside], 1, atol=1e-6)  # beyond the bounds is white glass
+    else:  # the first cell of a square at the bounds' corner is shared by four patches: one on it, three half off
+        patches = {(x, y): logit for x, y, logit in zip(table["x"], table["y"], table["logit"], strict=True)}
+        x, y = OFFSET
+        shared = [patches[(x - i * stride, y - j * stride)] for i in (0, 1) for j in (0, 1)]
+        assert patches[OFFSET] == pytest.approx(values[0, 0] / 255, abs=1e-6)
+        assert cells[0, 0] == pytest.approx(np.mean(shared), abs=1e-6)

@@ -1,0 +1,165 @@
+"""Runs held against ERM, with answers by hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.config import EvaluateConfig, TrainConfig
+from pathopatch.errors import InputMissingError
+from pathopatch.evaluation import compare, comparison_table, judge_predictions, preferred_run, summarise
+from pathopatch.evaluation.compare import paired_gains
+from pathopatch.provenance import Stamp, write_json, write_table
+
+STAMP = Stamp(stage="groups", config="")
+QUICK = EvaluateConfig(bootstrap=30)
+# Each split: ten patches of each group, of two patients, half each.
+GROUP = np.repeat(np.arange(4), 10)
+
+
+def groups_table() -> pd.DataFrame:
+    parts = [
+        pd.DataFrame(
+            {
+                "patch_id": [f"{split}{index}" for index in range(40)],
+                "patient_id": np.tile([f"{split}-p", f"{split}-q"], 20),
+                "split": split,
+                "label": GROUP // 2,
+                "tissue_fraction": np.where(GROUP % 2 == 1, 0.8, 0.2),
+                "group@0.5": GROUP,
+            }
+        )
+        for split in ("train", "val", "test")
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def write_run(
+    work: Path, config: TrainConfig, right: dict[str, tuple[int, int, int, int]], *, threshold: float = 0.0
+) -> None:
+    """Write a run that is right on the first so many of the ten patches of each group, split by split."""
+    groups = groups_table()
+    parts = []
+    for split, counts in right.items():
+        part = groups[groups["split"] == split].drop(columns="patient_id")
+        is_right = np.tile(np.arange(10), 4) < np.repeat(counts, 10)
+        sign = np.where(is_right, 1, -1) * np.where(part["label"] == 1, 1, -1)
+        parts.append(part.assign(logit=threshold + 2.0 * sign, probability=(1 + 0.8 * sign) / 2))
+    table = pd.concat(parts, ignore_index=True)
+    folder = work / "runs" / config.run_name
+    numbers = judge_predictions(table, groups, decision_threshold=threshold, config=QUICK)
+    write_table(folder / "evaluation" / "predictions.parquet", table, STAMP)
+    write_json(folder / "evaluation" / "metrics.json", {"run": config.run_name, **numbers})
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    write_table(tmp_path / "groups.parquet", groups_table(), STAMP)
+    erm, balanced, gerne = (TrainConfig(method=name, threshold=0.5) for name in ("erm", "erm-balanced", "gerne"))
+    # Plain ERM is better on test, balanced on validation: balanced is the reference.
+    write_run(tmp_path, erm, {"val": (9, 2, 9, 9), "test": (9, 8, 9, 9)})
+    write_run(tmp_path, balanced, {"val": (9, 4, 9, 9), "test": (10, 3, 5, 10)}, threshold=0.7)
+    write_run(tmp_path, gerne, {"val": (8, 8, 8, 8), "test": (9, 7, 8, 9)})
+    return tmp_path
+
+
+def test_the_reference_is_the_erm_that_validation_prefers(work: Path) -> None:
+    table = compare(work, config=QUICK).set_index("method")
+    assert set(table["reference"]) == {"erm-balanced-t0.5-s0"}
+    assert table.loc["erm", "wga_val"] == pytest.approx(0.2)
+
+
+def test_gains_are_differences_on_each_group_and_on_the_worst(work: Path) -> None:
+    gerne = compare(work, config=QUICK).set_index("method").loc["gerne"]
+    assert gerne["wga"] == pytest.approx(0.7)
+    assert gerne["gain_wga"] == pytest.approx(0.7 - 0.3)
+    assert [gerne[f"gain_{g}"] for g in range(4)] == pytest.approx([-0.1, 0.4, 0.3, -0.1])
+    assert [gerne[f"n_{g}"] for g in range(4)] == [10, 10, 10, 10]
+    assert gerne["gain_wga_low"] <= gerne["gain_wga"] <= gerne["gain_wga_high"]
+
+
+def test_each_run_is_judged_at_its_own_decision_threshold(work: Path) -> None:
+    balanced = compare(work, config=QUICK).set_index("method").loc["erm-balanced"]
+    assert balanced["decision_threshold"] == 0.7
+    assert balanced["gain_wga"] == 0
+    assert balanced["accuracy_1"] == pytest.approx(0.3)
+
+
+def test_an_erm_run_of_the_same_seed_comes_before_a_better_one(work: Path) -> None:
+    other = TrainConfig(method="erm", threshold=0.5, seed=1)
+    write_run(work, other, {"val": (10, 10, 10, 10), "test": (10, 10, 10, 10)})
+    table = compare(work, config=QUICK).set_index("run")
+    assert table.loc["gerne-t0.5-s0", "reference"] == "erm-balanced-t0.5-s0"
+    assert table.loc["erm-t0.5-s1", "reference"] == "erm-t0.5-s1"
+
+
+def test_without_erm_there_are_no_gains(work: Path) -> None:
+    table = compare(work, ["gerne-t0.5-s0"], config=QUICK)
+    assert table["reference"].tolist() == [""]
+    assert table["gain_wga"].isna().all()
+
+
+def test_the_csv_holds_the_table(work: Path) -> None:
+    table = compare(work, config=QUICK)
+    written = pd.read_csv(work / "comparison.csv", keep_default_na=True, dtype={"reference": str})
+    pd.testing.assert_frame_equal(written, table, check_dtype=False)
+
+
+def test_the_text_table_shows_interval_groups_and_gain(work: Path) -> None:
+    compare(work, config=QUICK)
+    lines = comparison_table(work).splitlines()
+    assert lines[0] == "Split test, tissue threshold 0.5, in percent; smallest group n = 10"
+    gerne = next(line for line in lines if "gerne" in line)
+    assert gerne.split()[:2] == ["gerne-t0.5-s0", "70.0"]
+    assert gerne.split()[-5:] == ["90.0", "70.0", "80.0", "90.0", "+40.0"]
+
+
+def test_validation_alone_prefers_a_run(work: Path) -> None:
+    assert preferred_run(work, threshold=0.5) == "gerne-t0.5-s0"
+    with pytest.raises(InputMissingError, match=r"threshold 0\.25"):
+        preferred_run(work, threshold=0.25)
+
+
+def test_a_tie_on_validation_goes_to_the_higher_gba(work: Path) -> None:
+    write_run(work, TrainConfig(method="resample", threshold=0.5), {"val": (8, 9, 8, 8), "test": (1, 1, 1, 1)})
+    assert preferred_run(work, threshold=0.5) == "resample-t0.5-s0"
+
+
+def test_validation_is_reported_only_where_no_run_has_a_test_split(work: Path) -> None:
+    assert set(compare(work, config=QUICK)["split"]) == {"test"}
+    for name in ("erm", "erm-balanced", "gerne"):
+        shutil.rmtree(work / "runs" / f"{name}-t0.5-s0")
+    write_run(work, TrainConfig(method="erm", threshold=0.5), {"val": (9, 2, 9, 9)})
+    assert set(compare(work, config=QUICK)["split"]) == {"val"}
+
+
+def test_no_evaluated_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match="test or val"):
+        compare(tmp_path)
+
+
+def test_means_and_deviations_are_over_seeds() -> None:
+    rows = pd.DataFrame({"threshold": 0.5, "trained_threshold": 0.5, "method": "gerne", "wga": [0.6, 0.7, 0.8]})
+    for name in ("gba", "average", "auroc", "gain_wga"):
+        rows[name] = 0.5
+    (row,) = summarise(rows).to_dict("records")
+    assert row["runs"] == 3
+    assert row["wga_mean"] == pytest.approx(0.7)
+    assert row["wga_sd"] == pytest.approx(0.1)
+
+
+def test_a_paired_interval_is_narrower_than_two_apart() -> None:
+    # Both models fail on the same half of the patients; one patch a patient tells them apart.
+    patient = np.repeat(np.arange(20), 4)
+    group = np.tile(np.arange(4), 20)
+    reference = patient < 10
+    better = reference | (group == 0)
+    gains = paired_gains(better, reference, group, patient, config=EvaluateConfig(bootstrap=200))
+    assert gains["gain_0"] == pytest.approx(0.5)
+    assert (gains["gain_1"], gains["gain_1_low"], gains["gain_1_high"]) == (0, 0, 0)
+    assert (gains["gain_wga"], gains["gain_wga_low"], gains["gain_wga_high"]) == (0, 0, 0)

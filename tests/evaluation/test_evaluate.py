@@ -1,0 +1,145 @@
+"""A run's evaluation on disk: made of its model and the groups, kept when current, refused when stale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.config import EvaluateConfig
+from pathopatch.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
+from pathopatch.evaluation import evaluate, evaluate_run, judge_predictions
+from pathopatch.provenance import Stamp, json_stamp, read_json, read_table, table_stamp, write_bytes, write_table
+
+QUICK = EvaluateConfig(bootstrap=20)
+
+
+def groups_table() -> pd.DataFrame:
+    """Three splits of eight patches, two of each group, and in test an unlabelled and a blank one."""
+    group = np.repeat(np.arange(4), 2)
+    parts = []
+    for split in ("train", "val", "test"):
+        part = pd.DataFrame({"label": group // 2, "tissue_fraction": np.where(group % 2, 0.8, 0.2), "group@0.5": group})
+        if split == "test":
+            odd = pd.DataFrame({"label": [-1, 0], "tissue_fraction": [0.6, 0.0], "group@0.5": [-1, -1]})
+            part = pd.concat([part, odd], ignore_index=True)
+        part["patch_id"] = [f"{split}@{index},0" for index in range(len(part))]
+        part["slide_id"] = part["patient_id"] = [f"{split}-{index % 2}" for index in range(len(part))]
+        parts.append(part.assign(split=split))
+    return pd.concat(parts, ignore_index=True)
+
+
+@dataclass
+class FakePatches:
+    """Patches whose one pixel is the tissue fraction, in reverse order to show that rows join by id."""
+
+    patch_id: np.ndarray
+    pixel: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixel)
+
+    def read(self, index: Any) -> np.ndarray:
+        return self.pixel[index].reshape(-1, 1, 1, 1).astype(np.float32)
+
+
+class FakeModel:
+    """Says tumour where the pixel is above one half: the shortcut in its purest form."""
+
+    spec = SimpleNamespace(input_px=1, temperature=2.0, decision_threshold=0.0)
+    calls = 0
+
+    def predict_logits(self, batch: np.ndarray) -> np.ndarray:
+        FakeModel.calls += 1
+        margin = 4 * (batch[:, 0, 0, 0] - 0.5)
+        return np.stack([np.ones_like(margin), 1 + margin], axis=1)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_table(tmp_path / "groups.parquet", groups_table(), Stamp(stage="groups", config=""))
+    write_bytes(tmp_path / "runs" / "erm" / "model" / "model.json", b"{}")
+
+    def load_patches(_work: Path, rows: pd.DataFrame, *, input_px: int, splits: tuple[str, ...]) -> FakePatches:
+        assert input_px == 1
+        backwards = rows[rows["split"].isin(splits)].iloc[::-1]
+        return FakePatches(backwards["patch_id"].to_numpy(), backwards["tissue_fraction"].to_numpy())
+
+    monkeypatch.setattr(evaluate, "load_patches", load_patches)
+    monkeypatch.setattr(evaluate, "load_model", lambda folder, *, device: FakeModel())
+    return tmp_path
+
+
+def test_a_model_that_sees_only_tissue_is_right_with_the_shortcut_and_wrong_against_it(work: Path) -> None:
+    out = evaluate_run(work, "erm", config=QUICK)
+    judged = read_json(out / "metrics.json")["splits"]["test"]["thresholds"]["0.5"]
+    assert [row["accuracy"] for row in judged["groups"]] == [1, 0, 0, 1]
+    assert judged["wga"]["value"] == 0
+    assert judged["auroc"]["value"] == pytest.approx(0.5)
+    assert judged["biased_average"] == pytest.approx(0.5)
+
+
+def test_predictions_hold_only_labelled_patches_with_tissue_and_join_by_id(work: Path) -> None:
+    table = read_table(evaluate_run(work, "erm", config=QUICK) / "predictions.parquet")
+    assert len(table) == 16
+    assert set(table["split"]) == {"val", "test"}
+    assert table["logit"].to_numpy() == pytest.approx(4 * (table["tissue_fraction"] - 0.5).to_numpy(), abs=1e-6)
+    assert table["probability"].to_numpy() == pytest.approx(1 / (1 + np.exp(-table["logit"] / 2)).to_numpy())
+
+
+def test_the_group_csv_has_a_row_per_split_threshold_and_group(work: Path) -> None:
+    table = pd.read_csv(evaluate_run(work, "erm", config=QUICK) / "groups.csv")
+    assert table.groupby("split").size().to_dict() == {"test": 4, "val": 4}
+    assert table["accuracy"].tolist() == [1, 0, 0, 1] * 2
+
+
+def test_the_dependence_on_tissue_is_found(work: Path) -> None:
+    numbers = read_json(evaluate_run(work, "erm", config=QUICK) / "metrics.json")
+    for row in numbers["splits"]["test"]["tissue_dependence"]:
+        low, high = (1 / (1 + np.exp(-4 * (x - 0.5) / 2)) for x in (0.2, 0.8))
+        assert row["slope"] == pytest.approx((high - low) / 0.6)
+        assert row["spearman"] == pytest.approx(1)
+
+
+def test_a_current_evaluation_is_left_alone_and_a_stale_one_needs_force(work: Path) -> None:
+    out = evaluate_run(work, "erm", config=QUICK)
+    before = FakeModel.calls
+    assert evaluate_run(work, "erm", config=QUICK) == out
+    assert FakeModel.calls == before
+    with pytest.raises(StaleArtefactError, match="configuration differs"):
+        evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21))
+    evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21), force=True)
+    write_bytes(work / "runs" / "erm" / "model" / "model.json", b"{ }")
+    with pytest.raises(StaleArtefactError, match="'model' differs"):
+        evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21))
+
+
+def test_table_and_numbers_carry_one_stamp_and_equal_bytes_when_redone(work: Path) -> None:
+    def content() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (work / "runs" / "erm" / "evaluation").iterdir()}
+
+    out = evaluate_run(work, "erm", config=QUICK)
+    assert table_stamp(out / "predictions.parquet") == json_stamp(out / "metrics.json")
+    first = content()
+    evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21), force=True)
+    evaluate_run(work, "erm", config=QUICK, force=True)
+    assert content() == first
+
+
+def test_a_split_without_labelled_patches_is_left_out_and_none_is_an_error(work: Path) -> None:
+    out = evaluate_run(work, "erm", config=QUICK, splits=("test", "holdout"))
+    assert list(read_json(out / "metrics.json")["splits"]) == ["test"]
+    with pytest.raises(InputMissingError, match="no labelled patch"):
+        evaluate_run(work, "erm", config=QUICK, splits=("holdout",), force=True)
+
+
+def test_predictions_of_unknown_patches_are_refused() -> None:
+    groups = groups_table()
+    table = groups[groups["split"] == "val"].assign(logit=1.0, probability=0.7, patch_id="other@0,0")
+    with pytest.raises(InputUnsupportedError, match="'other@0,0'"):
+        judge_predictions(table, groups, decision_threshold=0.0)

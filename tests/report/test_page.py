@@ -1,0 +1,166 @@
+"""The report says what the artefacts say, escapes what is hostile, and needs no network."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.config import EvaluateConfig
+from pathopatch.evaluation import compare
+from pathopatch.provenance import read_json, update_status, write_bytes, write_json
+from pathopatch.report import write_report
+
+QUICK = EvaluateConfig(bootstrap=40)
+
+
+class Page(HTMLParser):
+    """Tags, image sources, links and text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        told = dict(attrs)
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(told)
+        if tag == "a":
+            self.links.append(told.get("href") or "")
+        if told.get("id"):
+            self.ids.append(str(told["id"]))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="session")
+def page(work: Path) -> Page:
+    return Page(write_report(work, evaluate=QUICK))
+
+
+def test_the_page_says_the_numbers_of_every_run(work: Path, page: Page) -> None:
+    for path in work.glob("runs/*/evaluation/metrics.json"):
+        numbers = read_json(path)
+        tau = numbers["run"].split("-t")[1].split("-")[0]
+        judged = numbers["splits"]["test"]["thresholds"][tau]
+        assert numbers["run"] in page.text
+        for value in (judged["wga"]["value"], judged["gba"]["value"], judged["wga"]["low"]):
+            assert f"{100 * value:.1f}" in page.text
+        assert f"{judged['auroc']['value']:.3f}" in page.text
+
+
+def test_a_small_group_is_said_loudly_beside_wga(work: Path, page: Page) -> None:
+    judged = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")
+    smallest = judged["splits"]["test"]["thresholds"]["0.25"]["smallest_group_n"]
+    assert smallest < 50
+    assert f"smallest n = {smallest} – SMALL" in page.text
+    assert f"n = {smallest} patches, fewer than 50" in page.text
+
+
+def test_failed_and_empty_slides_are_named(page: Page) -> None:
+    assert "1 of 26 slides could not be cut into patches (stage tile): broken01 (INPUT_CORRUPT" in page.text
+    assert "1 of 26 slides hold no tissue: nothing to judge (stage tile): blank01" in page.text
+
+
+def test_a_hostile_message_stays_text(page: Page) -> None:
+    assert "script" not in page.tags
+    assert "<script>alert('x')</script> & $\\alpha$" in page.text
+
+
+def test_a_hostile_patient_and_run_stay_text(tmp_path: Path, work: Path) -> None:
+    copy = shutil.copytree(work, tmp_path / "<b>study")
+    table = pd.read_parquet(copy / "slides.parquet")
+    table.loc[table["slide_id"] == "blank01", "patient_id"] = "<img src=x onerror=alert(1)>"
+    table.to_parquet(copy / "slides.parquet")
+    (copy / "runs" / "erm-t0.25-s0").rename(copy / "runs" / "erm<i>$x$")
+    hostile = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
+    assert "<img src=x onerror=alert(1)>" in hostile.text
+    assert "erm<i>$x$" in hostile.text
+    assert "<b>study" in hostile.text
+    assert not {"i", "b"} & set(hostile.tags)
+    assert all(image["src"] != "x" for image in hostile.images)
+
+
+def test_the_page_needs_no_network_and_every_picture_is_there(work: Path, page: Page) -> None:
+    source = (work / "report" / "index.html").read_text(encoding="utf-8")
+    assert re.search(r"https?:|//\w|@import|url\(", source) is None
+    assert len(page.images) >= 8
+    for image in page.images:
+        assert (work / "report" / str(image["src"])).is_file()
+        assert len(str(image["alt"])) > 20
+
+
+def test_every_link_leads_somewhere(work: Path, page: Page) -> None:
+    for link in page.links:
+        there = link[1:] in page.ids if link.startswith("#") else (work / "report" / link).resolve().is_file()
+        assert there, link
+
+
+def test_the_page_says_research_use_only_and_no_time(work: Path, page: Page) -> None:
+    assert "Research use only. Not for diagnosis" in page.text
+    assert re.search(r"\b20\d\d-\d\d-\d\d|\d\d:\d\d", page.text) is None
+
+
+def test_equal_artefacts_give_equal_bytes(work: Path) -> None:
+    def content() -> dict[str, bytes]:
+        folder = write_report(work, evaluate=QUICK).parent
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    first = content()
+    assert first == content()
+    assert not any(b"tEXtSoftware" in value or b"tIME" in value for value in first.values())
+
+
+def test_an_empty_work_folder_gives_a_page_of_absences(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path))
+    assert "No slide has been checked or tiled yet." in page.text
+    assert "No run has been evaluated yet" in page.text
+    assert "No slide has been predicted yet" in page.text
+    assert page.images == []
+
+
+def test_slides_without_groups_or_runs_are_shown(tmp_path: Path) -> None:
+    update_status(tmp_path, "s1", "tile", {"state": "failed", "code": "TIMEOUT", "message": "TIMEOUT: too slow"})
+    page = Page(write_report(tmp_path))
+    assert "s1 (TIMEOUT: too slow)" in page.text
+    assert "Groups have not been formed yet" in page.text
+
+
+def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Path) -> None:
+    copy = shutil.copytree(work, tmp_path / "study")
+    for path in copy.glob("runs/*/evaluation/metrics.json"):
+        numbers = read_json(path)
+        judged = numbers["splits"]["test"]["thresholds"]["0.25"]
+        judged["groups"][2] |= {"n": 0, "patients": 0, "accuracy": None, "low": None, "high": None}
+        judged["smallest_group_n"] = 0
+        for name in ("wga", "gba"):
+            judged[name] = {"value": None, "low": None, "high": None}
+        write_json(path, numbers)
+    page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
+    assert "has no patch in group 2 (tumour, little tissue): WGA and GBA are not known" in page.text
+
+
+def test_an_unreadable_overlay_is_said(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "heatmaps" / "s1" / "overlay.png", b"not a picture")
+    page = Page(write_report(tmp_path))
+    assert "These overlays cannot be read: s1." in page.text
+
+
+def test_the_csv_beside_the_page_is_the_comparison(work: Path, page: Page) -> None:
+    assert "comparison.csv" in page.links
+    beside = pd.read_csv(work / "report" / "comparison.csv")
+    again = compare(work, config=QUICK)
+    assert beside["run"].tolist() == again["run"].tolist()
+    assert np.allclose(beside["gain_wga"].to_numpy(float), again["gain_wga"].to_numpy(float), equal_nan=True)
