@@ -250,6 +250,9 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="none, efficientnet-lite0 (extra `pretrained`), or a file of weights.")
+    ] = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -267,6 +270,7 @@ def train(
         name=name,
         steps=steps,
         learning_rate=learning_rate,
+        pretrained=pretrained,
     )
     with _progress(quiet) as progress:
         print(pipeline.train(work, settings, force=force, progress=progress))

@@ -550,6 +550,8 @@ def predict_split(
     wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
     ids = set(wanted["slide_id"])
     cohort = [row for row in _included(read_manifest(study.manifest)) if row.slide_id in ids]
-    run = preferred_run(study.work, threshold=study.groups.thresholds[0])
+    runs = study_runs(study)
+    is_choice = len(runs) > 1  # a single run needs no validation to be preferred
+    run = preferred_run(study.work, threshold=study.groups.thresholds[0]) if is_choice else runs[0].run_name
     model = study.work / "runs" / run / "model"
     return predict(cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress)

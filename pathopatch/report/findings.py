@@ -350,7 +350,8 @@ def _gain_table(rows: pd.DataFrame, threshold: float) -> Html:
     header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(GROUP_NAMES)))
     caption = (
         f"Gain (+) or loss (\N{MINUS SIGN}) against ERM at threshold {threshold:g}, percentage points on the same "
-        "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the same seed."
+        "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the "
+        "same seed."
     )
     return table(caption, header, body, text_columns=2)
 
