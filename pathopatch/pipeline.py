@@ -68,27 +68,40 @@ def check(
     ManifestError
         Everything wrong with the manifest and its slides, in one go.
     """
-    manifest = read_manifest(manifest_path)
-    rows = [row for row in manifest.rows if not row.exclude]
-    facts: list[dict[str, Any]] = []
-    problems: list[Problem] = []
-    for number, row in enumerate(rows, 1):
-        try:
-            facts.append(slide_facts(row))
-        except PathopatchError as error:
-            problems.append(_as_problem(row, error))
-        if progress:
-            progress("check", number, len(rows), row.slide_id)
-    if problems:
+    rows = _included(read_manifest(manifest_path))
+    table, errors = open_slides(rows, progress=progress)
+    if errors:
+        problems = [_as_problem(row, errors[row.slide_id]) for row in rows if row.slide_id in errors]
         raise ManifestError(problems, place=str(manifest_path))
-    table = pd.DataFrame(facts)
     if work is not None:
         _write_slides(work, table, force=force)
     return table
 
 
+def open_slides(
+    rows: Sequence[SlideRow], *, progress: Progress | None = None
+) -> tuple[pd.DataFrame, dict[str, PathopatchError]]:
+    """Return the facts of each slide that opens, a row a slide, and the error of each that does not, by slide_id."""
+    facts: list[dict[str, Any]] = []
+    errors: dict[str, PathopatchError] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            facts.append(slide_facts(row))
+        except PathopatchError as error:
+            errors[row.slide_id] = error
+        if progress:
+            progress("check", number, len(rows), row.slide_id)
+    return pd.DataFrame(facts), errors
+
+
 def slide_facts(row: SlideRow) -> dict[str, Any]:
     """Return what one slide is: identity, geometry, channels, and the fingerprint of its files."""
+    if row.annotations is not None:
+        raise InputUnsupportedError(
+            f"annotations {row.annotations.name} cannot be read yet",
+            place=f"slide {row.slide_id}",
+            remedy="rasterise them into a tumor_mask",
+        )
     with open_row(row) as slide:
         width, height = slide.size
         return {
@@ -116,10 +129,20 @@ def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
 
 
 def _write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
+    """Write ``slides.parquet``; slides may come and go, but one that changed under its id is stale."""
     path = work / "slides.parquet"
-    stamp = Stamp(stage="check", config="", inputs={"slides": provenance.fingerprint(table.to_dict("records"))})
-    if not provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force):
+    stamp = Stamp(stage="check", config="", inputs=dict(zip(table["slide_id"], _fingerprints(table), strict=True)))
+    existing = provenance.table_stamp(path)
+    if existing is not None:
+        shared = stamp.inputs.keys() & existing.inputs.keys()
+        known, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
+        provenance.is_current(now, known, place=path, force=force)
+    if stamp != existing:
         provenance.write_table(path, table, stamp)
+
+
+def _fingerprints(table: pd.DataFrame) -> list[str]:
+    return [provenance.fingerprint({str(key): value for key, value in row.items()}) for row in table.to_dict("records")]
 
 
 # --- tile ----------------------------------------------------------------------------------------------------------
@@ -173,16 +196,21 @@ def tile(
 ) -> list[Outcome]:
     """Check the manifest, then cut every slide into patches; return what became of each slide.
 
+    A slide that cannot be opened fails alone; the others go on.
+
     Raises
     ------
     ManifestError
-        Everything wrong with the manifest and its slides.
+        Everything wrong with the manifest itself.
     InputUnsupportedError
         No target mpp was given and the slides' own differ by more than 2 %.
     """
-    table = check(manifest_path, work, force=force, progress=progress)
-    _one_mpp(table, config)
-    tasks = [TileTask(row, config, work, force) for row in _included(read_manifest(manifest_path))]
+    rows = _included(read_manifest(manifest_path))
+    table, _ = open_slides(rows, progress=progress)
+    if len(table):
+        _one_mpp(table, config)
+        _write_slides(work, table, force=force)
+    tasks = [TileTask(row, config, work, force) for row in rows]
     return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
 
 

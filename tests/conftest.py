@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,13 @@ def real_data() -> Path:
     path = Path(folder)
     assert path.is_dir(), f"PATHOPATCH_REAL_DATA names {folder}, which is no folder"
     return path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where the real images are named, a test on them that is skipped has failed."""
+    report = yield
+    if report.skipped and os.environ.get("PATHOPATCH_REAL_DATA") and "real_data" in getattr(item, "fixturenames", ()):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although PATHOPATCH_REAL_DATA is set: {report.longrepr}"
+    return report

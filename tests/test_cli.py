@@ -175,9 +175,10 @@ def without_mpp(tmp_path: Path) -> dict[str, Path]:
 
 def test_a_slide_without_mpp_names_slide_and_column(without_mpp: dict[str, Path]) -> None:
     out = without_mpp["folder"] / "out"
-    for arguments in (("check", without_mpp["bare"]), ("tile", without_mpp["bare"], "-o", out, "--patch-px", PATCH)):
-        done = run(*arguments, "--quiet", code=1)
-        for word in ("MPP_MISSING", "slide-a", "'mpp'", "row 2"):
+    checked = run("check", without_mpp["bare"], "--quiet", code=1)
+    tiled = run("tile", without_mpp["bare"], "-o", out, "--patch-px", PATCH, "--quiet", code=1)
+    for done in (checked, tiled):
+        for word in ("MPP_MISSING", "slide-a", "column mpp"):
             assert word in done.stderr
     assert not list(out.rglob("*.zarr"))
     run("tile", without_mpp["filled"], "-o", out, "--patch-px", PATCH, "--quiet")
@@ -204,8 +205,11 @@ def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Pa
     manifest = tmp_path / "m.csv"
     manifest.write_text(text.replace(f"{folder}/s1/cars.tif", str(cut)), encoding="utf-8")
     model = study / "runs" / "erm-t0.25-s0" / "model"
+    tiled = run("tile", manifest, "-o", tmp_path / "out", "--patch-px", PATCH, "--quiet", code=3)
     done = run("predict", manifest, "--model", model, "-o", tmp_path / "out", "--quiet", code=3)
-    assert "failed: s1: INPUT_CORRUPT" in done.stderr
+    for each in (tiled, done):
+        assert "failed: s1: INPUT_CORRUPT" in each.stderr
+    assert set(provenance.read_table(tmp_path / "out" / "slides.parquet")["slide_id"]) == {"s0", "s2", "s3", "s4", "s5"}
     assert not (tmp_path / "out" / "heatmaps" / "s1").exists()
     states = {path.stem for path in (tmp_path / "out" / "predictions").glob("*.parquet")}
     assert states == {"s0", "s2", "s3", "s4", "s5"}
