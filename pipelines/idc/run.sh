@@ -11,3 +11,4 @@ for study in study reversed; do
     pathopatch report "$work"
 done
 pathopatch predict ../../data_manifests/cmu.csv --model ../../work/idc/runs/erm-balanced-t0.25-s0/model -o ../../work/cmu "$@"
+python separation.py ../../work/idc ../../work/idc-reversed
