@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathopatch import debias as debias
+    from pathopatch import metrics as metrics
     from pathopatch.groups import assign_groups as assign_groups
     from pathopatch.heatmaps import predict_slide as predict_slide
     from pathopatch.models import load_model as load_model
@@ -22,9 +24,12 @@ _HOMES = {
     "load_model": "pathopatch.models",
     "predict_slide": "pathopatch.heatmaps",
 }
+_MODULES = ("debias", "metrics")
 __all__ = [
     "assign_groups",
+    "debias",
     "load_model",
+    "metrics",
     "open_slide",
     "predict_slide",
     "tile_slide",
@@ -32,10 +37,12 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"pathopatch.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'pathopatch' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_HOMES, *_MODULES])

@@ -6,15 +6,19 @@ are tried again one by one, and the one that kills its worker once more is recor
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, Protocol
 
 from pathopatch.errors import InternalError, OutOfMemoryError, PathopatchError, WorkerCrashError
@@ -92,14 +96,36 @@ def run_slides(
 def _run_pool(tasks: Sequence[SlideTask], workers: int, keep: Callable[[Outcome], None]) -> list[SlideTask]:
     """Run tasks in spawned processes; return those that a dying worker left without an outcome."""
     lost: list[SlideTask] = []
-    with ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn"), initializer=_end_with_parent)
+    try:
         futures: dict[Future[Outcome], SlideTask] = {pool.submit(attempt, task): task for task in tasks}
         for future in as_completed(futures):
             try:
                 keep(future.result())
             except BrokenProcessPool:
                 lost.append(futures[future])
+    except BaseException:  # interrupted or terminated: the slides under way are given up, the rest is not begun
+        pids = list(pool._processes)
+        pool.shutdown(wait=False, cancel_futures=True)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        raise
+    pool.shutdown()
     return lost
+
+
+def _end_with_parent() -> None:
+    """Make this worker end when its parent is gone, however that went, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_await_parent, daemon=True).start()
+
+
+def _await_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def attempt(task: SlideTask) -> Outcome:
@@ -132,7 +158,7 @@ def _failed(task: SlideTask, error: PathopatchError, started: float | None = Non
         entry["trace"] = trace
     try:
         update_status(task.out, task.slide_id, task.stage, entry)
-    except PathopatchError as second:  # the same full disk: the outcome still reaches the caller
+    except (PathopatchError, OSError) as second:  # the same full disk: the outcome still reaches the caller
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=f"{error}; {second}")
     return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
 

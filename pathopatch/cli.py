@@ -287,8 +287,8 @@ def tune(
     work: Work,
     method: Annotated[str, typer.Option(help="erm, erm-balanced, resample, groupdro or gerne.")] = "gerne",
     threshold: Threshold = 0.25,
-    objective: Annotated[str, typer.Option(help="What validation selects by: wga or gba.")] = "wga",
-    trials: Annotated[int, typer.Option(min=1, help="Trials, the same number for every method.")] = 8,
+    objective: Annotated[str | None, typer.Option(help="What validation selects by: wga or gba. Default: wga.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials, equal for every method. Default: 8.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of search, weights and batches.")] = 0,
     device: Device = "auto",
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
@@ -353,12 +353,14 @@ def predict(
     from pathopatch.config import PredictConfig
 
     config = _with(PredictConfig(), all_patches=all_patches, min_tissue=min_tissue, stride_px=stride_px, device=device)
-    cohort = pipeline.slides_to_predict(source, slide_id=slide_id, slide_mpp=slide_mpp)
+    cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
     if dry_run:
-        print(pipeline.predict_plan(cohort, model, config).to_string(index=False))
+        print(pipeline.predict_plan(cohort, model, config, slide_mpp=slide_mpp).to_string(index=False))
         return
     with _progress(quiet) as progress:
-        outcomes = pipeline.predict(cohort, model, out, config, workers=workers, force=force, progress=progress)
+        outcomes = pipeline.predict(
+            cohort, model, out, config, slide_mpp=slide_mpp, workers=workers, force=force, progress=progress
+        )
     for outcome in outcomes:
         if outcome.state != "failed":
             print(out / "heatmaps" / outcome.slide_id / "overlay.png")

@@ -132,9 +132,15 @@ class TrainConfig(Config):
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
-    train_splits: tuple[str, ...] = ("train",)
+    train_splits: tuple[Literal["train", "val"], ...] = ("train",)  # "val" only where nothing is selected on it
     cache_gib: float = Field(default=1.5, gt=0)  # patches at input_px are held in memory up to this
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
+
+    @model_validator(mode="after")
+    def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
+        if "val" in self.train_splits and (self.select != "last" or self.tune_threshold):
+            raise ValueError("training on val needs select = 'last' and tune_threshold = false")
+        return self
 
     @property
     def run_name(self) -> str:
@@ -180,7 +186,9 @@ class StudyConfig(Config):
     work: Path
     tile: TileConfig = TileConfig()
     groups: GroupsConfig = GroupsConfig()
-    methods: tuple[MethodName, ...] = Field(default=("erm", "erm-balanced", "resample", "gerne"), min_length=1)
+    methods: tuple[MethodName, ...] = Field(
+        default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
+    )
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     train: TrainConfig = TrainConfig()
     tune: TuneConfig | None = None  # None: train once with the settings of [train]

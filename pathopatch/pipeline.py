@@ -34,6 +34,7 @@ from pathopatch.errors import (
     MppMissingError,
     PathopatchError,
     Problem,
+    StaleArtefactError,
 )
 from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
 from pathopatch.provenance import Stamp
@@ -50,9 +51,21 @@ class Progress(Protocol):
         ...
 
 
-def open_row(row: SlideRow) -> Slide:
-    """Return the slide of a manifest row; the caller closes it."""
-    return open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
+    """Return the slide of a manifest row; the caller closes it.
+
+    Parameters
+    ----------
+    row : SlideRow
+        What the manifest says.
+    fallback_mpp : float, optional
+        The slide's um per px where neither its file nor the manifest states one.
+    """
+    slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+    if slide.has_mpp or fallback_mpp is None:
+        return slide
+    slide.close()
+    return open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
 
 
 # --- check ---------------------------------------------------------------------------------------------------------
@@ -273,12 +286,14 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
         No slide was tiled yet.
     """
     from pathopatch.groups import assign_groups, assign_splits, audit
+    from pathopatch.patches import is_tiled
 
     slides = provenance.read_table(work / "slides.parquet")
-    paths = {slide: work / "patches" / f"{slide}.parquet" for slide in slides["slide_id"]}
-    paths = {slide: path for slide, path in paths.items() if path.is_file()}
-    if not paths:
-        raise InputMissingError("no patch tables", place=str(work / "patches"), remedy="run pathopatch tile first")
+    done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]
+    if not done:
+        raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
+    _one_geometry(work, done)
+    paths = {slide: work / "patches" / f"{slide}.parquet" for slide in done}
     inputs = {slide: provenance.fingerprint_file(path) for slide, path in paths.items()}
     inputs["slides.parquet"] = provenance.fingerprint_file(work / "slides.parquet")
     stamp = Stamp(stage="groups", config=provenance.fingerprint(config), inputs=inputs)
@@ -291,18 +306,36 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     patches = patches.assign(split=patches["patient_id"].map(split))
     table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
     provenance.write_table(path, table, stamp)
-    provenance.write_json(
-        work / "groups" / "audit.json",
-        {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue, **audit(table, config.thresholds)},
-    )
+    found = {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue, **audit(table, config.thresholds)}
+    found["left_out"] = sorted(set(slides["slide_id"]) - set(done))
+    provenance.write_json(work / "groups" / "audit.json", found)
     return table
+
+
+def _one_geometry(work: Path, slides: Sequence[str]) -> None:
+    """Refuse slides that were not cut alike."""
+    from pathopatch.patches import PatchStore
+
+    seen: dict[tuple[int, int], str] = {}
+    for slide in slides:
+        attributes = PatchStore(work / "slides" / f"{slide}.zarr").attributes
+        seen.setdefault((attributes["patch_px"], attributes["stride_px"]), slide)
+    if len(seen) > 1:
+        raise StaleArtefactError(
+            "the slides are cut differently: "
+            + "; ".join(f"{slide} at {px} px every {step} px" for (px, step), slide in seen.items()),
+            place=str(work / "slides"),
+            remedy="run pathopatch tile again with --force",
+        )
 
 
 def audit_text(work: Path) -> str:
     """Return ``groups/audit.json`` in words and tables."""
     from pathopatch.groups import describe
 
-    return describe(provenance.read_json(work / "groups" / "audit.json"))
+    found = provenance.read_json(work / "groups" / "audit.json")
+    left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
+    return left_out + describe(found)
 
 
 # --- train, tune, evaluate -----------------------------------------------------------------------------------------
@@ -401,12 +434,12 @@ def evaluate(
         evaluate_run(work, name, config=config or EvaluateConfig(), device=device, force=force)
         if progress:
             progress("evaluate", number, len(names), name)
-    return compare(work)
+    return compare(work, config=config)
 
 
 def finished_runs(work: Path) -> list[str]:
-    """Return the names of the runs that hold a model bundle, sorted."""
-    return sorted(path.parent.parent.name for path in (work / "runs").glob("*/model/model.json"))
+    """Return the names of the runs whose training is finished, sorted."""
+    return sorted(path.parent.name for path in (work / "runs").glob("*/run.json"))
 
 
 def comparison_text(work: Path) -> str:
@@ -428,6 +461,7 @@ class PredictTask:
     config: PredictConfig
     out: Path
     force: bool
+    slide_mpp: float | None = None
     stage: str = "predict"
 
     @property
@@ -441,12 +475,12 @@ class PredictTask:
         from pathopatch.models import load_model
 
         model = load_model(self.model, device=self.config.device, precision=self.config.precision)
-        with open_row(self.row) as slide:
+        with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
             result = predict_to(slide, model, self.out, slide_id=self.slide_id, config=self.config, force=self.force)
         return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
 
 
-def slides_to_predict(source: str, *, slide_id: str | None = None, slide_mpp: float | None = None) -> list[SlideRow]:
+def slides_to_predict(source: str, *, slide_id: str | None = None) -> list[SlideRow]:
     """Return the rows that a command line's SLIDE or MANIFEST names.
 
     Parameters
@@ -455,21 +489,18 @@ def slides_to_predict(source: str, *, slide_id: str | None = None, slide_mpp: fl
         A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
     slide_id : str, optional
         Id of a single slide; default is its file's stem.
-    slide_mpp : float, optional
-        The slide's own um per px where file and manifest state none.
     """
     if source.lower().endswith(".csv"):
-        rows = _included(read_manifest(Path(source)))
-        return [row if row.mpp is not None or slide_mpp is None else replace(row, mpp=slide_mpp) for row in rows]
+        return _included(read_manifest(Path(source)))
     parsed = parse_source(source)
     first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
-    identity = slide_id or slide_id_from_path(Path(str(first).split("#")[0]))
+    identity = slide_id or slide_id_from_path(first)
     if not valid_slide_id(identity):
         raise InputUnsupportedError(
             f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
         )
     texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
-    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts, mpp=slide_mpp)]
+    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
 
 
 def predict(
@@ -478,6 +509,7 @@ def predict(
     out: Path,
     config: PredictConfig,
     *,
+    slide_mpp: float | None = None,
     workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
@@ -486,33 +518,26 @@ def predict(
     from pathopatch.models import read_spec
 
     read_spec(model)  # a wrong bundle is one error, not one a slide
-    tasks = [PredictTask(row, model, config, out, force) for row in cohort]
+    tasks = [PredictTask(row, model, config, out, force, slide_mpp) for row in cohort]
     outcomes = run_slides(tasks, workers=workers, on_done=_counter("predict", len(tasks), progress))
-    _write_cohort(out, outcomes)
+    _write_cohort(out)
     return outcomes
 
 
-def _write_cohort(out: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write ``cohort.csv``, keeping the rows of slides predicted before."""
-    path = out / "cohort.csv"
-    rows = {} if not path.is_file() else {row["slide_id"]: row for row in _csv_rows(path)}
-    for outcome in outcomes:
-        entry = provenance.read_status(out, outcome.slide_id).get("predict", {})
-        rows[outcome.slide_id] = {
-            "slide_id": outcome.slide_id,
-            "state": entry.get("state", outcome.state),
-            "code": outcome.code,
-            **entry.get("counts", {}),
-        }
-    table = pd.DataFrame([rows[key] for key in sorted(rows)])
-    provenance.write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
+def _write_cohort(out: Path) -> None:
+    """Write ``cohort.csv`` from the slides' status: a row for each slide that was ever predicted into this folder."""
+    rows = []
+    for path in sorted((out / "status").glob("*.json")):
+        if entry := provenance.read_status(out, path.stem).get("predict"):
+            known = {"slide_id": path.stem, "state": entry.get("state", ""), "code": entry.get("code", "")}
+            rows.append({**known, **entry.get("counts", {})})
+    table = pd.DataFrame(rows, columns=None if rows else ["slide_id", "state", "code"])
+    provenance.write_bytes(out / "cohort.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
-    return pd.read_csv(path, dtype={"slide_id": str}, keep_default_na=False).to_dict("records")  # type: ignore[return-value]
-
-
-def predict_plan(cohort: Sequence[SlideRow], model: Path, config: PredictConfig) -> pd.DataFrame:
+def predict_plan(
+    cohort: Sequence[SlideRow], model: Path, config: PredictConfig, *, slide_mpp: float | None = None
+) -> pd.DataFrame:
     """Return for each slide how many grid positions it has under the bundle's geometry."""
     from pathopatch.heatmaps import tiling_of
     from pathopatch.models import read_spec
@@ -521,7 +546,7 @@ def predict_plan(cohort: Sequence[SlideRow], model: Path, config: PredictConfig)
     settings = tiling_of(read_spec(model), config)
     lines = []
     for row in cohort:
-        with open_row(row) as slide:
+        with open_row(row, fallback_mpp=slide_mpp) as slide:
             grid = grid_of(slide, settings)
             lines.append({"slide_id": row.slide_id, "patches": grid.nx * grid.ny})
     return pd.DataFrame(lines)

@@ -58,7 +58,7 @@ class Stamp:
     config: str
     inputs: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
-    package_version: str = field(default_factory=lambda: version("pathopatch"))
+    package_version: str = field(default_factory=lambda: version("pathopatch"), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the stamp as plain values for JSON."""
@@ -230,6 +230,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise InputUnsupportedError(
                 f"cannot write: {error.strerror}", place=str(path), remedy="choose a folder you may write to"
+            ) from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE):
+            raise InputUnsupportedError(
+                f"cannot write here: {error.strerror}",
+                place=str(path),
+                remedy="choose an output folder that is not a file and is still mounted",
             ) from error
         raise
 

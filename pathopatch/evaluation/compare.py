@@ -20,6 +20,7 @@ from pathopatch.provenance import inside, read_json, read_table, write_bytes
 
 ERM_METHODS = ("erm", "erm-balanced")
 _MEASURES = ("wga", "gba", "average", "auroc")
+_BUDGET = ("steps", "batch_per_class")  # runs of another budget are neither compared nor averaged
 
 
 def compare(
@@ -124,13 +125,13 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        threshold, trained_threshold, method, runs, and for wga, gba, average, auroc and gain_wga the ``_mean``
-        and the ``_sd`` (of the sample, n - 1; NaN with one run).
+        threshold, trained_threshold, method, steps, batch_per_class, runs (seeds); and for wga, gba, average,
+        auroc and gain_wga the ``_mean`` and the ``_sd`` (of the sample, n - 1; NaN with one run).
     """
-    keys = ["threshold", "trained_threshold", "method"]
+    keys = ["threshold", "trained_threshold", "method", *_BUDGET]
     names = [*_MEASURES, "gain_wga"]
     grouped = table.groupby(keys, sort=True, dropna=False)
-    parts: list[pd.Series[Any]] = [grouped.size().rename("runs")]
+    parts: list[pd.Series[Any]] = [grouped["seed"].nunique().rename("runs")]
     for name in names:
         parts += [grouped[name].mean().rename(f"{name}_mean"), grouped[name].std().rename(f"{name}_sd")]
     return pd.concat(parts, axis=1).reset_index()
@@ -268,9 +269,12 @@ def _number(value: float | None) -> float:
 def _reference(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     """Return the ERM run that a row is held against; empty if there is none.
 
-    The same seed and training threshold come first, then the higher validation WGA at the row's threshold, then GBA.
+    Only a run of as many steps and samples a step will do. The same seed and training threshold come first, then the
+    higher validation WGA at the row's threshold, then GBA.
     """
     erm = table[table["method"].isin(ERM_METHODS) & (table["threshold"] == row["threshold"])]
+    for key in _BUDGET:
+        erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
     for key in ("seed", "trained_threshold"):
         same = erm[erm[key] == row[key]]
         erm = erm if same.empty else same

@@ -4,7 +4,7 @@ from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, i
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import TileResult, tile_slide
+from pathopatch.patches.tile import TileResult, is_tiled, tile_slide
 
 __all__ = [
     "Grid",
@@ -14,6 +14,7 @@ __all__ = [
     "TileResult",
     "analyse_slide",
     "grid_of",
+    "is_tiled",
     "iterate_patches",
     "tile_slide",
 ]

@@ -171,10 +171,10 @@ class MaskFractions:
         self._mask = read_mask(mask) if isinstance(mask, Path) else mask
         self._slide_size = slide_size
         height, width = self._mask.shape
-        self._scale_x, self._scale_y = slide_size[0] / width, slide_size[1] / height
+        scale_x, scale_y = slide_size[0] / width, slide_size[1] / height
         # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
         allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
-        if abs(self._scale_x / self._scale_y - 1) > allowed:
+        if abs(scale_x / scale_y - 1) > allowed:
             raise ModalityMismatchError(
                 f"the mask is {width} x {height} px and the slide {slide_size[0]} x {slide_size[1]} px: "
                 "their proportions differ by more than 2 %",
@@ -199,17 +199,17 @@ class MaskFractions:
         """
         shares = np.zeros(len(x))
         for index, (left, top) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-            columns, across = _cover(left, left + extent, self._slide_size[0], self._scale_x)
-            rows, down = _cover(top, top + extent, self._slide_size[1], self._scale_y)
+            columns, across = _cover(left, left + extent, self._slide_size[0], self._mask.shape[1])
+            rows, down = _cover(top, top + extent, self._slide_size[1], self._mask.shape[0])
             part = self._mask[rows, columns]
             if part.size and part.any():
                 shares[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
         return shares
 
 
-def _cover(start: float, stop: float, size: int, scale: float) -> tuple[slice, NDArray[np.float64]]:
+def _cover(start: float, stop: float, size: int, mask_px: int) -> tuple[slice, NDArray[np.float64]]:
     """Return which mask pixels of one axis a level-0 interval covers, and how much of each (in mask px)."""
-    begin, end = max(0.0, start) / scale, min(stop, size) / scale
+    begin, end = (min(max(0.0, at) * mask_px / size, mask_px) for at in (start, stop))
     if end <= begin:
         return slice(0, 0), np.zeros(0)
     first, last = math.floor(begin), math.ceil(end)

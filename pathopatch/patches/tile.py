@@ -177,6 +177,21 @@ def _probe(slide: Slide) -> str:
     return digest.hexdigest()
 
 
+def is_tiled(work: Path, slide_id: str) -> bool:
+    """Return whether a slide is tiled to the end: its status says so, and its store and table belong together.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    slide_id : str
+        A checked slide id.
+    """
+    if read_status(work, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
+        return False
+    return _finished(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
+
+
 def _finished(store_path: Path, table_path: Path) -> Stamp | None:
     """Return the stamp that store and table share; None if one is missing or they do not belong together."""
     table, store = table_stamp(table_path), store_stamp(store_path)

@@ -317,7 +317,10 @@ class Slide(ABC):
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        """Return pixels (C, H, W) of a rectangle inside a level, in its px, and its opacity (H, W) unless all 255."""
+        """Return pixels (C, H, W) of a rectangle inside a level, in its px, and their opacity.
+
+        The opacity is (H, W) or, where the channels differ, (C, H, W); None if all is opaque (255).
+        """
 
     @abstractmethod
     def _close(self) -> None:
@@ -351,6 +354,7 @@ class Slide(ABC):
         """Return pixels inside a level and, as one more channel, their opacity from 0 to 255; nothing is mixed."""
         pixels, opacity = self._read_level(left, top, width, height, level)
         cover = np.full((height, width), 255, np.uint8) if opacity is None else opacity
+        cover = cover.max(axis=0) if cover.ndim == 3 else cover
         return np.concatenate([pixels, cover[None].astype(self.dtype)])
 
     def _overview(self, max_px: int, *, with_cover: bool) -> tuple[Pixels, float, float]:

@@ -71,9 +71,12 @@ class ChannelStack(Slide):
             part._read_level(left, top, width, height, index)
             for part, index in zip(self._slides.values(), self._level_of[level], strict=True)
         ]
-        opacities = [opacity for _, opacity in read if opacity is not None]
         pixels = np.concatenate([plane for plane, _ in read])
-        return pixels, np.minimum.reduce(opacities) if opacities else None
+        if all(opacity is None for _, opacity in read):
+            return pixels, None
+        opaque = np.full((1, height, width), 255, np.uint8)
+        covers = [opaque if opacity is None else np.broadcast_to(opacity, opaque.shape) for _, opacity in read]
+        return pixels, np.concatenate(covers)
 
     def _close(self) -> None:
         for slide in self._slides.values():

@@ -103,9 +103,9 @@ class TiffSlide(Slide):
         for reader in dict.fromkeys(reader for reader, _ in self._sources[level]):
             wanted = [(i, s) for i, (each, s) in enumerate(self._sources[level]) if each is reader]
             holes = reader.read_into(out, wanted, left, top)
-            for y, x in holes:
-                opacity = np.full((height, width), 255, np.uint8) if opacity is None else opacity
-                opacity[y, x] = 0
+            for y, x in holes:  # an empty tile of one channel says nothing of the others
+                opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
+                opacity[[i for i, _ in wanted], y, x] = 0
         return out, opacity
 
     def _close(self) -> None:

@@ -170,7 +170,7 @@ def write_run(
 def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
     """Return what the model bundle says of a run."""
     names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed", "c", "beta")
-    tuned = config.tune_threshold and bool(fitted.validation)
+    tuned = bool(fitted.validation and fitted.validation.get("is_threshold_tuned"))
     return BundleSpec(
         package_version=stamp.package_version,
         architecture=config.architecture,

@@ -174,13 +174,15 @@ def decide(margin: NDArray[np.float64], val: PatchSet, *, tune_threshold: bool) 
     val : PatchSet
         Those.
     tune_threshold : bool
-        Choose the threshold for the highest WGA; otherwise it is 0.
+        Choose the threshold for the highest WGA, if every group has samples; otherwise it is 0.
     """
-    threshold = metrics.best_decision_threshold(margin, val.label, val.attribute) if tune_threshold else 0.0
+    is_tuned = tune_threshold and bool((gerne.cell_counts(val.label, val.attribute) > 0).all())
+    threshold = metrics.best_decision_threshold(margin, val.label, val.attribute) if is_tuned else 0.0
     groups = metrics.group_accuracies(margin > threshold, val.label, val.attribute)
     found: dict[str, Any] = dict(measure(margin, val.label, val.attribute, threshold=threshold))
     at_zero = measure(margin, val.label, val.attribute)
     found |= {f"{name}_at_zero": value for name, value in at_zero.items()}
+    found["is_threshold_tuned"] = is_tuned
     for row, y in enumerate(groups.labels):
         for column, a in enumerate(groups.attributes):
             found[f"accuracy of label {y}, attribute {a}"] = float(groups.accuracy[row, column])

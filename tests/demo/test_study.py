@@ -1,0 +1,45 @@
+"""The demo's study on a toy cohort: every number that it claims is computed, from the right runs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.demo import study
+from pathopatch.demo.slides import CohortSpec
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cohort of eight tiny slides, two steps a run, one trial."""
+    spec = CohortSpec(slides=(4, 2, 2), patients=(2, 2, 2), fields=6, minority_share=0.2, between_share=0.0)
+    monkeypatch.setattr(study, "CohortSpec", lambda: spec)
+    monkeypatch.setattr(study, "TRAIN", study.TRAIN.model_copy(update={"steps": 2, "evaluations": 1, "input_px": 32}))
+    monkeypatch.setattr(study, "STUDY_TRIALS", 1)
+
+
+@pytest.mark.usefixtures("toy")
+def test_the_study_tunes_all_methods_trains_twice_as_long_and_runs_its_controls(tmp_path: Path) -> None:
+    said = study.run_seeds(tmp_path, seeds=1, jobs=1)
+    table, controls = pd.read_csv(tmp_path / "study.csv"), pd.read_csv(tmp_path / "controls.csv")
+    assert len(table) == 5 * 2 * 2  # methods, thresholds, lengths
+    assert table.groupby("steps")["method"].nunique().to_dict() == {2: 5, 4: 5}
+    references = table["reference"].str.endswith("-twice")
+    assert (references == (table["steps"] == 4)).all()
+    assert controls["fraction_auroc"].between(0.3, 0.7).all()
+    assert controls["brightness_accuracy"].between(0.3, 0.9).all()
+    for words in ("tau 0.25, 2 steps", "tau 0.5, 4 steps", "gerne over ERM", "(a) WGA without the shortcut"):
+        assert words in said
+
+
+def test_the_better_erm_is_chosen_by_validation_in_every_seed() -> None:
+    rows = [
+        {"cohort": 1, "method": "erm", "run": "a", "wga": 0.9, "wga_val": 0.5, "gba_val": 0.5},
+        {"cohort": 1, "method": "erm-balanced", "run": "b", "wga": 0.1, "wga_val": 0.6, "gba_val": 0.5},
+        {"cohort": 2, "method": "erm", "run": "a", "wga": 0.2, "wga_val": 0.7, "gba_val": 0.5},
+        {"cohort": 2, "method": "erm-balanced", "run": "b", "wga": 0.8, "wga_val": np.nan, "gba_val": 0.9},
+        {"cohort": 1, "method": "gerne", "run": "c", "wga": 1.0, "wga_val": 1.0, "gba_val": 1.0},
+    ]
+    chosen = study._better_erm(pd.DataFrame(rows)).set_index("cohort")["wga"]
+    assert chosen.to_dict() == {1: 0.1, 2: 0.2}
