@@ -21,7 +21,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
-from pathopatch.errors import InternalError, OutOfMemoryError, PathopatchError, WorkerCrashError
+from pathopatch.errors import InternalError, OutOfMemoryError, PathopatchError, StaleArtefactError, WorkerCrashError
 from pathopatch.provenance import update_status
 
 GOOD_STATES = ("done", "done_empty", "current")
@@ -144,7 +144,9 @@ def attempt(task: SlideTask) -> Outcome:
 
 
 def _failed(task: SlideTask, error: PathopatchError, started: float | None = None, trace: str = "") -> Outcome:
-    """Record a failure in the slide's status and return it."""
+    """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status."""
+    if isinstance(error, StaleArtefactError):
+        return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
     entry = {
         "state": "failed",
         "code": error.code,

@@ -264,3 +264,18 @@ def test_a_signal_ends_training_with_its_code_and_leaves_it_resumable(study: Pat
     assert process.returncode == code, said
     assert "run the same command again" in said
     assert not (folder / "run.json").exists()
+
+
+def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(study: Path) -> None:
+    work = study.parent / "one"
+    (work / "patches" / "s0.parquet").unlink()
+    said = run("groups", work, "--force").stdout
+    assert "Left out, not tiled to the end: s0" in said
+    assert "s0" not in set(provenance.read_table(work / "groups.parquet")["slide_id"])
+
+
+def test_an_output_folder_that_is_a_file_is_named_so(slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    done = run("tile", slides, "-o", tmp_path / "notes.txt", "--patch-px", PATCH, "--quiet", code=1)
+    assert "notes.txt" in done.stderr
+    assert "INTERNAL" not in done.stderr

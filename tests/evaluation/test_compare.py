@@ -144,11 +144,12 @@ def test_no_evaluated_run_is_an_error(tmp_path: Path) -> None:
 
 
 def test_means_and_deviations_are_over_seeds() -> None:
-    rows = pd.DataFrame({"threshold": 0.5, "trained_threshold": 0.5, "method": "gerne", "wga": [0.6, 0.7, 0.8]})
+    rows = pd.DataFrame({"threshold": 0.5, "trained_threshold": 0.5, "method": "gerne", "wga": [0.6, 0.7, 0.8, 0.1]})
+    rows = rows.assign(seed=[0, 1, 2, 0], steps=[800, 800, 800, 1600], batch_per_class=32)
     for name in ("gba", "average", "auroc", "gain_wga"):
         rows[name] = 0.5
-    (row,) = summarise(rows).to_dict("records")
-    assert row["runs"] == 3
+    row, longer = summarise(rows).to_dict("records")
+    assert (row["runs"], longer["runs"]) == (3, 1)  # a run of another length is no seed of these
     assert row["wga_mean"] == pytest.approx(0.7)
     assert row["wga_sd"] == pytest.approx(0.1)
 

@@ -162,3 +162,10 @@ def test_a_label_needs_enough_tumour_and_enough_labelled_area() -> None:
     assert found.tolist() == [0, 1, 0, 1, -1, -1, -1]
     config = LabelConfig(min_tumor_fraction=0.5, min_labelled_fraction=1.0)
     assert labels(tumor[:5], np.ones(5), patch_px=8, config=config).tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("size", "mask_px"), [(20000, 1001), (114, 100), (4930, 331)])
+def test_masks_of_awkward_sizes_reach_the_last_patch(size: int, mask_px: int) -> None:
+    whole = MaskFractions(np.ones((mask_px, mask_px), np.bool_), (size, size))
+    origin = np.array([size - 50], np.int64)
+    assert whole.fractions(origin, origin, 64.0) == pytest.approx([1.0])

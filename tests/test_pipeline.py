@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from made_slides import write_channel
+
+from pathopatch.manifest import SlideRow
+from pathopatch.pipeline import open_row, slides_to_predict
+from pathopatch.slides import open_slide
+
+
+def row(path: Path, mpp: float | None = None) -> SlideRow:
+    return SlideRow(row=1, slide_id="a", patient_id="a", source=str(path), mpp=mpp)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "in_manifest", "fallback", "due"),
+    [(0.25, None, 0.5, 0.25), (0.25, 1.0, 0.5, 1.0), (None, 1.0, 0.5, 1.0), (None, None, 0.5, 0.5)],
+)
+def test_a_stated_mpp_is_never_overruled_by_the_command_line(
+    tmp_path: Path, in_file: float | None, in_manifest: float | None, fallback: float, due: float
+) -> None:
+    write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), mpp=in_file)
+    with open_row(row(tmp_path / "a.tif", in_manifest), fallback_mpp=fallback) as slide:
+        assert slide.mpp == pytest.approx(due)
+
+
+@pytest.mark.parametrize(
+    ("source", "due"), [("batch#3/slideA.tif", "slideA"), ("S12#1.tif", "S12_1"), ("a.tif#page=2", "a")]
+)
+def test_the_id_of_a_single_slide_is_its_files_stem(source: str, due: str) -> None:
+    (found,) = slides_to_predict(source)
+    assert found.slide_id == due
+
+
+def test_an_empty_tile_of_one_channel_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    write_channel(tmp_path / "cars.tif", np.full((64, 128), 1000, np.uint16), tile_px=64)
+    write_channel(tmp_path / "shg.tif", np.full((64, 128), 500, np.uint16), tile_px=64)
+    with tifffile.TiffFile(tmp_path / "shg.tif") as tiff:
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        place, size = counts.valueoffset, counts.dtype.name
+    with (tmp_path / "shg.tif").open("r+b") as stream:
+        width = {"SHORT": 2, "LONG": 4, "LONG8": 8}[size]
+        stream.seek(place + width)  # the second tile was never written
+        stream.write(bytes(width))
+    with open_slide({"CARS": tmp_path / "cars.tif", "SHG": tmp_path / "shg.tif"}, background="dark") as slide:
+        pixels = slide.read_region(0, 0, 128, 64)
+        overview, _, _ = slide.read_overview()
+    assert (pixels[0] == 1000).all()
+    assert (pixels[1, :, :64] == 500).all()
+    assert (pixels[1, :, 64:] == 0).all()
+    np.testing.assert_array_equal(overview, pixels)
