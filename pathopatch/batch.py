@@ -21,8 +21,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, Protocol
 
+from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.errors import InternalError, OutOfMemoryError, PathopatchError, StaleArtefactError, WorkerCrashError
+from pathopatch.manifest import SlideRow
 from pathopatch.provenance import update_status
+from pathopatch.slides import Slide, open_slide
 
 GOOD_STATES = ("done", "done_empty", "current")
 
@@ -59,6 +62,88 @@ class SlideTask(Protocol):
     def run(self) -> Outcome:
         """Do the work and return what became of the slide."""
         ...
+
+
+def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
+    """Return the slide of a manifest row; the caller closes it.
+
+    Parameters
+    ----------
+    row : SlideRow
+        What the manifest says.
+    fallback_mpp : float, optional
+        The slide's um per px where neither its file nor the manifest states one.
+    """
+    slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+    if slide.has_mpp or fallback_mpp is None:
+        return slide
+    slide.close()
+    return open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
+
+
+@dataclass(frozen=True)
+class TileTask:
+    """One slide to tile."""
+
+    row: SlideRow
+    config: TileConfig
+    out: Path
+    force: bool
+    stage: str = "tile"
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        return self.row.slide_id
+
+    def run(self) -> Outcome:
+        """Tile the slide."""
+        from pathopatch.patches import LabelSource, tile_slide
+
+        labels = LabelSource(
+            tumor_mask=self.row.tumor_mask,
+            whole_slide_non_tumor=self.row.whole_slide_non_tumor,
+            labelled_mask=self.row.labelled_mask,
+        )
+        with open_row(self.row) as slide:
+            result = tile_slide(
+                slide,
+                self.config,
+                self.out,
+                slide_id=self.row.slide_id,
+                patient_id=self.row.patient_id,
+                labels=labels,
+                force=self.force,
+            )
+        return Outcome(slide_id=self.slide_id, state=result.state, counts={"patches": result.patches})
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One slide to predict."""
+
+    row: SlideRow
+    model: Path
+    config: PredictConfig
+    out: Path
+    force: bool
+    slide_mpp: float | None = None
+    stage: str = "predict"
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        return self.row.slide_id
+
+    def run(self) -> Outcome:
+        """Predict the slide."""
+        from pathopatch.heatmaps import predict_to
+        from pathopatch.models import load_model
+
+        model = load_model(self.model, device=self.config.device, precision=self.config.precision)
+        with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
+            result = predict_to(slide, model, self.out, slide_id=self.slide_id, config=self.config, force=self.force)
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
 
 
 def run_slides(

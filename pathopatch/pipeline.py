@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import pandas as pd
 
 from pathopatch import provenance
-from pathopatch.batch import Outcome, run_slides
+from pathopatch.batch import Outcome, PredictTask, TileTask, open_row, run_slides
 from pathopatch.config import (
     EvaluateConfig,
     GroupsConfig,
@@ -38,7 +38,7 @@ from pathopatch.errors import (
 )
 from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
 from pathopatch.provenance import Stamp
-from pathopatch.slides import Slide, open_slide, parse_source
+from pathopatch.slides import parse_source
 
 _MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
 
@@ -49,23 +49,6 @@ class Progress(Protocol):
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
         """Say that `done` of `total` units of the task `what` are finished."""
         ...
-
-
-def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
-    """Return the slide of a manifest row; the caller closes it.
-
-    Parameters
-    ----------
-    row : SlideRow
-        What the manifest says.
-    fallback_mpp : float, optional
-        The slide's um per px where neither its file nor the manifest states one.
-    """
-    slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
-    if slide.has_mpp or fallback_mpp is None:
-        return slide
-    slide.close()
-    return open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
 
 
 # --- check ---------------------------------------------------------------------------------------------------------
@@ -159,43 +142,6 @@ def _fingerprints(table: pd.DataFrame) -> list[str]:
 
 
 # --- tile ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TileTask:
-    """One slide to tile, as batch.run_slides wants it."""
-
-    row: SlideRow
-    config: TileConfig
-    out: Path
-    force: bool
-    stage: str = "tile"
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's checked id."""
-        return self.row.slide_id
-
-    def run(self) -> Outcome:
-        """Tile the slide."""
-        from pathopatch.patches import LabelSource, tile_slide
-
-        labels = LabelSource(
-            tumor_mask=self.row.tumor_mask,
-            whole_slide_non_tumor=self.row.whole_slide_non_tumor,
-            labelled_mask=self.row.labelled_mask,
-        )
-        with open_row(self.row) as slide:
-            result = tile_slide(
-                slide,
-                self.config,
-                self.out,
-                slide_id=self.row.slide_id,
-                patient_id=self.row.patient_id,
-                labels=labels,
-                force=self.force,
-            )
-        return Outcome(slide_id=self.slide_id, state=result.state, counts={"patches": result.patches})
 
 
 def tile(
@@ -450,34 +396,6 @@ def comparison_text(work: Path) -> str:
 
 
 # --- predict, report -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class PredictTask:
-    """One slide to predict, as batch.run_slides wants it."""
-
-    row: SlideRow
-    model: Path
-    config: PredictConfig
-    out: Path
-    force: bool
-    slide_mpp: float | None = None
-    stage: str = "predict"
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's checked id."""
-        return self.row.slide_id
-
-    def run(self) -> Outcome:
-        """Predict the slide."""
-        from pathopatch.heatmaps import predict_to
-        from pathopatch.models import load_model
-
-        model = load_model(self.model, device=self.config.device, precision=self.config.precision)
-        with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
-            result = predict_to(slide, model, self.out, slide_id=self.slide_id, config=self.config, force=self.force)
-        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
 
 
 def slides_to_predict(source: str, *, slide_id: str | None = None) -> list[SlideRow]:

@@ -5,8 +5,9 @@ import pytest
 import tifffile
 from made_slides import write_channel
 
+from pathopatch.batch import open_row
 from pathopatch.manifest import SlideRow
-from pathopatch.pipeline import open_row, slides_to_predict
+from pathopatch.pipeline import slides_to_predict
 from pathopatch.slides import open_slide
 
 

@@ -182,21 +182,21 @@ def comparison_table(work: Path) -> str:
     if not path.is_file():
         raise InputMissingError("no comparison.csv", place=str(work), remedy="run `pathopatch evaluate` first")
     table = pd.read_csv(path, keep_default_na=True, dtype={"run": str, "method": str, "reference": str})
-    lines = []
+    lines = [
+        f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
+        f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
+        f"{'groups 0 to 3':<24} {'WGA gain':>8}",
+    ]
     for threshold, part in table.groupby("threshold", sort=True):
-        lines += [
-            f"Split {part['split'].iloc[0]}, tissue threshold {threshold:g}, in percent; "
-            f"smallest group n = {part['smallest_group_n'].min()}",
-            f"  {'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
-            f"{'groups 0 to 3':<24} {'WGA gain':>8}",
-        ]
-        lines += [_text_row(row) for _, row in part.iterrows()]
+        lines += [_text_row(f"{threshold:<5g}", row) for _, row in part.iterrows()]
         lines.append("")
-    lines.append("Groups: 0 non-tumour little tissue, 1 non-tumour much, 2 tumour little, 3 tumour much.")
+    lines.append(
+        "tau: tissue threshold. Groups: 0 non-tumour little tissue, 1 non-tumour much, 2 tumour little, 3 tumour much."
+    )
     return "\n".join(lines)
 
 
-def _text_row(row: pd.Series[Any]) -> str:
+def _text_row(tau: str, row: pd.Series[Any]) -> str:
     """Return one run's line of the text table."""
 
     def percent(name: str) -> str:
@@ -207,7 +207,7 @@ def _text_row(row: pd.Series[Any]) -> str:
     gain = f"{100 * row['gain_wga']:+.1f}" if np.isfinite(row["gain_wga"]) else "-"
     area = f"{row['auroc']:.3f}" if np.isfinite(row["auroc"]) else "-"
     return (
-        f"  {row['run']:<26} {interval:<22} {percent('gba'):>5} {percent('average'):>5} {area:>6}  "
+        f"  {tau}{row['run']:<26} {interval:<22} {percent('gba'):>5} {percent('average'):>5} {area:>6}  "
         f"{accuracies:<24} {gain:>8}"
     )
 

@@ -113,9 +113,9 @@ def test_the_csv_holds_the_table(work: Path) -> None:
 def test_the_text_table_shows_interval_groups_and_gain(work: Path) -> None:
     compare(work, config=QUICK)
     lines = comparison_table(work).splitlines()
-    assert lines[0] == "Split test, tissue threshold 0.5, in percent; smallest group n = 10"
+    assert lines[0] == "Split test, in percent; smallest group n = 10"
     gerne = next(line for line in lines if "gerne" in line)
-    assert gerne.split()[:2] == ["gerne-t0.5-s0", "70.0"]
+    assert gerne.split()[:3] == ["0.5", "gerne-t0.5-s0", "70.0"]
     assert gerne.split()[-5:] == ["90.0", "70.0", "80.0", "90.0", "+40.0"]
 
 
