@@ -329,10 +329,10 @@ class Slide(ABC):
     def _read_filled(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
         """Return a rectangle of a level, in its px, that may reach past its edges."""
         box = self.levels[level]
+        if left >= 0 and top >= 0 and left + width <= box.width and top + height <= box.height:
+            return self._blended(left, top, width, height, level)
         x0, x1 = max(left, 0), min(left + width, box.width)
         y0, y1 = max(top, 0), min(top + height, box.height)
-        if (x0, y0, x1, y1) == (left, top, left + width, top + height):
-            return self._blended(left, top, width, height, level)
         out = np.full((len(self.channels), height, width), self.background_value, self.dtype)
         if x0 < x1 and y0 < y1:
             inside = self._blended(x0, y0, x1 - x0, y1 - y0, level)
