@@ -84,7 +84,7 @@ def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
 
 
 def shrink_in_bands(
-    read: Callable[[int, int], Pixels],
+    read: Callable[[int, int], Pixels | list[Pixels]],
     *,
     source: tuple[int, int, int],
     dtype: np.dtype[np.generic],
@@ -96,7 +96,7 @@ def shrink_in_bands(
     Parameters
     ----------
     read : callable
-        ``read(top, rows)`` returns source pixels of shape (C, rows, width).
+        ``read(top, rows)`` returns source pixels of shape (C, rows, width), as an array or plane by plane.
     source : (int, int, int)
         Channels, height and width of the source.
     dtype : dtype
@@ -118,10 +118,10 @@ def shrink_in_bands(
         top = min(int(band_edges[0]), height - 1)
         bottom = max(top + 1, math.ceil(band_edges[-1]))
         band = read(top, bottom - top)
-        if is_plain:
-            out[:, first:last] = band
-            continue
         for channel, plane in zip(out, band, strict=True):
+            if is_plain:
+                channel[first:last] = plane
+                continue
             across = _shrink_across(plane, target[1], factors[1])
             channel[first:last] = _cast(_shrink_down(across, band_edges - top), dtype)
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -350,12 +350,13 @@ class Slide(ABC):
             mixed = np.rint(mixed)
         return mixed.astype(self.dtype)
 
-    def _read_with_cover(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
-        """Return pixels inside a level and, as one more channel, their opacity from 0 to 255; nothing is mixed."""
+    def _read_with_cover(self, left: int, top: int, width: int, height: int, level: int) -> list[Pixels]:
+        """Return the planes inside a level and, as one more, their opacity from 0 to 255; nothing is mixed."""
         pixels, opacity = self._read_level(left, top, width, height, level)
-        cover = np.full((height, width), 255, np.uint8) if opacity is None else opacity
-        cover = cover.max(axis=0) if cover.ndim == 3 else cover
-        return np.concatenate([pixels, cover[None].astype(self.dtype)])
+        if opacity is None:
+            return [*pixels, np.broadcast_to(np.array(255, self.dtype), (height, width))]
+        cover = opacity.max(axis=0) if opacity.ndim == 3 else opacity
+        return [*pixels, cover.astype(self.dtype)]
 
     def _overview(self, max_px: int, *, with_cover: bool) -> tuple[Pixels, float, float]:
         """Return the overview and its scales, with the opacity as last channel if asked."""
@@ -365,7 +366,7 @@ class Slide(ABC):
         scale_x, scale_y = width / w, height / h
         level = level_for([each.downsample for each in self.levels], min(scale_x, scale_y))
         box = self.levels[level]
-        read = self._read_with_cover if with_cover else self._blended
+        read: Callable[..., Pixels | list[Pixels]] = self._read_with_cover if with_cover else self._blended
         pixels = shrink_in_bands(
             lambda top, rows: read(0, top, box.width, rows, level),
             source=(len(self.channels) + with_cover, box.height, box.width),
