@@ -98,12 +98,12 @@ def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64]) 
 def _reaching(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:
     """Return which pixels are at least as high as a level; integers are compared as such, which is faster."""
     if plane.dtype.kind not in "iu" or not np.isfinite(level):
-        return np.greater_equal(plane, level)
+        return np.asarray(np.greater_equal(plane, level), np.bool_)
     limits = np.iinfo(str(plane.dtype))
     least = math.ceil(level)
     if not limits.min <= least <= limits.max:
         return np.full(plane.shape, least < limits.min, np.bool_)
-    return np.greater_equal(plane, plane.dtype.type(least))
+    return np.asarray(np.greater_equal(plane, plane.dtype.type(least)), np.bool_)
 
 
 def sharpness(scaled: NDArray[np.float32]) -> float:
