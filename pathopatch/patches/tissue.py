@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import cv2
@@ -293,7 +294,13 @@ class TissueModel:
                 (x, y), inside, (self.scale_x, self.scale_y), self.mask.shape[::-1], strict=True
             )
         )
-        return np.asarray(self.mask[rows[:, None], columns[None, :]] != 0, np.bool_)
+        if not (columns.size and rows.size):
+            return np.zeros((rows.size, columns.size), np.bool_)
+        part = self.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 0
+        if not part.any() or part.all():
+            return np.full((rows.size, columns.size), part[0, 0], np.bool_)
+        wide = _picked(part, columns - columns[0], axis=1)  # narrow first: few rows are picked column by column
+        return _picked(wide, rows - rows[0], axis=0)
 
     def patch_mask(
         self, patch: NDArray[np.generic], x: int, y: int, downsample: float, inside: tuple[int, int]
@@ -317,11 +324,51 @@ class TissueModel:
         """
         width, height = inside
         found = np.zeros(patch.shape[1:], np.bool_)
+        if self.threshold is None:
+            return found
         near = self.near(x, y, downsample, inside)
-        if self.threshold is not None and near.any():
-            signal = tissue_signal(patch[:, :height, :width], background=self.background, windows=self.windows)
-            found[:height, :width] = near & (signal > np.float32(self.threshold))
+        if near.any():
+            np.logical_and(near, self._passing(patch[:, :height, :width]), out=found[:height, :width])
         return found
+
+    def _passing(self, pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Return which pixels (C, H, W) have a signal above the threshold, (H, W).
+
+        Integers are compared with the first or last value that passes: the signal rises or falls with the value.
+        """
+        threshold = np.float32(0 if self.threshold is None else self.threshold)
+        if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2 or threshold < 0:
+            return tissue_signal(pixels, background=self.background, windows=self.windows) > threshold
+        found = np.zeros(pixels.shape[1:], np.bool_)
+        compare = np.greater_equal if self.background == "dark" else np.less_equal
+        for plane, limit in zip(pixels, self._limits(pixels.dtype), strict=True):
+            if limit is not None:
+                found |= compare(plane, limit)
+        return found
+
+    def _limits(self, dtype: np.dtype[np.generic]) -> list[np.generic | None]:
+        """Return, per channel, the value from which on (dark) or up to which (bright) pixels pass; None: none does."""
+        if dtype not in self._limits_of:
+            bounds = np.iinfo(str(dtype))
+            values = np.arange(bounds.min, bounds.max + 1).astype(dtype)
+            limits: list[np.generic | None] = []
+            for window in self.windows:
+                signal = tissue_signal(values[None, None, :], background=self.background, windows=window[None])[0]
+                passing = values[signal > np.float32(self.threshold or 0)]
+                limits.append((passing[0] if self.background == "dark" else passing[-1]) if passing.size else None)
+            self._limits_of[dtype] = limits
+        return self._limits_of[dtype]
+
+    @cached_property
+    def _limits_of(self) -> dict[np.dtype[np.generic], list[np.generic | None]]:
+        """What `_limits` has worked out."""
+        return {}
+
+
+def _picked(mask: NDArray[np.bool_], places: NDArray[np.int64], *, axis: int) -> NDArray[np.bool_]:
+    """Return rows or columns of a mask, not copied where they are all of them in order."""
+    is_whole = np.array_equal(places, np.arange(mask.shape[axis]))
+    return mask if is_whole else np.take(mask, places, axis=axis)
 
 
 def fit_tissue(

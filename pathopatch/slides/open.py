@@ -15,6 +15,7 @@ from pathopatch.errors import (
     InputUnsupportedError,
 )
 from pathopatch.manifest import Fragment, split_fragment
+from pathopatch.slides.aperio import is_shown_alike
 from pathopatch.slides.background import Background
 from pathopatch.slides.integrity import checked_tiff, is_tiff
 from pathopatch.slides.openslide import OpenSlideSlide
@@ -143,7 +144,7 @@ def _open_file(
 
 
 def _is_for_openslide(path: Path) -> bool:
-    """Return whether a TIFF is a scanner's, of three uint8 samples per pixel, that OpenSlide opens.
+    """Return whether a TIFF is a scanner's, of three uint8 samples per pixel, that only OpenSlide reads as it should.
 
     OpenSlide turns 16-bit samples into 8-bit ones without a word, does not see the levels of an OME-TIFF, and blurs
     coarser levels whose odd pixel was dropped, since it places their pixels between pixels. So plain pyramids are
@@ -157,7 +158,7 @@ def _is_for_openslide(path: Path) -> bool:
     if openslide.OpenSlide.detect_format(path) in (None, "generic-tiff"):
         return False
     try:
-        openslide.OpenSlide(path).close()
+        with openslide.OpenSlide(path) as handle:
+            return not is_shown_alike(path, handle)
     except openslide.OpenSlideError:
         return False
-    return True

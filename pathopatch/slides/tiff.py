@@ -74,6 +74,7 @@ class TiffSlide(Slide):
             self._cache = TileCache(path)
             readers: dict[tuple[int, int, int], PageReader] = {}
             self._sources: list[list[tuple[PageReader, int]]] = []  # per level, per channel
+            self._readers_of: dict[int, list[tuple[PageReader, list[tuple[int, int]], bool]]] = {}
             for level in range(len(sizes)):
                 row = []
                 for each in planes:
@@ -98,15 +99,33 @@ class TiffSlide(Slide):
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        readers = self._readers(level)
+        if len(readers) == 1 and readers[0][2]:
+            tile = readers[0][0].whole_tile(left, top, width, height)
+            if tile is not None:
+                return tile, None
         out = np.empty((len(self._sources[level]), height, width), self.dtype)
         opacity: NDArray[np.uint8] | None = None
-        for reader in dict.fromkeys(reader for reader, _ in self._sources[level]):
-            wanted = [(i, s) for i, (each, s) in enumerate(self._sources[level]) if each is reader]
+        for reader, wanted, _ in readers:
             holes = reader.read_into(out, wanted, left, top)
             for y, x in holes:  # an empty tile of one channel says nothing of the others
                 opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
                 opacity[[i for i, _ in wanted], y, x] = 0
         return out, opacity
+
+    def _readers(self, level: int) -> list[tuple[PageReader, list[tuple[int, int]], bool]]:
+        """Return each page's reader, which (channel, sample) it gives, and whether these are all its samples in order.
+
+        Worked out once a level: it takes as long as a small region.
+        """
+        if level not in self._readers_of:
+            sources = self._sources[level]
+            found = []
+            for reader in dict.fromkeys(reader for reader, _ in sources):
+                wanted = [(i, s) for i, (each, s) in enumerate(sources) if each is reader]
+                found.append((reader, wanted, wanted == [(i, i) for i in range(reader.samples)]))
+            self._readers_of[level] = found
+        return self._readers_of[level]
 
     def _close(self) -> None:
         self._cache.close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import pytest
 
 from pathopatch.config import IntensityConfig
 from pathopatch.patches import intensity
@@ -55,3 +57,16 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     assert np.isclose(intensity.sharpness(spot), 20 / 9)
     assert intensity.sharpness(np.ones((2, 5, 5), np.float32)) == 0
     assert intensity.sharpness(spot[:, :2]) == 0
+
+
+@pytest.mark.parametrize(("level", "expected"), [(254.0, 0.5), (254.3, 0.25), (255.0, 0.25), (255.4, 0), (-1.0, 1.0)])
+def test_the_level_of_saturation_lies_between_integers_or_outside_their_range(level: float, expected: float) -> None:
+    pixels = np.array([[[0, 100], [254, 255]]], np.uint8)
+    assert intensity.saturated_fraction(pixels, np.array([[-5.0, level]])) == expected
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_sharpness_is_to_the_last_bit_that_of_numpys_mean_channel(channels: int) -> None:
+    scaled = np.random.default_rng(channels).random((channels, 61, 47), np.float32)
+    laplacian = cv2.Laplacian(np.ascontiguousarray(scaled.mean(axis=0)), cv2.CV_32F)
+    assert intensity.sharpness(scaled) == laplacian[1:-1, 1:-1].var(dtype=np.float64)

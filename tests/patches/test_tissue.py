@@ -191,3 +191,30 @@ def test_on_real_slides_the_share_of_tissue_is_what_the_eye_sees(
             mpp=slide.mpp,
         )
     assert low < model.mask.mean() <= high
+
+
+@pytest.mark.parametrize("background", ["dark", "bright"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+def test_a_patchs_mask_is_its_signal_above_the_threshold_within_the_overviews_mask(
+    dtype: type[np.generic], background: str
+) -> None:
+    rng = np.random.default_rng(3)
+    for threshold in (0.0, 0.31, 1.0):
+        for scale, downsample, inside in ((1.0, 1.0, (40, 33)), (2.7, 1.3, (40, 40)), (9.0, 1.0, (1, 7))):
+            windows = np.array([[11.3, 201.7], [50.0, 50.0], [-7.0, 300.0]])
+            mask = (rng.random((60, 70)) < 0.7).astype(np.uint8)
+            model = TissueModel(background=background, windows=windows, threshold=threshold, mask=mask,
+                                scale_x=scale, scale_y=scale)  # fmt: skip
+            for x, y in rng.integers(0, 50, (5, 2)).tolist():
+                patch = rng.integers(0, 256, (3, 40, 40)).astype(dtype)
+                columns, rows = (
+                    np.minimum((at + (np.arange(n) + 0.5) * downsample) // scale, side - 1).astype(int)
+                    for at, n, side in zip((x, y), inside, (70, 60), strict=True)
+                )
+                part = patch[:, : inside[1], : inside[0]]
+                signal = tissue_signal(part, background=background, windows=windows)
+                expected = np.zeros((40, 40), bool)
+                expected[: inside[1], : inside[0]] = (mask[np.ix_(rows, columns)] != 0) & (
+                    signal > np.float32(threshold)
+                )
+                np.testing.assert_array_equal(model.patch_mask(patch, x, y, downsample, inside), expected)
