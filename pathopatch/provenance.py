@@ -37,6 +37,7 @@ SCHEMA_VERSION = 1
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
 _SAMPLES = 64
 _SAMPLE_BYTES = 2**20
+_ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 _STAMP_KEY = b"pathopatch"
 
 
@@ -108,8 +109,9 @@ def _plain(value: object) -> Any:
 def fingerprint_file(path: Path) -> str:
     """Return a fingerprint of a file's content, or of all files below a folder.
 
-    Files up to 256 MiB are hashed whole; larger ones by size and 64 evenly spread samples of 1 MiB, since whole
-    slides of many gigabytes are opened again and again.
+    Up to 256 MiB, all bytes are hashed; beyond, sizes and 64 evenly spread samples of 1 MiB, since whole slides of many
+    gigabytes are opened again and again. Of a folder beyond, that is every file's name and size, the small JSON files
+    that describe it, and 64 evenly spread files.
 
     Raises
     ------
@@ -118,12 +120,32 @@ def fingerprint_file(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            parts = {str(p.relative_to(path)): fingerprint_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
-            return fingerprint(parts)
+            return _fingerprint_folder(path)
         status = path.stat()
         return _hash_file(str(path), status.st_size, status.st_mtime_ns)
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
+
+
+def content_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files below a folder."""
+    return path.stat().st_size if path.is_file() else sum(_sizes_below(path).values())
+
+
+def _sizes_below(folder: Path) -> dict[str, int]:
+    """Return the size of each file below a folder, by its path in it, sorted."""
+    found = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return dict(sorted(found.items()))
+
+
+def _fingerprint_folder(folder: Path) -> str:
+    sizes = _sizes_below(folder)
+    if sum(sizes.values()) <= _WHOLE_FILE_BYTES:
+        return fingerprint({name: fingerprint_file(folder / name) for name in sizes})
+    names = list(sizes)
+    spread = {names[index * (len(names) - 1) // (_SAMPLES - 1)] for index in range(_SAMPLES)}
+    described = {name for name, size in sizes.items() if size <= _SAMPLE_BYTES and Path(name).name in _ZARR_METADATA}
+    return fingerprint([sizes, {name: fingerprint_file(folder / name) for name in sorted(spread | described)}])
 
 
 @lru_cache(maxsize=65536)
