@@ -31,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
+app.add_typer(exports, name="export")
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made otherwise.")]
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
@@ -365,6 +368,36 @@ def predict(
         if outcome.state != "failed":
             print(out / "heatmaps" / outcome.slide_id / "overlay.png")
     _finish(outcomes)
+
+
+@exports.command("ome-zarr")
+def export_ome_zarr(
+    source: Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; default: <slide id>.ome.zarr.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3, shards).")] = "0.5",
+    slide_mpp: Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")] = None,
+    slide_id: Annotated[str | None, typer.Option(help="Name of the image; default: the file's stem.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a whole slide as an OME-Zarr pyramid that other viewers open."""
+    from pathopatch import pipeline
+
+    if version not in ("0.4", "0.5"):
+        raise typer.BadParameter(f"{version!r} is not 0.4 or 0.5")
+    with _progress(quiet) as progress:
+        path = pipeline.export_ome_zarr(
+            source,
+            out,
+            version="0.4" if version == "0.4" else "0.5",
+            slide_id=slide_id,
+            slide_mpp=slide_mpp,
+            force=force,
+            progress=progress,
+        )
+    print(path)
 
 
 @app.command()

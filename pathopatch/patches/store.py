@@ -18,8 +18,9 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.errors import InputCorruptError, InputMissingError
-from pathopatch.patches.overview import compressor, write_array, write_overview
+from pathopatch.patches.overview import write_array, write_overview
 from pathopatch.provenance import Stamp
+from pathopatch.slides.omezarr_attributes import compressor
 
 SHARD_PATCHES = 256
 SHARD_BYTES = 100_000_000
