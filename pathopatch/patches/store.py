@@ -1,8 +1,7 @@
 """Where a slide's patches, its overview and its numbers are kept, and how they are read back.
 
 One Zarr v3 group a slide. `StoreWriter` writes it in one go, whole shards by one writer: two writers in one shard lose
-patches without a word. `PatchStore` reads single patches through tensorstore, which is tens of times faster on shards
-than fancy indexing by zarr-python.
+patches without a word. `PatchStore` reads single patches, of a store without pixels from the slide itself.
 """
 
 from __future__ import annotations
@@ -13,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.errors import InputCorruptError, InputMissingError
 from pathopatch.patches.overview import write_array, write_overview
+from pathopatch.patches.source import SourcePatches
 from pathopatch.provenance import Stamp
+from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr_attributes import compressor
+from pathopatch.slides.zarr_reader import ZarrReader
 
 SHARD_PATCHES = 256
 SHARD_BYTES = 100_000_000
@@ -187,7 +188,7 @@ class PatchStore:
     @cached_property
     def origins(self) -> NDArray[np.int64]:
         """(x, y) of each patch, level-0 px: ndarray of int64, shape (N, 2), in the order of the rows."""
-        return np.asarray(self._open("origins").read().result(), np.int64)
+        return np.asarray(self._small("origins"), np.int64)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -218,7 +219,7 @@ class PatchStore:
             ) from error
 
     def read(self, rows: ArrayLike) -> NDArray[np.generic]:
-        """Return patches in any order.
+        """Return patches in any order, from the store or, where it keeps no pixels, from the slide: the same ones.
 
         Parameters
         ----------
@@ -233,49 +234,54 @@ class PatchStore:
         Raises
         ------
         InputMissingError
-            The slide was tiled without storing pixels, or there is no such row.
+            There is no such row, or the slide is needed and gone.
+        StaleArtefactError
+            The slide is needed and not the one that was tiled.
         InputCorruptError
-            A shard cannot be read.
+            A shard or the slide cannot be read.
         """
-        if not self.has_patches:
-            raise InputMissingError(
-                "no pixels are stored", place=str(self.path), remedy='tile the slide with store = "zarr"'
-            )
         wanted = np.asarray(rows, np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise InputMissingError(
                 f"rows {wanted.min()} to {wanted.max()} of {len(self)} patches", place=str(self.path)
             )
+        if not self.has_patches:
+            return self._from_slide.read(self.origins[wanted]).astype(stored_dtype(np.dtype(self.attributes["dtype"])))
         try:
-            return np.asarray(self._patches[wanted].read().result())
-        except ValueError as error:
+            return self._patches.rows(wanted)
+        except DECODING_ERRORS as error:
             raise InputCorruptError(
                 f"a shard cannot be read: {error}", place=str(self.path), remedy="tile the slide again"
             ) from error
 
+    def close(self) -> None:
+        """Let go of the slide's files, where patches are read from them; a later read opens them again."""
+        if "_from_slide" in self.__dict__:
+            self._from_slide.close()
+
     def overview(self, level: int = 0) -> NDArray[np.generic]:
         """Return the overview, ndarray of shape (C, h, w), source units; each further level is half as large."""
-        return np.asarray(self._open(f"overview/{level}").read().result())
+        return self._small(f"overview/{level}")
 
     def tissue(self, level: int = 0) -> NDArray[np.uint8]:
         """Return the overview's tissue mask, ndarray of uint8, shape (h, w); 1 is tissue."""
-        return np.asarray(self._open(f"overview/labels/tissue/{level}").read().result(), np.uint8)
+        return np.asarray(self._small(f"overview/labels/tissue/{level}"), np.uint8)
 
     @cached_property
-    def _patches(self) -> Any:
-        """The open array of patches."""
-        return self._open("patches")
+    def _patches(self) -> ZarrReader:
+        """What reads the stored patches."""
+        return ZarrReader(self.path / "patches")
 
-    def _open(self, name: str) -> Any:
-        """Return an array, opened in this process."""
-        spec = {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str((self.path / name).resolve()) + "/"},
-            "recheck_cached_data": "open",
-        }
+    @cached_property
+    def _from_slide(self) -> SourcePatches:
+        """What reads patches that are not stored."""
+        return SourcePatches(self.attributes, self.path)
+
+    def _small(self, name: str) -> NDArray[np.generic]:
+        """Return a small array whole."""
         try:
-            return ts.open(spec, open=True, read=True).result()
-        except ValueError as error:
+            return ZarrReader(self.path / name).read()
+        except DECODING_ERRORS as error:
             raise InputCorruptError(
                 f"no array {name!r}: {error}", place=str(self.path), remedy="tile the slide again"
             ) from error

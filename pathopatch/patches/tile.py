@@ -25,6 +25,7 @@ from pathopatch.manifest import slide_id_from_path, valid_slide_id
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
+from pathopatch.patches.source import source_record
 from pathopatch.patches.store import StoreWriter, store_stamp
 from pathopatch.provenance import (
     Stamp,
@@ -274,6 +275,7 @@ def _attributes(
     grid, tissue = analysis.grid, analysis.tissue
     return {
         "slide_id": slide_id,
+        "source": source_record(slide),
         "channels": list(slide.channels),
         "dtype": str(slide.dtype),
         "size_px": list(slide.size),

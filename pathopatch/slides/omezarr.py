@@ -1,13 +1,11 @@
-"""Slides in OME-Zarr folders, read by tensorstore."""
+"""Slides in OME-Zarr folders."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
@@ -16,6 +14,7 @@ from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr_metadata import ImageFacts, read_image
 from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide, SlideFacts
+from pathopatch.slides.zarr_reader import ZarrReader
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
 _CACHED_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
@@ -57,8 +56,7 @@ class OmeZarrSlide(Slide):
     ) -> None:
         self._path = path
         self._image: ImageFacts = read_image(path)
-        self._pid = -1
-        self._open: dict[int, Any] = {}
+        self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
         if plane is not None and plane >= len(names):
             raise InputUnsupportedError(
@@ -84,34 +82,27 @@ class OmeZarrSlide(Slide):
         }
         axes = self._image.axes
         try:
-            read = self._array(level)[tuple(wanted.get(axis, 0) for axis in axes)].read().result()
+            pixels = self._reader(level).read(tuple(wanted.get(axis, 0) for axis in axes))
         except DECODING_ERRORS as error:
             raise InputCorruptError(
                 f"level {level} cannot be decoded at ({left}, {top}): {_first_line(error)}",
                 place=str(self._path),
                 remedy="copy the folder again from its source",
             ) from error
-        pixels = np.asarray(read)
         kept = [axis for axis in axes if axis in wanted]
         if "c" not in kept:
             pixels, kept = pixels[None], ["c", *kept]
         ordered = pixels.transpose([kept.index(axis) for axis in "cyx"])  # (C, H, W)
         return np.ascontiguousarray(ordered, dtype=self.dtype), None
 
-    def _array(self, level: int) -> Any:
-        """Return a level's array, opened in this process: tensorstore's threads do not survive a fork."""
-        if self._pid != os.getpid():
-            self._open, self._pid = {}, os.getpid()
-        if level not in self._open:
+    def _reader(self, level: int) -> ZarrReader:
+        """Return what reads a level."""
+        if level not in self._readers:
             array = self._image.arrays[level]
-            spec = {
-                "driver": array.driver,
-                "kvstore": {"driver": "file", "path": f"{array.folder.resolve()}/"},
-                "recheck_cached_data": "open",
-                "context": {"cache_pool": {"total_bytes_limit": self._cache_bytes(level)}},
-            }
-            self._open[level] = ts.open(spec, open=True, read=True).result()
-        return self._open[level]
+            self._readers[level] = ZarrReader(
+                array.folder, driver=array.driver, cache_bytes=self._cache_bytes(level)
+            )
+        return self._readers[level]
 
     def _cache_bytes(self, level: int) -> int:
         """Return the room that two rows of chunks need, within bounds."""
@@ -122,7 +113,7 @@ class OmeZarrSlide(Slide):
         return min(max(_CACHED_ROWS * row, _CACHE_BYTES[0]), _CACHE_BYTES[1])
 
     def _close(self) -> None:
-        self._open = {}
+        self._readers = {}
 
 
 def _first_line(error: Exception) -> str:
