@@ -68,9 +68,20 @@ class SourcePatches:
         The store's.
     place : Path
         The store, for messages.
+
+    Raises
+    ------
+    InputMissingError
+        The store does not say where its pixels come from.
     """
 
     def __init__(self, attributes: Mapping[str, Any], place: Path) -> None:
+        if "source" not in attributes:
+            raise InputMissingError(
+                "neither pixels are stored nor where they come from",
+                place=str(place),
+                remedy="tile the slide again with --force",
+            )
         self._attributes, self._place = attributes, place
         self._forget()
         width, height = attributes["size_px"]
@@ -103,7 +114,7 @@ class SourcePatches:
         Raises
         ------
         InputMissingError
-            A file is gone, or the store does not say where its pixels come from.
+            A file is gone.
         StaleArtefactError
             A file is not the one that was tiled.
         InputCorruptError
@@ -129,12 +140,7 @@ class SourcePatches:
 
     def _opened(self) -> Slide:
         """Return the slide, the very one that was tiled."""
-        record = self._attributes.get("source")
-        if record is None:
-            raise InputMissingError(
-                "neither pixels are stored nor where they come from", place=str(self._place),
-                remedy="tile the slide again with --force",
-            )  # fmt: skip
+        record = self._attributes["source"]
         slide = open_slide(
             record["path"],
             mpp=record["mpp"],
