@@ -26,7 +26,8 @@ from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.source import source_record
-from pathopatch.patches.store import StoreWriter, store_stamp
+from pathopatch.patches.store import store_stamp
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import (
     Stamp,
     atomic_path,

@@ -99,9 +99,7 @@ class OmeZarrSlide(Slide):
         """Return what reads a level."""
         if level not in self._readers:
             array = self._image.arrays[level]
-            self._readers[level] = ZarrReader(
-                array.folder, driver=array.driver, cache_bytes=self._cache_bytes(level)
-            )
+            self._readers[level] = ZarrReader(array.folder, driver=array.driver, cache_bytes=self._cache_bytes(level))
         return self._readers[level]
 
     def _cache_bytes(self, level: int) -> int:

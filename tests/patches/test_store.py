@@ -14,7 +14,8 @@ from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
 from pathopatch.errors import InputCorruptError, InputMissingError
-from pathopatch.patches.store import PatchStore, StoreWriter, shard_patches, store_stamp
+from pathopatch.patches.store import PatchStore, store_stamp
+from pathopatch.patches.store_writer import StoreWriter, shard_patches
 from pathopatch.provenance import Stamp
 
 ORIGINS = np.stack([np.arange(600) * 8, np.zeros(600)], axis=1).astype(np.int64)
@@ -119,7 +120,7 @@ def test_without_pixels_the_rest_is_there(tmp_path: Path) -> None:
     store = PatchStore(write(tmp_path / "s.zarr", drawn(5, "uint8"), with_patches=False))
     assert len(store) == 5
     assert not store.has_patches
-    with pytest.raises(InputMissingError, match="no pixels"):
+    with pytest.raises(InputMissingError, match="neither pixels are stored nor where they come from"):
         store.read([0])
 
 

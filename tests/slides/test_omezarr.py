@@ -26,7 +26,7 @@ from pathopatch.errors import (
     PathopatchError,
 )
 from pathopatch.manifest import read_manifest
-from pathopatch.patches.store import StoreWriter
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import open_slide
 
 IMAGE = made.noise(2, 60, 90, np.uint16)
