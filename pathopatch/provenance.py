@@ -12,10 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,8 +32,11 @@ from pathopatch.errors import (
     StaleArtefactError,
 )
 from pathopatch.faultpoints import fault_point
+from pathopatch.temporary import temporary_path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept."""
+
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
 _SAMPLES = 64
 _SAMPLE_BYTES = 2**20
@@ -68,8 +70,9 @@ class Stamp:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Stamp:
-        """Return the stamp that `to_dict` wrote."""
-        return cls(**raw)
+        """Return the stamp that `to_dict` wrote, of any schema."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in raw.items() if name in known})
 
     def differences(self, other: Stamp) -> list[str]:
         """Return in words what differs between this stamp and another; empty if they are equal."""
@@ -189,6 +192,7 @@ def is_current(stamp: Stamp, existing: Stamp | None, *, place: Path, force: bool
         return True
     if force:
         return False
+    require_schema(existing, place=place, remedy="run the same command with --force to make it anew")
     raise StaleArtefactError(
         "what stands here was made otherwise: " + "; ".join(changes),
         place=str(place),
@@ -196,9 +200,24 @@ def is_current(stamp: Stamp, existing: Stamp | None, *, place: Path, force: bool
     )
 
 
-def temporary_path(path: Path) -> Path:
-    """Return a fresh hidden-until-renamed name in the same folder."""
-    return path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:12]}")
+def require_schema(stamp: Stamp, *, place: Path, remedy: str) -> None:
+    """Refuse an artefact of another schema; a newer one needs another version of this package, whatever the remedy.
+
+    Raises
+    ------
+    StaleArtefactError
+        The schema is not this version's.
+    """
+    if stamp.schema_version == SCHEMA_VERSION:
+        return
+    if stamp.schema_version > SCHEMA_VERSION:
+        remedy = f"use pathopatch {stamp.package_version} or newer, or another work folder"
+    raise StaleArtefactError(
+        f"made by pathopatch {stamp.package_version} under schema {stamp.schema_version}, "
+        f"this version works with schema {SCHEMA_VERSION}",
+        place=str(place),
+        remedy=remedy,
+    )
 
 
 @contextmanager

@@ -138,3 +138,13 @@ def test_a_folder_is_known_by_its_files_and_not_by_its_place_or_age(
     assert provenance.fingerprint_file(tmp_path / "b") != known
     (tmp_path / "a" / "c" / "101x" / "zarr.json").write_bytes(b"[]")
     assert provenance.fingerprint_file(tmp_path / "a") != known
+
+
+@pytest.mark.parametrize(
+    ("version", "words"), [(1, "under schema 1.*with --force"), (99, "under schema 99.*use pathopatch 7.0 or newer")]
+)
+def test_what_another_schema_made_is_refused_with_the_way_out(tmp_path: Path, version: int, words: str) -> None:
+    other = Stamp.from_dict({**stamp().to_dict(), "schema_version": version, "package_version": "7.0", "unheard": 1})
+    with pytest.raises(StaleArtefactError, match=words):
+        provenance.is_current(stamp(), other, place=tmp_path, force=False)
+    assert not provenance.is_current(stamp(), other, place=tmp_path, force=True)

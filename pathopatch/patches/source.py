@@ -132,6 +132,10 @@ class SourcePatches:
                 out[place] = read_padded(self._slide, self._grid, self._attributes["fill"], x, y)
         return out
 
+    def check(self) -> None:
+        """Open the slide and let go of it, so that what is wrong with it is raised; see `read`."""
+        self._opened().close()
+
     def close(self) -> None:
         """Let go of the slide's files and decoded tiles; a later read opens them again."""
         if self._slide is not None and self._pid == os.getpid():

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pathopatch.errors import InputCorruptError, InputMissingError
 from pathopatch.patches.source import SourcePatches
 from pathopatch.patches.store_writer import stored_dtype
-from pathopatch.provenance import Stamp
+from pathopatch.provenance import Stamp, require_schema
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.zarr_reader import ZarrReader
 
@@ -44,20 +44,26 @@ class PatchStore:
         There is no such store.
     InputCorruptError
         It is not complete.
+    StaleArtefactError
+        It is of another schema.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
+            attributes: Any = zarr.open_group(path, mode="r").attrs.asdict()
         except FileNotFoundError as error:
             raise InputMissingError(f"no store {path.name}", place=str(path), remedy="tile the slide") from error
         except (ValueError, KeyError) as error:
             raise InputCorruptError(
                 f"not a store: {error}", place=str(path), remedy="remove it and tile the slide again"
             ) from error
+        self.attributes: dict[str, Any] = attributes
         if self.attributes.get("complete") is not True:
             raise InputCorruptError("the store is not complete", place=str(path), remedy="tile the slide again")
+        if "stamp" in self.attributes:
+            stamp = Stamp.from_dict(self.attributes["stamp"])
+            require_schema(stamp, place=path, remedy="run pathopatch tile MANIFEST -o WORK --force")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PatchStore, (self.path,)
@@ -144,6 +150,16 @@ class PatchStore:
             raise InputCorruptError(
                 f"a shard cannot be read: {error}", place=str(self.path), remedy="tile the slide again"
             ) from error
+
+    def check_source(self) -> None:
+        """Check that patches could be read from the slide, were none stored.
+
+        Raises
+        ------
+        InputMissingError, StaleArtefactError, InputCorruptError
+            See `read`.
+        """
+        self._from_slide.check()
 
     def close(self) -> None:
         """Let go of the slide's files, where patches are read from them; a later read opens them again."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
-from pathopatch.errors import InputCorruptError, InputMissingError
+from pathopatch.errors import InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.patches.store import PatchStore, store_stamp
 from pathopatch.patches.store_writer import StoreWriter, shard_patches
 from pathopatch.provenance import Stamp
@@ -181,3 +181,11 @@ def test_other_libraries_read_the_store_without_this_package(tmp_path: Path) -> 
     shard.write_bytes(shard.read_bytes()[:-9])
     with pytest.raises((ValueError, RuntimeError)):
         np.asarray(image.data[0])
+
+
+def test_a_store_of_an_older_schema_is_refused_with_the_command_that_makes_it_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.zarr", drawn(5, "uint8"))
+    group: Any = zarr.open_group(path)
+    group.attrs["stamp"] = {**STAMP.to_dict(), "schema_version": 1}
+    with pytest.raises(StaleArtefactError, match="schema 1.*pathopatch tile MANIFEST -o WORK --force"):
+        PatchStore(path)
