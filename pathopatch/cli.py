@@ -31,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
+app.add_typer(exports, name="export")
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made otherwise.")]
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
@@ -367,6 +370,36 @@ def predict(
     _finish(outcomes)
 
 
+@exports.command("ome-zarr")
+def export_ome_zarr(
+    source: Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; default: <slide id>.ome.zarr.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3, shards).")] = "0.5",
+    slide_mpp: Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")] = None,
+    slide_id: Annotated[str | None, typer.Option(help="Name of the image; default: the file's stem.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a whole slide as an OME-Zarr pyramid that other viewers open."""
+    from pathopatch import pipeline
+
+    if version not in ("0.4", "0.5"):
+        raise typer.BadParameter(f"{version!r} is not 0.4 or 0.5")
+    with _progress(quiet) as progress:
+        path = pipeline.export_ome_zarr(
+            source,
+            out,
+            version="0.4" if version == "0.4" else "0.5",
+            slide_id=slide_id,
+            slide_mpp=slide_mpp,
+            force=force,
+            progress=progress,
+        )
+    print(path)
+
+
 @app.command()
 def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:
     """Write report/index.html from whatever is in a work folder; it opens without a network."""
@@ -411,6 +444,32 @@ def demo(
             print(study.run_seeds(out, seeds=seeds, jobs=jobs, force=force, progress=progress))
         else:
             print(study.run_demo(out, jobs=jobs, force=force, progress=progress))
+
+
+@app.command()
+def clean(
+    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)],
+    store: Annotated[
+        bool, typer.Option("--store", help="Also the pixels of slides tiled to the end; they are read from the slides.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    quiet: Quiet = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what may be another machine's, and pixels whose slide is gone.")
+    ] = False,
+) -> None:
+    """Remove temporary files of processes that have ended and, on request, pixels that can be read again."""
+    from pathopatch import clean as cleaning
+
+    findings = (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
+    for finding in findings:
+        if not finding.goes:
+            _say(f"kept: {finding.path}: {finding.reason}")
+        elif not quiet:
+            print(f"{'would remove' if dry_run else 'removed'}: {finding.path}: {finding.reason}")
+    gone = [finding for finding in findings if finding.goes]
+    freed = sum(finding.bytes for finding in gone) / 1e9
+    print(f"{len(gone)} {'would be removed' if dry_run else 'removed'}, {freed:.3f} GB")
 
 
 @app.command()

@@ -15,7 +15,7 @@ from typing import Literal, cast
 
 from pathopatch.config import MPP_RANGE
 from pathopatch.errors import InputMissingError, ManifestError, Problem
-from pathopatch.provenance import fingerprint_file
+from pathopatch.provenance import content_bytes, fingerprint_file
 
 SPLITS = ("", "train", "val", "test")
 """Allowed values of the column split; empty means: to be assigned, by patient."""
@@ -305,27 +305,31 @@ class _Row:
         if self.cells.get("path"):
             if columns:
                 self.problem("INPUT_UNSUPPORTED", "path", "both path and path:NAME are filled", "empty one of them")
-            return self.located("path")
+            return self.located("path", folders=True)
         for name, column in self.table.channel_columns.items():
             if columns and name not in columns:
                 self.problem("INPUT_MISSING", column, f"no file for {name}", "every channel needs a file")
         if not columns:
             self.problem("INPUT_MISSING", "path", "no file named", "fill path, or the columns path:NAME")
-        return {name: self.located(column) for name, column in columns.items()}
+        return {name: self.located(column, folders=True) for name, column in columns.items()}
 
     def file(self, column: str) -> Path | None:
         """Return an optional file."""
         return Path(self.located(column)) if self.cells.get(column) else None
 
-    def located(self, column: str) -> str:
-        """Return a cell's absolute path with its fragment, variables replaced; note it if no file is there."""
+    def located(self, column: str, *, folders: bool = False) -> str:
+        """Return a cell's absolute path with its fragment, variables replaced; note it if no file is there.
+
+        Slides may be folders (OME-Zarr); masks and annotations are files.
+        """
         text, undefined = _expanded(self.cells[column])
         if undefined:
             self.problem("INPUT_MISSING", column, f"the environment does not define {undefined}",
                          f"set {undefined}, or write the path out")  # fmt: skip
             return text
         absolute = str((self.table.path.parent / text).absolute())
-        if not (_is_file(absolute) or _is_file(split_fragment(absolute).path)):
+        is_there = _exists if folders else _is_file
+        if not (is_there(absolute) or is_there(split_fragment(absolute).path)):
             self.problem("INPUT_MISSING", column, f"no file {absolute}", "correct the path (relative to the manifest)")
         return absolute
 
@@ -334,6 +338,13 @@ def _is_file(path: str) -> bool:
     try:
         return Path(path).is_file()
     except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
+        return False
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
         return False
 
 
@@ -374,10 +385,10 @@ def _check_content(table: _Table, rows: list[SlideRow]) -> None:
     users: dict[tuple[int, str], list[tuple[SlideRow, Fragment]]] = defaultdict(list)
     for row in rows:
         for source in () if row.exclude else row.sources:
-            fragment = Fragment(source) if _is_file(source) else split_fragment(source)
-            if not _is_file(fragment.path):
+            fragment = Fragment(source) if _exists(source) else split_fragment(source)
+            if not _exists(fragment.path):
                 continue  # noted already
-            users[Path(fragment.path).stat().st_size, f"{fragment.page}/{fragment.plane}"].append((row, fragment))
+            users[content_bytes(Path(fragment.path)), f"{fragment.page}/{fragment.plane}"].append((row, fragment))
     reported: set[tuple[int, ...]] = set()
     for candidates in users.values():
         same: dict[str, dict[int, SlideRow]] = defaultdict(dict)

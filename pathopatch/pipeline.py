@@ -10,9 +10,10 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import pandas as pd
 
@@ -475,6 +476,45 @@ def report(work: Path) -> Path:
     from pathopatch.report import write_report
 
     return write_report(work)
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+def export_ome_zarr(
+    source: str,
+    path: Path | None = None,
+    *,
+    version: Literal["0.4", "0.5"] = "0.5",
+    slide_id: str | None = None,
+    slide_mpp: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a whole slide as an OME-Zarr pyramid for other viewers; return its folder, ``<slide_id>.ome.zarr`` if None.
+
+    Raises
+    ------
+    InputUnsupportedError
+        `source` is a manifest, or something else than an export stands at `path`.
+    """
+    import numpy as np
+
+    from pathopatch.config import IntensityConfig
+    from pathopatch.patches import intensity
+    from pathopatch.slides.omezarr_export import export_ome_zarr as write
+
+    if source.lower().endswith(".csv"):
+        raise InputUnsupportedError("a manifest, not a slide", place=source, remedy="export its slides one by one")
+    (row,) = slides_to_predict(source, slide_id=slide_id)
+    path = Path(f"{row.slide_id}.ome.zarr") if path is None else path
+    with open_row(row, fallback_mpp=slide_mpp) as slide:
+        overview, _, _ = slide.read_overview()
+        everywhere = np.ones(overview.shape[1:], np.bool_)
+        windows = intensity.windows(overview, everywhere, rule=IntensityConfig(), is_rgb_uint8=slide.is_rgb)
+        done = None if progress is None else partial(progress, "export")
+        write(slide, path, version=version, name=row.slide_id, windows=windows, force=force, progress=done)
+    return path
 
 
 # --- the whole study -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathopatch.patches.store import StoreWriter
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import Stamp, write_table
 from pathopatch.training.dataset import PatchSet
 

@@ -15,6 +15,7 @@ from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
+from pathopatch.patches.source import read_padded
 from pathopatch.patches.tissue import Background, TissueModel, fit_tissue
 from pathopatch.slides import Slide
 
@@ -188,7 +189,7 @@ def iterate_patches(
         within = grid.inside(x, y)
         is_blank = min_tissue > 0 and not tissue.near(x, y, grid.downsample, within).any()
         if not is_blank:
-            patch = _read_patch(slide, analysis, x, y)
+            patch = read_padded(slide, grid, analysis.fill, x, y)
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             fraction = np.count_nonzero(mask) / max(1, within[0] * within[1])
             if fraction >= min_tissue:
@@ -198,15 +199,3 @@ def iterate_patches(
         if rows and (len(rows) == limit or row == len(places) - 1):
             yield np.array(rows, np.int64), np.stack(patches), np.array(fractions)
             rows, patches, fractions = [], [], []
-
-
-def _read_patch(slide: Slide, analysis: SlideAnalysis, x: int, y: int) -> NDArray[np.generic]:
-    """Return one patch, filled beyond the slide by the polarity that was decided on."""
-    grid = analysis.grid
-    patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
-    width, height = grid.inside(x, y)
-    if (width, height) != (grid.patch_px, grid.patch_px) and analysis.fill != slide.background_value:
-        patch = patch.copy()
-        patch[:, height:] = analysis.fill
-        patch[:, :, width:] = analysis.fill
-    return patch

@@ -25,7 +25,9 @@ from pathopatch.manifest import slide_id_from_path, valid_slide_id
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
-from pathopatch.patches.store import StoreWriter, store_stamp
+from pathopatch.patches.source import source_record
+from pathopatch.patches.store import PatchStore, store_stamp
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import (
     Stamp,
     atomic_path,
@@ -101,7 +103,7 @@ def tile_slide(
     labels : LabelSource, optional
         Where labels come from; without it no patch is labelled.
     force : bool
-        Redo what was made otherwise, in place of stopping.
+        Redo what was made otherwise, in place of stopping; write pixels again that were removed to free space.
     progress : callable, optional
         Called with (patches done, patches in all).
 
@@ -130,7 +132,7 @@ def tile_slide(
     table_path = inside(out, "patches", f"{slide_id}.parquet")
     stamp = _stamp(slide, config, slide_id, patient_id, labels)
     existing = _finished(store_path, table_path)
-    if is_current(stamp, existing, place=store_path, force=force):
+    if is_current(stamp, existing, place=store_path, force=force) and not (force and _lacks_pixels(store_path, config)):
         table = read_table(table_path)
         if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
             _write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
@@ -146,6 +148,11 @@ def tile_slide(
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
     return TileResult(slide_id=slide_id, patches=len(table), state=state)
+
+
+def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:
+    """Return whether a finished store's pixels were removed to free space."""
+    return config.store == "zarr" and not PatchStore(store_path).has_patches
 
 
 def _stamp(slide: Slide, config: TileConfig, slide_id: str, patient_id: str, source: LabelSource | None) -> Stamp:
@@ -274,6 +281,7 @@ def _attributes(
     grid, tissue = analysis.grid, analysis.tissue
     return {
         "slide_id": slide_id,
+        "source": source_record(slide),
         "channels": list(slide.channels),
         "dtype": str(slide.dtype),
         "size_px": list(slide.size),

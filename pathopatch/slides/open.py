@@ -18,6 +18,7 @@ from pathopatch.manifest import Fragment, split_fragment
 from pathopatch.slides.aperio import is_shown_alike
 from pathopatch.slides.background import Background
 from pathopatch.slides.integrity import checked_tiff, is_tiff
+from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.stack import ChannelStack
@@ -39,8 +40,9 @@ def open_slide(
     Parameters
     ----------
     source : Path, str or mapping of str to Path or str
-        A file, or one per channel name. ``file.tif#page=2`` names a page of a stack, ``file.ndpi#plane=2`` a plane
-        of a multi-plane file, ``file.tif#page=2&plane=0`` a plane of a page; all count from 0.
+        A file or OME-Zarr folder, or one per channel name. ``file.tif#page=2`` names a page of a stack,
+        ``file.ndpi#plane=2`` a plane of a multi-plane file, ``file.tif#page=2&plane=0`` a plane of a page; all
+        count from 0.
     mpp : float, optional
         um per level-0 px, in place of what the file says.
     channels : tuple of str, optional
@@ -111,6 +113,16 @@ def _open_file(
     text = str(source)
     fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
     path = Path(fragment.path)
+    if path.is_dir() and is_zarr(path):
+        if fragment.page is not None:
+            raise InputUnsupportedError(
+                f"{path.name} has no pages to choose from", place=str(path), remedy="choose a channel with #plane="
+            )
+        return OmeZarrSlide(path, plane=fragment.plane, mpp=mpp, channels=channels, background=background)
+    if path.is_dir():
+        raise InputUnsupportedError(
+            f"{path.name} is a folder and no OME-Zarr image", place=str(path), remedy="name a file in it"
+        )
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     if is_tiff(path):

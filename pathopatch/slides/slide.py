@@ -156,6 +156,13 @@ class Slide(ABC):
         return self._facts.paths
 
     @property
+    def source(self) -> str | dict[str, str]:
+        """Absolute path with its fragment, or one per channel name: what `open_slide` opens this slide from again."""
+        choices = {name: self._arguments.get(name) for name in ("page", "plane")}
+        fragment = "&".join(f"{name}={value}" for name, value in choices.items() if value is not None)
+        return f"{self.paths[0].absolute()}{fragment and '#' + fragment}"
+
+    @property
     def has_mpp(self) -> bool:
         """Whether micrometres per pixel are known."""
         return self._resolution.mpp is not None

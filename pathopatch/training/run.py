@@ -19,8 +19,9 @@ from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.models.bundle import BundleSpec, save_bundle
 from pathopatch.provenance import Stamp, fingerprint, inside, json_stamp, read_json, write_bytes, write_json
-from pathopatch.training.dataset import PatchSet, Source, attribute_column, load_patches
+from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
+from pathopatch.training.source import Source
 
 RUN, MODEL = "run.json", "model"
 _NO_EFFECT = {"device", "threads", "cache_gib", "name"}  # on what is learnt, up to rounding

@@ -279,7 +279,7 @@ def test_a_run_cut_off_anywhere_is_not_finished_and_a_rerun_mends_it(
 
     with monkeypatch.context() as patched:
         if at == "store":
-            patched.setattr("pathopatch.patches.store.StoreWriter.finish", die)
+            patched.setattr("pathopatch.patches.store_writer.StoreWriter.finish", die)
         else:
             patched.setattr(tile_module, {"table": "write_table", "status": "_write_status"}[at], die)
         with pytest.raises(KeyboardInterrupt):
