@@ -92,12 +92,6 @@ def open_slides(
 
 def slide_facts(row: SlideRow) -> dict[str, Any]:
     """Return what one slide is: identity, geometry, channels, and the fingerprint of its files."""
-    if row.annotations is not None:
-        raise InputUnsupportedError(
-            f"annotations {row.annotations.name} cannot be read yet",
-            place=f"slide {row.slide_id}",
-            remedy="rasterise them into a tumor_mask",
-        )
     with open_row(row) as slide:
         width, height = slide.size
         return {
@@ -111,15 +105,28 @@ def slide_facts(row: SlideRow) -> dict[str, Any]:
             "channels": ",".join(slide.channels),
             "dtype": str(slide.dtype),
             "background": slide.background,
-            "has_labels": row.tumor_mask is not None or row.whole_slide_non_tumor,
+            "has_labels": row.has_tumor,
+            "annotation_classes": _annotation_classes(row),
             "source": json.dumps(row.source, default=str, sort_keys=True),
             "fingerprint": provenance.fingerprint([provenance.fingerprint_file(path) for path in slide.paths]),
         }
 
 
+def _annotation_classes(row: SlideRow) -> str:
+    """Return the class names that a row's annotations use, for whoever fills in the configuration."""
+    if row.annotations is None:
+        return ""
+    from pathopatch.patches.annotations import read_annotations
+
+    return ", ".join(sorted(set(read_annotations(row.annotations).names)))
+
+
 def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
-    column = "mpp" if isinstance(error, MppMissingError) else "path"
-    value = "" if column == "mpp" else str(row.source)
+    column, value = "path", str(row.source)
+    if isinstance(error, MppMissingError):
+        column, value = "mpp", ""
+    elif error.place == str(row.annotations):
+        column, value = "annotations", str(row.annotations)
     message = f"slide {row.slide_id}: {error.message}"
     return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
 

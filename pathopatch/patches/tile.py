@@ -116,8 +116,8 @@ def tile_slide(
         What stands there was made of another configuration or other inputs, and `force` is off.
     MppMissingError, InputUnsupportedError, NonFiniteError
         See `analyse_slide`.
-    ModalityMismatchError, InputMissingError, InputCorruptError
-        A mask does not fit the slide, is missing or cannot be read.
+    ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError
+        A mask or an annotation file does not fit the slide, is missing or cannot be read.
     DiskFullError
         No space was left.
     """
@@ -210,7 +210,15 @@ def _table(
 ) -> pd.DataFrame:
     """Return the patch table as far as it is known without reading patches."""
     x, y = analysis.grid.origins().T
-    tumor, labelled = label_fractions(source, x, y, extent=analysis.grid.extent, slide_size=slide.size)
+    tumor, labelled = label_fractions(
+        source,
+        x,
+        y,
+        extent=analysis.grid.extent,
+        slide_size=slide.size,
+        bounds_origin=slide.bounds[:2],
+        config=config.labels,
+    )
     return pd.DataFrame(
         {
             "patch_id": [f"{slide_id}@{left},{top}" for left, top in zip(x.tolist(), y.tolist(), strict=True)],
