@@ -165,8 +165,13 @@ def check(
 
 @app.command()
 def tile(
-    manifest: Manifest,
     out: Out,
+    manifest: Annotated[
+        Path | None, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)
+    ] = None,
+    patches: Annotated[
+        Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.", show_default=False)
+    ] = None,
     patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
@@ -184,9 +189,20 @@ def tile(
     from pathopatch import pipeline
     from pathopatch.config import TileConfig, load_study
 
+    if (manifest is None) == (patches is None):
+        raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
     base = load_study(settings).tile if settings else TileConfig()
     tissue = _with(base.tissue, background=background)
     config = _with(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
+    if patches is not None:
+        if patch_px or stride_px or dry_run:
+            raise typer.BadParameter(
+                "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
+            )
+        with _progress(quiet) as progress:
+            _finish(pipeline.tile_patches(patches, out, config, force=force, progress=progress))
+        return
+    assert manifest is not None
     if dry_run:
         print(pipeline.tile_plan(manifest, config).to_string(index=False))
         return

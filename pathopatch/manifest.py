@@ -332,7 +332,7 @@ class _Row:
 
     def located(self, column: str) -> str:
         """Return a cell's absolute path with its fragment, variables replaced; note it if no file is there."""
-        text, undefined = _expanded(self.cells[column])
+        text, undefined = expanded(self.cells[column])
         if undefined:
             self.problem("INPUT_MISSING", column, f"the environment does not define {undefined}",
                          f"set {undefined}, or write the path out")  # fmt: skip
@@ -350,7 +350,7 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _expanded(text: str) -> tuple[str, str]:
+def expanded(text: str) -> tuple[str, str]:
     """Return a text with ``${NAME}`` replaced, and the first name that is not defined."""
     names = re.findall(r"\$\{([^}]*)\}", text)
     undefined = next((name for name in names if name not in os.environ), "")

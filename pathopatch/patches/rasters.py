@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,6 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
 
 from pathopatch.errors import (
     InputCorruptError,
@@ -32,6 +30,9 @@ SUFFIXES: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".t
 MAX_PIXELS = 2**28  # 16,384 x 16,384: a quarter of a gigabyte a channel
 _MAX_RATIO = 10_000  # pixels a byte of file; deflate reaches 1032 bytes, of 8 pixels each at 1 bit a pixel
 _SPARE_PIXELS = 2**24  # below this, no ratio is looked at
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PNG_PALETTE = 3
 _DECODE_ERRORS = (
     ValueError,
     RuntimeError,
@@ -55,6 +56,10 @@ class Raster:
         Its format, by its name.
     width, height : int
         What its header claims, px.
+    samples : int
+        Values a pixel, alpha among them.
+    bits : int
+        Of each value.
     is_palette : bool
         Its values are places in a table of colours.
     is_inverted : bool
@@ -65,6 +70,8 @@ class Raster:
     kind: Kind
     width: int
     height: int
+    samples: int
+    bits: int
     is_palette: bool = False
     is_inverted: bool = False
 
@@ -119,7 +126,7 @@ def raster(path: Path) -> Raster:
     if not path.is_file():
         raise InputMissingError(f"no image {path.name}", place=str(path), remedy="check the path")
     try:
-        found = _tiff(path) if kind == "tiff" else _png_or_jpeg(path, kind)
+        found = {"png": _png, "jpeg": _jpeg, "tiff": _tiff}[kind](path)
     except PathopatchError:
         raise
     except _DECODE_ERRORS as error:
@@ -135,12 +142,21 @@ def raster(path: Path) -> Raster:
     return found
 
 
-def _png_or_jpeg(path: Path, kind: Kind) -> Raster:
-    """Return what the header of a PNG or JPEG file says."""
+def _png(path: Path) -> Raster:
+    """Return what the header of a PNG file says."""
     with path.open("rb") as stream:
-        head = BytesIO(stream.read(2**16) if kind == "png" else stream.read())
-    image = PngImageFile(head) if kind == "png" else JpegImageFile(head)
-    return Raster(path, kind, *image.size, is_palette=image.mode == "P")
+        head = stream.read(26)
+    if not head.startswith(_PNG) or head[12:16] != b"IHDR":
+        raise ValueError("it does not begin as a PNG file does")
+    width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
+    return Raster(path, "png", width, height, _PNG_SAMPLES[colour], bits, is_palette=colour == _PNG_PALETTE)
+
+
+def _jpeg(path: Path) -> Raster:
+    """Return what the header of a JPEG file says."""
+    with path.open("rb") as stream:
+        image = JpegImageFile(stream)
+        return Raster(path, "jpeg", *image.size, len(image.getbands()), 8)
 
 
 def _tiff(path: Path) -> Raster:
@@ -152,6 +168,8 @@ def _tiff(path: Path) -> Raster:
             "tiff",
             page.imagewidth,
             page.imagelength,
+            page.samplesperpixel,
+            page.bitspersample,
             is_palette=page.photometric == tifffile.PHOTOMETRIC.PALETTE,
             is_inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
         )
