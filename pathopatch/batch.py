@@ -104,6 +104,7 @@ class TileTask:
             tumor_mask=self.row.tumor_mask,
             whole_slide_non_tumor=self.row.whole_slide_non_tumor,
             labelled_mask=self.row.labelled_mask,
+            annotations=self.row.annotations,
         )
         with open_row(self.row) as slide:
             result = tile_slide(

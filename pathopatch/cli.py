@@ -168,13 +168,21 @@ def check(
 
 @app.command()
 def tile(
-    manifest: Manifest,
     out: Out,
-    patch_px: Annotated[int, typer.Option(help="Patch side, px at the target mpp.")] = 256,
+    manifest: Annotated[
+        Path | None, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)
+    ] = None,
+    patches: Annotated[
+        Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.", show_default=False)
+    ] = None,
+    patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
-    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
-    store: Annotated[str, typer.Option(help="zarr, or none to keep the table only.")] = "zarr",
+    background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
+    store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--config", help="Study TOML whose [tile] table holds all other settings.")
+    ] = None,
     workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many patches there will be.")] = False,
     quiet: Quiet = False,
@@ -182,10 +190,22 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch import pipeline
-    from pathopatch.config import TileConfig, TissueConfig
+    from pathopatch.config import TileConfig, load_study
 
-    tissue = _with(TissueConfig(), background=background)
-    config = _with(TileConfig(), patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
+    if (manifest is None) == (patches is None):
+        raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
+    base = load_study(settings).tile if settings else TileConfig()
+    tissue = _with(base.tissue, background=background)
+    config = _with(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
+    if patches is not None:
+        if patch_px or stride_px or dry_run:
+            raise typer.BadParameter(
+                "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
+            )
+        with _progress(quiet) as progress:
+            _finish(pipeline.tile_patches(patches, out, config, force=force, progress=progress))
+        return
+    assert manifest is not None
     if dry_run:
         print(pipeline.tile_plan(manifest, config).to_string(index=False))
         return

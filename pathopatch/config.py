@@ -59,11 +59,47 @@ class IntensityConfig(Config):
         return self
 
 
+class AnnotationConfig(Config):
+    """What the class names of annotation files mean (QuPath's classifications, ASAP's groups).
+
+    A name that stands in a file and in none of the lists is an error: what it means is not guessed. Outlines without
+    a class are named "(unclassified)" in QuPath's files and "None" in ASAP's.
+    """
+
+    tumor: tuple[str, ...] = ()
+    non_tumor: tuple[str, ...] = ()  # labelled; where it overlaps tumour, tumour counts
+    holes: tuple[str, ...] = ()  # labelled non-tumour that is cut out of the tumour
+    ignored: tuple[str, ...] = ()
+    labelled: Literal["annotated", "whole-slide"] = "annotated"  # safe: what nobody outlined has no label
+    subtracted_bounds: bool = True  # QuPath through OpenSlide subtracts bounds-x/y; false for its other readers
+
+    @model_validator(mode="after")
+    def _one_meaning_each(self) -> AnnotationConfig:
+        names = [*self.tumor, *self.non_tumor, *self.holes, *self.ignored]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} stands more than once in tumor, non_tumor, holes and ignored")
+        return self
+
+
 class LabelConfig(Config):
-    """When a patch is a tumour patch, and when it counts as labelled at all."""
+    """When a patch is a tumour patch, when it counts as labelled at all, and when it is neither one nor the other."""
 
     min_tumor_fraction: Fraction | None = None  # None: any tumour, that is 1 / patch area
     min_labelled_fraction: float = Field(default=0.5, gt=0, le=1)
+    ambiguous: tuple[Fraction, Fraction] | None = None  # non-tumour up to low, tumour from high, no label between
+    annotations: AnnotationConfig = AnnotationConfig()
+
+    @model_validator(mode="after")
+    def _zone_rises_and_holds_the_limit(self) -> LabelConfig:
+        if self.ambiguous is None:
+            return self
+        low, high = self.ambiguous
+        if low >= high:
+            raise ValueError("ambiguous must be [low, high] with low below high")
+        if self.min_tumor_fraction is not None and not low <= self.min_tumor_fraction <= high:
+            raise ValueError("min_tumor_fraction must lie in the ambiguous zone, or be left out: the zone decides")
+        return self
 
 
 class TileConfig(Config):

@@ -19,6 +19,8 @@ from pathopatch.provenance import content_bytes, fingerprint_file
 
 SPLITS = ("", "train", "val", "test")
 """Allowed values of the column split; empty means: to be assigned, by patient."""
+ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
+"""Endings of the files that outlines are read from."""
 
 Background = Literal["dark", "bright"]
 
@@ -94,6 +96,11 @@ class SlideRow:
     annotations: Path | None = None
     background: Background | None = None
     exclude: bool = False
+
+    @property
+    def has_tumor(self) -> bool:
+        """Whether anything says where tumour is, or that there is none."""
+        return self.tumor_mask is not None or self.annotations is not None or self.whole_slide_non_tumor
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -257,6 +264,12 @@ class _Row:
             exclude=self.one_of("exclude", _TRUE + _FALSE) in _TRUE,
             row=self.number,
         )
+        if row.annotations is not None and not row.annotations.name.lower().endswith(ANNOTATION_SUFFIXES):
+            self.problem("INPUT_UNSUPPORTED", "annotations", "neither GeoJSON nor XML",
+                         f"export them from QuPath or ASAP: {', '.join(ANNOTATION_SUFFIXES)}")  # fmt: skip
+        if row.annotations is not None and self.cells.get("tumor_mask"):
+            self.problem("INPUT_UNSUPPORTED", "annotations", "the row has a tumor_mask too",
+                         "state the tumour once: empty one of the two")  # fmt: skip
         if len(set(channels)) < len(channels):
             self.problem("CHANNEL_MISMATCH", "channels", "a name stands twice", "name each plane once")
         if channels and isinstance(row.source, dict) and channels != tuple(row.source):
@@ -322,7 +335,7 @@ class _Row:
 
         Slides may be folders (OME-Zarr); masks and annotations are files.
         """
-        text, undefined = _expanded(self.cells[column])
+        text, undefined = expanded(self.cells[column])
         if undefined:
             self.problem("INPUT_MISSING", column, f"the environment does not define {undefined}",
                          f"set {undefined}, or write the path out")  # fmt: skip
@@ -348,7 +361,7 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _expanded(text: str) -> tuple[str, str]:
+def expanded(text: str) -> tuple[str, str]:
     """Return a text with ``${NAME}`` replaced, and the first name that is not defined."""
     names = re.findall(r"\$\{([^}]*)\}", text)
     undefined = next((name for name in names if name not in os.environ), "")

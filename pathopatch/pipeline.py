@@ -93,12 +93,6 @@ def open_slides(
 
 def slide_facts(row: SlideRow) -> dict[str, Any]:
     """Return what one slide is: identity, geometry, channels, and the fingerprint of its files."""
-    if row.annotations is not None:
-        raise InputUnsupportedError(
-            f"annotations {row.annotations.name} cannot be read yet",
-            place=f"slide {row.slide_id}",
-            remedy="rasterise them into a tumor_mask",
-        )
     with open_row(row) as slide:
         width, height = slide.size
         return {
@@ -112,15 +106,28 @@ def slide_facts(row: SlideRow) -> dict[str, Any]:
             "channels": ",".join(slide.channels),
             "dtype": str(slide.dtype),
             "background": slide.background,
-            "has_labels": row.tumor_mask is not None or row.whole_slide_non_tumor,
+            "has_labels": row.has_tumor,
+            "annotation_classes": _annotation_classes(row),
             "source": json.dumps(row.source, default=str, sort_keys=True),
             "fingerprint": provenance.fingerprint([provenance.fingerprint_file(path) for path in slide.paths]),
         }
 
 
+def _annotation_classes(row: SlideRow) -> str:
+    """Return the class names that a row's annotations use, for whoever fills in the configuration."""
+    if row.annotations is None:
+        return ""
+    from pathopatch.patches.annotations import read_annotations
+
+    return ", ".join(sorted(set(read_annotations(row.annotations).names)))
+
+
 def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
-    column = "mpp" if isinstance(error, MppMissingError) else "path"
-    value = "" if column == "mpp" else str(row.source)
+    column, value = "path", str(row.source)
+    if isinstance(error, MppMissingError):
+        column, value = "mpp", ""
+    elif error.place == str(row.annotations):
+        column, value = "annotations", str(row.annotations)
     message = f"slide {row.slide_id}: {error.message}"
     return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
 
@@ -172,6 +179,29 @@ def tile(
         _write_slides(work, table, force=force)
     tasks = [TileTask(row, config, work, force) for row in rows]
     return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
+
+
+def tile_patches(
+    source: Path, work: Path, config: TileConfig, *, force: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
+    """Store a set of ready patches as if it were one tiled slide; return what became of it.
+
+    The work folder then holds this set and nothing else: its slides, if it had any, are no longer in the cohort.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.patches.tile_patches`: a set has no part that could fail alone.
+    """
+    from pathopatch.patches import tile_patches as store_patches
+
+    def count(done: int, total: int) -> None:
+        if progress:
+            progress("tile", done, total)
+
+    result, facts = store_patches(source, config, work, force=force, progress=count)
+    _write_slides(work, pd.DataFrame([facts]), force=force)
+    return [Outcome(slide_id=result.slide_id, state=result.state, counts={"patches": result.patches})]
 
 
 def tile_plan(manifest_path: Path, config: TileConfig) -> pd.DataFrame:
@@ -249,7 +279,7 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
         return provenance.read_table(path)
     patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
-    split = assign_splits(patches, slides, seed=config.split_seed)
+    split = assign_splits(patches, _given_splits(slides, patches), seed=config.split_seed)
     patches = patches.assign(split=patches["patient_id"].map(split))
     table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
     provenance.write_table(path, table, stamp)
@@ -257,6 +287,15 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     found["left_out"] = sorted(set(slides["slide_id"]) - set(done))
     provenance.write_json(work / "groups" / "audit.json", found)
     return table
+
+
+def _given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
+    """Return the splits that were given, by patient: of slides, and of ready patches, which say their own."""
+    given = slides[["patient_id", "split"]]
+    if "split" not in patches:
+        return given
+    own = patches.loc[patches["split"].notna(), ["patient_id", "split"]].drop_duplicates()
+    return pd.concat([given[given["patient_id"] != ""], own], ignore_index=True)
 
 
 def _one_geometry(work: Path, slides: Sequence[str]) -> None:

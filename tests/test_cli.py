@@ -218,7 +218,8 @@ def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Pa
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("tile",), 2, "Missing argument"),
+        (("check",), 2, "Missing argument"),
+        (("tile", "-o", "out"), 2, "MANIFEST or --patches"),
         (("check", "nowhere.csv"), 1, "INPUT_MISSING"),
         (("run", "nowhere.toml"), 1, "INPUT_MISSING"),
         (("groups", "nowhere"), 1, "INPUT_MISSING"),

@@ -3,6 +3,7 @@
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.ready import tile_patches
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import TileResult, is_tiled, tile_slide
 
@@ -16,5 +17,6 @@ __all__ = [
     "grid_of",
     "is_tiled",
     "iterate_patches",
+    "tile_patches",
     "tile_slide",
 ]

@@ -118,8 +118,8 @@ def tile_slide(
         What stands there was made of another configuration or other inputs, and `force` is off.
     MppMissingError, InputUnsupportedError, NonFiniteError
         See `analyse_slide`.
-    ModalityMismatchError, InputMissingError, InputCorruptError
-        A mask does not fit the slide, is missing or cannot be read.
+    ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError
+        A mask or an annotation file does not fit the slide, is missing or cannot be read.
     DiskFullError
         No space was left.
     """
@@ -131,11 +131,11 @@ def tile_slide(
     store_path = inside(out, "slides", f"{slide_id}.zarr")
     table_path = inside(out, "patches", f"{slide_id}.parquet")
     stamp = _stamp(slide, config, slide_id, patient_id, labels)
-    existing = _finished(store_path, table_path)
+    existing = finished_stamp(store_path, table_path)
     if is_current(stamp, existing, place=store_path, force=force) and not (force and _lacks_pixels(store_path, config)):
         table = read_table(table_path)
         if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
-            _write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
+            write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
         return TileResult(slide_id=slide_id, patches=len(table), state="current")
     update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
     analysis = analyse_slide(slide, config)
@@ -144,7 +144,7 @@ def tile_slide(
         measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
     table = table.assign(**measured)[list(COLUMNS)]
     write_table(table_path, table, stamp)
-    state = _write_status(out, slide_id, table, stamp, started)
+    state = write_status(out, slide_id, table, stamp, started)
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
     return TileResult(slide_id=slide_id, patches=len(table), state=state)
@@ -196,10 +196,10 @@ def is_tiled(work: Path, slide_id: str) -> bool:
     """
     if read_status(work, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
         return False
-    return _finished(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
+    return finished_stamp(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
 
 
-def _finished(store_path: Path, table_path: Path) -> Stamp | None:
+def finished_stamp(store_path: Path, table_path: Path) -> Stamp | None:
     """Return the stamp that store and table share; None if one is missing or they do not belong together."""
     table, store = table_stamp(table_path), store_stamp(store_path)
     if table is None or store is None or table.differences(store):
@@ -217,7 +217,15 @@ def _table(
 ) -> pd.DataFrame:
     """Return the patch table as far as it is known without reading patches."""
     x, y = analysis.grid.origins().T
-    tumor, labelled = label_fractions(source, x, y, extent=analysis.grid.extent, slide_size=slide.size)
+    tumor, labelled = label_fractions(
+        source,
+        x,
+        y,
+        extent=analysis.grid.extent,
+        slide_size=slide.size,
+        bounds_origin=slide.bounds[:2],
+        config=config.labels,
+    )
     return pd.DataFrame(
         {
             "patch_id": [f"{slide_id}@{left},{top}" for left, top in zip(x.tolist(), y.tolist(), strict=True)],
@@ -306,7 +314,7 @@ def _attributes(
     }
 
 
-def _write_status(
+def write_status(
     out: Path, slide_id: str, table: pd.DataFrame, stamp: Stamp, started: float
 ) -> Literal["done", "done_empty"]:
     """Write how the stage ended; times and host stand here and nowhere else."""

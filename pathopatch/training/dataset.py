@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError, NonFiniteError
+from pathopatch.errors import InputMissingError, InputUnsupportedError, NonFiniteError
+from pathopatch.groups import attribute_values
 from pathopatch.patches.store import PatchStore
 from pathopatch.provenance import inside
 from pathopatch.training.source import Source, common_source
@@ -141,6 +142,24 @@ def attribute_column(groups: pd.DataFrame, threshold: float) -> str:
     return name
 
 
+def refuse_many_values(groups: pd.DataFrame) -> None:
+    """Raise if the patches have an attribute of their own of more than two values.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Training, selection and evaluation count four groups, 2 label + attribute.
+    """
+    values = attribute_values(groups)
+    if len(values) > 2:
+        raise InputUnsupportedError(
+            f"an attribute of {len(values)} values ({', '.join(values[:5])}{', …' if len(values) > 5 else ''}): "
+            "runs are selected and judged by four groups, those of two values",
+            place="groups.parquet",
+            remedy="join its values into two in the list of patches, and tile and group it anew",
+        )
+
+
 def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over all patches and pixels, in the scale of [0, 1].
 
@@ -173,6 +192,7 @@ def _wanted(
         rows = groups[chosen]
         return rows, np.full(len(rows), -1, dtype=np.int64)
     name = attribute_column(groups, threshold)
+    refuse_many_values(groups)
     rows = groups[chosen & (groups[name] >= 0)]
     return rows, rows[name].to_numpy(dtype=np.int64)
 

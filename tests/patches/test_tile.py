@@ -281,7 +281,7 @@ def test_a_run_cut_off_anywhere_is_not_finished_and_a_rerun_mends_it(
         if at == "store":
             patched.setattr("pathopatch.patches.store_writer.StoreWriter.finish", die)
         else:
-            patched.setattr(tile_module, {"table": "write_table", "status": "_write_status"}[at], die)
+            patched.setattr(tile_module, {"table": "write_table", "status": "write_status"}[at], die)
         with pytest.raises(KeyboardInterrupt):
             tile_slide(slide, CONFIG, out, force=force)
     entry = json.loads((out / "status" / "slide.json").read_text())["tile"]
