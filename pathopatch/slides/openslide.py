@@ -90,7 +90,7 @@ class OpenSlideSlide(Slide):
                 remedy="copy the file again from its source",
             ) from error
         planes = np.empty((4, height, width), np.uint8)
-        cv2.split(cast(Any, np.asarray(image)), cast(Any, list(planes)))  # several times as fast as numpy's transposition
+        cv2.split(np.asarray(image), cast(Any, list(planes)))  # several times as fast as numpy's transposition
         return planes[self._planes], None if planes[3].min() == 255 else planes[3]
 
 
