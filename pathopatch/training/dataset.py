@@ -137,7 +137,7 @@ class StoredPatches(Dataset[NDArray[np.float32]]):
             if found is None:
                 found = np.empty((len(chosen), pixels.shape[1], self._input_px, self._input_px), dtype=np.float32)
             if pixels.shape[2:] == found.shape[2:]:
-                for place, patch in zip(places, pixels, strict=True):  # patch by patch, which fits the processor's cache
+                for place, patch in zip(places, pixels, strict=True):  # one by one: each fits into the cache
                     scale(patch, store.windows, out=found[place])
             else:
                 found[places] = resize_area(scale(pixels, store.windows), self._input_px)
