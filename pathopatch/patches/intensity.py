@@ -47,7 +47,9 @@ def windows(
     return found
 
 
-def scale(patches: NDArray[np.generic], window: NDArray[np.float64]) -> NDArray[np.float32]:
+def scale(
+    patches: NDArray[np.generic], window: NDArray[np.float64], *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Return intensities in [0, 1].
 
     Parameters
@@ -56,6 +58,8 @@ def scale(patches: NDArray[np.generic], window: NDArray[np.float64]) -> NDArray[
         Source units.
     window : ndarray of float64, shape (C, 2)
         (low, high) per channel, source units.
+    out : ndarray of float32, shape (..., C, H, W), optional
+        Where the result is written; a new array if not given.
 
     Returns
     -------
@@ -65,8 +69,9 @@ def scale(patches: NDArray[np.generic], window: NDArray[np.float64]) -> NDArray[
     low = window[:, 0, None, None].astype(np.float32)
     width = (window[:, 1] - window[:, 0])[:, None, None]
     gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
-    scaled = patches.astype(np.float32)
-    scaled -= low
+    exact = patches if patches.dtype.itemsize <= 2 else patches.astype(np.float32, copy=False)
+    scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
+    np.subtract(exact, low, out=scaled)  # 16-bit integers and smaller become float32 on the way
     scaled *= gain
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
