@@ -45,8 +45,8 @@ class Plan:
     Parameters
     ----------
     table : DataFrame
-        A row a slide that can be worked on: slide_id, mpp, patches, gigabytes (of pixels, uncompressed), minutes (one
-        process).
+        A row a slide that can be worked on: slide_id, mpp, background, patches, gigabytes (of pixels, uncompressed),
+        minutes (one process).
     failed : tuple of Outcome
         The slides that cannot.
     basis : str
@@ -139,6 +139,7 @@ def _plan(
                     {
                         "slide_id": row.slide_id,
                         "mpp": slide.mpp,
+                        "background": slide.background,  # which reads pixels, as the stage's own check does
                         "patches": count,
                         "gigabytes": pixels * min(slide.dtype.itemsize, 4) * keeps / 1e9,  # float64 becomes float32
                         "minutes": seconds / 60,
