@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_slides import disc_image, write_channel
 
 from pathopatch import pipeline, plan
-from pathopatch.config import TileConfig
+from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
+from pathopatch.manifest import read_manifest
+from pathopatch.models import BundleSpec, PatchClassifier
 from pathopatch.provenance import read_table
 
 
@@ -68,3 +71,34 @@ def test_the_time_grows_with_patches_and_shrinks_with_processes(tmp_path: Path) 
     apart, together = (float(found.text(workers).split("about ")[1].split(" min")[0]) for workers in (1, 2))
     assert apart == pytest.approx(short + long, rel=0.06)
     assert together == pytest.approx(long, rel=0.06)  # a slide is one process's
+
+
+class MeanIntensity(torch.nn.Module):
+    """Two logits, 0 and the mean of the patch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = self.gain * x.mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(mean), mean], dim=1)
+
+
+def test_a_plan_of_predictions_has_the_models_geometry_and_refuses_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = BundleSpec(
+        architecture="mean", channels=("C0",), dtype="uint16", background="dark", patch_px=32, stride_px=16, mpp=0.5,
+        input_px=32, mean=(0.0,), std=(1.0,), method="erm",
+    )  # fmt: skip
+    model = PatchClassifier(spec, MeanIntensity(), precision="float32")
+    monkeypatch.setattr("pathopatch.models.load_model", lambda *_, **__: model)
+    manifest = cohort(tmp_path, mpp=(0.5,))
+    write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))
+    manifest.write_text(manifest.read_text() + "s1,p1,s1.tif\n")
+    found = plan.predict_plan(read_manifest(manifest).included, tmp_path / "model", PredictConfig())
+    assert found.table["patches"].tolist() == [9 * 7]
+    assert [(outcome.slide_id, outcome.code) for outcome in found.failed] == [("s1", "CHANNEL_MISMATCH")]
+    assert found.exit_code == 3
+    assert not (tmp_path / "model").exists()
