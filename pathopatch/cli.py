@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathopatch.batch import Outcome
     from pathopatch.config import Config, TrainConfig
     from pathopatch.pipeline import Progress
+    from pathopatch.plan import Plan
 
 app = typer.Typer(
     name="pathopatch",
@@ -151,6 +152,15 @@ def _finish(outcomes: list[Outcome]) -> None:
         raise typer.Exit(code)
 
 
+def _show_plan(plan: Plan, workers: int) -> None:
+    """Print a plan and the slides that cannot be worked on, and exit as the stage would."""
+    print(plan.text(workers))
+    for outcome in plan.failed:
+        _say(f"failed: {outcome.slide_id}: {outcome.message}")
+    if plan.exit_code:
+        raise typer.Exit(plan.exit_code)
+
+
 @app.command()
 def check(
     manifest: Manifest,
@@ -184,7 +194,9 @@ def tile(
         Path | None, typer.Option("--config", help="Study TOML whose [tile] table holds all other settings.")
     ] = None,
     workers: Workers = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many patches there will be.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+    ] = False,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -207,7 +219,9 @@ def tile(
         return
     assert manifest is not None
     if dry_run:
-        print(pipeline.tile_plan(manifest, config).to_string(index=False))
+        from pathopatch.plan import tile_plan
+
+        _show_plan(tile_plan(manifest, config), workers)
         return
     with _progress(quiet) as progress:
         outcomes = pipeline.tile(manifest, out, config, workers=workers, force=force, progress=progress)
@@ -367,7 +381,9 @@ def predict(
     min_tissue: Annotated[float | None, typer.Option(help="Least tissue fraction; default: the bundle's.")] = None,
     device: Device = "auto",
     workers: Workers = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many patches there will be.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+    ] = False,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -378,7 +394,9 @@ def predict(
     config = _with(PredictConfig(), all_patches=all_patches, min_tissue=min_tissue, stride_px=stride_px, device=device)
     cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
     if dry_run:
-        print(pipeline.predict_plan(cohort, model, config, slide_mpp=slide_mpp).to_string(index=False))
+        from pathopatch.plan import predict_plan
+
+        _show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp), workers)
         return
     with _progress(quiet) as progress:
         outcomes = pipeline.predict(

@@ -175,7 +175,7 @@ def tile(
     rows = _included(read_manifest(manifest_path))
     table, _ = open_slides(rows, progress=progress)
     if len(table):
-        _one_mpp(table, config)
+        one_mpp(table, config)
         _write_slides(work, table, force=force)
     tasks = [TileTask(row, config, work, force) for row in rows]
     return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
@@ -204,30 +204,18 @@ def tile_patches(
     return [Outcome(slide_id=result.slide_id, state=result.state, counts={"patches": result.patches})]
 
 
-def tile_plan(manifest_path: Path, config: TileConfig) -> pd.DataFrame:
-    """Return for each slide how many patches `tile` would make and how many megabytes they take uncompressed."""
-    import numpy as np
-
-    from pathopatch.patches import grid_of
-
-    table = check(manifest_path)
-    _one_mpp(table, config)
-    lines = []
-    for row in _included(read_manifest(manifest_path)):
-        with open_row(row) as slide:
-            grid = grid_of(slide, config)
-            itemsize = np.dtype(slide.dtype).itemsize
-            count = grid.nx * grid.ny
-            size = count * len(slide.channels) * config.patch_px**2 * itemsize / 1e6
-        lines.append({"slide_id": row.slide_id, "patches": count, "megabytes": round(size, 1)})
-    return pd.DataFrame(lines)
-
-
 def _included(manifest: Manifest) -> list[SlideRow]:
     return [row for row in manifest.rows if not row.exclude]
 
 
-def _one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
+def one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
+    """Refuse a cohort of several mpp without a target.
+
+    Raises
+    ------
+    InputUnsupportedError
+        No target mpp is given and the slides' own differ by more than 2 %; the finest and the coarsest are named.
+    """
     if config.mpp is None and table["mpp"].max() > _MPP_TOLERANCE * table["mpp"].min():
         by_mpp = table.sort_values("mpp")
         low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
@@ -491,23 +479,6 @@ def _write_cohort(out: Path) -> None:
             rows.append({**known, **entry.get("counts", {})})
     table = pd.DataFrame(rows, columns=None if rows else ["slide_id", "state", "code"])
     provenance.write_bytes(out / "cohort.csv", table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def predict_plan(
-    cohort: Sequence[SlideRow], model: Path, config: PredictConfig, *, slide_mpp: float | None = None
-) -> pd.DataFrame:
-    """Return for each slide how many grid positions it has under the bundle's geometry."""
-    from pathopatch.heatmaps import tiling_of
-    from pathopatch.models import read_spec
-    from pathopatch.patches import grid_of
-
-    settings = tiling_of(read_spec(model), config)
-    lines = []
-    for row in cohort:
-        with open_row(row, fallback_mpp=slide_mpp) as slide:
-            grid = grid_of(slide, settings)
-            lines.append({"slide_id": row.slide_id, "patches": grid.nx * grid.ny})
-    return pd.DataFrame(lines)
 
 
 def report(work: Path) -> Path:

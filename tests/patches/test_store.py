@@ -177,10 +177,16 @@ def test_other_libraries_read_the_store_without_this_package(tmp_path: Path) -> 
     assert (np.asarray(image.data[0]) == overview).all()
     assert (np.asarray(label.data[0]) == tissue).all()
     assert image.metadata["channel_names"] == ["CARS", "SHG"]
-    shard = next(file for file in (path / "overview" / "0" / "c").rglob("*") if file.is_file())
-    shard.write_bytes(shard.read_bytes()[:-9])
-    with pytest.raises((ValueError, RuntimeError)):
-        np.asarray(image.data[0])
+    for array in ("overview/0", "patches"):
+        chunk = next(file for file in (path / array / "c").rglob("*") if file.is_file())
+        chunk.write_bytes(chunk.read_bytes()[:-9])
+    for read in (
+        lambda: np.asarray(image.data[0]),
+        lambda: group["patches"][...],
+        lambda: tensorstore.open(spec).result().read().result(),
+    ):
+        with pytest.raises((ValueError, RuntimeError)):
+            read()
 
 
 def test_a_store_of_an_older_schema_is_refused_with_the_command_that_makes_it_anew(tmp_path: Path) -> None:
