@@ -86,8 +86,8 @@ def banded_fractions(
             place=str(path),
             remedy="write it anew with 0 for no and 255 for yes",
         )
-    chosen = shares[1] if is_uint8 and highest > 1 else shares[0]
-    return np.clip(chosen, 0.0, 1.0)
+    chosen: NDArray[np.float64] = np.clip(shares[1] if is_uint8 and highest > 1 else shares[0], 0.0, 1.0)
+    return chosen
 
 
 def _sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -13,8 +13,10 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from typer.testing import CliRunner
 
 from pathopatch import pipeline
+from pathopatch.cli import app
 from pathopatch.config import EvaluateConfig, GroupsConfig, TileConfig, TrainConfig
 from pathopatch.errors import (
     ChannelMismatchError,
@@ -231,6 +233,15 @@ def test_groups_training_and_evaluation_take_a_set_as_they_take_slides(tmp_path:
     pipeline.train(work, TRAIN)
     compared = pipeline.evaluate(work, None, EvaluateConfig(bootstrap=0))
     assert compared["run"].tolist() == ["erm-t0.25-s0"]
+
+
+def test_the_command_takes_a_set_in_place_of_a_manifest(tmp_path: Path) -> None:
+    command = ["tile", "-o", str(tmp_path / "work"), "--quiet", "--patches", str(made_set(tmp_path))]
+    for wrong in (["m.csv"], ["--patch-px", "32"], ["--dry-run"]):
+        assert CliRunner().invoke(app, [*command, *wrong]).exit_code == 2
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stdout) == (0, "slides: 1 done\n")
+    assert "1 current" in CliRunner().invoke(app, command).stdout
 
 
 def test_splits_that_the_list_leaves_open_are_drawn_by_patient(tmp_path: Path) -> None:
