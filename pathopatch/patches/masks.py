@@ -6,7 +6,6 @@ squares, cut where the patch's edge cuts them.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputUnsupportedError, ModalityMismatchError
-from pathopatch.patches.rasters import raster
+from pathopatch.patches.mask_bands import HALF_UINT8, banded_fractions, cover
+from pathopatch.patches.rasters import MAX_PIXELS, raster
 
 MAX_ASPECT_DIFFERENCE = 0.02
-_HALF_UINT8 = 127
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -67,13 +66,13 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         )
     is_jpeg = source.kind == "jpeg"
     highest = pixels.max()
-    if pixels.dtype == np.uint8 and not is_jpeg and 1 < highest <= _HALF_UINT8:
+    if pixels.dtype == np.uint8 and not is_jpeg and 1 < highest <= HALF_UINT8:
         raise InputUnsupportedError(
             f"a mask whose values reach up to {highest}, neither 0 and 1 nor 0 and 255",
             place=str(path),
             remedy="write it anew with 0 for no and 255 for yes",
         )
-    limit = _HALF_UINT8 if is_jpeg or (pixels.dtype == np.uint8 and highest > 1) else 0
+    limit = HALF_UINT8 if is_jpeg or (pixels.dtype == np.uint8 and highest > 1) else 0
     return np.asarray(np.greater(pixels, limit), np.bool_)
 
 
@@ -83,7 +82,7 @@ class MaskFractions:
     Parameters
     ----------
     mask : ndarray of bool, shape (h, w), or Path
-        The mask or its file; it covers the whole slide.
+        The mask or its file; it covers the whole slide. A TIFF of more than 2^28 px is read in bands, piece by piece.
     slide_size : tuple of int
         (width, height) of the slide, level-0 px.
 
@@ -96,9 +95,14 @@ class MaskFractions:
     """
 
     def __init__(self, mask: NDArray[np.bool_] | Path, slide_size: tuple[int, int]) -> None:
-        self._mask = read_mask(mask) if isinstance(mask, Path) else mask
+        self._large = mask if isinstance(mask, Path) and _is_large(mask) else None
         self._slide_size = slide_size
-        height, width = self._mask.shape
+        if self._large is not None:
+            source = raster(self._large, is_whole=False)
+            height, width = source.height, source.width
+        else:
+            self._mask = read_mask(mask) if isinstance(mask, Path) else mask
+            height, width = self._mask.shape
         scale_x, scale_y = slide_size[0] / width, slide_size[1] / height
         # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
         allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
@@ -125,21 +129,20 @@ class MaskFractions:
         ndarray of float64, shape (N,)
             In [0, 1]; 0 for a patch that lies beyond the slide.
         """
+        if self._large is not None:
+            return banded_fractions(self._large, self._slide_size, x, y, extent)
         shares = np.zeros(len(x))
         for index, (left, top) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-            columns, across = _cover(left, left + extent, self._slide_size[0], self._mask.shape[1])
-            rows, down = _cover(top, top + extent, self._slide_size[1], self._mask.shape[0])
+            columns, across = cover(left, left + extent, self._slide_size[0], self._mask.shape[1])
+            rows, down = cover(top, top + extent, self._slide_size[1], self._mask.shape[0])
             part = self._mask[rows, columns]
             if part.size and part.any():
                 shares[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
         return shares
 
 
-def _cover(start: float, stop: float, size: int, mask_px: int) -> tuple[slice, NDArray[np.float64]]:
-    """Return which mask pixels of one axis a level-0 interval covers, and how much of each (in mask px)."""
-    begin, end = (min(max(0.0, at) * mask_px / size, mask_px) for at in (start, stop))
-    if end <= begin:
-        return slice(0, 0), np.zeros(0)
-    first, last = math.floor(begin), math.ceil(end)
-    edges = np.clip(np.arange(first, last + 1, dtype=np.float64), begin, end)
-    return slice(first, last), np.diff(edges)
+def _is_large(path: Path) -> bool:
+    """Return whether a mask is a TIFF that is not decoded at once; one with a table of colours never is."""
+    source = raster(path, is_whole=False)
+    is_plain = source.kind == "tiff" and not source.is_palette and not source.is_inverted
+    return is_plain and source.width * source.height > MAX_PIXELS

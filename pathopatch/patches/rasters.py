@@ -5,6 +5,7 @@ The header is read first, so that no file can claim more memory than is allowed.
 
 from __future__ import annotations
 
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,8 @@ class Raster:
         Its values are places in a table of colours.
     is_inverted : bool
         Its value 0 is white (a TIFF's photometric interpretation).
+    piece_pixels : int
+        Pixels that must be decoded together: a tile or strip of a TIFF; 0 for other formats, which are one piece.
     """
 
     path: Path
@@ -74,6 +77,7 @@ class Raster:
     bits: int
     is_palette: bool = False
     is_inverted: bool = False
+    piece_pixels: int = 0
 
     def pixels(self) -> NDArray[np.generic]:
         """Return the pixels, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
@@ -99,13 +103,15 @@ class Raster:
             raise _corrupt(self.path, error) from error
 
 
-def raster(path: Path) -> Raster:
+def raster(path: Path, *, is_whole: bool = True) -> Raster:
     """Return what an image file claims to be; only its header is read.
 
     Parameters
     ----------
     path : Path
         PNG, JPEG or TIFF file.
+    is_whole : bool
+        It is to be decoded at once. Off: a TIFF may be larger, since it is read piece by piece; its pieces may not.
 
     Raises
     ------
@@ -132,12 +138,14 @@ def raster(path: Path) -> Raster:
     except _DECODE_ERRORS as error:
         raise _corrupt(path, error) from error
     claimed, size = found.width * found.height, path.stat().st_size
+    if kind == "tiff" and not is_whole:
+        claimed = found.piece_pixels
     is_bomb = kind != "tiff" and claimed > max(_SPARE_PIXELS, _MAX_RATIO * size)  # TIFF is checked page by page
     if claimed > MAX_PIXELS or is_bomb:
         raise InputTooLargeError(
             f"the image claims {found.width} x {found.height} px in a file of {size} bytes",
             place=str(path),
-            remedy=f"write it at a coarser scale: at most {MAX_PIXELS} px are read at once",
+            remedy=f"at most {MAX_PIXELS} px are read at once: write it at a coarser scale, a mask as a tiled TIFF",
         )
     return found
 
@@ -172,6 +180,7 @@ def _tiff(path: Path) -> Raster:
             page.bitspersample,
             is_palette=page.photometric == tifffile.PHOTOMETRIC.PALETTE,
             is_inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+            piece_pixels=math.prod(page.chunks),
         )
 
 

@@ -11,20 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import made_slides
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from pathopatch import pipeline
+from pathopatch.cli import app
 from pathopatch.config import AnnotationConfig, LabelConfig, TileConfig
 from pathopatch.errors import (
     InputCorruptError,
     InputMissingError,
     InputTooLargeError,
     InputUnsupportedError,
+    ManifestError,
     ModalityMismatchError,
     StaleArtefactError,
 )
-from pathopatch.patches import annotations, qupath
+from pathopatch.patches import qupath
 from pathopatch.patches.annotations import Regions, read_annotations, regions_of
 from pathopatch.patches.labels import LabelSource, label_fractions
 from pathopatch.patches.tile import tile_slide
@@ -316,7 +321,23 @@ def test_a_slide_with_bounds_is_labelled_where_qupath_shows_the_outline(
         tile_slide(slide, config, tmp_path / "work", labels=source)
 
 
-def test_a_study_file_says_what_the_names_mean() -> None:
-    config = TileConfig.model_validate({"labels": {"annotations": {"tumor": ["Tumor"], "labelled": "whole-slide"}}})
-    assert config.labels.annotations == AnnotationConfig(tumor=("Tumor",), labelled="whole-slide")
-    assert annotations._TABLE == "tile.labels.annotations"
+def test_the_commands_check_the_names_and_take_their_meaning_from_a_study_file(tmp_path: Path) -> None:
+    made_slides.write_rgb_pyramid(tmp_path / "a.tif", np.full((3, 100, 128), 245, np.uint8), tile_px=64, levels=1)
+    geojson(tmp_path, area(0, 0, 64), area(64, 0, 64, "Stroma"))
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path,annotations\ns,p,a.tif,a.geojson\n")
+    (row,) = pipeline.check(tmp_path / "m.csv").to_dict("records")
+    assert (row["annotation_classes"], row["has_labels"]) == ("Stroma, Tumor", True)
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'manifest = "m.csv"\nwork = "work"\n[tile]\npatch_px = 64\n'
+        '[tile.labels.annotations]\ntumor = ["Tumor"]\nnon_tumor = ["Stroma"]\nlabelled = "annotated"\n'
+    )
+    arguments = ["tile", str(tmp_path / "m.csv"), "-o", str(tmp_path / "work"), "--quiet"]
+    refused = CliRunner().invoke(app, arguments)
+    assert (refused.exit_code, "without a meaning: 'Stroma', 'Tumor'" in refused.stderr) == (1, True)
+    assert CliRunner().invoke(app, [*arguments, "--config", str(study)]).exit_code == 0
+    table = pd.read_parquet(tmp_path / "work" / "patches" / "s.parquet")
+    assert table.set_index("patch_id")["label"].to_dict() == {"s@0,0": 1, "s@64,0": 0, "s@0,64": -1, "s@64,64": -1}
+    (tmp_path / "a.geojson").write_text("{")
+    with pytest.raises(ManifestError, match="row 2, column 'annotations'"):
+        pipeline.check(tmp_path / "m.csv")

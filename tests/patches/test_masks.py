@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -22,6 +22,7 @@ from pathopatch.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
 )
+from pathopatch.patches import mask_bands, masks, rasters
 from pathopatch.patches.masks import MaskFractions, read_mask
 
 
@@ -53,6 +54,7 @@ def test_an_overhanging_patch_counts_only_what_is_on_the_slide() -> None:
     assert fractions(at(10), at(0), 8.0).tolist() == [0.0]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(1.0, 30.0))
 def test_side_by_side_patches_hold_the_mask_together(w: int, h: int, seed: int, extent: float) -> None:
     mask = np.random.default_rng(seed).random((h, w)) < 0.4
@@ -146,6 +148,37 @@ def test_a_table_of_colours_is_no_mask(tmp_path: Path, name: str) -> None:
     image.save(tmp_path / name)
     with pytest.raises(InputUnsupportedError, match="table of colours"):
         read_mask(tmp_path / name)
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 1), (0, 90, 200), (0, 300)])
+@pytest.mark.parametrize("layout", ["tiles", "strips"])
+def test_a_mask_too_large_for_memory_is_read_in_bands_to_the_same_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: tuple[int, ...], layout: str
+) -> None:
+    pixels = np.random.default_rng(0).choice(values, (210, 330)).astype(np.uint16 if 300 in values else np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, tile=(64, 64) if layout == "tiles" else None, rowsperstrip=16, compression="zlib")
+    x, y = (grid.ravel() for grid in np.meshgrid(np.arange(0, 990, 97), np.arange(0, 630, 64)))
+    whole = MaskFractions(path, (990, 630)).fractions(x, y, 97.5)
+    monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(masks, "read_mask", lambda _: pytest.fail("read at once"))
+    monkeypatch.setattr(mask_bands, "_BAND_BYTES", 5000)
+    assert MaskFractions(path, (990, 630)).fractions(x, y, 97.5) == pytest.approx(whole, abs=1e-14)
+    with pytest.raises(ModalityMismatchError):
+        MaskFractions(path, (630, 990))
+
+
+def test_class_numbers_in_a_large_mask_and_a_large_piece_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.full((100, 100), 2, np.uint8), tile=(64, 64))
+    monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
+    with pytest.raises(InputUnsupportedError, match="up to 2"):
+        MaskFractions(path, (100, 100)).fractions(at(0), at(0), 50.0)
+    monkeypatch.setattr(rasters, "MAX_PIXELS", 1000)
+    with pytest.raises(InputTooLargeError):
+        MaskFractions(path, (100, 100))
 
 
 def claim(path: Path, side: int) -> Path:
