@@ -167,11 +167,12 @@ def check(
 def tile(
     manifest: Manifest,
     out: Out,
-    patch_px: Annotated[int, typer.Option(help="Patch side, px at the target mpp.")] = 256,
+    patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
-    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
-    store: Annotated[str, typer.Option(help="zarr, or none to keep the table only.")] = "zarr",
+    background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
+    store: Annotated[str | None, typer.Option(help="zarr, or none to keep the table only. Default: zarr.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Study TOML whose [tile] table holds all other settings.")] = None,
     workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many patches there will be.")] = False,
     quiet: Quiet = False,
@@ -179,15 +180,16 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch import pipeline
-    from pathopatch.config import TileConfig, TissueConfig
+    from pathopatch.config import TileConfig, load_study
 
-    tissue = _with(TissueConfig(), background=background)
-    config = _with(TileConfig(), patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
+    base = load_study(config).tile if config else TileConfig()
+    tissue = _with(base.tissue, background=background)
+    settings = _with(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
     if dry_run:
-        print(pipeline.tile_plan(manifest, config).to_string(index=False))
+        print(pipeline.tile_plan(manifest, settings).to_string(index=False))
         return
     with _progress(quiet) as progress:
-        outcomes = pipeline.tile(manifest, out, config, workers=workers, force=force, progress=progress)
+        outcomes = pipeline.tile(manifest, out, settings, workers=workers, force=force, progress=progress)
     _finish(outcomes)
 
 

@@ -18,7 +18,10 @@ from pathopatch.report.markup import Html, paragraph, percent, safe, tag
 
 _LONGEST_PX = 800
 _OUTLINE = {"bright": (0, 140, 60), "dark": (255, 225, 0)}  # RGB; seen on either background
-_JPEG_QUALITY = 88
+_JPEG = (  # a line of one pixel keeps its colour
+    cv2.IMWRITE_JPEG_QUALITY, 88,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def write_outlines(stores: Mapping[str, Path], folder: Path) -> dict[str, Outlin
     for slide, path in stores.items():
         store = PatchStore(path)
         picture = cv2.cvtColor(outlined(store), cv2.COLOR_RGB2BGR)
-        encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+        encoded = cv2.imencode(".jpg", picture, _JPEG)[1]
         write_bytes(folder / "tissue" / f"{slide}.jpg", encoded.tobytes())
         found[slide] = Outlined(f"tissue/{safe(slide)}.jpg", _caption(slide, store.attributes, store.tissue()))
     return found
