@@ -17,7 +17,7 @@ from pathopatch.provenance import write_bytes
 from pathopatch.report.markup import Html, paragraph, percent, safe, tag
 
 _LONGEST_PX = 800
-_OUTLINE = {"bright": (0, 140, 60), "dark": (255, 225, 0)}  # RGB; seen on either background
+_OUTLINE = {"bright": (0, 200, 70), "dark": (255, 225, 0)}  # RGB; seen on either background
 _JPEG = (  # a line of one pixel keeps its colour
     cv2.IMWRITE_JPEG_QUALITY, 88,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
