@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.patches.intensity import scale
-from pathopatch.patches.threshold import accepted_split
+from pathopatch.patches.threshold import accepted_split, find_threshold
 
 Background = Literal["dark", "bright"]
 _DARK_PERCENTILES = (1.0, 99.9)
@@ -94,3 +94,38 @@ def spread_floor(windows: NDArray[np.float64], dtype: np.dtype[np.generic], *, i
     if dtype.kind not in "iu" or not (widths > 0).any():
         return 1e-6
     return float(0.5 / widths[widths > 0].max())
+
+
+def windows_by_threshold(
+    overview: NDArray[np.generic], windows: NDArray[np.float64], *, background: Background, method: str
+) -> NDArray[np.float64]:
+    """Return windows within which each channel's signal passes 0.5 where it passes the channel's own threshold.
+
+    The largest signal then passes 0.5 where any channel passes its own.
+
+    Parameters
+    ----------
+    overview : ndarray, shape (C, H, W)
+        The whole slide, source units.
+    windows : ndarray of float64, shape (C, 2)
+        (low, high) of the signal per channel; an empty one stays empty.
+    background : "dark" or "bright"
+        Polarity.
+    method : "otsu" or "triangle"
+        How thresholds are found.
+
+    Returns
+    -------
+    ndarray of float64, shape (C, 2)
+        (low, high) per channel; empty where a channel shows no tissue.
+    """
+    found = windows.copy()
+    for index in np.flatnonzero(windows[:, 1] > windows[:, 0]).tolist():
+        part, window = overview[index : index + 1], windows[index : index + 1]
+        signal = tissue_signal(part, background=background, windows=window)
+        spread = spread_floor(window, overview.dtype, is_white_known=False)
+        threshold = find_threshold(signal, method, spread=spread)
+        low, high = window[0].tolist()
+        width = 2 * (threshold or 0.0) * (high - low)
+        found[index] = (low, low + width) if background == "dark" else (high - width, high)
+    return found

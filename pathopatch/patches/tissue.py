@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.config import TissueConfig
 from pathopatch.patches.foreign import find_foreign
-from pathopatch.patches.signal import Background, signal_windows, spread_floor, tissue_signal
+from pathopatch.patches.signal import Background, signal_windows, spread_floor, tissue_signal, windows_by_threshold
 from pathopatch.patches.threshold import find_threshold, passing
 
 __all__ = ["SUPPLIED", "Background", "TissueModel", "clean_mask", "fit_tissue", "supplied_tissue"]
@@ -199,11 +199,15 @@ def fit_tissue(
     windows = signal_windows(overview, background=background, is_rgb_uint8=is_rgb_uint8)
     if counts is not None:
         windows[~np.asarray(counts, np.bool_)] = 0.0
+    method, fixed = config.method, config.fixed_threshold
+    if config.combine == "each" and not is_white_known:
+        windows = windows_by_threshold(overview, windows, background=background, method=config.method)
+        method, fixed = "fixed", 0.5 if (windows[:, 1] > windows[:, 0]).any() else None
     signal = tissue_signal(overview, background=background, windows=windows)
     threshold = find_threshold(
         signal,
-        config.method,
-        config.fixed_threshold,
+        method,
+        fixed,
         usable=specimen,
         spread=spread_floor(windows, overview.dtype, is_white_known=is_white_known),
         is_white_known=is_white_known,

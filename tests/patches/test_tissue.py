@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from pathopatch.config import TissueConfig
+from pathopatch.config import TileConfig, TissueConfig
+from pathopatch.demo.slides import CohortSpec, make_cohort
+from pathopatch.manifest import read_manifest
+from pathopatch.patches import analyse_slide, iterate_patches
 from pathopatch.patches.signal import Background, signal_windows, tissue_signal
 from pathopatch.patches.threshold import find_threshold
 from pathopatch.patches.tissue import TissueModel, clean_mask, fit_tissue, supplied_tissue
+from pathopatch.slides import open_slide
 
 SIZE = 300
 
@@ -209,6 +215,37 @@ def test_only_the_chosen_channels_make_the_signal() -> None:
     assert both.mask.mean() == pytest.approx(5 / 9, abs=0.02)
     assert (second.mask == (pixels[1] > 0)).mean() > 0.99
     assert not second.patch_mask(pixels[:, :50, 150:200], 150, 0, 1.0, (50, 50)).any()
+
+
+@pytest.mark.parametrize("background", ["dark", "bright"])
+def test_with_a_threshold_each_a_dim_channel_is_not_lost_beside_a_bright_one(background: Background) -> None:
+    stroma, nuclei = np.zeros((2, SIZE, SIZE), bool)
+    stroma[:, 100:] = True
+    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        nuclei[y::8, 100 + x :: 8] = True
+    counts = np.where(stroma, 32, 1)
+    counts[100:160, 150:220] = 160  # bright cells
+    counts[100:120, 150:170] = 400
+    pixels = np.stack([draw().poisson(1 + 3000 * nuclei), draw(1).poisson(counts)])
+    seen = (pixels if background == "dark" else 4000 - pixels).astype(np.uint16)
+    model = fit(seen, background, combine="each")
+    middles = model.windows.mean(axis=1)
+    assert overlap(model.mask, stroma) > 0.97
+    assert 4 < (middles[1] if background == "dark" else 4000 - middles[1]) < 30
+    assert model.threshold == 0.5
+    assert fit(draw().poisson(3, (2, SIZE, SIZE)).astype(np.uint16), background, combine="each").mask.sum() == 0
+
+
+def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) -> None:
+    spec = CohortSpec(slides=(1, 1, 1), patients=(1, 1, 1), fields=4)
+    manifest = read_manifest(make_cohort(tmp_path, seed=0, spec=spec))
+    truth = pd.read_csv(tmp_path / "truth.csv").set_index(["slide_id", "x", "y"])["tissue_share"]
+    for row in manifest:
+        with open_slide(row.source, mpp=row.mpp) as slide:
+            analysis = analyse_slide(slide, TileConfig(patch_px=spec.field_px))
+            found = np.concatenate([fraction for _, _, fraction in iterate_patches(slide, analysis)])
+        expected = [truth[row.slide_id, x, y] for x, y in analysis.grid.origins().tolist()]
+        assert np.abs(found - expected).max() < 0.05
 
 
 def test_a_supplied_mask_decides_alone_at_any_scale() -> None:
