@@ -114,6 +114,7 @@ class TileTask:
                 slide_id=self.row.slide_id,
                 patient_id=self.row.patient_id,
                 labels=labels,
+                tissue_mask=self.row.tissue_mask,
                 force=self.force,
             )
         return Outcome(slide_id=self.slide_id, state=result.state, counts={"patches": result.patches})
@@ -143,7 +144,15 @@ class PredictTask:
 
         model = load_model(self.model, device=self.config.device, precision=self.config.precision)
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
-            result = predict_to(slide, model, self.out, slide_id=self.slide_id, config=self.config, force=self.force)
+            result = predict_to(
+                slide,
+                model,
+                self.out,
+                slide_id=self.slide_id,
+                tissue_mask=self.row.tissue_mask,
+                config=self.config,
+                force=self.force,
+            )
         return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
 
 

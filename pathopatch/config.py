@@ -28,11 +28,18 @@ class Config(BaseModel):
 
 
 class TissueConfig(Config):
-    """How tissue is told from background (found on the overview, applied at the target mpp)."""
+    """How tissue is told from background (found on the overview, applied at the target mpp).
+
+    A slide whose manifest row names a `tissue_mask` takes that in place of all this.
+    """
 
     background: Literal["auto", "dark", "bright"] = "auto"
     method: Literal["otsu", "triangle", "fixed"] = "otsu"
     fixed_threshold: Fraction | None = None  # on the tissue signal in [0, 1]; for method = "fixed"
+    channels: tuple[str, ...] = ()  # which count; empty: all that show any tissue
+    combine: Literal["maximum", "each"] = "maximum"  # one threshold on the largest of them, or one each and any passes
+    ignore_pens: bool = True  # brightfield RGB; off for blue and green stains (trichrome, Alcian blue)
+    ignore_borders: bool = True  # brightfield RGB: near-black borders, black unscanned areas
     min_speck_um2: float = Field(default=400.0, ge=0)  # about one cell of 20 um: smaller is dust
     max_hole_um2: float = Field(default=400.0, ge=0)
 
@@ -40,22 +47,34 @@ class TissueConfig(Config):
     def _fixed_needs_a_value(self) -> TissueConfig:
         if (self.method == "fixed") != (self.fixed_threshold is not None):
             raise ValueError("fixed_threshold goes with method = 'fixed', and only with it")
+        if self.method == "fixed" and self.combine == "each":
+            raise ValueError("a fixed threshold is one for all channels: combine = 'each' goes with otsu and triangle")
         return self
 
 
 class IntensityConfig(Config):
     """The rule by which stored intensities become [0, 1]: RGB uint8 is 0 to 255, other channels by percentiles.
 
-    The percentiles are of tissue pixels on the overview, per slide and channel.
+    The percentiles are of tissue pixels on the overview, per channel: of each slide, or of the cohort's training slides
+    together, each slide counting alike. `tile` writes a cohort's windows into `windows`, so that stores and bundles
+    carry them.
     """
 
     low_percentile: float = Field(default=1.0, ge=0, le=100)
     high_percentile: float = Field(default=99.5, ge=0, le=100)  # a few hot pixels must not set the scale
+    scope: Literal["slide", "cohort"] = "slide"  # slide: exposure and stain differ more between slides than tissue does
+    windows: dict[
+        str, tuple[float, float]
+    ] = {}  # channel -> (low, high), source units; these channels are not measured
+    sharpness_mpp: float = Field(default=1.0, ge=MPP_RANGE[0], le=MPP_RANGE[1])  # scanners lose focus at this scale
 
     @model_validator(mode="after")
     def _low_below_high(self) -> IntensityConfig:
         if self.low_percentile >= self.high_percentile:
             raise ValueError("low_percentile must be below high_percentile")
+        empty = [name for name, (low, high) in self.windows.items() if not low < high]
+        if empty:
+            raise ValueError(f"the window of {', '.join(empty)} is empty: low must be below high")
         return self
 
 

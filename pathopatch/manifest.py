@@ -28,7 +28,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _REQUIRED = ("slide_id", "patient_id")
 _OPTIONAL = (
-    "split", "path", "channels", "mpp", "tumor_mask", "labelled_mask", "annotations", "background", "exclude",
+    "split", "path", "channels", "mpp", "tumor_mask", "labelled_mask", "annotations", "tissue_mask", "background",
+    "exclude",
 )  # fmt: skip
 _CHANNEL_COLUMN = re.compile(r"path:([A-Za-z][A-Za-z0-9_.-]*)")
 _FRAGMENT = re.compile(r"(?P<path>.+?)#(?P<choices>(?:page|plane)=\d{1,9}(?:&(?:page|plane)=\d{1,9})?)")
@@ -75,6 +76,8 @@ class SlideRow:
         The manifest says ``none`` for the tumour mask.
     labelled_mask, annotations : Path or None
         What was labelled at all; outlines by a pathologist.
+    tissue_mask : Path or None
+        Raster of the tissue; None: it is found.
     background : {"dark", "bright"} or None
         None: to be guessed.
     exclude : bool
@@ -94,6 +97,7 @@ class SlideRow:
     whole_slide_non_tumor: bool = False
     labelled_mask: Path | None = None
     annotations: Path | None = None
+    tissue_mask: Path | None = None
     background: Background | None = None
     exclude: bool = False
 
@@ -260,6 +264,7 @@ class _Row:
             whole_slide_non_tumor=is_non_tumor,
             labelled_mask=self.file("labelled_mask"),
             annotations=self.file("annotations"),
+            tissue_mask=self.file("tissue_mask"),
             background=cast(Background | None, self.one_of("background", _BACKGROUNDS).replace("auto", "") or None),
             exclude=self.one_of("exclude", _TRUE + _FALSE) in _TRUE,
             row=self.number,

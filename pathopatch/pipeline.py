@@ -177,8 +177,21 @@ def tile(
     if len(table):
         one_mpp(table, config)
         _write_slides(work, table, force=force)
+        config = _with_cohort_windows(rows, table, config, work, force=force)
     tasks = [TileTask(row, config, work, force) for row in rows]
     return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
+
+
+def _with_cohort_windows(
+    rows: Sequence[SlideRow], table: pd.DataFrame, config: TileConfig, work: Path, *, force: bool
+) -> TileConfig:
+    """Return the configuration with the cohort's intensity windows, if they are asked for."""
+    if config.intensity.scope == "slide":
+        return config
+    from pathopatch.patches import cohort_config
+
+    fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True))
+    return cohort_config(rows, config, work, fingerprints=fingerprints, opened=open_row, force=force)
 
 
 def tile_patches(

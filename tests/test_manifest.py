@@ -44,8 +44,8 @@ def problems(folder: Path, text: str) -> list[tuple[str, int | None, str]]:
 def test_a_row_becomes_a_slide_with_absolute_paths(tmp_path: Path) -> None:
     (row,) = read(
         tmp_path,
-        "slide_id,patient_id,split,path,channels,mpp,tumor_mask,labelled_mask,annotations,background,exclude\n"
-        "s1,p1,train,a.tif#page=2,CARS; TPEF;SHG,0.5,b.tif,c.tif,,dark,\n",
+        "slide_id,patient_id,split,path,channels,mpp,tumor_mask,labelled_mask,annotations,tissue_mask,background,exclude\n"
+        "s1,p1,train,a.tif#page=2,CARS; TPEF;SHG,0.5,b.tif,c.tif,,e.tif,dark,\n",
     )
     assert (row.slide_id, row.patient_id, row.split, row.row) == ("s1", "p1", "train", 2)
     assert row.source == f"{tmp_path / 'a.tif'}#page=2"
@@ -53,6 +53,7 @@ def test_a_row_becomes_a_slide_with_absolute_paths(tmp_path: Path) -> None:
     assert row.mpp == 0.5
     assert row.tumor_mask == tmp_path / "b.tif"
     assert (row.labelled_mask, row.annotations) == (tmp_path / "c.tif", None)
+    assert row.tissue_mask == tmp_path / "e.tif"
     assert (row.background, row.exclude, row.whole_slide_non_tumor) == ("dark", False, False)
 
 

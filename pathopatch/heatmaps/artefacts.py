@@ -76,6 +76,7 @@ def predict_to(
     out: Path,
     *,
     slide_id: str,
+    tissue_mask: Path | None = None,
     config: PredictConfig = DEFAULTS,
     force: bool = False,
     progress: Progress | None = None,
@@ -92,6 +93,8 @@ def predict_to(
         Work folder.
     slide_id : str
         Names the outputs.
+    tissue_mask : Path, optional
+        Raster that says what is tissue; found on the slide if not given.
     config : PredictConfig
     force : bool
         Redo outputs that were made of something else.
@@ -117,7 +120,7 @@ def predict_to(
     table_path = inside(out, "predictions", f"{slide_id}.parquet")
     folder = inside(out, "heatmaps", slide_id)
     check_slide(model.spec, slide)
-    stamp = _stamp(slide, model, config)
+    stamp = _stamp(slide, model, config, tissue_mask)
     found = [
         is_current(stamp, existing, place=place, force=force)
         for existing, place in ((table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder))
@@ -125,7 +128,7 @@ def predict_to(
     if all(found):
         return _adopted(out, slide_id, folder)
     update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname()})
-    prediction = predict_patches(slide, model, slide_id, config, progress)
+    prediction = predict_patches(slide, model, slide_id, config, tissue_mask=tissue_mask, progress=progress)
     counts = _counts(prediction, model.spec)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
@@ -236,7 +239,7 @@ def _facts(
     }
 
 
-def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig) -> Stamp:
+def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
     """Return what the outputs depend on; how fast they are computed is no part of it."""
     settings = {
         "all_patches": config.all_patches,
@@ -251,11 +254,10 @@ def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig) -> Stamp
         "background": slide.background,
         "probes": _probes(slide),
     }
-    return Stamp(
-        stage="predict",
-        config=fingerprint(settings),
-        inputs={"slide": fingerprint(pixels), "model": _model_fingerprint(model)},
-    )
+    inputs = {"slide": fingerprint(pixels), "model": _model_fingerprint(model)}
+    if tissue_mask is not None:
+        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
+    return Stamp(stage="predict", config=fingerprint(settings), inputs=inputs)
 
 
 def _probes(slide: Slide) -> str:

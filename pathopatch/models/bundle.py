@@ -228,7 +228,7 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
     _refuse_pickles(folder)
     spec = read_spec(folder)
     header, tensors = _read_weights(folder / WEIGHTS)
-    _compare(spec.contract(), header, place=str(folder))
+    _compare(spec.contract(), _completed(header), place=str(folder))
     try:
         network = build_network(
             spec.architecture, len(spec.channels), n_classes=len(spec.class_names), input_px=spec.input_px
@@ -353,6 +353,14 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise InputCorruptError(
             f"weights cut off or damaged: {error}", place=str(path), remedy="copy the bundle again, or train again"
         ) from error
+
+
+def _completed(header: dict[str, Any]) -> dict[str, Any]:
+    """Return what the weights say they were trained for, settings that they do not know yet at their defaults."""
+    try:
+        return BundleSpec.model_validate(header).contract()
+    except ValidationError:
+        return header
 
 
 def _compare(spec: Mapping[str, Any], header: Mapping[str, Any], *, place: str) -> None:

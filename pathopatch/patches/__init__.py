@@ -1,6 +1,7 @@
 """Which patches does a slide have, what is in them, where are they kept? The stage is `tile`."""
 
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
+from pathopatch.patches.cohort import cohort_config
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.ready import tile_patches
@@ -14,6 +15,7 @@ __all__ = [
     "SlideAnalysis",
     "TileResult",
     "analyse_slide",
+    "cohort_config",
     "grid_of",
     "is_tiled",
     "iterate_patches",

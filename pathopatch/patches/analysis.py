@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.config import TileConfig
-from pathopatch.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
+from pathopatch.patches.masks import MaskFractions, read_mask
 from pathopatch.patches.source import read_padded
-from pathopatch.patches.tissue import Background, TissueModel, fit_tissue
+from pathopatch.patches.tissue import Background, TissueModel, fit_tissue, supplied_tissue
 from pathopatch.slides import Slide
 
 _MPP_TOLERANCE = 1.02  # mpp values that agree within 2 % count as equal
@@ -89,7 +91,7 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
     )
 
 
-def analyse_slide(slide: Slide, config: TileConfig) -> SlideAnalysis:
+def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> SlideAnalysis:
     """Return a slide's grid, tissue model and intensity windows.
 
     Parameters
@@ -98,30 +100,89 @@ def analyse_slide(slide: Slide, config: TileConfig) -> SlideAnalysis:
         An open slide.
     config : TileConfig
         Without a target mpp the slide's own is kept.
+    tissue_mask : Path, optional
+        Raster at any scale that covers the whole slide; it takes the place of the tissue that would be found.
 
     Raises
     ------
     MppMissingError
         The slide's mpp is unknown.
     InputUnsupportedError
-        The slide is coarser than the target by more than 2 %.
+        The slide is coarser than the target by more than 2 %, or windows of a cohort are asked for and not given.
+    ChannelMismatchError
+        The configuration names a channel that the slide does not have.
+    ModalityMismatchError, InputMissingError, InputCorruptError
+        The tissue mask does not fit the slide, is missing or cannot be read.
     NonFiniteError
         The slide holds NaN or infinite pixels; they are counted.
     """
     grid = grid_of(slide, config)
+    _refuse_channels(slide, config)
+    if config.intensity.scope == "cohort" and not slide.is_rgb and set(slide.channels) - set(config.intensity.windows):
+        raise InputUnsupportedError(
+            f"no window of the cohort for {', '.join(sorted(set(slide.channels) - set(config.intensity.windows)))}",
+            place=str(slide.paths[0]),
+            remedy="tile the cohort by its manifest, which finds them; or give intensity.windows; or scope = 'slide'",
+        )
+    return _analysed(slide, config, grid, tissue_mask)
+
+
+def slide_quantiles(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> NDArray[np.float64]:
+    """Return how a slide's tissue intensities are distributed, for windows over a cohort; arguments as above.
+
+    Returns
+    -------
+    ndarray of float64, shape (C, 2001), or (C, 0) without tissue
+        See `pathopatch.patches.intensity.tissue_quantiles`.
+    """
+    _refuse_channels(slide, config)
+    analysis = _analysed(slide, config, grid_of(slide, config), tissue_mask)
+    return intensity.tissue_quantiles(analysis.overview, analysis.tissue.mask != 0)
+
+
+def _refuse_channels(slide: Slide, config: TileConfig) -> None:
+    """Raise if the configuration names a channel that the slide does not have."""
+    named = {"tissue.channels": config.tissue.channels, "intensity.windows": tuple(config.intensity.windows)}
+    for key, names in named.items():
+        if unknown := [name for name in names if name not in slide.channels]:
+            raise ChannelMismatchError(
+                f"{key} names {', '.join(unknown)}, the slide has {', '.join(slide.channels)}",
+                place=str(slide.paths[0]),
+                remedy=f"correct {key}, or name the slide's channels in the manifest",
+            )
+
+
+def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | None) -> SlideAnalysis:
+    """Return a slide's analysis, the configuration being checked."""
     overview, scale_x, scale_y = slide.read_overview()
     _refuse_nonfinite(overview, slide)
     background = slide.background if config.tissue.background == "auto" else config.tissue.background
-    tissue = fit_tissue(
-        overview,
-        background=background,
-        config=config.tissue,
-        is_rgb_uint8=slide.is_rgb,
-        scale_x=scale_x,
-        scale_y=scale_y,
-        mpp=slide.mpp,
+    if tissue_mask is None:
+        chosen = config.tissue.channels
+        tissue = fit_tissue(
+            overview,
+            background=background,
+            config=config.tissue,
+            is_rgb_uint8=slide.is_rgb,
+            scale_x=scale_x,
+            scale_y=scale_y,
+            mpp=slide.mpp,
+            counts=[name in chosen for name in slide.channels] if chosen else None,
+        )
+    else:
+        mask = read_mask(tissue_mask)
+        MaskFractions(mask, slide.size)  # refuses a mask that is out of proportion
+        tissue = supplied_tissue(
+            mask,
+            background=background,
+            channels=len(slide.channels),
+            overview_px=(overview.shape[2], overview.shape[1]),
+            scale_x=scale_x,
+            scale_y=scale_y,
+        )
+    windows = intensity.windows(
+        overview, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=slide.is_rgb, channels=slide.channels
     )
-    windows = intensity.windows(overview, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=slide.is_rgb)
     return SlideAnalysis(grid=grid, tissue=tissue, windows=windows, overview=overview, fill=_fill(slide, background))
 
 

@@ -83,6 +83,7 @@ def tile_slide(
     slide_id: str | None = None,
     patient_id: str | None = None,
     labels: LabelSource | None = None,
+    tissue_mask: Path | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileResult:
@@ -102,6 +103,8 @@ def tile_slide(
         The slide's id if not given.
     labels : LabelSource, optional
         Where labels come from; without it no patch is labelled.
+    tissue_mask : Path, optional
+        Raster that says what is tissue, see `analyse_slide`.
     force : bool
         Redo what was made otherwise, in place of stopping; write pixels again that were removed to free space.
     progress : callable, optional
@@ -130,7 +133,7 @@ def tile_slide(
     started = time.time()
     store_path = inside(out, "slides", f"{slide_id}.zarr")
     table_path = inside(out, "patches", f"{slide_id}.parquet")
-    stamp = _stamp(slide, config, slide_id, patient_id, labels)
+    stamp = _stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
     existing = finished_stamp(store_path, table_path)
     if is_current(stamp, existing, place=store_path, force=force) and not (force and _lacks_pixels(store_path, config)):
         table = read_table(table_path)
@@ -138,7 +141,7 @@ def tile_slide(
             write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
         return TileResult(slide_id=slide_id, patches=len(table), state="current")
     update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
-    analysis = analyse_slide(slide, config)
+    analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
     table = _table(slide, config, analysis, slide_id, patient_id, labels)
     with atomic_path(store_path) as temporary:
         measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
@@ -155,7 +158,14 @@ def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:
     return config.store == "zarr" and not PatchStore(store_path).has_patches
 
 
-def _stamp(slide: Slide, config: TileConfig, slide_id: str, patient_id: str, source: LabelSource | None) -> Stamp:
+def _stamp(
+    slide: Slide,
+    config: TileConfig,
+    slide_id: str,
+    patient_id: str,
+    source: LabelSource | None,
+    tissue_mask: Path | None,
+) -> Stamp:
     """Return what the artefacts of a slide are made of."""
     facts = {
         "config": config,
@@ -170,6 +180,8 @@ def _stamp(slide: Slide, config: TileConfig, slide_id: str, patient_id: str, sou
     inputs["pixels"] = _probe(slide)
     for role, path in (source.paths if source is not None else {}).items():
         inputs[role] = fingerprint_file(path)
+    if tissue_mask is not None:
+        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
     return Stamp(stage=STAGE, config=fingerprint(facts), inputs=inputs)
 
 
@@ -268,6 +280,7 @@ def _write_store(
         windows=analysis.windows,
     )
     measured = {name: np.zeros(len(origins)) for name in ("tissue_fraction", "saturated_fraction", "sharpness")}
+    blur = config.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
     for rows, patches, fraction in iterate_patches(slide, analysis):
         writer.append(patches)
         measured["tissue_fraction"][rows] = fraction
@@ -275,7 +288,7 @@ def _write_store(
             width, height = grid.inside(*origins[row].tolist())
             part = patch[:, :height, :width]
             measured["saturated_fraction"][row] = intensity.saturated_fraction(part, analysis.windows)
-            measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, analysis.windows))
+            measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, analysis.windows), factor=blur)
         if progress is not None:
             progress(int(rows[-1]) + 1, len(origins))
     writer.finish(_attributes(slide, config, analysis, slide_id, stamp))
@@ -309,6 +322,9 @@ def _attributes(
             "threshold": tissue.threshold,
             "windows": tissue.windows.tolist(),
             "scale": [tissue.scale_x, tissue.scale_y],
+            "is_supplied": tissue.is_supplied,
+            "ink_share": tissue.ink_share,
+            "black_share": tissue.black_share,
         },
         "stamp": stamp.to_dict(),
     }

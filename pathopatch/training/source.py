@@ -62,13 +62,13 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
             remedy="tile them at one scale with --mpp",
         )
     for source, store in zip(sources, stores, strict=True):
-        for name in ("channels", "dtype", "patch_px"):
+        for name in ("channels", "dtype", "patch_px", "intensity"):
             if getattr(source, name) != getattr(first, name):
                 raise ChannelMismatchError(
                     f"{name} is {getattr(source, name)} in {store.path.stem!r}, "
                     f"{getattr(first, name)} in {stores[0].path.stem!r}",
                     place=str(store.path),
-                    remedy="train on slides of the same channels, types and patch size",
+                    remedy="train on slides of the same channels, types, patch size and intensity rule",
                 )
     same = all(source.background == first.background for source in sources)
     return first if same else replace(first, background="auto")

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pathopatch.errors import (
     ChannelMismatchError,
@@ -108,6 +110,16 @@ def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, sa
     _edit(bundle, **changes)
     with pytest.raises(CheckpointIncompatibleError, match=said):
         load_model(bundle)
+
+
+def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
+    old = {"low_percentile": 1.0, "high_percentile": 99.5}
+    _edit(bundle, intensity=old)
+    with safe_open(bundle / "model.safetensors", framework="pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        header = json.loads(stream.metadata()["pathopatch"])
+    save_file(tensors, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(header | {"intensity": old})})
+    assert load_model(bundle).spec.intensity.scope == "slide"
 
 
 def test_the_decision_threshold_may_be_set_anew(bundle):
