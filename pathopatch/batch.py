@@ -32,13 +32,14 @@ GOOD_STATES = ("done", "done_empty", "current")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one slide: a state (done, done_empty, current, failed), its counts or its error."""
+    """What became of one slide: a state (done, done_empty, current, failed), its counts and warnings, or its error."""
 
     slide_id: str
     state: str
     code: str = ""
     message: str = ""
     counts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class SlideTask(Protocol):
@@ -115,7 +116,8 @@ class TileTask:
                 labels=labels,
                 force=self.force,
             )
-        return Outcome(slide_id=self.slide_id, state=result.state, counts={"patches": result.patches})
+        counts = {"patches": result.patches}
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class PredictTask:
         model = load_model(self.model, device=self.config.device, precision=self.config.precision)
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
             result = predict_to(slide, model, self.out, slide_id=self.slide_id, config=self.config, force=self.force)
-        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
 
 
 def run_slides(

@@ -38,6 +38,7 @@ Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metava
 Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
 Threshold = Annotated[float, typer.Option(help="Threshold of the tissue fraction that forms the groups.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
 
 
@@ -142,6 +143,8 @@ def _finish(outcomes: list[Outcome]) -> None:
             _say(f"failed: {outcome.slide_id}: {outcome.message}")
         elif outcome.state == "done_empty":
             _say(f"warning: {outcome.slide_id}: no tissue found, its outputs are empty (done_empty)")
+        for warning in outcome.warnings:
+            _say(f"warning: {outcome.slide_id}: {warning}")
     states = Counter(outcome.state for outcome in outcomes)
     print("slides: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if code := exit_code(outcomes):
@@ -172,6 +175,8 @@ def tile(
     mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
     background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
     store: Annotated[str, typer.Option(help="zarr, or none to keep the table only.")] = "zarr",
+    align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
+    warn_shift_um: WarnShift = None,
     workers: Workers = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many patches there will be.")] = False,
     quiet: Quiet = False,
@@ -179,10 +184,13 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch import pipeline
-    from pathopatch.config import TileConfig, TissueConfig
+    from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
 
-    tissue = _with(TissueConfig(), background=background)
-    config = _with(TileConfig(), patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
+    parts = {
+        "tissue": _with(TissueConfig(), background=background),
+        "registration": _with(RegistrationConfig(), align=align, warn_um=warn_shift_um),
+    }
+    config = _with(TileConfig(), patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, **parts)
     if dry_run:
         print(pipeline.tile_plan(manifest, config).to_string(index=False))
         return

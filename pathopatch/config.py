@@ -66,6 +66,13 @@ class LabelConfig(Config):
     min_labelled_fraction: float = Field(default=0.5, gt=0, le=1)
 
 
+class RegistrationConfig(Config):
+    """What is done about channels that do not lie on each other."""
+
+    align: bool = False  # pixels stay where the microscope put them unless asked
+    warn_um: float = Field(default=2.0, gt=0)  # a fifth of a nucleus; measured shifts are good to a few tenths of a px
+
+
 class TileConfig(Config):
     """How slides are cut into patches."""
 
@@ -75,6 +82,7 @@ class TileConfig(Config):
     store: Literal["zarr", "none"] = "zarr"
     tissue: TissueConfig = TissueConfig()
     intensity: IntensityConfig = IntensityConfig()
+    registration: RegistrationConfig = RegistrationConfig()
     labels: LabelConfig = LabelConfig()
 
     @model_validator(mode="after")

@@ -63,11 +63,14 @@ class PredictResult:
         ``done``, ``done_empty`` (no patch with tissue), or ``current`` (it was there already).
     counts : mapping of str to int
         ``patches`` of the grid, ``predicted`` ones, and ``tumour``, those above the decision threshold.
+    warnings : tuple of str
+        What a person should know of the slide.
     """
 
     slide_id: str
     state: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def predict_to(
@@ -132,7 +135,8 @@ def predict_to(
     write_table(table_path, prediction.table, stamp)
     state = "done" if counts["predicted"] else "done_empty"
     _record(out, slide_id, state, counts, seconds=time.time() - started)
-    return PredictResult(slide_id=slide_id, state=state, counts=counts)
+    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(model.spec, config).registration.warn_um)
+    return PredictResult(slide_id=slide_id, state=state, counts=counts, warnings=tuple(warnings))
 
 
 def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
@@ -230,6 +234,8 @@ def _facts(
         "background": analysis.tissue.background,
         "tissue_threshold": analysis.tissue.threshold,
         "intensity_windows": analysis.windows.tolist(),
+        "shifts": [shift.to_dict() for shift in analysis.shifts],
+        "offsets_px": [list(offset) for offset in analysis.offsets],
         "counts": dict(counts),
         "stamp": stamp.to_dict(),
     }
