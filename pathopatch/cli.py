@@ -155,15 +155,56 @@ def _finish(outcomes: list[Outcome]) -> None:
 def check(
     manifest: Manifest,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue, shifts and saturation.")] = False,
+    warn_shift_um: WarnShift = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Check a manifest and open every slide in it; report every problem in one go."""
+    """Check a manifest and open every slide in it; report every problem in one go, and what each slide is."""
     from pathopatch import pipeline
 
+    measure = None if quick else _looking(warn_shift_um)
     with _progress(quiet) as progress:
-        slides = pipeline.check(manifest, out, force=force, progress=progress)
-    print(slides.drop(columns=["source", "fingerprint"], errors="ignore").to_string(index=False))
+        slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
+    shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
+    print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+    for row in slides.to_dict("records"):
+        for warning in row.get("warnings", ()):
+            _say(f"warning: {row['slide_id']}: {warning}")
+
+
+def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:
+    """Return the settings by which pixels are looked at where nothing is tiled."""
+    from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+
+    registration = _with(RegistrationConfig(), warn_um=warn_shift_um)
+    return _with(TileConfig(), registration=registration, tissue=_with(TissueConfig(), background=background))
+
+
+@app.command()
+def info(
+    source: Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG file of the picture. Default: <slide_id>-info.png here.")
+    ] = None,
+    slide_mpp: Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")] = None,
+    slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
+    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    warn_shift_um: WarnShift = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Say what a slide is, and draw it with its tissue outlined."""
+    from pathopatch import pipeline
+
+    (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    picture = Path(f"{row.slide_id}-info.png") if out is None else out
+    described = pipeline.describe(row, _looking(warn_shift_um, background), slide_mpp=slide_mpp, picture=picture)
+    width = max(len(name) for name, _ in described.lines())
+    for name, text in [*described.lines(), ("picture", str(picture))]:
+        print(f"{name:{width}}  {text}")
+    for warning in described.warnings:
+        _say(f"warning: {row.slide_id}: {warning}")
 
 
 @app.command()

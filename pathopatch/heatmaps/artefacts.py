@@ -22,12 +22,13 @@ from pathopatch.config import PredictConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.heatmaps.geojson import write_geojson
 from pathopatch.heatmaps.ome_tiff import write_ome_tiff
-from pathopatch.heatmaps.overlay import Legend, Picture, compose, render, shrunk, write_png
+from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, sigmoid, tiling_of
 from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.manifest import valid_slide_id
 from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide
+from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.patches.tile import SlideAnalysis
 from pathopatch.provenance import (
     Stamp,
