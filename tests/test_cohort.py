@@ -17,7 +17,6 @@ from pathopatch.cohort import SLIDE_COLUMNS, check, describe, slides_to_predict
 from pathopatch.config import TileConfig, TissueConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError
 
-
 SQUARES = np.repeat(np.repeat(np.random.default_rng(0).random((30, 40)) > 0.7, 10, 0), 10, 1)
 EXACT = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
 
