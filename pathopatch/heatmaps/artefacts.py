@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,8 @@ def predict_to(
         _write_heatmap(temporary, slide, model, slide_id, prediction, stamp, counts)
     write_table(table_path, prediction.table, stamp)
     state = "done" if counts["predicted"] else "done_empty"
-    _record(out, slide_id, state, counts, seconds=time.time() - started)
     warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(model.spec, config).registration.warn_um)
+    _record(out, slide_id, state, counts, seconds=time.time() - started, warnings=warnings)
     return PredictResult(slide_id=slide_id, state=state, counts=counts, warnings=tuple(warnings))
 
 
@@ -288,14 +288,24 @@ def _adopted(out: Path, slide_id: str, folder: Path) -> PredictResult:
     counts = {name: int(value) for name, value in facts["counts"].items()}
     if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
         _record(out, slide_id, "done" if counts["predicted"] else "done_empty", counts)
-    return PredictResult(slide_id=slide_id, state="current", counts=counts)
+    warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))
+    return PredictResult(slide_id=slide_id, state="current", counts=counts, warnings=warnings)
 
 
-def _record(out: Path, slide_id: str, state: str, counts: Mapping[str, int], *, seconds: float | None = None) -> None:
+def _record(
+    out: Path,
+    slide_id: str,
+    state: str,
+    counts: Mapping[str, int],
+    *,
+    seconds: float | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
     """Write the slide's status; times and host stand only here."""
     entry: dict[str, Any] = {
         "state": state,
         "counts": dict(counts),
+        "warnings": list(warnings),
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
