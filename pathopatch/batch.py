@@ -32,13 +32,14 @@ GOOD_STATES = ("done", "done_empty", "current")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one slide: a state (done, done_empty, current, failed), its counts or its error."""
+    """What became of one slide: a state (done, done_empty, current, failed), its counts and warnings, or its error."""
 
     slide_id: str
     state: str
     code: str = ""
     message: str = ""
     counts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class SlideTask(Protocol):
@@ -117,7 +118,8 @@ class TileTask:
                 tissue_mask=self.row.tissue_mask,
                 force=self.force,
             )
-        return Outcome(slide_id=self.slide_id, state=result.state, counts={"patches": result.patches})
+        counts = {"patches": result.patches}
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class PredictTask:
                 config=self.config,
                 force=self.force,
             )
-        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
 
 
 def run_slides(

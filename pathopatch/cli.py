@@ -42,6 +42,7 @@ Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metava
 Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
 Threshold = Annotated[float, typer.Option(help="Threshold of the tissue fraction that forms the groups.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
 
 
@@ -146,6 +147,8 @@ def _finish(outcomes: list[Outcome]) -> None:
             _say(f"failed: {outcome.slide_id}: {outcome.message}")
         elif outcome.state == "done_empty":
             _say(f"warning: {outcome.slide_id}: no tissue found, its outputs are empty (done_empty)")
+        for warning in outcome.warnings:
+            _say(f"warning: {outcome.slide_id}: {warning}")
     states = Counter(outcome.state for outcome in outcomes)
     print("slides: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if code := exit_code(outcomes):
@@ -165,15 +168,56 @@ def _show_plan(plan: Plan, workers: int) -> None:
 def check(
     manifest: Manifest,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue, shifts and saturation.")] = False,
+    warn_shift_um: WarnShift = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Check a manifest and open every slide in it; report every problem in one go."""
+    """Check a manifest and open every slide in it; report every problem in one go, and what each slide is."""
     from pathopatch import pipeline
 
+    measure = None if quick else _looking(warn_shift_um)
     with _progress(quiet) as progress:
-        slides = pipeline.check(manifest, out, force=force, progress=progress)
-    print(slides.drop(columns=["source", "fingerprint"], errors="ignore").to_string(index=False))
+        slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
+    shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
+    print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+    for row in slides.to_dict("records"):
+        for warning in row.get("warnings", ()):
+            _say(f"warning: {row['slide_id']}: {warning}")
+
+
+def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:
+    """Return the settings by which pixels are looked at where nothing is tiled."""
+    from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+
+    registration = _with(RegistrationConfig(), warn_um=warn_shift_um)
+    return _with(TileConfig(), registration=registration, tissue=_with(TissueConfig(), background=background))
+
+
+@app.command()
+def info(
+    source: Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG file of the picture. Default: <slide_id>-info.png here.")
+    ] = None,
+    slide_mpp: Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")] = None,
+    slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
+    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    warn_shift_um: WarnShift = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Say what a slide is, and draw it with its tissue outlined."""
+    from pathopatch import pipeline
+
+    (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    picture = Path(f"{row.slide_id}-info.png") if out is None else out
+    described = pipeline.describe(row, _looking(warn_shift_um, background), slide_mpp=slide_mpp, picture=picture)
+    width = max(len(name) for name, _ in described.lines())
+    for name, text in [*described.lines(), ("picture", str(picture))]:
+        print(f"{name:{width}}  {text}")
+    for warning in described.warnings:
+        _say(f"warning: {row.slide_id}: {warning}")
 
 
 @app.command()
@@ -193,6 +237,8 @@ def tile(
     settings: Annotated[
         Path | None, typer.Option("--config", help="Study TOML whose [tile] table holds all other settings.")
     ] = None,
+    align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
+    warn_shift_um: WarnShift = None,
     workers: Workers = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
@@ -207,8 +253,11 @@ def tile(
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
     base = load_study(settings).tile if settings else TileConfig()
-    tissue = _with(base.tissue, background=background)
-    config = _with(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
+    parts = {
+        "tissue": _with(base.tissue, background=background),
+        "registration": _with(base.registration, align=align or None, warn_um=warn_shift_um),
+    }
+    config = _with(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, **parts)
     if patches is not None:
         if patch_px or stride_px or dry_run:
             raise typer.BadParameter(

@@ -121,6 +121,13 @@ class LabelConfig(Config):
         return self
 
 
+class RegistrationConfig(Config):
+    """What is done about channels that do not lie on each other."""
+
+    align: bool = False  # pixels stay where the microscope put them unless asked
+    warn_um: float = Field(default=2.0, gt=0)  # a fifth of a nucleus; measured shifts are good to a few tenths of a px
+
+
 class TileConfig(Config):
     """How slides are cut into patches."""
 
@@ -130,6 +137,7 @@ class TileConfig(Config):
     store: Literal["zarr", "none"] = "zarr"
     tissue: TissueConfig = TissueConfig()
     intensity: IntensityConfig = IntensityConfig()
+    registration: RegistrationConfig = RegistrationConfig()
     labels: LabelConfig = LabelConfig()
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -32,7 +32,8 @@ _OPTIONAL = (
     "exclude",
 )  # fmt: skip
 _CHANNEL_COLUMN = re.compile(r"path:([A-Za-z][A-Za-z0-9_.-]*)")
-_FRAGMENT = re.compile(r"(?P<path>.+?)#(?P<choices>(?:page|plane)=\d{1,9}(?:&(?:page|plane)=\d{1,9})?)")
+_CHOICE = r"(?:page|plane|z|t)=\d{1,9}"
+_FRAGMENT = re.compile(rf"(?P<path>.+?)#(?P<choices>{_CHOICE}(?:&{_CHOICE}){{0,3}})")
 _BACKGROUNDS = ("", "auto", "dark", "bright")
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
 
@@ -45,13 +46,15 @@ class Fragment:
     ----------
     path : str
         The file.
-    page, plane : int or None
-        Counted from 0; None: all.
+    page, plane, z, t : int or None
+        Counted from 0; None: all. Pages and planes are the file's, z and t are positions on the axes of its metadata.
     """
 
     path: str
     page: int | None = None
     plane: int | None = None
+    z: int | None = None
+    t: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +153,13 @@ def slide_id_from_path(path: Path | str) -> str:
 
 
 def split_fragment(text: str) -> Fragment:
-    """Return the file that a path names, and the page and plane after its ``#``.
+    """Return the file that a path names, and what is chosen of it after its ``#``.
 
     Parameters
     ----------
     text : str
-        ``a.tif``, ``a.tif#page=2``, ``a.tif#plane=0`` or ``a.tif#page=2&plane=0``.
+        ``a.tif``, ``a.tif#page=2``, ``a.tif#plane=0``, ``a.tif#page=2&plane=0`` or ``a.tif#z=3&t=0``; each word at
+        most once.
     """
     match = _FRAGMENT.fullmatch(text)
     if match is None:
@@ -164,7 +168,7 @@ def split_fragment(text: str) -> Fragment:
     chosen = {name: int(number) for name, number in pairs}
     if len(chosen) < len(pairs):
         return Fragment(text)
-    return Fragment(match["path"], chosen.get("page"), chosen.get("plane"))
+    return Fragment(match["path"], **chosen)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -406,7 +410,7 @@ def _check_content(table: _Table, rows: list[SlideRow]) -> None:
             fragment = Fragment(source) if _exists(source) else split_fragment(source)
             if not _exists(fragment.path):
                 continue  # noted already
-            users[content_bytes(Path(fragment.path)), f"{fragment.page}/{fragment.plane}"].append((row, fragment))
+            users[content_bytes(Path(fragment.path)), str(replace(fragment, path=""))].append((row, fragment))
     reported: set[tuple[int, ...]] = set()
     for candidates in users.values():
         same: dict[str, dict[int, SlideRow]] = defaultdict(dict)

@@ -6,19 +6,26 @@ check, tile, groups, train (or tune), evaluate, predict, report.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import pandas as pd
 
 from pathopatch import provenance
 from pathopatch.batch import Outcome, PredictTask, TileTask, open_row, run_slides
+from pathopatch.cohort import (
+    Progress,
+    check,
+    describe,
+    included,
+    open_slides,
+    slides_to_predict,
+    write_slides,
+)
 from pathopatch.config import (
     EvaluateConfig,
     GroupsConfig,
@@ -31,122 +38,14 @@ from pathopatch.config import (
 from pathopatch.errors import (
     InputMissingError,
     InputUnsupportedError,
-    ManifestError,
-    MppMissingError,
-    PathopatchError,
-    Problem,
     StaleArtefactError,
 )
-from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.provenance import Stamp
-from pathopatch.slides import parse_source
+
+__all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
 
 _MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
-
-
-class Progress(Protocol):
-    """What a stage calls to say how far it is."""
-
-    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Say that `done` of `total` units of the task `what` are finished."""
-        ...
-
-
-# --- check ---------------------------------------------------------------------------------------------------------
-
-
-def check(
-    manifest_path: Path, work: Path | None = None, *, force: bool = False, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Return one row per slide that is not excluded, after opening every slide; write ``slides.parquet`` into `work`.
-
-    Raises
-    ------
-    ManifestError
-        Everything wrong with the manifest and its slides, in one go.
-    """
-    rows = _included(read_manifest(manifest_path))
-    table, errors = open_slides(rows, progress=progress)
-    if errors:
-        problems = [_as_problem(row, errors[row.slide_id]) for row in rows if row.slide_id in errors]
-        raise ManifestError(problems, place=str(manifest_path))
-    if work is not None:
-        _write_slides(work, table, force=force)
-    return table
-
-
-def open_slides(
-    rows: Sequence[SlideRow], *, progress: Progress | None = None
-) -> tuple[pd.DataFrame, dict[str, PathopatchError]]:
-    """Return the facts of each slide that opens, a row a slide, and the error of each that does not, by slide_id."""
-    facts: list[dict[str, Any]] = []
-    errors: dict[str, PathopatchError] = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            facts.append(slide_facts(row))
-        except PathopatchError as error:
-            errors[row.slide_id] = error
-        if progress:
-            progress("check", number, len(rows), row.slide_id)
-    return pd.DataFrame(facts), errors
-
-
-def slide_facts(row: SlideRow) -> dict[str, Any]:
-    """Return what one slide is: identity, geometry, channels, and the fingerprint of its files."""
-    with open_row(row) as slide:
-        width, height = slide.size
-        return {
-            "slide_id": row.slide_id,
-            "patient_id": row.patient_id,
-            "split": row.split,
-            "width": width,
-            "height": height,
-            "mpp": slide.mpp,
-            "levels": len(slide.levels),
-            "channels": ",".join(slide.channels),
-            "dtype": str(slide.dtype),
-            "background": slide.background,
-            "has_labels": row.has_tumor,
-            "annotation_classes": _annotation_classes(row),
-            "source": json.dumps(row.source, default=str, sort_keys=True),
-            "fingerprint": provenance.fingerprint([provenance.fingerprint_file(path) for path in slide.paths]),
-        }
-
-
-def _annotation_classes(row: SlideRow) -> str:
-    """Return the class names that a row's annotations use, for whoever fills in the configuration."""
-    if row.annotations is None:
-        return ""
-    from pathopatch.patches.annotations import read_annotations
-
-    return ", ".join(sorted(set(read_annotations(row.annotations).names)))
-
-
-def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
-    column, value = "path", str(row.source)
-    if isinstance(error, MppMissingError):
-        column, value = "mpp", ""
-    elif error.place == str(row.annotations):
-        column, value = "annotations", str(row.annotations)
-    message = f"slide {row.slide_id}: {error.message}"
-    return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
-
-
-def _write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
-    """Write ``slides.parquet``; slides may come and go, but one that changed under its id is stale."""
-    path = work / "slides.parquet"
-    stamp = Stamp(stage="check", config="", inputs=dict(zip(table["slide_id"], _fingerprints(table), strict=True)))
-    existing = provenance.table_stamp(path)
-    if existing is not None:
-        shared = stamp.inputs.keys() & existing.inputs.keys()
-        known, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
-        provenance.is_current(now, known, place=path, force=force)
-    if stamp != existing:
-        provenance.write_table(path, table, stamp)
-
-
-def _fingerprints(table: pd.DataFrame) -> list[str]:
-    return [provenance.fingerprint({str(key): value for key, value in row.items()}) for row in table.to_dict("records")]
 
 
 # --- tile ----------------------------------------------------------------------------------------------------------
@@ -172,11 +71,11 @@ def tile(
     InputUnsupportedError
         No target mpp was given and the slides' own differ by more than 2 %.
     """
-    rows = _included(read_manifest(manifest_path))
+    rows = included(read_manifest(manifest_path))
     table, _ = open_slides(rows, progress=progress)
     if len(table):
         one_mpp(table, config)
-        _write_slides(work, table, force=force)
+        write_slides(work, table, force=force)
         config = _with_cohort_windows(rows, table, config, work, force=force)
     tasks = [TileTask(row, config, work, force) for row in rows]
     return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
@@ -213,12 +112,8 @@ def tile_patches(
             progress("tile", done, total)
 
     result, facts = store_patches(source, config, work, force=force, progress=count)
-    _write_slides(work, pd.DataFrame([facts]), force=force)
+    write_slides(work, pd.DataFrame([facts]), force=force)
     return [Outcome(slide_id=result.slide_id, state=result.state, counts={"patches": result.patches})]
-
-
-def _included(manifest: Manifest) -> list[SlideRow]:
-    return [row for row in manifest.rows if not row.exclude]
 
 
 def one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
@@ -439,29 +334,6 @@ def comparison_text(work: Path) -> str:
 # --- predict, report -----------------------------------------------------------------------------------------------
 
 
-def slides_to_predict(source: str, *, slide_id: str | None = None) -> list[SlideRow]:
-    """Return the rows that a command line's SLIDE or MANIFEST names.
-
-    Parameters
-    ----------
-    source : str
-        A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
-    slide_id : str, optional
-        Id of a single slide; default is its file's stem.
-    """
-    if source.lower().endswith(".csv"):
-        return _included(read_manifest(Path(source)))
-    parsed = parse_source(source)
-    first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
-    identity = slide_id or slide_id_from_path(first)
-    if not valid_slide_id(identity):
-        raise InputUnsupportedError(
-            f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
-        )
-    texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
-    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
-
-
 def predict(
     cohort: Sequence[SlideRow],
     model: Path,
@@ -583,7 +455,7 @@ def predict_split(
     table = provenance.read_table(study.work / "groups.parquet")
     wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
     ids = set(wanted["slide_id"])
-    cohort = [row for row in _included(read_manifest(study.manifest)) if row.slide_id in ids]
+    cohort = [row for row in included(read_manifest(study.manifest)) if row.slide_id in ids]
     runs = study_runs(study)
     is_choice = len(runs) > 1  # a single run needs no validation to be preferred
     run = preferred_run(study.work, threshold=study.groups.thresholds[0]) if is_choice else runs[0].run_name

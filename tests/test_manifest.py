@@ -248,6 +248,8 @@ def test_an_id_made_from_a_path_resembles_it() -> None:
         ("a.tif#plane=0", Fragment("a.tif", plane=0)),
         ("a.tif#page=2&plane=1", Fragment("a.tif", 2, 1)),
         ("a#1.tif#plane=1&page=2", Fragment("a#1.tif", 2, 1)),
+        ("a.tif#z=3&t=0&plane=1", Fragment("a.tif", plane=1, z=3, t=0)),
+        ("a.tif#z=3&z=4", Fragment("a.tif#z=3&z=4")),
         ("a.tif#page=-1", Fragment("a.tif#page=-1")),
         ("a.tif#page=1&page=2", Fragment("a.tif#page=1&page=2")),
         ("#page=1", Fragment("#page=1")),

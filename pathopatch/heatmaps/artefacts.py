@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,13 @@ from pathopatch.config import PredictConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.heatmaps.geojson import write_geojson
 from pathopatch.heatmaps.ome_tiff import write_ome_tiff
-from pathopatch.heatmaps.overlay import Legend, Picture, compose, render, shrunk, write_png
+from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, sigmoid, tiling_of
 from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.manifest import valid_slide_id
 from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide
+from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.patches.tile import SlideAnalysis
 from pathopatch.provenance import (
     Stamp,
@@ -63,11 +64,14 @@ class PredictResult:
         ``done``, ``done_empty`` (no patch with tissue), or ``current`` (it was there already).
     counts : mapping of str to int
         ``patches`` of the grid, ``predicted`` ones, and ``tumour``, those above the decision threshold.
+    warnings : tuple of str
+        What a person should know of the slide.
     """
 
     slide_id: str
     state: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def predict_to(
@@ -135,8 +139,9 @@ def predict_to(
         _write_heatmap(temporary, slide, model, slide_id, prediction, stamp, counts)
     write_table(table_path, prediction.table, stamp)
     state = "done" if counts["predicted"] else "done_empty"
-    _record(out, slide_id, state, counts, seconds=time.time() - started)
-    return PredictResult(slide_id=slide_id, state=state, counts=counts)
+    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(model.spec, config).registration.warn_um)
+    _record(out, slide_id, state, counts, seconds=time.time() - started, warnings=warnings)
+    return PredictResult(slide_id=slide_id, state=state, counts=counts, warnings=tuple(warnings))
 
 
 def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
@@ -234,6 +239,8 @@ def _facts(
         "background": analysis.tissue.background,
         "tissue_threshold": analysis.tissue.threshold,
         "intensity_windows": analysis.windows.tolist(),
+        "shifts": [shift.to_dict() for shift in analysis.shifts],
+        "offsets_px": [list(offset) for offset in analysis.offsets],
         "counts": dict(counts),
         "stamp": stamp.to_dict(),
     }
@@ -284,14 +291,24 @@ def _adopted(out: Path, slide_id: str, folder: Path) -> PredictResult:
     counts = {name: int(value) for name, value in facts["counts"].items()}
     if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
         _record(out, slide_id, "done" if counts["predicted"] else "done_empty", counts)
-    return PredictResult(slide_id=slide_id, state="current", counts=counts)
+    warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))
+    return PredictResult(slide_id=slide_id, state="current", counts=counts, warnings=warnings)
 
 
-def _record(out: Path, slide_id: str, state: str, counts: Mapping[str, int], *, seconds: float | None = None) -> None:
+def _record(
+    out: Path,
+    slide_id: str,
+    state: str,
+    counts: Mapping[str, int],
+    *,
+    seconds: float | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
     """Write the slide's status; times and host stand only here."""
     entry: dict[str, Any] = {
         "state": state,
         "counts": dict(counts),
+        "warnings": list(warnings),
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

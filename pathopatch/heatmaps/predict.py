@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pathopatch.config import PredictConfig, TileConfig
+from pathopatch.config import PredictConfig, RegistrationConfig, TileConfig
 from pathopatch.errors import CheckpointIncompatibleError, InputUnsupportedError, NonFiniteError
 from pathopatch.manifest import slide_id_from_path
 from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide
@@ -83,6 +83,7 @@ def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
         store="none",
         tissue=spec.tissue,
         intensity=spec.intensity,
+        registration=RegistrationConfig(align=spec.align),
     )
 
 

@@ -64,7 +64,7 @@ class BundleSpec(Config):
     """Everything about a trained model but its weights.
 
     ``mean`` and ``std`` are those of the training set's patches, per channel, after scaling to [0, 1].
-    ``intensity`` is the rule; the windows belong to each slide.
+    ``intensity`` and ``align`` are rules; the windows and shifts belong to each slide.
     """
 
     schema_version: int = BUNDLE_VERSION
@@ -79,6 +79,7 @@ class BundleSpec(Config):
     input_px: int = Field(ge=1)
     intensity: IntensityConfig = IntensityConfig()
     tissue: TissueConfig = TissueConfig()
+    align: bool = False  # the channels of each slide are moved onto each other, by shifts measured on that slide
     mean: tuple[float, ...]
     std: tuple[float, ...]
     min_tissue: float = Field(default=0.01, ge=0, le=1)
@@ -101,7 +102,8 @@ class BundleSpec(Config):
 
     def contract(self) -> dict[str, Any]:
         """Return what the weights depend on, as plain values: this much must never be edited."""
-        return self.model_dump(mode="json", exclude=_ADJUSTABLE)
+        unsaid = set() if self.align else {"align"}  # as in bundles from before it could be said
+        return self.model_dump(mode="json", exclude=_ADJUSTABLE | unsaid)
 
 
 class PatchClassifier:

@@ -19,7 +19,8 @@ from pathopatch.patches.grid import Grid
 from pathopatch.patches.masks import MaskFractions, read_mask
 from pathopatch.patches.source import read_padded
 from pathopatch.patches.tissue import Background, TissueModel, fit_tissue, supplied_tissue
-from pathopatch.slides import Slide
+from pathopatch.slides import Shift, Slide, aligned
+from pathopatch.slides.registration import measure_shifts, whole_offsets
 
 _MPP_TOLERANCE = 1.02  # mpp values that agree within 2 % count as equal
 _BAND_PX = 2048
@@ -43,6 +44,10 @@ class SlideAnalysis:
         The whole slide, longest side at most 4096 px, source units.
     fill : int
         Value of the pixels beyond the slide.
+    shifts : tuple of Shift
+        How far each channel but the first lies from it, as recorded; empty where that is not measured.
+    offsets : tuple of (int, int)
+        Level-0 px (x, y) by which each channel is read further on, so that all lie on each other; empty: none is.
     """
 
     grid: Grid
@@ -50,6 +55,26 @@ class SlideAnalysis:
     windows: NDArray[np.float64]
     overview: NDArray[np.generic]
     fill: int
+    shifts: tuple[Shift, ...] = ()
+    offsets: tuple[tuple[int, int], ...] = ()
+
+    def far_shifts(self, mpp: float, warn_um: float) -> list[str]:
+        """Return in words each channel that lies further from the first than so many um.
+
+        Parameters
+        ----------
+        mpp : float
+            um per level-0 px.
+        warn_um : float
+            Distance from which a shift is worth a word.
+        """
+        done = "corrected by whole px" if self.offsets else "run tile with --align, or register the files"
+        return [
+            f"channel {shift.channel} is shifted by {shift.distance_px * mpp:.1f} um ({shift.x_px:+.1f} px across, "
+            f"{shift.y_px:+.1f} px down) against the first: {done}"
+            for shift in self.shifts
+            if shift.is_measured and shift.distance_px * mpp > warn_um
+        ]
 
 
 def grid_of(slide: Slide, config: TileConfig) -> Grid:
@@ -92,14 +117,15 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
 
 
 def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> SlideAnalysis:
-    """Return a slide's grid, tissue model and intensity windows.
+    """Return a slide's grid, the shifts of its channels, tissue model and intensity windows.
 
     Parameters
     ----------
     slide : Slide
         An open slide.
     config : TileConfig
-        Without a target mpp the slide's own is kept.
+        Without a target mpp the slide's own is kept. With ``registration.align`` all else is that of the slide after
+        its channels were moved onto each other.
     tissue_mask : Path, optional
         Raster at any scale that covers the whole slide; it takes the place of the tissue that would be found.
 
@@ -156,7 +182,12 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
     """Return a slide's analysis, the configuration being checked."""
     overview, scale_x, scale_y = slide.read_overview()
     _refuse_nonfinite(overview, slide)
+    shifts = measure_shifts(slide, overview, scale_x, scale_y)
+    offsets = whole_offsets(shifts) if config.registration.align else ()
     background = slide.background if config.tissue.background == "auto" else config.tissue.background
+    if any(x or y for x, y in offsets):
+        slide = aligned(slide, offsets, background)
+        overview, scale_x, scale_y = slide.read_overview()
     if tissue_mask is None:
         chosen = config.tissue.channels
         tissue = fit_tissue(
@@ -183,7 +214,15 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
     windows = intensity.windows(
         overview, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=slide.is_rgb, channels=slide.channels
     )
-    return SlideAnalysis(grid=grid, tissue=tissue, windows=windows, overview=overview, fill=_fill(slide, background))
+    return SlideAnalysis(
+        grid=grid,
+        tissue=tissue,
+        windows=windows,
+        overview=overview,
+        fill=_fill(slide, background),
+        shifts=shifts,
+        offsets=offsets,
+    )
 
 
 def _fill(slide: Slide, background: Background) -> int:
@@ -224,9 +263,9 @@ def iterate_patches(
     Parameters
     ----------
     slide : Slide
-        An open slide.
+        An open slide, as recorded.
     analysis : SlideAnalysis
-        Of this slide.
+        Of this slide; its offsets are applied.
     origins : ndarray of int64, shape (N, 2), optional
         (x, y), level-0 px; the whole grid if not given.
     min_tissue : float
@@ -242,6 +281,7 @@ def iterate_patches(
         Share of tissue in the patch's part on the slide, the exact mean of its mask; 0 for a patch beyond the slide.
     """
     grid, tissue = analysis.grid, analysis.tissue
+    slide = aligned(slide, analysis.offsets, tissue.background)
     places = grid.origins() if origins is None else origins
     patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
     limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))

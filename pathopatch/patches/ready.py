@@ -187,8 +187,11 @@ def analyse_set(files: Sequence[Path], look: Look, config: TileConfig) -> SetAna
         scale_x=side / small,
         scale_y=side / small,
         mpp=1.0,  # of no effect: nothing is cleaned by its area
+        counts=[name in config.tissue.channels for name in look.channels] if config.tissue.channels else None,
     )
-    windows = intensity.windows(strip, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=look.is_rgb)
+    windows = intensity.windows(
+        strip, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=look.is_rgb, channels=look.channels
+    )
     return SetAnalysis(files=tuple(files), look=look, tissue=tissue, windows=windows, columns=columns)
 
 
@@ -215,12 +218,13 @@ def _write_store(
     side = look.width
     writer = StoreWriter(path, origins=origins, channels=len(look.channels), patch_px=side, dtype=np.dtype(look.dtype))
     measured = {column: np.zeros(len(origins)) for column in _MEASURED}
+    blur = 1.0 if config.mpp is None else config.intensity.sharpness_mpp / config.mpp  # unknown scale: their own
     for number, patch in sheet.patches():
         writer.append(patch[None])
         mask = sheet.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
         measured["tissue_fraction"][number] = mask.mean()
         measured["saturated_fraction"][number] = intensity.saturated_fraction(patch, sheet.windows)
-        measured["sharpness"][number] = intensity.sharpness(intensity.scale(patch, sheet.windows))
+        measured["sharpness"][number] = intensity.sharpness(intensity.scale(patch, sheet.windows), factor=blur)
         if progress is not None:
             progress(number + 1, len(origins))
     writer.finish(_attributes(sheet, config, name, stamp))

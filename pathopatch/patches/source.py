@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pathopatch.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches.grid import Grid
 from pathopatch.provenance import fingerprint_file
-from pathopatch.slides import Slide, open_slide
+from pathopatch.slides import Slide, aligned, open_slide
 
 
 def source_record(slide: Slide) -> dict[str, Any]:
@@ -160,4 +160,5 @@ class SourcePatches:
                     place=f"{path}, {self._place}",
                     remedy="bring the file back, or tile the slide again with --force",
                 )
-        return slide
+        offsets = tuple((x, y) for x, y in self._attributes.get("registration", {}).get("offsets_px", ()))
+        return aligned(slide, offsets, self._attributes["background"])

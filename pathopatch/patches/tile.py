@@ -10,7 +10,7 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,11 +68,15 @@ State = Literal["done", "done_empty", "current"]
 
 @dataclass(frozen=True, kw_only=True)
 class TileResult:
-    """What became of a slide: the number of its patches, and whether it is done, done_empty (no tissue) or current."""
+    """What became of a slide: the number of its patches, its state, and what a person should know of it.
+
+    The state is done, done_empty (no tissue) or current (it was there already).
+    """
 
     slide_id: str
     patches: int
     state: State
+    warnings: tuple[str, ...] = ()
 
 
 def tile_slide(
@@ -139,7 +143,8 @@ def tile_slide(
         table = read_table(table_path)
         if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
             write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
-        return TileResult(slide_id=slide_id, patches=len(table), state="current")
+        said = tuple(read_status(out, slide_id)[STAGE].get("warnings", ()))
+        return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=said)
     update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
     analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
     table = _table(slide, config, analysis, slide_id, patient_id, labels)
@@ -147,10 +152,11 @@ def tile_slide(
         measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
     table = table.assign(**measured)[list(COLUMNS)]
     write_table(table_path, table, stamp)
-    state = write_status(out, slide_id, table, stamp, started)
+    warnings = analysis.far_shifts(slide.mpp, config.registration.warn_um)
+    state = write_status(out, slide_id, table, stamp, started, warnings)
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
-    return TileResult(slide_id=slide_id, patches=len(table), state=state)
+    return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
 
 
 def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:
@@ -168,7 +174,7 @@ def _stamp(
 ) -> Stamp:
     """Return what the artefacts of a slide are made of."""
     facts = {
-        "config": config,
+        "config": config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
         "slide_id": slide_id,
         "patient_id": patient_id,
         "channels": slide.channels,
@@ -326,12 +332,17 @@ def _attributes(
             "ink_share": tissue.ink_share,
             "black_share": tissue.black_share,
         },
+        "registration": {
+            "align": config.registration.align,
+            "shifts": [shift.to_dict() for shift in analysis.shifts],
+            "offsets_px": [list(offset) for offset in analysis.offsets],
+        },
         "stamp": stamp.to_dict(),
     }
 
 
 def write_status(
-    out: Path, slide_id: str, table: pd.DataFrame, stamp: Stamp, started: float
+    out: Path, slide_id: str, table: pd.DataFrame, stamp: Stamp, started: float, warnings: Sequence[str] = ()
 ) -> Literal["done", "done_empty"]:
     """Write how the stage ended; times and host stand here and nowhere else."""
     state: Literal["done", "done_empty"] = "done" if (table["tissue_fraction"] > 0).any() else "done_empty"
@@ -340,6 +351,7 @@ def write_status(
         "patches": len(table),
         "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
         "labelled_patches": int((table["label"] >= 0).sum()),
+        "warnings": list(warnings),
         "stamp": stamp.to_dict(),
         "host": socket.gethostname(),
         "seconds": f"{time.time() - started:.2f}",

@@ -144,6 +144,7 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], split: str | None)
         "predict_state": str(predicted.get("state", "")),
         "predict_message": _said(predicted),
         "predict_counts": predicted.get("counts", {}),
+        "warnings": list(dict.fromkeys([*tiled.get("warnings", []), *predicted.get("warnings", [])])),
         **counts,
     }
 

@@ -16,6 +16,7 @@ from pathopatch.errors import (
 )
 from pathopatch.manifest import Fragment, split_fragment
 from pathopatch.slides.aperio import is_shown_alike
+from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
 from pathopatch.slides.integrity import checked_tiff, is_tiff
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
@@ -41,8 +42,8 @@ def open_slide(
     ----------
     source : Path, str or mapping of str to Path or str
         A file or OME-Zarr folder, or one per channel name. ``file.tif#page=2`` names a page of a stack,
-        ``file.ndpi#plane=2`` a plane of a multi-plane file, ``file.tif#page=2&plane=0`` a plane of a page; all
-        count from 0.
+        ``file.ndpi#plane=2`` a plane of a multi-plane file, ``file.tif#page=2&plane=0`` a plane of a page,
+        ``file.tif#z=3&t=0`` all channels at one position of the axes Z and T; all count from 0.
     mpp : float, optional
         um per level-0 px, in place of what the file says.
     channels : tuple of str, optional
@@ -126,7 +127,8 @@ def _open_file(
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     if is_tiff(path):
-        use_openslide = _is_for_openslide(path) and fragment.page is None
+        is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
+        use_openslide = not is_chosen and _is_for_openslide(path)
     elif path.suffix.lower() in _TIFF_SUFFIXES:
         raise InputCorruptError(
             f"it is named {path.suffix} and does not begin as a TIFF",
@@ -142,15 +144,14 @@ def _open_file(
     if not use_openslide:
         return TiffSlide(
             path,
-            page=fragment.page,
-            plane=fragment.plane,
+            choice=Choice(page=fragment.page, plane=fragment.plane, z=fragment.z, t=fragment.t),
             mpp=mpp,
             channels=channels,
             background=background,
         )
-    if fragment.page is not None:
+    if (fragment.page, fragment.z, fragment.t) != (None, None, None):
         raise InputUnsupportedError(
-            f"{path.name} has no pages to choose from", place=str(path), remedy="leave #page= out"
+            f"{path.name} has no pages to choose from", place=str(path), remedy="leave #page=, #z= and #t= out"
         )
     return OpenSlideSlide(path, plane=fragment.plane, mpp=mpp, channels=channels, background=background)
 

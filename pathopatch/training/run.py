@@ -184,6 +184,7 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         input_px=config.input_px,
         intensity=IntensityConfig.model_validate(source.intensity),
         tissue=TissueConfig.model_validate(source.tissue),
+        align=source.align,
         mean=fitted.mean,
         std=fitted.std,
         min_tissue=_min_tissue(work),

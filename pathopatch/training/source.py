@@ -31,6 +31,8 @@ class Source:
         ``dark``, ``bright``, or ``auto`` where the slides differ.
     intensity, tissue : mapping
         The rules, as the configuration of `tile` has them.
+    align : bool
+        Whether the channels were moved onto each other.
     """
 
     channels: tuple[str, ...]
@@ -41,6 +43,7 @@ class Source:
     background: str = "auto"
     intensity: Mapping[str, Any] = field(default_factory=dict)
     tissue: Mapping[str, Any] = field(default_factory=dict)
+    align: bool = False
 
     @property
     def is_rgb(self) -> bool:
@@ -62,13 +65,13 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
             remedy="tile them at one scale with --mpp",
         )
     for source, store in zip(sources, stores, strict=True):
-        for name in ("channels", "dtype", "patch_px", "intensity"):
+        for name in ("channels", "dtype", "patch_px", "intensity", "align"):
             if getattr(source, name) != getattr(first, name):
                 raise ChannelMismatchError(
                     f"{name} is {getattr(source, name)} in {store.path.stem!r}, "
                     f"{getattr(first, name)} in {stores[0].path.stem!r}",
                     place=str(store.path),
-                    remedy="train on slides of the same channels, types, patch size and intensity rule",
+                    remedy="train on slides of the same channels, types, patch size, intensity rule and alignment",
                 )
     same = all(source.background == first.background for source in sources)
     return first if same else replace(first, background="auto")
@@ -86,4 +89,5 @@ def _source_of(store: PatchStore) -> Source:
         background=known["background"],
         intensity=known["intensity"],
         tissue={name: value for name, value in known["tissue"].items() if name in TissueConfig.model_fields},
+        align=known.get("registration", {}).get("align", False),
     )

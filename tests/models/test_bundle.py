@@ -98,6 +98,7 @@ def test_equal_models_give_equal_bytes(bundle, tmp_path):
         ({"channels": ["CARS", "TPEF", "THG"]}, "THG"),
         ({"class_names": ["tumour", "non-tumour"]}, "class_names is"),
         ({"intensity": {"low_percentile": 0.0, "high_percentile": 100.0}}, "intensity is"),
+        ({"align": True}, "align is True"),
         ({"mean": [0.0, 0.0, 0.0]}, "mean is"),
         ({"mpp": 1.0}, "mpp is"),
         ({"architecture": "resnet10t"}, "architecture is"),
@@ -120,6 +121,15 @@ def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle)
         header = json.loads(stream.metadata()["pathopatch"])
     save_file(tensors, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(header | {"intensity": old})})
     assert load_model(bundle).spec.intensity.scope == "slide"
+
+
+def test_a_bundle_from_before_channels_could_be_aligned_is_still_read(bundle):
+    assert "align" not in _spec().contract()
+    assert _spec(align=True).contract()["align"] is True
+    raw = json.loads((bundle / "model.json").read_text())
+    del raw["align"]
+    (bundle / "model.json").write_text(json.dumps(raw))
+    assert load_model(bundle).spec.align is False
 
 
 def test_the_decision_threshold_may_be_set_anew(bundle):

@@ -75,6 +75,7 @@ def test_a_small_group_is_said_loudly_beside_wga(work: Path, page: Page) -> None
 def test_failed_and_empty_slides_are_named(page: Page) -> None:
     assert "1 of 26 slides could not be cut into patches (stage tile): broken01 (INPUT_CORRUPT" in page.text
     assert "1 of 26 slides hold no tissue: nothing to judge (stage tile): blank01" in page.text
+    assert "1 of 26 slides need a look: slide03 (channel SHG is shifted by 6.1 um)." in page.text
 
 
 def test_a_hostile_message_stays_text(page: Page) -> None:

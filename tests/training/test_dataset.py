@@ -73,6 +73,14 @@ def test_slides_of_other_channels_are_refused_with_both_sides(tmp_path):
         load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), threshold=0.25)
 
 
+def test_whether_channels_were_aligned_goes_into_the_bundle_and_is_alike_for_all(tmp_path):
+    groups = write_work(tmp_path / "all", align=(True, True, True))
+    assert load_patches(tmp_path / "all", groups, input_px=16, splits=("train", "val")).source.align is True
+    groups = write_work(tmp_path / "some", align=(True, False, True))
+    with pytest.raises(ChannelMismatchError, match="align is"):
+        load_patches(tmp_path / "some", groups, input_px=16, splits=("train", "val"))
+
+
 def test_a_threshold_without_groups_is_refused_and_those_there_are_listed(tmp_path):
     with pytest.raises(InputMissingError, match=r"0\.3; there are some at 0\.25"):
         load_patches(tmp_path, write_work(tmp_path), input_px=16, splits=("train",), threshold=0.3)
