@@ -14,7 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
@@ -32,6 +32,7 @@ from pathopatch.errors import (
     InputUnsupportedError,
     StaleArtefactError,
 )
+from pathopatch.faultpoints import fault_point
 
 SCHEMA_VERSION = 1
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
@@ -194,19 +195,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with disk_errors(path):
             yield temporary
             _into_place(temporary, path)
-    finally:
-        remove(temporary)
+    except BaseException:
+        with suppress(OSError):  # what went wrong first is what the caller must hear
+            remove(temporary)
+        raise
 
 
 def _into_place(temporary: Path, path: Path) -> None:
     """Rename; a folder in the way is moved aside first, since a non-empty folder cannot be replaced."""
+    fault_point("rename")
     if path.is_dir() and not path.is_symlink():
         aside = temporary_path(path)
         path.rename(aside)
+        fault_point("rename")
         temporary.rename(path)
         remove(aside)
     else:
         temporary.replace(path)
+    fault_point("renamed")
 
 
 @contextmanager

@@ -124,6 +124,7 @@ def predict_to(
     ]
     if all(found):
         return _adopted(out, slide_id, folder)
+    update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname()})
     prediction = predict_patches(slide, model, slide_id, config, progress)
     counts = _counts(prediction, model.spec)
     with atomic_path(folder) as temporary:

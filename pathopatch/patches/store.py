@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.errors import InputCorruptError, InputMissingError
+from pathopatch.faultpoints import fault_point
 from pathopatch.patches.overview import compressor, write_array, write_overview
 from pathopatch.provenance import Stamp
 
@@ -103,6 +104,7 @@ class StoreWriter:
             stop = self._written + self._buffered
             self._patches[self._written : stop] = self._buffer[: self._buffered]
             self._written, self._buffered = stop, 0
+            fault_point("chunk")
 
     def write_overview(
         self,

@@ -1,0 +1,108 @@
+"""A disk that fills up, and one that cannot be written to: said clearly, nothing lost, and a rerun works.
+
+Each runs in a mount namespace of its own, with a real small disk.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+
+_FULL = """
+import json, sys
+from pathlib import Path
+from pathopatch import pipeline
+from pathopatch.config import TileConfig
+from pathopatch.errors import DiskFullError
+
+folder, out = Path(sys.argv[1]), Path(sys.argv[2])
+config = TileConfig(patch_px=32)
+read = lambda: {str(p): p.read_bytes() for p in out.rglob("*") if p.is_file() and "status" not in str(p)}
+said = {"first": [o.state for o in pipeline.tile(folder / "one.csv", out, config)]}
+before = read()
+with (out / "filler").open("wb", buffering=0) as filler:
+    try:
+        while filler.write(bytes(65536)):
+            pass
+    except OSError:
+        pass
+    filler.truncate(max(0, filler.tell() - int(sys.argv[3])))
+try:
+    said["full"] = [[o.state, o.code] for o in pipeline.tile(folder / "two.csv", out, config)]
+except DiskFullError as error:  # not even the list of slides could be written
+    said["full"] = [["stopped", error.code]]
+(out / "filler").unlink()
+after = read()
+said["untouched"] = all(after.get(name) == content for name, content in before.items() if "slides.parquet" not in name)
+said["left"] = [name for name in after if ".tmp-" in name]
+said["again"] = [o.state for o in pipeline.tile(folder / "two.csv", out, config)]
+print(json.dumps(said))
+"""
+
+_READ_ONLY = """
+import json, sys
+from pathlib import Path
+from pathopatch import pipeline
+from pathopatch.config import TileConfig
+from pathopatch.errors import PathopatchError
+
+try:
+    outcomes = pipeline.tile(Path(sys.argv[1]) / "one.csv", Path(sys.argv[2]), TileConfig(patch_px=32))
+    print(json.dumps([[o.state, o.code, o.message] for o in outcomes]))
+except PathopatchError as error:
+    print(json.dumps([["refused", error.code, str(error)]]))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two slides with noise for tissue, which hardly compresses, in two manifests."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this machine allows no mount namespaces")
+    rows = ["slide_id,patient_id,path"]
+    for number in range(2):
+        image = made.disc_image(320, 320, (160, 160), 150, tissue=(1, 1, 1), glass=(0, 0, 0))
+        image = np.where(image == 1, made.noise(3, 320, 320, np.uint8, number) // 2, 245).astype(np.uint8)
+        made.write_rgb_pyramid(tmp_path / f"{number}.tif", image, levels=1)
+        rows.append(f"s{number},p{number},{number}.tif")
+        (tmp_path / ("one.csv", "two.csv")[number]).write_text("\n".join(rows) + "\n")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+def inside_namespace(folder: Path, mount: str, script: str, *arguments: str) -> object:
+    command = f'{mount} "$1" && shift && exec "$@"'
+    run = [sys.executable, "-c", script, str(folder), str(folder / "out"), *arguments]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", command, "sh", str(folder / "out"), *run],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(("room", "last"), [(0, "stopped"), (100_000, "failed")])
+def test_a_full_disk_is_said_leaves_the_rest_and_a_rerun_works(room: int, last: str, folder: Path) -> None:
+    said = inside_namespace(folder, "mount -t tmpfs -o size=4m tmpfs", _FULL, str(room))
+    assert isinstance(said, dict)
+    assert said["first"] == ["done"]
+    assert said["full"][-1] == [last, "DISK_FULL"]
+    assert said["untouched"]
+    assert said["left"] == []
+    assert said["again"] == ["current", "done"]
+
+
+def test_a_disk_that_cannot_be_written_to_is_said_before_any_work(folder: Path) -> None:
+    [[state, code, message]] = inside_namespace(folder, "mount -t tmpfs -o ro tmpfs", _READ_ONLY)  # type: ignore[misc]
+    assert (state, code) == ("refused", "INPUT_UNSUPPORTED")
+    assert "cannot write" in message
