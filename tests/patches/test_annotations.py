@@ -65,7 +65,10 @@ def asap(folder: Path, *shapes: tuple[str, str, list[list[float]]], head: str = 
     lines = [head, "<ASAP_Annotations><Annotations>"]
     for kind, group, points in shapes:
         lines.append(f'<Annotation Name="a" Type="{kind}" PartOfGroup="{group}" Color="#F4FA58"><Coordinates>')
-        lines += [f'<Coordinate Order="{i}" X="{x}" Y="{y}" />' for i, (x, y) in reversed(list(enumerate(points)))]
+        lines += [
+            f'<Coordinate Order="{i}" X="{x}" Y="{y}" />'
+            for i, (x, y) in sorted(enumerate(points), key=lambda point: point[0] % 2)
+        ]
         lines.append("</Coordinates></Annotation>")
     lines += ['</Annotations><AnnotationGroups><Group Name="Tumor" PartOfGroup="None"/></AnnotationGroups>']
     (folder / "a.xml").write_text("\n".join([*lines, "</ASAP_Annotations>"]))
@@ -234,7 +237,7 @@ BAD_XML = {
     "empty": "",
     "cut": "<ASAP_Annotations><Annotations>",
     "other": "<html/>",
-    "deep": "<ASAP_Annotations>" + "<a>" * 10_000,
+    "deep": "<ASAP_Annotations>" + "<a>" * 10_000 + "</a>" * 10_000 + "</ASAP_Annotations>",
     "entity bomb": BOMB + "<ASAP_Annotations>&k;</ASAP_Annotations>",
     "external entity": '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><ASAP_Annotations>&x;</ASAP_Annotations>',
 }
