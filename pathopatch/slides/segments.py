@@ -16,6 +16,7 @@ import cv2
 import imagecodecs
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides.integrity import DECODING_ERRORS
@@ -24,6 +25,7 @@ from pathopatch.slides.resample import Pixels
 _MIN_CACHE_BYTES = 8 * 2**20  # memory that is touched for the first time costs as much as decoding into it
 _MAX_SEGMENT_BYTES = 4 * 2**30  # one strip or tile is decoded as a whole
 _MAX_TOUCHED_BYTES = 128 * 2**20  # of a mapped file
+_MAX_SCRATCH_BYTES = 4 * 2**20
 _CACHED_ROWS = 2  # a row of patches that straddles two rows of tiles decodes each tile once
 _HANDED_OVER = np.empty(0, np.bool_)  # stands in the cache for a tile that the caller got as it was
 
@@ -151,6 +153,7 @@ class PageReader:
         _require_decoder(frame, path)
         self._decode, self._jpegtables = frame.decode, page.jpegtables
         self._jpeg = _jpeg_decoder(page, frame)
+        self._local = threading.local()
         self._offsets = np.asarray(page.dataoffsets, np.int64)
         self._counts = np.asarray(page.databytecounts, np.int64)
         if frame.is_tiled:
@@ -264,11 +267,23 @@ class PageReader:
         self._cache.put((self._key, index), segment, 0 if segment is None else segment.nbytes)
         return segment
 
+    def _scratch(self) -> NDArray[np.uint8] | None:
+        """Return memory that this thread decodes tiles into, which stays in the processor's cache; None for large ones.
+
+        Only pixels of several samples may go there: they are taken apart into other memory before the next tile.
+        """
+        if self.samples == 1 or self._segment_bytes > _MAX_SCRATCH_BYTES:
+            return None
+        found: NDArray[np.uint8] | None = getattr(self._local, "scratch", None)
+        if found is None:
+            found = self._local.scratch = np.empty(self._box_shape, np.uint8)
+        return found
+
     def _decoded(self, index: int, data: bytes, count: int) -> Pixels:
         """Return a strip or tile decoded, (samples, rows, columns), large enough for the pixels that it should hold."""
         if self._jpeg is not None and len(data) == count:
             try:
-                pixels = self._jpeg(data)
+                pixels = self._jpeg(data, out=self._scratch())
                 if pixels.shape == self._box_shape:
                     return _planes(pixels)
             except DECODING_ERRORS:
@@ -293,7 +308,7 @@ class PageReader:
         )
 
 
-def _jpeg_decoder(page: Any, frame: Any) -> Callable[[bytes], Pixels] | None:
+def _jpeg_decoder(page: Any, frame: Any) -> Callable[..., Pixels] | None:
     """Return what decodes a plain JPEG strip or tile by itself; None where tifffile's decoder is needed.
 
     Aperio stores RGB without converting it to YCbCr, and without a marker that says so: the TIFF's own tag tells.
