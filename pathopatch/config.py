@@ -37,7 +37,9 @@ class TissueConfig(Config):
     method: Literal["otsu", "triangle", "fixed"] = "otsu"
     fixed_threshold: Fraction | None = None  # on the tissue signal in [0, 1]; for method = "fixed"
     channels: tuple[str, ...] = ()  # which count; empty: all that show any tissue
-    combine: Literal["maximum", "each"] = "maximum"  # one threshold on the largest of them, or one each and any passes
+    # A threshold for each channel, and a pixel is tissue if it passes any: a bright channel must not hide a dim one. Or
+    # one threshold on the largest of the scaled channels, as always with method = "fixed" and for brightfield RGB.
+    combine: Literal["each", "maximum"] = "each"
     ignore_pens: bool = True  # brightfield RGB; off for blue and green stains (trichrome, Alcian blue)
     ignore_borders: bool = True  # brightfield RGB: near-black borders, black unscanned areas
     min_speck_um2: float = Field(default=400.0, ge=0)  # about one cell of 20 um: smaller is dust
@@ -47,8 +49,6 @@ class TissueConfig(Config):
     def _fixed_needs_a_value(self) -> TissueConfig:
         if (self.method == "fixed") != (self.fixed_threshold is not None):
             raise ValueError("fixed_threshold goes with method = 'fixed', and only with it")
-        if self.method == "fixed" and self.combine == "each":
-            raise ValueError("a fixed threshold is one for all channels: combine = 'each' goes with otsu and triangle")
         return self
 
 

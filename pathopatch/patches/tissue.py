@@ -1,6 +1,6 @@
 """Which pixels of a slide are tissue.
 
-The threshold and the cleaned mask come from the overview; at the target mpp a pixel is tissue if it passes the
+The thresholds and the cleaned mask come from the overview; at the target mpp a pixel is tissue if it passes a
 threshold and lies in the mask. What the overview's colours show to be ink, a scanner's border or never scanned is no
 tissue. A mask that was supplied takes the place of all this. Pure arithmetic on arrays.
 """
@@ -247,7 +247,7 @@ def fit_tissue(
     if counts is not None:
         windows[~np.asarray(counts, np.bool_)] = 0.0
     method, fixed = config.method, config.fixed_threshold
-    if config.combine == "each" and not is_white_known:
+    if config.combine == "each" and method != "fixed" and not is_white_known:
         windows = windows_by_threshold(overview, windows, background=background, method=config.method)
         method, fixed = "fixed", 0.5 if (windows[:, 1] > windows[:, 0]).any() else None
     signal = tissue_signal(overview, background=background, windows=windows)

@@ -255,12 +255,13 @@ def test_with_a_threshold_each_a_dim_channel_is_not_lost_beside_a_bright_one(bac
     counts[100:120, 150:170] = 400
     pixels = np.stack([draw().poisson(1 + 3000 * nuclei), draw(1).poisson(counts)])
     seen = (pixels if background == "dark" else 4000 - pixels).astype(np.uint16)
-    model = fit(seen, background, combine="each")
+    model = fit(seen, background)
     middles = model.windows.mean(axis=1)
     assert overlap(model.mask, stroma) > 0.97
     assert 4 < (middles[1] if background == "dark" else 4000 - middles[1]) < 30
     assert model.threshold == 0.5
-    assert fit(draw().poisson(3, (2, SIZE, SIZE)).astype(np.uint16), background, combine="each").mask.sum() == 0
+    assert fit(draw().poisson(3, (2, SIZE, SIZE)).astype(np.uint16), background).mask.sum() == 0
+    assert fit(seen, background, combine="maximum").threshold != 0.5
 
 
 def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import imagecodecs
+import numpy as np
 import pytest
 
 from pathopatch.config import TileConfig, TissueConfig
@@ -49,13 +51,38 @@ def test_the_whole_tissue_of_a_fluorescence_pair_shows_in_one_of_its_channels(re
             fit_tissue(
                 overview,
                 background=slide.background,
-                config=TissueConfig(combine=combine),
+                config=TissueConfig(),
                 is_rgb_uint8=False,
                 scale_x=scale_x,
                 scale_y=scale_y,
                 mpp=slide.mpp,
                 counts=counts,
             ).mask.mean()
-            for counts, combine in (([True, False], "maximum"), ([False, True], "maximum"), (None, "each"))
+            for counts in ([True, False], [False, True], None)
         ]
     assert shares == [pytest.approx(share, abs=0.05) for share in (0.24, 0.79, 0.79)]
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp", "share"),
+    [
+        ("camelyon/images/10073.jpg", 0.972, 0.744),  # fat vacuoles
+        ("camelyon/images/10699.jpg", 0.972, 1.0),
+        ("ocdc/images/1009009_r27c10.jpg", 0.5, 0.989),  # pale epithelium, no glass to speak of
+        ("ocdc/images/1009009_r28c12.jpg", 0.5, 0.71),  # pale stroma beside glass
+        ("ocdc/images/1009009_r31c1.jpg", 0.5, 0.611),
+    ],
+)
+def test_pale_tissue_of_a_field_is_tissue_and_fat_is_not(real_data: Path, name: str, mpp: float, share: float) -> None:
+    pixels = imagecodecs.jpeg8_decode((real_data / "tumor_masks" / name).read_bytes()).transpose(2, 0, 1)
+    model = fit_tissue(
+        np.ascontiguousarray(pixels),
+        background="bright",
+        config=TissueConfig(),
+        is_rgb_uint8=True,
+        scale_x=1.0,
+        scale_y=1.0,
+        mpp=mpp,
+    )
+    assert model.mask.mean() == pytest.approx(share, abs=0.02)
+    assert (model.ink_share, model.black_share) == (0, 0)
