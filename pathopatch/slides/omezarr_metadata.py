@@ -24,6 +24,10 @@ _MAX_METADATA_BYTES = 16 * 2**20
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
 _MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
 _HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
+_CODECS = {
+    "zarr": {"blosc", "bz2", "gzip", "zlib", "zstd"},
+    "zarr3": {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"},
+}
 _SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
 
 
@@ -210,9 +214,12 @@ def _array(folder: Path, dataset: Any) -> ZarrArray:
 
 def _array_v3(place: Path, raw: dict[str, Any]) -> ZarrArray:
     chunks = raw["chunk_grid"]["configuration"]["chunk_shape"]
+    codecs = list(raw["codecs"])
     for codec in raw["codecs"]:
         if codec["name"] == "sharding_indexed":
             chunks = codec["configuration"]["chunk_shape"]
+            codecs += codec["configuration"]["codecs"]
+    _check_codecs(place, "zarr3", [codec["name"] for codec in codecs])
     return ZarrArray(
         place, "zarr3", _sizes(place, raw["shape"]), _sizes(place, chunks), _dtype(place, raw["data_type"])
     )
@@ -221,8 +228,17 @@ def _array_v3(place: Path, raw: dict[str, Any]) -> ZarrArray:
 def _array_v2(place: Path, raw: dict[str, Any]) -> ZarrArray:
     if raw.get("filters"):
         raise _unsupported(place, f"filters {raw['filters']!r}", "write the image without filters")
+    if raw.get("compressor") is not None:
+        _check_codecs(place, "zarr", [raw["compressor"]["id"]])
     chunks = _sizes(place, raw["chunks"])
     return ZarrArray(place, "zarr", _sizes(place, raw["shape"]), chunks, _dtype(place, raw["dtype"]))
+
+
+def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:
+    """Refuse codecs that are not read."""
+    if unknown := sorted(set(names) - _CODECS[driver]):
+        allowed = ", ".join(sorted(_CODECS[driver]))
+        raise _unsupported(place, f"compressed by {', '.join(unknown)}", f"write it with codecs of {allowed}")
 
 
 def _sizes(place: Path, values: Any) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import zarr
 from made_omezarr import chunk_files, write_omezarr
+from ome_zarr.format import FormatV04, FormatV05
 
 from pathopatch.errors import (
     InputCorruptError,
@@ -182,6 +183,30 @@ def test_broken_metadata_are_refused_with_the_reason(tmp_path: Path, name: str) 
 def test_a_type_that_no_slide_has_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputUnsupportedError, match=r"'uint32'.*uint8, uint16, int16"):
         open_slide(write_omezarr(tmp_path / "a.zarr", [IMAGE.astype(np.uint32)]))
+
+
+@VERSIONS
+def test_a_codec_that_is_not_read_is_unsupported_and_not_corrupt(tmp_path: Path, version: str) -> None:
+    path = write_omezarr(tmp_path / "a.zarr", [IMAGE], version=version)
+    if version == "0.4":
+        change(path / "0" / ".zarray", lambda m: m.update(compressor={"id": "lz4", "acceleration": 1}))
+    else:
+        change(path / "0" / "zarr.json", lambda m: m["codecs"].append({"name": "lz4"}))
+    with pytest.raises(InputUnsupportedError, match="compressed by lz4.*codecs of blosc"):
+        open_slide(path)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the writer warns of itself when it is imported
+@pytest.mark.parametrize("kind", [FormatV04, FormatV05])
+def test_what_the_ome_zarr_writer_wrote_is_read(tmp_path: Path, kind: Any) -> None:
+    from ome_zarr.writer import write_image
+
+    image = made.noise(2, 301, 403, np.uint16)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2 if kind is FormatV04 else 3)
+    write_image(image, group, axes="cyx", fmt=kind())
+    slide = open_slide(tmp_path / "a.zarr")
+    assert (slide.has_mpp, slide.size, len(slide.levels) > 1) == (False, (403, 301), True)  # it writes no units
+    np.testing.assert_array_equal(slide.read_region(0, 0, 403, 301), image)
 
 
 def test_of_several_images_one_must_be_named_by_its_folder(tmp_path: Path) -> None:
