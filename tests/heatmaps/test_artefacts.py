@@ -238,11 +238,12 @@ def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monke
         raise RuntimeError("no ink")
 
     predict_to(slide, model(), tmp_path, slide_id="s1")
-    before = _files(tmp_path)
+    before = _without_status(tmp_path)
     monkeypatch.setattr(artefacts, "write_geojson", fail)
     with pytest.raises(RuntimeError, match="no ink"):
         predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
-    assert _files(tmp_path) == before
+    assert _without_status(tmp_path) == before
+    assert read_status(tmp_path, "s1")["predict"]["state"] == "running"
 
 
 def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
