@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from made_omezarr import write_omezarr
 
-from pathopatch.config import TileConfig, TissueConfig
+from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches import PatchStore, tile_slide
 from pathopatch.provenance import read_table
@@ -75,6 +75,18 @@ def test_patches_from_the_slide_are_those_of_the_store(tmp_path: Path, name: str
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(without)).read(rows[:3]), found[:3])
     tables = [read_table(tmp_path / each / "patches" / "s.parquet") for each in ("kept", "without")]
     assert tables[0].equals(tables[1])
+
+
+def test_channels_that_were_moved_onto_each_other_are_so_when_read_again(tmp_path: Path) -> None:
+    pixels = np.pad(discs(np.uint16, 2, 10), ((0, 0), (40, 40), (40, 40)), constant_values=10)
+    pixels[1] = np.roll(pixels[1], (7, -12), axis=(0, 1))
+    slide = open_slide(made.write_modalities(tmp_path, pixels, ("CARS", "SHG")))
+    config = CONFIG.model_copy(update={"registration": RegistrationConfig(align=True)})
+    kept = tiled(slide, tmp_path / "kept", config, "zarr")
+    assert kept.attributes["registration"]["offsets_px"] == [[0, 0], [-12, 7]]
+    rows = np.arange(len(kept))
+    found = tiled(slide, tmp_path / "without", config, "none").read(rows)
+    np.testing.assert_array_equal(found, kept.read(rows))
 
 
 def test_threads_share_a_slide_and_closing_it_between_reads_does_no_harm(tmp_path: Path) -> None:
