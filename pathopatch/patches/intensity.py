@@ -122,9 +122,10 @@ def scale(
     low = window[:, 0, None, None].astype(np.float32)
     width = (window[:, 1] - window[:, 0])[:, None, None]
     gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
-    exact = patches if patches.dtype.itemsize <= 2 else patches.astype(np.float32, copy=False)
     scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
-    np.subtract(exact, low, out=scaled)  # 16-bit integers and smaller become float32 on the way
+    scaled[...] = patches
+    if low.any():
+        scaled -= low
     scaled *= gain
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 

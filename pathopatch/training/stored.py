@@ -49,14 +49,14 @@ class StoredPatches(Dataset[NDArray[np.float32]]):
         for number in np.unique(slides):
             store = self._stores[number]
             places = np.flatnonzero(slides == number)
-            pixels = store.read(self._row[chosen[places]])  # (n, C, p, p)
+            pixels, windows = store.read(self._row[chosen[places]]), store.windows  # (n, C, p, p)
             if found is None:
                 found = np.empty((len(chosen), pixels.shape[1], self._input_px, self._input_px), dtype=np.float32)
             if pixels.shape[2:] == found.shape[2:]:
                 for place, patch in zip(places, pixels, strict=True):  # one by one: each fits into the cache
-                    scale(patch, store.windows, out=found[place])
+                    scale(patch, windows, out=found[place])
             else:
-                found[places] = resize_area(scale(pixels, store.windows), self._input_px)
+                found[places] = resize_area(scale(pixels, windows), self._input_px)
             for old in self._recent.after(int(number)):
                 self._stores[old].close()
         if found is None:
