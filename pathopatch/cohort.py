@@ -191,7 +191,7 @@ def _annotation_classes(row: SlideRow) -> str:
     """Return the class names that a row's annotations use, for whoever fills in the configuration."""
     if row.annotations is None:
         return ""
-    from pathopatch.patches.annotations import read_annotations
+    from pathopatch.annotations.regions import read_annotations
 
     return ", ".join(sorted(set(read_annotations(row.annotations).names)))
 

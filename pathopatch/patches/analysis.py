@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.annotations.masks import MaskFractions, read_mask
 from pathopatch.config import TileConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.masks import MaskFractions, read_mask
 from pathopatch.patches.source import read_padded
 from pathopatch.patches.tissue import Background, TissueModel, fit_tissue, supplied_tissue
 from pathopatch.slides import Shift, Slide, aligned

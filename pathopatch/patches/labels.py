@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.annotations.masks import MaskFractions
+from pathopatch.annotations.polygons import PolygonFractions
+from pathopatch.annotations.regions import regions_of
 from pathopatch.config import LabelConfig
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.patches.annotations import regions_of
-from pathopatch.patches.masks import MaskFractions
-from pathopatch.patches.polygons import PolygonFractions
 
 
 @dataclass(frozen=True, kw_only=True)

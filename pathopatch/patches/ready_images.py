@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.patches.rasters import raster
 from pathopatch.slides import open_slide
+from pathopatch.slides.rasters import raster
 
 _RGB = ("R", "G", "B")
 _LISTED = 10
@@ -55,7 +55,7 @@ def look_of(path: Path) -> Look:
     InputUnsupportedError
         Another format, a table of colours, single bits, alpha or CMYK.
     InputMissingError, InputCorruptError, InputTooLargeError
-        See `pathopatch.patches.rasters.raster`.
+        See `pathopatch.slides.rasters.raster`.
     """
     found = raster(path)
     if found.is_palette or found.bits not in (8, 16, 32, 64):

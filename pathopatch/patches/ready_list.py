@@ -10,8 +10,8 @@ import pandas as pd
 
 from pathopatch.errors import InputCorruptError, InputMissingError, InputUnsupportedError, ManifestError, Problem
 from pathopatch.manifest import SPLITS, expanded, valid_slide_id
-from pathopatch.patches.rasters import SUFFIXES
 from pathopatch.provenance import fingerprint_file
+from pathopatch.slides.rasters import SUFFIXES
 
 LIST_NAME = "patches.csv"
 """A folder with such a file is described by it."""

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.annotations.mask_bands import HALF_UINT8, banded_fractions, cover
 from pathopatch.errors import InputUnsupportedError, ModalityMismatchError
-from pathopatch.patches.mask_bands import HALF_UINT8, banded_fractions, cover
-from pathopatch.patches.rasters import MAX_PIXELS, raster
+from pathopatch.slides.rasters import MAX_PIXELS, raster
 
 MAX_ASPECT_DIFFERENCE = 0.02
 

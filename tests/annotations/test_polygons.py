@@ -7,7 +7,7 @@ import pytest
 import shapely
 from numpy.typing import NDArray
 
-from pathopatch.patches.polygons import PolygonFractions
+from pathopatch.annotations.polygons import PolygonFractions
 
 
 def at(*origins: int) -> NDArray[np.int64]:
@@ -45,7 +45,7 @@ def test_holes_and_parts_and_leftovers_without_area() -> None:
 @pytest.mark.parametrize("clip_loses", [False, True])
 def test_a_long_outline_in_pieces_equals_the_whole(monkeypatch: pytest.MonkeyPatch, clip_loses: bool) -> None:
     if clip_loses:  # as it may, by its documentation: the clipped piece is another
-        monkeypatch.setattr("pathopatch.patches.polygons.shapely.clip_by_rect", lambda *_: shapely.box(0, 0, 1, 1))
+        monkeypatch.setattr("pathopatch.annotations.polygons.shapely.clip_by_rect", lambda *_: shapely.box(0, 0, 1, 1))
     region = gear(12_800.5, 12_000, 4_000 if clip_loses else 50_000) - gear(12_800.5, 3_000, 1_000)
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(100) * 256, np.arange(100) * 256))
     shares = PolygonFractions(region, (25_600, 25_600)).fractions(x, y, 256.0)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from pathopatch.annotations.masks import MaskFractions, read_mask
 from pathopatch.errors import (
     InputCorruptError,
     InputMissingError,
@@ -23,7 +24,6 @@ from pathopatch.errors import (
     ModalityMismatchError,
 )
 from pathopatch.patches import mask_bands, masks, rasters
-from pathopatch.patches.masks import MaskFractions, read_mask
 
 
 def at(*origins: int) -> NDArray[np.int64]:

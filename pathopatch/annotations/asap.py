@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from xml.parsers import expat
 
+from pathopatch.annotations.outlines import MAX_BYTES, UNCLASSIFIED, Outlines, polygon
 from pathopatch.errors import InputCorruptError, InputMissingError, InputTooLargeError
-from pathopatch.patches.outlines import MAX_BYTES, UNCLASSIFIED, Outlines, polygon
 
 NO_GROUP = "None"
 """ASAP's own word for annotations that belong to no group."""

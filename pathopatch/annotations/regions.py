@@ -16,12 +16,12 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from pathopatch.annotations.asap import read_asap
+from pathopatch.annotations.outlines import Outlines
+from pathopatch.annotations.qupath import read_qupath
 from pathopatch.config import AnnotationConfig
 from pathopatch.errors import InputUnsupportedError, ModalityMismatchError
 from pathopatch.manifest import ANNOTATION_SUFFIXES
-from pathopatch.patches.asap import read_asap
-from pathopatch.patches.outlines import Outlines
-from pathopatch.patches.qupath import read_qupath
 
 _TABLE = "tile.labels.annotations"
 _log = logging.getLogger(__name__)

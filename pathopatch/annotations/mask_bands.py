@@ -1,6 +1,6 @@
 """What share of each patch does a mask set that is too large for memory? A tiled TIFF, read in bands of rows.
 
-The shares are the exact area means that `pathopatch.patches.masks` finds for smaller masks.
+The shares are the exact area means that `pathopatch.annotations.masks` finds for smaller masks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def banded_fractions(
     Raises
     ------
     InputUnsupportedError
-        The values are class numbers, see `pathopatch.patches.masks.read_mask`.
+        The values are class numbers, see `pathopatch.annotations.masks.read_mask`.
     InputCorruptError
         It cannot be decoded.
     """

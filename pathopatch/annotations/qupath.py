@@ -13,8 +13,8 @@ from typing import Any
 
 import shapely
 
+from pathopatch.annotations.outlines import MAX_BYTES, UNCLASSIFIED, Outlines, polygon
 from pathopatch.errors import InputCorruptError, InputMissingError, InputTooLargeError
-from pathopatch.patches.outlines import MAX_BYTES, UNCLASSIFIED, Outlines, polygon
 
 _WITHOUT_AREA = {"Point", "MultiPoint", "LineString", "MultiLineString"}
 _MAX_NESTING = 16
