@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from pathopatch.annotations import mask_bands, masks
 from pathopatch.annotations.masks import MaskFractions, read_mask
 from pathopatch.errors import (
     InputCorruptError,
@@ -23,7 +24,7 @@ from pathopatch.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
 )
-from pathopatch.patches import mask_bands, masks, rasters
+from pathopatch.slides import rasters
 
 
 def at(*origins: int) -> NDArray[np.int64]:

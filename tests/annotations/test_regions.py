@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pathopatch import pipeline
+from pathopatch.annotations import qupath
 from pathopatch.annotations.regions import Regions, read_annotations, regions_of
 from pathopatch.cli import app
 from pathopatch.config import AnnotationConfig, LabelConfig, TileConfig
@@ -30,7 +31,6 @@ from pathopatch.errors import (
     ModalityMismatchError,
     StaleArtefactError,
 )
-from pathopatch.patches import qupath
 from pathopatch.patches.labels import LabelSource, label_fractions
 from pathopatch.patches.tile import tile_slide
 
