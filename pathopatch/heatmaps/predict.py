@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from pathopatch.config import PredictConfig, RegistrationConfig, TileConfig
 from pathopatch.errors import CheckpointIncompatibleError, InputUnsupportedError, NonFiniteError
 from pathopatch.manifest import slide_id_from_path
-from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide
+from pathopatch.models.bundle import PatchClassifier, check_slide
+from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.tile import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.slides import Slide

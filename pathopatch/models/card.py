@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathopatch.models.bundle import BundleSpec
+from pathopatch.models.spec import BundleSpec
 
 _CARD = """# Patch classifier: {method}
 

@@ -17,7 +17,8 @@ import torch
 from pathopatch import provenance
 from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.models.bundle import BundleSpec, save_bundle
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import Stamp, fingerprint, inside, json_stamp, read_json, write_bytes, write_json
 from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays

@@ -17,7 +17,8 @@ from pathopatch.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.heatmaps import artefacts, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
-from pathopatch.models.bundle import BundleSpec, PatchClassifier
+from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import read_status, read_table
 from pathopatch.slides import open_slide
 

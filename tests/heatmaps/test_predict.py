@@ -13,7 +13,8 @@ from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps.predict import predict_slide, tiling_of
 from pathopatch.heatmaps.stitch import stitch
-from pathopatch.models.bundle import BundleSpec, PatchClassifier
+from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import open_slide
 

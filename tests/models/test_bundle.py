@@ -18,8 +18,9 @@ from pathopatch.errors import (
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.models.bundle import BundleSpec, check_slide, load_model, save_bundle
+from pathopatch.models.bundle import check_slide, load_model, save_bundle
 from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 
