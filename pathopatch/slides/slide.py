@@ -158,8 +158,10 @@ class Slide(ABC):
     @property
     def source(self) -> str | dict[str, str]:
         """Absolute path with its fragment, or one per channel name: what `open_slide` opens this slide from again."""
-        choices = {name: self._arguments.get(name) for name in ("page", "plane")}
-        fragment = "&".join(f"{name}={value}" for name, value in choices.items() if value is not None)
+        holder = self._arguments.get("choice")  # a TIFF's; other adapters take the words themselves
+        chosen = self._arguments if holder is None else vars(holder)
+        words = [f"{name}={chosen[name]}" for name in ("page", "plane", "z", "t") if chosen.get(name) is not None]
+        fragment = "&".join(words)
         return f"{self.paths[0].absolute()}{fragment and '#' + fragment}"
 
     @property
