@@ -32,13 +32,14 @@ GOOD_STATES = ("done", "done_empty", "current")
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one slide: a state (done, done_empty, current, failed), its counts or its error."""
+    """What became of one slide: a state (done, done_empty, current, failed), its counts and warnings, or its error."""
 
     slide_id: str
     state: str
     code: str = ""
     message: str = ""
     counts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class SlideTask(Protocol):
@@ -104,6 +105,7 @@ class TileTask:
             tumor_mask=self.row.tumor_mask,
             whole_slide_non_tumor=self.row.whole_slide_non_tumor,
             labelled_mask=self.row.labelled_mask,
+            annotations=self.row.annotations,
         )
         with open_row(self.row) as slide:
             result = tile_slide(
@@ -113,9 +115,11 @@ class TileTask:
                 slide_id=self.row.slide_id,
                 patient_id=self.row.patient_id,
                 labels=labels,
+                tissue_mask=self.row.tissue_mask,
                 force=self.force,
             )
-        return Outcome(slide_id=self.slide_id, state=result.state, counts={"patches": result.patches})
+        counts = {"patches": result.patches}
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,16 @@ class PredictTask:
 
         model = load_model(self.model, device=self.config.device, precision=self.config.precision)
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
-            result = predict_to(slide, model, self.out, slide_id=self.slide_id, config=self.config, force=self.force)
-        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts)
+            result = predict_to(
+                slide,
+                model,
+                self.out,
+                slide_id=self.slide_id,
+                tissue_mask=self.row.tissue_mask,
+                config=self.config,
+                force=self.force,
+            )
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
 
 
 def run_slides(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathopatch.batch import Outcome
     from pathopatch.config import Config, TrainConfig
     from pathopatch.pipeline import Progress
+    from pathopatch.plan import Plan
 
 app = typer.Typer(
     name="pathopatch",
@@ -31,6 +32,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
+app.add_typer(exports, name="export")
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made otherwise.")]
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
@@ -38,6 +42,7 @@ Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metava
 Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
 Threshold = Annotated[float, typer.Option(help="Threshold of the tissue fraction that forms the groups.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
 
 
@@ -142,49 +147,130 @@ def _finish(outcomes: list[Outcome]) -> None:
             _say(f"failed: {outcome.slide_id}: {outcome.message}")
         elif outcome.state == "done_empty":
             _say(f"warning: {outcome.slide_id}: no tissue found, its outputs are empty (done_empty)")
+        for warning in outcome.warnings:
+            _say(f"warning: {outcome.slide_id}: {warning}")
     states = Counter(outcome.state for outcome in outcomes)
     print("slides: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
     if code := exit_code(outcomes):
         raise typer.Exit(code)
 
 
+def _show_plan(plan: Plan, workers: int) -> None:
+    """Print a plan and the slides that cannot be worked on, and exit as the stage would."""
+    print(plan.text(workers))
+    for outcome in plan.failed:
+        _say(f"failed: {outcome.slide_id}: {outcome.message}")
+    if plan.exit_code:
+        raise typer.Exit(plan.exit_code)
+
+
 @app.command()
 def check(
     manifest: Manifest,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue, shifts and saturation.")] = False,
+    warn_shift_um: WarnShift = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Check a manifest and open every slide in it; report every problem in one go."""
+    """Check a manifest and open every slide in it; report every problem in one go, and what each slide is."""
     from pathopatch import pipeline
 
+    measure = None if quick else _looking(warn_shift_um)
     with _progress(quiet) as progress:
-        slides = pipeline.check(manifest, out, force=force, progress=progress)
-    print(slides.drop(columns=["source", "fingerprint"], errors="ignore").to_string(index=False))
+        slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
+    shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
+    print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+    for row in slides.to_dict("records"):
+        for warning in row.get("warnings", ()):
+            _say(f"warning: {row['slide_id']}: {warning}")
+
+
+def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:
+    """Return the settings by which pixels are looked at where nothing is tiled."""
+    from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+
+    registration = _with(RegistrationConfig(), warn_um=warn_shift_um)
+    return _with(TileConfig(), registration=registration, tissue=_with(TissueConfig(), background=background))
+
+
+@app.command()
+def info(
+    source: Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG file of the picture. Default: <slide_id>-info.png here.")
+    ] = None,
+    slide_mpp: Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")] = None,
+    slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
+    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    warn_shift_um: WarnShift = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Say what a slide is, and draw it with its tissue outlined."""
+    from pathopatch import pipeline
+
+    (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    picture = Path(f"{row.slide_id}-info.png") if out is None else out
+    described = pipeline.describe(row, _looking(warn_shift_um, background), slide_mpp=slide_mpp, picture=picture)
+    width = max(len(name) for name, _ in described.lines())
+    for name, text in [*described.lines(), ("picture", str(picture))]:
+        print(f"{name:{width}}  {text}")
+    for warning in described.warnings:
+        _say(f"warning: {row.slide_id}: {warning}")
 
 
 @app.command()
 def tile(
-    manifest: Manifest,
     out: Out,
-    patch_px: Annotated[int, typer.Option(help="Patch side, px at the target mpp.")] = 256,
+    manifest: Annotated[
+        Path | None, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)
+    ] = None,
+    patches: Annotated[
+        Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.", show_default=False)
+    ] = None,
+    patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
-    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
-    store: Annotated[str, typer.Option(help="zarr, or none to keep the table only.")] = "zarr",
+    background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
+    store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--config", help="Study TOML whose [tile] table holds all other settings.")
+    ] = None,
+    align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
+    warn_shift_um: WarnShift = None,
     workers: Workers = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many patches there will be.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+    ] = False,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch import pipeline
-    from pathopatch.config import TileConfig, TissueConfig
+    from pathopatch.config import TileConfig, load_study
 
-    tissue = _with(TissueConfig(), background=background)
-    config = _with(TileConfig(), patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, tissue=tissue)
+    if (manifest is None) == (patches is None):
+        raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
+    base = load_study(settings).tile if settings else TileConfig()
+    parts = {
+        "tissue": _with(base.tissue, background=background),
+        "registration": _with(base.registration, align=align or None, warn_um=warn_shift_um),
+    }
+    config = _with(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, **parts)
+    if patches is not None:
+        if patch_px or stride_px or dry_run:
+            raise typer.BadParameter(
+                "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
+            )
+        with _progress(quiet) as progress:
+            _finish(pipeline.tile_patches(patches, out, config, force=force, progress=progress))
+        return
+    assert manifest is not None
     if dry_run:
-        print(pipeline.tile_plan(manifest, config).to_string(index=False))
+        from pathopatch.plan import tile_plan
+
+        _show_plan(tile_plan(manifest, config), workers)
         return
     with _progress(quiet) as progress:
         outcomes = pipeline.tile(manifest, out, config, workers=workers, force=force, progress=progress)
@@ -344,7 +430,9 @@ def predict(
     min_tissue: Annotated[float | None, typer.Option(help="Least tissue fraction; default: the bundle's.")] = None,
     device: Device = "auto",
     workers: Workers = 1,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many patches there will be.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")
+    ] = False,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -355,7 +443,9 @@ def predict(
     config = _with(PredictConfig(), all_patches=all_patches, min_tissue=min_tissue, stride_px=stride_px, device=device)
     cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
     if dry_run:
-        print(pipeline.predict_plan(cohort, model, config, slide_mpp=slide_mpp).to_string(index=False))
+        from pathopatch.plan import predict_plan
+
+        _show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp), workers)
         return
     with _progress(quiet) as progress:
         outcomes = pipeline.predict(
@@ -365,6 +455,36 @@ def predict(
         if outcome.state != "failed":
             print(out / "heatmaps" / outcome.slide_id / "overlay.png")
     _finish(outcomes)
+
+
+@exports.command("ome-zarr")
+def export_ome_zarr(
+    source: Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; default: <slide id>.ome.zarr.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3, shards).")] = "0.5",
+    slide_mpp: Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")] = None,
+    slide_id: Annotated[str | None, typer.Option(help="Name of the image; default: the file's stem.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a whole slide as an OME-Zarr pyramid that other viewers open."""
+    from pathopatch import pipeline
+
+    if version not in ("0.4", "0.5"):
+        raise typer.BadParameter(f"{version!r} is not 0.4 or 0.5")
+    with _progress(quiet) as progress:
+        path = pipeline.export_ome_zarr(
+            source,
+            out,
+            version="0.4" if version == "0.4" else "0.5",
+            slide_id=slide_id,
+            slide_mpp=slide_mpp,
+            force=force,
+            progress=progress,
+        )
+    print(path)
 
 
 @app.command()
@@ -411,6 +531,32 @@ def demo(
             print(study.run_seeds(out, seeds=seeds, jobs=jobs, force=force, progress=progress))
         else:
             print(study.run_demo(out, jobs=jobs, force=force, progress=progress))
+
+
+@app.command()
+def clean(
+    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)],
+    store: Annotated[
+        bool, typer.Option("--store", help="Also the pixels of slides tiled to the end; they are read from the slides.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    quiet: Quiet = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what may be another machine's, and pixels whose slide is gone.")
+    ] = False,
+) -> None:
+    """Remove temporary files of processes that have ended and, on request, pixels that can be read again."""
+    from pathopatch import clean as cleaning
+
+    findings = (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
+    for finding in findings:
+        if not finding.goes:
+            _say(f"kept: {finding.path}: {finding.reason}")
+        elif not quiet:
+            print(f"{'would remove' if dry_run else 'removed'}: {finding.path}: {finding.reason}")
+    gone = [finding for finding in findings if finding.goes]
+    freed = sum(finding.bytes for finding in gone) / 1e9
+    print(f"{len(gone)} {'would be removed' if dry_run else 'removed'}, {freed:.3f} GB")
 
 
 @app.command()

@@ -9,16 +9,18 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from pathopatch.config import MPP_RANGE
 from pathopatch.errors import InputMissingError, ManifestError, Problem
-from pathopatch.provenance import fingerprint_file
+from pathopatch.provenance import content_bytes, fingerprint_file
 
 SPLITS = ("", "train", "val", "test")
 """Allowed values of the column split; empty means: to be assigned, by patient."""
+ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
+"""Endings of the files that outlines are read from."""
 
 Background = Literal["dark", "bright"]
 
@@ -26,10 +28,12 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _REQUIRED = ("slide_id", "patient_id")
 _OPTIONAL = (
-    "split", "path", "channels", "mpp", "tumor_mask", "labelled_mask", "annotations", "background", "exclude",
+    "split", "path", "channels", "mpp", "tumor_mask", "labelled_mask", "annotations", "tissue_mask", "background",
+    "exclude",
 )  # fmt: skip
 _CHANNEL_COLUMN = re.compile(r"path:([A-Za-z][A-Za-z0-9_.-]*)")
-_FRAGMENT = re.compile(r"(?P<path>.+?)#(?P<choices>(?:page|plane)=\d{1,9}(?:&(?:page|plane)=\d{1,9})?)")
+_CHOICE = r"(?:page|plane|z|t)=\d{1,9}"
+_FRAGMENT = re.compile(rf"(?P<path>.+?)#(?P<choices>{_CHOICE}(?:&{_CHOICE}){{0,3}})")
 _BACKGROUNDS = ("", "auto", "dark", "bright")
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
 
@@ -42,13 +46,15 @@ class Fragment:
     ----------
     path : str
         The file.
-    page, plane : int or None
-        Counted from 0; None: all.
+    page, plane, z, t : int or None
+        Counted from 0; None: all. Pages and planes are the file's, z and t are positions on the axes of its metadata.
     """
 
     path: str
     page: int | None = None
     plane: int | None = None
+    z: int | None = None
+    t: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,8 @@ class SlideRow:
         The manifest says ``none`` for the tumour mask.
     labelled_mask, annotations : Path or None
         What was labelled at all; outlines by a pathologist.
+    tissue_mask : Path or None
+        Raster of the tissue; None: it is found.
     background : {"dark", "bright"} or None
         None: to be guessed.
     exclude : bool
@@ -92,8 +100,14 @@ class SlideRow:
     whole_slide_non_tumor: bool = False
     labelled_mask: Path | None = None
     annotations: Path | None = None
+    tissue_mask: Path | None = None
     background: Background | None = None
     exclude: bool = False
+
+    @property
+    def has_tumor(self) -> bool:
+        """Whether anything says where tumour is, or that there is none."""
+        return self.tumor_mask is not None or self.annotations is not None or self.whole_slide_non_tumor
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -139,12 +153,13 @@ def slide_id_from_path(path: Path | str) -> str:
 
 
 def split_fragment(text: str) -> Fragment:
-    """Return the file that a path names, and the page and plane after its ``#``.
+    """Return the file that a path names, and what is chosen of it after its ``#``.
 
     Parameters
     ----------
     text : str
-        ``a.tif``, ``a.tif#page=2``, ``a.tif#plane=0`` or ``a.tif#page=2&plane=0``.
+        ``a.tif``, ``a.tif#page=2``, ``a.tif#plane=0``, ``a.tif#page=2&plane=0`` or ``a.tif#z=3&t=0``; each word at
+        most once.
     """
     match = _FRAGMENT.fullmatch(text)
     if match is None:
@@ -153,7 +168,7 @@ def split_fragment(text: str) -> Fragment:
     chosen = {name: int(number) for name, number in pairs}
     if len(chosen) < len(pairs):
         return Fragment(text)
-    return Fragment(match["path"], chosen.get("page"), chosen.get("plane"))
+    return Fragment(match["path"], **chosen)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -253,10 +268,17 @@ class _Row:
             whole_slide_non_tumor=is_non_tumor,
             labelled_mask=self.file("labelled_mask"),
             annotations=self.file("annotations"),
+            tissue_mask=self.file("tissue_mask"),
             background=cast(Background | None, self.one_of("background", _BACKGROUNDS).replace("auto", "") or None),
             exclude=self.one_of("exclude", _TRUE + _FALSE) in _TRUE,
             row=self.number,
         )
+        if row.annotations is not None and not row.annotations.name.lower().endswith(ANNOTATION_SUFFIXES):
+            self.problem("INPUT_UNSUPPORTED", "annotations", "neither GeoJSON nor XML",
+                         f"export them from QuPath or ASAP: {', '.join(ANNOTATION_SUFFIXES)}")  # fmt: skip
+        if row.annotations is not None and self.cells.get("tumor_mask"):
+            self.problem("INPUT_UNSUPPORTED", "annotations", "the row has a tumor_mask too",
+                         "state the tumour once: empty one of the two")  # fmt: skip
         if len(set(channels)) < len(channels):
             self.problem("CHANNEL_MISMATCH", "channels", "a name stands twice", "name each plane once")
         if channels and isinstance(row.source, dict) and channels != tuple(row.source):
@@ -305,27 +327,31 @@ class _Row:
         if self.cells.get("path"):
             if columns:
                 self.problem("INPUT_UNSUPPORTED", "path", "both path and path:NAME are filled", "empty one of them")
-            return self.located("path")
+            return self.located("path", folders=True)
         for name, column in self.table.channel_columns.items():
             if columns and name not in columns:
                 self.problem("INPUT_MISSING", column, f"no file for {name}", "every channel needs a file")
         if not columns:
             self.problem("INPUT_MISSING", "path", "no file named", "fill path, or the columns path:NAME")
-        return {name: self.located(column) for name, column in columns.items()}
+        return {name: self.located(column, folders=True) for name, column in columns.items()}
 
     def file(self, column: str) -> Path | None:
         """Return an optional file."""
         return Path(self.located(column)) if self.cells.get(column) else None
 
-    def located(self, column: str) -> str:
-        """Return a cell's absolute path with its fragment, variables replaced; note it if no file is there."""
-        text, undefined = _expanded(self.cells[column])
+    def located(self, column: str, *, folders: bool = False) -> str:
+        """Return a cell's absolute path with its fragment, variables replaced; note it if no file is there.
+
+        Slides may be folders (OME-Zarr); masks and annotations are files.
+        """
+        text, undefined = expanded(self.cells[column])
         if undefined:
             self.problem("INPUT_MISSING", column, f"the environment does not define {undefined}",
                          f"set {undefined}, or write the path out")  # fmt: skip
             return text
         absolute = str((self.table.path.parent / text).absolute())
-        if not (_is_file(absolute) or _is_file(split_fragment(absolute).path)):
+        is_there = _exists if folders else _is_file
+        if not (is_there(absolute) or is_there(split_fragment(absolute).path)):
             self.problem("INPUT_MISSING", column, f"no file {absolute}", "correct the path (relative to the manifest)")
         return absolute
 
@@ -337,7 +363,14 @@ def _is_file(path: str) -> bool:
         return False
 
 
-def _expanded(text: str) -> tuple[str, str]:
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def expanded(text: str) -> tuple[str, str]:
     """Return a text with ``${NAME}`` replaced, and the first name that is not defined."""
     names = re.findall(r"\$\{([^}]*)\}", text)
     undefined = next((name for name in names if name not in os.environ), "")
@@ -374,10 +407,10 @@ def _check_content(table: _Table, rows: list[SlideRow]) -> None:
     users: dict[tuple[int, str], list[tuple[SlideRow, Fragment]]] = defaultdict(list)
     for row in rows:
         for source in () if row.exclude else row.sources:
-            fragment = Fragment(source) if _is_file(source) else split_fragment(source)
-            if not _is_file(fragment.path):
+            fragment = Fragment(source) if _exists(source) else split_fragment(source)
+            if not _exists(fragment.path):
                 continue  # noted already
-            users[Path(fragment.path).stat().st_size, f"{fragment.page}/{fragment.plane}"].append((row, fragment))
+            users[content_bytes(Path(fragment.path)), str(replace(fragment, path=""))].append((row, fragment))
     reported: set[tuple[int, ...]] = set()
     for candidates in users.values():
         same: dict[str, dict[int, SlideRow]] = defaultdict(dict)

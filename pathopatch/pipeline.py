@@ -6,18 +6,26 @@ check, tile, groups, train (or tune), evaluate, predict, report.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import pandas as pd
 
 from pathopatch import provenance
 from pathopatch.batch import Outcome, PredictTask, TileTask, open_row, run_slides
+from pathopatch.cohort import (
+    Progress,
+    check,
+    describe,
+    included,
+    open_slides,
+    slides_to_predict,
+    write_slides,
+)
 from pathopatch.config import (
     EvaluateConfig,
     GroupsConfig,
@@ -30,115 +38,14 @@ from pathopatch.config import (
 from pathopatch.errors import (
     InputMissingError,
     InputUnsupportedError,
-    ManifestError,
-    MppMissingError,
-    PathopatchError,
-    Problem,
     StaleArtefactError,
 )
-from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.provenance import Stamp
-from pathopatch.slides import parse_source
+
+__all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
 
 _MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
-
-
-class Progress(Protocol):
-    """What a stage calls to say how far it is."""
-
-    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Say that `done` of `total` units of the task `what` are finished."""
-        ...
-
-
-# --- check ---------------------------------------------------------------------------------------------------------
-
-
-def check(
-    manifest_path: Path, work: Path | None = None, *, force: bool = False, progress: Progress | None = None
-) -> pd.DataFrame:
-    """Return one row per slide that is not excluded, after opening every slide; write ``slides.parquet`` into `work`.
-
-    Raises
-    ------
-    ManifestError
-        Everything wrong with the manifest and its slides, in one go.
-    """
-    rows = _included(read_manifest(manifest_path))
-    table, errors = open_slides(rows, progress=progress)
-    if errors:
-        problems = [_as_problem(row, errors[row.slide_id]) for row in rows if row.slide_id in errors]
-        raise ManifestError(problems, place=str(manifest_path))
-    if work is not None:
-        _write_slides(work, table, force=force)
-    return table
-
-
-def open_slides(
-    rows: Sequence[SlideRow], *, progress: Progress | None = None
-) -> tuple[pd.DataFrame, dict[str, PathopatchError]]:
-    """Return the facts of each slide that opens, a row a slide, and the error of each that does not, by slide_id."""
-    facts: list[dict[str, Any]] = []
-    errors: dict[str, PathopatchError] = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            facts.append(slide_facts(row))
-        except PathopatchError as error:
-            errors[row.slide_id] = error
-        if progress:
-            progress("check", number, len(rows), row.slide_id)
-    return pd.DataFrame(facts), errors
-
-
-def slide_facts(row: SlideRow) -> dict[str, Any]:
-    """Return what one slide is: identity, geometry, channels, and the fingerprint of its files."""
-    if row.annotations is not None:
-        raise InputUnsupportedError(
-            f"annotations {row.annotations.name} cannot be read yet",
-            place=f"slide {row.slide_id}",
-            remedy="rasterise them into a tumor_mask",
-        )
-    with open_row(row) as slide:
-        width, height = slide.size
-        return {
-            "slide_id": row.slide_id,
-            "patient_id": row.patient_id,
-            "split": row.split,
-            "width": width,
-            "height": height,
-            "mpp": slide.mpp,
-            "levels": len(slide.levels),
-            "channels": ",".join(slide.channels),
-            "dtype": str(slide.dtype),
-            "background": slide.background,
-            "has_labels": row.tumor_mask is not None or row.whole_slide_non_tumor,
-            "source": json.dumps(row.source, default=str, sort_keys=True),
-            "fingerprint": provenance.fingerprint([provenance.fingerprint_file(path) for path in slide.paths]),
-        }
-
-
-def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
-    column = "mpp" if isinstance(error, MppMissingError) else "path"
-    value = "" if column == "mpp" else str(row.source)
-    message = f"slide {row.slide_id}: {error.message}"
-    return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
-
-
-def _write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
-    """Write ``slides.parquet``; slides may come and go, but one that changed under its id is stale."""
-    path = work / "slides.parquet"
-    stamp = Stamp(stage="check", config="", inputs=dict(zip(table["slide_id"], _fingerprints(table), strict=True)))
-    existing = provenance.table_stamp(path)
-    if existing is not None:
-        shared = stamp.inputs.keys() & existing.inputs.keys()
-        known, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
-        provenance.is_current(now, known, place=path, force=force)
-    if stamp != existing:
-        provenance.write_table(path, table, stamp)
-
-
-def _fingerprints(table: pd.DataFrame) -> list[str]:
-    return [provenance.fingerprint({str(key): value for key, value in row.items()}) for row in table.to_dict("records")]
 
 
 # --- tile ----------------------------------------------------------------------------------------------------------
@@ -164,39 +71,59 @@ def tile(
     InputUnsupportedError
         No target mpp was given and the slides' own differ by more than 2 %.
     """
-    rows = _included(read_manifest(manifest_path))
+    rows = included(read_manifest(manifest_path))
     table, _ = open_slides(rows, progress=progress)
     if len(table):
-        _one_mpp(table, config)
-        _write_slides(work, table, force=force)
+        one_mpp(table, config)
+        write_slides(work, table, force=force)
+        config = _with_cohort_windows(rows, table, config, work, force=force)
     tasks = [TileTask(row, config, work, force) for row in rows]
     return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
 
 
-def tile_plan(manifest_path: Path, config: TileConfig) -> pd.DataFrame:
-    """Return for each slide how many patches `tile` would make and how many megabytes they take uncompressed."""
-    import numpy as np
+def _with_cohort_windows(
+    rows: Sequence[SlideRow], table: pd.DataFrame, config: TileConfig, work: Path, *, force: bool
+) -> TileConfig:
+    """Return the configuration with the cohort's intensity windows, if they are asked for."""
+    if config.intensity.scope == "slide":
+        return config
+    from pathopatch.patches import cohort_config
 
-    from pathopatch.patches import grid_of
-
-    table = check(manifest_path)
-    _one_mpp(table, config)
-    lines = []
-    for row in _included(read_manifest(manifest_path)):
-        with open_row(row) as slide:
-            grid = grid_of(slide, config)
-            itemsize = np.dtype(slide.dtype).itemsize
-            count = grid.nx * grid.ny
-            size = count * len(slide.channels) * config.patch_px**2 * itemsize / 1e6
-        lines.append({"slide_id": row.slide_id, "patches": count, "megabytes": round(size, 1)})
-    return pd.DataFrame(lines)
+    fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True))
+    return cohort_config(rows, config, work, fingerprints=fingerprints, opened=open_row, force=force)
 
 
-def _included(manifest: Manifest) -> list[SlideRow]:
-    return [row for row in manifest.rows if not row.exclude]
+def tile_patches(
+    source: Path, work: Path, config: TileConfig, *, force: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
+    """Store a set of ready patches as if it were one tiled slide; return what became of it.
+
+    The work folder then holds this set and nothing else: its slides, if it had any, are no longer in the cohort.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.patches.tile_patches`: a set has no part that could fail alone.
+    """
+    from pathopatch.patches import tile_patches as store_patches
+
+    def count(done: int, total: int) -> None:
+        if progress:
+            progress("tile", done, total)
+
+    result, facts = store_patches(source, config, work, force=force, progress=count)
+    write_slides(work, pd.DataFrame([facts]), force=force)
+    return [Outcome(slide_id=result.slide_id, state=result.state, counts={"patches": result.patches})]
 
 
-def _one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
+def one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
+    """Refuse a cohort of several mpp without a target.
+
+    Raises
+    ------
+    InputUnsupportedError
+        No target mpp is given and the slides' own differ by more than 2 %; the finest and the coarsest are named.
+    """
     if config.mpp is None and table["mpp"].max() > _MPP_TOLERANCE * table["mpp"].min():
         by_mpp = table.sort_values("mpp")
         low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
@@ -248,7 +175,7 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
         return provenance.read_table(path)
     patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
-    split = assign_splits(patches, slides, seed=config.split_seed)
+    split = assign_splits(patches, _given_splits(slides, patches), seed=config.split_seed)
     patches = patches.assign(split=patches["patient_id"].map(split))
     table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
     provenance.write_table(path, table, stamp)
@@ -256,6 +183,15 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     found["left_out"] = sorted(set(slides["slide_id"]) - set(done))
     provenance.write_json(work / "groups" / "audit.json", found)
     return table
+
+
+def _given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
+    """Return the splits that were given, by patient: of slides, and of ready patches, which say their own."""
+    given = slides[["patient_id", "split"]]
+    if "split" not in patches:
+        return given
+    own = patches.loc[patches["split"].notna(), ["patient_id", "split"]].drop_duplicates()
+    return pd.concat([given[given["patient_id"] != ""], own], ignore_index=True)
 
 
 def _one_geometry(work: Path, slides: Sequence[str]) -> None:
@@ -398,29 +334,6 @@ def comparison_text(work: Path) -> str:
 # --- predict, report -----------------------------------------------------------------------------------------------
 
 
-def slides_to_predict(source: str, *, slide_id: str | None = None) -> list[SlideRow]:
-    """Return the rows that a command line's SLIDE or MANIFEST names.
-
-    Parameters
-    ----------
-    source : str
-        A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
-    slide_id : str, optional
-        Id of a single slide; default is its file's stem.
-    """
-    if source.lower().endswith(".csv"):
-        return _included(read_manifest(Path(source)))
-    parsed = parse_source(source)
-    first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
-    identity = slide_id or slide_id_from_path(first)
-    if not valid_slide_id(identity):
-        raise InputUnsupportedError(
-            f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
-        )
-    texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
-    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
-
-
 def predict(
     cohort: Sequence[SlideRow],
     model: Path,
@@ -453,28 +366,50 @@ def _write_cohort(out: Path) -> None:
     provenance.write_bytes(out / "cohort.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
-def predict_plan(
-    cohort: Sequence[SlideRow], model: Path, config: PredictConfig, *, slide_mpp: float | None = None
-) -> pd.DataFrame:
-    """Return for each slide how many grid positions it has under the bundle's geometry."""
-    from pathopatch.heatmaps import tiling_of
-    from pathopatch.models import read_spec
-    from pathopatch.patches import grid_of
-
-    settings = tiling_of(read_spec(model), config)
-    lines = []
-    for row in cohort:
-        with open_row(row, fallback_mpp=slide_mpp) as slide:
-            grid = grid_of(slide, settings)
-            lines.append({"slide_id": row.slide_id, "patches": grid.nx * grid.ny})
-    return pd.DataFrame(lines)
-
-
 def report(work: Path) -> Path:
     """Write ``report/index.html`` from whatever is in the work folder; return its path."""
     from pathopatch.report import write_report
 
     return write_report(work)
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+def export_ome_zarr(
+    source: str,
+    path: Path | None = None,
+    *,
+    version: Literal["0.4", "0.5"] = "0.5",
+    slide_id: str | None = None,
+    slide_mpp: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a whole slide as an OME-Zarr pyramid for other viewers; return its folder, ``<slide_id>.ome.zarr`` if None.
+
+    Raises
+    ------
+    InputUnsupportedError
+        `source` is a manifest, or something else than an export stands at `path`.
+    """
+    import numpy as np
+
+    from pathopatch.config import IntensityConfig
+    from pathopatch.patches import intensity
+    from pathopatch.slides.omezarr_export import export_ome_zarr as write
+
+    if source.lower().endswith(".csv"):
+        raise InputUnsupportedError("a manifest, not a slide", place=source, remedy="export its slides one by one")
+    (row,) = slides_to_predict(source, slide_id=slide_id)
+    path = Path(f"{row.slide_id}.ome.zarr") if path is None else path
+    with open_row(row, fallback_mpp=slide_mpp) as slide:
+        overview, _, _ = slide.read_overview()
+        everywhere = np.ones(overview.shape[1:], np.bool_)
+        windows = intensity.windows(overview, everywhere, rule=IntensityConfig(), is_rgb_uint8=slide.is_rgb)
+        done = None if progress is None else partial(progress, "export")
+        write(slide, path, version=version, name=row.slide_id, windows=windows, force=force, progress=done)
+    return path
 
 
 # --- the whole study -----------------------------------------------------------------------------------------------
@@ -520,7 +455,7 @@ def predict_split(
     table = provenance.read_table(study.work / "groups.parquet")
     wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
     ids = set(wanted["slide_id"])
-    cohort = [row for row in _included(read_manifest(study.manifest)) if row.slide_id in ids]
+    cohort = [row for row in included(read_manifest(study.manifest)) if row.slide_id in ids]
     runs = study_runs(study)
     is_choice = len(runs) > 1  # a single run needs no validation to be preferred
     run = preferred_run(study.work, threshold=study.groups.thresholds[0]) if is_choice else runs[0].run_name

@@ -12,10 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,11 +32,15 @@ from pathopatch.errors import (
     StaleArtefactError,
 )
 from pathopatch.faultpoints import fault_point
+from pathopatch.temporary import temporary_path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept."""
+
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
 _SAMPLES = 64
 _SAMPLE_BYTES = 2**20
+_ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 _STAMP_KEY = b"pathopatch"
 
 
@@ -67,8 +70,9 @@ class Stamp:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Stamp:
-        """Return the stamp that `to_dict` wrote."""
-        return cls(**raw)
+        """Return the stamp that `to_dict` wrote, of any schema."""
+        known = {each.name for each in fields(cls)}
+        return cls(**{name: value for name, value in raw.items() if name in known})
 
     def differences(self, other: Stamp) -> list[str]:
         """Return in words what differs between this stamp and another; empty if they are equal."""
@@ -109,8 +113,9 @@ def _plain(value: object) -> Any:
 def fingerprint_file(path: Path) -> str:
     """Return a fingerprint of a file's content, or of all files below a folder.
 
-    Files up to 256 MiB are hashed whole; larger ones by size and 64 evenly spread samples of 1 MiB, since whole
-    slides of many gigabytes are opened again and again.
+    Up to 256 MiB, all bytes are hashed; beyond, sizes and 64 evenly spread samples of 1 MiB, since whole slides of many
+    gigabytes are opened again and again. Of a folder beyond, that is every file's name and size, the small JSON files
+    that describe it, and 64 evenly spread files.
 
     Raises
     ------
@@ -119,12 +124,32 @@ def fingerprint_file(path: Path) -> str:
     """
     try:
         if path.is_dir():
-            parts = {str(p.relative_to(path)): fingerprint_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
-            return fingerprint(parts)
+            return _fingerprint_folder(path)
         status = path.stat()
         return _hash_file(str(path), status.st_size, status.st_mtime_ns)
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
+
+
+def content_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files below a folder."""
+    return path.stat().st_size if path.is_file() else sum(_sizes_below(path).values())
+
+
+def _sizes_below(folder: Path) -> dict[str, int]:
+    """Return the size of each file below a folder, by its path in it, sorted."""
+    found = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return dict(sorted(found.items()))
+
+
+def _fingerprint_folder(folder: Path) -> str:
+    sizes = _sizes_below(folder)
+    if sum(sizes.values()) <= _WHOLE_FILE_BYTES:
+        return fingerprint({name: fingerprint_file(folder / name) for name in sizes})
+    names = list(sizes)
+    spread = {names[index * (len(names) - 1) // (_SAMPLES - 1)] for index in range(_SAMPLES)}
+    described = {name for name, size in sizes.items() if size <= _SAMPLE_BYTES and Path(name).name in _ZARR_METADATA}
+    return fingerprint([sizes, {name: fingerprint_file(folder / name) for name in sorted(spread | described)}])
 
 
 @lru_cache(maxsize=65536)
@@ -167,6 +192,7 @@ def is_current(stamp: Stamp, existing: Stamp | None, *, place: Path, force: bool
         return True
     if force:
         return False
+    require_schema(existing, place=place, remedy="run the same command with --force to make it anew")
     raise StaleArtefactError(
         "what stands here was made otherwise: " + "; ".join(changes),
         place=str(place),
@@ -174,9 +200,24 @@ def is_current(stamp: Stamp, existing: Stamp | None, *, place: Path, force: bool
     )
 
 
-def temporary_path(path: Path) -> Path:
-    """Return a fresh hidden-until-renamed name in the same folder."""
-    return path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex[:12]}")
+def require_schema(stamp: Stamp, *, place: Path, remedy: str) -> None:
+    """Refuse an artefact of another schema; a newer one needs another version of this package, whatever the remedy.
+
+    Raises
+    ------
+    StaleArtefactError
+        The schema is not this version's.
+    """
+    if stamp.schema_version == SCHEMA_VERSION:
+        return
+    if stamp.schema_version > SCHEMA_VERSION:
+        remedy = f"use pathopatch {stamp.package_version} or newer, or another work folder"
+    raise StaleArtefactError(
+        f"made by pathopatch {stamp.package_version} under schema {stamp.schema_version}, "
+        f"this version works with schema {SCHEMA_VERSION}",
+        place=str(place),
+        remedy=remedy,
+    )
 
 
 @contextmanager

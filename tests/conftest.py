@@ -11,6 +11,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))  # so that tests can say `import made_slides`
 
+pytest_plugins = ["array_slides"]
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathopatch.patches.store import StoreWriter
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import Stamp, write_table
 from pathopatch.training.dataset import PatchSet
 
@@ -36,7 +36,13 @@ def toy(n_per_cell: Sequence[Sequence[int]], *, seed: int, side: int = 16, contr
     )
 
 
-def write_work(work: Path, *, seed: int = 0, channels: Sequence[tuple[str, ...]] = (CHANNELS,) * 3) -> pd.DataFrame:
+def write_work(
+    work: Path,
+    *,
+    seed: int = 0,
+    channels: Sequence[tuple[str, ...]] = (CHANNELS,) * 3,
+    align: Sequence[bool] = (False,) * 3,
+) -> pd.DataFrame:
     """A work folder of three slides (train, val, test) with stores, patch tables and groups; returns the groups.
 
     The first patch of each slide is blank glass, the second has no label.
@@ -64,6 +70,7 @@ def write_work(work: Path, *, seed: int = 0, channels: Sequence[tuple[str, ...]]
                 "windows": [[100.0, 4100.0]] * 2,
                 "intensity": {"low_percentile": 1.0, "high_percentile": 99.5},
                 "tissue": {"background": "auto", "method": "otsu", "threshold": 0.25},
+                "registration": {"align": align[number]},
                 "stamp": stamp.to_dict(),
             }
         )

@@ -95,6 +95,7 @@ def write_aperio(
     tile_px: int = 64,
     compression: str = "deflate",
     marker: str = "PATIENT-MARKER",
+    **options: object,
 ) -> list[np.ndarray]:
     """An Aperio SVS: the pyramid, and between and after its levels a thumbnail, a label and a macro image.
 
@@ -113,7 +114,7 @@ def write_aperio(
         for level, pixels in enumerate(pyramid):
             said = f"{title}{image.shape[2]}x{image.shape[1]}|AppMag = 20|MPP = {mpp}|User = {marker}"
             write(np.ascontiguousarray(pixels.transpose(1, 2, 0)), said, tile=(tile_px, tile_px),
-                  compression=compression)  # fmt: skip
+                  compression=compression, **options)  # fmt: skip
             if level == 0:
                 write(red, title + "thumbnail")
         write(red[:20, :30], f"{title}label 30x20", subfiletype=1)

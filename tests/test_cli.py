@@ -218,7 +218,8 @@ def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Pa
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("tile",), 2, "Missing argument"),
+        (("check",), 2, "Missing argument"),
+        (("tile", "-o", "out"), 2, "MANIFEST or --patches"),
         (("check", "nowhere.csv"), 1, "INPUT_MISSING"),
         (("run", "nowhere.toml"), 1, "INPUT_MISSING"),
         (("groups", "nowhere"), 1, "INPUT_MISSING"),
@@ -279,3 +280,16 @@ def test_an_output_folder_that_is_a_file_is_named_so(slides: Path, tmp_path: Pat
     done = run("tile", slides, "-o", tmp_path / "notes.txt", "--patch-px", PATCH, "--quiet", code=1)
     assert "notes.txt" in done.stderr
     assert "INTERNAL" not in done.stderr
+
+
+def test_tile_takes_what_has_no_option_from_a_study_and_options_go_before_it(slides: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'manifest = "cohort.csv"\nwork = "work"\n[tile]\npatch_px = 48\nstride_px = 48\nstore = "none"\n'
+        '[tile.tissue]\nchannels = ["SHG"]\nmethod = "triangle"\n'
+    )
+    run("tile", slides, "-o", tmp_path / "work", "--config", study, "--patch-px", "96")
+    known = json.loads((tmp_path / "work" / "slides" / "s0.zarr" / "zarr.json").read_text())["attributes"]
+    assert (known["patch_px"], known["stride_px"]) == (96, 48)
+    assert (known["tissue"]["channels"], known["tissue"]["method"]) == (["SHG"], "triangle")
+    assert [high > low for low, high in known["tissue"]["windows"]] == [False, False, True]

@@ -44,16 +44,28 @@ def problems(folder: Path, text: str) -> list[tuple[str, int | None, str]]:
 def test_a_row_becomes_a_slide_with_absolute_paths(tmp_path: Path) -> None:
     (row,) = read(
         tmp_path,
-        "slide_id,patient_id,split,path,channels,mpp,tumor_mask,labelled_mask,annotations,background,exclude\n"
-        "s1,p1,train,a.tif#page=2,CARS; TPEF;SHG,0.5,b.tif,c.tif,d.tif,dark,\n",
+        "slide_id,patient_id,split,path,channels,mpp,tumor_mask,labelled_mask,annotations,tissue_mask,background,exclude\n"
+        "s1,p1,train,a.tif#page=2,CARS; TPEF;SHG,0.5,b.tif,c.tif,,e.tif,dark,\n",
     )
     assert (row.slide_id, row.patient_id, row.split, row.row) == ("s1", "p1", "train", 2)
     assert row.source == f"{tmp_path / 'a.tif'}#page=2"
     assert row.channels == ("CARS", "TPEF", "SHG")
     assert row.mpp == 0.5
     assert row.tumor_mask == tmp_path / "b.tif"
-    assert (row.labelled_mask, row.annotations) == (tmp_path / "c.tif", tmp_path / "d.tif")
+    assert (row.labelled_mask, row.annotations) == (tmp_path / "c.tif", None)
+    assert row.tissue_mask == tmp_path / "e.tif"
     assert (row.background, row.exclude, row.whole_slide_non_tumor) == ("dark", False, False)
+
+
+def test_annotations_are_geojson_or_xml_and_stand_without_a_tumour_mask(tmp_path: Path) -> None:
+    for name in ("a.geojson.gz", "b.xml"):
+        (tmp_path / name).write_text("")
+    head = "slide_id,patient_id,path,tumor_mask,annotations\n"
+    rows = read(tmp_path, head + "s1,p1,a.tif,,a.geojson.gz\ns2,p2,b.tif,,b.xml\n").rows
+    assert [row.annotations for row in rows] == [tmp_path / "a.geojson.gz", tmp_path / "b.xml"]
+    assert all(row.has_tumor for row in rows)
+    wrong = problems(tmp_path, head + "s1,p1,a.tif,,c.tif\ns2,p2,b.tif,none,b.xml\n")
+    assert wrong == [("INPUT_UNSUPPORTED", 2, "annotations"), ("INPUT_UNSUPPORTED", 3, "annotations")]
 
 
 def test_the_least_that_a_row_needs(tmp_path: Path) -> None:
@@ -236,6 +248,8 @@ def test_an_id_made_from_a_path_resembles_it() -> None:
         ("a.tif#plane=0", Fragment("a.tif", plane=0)),
         ("a.tif#page=2&plane=1", Fragment("a.tif", 2, 1)),
         ("a#1.tif#plane=1&page=2", Fragment("a#1.tif", 2, 1)),
+        ("a.tif#z=3&t=0&plane=1", Fragment("a.tif", plane=1, z=3, t=0)),
+        ("a.tif#z=3&z=4", Fragment("a.tif#z=3&z=4")),
         ("a.tif#page=-1", Fragment("a.tif#page=-1")),
         ("a.tif#page=1&page=2", Fragment("a.tif#page=1&page=2")),
         ("#page=1", Fragment("#page=1")),

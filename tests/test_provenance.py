@@ -1,4 +1,5 @@
 import errno
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -120,3 +121,30 @@ def test_a_slides_status_keeps_the_other_stages(tmp_path: Path) -> None:
     provenance.update_status(tmp_path, "a", "tile", {"state": "done"})
     provenance.update_status(tmp_path, "a", "predict", {"state": "failed"})
     assert provenance.read_status(tmp_path, "a") == {"tile": {"state": "done"}, "predict": {"state": "failed"}}
+
+
+@pytest.mark.parametrize("limit", [2**30, 100])  # hashed whole; by names, sizes, samples and metadata
+def test_a_folder_is_known_by_its_files_and_not_by_its_place_or_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(provenance, "_WHOLE_FILE_BYTES", limit)
+    for number in range(200):
+        provenance.write_bytes(tmp_path / "a" / "c" / f"{number:03}", bytes([number]) * 10)
+    provenance.write_bytes(tmp_path / "a" / "c" / "101x" / "zarr.json", b"{}")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    known = provenance.fingerprint_file(tmp_path / "a")
+    assert provenance.fingerprint_file(tmp_path / "b") == known
+    (tmp_path / "b" / "c" / "101").write_bytes(b"longer than it was")
+    assert provenance.fingerprint_file(tmp_path / "b") != known
+    (tmp_path / "a" / "c" / "101x" / "zarr.json").write_bytes(b"[]")
+    assert provenance.fingerprint_file(tmp_path / "a") != known
+
+
+@pytest.mark.parametrize(
+    ("version", "words"), [(1, "under schema 1.*with --force"), (99, "under schema 99.*use pathopatch 7.0 or newer")]
+)
+def test_what_another_schema_made_is_refused_with_the_way_out(tmp_path: Path, version: int, words: str) -> None:
+    other = Stamp.from_dict({**stamp().to_dict(), "schema_version": version, "package_version": "7.0", "unheard": 1})
+    with pytest.raises(StaleArtefactError, match=words):
+        provenance.is_current(stamp(), other, place=tmp_path, force=False)
+    assert not provenance.is_current(stamp(), other, place=tmp_path, force=True)

@@ -31,7 +31,7 @@ from pathopatch.provenance import (
     write_json,
     write_table,
 )
-from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.dataset import PatchSet, load_patches, refuse_many_values
 
 _BATCH = 256  # patches read and predicted at a time
 
@@ -97,6 +97,8 @@ def evaluate_run(
     ------
     InputMissingError
         Groups, model or run are missing, or none of the splits has labelled patches.
+    InputUnsupportedError
+        The patches' own attribute has more than two values.
     StaleArtefactError
         Another evaluation stands there and `force` is off.
     """
@@ -114,6 +116,7 @@ def evaluate_run(
     if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
         return out
     groups = read_table(work / "groups.parquet")
+    refuse_many_values(groups)
     predictions, decision_threshold = _predict(work, groups, model_folder, splits=splits, device=device)
     numbers = judge_predictions(
         predictions,

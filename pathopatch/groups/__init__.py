@@ -1,6 +1,6 @@
 """Which group and split is a patch in, and how much does the tissue alone give away of the label? Numbers only."""
 
-from pathopatch.groups.assign import assign_groups, attribute_column, bins_column, group_column
+from pathopatch.groups.assign import assign_groups, attribute_column, attribute_values, bins_column, group_column
 from pathopatch.groups.audit import audit, check_groups, describe, group_counts
 from pathopatch.groups.splits import assign_splits
 
@@ -8,6 +8,7 @@ __all__ = [
     "assign_groups",
     "assign_splits",
     "attribute_column",
+    "attribute_values",
     "audit",
     "bins_column",
     "check_groups",

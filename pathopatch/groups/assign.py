@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from pathopatch.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 
-KEPT = ("patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction")
+OWN = "attribute"
+"""Column of a patch table that holds an attribute of the patches' own, as text; "" where it is unknown."""
+KEPT = ("patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction", OWN)
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
 
 
@@ -27,6 +29,30 @@ def group_column(threshold: float) -> str:
 def bins_column(bins: Sequence[float]) -> str:
     """Return the name of the column that holds the bin between several cuts, ``bin@0.3,0.5``."""
     return "bin@" + ",".join(f"{cut:g}" for cut in bins)
+
+
+def attribute_values(patches: pd.DataFrame) -> tuple[str, ...]:
+    """Return the values of the patches' own attribute, numbers by size and text by letters; none if they have none.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Some patches have one and others do not: the groups would mean two things.
+    """
+    if OWN not in patches:
+        return ()
+    own = patches[OWN]
+    if own.isna().any():
+        raise InputUnsupportedError(
+            f"{int(own.notna().sum())} patches have an attribute of their own, {int(own.isna().sum())} do not",
+            place="patches",
+            remedy="keep slides and ready patches with an attribute in two work folders",
+        )
+    values = set(own.astype(str)) - {""}
+    try:
+        return tuple(sorted(values, key=float))
+    except ValueError:
+        return tuple(sorted(values))
 
 
 def attribute(tissue_fraction: NDArray[np.float64], cuts: Sequence[float], *, min_tissue: float) -> NDArray[np.int64]:
@@ -67,7 +93,8 @@ def assign_groups(
     Parameters
     ----------
     patches : DataFrame
-        Columns patch_id, slide_id, patient_id, label (1, 0, -1), tissue_fraction; split where it is known.
+        Columns patch_id, slide_id, patient_id, label (1, 0, -1), tissue_fraction; split where it is known; attribute
+        where the patches have one of their own, of A values, in place of the tissue.
     thresholds : sequence of float
         Each in (0, 1).
     min_tissue : float
@@ -80,14 +107,17 @@ def assign_groups(
     DataFrame
         A row a patch, in the order given: patch_id, slide_id, patient_id, split (if given), label, tissue_fraction;
         per threshold ``attribute@T`` (1 large tissue, 0 little, -1 blank) and ``group@T`` (2 label + attribute; -1 if
-        blank or not labelled); with bins ``bin@…`` (0 to the number of cuts, -1 blank).
+        blank or not labelled); with bins ``bin@…`` (0 to the number of cuts, -1 blank). Patches with an attribute of
+        their own have, at every threshold alike, its place among `attribute_values` (-1 where unknown, whatever the
+        tissue) and the group A label + attribute, A being at least 2.
 
     Raises
     ------
     InputMissingError
         A column is missing.
     InputUnsupportedError
-        A threshold lies outside (0, 1), two share one name, the bins do not rise, or there is no threshold.
+        A threshold lies outside (0, 1), two share one name, the bins do not rise, or there is no threshold; or see
+        `attribute_values`.
     DuplicateIdError
         A patch_id stands twice.
     """
@@ -95,10 +125,16 @@ def assign_groups(
     groups = patches[[name for name in KEPT if name in patches]].copy()
     fraction = patches["tissue_fraction"].to_numpy(np.float64)
     label = patches["label"].to_numpy(np.int64)
+    values = attribute_values(patches)
+    n_values = max(2, len(values))
     for threshold in thresholds:
-        large = attribute(fraction, (threshold,), min_tissue=min_tissue)
-        groups[attribute_column(threshold)] = large
-        groups[group_column(threshold)] = np.where((large < 0) | (label < 0), -1, 2 * label + large)
+        if values:
+            place = patches[OWN].astype(str).map({value: index for index, value in enumerate(values)})
+            found = place.fillna(-1).to_numpy(np.int64)
+        else:
+            found = attribute(fraction, (threshold,), min_tissue=min_tissue)
+        groups[attribute_column(threshold)] = found
+        groups[group_column(threshold)] = np.where((found < 0) | (label < 0), -1, n_values * label + found)
     if bins:
         groups[bins_column(bins)] = attribute(fraction, bins, min_tissue=min_tissue)
     return groups.reset_index(drop=True)

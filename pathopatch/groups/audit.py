@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.errors import GroupEmptyError, InputMissingError
-from pathopatch.groups.assign import attribute_column, group_column
+from pathopatch.groups.assign import attribute_column, attribute_values, group_column
 from pathopatch.groups.splits import SPLITS
 from pathopatch.metrics import auroc
 
 SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Thresholds at which alpha is reported beside the chosen ones."""
+_TISSUE = ("little tissue", "much tissue")
 
 
 def group_counts(groups: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -31,19 +32,19 @@ def group_counts(groups: pd.DataFrame, threshold: float) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns split, label, attribute, n, patients; four rows a split, in the order of the groups.
+        Columns split, label, attribute, n, patients; a row for each of the 2 x A groups of a split, in their order.
 
     Raises
     ------
     InputMissingError
         There is no such threshold.
     """
-    column = _column(groups, threshold)
+    column, n_values = _column(groups, threshold), len(_values(groups))
     rows = []
     for split, part in _by_split(groups):
-        for group in range(4):
+        for group in range(2 * n_values):
             members = part[part[column] == group]
-            rows.append((split, group // 2, group % 2, len(members), members["patient_id"].nunique()))
+            rows.append((split, group // n_values, group % n_values, len(members), members["patient_id"].nunique()))
     return pd.DataFrame(rows, columns=["split", "label", "attribute", "n", "patients"])
 
 
@@ -57,21 +58,23 @@ def check_groups(groups: pd.DataFrame, threshold: float, *, splits: Sequence[str
     threshold : float
         One of its thresholds.
     splits : sequence of str
-        Splits that need all four groups; taken together, not one by one, where several are trained on.
+        Splits that need all groups; taken together, not one by one, where several are trained on.
 
     Raises
     ------
     GroupEmptyError
-        States the 2 x 2 counts.
+        States the counts of all groups.
     InputMissingError
         There is no such threshold.
     """
     column = _column(groups, threshold)
     part = groups[groups["split"].isin(list(splits))] if "split" in groups else groups
-    counts = _counts(part[column].to_numpy())
+    values = _values(groups)
+    counts = _counts(part[column].to_numpy(), len(values))
     if (counts == 0).any():
         shown = "; ".join(
-            f"label {label}: {counts[label, 0]} with little tissue, {counts[label, 1]} with much" for label in (0, 1)
+            f"label {label}: " + ", ".join(f"{n} with {value}" for n, value in zip(row, values, strict=True))
+            for label, row in enumerate(counts.tolist())
         )
         raise GroupEmptyError(
             f"at threshold {threshold:g} a group is empty ({shown})",
@@ -93,12 +96,12 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x 2 ``counts`` and ``patients`` (rows label,
-        columns attribute) and ``alpha``, the share of each attribute value within a label (None for a label without
-        patches). ``sweep``: alpha per split for thresholds from 0.05 to 0.95. ``fraction_only``: per split, how well
-        the tissue fraction alone tells the label: ``n``, ``tumor``, ``auroc``, and the best ``accuracy`` with its
-        ``threshold`` and ``larger_is_tumor``; None where a split holds one label only. Only labelled patches that are
-        not blank count.
+        ``attribute_values``: what the A values of the attribute mean, in order. ``thresholds``: per threshold (as
+        ``f"{t:g}"``) and split the 2 x A ``counts`` and ``patients`` (rows label, columns attribute) and ``alpha``,
+        the share of each attribute value within a label (None for a label without patches). ``sweep``: alpha per split
+        for thresholds from 0.05 to 0.95. ``fraction_only``: per split, how well the tissue fraction alone tells the
+        label: ``n``, ``tumor``, ``auroc``, and the best ``accuracy`` with its ``threshold`` and ``larger_is_tumor``;
+        None where a split holds one label only. Only labelled patches that are not blank count.
 
     Raises
     ------
@@ -109,16 +112,19 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
     ----------
     Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv 2503.13236, eq. 2: alpha.
     """
-    found: dict[str, Any] = {"thresholds": {}, "sweep": {}, "fraction_only": {}}
+    values = _values(groups)
+    found: dict[str, Any] = {"attribute_values": list(values), "thresholds": {}, "sweep": {}, "fraction_only": {}}
     for threshold in thresholds:
         column = _column(groups, threshold)
-        found["thresholds"][f"{threshold:g}"] = {split: _cells(part, column) for split, part in _by_split(groups)}
+        found["thresholds"][f"{threshold:g}"] = {
+            split: _cells(part, column, len(values)) for split, part in _by_split(groups)
+        }
     is_counted = groups[_column(groups, thresholds[0])] >= 0
     for split, part in _by_split(groups[is_counted]):
         label = part["label"].to_numpy(np.int64)
         fraction = part["tissue_fraction"].to_numpy(np.float64)
         found["sweep"][split] = [
-            {"threshold": cut, "alpha": _alpha(_counts(2 * label + (fraction >= cut)))} for cut in SWEEP
+            {"threshold": cut, "alpha": _alpha(_counts(2 * label + (fraction >= cut), 2))} for cut in SWEEP
         ]
         found["fraction_only"][split] = _fraction_only(label, fraction)
     return found
@@ -143,9 +149,13 @@ def describe(found: Mapping[str, Any]) -> str:
             f"{line}: AUROC {told['auroc']:.3f}, accuracy {told['accuracy']:.3f} "
             f"with tumour where the fraction is {side} {told['threshold']:.3g}"
         )
+    values = tuple(found.get("attribute_values", _TISSUE))
     for threshold, by_split in found["thresholds"].items():
-        lines += ["", f"Groups at threshold {threshold} (patches / patients; share within the label):"]
-        lines.append(f"  {'split':<6} {'label':<9} {'little tissue':>24} {'much tissue':>24}")
+        if values != _TISSUE and threshold != next(iter(found["thresholds"])):
+            continue  # the patches' own attribute is the same at every threshold
+        named = f"at threshold {threshold}" if values == _TISSUE else "by the patches' own attribute"
+        lines += ["", f"Groups {named} (patches / patients; share within the label):"]
+        lines.append(f"  {'split':<6} {'label':<9} " + " ".join(f"{value:>24}" for value in values))
         for split, cells in by_split.items():
             lines += [_group_line(split, label, cells) for label in (0, 1)]
     return "\n".join(lines)
@@ -154,12 +164,18 @@ def describe(found: Mapping[str, Any]) -> str:
 def _group_line(split: str, label: int, cells: Mapping[str, Any]) -> str:
     """Return one label's line of the group table; an empty group is marked."""
     shown = []
-    for attribute in (0, 1):
+    for attribute in range(len(cells["counts"][label])):
         n, patients = cells["counts"][label][attribute], cells["patients"][label][attribute]
         alpha = cells["alpha"][label]
         share = "" if alpha is None else f" {alpha[attribute]:6.1%}"
         shown.append(f"{n} / {patients}{share}" if n else "EMPTY")
-    return f"  {split:<6} {('non-tumor', 'tumor')[label]:<9} {shown[0]:>24} {shown[1]:>24}"
+    return f"  {split:<6} {('non-tumor', 'tumor')[label]:<9} " + " ".join(f"{cell:>24}" for cell in shown)
+
+
+def _values(groups: pd.DataFrame) -> tuple[str, ...]:
+    """Return what the values of the attribute mean, at least two."""
+    own = attribute_values(groups)
+    return own if len(own) > 1 else (*own, "(no other)") if own else _TISSUE
 
 
 def _column(groups: pd.DataFrame, threshold: float) -> str:
@@ -183,9 +199,9 @@ def _by_split(groups: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     return [(name, groups[groups["split"] == name]) for name in names]
 
 
-def _counts(group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the 2 x 2 numbers of patches, rows label, columns attribute."""
-    return np.bincount(group[group >= 0], minlength=4)[:4].reshape(2, 2).astype(np.int64)
+def _counts(group: NDArray[np.int64], n_values: int) -> NDArray[np.int64]:
+    """Return the 2 x A numbers of patches, rows label, columns attribute."""
+    return np.bincount(group[group >= 0], minlength=2 * n_values).reshape(2, n_values).astype(np.int64)
 
 
 def _alpha(counts: NDArray[np.int64]) -> list[list[float] | None]:
@@ -193,13 +209,13 @@ def _alpha(counts: NDArray[np.int64]) -> list[list[float] | None]:
     return [(row / row.sum()).tolist() if row.sum() else None for row in counts]
 
 
-def _cells(part: pd.DataFrame, column: str) -> dict[str, Any]:
+def _cells(part: pd.DataFrame, column: str, n_values: int) -> dict[str, Any]:
     """Return counts, patients and alpha of one split at one threshold."""
-    counts = _counts(part[column].to_numpy())
+    counts = _counts(part[column].to_numpy(), n_values)
     patients = part.groupby(column)["patient_id"].nunique()
     return {
         "counts": counts.tolist(),
-        "patients": [[int(patients.get(2 * y + a, 0)) for a in (0, 1)] for y in (0, 1)],
+        "patients": [[int(patients.get(n_values * y + a, 0)) for a in range(n_values)] for y in (0, 1)],
         "alpha": _alpha(counts),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from pathopatch.config import PredictConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.heatmaps.geojson import write_geojson
 from pathopatch.heatmaps.ome_tiff import write_ome_tiff
-from pathopatch.heatmaps.overlay import Legend, Picture, compose, render, shrunk, write_png
+from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, sigmoid, tiling_of
 from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.manifest import valid_slide_id
-from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide
+from pathopatch.models.bundle import PatchClassifier, check_slide
+from pathopatch.models.spec import BundleSpec
+from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.patches.tile import SlideAnalysis
 from pathopatch.provenance import (
     Stamp,
@@ -63,11 +65,14 @@ class PredictResult:
         ``done``, ``done_empty`` (no patch with tissue), or ``current`` (it was there already).
     counts : mapping of str to int
         ``patches`` of the grid, ``predicted`` ones, and ``tumour``, those above the decision threshold.
+    warnings : tuple of str
+        What a person should know of the slide.
     """
 
     slide_id: str
     state: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 def predict_to(
@@ -76,6 +81,7 @@ def predict_to(
     out: Path,
     *,
     slide_id: str,
+    tissue_mask: Path | None = None,
     config: PredictConfig = DEFAULTS,
     force: bool = False,
     progress: Progress | None = None,
@@ -92,6 +98,8 @@ def predict_to(
         Work folder.
     slide_id : str
         Names the outputs.
+    tissue_mask : Path, optional
+        Raster that says what is tissue; found on the slide if not given.
     config : PredictConfig
     force : bool
         Redo outputs that were made of something else.
@@ -117,7 +125,7 @@ def predict_to(
     table_path = inside(out, "predictions", f"{slide_id}.parquet")
     folder = inside(out, "heatmaps", slide_id)
     check_slide(model.spec, slide)
-    stamp = _stamp(slide, model, config)
+    stamp = _stamp(slide, model, config, tissue_mask)
     found = [
         is_current(stamp, existing, place=place, force=force)
         for existing, place in ((table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder))
@@ -125,15 +133,16 @@ def predict_to(
     if all(found):
         return _adopted(out, slide_id, folder)
     update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname()})
-    prediction = predict_patches(slide, model, slide_id, config, progress)
+    prediction = predict_patches(slide, model, slide_id, config, tissue_mask=tissue_mask, progress=progress)
     counts = _counts(prediction, model.spec)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         _write_heatmap(temporary, slide, model, slide_id, prediction, stamp, counts)
     write_table(table_path, prediction.table, stamp)
     state = "done" if counts["predicted"] else "done_empty"
-    _record(out, slide_id, state, counts, seconds=time.time() - started)
-    return PredictResult(slide_id=slide_id, state=state, counts=counts)
+    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(model.spec, config).registration.warn_um)
+    _record(out, slide_id, state, counts, seconds=time.time() - started, warnings=warnings)
+    return PredictResult(slide_id=slide_id, state=state, counts=counts, warnings=tuple(warnings))
 
 
 def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
@@ -231,12 +240,14 @@ def _facts(
         "background": analysis.tissue.background,
         "tissue_threshold": analysis.tissue.threshold,
         "intensity_windows": analysis.windows.tolist(),
+        "shifts": [shift.to_dict() for shift in analysis.shifts],
+        "offsets_px": [list(offset) for offset in analysis.offsets],
         "counts": dict(counts),
         "stamp": stamp.to_dict(),
     }
 
 
-def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig) -> Stamp:
+def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
     """Return what the outputs depend on; how fast they are computed is no part of it."""
     settings = {
         "all_patches": config.all_patches,
@@ -251,11 +262,10 @@ def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig) -> Stamp
         "background": slide.background,
         "probes": _probes(slide),
     }
-    return Stamp(
-        stage="predict",
-        config=fingerprint(settings),
-        inputs={"slide": fingerprint(pixels), "model": _model_fingerprint(model)},
-    )
+    inputs = {"slide": fingerprint(pixels), "model": _model_fingerprint(model)}
+    if tissue_mask is not None:
+        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
+    return Stamp(stage="predict", config=fingerprint(settings), inputs=inputs)
 
 
 def _probes(slide: Slide) -> str:
@@ -282,14 +292,24 @@ def _adopted(out: Path, slide_id: str, folder: Path) -> PredictResult:
     counts = {name: int(value) for name, value in facts["counts"].items()}
     if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
         _record(out, slide_id, "done" if counts["predicted"] else "done_empty", counts)
-    return PredictResult(slide_id=slide_id, state="current", counts=counts)
+    warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))
+    return PredictResult(slide_id=slide_id, state="current", counts=counts, warnings=warnings)
 
 
-def _record(out: Path, slide_id: str, state: str, counts: Mapping[str, int], *, seconds: float | None = None) -> None:
+def _record(
+    out: Path,
+    slide_id: str,
+    state: str,
+    counts: Mapping[str, int],
+    *,
+    seconds: float | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
     """Write the slide's status; times and host stand only here."""
     entry: dict[str, Any] = {
         "state": state,
         "counts": dict(counts),
+        "warnings": list(warnings),
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pathopatch.config import PredictConfig, TileConfig
+from pathopatch.config import PredictConfig, RegistrationConfig, TileConfig
 from pathopatch.errors import CheckpointIncompatibleError, InputUnsupportedError, NonFiniteError
 from pathopatch.manifest import slide_id_from_path
-from pathopatch.models.bundle import BundleSpec, PatchClassifier, check_slide
+from pathopatch.models.bundle import PatchClassifier, check_slide
+from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.tile import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.slides import Slide
@@ -82,11 +84,17 @@ def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
         store="none",
         tissue=spec.tissue,
         intensity=spec.intensity,
+        registration=RegistrationConfig(align=spec.align),
     )
 
 
 def predict_slide(
-    slide: Slide, model: PatchClassifier, *, slide_id: str | None = None, config: PredictConfig = DEFAULTS
+    slide: Slide,
+    model: PatchClassifier,
+    *,
+    slide_id: str | None = None,
+    tissue_mask: Path | None = None,
+    config: PredictConfig = DEFAULTS,
 ) -> pd.DataFrame:
     """Return what a model says of each patch of a slide that holds enough tissue.
 
@@ -98,6 +106,8 @@ def predict_slide(
         From `load_model`.
     slide_id : str, optional
         First part of each patch_id; the first file's stem if not given.
+    tissue_mask : Path, optional
+        Raster that says what is tissue; found on the slide if not given.
     config : PredictConfig
         Its device and precision are the model's already and not read here.
 
@@ -120,11 +130,17 @@ def predict_slide(
         The model returned NaN or infinity.
     """
     identity = slide_id_from_path(slide.paths[0]) if slide_id is None else slide_id
-    return predict_patches(slide, model, identity, config, None).table
+    return predict_patches(slide, model, identity, config, tissue_mask=tissue_mask).table
 
 
 def predict_patches(
-    slide: Slide, model: PatchClassifier, slide_id: str, config: PredictConfig, progress: Progress | None
+    slide: Slide,
+    model: PatchClassifier,
+    slide_id: str,
+    config: PredictConfig,
+    *,
+    tissue_mask: Path | None = None,
+    progress: Progress | None = None,
 ) -> Prediction:
     """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
     spec = model.spec
@@ -133,7 +149,7 @@ def predict_patches(
             f"the model has classes {spec.class_names}", place="class_names", remedy="use a model of two classes"
         )
     check_slide(spec, slide)
-    analysis = analyse_slide(slide, tiling_of(spec, config))
+    analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)
     least = spec.min_tissue if config.min_tissue is None else config.min_tissue
     tissue, logits = np.zeros(len(origins)), np.full(len(origins), np.nan)

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from pathopatch.config import Config, IntensityConfig, TissueConfig
 from pathopatch.errors import (
     ChannelMismatchError,
     CheckpointIncompatibleError,
@@ -38,70 +37,16 @@ from pathopatch.models.forward import (
     resize_area,
 )
 from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec
 from pathopatch.provenance import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide
 
-BUNDLE_VERSION = 1
 WEIGHTS, SPEC, CARD = "model.safetensors", "model.json", "README.md"
 _MPP_TOLERANCE = 1.02
 _HEADER = "pathopatch"  # one key, since safetensors orders several at random and equal models have equal bytes
 _UNSAFE = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
-_ADJUSTABLE = {  # what may be set after training without making the weights wrong
-    "decision_threshold",
-    "decision_chosen_for",
-    "temperature",
-    "group_metrics",
-    "training",
-    "parameters",
-    "package_version",
-    "min_tissue",
-}
-
-
-class BundleSpec(Config):
-    """Everything about a trained model but its weights.
-
-    ``mean`` and ``std`` are those of the training set's patches, per channel, after scaling to [0, 1].
-    ``intensity`` is the rule; the windows belong to each slide.
-    """
-
-    schema_version: int = BUNDLE_VERSION
-    package_version: str = ""
-    architecture: str
-    channels: tuple[str, ...] = Field(min_length=1)
-    dtype: str  # of the slides, as numpy names it
-    background: str = "auto"
-    patch_px: int = Field(ge=1)
-    stride_px: int = Field(ge=1)
-    mpp: float | None = Field(default=None, gt=0)  # None: trained on ready patches of unknown scale
-    input_px: int = Field(ge=1)
-    intensity: IntensityConfig = IntensityConfig()
-    tissue: TissueConfig = TissueConfig()
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    min_tissue: float = Field(default=0.01, ge=0, le=1)
-    class_names: tuple[str, ...] = ("non-tumour", "tumour")
-    decision_threshold: float = 0.0  # on the logit z1 - z0
-    decision_chosen_for: str = "none"  # "none": 0, the larger logit; "wga": worst-group accuracy on validation
-    temperature: float = Field(default=1.0, gt=0)
-    method: str
-    parameters: dict[str, Any] = {}
-    group_metrics: dict[str, Any] = {}
-    training: dict[str, str] = {}  # fingerprints of what it was trained on
-
-    @model_validator(mode="after")
-    def _one_value_per_channel(self) -> BundleSpec:
-        if not len(self.channels) == len(self.mean) == len(self.std):
-            raise ValueError(f"{len(self.channels)} channels, {len(self.mean)} means, {len(self.std)} sds")
-        if min(self.std) <= 0:
-            raise ValueError("every std must be above 0")
-        return self
-
-    def contract(self) -> dict[str, Any]:
-        """Return what the weights depend on, as plain values: this much must never be edited."""
-        return self.model_dump(mode="json", exclude=_ADJUSTABLE)
 
 
 class PatchClassifier:
@@ -228,7 +173,7 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
     _refuse_pickles(folder)
     spec = read_spec(folder)
     header, tensors = _read_weights(folder / WEIGHTS)
-    _compare(spec.contract(), header, place=str(folder))
+    _compare(spec.contract(), _completed(header), place=str(folder))
     try:
         network = build_network(
             spec.architecture, len(spec.channels), n_classes=len(spec.class_names), input_px=spec.input_px
@@ -353,6 +298,14 @@ def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise InputCorruptError(
             f"weights cut off or damaged: {error}", place=str(path), remedy="copy the bundle again, or train again"
         ) from error
+
+
+def _completed(header: dict[str, Any]) -> dict[str, Any]:
+    """Return what the weights say they were trained for, settings that they do not know yet at their defaults."""
+    try:
+        return BundleSpec.model_validate(header).contract()
+    except ValidationError:
+        return header
 
 
 def _compare(spec: Mapping[str, Any], header: Mapping[str, Any], *, place: str) -> None:

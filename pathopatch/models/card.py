@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathopatch.models.bundle import BundleSpec
+from pathopatch.models.spec import BundleSpec
 
 _CARD = """# Patch classifier: {method}
 
@@ -43,7 +42,6 @@ def model_card(spec: BundleSpec) -> str:
     spec : BundleSpec
         The model's.
     """
-    low, high = spec.intensity.low_percentile, spec.intensity.high_percentile
     is_rgb = spec.channels == ("R", "G", "B") and spec.dtype == "uint8"
     return _CARD.format(
         method=spec.method,
@@ -56,13 +54,27 @@ def model_card(spec: BundleSpec) -> str:
         patch_px=spec.patch_px,
         stride_px=spec.stride_px,
         mpp="unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px",
-        intensity="0 to 255" if is_rgb else f"percentiles {low:g} to {high:g} of tissue, per slide and channel",
+        intensity="0 to 255" if is_rgb else _intensity(spec),
         min_tissue=spec.min_tissue,
         threshold=spec.decision_threshold,
         chosen_for=spec.decision_chosen_for,
         temperature=spec.temperature,
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
         metrics=_table(spec.group_metrics),
+    )
+
+
+def _intensity(spec: BundleSpec) -> str:
+    """Return in words how channels other than RGB are scaled."""
+    rule = spec.intensity
+    given = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in rule.windows.items())
+    percentiles = f"percentiles {rule.low_percentile:g} to {rule.high_percentile:g} of tissue"
+    if rule.scope == "cohort":
+        return f"{given} (given, or {percentiles} over the training slides)"
+    return (
+        f"{given} (given); other channels {percentiles}, per slide"
+        if given
+        else f"{percentiles}, per slide and channel"
     )
 
 

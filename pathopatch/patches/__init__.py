@@ -1,8 +1,10 @@
 """Which patches does a slide have, what is in them, where are they kept? The stage is `tile`."""
 
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
+from pathopatch.patches.cohort import cohort_config
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.ready import tile_patches
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import TileResult, is_tiled, tile_slide
 
@@ -13,8 +15,10 @@ __all__ = [
     "SlideAnalysis",
     "TileResult",
     "analyse_slide",
+    "cohort_config",
     "grid_of",
     "is_tiled",
     "iterate_patches",
+    "tile_patches",
     "tile_slide",
 ]

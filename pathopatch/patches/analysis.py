@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.annotations.masks import MaskFractions, read_mask
 from pathopatch.config import TileConfig
-from pathopatch.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.tissue import Background, TissueModel, fit_tissue
-from pathopatch.slides import Slide
+from pathopatch.patches.source import read_padded
+from pathopatch.patches.tissue import Background, TissueModel, fit_tissue, supplied_tissue
+from pathopatch.slides import Shift, Slide, aligned
+from pathopatch.slides.registration import measure_shifts, whole_offsets
 
 _MPP_TOLERANCE = 1.02  # mpp values that agree within 2 % count as equal
 _BAND_PX = 2048
@@ -40,6 +44,10 @@ class SlideAnalysis:
         The whole slide, longest side at most 4096 px, source units.
     fill : int
         Value of the pixels beyond the slide.
+    shifts : tuple of Shift
+        How far each channel but the first lies from it, as recorded; empty where that is not measured.
+    offsets : tuple of (int, int)
+        Level-0 px (x, y) by which each channel is read further on, so that all lie on each other; empty: none is.
     """
 
     grid: Grid
@@ -47,6 +55,26 @@ class SlideAnalysis:
     windows: NDArray[np.float64]
     overview: NDArray[np.generic]
     fill: int
+    shifts: tuple[Shift, ...] = ()
+    offsets: tuple[tuple[int, int], ...] = ()
+
+    def far_shifts(self, mpp: float, warn_um: float) -> list[str]:
+        """Return in words each channel that lies further from the first than so many um.
+
+        Parameters
+        ----------
+        mpp : float
+            um per level-0 px.
+        warn_um : float
+            Distance from which a shift is worth a word.
+        """
+        done = "corrected by whole px" if self.offsets else "run tile with --align, or register the files"
+        return [
+            f"channel {shift.channel} is shifted by {shift.distance_px * mpp:.1f} um ({shift.x_px:+.1f} px across, "
+            f"{shift.y_px:+.1f} px down) against the first: {done}"
+            for shift in self.shifts
+            if shift.is_measured and shift.distance_px * mpp > warn_um
+        ]
 
 
 def grid_of(slide: Slide, config: TileConfig) -> Grid:
@@ -88,40 +116,113 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
     )
 
 
-def analyse_slide(slide: Slide, config: TileConfig) -> SlideAnalysis:
-    """Return a slide's grid, tissue model and intensity windows.
+def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> SlideAnalysis:
+    """Return a slide's grid, the shifts of its channels, tissue model and intensity windows.
 
     Parameters
     ----------
     slide : Slide
         An open slide.
     config : TileConfig
-        Without a target mpp the slide's own is kept.
+        Without a target mpp the slide's own is kept. With ``registration.align`` all else is that of the slide after
+        its channels were moved onto each other.
+    tissue_mask : Path, optional
+        Raster at any scale that covers the whole slide; it takes the place of the tissue that would be found.
 
     Raises
     ------
     MppMissingError
         The slide's mpp is unknown.
     InputUnsupportedError
-        The slide is coarser than the target by more than 2 %.
+        The slide is coarser than the target by more than 2 %, or windows of a cohort are asked for and not given.
+    ChannelMismatchError
+        The configuration names a channel that the slide does not have.
+    ModalityMismatchError, InputMissingError, InputCorruptError
+        The tissue mask does not fit the slide, is missing or cannot be read.
     NonFiniteError
         The slide holds NaN or infinite pixels; they are counted.
     """
     grid = grid_of(slide, config)
+    _refuse_channels(slide, config)
+    if config.intensity.scope == "cohort" and not slide.is_rgb and set(slide.channels) - set(config.intensity.windows):
+        raise InputUnsupportedError(
+            f"no window of the cohort for {', '.join(sorted(set(slide.channels) - set(config.intensity.windows)))}",
+            place=str(slide.paths[0]),
+            remedy="tile the cohort by its manifest, which finds them; or give intensity.windows; or scope = 'slide'",
+        )
+    return _analysed(slide, config, grid, tissue_mask)
+
+
+def slide_quantiles(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> NDArray[np.float64]:
+    """Return how a slide's tissue intensities are distributed, for windows over a cohort; arguments as above.
+
+    Returns
+    -------
+    ndarray of float64, shape (C, 2001), or (C, 0) without tissue
+        See `pathopatch.patches.intensity.tissue_quantiles`.
+    """
+    _refuse_channels(slide, config)
+    analysis = _analysed(slide, config, grid_of(slide, config), tissue_mask)
+    return intensity.tissue_quantiles(analysis.overview, analysis.tissue.mask != 0)
+
+
+def _refuse_channels(slide: Slide, config: TileConfig) -> None:
+    """Raise if the configuration names a channel that the slide does not have."""
+    named = {"tissue.channels": config.tissue.channels, "intensity.windows": tuple(config.intensity.windows)}
+    for key, names in named.items():
+        if unknown := [name for name in names if name not in slide.channels]:
+            raise ChannelMismatchError(
+                f"{key} names {', '.join(unknown)}, the slide has {', '.join(slide.channels)}",
+                place=str(slide.paths[0]),
+                remedy=f"correct {key}, or name the slide's channels in the manifest",
+            )
+
+
+def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | None) -> SlideAnalysis:
+    """Return a slide's analysis, the configuration being checked."""
     overview, scale_x, scale_y = slide.read_overview()
     _refuse_nonfinite(overview, slide)
+    shifts = measure_shifts(slide, overview, scale_x, scale_y)
+    offsets = whole_offsets(shifts) if config.registration.align else ()
     background = slide.background if config.tissue.background == "auto" else config.tissue.background
-    tissue = fit_tissue(
-        overview,
-        background=background,
-        config=config.tissue,
-        is_rgb_uint8=slide.is_rgb,
-        scale_x=scale_x,
-        scale_y=scale_y,
-        mpp=slide.mpp,
+    if any(x or y for x, y in offsets):
+        slide = aligned(slide, offsets, background)
+        overview, scale_x, scale_y = slide.read_overview()
+    if tissue_mask is None:
+        chosen = config.tissue.channels
+        tissue = fit_tissue(
+            overview,
+            background=background,
+            config=config.tissue,
+            is_rgb_uint8=slide.is_rgb,
+            scale_x=scale_x,
+            scale_y=scale_y,
+            mpp=slide.mpp,
+            counts=[name in chosen for name in slide.channels] if chosen else None,
+        )
+    else:
+        mask = read_mask(tissue_mask)
+        MaskFractions(mask, slide.size)  # refuses a mask that is out of proportion
+        tissue = supplied_tissue(
+            mask,
+            background=background,
+            channels=len(slide.channels),
+            overview_px=(overview.shape[2], overview.shape[1]),
+            scale_x=scale_x,
+            scale_y=scale_y,
+        )
+    windows = intensity.windows(
+        overview, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=slide.is_rgb, channels=slide.channels
     )
-    windows = intensity.windows(overview, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=slide.is_rgb)
-    return SlideAnalysis(grid=grid, tissue=tissue, windows=windows, overview=overview, fill=_fill(slide, background))
+    return SlideAnalysis(
+        grid=grid,
+        tissue=tissue,
+        windows=windows,
+        overview=overview,
+        fill=_fill(slide, background),
+        shifts=shifts,
+        offsets=offsets,
+    )
 
 
 def _fill(slide: Slide, background: Background) -> int:
@@ -162,9 +263,9 @@ def iterate_patches(
     Parameters
     ----------
     slide : Slide
-        An open slide.
+        An open slide, as recorded.
     analysis : SlideAnalysis
-        Of this slide.
+        Of this slide; its offsets are applied.
     origins : ndarray of int64, shape (N, 2), optional
         (x, y), level-0 px; the whole grid if not given.
     min_tissue : float
@@ -180,6 +281,7 @@ def iterate_patches(
         Share of tissue in the patch's part on the slide, the exact mean of its mask; 0 for a patch beyond the slide.
     """
     grid, tissue = analysis.grid, analysis.tissue
+    slide = aligned(slide, analysis.offsets, tissue.background)
     places = grid.origins() if origins is None else origins
     patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
     limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
@@ -188,7 +290,7 @@ def iterate_patches(
         within = grid.inside(x, y)
         is_blank = min_tissue > 0 and not tissue.near(x, y, grid.downsample, within).any()
         if not is_blank:
-            patch = _read_patch(slide, analysis, x, y)
+            patch = read_padded(slide, grid, analysis.fill, x, y)
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             fraction = np.count_nonzero(mask) / max(1, within[0] * within[1])
             if fraction >= min_tissue:
@@ -198,15 +300,3 @@ def iterate_patches(
         if rows and (len(rows) == limit or row == len(places) - 1):
             yield np.array(rows, np.int64), np.stack(patches), np.array(fractions)
             rows, patches, fractions = [], [], []
-
-
-def _read_patch(slide: Slide, analysis: SlideAnalysis, x: int, y: int) -> NDArray[np.generic]:
-    """Return one patch, filled beyond the slide by the polarity that was decided on."""
-    grid = analysis.grid
-    patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
-    width, height = grid.inside(x, y)
-    if (width, height) != (grid.patch_px, grid.patch_px) and analysis.fill != slide.background_value:
-        patch = patch.copy()
-        patch[:, height:] = analysis.fill
-        patch[:, :, width:] = analysis.fill
-    return patch

@@ -1,10 +1,13 @@
 """How stored intensities become numbers in [0, 1], and how saturated and sharp they are.
 
 The rule is fixed, the window is not: uint8 RGB goes from 0 to 255, every other channel from a low to a high percentile
-of the slide's own tissue. Pure arithmetic on arrays.
+of the slide's own tissue, or of the tissue of a whole cohort, or as it was given. Pure arithmetic on arrays.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -12,9 +15,17 @@ from numpy.typing import NDArray
 
 from pathopatch.config import IntensityConfig
 
+_LEVELS = 2001  # quantiles that stand for a slide in a cohort: every 0.05 %
+_SAME_SCALE = 1.02  # mpp values that agree within 2 % count as equal
+
 
 def windows(
-    pixels: NDArray[np.generic], tissue: NDArray[np.bool_], *, rule: IntensityConfig, is_rgb_uint8: bool
+    pixels: NDArray[np.generic],
+    tissue: NDArray[np.bool_],
+    *,
+    rule: IntensityConfig,
+    is_rgb_uint8: bool,
+    channels: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """Return the intensities that become 0 and 1, per channel.
 
@@ -25,27 +36,73 @@ def windows(
     tissue : ndarray of bool, shape (H, W)
         Which pixels are tissue. Where none is, all pixels stand in for them.
     rule : IntensityConfig
-        The percentiles.
+        The percentiles, and windows that are given; a given window goes before all else.
     is_rgb_uint8 : bool
         Brightfield colour: the window is 0 to 255, whatever the pixels are.
+    channels : sequence of str
+        Names, by which given windows are found.
 
     Returns
     -------
     ndarray of float64, shape (C, 2)
         (low, high) per channel, source units; low equals high where a channel is constant.
     """
-    if is_rgb_uint8:
-        return np.tile(np.array([[0.0, 255.0]]), (len(pixels), 1))
+    found = np.tile(np.array([[0.0, 255.0]]), (len(pixels), 1))
     percentiles = (rule.low_percentile, rule.high_percentile)
     has_tissue = tissue.any()
-    found = np.empty((len(pixels), 2))
-    for bounds, channel in zip(found, pixels, strict=True):
-        chosen = channel[tissue] if has_tissue else channel
-        bounds[:] = np.percentile(chosen.astype(np.float64), percentiles)
+    names = channels or [""] * len(pixels)
+    for bounds, channel, name in zip(found, pixels, names, strict=True):
+        if name in rule.windows:
+            bounds[:] = rule.windows[name]
+        elif not is_rgb_uint8:
+            chosen = channel[tissue] if has_tissue else channel
+            bounds[:] = np.percentile(chosen.astype(np.float64), percentiles)
     return found
 
 
-def scale(patches: NDArray[np.generic], window: NDArray[np.float64]) -> NDArray[np.float32]:
+def tissue_quantiles(pixels: NDArray[np.generic], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the distribution of tissue intensities as evenly spaced quantiles, by which a slide stands in a cohort.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (C, H, W)
+        The overview in the source's units.
+    tissue : ndarray of bool, shape (H, W)
+        Which pixels are tissue.
+
+    Returns
+    -------
+    ndarray of float64, shape (C, 2001), or (C, 0) without tissue
+        From the least to the largest, source units.
+    """
+    if not tissue.any():
+        return np.empty((len(pixels), 0))
+    levels = np.linspace(0, 100, _LEVELS)
+    return np.stack([np.percentile(channel[tissue].astype(np.float64), levels) for channel in pixels])
+
+
+def pooled_windows(quantiles: Sequence[NDArray[np.float64]], rule: IntensityConfig) -> NDArray[np.float64]:
+    """Return the intensities that become 0 and 1 over a cohort, per channel.
+
+    Parameters
+    ----------
+    quantiles : sequence of ndarray of float64, shape (C, 2001) or (C, 0)
+        Of each slide, see `tissue_quantiles`. Slides count alike, however much tissue they hold.
+    rule : IntensityConfig
+        The percentiles.
+
+    Returns
+    -------
+    ndarray of float64, shape (C, 2)
+        (low, high) per channel, source units. Of one slide, these are the slide's own windows.
+    """
+    pooled = np.concatenate(quantiles, axis=1)  # (C, slides * levels)
+    return np.percentile(pooled, (rule.low_percentile, rule.high_percentile), axis=1).T
+
+
+def scale(
+    patches: NDArray[np.generic], window: NDArray[np.float64], *, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """Return intensities in [0, 1].
 
     Parameters
@@ -54,6 +111,8 @@ def scale(patches: NDArray[np.generic], window: NDArray[np.float64]) -> NDArray[
         Source units.
     window : ndarray of float64, shape (C, 2)
         (low, high) per channel, source units.
+    out : ndarray of float32, shape (..., C, H, W), optional
+        Where the result is written; a new array if not given.
 
     Returns
     -------
@@ -63,8 +122,10 @@ def scale(patches: NDArray[np.generic], window: NDArray[np.float64]) -> NDArray[
     low = window[:, 0, None, None].astype(np.float32)
     width = (window[:, 1] - window[:, 0])[:, None, None]
     gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
-    scaled = patches.astype(np.float32)
-    scaled -= low
+    scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
+    scaled[...] = patches
+    if low.any():
+        scaled -= low
     scaled *= gain
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
@@ -84,26 +145,55 @@ def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64]) 
     float
         In [0, 1]; 0 for a patch without pixels. A channel whose window is empty is never saturated.
     """
-    live = window[:, 1] > window[:, 0]
-    if patch.size == 0 or not live.any():
+    if patch.size == 0:
         return 0.0
-    return float(np.greater_equal(patch[live], window[live, 1, None, None]).any(axis=0).mean())
+    is_saturated = np.zeros(patch.shape[1:], np.bool_)
+    for plane, (low, high) in zip(patch, window, strict=True):
+        if high > low:
+            is_saturated |= _reaching(plane, high)
+    return float(np.count_nonzero(is_saturated) / is_saturated.size)
 
 
-def sharpness(scaled: NDArray[np.float32]) -> float:
+def _reaching(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:
+    """Return which pixels are at least as high as a level; integers are compared as such, which is faster."""
+    if plane.dtype.kind not in "iu" or not np.isfinite(level):
+        return np.asarray(np.greater_equal(plane, level), np.bool_)
+    limits = np.iinfo(str(plane.dtype))
+    least = math.ceil(level)
+    if not limits.min <= least <= limits.max:
+        return np.full(plane.shape, least < limits.min, np.bool_)
+    return np.asarray(np.greater_equal(plane, plane.dtype.type(least)), np.bool_)
+
+
+def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
     """Return the variance of the Laplacian of the mean channel: high is sharp.
 
     Parameters
     ----------
     scaled : ndarray of float32, shape (C, H, W)
         The part of a patch that lies on the slide, in [0, 1].
+    factor : float
+        Pixels of the patch per pixel at which it is measured, along a side: the mpp of measurement over the patch's.
+        Up to 1.02 the patch is measured as it is; it is never enlarged.
 
     Returns
     -------
     float
         0 for fewer than 3 pixels a side, where there is no Laplacian.
     """
-    if min(scaled.shape[1:]) < 3:
+    mean = _mean_channel(scaled)
+    if factor > _SAME_SCALE and mean.size:
+        height, width = (max(1, round(side / factor)) for side in mean.shape)
+        mean = np.asarray(cv2.resize(mean, (width, height), interpolation=cv2.INTER_AREA), np.float32)
+    if min(mean.shape) < 3:
         return 0.0
-    mean = np.ascontiguousarray(scaled.mean(axis=0))
     return float(cv2.Laplacian(mean, cv2.CV_32F)[1:-1, 1:-1].var(dtype=np.float64))
+
+
+def _mean_channel(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean over the first axis, (H, W): three times as fast as numpy's, and the same sum."""
+    mean: NDArray[np.float32] = scaled[0].copy()
+    for plane in scaled[1:]:
+        mean += plane
+    mean /= len(scaled)
+    return mean

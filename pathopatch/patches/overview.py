@@ -6,18 +6,17 @@ As an OME-Zarr 0.5 image, a pyramid of all channels, with the tissue mask as its
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, ZstdCodec
+
+from pathopatch.slides.omezarr_attributes import Version, compressor, image_attributes, multiscales
 
 _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
-_OME_VERSION = "0.5"
-_COLOURS = {"R": "FF0000", "G": "00FF00", "B": "0000FF"}
+_OME_VERSION: Version = "0.5"
 
 
 def write_overview(
@@ -48,40 +47,20 @@ def write_overview(
     """
     image = group.create_group("overview")
     levels = _write_pyramid(image, overview, cv2.INTER_AREA)
-    shown: list[Any] = [
-        {
-            "label": name,
-            "color": _COLOURS.get(name, "FFFFFF"),
-            "active": True,
-            "window": {"start": low, "end": high, "min": low, "max": high},
-        }
-        for name, (low, high) in zip(channels, windows.tolist(), strict=True)
-    ]
-    multiscales = _multiscales("overview", ("c", "y", "x"), levels, um_per_px)
-    image.attrs["ome"] = {
-        "version": _OME_VERSION,
-        "multiscales": multiscales,
-        "omero": {"channels": shown},
-    }
+    pyramid = multiscales("overview", ("c", "y", "x"), levels, um_per_px)
+    image.attrs.update(image_attributes(pyramid, channels, windows, version=_OME_VERSION))
     labels = image.create_group("labels")
     labels.attrs["ome"] = {"version": _OME_VERSION, "labels": ["tissue"]}
     mask = labels.create_group("tissue")
     levels = _write_pyramid(mask, tissue[None], cv2.INTER_NEAREST, drop_channel=True)
     mask.attrs["ome"] = {
         "version": _OME_VERSION,
-        "multiscales": _multiscales("tissue", ("y", "x"), levels, um_per_px),
+        "multiscales": multiscales("tissue", ("y", "x"), levels, um_per_px),
         "image-label": {
             "colors": [{"label-value": 1, "rgba": [0, 160, 90, 128]}],
             "source": {"image": "../../"},
         },
     }
-
-
-def compressor(dtype: np.dtype[np.generic]) -> ZstdCodec | BloscCodec:
-    """Return the codec that fits a type: bits are shuffled where high bytes are mostly equal."""
-    if dtype.itemsize == 1:
-        return ZstdCodec(level=1)
-    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
 
 
 def write_array(
@@ -122,24 +101,3 @@ def _write_pyramid(
             return found
         size = (max(1, w // 2), max(1, h // 2))
         pixels = np.stack([cv2.resize(plane, size, interpolation=interpolation) for plane in pixels])
-
-
-def _multiscales(
-    name: str, axes: Sequence[str], levels: Sequence[tuple[float, float]], um_per_px: tuple[float, float]
-) -> list[dict[str, Any]]:
-    """Return OME-Zarr's description of a pyramid. The centre of a level's first pixel is shifted by half a pixel."""
-    first = [1.0] * (len(axes) - 2)
-    datasets = []
-    for index, (x, y) in enumerate(levels):
-        um_x, um_y = x * um_per_px[0], y * um_per_px[1]
-        shift = [(um_y - um_per_px[1]) / 2, (um_x - um_per_px[0]) / 2]
-        transforms = [
-            {"type": "scale", "scale": [*first, um_y, um_x]},
-            {"type": "translation", "translation": [*(0.0 for _ in first), *shift]},
-        ]
-        datasets.append({"path": str(index), "coordinateTransformations": transforms})
-    described = [
-        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
-        for axis in axes
-    ]
-    return [{"name": name, "axes": described, "datasets": datasets}]

@@ -1,131 +1,22 @@
-"""Where a slide's patches, its overview and its numbers are kept, and how they are read back.
-
-One Zarr v3 group a slide. `StoreWriter` writes it in one go, whole shards by one writer: two writers in one shard lose
-patches without a word. `PatchStore` reads single patches through tensorstore, which is tens of times faster on shards
-than fancy indexing by zarr-python.
-"""
+"""How are a slide's patches, overview and numbers read back? From its store; unstored pixels from the slide itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.errors import InputCorruptError, InputMissingError
-from pathopatch.faultpoints import fault_point
-from pathopatch.patches.overview import compressor, write_array, write_overview
-from pathopatch.provenance import Stamp
-
-SHARD_PATCHES = 256
-SHARD_BYTES = 100_000_000
-
-
-def stored_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """Return the type that pixels of a source's type are stored in: its own, but float32 for float64."""
-    return np.dtype(np.float32) if dtype == np.float64 else np.dtype(dtype)
-
-
-def shard_patches(patch_bytes: int, n: int) -> int:
-    """Return how many patches go into one shard: 256, fewer of large patches (100 MB raw) or if there are fewer."""
-    return max(1, min(SHARD_PATCHES, SHARD_BYTES // patch_bytes, n))
-
-
-class StoreWriter:
-    """One slide's store while it is written, from the first patch to the last.
-
-    Parameters
-    ----------
-    path : Path
-        Where it is built; the caller renames it when it is finished.
-    origins : ndarray of int64, shape (N, 2)
-        (x, y) of each patch, level-0 px, in the order in which patches will come.
-    channels : int
-        Number of channels, C.
-    patch_px : int
-        Side of a patch, px.
-    dtype : dtype
-        The source's type.
-    with_patches : bool
-        Off: no pixels are stored, the overview and the attributes are.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        origins: NDArray[np.int64],
-        channels: int,
-        patch_px: int,
-        dtype: np.dtype[np.generic],
-        with_patches: bool = True,
-    ) -> None:
-        self._root = zarr.create_group(path, zarr_format=3)
-        self._dtype = stored_dtype(dtype)
-        self._patches: zarr.Array[Any] | None = None
-        self._buffer: NDArray[np.generic] = np.empty(0, self._dtype)
-        self._buffered = self._written = 0
-        write_array(self._root, "origins", origins, chunks=origins.shape, names=("patch", "xy"))
-        if with_patches:
-            one = (channels, patch_px, patch_px)
-            shard = shard_patches(int(np.prod(one)) * self._dtype.itemsize, len(origins))
-            self._buffer = np.empty((shard, *one), self._dtype)
-            self._patches = self._root.create_array(
-                "patches",
-                shape=(len(origins), *one),
-                chunks=(1, *one),
-                shards=(shard, *one),
-                dtype=self._dtype,
-                compressors=[compressor(self._dtype)],
-                fill_value=0,
-                dimension_names=("patch", "c", "y", "x"),
-            )
-
-    def append(self, patches: NDArray[np.generic]) -> None:
-        """Add the next patches, ndarray of shape (n, C, P, P); a shard is written as soon as it is full."""
-        if self._patches is None:
-            return
-        while len(patches):
-            n = min(len(patches), len(self._buffer) - self._buffered)
-            self._buffer[self._buffered : self._buffered + n] = patches[:n]
-            self._buffered += n
-            patches = patches[n:]
-            if self._buffered == len(self._buffer):
-                self._flush()
-
-    def _flush(self) -> None:
-        """Write what is buffered as one shard."""
-        if self._patches is not None and self._buffered:
-            stop = self._written + self._buffered
-            self._patches[self._written : stop] = self._buffer[: self._buffered]
-            self._written, self._buffered = stop, 0
-            fault_point("chunk")
-
-    def write_overview(
-        self,
-        overview: NDArray[np.generic],
-        tissue: NDArray[np.uint8],
-        *,
-        channels: Sequence[str],
-        um_per_px: tuple[float, float],
-        windows: NDArray[np.float64],
-    ) -> None:
-        """Write the overview and its tissue mask; see `pathopatch.patches.overview.write_overview`."""
-        pixels = overview.astype(stored_dtype(overview.dtype), copy=False)
-        write_overview(self._root, pixels, tissue, channels=channels, um_per_px=um_per_px, windows=windows)
-
-    def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Write the last patches and the attributes; ``complete: true`` comes last."""
-        self._flush()
-        if self._patches is not None and self._written != self._patches.shape[0]:
-            raise AssertionError(f"{self._written} of {self._patches.shape[0]} patches were written")
-        self._root.attrs.put(dict(attributes))
-        self._root.attrs["complete"] = True
+from pathopatch.patches.source import SourcePatches
+from pathopatch.patches.store_writer import stored_dtype
+from pathopatch.provenance import Stamp, require_schema
+from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.slides.zarr_reader import ZarrReader
 
 
 def store_stamp(path: Path) -> Stamp | None:
@@ -153,20 +44,26 @@ class PatchStore:
         There is no such store.
     InputCorruptError
         It is not complete.
+    StaleArtefactError
+        It is of another schema.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
+            attributes: Any = zarr.open_group(path, mode="r").attrs.asdict()
         except FileNotFoundError as error:
             raise InputMissingError(f"no store {path.name}", place=str(path), remedy="tile the slide") from error
         except (ValueError, KeyError) as error:
             raise InputCorruptError(
                 f"not a store: {error}", place=str(path), remedy="remove it and tile the slide again"
             ) from error
+        self.attributes: dict[str, Any] = attributes
         if self.attributes.get("complete") is not True:
             raise InputCorruptError("the store is not complete", place=str(path), remedy="tile the slide again")
+        if "stamp" in self.attributes:
+            stamp = Stamp.from_dict(self.attributes["stamp"])
+            require_schema(stamp, place=path, remedy="run pathopatch tile MANIFEST -o WORK --force")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PatchStore, (self.path,)
@@ -188,7 +85,7 @@ class PatchStore:
     @cached_property
     def origins(self) -> NDArray[np.int64]:
         """(x, y) of each patch, level-0 px: ndarray of int64, shape (N, 2), in the order of the rows."""
-        return np.asarray(self._open("origins").read().result(), np.int64)
+        return np.asarray(self._small("origins"), np.int64)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -219,7 +116,7 @@ class PatchStore:
             ) from error
 
     def read(self, rows: ArrayLike) -> NDArray[np.generic]:
-        """Return patches in any order.
+        """Return patches in any order, from the store or, where it keeps no pixels, from the slide: the same ones.
 
         Parameters
         ----------
@@ -234,49 +131,64 @@ class PatchStore:
         Raises
         ------
         InputMissingError
-            The slide was tiled without storing pixels, or there is no such row.
+            There is no such row, or the slide is needed and gone.
+        StaleArtefactError
+            The slide is needed and not the one that was tiled.
         InputCorruptError
-            A shard cannot be read.
+            A shard or the slide cannot be read.
         """
-        if not self.has_patches:
-            raise InputMissingError(
-                "no pixels are stored", place=str(self.path), remedy='tile the slide with store = "zarr"'
-            )
         wanted = np.asarray(rows, np.int64)
         if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
             raise InputMissingError(
                 f"rows {wanted.min()} to {wanted.max()} of {len(self)} patches", place=str(self.path)
             )
+        if not self.has_patches:
+            return self._from_slide.read(self.origins[wanted]).astype(stored_dtype(np.dtype(self.attributes["dtype"])))
         try:
-            return np.asarray(self._patches[wanted].read().result())
-        except ValueError as error:
+            return self._patches.rows(wanted)
+        except DECODING_ERRORS as error:
             raise InputCorruptError(
                 f"a shard cannot be read: {error}", place=str(self.path), remedy="tile the slide again"
             ) from error
 
+    def check_source(self) -> None:
+        """Check that patches could be read from the slide, were none stored.
+
+        Raises
+        ------
+        InputMissingError, StaleArtefactError, InputCorruptError
+            See `read`.
+        """
+        self._from_slide.check()
+
+    def close(self) -> None:
+        """Let go of the slide's files, where patches are read from them; a later read opens them again."""
+        if "_from_slide" in self.__dict__:
+            self._from_slide.close()
+
     def overview(self, level: int = 0) -> NDArray[np.generic]:
         """Return the overview, ndarray of shape (C, h, w), source units; each further level is half as large."""
-        return np.asarray(self._open(f"overview/{level}").read().result())
+        return self._small(f"overview/{level}")
 
     def tissue(self, level: int = 0) -> NDArray[np.uint8]:
         """Return the overview's tissue mask, ndarray of uint8, shape (h, w); 1 is tissue."""
-        return np.asarray(self._open(f"overview/labels/tissue/{level}").read().result(), np.uint8)
+        return np.asarray(self._small(f"overview/labels/tissue/{level}"), np.uint8)
 
     @cached_property
-    def _patches(self) -> Any:
-        """The open array of patches."""
-        return self._open("patches")
+    def _patches(self) -> ZarrReader:
+        """What reads the stored patches."""
+        return ZarrReader(self.path / "patches")
 
-    def _open(self, name: str) -> Any:
-        """Return an array, opened in this process."""
-        spec = {
-            "driver": "zarr3",
-            "kvstore": {"driver": "file", "path": str((self.path / name).resolve()) + "/"},
-            "recheck_cached_data": "open",
-        }
+    @cached_property
+    def _from_slide(self) -> SourcePatches:
+        """What reads patches that are not stored."""
+        return SourcePatches(self.attributes, self.path)
+
+    def _small(self, name: str) -> NDArray[np.generic]:
+        """Return a small array whole."""
         try:
-            return ts.open(spec, open=True, read=True).result()
-        except ValueError as error:
+            return ZarrReader(self.path / name).read()
+        except DECODING_ERRORS as error:
             raise InputCorruptError(
                 f"no array {name!r}: {error}", place=str(self.path), remedy="tile the slide again"
             ) from error

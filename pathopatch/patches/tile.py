@@ -10,7 +10,7 @@ import hashlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +25,9 @@ from pathopatch.manifest import slide_id_from_path, valid_slide_id
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
-from pathopatch.patches.store import StoreWriter, store_stamp
+from pathopatch.patches.source import source_record
+from pathopatch.patches.store import PatchStore, store_stamp
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import (
     Stamp,
     atomic_path,
@@ -66,11 +68,15 @@ State = Literal["done", "done_empty", "current"]
 
 @dataclass(frozen=True, kw_only=True)
 class TileResult:
-    """What became of a slide: the number of its patches, and whether it is done, done_empty (no tissue) or current."""
+    """What became of a slide: the number of its patches, its state, and what a person should know of it.
+
+    The state is done, done_empty (no tissue) or current (it was there already).
+    """
 
     slide_id: str
     patches: int
     state: State
+    warnings: tuple[str, ...] = ()
 
 
 def tile_slide(
@@ -81,6 +87,7 @@ def tile_slide(
     slide_id: str | None = None,
     patient_id: str | None = None,
     labels: LabelSource | None = None,
+    tissue_mask: Path | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileResult:
@@ -100,8 +107,10 @@ def tile_slide(
         The slide's id if not given.
     labels : LabelSource, optional
         Where labels come from; without it no patch is labelled.
+    tissue_mask : Path, optional
+        Raster that says what is tissue, see `analyse_slide`.
     force : bool
-        Redo what was made otherwise, in place of stopping.
+        Redo what was made otherwise, in place of stopping; write pixels again that were removed to free space.
     progress : callable, optional
         Called with (patches done, patches in all).
 
@@ -116,8 +125,8 @@ def tile_slide(
         What stands there was made of another configuration or other inputs, and `force` is off.
     MppMissingError, InputUnsupportedError, NonFiniteError
         See `analyse_slide`.
-    ModalityMismatchError, InputMissingError, InputCorruptError
-        A mask does not fit the slide, is missing or cannot be read.
+    ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError
+        A mask or an annotation file does not fit the slide, is missing or cannot be read.
     DiskFullError
         No space was left.
     """
@@ -128,30 +137,44 @@ def tile_slide(
     started = time.time()
     store_path = inside(out, "slides", f"{slide_id}.zarr")
     table_path = inside(out, "patches", f"{slide_id}.parquet")
-    stamp = _stamp(slide, config, slide_id, patient_id, labels)
-    existing = _finished(store_path, table_path)
-    if is_current(stamp, existing, place=store_path, force=force):
+    stamp = _stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
+    existing = finished_stamp(store_path, table_path)
+    if is_current(stamp, existing, place=store_path, force=force) and not (force and _lacks_pixels(store_path, config)):
         table = read_table(table_path)
         if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
-            _write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
-        return TileResult(slide_id=slide_id, patches=len(table), state="current")
+            write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
+        said = tuple(read_status(out, slide_id)[STAGE].get("warnings", ()))
+        return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=said)
     update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
-    analysis = analyse_slide(slide, config)
+    analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
     table = _table(slide, config, analysis, slide_id, patient_id, labels)
     with atomic_path(store_path) as temporary:
         measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
     table = table.assign(**measured)[list(COLUMNS)]
     write_table(table_path, table, stamp)
-    state = _write_status(out, slide_id, table, stamp, started)
+    warnings = analysis.far_shifts(slide.mpp, config.registration.warn_um)
+    state = write_status(out, slide_id, table, stamp, started, warnings)
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
-    return TileResult(slide_id=slide_id, patches=len(table), state=state)
+    return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
 
 
-def _stamp(slide: Slide, config: TileConfig, slide_id: str, patient_id: str, source: LabelSource | None) -> Stamp:
+def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:
+    """Return whether a finished store's pixels were removed to free space."""
+    return config.store == "zarr" and not PatchStore(store_path).has_patches
+
+
+def _stamp(
+    slide: Slide,
+    config: TileConfig,
+    slide_id: str,
+    patient_id: str,
+    source: LabelSource | None,
+    tissue_mask: Path | None,
+) -> Stamp:
     """Return what the artefacts of a slide are made of."""
     facts = {
-        "config": config,
+        "config": config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
         "slide_id": slide_id,
         "patient_id": patient_id,
         "channels": slide.channels,
@@ -163,6 +186,8 @@ def _stamp(slide: Slide, config: TileConfig, slide_id: str, patient_id: str, sou
     inputs["pixels"] = _probe(slide)
     for role, path in (source.paths if source is not None else {}).items():
         inputs[role] = fingerprint_file(path)
+    if tissue_mask is not None:
+        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
     return Stamp(stage=STAGE, config=fingerprint(facts), inputs=inputs)
 
 
@@ -189,10 +214,10 @@ def is_tiled(work: Path, slide_id: str) -> bool:
     """
     if read_status(work, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
         return False
-    return _finished(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
+    return finished_stamp(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
 
 
-def _finished(store_path: Path, table_path: Path) -> Stamp | None:
+def finished_stamp(store_path: Path, table_path: Path) -> Stamp | None:
     """Return the stamp that store and table share; None if one is missing or they do not belong together."""
     table, store = table_stamp(table_path), store_stamp(store_path)
     if table is None or store is None or table.differences(store):
@@ -210,7 +235,15 @@ def _table(
 ) -> pd.DataFrame:
     """Return the patch table as far as it is known without reading patches."""
     x, y = analysis.grid.origins().T
-    tumor, labelled = label_fractions(source, x, y, extent=analysis.grid.extent, slide_size=slide.size)
+    tumor, labelled = label_fractions(
+        source,
+        x,
+        y,
+        extent=analysis.grid.extent,
+        slide_size=slide.size,
+        bounds_origin=slide.bounds[:2],
+        config=config.labels,
+    )
     return pd.DataFrame(
         {
             "patch_id": [f"{slide_id}@{left},{top}" for left, top in zip(x.tolist(), y.tolist(), strict=True)],
@@ -253,6 +286,7 @@ def _write_store(
         windows=analysis.windows,
     )
     measured = {name: np.zeros(len(origins)) for name in ("tissue_fraction", "saturated_fraction", "sharpness")}
+    blur = config.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
     for rows, patches, fraction in iterate_patches(slide, analysis):
         writer.append(patches)
         measured["tissue_fraction"][rows] = fraction
@@ -260,7 +294,7 @@ def _write_store(
             width, height = grid.inside(*origins[row].tolist())
             part = patch[:, :height, :width]
             measured["saturated_fraction"][row] = intensity.saturated_fraction(part, analysis.windows)
-            measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, analysis.windows))
+            measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, analysis.windows), factor=blur)
         if progress is not None:
             progress(int(rows[-1]) + 1, len(origins))
     writer.finish(_attributes(slide, config, analysis, slide_id, stamp))
@@ -274,6 +308,7 @@ def _attributes(
     grid, tissue = analysis.grid, analysis.tissue
     return {
         "slide_id": slide_id,
+        "source": source_record(slide),
         "channels": list(slide.channels),
         "dtype": str(slide.dtype),
         "size_px": list(slide.size),
@@ -293,13 +328,21 @@ def _attributes(
             "threshold": tissue.threshold,
             "windows": tissue.windows.tolist(),
             "scale": [tissue.scale_x, tissue.scale_y],
+            "is_supplied": tissue.is_supplied,
+            "ink_share": tissue.ink_share,
+            "black_share": tissue.black_share,
+        },
+        "registration": {
+            "align": config.registration.align,
+            "shifts": [shift.to_dict() for shift in analysis.shifts],
+            "offsets_px": [list(offset) for offset in analysis.offsets],
         },
         "stamp": stamp.to_dict(),
     }
 
 
-def _write_status(
-    out: Path, slide_id: str, table: pd.DataFrame, stamp: Stamp, started: float
+def write_status(
+    out: Path, slide_id: str, table: pd.DataFrame, stamp: Stamp, started: float, warnings: Sequence[str] = ()
 ) -> Literal["done", "done_empty"]:
     """Write how the stage ended; times and host stand here and nowhere else."""
     state: Literal["done", "done_empty"] = "done" if (table["tissue_fraction"] > 0).any() else "done_empty"
@@ -308,6 +351,7 @@ def _write_status(
         "patches": len(table),
         "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
         "labelled_patches": int((table["label"] >= 0).sum()),
+        "warnings": list(warnings),
         "stamp": stamp.to_dict(),
         "host": socket.gethostname(),
         "seconds": f"{time.time() - started:.2f}",

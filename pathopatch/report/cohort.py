@@ -22,7 +22,7 @@ def splits_of(study: Study) -> list[str]:
 
 
 def slide_warnings(study: Study) -> list[Html]:
-    """Return one warning per way in which slides failed or came out empty, with their names."""
+    """Return one warning per way in which slides failed or came out empty, and one of shifted channels."""
     found = []
     for stage, word in _STAGES:
         for state, said in (("failed", f"could not be {word}"), ("done_empty", "hold no tissue: nothing to judge")):
@@ -30,6 +30,10 @@ def slide_warnings(study: Study) -> list[Html]:
             if names:
                 count = f"{len(names)} of {len(study.slides)} slides"
                 found.append(warning(f"{count} {said} (stage {stage}): {', '.join(names)}."))
+    told = [f"{row['slide_id']} ({'; '.join(row['warnings'])})" for row in study.slides.to_dict("records")
+            if row["warnings"]]  # fmt: skip
+    if told:
+        found.append(warning(f"{len(told)} of {len(study.slides)} slides need a look: {', '.join(told)}."))
     return found
 
 

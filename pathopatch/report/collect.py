@@ -12,6 +12,7 @@ import zarr
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs
+from pathopatch.patches.store import store_stamp
 from pathopatch.provenance import Stamp, inside, json_stamp, read_json, read_status, read_table, table_stamp
 
 SPLITS = ("train", "val", "test")
@@ -41,6 +42,8 @@ class Study:
         Patch predictions of the evaluated runs, and the training history of each run.
     overlays : mapping of str to Path
         The overlay picture of each slide.
+    stores : mapping of str to Path
+        The finished store of each slide.
     stamps : mapping of str to Stamp
         What each artefact was made of.
     """
@@ -55,6 +58,7 @@ class Study:
     predictions: Mapping[str, pd.DataFrame]
     histories: Mapping[str, pd.DataFrame]
     overlays: Mapping[str, Path]
+    stores: Mapping[str, Path]
     stamps: Mapping[str, Stamp]
 
     @property
@@ -99,6 +103,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
             if path.stat().st_size > 1
         },
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
+        stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
         stamps=_stamps(work, runs),
     )
 
@@ -139,6 +144,7 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], split: str | None)
         "predict_state": str(predicted.get("state", "")),
         "predict_message": _said(predicted),
         "predict_counts": predicted.get("counts", {}),
+        "warnings": list(dict.fromkeys([*tiled.get("warnings", []), *predicted.get("warnings", [])])),
         **counts,
     }
 

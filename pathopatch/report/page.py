@@ -5,6 +5,7 @@ Read from artefacts alone. What is not there is left out with a sentence; what w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathopatch.report.findings import audit_section, glance_section, results_se
 from pathopatch.report.markup import Html, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, summary, training_section
 from pathopatch.report.reading import reading_section
+from pathopatch.report.tissue import Outlined, tissue_section, write_outlines
 
 _THUMBNAIL_PX = 900
 _LIBRARIES = ("numpy", "pandas", "torch", "matplotlib")
@@ -52,7 +54,7 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
         temporary.mkdir(parents=True)
         thumbnails = _write_thumbnails(study, temporary)
         pictures: dict[str, bytes] = {}
-        page = render(study, pictures, thumbnails)
+        page = render(study, pictures, thumbnails, write_outlines(study.stores, temporary))
         for name, content in pictures.items():
             write_bytes(temporary / name, content)
         if study.comparison is not None:
@@ -61,7 +63,9 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     return out / "index.html"
 
 
-def render(study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str]) -> str:
+def render(
+    study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str], outlines: Mapping[str, Outlined]
+) -> str:
     """Return the page of a study; the pictures that it shows are put into `pictures` by file name.
 
     Parameters
@@ -72,10 +76,13 @@ def render(study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str])
         Filled with PNG files.
     thumbnails : dict of str to str
         Slide -> file of its small overlay, relative to the page.
+    outlines : mapping of str to Outlined
+        Slide -> picture of its tissue.
     """
     sections = [
         ("glance", "At a glance", glance_section(study)),
         ("cohort", "Cohort", cohort_section(study, pictures)),
+        ("tissue", "Tissue", tissue_section(outlines)),
         ("audit", "Shortcut audit of the data", audit_section(study, pictures)),
         ("results", "Results by group", results_section(study, pictures)),
         ("dependence", "Do the models still follow the tissue?", dependence_section(study, pictures)),

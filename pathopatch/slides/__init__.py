@@ -1,6 +1,7 @@
 """How is a slide read, whatever its file format? One `Slide`, and one adapter per library behind it."""
 
 from pathopatch.slides.open import open_slide, parse_source
+from pathopatch.slides.registration import Shift, aligned
 from pathopatch.slides.slide import Level, Slide
 
-__all__ = ["Level", "Slide", "open_slide", "parse_source"]
+__all__ = ["Level", "Shift", "Slide", "aligned", "open_slide", "parse_source"]

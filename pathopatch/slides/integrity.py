@@ -137,11 +137,13 @@ def _check_page(page: Any, size: int, path: Path) -> None:
     needed = int(np.prod([int(n) for n in page.chunked], dtype=object)) if page.chunked else 0
     listed = min(len(offsets), len(counts))
     chunk_bytes = claimed // max(needed, 1)
+    item_bits = 8 * page.dtype.itemsize if page.dtype is not None else page.bitspersample
+    stored = claimed * min(page.bitspersample, item_bits) // item_bits  # 12-bit samples stand packed in the file
     is_plain = page.compression == 1 and listed > 0 and bool((counts > 0).all())
     if (
         claimed > _MAX_COMPRESSION * size
         or (listed < needed and claimed > 8 * max(listed, 1) * max(chunk_bytes, 1) and claimed > size)
-        or (is_plain and claimed > max(int(counts.sum()), size))
+        or (is_plain and stored > max(int(counts.sum()), size))
     ):
         raise InputTooLargeError(
             f"page {page.index} claims {page.imagewidth} x {page.imagelength} px ({claimed} bytes) "

@@ -15,8 +15,11 @@ from pathopatch.errors import (
     InputUnsupportedError,
 )
 from pathopatch.manifest import Fragment, split_fragment
+from pathopatch.slides.aperio import is_shown_alike
+from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
 from pathopatch.slides.integrity import checked_tiff, is_tiff
+from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.stack import ChannelStack
@@ -38,8 +41,9 @@ def open_slide(
     Parameters
     ----------
     source : Path, str or mapping of str to Path or str
-        A file, or one per channel name. ``file.tif#page=2`` names a page of a stack, ``file.ndpi#plane=2`` a plane
-        of a multi-plane file, ``file.tif#page=2&plane=0`` a plane of a page; all count from 0.
+        A file or OME-Zarr folder, or one per channel name. ``file.tif#page=2`` names a page of a stack,
+        ``file.ndpi#plane=2`` a plane of a multi-plane file, ``file.tif#page=2&plane=0`` a plane of a page,
+        ``file.tif#z=3&t=0`` all channels at one position of the axes Z and T; all count from 0.
     mpp : float, optional
         um per level-0 px, in place of what the file says.
     channels : tuple of str, optional
@@ -110,10 +114,21 @@ def _open_file(
     text = str(source)
     fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
     path = Path(fragment.path)
+    if path.is_dir() and is_zarr(path):
+        if fragment.page is not None:
+            raise InputUnsupportedError(
+                f"{path.name} has no pages to choose from", place=str(path), remedy="choose a channel with #plane="
+            )
+        return OmeZarrSlide(path, plane=fragment.plane, mpp=mpp, channels=channels, background=background)
+    if path.is_dir():
+        raise InputUnsupportedError(
+            f"{path.name} is a folder and no OME-Zarr image", place=str(path), remedy="name a file in it"
+        )
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     if is_tiff(path):
-        use_openslide = _is_for_openslide(path) and fragment.page is None
+        is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
+        use_openslide = not is_chosen and _is_for_openslide(path)
     elif path.suffix.lower() in _TIFF_SUFFIXES:
         raise InputCorruptError(
             f"it is named {path.suffix} and does not begin as a TIFF",
@@ -129,21 +144,20 @@ def _open_file(
     if not use_openslide:
         return TiffSlide(
             path,
-            page=fragment.page,
-            plane=fragment.plane,
+            choice=Choice(page=fragment.page, plane=fragment.plane, z=fragment.z, t=fragment.t),
             mpp=mpp,
             channels=channels,
             background=background,
         )
-    if fragment.page is not None:
+    if (fragment.page, fragment.z, fragment.t) != (None, None, None):
         raise InputUnsupportedError(
-            f"{path.name} has no pages to choose from", place=str(path), remedy="leave #page= out"
+            f"{path.name} has no pages to choose from", place=str(path), remedy="leave #page=, #z= and #t= out"
         )
     return OpenSlideSlide(path, plane=fragment.plane, mpp=mpp, channels=channels, background=background)
 
 
 def _is_for_openslide(path: Path) -> bool:
-    """Return whether a TIFF is a scanner's, of three uint8 samples per pixel, that OpenSlide opens.
+    """Return whether a TIFF is a scanner's, of three uint8 samples per pixel, that only OpenSlide reads as it should.
 
     OpenSlide turns 16-bit samples into 8-bit ones without a word, does not see the levels of an OME-TIFF, and blurs
     coarser levels whose odd pixel was dropped, since it places their pixels between pixels. So plain pyramids are
@@ -157,7 +171,7 @@ def _is_for_openslide(path: Path) -> bool:
     if openslide.OpenSlide.detect_format(path) in (None, "generic-tiff"):
         return False
     try:
-        openslide.OpenSlide(path).close()
+        with openslide.OpenSlide(path) as handle:
+            return not is_shown_alike(path, handle)
     except openslide.OpenSlideError:
         return False
-    return True

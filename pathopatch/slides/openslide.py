@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import cv2
 import numpy as np
 import openslide
 from numpy.typing import NDArray
@@ -80,7 +81,7 @@ class OpenSlideSlide(Slide):
         scale = self._scales[level]  # OpenSlide's own, so that it arrives at this very pixel
         corner = round(left * scale), round(top * scale)
         try:
-            rgba = np.asarray(self._open().read_region(corner, level, (width, height)))
+            image = self._open().read_region(corner, level, (width, height))
         except openslide.OpenSlideError as error:
             self._close()  # after one error a handle answers nothing else
             raise InputCorruptError(
@@ -88,9 +89,9 @@ class OpenSlideSlide(Slide):
                 place=str(self._path),
                 remedy="copy the file again from its source",
             ) from error
-        opacity = rgba[..., 3]
-        pixels = np.ascontiguousarray(rgba[..., self._planes].transpose(2, 0, 1))
-        return pixels, None if opacity.min() == 255 else opacity.copy()
+        planes = np.empty((4, height, width), np.uint8)
+        cv2.split(np.asarray(image), cast(Any, list(planes)))  # several times as fast as numpy's transposition
+        return planes[self._planes], None if planes[3].min() == 255 else planes[3]
 
 
 def _facts(handle: Any, path: Path, planes: slice) -> SlideFacts:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.generic]
 
 _BAND_BYTES = 64 * 2**20  # source pixels held at a time
+_ROWS_AT_ONCE = 8  # target rows of one product: more of them multiply more zeros
 SAME_FACTOR = 1e-5  # factors this close to 1 move a pixel of a 4096 px patch by 0.04 px: no resampling
 
 
@@ -83,7 +84,7 @@ def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
 
 
 def shrink_in_bands(
-    read: Callable[[int, int], Pixels],
+    read: Callable[[int, int], Pixels | list[Pixels]],
     *,
     source: tuple[int, int, int],
     dtype: np.dtype[np.generic],
@@ -95,7 +96,7 @@ def shrink_in_bands(
     Parameters
     ----------
     read : callable
-        ``read(top, rows)`` returns source pixels of shape (C, rows, width).
+        ``read(top, rows)`` returns source pixels of shape (C, rows, width), as an array or plane by plane.
     source : (int, int, int)
         Channels, height and width of the source.
     dtype : dtype
@@ -108,6 +109,7 @@ def shrink_in_bands(
     """
     channels, height, width = source
     out = np.empty((channels, *target), dtype)
+    is_plain = target == (height, width) and factors == (1, 1)
     edges = np.clip(np.arange(target[0] + 1) * factors[0], 0, height)
     rows = max(1, int(_BAND_BYTES / (channels * width * dtype.itemsize) / factors[0]))
     for first in range(0, target[0], rows):
@@ -115,11 +117,13 @@ def shrink_in_bands(
         band_edges = edges[first : last + 1]
         top = min(int(band_edges[0]), height - 1)
         bottom = max(top + 1, math.ceil(band_edges[-1]))
-        weights = _row_weights(band_edges - top, bottom - top)
         band = read(top, bottom - top)
         for channel, plane in zip(out, band, strict=True):
+            if is_plain:
+                channel[first:last] = plane
+                continue
             across = _shrink_across(plane, target[1], factors[1])
-            channel[first:last] = _cast(weights.astype(across.dtype) @ across, dtype)
+            channel[first:last] = _cast(_shrink_down(across, band_edges - top), dtype)
     return out
 
 
@@ -146,6 +150,18 @@ def _row_weights(edges: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     return normalised
 
 
+def _shrink_down(rows: NDArray[np.floating], edges: NDArray[np.float64]) -> NDArray[np.floating]:
+    """Return the means of the rows between consecutive edges; each edge counts rows from the first."""
+    means = np.empty((len(edges) - 1, rows.shape[1]), rows.dtype)
+    for first in range(0, len(means), _ROWS_AT_ONCE):
+        few = edges[first : first + _ROWS_AT_ONCE + 1]
+        top = min(int(few[0]), len(rows) - 1)
+        bottom = min(max(top + 1, math.ceil(few[-1])), len(rows))
+        weights = _row_weights(few - top, bottom - top)
+        np.matmul(weights.astype(rows.dtype), rows[top:bottom], out=means[first : first + len(few) - 1])
+    return means
+
+
 def _shrink_across(plane: Pixels, width: int, factor: float) -> NDArray[np.floating]:
     """Return float area means along the rows; a missing last column repeats its neighbour."""
     wide = np.float64 if plane.dtype.itemsize > 4 else np.float32
@@ -161,5 +177,6 @@ def _cast(values: NDArray[np.floating], dtype: np.dtype[np.generic]) -> Pixels:
     """Return values in another type, rounded and clipped where it is an integer one."""
     if dtype.kind in "iu":
         limits = np.iinfo(cast(Any, dtype))
-        values = np.clip(np.rint(values), limits.min, limits.max)
+        values = np.rint(values)
+        np.clip(values, limits.min, limits.max, out=values)
     return values.astype(dtype)

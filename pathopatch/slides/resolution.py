@@ -15,7 +15,8 @@ MAX_MISMATCH = 0.02
 
 _UM_PER_UNIT = {
     "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "inch": 25400.0, "in": 25400.0,
-    "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0,
+    "micron": 1.0, "microns": 1.0, "micrometer": 1.0, "micrometre": 1.0, "meter": 1e6, "decimeter": 1e5,
+    "centimeter": 1e4, "millimeter": 1e3, "nanometer": 1e-3, "angstrom": 1e-4, "picometer": 1e-6,
 }  # fmt: skip
 
 
@@ -61,6 +62,29 @@ def resolution(x: float | str | None, y: float | str | None, *, source: str) -> 
     if abs(across - down) > MAX_MISMATCH * max(across, down):
         return Resolution(None, f"{source} gives {across:g} um/px across and {down:g} down: pixels must be square")
     return Resolution(across if across == down else math.sqrt(across * down))
+
+
+def axis_resolution(x: float, y: float, unit_x: str | None, unit_y: str | None, *, source: str) -> Resolution:
+    """Return the resolution that two lengths of a pixel and their units state; a length without a unit says nothing.
+
+    Parameters
+    ----------
+    x, y : float
+        Size of a pixel across and down, in its unit.
+    unit_x, unit_y : str or None
+        Names of the units.
+    source : str
+        Where they were read, for the message.
+    """
+    um = []
+    for value, unit in ((x, unit_x), (y, unit_y)):
+        if unit is None:
+            return Resolution(None, f"{source} gives {value:g} without a unit")
+        um_per_unit = _um(str(unit))
+        if um_per_unit is None:
+            return Resolution(None, f"{source} is in the unit {unit!r}, which is not one of length")
+        um.append(value * um_per_unit)
+    return resolution(um[0], um[1], source=source)
 
 
 def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | None) -> Resolution:

@@ -6,22 +6,28 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import cv2
+import imagecodecs
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.resample import Pixels
 
-_MIN_CACHE_BYTES = 32 * 2**20
+_MIN_CACHE_BYTES = 8 * 2**20  # memory that is touched for the first time costs as much as decoding into it
 _MAX_SEGMENT_BYTES = 4 * 2**30  # one strip or tile is decoded as a whole
 _MAX_TOUCHED_BYTES = 128 * 2**20  # of a mapped file
+_MAX_SCRATCH_BYTES = 4 * 2**20
 _CACHED_ROWS = 2  # a row of patches that straddles two rows of tiles decodes each tile once
+_HANDED_OVER = np.empty(0, np.bool_)  # stands in the cache for a tile that the caller got as it was
 
 
 class TileCache:
@@ -42,7 +48,7 @@ class TileCache:
         """Start empty: at first, after closing, and in a forked process, whose lock may be held by nobody."""
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._held: OrderedDict[Hashable, Pixels | None] = OrderedDict()
+        self._held: OrderedDict[Hashable, tuple[Pixels | None, int]] = OrderedDict()
         self._bytes = 0
         self._descriptor = -1
         self._map: mmap.mmap | None = None
@@ -54,8 +60,10 @@ class TileCache:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return bytes of the file; it is opened in this process when first needed."""
-        with self._lock:
-            descriptor = self._open()
+        descriptor = self._descriptor
+        if descriptor < 0:
+            with self._lock:
+                descriptor = self._open()
         return os.pread(descriptor, count, offset)
 
     def _open(self) -> int:
@@ -87,18 +95,17 @@ class TileCache:
             if key not in self._held:
                 return False, None
             self._held.move_to_end(key)
-            return True, self._held[key]
+            return True, self._held[key][0]
 
-    def put(self, key: Hashable, segment: Pixels | None) -> None:
-        """Keep a segment."""
+    def put(self, key: Hashable, segment: Pixels | None, n_bytes: int) -> None:
+        """Keep a segment, counted as so many bytes."""
         with self._lock:
             if key in self._held:
-                return
-            self._held[key] = segment
-            self._bytes += 0 if segment is None else segment.nbytes
+                self._bytes -= self._held.pop(key)[1]
+            self._held[key] = segment, n_bytes
+            self._bytes += n_bytes
             while self._bytes > self._capacity and len(self._held) > 1:
-                _, dropped = self._held.popitem(last=False)
-                self._bytes -= 0 if dropped is None else dropped.nbytes
+                self._bytes -= self._held.popitem(last=False)[1][1]
 
     def close(self) -> None:
         """Drop all segments and close the file."""
@@ -137,29 +144,60 @@ class PageReader:
         frame = page.keyframe
         self._path, self._cache, self._key = path, cache, key
         self._width, self._height = int(frame.imagewidth), int(frame.imagelength)
-        self._is_planar = frame.samplesperpixel > 1 and int(frame.planarconfig) == 2
+        self.samples = int(frame.samplesperpixel)
+        self._is_planar = self.samples > 1 and int(frame.planarconfig) == 2
+        self._is_reread = False
         self._plain = _plain(page, frame)
         if self._plain is not None:
             return
         _require_decoder(frame, path)
         self._decode, self._jpegtables = frame.decode, page.jpegtables
+        self._jpeg = _jpeg_decoder(page, frame)
+        self._local = threading.local()
         self._offsets = np.asarray(page.dataoffsets, np.int64)
         self._counts = np.asarray(page.databytecounts, np.int64)
         if frame.is_tiled:
             self._box = int(frame.tilelength), int(frame.tilewidth)
         else:
             self._box = min(int(frame.rowsperstrip), self._height), self._width
+        self._box_shape = self._box if self.samples == 1 else (*self._box, self.samples)
         self._down = -(-self._height // self._box[0])
         self._across = -(-self._width // self._box[1])
-        samples = 1 if self._is_planar else int(frame.samplesperpixel)
-        segment_bytes = self._box[0] * self._box[1] * samples * frame.dtype.itemsize
-        if segment_bytes > _MAX_SEGMENT_BYTES:
+        samples = 1 if self._is_planar else self.samples
+        self._segment_bytes = self._box[0] * self._box[1] * samples * frame.dtype.itemsize
+        if self._segment_bytes > _MAX_SEGMENT_BYTES:
             raise InputTooLargeError(
-                f"one strip or tile of {self._box[1]} x {self._box[0]} px needs {segment_bytes} bytes",
+                f"one strip or tile of {self._box[1]} x {self._box[0]} px needs {self._segment_bytes} bytes",
                 place=str(path),
                 remedy="write it again in tiles of 256 or 512 px",
             )
-        cache.reserve(segment_bytes * self._across * (frame.samplesperpixel if self._is_planar else 1))
+        cache.reserve(self._segment_bytes * self._across * (self.samples if self._is_planar else 1))
+
+    def whole_tile(self, left: int, top: int, width: int, height: int) -> Pixels | None:
+        """Return a rectangle that is exactly one tile, (samples, H, W), decoded for this call alone; None otherwise.
+
+        Nothing is copied and nothing kept. As soon as a tile is asked for again while it could still have been kept,
+        tiles are kept.
+
+        Raises
+        ------
+        InputCorruptError
+            The tile cannot be decoded.
+        """
+        if self._is_reread or self._plain is not None or (height, width) != self._box or self._is_planar:
+            return None
+        if left % width or top % height or left + width > self._width or top + height > self._height:
+            return None
+        index = (top // height) * self._across + left // width
+        key = self._key, index
+        is_held, segment = self._cache.get(key)
+        count = int(self._counts[index])
+        if is_held or not count:
+            self._is_reread = is_held and count > 0
+            return None
+        segment = self._decoded(index, self._cache.read(int(self._offsets[index]), count), count)
+        self._cache.put(key, _HANDED_OVER, self._segment_bytes)
+        return segment if segment.flags.writeable else segment.copy()
 
     def read_into(
         self, out: Pixels, wanted: Sequence[tuple[int, int]], left: int, top: int
@@ -207,29 +245,49 @@ class PageReader:
         target = slice(ys - top, y1 - top), slice(xs - left, x1 - left)
         is_stored = True
         for channel, sample in wanted:
-            plane = sample if self._is_planar else 0
-            segment = self._segment((plane * self._down + at[0]) * self._across + at[1])
+            if self._is_planar or (channel, sample) == wanted[0]:
+                plane = sample if self._is_planar else 0
+                segment = self._segment((plane * self._down + at[0]) * self._across + at[1])
             if segment is None:
                 out[(channel, *target)] = 0
                 is_stored = False
             else:
                 inner = 0 if self._is_planar else sample
-                out[(channel, *target)] = segment[ys - y0 : y1 - y0, xs - x0 : x1 - x0, inner]
+                out[(channel, *target)] = segment[inner, ys - y0 : y1 - y0, xs - x0 : x1 - x0]
         return is_stored
 
     def _segment(self, index: int) -> Pixels | None:
-        """Return a decoded strip or tile (rows, columns, samples)."""
+        """Return a decoded strip or tile (samples, rows, columns)."""
         is_held, segment = self._cache.get((self._key, index))
-        if is_held:
+        if is_held and segment is not _HANDED_OVER:
             return segment
+        self._is_reread |= is_held
         offset, count = int(self._offsets[index]), int(self._counts[index])
-        if count:
-            segment = self._decoded(index, self._cache.read(offset, count), count)
-        self._cache.put((self._key, index), segment)
+        segment = self._decoded(index, self._cache.read(offset, count), count) if count else None
+        self._cache.put((self._key, index), segment, 0 if segment is None else segment.nbytes)
         return segment
 
+    def _scratch(self) -> NDArray[np.uint8] | None:
+        """Return memory that this thread decodes tiles into, which stays in the processor's cache; None for large ones.
+
+        Only pixels of several samples may go there: they are taken apart into other memory before the next tile.
+        """
+        if self.samples == 1 or self._segment_bytes > _MAX_SCRATCH_BYTES:
+            return None
+        found: NDArray[np.uint8] | None = getattr(self._local, "scratch", None)
+        if found is None:
+            found = self._local.scratch = np.empty(self._box_shape, np.uint8)
+        return found
+
     def _decoded(self, index: int, data: bytes, count: int) -> Pixels:
-        """Return a strip or tile decoded and large enough for the pixels that it should hold."""
+        """Return a strip or tile decoded, (samples, rows, columns), large enough for the pixels that it should hold."""
+        if self._jpeg is not None and len(data) == count:
+            try:
+                pixels = self._jpeg(data, out=self._scratch())
+                if pixels.shape == self._box_shape:
+                    return _planes(pixels)
+            except DECODING_ERRORS:
+                pass  # whether it is wrong or only unusual, the general decoder finds out
         row, column = divmod(index % (self._down * self._across), self._across)
         due_h = min(self._box[0], self._height - row * self._box[0])
         due_w = min(self._box[1], self._width - column * self._box[1])
@@ -238,7 +296,7 @@ class PageReader:
             try:
                 decoded, _, shape = self._decode(data, index, jpegtables=self._jpegtables)
                 if decoded is not None and shape[1] >= due_h and shape[2] >= due_w:
-                    return np.ascontiguousarray(decoded[0])
+                    return _planes(decoded[0])
                 what = "it decodes to fewer pixels than due"
             except DECODING_ERRORS as error:
                 what = str(error)
@@ -248,6 +306,34 @@ class PageReader:
             place=str(self._path),
             remedy="copy the file again from its source",
         )
+
+
+def _jpeg_decoder(page: Any, frame: Any) -> Callable[..., Pixels] | None:
+    """Return what decodes a plain JPEG strip or tile by itself; None where tifffile's decoder is needed.
+
+    Aperio stores RGB without converting it to YCbCr, and without a marker that says so: the TIFF's own tag tells.
+    """
+    is_plain = int(frame.compression) == 7 and int(frame.planarconfig) == 1 and frame.bitspersample == 8
+    photometric = int(frame.photometric)
+    if not is_plain or frame.extrasamples or photometric not in (1, 2, 6):
+        return None
+    return partial(
+        imagecodecs.jpeg8_decode,
+        tables=page.jpegtables,
+        colorspace=2 if photometric == 2 and not frame.is_jfif else None,
+        outcolorspace=None if photometric == 1 else 2,
+    )
+
+
+def _planes(pixels: Pixels) -> Pixels:
+    """Return pixels (rows, columns[, samples]) as (samples, rows, columns), once for all the times they are cut."""
+    rows, columns = pixels.shape[:2]
+    samples = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if samples == 1:
+        return np.ascontiguousarray(pixels).reshape(1, rows, columns)
+    planes = np.empty((samples, rows, columns), pixels.dtype)
+    cv2.split(cast(Any, np.ascontiguousarray(pixels)), cast(Any, list(planes)))
+    return planes
 
 
 @dataclass(frozen=True)

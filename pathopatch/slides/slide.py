@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -154,6 +154,15 @@ class Slide(ABC):
     def paths(self) -> tuple[Path, ...]:
         """Files that the pixels come from, without fragments, each once."""
         return self._facts.paths
+
+    @property
+    def source(self) -> str | dict[str, str]:
+        """Absolute path with its fragment, or one per channel name: what `open_slide` opens this slide from again."""
+        holder = self._arguments.get("choice")  # a TIFF's; other adapters take the words themselves
+        chosen = self._arguments if holder is None else vars(holder)
+        words = [f"{name}={chosen[name]}" for name in ("page", "plane", "z", "t") if chosen.get(name) is not None]
+        fragment = "&".join(words)
+        return f"{self.paths[0].absolute()}{fragment and '#' + fragment}"
 
     @property
     def has_mpp(self) -> bool:
@@ -329,10 +338,10 @@ class Slide(ABC):
     def _read_filled(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
         """Return a rectangle of a level, in its px, that may reach past its edges."""
         box = self.levels[level]
+        if left >= 0 and top >= 0 and left + width <= box.width and top + height <= box.height:
+            return self._blended(left, top, width, height, level)
         x0, x1 = max(left, 0), min(left + width, box.width)
         y0, y1 = max(top, 0), min(top + height, box.height)
-        if (x0, y0, x1, y1) == (left, top, left + width, top + height):
-            return self._blended(left, top, width, height, level)
         out = np.full((len(self.channels), height, width), self.background_value, self.dtype)
         if x0 < x1 and y0 < y1:
             inside = self._blended(x0, y0, x1 - x0, y1 - y0, level)
@@ -350,12 +359,13 @@ class Slide(ABC):
             mixed = np.rint(mixed)
         return mixed.astype(self.dtype)
 
-    def _read_with_cover(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
-        """Return pixels inside a level and, as one more channel, their opacity from 0 to 255; nothing is mixed."""
+    def _read_with_cover(self, left: int, top: int, width: int, height: int, level: int) -> list[Pixels]:
+        """Return the planes inside a level and, as one more, their opacity from 0 to 255; nothing is mixed."""
         pixels, opacity = self._read_level(left, top, width, height, level)
-        cover = np.full((height, width), 255, np.uint8) if opacity is None else opacity
-        cover = cover.max(axis=0) if cover.ndim == 3 else cover
-        return np.concatenate([pixels, cover[None].astype(self.dtype)])
+        if opacity is None:
+            return [*pixels, np.broadcast_to(np.array(255, self.dtype), (height, width))]
+        cover = opacity.max(axis=0) if opacity.ndim == 3 else opacity
+        return [*pixels, cover.astype(self.dtype)]
 
     def _overview(self, max_px: int, *, with_cover: bool) -> tuple[Pixels, float, float]:
         """Return the overview and its scales, with the opacity as last channel if asked."""
@@ -365,7 +375,7 @@ class Slide(ABC):
         scale_x, scale_y = width / w, height / h
         level = level_for([each.downsample for each in self.levels], min(scale_x, scale_y))
         box = self.levels[level]
-        read = self._read_with_cover if with_cover else self._blended
+        read: Callable[..., Pixels | list[Pixels]] = self._read_with_cover if with_cover else self._blended
         pixels = shrink_in_bands(
             lambda top, rows: read(0, top, box.width, rows, level),
             source=(len(self.channels) + with_cover, box.height, box.width),

@@ -64,6 +64,11 @@ class ChannelStack(Slide):
         )
         super().__init__(facts, {"slides": self._slides}, mpp=mpp, channels=channels, background=background)
 
+    @property
+    def source(self) -> dict[str, str]:
+        """Absolute path with its fragment of each channel."""
+        return {name: str(part.source) for name, part in self._slides.items()}
+
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:

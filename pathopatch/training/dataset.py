@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
-from pathopatch.config import TissueConfig
-from pathopatch.errors import (
-    ChannelMismatchError,
-    InputMissingError,
-    NonFiniteError,
-)
-from pathopatch.models.forward import resize_area
-from pathopatch.patches.intensity import scale
+from pathopatch.errors import InputMissingError, InputUnsupportedError, NonFiniteError
+from pathopatch.groups import attribute_values
 from pathopatch.patches.store import PatchStore
 from pathopatch.provenance import inside
+from pathopatch.training.source import Source, common_source
+from pathopatch.training.stored import StoredPatches
 
 _CHUNK = 256  # patches read at a time, about one shard
 _GIB = 2**30
-_MPP_TOLERANCE = 1.02
-
-
-@dataclass(frozen=True)
-class Source:
-    """What all slides behind a set of patches have in common, for the model bundle.
-
-    Parameters
-    ----------
-    channels : tuple of str
-        In order.
-    dtype : str
-        As numpy names it.
-    patch_px, stride_px : int
-        Target-mpp px.
-    mpp : float or None
-        Target scale, um/px.
-    background : str
-        ``dark``, ``bright``, or ``auto`` where the slides differ.
-    intensity, tissue : mapping
-        The rules, as the configuration of `tile` has them.
-    """
-
-    channels: tuple[str, ...]
-    dtype: str
-    patch_px: int
-    stride_px: int
-    mpp: float | None
-    background: str = "auto"
-    intensity: Mapping[str, Any] = field(default_factory=dict)
-    tissue: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def is_rgb(self) -> bool:
-        """Whether the channels are brightfield colour."""
-        return self.channels == ("R", "G", "B") and self.dtype == "uint8"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,52 +58,6 @@ class PatchSet:
     def with_attribute(self, attribute: NDArray[np.int64]) -> PatchSet:
         """Return the same patches grouped by another attribute; the pixels are shared, not copied."""
         return replace(self, attribute=np.asarray(attribute, dtype=np.int64))
-
-
-class StoredPatches(Dataset[NDArray[np.float32]]):
-    """Patches that are read from their stores when they are asked for, for sets that do not fit into memory.
-
-    Parameters
-    ----------
-    stores : sequence of PatchStore
-        One a slide.
-    slide, row : ndarray of int64, shape (N,)
-        Store of each patch, and its row in it.
-    input_px : int
-        Side that they are resampled to.
-    """
-
-    def __init__(
-        self, stores: Sequence[PatchStore], slide: NDArray[np.int64], row: NDArray[np.int64], *, input_px: int
-    ) -> None:
-        self._stores = tuple(stores)
-        self._slide, self._row, self._input_px = slide, row, input_px
-
-    def __len__(self) -> int:
-        return len(self._row)
-
-    def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return several patches, float32 of shape (n, C, input_px, input_px); one read per slide."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        slides = self._slide[chosen]
-        found: NDArray[np.float32] | None = None
-        for number in np.unique(slides):
-            store = self._stores[number]
-            places = np.flatnonzero(slides == number)
-            part = resize_area(scale(store.read(self._row[chosen[places]]), store.windows), self._input_px)
-            if found is None:
-                found = np.empty((len(chosen), *part.shape[1:]), dtype=np.float32)
-            found[places] = part
-        if found is None:
-            raise IndexError("no patches asked for")
-        return found
-
-    def __getitem__(self, index: Any) -> NDArray[np.float32]:
-        """Return patches by a slice or an array of indices, or one patch (C, input_px, input_px) by its index."""
-        if isinstance(index, int | np.integer):
-            patch: NDArray[np.float32] = self.__getitems__([int(index)])[0]
-            return patch
-        return self.__getitems__(np.arange(len(self))[index])
 
 
 def load_patches(
@@ -194,7 +107,7 @@ def load_patches(
     stores = [PatchStore(inside(work, "slides", f"{name}.zarr")) for name in slide_ids]
     row = _store_rows(stores, slide, rows["patch_id"].to_numpy(dtype=str))
     stored = StoredPatches(stores, slide.astype(np.int64), row, input_px=input_px)
-    source = _common_source(stores)
+    source = common_source(stores)
     shape = (len(rows), len(source.channels) if source else 0, input_px, input_px)
     held: Any = stored
     if np.prod(shape, dtype=np.float64) * np.dtype(np.float16).itemsize <= cache_gib * _GIB:
@@ -229,6 +142,24 @@ def attribute_column(groups: pd.DataFrame, threshold: float) -> str:
     return name
 
 
+def refuse_many_values(groups: pd.DataFrame) -> None:
+    """Raise if the patches have an attribute of their own of more than two values.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Training, selection and evaluation count four groups, 2 label + attribute.
+    """
+    values = attribute_values(groups)
+    if len(values) > 2:
+        raise InputUnsupportedError(
+            f"an attribute of {len(values)} values ({', '.join(values[:5])}{', …' if len(values) > 5 else ''}): "
+            "runs are selected and judged by four groups, those of two values",
+            place="groups.parquet",
+            remedy="join its values into two in the list of patches, and tile and group it anew",
+        )
+
+
 def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over all patches and pixels, in the scale of [0, 1].
 
@@ -261,6 +192,7 @@ def _wanted(
         rows = groups[chosen]
         return rows, np.full(len(rows), -1, dtype=np.int64)
     name = attribute_column(groups, threshold)
+    refuse_many_values(groups)
     rows = groups[chosen & (groups[name] >= 0)]
     return rows, rows[name].to_numpy(dtype=np.int64)
 
@@ -272,47 +204,6 @@ def _store_rows(stores: Sequence[PatchStore], slide: NDArray[Any], patch_id: NDA
         mine = np.flatnonzero(slide == number)
         row[mine] = store.rows(patch_id[mine].tolist())
     return row
-
-
-def _common_source(stores: Sequence[PatchStore]) -> Source | None:
-    """Return what the slides have in common; refuse slides that cannot be trained on together."""
-    sources = [_source_of(store) for store in stores]
-    if not sources:
-        return None
-    first = sources[0]
-    mpps = [source.mpp for source in sources if source.mpp is not None]
-    if mpps and max(mpps) > _MPP_TOLERANCE * min(mpps):
-        raise ChannelMismatchError(
-            f"the slides were tiled at {min(mpps):g} to {max(mpps):g} um/px",
-            place="slides",
-            remedy="tile them at one scale with --mpp",
-        )
-    for source, store in zip(sources, stores, strict=True):
-        for name in ("channels", "dtype", "patch_px"):
-            if getattr(source, name) != getattr(first, name):
-                raise ChannelMismatchError(
-                    f"{name} is {getattr(source, name)} in {store.path.stem!r}, "
-                    f"{getattr(first, name)} in {stores[0].path.stem!r}",
-                    place=str(store.path),
-                    remedy="train on slides of the same channels, types and patch size",
-                )
-    same = all(source.background == first.background for source in sources)
-    return first if same else replace(first, background="auto")
-
-
-def _source_of(store: PatchStore) -> Source:
-    """Return what a store says of its slide."""
-    known = store.attributes
-    return Source(
-        channels=tuple(known["channels"]),
-        dtype=known["dtype"],
-        patch_px=known["patch_px"],
-        stride_px=known["stride_px"],
-        mpp=known["target_mpp"],
-        background=known["background"],
-        intensity=known["intensity"],
-        tissue={name: value for name, value in known["tissue"].items() if name in TissueConfig.model_fields},
-    )
 
 
 def _held(

@@ -17,10 +17,12 @@ import torch
 from pathopatch import provenance
 from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.models.bundle import BundleSpec, save_bundle
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import Stamp, fingerprint, inside, json_stamp, read_json, write_bytes, write_json
-from pathopatch.training.dataset import PatchSet, Source, attribute_column, load_patches
+from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
+from pathopatch.training.source import Source
 
 RUN, MODEL = "run.json", "model"
 _NO_EFFECT = {"device", "threads", "cache_gib", "name"}  # on what is learnt, up to rounding
@@ -183,6 +185,7 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         input_px=config.input_px,
         intensity=IntensityConfig.model_validate(source.intensity),
         tissue=TissueConfig.model_validate(source.tissue),
+        align=source.align,
         mean=fitted.mean,
         std=fitted.std,
         min_tissue=_min_tissue(work),

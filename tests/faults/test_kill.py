@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from pathopatch.faultpoints import VARIABLE
-from pathopatch.models.bundle import BundleSpec, save_bundle
+from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import read_status
 
 POINTS = ("chunk", "rename", "renamed")

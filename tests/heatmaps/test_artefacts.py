@@ -17,7 +17,8 @@ from pathopatch.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.heatmaps import artefacts, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
-from pathopatch.models.bundle import BundleSpec, PatchClassifier
+from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import read_status, read_table
 from pathopatch.slides import open_slide
 
@@ -146,6 +147,17 @@ def test_a_rerun_does_nothing(tmp_path, slide, monkeypatch):
     again = predict_to(slide, model(), tmp_path, slide_id="s1")
     assert (again.state, again.counts) == ("current", first.counts)
     assert _files(tmp_path) == before
+
+
+def test_a_supplied_tissue_mask_says_what_is_predicted_and_is_part_of_the_stamp(tmp_path, slide):
+    mask = np.zeros((84, 100), np.uint8)
+    mask[:16, :32] = 255  # two patches of glass
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    predict_to(slide, model(), tmp_path, slide_id="s1", tissue_mask=tmp_path / "mask.tif")
+    table = read_table(tmp_path / "predictions" / "s1.parquet")
+    assert table[["x", "y", "tissue_fraction"]].to_numpy().tolist() == [[0, 0, 1], [16, 0, 1]]
+    with pytest.raises(StaleArtefactError, match="tissue_mask"):
+        predict_to(slide, model(), tmp_path, slide_id="s1")
 
 
 def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pathopatch.heatmaps.overlay import Legend, blend, compose, length_text, origin, render, round_length_um, write_png
+from pathopatch.heatmaps.overlay import Legend, blend, origin, render
+from pathopatch.patches.picture import compose, length_text, round_length_um, write_png
 
 
 def _grey(height=120, width=160):

@@ -2,17 +2,19 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
 import torch
-from made_slides import write_scn
+from made_slides import write_channel, write_scn
 
 from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps.predict import predict_slide, tiling_of
 from pathopatch.heatmaps.stitch import stitch
-from pathopatch.models.bundle import BundleSpec, PatchClassifier
+from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import open_slide
 
@@ -32,7 +34,7 @@ class MeanIntensity(torch.nn.Module):
         return torch.stack([torch.zeros_like(mean), mean], dim=1)
 
 
-def mean_model(patch=16, stride=16, *, mpp=MPP, gain=1.0, **changed):
+def mean_model(patch=16, stride=16, *, mpp=MPP, gain=1.0, network=MeanIntensity, **changed):
     values = {
         "architecture": "mean", "channels": ("SHG",), "dtype": "uint8", "background": "dark", "patch_px": patch,
         "stride_px": stride, "mpp": mpp, "input_px": patch, "mean": (0.0,), "std": (1.0,), "method": "erm",
@@ -40,7 +42,14 @@ def mean_model(patch=16, stride=16, *, mpp=MPP, gain=1.0, **changed):
                                max_hole_um2=0),
         "intensity": IntensityConfig(low_percentile=0, high_percentile=100),
     }  # fmt: skip
-    return PatchClassifier(BundleSpec(**(values | changed)), MeanIntensity(gain), precision="float32")
+    return PatchClassifier(BundleSpec(**(values | changed)), network(gain), precision="float32")
+
+
+class Overlap(MeanIntensity):
+    """Two logits, 0 and the mean of the product of both channels."""
+
+    def forward(self, x):
+        return super().forward(x[:, :1] * x[:, 1:])
 
 
 def painted_slide(path, image):
@@ -238,3 +247,27 @@ def test_cells_lie_on_their_squares_in_the_level_0_frame(tmp_path, patch, stride
         shared = [patches[(x - i * stride, y - j * stride)] for i in (0, 1) for j in (0, 1)]
         assert patches[OFFSET] == pytest.approx(values[0, 0] / 255, abs=1e-6)
         assert cells[0, 0] == pytest.approx(np.mean(shared), abs=1e-6)
+
+
+def two_planes(folder, shift):
+    """Write one tissue in two channels, the second `shift` px further on; return the open slide."""
+    rng = np.random.default_rng(1)
+    tissue = cv2.GaussianBlur(
+        (cv2.GaussianBlur(rng.normal(size=(360, 360)), (0, 0), 5) > 0.02).astype(float), (0, 0), 1
+    )
+    planes = [200 * tissue[20:340, 20 - x : 340 - x] + rng.uniform(5, 15, (320, 320)) for x in (0, shift)]
+    for name, plane in zip(("a", "b"), planes, strict=True):
+        write_channel(folder / f"{name}{shift}.tif", plane.astype(np.uint8), mpp=MPP)
+    return open_slide({"CARS": folder / f"a{shift}.tif", "SHG": folder / f"b{shift}.tif"}, background="dark")
+
+
+def test_a_model_trained_on_aligned_channels_aligns_each_slide_by_its_own_shift(tmp_path):
+    kinds = {"channels": ("CARS", "SHG"), "mean": (0.0, 0.0), "std": (1.0, 1.0), "intensity": IntensityConfig()}
+    with two_planes(tmp_path, 8) as apart, two_planes(tmp_path, 0) as together:
+        plain, aligning = (mean_model(64, 64, network=Overlap, align=align, **kinds) for align in (False, True))
+        expected = predict_slide(together, aligning, slide_id="s")
+        moved = predict_slide(apart, aligning, slide_id="s")
+        as_recorded = predict_slide(apart, plain, slide_id="s")
+    inner = expected["x"] < 256  # the last column holds pixels from outside
+    assert np.abs(moved["logit"] - expected["logit"])[inner].max() < 0.02
+    assert np.abs(as_recorded["logit"] - expected["logit"])[inner].min() > 0.04

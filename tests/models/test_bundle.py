@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from pathopatch.errors import (
     ChannelMismatchError,
@@ -16,8 +18,9 @@ from pathopatch.errors import (
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.models.bundle import BundleSpec, check_slide, load_model, save_bundle
+from pathopatch.models.bundle import check_slide, load_model, save_bundle
 from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 
@@ -96,6 +99,7 @@ def test_equal_models_give_equal_bytes(bundle, tmp_path):
         ({"channels": ["CARS", "TPEF", "THG"]}, "THG"),
         ({"class_names": ["tumour", "non-tumour"]}, "class_names is"),
         ({"intensity": {"low_percentile": 0.0, "high_percentile": 100.0}}, "intensity is"),
+        ({"align": True}, "align is True"),
         ({"mean": [0.0, 0.0, 0.0]}, "mean is"),
         ({"mpp": 1.0}, "mpp is"),
         ({"architecture": "resnet10t"}, "architecture is"),
@@ -108,6 +112,25 @@ def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, sa
     _edit(bundle, **changes)
     with pytest.raises(CheckpointIncompatibleError, match=said):
         load_model(bundle)
+
+
+def test_a_bundle_made_before_a_setting_existed_is_read_with_its_default(bundle):
+    old = {"low_percentile": 1.0, "high_percentile": 99.5}
+    _edit(bundle, intensity=old)
+    with safe_open(bundle / "model.safetensors", framework="pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        header = json.loads(stream.metadata()["pathopatch"])
+    save_file(tensors, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(header | {"intensity": old})})
+    assert load_model(bundle).spec.intensity.scope == "slide"
+
+
+def test_a_bundle_from_before_channels_could_be_aligned_is_still_read(bundle):
+    assert "align" not in _spec().contract()
+    assert _spec(align=True).contract()["align"] is True
+    raw = json.loads((bundle / "model.json").read_text())
+    del raw["align"]
+    (bundle / "model.json").write_text(json.dumps(raw))
+    assert load_model(bundle).spec.align is False
 
 
 def test_the_decision_threshold_may_be_set_anew(bundle):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import pytest
 
 from pathopatch.config import IntensityConfig
 from pathopatch.patches import intensity
@@ -55,3 +57,51 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     assert np.isclose(intensity.sharpness(spot), 20 / 9)
     assert intensity.sharpness(np.ones((2, 5, 5), np.float32)) == 0
     assert intensity.sharpness(spot[:, :2]) == 0
+
+
+@pytest.mark.parametrize(("level", "expected"), [(254.0, 0.5), (254.3, 0.25), (255.0, 0.25), (255.4, 0), (-1.0, 1.0)])
+def test_the_level_of_saturation_lies_between_integers_or_outside_their_range(level: float, expected: float) -> None:
+    pixels = np.array([[[0, 100], [254, 255]]], np.uint8)
+    assert intensity.saturated_fraction(pixels, np.array([[-5.0, level]])) == expected
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+def test_sharpness_is_to_the_last_bit_that_of_numpys_mean_channel(channels: int) -> None:
+    scaled = np.random.default_rng(channels).random((channels, 61, 47), np.float32)
+    laplacian = cv2.Laplacian(np.ascontiguousarray(scaled.mean(axis=0)), cv2.CV_32F)
+    assert intensity.sharpness(scaled) == laplacian[1:-1, 1:-1].var(dtype=np.float64)
+
+
+def test_sharpness_at_a_fixed_scale_does_not_depend_on_the_pixel_size() -> None:
+    pattern = np.random.default_rng(0).random((1, 16, 12)).astype(np.float32)
+    fine = np.repeat(np.repeat(pattern, 4, axis=1), 4, axis=2)
+    assert np.isclose(intensity.sharpness(fine, factor=4.0), intensity.sharpness(pattern), rtol=1e-5)
+    assert intensity.sharpness(pattern, factor=0.25) == intensity.sharpness(pattern)
+    assert intensity.sharpness(pattern, factor=100.0) == 0
+
+
+def test_a_given_window_goes_before_percentiles_and_before_0_to_255() -> None:
+    pixels = np.arange(202, dtype=np.uint8).reshape(2, 1, 101)
+    rule = IntensityConfig(low_percentile=0, high_percentile=100, windows={"SHG": (7, 9)})
+    tissue = np.ones((1, 101), bool)
+    found = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False, channels=("CARS", "SHG"))
+    assert found.tolist() == [[0, 100], [7, 9]]
+    found = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=True, channels=("R", "SHG"))
+    assert found.tolist() == [[0, 255], [7, 9]]
+
+
+def test_the_windows_of_a_cohort_count_each_slide_alike() -> None:
+    rule = IntensityConfig(low_percentile=1, high_percentile=50)
+    large, small = np.full((1, 100, 100), 10.0), np.full((1, 2, 2), 20.0)
+    quantiles = [intensity.tissue_quantiles(each, np.ones(each.shape[1:], bool)) for each in (large, small)]
+    assert intensity.pooled_windows(quantiles, rule).tolist() == [[10, 15]]
+    empty = intensity.tissue_quantiles(large, np.zeros((100, 100), bool))
+    assert intensity.pooled_windows([empty, quantiles[1]], rule).tolist() == [[20, 20]]
+
+
+def test_the_windows_of_a_cohort_of_one_slide_are_the_slides_own() -> None:
+    pixels = np.random.default_rng(0).normal(100, 20, (2, 50, 50)).astype(np.float32)
+    tissue = np.random.default_rng(1).random((50, 50)) < 0.5
+    rule = IntensityConfig()
+    own = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False)
+    assert np.allclose(intensity.pooled_windows([intensity.tissue_quantiles(pixels, tissue)], rule), own)

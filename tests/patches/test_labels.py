@@ -1,133 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pathopatch.config import LabelConfig
-from pathopatch.errors import (
-    InputCorruptError,
-    InputMissingError,
-    InputUnsupportedError,
-    ModalityMismatchError,
-)
-from pathopatch.patches.labels import LabelSource, MaskFractions, label_fractions, labels, read_mask
+from pathopatch.config import LabelConfig, parse
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.patches.labels import LabelSource, label_fractions, labels
 
 
 def at(*origins: int) -> NDArray[np.int64]:
     return np.array(origins, np.int64)
-
-
-def test_a_fraction_is_exact_where_the_patch_cuts_mask_pixels() -> None:
-    mask = np.zeros((4, 4), bool)
-    mask[1, 1] = True  # level-0 px 10 to 20, both ways
-    fractions = MaskFractions(mask, (40, 40)).fractions
-    # patches of 10 px: all of it, a quarter of each axis, half of one axis, none
-    assert fractions(at(10, 2, 10, 20), at(10, 3, 5, 10), 10.0).tolist() == [1.0, 0.2 * 0.3, 0.5, 0.0]
-    assert np.isclose(fractions(at(0), at(0), 40.0)[0], 1 / 16)
-    assert np.isclose(fractions(at(5), at(5), 12.5)[0], 7.5**2 / 12.5**2)
-
-
-def test_a_mask_finer_than_the_slide_is_averaged() -> None:
-    mask = np.zeros((8, 8), bool)
-    mask[:, :3] = True  # level-0 px 0 to 1.5
-    assert MaskFractions(mask, (4, 4)).fractions(at(0, 1, 2), at(0, 0, 0), 2.0).tolist() == [0.75, 0.25, 0.0]
-
-
-def test_an_overhanging_patch_counts_only_what_is_on_the_slide() -> None:
-    mask = np.zeros((10, 10), bool)
-    mask[:, 8:] = True
-    fractions = MaskFractions(mask, (10, 10)).fractions
-    assert fractions(at(6), at(6), 8.0).tolist() == [0.5]
-    assert fractions(at(10), at(0), 8.0).tolist() == [0.0]
-
-
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1), st.floats(1.0, 30.0))
-def test_side_by_side_patches_hold_the_mask_together(w: int, h: int, seed: int, extent: float) -> None:
-    mask = np.random.default_rng(seed).random((h, w)) < 0.4
-    size = (w * 7, h * 7)
-    x, y = (grid.ravel().astype(np.int64) for grid in np.meshgrid(range(size[0]), range(size[1])))
-    one = MaskFractions(mask, size).fractions(x, y, 1.0)
-    assert np.isclose(one.sum(), mask.sum() * 49)
-    whole = MaskFractions(mask, size).fractions(at(0), at(0), extent)[0]
-    inside = np.clip(extent - np.arange(size[0]), 0, 1), np.clip(extent - np.arange(size[1]), 0, 1)
-    weight = np.outer(inside[1], inside[0]).ravel()
-    assert np.isclose(whole, (one * weight).sum() / weight.sum())
-
-
-def test_a_mask_of_other_proportions_is_refused_with_both_sizes() -> None:
-    with pytest.raises(ModalityMismatchError, match=r"100 x 100 px and the slide 1000 x 1030 px"):
-        MaskFractions(np.zeros((100, 100), bool), (1000, 1030))
-    MaskFractions(np.zeros((100, 100), bool), (1000, 1019))
-
-
-def test_a_tiny_mask_may_be_rounded_to_whole_pixels() -> None:
-    MaskFractions(np.zeros((10, 11), bool), (1060, 1000))
-
-
-def write(path: Path, pixels: NDArray[Any]) -> Path:
-    if path.suffix == ".tif":
-        tifffile.imwrite(path, pixels, photometric="rgb" if pixels.ndim == 3 else "minisblack")
-    else:
-        assert cv2.imwrite(str(path), pixels)
-    return path
-
-
-@pytest.mark.parametrize(
-    ("name", "values", "expected"),
-    [
-        ("a.png", np.array([[0, 127, 128, 255]], np.uint8), [0, 0, 1, 1]),
-        ("a.png", np.array([[0, 1]], np.uint8), [0, 1]),
-        ("a.png", np.array([[0, 1, 300]], np.uint16), [0, 1, 1]),
-        ("a.png", np.array([[[0, 0, 0], [0, 0, 255]]], np.uint8), [0, 1]),
-        ("a.png", np.array([[[0, 0, 0, 255], [0, 0, 255, 255]]], np.uint8), [0, 1]),
-        ("a.tif", np.array([[0, 127, 128, 255]], np.uint8), [0, 0, 1, 1]),
-        ("a.tif", np.array([[0, 0.5]], np.float32), [0, 1]),
-        ("a.tif", np.zeros((1, 3), np.uint8), [0, 0, 0]),
-    ],
-)
-def test_what_sets_a_mask_pixel(tmp_path: Path, name: str, values: NDArray[Any], expected: list[int]) -> None:
-    assert read_mask(write(tmp_path / name, values)).astype(int).tolist() == [expected]
-
-
-def test_a_jpeg_mask_is_cut_at_128_however_dim_it_is(tmp_path: Path) -> None:
-    pixels = np.zeros((16, 32), np.uint8)
-    pixels[:, :16] = 90
-    assert not read_mask(write(tmp_path / "dim.jpg", pixels)).any()
-    pixels[:, :16] = 255
-    mask = read_mask(write(tmp_path / "bright.jpg", pixels))
-    assert mask[:, :16].all()
-    assert not mask[:, 16:].any()
-
-
-def test_class_numbers_are_not_taken_for_a_mask(tmp_path: Path) -> None:
-    path = write(tmp_path / "classes.png", np.array([[0, 1, 2]], np.uint8))
-    with pytest.raises(InputUnsupportedError, match="up to 2"):
-        read_mask(path)
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
-def test_a_truncated_mask_is_corrupt(tmp_path: Path, name: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8)
-    path = write(tmp_path / name, noise)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputCorruptError):
-        read_mask(path)
-
-
-def test_a_missing_mask_and_a_foreign_format_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(InputMissingError):
-        read_mask(tmp_path / "none.png")
-    with pytest.raises(InputUnsupportedError, match="bmp"):
-        read_mask(tmp_path / "none.bmp")
 
 
 def known(source: LabelSource | None) -> tuple[list[float], list[float]]:
@@ -138,7 +24,8 @@ def known(source: LabelSource | None) -> tuple[list[float], list[float]]:
 def test_what_is_known_decides_the_fractions(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4), np.uint8)
     pixels[:, :1] = 255
-    mask = write(tmp_path / "mask.png", pixels)
+    mask = tmp_path / "mask.png"
+    assert cv2.imwrite(str(mask), pixels)
     assert known(LabelSource(tumor_mask=mask)) == ([0.5, 0.0], [1.0, 1.0])
     assert known(LabelSource(whole_slide_non_tumor=True)) == ([0.0, 0.0], [1.0, 1.0])
     assert known(LabelSource(whole_slide_non_tumor=True, labelled_mask=mask)) == ([0.0, 0.0], [0.5, 0.0])
@@ -149,9 +36,11 @@ def test_what_is_known_decides_the_fractions(tmp_path: Path) -> None:
     assert labelled == [0.5, 0.0]
 
 
-def test_a_slide_cannot_be_non_tumour_and_have_a_tumour_mask(tmp_path: Path) -> None:
-    with pytest.raises(InputUnsupportedError):
-        LabelSource(tumor_mask=tmp_path / "a.png", whole_slide_non_tumor=True)
+@pytest.mark.parametrize("two", [(0, 1), (0, 2), (1, 2)])
+def test_the_tumour_is_stated_once(tmp_path: Path, two: tuple[int, int]) -> None:
+    said = [("tumor_mask", tmp_path / "a.png"), ("annotations", tmp_path / "a.xml"), ("whole_slide_non_tumor", True)]
+    with pytest.raises(InputUnsupportedError, match="is stated by"):
+        LabelSource(**dict(said[i] for i in two))
 
 
 def test_a_label_needs_enough_tumour_and_enough_labelled_area() -> None:
@@ -164,8 +53,22 @@ def test_a_label_needs_enough_tumour_and_enough_labelled_area() -> None:
     assert labels(tumor[:5], np.ones(5), patch_px=8, config=config).tolist() == [0, 0, 0, 1, 1]
 
 
-@pytest.mark.parametrize(("size", "mask_px"), [(20000, 1001), (114, 100), (4930, 331)])
-def test_masks_of_awkward_sizes_reach_the_last_patch(size: int, mask_px: int) -> None:
-    whole = MaskFractions(np.ones((mask_px, mask_px), np.bool_), (size, size))
-    origin = np.array([size - 50], np.int64)
-    assert whole.fractions(origin, origin, 64.0) == pytest.approx([1.0])
+def test_patches_in_the_ambiguous_zone_have_no_label() -> None:
+    tumor = np.array([0.0, 0.1, 0.11, 0.49, 0.5, 1.0])
+    config = LabelConfig(ambiguous=(0.1, 0.5))
+    assert labels(tumor, np.ones(6), patch_px=8, config=config).tolist() == [0, 0, -1, -1, 1, 1]
+    config = LabelConfig(ambiguous=(0.0, 0.5), min_tumor_fraction=0.3)
+    assert labels(tumor, np.ones(6), patch_px=8, config=config).tolist() == [0, -1, -1, -1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"ambiguous": [0.5, 0.5]},
+        {"ambiguous": [0.1, 0.5], "min_tumor_fraction": 0.6},
+        {"annotations": {"tumor": ["a"], "holes": ["a"]}},
+    ],
+)
+def test_a_rule_that_contradicts_itself_is_refused(raw: dict[str, object]) -> None:
+    with pytest.raises(InputUnsupportedError, match="configuration refused"):
+        parse(LabelConfig, raw, place="test")

@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ome_zarr_models
 import pytest
+import tensorstore
 import zarr
 from numpy.typing import NDArray
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
 
-from pathopatch.errors import InputCorruptError, InputMissingError
-from pathopatch.patches.store import PatchStore, StoreWriter, shard_patches, store_stamp
+from pathopatch.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.patches.store import PatchStore, store_stamp
+from pathopatch.patches.store_writer import StoreWriter, shard_patches
 from pathopatch.provenance import Stamp
 
 ORIGINS = np.stack([np.arange(600) * 8, np.zeros(600)], axis=1).astype(np.int64)
@@ -115,19 +120,25 @@ def test_without_pixels_the_rest_is_there(tmp_path: Path) -> None:
     store = PatchStore(write(tmp_path / "s.zarr", drawn(5, "uint8"), with_patches=False))
     assert len(store) == 5
     assert not store.has_patches
-    with pytest.raises(InputMissingError, match="no pixels"):
+    with pytest.raises(InputMissingError, match="neither pixels are stored nor where they come from"):
         store.read([0])
 
 
-def test_the_overview_is_an_ome_zarr_image_with_a_label_image(tmp_path: Path) -> None:
-    writer = StoreWriter(tmp_path / "s.zarr", origins=ORIGINS[:1], channels=2, patch_px=8, dtype=np.dtype(np.uint16))
+def with_overview(path: Path) -> tuple[Path, NDArray[np.uint16], NDArray[np.uint8]]:
+    """Return a store with an overview of 700 x 1100 px, its pixels and its tissue."""
+    writer = StoreWriter(path, origins=ORIGINS[:1], channels=2, patch_px=8, dtype=np.dtype(np.uint16))
     writer.append(drawn(1, "uint16"))
     overview = np.arange(2 * 700 * 1100).reshape(2, 700, 1100).astype(np.uint16)
     tissue = (overview[0] % 3 == 0).astype(np.uint8)
     windows = np.array([[1.0, 50.0], [2.0, 60.0]])
     writer.write_overview(overview, tissue, channels=("CARS", "SHG"), um_per_px=(2.0, 3.0), windows=windows)
     writer.finish(ATTRIBUTES)
-    store = PatchStore(tmp_path / "s.zarr")
+    return path, overview, tissue
+
+
+def test_the_overview_is_an_ome_zarr_image_with_a_label_image(tmp_path: Path) -> None:
+    path, overview, tissue = with_overview(tmp_path / "s.zarr")
+    store = PatchStore(path)
     assert (store.overview() == overview).all()
     assert (store.tissue() == tissue).all()
     # Level 1 halves 700 x 1100 to 350 x 550, level 2 to 175 x 275, which is small enough.
@@ -143,3 +154,44 @@ def test_the_overview_is_an_ome_zarr_image_with_a_label_image(tmp_path: Path) ->
     assert [channel["label"] for channel in image["omero"]["channels"]] == ["CARS", "SHG"]
     labels: Any = zarr.open_group(store.path / "overview/labels", mode="r").attrs.asdict()["ome"]
     assert labels["labels"] == ["tissue"]
+
+
+@pytest.mark.parametrize(("group", "kind"), [("overview", "Image"), ("overview/labels/tissue", "ImageLabel")])
+def test_the_overview_and_its_label_are_valid_and_a_broken_copy_is_not(tmp_path: Path, group: str, kind: str) -> None:
+    path, *_ = with_overview(tmp_path / "s.zarr")
+    found = ome_zarr_models.open_ome_zarr(zarr.open_group(path / group, mode="r"))
+    assert (type(found).__name__, found.ome_zarr_version) == (kind, "0.5")
+    metadata = path / group / "zarr.json"
+    metadata.write_text(metadata.read_text().replace('"scale"', '"size"'))
+    with pytest.raises((ValueError, RuntimeError)):
+        ome_zarr_models.open_ome_zarr(zarr.open_group(path / group, mode="r"))
+
+
+def test_other_libraries_read_the_store_without_this_package(tmp_path: Path) -> None:
+    path, overview, tissue = with_overview(tmp_path / "s.zarr")
+    group: Any = zarr.open_group(path, mode="r")
+    assert (group["patches"][...] == drawn(1, "uint16")).all()
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/patches/"}}
+    assert (tensorstore.open(spec).result().read().result() == drawn(1, "uint16")).all()
+    image, _, label = Reader(parse_url(str(path / "overview")))()
+    assert (np.asarray(image.data[0]) == overview).all()
+    assert (np.asarray(label.data[0]) == tissue).all()
+    assert image.metadata["channel_names"] == ["CARS", "SHG"]
+    for array in ("overview/0", "patches"):
+        chunk = next(file for file in (path / array / "c").rglob("*") if file.is_file())
+        chunk.write_bytes(chunk.read_bytes()[:-9])
+    for read in (
+        lambda: np.asarray(image.data[0]),
+        lambda: group["patches"][...],
+        lambda: tensorstore.open(spec).result().read().result(),
+    ):
+        with pytest.raises((ValueError, RuntimeError)):
+            read()
+
+
+def test_a_store_of_an_older_schema_is_refused_with_the_command_that_makes_it_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.zarr", drawn(5, "uint8"))
+    group: Any = zarr.open_group(path)
+    group.attrs["stamp"] = {**STAMP.to_dict(), "schema_version": 1}
+    with pytest.raises(StaleArtefactError, match="schema 1.*pathopatch tile MANIFEST -o WORK --force"):
+        PatchStore(path)

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from pathopatch.config import TileConfig, TissueConfig
+from pathopatch.config import IntensityConfig, TileConfig, TissueConfig
 from pathopatch.errors import (
+    ChannelMismatchError,
     InputUnsupportedError,
     ModalityMismatchError,
     MppMissingError,
@@ -191,6 +192,66 @@ def test_a_mask_of_another_slide_is_refused_before_anything_is_written(
     assert not (tmp_path / "work" / "slides").exists()
 
 
+def test_a_tissue_mask_takes_the_place_of_the_threshold_and_is_part_of_the_stamp(
+    make_slide: Make, two_discs: Discs, tmp_path: Path
+) -> None:
+    out, mask = tmp_path / "work", mask_file(tmp_path / "tissue.png", ~two_discs)
+    tile_slide(make_slide(low_counts(two_discs)), CONFIG, out, tissue_mask=mask)
+    table = table_of(out)
+    assert table["tissue_fraction"].iloc[0] == inner_mean(~two_discs, 0, 0, 32)
+    assert PatchStore(out / "slides" / "slide.zarr").attributes["tissue"]["is_supplied"]
+    mask_file(mask, two_discs)
+    with pytest.raises(StaleArtefactError, match="tissue_mask"):
+        tile_slide(make_slide(low_counts(two_discs)), CONFIG, out, tissue_mask=mask)
+    mask_file(mask, np.zeros((100, 100)))
+    with pytest.raises(ModalityMismatchError, match=r"100 x 100 .* 200 x 150"):
+        analyse_slide(make_slide(low_counts(two_discs)), CONFIG, tissue_mask=mask)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TileConfig(tissue=TissueConfig(channels=("CARS", "TPEF"))),
+        TileConfig(intensity=IntensityConfig(windows={"TPEF": (0, 9)})),
+    ],
+)
+def test_a_channel_that_the_slide_does_not_have_is_named(
+    make_slide: Make, two_discs: Discs, config: TileConfig
+) -> None:
+    with pytest.raises(ChannelMismatchError, match="names TPEF, the slide has CARS, SHG"):
+        analyse_slide(make_slide(low_counts(two_discs)), config)
+
+
+def test_windows_of_a_cohort_are_never_guessed_from_one_slide(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(low_counts(two_discs))
+    half = IntensityConfig(scope="cohort", windows={"CARS": (0, 100)})
+    with pytest.raises(InputUnsupportedError, match="no window of the cohort for SHG"):
+        analyse_slide(slide, TileConfig(patch_px=32, intensity=half))
+    whole = IntensityConfig(scope="cohort", windows={"CARS": (0, 100), "SHG": (900, 1100)})
+    found = analyse_slide(slide, TileConfig(patch_px=32, intensity=whole))
+    assert found.windows.tolist() == [[0, 100], [900, 1100]]
+
+
+def test_the_channels_that_are_chosen_make_the_tissue(make_slide: Make, two_discs: Discs) -> None:
+    pixels = np.stack([np.where(two_discs, 157, 0), np.where(two_discs, 0, 157)]).astype(np.uint16)
+    for names, expected in ((("CARS",), two_discs), (("SHG",), ~two_discs)):
+        tissue = TissueConfig(channels=names, min_speck_um2=0, max_hole_um2=0, background="dark")
+        found = analyse_slide(make_slide(pixels), TileConfig(patch_px=32, tissue=tissue)).tissue.mask
+        assert (found == expected).mean() > 0.98
+
+
+def test_sharpness_is_measured_at_one_scale_whatever_the_patches_have(make_slide: Make, tmp_path: Path) -> None:
+    pattern = np.random.default_rng(0).integers(0, 255, (3, 64, 64)).astype(np.uint8)
+    fine = np.repeat(np.repeat(pattern, 2, axis=1), 2, axis=2)
+    sharp = []
+    for name, pixels, mpp, patch_px in (("coarse", pattern, 1.0, 32), ("fine", fine, 0.5, 64)):
+        slide = make_slide(pixels, mpp=mpp, name=name)
+        tile_slide(slide, TileConfig(patch_px=patch_px), tmp_path, slide_id=name)
+        sharp.append(table_of(tmp_path, name)["sharpness"].to_numpy())
+    assert np.allclose(sharp[0], sharp[1], rtol=1e-5)
+    assert sharp[0].min() > 0
+
+
 def files(out: Path) -> dict[str, str]:
     """Return each artefact's hash; status holds times and is left out."""
     return {
@@ -279,9 +340,9 @@ def test_a_run_cut_off_anywhere_is_not_finished_and_a_rerun_mends_it(
 
     with monkeypatch.context() as patched:
         if at == "store":
-            patched.setattr("pathopatch.patches.store.StoreWriter.finish", die)
+            patched.setattr("pathopatch.patches.store_writer.StoreWriter.finish", die)
         else:
-            patched.setattr(tile_module, {"table": "write_table", "status": "_write_status"}[at], die)
+            patched.setattr(tile_module, {"table": "write_table", "status": "write_status"}[at], die)
         with pytest.raises(KeyboardInterrupt):
             tile_slide(slide, CONFIG, out, force=force)
     entry = json.loads((out / "status" / "slide.json").read_text())["tile"]

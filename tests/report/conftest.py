@@ -61,7 +61,8 @@ def _write_slides(work: Path, rng: np.random.Generator, patients: int, per_slide
             }
         )
         write_table(work / "patches" / f"{slide}.parquet", table, STAMP)
-        update_status(work, slide, "tile", {"state": "done"})
+        warnings = ["channel SHG is shifted by 6.1 um"] if number == 3 else []
+        update_status(work, slide, "tile", {"state": "done", "warnings": warnings})
         tables.append(table.assign(split=split))
         facts.append({"slide_id": slide, "patient_id": patient, "split": split})
         if split == "test":

@@ -7,11 +7,14 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
-from pathopatch.config import EvaluateConfig
+from pathopatch import pipeline
+from pathopatch.config import EvaluateConfig, TileConfig
 from pathopatch.evaluation import compare
 from pathopatch.provenance import read_json, update_status, write_bytes, write_json
 from pathopatch.report import write_report
@@ -72,6 +75,7 @@ def test_a_small_group_is_said_loudly_beside_wga(work: Path, page: Page) -> None
 def test_failed_and_empty_slides_are_named(page: Page) -> None:
     assert "1 of 26 slides could not be cut into patches (stage tile): broken01 (INPUT_CORRUPT" in page.text
     assert "1 of 26 slides hold no tissue: nothing to judge (stage tile): blank01" in page.text
+    assert "1 of 26 slides need a look: slide03 (channel SHG is shifted by 6.1 um)." in page.text
 
 
 def test_a_hostile_message_stays_text(page: Page) -> None:
@@ -100,6 +104,20 @@ def test_the_page_needs_no_network_and_every_picture_is_there(work: Path, page: 
     for image in page.images:
         assert (work / "report" / str(image["src"])).is_file()
         assert len(str(image["alt"])) > 20
+
+
+def test_the_tissue_of_a_tiled_slide_is_outlined(tmp_path: Path) -> None:
+    pixels = np.full((120, 160, 3), 240, np.uint8)
+    pixels[30:90, 40:120] = (170, 90, 150)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
+    (tmp_path / "cohort.csv").write_text("slide_id,patient_id,path,mpp\na,a,a.tif,2.0\n")
+    pipeline.tile(tmp_path / "cohort.csv", tmp_path / "work", TileConfig(patch_px=32, store="none"))
+    tiled = Page(write_report(tmp_path / "work", evaluate=QUICK))
+    assert "a: 25.0 % of the overview is tissue; bright background, otsu, signal above" in tiled.text
+    drawn = cv2.imread(str(tmp_path / "work" / "report" / "tissue" / "a.jpg")).astype(int)
+    is_green = drawn[..., 1] > drawn[..., 2] + 20
+    assert is_green[30:90, [40, 119]].mean() > 0.9
+    assert is_green.mean() < 0.1
 
 
 def test_every_link_leads_somewhere(work: Path, page: Page) -> None:

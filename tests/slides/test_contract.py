@@ -11,6 +11,7 @@ import made_slides as made
 import numpy as np
 import pytest
 import tifffile
+from made_omezarr import write_omezarr
 
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.tiff import TiffSlide
@@ -113,6 +114,16 @@ def ome_pyramid(folder: Path) -> Known:
     return Known(open_slide(folder / "a.ome.tif"), levels)
 
 
+def ome_zarr(version: str, *, shards: bool = False) -> Callable[[Path], Known]:
+    def write(folder: Path) -> Known:
+        levels = made.pyramid_of(made.noise(2, HEIGHT, WIDTH, np.uint16), 3)
+        labels = ("CARS", "SHG")
+        path = write_omezarr(folder / "a.zarr", levels, version=version, labels=labels, shards=shards)
+        return Known(open_slide(path), levels)
+
+    return write
+
+
 READERS = {
     "RGB pyramid": rgb_deflate,
     "RGB pyramid, JPEG": rgb_jpeg,
@@ -133,6 +144,8 @@ READERS = {
     "planar": planes_stored_apart,
     "ImageJ": imagej_channels,
     "OME": ome_pyramid,
+    "OME-Zarr 0.4": ome_zarr("0.4"),
+    "OME-Zarr 0.5, shards": ome_zarr("0.5", shards=True),
 }
 
 

@@ -10,7 +10,8 @@ import pytest
 import tifffile
 
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.slides import open_slide
+from pathopatch.slides import aligned, open_slide
+from pathopatch.slides.registration import measure_shifts
 
 pytestmark = pytest.mark.real
 
@@ -52,6 +53,29 @@ def test_two_fluorescence_scans_are_two_channels_of_one_slide(real_data: Path) -
             means = rgb.read_overview(400)[0].reshape(3, -1).mean(axis=1)
         assert int(means.argmax()) == signal
         assert np.delete(means, signal).max() < 0.1 * means[signal]
+
+
+def test_two_scans_of_one_field_lie_two_pixels_apart_however_they_are_measured(real_data: Path) -> None:
+    dapi, tritc = (real_data / "wsi" / f"pair-{name}.ndpi" for name in ("dapi", "tritc"))
+    with open_slide({"DAPI": f"{dapi}#plane=2", "TRITC": f"{tritc}#plane=0"}) as slide:
+        for max_px in (2048, 512):
+            (shift,) = measure_shifts(slide, *slide.read_overview(max_px))
+            assert shift.confidence > 20
+            assert (shift.x_px, shift.y_px) == pytest.approx((0.1, 2.0), abs=0.3)
+        moved = aligned(slide, ((0, 0), (-12, 7)))  # by 12 px to the right and 7 up
+        (shift,) = measure_shifts(moved, *moved.read_overview(2048))
+        assert (shift.x_px, shift.y_px) == pytest.approx((12.1, -5.0), abs=0.3)
+
+
+def test_two_modalities_share_edges_and_the_transmitted_light_does_not(real_data: Path) -> None:
+    path = real_data / "multimodal" / "test-pyfibre-pl-shg-Stack.tif"
+    names = ("SHG", "TPEF", "TL")
+    for frame in range(3):
+        with open_slide({name: f"{path}#page={i}&plane={frame}" for i, name in enumerate(names)}) as slide:
+            tpef, transmitted = measure_shifts(slide, *slide.read_overview())
+            assert (tpef.x_px, tpef.y_px) == pytest.approx((-0.7, 0.2), abs=0.2)
+            assert tpef.confidence > 15
+            assert not transmitted.is_measured
 
 
 def test_three_modalities_are_pages_of_one_stack(real_data: Path) -> None:

@@ -95,3 +95,28 @@ def test_a_patch_of_a_very_coarse_target_is_read_in_bands(tmp_path: Path, monkey
         monkeypatch.setattr(slide, "_WHOLE_PATCH_BYTES", 1000)
         banded = one_level.read_patch(3, 5, 16, downsample=20.3)
     assert np.abs(banded.astype(int) - whole.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(("down", "across"), [(1.0, 1.0), (1.0, 2.0), (2.5, 1.25), (8.0, 4.0)])
+def test_means_do_not_depend_on_how_many_rows_are_multiplied_at_once(
+    down: float, across: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = made.noise(2, 211, 160, np.uint16)
+    target = (round(211 / down), round(160 / across))
+    found = []
+    for rows, band_bytes in ((1, 10_000), (8, 2**26), (10**6, 2**26)):
+        monkeypatch.setattr("pathopatch.slides.resample._ROWS_AT_ONCE", rows)
+        monkeypatch.setattr("pathopatch.slides.resample._BAND_BYTES", band_bytes)
+        found.append(
+            shrink_in_bands(
+                lambda top, n: image[:, top : top + n],
+                source=image.shape,
+                dtype=image.dtype,
+                target=target,
+                factors=(down, across),
+            )  # fmt: skip
+        )
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[1], found[2])
+    if (down, across) == (1.0, 1.0):
+        np.testing.assert_array_equal(found[0], image)

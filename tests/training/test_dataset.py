@@ -3,10 +3,16 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_patches import CHANNELS, toy, write_work
+from made_slides import write_channel
 
+from pathopatch.config import TileConfig
 from pathopatch.errors import ChannelMismatchError, InputMissingError, NonFiniteError
+from pathopatch.patches import PatchStore, tile_slide
+from pathopatch.provenance import read_table
+from pathopatch.slides import open_slide
 from pathopatch.training.dataset import PatchSet, channel_statistics, load_patches
 
 
@@ -67,6 +73,14 @@ def test_slides_of_other_channels_are_refused_with_both_sides(tmp_path):
         load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), threshold=0.25)
 
 
+def test_whether_channels_were_aligned_goes_into_the_bundle_and_is_alike_for_all(tmp_path):
+    groups = write_work(tmp_path / "all", align=(True, True, True))
+    assert load_patches(tmp_path / "all", groups, input_px=16, splits=("train", "val")).source.align is True
+    groups = write_work(tmp_path / "some", align=(True, False, True))
+    with pytest.raises(ChannelMismatchError, match="align is"):
+        load_patches(tmp_path / "some", groups, input_px=16, splits=("train", "val"))
+
+
 def test_a_threshold_without_groups_is_refused_and_those_there_are_listed(tmp_path):
     with pytest.raises(InputMissingError, match=r"0\.3; there are some at 0\.25"):
         load_patches(tmp_path, write_work(tmp_path), input_px=16, splits=("train",), threshold=0.3)
@@ -89,3 +103,40 @@ def test_a_patch_with_a_nan_pixel_is_refused_by_name():
     patches.x[4, 1, 2, 3] = np.nan
     with pytest.raises(NonFiniteError, match="s@4,0"):
         channel_statistics(patches)
+
+
+def _tiled_work(folder, store):
+    """Three slides of one channel, tiled; returns the groups."""
+    tables = []
+    for number in range(3):
+        image = np.random.default_rng(number).integers(0, 900, (100, 130)).astype(np.uint16)
+        path = folder.parent / f"s{number}.tif"
+        if not path.exists():
+            write_channel(path, image, tile_px=64, compression="zstd")
+        with open_slide(path, background="dark") as slide:
+            tile_slide(slide, TileConfig(patch_px=32, stride_px=20, store=store), folder)
+        tables.append(read_table(folder / "patches" / f"s{number}.parquet").assign(split="train", label=1))
+    return pd.concat(tables, ignore_index=True).sample(frac=1, random_state=0)
+
+
+@pytest.mark.parametrize("cache_gib", [1.5, 1e-9], ids=["held", "read when needed"])
+def test_training_without_stored_pixels_sees_the_same_patches(tmp_path, cache_gib, monkeypatch):
+    monkeypatch.setattr("pathopatch.training.stored._OPEN_SLIDES", 1)
+    options = {"input_px": 16, "splits": ("train",), "cache_gib": cache_gib}
+    kept = load_patches(tmp_path / "kept", _tiled_work(tmp_path / "kept", "zarr"), **options)
+    without = load_patches(tmp_path / "without", _tiled_work(tmp_path / "without", "none"), **options)
+    assert (kept.patch_id == without.patch_id).all()
+    assert without.source == kept.source
+    np.testing.assert_array_equal(without.read(slice(None)), kept.read(slice(None)))
+
+
+def test_only_the_slides_read_last_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("pathopatch.training.stored._OPEN_SLIDES", 2)
+    closed = []
+    monkeypatch.setattr(PatchStore, "close", lambda store: closed.append(store.path.stem))
+    patches = load_patches(tmp_path, write_work(tmp_path), input_px=16, splits=("train", "val", "test"), cache_gib=1e-9)
+    slides = [name.split("@")[0] for name in patches.patch_id]
+    order = ["slide-train", "slide-val", "slide-train", "slide-test", "slide-train", "slide-val"]
+    for slide in order:
+        patches.read([slides.index(slide)])
+    assert closed == ["slide-val", "slide-test"]

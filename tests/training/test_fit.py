@@ -269,13 +269,13 @@ def test_gerne_undoes_a_shortcut_that_erm_takes():
 
 
 def test_a_run_leaves_a_model_that_predicts_as_its_network_and_is_not_done_twice(tmp_path):
-    groups = write_work(tmp_path)
+    groups = write_work(tmp_path, align=(True, True, True))
     config = _config()
     folder = fit(tmp_path, config)
     assert folder == tmp_path / "runs" / "gerne-t0.25-s0"
     run = json.loads((folder / "run.json").read_text())
     model = load_model(folder / "model", device="cpu", precision="float32")
-    assert model.spec.channels == ("CARS", "SHG")
+    assert (model.spec.channels, model.spec.align) == (("CARS", "SHG"), True)
     assert model.spec.decision_threshold == run["decision_threshold"]
     assert TrainConfig.model_validate_json((folder / "config.json").read_text()) == config
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}

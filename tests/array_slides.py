@@ -1,4 +1,4 @@
-"""A slide in memory for the tests of this folder: one level, its pixels in a .npy file."""
+"""A slide in memory, for any test: one level, its pixels in a .npy file. Its fixtures are registered in conftest.py."""
 
 from __future__ import annotations
 

@@ -1,0 +1,104 @@
+"""What share of each patch does a mask set that is too large for memory? A tiled TIFF, read in bands of rows.
+
+The shares are the exact area means that `pathopatch.annotations.masks` finds for smaller masks.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.slides import Slide, open_slide
+
+HALF_UINT8 = 127
+"""A uint8 mask of values above 1 is set above this."""
+_BAND_BYTES = 64 * 2**20
+
+
+def cover(start: float, stop: float, size: int, mask_px: int) -> tuple[slice, NDArray[np.float64]]:
+    """Return which mask pixels of one axis a level-0 interval covers, and how much of each (in mask px).
+
+    Parameters
+    ----------
+    start, stop : float
+        The interval, level-0 px.
+    size : int
+        The slide's side, level-0 px.
+    mask_px : int
+        The mask's side, px.
+    """
+    begin, end = (min(max(0.0, at) * mask_px / size, mask_px) for at in (start, stop))
+    if end <= begin:
+        return slice(0, 0), np.zeros(0)
+    first, last = math.floor(begin), math.ceil(end)
+    edges = np.clip(np.arange(first, last + 1, dtype=np.float64), begin, end)
+    return slice(first, last), np.diff(edges)
+
+
+def banded_fractions(
+    path: Path, slide_size: tuple[int, int], x: NDArray[np.int64], y: NDArray[np.int64], extent: float
+) -> NDArray[np.float64]:
+    """Return a large mask's share of each patch's part on the slide.
+
+    Parameters
+    ----------
+    path : Path
+        TIFF file; its first level is read.
+    slide_size : tuple of int
+        (width, height), level-0 px.
+    x, y : ndarray of int64, shape (N,)
+        Origins, level-0 px.
+    extent : float
+        Side of a patch, level-0 px.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        In [0, 1]; 0 for a patch that lies beyond the slide.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The values are class numbers, see `pathopatch.annotations.masks.read_mask`.
+    InputCorruptError
+        It cannot be decoded.
+    """
+    shares = np.zeros((2, len(x)))  # with values above 0 set, and with values above 127
+    highest = 0.0
+    with open_slide(path) as mask:
+        width, height = mask.size
+        for top in np.unique(y).tolist():
+            rows, down = cover(top, top + extent, slide_size[1], height)
+            sums, largest = _sums(mask, rows, down)  # (2, width)
+            highest = max(highest, largest)
+            for index in np.flatnonzero(y == top).tolist():
+                columns, across = cover(x[index], x[index] + extent, slide_size[0], width)
+                if across.size and down.size:
+                    shares[:, index] = sums[:, columns] @ across / (down.sum() * across.sum())
+        is_uint8 = mask.dtype == np.uint8
+    if is_uint8 and 1 < highest <= HALF_UINT8:
+        raise InputUnsupportedError(
+            f"a mask whose values reach up to {highest:g}, neither 0 and 1 nor 0 and 255",
+            place=str(path),
+            remedy="write it anew with 0 for no and 255 for yes",
+        )
+    chosen: NDArray[np.float64] = np.clip(shares[1] if is_uint8 and highest > 1 else shares[0], 0.0, 1.0)
+    return chosen
+
+
+def _sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return the weighted sum of the set pixels of some rows in each column, for both limits, and the largest value."""
+    width = mask.size[0]
+    sums, largest = np.zeros((2, width)), 0.0
+    step = max(1, _BAND_BYTES // (width * len(mask.channels) * mask.dtype.itemsize))
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        band = mask.read_region(0, start, width, stop - start).max(axis=0)  # (h, width)
+        weight = down[start - rows.start : stop - rows.start]
+        largest = max(largest, float(band.max()))
+        sums += [weight @ (band > limit) for limit in (0, HALF_UINT8)]
+    return sums, largest

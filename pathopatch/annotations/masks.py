@@ -1,0 +1,148 @@
+"""What share of each patch does a raster mask set? Masks at any scale that cover the whole slide.
+
+A fraction is the exact area mean of the mask over the part of the patch that lies on the slide; the mask's pixels are
+squares, cut where the patch's edge cuts them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.annotations.mask_bands import HALF_UINT8, banded_fractions, cover
+from pathopatch.errors import InputUnsupportedError, ModalityMismatchError
+from pathopatch.slides.rasters import MAX_PIXELS, raster
+
+MAX_ASPECT_DIFFERENCE = 0.02
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Return a raster mask.
+
+    A pixel is set if it is above 127 in a JPEG file and in a uint8 image with values above 1, and if it is above 0 in
+    any other image (0 and 1, boolean, 16 bit, float). Of several channels the largest counts, alpha does not. In a
+    TIFF whose value 0 is white by its own word, the values are turned round first.
+
+    Parameters
+    ----------
+    path : Path
+        PNG, JPEG or TIFF file; of a TIFF pyramid or stack the first page.
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W)
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputCorruptError
+        It cannot be read in full.
+    InputTooLargeError
+        It claims more pixels than are read at once; said before any memory is taken.
+    InputUnsupportedError
+        Another format, a table of colours, or a lossless uint8 image whose values are neither 0 and 1 nor reach above
+        127 (class numbers, say): which of them are meant is not guessed.
+    """
+    source = raster(path)
+    if source.is_palette:
+        raise InputUnsupportedError(
+            "a mask with a table of colours: which of them are meant is not guessed",
+            place=str(path),
+            remedy="write it anew as grey values, with 0 for no and 255 for yes",
+        )
+    pixels: Any = source.pixels()
+    if source.is_inverted and pixels.dtype.kind in "bu":
+        pixels = ~pixels
+    if pixels.ndim == 3:
+        colours = 1 if pixels.shape[2] in (1, 2) else 3
+        pixels = pixels[:, :, :colours].max(axis=2)
+    if pixels.ndim != 2 or pixels.size == 0:
+        raise InputUnsupportedError(
+            f"a mask of shape {pixels.shape}", place=str(path), remedy="give an image of one channel"
+        )
+    is_jpeg = source.kind == "jpeg"
+    highest = pixels.max()
+    if pixels.dtype == np.uint8 and not is_jpeg and 1 < highest <= HALF_UINT8:
+        raise InputUnsupportedError(
+            f"a mask whose values reach up to {highest}, neither 0 and 1 nor 0 and 255",
+            place=str(path),
+            remedy="write it anew with 0 for no and 255 for yes",
+        )
+    limit = HALF_UINT8 if is_jpeg or (pixels.dtype == np.uint8 and highest > 1) else 0
+    return np.asarray(np.greater(pixels, limit), np.bool_)
+
+
+class MaskFractions:
+    """Area means of a mask over rectangles given in level-0 px.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (h, w), or Path
+        The mask or its file; it covers the whole slide. A TIFF of more than 2^28 px is read in bands, piece by piece.
+    slide_size : tuple of int
+        (width, height) of the slide, level-0 px.
+
+    Raises
+    ------
+    ModalityMismatchError
+        The mask's sides are not in proportion to the slide's within 2 %.
+    InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
+        See `read_mask`.
+    """
+
+    def __init__(self, mask: NDArray[np.bool_] | Path, slide_size: tuple[int, int]) -> None:
+        self._large = mask if isinstance(mask, Path) and _is_large(mask) else None
+        self._slide_size = slide_size
+        if self._large is not None:
+            source = raster(self._large, is_whole=False)
+            height, width = source.height, source.width
+        else:
+            self._mask = read_mask(mask) if isinstance(mask, Path) else mask
+            height, width = self._mask.shape
+        scale_x, scale_y = slide_size[0] / width, slide_size[1] / height
+        # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
+        allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
+        if abs(scale_x / scale_y - 1) > allowed:
+            raise ModalityMismatchError(
+                f"the mask is {width} x {height} px and the slide {slide_size[0]} x {slide_size[1]} px: "
+                "their proportions differ by more than 2 %",
+                place=str(mask) if isinstance(mask, Path) else "",
+                remedy="give the mask that belongs to this slide; it must cover the whole of it",
+            )
+
+    def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
+        """Return the mask's share of each patch's part on the slide.
+
+        Parameters
+        ----------
+        x, y : ndarray of int64, shape (N,)
+            Origins, level-0 px.
+        extent : float
+            Side of a patch, level-0 px.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+            In [0, 1]; 0 for a patch that lies beyond the slide.
+        """
+        if self._large is not None:
+            return banded_fractions(self._large, self._slide_size, x, y, extent)
+        shares = np.zeros(len(x))
+        for index, (left, top) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
+            columns, across = cover(left, left + extent, self._slide_size[0], self._mask.shape[1])
+            rows, down = cover(top, top + extent, self._slide_size[1], self._mask.shape[0])
+            part = self._mask[rows, columns]
+            if part.size and part.any():
+                shares[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
+        return shares
+
+
+def _is_large(path: Path) -> bool:
+    """Return whether a mask is a TIFF that is not decoded at once; one with a table of colours never is."""
+    source = raster(path, is_whole=False)
+    is_plain = source.kind == "tiff" and not source.is_palette and not source.is_inverted
+    return is_plain and source.width * source.height > MAX_PIXELS

@@ -1,0 +1,246 @@
+"""Which slides does a command work on, what are they, and what is wrong with them? The stage `check`.
+
+A manifest is read and every slide in it opened; `slides.parquet` says what they are. Whoever only looks (`check`,
+`info`) is also told what the pixels say; `tile` finds that out itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pandas as pd
+
+from pathopatch import provenance
+from pathopatch.batch import open_row
+from pathopatch.config import TileConfig
+from pathopatch.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
+from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.provenance import Stamp
+from pathopatch.slides import Slide, parse_source
+
+if TYPE_CHECKING:
+    from pathopatch.patches.describe import Description
+
+SLIDE_COLUMNS = (
+    "slide_id", "patient_id", "split", "width", "height", "bounds", "mpp", "levels", "channels", "dtype", "background",
+    "has_labels", "annotation_classes", "source", "fingerprint",
+)  # fmt: skip
+"""Columns of ``slides.parquet``."""
+
+
+class Progress(Protocol):
+    """What a stage calls to say how far it is."""
+
+    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` units of the task `what` are finished."""
+        ...
+
+
+def check(
+    manifest_path: Path,
+    work: Path | None = None,
+    *,
+    measure: TileConfig | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Return one row per slide that is not excluded, after opening every slide; write ``slides.parquet`` into `work`.
+
+    Parameters
+    ----------
+    manifest_path : Path
+        The manifest.
+    work : Path, optional
+        Work folder.
+    measure : TileConfig, optional
+        Also look at the pixels, by these settings: the columns of `Description.measured` are added to the result.
+    force : bool
+        Replace what is known of a slide that changed under its id.
+    progress : callable, optional
+        Called after each slide.
+
+    Raises
+    ------
+    ManifestError
+        Everything wrong with the manifest and its slides, in one go.
+    """
+    rows = included(read_manifest(manifest_path))
+    facts_of = slide_facts if measure is None else lambda row: _measured_facts(row, measure)
+    table, errors = open_slides(rows, facts_of=facts_of, progress=progress)
+    if errors:
+        problems = [_as_problem(row, errors[row.slide_id]) for row in rows if row.slide_id in errors]
+        raise ManifestError(problems, place=str(manifest_path))
+    if work is not None:
+        write_slides(work, table[list(SLIDE_COLUMNS)], force=force)
+    return table
+
+
+def describe(
+    row: SlideRow, config: TileConfig, *, slide_mpp: float | None = None, picture: Path | None = None
+) -> Description:
+    """Return what is known of one slide, and write a picture of it.
+
+    Parameters
+    ----------
+    row : SlideRow
+        The slide, see `slides_to_predict`.
+    config : TileConfig
+        How tissue and shifts are looked for.
+    slide_mpp : float, optional
+        um per level-0 px where the file states none.
+    picture : Path, optional
+        PNG file with the tissue's outline and a scale bar; a file there is replaced.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The picture's name does not end in ``.png``, or it is one of the slide's files.
+    PathopatchError
+        The slide cannot be opened or read.
+    """
+    from pathopatch.patches.describe import describe_slide
+    from pathopatch.patches.picture import write_png
+    from pathopatch.patches.thumbnail import thumbnail
+
+    with open_row(row, fallback_mpp=slide_mpp) as slide:
+        if picture is not None:
+            _require_picture(picture, slide)
+        description = describe_slide(slide, config, slide_id=row.slide_id)
+    if picture is not None:
+        with provenance.atomic_path(picture) as temporary:
+            write_png(temporary, thumbnail(description))
+    return description
+
+
+def _require_picture(path: Path, slide: Slide) -> None:
+    """Refuse a picture that would be no PNG by its name, or stand in place of the slide."""
+    if path.suffix.lower() != ".png" or path.resolve() in {each.resolve() for each in slide.paths}:
+        raise InputUnsupportedError(
+            f"a picture {path.name!r}", place="--out", remedy="give the name of a PNG file that is not the slide's own"
+        )
+
+
+def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
+    """Return the rows that a command line's SLIDE or MANIFEST names.
+
+    Parameters
+    ----------
+    source : str
+        A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
+    slide_id : str, optional
+        Id of a single slide; default is its file's stem.
+    is_slide : bool
+        A manifest is no answer.
+    """
+    if not is_slide and source.lower().endswith(".csv"):
+        return included(read_manifest(Path(source)))
+    parsed = parse_source(source)
+    first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
+    identity = slide_id or slide_id_from_path(first)
+    if not valid_slide_id(identity):
+        raise InputUnsupportedError(
+            f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
+        )
+    texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
+    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
+
+
+def included(manifest: Manifest) -> list[SlideRow]:
+    """Return the rows to work on."""
+    return list(manifest.included)
+
+
+def open_slides(
+    rows: Sequence[SlideRow],
+    *,
+    facts_of: Callable[[SlideRow], dict[str, Any]] | None = None,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, dict[str, PathopatchError]]:
+    """Return the facts of each slide that opens, a row a slide, and the error of each that does not, by slide_id."""
+    facts: list[dict[str, Any]] = []
+    errors: dict[str, PathopatchError] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            facts.append((facts_of or slide_facts)(row))
+        except PathopatchError as error:
+            errors[row.slide_id] = error
+        if progress:
+            progress("check", number, len(rows), row.slide_id)
+    return pd.DataFrame(facts), errors
+
+
+def slide_facts(row: SlideRow) -> dict[str, Any]:
+    """Return what one slide is: identity, geometry, channels, and the fingerprint of its files."""
+    with open_row(row) as slide:
+        return _facts(row, slide)
+
+
+def _measured_facts(row: SlideRow, config: TileConfig) -> dict[str, Any]:
+    """Return what one slide is, and what its pixels say."""
+    from pathopatch.patches.describe import describe_slide
+
+    with open_row(row) as slide:
+        return {**_facts(row, slide), **describe_slide(slide, config, slide_id=row.slide_id).measured()}
+
+
+def _annotation_classes(row: SlideRow) -> str:
+    """Return the class names that a row's annotations use, for whoever fills in the configuration."""
+    if row.annotations is None:
+        return ""
+    from pathopatch.annotations.regions import read_annotations
+
+    return ", ".join(sorted(set(read_annotations(row.annotations).names)))
+
+
+def _facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
+    """Return the columns of ``slides.parquet``."""
+    width, height = slide.size
+    values = (
+        row.slide_id,
+        row.patient_id,
+        row.split,
+        width,
+        height,
+        ",".join(str(number) for number in slide.bounds),
+        slide.mpp,
+        len(slide.levels),
+        ",".join(slide.channels),
+        str(slide.dtype),
+        slide.background,
+        row.has_tumor,
+        _annotation_classes(row),
+        json.dumps(row.source, default=str, sort_keys=True),
+        provenance.fingerprint([provenance.fingerprint_file(path) for path in slide.paths]),
+    )
+    return dict(zip(SLIDE_COLUMNS, values, strict=True))
+
+
+def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
+    column, value = "path", str(row.source)
+    if isinstance(error, MppMissingError):
+        column, value = "mpp", ""
+    elif error.place == str(row.annotations):
+        column, value = "annotations", str(row.annotations)
+    message = f"slide {row.slide_id}: {error.message}"
+    return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
+
+
+def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
+    """Write ``slides.parquet``; slides may come and go, but one that changed under its id is stale."""
+    path = work / "slides.parquet"
+    stamp = Stamp(stage="check", config="", inputs=dict(zip(table["slide_id"], _fingerprints(table), strict=True)))
+    existing = provenance.table_stamp(path)
+    if existing is not None:
+        shared = stamp.inputs.keys() & existing.inputs.keys()
+        known, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
+        provenance.is_current(now, known, place=path, force=force)
+    if stamp != existing:
+        provenance.write_table(path, table, stamp)
+
+
+def _fingerprints(table: pd.DataFrame) -> list[str]:
+    return [provenance.fingerprint({str(key): value for key, value in row.items()}) for row in table.to_dict("records")]

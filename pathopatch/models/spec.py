@@ -1,0 +1,67 @@
+"""What is a trained model, apart from its weights? All that a reader, a slide or a model card must know of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from pathopatch.config import Config, IntensityConfig, TissueConfig
+
+BUNDLE_VERSION = 1
+_ADJUSTABLE = {  # what may be set after training without making the weights wrong
+    "decision_threshold",
+    "decision_chosen_for",
+    "temperature",
+    "group_metrics",
+    "training",
+    "parameters",
+    "package_version",
+    "min_tissue",
+}
+
+
+class BundleSpec(Config):
+    """Everything about a trained model but its weights.
+
+    ``mean`` and ``std`` are those of the training set's patches, per channel, after scaling to [0, 1].
+    ``intensity`` and ``align`` are rules; the windows and shifts belong to each slide.
+    """
+
+    schema_version: int = BUNDLE_VERSION
+    package_version: str = ""
+    architecture: str
+    channels: tuple[str, ...] = Field(min_length=1)
+    dtype: str  # of the slides, as numpy names it
+    background: str = "auto"
+    patch_px: int = Field(ge=1)
+    stride_px: int = Field(ge=1)
+    mpp: float | None = Field(default=None, gt=0)  # None: trained on ready patches of unknown scale
+    input_px: int = Field(ge=1)
+    intensity: IntensityConfig = IntensityConfig()
+    tissue: TissueConfig = TissueConfig()
+    align: bool = False  # the channels of each slide are moved onto each other, by shifts measured on that slide
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min_tissue: float = Field(default=0.01, ge=0, le=1)
+    class_names: tuple[str, ...] = ("non-tumour", "tumour")
+    decision_threshold: float = 0.0  # on the logit z1 - z0
+    decision_chosen_for: str = "none"  # "none": 0, the larger logit; "wga": worst-group accuracy on validation
+    temperature: float = Field(default=1.0, gt=0)
+    method: str
+    parameters: dict[str, Any] = {}
+    group_metrics: dict[str, Any] = {}
+    training: dict[str, str] = {}  # fingerprints of what it was trained on
+
+    @model_validator(mode="after")
+    def _one_value_per_channel(self) -> BundleSpec:
+        if not len(self.channels) == len(self.mean) == len(self.std):
+            raise ValueError(f"{len(self.channels)} channels, {len(self.mean)} means, {len(self.std)} sds")
+        if min(self.std) <= 0:
+            raise ValueError("every std must be above 0")
+        return self
+
+    def contract(self) -> dict[str, Any]:
+        """Return what the weights depend on, as plain values: this much must never be edited."""
+        unsaid = set() if self.align else {"align"}  # as in bundles from before it could be said
+        return self.model_dump(mode="json", exclude=_ADJUSTABLE | unsaid)

@@ -1,0 +1,234 @@
+"""What is a slide? Its facts, and what its pixels say: tissue, shifts between channels, saturation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.config import TileConfig
+from pathopatch.patches import intensity
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide
+from pathopatch.slides import Level, Slide
+
+_SAMPLE_PX, _SAMPLES = 256, 8  # windows at level 0, per axis
+_WHOLE_PX = 2048  # smaller slides are read whole
+_CEILINGS = (2**10 - 1, 2**12 - 1, 2**14 - 1)  # of detectors that fill a 16-bit word in part
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Description:
+    """What is known of a slide.
+
+    Parameters
+    ----------
+    slide_id : str
+        Its id.
+    channels : tuple of str
+        In the order of the pixels.
+    dtype : str
+        Type of the pixels.
+    size : tuple of int
+        (width, height), level-0 px.
+    bounds : tuple of int
+        (x, y, width, height) of the scanned part, level-0 px.
+    mpp : float or None
+        um per level-0 px; None where nothing states it: then tissue is not looked for, its sizes being in um.
+    levels : tuple of Level
+        Finest first.
+    background : str
+        ``dark`` or ``bright``.
+    is_rgb : bool
+        Whether it is brightfield colour.
+    overview : ndarray, shape (C, h, w)
+        The whole slide, source units.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities drawn black and full.
+    saturated : tuple of float
+        Share of each channel's pixels at the detector's ceiling, in [0, 1]; NaN for floating point, which has none.
+    analysis : SlideAnalysis or None
+        Tissue and shifts; None without mpp.
+    warnings : tuple of str
+        What a person should look at.
+    """
+
+    slide_id: str
+    channels: tuple[str, ...]
+    dtype: str
+    size: tuple[int, int]
+    bounds: tuple[int, int, int, int]
+    mpp: float | None
+    levels: tuple[Level, ...]
+    background: str
+    is_rgb: bool
+    overview: NDArray[np.generic]
+    windows: NDArray[np.float64]
+    saturated: tuple[float, ...]
+    analysis: SlideAnalysis | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tissue_share(self) -> float:
+        """Share of the slide that is tissue, on the overview, in [0, 1]; NaN where it is not looked for."""
+        return math.nan if self.analysis is None else float(self.analysis.tissue.mask.mean())
+
+    @property
+    def shift_um(self) -> float:
+        """The largest distance of a channel from the first, um; NaN where none is measured."""
+        if self.analysis is None or self.mpp is None:
+            return math.nan
+        measured = [shift.distance_px * self.mpp for shift in self.analysis.shifts if shift.is_measured]
+        return max(measured, default=math.nan)
+
+    def measured(self) -> dict[str, Any]:
+        """Return what the pixels say as plain values, one row of a table."""
+        threshold = None if self.analysis is None else self.analysis.tissue.threshold
+        return {
+            "tissue_share": self.tissue_share,
+            "tissue_threshold": math.nan if threshold is None else threshold,
+            "shift_um": self.shift_um,
+            "saturated": max(self.saturated, default=math.nan),
+            "warnings": self.warnings,
+        }
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return name and text of each fact, in the order in which a person reads them."""
+        x, y, width, height = self.bounds
+        sizes = ", ".join(f"{level.width} x {level.height} (1/{level.downsample:g})" for level in self.levels)
+        size = f"{self.size[0]} x {self.size[1]} px"
+        if self.mpp is not None:
+            size += f", {self.size[0] * self.mpp / 1000:.3g} x {self.size[1] * self.mpp / 1000:.3g} mm"
+        found = [
+            ("slide", self.slide_id),
+            ("channels", ", ".join(self.channels)),
+            ("type", self.dtype),
+            ("size", size),
+            ("mpp", "not stated: give --slide-mpp" if self.mpp is None else f"{self.mpp:.4g} um/px"),
+            ("levels", f"{len(self.levels)}: {sizes}"),
+            ("background", self.background),
+        ]
+        if (width, height) != self.size:
+            found.append(("scanned part", f"{width} x {height} px at ({x}, {y})"))
+        return [*found, *self._tissue_lines(), *self._channel_lines()]
+
+    def _tissue_lines(self) -> list[tuple[str, str]]:
+        if self.analysis is None:
+            return [("tissue", "not looked for: its least size is in um")]
+        tissue = self.analysis.tissue
+        if tissue.threshold is None:
+            return [("tissue", "none found")]
+        return [("tissue", f"{self.tissue_share:.1%} of the slide, above {tissue.threshold:.3f} of the signal")]
+
+    def _channel_lines(self) -> list[tuple[str, str]]:
+        lines = []
+        shifts = {shift.channel: shift for shift in self.analysis.shifts} if self.analysis is not None else {}
+        for name, (low, high), share in zip(self.channels, self.windows.tolist(), self.saturated, strict=True):
+            text = f"window {low:.5g} to {high:.5g}, saturated " + ("–" if math.isnan(share) else f"{share:.2%}")
+            shift = shifts.get(name)
+            if shift is not None and self.mpp is not None:
+                text += f", against {self.channels[0]}: "
+                text += (
+                    f"shifted {shift.x_px:+.1f} px across, {shift.y_px:+.1f} px down "
+                    f"({shift.distance_px * self.mpp:.2f} um, confidence {shift.confidence:.0f})"
+                    if shift.is_measured
+                    else f"no common edges, shift unknown (confidence {shift.confidence:.0f})"
+                )
+            lines.append((name, text))
+        return lines
+
+
+def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Description:
+    """Return what is known of a slide; its overview and some windows are read.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    config : TileConfig
+        How tissue and shifts are looked for.
+    slide_id : str
+        Its id.
+
+    Raises
+    ------
+    NonFiniteError
+        The slide holds NaN or infinite pixels; they are counted.
+    InputUnsupportedError
+        The slide is coarser than the target mpp by more than 2 %.
+    InputCorruptError
+        It cannot be decoded.
+    """
+    analysis = analyse_slide(slide, config) if slide.has_mpp else None
+    if analysis is not None:
+        overview, windows, background = analysis.overview, analysis.windows, analysis.tissue.background
+    else:
+        overview, _, _ = slide.read_overview()
+        nowhere = np.zeros(overview.shape[1:], np.bool_)
+        windows = intensity.windows(overview, nowhere, rule=config.intensity, is_rgb_uint8=slide.is_rgb)
+        background = slide.background
+    mpp = slide.mpp if slide.has_mpp else None
+    warnings = analysis.far_shifts(mpp, config.registration.warn_um) if analysis is not None and mpp is not None else []
+    if analysis is not None and not analysis.tissue.mask.any():
+        warnings.append("no tissue found")
+    return Description(
+        slide_id=slide_id,
+        channels=slide.channels,
+        dtype=str(slide.dtype),
+        size=slide.size,
+        bounds=slide.bounds,
+        mpp=mpp,
+        levels=slide.levels,
+        background=background,
+        is_rgb=slide.is_rgb,
+        overview=overview,
+        windows=windows,
+        saturated=saturated_shares(slide),
+        analysis=analysis,
+        warnings=tuple(warnings),
+    )
+
+
+def saturated_shares(slide: Slide) -> tuple[float, ...]:
+    """Return the share of pixels at the detector's ceiling, per channel, in [0, 1]; NaN for floating point.
+
+    Counted at level 0, since means of several pixels hide it: on the whole of a small slide, else on 64 windows.
+    The ceiling is the type's largest value or, where no pixel of a 16-bit channel exceeds it and some reach it, that of
+    10, 12 or 14 bits.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    """
+    if slide.dtype.kind == "f":
+        return (math.nan,) * len(slide.channels)
+    counts: list[dict[int, int]] = [{} for _ in slide.channels]
+    total = 0
+    for x, y, width, height in _windows(*slide.bounds):
+        pixels = slide.read_region(x, y, width, height)
+        total += width * height
+        for found, plane in zip(counts, pixels, strict=True):
+            highest = int(cast(Any, plane.max()))
+            found[highest] = found.get(highest, 0) + int(np.count_nonzero(plane == plane.max()))
+    full = int(np.iinfo(cast(Any, slide.dtype)).max)
+    shares = []
+    for found in counts:
+        highest = max(found)
+        is_ceiling = highest == full or (slide.dtype == np.uint16 and highest in _CEILINGS)
+        shares.append(found[highest] / total if is_ceiling else 0.0)
+    return tuple(shares)
+
+
+def _windows(x: int, y: int, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Return windows (x, y, width, height) inside a part of a slide: all of it in one if it is small."""
+    if max(width, height) <= _WHOLE_PX:
+        return [(x, y, width, height)]
+    w, h = min(width, _SAMPLE_PX), min(height, _SAMPLE_PX)
+    return [
+        (x + int(left), y + int(top), w, h)
+        for top in np.unique(np.linspace(0, height - h, _SAMPLES).astype(int))
+        for left in np.unique(np.linspace(0, width - w, _SAMPLES).astype(int))
+    ]

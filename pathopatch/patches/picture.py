@@ -1,0 +1,175 @@
+"""How does a slide look in a picture? Colours of channels, scale bar, outlines and letters: for eyes, not measuring.
+
+Equal arguments give equal bytes: no dates in the file, no fonts of the machine. Pure arithmetic but for `write_png`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Picture = NDArray[np.uint8]
+"""(h, w, 3), red, green, blue."""
+
+# Fixed colours of dark slides' channels, in order: the red, green, blue of CARS, TPEF, SHG pictures, then mixtures.
+CHANNEL_COLORS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0))
+INK, PAPER, FAINT = (25, 25, 25), (255, 255, 255), (110, 110, 110)
+FONT_PX = 20
+
+
+def shrunk(overview: NDArray[np.generic], longest_px: int) -> NDArray[np.generic]:
+    """Return an overview whose longest side has at most so many px, by area means.
+
+    Parameters
+    ----------
+    overview : ndarray, shape (C, h, w)
+        In the slide's type.
+    longest_px : int
+        Positive.
+
+    Returns
+    -------
+    ndarray, shape (C, h', w')
+        In the same type; the scales are exactly ``h / h'`` and ``w / w'``.
+    """
+    height, width = overview.shape[1:]
+    factor = max(height, width) / longest_px
+    if factor <= 1:
+        return overview
+    size = max(1, round(width / factor)), max(1, round(height / factor))
+    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in overview])
+
+
+def compose(overview: NDArray[np.generic], windows: NDArray[np.float64], *, is_rgb: bool) -> Picture:
+    """Return a slide's overview as an RGB picture: brightfield as it is, other channels in fixed colours.
+
+    Parameters
+    ----------
+    overview : ndarray, shape (C, h, w)
+        In the slide's type.
+    windows : ndarray of float64, shape (C, 2)
+        Intensity drawn black, and drawn in full colour, per channel: the slide's windows, not the picture's.
+    is_rgb : bool
+        The channels are R, G, B of type uint8.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+    """
+    if is_rgb:
+        return np.ascontiguousarray(overview.transpose(1, 2, 0)).astype(np.uint8)
+    colors = _channel_colors(len(overview))
+    total = np.zeros((*overview.shape[1:], 3), np.float32)
+    for plane, (low, high), color in zip(overview, windows, colors, strict=True):
+        scaled = np.clip((plane.astype(np.float32) - low) / max(high - low, 1e-12), 0.0, 1.0)
+        total += scaled[..., None] * np.asarray(color, np.float32)
+    return np.asarray(np.rint(np.clip(total, 0.0, 1.0) * 255), np.uint8)
+
+
+def outlined(view: Picture, inside: NDArray[np.bool_]) -> Picture:
+    """Return the picture with a line, black and white, along the inside of the edge of a mask.
+
+    Parameters
+    ----------
+    view : ndarray of uint8, shape (h, w, 3)
+    inside : ndarray of bool, shape (h, w)
+        The picture's border counts as an edge.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+    """
+    drawn = view.copy()
+    for shade in (0, 255):
+        core = inside
+        for _ in range(max(1, round(max(view.shape) / 700))):
+            core = _shrunk(core)
+        drawn[inside & ~core] = shade
+        inside = core
+    return drawn
+
+
+def _shrunk(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask without its outermost pixels; the picture's border counts as outside."""
+    padded = np.pad(mask, 1)
+    return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+
+
+def write_png(path: Path, image: Picture) -> None:
+    """Write an RGB picture as PNG without any metadata.
+
+    Parameters
+    ----------
+    path : Path
+        File to write; the caller renames it into place.
+    image : ndarray of uint8, shape (H, W, 3)
+    """
+    with path.open("wb") as stream:
+        Image.fromarray(image).save(stream, format="PNG", compress_level=6)
+
+
+def round_length_um(limit_um: float) -> float:
+    """Return the longest of 1, 2, 5, 10, 20, 50 … um that is at most the limit.
+
+    Parameters
+    ----------
+    limit_um : float
+        Positive.
+    """
+    power = 10.0 ** math.floor(math.log10(limit_um))
+    return max(step * power for step in (1, 2, 5) if step * power <= limit_um * (1 + 1e-9))
+
+
+def length_text(length_um: float) -> str:
+    """Return a length as text, in mm from 1000 um on."""
+    return f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
+
+
+@lru_cache(maxsize=8)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font that matplotlib ships, so that pictures do not depend on the machine's fonts."""
+    return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
+
+
+def shortened(text: str, width_px: int, size: int = FONT_PX + 4) -> str:
+    """Return the text, its tail replaced by an ellipsis where it would leave the sheet."""
+    letters = font(size)
+    if letters.getlength(text) <= width_px:
+        return text
+    while text and letters.getlength(text + "…") > width_px:
+        text = text[:-1]
+    return text + "…"
+
+
+def draw_scale(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, um_per_px: float) -> None:
+    """Draw a bar of round length, at most a quarter of the slide's width, and its length."""
+    length = round_length_um(max(width / 4, 40) * um_per_px)
+    x, y = corner
+    draw.rectangle((x, y, x + round(length / um_per_px) - 1, y + 6), fill=INK)
+    draw.text((x, y + 12), length_text(length), fill=INK, font=font(FONT_PX))
+
+
+def draw_channels(
+    draw: ImageDraw.ImageDraw, corner: tuple[int, int], channels: Sequence[str], *, width_px: int
+) -> None:
+    """Draw one line a channel: a swatch of its colour, and its name in at most so many px."""
+    x, y = corner
+    for name, color in zip(channels, _channel_colors(len(channels)), strict=True):
+        draw.rectangle((x, y + 5, x + 14, y + 19), fill=tuple(180 * part for part in color), outline=FAINT)
+        draw.text((x + 22, y), shortened(name, width_px), fill=INK, font=font(FONT_PX))
+        y += 26
+
+
+def _channel_colors(count: int) -> tuple[tuple[int, ...], ...]:
+    """Return each channel's colour; one channel alone is grey, those past the palette start it anew."""
+    if count == 1:
+        return ((1, 1, 1),)
+    return tuple(CHANNEL_COLORS[index % len(CHANNEL_COLORS)] for index in range(count))

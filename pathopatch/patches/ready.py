@@ -1,0 +1,318 @@
+"""How ready patches become what `tile` makes of slides: one store, one patch table, one status for the whole set.
+
+The set is laid out as a contact sheet, patch by patch and row by row; a patch's origin is its place there. Tissue is
+found by the rule for slides, with one threshold for the set: on the sheet at the scale of an overview (4096 px), and
+then on every patch at full resolution. Specks and holes are not cleaned: on the sheet, neighbours are strangers.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.config import TileConfig
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.manifest import slide_id_from_path
+from pathopatch.patches import intensity
+from pathopatch.patches.ready_images import Look, common_look, read_image
+from pathopatch.patches.ready_list import LIST_NAME, read_list
+from pathopatch.patches.store_writer import StoreWriter
+from pathopatch.patches.tile import COLUMNS, STAGE, TileResult, finished_stamp, write_status
+from pathopatch.patches.tissue import TissueModel, fit_tissue
+from pathopatch.provenance import (
+    Stamp,
+    atomic_path,
+    fingerprint,
+    fingerprint_file,
+    inside,
+    is_current,
+    read_status,
+    read_table,
+    update_status,
+    write_table,
+)
+from pathopatch.slides.background import guess_background
+
+_SHEET_PX = 4096
+_BATCH_BYTES = 32 * 2**20
+_MEASURED = ("tissue_fraction", "saturated_fraction", "sharpness")
+EXTRA_COLUMNS = ("split", "attribute", "path")
+"""Columns of a set's patch table beside those of a slide's; attribute only where the list has one."""
+
+
+def set_id(source: Path) -> str:
+    """Return the id under which a set is stored: the name of its folder, or of its list."""
+    named = source.parent if source.name == LIST_NAME else source
+    return slide_id_from_path(named.resolve())
+
+
+def tile_patches(
+    source: Path,
+    config: TileConfig,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[TileResult, dict[str, object]]:
+    """Write the store, patch table and status of a set of ready patches; do nothing if they are there and current.
+
+    Parameters
+    ----------
+    source : Path
+        CSV file or folder, see `pathopatch.patches.ready_list.read_list`.
+    config : TileConfig
+        Its rules of tissue and intensity count, and `mpp`, which states the patches' own scale; without it the scale
+        is unknown, and a model trained on them takes slides as they are. The images decide the patch size.
+    out : Path
+        Work folder.
+    force : bool
+        Redo what was made otherwise, in place of stopping.
+    progress : callable, optional
+        Called with (patches done, patches in all).
+
+    Returns
+    -------
+    result : TileResult
+        The set as if it were one slide.
+    facts : dict
+        Its row of ``slides.parquet``. Patients and splits stand in the patch table.
+
+    Raises
+    ------
+    InputUnsupportedError
+        ``store = "none"``: there is no slide to read the patches from later. Or see `read_list`, `common_look`.
+    ManifestError, InputMissingError, InputCorruptError, InputTooLargeError, ChannelMismatchError, NonFiniteError
+        The list or an image is wrong, see `read_list` and `common_look`.
+    StaleArtefactError
+        What stands there was made of another configuration or other inputs, and `force` is off.
+    DiskFullError
+        No space was left.
+    """
+    if config.store == "none":
+        raise InputUnsupportedError(
+            "ready patches without a store", place=str(source), remedy='leave store = "zarr": no slide holds the pixels'
+        )
+    name, started = set_id(source), time.time()
+    listed = read_list(source)
+    files = [Path(file) for file in listed["file"]]
+    look = common_look(files)
+    prints = [fingerprint_file(file) for file in files]
+    stamp = _stamp(listed, config, name, prints)
+    store_path, table_path = inside(out, "slides", f"{name}.zarr"), inside(out, "patches", f"{name}.parquet")
+    existing = finished_stamp(store_path, table_path)
+    state: Literal["done", "done_empty", "current"] = "current"
+    if is_current(stamp, existing, place=store_path, force=force):
+        table = read_table(table_path)
+        if read_status(out, name).get(STAGE, {}).get("state") not in ("done", "done_empty"):
+            write_status(out, name, table, stamp, started)  # cut off between the table and the status
+    else:
+        update_status(out, name, STAGE, {"state": "running", "host": socket.gethostname()})
+        sheet = analyse_set(files, look, config)
+        with atomic_path(store_path) as temporary:
+            measured = _write_store(temporary, sheet, config, name, stamp, progress)
+        table = _table(listed, sheet, measured, name)
+        write_table(table_path, table, stamp)
+        state = write_status(out, name, table, stamp, started)
+    result = TileResult(slide_id=name, patches=len(table), state=state)
+    return result, _facts(source, listed, look, config, result, fingerprint(prints))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SetAnalysis:
+    """What is known of a set before its patches are stored.
+
+    Parameters
+    ----------
+    files : tuple of Path
+        The images, in the order of the list.
+    look : Look
+        What they have in common.
+    tissue : TissueModel
+        What tells tissue from background; its overview is the patches one below the other, P px of height each.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities that become 0 and 1 in the whole set, source units.
+    columns : int
+        Patches in a row of the sheet.
+    """
+
+    files: tuple[Path, ...]
+    look: Look
+    tissue: TissueModel
+    windows: NDArray[np.float64]
+    columns: int
+
+    @property
+    def origins(self) -> NDArray[np.int64]:
+        """(x, y) of each patch on the sheet, px: ndarray of int64, shape (N, 2)."""
+        row, column = np.divmod(np.arange(len(self.files), dtype=np.int64), self.columns)
+        return np.stack([column, row], axis=1) * self.look.width  # (N, 2)
+
+    def patches(self) -> Iterator[tuple[int, NDArray[np.generic]]]:
+        """Yield each patch's number and pixels (C, P, P)."""
+        for number, file in enumerate(self.files):
+            yield number, read_image(file, self.look)
+
+
+def analyse_set(files: Sequence[Path], look: Look, config: TileConfig) -> SetAnalysis:
+    """Return a set's tissue model and intensity windows, found on all its patches at once.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        The images.
+    look : Look
+        What they have in common.
+    config : TileConfig
+        The rules.
+    """
+    side, columns = look.width, math.ceil(math.sqrt(len(files)))
+    small = max(1, min(side, _SHEET_PX // columns))
+    strip = _strip(files, look, small)
+    background = guess_background(strip) if config.tissue.background == "auto" else config.tissue.background
+    tissue = fit_tissue(
+        strip,
+        background=background,
+        config=config.tissue.model_copy(update={"min_speck_um2": 0.0, "max_hole_um2": 0.0}),
+        is_rgb_uint8=look.is_rgb,
+        scale_x=side / small,
+        scale_y=side / small,
+        mpp=1.0,  # of no effect: nothing is cleaned by its area
+        counts=[name in config.tissue.channels for name in look.channels] if config.tissue.channels else None,
+    )
+    windows = intensity.windows(
+        strip, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=look.is_rgb, channels=look.channels
+    )
+    return SetAnalysis(files=tuple(files), look=look, tissue=tissue, windows=windows, columns=columns)
+
+
+def _strip(files: Sequence[Path], look: Look, small: int) -> NDArray[np.generic]:
+    """Return all patches at low resolution, one below the other: ndarray of shape (C, N * small, small)."""
+    strip = np.empty((len(look.channels), len(files) * small, small), np.dtype(look.dtype))
+    for number, file in enumerate(files):
+        rows = slice(number * small, (number + 1) * small)
+        for channel, plane in enumerate(read_image(file, look)):
+            strip[channel, rows] = cv2.resize(plane, (small, small), interpolation=cv2.INTER_AREA)
+    return strip
+
+
+def _write_store(
+    path: Path,
+    sheet: SetAnalysis,
+    config: TileConfig,
+    name: str,
+    stamp: Stamp,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, NDArray[np.float64]]:
+    """Write the store and return what was measured on the way, per patch."""
+    look, origins = sheet.look, sheet.origins
+    side = look.width
+    writer = StoreWriter(path, origins=origins, channels=len(look.channels), patch_px=side, dtype=np.dtype(look.dtype))
+    measured = {column: np.zeros(len(origins)) for column in _MEASURED}
+    blur = 1.0 if config.mpp is None else config.intensity.sharpness_mpp / config.mpp  # unknown scale: their own
+    for number, patch in sheet.patches():
+        writer.append(patch[None])
+        mask = sheet.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
+        measured["tissue_fraction"][number] = mask.mean()
+        measured["saturated_fraction"][number] = intensity.saturated_fraction(patch, sheet.windows)
+        measured["sharpness"][number] = intensity.sharpness(intensity.scale(patch, sheet.windows), factor=blur)
+        if progress is not None:
+            progress(number + 1, len(origins))
+    writer.finish(_attributes(sheet, config, name, stamp))
+    return measured
+
+
+def _attributes(sheet: SetAnalysis, config: TileConfig, name: str, stamp: Stamp) -> dict[str, object]:
+    """Return the store's attributes, those of a slide's store where they make sense."""
+    look, tissue = sheet.look, sheet.tissue
+    rows = math.ceil(len(sheet.files) / sheet.columns)
+    return {
+        "slide_id": name,
+        "is_ready_set": True,
+        "channels": list(look.channels),
+        "dtype": look.dtype,
+        "size_px": [sheet.columns * look.width, rows * look.height],
+        "mpp": config.mpp,
+        "target_mpp": config.mpp,
+        "downsample": 1.0,
+        "patch_px": look.width,
+        "stride_px": look.width,
+        "grid": [sheet.columns, rows],
+        "is_rgb": look.is_rgb,
+        "background": tissue.background,
+        "windows": sheet.windows.tolist(),
+        "intensity": config.intensity.model_dump(mode="json"),
+        "tissue": {
+            **config.tissue.model_dump(mode="json"),
+            "threshold": tissue.threshold,
+            "windows": tissue.windows.tolist(),
+            "scale": [tissue.scale_x, tissue.scale_y],
+        },
+        "stamp": stamp.to_dict(),
+    }
+
+
+def _table(
+    listed: pd.DataFrame, sheet: SetAnalysis, measured: dict[str, NDArray[np.float64]], name: str
+) -> pd.DataFrame:
+    """Return the patch table: a slide's columns, and those that only a set has."""
+    x, y = sheet.origins.T
+    label = listed["label"].to_numpy(np.int64)
+    given = listed["tissue_fraction"].to_numpy(np.float64)
+    known = {
+        "patch_id": [f"{name}@{left},{top}" for left, top in zip(x.tolist(), y.tolist(), strict=True)],
+        "slide_id": name,
+        "patient_id": listed["patient_id"],
+        "x": x,
+        "y": y,
+        **measured,
+        "tissue_fraction": np.where(np.isnan(given), measured["tissue_fraction"], given),
+        "tumor_fraction": np.nan,  # a patch's own label says whether, not how much
+        "labelled_fraction": (label >= 0).astype(np.float64),
+        "label": label,
+        **{column: listed[column] for column in EXTRA_COLUMNS if column in listed},
+    }
+    return pd.DataFrame(known)[[*COLUMNS, *(column for column in EXTRA_COLUMNS if column in listed)]]
+
+
+def _stamp(listed: pd.DataFrame, config: TileConfig, name: str, prints: Sequence[str]) -> Stamp:
+    """Return what the artefacts of a set are made of; where the files lie does not matter."""
+    rules = {"tissue": config.tissue, "intensity": config.intensity, "mpp": config.mpp, "set_id": name}
+    said = {column: list(map(str, listed[column])) for column in listed if column != "file"}
+    return Stamp(
+        stage=STAGE,
+        config=fingerprint(rules),
+        inputs={"list": fingerprint(said), "images": fingerprint(list(prints))},
+    )
+
+
+def _facts(
+    source: Path, listed: pd.DataFrame, look: Look, config: TileConfig, result: TileResult, images: str
+) -> dict[str, object]:
+    """Return a set's row of ``slides.parquet``; a set has many patients, so that none stands here."""
+    columns = math.ceil(math.sqrt(result.patches))
+    return {
+        "slide_id": result.slide_id,
+        "patient_id": "",
+        "split": "",
+        "width": columns * look.width,
+        "height": math.ceil(result.patches / columns) * look.height,
+        "mpp": config.mpp,
+        "levels": 1,
+        "channels": ",".join(look.channels),
+        "dtype": look.dtype,
+        "background": "",
+        "has_labels": bool((listed["label"] >= 0).any()),
+        "annotation_classes": "",
+        "source": str(source),
+        "fingerprint": images,
+    }

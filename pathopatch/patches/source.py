@@ -1,0 +1,164 @@
+"""How are a slide's patches read again from the slide itself? For stores that keep no pixels, and for what fills edges.
+
+The store's attributes say which files, under which names, scale and polarity; their fingerprints say if they are still
+the same.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputMissingError, StaleArtefactError
+from pathopatch.patches.grid import Grid
+from pathopatch.provenance import fingerprint_file
+from pathopatch.slides import Slide, aligned, open_slide
+
+
+def source_record(slide: Slide) -> dict[str, Any]:
+    """Return as plain values what opens a slide again with the same pixels."""
+    return {
+        "path": slide.source,
+        "mpp": slide.mpp,
+        "channels": list(slide.channels),
+        "background": slide.background,
+    }
+
+
+def read_padded(slide: Slide, grid: Grid, fill: int, x: int, y: int) -> NDArray[np.generic]:
+    """Return one patch; what lies beyond the slide has the value that its tissue's polarity asks for.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    grid : Grid
+        Of this slide.
+    fill : int
+        Value beyond the slide.
+    x, y : int
+        Origin, level-0 px.
+
+    Returns
+    -------
+    ndarray, shape (C, patch_px, patch_px)
+        Source type.
+    """
+    patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
+    width, height = grid.inside(x, y)
+    if (width, height) != (grid.patch_px, grid.patch_px) and fill != slide.background_value:
+        patch = patch.copy()
+        patch[:, height:] = fill
+        patch[:, :, width:] = fill
+    return patch
+
+
+class SourcePatches:
+    """The patches of a tiled slide, read from its files; any thread and any process may ask.
+
+    Parameters
+    ----------
+    attributes : mapping
+        The store's.
+    place : Path
+        The store, for messages.
+
+    Raises
+    ------
+    InputMissingError
+        The store does not say where its pixels come from.
+    """
+
+    def __init__(self, attributes: Mapping[str, Any], place: Path) -> None:
+        if "source" not in attributes:
+            raise InputMissingError(
+                "neither pixels are stored nor where they come from",
+                place=str(place),
+                remedy="tile the slide again with --force",
+            )
+        self._attributes, self._place = attributes, place
+        self._forget()
+        width, height = attributes["size_px"]
+        self._grid = Grid(
+            width=width,
+            height=height,
+            downsample=attributes["downsample"],
+            patch_px=attributes["patch_px"],
+            stride_px=attributes["stride_px"],
+        )
+
+    def _forget(self) -> None:
+        """Start without an open slide: at first, and in a forked process, whose lock may be held by nobody."""
+        self._pid, self._lock = os.getpid(), threading.Lock()
+        self._slide: Slide | None = None
+
+    def read(self, origins: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Return patches in any order.
+
+        Parameters
+        ----------
+        origins : ndarray of int64, shape (n, 2)
+            (x, y), level-0 px.
+
+        Returns
+        -------
+        ndarray, shape (n, C, P, P)
+            Source type.
+
+        Raises
+        ------
+        InputMissingError
+            A file is gone.
+        StaleArtefactError
+            A file is not the one that was tiled.
+        InputCorruptError
+            The slide cannot be decoded.
+        """
+        if self._pid != os.getpid():
+            self._forget()
+        channels, side = len(self._attributes["channels"]), self._grid.patch_px
+        with self._lock:
+            if self._slide is None:
+                self._slide = self._opened()
+            out = np.empty((len(origins), channels, side, side), self._slide.dtype)
+            for place in np.lexsort((origins[:, 0], origins[:, 1])).tolist():  # row by row: tiles are decoded once
+                x, y = origins[place].tolist()
+                out[place] = read_padded(self._slide, self._grid, self._attributes["fill"], x, y)
+        return out
+
+    def check(self) -> None:
+        """Open the slide and let go of it, so that what is wrong with it is raised; see `read`."""
+        self._opened().close()
+
+    def close(self) -> None:
+        """Let go of the slide's files and decoded tiles; a later read opens them again."""
+        if self._slide is not None and self._pid == os.getpid():
+            with self._lock:
+                self._slide.close()
+
+    def _opened(self) -> Slide:
+        """Return the slide, the very one that was tiled."""
+        record = self._attributes["source"]
+        slide = open_slide(
+            record["path"],
+            mpp=record["mpp"],
+            channels=tuple(record["channels"]),
+            background=record["background"],
+        )
+        known = self._attributes["stamp"]["inputs"]
+        for index, path in enumerate(slide.paths):
+            if fingerprint_file(path) != known.get(f"slide {index}"):
+                slide.close()
+                raise StaleArtefactError(
+                    f"{path.name} is not the file that was tiled; no pixels are stored, so the patches would change",
+                    place=f"{path}, {self._place}",
+                    remedy="bring the file back, or tile the slide again with --force",
+                )
+        offsets = tuple((x, y) for x, y in self._attributes.get("registration", {}).get("offsets_px", ()))
+        return aligned(slide, offsets, self._attributes["background"])

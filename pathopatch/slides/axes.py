@@ -1,0 +1,261 @@
+"""Which planes of a TIFF are the channels of a slide? Its axes say so, or they are named, or one is chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pathopatch.errors import InputCorruptError, InputUnsupportedError
+
+_SCANNER_FLAGS = ("svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "sis")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a path's fragment chooses of a file, all counted from 0; None: no choice.
+
+    Parameters
+    ----------
+    page : int or None
+        Over the full-resolution pages, in the order of the file.
+    plane : int or None
+        Over the planes of the chosen pages.
+    z, t : int or None
+        Along these axes, as the file's metadata name them.
+    """
+
+    page: int | None = None
+    plane: int | None = None
+    z: int | None = None
+    t: int | None = None
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """The chosen position on each axis."""
+        return {axis: value for axis, value in (("Z", self.z), ("T", self.t)) if value is not None}
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One channel of a file.
+
+    Parameters
+    ----------
+    series : tifffile.TiffPageSeries
+        The image that it belongs to.
+    index : int
+        Of its full-resolution page in the series.
+    sample : int
+        Of the page's pixels.
+    channel : int
+        Its number among the file's channels.
+    """
+
+    series: Any
+    index: int
+    sample: int
+    channel: int
+
+
+@dataclass(frozen=True)
+class _RunPage:
+    """A page without a directory of its own, in the run of pixels that the first page begins.
+
+    ImageJ writes stacks above 4 GB like that.
+    """
+
+    keyframe: Any
+    index: int
+    dataoffsets: tuple[int, ...]
+    databytecounts: tuple[int, ...]
+    jpegtables: None = None
+    is_contiguous: bool = True
+
+
+def page_of(series: Any, index: int) -> Any:
+    """Return a page of a series, or of one of its levels.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The page is in another file, or nowhere.
+    InputCorruptError
+        The file ends before it.
+    """
+    path = Path(series.keyframe.parent.filehandle.path)
+    if not series.is_truncated:
+        found = series[index]
+        if found is not None:
+            return found
+        raise unsupported(
+            path, f"page {index} is not in this file",
+            "write all channels into one file, or name one file per channel",
+        )  # fmt: skip
+    frame = series.keyframe
+    if not frame.is_contiguous or frame.is_tiled or frame.predictor != 1:
+        raise unsupported(path, f"{_described(series)}, but a single page", "write each plane as a page of its own")
+    offset = int(frame.dataoffsets[0]) + index * int(frame.nbytes)
+    if offset + frame.nbytes > frame.parent.filehandle.size:
+        raise InputCorruptError(
+            f"truncated: plane {index} ends past byte {frame.parent.filehandle.size}",
+            place=str(path),
+            remedy="copy the file again from its source",
+        )
+    return _RunPage(frame, index, (offset,), (int(frame.nbytes),))
+
+
+def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[Plane]:
+    """Return the planes that a slide consists of, in the order of its channels.
+
+    Parameters
+    ----------
+    tiff : tifffile.TiffFile
+        The open file.
+    path : Path
+        For messages.
+    choice : Choice
+        What the path chooses.
+    named : int
+        Number of planes that the caller has names for; 1 if there are none.
+
+    Raises
+    ------
+    InputUnsupportedError
+        There is no such page, plane or position, or the file has an axis that nothing explains.
+    InputCorruptError
+        Its description counts more images than it holds.
+    """
+    first = tiff.series[0]
+    _refuse_scattered_images(first, path)
+    _refuse_missing_images(tiff, path)
+    pages = _pages(tiff)
+    if choice.page is not None:
+        if choice.positions:
+            raise unsupported(path, "a page is chosen, and a position on an axis too", "choose one of them")
+        _require(path, "page", choice.page, len(pages))
+        pages = pages[choice.page : choice.page + 1]
+    elif choice.positions or (not first.is_pyramidal and len(pages) > 1) or _count(first) > 1:
+        pages = _implied_pages(first, path, pages, choice, named)
+    else:
+        pages = pages[:1]
+    planes = []
+    for position, (series, index) in enumerate(pages):
+        samples = int(page_of(series, index).keyframe.samplesperpixel)
+        number = _position(series, index).get("C", position) * samples
+        planes += [Plane(series, index, sample, number + sample) for sample in range(samples)]
+    if choice.plane is not None:
+        _require(path, "plane", choice.plane, len(planes))
+        planes = planes[choice.plane : choice.plane + 1]
+    return planes
+
+
+def unsupported(path: Path, what: str, remedy: str) -> InputUnsupportedError:
+    """Return the error that a file is of a kind that is not read."""
+    return InputUnsupportedError(what, place=str(path), remedy=remedy)
+
+
+def _pages(tiff: Any) -> list[tuple[Any, int]]:
+    """Return (series, index in it) of each full-resolution page, in the order of the file.
+
+    A scanner's file counts only its main image: the others are label, macro and thumbnail.
+    """
+    is_scan = any(getattr(tiff, f"is_{flag}") for flag in _SCANNER_FLAGS)
+    found = []
+    for number, series in enumerate(tiff.series[:1] if is_scan else tiff.series):
+        for index in range(_count(series)):
+            page = None if series.is_truncated else series[index]
+            found.append((series.keyframe.index if page is None else page.index, number, series, index))
+    return [(series, index) for _, _, series, index in sorted(found, key=lambda item: (item[0], item[1], item[3]))]
+
+
+def _implied_pages(
+    first: Any, path: Path, pages: list[tuple[Any, int]], choice: Choice, named: int
+) -> list[tuple[Any, int]]:
+    """Return the pages of a file with several, if it is clear that each is a channel."""
+    sizes = _outer_axes(first)
+    for axis, value in choice.positions.items():
+        if axis not in sizes:
+            raise unsupported(path, f"{_described(first)}: no axis {axis}", f"leave #{axis.lower()}= out")
+        _require(path, axis.lower(), value, sizes[axis])
+    found = [
+        (first, i)
+        for i in range(_count(first))
+        if all(_position(first, i)[axis] == value for axis, value in choice.positions.items())
+    ]
+    open_axes = {axis: n for axis, n in sizes.items() if n > 1 and axis != "C" and axis not in choice.positions}
+    is_said = not open_axes and (sizes.get("C", 1) > 1 or bool(choice.positions))
+    samples = page_of(first, 0).keyframe.samplesperpixel
+    if is_said or choice.plane is not None or named == len(found) * samples:
+        return found
+    open_positions = [f"#{axis.lower()}=0 to #{axis.lower()}={n - 1}" for axis, n in open_axes.items() if axis in "ZT"]
+    remedies = [f"choose one with {' and '.join(open_positions)}"] if len(open_positions) == len(open_axes) > 0 else []
+    remedies.append(f"choose one page with #page=0 to #page={len(pages) - 1}")
+    raise unsupported(
+        path,
+        f"{len(pages)} pages ({_described(first)}), which do not say that they are channels",
+        f"{'; or '.join(remedies)}; or name all planes in the column channels",
+    )
+
+
+def _refuse_scattered_images(series: Any, path: Path) -> None:
+    """Refuse an array that was written with its channels last, one page a row of the image."""
+    frame, sizes = series.keyframe, dict(zip(series.axes, series.shape, strict=True))
+    is_whole = (sizes.get("Y", frame.imagelength), sizes.get("X", frame.imagewidth)) == (
+        frame.imagelength,
+        frame.imagewidth,
+    )
+    if not is_whole:
+        raise unsupported(
+            path,
+            f"{_described(series)}, but each page holds {frame.imagewidth} x {frame.imagelength} px: its pages are "
+            "rows, not images",
+            "write it with the axes CYX, one page a channel",
+        )
+
+
+def _refuse_missing_images(tiff: Any, path: Path) -> None:
+    """Refuse an ImageJ file cut so short that tifffile takes its first image for all."""
+    said = int((tiff.imagej_metadata or {}).get("images", 1))
+    held = sum(_count(series) for series in tiff.series)
+    if said > held:
+        raise InputCorruptError(
+            f"truncated: its description counts {said} images, the file holds {held}",
+            place=str(path),
+            remedy="copy the file again from its source",
+        )
+
+
+def _outer_axes(series: Any) -> dict[str, int]:
+    """Return the axes that run over pages, and their lengths, outermost first."""
+    inner = series.keyframe.axes
+    count = len(series.axes) - len(inner)
+    if count < 0 or len(set(series.axes[:count])) < count:
+        return {} if count <= 0 else {"Q": math.prod(series.shape[:count])}
+    return dict(zip(series.axes[:count], series.shape[:count], strict=True))
+
+
+def _count(series: Any) -> int:
+    """Return the number of full-resolution pages."""
+    return math.prod(_outer_axes(series).values()) if series.is_truncated else len(series)
+
+
+def _position(series: Any, index: int) -> dict[str, int]:
+    """Return where a page stands on each outer axis; nothing where axes and pages do not fit."""
+    sizes = _outer_axes(series)
+    if math.prod(sizes.values()) != _count(series):
+        return {}
+    return dict(zip(sizes, (int(i) for i in np.unravel_index(index, tuple(sizes.values()))), strict=True))
+
+
+def _described(series: Any) -> str:
+    return f"axes {series.axes}, shape {tuple(int(n) for n in series.shape)}"
+
+
+def _require(path: Path, what: str, value: int, count: int) -> None:
+    """Refuse a choice beyond what there is."""
+    if value >= count:
+        raise unsupported(path, f"there is no {what} {value}", f"choose 0 to {count - 1}")

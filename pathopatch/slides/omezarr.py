@@ -1,0 +1,119 @@
+"""Slides in OME-Zarr folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.slides.background import Background
+from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.slides.omezarr_metadata import ImageFacts, read_image
+from pathopatch.slides.resample import Pixels
+from pathopatch.slides.slide import Slide, SlideFacts
+from pathopatch.slides.zarr_reader import ZarrReader
+
+_CACHE_BYTES = (32 * 2**20, 512 * 2**20)
+_CACHED_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a folder is a Zarr group or array of either version."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
+
+
+class OmeZarrSlide(Slide):
+    """A slide in a local OME-Zarr image, version 0.4 or 0.5.
+
+    A chunk that is not there has the fill value, as the format says.
+
+    Parameters
+    ----------
+    path : Path
+        The image's folder.
+    plane : int, optional
+        Only this channel, counted from 0.
+    mpp, channels, background
+        See `Slide`.
+
+    Raises
+    ------
+    InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
+        See `read_image`; or there is no such plane.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        plane: int | None = None,
+        mpp: float | None = None,
+        channels: tuple[str, ...] | None = None,
+        background: Background | None = None,
+    ) -> None:
+        self._path = path
+        self._image: ImageFacts = read_image(path)
+        self._readers: dict[int, ZarrReader] = {}
+        names = self._image.channels
+        if plane is not None and plane >= len(names):
+            raise InputUnsupportedError(
+                f"there is no plane {plane}", place=str(path), remedy=f"choose 0 to {len(names) - 1}"
+            )
+        self._planes = slice(0, len(names)) if plane is None else slice(plane, plane + 1)
+        facts = SlideFacts(
+            channels=names[self._planes],
+            dtype=self._image.arrays[0].dtype,
+            levels=self._image.levels,
+            resolution=self._image.resolution,
+            paths=(path,),
+        )
+        super().__init__(facts, {"path": path, "plane": plane}, mpp=mpp, channels=channels, background=background)
+
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        wanted: dict[str, Any] = {
+            "c": self._planes,
+            "y": slice(top, top + height),
+            "x": slice(left, left + width),
+        }
+        axes = self._image.axes
+        try:
+            pixels = self._reader(level).read(tuple(wanted.get(axis, 0) for axis in axes))
+        except DECODING_ERRORS as error:
+            raise InputCorruptError(
+                f"level {level} cannot be decoded at ({left}, {top}): {_first_line(error)}",
+                place=str(self._path),
+                remedy="copy the folder again from its source",
+            ) from error
+        kept = [axis for axis in axes if axis in wanted]
+        if "c" not in kept:
+            pixels, kept = pixels[None], ["c", *kept]
+        ordered = pixels.transpose([kept.index(axis) for axis in "cyx"])  # (C, H, W)
+        return np.ascontiguousarray(ordered, dtype=self.dtype), None
+
+    def _reader(self, level: int) -> ZarrReader:
+        """Return what reads a level."""
+        if level not in self._readers:
+            array = self._image.arrays[level]
+            self._readers[level] = ZarrReader(array.folder, driver=array.driver, cache_bytes=self._cache_bytes(level))
+        return self._readers[level]
+
+    def _cache_bytes(self, level: int) -> int:
+        """Return the room that two rows of chunks need, within bounds."""
+        array, axes = self._image.arrays[level], self._image.axes
+        across = -(-array.shape[axes.index("x")] // array.chunks[axes.index("x")])
+        planes = array.shape[axes.index("c")] // array.chunks[axes.index("c")] if "c" in axes else 1
+        row = across * max(1, planes) * int(np.prod(array.chunks)) * array.dtype.itemsize
+        return min(max(_CACHED_ROWS * row, _CACHE_BYTES[0]), _CACHE_BYTES[1])
+
+    def _close(self) -> None:
+        self._readers = {}
+
+
+def _first_line(error: Exception) -> str:
+    """Return what went wrong without the library's long trail of sources."""
+    return str(error).split("[tensorstore", 1)[0].split("\n", 1)[0].strip()

@@ -1,0 +1,94 @@
+"""Which attributes and codecs make a Zarr group an OME-Zarr image that viewers open? Plain values, no file access."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numcodecs import Blosc
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, ZstdCodec
+
+Version = Literal["0.4", "0.5"]
+"""OME-Zarr 0.4 stands on Zarr v2, 0.5 on Zarr v3."""
+
+_COLOURS = {"R": "FF0000", "G": "00FF00", "B": "0000FF"}
+
+
+def multiscales(
+    name: str, axes: Sequence[str], levels: Sequence[tuple[float, float]], um_per_px: tuple[float, float]
+) -> list[dict[str, Any]]:
+    """Return OME-Zarr's description of a pyramid. The centre of a level's first pixel is shifted by half a pixel.
+
+    Parameters
+    ----------
+    name : str
+        Of the image.
+    axes : sequence of str
+        Of ``c``, ``y``, ``x``; the last two are y and x.
+    levels : sequence of (float, float)
+        Downsample of each level, (x, y).
+    um_per_px : (float, float)
+        (x, y) micrometres per px of the first level.
+    """
+    first = [1.0] * (len(axes) - 2)
+    datasets = []
+    for index, (x, y) in enumerate(levels):
+        um_x, um_y = x * um_per_px[0], y * um_per_px[1]
+        shift = [(um_y - um_per_px[1]) / 2, (um_x - um_per_px[0]) / 2]
+        transforms = [
+            {"type": "scale", "scale": [*first, um_y, um_x]},
+            {"type": "translation", "translation": [*(0.0 for _ in first), *shift]},
+        ]
+        datasets.append({"path": str(index), "coordinateTransformations": transforms})
+    described = [
+        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
+        for axis in axes
+    ]
+    return [{"name": name, "axes": described, "datasets": datasets}]
+
+
+def shown_channels(channels: Sequence[str], windows: NDArray[np.float64]) -> list[dict[str, Any]]:
+    """Return how a viewer shows each channel.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        Names.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities shown as black and as full.
+    """
+    return [
+        {
+            "label": name,
+            "color": _COLOURS.get(name, "FFFFFF"),
+            "active": True,
+            "window": {"start": low, "end": high, "min": low, "max": high},
+        }
+        for name, (low, high) in zip(channels, windows.tolist(), strict=True)
+    ]
+
+
+def image_attributes(
+    pyramid: list[dict[str, Any]], channels: Sequence[str], windows: NDArray[np.float64], *, version: Version
+) -> dict[str, Any]:
+    """Return the attributes of an image's group, for a pyramid from `multiscales`."""
+    omero = {"channels": shown_channels(channels, windows)}
+    if version == "0.4":
+        return {"multiscales": [{**each, "version": version} for each in pyramid], "omero": omero}
+    return {"ome": {"version": version, "multiscales": pyramid, "omero": omero}}
+
+
+def compressor(dtype: np.dtype[np.generic]) -> ZstdCodec | BloscCodec:
+    """Return the Zarr v3 codec that fits a type: bits are shuffled where high bytes are mostly equal."""
+    if dtype.itemsize == 1:
+        return ZstdCodec(level=1)
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
+
+
+def compressor_v2(dtype: np.dtype[np.generic]) -> Blosc:
+    """Return the Zarr v2 codec of the same kind, in the one container that every reader of Zarr v2 knows."""
+    if dtype.itemsize == 1:
+        return Blosc(cname="zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
+    return Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE)

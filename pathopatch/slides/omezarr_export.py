@@ -1,0 +1,244 @@
+"""How is a whole slide written as an OME-Zarr pyramid for other viewers? In one pass over square tiles.
+
+Four children come before their parent, and each level is made of sums of level-0 pixels: every pixel is the exact mean
+of the area it covers, every shard is written once and whole, and what is held does not grow with the slide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.provenance import Stamp, atomic_path, fingerprint, fingerprint_file, is_current
+from pathopatch.slides.omezarr_attributes import Version, compressor, compressor_v2, image_attributes, multiscales
+from pathopatch.slides.resample import Pixels
+from pathopatch.slides.slide import Slide
+
+_TILE_PX = 1024  # a shard of 0.5, a chunk of 0.4
+_CHUNK_PX = 512  # inside a shard
+_TILE_BYTES = 256 * 2**20  # a tile's sums at most
+_SMALLEST_LEVEL_PX = 512  # an image whose longest side is at most this needs no coarser level
+_OURS = "pathopatch"
+
+
+def export_ome_zarr(
+    slide: Slide,
+    path: Path,
+    *,
+    version: Version,
+    name: str,
+    windows: NDArray[np.float64],
+    force: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> bool:
+    """Write a slide as an OME-Zarr image, through a temporary name; return False if it was there already.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    path : Path
+        The folder to write.
+    version : {"0.4", "0.5"}
+        Of OME-Zarr.
+    name : str
+        Of the image.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities that a viewer shows as black and as full.
+    force : bool
+        Redo an export of something else.
+    progress : callable, optional
+        Called with (tiles done, tiles in all).
+
+    Raises
+    ------
+    MppMissingError
+        The slide's mpp is unknown.
+    StaleArtefactError
+        An export of another slide, version or package stands there, and `force` is off.
+    InputUnsupportedError
+        Something that this function did not write stands there, or the slide itself does.
+    InputCorruptError
+        The slide cannot be decoded.
+    DiskFullError
+        No space was left.
+    """
+    facts = {
+        "version": version,
+        "name": name,
+        "channels": slide.channels,
+        "mpp": slide.mpp,
+        "background": slide.background,
+        "windows": windows.tolist(),
+        "parts": _parts(slide),
+    }
+    inputs = {f"slide {index}": fingerprint_file(part) for index, part in enumerate(slide.paths)}
+    stamp = Stamp(stage="export ome-zarr", config=fingerprint(facts), inputs=inputs)
+    if is_current(stamp, _stamp_of_export(slide, path), place=path, force=force):
+        return False
+    with atomic_path(path) as temporary:
+        group = zarr.create_group(temporary, zarr_format=2 if version == "0.4" else 3)
+        _Pyramid(slide, group, version, progress).write()
+        factors = [(float(factor), float(factor)) for factor in _factors(slide)]
+        pyramid = multiscales(name, ("c", "y", "x"), factors, (slide.mpp, slide.mpp))
+        attributes = image_attributes([{**pyramid[0], "type": "mean"}], slide.channels, windows, version=version)
+        group.attrs.put({**attributes, _OURS: {"stamp": stamp.to_dict()}})
+    return True
+
+
+def _stamp_of_export(slide: Slide, path: Path) -> Stamp | None:
+    """Return the stamp of the export that stands at a path; refuse to touch anything else."""
+    place = path.resolve()
+    if any(place == part.resolve() or place in part.resolve().parents for part in slide.paths):
+        raise InputUnsupportedError("the slide itself stands there", place=str(path), remedy="choose another folder")
+    if not path.exists():
+        return None
+    try:
+        ours: Any = zarr.open_group(path, mode="r").attrs.get(_OURS)
+    except (FileNotFoundError, ValueError, KeyError):
+        ours = None
+    if not isinstance(ours, dict) or "stamp" not in ours:
+        raise InputUnsupportedError(
+            "something that is no export stands there", place=str(path), remedy="choose another folder"
+        )
+    return Stamp.from_dict(ours["stamp"])
+
+
+def _parts(slide: Slide) -> list[str]:
+    """Return the files' names with what is chosen of them: two pages of one file are two slides."""
+    sources = slide.source.values() if isinstance(slide.source, dict) else [slide.source]
+    return [Path(source).name for source in sources]
+
+
+def _factors(slide: Slide) -> list[int]:
+    """Return the downsample of each level: halved until small."""
+    halvings = max(0, math.ceil(math.log2(max(slide.size) / _SMALLEST_LEVEL_PX)))
+    return [2**level for level in range(halvings + 1)]
+
+
+class _Pyramid:
+    """The arrays of all levels while they are written."""
+
+    def __init__(
+        self, slide: Slide, group: zarr.Group, version: Version, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self.slide, self.progress = slide, progress
+        self.factors = _factors(slide)
+        self.tile_px, self.wide = _TILE_PX, _sum_type(slide.dtype, self.factors[-1])
+        while len(slide.channels) * self.tile_px**2 * self.wide.itemsize > _TILE_BYTES and self.tile_px > _CHUNK_PX:
+            self.tile_px //= 2
+        self.arrays = [
+            _create(group, str(level), (len(slide.channels), *self.size(level)), slide.dtype, version, self.tile_px)
+            for level in range(len(self.factors))
+        ]
+        height, width = self.size(0)
+        self.tiles, self.done = -(-height // self.tile_px) * -(-width // self.tile_px), 0
+
+    def size(self, level: int) -> tuple[int, int]:
+        """Return height and width of a level; the last pixel may overhang."""
+        width, height = self.slide.size
+        return -(-height // self.factors[level]), -(-width // self.factors[level])
+
+    def write(self) -> None:
+        """Write all levels."""
+        top = len(self.factors) - 1
+        height, width = self.size(top)
+        for row in range(-(-height // self.tile_px)):
+            for column in range(-(-width // self.tile_px)):
+                self.sums(top, row, column)
+
+    def sums(self, level: int, row: int, column: int) -> NDArray[Any]:
+        """Write one tile of a level and all below it; return the sums of level-0 pixels in each of its pixels."""
+        height, width = self.size(level)
+        top, left = row * self.tile_px, column * self.tile_px
+        bottom, right = min(top + self.tile_px, height), min(left + self.tile_px, width)
+        area = np.s_[:, top:bottom, left:right]
+        if level == 0:
+            pixels = self.slide.read_region(left, top, right - left, bottom - top)
+            self.arrays[0][area] = pixels
+            self.done += 1
+            if self.progress is not None:
+                self.progress(self.done, self.tiles)
+            return pixels.astype(self.wide)
+        held = np.zeros((len(self.slide.channels), bottom - top, right - left), self.wide)
+        half = self.tile_px // 2
+        for down in range(2):
+            for across in range(2):
+                part = held[:, down * half : (down + 1) * half, across * half : (across + 1) * half]
+                if part.size:
+                    part[:] = _paired(self.sums(level - 1, 2 * row + down, 2 * column + across))
+        rows, columns = (
+            _covered(np.arange(start, stop), self.factors[level], whole)
+            for start, stop, whole in ((top, bottom, self.slide.size[1]), (left, right, self.slide.size[0]))
+        )
+        self.arrays[level][area] = _mean(held, rows[:, None] * columns, self.slide.dtype)
+        return held
+
+
+def _create(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[np.generic],
+    version: Version,
+    tile_px: int,
+) -> Any:
+    """Return a new array: chunks in shards for 0.5, chunk files for 0.4."""
+    common: dict[str, Any] = {"shape": shape, "dtype": dtype, "fill_value": 0}
+    if version == "0.4":
+        return group.create_array(
+            name,
+            chunks=(1, tile_px, tile_px),
+            compressors=[compressor_v2(dtype)],
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+            **common,
+        )
+    return group.create_array(
+        name,
+        chunks=(1, _CHUNK_PX, _CHUNK_PX),
+        shards=(shape[0], tile_px, tile_px),
+        compressors=[compressor(dtype)],
+        dimension_names=("c", "y", "x"),
+        **common,
+    )
+
+
+def _sum_type(dtype: np.dtype[np.generic], factor: int) -> np.dtype[Any]:
+    """Return the smallest type that holds the sum over the coarsest pixel exactly (floats: as float64)."""
+    if dtype.kind == "f":
+        return np.dtype(np.float64)
+    limits = np.iinfo(str(dtype))
+    largest = max(limits.max, -limits.min) * factor**2
+    if limits.min < 0:
+        return np.dtype(np.int32 if largest < 2**31 else np.int64)
+    return np.dtype(np.uint32 if largest < 2**32 else np.uint64)
+
+
+def _paired(sums: NDArray[Any]) -> NDArray[Any]:
+    """Return the sums over blocks of 2 x 2; the odd last row or column stands alone."""
+    _, height, width = sums.shape
+    if height % 2 or width % 2:
+        sums = np.pad(sums, ((0, 0), (0, height % 2), (0, width % 2)))
+    down = sums[:, 0::2] + sums[:, 1::2]
+    return np.asarray(down[:, :, 0::2] + down[:, :, 1::2])
+
+
+def _covered(places: NDArray[np.int64], factor: int, whole: int) -> NDArray[np.int64]:
+    """Return how many level-0 rows (or columns) each row of a level covers."""
+    return np.minimum((places + 1) * factor, whole) - places * factor
+
+
+def _mean(sums: NDArray[Any], counts: NDArray[np.int64], dtype: np.dtype[np.generic]) -> Pixels:
+    """Return sums divided by counts, rounded where the type is an integer one; channel by channel, to hold less."""
+    out = np.empty(sums.shape, dtype)
+    for channel, plane in zip(out, sums, strict=True):
+        mean = plane / counts
+        channel[:] = np.rint(mean) if dtype.kind in "iu" else mean
+    return out

@@ -1,0 +1,40 @@
+"""A row says whether it met its goal, and a comparison of different outputs is no comparison."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+import measure  # noqa: E402 - found through the line above
+
+
+def test_a_goal_is_met_from_its_own_side() -> None:
+    assert measure.Row("a", 2.0, 2.0).is_met
+    assert not measure.Row("a", 1.9, 2.0).is_met
+    assert measure.Row("a", 1.0, 1.1, "at most").is_met
+    assert not measure.Row("a", 1.2, 1.1, "at most").is_met
+
+
+def test_the_ratio_is_that_of_the_work_and_pieces_are_made_anew_for_every_repeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(measure, "cpu_seconds", lambda work: float(work()))
+    made = []
+
+    def pieces(seconds: float) -> list[measure.Work]:
+        made.append(seconds)
+        return [lambda: seconds, lambda: 2 * seconds]
+
+    assert measure.ratio(lambda: pieces(3.0), lambda: pieces(1.5), repeats=5) == 2.0
+    assert measure.speedup(lambda: pieces(3.0), lambda: pieces(1.5), repeats=5) == 0.5
+    assert len(made) == 2 * 2 * 6
+
+
+def test_different_outputs_stop_the_benchmark() -> None:
+    measure.require_equal([np.zeros(3)], [np.zeros(3)])
+    with pytest.raises(SystemExit, match="output 1 differs"):
+        measure.require_equal([np.zeros(3), np.zeros(3)], [np.zeros(3), np.ones(3)])

@@ -1,0 +1,125 @@
+"""What a slide is said to be, and how it is drawn, on made slides whose answers are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+from pathopatch.patches.describe import Description, describe_slide, saturated_shares
+from pathopatch.patches.picture import compose
+from pathopatch.patches.thumbnail import corner, thumbnail
+from pathopatch.slides import open_slide
+
+Make = Callable[..., Any]
+CONFIG = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
+
+
+def h_and_e(truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(truth, np.array([180, 90, 150])[:, None, None], 245).astype(np.uint8)
+
+
+def told(description: Description) -> dict[str, str]:
+    return dict(description.lines())
+
+
+def test_a_slide_is_described_by_its_facts_and_its_tissue(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
+    found = describe_slide(make_slide(h_and_e(two_discs), mpp=0.5), CONFIG, slide_id="s")
+    assert found.tissue_share == two_discs.mean()
+    said = told(found)
+    assert said["size"] == "200 x 150 px, 0.1 x 0.075 mm"
+    assert said["levels"] == "1: 200 x 150 (1/1)"
+    assert (said["mpp"], said["background"], said["channels"]) == ("0.5 um/px", "bright", "R, G, B")
+    assert said["tissue"].startswith(f"{two_discs.mean():.1%} of the slide, above 0.")
+    assert said["R"] == "window 0 to 255, saturated 0.00%"
+    assert math.isnan(found.shift_um)
+    assert found.warnings == ()
+
+
+def test_a_slide_without_tissue_is_a_warning(make_slide: Make) -> None:
+    found = describe_slide(make_slide(np.full((3, 60, 60), 245, np.uint8)), CONFIG, slide_id="s")
+    assert (found.warnings, told(found)["tissue"], found.tissue_share) == (("no tissue found",), "none found", 0)
+
+
+def test_a_shift_is_told_in_px_and_um_and_an_unknown_one_as_unknown(make_slide: Make) -> None:
+    tissue = np.repeat(np.repeat(np.random.default_rng(0).random((40, 40)) > 0.7, 10, 0), 10, 1) * 200.0
+    noise = np.random.default_rng(1).normal(20, 3, (3, 400, 400))
+    moved = np.roll(tissue, (3, -6), (0, 1))
+    slide = make_slide((np.stack([tissue, moved, 0 * tissue]) + noise).astype(np.uint16), mpp=2.0,
+                       channels=("CARS", "TPEF", "SHG"), background="dark")  # fmt: skip
+    found = describe_slide(slide, CONFIG, slide_id="s")
+    assert "against CARS: shifted -6.0 px across, +3.0 px down (13.4" in told(found)["TPEF"]
+    assert "against CARS: no common edges, shift unknown" in told(found)["SHG"]
+    assert found.shift_um == pytest.approx(2 * math.hypot(6, 3), abs=0.3)
+    assert len(found.warnings) == 1
+    patient = TileConfig(registration=RegistrationConfig(warn_um=20))
+    assert describe_slide(slide, patient, slide_id="s").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "highest", "expected"),
+    [
+        (np.uint8, 255, 0.1), (np.uint8, 254, 0.0), (np.uint16, 65535, 0.1), (np.uint16, 4095, 0.1),
+        (np.uint16, 16383, 0.1), (np.uint16, 5000, 0.0), (np.int16, 32767, 0.1), (np.int16, 4095, 0.0),
+    ],
+)  # fmt: skip
+def test_saturation_is_the_share_at_the_detectors_ceiling(
+    make_slide: Make, dtype: type[np.generic], highest: int, expected: float
+) -> None:
+    plane = np.full((10, 100), 17, dtype)
+    plane[0] = highest  # a tenth of the pixels
+    slide = make_slide(np.stack([plane, np.full_like(plane, 3)]))
+    assert saturated_shares(slide) == (pytest.approx(expected), 0.0)
+
+
+def test_floating_point_has_no_ceiling_and_a_large_slide_is_sampled(make_slide: Make) -> None:
+    assert math.isnan(saturated_shares(make_slide(np.ones((1, 9, 9), np.float32), channels=("SHG",)))[0])
+    plane = np.zeros((1, 300, 2100), np.uint8)
+    plane[:, :, ::2] = 255
+    assert saturated_shares(make_slide(plane, channels=("SHG",)))[0] == pytest.approx(0.5)
+
+
+def test_without_mpp_the_rest_is_told_and_no_tissue_is_looked_for(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", made.noise(1, 60, 50, np.uint16)[0], mpp=None)
+    with open_slide(tmp_path / "a.tif") as slide:
+        found = describe_slide(slide, CONFIG, slide_id="s")
+    assert told(found)["mpp"] == "not stated: give --slide-mpp"
+    assert math.isnan(found.tissue_share)
+    view = compose(found.overview, found.windows, is_rgb=False).repeat(8, 0).repeat(8, 1)  # 60 px to 480
+    top, left = corner()
+    np.testing.assert_array_equal(thumbnail(found)[top : top + 480, left : left + 400], view)
+
+
+def test_the_picture_shows_the_slide_and_outlines_the_tissue(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
+    found = describe_slide(make_slide(h_and_e(two_discs)), CONFIG, slide_id="s")
+    top, left = corner()
+    shown = thumbnail(found)[top : top + 300, left : left + 400]  # 200 x 150 px, doubled
+    plain = h_and_e(two_discs).transpose(1, 2, 0).repeat(2, 0).repeat(2, 1)
+    is_drawn = (shown != plain).any(axis=2)
+    is_tissue = two_discs.repeat(2, 0).repeat(2, 1)
+    assert not (is_drawn & ~is_tissue).any()
+    assert shown[70 * 2, 20 * 2].tolist() == [0, 0, 0]  # the left edge of the disc at (60, 70), radius 40
+    assert not is_drawn[120:160, 100:140].any()  # and nothing in its middle
+
+
+def test_the_scale_bar_is_as_long_as_it_says(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
+    found = describe_slide(make_slide(h_and_e(two_discs), mpp=2.0), CONFIG, slide_id="s")
+    picture = thumbnail(found)  # 1 um per px of the picture, 400 px wide: a bar of 100 um
+    bar = picture[corner()[0] + 300 + 14 + 3]
+    assert (bar.max(axis=1) < 60).sum() == 100
+
+
+def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> None:
+    made.write_aperio(tmp_path / "a.svs", np.full((3, 208, 304), 240, np.uint8))
+    with open_slide(tmp_path / "a.svs") as slide:
+        found = describe_slide(slide, CONFIG, slide_id="s")
+    assert "PATIENT-MARKER" not in str(found.lines())
+    picture = thumbnail(found)
+    assert not (picture == [255, 0, 0]).all(axis=2).any()

@@ -1,0 +1,303 @@
+"""Ready patches: what a list may say, what is stored, and that the later stages take it as it is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+from pathopatch import pipeline
+from pathopatch.cli import app
+from pathopatch.config import EvaluateConfig, GroupsConfig, TileConfig, TrainConfig
+from pathopatch.errors import (
+    ChannelMismatchError,
+    InputCorruptError,
+    InputMissingError,
+    InputTooLargeError,
+    InputUnsupportedError,
+    ManifestError,
+    NonFiniteError,
+    StaleArtefactError,
+)
+from pathopatch.patches import PatchStore, tile_patches
+from pathopatch.patches.ready_images import common_look, read_image
+from pathopatch.patches.ready_list import read_list
+from pathopatch.provenance import read_table
+
+CONFIG = TileConfig()
+GLASS, STAIN = 240, (90, 120, 180)
+SPLITS = [("train", "train", "val", "test")[i // 2 % 12 // 2 % 4] for i in range(48)]  # by patient, both labels in each
+
+
+def patch(tissue_px: int, *, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    """White glass with one square of tissue, (H, W, 3)."""
+    pixels = np.full((side, side, 3), GLASS, np.uint8)
+    pixels[2 : 2 + tissue_px, 3 : 3 + tissue_px] = STAIN
+    pixels[-1, -1] = GLASS - 1 - seed % 8, GLASS - seed // 8 % 64, GLASS - seed // 512  # no two files are equal
+    return pixels
+
+
+def made_set(folder: Path, *, columns: dict[str, list[Any]] | None = None, n: int = 48) -> Path:
+    """n patches of 12 patients, the odd ones tumour, with 4 to 25 px of tissue; returns the list."""
+    rows = []
+    for number in range(n):
+        Image.fromarray(patch(4 + 3 * (number % 8), seed=number)).save(folder / f"{number}.png")
+        rows.append({"path": f"{number}.png", "label": number // 2 % 2, "patient_id": f"p{number // 2 % 12}"})
+    pd.DataFrame(rows).assign(**(columns or {})).to_csv(folder / "patches.csv", index=False)
+    return folder / "patches.csv"
+
+
+def write_list(folder: Path, text: str) -> Path:
+    for name in "abc":
+        Image.fromarray(patch(8, seed=ord(name))).save(folder / f"{name}.png")
+    (folder / "l.csv").write_text(text, encoding="utf-8-sig")
+    return folder / "l.csv"
+
+
+def test_the_store_and_table_hold_each_patch_its_exact_tissue_and_what_the_list_says(tmp_path: Path) -> None:
+    source = tmp_path / "set"
+    source.mkdir()
+    made_set(source, columns={"split": SPLITS})
+    result, facts = tile_patches(source, CONFIG, tmp_path / "work")
+    assert (result.slide_id, result.patches, result.state) == ("set", 48, "done")
+    table = read_table(tmp_path / "work" / "patches" / "set.parquet")
+    assert table["tissue_fraction"].tolist() == [(4 + 3 * (i % 8)) ** 2 / 32**2 for i in range(48)]
+    assert table["label"].tolist() == [i // 2 % 2 for i in range(48)]
+    assert table["patient_id"].nunique() == 12
+    assert table["path"].tolist() == [f"{i}.png" for i in range(48)]
+    store = PatchStore(tmp_path / "work" / "slides" / "set.zarr")
+    assert store.patch_ids == table["patch_id"].tolist()
+    assert table["patch_id"][8] == "set@32,32"  # the second of the second row of seven
+    for number in (0, 8, 47):
+        pixels = store.read(store.rows([table["patch_id"][number]]))[0]
+        np.testing.assert_array_equal(pixels.transpose(1, 2, 0), patch(4 + 3 * (number % 8), seed=number))
+    assert (facts["channels"], facts["dtype"], facts["mpp"]) == ("R,G,B", "uint8", None)
+
+
+def test_a_second_run_does_nothing_and_another_image_or_label_is_stale(tmp_path: Path) -> None:
+    source, work = made_set(tmp_path), tmp_path / "work"
+    tile_patches(source, CONFIG, work)
+    assert tile_patches(source, CONFIG, work)[0].state == "current"
+    Image.fromarray(patch(20, seed=999)).save(tmp_path / "3.png")
+    with pytest.raises(StaleArtefactError, match="images"):
+        tile_patches(source, CONFIG, work)
+    assert tile_patches(source, CONFIG, work, force=True)[0].state == "done"
+    source.write_text(source.read_text().replace("0.png,0", "0.png,1"))
+    with pytest.raises(StaleArtefactError, match="list"):
+        tile_patches(source, CONFIG, work)
+
+
+def test_sixteen_bit_channels_get_one_window_for_the_set(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(9):
+        pixels = generator.normal(100, 2, (2, 32, 32))
+        pixels[0, 4:12, 4 : 12 + number] = 1000 + number
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels.astype(np.uint16), photometric="minisblack",
+                         planarconfig="separate")  # fmt: skip
+    rows = "".join(f"{n}.tif,{n % 2},p{n}\n" for n in range(9))
+    source = write_list(tmp_path, "path,label,patient_id\n" + rows)
+    tile_patches(source, TileConfig(mpp=0.5), tmp_path / "work")
+    store = PatchStore(tmp_path / "work" / "slides" / "l.zarr")
+    assert (store.attributes["background"], store.attributes["target_mpp"]) == ("dark", 0.5)
+    assert store.windows[0] == pytest.approx([1000, 1008], abs=1)
+    fractions = read_table(tmp_path / "work" / "patches" / "l.parquet")["tissue_fraction"]
+    assert fractions.tolist() == [8 * (8 + n) / 1024 for n in range(9)]
+
+
+def problems(source: Path) -> list[tuple[str, int | None, str]]:
+    with pytest.raises(ManifestError) as caught:
+        read_list(source)
+    return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
+
+
+def test_everything_wrong_in_a_list_is_said_at_once(tmp_path: Path) -> None:
+    text = (
+        "path,label,patient_id,split,tissue_fraction\na.png,1,p1,train,0.5\n\nb.png,2,p 2,rest,1.5\nx.png,0,p1,val,\n"
+    )
+    assert problems(write_list(tmp_path, text)) == [
+        ("INPUT_UNSUPPORTED", 4, "label"),
+        ("INPUT_UNSUPPORTED", 4, "patient_id"),
+        ("INPUT_UNSUPPORTED", 4, "split"),
+        ("INPUT_UNSUPPORTED", 4, "tissue_fraction"),
+        ("INPUT_MISSING", 5, "path"),
+        ("INPUT_UNSUPPORTED", 5, "tissue_fraction"),
+        ("SPLIT_LEAKAGE", 5, "patient_id"),
+    ]
+    assert problems(write_list(tmp_path, "path,label,patient_id\na.png,1,p1\na.png,1,p1\n")) == [
+        ("DUPLICATE_ID", 3, "path")
+    ]
+
+
+def test_one_image_under_two_patients_is_a_leak(tmp_path: Path) -> None:
+    source = write_list(tmp_path, "path,label,patient_id\na.png,1,p1\nd.png,1,p2\n")
+    (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes())
+    assert problems(source) == [("SPLIT_LEAKAGE", None, "path")]
+    source.write_text(source.read_text().replace("p2", "p1"))
+    assert len(read_list(source)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("path,label\na.png,1\n", InputUnsupportedError, "missing patient_id"),
+        ("path,label,patient_id,mpp\na.png,1,p,1\n", InputUnsupportedError, "unknown mpp"),
+        ("path,label,patient_id\n", InputMissingError, "no patch"),
+        ("", InputCorruptError, "CSV"),
+        ('path,label,patient_id\n"a.png,1,p\n', InputCorruptError, "CSV"),
+    ],
+)
+def test_a_list_of_another_shape_is_refused(tmp_path: Path, text: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        read_list(write_list(tmp_path, text))
+
+
+def test_a_folder_counts_where_its_layout_says_class_and_patient(tmp_path: Path) -> None:
+    for number, place in enumerate(("train/Tumor/p1", "val/non_tumor/p2", "val/tumor/p2")):
+        (tmp_path / "set" / place).mkdir(parents=True)
+        Image.fromarray(patch(8, seed=number)).save(tmp_path / "set" / place / "x.png")
+    found = read_list(tmp_path / "set")
+    assert found["label"].tolist() == [1, 0, 1]
+    assert found["patient_id"].tolist() == ["p1", "p2", "p2"]
+    assert found["split"].tolist() == ["train", "val", "val"]
+    Image.fromarray(patch(8)).save(tmp_path / "set" / "val" / "tumor" / "loose.png")
+    with pytest.raises(InputUnsupportedError, match=r"1 images .* 'val/tumor/loose.png'"):
+        read_list(tmp_path / "set")
+    with pytest.raises(InputMissingError):
+        read_list(tmp_path / "nowhere")
+
+
+def test_images_that_differ_are_listed(tmp_path: Path) -> None:
+    made = {"a": patch(8), "b": patch(8, seed=1), "c": patch(8, side=40), "d": patch(8)[..., 0]}
+    files = [tmp_path / f"{name}.png" for name in made]
+    for file, pixels in zip(files, made.values(), strict=True):
+        Image.fromarray(pixels).save(file)
+    with pytest.raises(ChannelMismatchError, match=r"2 patches are 32 x 32 px, R, G, B, uint8; 2 differ: c.png .40 x"):
+        common_look(files)
+    assert "d.png (32 x 32 px, C0, uint8)" in str(pytest.raises(ChannelMismatchError, common_look, files).value)
+
+
+def test_an_image_that_is_no_patch_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(patch(8)[:20]).save(file)
+    with pytest.raises(InputUnsupportedError, match="32 x 20 px"):
+        common_look([file])
+    for mode, words in (("RGBA", "4 values"), ("P", "table of colours"), ("1", "1 bits")):
+        Image.fromarray(patch(8)).convert(mode).save(file)
+        with pytest.raises(InputUnsupportedError, match=words):
+            common_look([file])
+    Image.fromarray(patch(8)).save(file)
+    look = common_look([file])
+    content = file.read_bytes()
+    file.write_bytes(content[:60])
+    with pytest.raises(InputCorruptError):
+        read_image(file, look)
+    file.write_bytes(content[:16] + b"\0\x10\0\0" * 2 + content[24:])
+    with pytest.raises(InputTooLargeError):
+        common_look([file])
+    tifffile.imwrite(tmp_path / "n.tif", np.full((32, 32), np.nan, np.float32))
+    with pytest.raises(NonFiniteError, match="1024 pixels"):
+        read_image(tmp_path / "n.tif", common_look([tmp_path / "n.tif"]))
+
+
+def test_jpeg_patches_are_read_in_colour(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.jpg"), patch(20, side=64)[..., ::-1])
+    look = common_look([tmp_path / "a.jpg"])
+    pixels = read_image(tmp_path / "a.jpg", look)
+    assert np.abs(pixels[:, 6:18, 6:18].mean(axis=(1, 2)) - STAIN).max() < 3
+
+
+TRAIN = TrainConfig(
+    method="erm", input_px=8, steps=2, batch_per_class=2, evaluations=1, augment=False, threads=1, select="last",
+    tune_threshold=False,
+)  # fmt: skip
+
+
+def test_groups_training_and_evaluation_take_a_set_as_they_take_slides(tmp_path: Path) -> None:
+    source, work = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work"
+    (outcome,) = pipeline.tile_patches(source, work, CONFIG)
+    assert (outcome.state, outcome.counts) == ("done", {"patches": 48})
+    table = pipeline.groups(work, GroupsConfig(thresholds=(0.25,)))
+    assert dict(zip(table["patient_id"], table["split"], strict=True)) == {
+        f"p{i // 2 % 12}": SPLITS[i] for i in range(48)
+    }
+    assert table["attribute@0.25"].tolist() == [int((4 + 3 * (i % 8)) ** 2 >= 256) for i in range(48)]
+    pipeline.train(work, TRAIN)
+    compared = pipeline.evaluate(work, None, EvaluateConfig(bootstrap=0))
+    assert compared["run"].tolist() == ["erm-t0.25-s0"]
+
+
+def test_the_command_takes_a_set_in_place_of_a_manifest(tmp_path: Path) -> None:
+    command = ["tile", "-o", str(tmp_path / "work"), "--quiet", "--patches", str(made_set(tmp_path))]
+    for wrong in (["m.csv"], ["--patch-px", "32"], ["--dry-run"]):
+        assert CliRunner().invoke(app, [*command, *wrong]).exit_code == 2
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stdout) == (0, "slides: 1 done\n")
+    assert "1 current" in CliRunner().invoke(app, command).stdout
+
+
+def test_splits_that_the_list_leaves_open_are_drawn_by_patient(tmp_path: Path) -> None:
+    pipeline.tile_patches(made_set(tmp_path), tmp_path / "work", CONFIG)
+    table = pipeline.groups(tmp_path / "work", GroupsConfig())
+    assert set(table["split"]) == {"train", "val", "test"}
+    assert table.groupby("patient_id")["split"].nunique().max() == 1
+
+
+@pytest.mark.parametrize("values", [("10", "9"), ("ink", "clean", "fold")])
+def test_an_attribute_of_the_patches_own_takes_the_place_of_the_tissue(tmp_path: Path, values: tuple[str, ...]) -> None:
+    own = [values[i % len(values)] for i in range(48)]
+    own[5] = ""
+    source, work = made_set(tmp_path, columns={"split": SPLITS, "attribute": own}), tmp_path / "work"
+    pipeline.tile_patches(source, work, CONFIG)
+    table = pipeline.groups(work, GroupsConfig())
+    order = {"9": 0, "10": 1, "clean": 0, "fold": 1, "ink": 2}
+    expected = [order.get(value, -1) for value in own]
+    for threshold in ("0.25", "0.5"):
+        assert table[f"attribute@{threshold}"].tolist() == expected
+        groups = [-1 if a < 0 else len(values) * (i // 2 % 2) + a for i, a in enumerate(expected)]
+        assert table[f"group@{threshold}"].tolist() == groups
+    said = pipeline.audit_text(work)
+    assert all(value in said for value in values)
+    assert "tissue  " not in said
+    if len(values) == 2:
+        pipeline.train(work, TRAIN)
+    else:
+        with pytest.raises(InputUnsupportedError, match=r"attribute of 3 values \(clean, fold, ink\)"):
+            pipeline.train(work, TRAIN)
+
+
+def test_given_tissue_fractions_stand_and_a_store_is_needed(tmp_path: Path) -> None:
+    source = made_set(tmp_path, columns={"tissue_fraction": [i / 100 for i in range(48)]})
+    tile_patches(source, CONFIG, tmp_path / "work")
+    table = read_table(next((tmp_path / "work" / "patches").iterdir()))
+    assert table["tissue_fraction"].tolist() == [i / 100 for i in range(48)]
+    assert math.isnan(table["tumor_fraction"][0])
+    with pytest.raises(InputUnsupportedError, match="store"):
+        tile_patches(source, TileConfig(store="none"), tmp_path / "other")
+
+
+@pytest.mark.real
+def test_real_patches_of_lung_are_split_by_their_source_tile(tmp_path: Path, real_data: Path) -> None:
+    listed = pd.read_csv(real_data / "lung" / "patches.csv")
+    chosen = pd.concat([part[part["patient_id"].isin(part["patient_id"].unique()[::41][:6])]
+                        for _, part in listed.groupby("label")])  # fmt: skip
+    chosen["path"] = [str(real_data / "lung" / path) for path in chosen["path"]]
+    chosen.to_csv(tmp_path / "lung.csv", index=False)
+    pipeline.tile_patches(tmp_path / "lung.csv", tmp_path / "work", CONFIG)
+    table = pipeline.groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
+    assert len(table) == len(chosen)
+    assert table.groupby("patient_id")["split"].nunique().max() == 1
+    assert table.groupby("split")["patient_id"].nunique().to_dict() == {"test": 2, "train": 8, "val": 2}
+    means = table.groupby("label")["tissue_fraction"].mean()
+    assert means[1] > means[0] + 0.1  # adenocarcinoma is dense, healthy lung mostly air
+    store = PatchStore(tmp_path / "work" / "slides" / "lung.zarr")
+    shown = cv2.imread(chosen["path"].iloc[7])[..., ::-1].astype(int)
+    assert np.abs(store.read([7])[0].transpose(1, 2, 0) - shown).max() <= 3  # JPEG decoders differ by rounding

@@ -1,0 +1,84 @@
+"""What is decoded how often, what is kept of it, and that a caller owns what it gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+
+from pathopatch.slides.segments import TileCache
+from pathopatch.slides.tiff import TiffSlide
+
+SIDE, TILE = 512, 64
+
+
+@pytest.fixture(params=["jpeg", "zstd"])
+def slide(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TiffSlide:
+    """8 x 8 tiles, of which the cache holds two rows."""
+    monkeypatch.setattr("pathopatch.slides.segments._MIN_CACHE_BYTES", 0)
+    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, SIDE, SIDE, np.uint8), levels=1, compression=request.param)
+    return TiffSlide(tmp_path / "a.tif")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Offsets of the tiles that were fetched from the file."""
+    offsets: list[int] = []
+    read = TileCache.read
+
+    def counted(self: TileCache, offset: int, count: int) -> bytes:
+        offsets.append(offset)
+        return read(self, offset, count)
+
+    monkeypatch.setattr(TileCache, "read", counted)
+    return offsets
+
+
+def rows_of_patches(slide: TiffSlide, stride: int) -> list[np.ndarray]:
+    places = range(0, SIDE - TILE + 1, stride)
+    return [slide.read_region(x, y, TILE, TILE) for y in places for x in places]
+
+
+def test_patches_on_the_tiles_are_decoded_once_each_and_none_is_kept(slide: TiffSlide, reads: list[int]) -> None:
+    for _ in range(2):
+        rows_of_patches(slide, TILE)
+    assert len(reads) == 2 * (SIDE // TILE) ** 2
+    assert sum(0 if held is None else held.nbytes for held, _ in slide._cache._held.values()) == 0
+
+
+@pytest.mark.parametrize("stride", [TILE // 2, TILE - 1])
+def test_patches_that_overlap_decode_each_tile_once(stride: int, slide: TiffSlide, reads: list[int]) -> None:
+    rows_of_patches(slide, stride)
+    assert len(set(reads)) == (SIDE // TILE) ** 2
+    assert len(reads) <= len(set(reads)) + 1  # the first shows that tiles are worth keeping
+
+
+@pytest.mark.parametrize("stride", [TILE, TILE // 2])
+def test_patches_are_equal_however_they_come_about(stride: int, slide: TiffSlide) -> None:
+    whole = slide.read_region(0, 0, SIDE, SIDE)
+    for _ in range(2):
+        places = range(0, SIDE - TILE + 1, stride)
+        found = rows_of_patches(slide, stride)
+        for patch, (y, x) in zip(found, [(y, x) for y in places for x in places], strict=True):
+            np.testing.assert_array_equal(patch, whole[:, y : y + TILE, x : x + TILE])
+
+
+def test_a_caller_may_write_into_what_it_got(slide: TiffSlide) -> None:
+    first = slide.read_region(0, 0, TILE, TILE)
+    kept = first.copy()
+    for _ in range(3):
+        again = slide.read_region(0, 0, TILE, TILE)
+        np.testing.assert_array_equal(again, kept)
+        again[:] = 0
+    first[:] = 0
+    np.testing.assert_array_equal(slide.read_region(0, 0, TILE, TILE), kept)
+
+
+def test_a_single_channel_tile_may_be_written_into(tmp_path: Path) -> None:
+    plane = made.noise(1, TILE, TILE, np.uint16)[0]
+    made.write_channel(tmp_path / "a.tif", plane, tile_px=TILE, compression="deflate")
+    pixels = TiffSlide(tmp_path / "a.tif").read_region(0, 0, TILE, TILE)
+    pixels += 1
+    np.testing.assert_array_equal(pixels[0], plane + 1)
