@@ -1,7 +1,8 @@
 """Which settings of a method are best: the same number of trials for every method, judged by validation alone.
 
 The first trial is the configuration as it stands. The others vary learning rate and weight decay, and where the
-objective extrapolates also c and s = c (beta + 1), inside the bounds of beta. Test patches are never loaded.
+objective extrapolates also c and s = c (beta + 1), inside the bounds of beta: first the grid around s = 1, from there
+outwards, so that a search of few trials does not miss its middle. Test patches are never loaded.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Space:
     learning_rate, weight_decay : tuple of float
         Lowest and highest, searched on a logarithmic scale.
     extrapolation : tuple of (c, beta)
-        Empty for methods without.
+        In the order in which they are first tried; empty for methods without.
     """
 
     learning_rate: tuple[float, float]
@@ -139,6 +140,7 @@ def search_arrays(
     kept: tuple[int, Fitted] | None = None
     for number in range(len(_finished(study)), search.trials):
         study.sampler = _sampler(mixed_seed(config.seed, number))  # anew each time: a resumed search draws the same
+        _enqueue(study, number, space)
         trial = study.ask()
         chosen = config if number == 0 else suggested(trial, config, space)
         _note(trial, chosen)
@@ -161,7 +163,12 @@ def search_arrays(
 
 
 def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Space:
-    """Return what trials choose from: (c, beta) of every c and s whose beta is inside its bounds on these groups."""
+    """Return what trials choose from: (c, beta) of every c and s whose beta is inside its bounds on these groups.
+
+    Those nearest to s = 1 come first, and of equal ones those of the larger c: its smaller beta amplifies the noise of
+    the batches less. Last come what does not extrapolate (beta = 0: resampling on half of the batch) and what the first
+    trial has already tried.
+    """
     objective = method(config.method, c=config.c, beta=config.beta, eta=config.groupdro_eta)[-1].objective(4)
     pairs: list[tuple[float, float]] = []
     if hasattr(objective, "beta"):
@@ -170,6 +177,13 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
             low, high = gerne.beta_bounds(shares, c)
             betas = [s / c - 1 for s in search.s_values]
             pairs += [(c, beta) for beta in betas if low <= beta <= high]
+    tried = (config.c, config.beta)
+
+    def rank(pair: tuple[float, float]) -> tuple[bool, float, float, float]:
+        c, beta = pair
+        return beta == 0 or pair == tried, round(abs(c * (beta + 1) - 1), 9), -c, beta
+
+    pairs.sort(key=rank)
     return Space(search.learning_rates, search.weight_decays, tuple(pairs))
 
 
@@ -180,10 +194,21 @@ def suggested(trial: Trial, config: TrainConfig, space: Space) -> TrainConfig:
         "weight_decay": trial.suggest_float("weight_decay", *space.weight_decay, log=True),
     }
     if space.extrapolation:
-        names = [f"c={c:g} beta={beta:.9g}" for c, beta in space.extrapolation]
+        names = _names(space)
         chosen = names.index(trial.suggest_categorical("extrapolation", names))
         update["c"], update["beta"] = space.extrapolation[chosen]
     return config.model_copy(update=update)
+
+
+def _names(space: Space) -> list[str]:
+    """Return how a study's journal names the pairs of c and beta."""
+    return [f"c={c:g} beta={beta:.9g}" for c, beta in space.extrapolation]
+
+
+def _enqueue(study: optuna.Study, number: int, space: Space) -> None:
+    """Say which c and beta a trial tries, while the grid lasts; the rest of it is drawn."""
+    if 1 <= number <= len(space.extrapolation) and not study.get_trials(states=(TrialState.WAITING,)):
+        study.enqueue_trial({"extrapolation": _names(space)[number - 1]})
 
 
 def winner(study: optuna.Study) -> FrozenTrial:

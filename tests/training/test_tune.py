@@ -35,10 +35,19 @@ def test_the_grid_of_s_is_cut_at_the_bounds_of_beta():
         low, high = gerne.beta_bounds(alpha, c)
         assert all(low <= beta <= high for k, beta in pairs if k == c)
         # alpha_max = .95: p_ext of the large cell is .95 - .45 s, so s may be up to 2.11 and the whole grid remains
-        assert [round(k * (beta + 1), 9) for k, beta in pairs if k == c] == list(TuneConfig().s_values)
+        assert sorted(round(k * (beta + 1), 9) for k, beta in pairs if k == c) == list(TuneConfig().s_values)
     mild = toy([[50, 50], [40, 60]], seed=0, side=8)  # .6 - .1 s >= 0
     extreme = search_space(mild, _config(), TuneConfig(s_values=(1.0, 5.9, 6.1))).extrapolation
-    assert [round(c * (beta + 1), 9) for c, beta in extreme] == [1.0, 5.9, 1.0, 5.9]
+    assert [round(c * (beta + 1), 9) for c, beta in extreme] == [5.9, 5.9, 1.0, 1.0]  # last what needs no try
+
+
+def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first():
+    skewed = toy([[40, 8], [8, 40]], seed=0)
+    study = optuna.create_study(direction="maximize")
+    search_arrays(skewed, VAL, _config(method="gerne", steps=1), TuneConfig(trials=6), study=study)
+    table = trial_table(study)
+    s = (table["c"] * (table["beta"] + 1)).round(9)
+    assert list(zip(table["c"], s, strict=True)) == [(0.5, 1), (1, 0.9), (1, 1.1), (0.5, 0.9), (0.5, 1.1), (1, 0.75)]
 
 
 def test_methods_without_extrapolation_search_no_beta():
