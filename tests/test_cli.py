@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -253,7 +254,12 @@ def test_the_doctor_lists_versions_device_precision_openslide_and_remedies() -> 
 def test_a_signal_ends_training_with_its_code_and_leaves_it_resumable(study: Path, number: int, code: int) -> None:
     name = f"signal{number.value}"
     arguments = ["train", study, "--method", "erm", "--threshold", "0.25", "--name", name, "--steps", "100000"]
-    with subprocess.Popen([*PATHOPATCH, *map(str, arguments)], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*PATHOPATCH, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    ) as process:
         folder = study / "runs" / f"erm-t0.25-s0-{name}"
         for _ in range(300):
             if folder.exists() or process.poll() is not None:
