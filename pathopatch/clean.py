@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathopatch.errors import InputMissingError, PathopatchError
-from pathopatch.provenance import content_bytes, inside, remove
+from pathopatch.files import inside, remove
+from pathopatch.provenance import content_bytes
 from pathopatch.temporary import owner, temporary_path
 
 

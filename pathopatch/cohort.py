@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 
-from pathopatch import provenance
+from pathopatch import files, provenance
 from pathopatch.batch import open_row
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
@@ -111,7 +111,7 @@ def describe(
             _require_picture(picture, slide)
         description = describe_slide(slide, config, slide_id=row.slide_id)
     if picture is not None:
-        with provenance.atomic_path(picture) as temporary:
+        with files.atomic_path(picture) as temporary:
             write_png(temporary, thumbnail(description))
     return description
 

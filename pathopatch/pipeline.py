@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from pathopatch import provenance
+from pathopatch import files, provenance
 from pathopatch.batch import Outcome, PredictTask, TileTask, open_row, run_slides
 from pathopatch.cohort import (
     Progress,
@@ -181,7 +181,7 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     provenance.write_table(path, table, stamp)
     found = {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue, **audit(table, config.thresholds)}
     found["left_out"] = sorted(set(slides["slide_id"]) - set(done))
-    provenance.write_json(work / "groups" / "audit.json", found)
+    files.write_json(work / "groups" / "audit.json", found)
     return table
 
 
@@ -215,7 +215,7 @@ def audit_text(work: Path) -> str:
     """Return ``groups/audit.json`` in words and tables."""
     from pathopatch.groups import describe
 
-    found = provenance.read_json(work / "groups" / "audit.json")
+    found = files.read_json(work / "groups" / "audit.json")
     left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
     return left_out + describe(found)
 
@@ -363,7 +363,7 @@ def _write_cohort(out: Path) -> None:
             known = {"slide_id": path.stem, "state": entry.get("state", ""), "code": entry.get("code", "")}
             rows.append({**known, **entry.get("counts", {})})
     table = pd.DataFrame(rows, columns=None if rows else ["slide_id", "state", "code"])
-    provenance.write_bytes(out / "cohort.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    files.write_bytes(out / "cohort.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def report(work: Path) -> Path:
@@ -424,7 +424,7 @@ def run_study(
     prefers at the first threshold; the test split selects nothing.
     """
     work = study.work
-    provenance.write_json(work / "study.json", study.model_dump(mode="json"))
+    files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile(study.manifest, work, study.tile, workers=workers, force=force, progress=progress)
     groups(work, study.groups, force=force)
     train_many(work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)

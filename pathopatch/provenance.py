@@ -1,4 +1,4 @@
-"""Where an artefact came from, and how it reaches its place: fingerprints, stamps, atomic writes.
+"""Where did an artefact come from? Fingerprints and stamps, and the tables and status files that carry them.
 
 A stamp names the stage, its configuration and the fingerprints of its inputs. A stage that finds its finished output
 with an equal stamp does nothing; with another stamp it says what changed and stops, unless forced. Stamps hold no
@@ -7,13 +7,9 @@ times and no host, so that equal inputs give equal bytes; the package version is
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
@@ -24,15 +20,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pathopatch.errors import (
-    DiskFullError,
-    InputCorruptError,
-    InputMissingError,
-    InputUnsupportedError,
-    StaleArtefactError,
-)
-from pathopatch.faultpoints import fault_point
-from pathopatch.temporary import temporary_path
+from pathopatch.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.files import atomic_path, inside, plain, read_json, write_json
 
 SCHEMA_VERSION = 2
 """Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept."""
@@ -95,19 +84,7 @@ def fingerprint(value: object) -> str:
 
 
 def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain, allow_nan=False)
-
-
-def _plain(value: object) -> Any:
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"no canonical JSON for {type(value).__name__}")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain, allow_nan=False)
 
 
 def fingerprint_file(path: Path) -> str:
@@ -220,138 +197,6 @@ def require_schema(stamp: Stamp, *, place: Path, remedy: str) -> None:
     )
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; rename it on success, remove it otherwise. Works for files and folders.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the earlier artefact is untouched.
-    """
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(path)
-    try:
-        with disk_errors(path):
-            yield temporary
-            _into_place(temporary, path)
-    except BaseException:
-        with suppress(OSError):  # what went wrong first is what the caller must hear
-            remove(temporary)
-        raise
-
-
-def _into_place(temporary: Path, path: Path) -> None:
-    """Rename; a folder in the way is moved aside first, since a non-empty folder cannot be replaced."""
-    fault_point("rename")
-    if path.is_dir() and not path.is_symlink():
-        aside = temporary_path(path)
-        path.rename(aside)
-        fault_point("rename")
-        temporary.rename(path)
-        remove(aside)
-    else:
-        temporary.replace(path)
-    fault_point("renamed")
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's complaints about an output into errors with code, place and remedy.
-
-    Raises
-    ------
-    DiskFullError
-        No space is left on the device, or the quota is used up.
-    InputUnsupportedError
-        The place cannot be written to.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                "no space left", place=str(path), remedy="free space, or choose another output folder"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise InputUnsupportedError(
-                f"cannot write: {error.strerror}", place=str(path), remedy="choose a folder you may write to"
-            ) from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE):
-            raise InputUnsupportedError(
-                f"cannot write here: {error.strerror}",
-                place=str(path),
-                remedy="choose an output folder that is not a file and is still mounted",
-            ) from error
-        raise
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder if it is there; a symbolic link goes, what it leads to stays."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by rename.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the earlier file is untouched.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write plain values as JSON, by rename; NaN is written as null, since JSON has none.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the earlier file is untouched.
-    """
-    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=_plain, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the values of a JSON file.
-
-    Raises
-    ------
-    InputMissingError
-        There is no such file.
-    InputCorruptError
-        It is not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="run the stage before") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputCorruptError(
-            f"not JSON: {error}", place=str(path), remedy="remove it and run its stage again"
-        ) from error
-    if not isinstance(value, dict):
-        raise InputCorruptError("not a JSON object", place=str(path), remedy="remove it and run its stage again")
-    return value
-
-
 def write_table(path: Path, table: pd.DataFrame, stamp: Stamp) -> None:
     """Write a Parquet table with its stamp, by rename; equal tables give equal bytes.
 
@@ -405,24 +250,6 @@ def json_stamp(path: Path, key: str = "stamp") -> Stamp | None:
         return None
     raw = read_json(path).get(key)
     return Stamp.from_dict(raw) if raw else None
-
-
-def inside(folder: Path, *parts: str) -> Path:
-    """Return a path below a work folder, refusing one that a symbolic link leads outside.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The path would leave the folder.
-    """
-    path = folder.joinpath(*parts)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputUnsupportedError(
-            f"{path} leads outside the work folder",
-            place=os.fspath(folder),
-            remedy="remove the symbolic link, or choose another work folder",
-        )
-    return path
 
 
 def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]) -> None:

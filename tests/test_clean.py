@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from made_slides import disc_image, write_channel
 
-from pathopatch import provenance, temporary
+from pathopatch import files, provenance, temporary
 from pathopatch.clean import clean, find
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
@@ -49,7 +49,7 @@ def test_what_a_dead_process_left_goes_and_what_a_running_one_writes_stays(tmp_p
 
 
 def test_a_file_being_written_here_bears_this_process(tmp_path: Path) -> None:
-    with provenance.atomic_path(tmp_path / "a.json") as unfinished:
+    with files.atomic_path(tmp_path / "a.json") as unfinished:
         unfinished.touch()
         (finding,) = clean(tmp_path)
         assert (finding.goes, unfinished.exists()) == (False, True)

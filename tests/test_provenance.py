@@ -1,13 +1,12 @@
-import errno
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from pathopatch import provenance
+from pathopatch import files, provenance
 from pathopatch.config import TileConfig
-from pathopatch.errors import DiskFullError, InputCorruptError, InputUnsupportedError, StaleArtefactError
+from pathopatch.errors import InputCorruptError, StaleArtefactError
 from pathopatch.provenance import Stamp
 
 
@@ -55,36 +54,6 @@ def test_another_stamp_is_refused_with_what_changed_unless_forced(tmp_path: Path
     assert not provenance.is_current(stamp(), other, place=tmp_path, force=True)
 
 
-def test_a_failed_write_leaves_the_earlier_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "table"
-    provenance.write_bytes(path, b"old")
-
-    def write_half_of_it() -> None:
-        with provenance.atomic_path(path) as temporary:
-            temporary.write_bytes(b"ne")
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        write_half_of_it()
-    assert path.read_bytes() == b"old"
-    assert [item.name for item in tmp_path.iterdir()] == ["table"]
-
-
-def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
-    for text in ("one", "two"):
-        with provenance.atomic_path(tmp_path / "out") as temporary:
-            temporary.mkdir()
-            (temporary / text).touch()
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["two"]
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_full_disk_is_named_so(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="DISK_FULL"), provenance.atomic_path(tmp_path / "out"):
-        raise OSError(errno.ENOSPC, "No space left on device")
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_table_round_trips_with_its_stamp_and_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
     table = pd.DataFrame({"patch_id": ["s@0,0"], "label": [1], "tissue_fraction": [0.25]})
     for name in ("a", "b"):
@@ -103,20 +72,6 @@ def test_a_cut_table_is_corrupt(tmp_path: Path) -> None:
         provenance.read_table(path)
 
 
-def test_json_holds_null_for_nan(tmp_path: Path) -> None:
-    provenance.write_json(tmp_path / "x.json", {"wga": float("nan"), "list": [1.5, float("inf")]})
-    assert provenance.read_json(tmp_path / "x.json") == {"wga": None, "list": [1.5, None]}
-
-
-def test_a_symbolic_link_out_of_the_work_folder_is_refused(tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    (work / "slides").symlink_to(tmp_path)
-    with pytest.raises(InputUnsupportedError, match="outside the work folder"):
-        provenance.inside(work, "slides", "a.zarr")
-    assert provenance.inside(work, "patches", "a.parquet") == work / "patches" / "a.parquet"
-
-
 def test_a_slides_status_keeps_the_other_stages(tmp_path: Path) -> None:
     provenance.update_status(tmp_path, "a", "tile", {"state": "done"})
     provenance.update_status(tmp_path, "a", "predict", {"state": "failed"})
@@ -129,8 +84,8 @@ def test_a_folder_is_known_by_its_files_and_not_by_its_place_or_age(
 ) -> None:
     monkeypatch.setattr(provenance, "_WHOLE_FILE_BYTES", limit)
     for number in range(200):
-        provenance.write_bytes(tmp_path / "a" / "c" / f"{number:03}", bytes([number]) * 10)
-    provenance.write_bytes(tmp_path / "a" / "c" / "101x" / "zarr.json", b"{}")
+        files.write_bytes(tmp_path / "a" / "c" / f"{number:03}", bytes([number]) * 10)
+    files.write_bytes(tmp_path / "a" / "c" / "101x" / "zarr.json", b"{}")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     known = provenance.fingerprint_file(tmp_path / "a")
     assert provenance.fingerprint_file(tmp_path / "b") == known

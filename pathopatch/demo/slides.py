@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.provenance import Stamp, atomic_path, fingerprint, is_current, json_stamp, write_bytes, write_json
+from pathopatch.files import atomic_path, write_bytes, write_json
+from pathopatch.provenance import Stamp, fingerprint, is_current, json_stamp
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 SPLITS = ("train", "val", "test")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathopatch import pipeline, provenance
+from pathopatch import files, pipeline
 from pathopatch.config import GroupsConfig, MethodName, StudyConfig, TileConfig, TrainConfig, TuneConfig
 from pathopatch.demo.controls import brightness_accuracy
 from pathopatch.demo.slides import CohortSpec, make_cohort
@@ -117,7 +117,7 @@ def run_seeds(
         controls.append(one_control(work, seed, jobs=jobs, force=force, progress=progress))
         table, checks = pd.concat(rows, ignore_index=True), pd.DataFrame(controls)
         for name, content in (("study.csv", table), ("controls.csv", checks)):
-            provenance.write_bytes(work / name, content.to_csv(index=False, lineterminator="\n").encode())
+            files.write_bytes(work / name, content.to_csv(index=False, lineterminator="\n").encode())
     return "\n".join([summary(table), "", control_summary(checks)])
 
 
@@ -139,14 +139,14 @@ def one_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progres
 
 def _twice_as_long(run: Path) -> TrainConfig:
     """Return a tuned run's settings with twice its steps."""
-    config = TrainConfig.model_validate(provenance.read_json(run / "config.json"))
+    config = TrainConfig.model_validate(files.read_json(run / "config.json"))
     return config.model_copy(update={"steps": 2 * config.steps, "name": "twice"})
 
 
 def one_control(work: Path, seed: int, *, jobs: int, force: bool, progress: Progress | None) -> dict[str, float]:
     """Return the controls of one seed: (a) without the shortcut, (b) the fraction alone, (c) brightness alone."""
     shortcut = work / f"seed-{seed}"
-    audit = provenance.read_json(shortcut / "groups" / "audit.json")
+    audit = files.read_json(shortcut / "groups" / "audit.json")
     fair = work / f"seed-{seed}-fair"
     study = study_of(
         fair,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.evaluation.judge import N_GROUPS, patient_counts, pooled_accuracy, with_interval
-from pathopatch.provenance import inside, read_json, read_table, write_bytes
+from pathopatch.files import inside, read_json, write_bytes
+from pathopatch.provenance import read_table
 
 ERM_METHODS = ("erm", "erm-balanced")
 _MEASURES = ("wga", "gba", "average", "auroc")

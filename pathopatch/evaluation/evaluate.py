@@ -17,20 +17,9 @@ from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.evaluation.audit import tissue_dependence
 from pathopatch.evaluation.judge import group_shares, judge
+from pathopatch.files import atomic_path, inside, read_json, write_json
 from pathopatch.models.bundle import PatchClassifier, load_model
-from pathopatch.provenance import (
-    Stamp,
-    atomic_path,
-    fingerprint,
-    fingerprint_file,
-    inside,
-    is_current,
-    json_stamp,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
 from pathopatch.training.dataset import PatchSet, load_patches, refuse_many_values
 
 _BATCH = 256  # patches read and predicted at a time

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputUnsupportedError
+from pathopatch.files import atomic_path, inside, read_json, write_json
 from pathopatch.heatmaps.geojson import write_geojson
 from pathopatch.heatmaps.ome_tiff import write_ome_tiff
 from pathopatch.heatmaps.overlay import Legend, render
@@ -33,17 +34,13 @@ from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.patches.tile import SlideAnalysis
 from pathopatch.provenance import (
     Stamp,
-    atomic_path,
     fingerprint,
     fingerprint_file,
-    inside,
     is_current,
     json_stamp,
-    read_json,
     read_status,
     table_stamp,
     update_status,
-    write_json,
     write_table,
 )
 from pathopatch.slides import Slide

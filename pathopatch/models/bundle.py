@@ -27,6 +27,7 @@ from pathopatch.errors import (
     InputMissingError,
     InputUnsupportedError,
 )
+from pathopatch.files import atomic_path, read_json, write_json
 from pathopatch.models.card import model_card
 from pathopatch.models.forward import (
     Precision,
@@ -38,7 +39,6 @@ from pathopatch.models.forward import (
 )
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec
-from pathopatch.provenance import atomic_path, read_json, write_json
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide

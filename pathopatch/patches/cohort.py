@@ -18,10 +18,11 @@ from pathopatch.errors import (
     NoTissueError,
     PathopatchError,
 )
+from pathopatch.files import read_json, write_json
 from pathopatch.manifest import SlideRow
 from pathopatch.patches.analysis import slide_quantiles
 from pathopatch.patches.intensity import pooled_windows
-from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_json, write_json
+from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp
 from pathopatch.slides import Slide
 
 NAME = "windows.json"

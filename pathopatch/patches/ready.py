@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError
+from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path
 from pathopatch.patches import intensity
 from pathopatch.patches.ready_images import Look, common_look, read_image
@@ -31,10 +32,8 @@ from pathopatch.patches.tile import COLUMNS, STAGE, TileResult, finished_stamp, 
 from pathopatch.patches.tissue import TissueModel, fit_tissue
 from pathopatch.provenance import (
     Stamp,
-    atomic_path,
     fingerprint,
     fingerprint_file,
-    inside,
     is_current,
     read_status,
     read_table,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError
+from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path, valid_slide_id
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
@@ -30,10 +31,8 @@ from pathopatch.patches.store import PatchStore, store_stamp
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import (
     Stamp,
-    atomic_path,
     fingerprint,
     fingerprint_file,
-    inside,
     is_current,
     read_status,
     read_table,

@@ -12,8 +12,9 @@ import zarr
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs
+from pathopatch.files import inside, read_json
 from pathopatch.patches.store import store_stamp
-from pathopatch.provenance import Stamp, inside, json_stamp, read_json, read_status, read_table, table_stamp
+from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, table_stamp
 
 SPLITS = ("train", "val", "test")
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")

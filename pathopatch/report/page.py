@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 
 from pathopatch.config import EvaluateConfig
-from pathopatch.provenance import atomic_path, write_bytes
+from pathopatch.files import atomic_path, write_bytes
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.findings import audit_section, glance_section, results_section

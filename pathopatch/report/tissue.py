@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.files import write_bytes
 from pathopatch.patches import PatchStore
 from pathopatch.patches.picture import compose, shrunk
-from pathopatch.provenance import write_bytes
 from pathopatch.report.markup import Html, paragraph, percent, safe, tag
 
 _LONGEST_PX = 800

@@ -16,7 +16,8 @@ import zarr
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.provenance import Stamp, atomic_path, fingerprint, fingerprint_file, is_current
+from pathopatch.files import atomic_path
+from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current
 from pathopatch.slides.omezarr_attributes import Version, compressor, compressor_v2, image_attributes, multiscales
 from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide

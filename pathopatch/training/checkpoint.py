@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pathopatch.provenance import atomic_path
+from pathopatch.files import atomic_path
 
 _HEADER = "pathopatch"
 

@@ -12,9 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputMissingError, InputUnsupportedError, NonFiniteError
+from pathopatch.files import inside
 from pathopatch.groups import attribute_values
 from pathopatch.patches.store import PatchStore
-from pathopatch.provenance import inside
 from pathopatch.training.source import Source, common_source
 from pathopatch.training.stored import StoredPatches
 

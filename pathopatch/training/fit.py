@@ -24,9 +24,9 @@ from pathopatch.config import TrainConfig
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, method
 from pathopatch.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
+from pathopatch.files import write_json
 from pathopatch.models.forward import pick_device
 from pathopatch.models.networks import build_network, classifier_of, freeze_batchnorm
-from pathopatch.provenance import write_json
 from pathopatch.training import checkpoint
 from pathopatch.training.augment import augment, mixed_seed
 from pathopatch.training.checkpoint import State

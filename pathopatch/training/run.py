@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pathopatch import provenance
+from pathopatch import files, provenance
 from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
+from pathopatch.files import inside, read_json, write_bytes, write_json
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec
-from pathopatch.provenance import Stamp, fingerprint, inside, json_stamp, read_json, write_bytes, write_json
+from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.source import Source
@@ -123,7 +124,7 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
 
 def begin(folder: Path) -> None:
     """Make a run's folder, and take the marks of completion and of failure off what is redone there."""
-    with provenance.disk_errors(folder):
+    with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name in (RUN, NONFINITE):
             (folder / name).unlink(missing_ok=True)

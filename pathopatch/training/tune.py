@@ -23,7 +23,8 @@ from pathopatch.config import TrainConfig, TuneConfig
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import method
 from pathopatch.errors import NonFiniteError
-from pathopatch.provenance import fingerprint, inside, json_stamp, write_bytes
+from pathopatch.files import inside, write_bytes
+from pathopatch.provenance import fingerprint, json_stamp
 from pathopatch.training.augment import mixed_seed
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import Fitted, Progress, fit_arrays

@@ -13,7 +13,8 @@ from pathopatch.config import EvaluateConfig, TrainConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.evaluation import compare, comparison_table, judge_predictions, preferred_run, summarise
 from pathopatch.evaluation.compare import paired_gains
-from pathopatch.provenance import Stamp, write_json, write_table
+from pathopatch.files import write_json
+from pathopatch.provenance import Stamp, write_table
 
 STAMP = Stamp(stage="groups", config="")
 QUICK = EvaluateConfig(bootstrap=30)

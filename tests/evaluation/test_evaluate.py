@@ -14,7 +14,8 @@ import pytest
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.evaluation import evaluate, evaluate_run, judge_predictions
-from pathopatch.provenance import Stamp, json_stamp, read_json, read_table, table_stamp, write_bytes, write_table
+from pathopatch.files import read_json, write_bytes
+from pathopatch.provenance import Stamp, json_stamp, read_table, table_stamp, write_table
 
 QUICK = EvaluateConfig(bootstrap=20)
 

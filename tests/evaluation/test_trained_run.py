@@ -11,8 +11,8 @@ from made_patches import write_work
 
 from pathopatch.config import EvaluateConfig, TrainConfig
 from pathopatch.evaluation import compare, evaluate_run, preferred_run
+from pathopatch.files import read_json
 from pathopatch.models.bundle import read_spec
-from pathopatch.provenance import read_json
 from pathopatch.training import fit
 
 QUICK = EvaluateConfig(bootstrap=10)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pathopatch import pipeline
 from pathopatch.config import IntensityConfig, TileConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NoTissueError, StaleArtefactError
+from pathopatch.files import read_json
 from pathopatch.manifest import SlideRow
 from pathopatch.patches import PatchStore, cohort_config
-from pathopatch.provenance import read_json
 
 Make = Callable[..., Any]
 COHORT = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort", low_percentile=0, high_percentile=100))

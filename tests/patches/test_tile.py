@@ -20,11 +20,11 @@ from pathopatch.errors import (
     NonFiniteError,
     StaleArtefactError,
 )
+from pathopatch.files import atomic_path, read_json
 from pathopatch.patches import tile as tile_module
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import COLUMNS, analyse_slide, iterate_patches, tile_slide
-from pathopatch.provenance import atomic_path, read_json
 
 Make = Callable[..., Any]
 Discs = NDArray[np.bool_]

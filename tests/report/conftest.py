@@ -11,8 +11,9 @@ import pytest
 
 from pathopatch.config import EvaluateConfig, TrainConfig
 from pathopatch.evaluation.evaluate import group_table, judge_predictions
+from pathopatch.files import write_bytes, write_json
 from pathopatch.groups import assign_groups, audit
-from pathopatch.provenance import Stamp, update_status, write_bytes, write_json, write_table
+from pathopatch.provenance import Stamp, update_status, write_table
 
 QUICK = EvaluateConfig(bootstrap=40)
 THRESHOLDS = (0.25, 0.5)

@@ -16,7 +16,8 @@ import tifffile
 from pathopatch import pipeline
 from pathopatch.config import EvaluateConfig, TileConfig
 from pathopatch.evaluation import compare
-from pathopatch.provenance import read_json, update_status, write_bytes, write_json
+from pathopatch.files import read_json, write_bytes, write_json
+from pathopatch.provenance import update_status
 from pathopatch.report import write_report
 
 QUICK = EvaluateConfig(bootstrap=40)
