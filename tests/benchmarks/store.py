@@ -17,7 +17,8 @@ from measure import Row, Work, require_equal, speedup
 
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.overview import compressor
-from pathopatch.patches.store import PatchStore, StoreWriter, shard_patches
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.store_writer import StoreWriter, shard_patches
 from pathopatch.training.dataset import StoredPatches
 
 _BATCH = 64
