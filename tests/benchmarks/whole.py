@@ -15,6 +15,13 @@ from inputs import Inputs
 from measure import REPEATS, Row
 
 _SLIDES = 4
+# A process begins with the peak of the one that it was forked from, so a small one stands between.
+_CHILD = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 _IDLE_LOAD = 0.3  # load average up to which two cores count as idle
 
 
@@ -66,11 +73,21 @@ def _tile(folder: Path, slides: Sequence[Path], *, workers: int) -> tuple[float,
     manifest.write_text("\n".join(["slide_id,patient_id,path", *lines]) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pathopatch.cli", "tile", manifest, "-o", out, "--workers", str(workers), "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "pathopatch.cli",
+        "tile",
+        manifest,
+        "-o",
+        out,
+        "--workers",
+        str(workers),
+        "--quiet",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _CHILD, *map(str, command)], capture_output=True, text=True, check=False
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"tile ended with {process.returncode}")
-    return time.perf_counter() - start, usage.ru_maxrss
+    if done.returncode:
+        raise SystemExit(f"tile ended with {done.returncode}: {done.stderr}")
+    return time.perf_counter() - start, int(done.stdout.splitlines()[-1])
