@@ -176,8 +176,8 @@ class PageReader:
     def whole_tile(self, left: int, top: int, width: int, height: int) -> Pixels | None:
         """Return a rectangle that is exactly one tile, (samples, H, W), decoded for this call alone; None otherwise.
 
-        Nothing is copied and nothing kept. As soon as a tile is asked for again while it could still have been kept,
-        tiles are kept.
+        Nothing is copied and nothing kept. As soon as a tile that was handed over so is asked for again while it could
+        still have been kept, tiles are kept.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class PageReader:
         is_held, segment = self._cache.get(key)
         count = int(self._counts[index])
         if is_held or not count:
-            self._is_reread = is_held and count > 0
+            self._is_reread = segment is _HANDED_OVER
             return None
         segment = self._decoded(index, self._cache.read(int(self._offsets[index]), count), count)
         self._cache.put(key, _HANDED_OVER, self._segment_bytes)

@@ -48,6 +48,13 @@ def test_patches_on_the_tiles_are_decoded_once_each_and_none_is_kept(slide: Tiff
     assert sum(0 if held is None else held.nbytes for held, _ in slide._cache._held.values()) == 0
 
 
+def test_a_small_region_before_them_changes_nothing(slide: TiffSlide, reads: list[int]) -> None:
+    slide.read_region(0, 0, 1, 1)  # as a look at the slide does; its tile is kept
+    rows_of_patches(slide, TILE)
+    assert len(reads) == (SIDE // TILE) ** 2
+    assert [held.nbytes for held, _ in slide._cache._held.values() if held is not None and held.nbytes] == []
+
+
 @pytest.mark.parametrize("stride", [TILE // 2, TILE - 1])
 def test_patches_that_overlap_decode_each_tile_once(stride: int, slide: TiffSlide, reads: list[int]) -> None:
     rows_of_patches(slide, stride)
