@@ -127,6 +127,11 @@ def scale(
     if low.any():
         scaled -= low
     scaled *= gain
+    if patches.dtype.kind in "iu":
+        limits = np.iinfo(str(patches.dtype))
+        ends = (np.array([limits.min, limits.max], np.float32) - low) * gain
+        if ends.min() >= 0 and ends.max() <= 1:  # as of uint8 from 0 to 255: nothing lies outside
+            return scaled
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 

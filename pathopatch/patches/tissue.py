@@ -152,12 +152,13 @@ class TissueModel:
         ndarray of bool, shape (P, P)
         """
         width, height = inside
-        found = np.zeros(patch.shape[1:], np.bool_)
-        if self.threshold is None:
-            return found
-        near = self.near(x, y, downsample, inside)
+        near = np.zeros((height, width), np.bool_) if self.threshold is None else self.near(x, y, downsample, inside)
         if near.any():
-            np.logical_and(near, self._passing(patch[:, :height, :width]), out=found[:height, :width])
+            np.logical_and(near, self._passing(patch[:, :height, :width]), out=near)
+        if near.shape == patch.shape[1:]:
+            return near
+        found = np.zeros(patch.shape[1:], np.bool_)
+        found[:height, :width] = near
         return found
 
     def _passing(self, pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -168,12 +169,13 @@ class TissueModel:
         threshold = np.float32(0 if self.threshold is None else self.threshold)
         if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2 or threshold < 0:
             return tissue_signal(pixels, background=self.background, windows=self.windows) > threshold
-        found = np.zeros(pixels.shape[1:], np.bool_)
         compare = np.greater_equal if self.background == "dark" else np.less_equal
+        found: NDArray[np.bool_] | None = None
         for plane, limit in zip(pixels, self._limits(pixels.dtype), strict=True):
             if limit is not None:
-                found |= compare(plane, limit)
-        return found
+                passing = compare(plane, limit)
+                found = passing if found is None else np.logical_or(found, passing, out=found)
+        return np.zeros(pixels.shape[1:], np.bool_) if found is None else found
 
     def _limits(self, dtype: np.dtype[np.generic]) -> list[np.generic | None]:
         """Return, per channel, the value from which on (dark) or up to which (bright) pixels pass; None: none does."""
