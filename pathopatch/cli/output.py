@@ -11,8 +11,8 @@ import typer
 
 if TYPE_CHECKING:
     from pathopatch.batch import Outcome
-    from pathopatch.pipeline import Progress
     from pathopatch.plan import Plan
+    from pathopatch.progress import Progress
 
 
 def say(text: str) -> None:

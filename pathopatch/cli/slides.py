@@ -144,12 +144,12 @@ def export_ome_zarr(
     force: Force = False,
 ) -> None:
     """Write a whole slide as an OME-Zarr pyramid that other viewers open."""
-    from pathopatch import pipeline
+    from pathopatch import export
 
     if version not in ("0.4", "0.5"):
         raise typer.BadParameter(f"{version!r} is not 0.4 or 0.5")
     with progress_bars(quiet) as progress:
-        path = pipeline.export_ome_zarr(
+        path = export.export_ome_zarr(
             source,
             out,
             version="0.4" if version == "0.4" else "0.5",
