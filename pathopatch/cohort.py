@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -19,6 +19,7 @@ from pathopatch.batch import open_row
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
 from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp
 from pathopatch.slides import Slide, parse_source
 
@@ -30,14 +31,6 @@ SLIDE_COLUMNS = (
     "has_labels", "annotation_classes", "source", "fingerprint",
 )  # fmt: skip
 """Columns of ``slides.parquet``."""
-
-
-class Progress(Protocol):
-    """What a stage calls to say how far it is."""
-
-    def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Say that `done` of `total` units of the task `what` are finished."""
-        ...
 
 
 def check(

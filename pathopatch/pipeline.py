@@ -7,18 +7,14 @@ check, tile, groups, train (or tune), evaluate, predict, report.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from pathopatch import files, provenance
 from pathopatch.batch import Outcome, PredictTask, TileTask, open_row, run_slides
 from pathopatch.cohort import (
-    Progress,
     check,
     describe,
     included,
@@ -35,12 +31,9 @@ from pathopatch.config import (
     TrainConfig,
     TuneConfig,
 )
-from pathopatch.errors import (
-    InputMissingError,
-    InputUnsupportedError,
-    StaleArtefactError,
-)
+from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
+from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp
 
 __all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
@@ -157,15 +150,17 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     ------
     InputMissingError
         No slide was tiled yet.
+    StaleArtefactError
+        The slides are not cut alike, or the groups were formed otherwise and `force` is off.
     """
-    from pathopatch.groups import assign_groups, assign_splits, audit
-    from pathopatch.patches import is_tiled
+    from pathopatch.groups import assign_groups, assign_splits, audit, given_splits
+    from pathopatch.patches import is_tiled, require_one_geometry
 
     slides = provenance.read_table(work / "slides.parquet")
     done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]
     if not done:
         raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
-    _one_geometry(work, done)
+    require_one_geometry(work, done)
     paths = {slide: work / "patches" / f"{slide}.parquet" for slide in done}
     inputs = {slide: provenance.fingerprint_file(path) for slide, path in paths.items()}
     inputs["slides.parquet"] = provenance.fingerprint_file(work / "slides.parquet")
@@ -175,7 +170,7 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
         return provenance.read_table(path)
     patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
-    split = assign_splits(patches, _given_splits(slides, patches), seed=config.split_seed)
+    split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
     patches = patches.assign(split=patches["patient_id"].map(split))
     table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
     provenance.write_table(path, table, stamp)
@@ -183,32 +178,6 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     found["left_out"] = sorted(set(slides["slide_id"]) - set(done))
     files.write_json(work / "groups" / "audit.json", found)
     return table
-
-
-def _given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
-    """Return the splits that were given, by patient: of slides, and of ready patches, which say their own."""
-    given = slides[["patient_id", "split"]]
-    if "split" not in patches:
-        return given
-    own = patches.loc[patches["split"].notna(), ["patient_id", "split"]].drop_duplicates()
-    return pd.concat([given[given["patient_id"] != ""], own], ignore_index=True)
-
-
-def _one_geometry(work: Path, slides: Sequence[str]) -> None:
-    """Refuse slides that were not cut alike."""
-    from pathopatch.patches import PatchStore
-
-    seen: dict[tuple[int, int], str] = {}
-    for slide in slides:
-        attributes = PatchStore(work / "slides" / f"{slide}.zarr").attributes
-        seen.setdefault((attributes["patch_px"], attributes["stride_px"]), slide)
-    if len(seen) > 1:
-        raise StaleArtefactError(
-            "the slides are cut differently: "
-            + "; ".join(f"{slide} at {px} px every {step} px" for (px, step), slide in seen.items()),
-            place=str(work / "slides"),
-            remedy="run pathopatch tile again with --force",
-        )
 
 
 def audit_text(work: Path) -> str:
@@ -225,9 +194,9 @@ def audit_text(work: Path) -> str:
 
 def train(work: Path, config: TrainConfig, *, force: bool = False, progress: Progress | None = None) -> Path:
     """Train one run; return its folder ``runs/<name>``."""
-    from pathopatch.training import fit
+    from pathopatch.training import train_one
 
-    return fit(work, config, force=force, progress=_steps(config, progress))
+    return train_one(work, config, force=force, progress=progress)
 
 
 def tune(
@@ -239,56 +208,9 @@ def tune(
     progress: Progress | None = None,
 ) -> Path:
     """Search a method's settings by validation and keep the winner; return its folder ``runs/<name>``."""
-    from pathopatch.training import tune as tune_runs
+    from pathopatch.training import train_one
 
-    return tune_runs(work, config, search, force=force, progress=_steps(config, progress))
-
-
-def _steps(config: TrainConfig, progress: Progress | None) -> Any:
-    """Return the training loop's callback (step, total, metrics) that moves a bar named after the run."""
-    if progress is None:
-        return None
-
-    def callback(step: int, total: int, metrics: dict[str, Any]) -> None:
-        shown = " ".join(f"{key} {value:.3f}" for key, value in metrics.items() if isinstance(value, float))
-        progress(config.run_name, step, total, shown)
-
-    return callback
-
-
-def train_many(
-    work: Path,
-    configs: Sequence[TrainConfig],
-    search: TuneConfig | None,
-    *,
-    jobs: int = 1,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Train, or tune where `search` is given, several runs; return their folders in the order of `configs`.
-
-    With more than one job each runs in a process of its own with one thread: on few cores and small networks that is
-    faster than sharing threads, and it makes the results independent of the number of jobs.
-    """
-    if jobs <= 1:
-        return [_train_one(work, config, search, force, progress) for config in configs]
-    folders: dict[str, Path] = {}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(_train_one, work, config, search, force, None): config for config in configs}
-        for future in as_completed(futures):
-            config = futures[future]
-            folders[config.run_name] = future.result()
-            if progress:
-                progress("train" if search is None else "tune", len(folders), len(configs), config.run_name)
-    return [folders[config.run_name] for config in configs]
-
-
-def _train_one(
-    work: Path, config: TrainConfig, search: TuneConfig | None, force: bool, progress: Progress | None
-) -> Path:
-    if search is None:
-        return train(work, config, force=force, progress=progress)
-    return tune(work, config, search, force=force, progress=progress)
+    return train_one(work, config, search, force=force, progress=progress)
 
 
 def evaluate(
@@ -373,45 +295,6 @@ def report(work: Path) -> Path:
     return write_report(work)
 
 
-# --- export --------------------------------------------------------------------------------------------------------
-
-
-def export_ome_zarr(
-    source: str,
-    path: Path | None = None,
-    *,
-    version: Literal["0.4", "0.5"] = "0.5",
-    slide_id: str | None = None,
-    slide_mpp: float | None = None,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Write a whole slide as an OME-Zarr pyramid for other viewers; return its folder, ``<slide_id>.ome.zarr`` if None.
-
-    Raises
-    ------
-    InputUnsupportedError
-        `source` is a manifest, or something else than an export stands at `path`.
-    """
-    import numpy as np
-
-    from pathopatch.config import IntensityConfig
-    from pathopatch.patches import intensity
-    from pathopatch.slides.omezarr_export import export_ome_zarr as write
-
-    if source.lower().endswith(".csv"):
-        raise InputUnsupportedError("a manifest, not a slide", place=source, remedy="export its slides one by one")
-    (row,) = slides_to_predict(source, slide_id=slide_id)
-    path = Path(f"{row.slide_id}.ome.zarr") if path is None else path
-    with open_row(row, fallback_mpp=slide_mpp) as slide:
-        overview, _, _ = slide.read_overview()
-        everywhere = np.ones(overview.shape[1:], np.bool_)
-        windows = intensity.windows(overview, everywhere, rule=IntensityConfig(), is_rgb_uint8=slide.is_rgb)
-        done = None if progress is None else partial(progress, "export")
-        write(slide, path, version=version, name=row.slide_id, windows=windows, force=force, progress=done)
-    return path
-
-
 # --- the whole study -----------------------------------------------------------------------------------------------
 
 
@@ -423,6 +306,8 @@ def run_study(
     The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
     prefers at the first threshold; the test split selects nothing.
     """
+    from pathopatch.training import train_many
+
     work = study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile(study.manifest, work, study.tile, workers=workers, force=force, progress=progress)

@@ -196,7 +196,8 @@ def _tile_some(config: TileConfig) -> Work:
     """Return what `tile` does with patches: measure them, and store them if it is asked to."""
 
     def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
-        from pathopatch.patches import intensity, iterate_patches
+        from pathopatch.patches import iterate_patches
+        from pathopatch.patches.measured import store_measured
         from pathopatch.patches.store_writer import StoreWriter
 
         with tempfile.TemporaryDirectory(prefix="pathopatch-probe-") as folder:
@@ -208,11 +209,8 @@ def _tile_some(config: TileConfig) -> Work:
                 dtype=slide.dtype,
                 with_patches=config.store == "zarr",
             )
-            for _, patches, _ in iterate_patches(slide, analysis, origins=origins):
-                writer.append(patches)
-                for patch in patches:
-                    intensity.saturated_fraction(patch, analysis.windows)
-                    intensity.sharpness(intensity.scale(patch, analysis.windows))
+            batches = iterate_patches(slide, analysis, origins=origins)
+            store_measured(writer, batches, len(origins), windows=analysis.windows)
             writer.finish({})
             pixels = Path(folder) / "probe.zarr" / "patches"
             return content_bytes(pixels) if pixels.is_dir() else 0

@@ -1,4 +1,7 @@
-"""A slide in memory, for any test: one level, its pixels in a .npy file. Its fixtures are registered in conftest.py."""
+"""A slide in memory, for any test: one level, its pixels in a .npy file. Its fixtures are registered in conftest.py.
+
+Beside them: what a slide of known tissue may look like, and its truth as a mask file.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -61,3 +65,21 @@ def two_discs() -> NDArray[np.bool_]:
     """Return the truth of a slide of 200 x 150 px: discs of radius 40 and 25 px."""
     y, x = np.mgrid[:150, :200] + 0.5
     return ((x - 60) ** 2 + (y - 70) ** 2 < 40**2) | ((x - 150) ** 2 + (y - 100) ** 2 < 25**2)
+
+
+def low_counts(truth: NDArray[np.bool_]) -> NDArray[np.uint16]:
+    """Return one SHG-like channel of 0 to 157 counts and one of noise."""
+    generator = np.random.default_rng(0)
+    shg = np.where(truth, 157, 0)
+    return np.stack([shg, generator.normal(1000, 20, truth.shape)]).astype(np.uint16)
+
+
+def h_and_e(truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a slide stained purple on white glass."""
+    return np.where(truth, np.array([180, 90, 150])[:, None, None], 245).astype(np.uint8)
+
+
+def write_mask(path: Path, truth: NDArray[Any]) -> Path:
+    """Write a mask of 0 and 255 as an image file."""
+    assert cv2.imwrite(str(path), truth.astype(np.uint8) * 255)
+    return path

@@ -15,7 +15,7 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.slides import Slide, open_slide
 
 HALF_UINT8 = 127
-"""A uint8 mask of values above 1 is set above this."""
+"""A uint8 mask of 0 and 255, or a JPEG, is set above this."""
 _BAND_BYTES = 64 * 2**20
 
 
@@ -39,31 +39,46 @@ def cover(start: float, stop: float, size: int, mask_px: int) -> tuple[slice, ND
     return slice(first, last), np.diff(edges)
 
 
+def uint8_limit(highest: float, path: Path) -> int:
+    """Return above which value a lossless uint8 mask is set: 0 for one of 0 and 1, else half of 255.
+
+    Parameters
+    ----------
+    highest : float
+        Its largest value.
+    path : Path
+        Its file.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Its values are neither 0 and 1 nor reach above the half (class numbers, say): which are meant is not guessed.
+    """
+    if 1 < highest <= HALF_UINT8:
+        raise InputUnsupportedError(
+            f"a mask whose values reach up to {highest:g}, neither 0 and 1 nor 0 and 255",
+            place=str(path),
+            remedy="write it anew with 0 for no and 255 for yes",
+        )
+    return HALF_UINT8 if highest > 1 else 0
+
+
 def banded_fractions(
     path: Path, slide_size: tuple[int, int], x: NDArray[np.int64], y: NDArray[np.int64], extent: float
 ) -> NDArray[np.float64]:
-    """Return a large mask's share of each patch's part on the slide.
+    """Return a large mask's share of each patch's part on the slide, as `MaskFractions.fractions` does.
 
     Parameters
     ----------
     path : Path
         TIFF file; its first level is read.
-    slide_size : tuple of int
-        (width, height), level-0 px.
-    x, y : ndarray of int64, shape (N,)
-        Origins, level-0 px.
-    extent : float
-        Side of a patch, level-0 px.
-
-    Returns
-    -------
-    ndarray of float64, shape (N,)
-        In [0, 1]; 0 for a patch that lies beyond the slide.
+    slide_size, x, y, extent
+        See `pathopatch.annotations.masks.MaskFractions`; level-0 px.
 
     Raises
     ------
     InputUnsupportedError
-        The values are class numbers, see `pathopatch.annotations.masks.read_mask`.
+        See `uint8_limit`.
     InputCorruptError
         It cannot be decoded.
     """
@@ -80,13 +95,8 @@ def banded_fractions(
                 if across.size and down.size:
                     shares[:, index] = sums[:, columns] @ across / (down.sum() * across.sum())
         is_uint8 = mask.dtype == np.uint8
-    if is_uint8 and 1 < highest <= HALF_UINT8:
-        raise InputUnsupportedError(
-            f"a mask whose values reach up to {highest:g}, neither 0 and 1 nor 0 and 255",
-            place=str(path),
-            remedy="write it anew with 0 for no and 255 for yes",
-        )
-    chosen: NDArray[np.float64] = np.clip(shares[1] if is_uint8 and highest > 1 else shares[0], 0.0, 1.0)
+    limit = uint8_limit(highest, path) if is_uint8 else 0
+    chosen: NDArray[np.float64] = np.clip(shares[1 if limit else 0], 0.0, 1.0)
     return chosen
 
 

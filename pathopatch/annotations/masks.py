@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.annotations.mask_bands import HALF_UINT8, banded_fractions, cover
+from pathopatch.annotations.mask_bands import HALF_UINT8, banded_fractions, cover, uint8_limit
 from pathopatch.errors import InputUnsupportedError, ModalityMismatchError
 from pathopatch.slides.rasters import MAX_PIXELS, raster
 
@@ -44,8 +44,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     InputTooLargeError
         It claims more pixels than are read at once; said before any memory is taken.
     InputUnsupportedError
-        Another format, a table of colours, or a lossless uint8 image whose values are neither 0 and 1 nor reach above
-        127 (class numbers, say): which of them are meant is not guessed.
+        Another format, a table of colours, or class numbers, see `uint8_limit`.
     """
     source = raster(path)
     if source.is_palette:
@@ -64,15 +63,10 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
         raise InputUnsupportedError(
             f"a mask of shape {pixels.shape}", place=str(path), remedy="give an image of one channel"
         )
-    is_jpeg = source.kind == "jpeg"
-    highest = pixels.max()
-    if pixels.dtype == np.uint8 and not is_jpeg and 1 < highest <= HALF_UINT8:
-        raise InputUnsupportedError(
-            f"a mask whose values reach up to {highest}, neither 0 and 1 nor 0 and 255",
-            place=str(path),
-            remedy="write it anew with 0 for no and 255 for yes",
-        )
-    limit = HALF_UINT8 if is_jpeg or (pixels.dtype == np.uint8 and highest > 1) else 0
+    if source.kind == "jpeg":
+        limit = HALF_UINT8
+    else:
+        limit = uint8_limit(float(pixels.max()), path) if pixels.dtype == np.uint8 else 0
     return np.asarray(np.greater(pixels, limit), np.bool_)
 
 

@@ -34,19 +34,9 @@ class PolygonFractions:
         self._tree = shapely.STRtree(self._pieces)
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
-        """Return the region's share of each patch's part on the slide.
+        """Return area(region, patch and slide) / area(patch and slide) of each patch.
 
-        Parameters
-        ----------
-        x, y : ndarray of int64, shape (N,)
-            Origins, level-0 px.
-        extent : float
-            Side of a patch, level-0 px.
-
-        Returns
-        -------
-        ndarray of float64, shape (N,)
-            In [0, 1], area(region, patch and slide) / area(patch and slide); 0 for a patch that lies beyond the slide.
+        Level-0 px in, [0, 1] out, as `pathopatch.annotations.masks.MaskFractions.fractions` says.
         """
         shares = np.zeros(len(x))
         for start in range(0, len(x), _CHUNK):

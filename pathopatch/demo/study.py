@@ -19,7 +19,8 @@ from pathopatch.config import GroupsConfig, MethodName, StudyConfig, TileConfig,
 from pathopatch.demo.controls import brightness_accuracy
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation import compare
-from pathopatch.pipeline import Progress
+from pathopatch.progress import Progress
+from pathopatch.training import train_many
 
 THRESHOLDS = (0.25, 0.5)
 METHODS: tuple[MethodName, ...] = ("erm", "erm-balanced", "resample", "groupdro", "gerne")
@@ -126,11 +127,9 @@ def one_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progres
     study = study_of(work, seed=seed, methods=METHODS, trials=STUDY_TRIALS, jobs=jobs, progress=progress)
     pipeline.tile(study.manifest, work, study.tile, workers=study.jobs, force=force, progress=progress)
     pipeline.groups(work, study.groups, force=force)
-    runs = pipeline.train_many(
-        work, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress
-    )
+    runs = train_many(work, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     longer = [config for config in map(_twice_as_long, runs) if config.method in CLAIM]
-    pipeline.train_many(work, longer, None, jobs=study.jobs, force=force, progress=progress)
+    train_many(work, longer, None, jobs=study.jobs, force=force, progress=progress)
     pipeline.evaluate(work, None, study.evaluate, force=force, progress=progress)
     table = compare(work, config=study.evaluate)
     pipeline.report(work)
@@ -159,7 +158,7 @@ def one_control(work: Path, seed: int, *, jobs: int, force: bool, progress: Prog
     )
     pipeline.tile(study.manifest, fair, study.tile, workers=study.jobs, force=force, progress=progress)
     pipeline.groups(fair, study.groups, force=force)
-    pipeline.train_many(fair, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+    train_many(fair, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     table = pipeline.evaluate(fair, None, study.evaluate, force=force, progress=progress)
     table = table[table["threshold"] == table["trained_threshold"]]
     found = {

@@ -2,7 +2,7 @@
 
 from pathopatch.groups.assign import assign_groups, attribute_column, attribute_values, bins_column, group_column
 from pathopatch.groups.audit import audit, check_groups, describe, group_counts
-from pathopatch.groups.splits import assign_splits
+from pathopatch.groups.splits import assign_splits, given_splits
 
 __all__ = [
     "assign_groups",
@@ -13,6 +13,7 @@ __all__ = [
     "bins_column",
     "check_groups",
     "describe",
+    "given_splits",
     "group_column",
     "group_counts",
 ]

@@ -60,6 +60,23 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
     return splits.astype(str).rename("split")
 
 
+def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
+    """Return the splits that were given, by patient: of slides, and of ready patches, which say their own.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        Columns patient_id and split; patient_id is empty for a set of ready patches.
+    patches : DataFrame
+        Columns patient_id and, only where there are ready patches, split.
+    """
+    given = slides[["patient_id", "split"]]
+    if "split" not in patches:
+        return given
+    own = patches.loc[patches["split"].notna(), ["patient_id", "split"]].drop_duplicates()
+    return pd.concat([given[given["patient_id"] != ""], own], ignore_index=True)
+
+
 def _only_split(patient: object, rows: pd.Series[str]) -> str:
     """Return the one split that a patient's rows name, or nothing."""
     named = sorted(set(rows) - {""})

@@ -30,8 +30,8 @@ from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.manifest import valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide
 from pathopatch.models.spec import BundleSpec
+from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
-from pathopatch.patches.tile import SlideAnalysis
 from pathopatch.provenance import (
     Stamp,
     fingerprint,

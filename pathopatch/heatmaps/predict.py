@@ -20,8 +20,8 @@ from pathopatch.errors import CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.manifest import slide_id_from_path
 from pathopatch.models.bundle import PatchClassifier, check_slide
 from pathopatch.models.spec import BundleSpec
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import scale
-from pathopatch.patches.tile import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.slides import Slide
 
 Progress = Callable[[int, int], None]

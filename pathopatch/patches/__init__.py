@@ -5,7 +5,7 @@ from pathopatch.patches.cohort import cohort_config
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.ready import tile_patches
-from pathopatch.patches.store import PatchStore
+from pathopatch.patches.store import PatchStore, require_one_geometry
 from pathopatch.patches.tile import TileResult, is_tiled, tile_slide
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "grid_of",
     "is_tiled",
     "iterate_patches",
+    "require_one_geometry",
     "tile_patches",
     "tile_slide",
 ]

@@ -23,6 +23,7 @@ Picture = NDArray[np.uint8]
 CHANNEL_COLORS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0))
 INK, PAPER, FAINT = (25, 25, 25), (255, 255, 255), (110, 110, 110)
 FONT_PX = 20
+BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))  # lines seen on any ground
 
 
 def shrunk(overview: NDArray[np.generic], longest_px: int) -> NDArray[np.generic]:
@@ -74,25 +75,29 @@ def compose(overview: NDArray[np.generic], windows: NDArray[np.float64], *, is_r
     return np.asarray(np.rint(np.clip(total, 0.0, 1.0) * 255), np.uint8)
 
 
-def outlined(view: Picture, inside: NDArray[np.bool_]) -> Picture:
-    """Return the picture with a line, black and white, along the inside of the edge of a mask.
+def outlined(
+    view: Picture, inside: NDArray[np.bool_], *, colors: Sequence[tuple[int, int, int]] = BLACK_AND_WHITE
+) -> Picture:
+    """Return the picture with lines along the inside of the edge of a mask.
 
     Parameters
     ----------
     view : ndarray of uint8, shape (h, w, 3)
     inside : ndarray of bool, shape (h, w)
         The picture's border counts as an edge.
+    colors : sequence of tuple of int
+        Red, green, blue of each line, the outermost first.
 
     Returns
     -------
     ndarray of uint8, shape (h, w, 3)
     """
     drawn = view.copy()
-    for shade in (0, 255):
+    for color in colors:
         core = inside
         for _ in range(max(1, round(max(view.shape) / 700))):
             core = _shrunk(core)
-        drawn[inside & ~core] = shade
+        drawn[inside & ~core] = color
         inside = core
     return drawn
 

@@ -25,6 +25,7 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path
 from pathopatch.patches import intensity
+from pathopatch.patches.measured import store_measured
 from pathopatch.patches.ready_images import Look, common_look, read_image
 from pathopatch.patches.ready_list import LIST_NAME, read_list
 from pathopatch.patches.store_writer import StoreWriter
@@ -44,7 +45,6 @@ from pathopatch.slides.background import guess_background
 
 _SHEET_PX = 4096
 _BATCH_BYTES = 32 * 2**20
-_MEASURED = ("tissue_fraction", "saturated_fraction", "sharpness")
 EXTRA_COLUMNS = ("split", "attribute", "path")
 """Columns of a set's patch table beside those of a slide's; attribute only where the list has one."""
 
@@ -156,10 +156,13 @@ class SetAnalysis:
         row, column = np.divmod(np.arange(len(self.files), dtype=np.int64), self.columns)
         return np.stack([column, row], axis=1) * self.look.width  # (N, 2)
 
-    def patches(self) -> Iterator[tuple[int, NDArray[np.generic]]]:
-        """Yield each patch's number and pixels (C, P, P)."""
+    def patches(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]]:
+        """Yield each patch's row (1,), pixels (1, C, P, P) and tissue fraction (1,), as `iterate_patches` does."""
+        side = self.look.width
         for number, file in enumerate(self.files):
-            yield number, read_image(file, self.look)
+            patch = read_image(file, self.look)
+            mask = self.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
+            yield np.array([number]), patch[None], np.array([mask.mean()])
 
 
 def analyse_set(files: Sequence[Path], look: Look, config: TileConfig) -> SetAnalysis:
@@ -214,18 +217,18 @@ def _write_store(
 ) -> dict[str, NDArray[np.float64]]:
     """Write the store and return what was measured on the way, per patch."""
     look, origins = sheet.look, sheet.origins
-    side = look.width
-    writer = StoreWriter(path, origins=origins, channels=len(look.channels), patch_px=side, dtype=np.dtype(look.dtype))
-    measured = {column: np.zeros(len(origins)) for column in _MEASURED}
+    writer = StoreWriter(
+        path, origins=origins, channels=len(look.channels), patch_px=look.width, dtype=np.dtype(look.dtype)
+    )
     blur = 1.0 if config.mpp is None else config.intensity.sharpness_mpp / config.mpp  # unknown scale: their own
-    for number, patch in sheet.patches():
-        writer.append(patch[None])
-        mask = sheet.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
-        measured["tissue_fraction"][number] = mask.mean()
-        measured["saturated_fraction"][number] = intensity.saturated_fraction(patch, sheet.windows)
-        measured["sharpness"][number] = intensity.sharpness(intensity.scale(patch, sheet.windows), factor=blur)
-        if progress is not None:
-            progress(number + 1, len(origins))
+    measured = store_measured(
+        writer,
+        sheet.patches(),
+        len(origins),
+        windows=sheet.windows,
+        sharpness_factor=blur,
+        progress=progress,
+    )
     writer.finish(_attributes(sheet, config, name, stamp))
     return measured
 

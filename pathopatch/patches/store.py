@@ -11,7 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.errors import InputCorruptError, InputMissingError
+from pathopatch.errors import InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.patches.source import SourcePatches
 from pathopatch.patches.store_writer import stored_dtype
 from pathopatch.provenance import Stamp, require_schema
@@ -192,3 +192,24 @@ class PatchStore:
             raise InputCorruptError(
                 f"no array {name!r}: {error}", place=str(self.path), remedy="tile the slide again"
             ) from error
+
+
+def require_one_geometry(work: Path, slides: Sequence[str]) -> None:
+    """Refuse stored slides that were not cut alike.
+
+    Raises
+    ------
+    StaleArtefactError
+        Sides of patches or steps between them differ; a slide of each kind is named.
+    """
+    seen: dict[tuple[int, int], str] = {}
+    for slide in slides:
+        attributes = PatchStore(work / "slides" / f"{slide}.zarr").attributes
+        seen.setdefault((attributes["patch_px"], attributes["stride_px"]), slide)
+    if len(seen) > 1:
+        raise StaleArtefactError(
+            "the slides are cut differently: "
+            + "; ".join(f"{slide} at {px} px every {step} px" for (px, step), slide in seen.items()),
+            place=str(work / "slides"),
+            remedy="run pathopatch tile again with --force",
+        )

@@ -23,9 +23,9 @@ from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path, valid_slide_id
-from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
+from pathopatch.patches.measured import store_measured
 from pathopatch.patches.source import source_record
 from pathopatch.patches.store import PatchStore, store_stamp
 from pathopatch.patches.store_writer import StoreWriter
@@ -41,8 +41,6 @@ from pathopatch.provenance import (
     write_table,
 )
 from pathopatch.slides import Slide
-
-__all__ = ["COLUMNS", "STAGE", "SlideAnalysis", "TileResult", "analyse_slide", "iterate_patches", "tile_slide"]
 
 STAGE = "tile"
 COLUMNS = (
@@ -284,18 +282,15 @@ def _write_store(
         um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
         windows=analysis.windows,
     )
-    measured = {name: np.zeros(len(origins)) for name in ("tissue_fraction", "saturated_fraction", "sharpness")}
-    blur = config.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
-    for rows, patches, fraction in iterate_patches(slide, analysis):
-        writer.append(patches)
-        measured["tissue_fraction"][rows] = fraction
-        for row, patch in zip(rows, patches, strict=True):
-            width, height = grid.inside(*origins[row].tolist())
-            part = patch[:, :height, :width]
-            measured["saturated_fraction"][row] = intensity.saturated_fraction(part, analysis.windows)
-            measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, analysis.windows), factor=blur)
-        if progress is not None:
-            progress(int(rows[-1]) + 1, len(origins))
+    measured = store_measured(
+        writer,
+        iterate_patches(slide, analysis),
+        len(origins),
+        windows=analysis.windows,
+        sharpness_factor=config.intensity.sharpness_mpp / (slide.mpp * grid.downsample),
+        inside=lambda row: grid.inside(*origins[row].tolist()),
+        progress=progress,
+    )
     writer.finish(_attributes(slide, config, analysis, slide_id, stamp))
     return measured
 

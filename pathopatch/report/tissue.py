@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.files import write_bytes
 from pathopatch.patches import PatchStore
-from pathopatch.patches.picture import compose, shrunk
+from pathopatch.patches.picture import Picture, compose, outlined, shrunk
 from pathopatch.report.markup import Html, paragraph, percent, safe, tag
 
 _LONGEST_PX = 800
@@ -40,7 +40,7 @@ class Outlined:
     caption: str
 
 
-def outlined(store: PatchStore, *, longest_px: int = _LONGEST_PX) -> NDArray[np.uint8]:
+def tissue_picture(store: PatchStore, *, longest_px: int = _LONGEST_PX) -> Picture:
     """Return a slide's overview with the outline of its tissue.
 
     Parameters
@@ -60,9 +60,7 @@ def outlined(store: PatchStore, *, longest_px: int = _LONGEST_PX) -> NDArray[np.
     picture = compose(overview, store.windows, is_rgb=known["is_rgb"])
     height, width = picture.shape[:2]
     mask = cv2.resize(store.tissue(), (width, height), interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    color = _OUTLINE[known["background"]]
-    return np.asarray(cv2.drawContours(np.ascontiguousarray(picture), contours, -1, color, 1), np.uint8)
+    return outlined(picture, mask > 0, colors=[_OUTLINE[known["background"]]])
 
 
 def write_outlines(stores: Mapping[str, Path], folder: Path) -> dict[str, Outlined]:
@@ -70,7 +68,7 @@ def write_outlines(stores: Mapping[str, Path], folder: Path) -> dict[str, Outlin
     found = {}
     for slide, path in stores.items():
         store = PatchStore(path)
-        picture = cv2.cvtColor(outlined(store), cv2.COLOR_RGB2BGR)
+        picture = cv2.cvtColor(tissue_picture(store), cv2.COLOR_RGB2BGR)
         encoded = cv2.imencode(".jpg", picture, _JPEG)[1]
         write_bytes(folder / "tissue" / f"{slide}.jpg", encoded.tobytes())
         found[slide] = Outlined(f"tissue/{safe(slide)}.jpg", _caption(slide, store.attributes, store.tissue()))

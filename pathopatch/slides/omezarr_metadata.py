@@ -1,57 +1,21 @@
 """What does an OME-Zarr folder say of its image? Axes, levels, scales and channel names; no pixel is read.
 
-Versions 0.4 (Zarr v2) and 0.5 (Zarr v3). Each number is checked before anything is allocated for it.
+Versions 0.4 (Zarr v2) and 0.5 (Zarr v3).
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from pathopatch.errors import InputCorruptError, InputMissingError, InputTooLargeError, InputUnsupportedError
-from pathopatch.slides.resample import nominal_downsample
-from pathopatch.slides.resolution import UNSTATED, Resolution, axis_resolution
-from pathopatch.slides.slide import DTYPES, Level
-
-_MAX_METADATA_BYTES = 16 * 2**20
-_MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
-_MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
-_HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
-_CODECS = {
-    "zarr": {"blosc", "bz2", "gzip", "zlib", "zstd"},
-    "zarr3": {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"},
-}
-_SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
-
-
-@dataclass(frozen=True)
-class ZarrArray:
-    """One level's array, as its metadata describe it.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it lies.
-    driver : str
-        Tensorstore's name of the format: ``zarr`` (v2) or ``zarr3``.
-    shape, chunks : tuple of int
-        Along the image's axes; of a sharded array, the chunks inside the shards.
-    dtype : dtype
-        Native byte order.
-    """
-
-    folder: Path
-    driver: str
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: np.dtype[np.generic]
+from pathopatch.errors import InputMissingError
+from pathopatch.slides.omezarr_arrays import ZarrArray, read_array
+from pathopatch.slides.omezarr_json import corrupt, read_list, read_object, unsupported
+from pathopatch.slides.omezarr_levels import level_resolution, level_scale, levels_of_field
+from pathopatch.slides.resolution import Resolution
+from pathopatch.slides.slide import Level
 
 
 @dataclass(frozen=True)
@@ -103,22 +67,22 @@ def read_image(folder: Path) -> ImageFacts:
     if chosen != folder:
         folder, attributes = chosen, _ome(chosen)
     multiscale = _only_multiscale(folder, attributes)
-    axes = _list(multiscale, "axes", folder)
+    axes = read_list(multiscale, "axes", folder)
     if not all(isinstance(axis, dict) and isinstance(axis.get("name"), str) for axis in axes):
-        raise _corrupt(folder, f"its axes are {axes!r}")
+        raise corrupt(folder, f"its axes are {axes!r}")
     names = tuple(str(axis["name"]) for axis in axes)
-    datasets = _list(multiscale, "datasets", folder)
+    datasets = read_list(multiscale, "datasets", folder)
     if not datasets:
-        raise _corrupt(folder, "it lists no level")
-    arrays = tuple(_array(folder, dataset) for dataset in datasets)
+        raise corrupt(folder, "it lists no level")
+    arrays = tuple(read_array(folder, dataset) for dataset in datasets)
     _check_axes(folder, names, arrays[0].shape)
-    scales = [_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
-    levels, kept = _levels(names, arrays, scales)
+    scales = [level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
+    levels, kept = levels_of_field(names, arrays, scales)
     return ImageFacts(
         axes=names,
         arrays=tuple(arrays[index] for index in kept),
         levels=levels,
-        resolution=_resolution(names, axes, scales[0]),
+        resolution=level_resolution(names, axes, scales[0]),
         channels=_channel_names(attributes, arrays[0].shape[names.index("c")] if "c" in names else 1),
     )
 
@@ -126,25 +90,25 @@ def read_image(folder: Path) -> ImageFacts:
 def _ome(folder: Path) -> dict[str, Any]:
     """Return a group's OME metadata, of either version, with the version they are of."""
     if (folder / "zarr.json").is_file():
-        found = _json(folder / "zarr.json")
+        found = read_object(folder / "zarr.json")
         if found.get("node_type") == "array":
-            raise _unsupported(folder, "it is one array, not an image", f"name the image's folder: {folder.parent}")
+            raise unsupported(folder, "it is one array, not an image", f"name the image's folder: {folder.parent}")
         attributes = found.get("attributes") or {}
         ome = attributes.get("ome")
         if not isinstance(ome, dict):
             if (folder / "overview" / "zarr.json").is_file():
-                raise _unsupported(folder, "it is a store of patches", f"name its overview: {folder / 'overview'}")
-            raise _unsupported(folder, "a Zarr group without OME metadata", "name the folder of an OME-Zarr image")
+                raise unsupported(folder, "it is a store of patches", f"name its overview: {folder / 'overview'}")
+            raise unsupported(folder, "a Zarr group without OME metadata", "name the folder of an OME-Zarr image")
         version = str(ome.get("version", "missing"))
         if version != "0.5":
-            raise _unsupported(folder, f"OME-Zarr version {version} on Zarr v3", "convert it to version 0.5")
+            raise unsupported(folder, f"OME-Zarr version {version} on Zarr v3", "convert it to version 0.5")
         return ome
     if (folder / ".zattrs").is_file():
-        ome = _json(folder / ".zattrs")
+        ome = read_object(folder / ".zattrs")
         for entry in ome.get("multiscales") or []:
             version = str(entry.get("version", "0.4")) if isinstance(entry, dict) else "missing"
             if version != "0.4":
-                raise _unsupported(folder, f"OME-Zarr version {version} on Zarr v2", "convert it to version 0.4 or 0.5")
+                raise unsupported(folder, f"OME-Zarr version {version} on Zarr v2", "convert it to version 0.4 or 0.5")
         return ome
     raise InputMissingError(
         "a folder without zarr.json or .zattrs", place=str(folder), remedy="name a file, or an OME-Zarr image's folder"
@@ -156,27 +120,27 @@ def _single_image(folder: Path, ome: dict[str, Any]) -> Path:
     if "plate" in ome or "well" in ome:
         kind = "plate" if "plate" in ome else "well"
         remedy = f"name one field's folder, such as {folder / ('A/1/0' if kind == 'plate' else '0')}"
-        raise _unsupported(folder, f"a {kind} of many images", remedy)
+        raise unsupported(folder, f"a {kind} of many images", remedy)
     if "multiscales" in ome:
         return folder
     if "bioformats2raw.layout" not in ome:
-        raise _unsupported(folder, "no image in this group", "name the folder of an OME-Zarr image")
+        raise unsupported(folder, "no image in this group", "name the folder of an OME-Zarr image")
     images = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     if len(images) == 1:
         return images[0]
     said = ", ".join(path.name for path in images) or "none"
-    raise _unsupported(
+    raise unsupported(
         folder, f"{len(images)} images: {said}", f"name the folder of one of them, such as {folder / '0'}"
     )
 
 
 def _only_multiscale(folder: Path, ome: dict[str, Any]) -> dict[str, Any]:
     """Return the description of the one pyramid."""
-    found = _list(ome, "multiscales", folder)
+    found = read_list(ome, "multiscales", folder)
     if len(found) != 1:
-        raise _unsupported(folder, f"{len(found)} multiscale images in one group", "write one image per group")
+        raise unsupported(folder, f"{len(found)} multiscale images in one group", "write one image per group")
     if not isinstance(found[0], dict):
-        raise _corrupt(folder, "its multiscales are not objects")
+        raise corrupt(folder, "its multiscales are not objects")
     return found[0]
 
 
@@ -184,186 +148,13 @@ def _check_axes(folder: Path, names: Sequence[str], shape: Sequence[int]) -> Non
     """Refuse axes that are not one plane of channels; the message prints them."""
     said = ", ".join(f"{name}={n}" for name, n in zip(names, shape, strict=False))
     if len(names) != len(shape):
-        raise _corrupt(folder, f"{len(names)} axes ({', '.join(names)}) for an array of {len(shape)} dimensions")
+        raise corrupt(folder, f"{len(names)} axes ({', '.join(names)}) for an array of {len(shape)} dimensions")
     if sorted(name for name in names if name in "yx") != ["x", "y"] or len(set(names)) != len(names):
-        raise _unsupported(folder, f"axes {said}", "write an image with one axis y and one axis x")
+        raise unsupported(folder, f"axes {said}", "write an image with one axis y and one axis x")
     if extra := [name for name, n in zip(names, shape, strict=True) if name not in ("c", "y", "x") and n != 1]:
-        raise _unsupported(
+        raise unsupported(
             folder, f"axes {said}: {', '.join(extra)} longer than 1", "write one section of one time point"
         )
-
-
-def _array(folder: Path, dataset: Any) -> ZarrArray:
-    """Return one level's array, checked."""
-    path = dataset.get("path") if isinstance(dataset, dict) else None
-    if not isinstance(path, str) or not (folder / path).resolve().is_relative_to(folder.resolve()):
-        raise _corrupt(folder, f"a level's path is {path!r}")
-    place = folder / path
-    try:
-        if (place / "zarr.json").is_file():
-            array = _array_v3(place, _json(place / "zarr.json"))
-        elif (place / ".zarray").is_file():
-            array = _array_v2(place, _json(place / ".zarray"))
-        else:
-            raise _corrupt(folder, f"level {path!r} is listed and not there")
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _corrupt(place, f"its array's metadata cannot be read: {error!r}") from error
-    _check_claim(array)
-    return array
-
-
-def _array_v3(place: Path, raw: dict[str, Any]) -> ZarrArray:
-    chunks = raw["chunk_grid"]["configuration"]["chunk_shape"]
-    codecs = list(raw["codecs"])
-    for codec in raw["codecs"]:
-        if codec["name"] == "sharding_indexed":
-            chunks = codec["configuration"]["chunk_shape"]
-            codecs += codec["configuration"]["codecs"]
-    _check_codecs(place, "zarr3", [codec["name"] for codec in codecs])
-    return ZarrArray(
-        place, "zarr3", _sizes(place, raw["shape"]), _sizes(place, chunks), _dtype(place, raw["data_type"])
-    )
-
-
-def _array_v2(place: Path, raw: dict[str, Any]) -> ZarrArray:
-    if raw.get("filters"):
-        raise _unsupported(place, f"filters {raw['filters']!r}", "write the image without filters")
-    if raw.get("compressor") is not None:
-        _check_codecs(place, "zarr", [raw["compressor"]["id"]])
-    chunks = _sizes(place, raw["chunks"])
-    return ZarrArray(place, "zarr", _sizes(place, raw["shape"]), chunks, _dtype(place, raw["dtype"]))
-
-
-def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:
-    """Refuse codecs that are not read."""
-    if unknown := sorted(set(names) - _CODECS[driver]):
-        allowed = ", ".join(sorted(_CODECS[driver]))
-        raise _unsupported(place, f"compressed by {', '.join(unknown)}", f"write it with codecs of {allowed}")
-
-
-def _sizes(place: Path, values: Any) -> tuple[int, ...]:
-    if not isinstance(values, list) or not all(type(n) is int and n >= 1 for n in values):
-        raise _corrupt(place, f"a shape of {values!r}")
-    return tuple(values)
-
-
-def _dtype(place: Path, name: Any) -> np.dtype[np.generic]:
-    """Return a sample type, native byte order."""
-    try:
-        dtype = np.dtype(name).newbyteorder("=") if isinstance(name, str) else None
-    except TypeError:
-        dtype = None
-    if dtype not in DTYPES:
-        allowed = ", ".join(each.name for each in DTYPES)
-        raise _unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
-    return dtype
-
-
-def _check_claim(array: ZarrArray) -> None:
-    """Refuse an array that could not be read in bounded memory, or that no honest writer left."""
-    itemsize = array.dtype.itemsize
-    claimed, chunk = prod(array.shape) * itemsize, prod(array.chunks) * itemsize
-    shape = " x ".join(map(str, array.shape))
-    if chunk > _MAX_CHUNK_BYTES:
-        raise InputTooLargeError(
-            f"chunks of {' x '.join(map(str, array.chunks))} px ({chunk} bytes) in an array of {shape} px",
-            place=str(array.folder),
-            remedy="write it in chunks of at most 1 GiB",
-        )
-    if claimed <= _HARMLESS_BYTES:
-        return
-    stored = 0
-    for size in _file_sizes(array.folder):
-        stored += size
-        if claimed <= _MAX_COMPRESSION * stored:
-            return
-    raise InputTooLargeError(
-        f"{shape} px ({claimed} bytes) are claimed by a folder of {stored} bytes",
-        place=str(array.folder),
-        remedy="copy the folder again from its source, or leave it out",
-    )
-
-
-def _file_sizes(folder: Path) -> Iterator[int]:
-    """Yield the size of each file below a folder."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _file_sizes(Path(entry.path))
-            else:
-                yield entry.stat().st_size
-
-
-def _scale(folder: Path, multiscale: dict[str, Any], dataset: dict[str, Any], axes: int) -> tuple[float, ...] | None:
-    """Return a level's size of a pixel along each axis, in the axes' units; None if it is not stated."""
-    found: list[tuple[float, ...]] = []
-    for source in (dataset, multiscale):
-        for transform in source.get("coordinateTransformations") or []:
-            if not isinstance(transform, dict) or transform.get("type") != "scale":
-                continue
-            values = transform.get("scale")
-            if not isinstance(values, list) or len(values) != axes or not all(_is_number(value) for value in values):
-                raise _corrupt(folder, f"a scale of {values!r} for {axes} axes")
-            found.append(tuple(float(value) for value in values))
-    if not found:
-        return None
-    return tuple(prod(each) for each in zip(*found, strict=True))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _levels(
-    names: Sequence[str], arrays: Sequence[ZarrArray], scales: Sequence[tuple[float, ...] | None]
-) -> tuple[tuple[Level, ...], list[int]]:
-    """Return the levels that show the same field as the first, and which of the arrays they are."""
-    y, x = names.index("y"), names.index("x")
-    rest = [axis for axis in range(len(names)) if axis not in (y, x)]
-    first = arrays[0]
-    size = first.shape[x], first.shape[y]
-    levels, kept = [Level(*size, 1.0)], [0]
-    for index, array in enumerate(arrays[1:], start=1):
-        is_same_kind = array.dtype == first.dtype and len(array.shape) == len(first.shape)
-        if not is_same_kind or any(array.shape[axis] != first.shape[axis] for axis in rest):
-            break
-        smaller = array.shape[x], array.shape[y]
-        downsample = _stated_downsample(scales[0], scales[index], size, smaller, (x, y))
-        if downsample is None:
-            quotients = [whole / part for whole, part in zip(size, smaller, strict=True)]
-            if abs(quotients[0] - quotients[1]) > (0.02 + 1 / min(smaller)) * max(quotients):
-                break
-            downsample = nominal_downsample(size, smaller)
-        if downsample < levels[-1].downsample:
-            break
-        levels.append(Level(*smaller, downsample))
-        kept.append(index)
-    return tuple(levels), kept
-
-
-def _stated_downsample(
-    first: tuple[float, ...] | None,
-    other: tuple[float, ...] | None,
-    size: tuple[int, int],
-    smaller: tuple[int, int],
-    places: tuple[int, int],
-) -> float | None:
-    """Return the downsample that the scales state, if the sizes bear it out within a pixel; None otherwise."""
-    if first is None or other is None or min(first[place] for place in places) <= 0:
-        return None
-    ratios = [other[place] / first[place] for place in places]
-    for ratio, whole, part in zip(ratios, size, smaller, strict=True):
-        if not ratio > 0 or abs(whole / ratio - part) > _SIZE_SLACK_PX:
-            return None
-    return sum(ratios) / 2
-
-
-def _resolution(names: Sequence[str], axes: Sequence[dict[str, Any]], scale: tuple[float, ...] | None) -> Resolution:
-    if scale is None:
-        return UNSTATED
-    y, x = names.index("y"), names.index("x")
-    units = [axes[place].get("unit") for place in (x, y)]
-    return axis_resolution(scale[x], scale[y], units[0], units[1], source="the OME-Zarr scale")
 
 
 def _channel_names(ome: dict[str, Any], count: int) -> tuple[str, ...]:
@@ -375,33 +166,3 @@ def _channel_names(ome: dict[str, Any], count: int) -> tuple[str, ...]:
         if len(labels) == count and all(labels) and len(set(labels)) == count:
             return tuple(labels)
     return tuple(f"C{index}" for index in range(count))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return a metadata file."""
-    if path.stat().st_size > _MAX_METADATA_BYTES:
-        raise InputTooLargeError(
-            f"metadata of {path.stat().st_size} bytes", place=str(path), remedy="copy the folder again from its source"
-        )
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _corrupt(path, f"not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise _corrupt(path, "not a JSON object")
-    return value
-
-
-def _list(raw: dict[str, Any], key: str, folder: Path) -> list[Any]:
-    value = raw.get(key)
-    if not isinstance(value, list):
-        raise _corrupt(folder, f"its {key} are {value!r}")
-    return value
-
-
-def _corrupt(place: Path, what: str) -> InputCorruptError:
-    return InputCorruptError(what, place=str(place), remedy="copy the folder again from its source")
-
-
-def _unsupported(place: Path, what: str, remedy: str) -> InputUnsupportedError:
-    return InputUnsupportedError(what, place=str(place), remedy=remedy)

@@ -2,7 +2,8 @@
 
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import Fitted, fit_arrays
+from pathopatch.training.many import train_many, train_one
 from pathopatch.training.run import fit
 from pathopatch.training.tune import tune
 
-__all__ = ["Fitted", "PatchSet", "fit", "fit_arrays", "load_patches", "tune"]
+__all__ = ["Fitted", "PatchSet", "fit", "fit_arrays", "load_patches", "train_many", "train_one", "tune"]

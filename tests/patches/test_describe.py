@@ -10,6 +10,7 @@ from typing import Any
 import made_slides as made
 import numpy as np
 import pytest
+from array_slides import h_and_e
 from numpy.typing import NDArray
 
 from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
@@ -20,10 +21,6 @@ from pathopatch.slides import open_slide
 
 Make = Callable[..., Any]
 CONFIG = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
-
-
-def h_and_e(truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.where(truth, np.array([180, 90, 150])[:, None, None], 245).astype(np.uint8)
 
 
 def told(description: Description) -> dict[str, str]:

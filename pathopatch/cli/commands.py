@@ -1,0 +1,44 @@
+"""Which commands are there? All of them, in the order in which `pathopatch --help` lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from pathopatch.cli import predicting, slides, studies, training, upkeep
+
+_COMMANDS: tuple[Callable[..., Any], ...] = (
+    slides.check,
+    slides.info,
+    slides.tile,
+    training.groups,
+    training.audit,
+    training.train,
+    training.tune,
+    training.evaluate,
+    predicting.predict,
+    predicting.report,
+    studies.run,
+    studies.demo,
+    upkeep.clean,
+    upkeep.doctor,
+)
+_EXPORTS: dict[str, Callable[..., Any]] = {"ome-zarr": slides.export_ome_zarr}
+
+app = typer.Typer(
+    name="pathopatch",
+    help="Patch-wise tumour classification that does not learn the tissue-area shortcut. "
+    "Research use only, not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in _COMMANDS:
+    app.command()(command)
+
+exports = typer.Typer(help="Write what was read or found in other programs' formats.", no_args_is_help=True)
+for name, command in _EXPORTS.items():
+    exports.command(name)(command)
+app.add_typer(exports, name="export")

@@ -1,0 +1,33 @@
+"""Which options do several commands share, and how do they enter the configuration? One name an option."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pathopatch.config import Config
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made otherwise.")]
+Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
+Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
+Threshold = Annotated[float, typer.Option(help="Threshold of the tissue fraction that forms the groups.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
+Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
+SlideMpp = Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")]
+Method = Annotated[str, typer.Option(help="erm, erm-balanced, resample, groupdro or gerne.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
+
+
+def with_options(config: Config, **values: object) -> Any:
+    """Return a configuration with the given options in place of its own; None leaves a value as it is."""
+    from pathopatch.config import parse
+
+    given = {key: value for key, value in values.items() if value is not None}
+    return parse(type(config), {**config.model_dump(), **given}, place="command line")

@@ -1,0 +1,59 @@
+"""What one types to use a model and to read the results: predict, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pathopatch.cli.options import Device, DryRun, Force, Out, Quiet, SlideMpp, Work, Workers, with_options
+from pathopatch.cli.output import finish, progress_bars, show_plan
+
+
+def predict(
+    source: Annotated[
+        str,
+        typer.Argument(help="Slide, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv).", metavar="SLIDE|MANIFEST"),
+    ],
+    model: Annotated[Path, typer.Option(help="Model bundle: the folder model/ of a run.", show_default=False)],
+    out: Out,
+    slide_mpp: SlideMpp = None,
+    slide_id: Annotated[str | None, typer.Option(help="Id of a single slide; default: the file's stem.")] = None,
+    stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: the bundle's.")] = None,
+    all_patches: Annotated[bool, typer.Option("--all", help="Predict patches without tissue too.")] = False,
+    min_tissue: Annotated[float | None, typer.Option(help="Least tissue fraction; default: the bundle's.")] = None,
+    device: Device = "auto",
+    workers: Workers = 1,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
+    from pathopatch import pipeline
+    from pathopatch.config import PredictConfig
+
+    config = with_options(
+        PredictConfig(), all_patches=all_patches, min_tissue=min_tissue, stride_px=stride_px, device=device
+    )
+    cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
+    if dry_run:
+        from pathopatch.plan import predict_plan
+
+        show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp), workers)
+        return
+    with progress_bars(quiet) as progress:
+        outcomes = pipeline.predict(
+            cohort, model, out, config, slide_mpp=slide_mpp, workers=workers, force=force, progress=progress
+        )
+    for outcome in outcomes:
+        if outcome.state != "failed":
+            print(out / "heatmaps" / outcome.slide_id / "overlay.png")
+    finish(outcomes)
+
+
+def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:
+    """Write report/index.html from whatever is in a work folder; it opens without a network."""
+    from pathopatch import pipeline
+
+    print(pipeline.report(work))

@@ -1,0 +1,161 @@
+"""What one types about slides: check, info, tile, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pathopatch.cli.options import (
+    DryRun,
+    Force,
+    Manifest,
+    Out,
+    Quiet,
+    SlideMpp,
+    Source,
+    WarnShift,
+    Workers,
+    with_options,
+)
+from pathopatch.cli.output import finish, progress_bars, say, show_plan
+
+
+def check(
+    manifest: Manifest,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue, shifts and saturation.")] = False,
+    warn_shift_um: WarnShift = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Check a manifest and open every slide in it; report every problem in one go, and what each slide is."""
+    from pathopatch import pipeline
+
+    measure = None if quick else _looking(warn_shift_um)
+    with progress_bars(quiet) as progress:
+        slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
+    shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
+    print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
+    for row in slides.to_dict("records"):
+        for warning in row.get("warnings", ()):
+            say(f"warning: {row['slide_id']}: {warning}")
+
+
+def info(
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="PNG file of the picture. Default: <slide_id>-info.png here.")
+    ] = None,
+    slide_mpp: SlideMpp = None,
+    slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
+    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    warn_shift_um: WarnShift = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Say what a slide is, and draw it with its tissue outlined."""
+    from pathopatch import pipeline
+
+    (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    picture = Path(f"{row.slide_id}-info.png") if out is None else out
+    described = pipeline.describe(row, _looking(warn_shift_um, background), slide_mpp=slide_mpp, picture=picture)
+    width = max(len(name) for name, _ in described.lines())
+    for name, text in [*described.lines(), ("picture", str(picture))]:
+        print(f"{name:{width}}  {text}")
+    for warning in described.warnings:
+        say(f"warning: {row.slide_id}: {warning}")
+
+
+def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:
+    """Return the settings by which pixels are looked at where nothing is tiled."""
+    from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+
+    registration = with_options(RegistrationConfig(), warn_um=warn_shift_um)
+    return with_options(
+        TileConfig(), registration=registration, tissue=with_options(TissueConfig(), background=background)
+    )
+
+
+def tile(
+    out: Out,
+    manifest: Annotated[
+        Path | None, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)
+    ] = None,
+    patches: Annotated[
+        Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.", show_default=False)
+    ] = None,
+    patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
+    stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
+    background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
+    store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
+    settings: Annotated[
+        Path | None, typer.Option("--config", help="Study TOML whose [tile] table holds all other settings.")
+    ] = None,
+    align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
+    warn_shift_um: WarnShift = None,
+    workers: Workers = 1,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Cut the slides into patches, measure their tissue, label them, and store them."""
+    from pathopatch import pipeline
+    from pathopatch.config import TileConfig, load_study
+
+    if (manifest is None) == (patches is None):
+        raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
+    base = load_study(settings).tile if settings else TileConfig()
+    parts = {
+        "tissue": with_options(base.tissue, background=background),
+        "registration": with_options(base.registration, align=align or None, warn_um=warn_shift_um),
+    }
+    config = with_options(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, **parts)
+    if patches is not None:
+        if patch_px or stride_px or dry_run:
+            raise typer.BadParameter(
+                "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
+            )
+        with progress_bars(quiet) as progress:
+            finish(pipeline.tile_patches(patches, out, config, force=force, progress=progress))
+        return
+    assert manifest is not None
+    if dry_run:
+        from pathopatch.plan import tile_plan
+
+        show_plan(tile_plan(manifest, config), workers)
+        return
+    with progress_bars(quiet) as progress:
+        outcomes = pipeline.tile(manifest, out, config, workers=workers, force=force, progress=progress)
+    finish(outcomes)
+
+
+def export_ome_zarr(
+    source: Source,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder to write; default: <slide id>.ome.zarr.")
+    ] = None,
+    version: Annotated[str, typer.Option(help="OME-Zarr 0.4 (Zarr v2) or 0.5 (Zarr v3, shards).")] = "0.5",
+    slide_mpp: SlideMpp = None,
+    slide_id: Annotated[str | None, typer.Option(help="Name of the image; default: the file's stem.")] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write a whole slide as an OME-Zarr pyramid that other viewers open."""
+    from pathopatch import export
+
+    if version not in ("0.4", "0.5"):
+        raise typer.BadParameter(f"{version!r} is not 0.4 or 0.5")
+    with progress_bars(quiet) as progress:
+        path = export.export_ome_zarr(
+            source,
+            out,
+            version="0.4" if version == "0.4" else "0.5",
+            slide_id=slide_id,
+            slide_mpp=slide_mpp,
+            force=force,
+            progress=progress,
+        )
+    print(path)

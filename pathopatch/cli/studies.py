@@ -1,0 +1,47 @@
+"""What one types to run every stage at once: run, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pathopatch.cli.options import Force, Quiet, Workers
+from pathopatch.cli.output import finish, progress_bars
+
+
+def run(
+    study: Annotated[Path, typer.Argument(help="TOML study file.", metavar="STUDY.toml", show_default=False)],
+    workers: Workers = 1,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Run a whole study, from the manifest to the report."""
+    from pathopatch import pipeline
+    from pathopatch.config import load_study
+
+    settings = load_study(study)
+    with progress_bars(quiet) as progress:
+        outcomes = pipeline.run_study(settings, workers=workers, force=force, progress=progress)
+    print(pipeline.audit_text(settings.work))
+    print(pipeline.comparison_text(settings.work))
+    print(f"report: {settings.work / 'report' / 'index.html'}")
+    finish(outcomes)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Work folder.")] = Path("demo-work"),
+    seeds: Annotated[int, typer.Option(min=0, help="Study over seeds 1 to N in place of the one-seed demo.")] = 0,
+    jobs: Annotated[int, typer.Option(min=0, help="Training runs side by side; 0: one a core.")] = 0,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Make multimodal slides of known truth with the shortcut built in, and run everything on them."""
+    from pathopatch.demo import study
+
+    with progress_bars(quiet) as progress:
+        if seeds:
+            print(study.run_seeds(out, seeds=seeds, jobs=jobs, force=force, progress=progress))
+        else:
+            print(study.run_demo(out, jobs=jobs, force=force, progress=progress))

@@ -1,0 +1,45 @@
+"""What one types to look after a work folder and a machine: clean, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pathopatch.cli.options import Force, Quiet
+from pathopatch.cli.output import say
+
+
+def clean(
+    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)],
+    store: Annotated[
+        bool, typer.Option("--store", help="Also the pixels of slides tiled to the end; they are read from the slides.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    quiet: Quiet = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what may be another machine's, and pixels whose slide is gone.")
+    ] = False,
+) -> None:
+    """Remove temporary files of processes that have ended and, on request, pixels that can be read again."""
+    from pathopatch import clean as cleaning
+
+    findings = (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
+    for finding in findings:
+        if not finding.goes:
+            say(f"kept: {finding.path}: {finding.reason}")
+        elif not quiet:
+            print(f"{'would remove' if dry_run else 'removed'}: {finding.path}: {finding.reason}")
+    gone = [finding for finding in findings if finding.goes]
+    freed = sum(finding.bytes for finding in gone) / 1e9
+    print(f"{len(gone)} {'would be removed' if dry_run else 'removed'}, {freed:.3f} GB")
+
+
+def doctor(quiet: Quiet = False, force: Force = False) -> None:
+    """Say what this machine has, what is missing, and how to get it."""
+    from pathopatch.doctor import examine
+
+    for finding in examine():
+        mark = "ok  " if finding.is_well else "--  "
+        print(f"{mark}{finding.name}: {finding.value}" + (f"   get it: {finding.remedy}" if finding.remedy else ""))

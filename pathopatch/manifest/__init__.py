@@ -1,0 +1,20 @@
+"""Which slides make a cohort? A CSV file with a row a slide, and what its ids and paths mean."""
+
+from pathopatch.manifest.cells import ANNOTATION_SUFFIXES
+from pathopatch.manifest.ids import slide_id_from_path, valid_slide_id
+from pathopatch.manifest.paths import Fragment, expanded, split_fragment
+from pathopatch.manifest.read import read_manifest
+from pathopatch.manifest.rows import SPLITS, Manifest, SlideRow
+
+__all__ = [
+    "ANNOTATION_SUFFIXES",
+    "SPLITS",
+    "Fragment",
+    "Manifest",
+    "SlideRow",
+    "expanded",
+    "read_manifest",
+    "slide_id_from_path",
+    "split_fragment",
+    "valid_slide_id",
+]

@@ -1,0 +1,63 @@
+"""What is measured of each patch while it is stored? Its shares of tissue and of saturated pixels, its sharpness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.patches import intensity
+from pathopatch.patches.store_writer import StoreWriter
+
+MEASURED = ("tissue_fraction", "saturated_fraction", "sharpness")
+"""Columns of the patch table that are known only after its pixels were read."""
+
+
+def store_measured(
+    writer: StoreWriter,
+    batches: Iterable[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]],
+    count: int,
+    *,
+    windows: NDArray[np.float64],
+    sharpness_factor: float = 1.0,
+    inside: Callable[[int], tuple[int, int]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Append patches to a store and return what was measured on the way, per patch.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        The store; the caller finishes it.
+    batches : iterable
+        (rows, patches, tissue_fraction) as `pathopatch.patches.analysis.iterate_patches` yields them, in the order of
+        the rows.
+    count : int
+        Patches in all, N.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities that become 0 and 1, source units.
+    sharpness_factor : float
+        How many px of a patch are one at the scale at which sharpness is measured.
+    inside : callable, optional
+        Returns the (width, height) of a row's part on the slide, px; without it a patch lies on it whole.
+    progress : callable, optional
+        Called with (patches done, patches in all).
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (N,)
+        A column for each of `MEASURED`.
+    """
+    measured = {name: np.zeros(count) for name in MEASURED}
+    for rows, patches, fraction in batches:
+        writer.append(patches)
+        measured["tissue_fraction"][rows] = fraction
+        for row, patch in zip(rows.tolist(), patches, strict=True):
+            width, height = (None, None) if inside is None else inside(row)
+            part = patch[:, :height, :width]
+            measured["saturated_fraction"][row] = intensity.saturated_fraction(part, windows)
+            measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, windows), factor=sharpness_factor)
+        if progress is not None:
+            progress(int(rows[-1]) + 1, count)
+    return measured

@@ -1,0 +1,97 @@
+"""What is found of a slide before a patch is stored: tissue, windows, padding; and what stops it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from array_slides import h_and_e, low_counts
+from numpy.typing import NDArray
+
+from pathopatch.config import IntensityConfig, TileConfig, TissueConfig
+from pathopatch.errors import (
+    ChannelMismatchError,
+    InputUnsupportedError,
+    NonFiniteError,
+)
+from pathopatch.patches.analysis import analyse_slide, iterate_patches
+
+Make = Callable[..., Any]
+Discs = NDArray[np.bool_]
+CONFIG = TileConfig(patch_px=32)
+
+
+def test_glass_pads_a_bright_slide(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(h_and_e(two_discs))
+    analysis = analyse_slide(slide, CONFIG)
+    _, patches, _ = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]])))
+    assert (patches[0, :, 22:] == 255).all()
+    assert (patches[0, :, :, 8:] == 255).all()
+    assert (patches[0, :, :22, :8] == 245).all()
+
+
+def test_the_polarity_that_is_set_decides_tissue_and_padding(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(low_counts(two_discs))
+    config = TileConfig(patch_px=32, tissue=TissueConfig(background="bright"))
+    analysis = analyse_slide(slide, config)
+    _, patches, fraction = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]])))
+    assert (patches[0, :, 22:] == 65535).all()
+    assert fraction.tolist() == [1.0]  # the dark corner now counts as tissue
+
+
+def test_patches_below_a_share_of_tissue_can_be_left_out(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(low_counts(two_discs))
+    analysis = analyse_slide(slide, CONFIG)
+    everything = np.concatenate([fraction for _, _, fraction in iterate_patches(slide, analysis)])
+    for least in (0.01, 0.5, 1.0):
+        found = list(iterate_patches(slide, analysis, min_tissue=least))
+        rows = np.concatenate([rows for rows, _, _ in found])
+        assert rows.tolist() == np.flatnonzero(everything >= least).tolist()
+        assert np.concatenate([fraction for _, _, fraction in found]).tolist() == everything[rows].tolist()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TileConfig(tissue=TissueConfig(channels=("CARS", "TPEF"))),
+        TileConfig(intensity=IntensityConfig(windows={"TPEF": (0, 9)})),
+    ],
+)
+def test_a_channel_that_the_slide_does_not_have_is_named(
+    make_slide: Make, two_discs: Discs, config: TileConfig
+) -> None:
+    with pytest.raises(ChannelMismatchError, match="names TPEF, the slide has CARS, SHG"):
+        analyse_slide(make_slide(low_counts(two_discs)), config)
+
+
+def test_windows_of_a_cohort_are_never_guessed_from_one_slide(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(low_counts(two_discs))
+    half = IntensityConfig(scope="cohort", windows={"CARS": (0, 100)})
+    with pytest.raises(InputUnsupportedError, match="no window of the cohort for SHG"):
+        analyse_slide(slide, TileConfig(patch_px=32, intensity=half))
+    whole = IntensityConfig(scope="cohort", windows={"CARS": (0, 100), "SHG": (900, 1100)})
+    found = analyse_slide(slide, TileConfig(patch_px=32, intensity=whole))
+    assert found.windows.tolist() == [[0, 100], [900, 1100]]
+
+
+def test_the_channels_that_are_chosen_make_the_tissue(make_slide: Make, two_discs: Discs) -> None:
+    pixels = np.stack([np.where(two_discs, 157, 0), np.where(two_discs, 0, 157)]).astype(np.uint16)
+    for names, expected in ((("CARS",), two_discs), (("SHG",), ~two_discs)):
+        tissue = TissueConfig(channels=names, min_speck_um2=0, max_hole_um2=0, background="dark")
+        found = analyse_slide(make_slide(pixels), TileConfig(patch_px=32, tissue=tissue)).tissue.mask
+        assert (found == expected).mean() > 0.98
+
+
+def test_pixels_that_are_no_numbers_are_counted_and_refused(make_slide: Make, two_discs: Discs) -> None:
+    pixels = low_counts(two_discs).astype(np.float32)
+    pixels[1, 3, 4:6] = np.nan
+    with pytest.raises(NonFiniteError, match="30000 pixels 2 in SHG"):
+        analyse_slide(make_slide(pixels), CONFIG)
+
+
+def test_a_slide_coarser_than_the_target_is_refused_with_both(make_slide: Make, two_discs: Discs) -> None:
+    slide = make_slide(low_counts(two_discs), mpp=2.0)
+    with pytest.raises(InputUnsupportedError, match=r"2 um/px .* 0.5 um/px"):
+        analyse_slide(slide, TileConfig(patch_px=32, mpp=0.5))

@@ -1,0 +1,139 @@
+"""A slide is tiled again: equal bytes, nothing twice, nothing of another making, and what was cut off is mended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from array_slides import h_and_e, low_counts, write_mask
+from numpy.typing import NDArray
+
+from pathopatch.config import TileConfig
+from pathopatch.errors import (
+    StaleArtefactError,
+)
+from pathopatch.files import atomic_path, read_json
+from pathopatch.patches import tile as tile_module
+from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import tile_slide
+
+Make = Callable[..., Any]
+Discs = NDArray[np.bool_]
+CONFIG = TileConfig(patch_px=32)
+
+
+def files(out: Path) -> dict[str, str]:
+    """Return each artefact's hash; status holds times and is left out."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.parent.name != "status"
+    }
+
+
+@pytest.mark.parametrize("look", [low_counts, h_and_e])
+def test_two_runs_give_equal_bytes(
+    make_slide: Make, two_discs: Discs, tmp_path: Path, look: Callable[[Discs], Any]
+) -> None:
+    for name in ("first", "second"):
+        tile_slide(make_slide(look(two_discs)), CONFIG, tmp_path / name)
+    assert files(tmp_path / "first") == files(tmp_path / "second")
+    assert "slides/slide.zarr/patches/c/0/0/0/0" in files(tmp_path / "first")
+
+
+def test_a_second_run_reads_no_patch_and_changes_no_file(
+    make_slide: Make, two_discs: Discs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
+    tile_slide(slide, CONFIG, out)
+    before = (files(out), (out / "status" / "slide.json").read_bytes())
+    monkeypatch.setattr(tile_module, "analyse_slide", lambda *_: pytest.fail("analysed again"))
+    assert tile_slide(slide, CONFIG, out).state == "current"
+    assert (files(out), (out / "status" / "slide.json").read_bytes()) == before
+
+
+@pytest.mark.parametrize("change", ["config", "pixels", "mask", "mpp", "background", "patient"])
+def test_what_was_made_otherwise_stops_unless_forced(
+    make_slide: Make, two_discs: Discs, tmp_path: Path, change: str
+) -> None:
+    out = tmp_path / "work"
+    pixels, mask = low_counts(two_discs), write_mask(tmp_path / "mask.png", two_discs)
+    source = LabelSource(tumor_mask=mask)
+    tile_slide(make_slide(pixels), CONFIG, out, labels=source)
+    config, facts, patient = CONFIG, {}, "slide"
+    if change == "config":
+        config = TileConfig(patch_px=48)
+    elif change == "pixels":
+        pixels[0, 5, 5] += 1
+    elif change == "mask":
+        write_mask(mask, ~two_discs)
+    elif change == "patient":
+        patient = "other"
+    else:
+        facts = {"mpp": 0.5} if change == "mpp" else {"background": "bright"}
+    slide = make_slide(pixels, **facts)
+    before = files(out)
+    with pytest.raises(StaleArtefactError, match="differs"):
+        tile_slide(slide, config, out, labels=source, patient_id=patient)
+    assert files(out) == before
+    again = tile_slide(slide, config, out, labels=source, patient_id=patient, force=True)
+    assert again.state == "done"
+    assert files(out) != before
+
+
+@pytest.mark.parametrize("at", ["store", "table", "status"])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_cut_off_anywhere_is_not_finished_and_a_rerun_mends_it(
+    make_slide: Make, two_discs: Discs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, force: bool
+) -> None:
+    slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
+    tile_slide(slide, CONFIG, tmp_path / "undisturbed")
+    if force:  # another configuration's finished output stands there
+        tile_slide(slide, TileConfig(patch_px=40), out)
+
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        if at == "store":
+            patched.setattr("pathopatch.patches.store_writer.StoreWriter.finish", die)
+        else:
+            patched.setattr(tile_module, {"table": "write_table", "status": "write_status"}[at], die)
+        with pytest.raises(KeyboardInterrupt):
+            tile_slide(slide, CONFIG, out, force=force)
+    entry = json.loads((out / "status" / "slide.json").read_text())["tile"]
+    assert entry["state"] == "running"
+    assert "stamp" not in entry
+    # Without its status the pair of store and table is adopted, and only if it was made of the same.
+    result = tile_slide(slide, CONFIG, out, force=force)
+    assert result.state == ("current" if at == "status" else "done")
+    assert files(out) == files(tmp_path / "undisturbed")
+    assert read_json(out / "status" / "slide.json")["tile"]["state"] == "done"
+
+
+def test_a_store_that_belongs_to_another_table_is_made_again(
+    make_slide: Make, two_discs: Discs, tmp_path: Path
+) -> None:
+    slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
+    tile_slide(slide, CONFIG, out)
+    tile_slide(slide, TileConfig(patch_px=40), tmp_path / "other")
+    with atomic_path(out / "slides" / "slide.zarr") as temporary:
+        (tmp_path / "other" / "slides" / "slide.zarr").rename(temporary)
+    assert tile_slide(slide, CONFIG, out).state == "done"
+    assert PatchStore(out / "slides" / "slide.zarr").attributes["patch_px"] == 32
+
+
+def test_a_page_of_the_same_file_is_another_slide(
+    make_slide: Make, two_discs: Discs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = make_slide(low_counts(two_discs))
+    tile_slide(slide, CONFIG, tmp_path / "work")
+    monkeypatch.setattr(slide, "_pixels", slide._pixels[::-1])
+    with pytest.raises(StaleArtefactError, match="'pixels' differs"):
+        tile_slide(slide, CONFIG, tmp_path / "work")
