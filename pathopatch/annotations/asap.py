@@ -20,8 +20,9 @@ def read_asap(path: Path) -> Outlines:
     """Return the outlines of an ASAP file, each named by its group.
 
     Points are measured from the corner of the whole slide. A spline is taken as the polygon through its points, as
-    ASAP does when it makes a mask; dots, point sets, measurements and outlines of fewer than three points have no area and are counted. ASAP has no
-    polygons with holes: a hole is a polygon of a group of its own, which the configuration lists under ``holes``.
+    ASAP does when it makes a mask; dots, point sets, measurements and outlines of fewer than three points have no area
+    and are counted. ASAP has no polygons with holes: a hole is a polygon of a group of its own, which the configuration
+    lists under ``holes``.
 
     Raises
     ------

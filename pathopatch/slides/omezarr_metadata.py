@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from pathopatch.errors import InputCorruptError, InputMissingError, InputTooLargeError, InputUnsupportedError
+from pathopatch.slides.facts import DTYPES, Level
 from pathopatch.slides.resample import nominal_downsample
 from pathopatch.slides.resolution import UNSTATED, Resolution, axis_resolution
-from pathopatch.slides.slide import DTYPES, Level
 
 _MAX_METADATA_BYTES = 16 * 2**20
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole

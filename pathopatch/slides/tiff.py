@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from pathopatch.slides.axes import Choice, Plane, chosen_planes, page_of, unsupported
 from pathopatch.slides.background import Background
+from pathopatch.slides.facts import DTYPES, RGB, Level, SlideFacts
 from pathopatch.slides.integrity import checked_tiff
 from pathopatch.slides.resample import Pixels, nominal_downsample
 from pathopatch.slides.resolution import ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
-from pathopatch.slides.slide import DTYPES, RGB, Level, Slide, SlideFacts
+from pathopatch.slides.slide import Slide
 
 EVERYTHING = Choice()
 """No choice: all planes."""

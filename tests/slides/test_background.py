@@ -69,6 +69,22 @@ def test_a_stated_polarity_survives_pickling(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "values", "background", "value"),
+    [(np.float32, (0.25, 1.5), "bright", 1.5), (np.float64, (-3.5, 2.0), "dark", -3.5), (np.float32, (1, 2), "dark", 0),
+     (np.int16, (-700, 900), "dark", -700), (np.int16, (100, 900), "dark", 0)],
+)  # fmt: skip
+def test_the_background_value_is_looked_up_where_the_type_does_not_tell(
+    dtype: type[np.generic], values: tuple[float, float], background: str, value: float, tmp_path: Path
+) -> None:
+    plane = np.full((30, 30), values[0], dtype)
+    plane[10:20] = values[1]
+    made.write_channel(tmp_path / "a.tif", plane)
+    slide = open_slide(tmp_path / "a.tif", background=background)  # type: ignore[arg-type]
+    assert slide.background_value == value
+    assert (slide.read_region(-5, 0, 5, 30) == value).all()
+
+
+@pytest.mark.parametrize(
     ("dtype", "background", "value"),
     [(np.uint8, "bright", 255), (np.uint16, "bright", 65535), (np.int16, "bright", 32767), (np.float32, "bright", 0),
      (np.uint16, "dark", 0)],
