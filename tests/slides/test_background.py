@@ -31,6 +31,17 @@ def test_a_field_full_of_stained_tissue_is_bright() -> None:
     assert guess_background(np.clip(image, 0, 255).astype(np.uint8)) == "bright"
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+def test_tissue_on_a_thousandth_of_a_noisy_slide_tells_the_polarity(dtype: type[np.generic]) -> None:
+    for seed in range(8):  # the noise itself is as often on one side as on the other
+        plane = np.random.default_rng(seed).normal(1000, 20, (200, 250))
+        assert guess_background(plane[None].astype(dtype)) == "dark"
+        for tissue, expected in ((1800, "dark"), (200, "bright")):
+            sparse = plane.copy()
+            sparse[90:95, 60:70] = tissue
+            assert guess_background(sparse[None].astype(dtype)) == expected
+
+
 def test_a_constant_slide_has_a_polarity() -> None:
     for value, expected in ((255, "bright"), (0, "dark")):
         assert guess_background(np.full((3, 9, 9), value, np.uint8)) == expected
