@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pathopatch.slides.facts import Level, SlideFacts
 from pathopatch.slides.resolution import resolution
-from pathopatch.slides.slide import Level, Slide, SlideFacts
+from pathopatch.slides.slide import Slide
 
 
 class ArraySlide(Slide):

@@ -20,8 +20,9 @@ def read_asap(path: Path) -> Outlines:
     """Return the outlines of an ASAP file, each named by its group.
 
     Points are measured from the corner of the whole slide. A spline is taken as the polygon through its points, as
-    ASAP does when it makes a mask; dots, point sets and measurements have no area and are counted. ASAP has no
-    polygons with holes: a hole is a polygon of a group of its own, which the configuration lists under ``holes``.
+    ASAP does when it makes a mask; dots, point sets, measurements and outlines of fewer than three points have no area
+    and are counted. ASAP has no polygons with holes: a hole is a polygon of a group of its own, which the configuration
+    lists under ``holes``.
 
     Raises
     ------
@@ -94,6 +95,9 @@ class _Reader:
         kind = self._annotation.get("Type", "")
         if kind.lower() not in _AREAS:
             self.skipped[f"annotations of the type {kind!r}"] += 1
+            return
+        if len(self._points) < 3 and kind.lower() != "rectangle":  # a click too many; ASAP saves it as it is
+            self.skipped["annotations of fewer than three points"] += 1
             return
         try:
             shape = polygon([[(x, y) for _, x, y in sorted(self._points)]])

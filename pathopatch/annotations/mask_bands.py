@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.slides import Slide, open_slide
+from pathopatch.slides.rasters import raster
 
 HALF_UINT8 = 127
 """A uint8 mask of 0 and 255, or a JPEG, is set above this."""
@@ -84,7 +85,7 @@ def banded_fractions(
     """
     shares = np.zeros((2, len(x)))  # with values above 0 set, and with values above 127
     highest = 0.0
-    with open_slide(path) as mask:
+    with _opened(path) as mask:
         width, height = mask.size
         for top in np.unique(y).tolist():
             rows, down = cover(top, top + extent, slide_size[1], height)
@@ -100,6 +101,12 @@ def banded_fractions(
     return chosen
 
 
+def _opened(path: Path) -> Slide:
+    """Return a mask's first page; tiles that are not stored are not set, whatever the others look like."""
+    names = tuple(f"C{sample}" for sample in range(raster(path, is_whole=False).samples))
+    return open_slide(f"{path}#page=0", channels=names, background="dark")
+
+
 def _sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Return the weighted sum of the set pixels of some rows in each column, for both limits, and the largest value."""
     width = mask.size[0]
@@ -107,7 +114,8 @@ def _sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[
     step = max(1, _BAND_BYTES // (width * len(mask.channels) * mask.dtype.itemsize))
     for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
-        band = mask.read_region(0, start, width, stop - start).max(axis=0)  # (h, width)
+        colours = 1 if len(mask.channels) == 2 else 3  # a sample beyond is alpha, which does not count
+        band = mask.read_region(0, start, width, stop - start)[:colours].max(axis=0)  # (h, width)
         weight = down[start - rows.start : stop - rows.start]
         largest = max(largest, float(band.max()))
         sums += [weight @ (band > limit) for limit in (0, HALF_UINT8)]

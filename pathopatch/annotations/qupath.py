@@ -45,7 +45,8 @@ def read_qupath(path: Path) -> Outlines:
             if kind != "annotation":
                 skipped[f"objects of the type {kind!r}"] += 1
                 continue
-            parts = list(_polygons(feature.get("geometry"), 0))
+            is_unlocated = "geometry" in feature and feature["geometry"] is None  # GeoJSON allows it
+            parts = [] if is_unlocated else list(_polygons(feature.get("geometry"), 0))
             name = _class_name(feature)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
             raise _corrupt(path, f"feature {number}: {error}") from error

@@ -128,6 +128,10 @@ def regions(
     shapes, repaired = _valid(shapes)
     if repaired:
         warnings.append(f"{repaired} outlines that cross themselves were mended")
+    has_area = shapely.area(shapes) > 0
+    if flat := int((~has_area).sum()):
+        warnings.append(f"{flat} outlines without area left out")
+    names, shapes = names[has_area], shapes[has_area]
     if outlines.is_from_bounds and config.subtracted_bounds:
         shapes = np.array([shapely.transform(shape, lambda xy: xy + bounds_origin) for shape in shapes], dtype=object)
     warnings += _beyond(shapes, slide_size, outlines.place)
@@ -161,12 +165,23 @@ def _refuse_unmapped(outlines: Outlines, config: AnnotationConfig) -> None:
 def _valid(shapes: NDArray[Any]) -> tuple[NDArray[Any], int]:
     """Return valid shapes, and how many had to be mended.
 
-    An outline that crosses itself is taken as a hand drew it: what it goes round twice is inside, not a hole.
+    An outline that crosses itself is taken as a hand drew it: what it goes round twice is inside, not a hole. What a
+    hole holds outside its outline is no area. Those without any area come out empty and do not count as mended.
     """
     broken = ~shapely.is_valid(shapes)
     mended = shapes.copy()
-    mended[broken] = shapely.make_valid(shapes[broken], method="structure", keep_collapsed=False)
-    return mended, int(broken.sum())
+    mended[broken] = _structured(shapes[broken])
+    for index in np.flatnonzero(broken).tolist():
+        parts = shapely.get_parts(shapes[index])
+        if any(len(part.interiors) for part in parts):
+            outer = shapely.union_all(_structured(np.array([shapely.Polygon(part.exterior) for part in parts], object)))
+            mended[index] = shapely.intersection(mended[index], outer)
+    return mended, int((broken & (shapely.area(mended) > 0)).sum())
+
+
+def _structured(shapes: NDArray[Any]) -> NDArray[Any]:
+    """Return shapes made valid; parts without area are dropped."""
+    return np.asarray(shapely.make_valid(shapes, method="structure", keep_collapsed=False), object)
 
 
 def _beyond(shapes: NDArray[Any], slide_size: tuple[int, int], place: str) -> list[str]:

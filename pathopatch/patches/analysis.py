@@ -18,7 +18,7 @@ from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFi
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.source import read_padded
-from pathopatch.patches.tissue import Background, TissueModel, fit_tissue, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, fit_tissue, supplied_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.registration import measure_shifts, whole_offsets
 
@@ -42,7 +42,7 @@ class SlideAnalysis:
         Intensities that become 0 and 1, source units.
     overview : ndarray, shape (C, h, w)
         The whole slide, longest side at most 4096 px, source units.
-    fill : int
+    fill : int or float
         Value of the pixels beyond the slide.
     shifts : tuple of Shift
         How far each channel but the first lies from it, as recorded; empty where that is not measured.
@@ -54,7 +54,7 @@ class SlideAnalysis:
     tissue: TissueModel
     windows: NDArray[np.float64]
     overview: NDArray[np.generic]
-    fill: int
+    fill: int | float
     shifts: tuple[Shift, ...] = ()
     offsets: tuple[tuple[int, int], ...] = ()
 
@@ -219,23 +219,15 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
         tissue=tissue,
         windows=windows,
         overview=overview,
-        fill=_fill(slide, background),
+        fill=slide.value_of(background),
         shifts=shifts,
         offsets=offsets,
     )
 
 
-def _fill(slide: Slide, background: Background) -> int:
-    """Return the value of pixels beyond the slide, for a polarity that may be another than the slide's guess."""
-    if background == slide.background:
-        return slide.background_value
-    is_full = background == "bright" and slide.dtype.kind in "iu"
-    return int(np.iinfo(str(slide.dtype)).max) if is_full else 0
-
-
-def _refuse_nonfinite(overview: NDArray[np.generic], slide: Slide) -> None:
-    """Raise if the slide holds NaN or infinite pixels, with their number in each channel."""
-    if overview.dtype.kind != "f" or np.isfinite(overview).all():
+def _refuse_nonfinite(pixels: NDArray[np.generic], slide: Slide) -> None:
+    """Raise if pixels of a slide are NaN or infinite, with their number in each channel of the whole slide."""
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
         return
     width, height = slide.size
     counts = np.zeros(len(slide.channels), np.int64)
@@ -245,7 +237,7 @@ def _refuse_nonfinite(overview: NDArray[np.generic], slide: Slide) -> None:
             counts += np.count_nonzero(~np.isfinite(slide.read_region(left, top, *size)), axis=(1, 2))
     found = ", ".join(f"{n} in {name}" for n, name in zip(counts, slide.channels, strict=True) if n)
     raise NonFiniteError(
-        f"NaN or infinite pixels: of {width * height} pixels {found}",
+        f"NaN or infinite pixels: of {width * height} pixels {found or 'none, but some of a coarser level'}",
         place=str(slide.paths[0]),
         remedy="replace them in the file; what they should be is not guessed",
     )
@@ -271,6 +263,11 @@ def iterate_patches(
     min_tissue : float
         Patches below this tissue fraction are left out; where the overview shows none, they are not even read.
 
+    Raises
+    ------
+    NonFiniteError
+        A patch holds NaN or infinite pixels.
+
     Yields
     ------
     rows : ndarray of int64, shape (n,)
@@ -291,6 +288,7 @@ def iterate_patches(
         is_blank = min_tissue > 0 and not tissue.near(x, y, grid.downsample, within).any()
         if not is_blank:
             patch = read_padded(slide, grid, analysis.fill, x, y)
+            _refuse_nonfinite(patch, slide)  # the levels that the overview came from may hide them
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             fraction = np.count_nonzero(mask) / max(1, within[0] * within[1])
             if fraction >= min_tissue:

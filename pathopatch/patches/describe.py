@@ -13,10 +13,12 @@ from pathopatch.config import TileConfig
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide
 from pathopatch.slides import Level, Slide
+from pathopatch.slides.background import guess_background
 
 _SAMPLE_PX, _SAMPLES = 256, 8  # windows at level 0, per axis
 _WHOLE_PX = 2048  # smaller slides are read whole
-_CEILINGS = (2**10 - 1, 2**12 - 1, 2**14 - 1)  # of detectors that fill a 16-bit word in part
+_BITS = (10, 12, 14)  # of detectors that fill a 16-bit word in part, from below or from above
+_CEILINGS = {2**bits - 1 for bits in _BITS} | {2**16 - 2 ** (16 - bits) for bits in _BITS}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -173,6 +175,8 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
     warnings = analysis.far_shifts(mpp, config.registration.warn_um) if analysis is not None and mpp is not None else []
     if analysis is not None and not analysis.tissue.mask.any():
         warnings.append("no tissue found")
+    if config.tissue.background == "auto" and not config.tissue.channels:
+        warnings += _other_polarities(slide, overview, background)
     return Description(
         slide_id=slide_id,
         channels=slide.channels,
@@ -191,12 +195,28 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
     )
 
 
+def _other_polarities(slide: Slide, overview: NDArray[np.generic], background: str) -> list[str]:
+    """Return in words each channel that looks to be of the other polarity than the slide: its glass counts as tissue.
+
+    It may as well be full of tissue, which looks alike: so it is not left out unasked.
+    """
+    if slide.is_rgb or len(slide.channels) < 2:
+        return []
+    own = [guess_background(plane[None]) for plane in overview]
+    return [
+        f"channel {name} looks {look} where there is no tissue, the slide {background}: if so, name the other channels "
+        "in tissue.channels"
+        for name, look in zip(slide.channels, own, strict=True)
+        if look != background
+    ]
+
+
 def saturated_shares(slide: Slide) -> tuple[float, ...]:
     """Return the share of pixels at the detector's ceiling, per channel, in [0, 1]; NaN for floating point.
 
     Counted at level 0, since means of several pixels hide it: on the whole of a small slide, else on 64 windows.
-    The ceiling is the type's largest value or, where no pixel of a 16-bit channel exceeds it and some reach it, that of
-    10, 12 or 14 bits.
+    The ceiling is the type's largest value or, where no pixel of a uint16 channel exceeds it and some reach it, that of
+    10, 12 or 14 bits, be they the lower or the higher ones of the word.
 
     Parameters
     ----------

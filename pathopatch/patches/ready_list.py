@@ -112,7 +112,8 @@ def _csv(path: Path) -> pd.DataFrame:
 def _folder(folder: Path) -> pd.DataFrame:
     """Return the same for a folder whose layout says all that is needed."""
     rows, odd = [], []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+    images = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    for path in sorted(images):  # without the hidden twins that macOS leaves on other systems' disks
         parts = path.relative_to(folder).parts[:-1]
         split = parts[0].casefold() if parts and parts[0].casefold() in SPLITS else ""
         rest = parts[1:] if split else parts

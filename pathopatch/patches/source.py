@@ -31,7 +31,7 @@ def source_record(slide: Slide) -> dict[str, Any]:
     }
 
 
-def read_padded(slide: Slide, grid: Grid, fill: int, x: int, y: int) -> NDArray[np.generic]:
+def read_padded(slide: Slide, grid: Grid, fill: float, x: int, y: int) -> NDArray[np.generic]:
     """Return one patch; what lies beyond the slide has the value that its tissue's polarity asks for.
 
     Parameters
@@ -40,7 +40,7 @@ def read_padded(slide: Slide, grid: Grid, fill: int, x: int, y: int) -> NDArray[
         An open slide.
     grid : Grid
         Of this slide.
-    fill : int
+    fill : float
         Value beyond the slide.
     x, y : int
         Origin, level-0 px.

@@ -1,7 +1,8 @@
 """How is a slide read, whatever its file format? One `Slide`, and one adapter per library behind it."""
 
+from pathopatch.slides.facts import Level
 from pathopatch.slides.open import open_slide, parse_source
 from pathopatch.slides.registration import Shift, aligned
-from pathopatch.slides.slide import Level, Slide
+from pathopatch.slides.slide import Slide
 
 __all__ = ["Level", "Shift", "Slide", "aligned", "open_slide", "parse_source"]

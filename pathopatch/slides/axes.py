@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.slides.resolution import ome_pixels
 
 _SCANNER_FLAGS = ("svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "sis")
 
@@ -138,6 +139,13 @@ def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[
             raise unsupported(path, "a page is chosen, and a position on an axis too", "choose one of them")
         _require(path, "page", choice.page, len(pages))
         pages = pages[choice.page : choice.page + 1]
+    elif rivals := _rivals(tiff):
+        sizes = ", ".join(f"{s.keyframe.imagewidth} x {s.keyframe.imagelength} px" for s in (first, *rivals))
+        raise unsupported(
+            path,
+            f"{1 + len(rivals)} images in one file ({sizes}), and nothing says which is the slide",
+            f"choose one page with #page=0 to #page={len(pages) - 1}, or write each image into a file of its own",
+        )
     elif choice.positions or (not first.is_pyramidal and len(pages) > 1) or _count(first) > 1:
         pages = _implied_pages(first, path, pages, choice, named)
     else:
@@ -163,13 +171,39 @@ def _pages(tiff: Any) -> list[tuple[Any, int]]:
 
     A scanner's file counts only its main image: the others are label, macro and thumbnail.
     """
-    is_scan = any(getattr(tiff, f"is_{flag}") for flag in _SCANNER_FLAGS)
     found = []
-    for number, series in enumerate(tiff.series[:1] if is_scan else tiff.series):
+    for number, series in enumerate(tiff.series[:1] if _is_scan(tiff) else tiff.series):
         for index in range(_count(series)):
             page = None if series.is_truncated else series[index]
             found.append((series.keyframe.index if page is None else page.index, number, series, index))
     return [(series, index) for _, _, series, index in sorted(found, key=lambda item: (item[0], item[1], item[3]))]
+
+
+def _rivals(tiff: Any) -> list[Any]:
+    """Return the images of a file that may be the slide as well as its first one.
+
+    That is who is as large, or of the same stated size of a pixel; what is smaller is a label, a macro or a thumbnail.
+    """
+    first, *others = tiff.series
+    if _is_scan(tiff):
+        return []
+    description = tiff.pages[0].description
+    pixels = [ome_pixels(description, number) if tiff.is_ome else None for number in range(len(tiff.series))]
+    sides = [None if each is None else each.get("PhysicalSizeX") for each in pixels]
+    area = first.keyframe.imagewidth * first.keyframe.imagelength
+    return [
+        series
+        for series, side in zip(others, sides[1:], strict=True)
+        if not series.keyframe.is_reduced
+        and (
+            series.keyframe.imagewidth * series.keyframe.imagelength >= area or (side is not None and side == sides[0])
+        )
+    ]
+
+
+def _is_scan(tiff: Any) -> bool:
+    """Return whether a file is a scanner's, whose further images are label, macro and thumbnail."""
+    return any(getattr(tiff, f"is_{flag}") for flag in _SCANNER_FLAGS)
 
 
 def _implied_pages(

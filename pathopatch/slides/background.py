@@ -12,6 +12,8 @@ Background = Literal["dark", "bright"]
 _BRIGHT_RGB = 110.0  # glass is above 200, dense H&E tissue about 120, a fluorescence background below 60
 _BORDER_SHARE = 0.03  # of the shorter side, on each edge
 _HISTOGRAM_BINS = 64
+_UNDECIDED = 0.25  # tissue on less than a hundredth of a slide leaves noise alone, which votes by chance
+_LEAST_BRIGHT = 0.2  # a slide of noise alone votes within 0.15, and is dark
 
 
 def guess_background(overview: NDArray[np.generic], *, valid: NDArray[np.bool_] | None = None) -> Background:
@@ -19,8 +21,9 @@ def guess_background(overview: NDArray[np.generic], *, valid: NDArray[np.bool_] 
 
     The border of a slide is mostly background, and so is its most frequent value; the mean of the two, per channel,
     is compared with a fixed level for uint8 images of three channels, and with the middle of the channel's 1st to
-    99th percentile otherwise. The channels vote by their mean. Without any pixel the answer is ``"bright"`` for
-    three uint8 channels and ``"dark"`` otherwise.
+    99th percentile otherwise; where that says little, since tissue is sparse, with the middle of its extremes. The
+    channels vote by their mean. Without any pixel the answer is ``"bright"`` for three uint8 channels and ``"dark"``
+    otherwise, and so it is for noise alone.
 
     Parameters
     ----------
@@ -35,7 +38,7 @@ def guess_background(overview: NDArray[np.generic], *, valid: NDArray[np.bool_] 
     votes = [vote for plane in overview if (vote := _vote(plane, inside, border, is_rgb)) is not None]
     if not votes:
         return "bright" if is_rgb else "dark"
-    return "bright" if float(np.mean(votes)) > 0 else "dark"
+    return "bright" if float(np.mean(votes)) > (0 if is_rgb else _LEAST_BRIGHT) else "dark"
 
 
 def _border(height: int, width: int) -> NDArray[np.bool_]:
@@ -64,7 +67,11 @@ def _vote(
         is_full = plane.dtype.kind in "iu" and low == np.iinfo(cast(Any, plane.dtype)).max
         return 1.0 if is_full else -1.0
     level = (rim + _mode(pixels, float(low), float(high))) / 2
-    return float(np.clip(2 * (level - low) / (high - low) - 1, -1, 1))
+    vote = float(np.clip(2 * (level - low) / (high - low) - 1, -1, 1))
+    if abs(vote) > _UNDECIDED:
+        return vote
+    least, most = float(pixels.min()), float(pixels.max())
+    return 2 * (level - least) / (most - least) - 1
 
 
 def _mode(pixels: NDArray[np.float64], low: float, high: float) -> float:

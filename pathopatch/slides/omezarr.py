@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
+from pathopatch.slides.facts import SlideFacts
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr_metadata import ImageFacts, read_image
 from pathopatch.slides.resample import Pixels
-from pathopatch.slides.slide import Slide, SlideFacts
+from pathopatch.slides.slide import Slide
 from pathopatch.slides.zarr_reader import ZarrReader
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
+from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.resample import Pixels, nominal_downsample
 from pathopatch.slides.resolution import UNSTATED, Resolution, resolution
-from pathopatch.slides.slide import RGB, Level, Slide, SlideFacts
+from pathopatch.slides.slide import Slide
 
 
 class OpenSlideSlide(Slide):

@@ -90,7 +90,8 @@ class Raster:
         try:
             if self.kind == "tiff":
                 with checked_tiff(self.path) as file:
-                    return np.asarray(file.pages[0].asarray())
+                    values, axes = np.asarray(file.pages[0].asarray()), file.pages[0].axes
+                    return np.moveaxis(values, 0, -1) if axes == "SYX" else values  # planes may stand one by one
             content = self.path.read_bytes()
             if self.kind == "png":
                 return np.asarray(imagecodecs.png_decode(content))

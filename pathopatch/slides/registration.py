@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from pathopatch.slides.background import Background
+from pathopatch.slides.facts import SlideFacts
 from pathopatch.slides.resample import Pixels
-from pathopatch.slides.slide import Slide, SlideFacts
+from pathopatch.slides.slide import Slide
 
 LEAST_CONFIDENCE = 8.0
 """Peaks that stand out less, in standard deviations, are taken for chance."""

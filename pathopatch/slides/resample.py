@@ -166,7 +166,9 @@ def _shrink_across(plane: Pixels, width: int, factor: float) -> NDArray[np.float
     """Return float area means along the rows; a missing last column repeats its neighbour."""
     wide = np.float64 if plane.dtype.itemsize > 4 else np.float32
     exact: NDArray[np.floating] = plane.astype(wide)
-    if abs(factor - 1) > 1e-12:
+    if round(exact.shape[1] / factor) < 1:
+        exact = exact.mean(axis=1, keepdims=True)
+    elif abs(factor - 1) > 1e-12:
         exact = _resized(exact, 1, factor, cv2.INTER_AREA).astype(wide, copy=False)
     if exact.shape[1] < width:
         exact = np.pad(exact, ((0, 0), (0, width - exact.shape[1])), mode="edge")

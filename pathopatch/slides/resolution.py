@@ -87,7 +87,7 @@ def axis_resolution(x: float, y: float, unit_x: str | None, unit_y: str | None, 
     return resolution(um[0], um[1], source=source)
 
 
-def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | None) -> Resolution:
+def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | None, image: int = 0) -> Resolution:
     """Return the resolution of a TIFF: from OME-XML, ImageJ's unit, Aperio's MPP, else the resolution tags.
 
     Parameters
@@ -98,9 +98,11 @@ def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | Non
         ImageDescription of the file's first page.
     imagej : dict or None
         ImageJ metadata, if it is an ImageJ file.
+    image : int
+        Number of the page's image among those of an OME-XML document.
     """
     if description.lstrip().startswith("<") and "<OME" in description[:4000]:
-        return _ome_resolution(description)
+        return _ome_resolution(ome_pixels(description, image, size=(page.imagewidth, page.imagelength)))
     if imagej and imagej.get("unit"):
         return _unit_resolution(page, str(imagej["unit"]))
     if description.startswith("Aperio") and (match := re.search(r"\|\s*MPP\s*=\s*([^|\s]+)", description)):
@@ -128,11 +130,10 @@ def _unit_resolution(page: Any, unit: str) -> Resolution:
     return resolution(mpp[0], mpp[1], source="the resolution tag")
 
 
-def _ome_resolution(description: str) -> Resolution:
-    """Return the resolution of the first image of an OME-XML document."""
-    pixels = ome_pixels(description)
+def _ome_resolution(pixels: ET.Element | None) -> Resolution:
+    """Return the resolution of an image of an OME-XML document."""
     if pixels is None:
-        return Resolution(None, "its OME-XML cannot be read")
+        return Resolution(None, "its OME-XML cannot be read, or does not describe this image")
     mpp: list[str | None] = []
     for axis in "XY":
         text = pixels.get(f"PhysicalSize{axis}")
@@ -146,13 +147,27 @@ def _ome_resolution(description: str) -> Resolution:
     return resolution(mpp[0], mpp[1], source="the OME-XML")
 
 
-def ome_pixels(description: str) -> ET.Element | None:
-    """Return the first ``Pixels`` element of an OME-XML document; None if there is none."""
+def ome_pixels(description: str, image: int = 0, *, size: tuple[int, int] | None = None) -> ET.Element | None:
+    """Return the ``Pixels`` element of an image of an OME-XML document; None if it is not there.
+
+    Parameters
+    ----------
+    description : str
+        The document.
+    image : int
+        Number of the image, from 0.
+    size : tuple of int, optional
+        (width, height) that it has; where several images are described, one of another size is none.
+    """
     try:
-        root = ET.fromstring(description)
+        found = ET.fromstring(description).findall(".//{*}Image/{*}Pixels")
     except ET.ParseError:
         return None
-    return root.find(".//{*}Image/{*}Pixels")
+    if image >= len(found):
+        return None
+    said = found[image].get("SizeX"), found[image].get("SizeY")
+    is_other = len(found) > 1 and size is not None and said != tuple(map(str, size))
+    return None if is_other else found[image]
 
 
 def _um(unit: str) -> float | None:

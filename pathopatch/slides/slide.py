@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -13,66 +13,15 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, MppMissingError
+from pathopatch.errors import InputUnsupportedError, MppMissingError
 from pathopatch.slides.background import Background, guess_background
+from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.resample import SAME_FACTOR, Pixels, level_for, shrink, shrink_in_bands
-from pathopatch.slides.resolution import Resolution, resolution
-
-RGB = ("R", "G", "B")
-DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "float32", "float64"))
-"""Sample types that a slide may have."""
+from pathopatch.slides.resolution import resolution
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _COARSEST_UPSCALING = 1.02  # mpp values that agree within 2 % count as equal
-
-
-@dataclass(frozen=True)
-class Level:
-    """One resolution of a slide.
-
-    Parameters
-    ----------
-    width, height : int
-        Size, px of this level.
-    downsample : float
-        Level-0 px per px of this level.
-    """
-
-    width: int
-    height: int
-    downsample: float
-
-
-@dataclass(frozen=True)
-class SlideFacts:
-    """What an adapter finds in its file before any pixel is read."""
-
-    channels: tuple[str, ...]
-    dtype: np.dtype[np.generic]
-    levels: tuple[Level, ...]
-    resolution: Resolution
-    paths: tuple[Path, ...]
-    bounds: tuple[int, int, int, int] | None = None  # x, y, width, height, level-0 px
-
-    def renamed(self, channels: tuple[str, ...] | None) -> tuple[str, ...]:
-        """Return the names that were asked for, or the file's own.
-
-        Raises
-        ------
-        ChannelMismatchError
-            Their number differs, or one stands twice.
-        """
-        if channels is None:
-            return self.channels
-        if len(channels) != len(self.channels) or len(set(channels)) != len(channels):
-            raise ChannelMismatchError(
-                f"{len(channels)} channel names {', '.join(channels)} for {len(self.channels)} planes "
-                f"({', '.join(self.channels)})",
-                place=", ".join(str(path) for path in self.paths),
-                remedy="give one name per plane, each once, or choose one plane with #plane=",
-            )
-        return tuple(channels)
 
 
 class Slide(ABC):
@@ -191,16 +140,27 @@ class Slide(ABC):
     def background(self) -> Background:
         """What the slide is where there is no tissue; guessed from the overview unless given."""
         if self._background is None:
-            overview, _, _ = self._overview(_GUESS_PX, with_cover=True)
-            self._background = guess_background(overview[:-1], valid=np.asarray(overview[-1] >= 255))
+            self._background = self._glance[0]
         return self._background
 
     @property
-    def background_value(self) -> int:
-        """Value of every channel outside the slide: the type's largest integer if bright, otherwise 0."""
-        if self.background == "bright" and self.dtype.kind in "iu":
+    def background_value(self) -> int | float:
+        """Value of every channel outside the slide, see `value_of`."""
+        return self.value_of(self.background)
+
+    def value_of(self, background: Background) -> int | float:
+        """Return the value that stands for no tissue.
+
+        The largest of an integer type if it is bright, 0 if it is dark. Where this says nothing, for floating point
+        and below 0, it is the largest or the least value on the overview.
+        """
+        if background == "bright" and self.dtype.kind in "iu":
             return int(np.iinfo(cast(Any, self.dtype)).max)
-        return 0
+        if self.dtype.kind == "u":
+            return 0
+        _, low, high = self._glance
+        value = high if background == "bright" else min(low, 0.0)
+        return value if self.dtype.kind == "f" else int(value)
 
     def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
         """Return a rectangle of one level.
@@ -239,12 +199,13 @@ class Slide(ABC):
     def read_patch(self, x: int, y: int, patch_px: int, *, downsample: float) -> Pixels:
         """Return a square at any resolution: each pixel the mean, per channel, of the area that it covers.
 
+        Of a pixel that lies on the slide in part, that part counts if it is half of the pixel; else it is background.
         Read from the coarsest level that is at least as fine; at a level's own downsample it is a plain crop.
 
         Parameters
         ----------
         x, y : int
-            Top-left corner, level-0 px.
+            Top-left corner, level-0 px; at a coarser level it falls on that level's nearest pixel.
         patch_px : int
             Width and height, target px.
         downsample : float
@@ -269,14 +230,19 @@ class Slide(ABC):
                 remedy="choose a target mpp that is not below the slide's",
             )
         level = level_for([each.downsample for each in self.levels], downsample)
-        factor = downsample / self.levels[level].downsample
-        if abs(factor - 1) <= SAME_FACTOR:
-            return self.read_region(x, y, patch_px, patch_px, level=level)
-        side = math.ceil(patch_px * factor - 1e-6)
-        if side * side * len(self.channels) * self.dtype.itemsize <= _WHOLE_PATCH_BYTES:
-            return shrink(self.read_region(x, y, side, side, level=level), patch_px, factor)
-        scale = self.levels[level].downsample
+        scale, box = self.levels[level].downsample, self.levels[level]
+        factor = downsample / scale
+        is_same = abs(factor - 1) <= SAME_FACTOR
         left, top = math.floor(x / scale + 0.5), math.floor(y / scale + 0.5)
+        side = patch_px if is_same else math.ceil(patch_px * factor - 1e-6)
+        is_cut = level > 0 or not is_same  # a pixel may lie on the slide in part, or be missing from the level
+        is_over = left + side > box.width or top + side > box.height
+        if is_cut and is_over and factor >= 1 - SAME_FACTOR and 0 <= x < self.size[0] and 0 <= y < self.size[1]:
+            return self._read_over_edge(x, y, patch_px, downsample, level)
+        if is_same:
+            return self._read_filled(left, top, side, side, level)
+        if side * side * len(self.channels) * self.dtype.itemsize <= _WHOLE_PATCH_BYTES:
+            return shrink(self._read_filled(left, top, side, side, level), patch_px, factor)
         return shrink_in_bands(
             lambda first, rows: self._read_filled(left, top + first, side, rows, level),
             source=(len(self.channels), side, side),
@@ -348,6 +314,31 @@ class Slide(ABC):
             out[:, y0 - top : y1 - top, x0 - left : x1 - left] = inside
         return out
 
+    def _read_over_edge(self, x: int, y: int, patch_px: int, downsample: float, level: int) -> Pixels:
+        """Return a patch that begins on the slide and reaches past it: means of what is inside, then background.
+
+        A pixel counts as inside if its middle is, and the first always does; where a level lacks the slide's last
+        pixels, its own last ones stand in for them.
+        """
+        box = self.levels[level]
+        factor = max(1.0, downsample / box.downsample)
+        left = min(math.floor(x / box.downsample + 0.5), box.width - 1)
+        top = min(math.floor(y / box.downsample + 0.5), box.height - 1)
+        side = math.ceil(patch_px * factor - 1e-6)
+        width, height = min(side, box.width - left), min(side, box.height - top)
+        patch = shrink_in_bands(
+            lambda first, rows: self._blended(left, top + first, width, rows, level),
+            source=(len(self.channels), height, width),
+            dtype=self.dtype,
+            target=(patch_px, patch_px),
+            factors=(factor, factor),
+        )
+        rest = self.size[0] - x, self.size[1] - y
+        across, down = (max(1, math.floor(length / downsample + 0.5)) for length in rest)
+        patch[:, down:] = self.background_value
+        patch[:, :, across:] = self.background_value
+        return patch
+
     def _blended(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
         """Return pixels inside a level, those not opaque mixed with the background value."""
         pixels, opacity = self._read_level(left, top, width, height, level)
@@ -384,6 +375,16 @@ class Slide(ABC):
             factors=(max(1.0, scale_y / box.downsample), max(1.0, scale_x / box.downsample)),
         )
         return pixels, scale_x, scale_y
+
+    @cached_property
+    def _glance(self) -> tuple[Background, float, float]:
+        """The background as the overview looks like, and the overview's least and largest value."""
+        overview, _, _ = self._overview(_GUESS_PX, with_cover=True)
+        valid = np.asarray(overview[-1] >= 255)
+        seen = overview[:-1, valid].astype(np.float64)
+        seen = seen[np.isfinite(seen)]
+        extremes = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
+        return guess_background(overview[:-1], valid=valid), *extremes
 
     def _mpp_missing(self) -> MppMissingError:
         return MppMissingError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,18 @@ from numpy.typing import NDArray
 
 from pathopatch.slides.axes import Choice, Plane, chosen_planes, page_of, unsupported
 from pathopatch.slides.background import Background
+from pathopatch.slides.facts import DTYPES, RGB, Level, SlideFacts
 from pathopatch.slides.integrity import checked_tiff
 from pathopatch.slides.resample import Pixels, nominal_downsample
 from pathopatch.slides.resolution import ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
-from pathopatch.slides.slide import DTYPES, RGB, Level, Slide, SlideFacts
+from pathopatch.slides.slide import Slide
 
 EVERYTHING = Choice()
 """No choice: all planes."""
 
 _PHOTOMETRICS = {1: "minisblack", 2: "rgb", 6: "ycbcr"}
+_APERIO_YCBCR = 33003  # in Aperio's files only: Bio-Formats writes RGB under this number
 _YCBCR_COMPRESSIONS = (6, 7)  # the JPEG decoder returns RGB; elsewhere YCbCr would come out as it is
 
 
@@ -62,6 +66,7 @@ class TiffSlide(Slide):
             planes = chosen_planes(tiff, path, choice, named=named)
             for each in planes:
                 _require_readable(each.series.keyframe, path)
+            _refuse_alpha(planes, path, named)
             sizes = _level_sizes(planes)
             self._cache = TileCache(path)
             readers: dict[tuple[int, int, int], PageReader] = {}
@@ -78,11 +83,12 @@ class TiffSlide(Slide):
                 self._sources.append(row)
             first = planes[0].series.keyframe
             description = tiff.pages[0].description
+            image = next(i for i, series in enumerate(tiff.series) if series is planes[0].series)
             facts = SlideFacts(
-                channels=_names(planes, description),
+                channels=_names(planes, description, image),
                 dtype=first.dtype.newbyteorder("="),
                 levels=tuple(Level(*size, nominal_downsample(sizes[0], size)) for size in sizes),
-                resolution=tiff_resolution(first, description=description, imagej=tiff.imagej_metadata),
+                resolution=tiff_resolution(first, description=description, imagej=tiff.imagej_metadata, image=image),
                 paths=(path,),
             )
         arguments = {"path": path, "choice": choice}
@@ -142,13 +148,43 @@ def _require_readable(page: Any, path: Path) -> None:
             f"photometric interpretation {int(page.photometric)}",
             "convert it to RGB or to grey with black as zero",
         )
+    if int(page.compression) == _APERIO_YCBCR and page.parent.is_svs and page.samplesperpixel == 3:
+        raise unsupported(
+            path,
+            "JPEG 2000 in YCbCr without conversion",
+            "leave #page= out: OpenSlide reads the slide, and converts it",
+        )
     if page.imagedepth > 1:
         raise unsupported(path, "volumes in one page", "write one page per section")
 
 
+def _refuse_alpha(planes: list[Plane], path: Path, named: int) -> None:
+    """Refuse a fourth sample beside uint8 red, green and blue: opacity, or a channel that a writer called so.
+
+    Raises
+    ------
+    InputUnsupportedError
+        There is one, and neither are all planes named nor one chosen.
+    """
+    page = planes[0].series.keyframe
+    is_colour = int(page.photometric) in (2, 6) and page.dtype == np.uint8
+    if is_colour and page.samplesperpixel > len(RGB) and len(planes) not in (1, named):
+        raise unsupported(
+            path,
+            f"{page.samplesperpixel} samples a pixel, of which three are red, green and blue: alpha, or channels",
+            "save it as RGB without alpha; or, if all are channels, name each in the column channels",
+        )
+
+
 def _level_sizes(planes: list[Plane]) -> list[tuple[int, int]]:
-    """Return (width, height) of level 0 and of the levels below it that show the same field in every plane."""
-    chains = [[(int(page.imagewidth), int(page.imagelength)) for page in _keyframes(each)] for each in planes]
+    """Return (width, height) of level 0 and of the levels below it that show the same field in every plane.
+
+    A level of another sample type ends the chain: its values would mean something else.
+    """
+    chains = [
+        [(int(page.imagewidth), int(page.imagelength)) for page in takewhile(_alike(planes[0]), _keyframes(each))]
+        for each in planes
+    ]
     sizes = [chains[0][0]]
     for rank, size in enumerate(chains[0][1:], start=1):
         quotient_x, quotient_y = sizes[0][0] / size[0], sizes[0][1] / size[1]
@@ -161,19 +197,26 @@ def _level_sizes(planes: list[Plane]) -> list[tuple[int, int]]:
     return sizes
 
 
+def _alike(plane: Plane) -> Callable[[Any], bool]:
+    """Return what tells whether a page has the sample type, and the number of samples, of a plane's."""
+    frame = plane.series.keyframe
+    return lambda page: (page.dtype, page.samplesperpixel) == (frame.dtype, frame.samplesperpixel)
+
+
 def _keyframes(plane: Plane) -> list[Any]:
     """Return the page of each level that tells its size."""
     return [level.keyframe for level in plane.series.levels]
 
 
-def _names(planes: list[Plane], description: str) -> tuple[str, ...]:
+def _names(planes: list[Plane], description: str, image: int) -> tuple[str, ...]:
     """Return the channel names: OME's, R, G, B for three uint8 colour samples, else C0, C1 and so on."""
     keyframe = planes[0].series.keyframe
     is_one_page = len({(id(plane.series), plane.index) for plane in planes}) == 1
     is_colour = int(keyframe.photometric) in (2, 6) and keyframe.dtype == np.uint8
     if is_colour and is_one_page and keyframe.samplesperpixel in (3, 4):
         return tuple((*RGB, "A")[plane.sample] for plane in planes)
-    if description.lstrip().startswith("<") and (pixels := ome_pixels(description)) is not None:
+    size = int(keyframe.imagewidth), int(keyframe.imagelength)
+    if description.lstrip().startswith("<") and (pixels := ome_pixels(description, image, size=size)) is not None:
         names = [channel.get("Name") or "" for channel in pixels.findall("{*}Channel")]
         is_named = max(plane.channel for plane in planes) < len(names)
         found = tuple(names[plane.channel] for plane in planes) if is_named else ()

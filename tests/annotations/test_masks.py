@@ -224,3 +224,27 @@ def test_masks_of_awkward_sizes_reach_the_last_patch(size: int, mask_px: int) ->
     whole = MaskFractions(np.ones((mask_px, mask_px), np.bool_), (size, size))
     origin = np.array([size - 50], np.int64)
     assert whole.fractions(origin, origin, 64.0) == pytest.approx([1.0])
+
+
+def test_a_mask_whose_planes_stand_one_by_one_is_read_as_an_image(tmp_path: Path) -> None:
+    plane = np.zeros((9, 40), np.uint8)
+    plane[2:5, 10:20] = 255
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([plane] * 3), photometric="rgb", planarconfig="separate")
+    assert read_mask(tmp_path / "a.tif").tolist() == (plane > 0).tolist()
+
+
+def test_a_large_mask_has_neither_alpha_nor_tiles_that_are_not_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = np.zeros((64, 64), np.uint8)
+    plane[:32, :32] = 255  # all that is stored is set: a bright image, by its looks
+    pixels = np.dstack([plane, plane, plane, np.full_like(plane, 255)])
+    tiles = (pixels[y : y + 32, x : x + 32] if not y and not x else None for y in (0, 32) for x in (0, 32))
+    tifffile.imwrite(tmp_path / "sparse.tif", tiles, shape=pixels.shape, dtype=np.uint8, tile=(32, 32),
+                     photometric="rgb", extrasamples=["unassalpha"])  # fmt: skip
+    tifffile.imwrite(tmp_path / "whole.tif", pixels, tile=(32, 32), photometric="rgb", extrasamples=["unassalpha"])
+    monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
+    for name in ("sparse.tif", "whole.tif"):
+        assert MaskFractions(tmp_path / name, (64, 64)).fractions(at(0, 32, 16), at(0, 0, 16), 32.0).tolist() == [
+            1.0, 0.0, 0.25,
+        ]  # fmt: skip

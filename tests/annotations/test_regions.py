@@ -172,6 +172,24 @@ def test_an_outline_that_crosses_itself_is_mended_with_a_count_and_without_a_hol
     assert regions.tumor.area == pytest.approx(50 + 100 - 4)
 
 
+def test_an_outline_without_area_is_counted_as_such_and_refuses_nothing(tmp_path: Path) -> None:
+    flat = [feature({"type": "Polygon", "coordinates": [points]}) for points in ([[0, 0], [9, 0], [0, 0]],
+            [[0, 0], [9, 0], [20, 0], [0, 0]])]  # fmt: skip
+    unlocated = feature(None)
+    expected = ("1 annotations without area (points, lines) left out", "2 outlines without area left out")
+    regions = found(geojson(tmp_path, *flat, unlocated, area(0, 0, 10)))
+    assert (regions.tumor.area, regions.warnings) == (100, expected)
+    assert found(geojson(tmp_path, *flat)).tumor.is_empty
+    shapes = [("Polygon", "Tumor", [[1.0, 1.0]]), ("Spline", "Tumor", [[1.0, 1.0], [5.0, 5.0]])]
+    clicks = found(asap(tmp_path, *shapes, ("Polygon", "Tumor", square(0, 0, 10)[:4])))
+    assert (clicks.tumor.area, clicks.warnings) == (100, ("2 annotations of fewer than three points left out",))
+
+
+def test_a_hole_takes_away_only_what_it_shares_with_its_outline(tmp_path: Path) -> None:
+    shape = {"type": "Polygon", "coordinates": [square(0, 0, 10), square(5, 0, 10), square(40, 0, 5)]}
+    assert found(geojson(tmp_path, feature(shape))).tumor.area == 50
+
+
 def test_outlines_beyond_the_slide_are_counted_and_all_of_them_refused(tmp_path: Path) -> None:
     path = geojson(tmp_path, area(0, 0, 100), area(2000, 0, 100), area(950, 0, 100))
     assert found(path).warnings == (

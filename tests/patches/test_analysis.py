@@ -91,6 +91,16 @@ def test_pixels_that_are_no_numbers_are_counted_and_refused(make_slide: Make, tw
         analyse_slide(make_slide(pixels), CONFIG)
 
 
+def test_pixels_that_are_no_numbers_are_refused_though_the_overview_does_not_show_them(
+    make_slide: Make, two_discs: Discs
+) -> None:
+    pixels = low_counts(two_discs).astype(np.float32)
+    analysis = analyse_slide(make_slide(pixels), CONFIG)  # as from a coarser level that was made without them
+    pixels[1, 3, 4:6] = np.inf
+    with pytest.raises(NonFiniteError, match="30000 pixels 2 in SHG"):
+        list(iterate_patches(make_slide(pixels), analysis))
+
+
 def test_a_slide_coarser_than_the_target_is_refused_with_both(make_slide: Make, two_discs: Discs) -> None:
     slide = make_slide(low_counts(two_discs), mpp=2.0)
     with pytest.raises(InputUnsupportedError, match=r"2 um/px .* 0.5 um/px"):

@@ -64,7 +64,8 @@ def test_a_shift_is_told_in_px_and_um_and_an_unknown_one_as_unknown(make_slide: 
     ("dtype", "highest", "expected"),
     [
         (np.uint8, 255, 0.1), (np.uint8, 254, 0.0), (np.uint16, 65535, 0.1), (np.uint16, 4095, 0.1),
-        (np.uint16, 16383, 0.1), (np.uint16, 5000, 0.0), (np.int16, 32767, 0.1), (np.int16, 4095, 0.0),
+        (np.uint16, 16383, 0.1), (np.uint16, 65520, 0.1), (np.uint16, 65519, 0.0),
+        (np.uint16, 5000, 0.0), (np.int16, 32767, 0.1), (np.int16, 4095, 0.0),
     ],
 )  # fmt: skip
 def test_saturation_is_the_share_at_the_detectors_ceiling(
@@ -120,3 +121,16 @@ def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> No
     assert "PATIENT-MARKER" not in str(found.lines())
     picture = thumbnail(found)
     assert not (picture == [255, 0, 0]).all(axis=2).any()
+
+
+def test_a_channel_of_the_other_polarity_is_a_warning_unless_the_others_are_named(
+    make_slide: Make, two_discs: NDArray[np.bool_]
+) -> None:
+    shg, transmission = np.where(two_discs, 900, 100), np.where(two_discs, 700, 1000)
+    slide = make_slide(np.stack([shg, shg, transmission]).astype(np.uint16), channels=("CARS", "SHG", "TRANS"))
+    assert [said[:30] for said in describe_slide(slide, CONFIG, slide_id="s").warnings] == [
+        "channel TRANS looks bright whe"
+    ]
+    named = CONFIG.model_copy(update={"tissue": CONFIG.tissue.model_copy(update={"channels": ("CARS", "SHG")})})
+    found = describe_slide(slide, named, slide_id="s")
+    assert (found.warnings, found.tissue_share) == ((), two_discs.mean())

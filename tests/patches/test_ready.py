@@ -164,6 +164,7 @@ def test_a_folder_counts_where_its_layout_says_class_and_patient(tmp_path: Path)
     for number, place in enumerate(("train/Tumor/p1", "val/non_tumor/p2", "val/tumor/p2")):
         (tmp_path / "set" / place).mkdir(parents=True)
         Image.fromarray(patch(8, seed=number)).save(tmp_path / "set" / place / "x.png")
+        (tmp_path / "set" / place / "._x.png").write_bytes(b"what macOS leaves beside a file on a shared disk")
     found = read_list(tmp_path / "set")
     assert found["label"].tolist() == [1, 0, 1]
     assert found["patient_id"].tolist() == ["p1", "p2", "p2"]
@@ -194,6 +195,10 @@ def test_an_image_that_is_no_patch_is_refused(tmp_path: Path) -> None:
         Image.fromarray(patch(8)).convert(mode).save(file)
         with pytest.raises(InputUnsupportedError, match=words):
             common_look([file])
+    rgba = tmp_path / "a.tif"
+    tifffile.imwrite(rgba, np.dstack([patch(8), patch(8)[..., :1]]), photometric="rgb", extrasamples=["unassalpha"])
+    with pytest.raises(InputUnsupportedError, match="without alpha"):
+        common_look([rgba])
     Image.fromarray(patch(8)).save(file)
     look = common_look([file])
     content = file.read_bytes()

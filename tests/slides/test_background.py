@@ -31,6 +31,17 @@ def test_a_field_full_of_stained_tissue_is_bright() -> None:
     assert guess_background(np.clip(image, 0, 255).astype(np.uint8)) == "bright"
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
+def test_tissue_on_a_thousandth_of_a_noisy_slide_tells_the_polarity(dtype: type[np.generic]) -> None:
+    for seed in range(8):  # the noise itself is as often on one side as on the other
+        plane = np.random.default_rng(seed).normal(1000, 20, (200, 250))
+        assert guess_background(plane[None].astype(dtype)) == "dark"
+        for tissue, expected in ((1800, "dark"), (200, "bright")):
+            sparse = plane.copy()
+            sparse[90:95, 60:70] = tissue
+            assert guess_background(sparse[None].astype(dtype)) == expected
+
+
 def test_a_constant_slide_has_a_polarity() -> None:
     for value, expected in ((255, "bright"), (0, "dark")):
         assert guess_background(np.full((3, 9, 9), value, np.uint8)) == expected
@@ -66,6 +77,22 @@ def test_a_stated_polarity_survives_pickling(tmp_path: Path) -> None:
     made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), np.uint16))
     slide = open_slide(tmp_path / "a.tif", background="bright")
     assert pickle.loads(pickle.dumps(slide)).background_value == 65535
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "background", "value"),
+    [(np.float32, (0.25, 1.5), "bright", 1.5), (np.float64, (-3.5, 2.0), "dark", -3.5), (np.float32, (1, 2), "dark", 0),
+     (np.int16, (-700, 900), "dark", -700), (np.int16, (100, 900), "dark", 0)],
+)  # fmt: skip
+def test_the_background_value_is_looked_up_where_the_type_does_not_tell(
+    dtype: type[np.generic], values: tuple[float, float], background: str, value: float, tmp_path: Path
+) -> None:
+    plane = np.full((30, 30), values[0], dtype)
+    plane[10:20] = values[1]
+    made.write_channel(tmp_path / "a.tif", plane)
+    slide = open_slide(tmp_path / "a.tif", background=background)  # type: ignore[arg-type]
+    assert slide.background_value == value
+    assert (slide.read_region(-5, 0, 5, 30) == value).all()
 
 
 @pytest.mark.parametrize(

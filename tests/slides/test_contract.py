@@ -249,6 +249,35 @@ def test_a_real_downsample_gives_exact_area_means(known: Known, downsample: floa
     assert_close(known.slide.read_patch(16, 8, 25, downsample=downsample), expected)
 
 
+@pytest.mark.parametrize("downsample", [1.7, 2.0, 3.3, 4.0])
+def test_a_patch_over_the_edge_holds_means_of_what_is_inside_and_then_background(
+    known: Known, downsample: float
+) -> None:
+    slide = known.slide
+    index = max(i for i, level in enumerate(slide.levels) if level.downsample <= downsample)
+    x, y = ((side - 24) // 8 * 8 for side in slide.size)
+    across, down = (int((side - at) / downsample + 0.5) for side, at in zip(slide.size, (x, y), strict=True))
+    edges = np.arange(33) * downsample / 2**index
+    rows, columns = (y >> index) + edges[: down + 1], (x >> index) + edges[: across + 1]
+    held = [
+        int((at[:-1] < side).sum()) for at, side in zip((rows, columns), known.levels[index].shape[1:], strict=True)
+    ]
+    means = area_means(known.levels[index], rows[: held[0] + 1], columns[: held[1] + 1])
+    expected = np.pad(means, ((0, 0), (0, down - held[0]), (0, across - held[1])), mode="edge")  # a level rounded down
+    patch = slide.read_patch(x, y, 32, downsample=downsample)
+    assert_close(patch[:, :down, :across], expected)
+    assert (patch[:, down:] == slide.background_value).all()
+    assert (patch[:, :, across:] == slide.background_value).all()
+
+
+def test_a_patch_that_only_touches_the_slide_keeps_a_pixel_of_it(known: Known) -> None:
+    x, y = (side - 1 for side in known.slide.size)
+    for downsample in (3.3, 4.0):
+        pixel = known.slide.read_patch(x, y, 4, downsample=downsample)[:, 0, 0]
+        index = max(i for i, level in enumerate(known.slide.levels) if level.downsample <= downsample)
+        assert_close(pixel, known.levels[index][:, -1, -1].astype(float))
+
+
 def test_a_target_finer_than_the_slide_is_refused(known: Known) -> None:
     with pytest.raises(ValueError, match="coarser than the target"):
         known.slide.read_patch(0, 0, 8, downsample=0.9)

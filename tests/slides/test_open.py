@@ -193,3 +193,21 @@ def test_a_spawned_process_opens_its_own_handle(name: str, tmp_path: Path) -> No
     assert queue.get(timeout=60) == int(image[:, :200, :300].astype(np.int64).sum())
     process.join()
     assert process.exitcode == 0
+
+
+def test_a_fourth_sample_beside_red_green_and_blue_is_neither_shown_nor_dropped_unasked(tmp_path: Path) -> None:
+    image = made.noise(4, 50, 60, np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image.transpose(1, 2, 0), photometric="rgb", extrasamples=["unassalpha"])
+    with pytest.raises(InputUnsupportedError, match="4 samples a pixel.*Remedy: save it as RGB without alpha; or,"):
+        open_slide(tmp_path / "a.tif")
+    named = open_slide(tmp_path / "a.tif", channels=("DAPI", "FITC", "CY3", "CY5"))
+    np.testing.assert_array_equal(named.read_region(0, 0, 60, 50), image)
+    assert open_slide(f"{tmp_path / 'a.tif'}#plane=1").channels == ("G",)
+
+
+def test_a_chosen_page_of_aperios_ycbcr_is_not_shown_as_rgb(tmp_path: Path) -> None:
+    made.write_aperio(tmp_path / "a.svs", made.noise(3, 100, 100, np.uint8), levels=1, compression="jpeg2000")
+    with tifffile.TiffFile(tmp_path / "a.svs", mode="r+") as tiff:
+        tiff.pages[0].tags["Compression"].overwrite(33003)
+    with pytest.raises(InputUnsupportedError, match="YCbCr.*Remedy: leave #page= out"):
+        open_slide(f"{tmp_path / 'a.svs'}#page=0")

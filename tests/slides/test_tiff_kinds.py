@@ -199,3 +199,49 @@ def test_a_stack_with_one_directory_that_ends_early_is_refused(options: dict[str
     cut = made.write_truncated(path, 60, tmp_path / "cut.tif")
     with pytest.raises(InputCorruptError, match="truncated"):
         open_slide(cut)
+
+
+def ome_images(path: Path, sizes_um: tuple[float, float], shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarray]:
+    """Write two images into one OME-TIFF, their channels named A, B and so on from the first image on."""
+    names = iter("ABCDEF")
+    images = [values("uint16", 16, shape) for shape in shapes]
+    with tifffile.TiffWriter(path, ome=True) as writer:
+        for image, um in zip(images, sizes_um, strict=True):
+            labels = [next(names) for _ in image]
+            metadata = {"axes": "CYX", "PhysicalSizeX": um, "PhysicalSizeY": um, "Channel": {"Name": labels}}
+            writer.write(image, photometric="minisblack", metadata=metadata)
+    return images
+
+
+def test_a_page_of_the_second_image_of_an_ome_file_has_that_images_mpp_and_name(tmp_path: Path) -> None:
+    first, second = ome_images(tmp_path / "a.ome.tif", (0.5, 4.0), ((2, HEIGHT, WIDTH), (1, 20, 30)))
+    with open_slide(tmp_path / "a.ome.tif") as slide:  # the second is smaller and coarser: a macro image, say
+        assert (slide.mpp, slide.channels) == (0.5, ("A", "B"))
+        np.testing.assert_array_equal(slide.read_region(0, 0, WIDTH, HEIGHT), first)
+    with open_slide(f"{tmp_path / 'a.ome.tif'}#page=2") as slide:
+        assert (slide.mpp, slide.channels) == (4.0, ("C",))
+        np.testing.assert_array_equal(slide.read_region(0, 0, 30, 20), second)
+
+
+@pytest.mark.parametrize(
+    ("sizes_um", "shapes"),
+    [((4.0, 0.5), ((1, 20, 30), (1, HEIGHT, WIDTH))), ((0.5, 0.5), ((1, HEIGHT, WIDTH), (1, 50, 60)))],
+    ids=["the second is larger", "two regions of one scale"],
+)
+def test_of_two_images_that_may_be_the_slide_none_is_taken(
+    sizes_um: tuple[float, float], shapes: tuple[tuple[int, ...], ...], tmp_path: Path
+) -> None:
+    ome_images(tmp_path / "a.ome.tif", sizes_um, shapes)
+    with pytest.raises(
+        InputUnsupportedError, match="2 images in one file .*Remedy: choose one page with #page=0 to #p"
+    ):
+        open_slide(tmp_path / "a.ome.tif")
+
+
+def test_a_level_of_another_sample_type_is_no_level(tmp_path: Path) -> None:
+    image = values("uint16", 16, (2, HEIGHT, WIDTH))
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as writer:
+        writer.write(image, subifds=1, metadata={"axes": "CYX"}, photometric="minisblack")
+        writer.write((image[:, ::2, ::2] >> 8).astype(np.uint8), subfiletype=1, photometric="minisblack")
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert len(slide.levels) == 1
