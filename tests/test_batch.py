@@ -15,6 +15,7 @@ class FakeTask:
     out: Path
     fault: str = ""
     stage: str = "tile"
+    force: bool = False
 
     def run(self) -> Outcome:
         if self.fault == "corrupt":
