@@ -1,4 +1,4 @@
-"""How do several processes share a list of work, so that one that dies or hangs costs one piece of it?
+"""How do several processes share a list of work? One that dies or hangs costs the piece that it is at, no more.
 
 Each process has a pipe of its own and one piece at a time, so it is known what a dead process was at, and nothing that
 it held stops the others.

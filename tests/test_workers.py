@@ -59,10 +59,15 @@ def test_processes_live_through_several_lists_and_end_with_the_block(tmp_path: P
         assert {pid for _, pid in logged(tmp_path / "log")} <= pids
         assert len(pids) == 2
     assert not active_children()
-    with pytest.raises(KeyboardInterrupt), Workers(1) as workers:
-        for _ in workers.run(work, [(tmp_path / "log", name) for name in ("a", "hangs")]):
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        _interrupted(tmp_path / "log")
     assert not active_children()
+
+
+def _interrupted(log: Path) -> None:
+    with Workers(1) as workers:
+        for _ in workers.run(work, [(log, "a"), (log, "hangs")]):
+            raise KeyboardInterrupt
 
 
 _PARENT = """

@@ -1,4 +1,4 @@
-"""Opening the slides of a batch, in its worker processes: a crash costs one slide, and the cohort is checked as ever."""
+"""Opening a batch's slides in its worker processes: a crash costs one slide, and the cohort is checked as ever."""
 
 from __future__ import annotations
 
