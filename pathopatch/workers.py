@@ -60,13 +60,13 @@ class Workers:
     """
 
     def __init__(self, count: int, *, prepare: Callable[[], None] | None = None, limit_s: float | None = None) -> None:
-        self._count = count
+        self.count = count
         self._prepare = prepare
         self._limit_s = limit_s
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
-        self._workers = [self._start() for _ in range(self._count)]
+        self._workers = [self._start() for _ in range(self.count)]
         return self
 
     def __exit__(
@@ -94,11 +94,11 @@ class Workers:
             One piece of work each. Those whose process dies are tried once more, one by one after all others: it may
             have been another's memory that was short.
         """
-        if not self._count:
+        if not self.count:
             yield from ((index, work(item)) for index, item in enumerate(items))
             return
         again: list[int] = []
-        for index, result in self._share(work, enumerate(items), self._count):
+        for index, result in self._share(work, enumerate(items), self.count):
             if isinstance(result, Lost) and not result.is_late:
                 again.append(index)
             else:
@@ -176,7 +176,7 @@ def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
     while True:
         try:
             work, item = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             return
         pipe.send(work(item))
 
