@@ -1,31 +1,37 @@
 """Many slides on one machine: one slide at a time in each worker process, and what became of every one.
 
-One bad slide never stops the others. A worker that dies takes down its own slide only: the slides that were under way
-are tried again one by one, and the one that kills its worker once more is recorded as WORKER_CRASH.
+One bad slide never stops the others. A worker that dies takes down its own slide only: that slide is tried again after
+all others, and recorded as WORKER_CRASH if it kills its worker once more.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pathopatch.config import PredictConfig, TileConfig
-from pathopatch.errors import InternalError, OutOfMemoryError, PathopatchError, StaleArtefactError, WorkerCrashError
+from pathopatch.errors import (
+    InternalError,
+    OutOfMemoryError,
+    PathopatchError,
+    SlideTimeoutError,
+    StaleArtefactError,
+    WorkerCrashError,
+)
 from pathopatch.manifest import SlideRow
-from pathopatch.provenance import update_status
-from pathopatch.slides import Slide, open_slide
+from pathopatch.provenance import read_status, update_status
+from pathopatch.workers import Lost, Workers
+
+if TYPE_CHECKING:
+    from pathopatch.slides import Slide
+
+R = TypeVar("R")
 
 GOOD_STATES = ("done", "done_empty", "current")
 
@@ -42,13 +48,39 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-class SlideTask(Protocol):
-    """One slide's work; picklable, so that it can go to a worker process."""
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why one slide's work has no result.
+
+    Parameters
+    ----------
+    error : PathopatchError
+        What went wrong.
+    seconds : float or None
+        How long that took; None where a worker did not live to say it.
+    trace : str
+        Where in this package, if it is a fault of its own.
+    """
+
+    error: PathopatchError
+    seconds: float | None = None
+    trace: str = ""
+
+
+class OfSlide(Protocol):
+    """Something that belongs to one slide, such as a row of the manifest."""
 
     @property
     def slide_id(self) -> str:
         """The slide's checked id."""
         ...
+
+
+S = TypeVar("S", bound=OfSlide)
+
+
+class SlideTask(OfSlide, Protocol):
+    """One slide's work; picklable, so that it can go to a worker process."""
 
     @property
     def stage(self) -> str:
@@ -58,6 +90,11 @@ class SlideTask(Protocol):
     @property
     def out(self) -> Path:
         """The work folder."""
+        ...
+
+    @property
+    def force(self) -> bool:
+        """Whether what was made otherwise is made anew."""
         ...
 
     def run(self) -> Outcome:
@@ -75,6 +112,8 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     fallback_mpp : float, optional
         The slide's um per px where neither its file nor the manifest states one.
     """
+    from pathopatch.slides import open_slide
+
     slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
     if slide.has_mpp or fallback_mpp is None:
         return slide
@@ -158,8 +197,50 @@ class PredictTask:
         return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
 
 
+def workers_for(tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None) -> Workers:
+    """Return processes for tasks, no more than there are slides to work on; enter them before they are used.
+
+    Parameters
+    ----------
+    tasks : sequence of SlideTask
+        One per slide.
+    workers : int
+        Processes at most; with 1, or a single slide, the work is done in this process.
+    limit_s : float, optional
+        See `Workers`.
+    """
+    if workers <= 1 or len(tasks) <= 1:
+        return Workers(0)
+    unfinished = sum(task.force or not _is_finished(task) for task in tasks)
+    count = min(workers, max(1, unfinished))
+    return Workers(count, prepare=partial(_prepare, tasks[0].stage, count), limit_s=limit_s)
+
+
+def _is_finished(task: SlideTask) -> bool:
+    """Return whether a slide's status says done; if its output still holds, only its stage can tell."""
+    try:
+        return read_status(task.out, task.slide_id).get(task.stage, {}).get("state") in ("done", "done_empty")
+    except PathopatchError:  # what is wrong with the work folder is said when it is worked in
+        return False
+
+
+def _prepare(stage: str, workers: int) -> None:
+    """Load what a stage needs, and leave the other workers their share of the cores."""
+    import cv2
+
+    cv2.setNumThreads(max(1, cv2.getNumThreads() // workers))
+    if stage == "tile":
+        import pathopatch.patches
+    else:
+        import pathopatch.heatmaps.predict
+        import pathopatch.models  # noqa: F401
+
+
 def run_slides(
-    tasks: Sequence[SlideTask], *, workers: int = 1, on_done: Callable[[Outcome], None] | None = None
+    tasks: Sequence[SlideTask],
+    *,
+    workers: int | Workers = 1,
+    on_done: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
     """Run every task and return the outcomes in the order of the tasks.
 
@@ -167,81 +248,81 @@ def run_slides(
     ----------
     tasks : sequence of SlideTask
         One per slide.
-    workers : int
-        Processes; 1 works in this process.
+    workers : int or Workers
+        How many processes at most, see `workers_for`; or such that run already.
     on_done : callable, optional
         Called with each outcome as it comes.
     """
+    if isinstance(workers, int):
+        with workers_for(tasks, workers) as processes:
+            return run_slides(tasks, workers=processes, on_done=on_done)
     outcomes: dict[str, Outcome] = {}
-
-    def keep(outcome: Outcome) -> None:
+    for task, result in each_slide(attempt, tasks, workers):
+        outcome = fail(task, result) if isinstance(result, Failure) else result
         outcomes[outcome.slide_id] = outcome
         if on_done is not None:
             on_done(outcome)
-
-    if workers <= 1 or len(tasks) <= 1:
-        for task in tasks:
-            keep(attempt(task))
-    else:
-        suspects = _run_pool(tasks, workers, keep)
-        for task in suspects:
-            for again in _run_pool([task], 1, keep):
-                keep(_failed(again, WorkerCrashError("the worker process died", place=again.slide_id)))
     return [outcomes[task.slide_id] for task in tasks]
 
 
-def _run_pool(tasks: Sequence[SlideTask], workers: int, keep: Callable[[Outcome], None]) -> list[SlideTask]:
-    """Run tasks in spawned processes; return those that a dying worker left without an outcome."""
-    lost: list[SlideTask] = []
-    pool = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=get_context("spawn"), initializer=_end_with_parent)
+def each_slide(work: Callable[[S], R], items: Sequence[S], workers: Workers) -> Iterator[tuple[S, R | Failure]]:
+    """Yield what `work` returned for each slide, or why it did not, as they come.
+
+    Parameters
+    ----------
+    work : callable
+        Picklable.
+    items : sequence
+        One per slide.
+    workers : Workers
+        Processes that run.
+    """
+    for index, result in workers.run(partial(guarded, work), items):
+        item = items[index]
+        if isinstance(result, Lost):
+            yield item, Failure(error=_lost(item.slide_id, result))
+        else:
+            yield item, result
+
+
+def _lost(slide_id: str, lost: Lost) -> PathopatchError:
+    if lost.is_late:
+        return SlideTimeoutError(
+            "the slide took longer than allowed", place=slide_id, remedy="look at its file, or allow more time"
+        )
+    return WorkerCrashError("the worker process died", place=slide_id)
+
+
+def guarded(work: Callable[[S], R], item: S) -> R | Failure:
+    """Return what `work` returns for a slide; whatever goes wrong becomes a failure with its code."""
+    started = time.time()
+    trace = ""
+    error: PathopatchError
     try:
-        futures: dict[Future[Outcome], SlideTask] = {pool.submit(attempt, task): task for task in tasks}
-        for future in as_completed(futures):
-            try:
-                keep(future.result())
-            except BrokenProcessPool:
-                lost.append(futures[future])
-    except BaseException:  # interrupted or terminated: the slides under way are given up, the rest is not begun
-        pids = list(pool._processes)
-        pool.shutdown(wait=False, cancel_futures=True)
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        raise
-    pool.shutdown()
-    return lost
-
-
-def _end_with_parent() -> None:
-    """Make this worker end when its parent is gone, however that went, and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Thread(target=_await_parent, daemon=True).start()
-
-
-def _await_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+        return work(item)
+    except PathopatchError as known:
+        error = known
+    except MemoryError as short:
+        error = OutOfMemoryError(str(short) or "no memory left", place=item.slide_id)
+    except Exception as fault:  # the worker boundary: one bad slide must not stop the batch
+        error = InternalError(f"{type(fault).__name__}: {fault}", place=item.slide_id)
+        trace = "".join(traceback.format_exception(fault))
+    return Failure(error=error, seconds=time.time() - started, trace=trace)
 
 
 def attempt(task: SlideTask) -> Outcome:
     """Return a task's outcome; whatever goes wrong becomes a failed outcome and a status entry with its code."""
-    started = time.time()
-    try:
-        outcome = task.run()
-    except PathopatchError as error:
-        return _failed(task, error, started)
-    except MemoryError as error:
-        return _failed(task, OutOfMemoryError(str(error) or "no memory left", place=task.slide_id), started)
-    except Exception as error:  # the worker boundary: one bad slide must not stop the batch
-        trace = "".join(traceback.format_exception(error))
-        return _failed(task, InternalError(f"{type(error).__name__}: {error}", place=task.slide_id), started, trace)
-    return outcome
+    result = guarded(_run, task)
+    return fail(task, result) if isinstance(result, Failure) else result
 
 
-def _failed(task: SlideTask, error: PathopatchError, started: float | None = None, trace: str = "") -> Outcome:
+def _run(task: SlideTask) -> Outcome:
+    return task.run()
+
+
+def fail(task: SlideTask, failure: Failure) -> Outcome:
     """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status."""
+    error = failure.error
     if isinstance(error, StaleArtefactError):
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
     entry = {
@@ -251,10 +332,10 @@ def _failed(task: SlideTask, error: PathopatchError, started: float | None = Non
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    if started is not None:
-        entry["seconds"] = f"{time.time() - started:.2f}"
-    if trace:
-        entry["trace"] = trace
+    if failure.seconds is not None:
+        entry["seconds"] = f"{failure.seconds:.2f}"
+    if failure.trace:
+        entry["trace"] = failure.trace
     try:
         update_status(task.out, task.slide_id, task.stage, entry)
     except (PathopatchError, OSError) as second:  # the same full disk: the outcome still reaches the caller

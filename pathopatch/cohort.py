@@ -9,22 +9,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pathopatch import files, provenance
-from pathopatch.batch import open_row
+from pathopatch.batch import Failure, each_slide, open_row
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
 from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
 from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp
-from pathopatch.slides import Slide, parse_source
+from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
+    from pathopatch.patches.cohort import Intensities
     from pathopatch.patches.describe import Description
+    from pathopatch.slides import Slide
 
 SLIDE_COLUMNS = (
     "slide_id", "patient_id", "split", "width", "height", "bounds", "mpp", "levels", "channels", "dtype", "background",
@@ -62,10 +65,10 @@ def check(
         Everything wrong with the manifest and its slides, in one go.
     """
     rows = included(read_manifest(manifest_path))
-    facts_of = slide_facts if measure is None else lambda row: _measured_facts(row, measure)
-    table, errors = open_slides(rows, facts_of=facts_of, progress=progress)
-    if errors:
-        problems = [_as_problem(row, errors[row.slide_id]) for row in rows if row.slide_id in errors]
+    facts_of = slide_facts if measure is None else partial(_measured_facts, config=measure)
+    table, failures = open_slides(rows, facts_of=facts_of, progress=progress)
+    if failures:
+        problems = [_as_problem(row, failures[row.slide_id].error) for row in rows if row.slide_id in failures]
         raise ManifestError(problems, place=str(manifest_path))
     if work is not None:
         write_slides(work, table[list(SLIDE_COLUMNS)], force=force)
@@ -129,6 +132,8 @@ def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: boo
     is_slide : bool
         A manifest is no answer.
     """
+    from pathopatch.slides import parse_source
+
     if not is_slide and source.lower().endswith(".csv"):
         return included(read_manifest(Path(source)))
     parsed = parse_source(source)
@@ -151,19 +156,48 @@ def open_slides(
     rows: Sequence[SlideRow],
     *,
     facts_of: Callable[[SlideRow], dict[str, Any]] | None = None,
+    workers: Workers | None = None,
     progress: Progress | None = None,
-) -> tuple[pd.DataFrame, dict[str, PathopatchError]]:
-    """Return the facts of each slide that opens, a row a slide, and the error of each that does not, by slide_id."""
-    facts: list[dict[str, Any]] = []
-    errors: dict[str, PathopatchError] = {}
-    for number, row in enumerate(rows, 1):
-        try:
-            facts.append((facts_of or slide_facts)(row))
-        except PathopatchError as error:
-            errors[row.slide_id] = error
+) -> tuple[pd.DataFrame, dict[str, Failure]]:
+    """Return the facts of each slide that opens, a row a slide, and why each other does not, by slide_id.
+
+    Parameters
+    ----------
+    rows : sequence of SlideRow
+        The slides; the table has their order.
+    facts_of : callable, optional
+        Picklable; default is `slide_facts`.
+    workers : Workers, optional
+        Processes that run, in which the slides are opened; default is this process.
+    progress : callable, optional
+        Called after each slide.
+    """
+    facts: dict[str, dict[str, Any]] = {}
+    failures: dict[str, Failure] = {}
+    opened = each_slide(facts_of or slide_facts, rows, workers or Workers(0))
+    for number, (row, result) in enumerate(opened, 1):
+        if isinstance(result, Failure):
+            failures[row.slide_id] = result
+        else:
+            facts[row.slide_id] = result
         if progress:
             progress("check", number, len(rows), row.slide_id)
-    return pd.DataFrame(facts), errors
+    return pd.DataFrame([facts[row.slide_id] for row in rows if row.slide_id in facts]), failures
+
+
+def measure_intensities(
+    rows: Sequence[SlideRow], *, config: TileConfig, workers: Workers
+) -> dict[str, Intensities | PathopatchError]:
+    """Return how bright the tissue of each slide is, or why it cannot be said, by slide_id."""
+    found = each_slide(partial(_intensities, config=config), rows, workers)
+    return {row.slide_id: result.error if isinstance(result, Failure) else result for row, result in found}
+
+
+def _intensities(row: SlideRow, config: TileConfig) -> Intensities:
+    from pathopatch.patches.cohort import tissue_intensities
+
+    with open_row(row) as slide:
+        return tissue_intensities(slide, config, tissue_mask=row.tissue_mask)
 
 
 def slide_facts(row: SlideRow) -> dict[str, Any]:

@@ -7,17 +7,20 @@ check, tile, groups, train (or tune), evaluate, predict, report.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pathopatch import files, provenance
-from pathopatch.batch import Outcome, PredictTask, TileTask, open_row, run_slides
+from pathopatch.batch import Outcome, PredictTask, TileTask, fail, run_slides, workers_for
 from pathopatch.cohort import (
     check,
     describe,
     included,
+    measure_intensities,
     open_slides,
     slides_to_predict,
     write_slides,
@@ -35,6 +38,7 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp
+from pathopatch.workers import Workers
 
 __all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
 
@@ -50,12 +54,31 @@ def tile(
     config: TileConfig,
     *,
     workers: int = 1,
+    limit_s: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Check the manifest, then cut every slide into patches; return what became of each slide.
 
-    A slide that cannot be opened fails alone; the others go on.
+    All slides are opened before one is tiled, by the same processes. A slide that cannot be opened fails alone; the
+    others go on.
+
+    Parameters
+    ----------
+    manifest_path : Path
+        The manifest.
+    work : Path
+        Work folder.
+    config : TileConfig
+        How the slides are cut.
+    workers : int
+        Processes, one slide at a time in each.
+    limit_s : float, optional
+        With several processes: a slide that takes longer, to be opened or to be tiled, fails.
+    force : bool
+        Redo what was made otherwise, in place of stopping.
+    progress : callable, optional
+        Called after each slide that was opened, and after each that was tiled.
 
     Raises
     ------
@@ -65,17 +88,31 @@ def tile(
         No target mpp was given and the slides' own differ by more than 2 %.
     """
     rows = included(read_manifest(manifest_path))
-    table, _ = open_slides(rows, progress=progress)
-    if len(table):
-        one_mpp(table, config)
-        write_slides(work, table, force=force)
-        config = _with_cohort_windows(rows, table, config, work, force=force)
     tasks = [TileTask(row, config, work, force) for row in rows]
-    return run_slides(tasks, workers=workers, on_done=_counter("tile", len(tasks), progress))
+    with workers_for(tasks, workers, limit_s=limit_s) as processes:
+        table, failures = open_slides(rows, workers=processes, progress=progress)
+        if len(table):
+            one_mpp(table, config)
+            write_slides(work, table, force=force)
+            rows = _with_backgrounds(rows, table)
+            config = _with_cohort_windows(rows, table, config, work, processes, force=force)
+        on_done = _counter("tile", len(tasks), progress)
+        outcomes = {task.slide_id: fail(task, failures[task.slide_id]) for task in tasks if task.slide_id in failures}
+        for outcome in outcomes.values():
+            on_done(outcome)
+        opened = [TileTask(row, config, work, force) for row in rows if row.slide_id not in failures]
+        outcomes |= {each.slide_id: each for each in run_slides(opened, workers=processes, on_done=on_done)}
+    return [outcomes[task.slide_id] for task in tasks]
+
+
+def _with_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[SlideRow]:
+    """Return rows that say their slide's background where it is known by now, so that it is not guessed again."""
+    known = dict(zip(table["slide_id"], table["background"], strict=True))
+    return [replace(row, background=known.get(row.slide_id, row.background)) for row in rows]
 
 
 def _with_cohort_windows(
-    rows: Sequence[SlideRow], table: pd.DataFrame, config: TileConfig, work: Path, *, force: bool
+    rows: Sequence[SlideRow], table: pd.DataFrame, config: TileConfig, work: Path, workers: Workers, *, force: bool
 ) -> TileConfig:
     """Return the configuration with the cohort's intensity windows, if they are asked for."""
     if config.intensity.scope == "slide":
@@ -83,7 +120,8 @@ def _with_cohort_windows(
     from pathopatch.patches import cohort_config
 
     fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True))
-    return cohort_config(rows, config, work, fingerprints=fingerprints, opened=open_row, force=force)
+    measured = partial(measure_intensities, config=config, workers=workers)
+    return cohort_config(rows, config, work, fingerprints=fingerprints, measured=measured, force=force)
 
 
 def tile_patches(
@@ -264,15 +302,17 @@ def predict(
     *,
     slide_mpp: float | None = None,
     workers: int = 1,
+    limit_s: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, and ``cohort.csv`` with a row a slide; return what became of each."""
-    from pathopatch.models import read_spec
-
-    read_spec(model)  # a wrong bundle is one error, not one a slide
     tasks = [PredictTask(row, model, config, out, force, slide_mpp) for row in cohort]
-    outcomes = run_slides(tasks, workers=workers, on_done=_counter("predict", len(tasks), progress))
+    with workers_for(tasks, workers, limit_s=limit_s) as processes:  # which load their libraries meanwhile
+        from pathopatch.models import read_spec
+
+        read_spec(model)  # a wrong bundle is one error, not one a slide
+        outcomes = run_slides(tasks, workers=processes, on_done=_counter("predict", len(tasks), progress))
     _write_cohort(out)
     return outcomes
 

@@ -1,12 +1,20 @@
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import made_slides as made
+import numpy as np
 import pytest
 
-from pathopatch.batch import Outcome, exit_code, run_slides
+from pathopatch import pipeline
+from pathopatch.batch import Outcome, exit_code, run_slides, workers_for
+from pathopatch.config import PredictConfig
 from pathopatch.errors import InputCorruptError
-from pathopatch.provenance import read_status
+from pathopatch.manifest import SlideRow
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
+from pathopatch.provenance import read_status, update_status
 
 
 @dataclass(frozen=True)
@@ -15,6 +23,7 @@ class FakeTask:
     out: Path
     fault: str = ""
     stage: str = "tile"
+    force: bool = False
 
     def run(self) -> Outcome:
         if self.fault == "corrupt":
@@ -49,7 +58,40 @@ def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> Non
     ]
 
 
+def test_no_more_processes_start_than_there_are_slides_to_work_on(tmp_path: Path) -> None:
+    tasks = [FakeTask(name, tmp_path) for name in "abc"]
+    update_status(tmp_path, "a", "tile", {"state": "done"})
+    update_status(tmp_path, "b", "tile", {"state": "failed"})
+    assert [workers_for(tasks, workers).count for workers in (1, 2, 8)] == [0, 2, 2]
+    assert workers_for(tasks[:1], 8).count == 0
+    assert workers_for([tasks[0], tasks[0]], 8).count == 1  # what is finished may still crash whoever opens it
+    assert workers_for([replace(task, force=True) for task in tasks], 8).count == 3
+
+
 def test_exit_codes_tell_all_some_and_none() -> None:
     good = Outcome(slide_id="a", state="done_empty")
     bad = Outcome(slide_id="b", state="failed", code="INPUT_CORRUPT")
     assert [exit_code(each) for each in ([good], [good, bad], [bad], [])] == [0, 3, 1, 0]
+
+
+def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> None:
+    rows = []
+    for number in range(2):
+        disc = made.disc_image(160, 128, (80, 64), 40, tissue=[600 + number], glass=[20], dtype=np.uint16)
+        made.write_channel(tmp_path / f"s{number}.tif", disc[0])
+        source = str(tmp_path / f"s{number}.tif")
+        rows.append(SlideRow(row=number + 2, slide_id=f"s{number}", patient_id="p", source=source))
+    spec = BundleSpec(
+        architecture="small-groupnorm", channels=("C0",), dtype="uint16", background="dark", patch_px=32, stride_px=32,
+        mpp=0.5, input_px=32, mean=(0.5,), std=(0.2,), method="erm",
+    )  # fmt: skip
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 1), spec)
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    written = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        outcomes = pipeline.predict(rows, tmp_path / "model", out, config, workers=workers)
+        assert [(each.slide_id, each.state) for each in outcomes] == [("s0", "done"), ("s1", "done")]
+        files = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "status"]
+        written.append({path.relative_to(out): path.read_bytes() for path in files})
+    assert written[0] == written[1]

@@ -8,7 +8,11 @@ here on, so that every store and every model bundle carries them and prediction 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pathopatch.config import TileConfig
 from pathopatch.errors import (
@@ -28,13 +32,39 @@ from pathopatch.slides import Slide
 NAME = "windows.json"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Intensities:
+    """How bright a slide's tissue is.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        In the order of the quantiles.
+    quantiles : ndarray of float64, shape (C, 2001) or (C, 0), or None
+        Of the tissue, see `pathopatch.patches.analysis.slide_quantiles`; None for uint8 RGB, which needs no windows.
+    """
+
+    channels: tuple[str, ...]
+    quantiles: NDArray[np.float64] | None
+
+
+Measured = Callable[[Sequence[SlideRow]], Mapping[str, Intensities | PathopatchError]]
+"""What measures slides: the intensities of each, or why it cannot be read, by slide_id."""
+
+
+def tissue_intensities(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> Intensities:
+    """Return what one slide adds to the windows of its cohort; arguments and errors as of `slide_quantiles`."""
+    quantiles = None if slide.is_rgb else slide_quantiles(slide, config, tissue_mask=tissue_mask)
+    return Intensities(channels=slide.channels, quantiles=quantiles)
+
+
 def cohort_config(
     rows: Sequence[SlideRow],
     config: TileConfig,
     work: Path,
     *,
     fingerprints: Mapping[str, str],
-    opened: Callable[[SlideRow], Slide],
+    measured: Measured,
     force: bool = False,
 ) -> TileConfig:
     """Return a configuration whose windows are those of the cohort; it is returned as it is if none are asked for.
@@ -51,8 +81,8 @@ def cohort_config(
         Work folder.
     fingerprints : mapping of str to str
         Of each slide that could be opened, by slide_id; the others take no part.
-    opened : callable
-        Opens a row's slide.
+    measured : callable
+        Measures slides with `tissue_intensities`; called only where windows have to be found.
     force : bool
         Find them anew where other slides or settings would give others, in place of stopping.
 
@@ -86,7 +116,7 @@ def cohort_config(
     if is_current(stamp, json_stamp(path), place=path, force=force):
         windows = read_json(path)["windows"]
     else:
-        windows, left_out = _pooled(usable, config, opened)
+        windows, left_out = _pooled(usable, config, measured(usable))
         write_json(path, {"windows": windows, "left_out": left_out, "stamp": stamp.to_dict()})
     known = {name: (float(low), float(high)) for name, (low, high) in windows.items()}
     intensity = config.intensity.model_copy(update={"windows": known | config.intensity.windows})
@@ -98,19 +128,18 @@ def _of_mask(row: SlideRow) -> list[str]:
 
 
 def _pooled(
-    rows: Sequence[SlideRow], config: TileConfig, opened: Callable[[SlideRow], Slide]
+    rows: Sequence[SlideRow], config: TileConfig, measured: Mapping[str, Intensities | PathopatchError]
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """Return the windows by channel, and why slides were left out; no windows for uint8 RGB, which needs none."""
     quantiles, channels, left_out = [], None, {}
     for row in rows:
-        try:
-            with opened(row) as slide:
-                if slide.is_rgb:
-                    return {}, {}
-                names, found = slide.channels, slide_quantiles(slide, config, tissue_mask=row.tissue_mask)
-        except PathopatchError as error:  # it fails alone when it is tiled
-            left_out[row.slide_id] = str(error)
+        found = measured[row.slide_id]
+        if isinstance(found, PathopatchError):  # it fails alone when it is tiled
+            left_out[row.slide_id] = str(found)
             continue
+        if found.quantiles is None:
+            return {}, {}
+        names = found.channels
         if channels is not None and names != channels:
             raise ChannelMismatchError(
                 f"the channels are {', '.join(names)}, those of the slides before it {', '.join(channels)}",
@@ -118,7 +147,7 @@ def _pooled(
                 remedy="tile slides of different channels into different work folders",
             )
         channels = names
-        quantiles.append(found)
+        quantiles.append(found.quantiles)
     if channels is None:
         raise InputMissingError(
             f"none of {len(rows)} training slides can be read: {'; '.join(left_out.values())}",

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,17 @@ from numpy.typing import NDArray
 
 from pathopatch import pipeline
 from pathopatch.config import IntensityConfig, TileConfig
-from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NoTissueError, StaleArtefactError
+from pathopatch.errors import (
+    ChannelMismatchError,
+    InputUnsupportedError,
+    NoTissueError,
+    PathopatchError,
+    StaleArtefactError,
+)
 from pathopatch.files import read_json
 from pathopatch.manifest import SlideRow
 from pathopatch.patches import PatchStore, cohort_config
+from pathopatch.patches.cohort import Intensities, tissue_intensities
 
 Make = Callable[..., Any]
 COHORT = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort", low_percentile=0, high_percentile=100))
@@ -42,13 +49,19 @@ class Cohort:
         self.rows.append(SlideRow(slide_id=name, patient_id=name, source=name, row=len(self.rows) + 2, split=split))
 
     def windows(self, config: TileConfig = COHORT, *, force: bool = False) -> dict[str, tuple[float, float]]:
-        def opened(row: SlideRow) -> Any:
-            self.opened.append(row.slide_id)
-            return self.make(self.pixels[row.slide_id], name=row.slide_id)
+        def measured(rows: Sequence[SlideRow]) -> dict[str, Intensities | PathopatchError]:
+            return {row.slide_id: self.intensities(row.slide_id, config) for row in rows}
 
         fingerprints = {row.slide_id: f"{self.pixels[row.slide_id].sum()}" for row in self.rows}
-        found = cohort_config(self.rows, config, self.out, fingerprints=fingerprints, opened=opened, force=force)
+        found = cohort_config(self.rows, config, self.out, fingerprints=fingerprints, measured=measured, force=force)
         return found.intensity.windows
+
+    def intensities(self, name: str, config: TileConfig) -> Intensities | PathopatchError:
+        self.opened.append(name)
+        try:
+            return tissue_intensities(self.make(self.pixels[name], name=name), config)
+        except PathopatchError as error:
+            return error
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""Opening a batch's slides in its worker processes: a crash costs one slide, and the cohort is checked as ever."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+
+from pathopatch import pipeline
+from pathopatch.config import IntensityConfig, TileConfig
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.provenance import read_status, read_table
+
+CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
+# Python runs a module of this name when it starts, so a worker process finds a reader that aborts.
+_ABORTING = """
+import os, sys
+
+if "--multiprocessing-fork" in sys.argv:
+    import pathopatch.slides
+
+    honest = pathopatch.slides.open_slide
+
+    def open_slide(source, **arguments):
+        if "native" in source:
+            os.abort()
+        return honest(source, **arguments)
+
+    pathopatch.slides.open_slide = open_slide
+"""
+
+
+def cohort(folder: Path, names: tuple[str, ...], *, mpp: tuple[float, ...] = (0.5,)) -> Path:
+    """A manifest of slides for training, each with a disc of its own brightness."""
+    lines = ["slide_id,patient_id,split,path"]
+    for number, name in enumerate(names):
+        level = 500 + 100 * number
+        disc = made.disc_image(160, 128, (80, 64), 40, tissue=[level], glass=[20], dtype=np.uint16)
+        made.write_channel(folder / f"{name}.tif", disc[0], mpp=mpp[number % len(mpp)])
+        lines.append(f"{name},{name},train,{name}.tif")
+    (folder / "cohort.csv").write_text("\n".join(lines) + "\n")
+    return folder / "cohort.csv"
+
+
+def artefacts(out: Path) -> dict[str, bytes]:
+    """Every file but status, which holds times."""
+    files = {str(path.relative_to(out)): path for path in out.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not name.startswith("status")}
+
+
+def test_a_reader_that_aborts_while_opening_takes_down_its_own_slide_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = cohort(tmp_path, ("a", "native", "b"))
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "sitecustomize.py").write_text(_ABORTING)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        paths = [str(tmp_path / "start"), str(Path(pipeline.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        outcomes = pipeline.tile(manifest, out, CONFIG, workers=2)
+    assert [(each.slide_id, each.state, each.code) for each in outcomes] == [
+        ("a", "done", ""),
+        ("native", "failed", "WORKER_CRASH"),
+        ("b", "done", ""),
+    ]
+    assert read_status(out, "native")["tile"]["code"] == "WORKER_CRASH"
+    assert read_table(out / "slides.parquet")["slide_id"].tolist() == ["a", "b"]
+
+
+def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_current(tmp_path: Path) -> None:
+    manifest = cohort(tmp_path, ("a", "b", "c"))
+    said: list[tuple[str, int, int]] = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        outcomes = pipeline.tile(
+            manifest,
+            out,
+            CONFIG,
+            workers=workers,
+            progress=lambda what, done, total, _: said.append((what, done, total)),
+        )
+        assert [each.state for each in outcomes] == ["done"] * 3
+    assert artefacts(tmp_path / "1") == artefacts(tmp_path / "2")
+    assert said == 2 * [(what, done, 3) for what in ("check", "tile") for done in (1, 2, 3)]
+    again = pipeline.tile(manifest, tmp_path / "2", CONFIG, workers=2)
+    assert [each.state for each in again] == ["current"] * 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_slides_of_different_scale_are_refused_before_any_is_tiled(workers: int, tmp_path: Path) -> None:
+    manifest = cohort(tmp_path, ("a", "b", "cut"), mpp=(0.5, 0.6))
+    made.write_truncated(tmp_path / "a.tif", 60, tmp_path / "cut.tif")
+    with pytest.raises(InputUnsupportedError, match=r"a has 0\.5, b has 0\.6"):
+        pipeline.tile(manifest, tmp_path / "out", CONFIG, workers=workers)
+    assert not (tmp_path / "out").exists()
