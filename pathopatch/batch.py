@@ -22,9 +22,16 @@ from threading import Thread
 from typing import Any, Protocol
 
 from pathopatch.config import PredictConfig, TileConfig
-from pathopatch.errors import InternalError, OutOfMemoryError, PathopatchError, StaleArtefactError, WorkerCrashError
+from pathopatch.errors import (
+    DuplicateIdError,
+    InternalError,
+    OutOfMemoryError,
+    PathopatchError,
+    StaleArtefactError,
+    WorkerCrashError,
+)
 from pathopatch.manifest import SlideRow
-from pathopatch.provenance import update_status
+from pathopatch.provenance import read_status, update_status
 from pathopatch.slides import Slide, open_slide
 
 GOOD_STATES = ("done", "done_empty", "current")
@@ -241,10 +248,13 @@ def attempt(task: SlideTask) -> Outcome:
 
 
 def _failed(task: SlideTask, error: PathopatchError, started: float | None = None, trace: str = "") -> Outcome:
-    """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status."""
-    if isinstance(error, StaleArtefactError):
+    """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status.
+
+    What is there from an earlier run is still of the slide that the status named, and it goes on saying so.
+    """
+    if isinstance(error, StaleArtefactError | DuplicateIdError):
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
-    entry = {
+    entry: dict[str, Any] = {
         "state": "failed",
         "code": error.code,
         "message": str(error),
@@ -256,6 +266,9 @@ def _failed(task: SlideTask, error: PathopatchError, started: float | None = Non
     if trace:
         entry["trace"] = trace
     try:
+        before = read_status(task.out, task.slide_id).get(task.stage, {})
+        if "source" in before:
+            entry["source"] = before["source"]
         update_status(task.out, task.slide_id, task.stage, entry)
     except (PathopatchError, OSError) as second:  # the same full disk: the outcome still reaches the caller
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=f"{error}; {second}")

@@ -233,9 +233,9 @@ def _fill(slide: Slide, background: Background) -> int:
     return int(np.iinfo(str(slide.dtype)).max) if is_full else 0
 
 
-def _refuse_nonfinite(overview: NDArray[np.generic], slide: Slide) -> None:
-    """Raise if the slide holds NaN or infinite pixels, with their number in each channel."""
-    if overview.dtype.kind != "f" or np.isfinite(overview).all():
+def _refuse_nonfinite(pixels: NDArray[np.generic], slide: Slide) -> None:
+    """Raise if some pixels of a slide are NaN or infinite, with the number of such pixels in each channel of it."""
+    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
         return
     width, height = slide.size
     counts = np.zeros(len(slide.channels), np.int64)
@@ -245,7 +245,7 @@ def _refuse_nonfinite(overview: NDArray[np.generic], slide: Slide) -> None:
             counts += np.count_nonzero(~np.isfinite(slide.read_region(left, top, *size)), axis=(1, 2))
     found = ", ".join(f"{n} in {name}" for n, name in zip(counts, slide.channels, strict=True) if n)
     raise NonFiniteError(
-        f"NaN or infinite pixels: of {width * height} pixels {found}",
+        f"NaN or infinite pixels: of {width * height} pixels {found or 'none, but some of a coarser level'}",
         place=str(slide.paths[0]),
         remedy="replace them in the file; what they should be is not guessed",
     )
@@ -291,6 +291,7 @@ def iterate_patches(
         is_blank = min_tissue > 0 and not tissue.near(x, y, grid.downsample, within).any()
         if not is_blank:
             patch = read_padded(slide, grid, analysis.fill, x, y)
+            _refuse_nonfinite(patch, slide)  # a coarser level, which the overview was made from, may not show them
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             fraction = np.count_nonzero(mask) / max(1, within[0] * within[1])
             if fraction >= min_tissue:
