@@ -257,7 +257,7 @@ def _refuse_other_slides(path: Path, table: pd.DataFrame) -> None:
     known = provenance.read_table(path).set_index("slide_id")
     for slide_id, source, content in zip(table["slide_id"], table["source"], table["fingerprint"], strict=True):
         if slide_id in known.index and known.at[slide_id, "fingerprint"] != content:
-            before, now = (_source(text) for text in (known.at[slide_id, "source"], source))
+            before, now = (_source(str(text)) for text in (known.at[slide_id, "source"], source))
             provenance.require_same_source(before, now, slide_id=slide_id, place=path)
 
 

@@ -214,7 +214,7 @@ ROWS: list[tuple[str, Make, str, str]] = [
     ("a spoilt tile in a Leica slide", spoilt(scn, "b.scn", page=1), "INPUT_CORRUPT", "b.scn"),
     ("a spoilt chunk in an OME-Zarr", spoilt_zarr, "INPUT_CORRUPT", "b.zarr"),
     ("text named .svs", text, "INPUT_CORRUPT", "text.svs"),
-    ("another kind of file", other_kind, "INPUT_UNSUPPORTED", "slide.docx"),
+    ("another kind of file", other_kind, "INPUT_UNSUPPORTED", "no reader for slide.docx"),
     ("a modality one row short", modalities(plane(), plane(9, 127)), "MODALITY_MISMATCH", "160x128 against 160x127"),
     ("modalities of two scales", modalities(plane(), plane(9), 1.0), "MODALITY_MISMATCH", "0.5 against 1"),
     ("modalities of two types", modalities(plane(), plane(9).astype(np.uint8)), "MODALITY_MISMATCH", "uint16"),
