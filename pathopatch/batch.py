@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.errors import (
+    DuplicateIdError,
     InternalError,
     OutOfMemoryError,
     PathopatchError,
@@ -321,11 +322,14 @@ def _run(task: SlideTask) -> Outcome:
 
 
 def fail(task: SlideTask, failure: Failure) -> Outcome:
-    """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status."""
+    """Record a failure in the slide's status and return it; a refusal touched nothing and leaves the status.
+
+    What is there from an earlier run is still of the slide that the status named, and it goes on saying so.
+    """
     error = failure.error
-    if isinstance(error, StaleArtefactError):
+    if isinstance(error, StaleArtefactError | DuplicateIdError):
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
-    entry = {
+    entry: dict[str, Any] = {
         "state": "failed",
         "code": error.code,
         "message": str(error),
@@ -337,6 +341,9 @@ def fail(task: SlideTask, failure: Failure) -> Outcome:
     if failure.trace:
         entry["trace"] = failure.trace
     try:
+        before = read_status(task.out, task.slide_id).get(task.stage, {})
+        if "source" in before:
+            entry["source"] = before["source"]
         update_status(task.out, task.slide_id, task.stage, entry)
     except (PathopatchError, OSError) as second:  # the same full disk: the outcome still reaches the caller
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=f"{error}; {second}")

@@ -257,16 +257,43 @@ def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
 
 
 def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
-    """Write ``slides.parquet``; slides may come and go, but one that changed under its id is stale."""
+    """Write ``slides.parquet``; slides may come and go, but one that changed under its id is stale.
+
+    Raises
+    ------
+    DuplicateIdError
+        Another slide is there under the same id, and `force` is off.
+    StaleArtefactError
+        What is known of a slide changed, and `force` is off.
+    """
     path = work / "slides.parquet"
     stamp = Stamp(stage="check", config="", inputs=dict(zip(table["slide_id"], _fingerprints(table), strict=True)))
     existing = provenance.table_stamp(path)
     if existing is not None:
+        if not force and stamp.schema_version == existing.schema_version:
+            _refuse_other_slides(path, table)
         shared = stamp.inputs.keys() & existing.inputs.keys()
         known, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
         provenance.is_current(now, known, place=path, force=force)
     if stamp != existing:
         provenance.write_table(path, table, stamp)
+
+
+def _refuse_other_slides(path: Path, table: pd.DataFrame) -> None:
+    """Refuse slides of other files and other content than those that are known under their ids."""
+    known = provenance.read_table(path).set_index("slide_id")
+    for slide_id, source, content in zip(table["slide_id"], table["source"], table["fingerprint"], strict=True):
+        if slide_id in known.index and known.at[slide_id, "fingerprint"] != content:
+            before, now = (_source(str(text)) for text in (known.at[slide_id, "source"], source))
+            provenance.require_same_source(before, now, slide_id=slide_id, place=path)
+
+
+def _source(text: str) -> object:
+    """Return a source as it was before it became a cell; a set of ready patches stands there as it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _fingerprints(table: pd.DataFrame) -> list[str]:

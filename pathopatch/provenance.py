@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pathopatch.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.errors import DuplicateIdError, InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.files import atomic_path, inside, plain, read_json, write_json
 
 SCHEMA_VERSION = 2
@@ -31,6 +31,11 @@ _SAMPLES = 64
 _SAMPLE_BYTES = 2**20
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 _STAMP_KEY = b"pathopatch"
+_COMMANDS = {  # what makes a stage's artefacts anew, where the command is not the stage's name and WORK
+    "check": "check MANIFEST -o WORK",
+    "tile": "tile MANIFEST -o WORK",
+    "predict": "predict MANIFEST --model BUNDLE -o OUT",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +182,17 @@ def is_current(stamp: Stamp, existing: Stamp | None, *, place: Path, force: bool
     )
 
 
-def require_schema(stamp: Stamp, *, place: Path, remedy: str) -> None:
+def require_schema(stamp: Stamp, *, place: Path, remedy: str | None = None) -> None:
     """Refuse an artefact of another schema; a newer one needs another version of this package, whatever the remedy.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        The artefact's.
+    place : Path
+        Where it stands.
+    remedy : str, optional
+        The command of the stage that wrote it, if not given.
 
     Raises
     ------
@@ -187,6 +201,8 @@ def require_schema(stamp: Stamp, *, place: Path, remedy: str) -> None:
     """
     if stamp.schema_version == SCHEMA_VERSION:
         return
+    if remedy is None:
+        remedy = f"run pathopatch {_COMMANDS.get(stamp.stage, f'{stamp.stage} WORK')} --force"
     if stamp.schema_version > SCHEMA_VERSION:
         remedy = f"use pathopatch {stamp.package_version} or newer, or another work folder"
     raise StaleArtefactError(
@@ -195,6 +211,37 @@ def require_schema(stamp: Stamp, *, place: Path, remedy: str) -> None:
         place=str(place),
         remedy=remedy,
     )
+
+
+def require_same_source(known: object, source: object, *, slide_id: str, place: Path) -> None:
+    """Refuse a slide that would take the place of another one of the same id; what is not known is not refused.
+
+    Parameters
+    ----------
+    known, source : str or dict of str to str, or None
+        `Slide.source` of the slide that is there, and of the one that comes.
+    slide_id : str
+        Of both.
+    place : Path
+        Where the first one's artefact stands.
+
+    Raises
+    ------
+    DuplicateIdError
+        They are two.
+    """
+    if known in (None, source):
+        return
+    raise DuplicateIdError(
+        f"{slide_id!r} is {_files(known)} here, and would be {_files(source)} now",
+        place=str(place),
+        remedy="give each slide an id of its own (column slide_id, or --slide-id), or use another work folder; "
+        "--force puts the new one in place of the other",
+    )
+
+
+def _files(source: object) -> str:
+    return ", ".join(f"{name}={path}" for name, path in source.items()) if isinstance(source, dict) else str(source)
 
 
 def write_table(path: Path, table: pd.DataFrame, stamp: Stamp) -> None:
@@ -220,9 +267,15 @@ def read_table(path: Path) -> pd.DataFrame:
         There is no such file.
     InputCorruptError
         It cannot be read.
+    StaleArtefactError
+        It is of another schema.
     """
     try:
-        table: pd.DataFrame = pq.read_table(path).to_pandas()
+        content = pq.read_table(path)
+        raw = (content.schema.metadata or {}).get(_STAMP_KEY)
+        if raw:
+            require_schema(Stamp.from_dict(json.loads(raw)), place=path)
+        table: pd.DataFrame = content.to_pandas()
         return table
     except FileNotFoundError as error:
         raise InputMissingError(f"no table {path.name}", place=str(path), remedy="run the stage before") from error

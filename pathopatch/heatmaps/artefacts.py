@@ -39,6 +39,7 @@ from pathopatch.provenance import (
     is_current,
     json_stamp,
     read_status,
+    require_same_source,
     table_stamp,
     update_status,
     write_table,
@@ -105,6 +106,8 @@ def predict_to(
 
     Raises
     ------
+    DuplicateIdError
+        Outputs of another slide stand there, and `force` is off.
     StaleArtefactError
         Outputs of another model, slide or setting stand there, and `force` is off.
     InputUnsupportedError
@@ -123,13 +126,16 @@ def predict_to(
     folder = inside(out, "heatmaps", slide_id)
     check_slide(model.spec, slide)
     stamp = _stamp(slide, model, config, tissue_mask)
-    found = [
-        is_current(stamp, existing, place=place, force=force)
-        for existing, place in ((table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder))
-    ]
+    there = [(table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder)]
+    for existing, place in () if force else there:
+        if existing is not None and _shows_other_pixels(stamp, existing):
+            known = read_status(out, slide_id).get("predict", {}).get("source")
+            require_same_source(known, slide.source, slide_id=slide_id, place=place)
+    found = [is_current(stamp, existing, place=place, force=force) for existing, place in there]
     if all(found):
-        return _adopted(out, slide_id, folder)
-    update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname()})
+        return _adopted(out, slide_id, folder, slide.source)
+    running = {"state": "running", "host": socket.gethostname(), "source": slide.source}
+    update_status(out, slide_id, "predict", running)
     prediction = predict_patches(slide, model, slide_id, config, tissue_mask=tissue_mask, progress=progress)
     counts = _counts(prediction, model.spec)
     with atomic_path(folder) as temporary:
@@ -138,8 +144,14 @@ def predict_to(
     write_table(table_path, prediction.table, stamp)
     state = "done" if counts["predicted"] else "done_empty"
     warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(model.spec, config).registration.warn_um)
-    _record(out, slide_id, state, counts, seconds=time.time() - started, warnings=warnings)
+    _record(out, slide_id, state, counts, slide.source, seconds=time.time() - started, warnings=warnings)
     return PredictResult(slide_id=slide_id, state=state, counts=counts, warnings=tuple(warnings))
+
+
+def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
+    """Return whether two stamps of one schema are of slides that differ."""
+    is_same_schema = stamp.schema_version == existing.schema_version
+    return is_same_schema and stamp.inputs["slide"] != existing.inputs.get("slide")
 
 
 def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
@@ -283,12 +295,12 @@ def _model_fingerprint(model: PatchClassifier) -> str:
     return digest.hexdigest()
 
 
-def _adopted(out: Path, slide_id: str, folder: Path) -> PredictResult:
+def _adopted(out: Path, slide_id: str, folder: Path, source: str | dict[str, str]) -> PredictResult:
     """Return the result of outputs that are there, writing the status if an interruption left it out."""
     facts = read_json(folder / _FACTS)
     counts = {name: int(value) for name, value in facts["counts"].items()}
     if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
-        _record(out, slide_id, "done" if counts["predicted"] else "done_empty", counts)
+        _record(out, slide_id, "done" if counts["predicted"] else "done_empty", counts, source)
     warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))
     return PredictResult(slide_id=slide_id, state="current", counts=counts, warnings=warnings)
 
@@ -298,13 +310,15 @@ def _record(
     slide_id: str,
     state: str,
     counts: Mapping[str, int],
+    source: str | dict[str, str],
     *,
     seconds: float | None = None,
     warnings: Sequence[str] = (),
 ) -> None:
-    """Write the slide's status; times and host stand only here."""
+    """Write the slide's status; times, host and where the slide lies stand only here."""
     entry: dict[str, Any] = {
         "state": state,
+        "source": source,
         "counts": dict(counts),
         "warnings": list(warnings),
         "host": socket.gethostname(),

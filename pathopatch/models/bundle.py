@@ -207,7 +207,7 @@ def read_spec(folder: Path) -> BundleSpec:
         raise CheckpointIncompatibleError(
             f"bundle version {version!r}, this program reads {BUNDLE_VERSION}",
             place=place,
-            remedy="use the version of pathopatch that wrote it, or train again",
+            remedy="run pathopatch train WORK --force to make it anew, or use the version of pathopatch that wrote it",
         )
     try:
         return BundleSpec.model_validate(raw)

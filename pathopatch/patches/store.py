@@ -30,6 +30,15 @@ def store_stamp(path: Path) -> Stamp | None:
     return Stamp.from_dict(attributes["stamp"])
 
 
+def store_source(path: Path) -> Any:
+    """Return the `Slide.source` that a store was made of; None if it does not say."""
+    try:
+        record: Any = zarr.open_group(path, mode="r").attrs.asdict().get("source")
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return record.get("path") if isinstance(record, dict) else None
+
+
 class PatchStore:
     """A finished store, for reading; pickles by opening it again.
 
@@ -63,7 +72,7 @@ class PatchStore:
             raise InputCorruptError("the store is not complete", place=str(path), remedy="tile the slide again")
         if "stamp" in self.attributes:
             stamp = Stamp.from_dict(self.attributes["stamp"])
-            require_schema(stamp, place=path, remedy="run pathopatch tile MANIFEST -o WORK --force")
+            require_schema(stamp, place=path)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PatchStore, (self.path,)

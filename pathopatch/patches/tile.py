@@ -27,7 +27,7 @@ from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_pa
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
 from pathopatch.patches.source import source_record
-from pathopatch.patches.store import PatchStore, store_stamp
+from pathopatch.patches.store import PatchStore, store_source, store_stamp
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import (
     Stamp,
@@ -36,6 +36,7 @@ from pathopatch.provenance import (
     is_current,
     read_status,
     read_table,
+    require_same_source,
     table_stamp,
     update_status,
     write_table,
@@ -118,6 +119,8 @@ def tile_slide(
 
     Raises
     ------
+    DuplicateIdError
+        What stands there was made of another slide, and `force` is off.
     StaleArtefactError
         What stands there was made of another configuration or other inputs, and `force` is off.
     MppMissingError, InputUnsupportedError, NonFiniteError
@@ -136,6 +139,8 @@ def tile_slide(
     table_path = inside(out, "patches", f"{slide_id}.parquet")
     stamp = _stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
     existing = finished_stamp(store_path, table_path)
+    if not force and existing is not None and _shows_other_pixels(stamp, existing):
+        require_same_source(store_source(store_path), slide.source, slide_id=slide_id, place=store_path)
     if is_current(stamp, existing, place=store_path, force=force) and not (force and _lacks_pixels(store_path, config)):
         table = read_table(table_path)
         if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
@@ -154,6 +159,16 @@ def tile_slide(
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
     return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
+
+
+def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
+    """Return whether two stamps of one schema are of files or pixels that differ."""
+    if stamp.schema_version != existing.schema_version:
+        return False
+    slides = [
+        {k: v for k, v in each.inputs.items() if k.startswith(("slide ", "pixels"))} for each in (stamp, existing)
+    ]
+    return slides[0] != slides[1]
 
 
 def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:

@@ -14,7 +14,7 @@ from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.files import inside, read_json
 from pathopatch.patches.store import store_stamp
-from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, table_stamp
+from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, require_schema, table_stamp
 
 SPLITS = ("train", "val", "test")
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
@@ -84,6 +84,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     ------
     InputCorruptError
         An artefact is there but cannot be read.
+    StaleArtefactError
+        An artefact is of another schema; the command that makes it anew is said.
     """
     groups = read_table(work / "groups.parquet") if (work / "groups.parquet").is_file() else None
     audit_path = work / "groups" / "audit.json"
@@ -161,6 +163,8 @@ def _store_attributes(path: Path) -> dict[str, Any]:
     if not (path / "zarr.json").is_file():
         return {}
     attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
+    if "stamp" in attributes:
+        require_schema(Stamp.from_dict(attributes["stamp"]), place=path)
     return attributes
 
 
@@ -180,7 +184,7 @@ def _patch_counts(path: Path) -> dict[str, Any]:
 
 
 def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
-    """Return the stamps of the study's artefacts, by their place in the work folder."""
+    """Return the stamps of the study's artefacts, by their place in the work folder; all are of this schema."""
     found = {
         "slides.parquet": table_stamp(work / "slides.parquet"),
         "groups.parquet": table_stamp(work / "groups.parquet"),
@@ -189,4 +193,7 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         **{f"runs/{run}/evaluation": json_stamp(work / "runs" / run / "evaluation" / "metrics.json") for run in runs},
         **{f"predictions/{path.name}": table_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
-    return {place: stamp for place, stamp in found.items() if stamp is not None}
+    stamps = {place: stamp for place, stamp in found.items() if stamp is not None}
+    for place, stamp in stamps.items():
+        require_schema(stamp, place=work / place)
+    return stamps

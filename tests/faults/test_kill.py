@@ -12,12 +12,9 @@ from pathlib import Path
 import made_slides as made
 import numpy as np
 import pytest
-import torch
+from made_model import write_model
 
 from pathopatch.faultpoints import VARIABLE
-from pathopatch.models.bundle import save_bundle
-from pathopatch.models.networks import build_network
-from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import read_status
 
 POINTS = ("chunk", "rename", "renamed")
@@ -70,21 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = made.disc_image(480, 320, (200, 160), 120, tissue=(180, 90, 150), glass=(245, 245, 245))
     image[:, :, ::7] -= 5
     made.write_rgb_pyramid(folder / "slide.tif", image, levels=1)
-    torch.manual_seed(0)
-    spec = BundleSpec(
-        architecture="small-groupnorm",
-        channels=("R", "G", "B"),
-        dtype="uint8",
-        background="bright",
-        patch_px=16,
-        stride_px=16,
-        mpp=0.5,
-        input_px=16,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.2, 0.2, 0.2),
-        method="erm",
-    )
-    save_bundle(folder / "model", build_network("small-groupnorm", 3), spec)
+    write_model(folder / "model")
     return folder
 
 

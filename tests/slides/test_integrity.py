@@ -13,7 +13,6 @@ import tifffile
 from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides import open_slide
 from pathopatch.slides.integrity import checked_tiff
-from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
 
 
@@ -116,18 +115,6 @@ def test_a_spoiled_tile_fails_where_it_is_and_nowhere_else(compression: str, tmp
         with pytest.raises(InputCorruptError, match=r"at \(64, 64\)"):
             slide.read_region(70, 70, 20, 20)
         assert slide.read_region(0, 0, 64, 64).shape == (3, 64, 64)
-
-
-def test_openslide_answers_again_after_a_spoiled_tile(tmp_path: Path) -> None:
-    path = tmp_path / "a.svs"
-    levels = made.write_aperio(path, made.noise(3, 128, 128, np.uint8), levels=1)
-    made.spoil_tile(path, 3)
-    slide = open_slide(path)
-    assert isinstance(slide, OpenSlideSlide)
-    for _ in range(2):
-        with pytest.raises(InputCorruptError, match="cannot be decoded"):
-            slide.read_region(70, 70, 20, 20)
-        np.testing.assert_array_equal(slide.read_region(0, 0, 64, 64), levels[0][:, :64, :64])
 
 
 def test_a_tile_that_was_never_written_is_background(tmp_path: Path) -> None:

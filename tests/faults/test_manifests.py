@@ -1,0 +1,80 @@
+"""Bad manifests: refused as a whole before anything is written, by the code that says what is wrong."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+
+from pathopatch import pipeline
+from pathopatch.config import TileConfig
+from pathopatch.errors import InputUnsupportedError, ManifestError
+from pathopatch.patches import tile_slide
+from pathopatch.slides import open_slide
+
+Row = dict[str, str]
+
+IDS = {
+    "climbs": "../../x",
+    "is absolute": "/tmp/x",
+    "has a new line": "a\nb",
+    "has 300 characters": "x" * 300,
+    "Windows reserves": "CON",
+    "runs from right to left": "a\u202egpj.b",
+    "is a formula": "=cmd()",
+}
+MANIFESTS: list[tuple[str, list[Row], str]] = [
+    ("one id twice", [{"slide_id": "a", "path": "a.tif"}, {"slide_id": "a", "path": "b.tif"}], "DUPLICATE_ID"),
+    ("ids alike but for case", [{"slide_id": "a", "path": "a.tif"}, {"slide_id": "A", "path": "b.tif"}],
+     "DUPLICATE_ID"),
+    ("one content twice", [{"slide_id": "a", "path": "a.tif"}, {"slide_id": "c", "path": "c.tif"}], "DUPLICATE_ID"),
+    ("one content in two splits",
+     [{"slide_id": "a", "path": "a.tif", "split": "train"}, {"slide_id": "c", "path": "c.tif", "split": "test"}],
+     "SPLIT_LEAKAGE"),
+    ("a patient in two splits",
+     [{"slide_id": "a", "patient_id": "p", "path": "a.tif", "split": "train"},
+      {"slide_id": "b", "patient_id": "p", "path": "b.tif", "split": "test"}],
+     "SPLIT_LEAKAGE"),
+    ("a file that is not there", [{"slide_id": "a", "path": "none.tif"}], "INPUT_MISSING"),
+    ("a scale of zero", [{"slide_id": "a", "path": "a.tif", "mpp": "0"}], "MPP_MISSING"),
+    ("a scale that is no number", [{"slide_id": "a", "path": "a.tif", "mpp": "nan"}], "MPP_MISSING"),
+    ("an absurd scale", [{"slide_id": "a", "path": "a.tif", "mpp": "250"}], "MPP_MISSING"),
+    *((f"an id that {what}", [{"slide_id": text, "patient_id": "p", "path": "a.tif"}], "INPUT_UNSUPPORTED")
+      for what, text in IDS.items()),
+    ("a patient that climbs", [{"slide_id": "a", "patient_id": "../p", "path": "a.tif"}], "INPUT_UNSUPPORTED"),
+]  # fmt: skip
+
+
+def image(seed: int) -> np.ndarray:
+    found = np.full((3, 64, 64), 245, np.uint8)
+    found[:, 10:40, 10 : 40 + seed] = 120
+    return found
+
+
+@pytest.mark.parametrize(("rows", "code"), [row[1:] for row in MANIFESTS], ids=[row[0] for row in MANIFESTS])
+def test_a_bad_manifest_is_refused_before_anything_is_written(rows: list[Row], code: str, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, seed in (("a.tif", 0), ("b.tif", 1), ("c.tif", 0)):
+        made.write_rgb_pyramid(folder / name, image(seed), levels=1)
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["slide_id", "patient_id", "split", "path", "mpp"], restval="")
+        writer.writeheader()
+        writer.writerows({"patient_id": row["slide_id"], **row} for row in rows)
+    with pytest.raises(ManifestError) as caught:
+        pipeline.tile(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32))
+    assert {problem.code for problem in caught.value.problems} == {code}
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize("text", IDS.values(), ids=IDS)
+def test_such_an_id_is_refused_by_every_other_door_too(text: str, tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", image(0), levels=1)
+    with pytest.raises(InputUnsupportedError):
+        pipeline.slides_to_predict(str(tmp_path / "a.tif"), slide_id=text)
+    with open_slide(tmp_path / "a.tif") as slide, pytest.raises(InputUnsupportedError):
+        tile_slide(slide, TileConfig(patch_px=32), tmp_path / "work" / "out", slide_id=text)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]

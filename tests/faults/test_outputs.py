@@ -1,0 +1,188 @@
+"""Work folders with something in the way: links that lead outside, another slide's results, another version's."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pandas as pd
+import pytest
+from made_model import write_model
+
+from pathopatch import pipeline
+from pathopatch.batch import Outcome
+from pathopatch.config import GroupsConfig, PredictConfig, TileConfig
+from pathopatch.errors import CheckpointIncompatibleError, DuplicateIdError, InputUnsupportedError, StaleArtefactError
+from pathopatch.files import write_json
+from pathopatch.models import read_spec
+from pathopatch.patches import tile_slide
+from pathopatch.provenance import Stamp, write_table
+from pathopatch.report.collect import read_study
+from pathopatch.slides import open_slide
+
+CONFIG = TileConfig(patch_px=16)
+
+
+def image(shade: int) -> np.ndarray:
+    return made.disc_image(96, 80, (40, 40), 25, tissue=(shade, 90, 150), glass=(245, 245, 245))
+
+
+def manifest(folder: Path, **paths: str) -> Path:
+    rows = [{"slide_id": slide_id, "patient_id": slide_id, "path": path} for slide_id, path in paths.items()]
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["slide_id", "patient_id", "path"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two slides whose files have the same stem."""
+    made.write_aperio(tmp_path / "a.svs", image(180), levels=1)
+    made.write_rgb_pyramid(tmp_path / "a.tif", image(120), levels=1)
+    return tmp_path
+
+
+@pytest.mark.parametrize("link", ["slides", "slides/a.zarr", "patches", "patches/a.parquet", "status", "status/a.json"])
+def test_a_link_in_the_work_folder_that_leads_outside_is_refused(link: str, folder: Path) -> None:
+    outside, out = folder / "outside", folder / "out"
+    (outside / "below").mkdir(parents=True)
+    (out / link).parent.mkdir(parents=True, exist_ok=True)
+    (out / link).symlink_to(outside / "below")
+    (outcome,) = pipeline.tile(manifest(folder, a="a.tif"), out, CONFIG)
+    assert (outcome.state, outcome.code) == ("failed", "INPUT_UNSUPPORTED")
+    assert "leads outside the work folder" in outcome.message
+    assert contents(outside) == {}
+
+
+def test_a_work_folder_that_is_gone_is_said_before_any_work(folder: Path) -> None:
+    (folder / "out").symlink_to(folder / "unmounted")
+    with pytest.raises(InputUnsupportedError, match="cannot write here.*still mounted"):
+        pipeline.tile(manifest(folder, a="a.tif"), folder / "out", CONFIG)
+
+
+# --- two slides of one stem ----------------------------------------------------------------------------------------
+
+
+def predict(folder: Path, name: str, *, force: bool = False) -> Outcome:
+    """What `pathopatch predict NAME` does."""
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    rows = pipeline.slides_to_predict(str(folder / name))
+    (outcome,) = pipeline.predict(rows, folder / "model", folder / "out", config, force=force)
+    return outcome
+
+
+def test_a_second_slide_of_the_same_stem_is_not_predicted_into_the_firsts_place(folder: Path) -> None:
+    write_model(folder / "model")
+    assert predict(folder, "a.svs").state == "done"
+    before = contents(folder / "out")
+    outcome = predict(folder, "a.tif")
+    assert (outcome.state, outcome.code) == ("failed", "DUPLICATE_ID")
+    for said in ("a.svs", "a.tif", "--slide-id", "--force"):
+        assert said in outcome.message
+    assert contents(folder / "out") == before
+    assert predict(folder, "a.svs").state == "current"
+    (folder / "b").mkdir()
+    (folder / "a.svs").rename(folder / "b" / "a.svs")  # the same slide elsewhere is no other slide
+    assert predict(folder, "b/a.svs").state == "current"
+    assert predict(folder, "a.tif", force=True).state == "done"
+
+
+def test_a_slide_that_changed_under_its_own_name_is_stale_and_no_duplicate(folder: Path) -> None:
+    write_model(folder / "model")
+    predict(folder, "a.tif")
+    with open_slide(folder / "a.tif") as slide:
+        tile_slide(slide, CONFIG, folder / "out")
+    made.write_rgb_pyramid(folder / "a.tif", image(100), levels=1)
+    before = contents(folder / "out")
+    assert predict(folder, "a.tif").code == "STALE_ARTEFACT"
+    with open_slide(folder / "a.tif") as slide, pytest.raises(StaleArtefactError):
+        tile_slide(slide, CONFIG, folder / "out")
+    assert contents(folder / "out") == before
+
+
+def test_a_second_slide_of_the_same_stem_or_id_is_not_tiled_into_the_firsts_place(folder: Path) -> None:
+    out = folder / "out"
+    pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
+    before = contents(out)
+    with open_slide(folder / "a.tif") as slide, pytest.raises(DuplicateIdError, match=r"a\.svs.*a\.tif.*slide_id"):
+        tile_slide(slide, CONFIG, out, patient_id="a")
+    with pytest.raises(DuplicateIdError, match=r"a\.svs.*a\.tif.*slide_id"):
+        pipeline.tile(manifest(folder, a="a.tif"), out, CONFIG)
+    assert contents(out) == before
+    (outcome,) = pipeline.tile(manifest(folder, a="a.tif"), out, CONFIG, force=True)
+    assert outcome.state == "done"
+
+
+# --- another version -----------------------------------------------------------------------------------------------
+
+
+def old_table(work: Path, path: str, stage: str) -> None:
+    write_table(work / path, pd.DataFrame({"slide_id": ["a"]}), Stamp(stage=stage, config="", schema_version=1))
+
+
+def old_json(work: Path, path: str, stage: str) -> None:
+    write_json(work / path, {"stamp": Stamp(stage=stage, config="", schema_version=1).to_dict()})
+
+
+def groups(work: Path) -> object:
+    return pipeline.groups(work, GroupsConfig())
+
+
+OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None], str, str, str]] = {
+    "the list of slides": (groups, old_table, "slides.parquet", "check", "check MANIFEST -o WORK --force"),
+    "the list of slides, for the report": (read_study, old_table, "slides.parquet", "check", "check MANIFEST -o WORK"),
+    "a patch table": (read_study, old_table, "patches/a.parquet", "tile", "tile MANIFEST -o WORK --force"),
+    "the groups": (read_study, old_table, "groups.parquet", "groups", "groups WORK --force"),
+    "a run": (read_study, old_json, "runs/r/run.json", "train", "train WORK --force"),
+    "predictions": (
+        read_study,
+        old_table,
+        "predictions/a.parquet",
+        "predict",
+        "predict MANIFEST --model BUNDLE -o OUT",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OLD)
+def test_what_an_older_version_made_is_refused_with_the_command_that_makes_it_anew(what: str, tmp_path: Path) -> None:
+    read, write, path, stage, command = OLD[what]
+    write(tmp_path, path, stage)
+    with pytest.raises(StaleArtefactError, match=f"under schema 1, .*run pathopatch {command}") as caught:
+        read(tmp_path)
+    assert path.removesuffix("/run.json") in caught.value.place
+
+
+def test_the_groups_of_a_store_of_an_older_version_are_refused_with_the_command_too(folder: Path) -> None:
+    out = folder / "out"
+    pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
+    metadata = out / "slides" / "a.zarr" / "zarr.json"
+    content = json.loads(metadata.read_text())
+    content["attributes"]["stamp"]["schema_version"] = 1
+    metadata.write_text(json.dumps(content))
+    old = Stamp.from_dict(content["attributes"]["stamp"])
+    write_table(out / "patches" / "a.parquet", pd.read_parquet(out / "patches" / "a.parquet"), old)
+    for read in (groups, read_study):
+        with pytest.raises(StaleArtefactError, match="under schema 1, .*run pathopatch tile MANIFEST -o WORK --force"):
+            read(out)
+    (outcome,) = pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
+    assert "under schema 1" in outcome.message
+    assert "--force" in outcome.message
+    assert pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG, force=True)[0].state == "done"
+    assert read_study(out).slides["tile_state"].tolist() == ["done"]
+
+
+def test_a_bundle_of_another_version_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    write_json(tmp_path / "model.json", {"schema_version": 0})
+    with pytest.raises(CheckpointIncompatibleError, match="version 0.*run pathopatch train WORK"):
+        read_spec(tmp_path)

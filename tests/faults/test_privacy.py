@@ -1,0 +1,77 @@
+"""What a slide file says of the patient is in no output: not in the results, and not in the words of an error."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pyarrow.parquet as pq
+from made_model import write_model
+from PIL import Image
+
+from pathopatch import pipeline
+from pathopatch.config import PredictConfig, TileConfig
+from pathopatch.patches import PatchStore
+
+MARKER = "PATIENT-MARKER"  # in the description of the made Aperio slide, and the barcode of the made Leica slide
+RED = (255, 0, 0)  # of their label, macro and thumbnail images
+
+
+def readable(path: Path) -> bytes:
+    """A file's content, out of its compression."""
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes())
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        return repr((table.to_pylist(), table.schema.metadata)).encode()
+    return path.read_bytes()
+
+
+def pixels(path: Path) -> np.ndarray:
+    """The pixels of a picture (h, w, 3)."""
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+def test_nothing_that_a_slide_file_says_of_the_patient_is_in_any_output(tmp_path: Path) -> None:
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    made.write_aperio(tmp_path / "a.svs", image, levels=2)
+    made.write_scn(tmp_path / "b.scn", np.ascontiguousarray(image[:, ::-1]), (9, 9), (200, 200))
+    made.write_truncated(tmp_path / "a.svs", 95, tmp_path / "cut.svs")
+    made.write_aperio(tmp_path / "spoilt.svs", np.ascontiguousarray(image[:, :, ::-1]), levels=1)
+    made.spoil_tile(tmp_path / "spoilt.svs", 0)
+    for name in ("a.svs", "b.scn", "cut.svs", "spoilt.svs"):
+        content = (tmp_path / name).read_bytes()
+        assert MARKER.encode() in content or base64.b64encode(MARKER.encode()) in content
+    with (tmp_path / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["slide_id", "patient_id", "path"])
+        writer.writerows([[name.split(".")[0], "p", name] for name in ("a.svs", "b.scn", "cut.svs", "spoilt.svs")])
+
+    out = tmp_path / "out"
+    states = [outcome.state for outcome in pipeline.tile(tmp_path / "manifest.csv", out, TileConfig(patch_px=16))]
+    rows = pipeline.slides_to_predict(str(tmp_path / "manifest.csv"))
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    predicted = [outcome.state for outcome in pipeline.predict(rows, write_model(tmp_path / "model"), out, config)]
+    assert states == predicted == ["done", "done", "failed", "failed"]
+    for name in ("a.svs", "b.scn"):
+        described = pipeline.describe(*pipeline.slides_to_predict(str(tmp_path / name)), TileConfig(),
+                                      picture=out / f"{name}.png")  # fmt: skip
+        (out / f"{name}.txt").write_text(str(described.lines()))
+        pipeline.export_ome_zarr(str(tmp_path / name), out / f"{name}.ome.zarr")
+    pipeline.report(out)
+
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert {".parquet", ".json", ".gz", ".csv", ".tif", ".png", ".html", ".txt"} <= {path.suffix for path in written}
+    for path in written:
+        for said in (MARKER.encode(), base64.b64encode(MARKER.encode())):
+            assert said not in readable(path), path
+        if path.suffix == ".png":
+            assert not (pixels(path) == RED).all(axis=2).any(), path
+    for slide_id in ("a", "b"):
+        store = PatchStore(out / "slides" / f"{slide_id}.zarr")
+        for found in (store.overview(), *store.read(np.arange(len(store)))):
+            assert not (found.transpose(1, 2, 0) == RED).all(axis=2).any()
