@@ -62,7 +62,7 @@ class Workers:
     def __init__(self, count: int, *, prepare: Callable[[], None] | None = None, limit_s: float | None = None) -> None:
         self.count = count
         self._prepare = prepare
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -135,7 +135,7 @@ class Workers:
             self._workers.append(idle[0])
         worker = idle[0]
         worker.piece = index
-        worker.due = math.inf if self._limit_s is None else time.monotonic() + self._limit_s
+        worker.due = math.inf if self.limit_s is None else time.monotonic() + self.limit_s
         with suppress(OSError):  # it died meanwhile, which its pipe says when it is read
             worker.pipe.send(piece)
         return worker

@@ -45,7 +45,9 @@ def test_a_process_that_dies_costs_its_own_piece_which_is_tried_once_more(tmp_pa
 
 
 def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path) -> None:
-    with Workers(2, limit_s=5) as workers:
+    with Workers(2) as workers:
+        assert len(dict(workers.run(work, [(tmp_path / "start", name) for name in "ab"]))) == 2
+        workers.limit_s = 5  # of processes that have started
         results = dict(workers.run(work, [(tmp_path / "log", name) for name in ("hangs", "a")]))
     assert results == {0: Lost(is_late=True), 1: "A"}
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"hangs": 1, "a": 1}
