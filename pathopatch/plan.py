@@ -211,8 +211,8 @@ def _tile_some(config: TileConfig) -> Work:
             for _, patches, _ in iterate_patches(slide, analysis, origins=origins):
                 writer.append(patches)
                 for patch in patches:
-                    intensity.saturated_fraction(patch, analysis.windows)
-                    intensity.sharpness(intensity.scale(patch, analysis.windows))
+                    intensity.saturated_fraction(patch, analysis.windows, is_bright_background=is_bright)
+                    intensity.sharpness(intensity.scale(patch, analysis.windows), factor=blur)
             writer.finish({})
             pixels = Path(folder) / "probe.zarr" / "patches"
             return content_bytes(pixels) if pixels.is_dir() else 0
@@ -234,3 +234,5 @@ def _predict_some(network: Any, config: PredictConfig) -> Work:
         return 0
 
     return work
+        blur = config.intensity.sharpness_mpp / (slide.mpp * analysis.grid.downsample)
+        is_bright = analysis.tissue.background == "bright"

@@ -222,7 +222,9 @@ def _write_store(
         writer.append(patch[None])
         mask = sheet.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
         measured["tissue_fraction"][number] = mask.mean()
-        measured["saturated_fraction"][number] = intensity.saturated_fraction(patch, sheet.windows)
+        measured["saturated_fraction"][number] = intensity.saturated_fraction(
+            patch, sheet.windows, is_bright_background=sheet.tissue.background == "bright"
+        )
         measured["sharpness"][number] = intensity.sharpness(intensity.scale(patch, sheet.windows), factor=blur)
         if progress is not None:
             progress(number + 1, len(origins))

@@ -67,6 +67,14 @@ State = Literal["done", "done_empty", "current"]
 
 @dataclass(frozen=True, kw_only=True)
 class TileResult:
+"""Columns of the patch table.
+
+x, y: the patch's origin, level-0 px. tissue_fraction, tumor_fraction, labelled_fraction: shares of its part on the
+slide, in [0, 1]; tumor_fraction is NaN where nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
+saturated_fraction: share of pixels whose signal is cut off in any channel; on a dark background those at or above the
+upper end of the channel's window, on a bright one those at or below its lower end (0 for uint8 RGB), for white glass is
+no loss there and black is. sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
+"""
     """What became of a slide: the number of its patches, its state, and what a person should know of it.
 
     The state is done, done_empty (no tissue) or current (it was there already).
@@ -285,14 +293,16 @@ def _write_store(
         windows=analysis.windows,
     )
     measured = {name: np.zeros(len(origins)) for name in ("tissue_fraction", "saturated_fraction", "sharpness")}
-    blur = config.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
+    blur, is_bright = config.intensity.sharpness_mpp / (slide.mpp * grid.downsample), tissue.background == "bright"
     for rows, patches, fraction in iterate_patches(slide, analysis):
         writer.append(patches)
         measured["tissue_fraction"][rows] = fraction
         for row, patch in zip(rows, patches, strict=True):
             width, height = grid.inside(*origins[row].tolist())
             part = patch[:, :height, :width]
-            measured["saturated_fraction"][row] = intensity.saturated_fraction(part, analysis.windows)
+            measured["saturated_fraction"][row] = intensity.saturated_fraction(
+                part, analysis.windows, is_bright_background=is_bright
+            )
             measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, analysis.windows), factor=blur)
         if progress is not None:
             progress(int(rows[-1]) + 1, len(origins))
