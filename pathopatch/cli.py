@@ -270,7 +270,7 @@ def tile(
     if dry_run:
         from pathopatch.plan import tile_plan
 
-        _show_plan(tile_plan(manifest, config), workers)
+        _show_plan(tile_plan(manifest, config, out=out, force=force), workers)
         return
     with _progress(quiet) as progress:
         outcomes = pipeline.tile(manifest, out, config, workers=workers, force=force, progress=progress)
@@ -445,7 +445,7 @@ def predict(
     if dry_run:
         from pathopatch.plan import predict_plan
 
-        _show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp), workers)
+        _show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)
         return
     with _progress(quiet) as progress:
         outcomes = pipeline.predict(

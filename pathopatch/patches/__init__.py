@@ -6,7 +6,7 @@ from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.ready import tile_patches
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import TileResult, is_tiled, tile_slide
+from pathopatch.patches.tile import TileResult, is_finished, is_tiled, tile_slide
 
 __all__ = [
     "Grid",
@@ -17,6 +17,7 @@ __all__ = [
     "analyse_slide",
     "cohort_config",
     "grid_of",
+    "is_finished",
     "is_tiled",
     "iterate_patches",
     "tile_patches",

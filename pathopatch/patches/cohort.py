@@ -36,6 +36,7 @@ def cohort_config(
     fingerprints: Mapping[str, str],
     opened: Callable[[SlideRow], Slide],
     force: bool = False,
+    only_known: bool = False,
 ) -> TileConfig:
     """Return a configuration whose windows are those of the cohort; it is returned as it is if none are asked for.
 
@@ -55,6 +56,8 @@ def cohort_config(
         Opens a row's slide.
     force : bool
         Find them anew where other slides or settings would give others, in place of stopping.
+    only_known : bool
+        Neither find nor write windows: without current ones the configuration is returned as it is.
 
     Raises
     ------
@@ -85,6 +88,8 @@ def cohort_config(
     path = work / NAME
     if is_current(stamp, json_stamp(path), place=path, force=force):
         windows = read_json(path)["windows"]
+    elif only_known:
+        return config
     else:
         windows, left_out = _pooled(usable, config, opened)
         write_json(path, {"windows": windows, "left_out": left_out, "stamp": stamp.to_dict()})

@@ -42,7 +42,16 @@ from pathopatch.provenance import (
 )
 from pathopatch.slides import Slide
 
-__all__ = ["COLUMNS", "STAGE", "SlideAnalysis", "TileResult", "analyse_slide", "iterate_patches", "tile_slide"]
+__all__ = [
+    "COLUMNS",
+    "STAGE",
+    "SlideAnalysis",
+    "TileResult",
+    "analyse_slide",
+    "is_finished",
+    "iterate_patches",
+    "tile_slide",
+]
 
 STAGE = "tile"
 COLUMNS = (
@@ -58,6 +67,14 @@ COLUMNS = (
     "saturated_fraction",
     "sharpness",
 )
+"""Columns of the patch table.
+
+x, y: the patch's origin, level-0 px. tissue_fraction, tumor_fraction, labelled_fraction: shares of its part on the
+slide, in [0, 1]; tumor_fraction is NaN where nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
+saturated_fraction: share of pixels whose signal is cut off in any channel; on a dark background those at or above the
+upper end of the channel's window, on a bright one those at or below its lower end (0 for uint8 RGB), for white glass is
+no loss there and black is. sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
+"""
 _PROBES = 8  # per axis
 _PROBE_PX = 16
 _log = logging.getLogger(__name__)
@@ -67,14 +84,6 @@ State = Literal["done", "done_empty", "current"]
 
 @dataclass(frozen=True, kw_only=True)
 class TileResult:
-"""Columns of the patch table.
-
-x, y: the patch's origin, level-0 px. tissue_fraction, tumor_fraction, labelled_fraction: shares of its part on the
-slide, in [0, 1]; tumor_fraction is NaN where nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
-saturated_fraction: share of pixels whose signal is cut off in any channel; on a dark background those at or above the
-upper end of the channel's window, on a bright one those at or below its lower end (0 for uint8 RGB), for white glass is
-no loss there and black is. sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
-"""
     """What became of a slide: the number of its patches, its state, and what a person should know of it.
 
     The state is done, done_empty (no tissue) or current (it was there already).
@@ -145,8 +154,7 @@ def tile_slide(
     store_path = inside(out, "slides", f"{slide_id}.zarr")
     table_path = inside(out, "patches", f"{slide_id}.parquet")
     stamp = _stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
-    existing = finished_stamp(store_path, table_path)
-    if is_current(stamp, existing, place=store_path, force=force) and not (force and _lacks_pixels(store_path, config)):
+    if _is_finished(stamp, config, store_path, table_path, force):
         table = read_table(table_path)
         if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
             write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
@@ -164,6 +172,40 @@ def tile_slide(
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
     return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
+
+
+def is_finished(
+    slide: Slide,
+    config: TileConfig,
+    out: Path,
+    *,
+    slide_id: str,
+    patient_id: str,
+    labels: LabelSource | None = None,
+    tissue_mask: Path | None = None,
+    force: bool = False,
+) -> bool:
+    """Return whether `tile_slide` would find its own finished output and do nothing; the arguments are the same.
+
+    Raises
+    ------
+    StaleArtefactError
+        What stands there was made of another configuration or other inputs, and `force` is off.
+    InputMissingError
+        A mask or an annotation file is missing.
+    """
+    store_path, table_path = inside(out, "slides", f"{slide_id}.zarr"), inside(out, "patches", f"{slide_id}.parquet")
+    if finished_stamp(store_path, table_path) is None:
+        return False
+    stamp = _stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
+    return _is_finished(stamp, config, store_path, table_path, force)
+
+
+def _is_finished(stamp: Stamp, config: TileConfig, store_path: Path, table_path: Path, force: bool) -> bool:
+    """Return whether store and table carry a stamp, and nothing is missing that a forced run would add."""
+    existing = finished_stamp(store_path, table_path)
+    current = is_current(stamp, existing, place=store_path, force=force)
+    return current and not (force and _lacks_pixels(store_path, config))
 
 
 def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:
