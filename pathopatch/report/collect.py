@@ -14,10 +14,19 @@ from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.files import inside, read_json
 from pathopatch.patches.store import store_stamp
-from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, table_stamp
+from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, require_schema, table_stamp
 
 SPLITS = ("train", "val", "test")
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
+_REDO = {
+    "check": "check MANIFEST -o WORK",
+    "tile": "tile MANIFEST -o WORK",
+    "groups": "groups WORK",
+    "train": "train WORK",
+    "tune": "tune WORK",
+    "evaluate": "evaluate WORK",
+    "predict": "predict MANIFEST --model BUNDLE -o WORK",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,11 +96,17 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     """
     groups = read_table(work / "groups.parquet") if (work / "groups.parquet").is_file() else None
     audit_path = work / "groups" / "audit.json"
-    runs = evaluated_runs(work)
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
     return Study(
         name=work.resolve().name,
+    StaleArtefactError
+        An artefact is of another schema, so that its numbers may mean something else; the earliest stage is named.
         slides=_slides(work, groups),
+    runs = evaluated_runs(work)
+    stamps = _stamps(work, runs)
+    for place, stamp in stamps.items():
+        remedy = f"run pathopatch {_REDO.get(stamp.stage, stamp.stage)} --force, then the stages after it"
+        require_schema(stamp, place=work / place, remedy=remedy)
         groups=groups,
         audit=read_json(audit_path) if audit_path.is_file() else None,
         evaluations={run: read_json(inside(work, "runs", run, "evaluation", "metrics.json")) for run in runs},
@@ -105,7 +120,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         },
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
-        stamps=_stamps(work, runs),
+        stamps=stamps,
     )
 
 
@@ -180,13 +195,13 @@ def _patch_counts(path: Path) -> dict[str, Any]:
 
 
 def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
-    """Return the stamps of the study's artefacts, by their place in the work folder."""
+    """Return the stamps of the study's artefacts, by their place in the work folder, in the order of the stages."""
     found = {
         "slides.parquet": table_stamp(work / "slides.parquet"),
-        "groups.parquet": table_stamp(work / "groups.parquet"),
         **{f"patches/{path.name}": table_stamp(path) for path in sorted(work.glob("patches/*.parquet"))},
         **{f"runs/{path.parent.name}": json_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": json_stamp(work / "runs" / run / "evaluation" / "metrics.json") for run in runs},
         **{f"predictions/{path.name}": table_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
     return {place: stamp for place, stamp in found.items() if stamp is not None}
+        "groups.parquet": table_stamp(work / "groups.parquet"),

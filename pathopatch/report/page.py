@@ -45,6 +45,8 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     ------
     InputCorruptError
         An artefact is there but cannot be read.
+    StaleArtefactError
+        An artefact is of another schema.
     DiskFullError
         No space was left; the earlier report is untouched.
     """

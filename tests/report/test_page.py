@@ -15,9 +15,10 @@ import tifffile
 
 from pathopatch import pipeline
 from pathopatch.config import EvaluateConfig, TileConfig
+from pathopatch.errors import StaleArtefactError
 from pathopatch.evaluation import compare
 from pathopatch.files import read_json, write_bytes, write_json
-from pathopatch.provenance import update_status
+from pathopatch.provenance import Stamp, update_status, write_table
 from pathopatch.report import write_report
 
 QUICK = EvaluateConfig(bootstrap=40)
@@ -169,6 +170,22 @@ def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Pat
         write_json(path, numbers)
     page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
     assert "has no patch in group 2 (tumour, little tissue): WGA and GBA are not known" in page.text
+
+
+def test_artefacts_of_an_older_schema_are_refused_with_the_command_that_redoes_the_first(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"patch_id": ["a@0,0"], "slide_id": "a", "patient_id": "p", "tissue_fraction": 0.5, "label": 1}
+    )
+    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile", config="", schema_version=1))
+    write_table(tmp_path / "predictions" / "a.parquet", table, Stamp(stage="predict", config="", schema_version=1))
+    with pytest.raises(
+        StaleArtefactError, match=r"under schema 1.*a\.parquet.*pathopatch tile MANIFEST -o WORK --force"
+    ):
+        write_report(tmp_path)
+    assert not (tmp_path / "report").exists()
+    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile", config=""))
+    with pytest.raises(StaleArtefactError, match="pathopatch predict"):
+        write_report(tmp_path)
 
 
 def test_an_unreadable_overlay_is_said(tmp_path: Path) -> None:
