@@ -4,8 +4,8 @@ Environments that are there are used as they are (`bench.py --environments FOLDE
 tiatoolbox 2.1.3. Of hs2p, two readers: one decodes TIFF segments itself; one goes through OpenSlide, which it takes by
 default where neither cuCIM (whose package needs those of CUDA) nor libvips (no Python package) is installed. tiatoolbox
 asks for a torch below 2.13, whose package on PyPI brings CUDA: 3 GB to fetch and more than 6 GB installed. Its reader
-does without: an environment made by `pip install --no-deps` of it, of what it imports and of a torch for processors is
-enough, and is what it was tried in.
+only imports torch, so an environment of its wheel, of what the reader imports and of a torch for processors, each by
+`pip install --no-deps`, can stand in where that is too much.
 """
 
 from __future__ import annotations
