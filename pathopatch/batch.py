@@ -30,6 +30,7 @@ from pathopatch.provenance import read_status, update_status
 from pathopatch.workers import Lost, Workers
 
 if TYPE_CHECKING:
+    from pathopatch.patches import LabelSource
     from pathopatch.slides import Slide
 
 R = TypeVar("R")
@@ -122,6 +123,18 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     return open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
 
 
+def label_source(row: SlideRow) -> LabelSource:
+    """Return where a manifest row's labels come from."""
+    from pathopatch.patches import LabelSource
+
+    return LabelSource(
+        tumor_mask=row.tumor_mask,
+        whole_slide_non_tumor=row.whole_slide_non_tumor,
+        labelled_mask=row.labelled_mask,
+        annotations=row.annotations,
+    )
+
+
 @dataclass(frozen=True)
 class TileTask:
     """One slide to tile."""
@@ -139,14 +152,8 @@ class TileTask:
 
     def run(self) -> Outcome:
         """Tile the slide."""
-        from pathopatch.patches import LabelSource, tile_slide
+        from pathopatch.patches import tile_slide
 
-        labels = LabelSource(
-            tumor_mask=self.row.tumor_mask,
-            whole_slide_non_tumor=self.row.whole_slide_non_tumor,
-            labelled_mask=self.row.labelled_mask,
-            annotations=self.row.annotations,
-        )
         with open_row(self.row) as slide:
             result = tile_slide(
                 slide,
@@ -154,7 +161,7 @@ class TileTask:
                 self.out,
                 slide_id=self.row.slide_id,
                 patient_id=self.row.patient_id,
-                labels=labels,
+                labels=label_source(self.row),
                 tissue_mask=self.row.tissue_mask,
                 force=self.force,
             )

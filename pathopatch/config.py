@@ -243,9 +243,14 @@ class PredictConfig(Config):
 
 
 class StudyConfig(Config):
-    """A whole study: ``pathopatch run study.toml``."""
+    """A whole study: ``pathopatch run study.toml``.
 
-    manifest: Path
+    It starts from slides (`manifest`) or from ready patches (`patches`), which have no slides to predict and are cut as
+    they are.
+    """
+
+    manifest: Path | None = None
+    patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
     work: Path
     tile: TileConfig = TileConfig()
     groups: GroupsConfig = GroupsConfig()
@@ -259,6 +264,27 @@ class StudyConfig(Config):
     predict: PredictConfig = PredictConfig()
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
     jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patches_are_not_predicted(cls, raw: Any) -> Any:
+        has_no_slides = isinstance(raw, dict) and raw.get("patches") is not None
+        return {"predict_split": "none", **raw} if has_no_slides else raw
+
+    @model_validator(mode="after")
+    def _slides_or_patches(self) -> StudyConfig:
+        if (self.manifest is None) == (self.patches is None):
+            raise ValueError("give manifest or patches, one of the two")
+        if self.patches is None:
+            return self
+        default = TileConfig()
+        asked = [
+            f"tile.{name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
+        ]
+        asked += ["predict_split"] if self.predict_split != "none" else []
+        if asked:
+            raise ValueError(f"ready patches are as they are and have no slides: leave out {', '.join(asked)}")
+        return self
 
 
 def load_study(path: Path) -> StudyConfig:
@@ -288,7 +314,8 @@ def load_study(path: Path) -> StudyConfig:
         ) from error
     study = parse(StudyConfig, raw, place=str(path))
     base = path.resolve().parent
-    return study.model_copy(update={"manifest": base / study.manifest, "work": base / study.work})
+    given = {name: getattr(study, name) for name in ("manifest", "patches", "work")}
+    return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})
 
 
 def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:

@@ -341,7 +341,7 @@ def report(work: Path) -> Path:
 def run_study(
     study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
 ) -> list[Outcome]:
-    """Run all stages from the manifest to the report; return what became of the slides.
+    """Run all stages from the manifest, or the ready patches, to the report; return what became of the slides.
 
     The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
     prefers at the first threshold; the test split selects nothing.
@@ -350,7 +350,7 @@ def run_study(
 
     work = study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
-    outcomes = tile(study.manifest, work, study.tile, workers=workers, force=force, progress=progress)
+    outcomes = tile_study(study, workers=workers, force=force, progress=progress)
     groups(work, study.groups, force=force)
     train_many(work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
@@ -358,6 +358,16 @@ def run_study(
         outcomes += predict_split(study, workers=workers, force=force, progress=progress)
     report(work)
     return outcomes
+
+
+def tile_study(
+    study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
+    """Cut the study's slides into patches, or store its ready ones; return what became of them."""
+    if study.patches is not None:
+        return tile_patches(study.patches, study.work, study.tile, force=force, progress=progress)
+    assert study.manifest is not None  # the configuration has one of the two
+    return tile(study.manifest, study.work, study.tile, workers=workers, force=force, progress=progress)
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
@@ -377,6 +387,7 @@ def predict_split(
     """Predict the slides of the study's `predict_split` with the run that validation prefers."""
     from pathopatch.evaluation import preferred_run
 
+    assert study.manifest is not None
     table = provenance.read_table(study.work / "groups.parquet")
     wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
     ids = set(wanted["slide_id"])

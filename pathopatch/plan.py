@@ -1,27 +1,32 @@
 """What would `tile` or `predict` do? Slides, patches, gigabytes and time, from a short probe; nothing is written.
 
-Times scale what one slide took on this machine, one process: its overview by the pixels read for it, its patches by
-their number. Slides that cannot be worked on are listed with their codes, as the stage itself would list them.
+Times scale what one slide took on this machine, in one process and beside whatever else it was doing: its overview by
+the pixels read for it, its patches by their number. Slides that are finished already are counted apart; slides that
+cannot be worked on are listed with their codes, as the stage itself would list them.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from pathopatch.batch import Outcome, open_row
+from pathopatch.batch import Outcome, label_source, open_row
+from pathopatch.cohort import measure_intensities, open_slides
 from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.errors import PathopatchError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.pipeline import one_mpp
 from pathopatch.provenance import content_bytes
+from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,41 +50,55 @@ class Plan:
     Parameters
     ----------
     table : DataFrame
-        A row a slide that can be worked on: slide_id, mpp, background, patches, gigabytes (of pixels, uncompressed),
+        A row a slide that is to be worked on: slide_id, mpp, background, patches, gigabytes (of pixels, uncompressed),
         minutes (one process).
+    finished : DataFrame
+        The slides whose outputs are there and current: slide_id, mpp.
     failed : tuple of Outcome
-        The slides that cannot.
+        The slides that cannot be worked on.
     basis : str
         What the times are based on.
     """
 
     table: pd.DataFrame
+    finished: pd.DataFrame
     failed: tuple[Outcome, ...]
     basis: str
 
     @property
     def exit_code(self) -> int:
-        """0 when every slide can be worked on, 3 when some cannot, 1 when none can."""
+        """0 when every slide is finished or can be worked on, 3 when some cannot, 1 when none can."""
         if not self.failed:
             return 0
-        return 3 if len(self.table) else 1
+        return 3 if len(self.table) or len(self.finished) else 1
 
     def text(self, workers: int = 1) -> str:
         """Return the table and its sums in words."""
+        done = f"slides finished already, not counted: {len(self.finished)}" if len(self.finished) else ""
         if not len(self.table):
-            return "no slide can be worked on"
+            return done or "no slide can be worked on"
         sums = self.table[["patches", "gigabytes", "minutes"]].sum()
         minutes = max(sums["minutes"] / workers, float(self.table["minutes"].max()))
         processes = "1 process" if workers == 1 else f"{workers} processes"
-        return (
-            self.table.to_string(index=False, float_format=lambda value: f"{value:.3g}")
-            + f"\n{len(self.table)} slides, {int(sums['patches'])} patches, {sums['gigabytes']:.3g} GB of pixels, "
-            f"about {minutes:.2g} min with {processes}\n{self.basis}"
+        totals = (
+            f"{len(self.table)} slides, {int(sums['patches'])} patches, {sums['gigabytes']:.3g} GB of pixels, "
+            f"about {minutes:.2g} min with {processes}"
         )
+        shown = self.table.to_string(index=False, float_format=lambda value: f"{value:.3g}")
+        return "\n".join(line for line in (shown, totals, done, self.basis) if line)
 
 
-def tile_plan(manifest_path: Path, config: TileConfig) -> Plan:
+def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = None, force: bool = False) -> Plan:
     """Return what `tile` would do with a manifest.
+
+    Parameters
+    ----------
+    manifest_path, config : Path, TileConfig
+        As for the stage.
+    out : Path, optional
+        Work folder, in which slides may be finished already.
+    force : bool
+        What was made otherwise is to be redone, and no failure.
 
     Raises
     ------
@@ -87,48 +106,108 @@ def tile_plan(manifest_path: Path, config: TileConfig) -> Plan:
         Everything wrong with the manifest itself.
     InputUnsupportedError
         No target mpp was given and the slides' own differ by more than 2 %.
+    StaleArtefactError
+        The cohort's intensity windows in the work folder were found otherwise, and `force` is off.
     """
+    from pathopatch.patches import is_finished
+
     rows = read_manifest(manifest_path).included
-    plan = _plan(rows, config, _tile_some(config), keeps=config.store == "zarr")
+    known = config if out is None else _with_known_windows(rows, config, out, force=force)
+
+    def is_done(row: SlideRow, slide: Slide) -> bool:
+        return out is not None and is_finished(
+            slide,
+            known,
+            out,
+            slide_id=row.slide_id,
+            patient_id=row.patient_id,
+            labels=label_source(row),
+            tissue_mask=row.tissue_mask,
+            force=force,
+        )
+
+    probed = known if known.intensity.windows else _with_own_windows(known)  # windows take no other time
+    plan = _plan(rows, probed, _tile_some(probed), is_done, keeps=config.store == "zarr")
     if len(plan.table):
-        one_mpp(plan.table, config)
+        one_mpp(pd.concat([plan.table, plan.finished], ignore_index=True), config)
     return plan
 
 
+def _with_known_windows(rows: Sequence[SlideRow], config: TileConfig, out: Path, *, force: bool) -> TileConfig:
+    """Return the configuration with the cohort's intensity windows, if they are asked for and were found before."""
+    from pathopatch.patches import cohort_config
+
+    if config.intensity.scope == "slide":
+        return config
+    table, _ = open_slides(rows)
+    fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True)) if len(table) else {}
+    measured = partial(measure_intensities, config=config, workers=Workers(0))
+    return cohort_config(rows, config, out, fingerprints=fingerprints, measured=measured, force=force, only_known=True)
+
+
+def _with_own_windows(config: TileConfig) -> TileConfig:
+    """Return the configuration with each slide's own intensity windows."""
+    return config.model_copy(update={"intensity": config.intensity.model_copy(update={"scope": "slide"})})
+
+
 def predict_plan(
-    cohort: Sequence[SlideRow], model: Path, config: PredictConfig, *, slide_mpp: float | None = None
+    cohort: Sequence[SlideRow],
+    model: Path,
+    config: PredictConfig,
+    *,
+    slide_mpp: float | None = None,
+    out: Path | None = None,
+    force: bool = False,
 ) -> Plan:
-    """Return what `predict` would do with slides under a bundle's geometry; the gigabytes are read, not written."""
-    from pathopatch.heatmaps import tiling_of
+    """Return what `predict` would do with slides under a bundle's geometry; the gigabytes are read, not written.
+
+    Parameters
+    ----------
+    cohort, model, config, slide_mpp : sequence of SlideRow, Path, PredictConfig, float
+        As for the stage.
+    out : Path, optional
+        Work folder, in which slides may be finished already.
+    force : bool
+        What was made otherwise is to be redone, and no failure.
+    """
+    from pathopatch.heatmaps import is_predicted, tiling_of
     from pathopatch.models import check_slide, load_model
 
     network = load_model(model, device=config.device, precision=config.precision)
     settings = tiling_of(network.spec, config)
-    work = _predict_some(network, config)
-    return _plan(cohort, settings, work, slide_mpp=slide_mpp, check=lambda slide: check_slide(network.spec, slide))
+
+    def is_done(row: SlideRow, slide: Slide) -> bool:
+        check_slide(network.spec, slide)
+        return out is not None and is_predicted(
+            slide, network, out, slide_id=row.slide_id, tissue_mask=row.tissue_mask, config=config, force=force
+        )
+
+    return _plan(cohort, settings, _predict_some(network, config), is_done, slide_mpp=slide_mpp)
 
 
 def _plan(
     rows: Sequence[SlideRow],
     config: TileConfig,
     work: Work,
+    is_done: Callable[[SlideRow, Slide], bool],
     *,
     slide_mpp: float | None = None,
     keeps: bool = True,
-    check: Callable[[Slide], None] | None = None,
 ) -> Plan:
-    """Return the plan of a stage that does `work` with each patch."""
+    """Return the plan of a stage that does `work` with each patch; `is_done` raises where a slide is refused."""
     from pathopatch.patches import grid_of
 
     lines: list[dict[str, Any]] = []
+    finished: list[dict[str, Any]] = []
     failed: list[Outcome] = []
     rates: tuple[float, float] | None = None
     basis = ""
     for row in rows:
         try:
             with open_row(row, fallback_mpp=slide_mpp) as slide:
-                if check is not None:
-                    check(slide)
+                if is_done(row, slide):
+                    finished.append({"slide_id": row.slide_id, "mpp": slide.mpp})
+                    continue
                 grid = grid_of(slide, config)
                 if rates is None:
                     rates, basis = _probe(slide, row.slide_id, config, work)
@@ -147,7 +226,8 @@ def _plan(
                 )
         except PathopatchError as error:
             failed.append(Outcome(slide_id=row.slide_id, state="failed", code=error.code, message=str(error)))
-    return Plan(table=pd.DataFrame(lines), failed=tuple(failed), basis=basis)
+    done = pd.DataFrame(finished, columns=["slide_id", "mpp"])
+    return Plan(table=pd.DataFrame(lines), finished=done, failed=tuple(failed), basis=basis)
 
 
 def _overview_source_px(slide: Slide) -> int:
@@ -186,7 +266,8 @@ def _probe(slide: Slide, slide_id: str, config: TileConfig, work: Work) -> tuple
     measured = length * len(seconds)
     raw = measured * len(slide.channels) * config.patch_px**2 * min(slide.dtype.itemsize, 4)
     basis = (
-        f"measured on slide {slide_id}: overview {overview_seconds:.2g} s, {1e3 * patch_seconds:.2g} ms a patch "
+        f"measured with one process on this machine ({os.cpu_count()} processors) as busy as it is now, "
+        f"on slide {slide_id}: overview {overview_seconds:.2g} s, {1e3 * patch_seconds:.2g} ms a patch "
         f"({measured} patches" + (f", stored at {kept / raw:.0%} of their size)" if kept else ")")
     )
     return (overview_seconds / _overview_source_px(slide), patch_seconds), basis
@@ -210,7 +291,14 @@ def _tile_some(config: TileConfig) -> Work:
                 with_patches=config.store == "zarr",
             )
             batches = iterate_patches(slide, analysis, origins=origins)
-            store_measured(writer, batches, len(origins), windows=analysis.windows)
+            store_measured(
+                writer,
+                batches,
+                len(origins),
+                windows=analysis.windows,
+                sharpness_factor=config.intensity.sharpness_mpp / (slide.mpp * analysis.grid.downsample),
+                is_bright_background=analysis.tissue.background == "bright",
+            )
             writer.finish({})
             pixels = Path(folder) / "probe.zarr" / "patches"
             return content_bytes(pixels) if pixels.is_dir() else 0

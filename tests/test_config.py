@@ -19,6 +19,23 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path) -> None:
     assert loaded.tile == TileConfig(patch_px=64)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('work = "w"\n', "give manifest or patches, one of the two"),
+        ('manifest = "m.csv"\npatches = "p.csv"\nwork = "w"\n', "give manifest or patches, one of the two"),
+        ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out tile\.patch_px"),
+        ('patches = "p"\nwork = "w"\npredict_split = "test"\n', "leave out predict_split"),
+    ],
+)
+def test_a_study_starts_from_slides_or_from_ready_patches(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=reason):
+        load_study(study(tmp_path, text))
+    loaded = load_study(study(tmp_path, 'patches = "p"\nwork = "w"\n'))
+    assert (loaded.patches, loaded.predict_split) == (tmp_path / "p", "none")
+    assert StudyConfig.model_validate_json(loaded.model_dump_json()) == loaded
+
+
 def test_every_unknown_or_wrong_key_is_listed(tmp_path: Path) -> None:
     path = study(tmp_path, 'manifest = "m"\nwork = "w"\ncolour = 1\n[tile]\npatch_px = 2\n[train]\nmethd = "erm"\n')
     with pytest.raises(InputUnsupportedError) as caught:

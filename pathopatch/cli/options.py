@@ -19,6 +19,9 @@ Threshold = Annotated[float, typer.Option(help="Threshold of the tissue fraction
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=1, help="With several workers: give up a slide that takes more seconds.")
+]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
 SlideMpp = Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")]
 Method = Annotated[str, typer.Option(help="erm, erm-balanced, resample, groupdro or gerne.")]

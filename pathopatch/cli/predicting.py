@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pathopatch.cli.options import Device, DryRun, Force, Out, Quiet, SlideMpp, Work, Workers, with_options
+from pathopatch.cli.options import Device, DryRun, Force, Out, Quiet, SlideMpp, Timeout, Work, Workers, with_options
 from pathopatch.cli.output import finish, progress_bars, show_plan
 
 
@@ -25,6 +25,7 @@ def predict(
     min_tissue: Annotated[float | None, typer.Option(help="Least tissue fraction; default: the bundle's.")] = None,
     device: Device = "auto",
     workers: Workers = 1,
+    timeout: Timeout = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -40,11 +41,19 @@ def predict(
     if dry_run:
         from pathopatch.plan import predict_plan
 
-        show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp), workers)
+        show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)
         return
     with progress_bars(quiet) as progress:
         outcomes = pipeline.predict(
-            cohort, model, out, config, slide_mpp=slide_mpp, workers=workers, force=force, progress=progress
+            cohort,
+            model,
+            out,
+            config,
+            slide_mpp=slide_mpp,
+            workers=workers,
+            limit_s=timeout,
+            force=force,
+            progress=progress,
         )
     for outcome in outcomes:
         if outcome.state != "failed":

@@ -15,6 +15,7 @@ from pathopatch.cli.options import (
     Quiet,
     SlideMpp,
     Source,
+    Timeout,
     WarnShift,
     Workers,
     with_options,
@@ -97,6 +98,7 @@ def tile(
     align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
     warn_shift_um: WarnShift = None,
     workers: Workers = 1,
+    timeout: Timeout = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -125,10 +127,12 @@ def tile(
     if dry_run:
         from pathopatch.plan import tile_plan
 
-        show_plan(tile_plan(manifest, config), workers)
+        show_plan(tile_plan(manifest, config, out=out, force=force), workers)
         return
     with progress_bars(quiet) as progress:
-        outcomes = pipeline.tile(manifest, out, config, workers=workers, force=force, progress=progress)
+        outcomes = pipeline.tile(
+            manifest, out, config, workers=workers, limit_s=timeout, force=force, progress=progress
+        )
     finish(outcomes)
 
 

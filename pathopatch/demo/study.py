@@ -125,7 +125,7 @@ def run_seeds(
 def one_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progress | None) -> pd.DataFrame:
     """Tune every method at every threshold on one seed's cohort, train some winners twice as long; return the table."""
     study = study_of(work, seed=seed, methods=METHODS, trials=STUDY_TRIALS, jobs=jobs, progress=progress)
-    pipeline.tile(study.manifest, work, study.tile, workers=study.jobs, force=force, progress=progress)
+    pipeline.tile_study(study, workers=study.jobs, force=force, progress=progress)
     pipeline.groups(work, study.groups, force=force)
     runs = train_many(work, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     longer = [config for config in map(_twice_as_long, runs) if config.method in CLAIM]
@@ -156,7 +156,7 @@ def one_control(work: Path, seed: int, *, jobs: int, force: bool, progress: Prog
         shortcut=False,
         progress=progress,
     )
-    pipeline.tile(study.manifest, fair, study.tile, workers=study.jobs, force=force, progress=progress)
+    pipeline.tile_study(study, workers=study.jobs, force=force, progress=progress)
     pipeline.groups(fair, study.groups, force=force)
     train_many(fair, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     table = pipeline.evaluate(fair, None, study.evaluate, force=force, progress=progress)

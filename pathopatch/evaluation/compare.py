@@ -17,6 +17,7 @@ from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.evaluation.judge import N_GROUPS, patient_counts, pooled_accuracy, with_interval
 from pathopatch.files import inside, read_json, write_bytes
+from pathopatch.groups import naming_of
 from pathopatch.provenance import read_table
 
 ERM_METHODS = ("erm", "erm-balanced")
@@ -177,23 +178,27 @@ def comparison_table(work: Path) -> str:
     Raises
     ------
     InputMissingError
-        There is no comparison.
+        There is no comparison, or no groups.
     """
     path = work / "comparison.csv"
     if not path.is_file():
         raise InputMissingError("no comparison.csv", place=str(work), remedy="run `pathopatch evaluate` first")
     table = pd.read_csv(path, keep_default_na=True, dtype={"run": str, "method": str, "reference": str})
+    naming = naming_of(read_table(work / "groups.parquet"))
+    if naming.is_own:  # all thresholds give the same groups
+        table = table[table["threshold"] == table["threshold"].min()]
     lines = [
         f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
         f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
         f"{'groups 0 to 3':<24} {'WGA gain':>8}",
     ]
     for threshold, part in table.groupby("threshold", sort=True):
-        lines += [_text_row(f"{threshold:<5g}", row) for _, row in part.iterrows()]
+        tau = "own" if naming.is_own else f"{threshold:g}"
+        lines += [_text_row(f"{tau:<5}", row) for _, row in part.iterrows()]
         lines.append("")
-    lines.append(
-        "tau: tissue threshold. Groups: 0 non-tumour little tissue, 1 non-tumour much, 2 tumour little, 3 tumour much."
-    )
+    meaning = "own, the patches' own attribute" if naming.is_own else "tissue threshold"
+    named = "; ".join(f"{number} {name}" for number, name in enumerate(naming.names))
+    lines.append(f"tau: {meaning}. Groups: {named}.")
     return "\n".join(lines)
 
 

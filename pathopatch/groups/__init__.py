@@ -2,9 +2,11 @@
 
 from pathopatch.groups.assign import assign_groups, attribute_column, attribute_values, bins_column, group_column
 from pathopatch.groups.audit import audit, check_groups, describe, group_counts
+from pathopatch.groups.naming import Naming, naming_of
 from pathopatch.groups.splits import assign_splits, given_splits
 
 __all__ = [
+    "Naming",
     "assign_groups",
     "assign_splits",
     "attribute_column",
@@ -16,4 +18,5 @@ __all__ = [
     "given_splits",
     "group_column",
     "group_counts",
+    "naming_of",
 ]

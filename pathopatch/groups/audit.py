@@ -10,13 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.errors import GroupEmptyError, InputMissingError
-from pathopatch.groups.assign import attribute_column, attribute_values, group_column
+from pathopatch.groups.assign import attribute_column, group_column
+from pathopatch.groups.naming import LABELS, Naming, naming_of
 from pathopatch.groups.splits import SPLITS
 from pathopatch.metrics import auroc
 
 SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 20))
 """Thresholds at which alpha is reported beside the chosen ones."""
-_TISSUE = ("little tissue", "much tissue")
 
 
 def group_counts(groups: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -39,7 +39,7 @@ def group_counts(groups: pd.DataFrame, threshold: float) -> pd.DataFrame:
     InputMissingError
         There is no such threshold.
     """
-    column, n_values = _column(groups, threshold), len(_values(groups))
+    column, n_values = _column(groups, threshold), len(naming_of(groups).values)
     rows = []
     for split, part in _by_split(groups):
         for group in range(2 * n_values):
@@ -69,7 +69,8 @@ def check_groups(groups: pd.DataFrame, threshold: float, *, splits: Sequence[str
     """
     column = _column(groups, threshold)
     part = groups[groups["split"].isin(list(splits))] if "split" in groups else groups
-    values = _values(groups)
+    naming = naming_of(groups)
+    values = naming.values
     counts = _counts(part[column].to_numpy(), len(values))
     if (counts == 0).any():
         shown = "; ".join(
@@ -77,9 +78,10 @@ def check_groups(groups: pd.DataFrame, threshold: float, *, splits: Sequence[str
             for label, row in enumerate(counts.tolist())
         )
         raise GroupEmptyError(
-            f"at threshold {threshold:g} a group is empty ({shown})",
+            f"{naming.at(threshold)} a group is empty ({shown})",
             place=f"split {' + '.join(splits)}",
-            remedy="choose another threshold, add slides, or train method erm, which needs no groups",
+            remedy=("add patches" if naming.is_own else "choose another threshold, add slides")
+            + ", or train method erm, which needs no groups",
         )
 
 
@@ -112,7 +114,7 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
     ----------
     Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv 2503.13236, eq. 2: alpha.
     """
-    values = _values(groups)
+    values = naming_of(groups).values
     found: dict[str, Any] = {"attribute_values": list(values), "thresholds": {}, "sweep": {}, "fraction_only": {}}
     for threshold in thresholds:
         column = _column(groups, threshold)
@@ -149,13 +151,13 @@ def describe(found: Mapping[str, Any]) -> str:
             f"{line}: AUROC {told['auroc']:.3f}, accuracy {told['accuracy']:.3f} "
             f"with tumour where the fraction is {side} {told['threshold']:.3g}"
         )
-    values = tuple(found.get("attribute_values", _TISSUE))
+    naming = Naming(tuple(found["attribute_values"])) if "attribute_values" in found else Naming()
     for threshold, by_split in found["thresholds"].items():
-        if values != _TISSUE and threshold != next(iter(found["thresholds"])):
+        if naming.is_own and threshold != next(iter(found["thresholds"])):
             continue  # the patches' own attribute is the same at every threshold
-        named = f"at threshold {threshold}" if values == _TISSUE else "by the patches' own attribute"
+        named = naming.at(threshold) if naming.is_own else f"at threshold {threshold}"
         lines += ["", f"Groups {named} (patches / patients; share within the label):"]
-        lines.append(f"  {'split':<6} {'label':<9} " + " ".join(f"{value:>24}" for value in values))
+        lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in naming.values))
         for split, cells in by_split.items():
             lines += [_group_line(split, label, cells) for label in (0, 1)]
     return "\n".join(lines)
@@ -169,13 +171,7 @@ def _group_line(split: str, label: int, cells: Mapping[str, Any]) -> str:
         alpha = cells["alpha"][label]
         share = "" if alpha is None else f" {alpha[attribute]:6.1%}"
         shown.append(f"{n} / {patients}{share}" if n else "EMPTY")
-    return f"  {split:<6} {('non-tumor', 'tumor')[label]:<9} " + " ".join(f"{cell:>24}" for cell in shown)
-
-
-def _values(groups: pd.DataFrame) -> tuple[str, ...]:
-    """Return what the values of the attribute mean, at least two."""
-    own = attribute_values(groups)
-    return own if len(own) > 1 else (*own, "(no other)") if own else _TISSUE
+    return f"  {split:<6} {LABELS[label]:<10} " + " ".join(f"{cell:>24}" for cell in shown)
 
 
 def _column(groups: pd.DataFrame, threshold: float) -> str:

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathopatch.heatmaps.artefacts import PredictResult as PredictResult
+    from pathopatch.heatmaps.artefacts import is_predicted as is_predicted
     from pathopatch.heatmaps.artefacts import predict_to as predict_to
     from pathopatch.heatmaps.predict import predict_slide as predict_slide
     from pathopatch.heatmaps.predict import tiling_of as tiling_of
 
 _HOMES = {
     "PredictResult": "pathopatch.heatmaps.artefacts",
+    "is_predicted": "pathopatch.heatmaps.artefacts",
     "predict_slide": "pathopatch.heatmaps.predict",
     "predict_to": "pathopatch.heatmaps.artefacts",
     "tiling_of": "pathopatch.heatmaps.predict",
 }
-__all__ = ["PredictResult", "predict_slide", "predict_to", "tiling_of"]
+__all__ = ["PredictResult", "is_predicted", "predict_slide", "predict_to", "tiling_of"]
 
 
 def __getattr__(name: str) -> Any:

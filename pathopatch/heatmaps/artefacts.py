@@ -122,17 +122,10 @@ def predict_to(
             f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
         )
     started = time.time()
-    table_path = inside(out, "predictions", f"{slide_id}.parquet")
-    folder = inside(out, "heatmaps", slide_id)
+    table_path, folder = _places(out, slide_id)
     check_slide(model.spec, slide)
     stamp = _stamp(slide, model, config, tissue_mask)
-    there = [(table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder)]
-    for existing, place in () if force else there:
-        if existing is not None and _shows_other_pixels(stamp, existing):
-            known = read_status(out, slide_id).get("predict", {}).get("source")
-            require_same_source(known, slide.source, slide_id=slide_id, place=place)
-    found = [is_current(stamp, existing, place=place, force=force) for existing, place in there]
-    if all(found):
+    if _is_current(slide, stamp, out, slide_id, force):
         return _adopted(out, slide_id, folder, slide.source)
     running = {"state": "running", "host": socket.gethostname(), "source": slide.source}
     update_status(out, slide_id, "predict", running)
@@ -146,6 +139,46 @@ def predict_to(
     warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(model.spec, config).registration.warn_um)
     _record(out, slide_id, state, counts, slide.source, seconds=time.time() - started, warnings=warnings)
     return PredictResult(slide_id=slide_id, state=state, counts=counts, warnings=tuple(warnings))
+
+
+def is_predicted(
+    slide: Slide,
+    model: PatchClassifier,
+    out: Path,
+    *,
+    slide_id: str,
+    tissue_mask: Path | None = None,
+    config: PredictConfig = DEFAULTS,
+    force: bool = False,
+) -> bool:
+    """Return whether `predict_to` would find its own finished outputs and do nothing; the arguments are the same.
+
+    Raises
+    ------
+    StaleArtefactError
+        Outputs of another model, slide or setting stand there, and `force` is off.
+    """
+    table_path, folder = _places(out, slide_id)
+    if table_stamp(table_path) is None and json_stamp(folder / _FACTS) is None:
+        return False
+    return _is_current(slide, _stamp(slide, model, config, tissue_mask), out, slide_id, force)
+
+
+def _places(out: Path, slide_id: str) -> tuple[Path, Path]:
+    """Return where a slide's table and heatmap stand."""
+    return inside(out, "predictions", f"{slide_id}.parquet"), inside(out, "heatmaps", slide_id)
+
+
+def _is_current(slide: Slide, stamp: Stamp, out: Path, slide_id: str, force: bool) -> bool:
+    """Return whether both outputs carry a stamp."""
+    table_path, folder = _places(out, slide_id)
+    there = [(table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder)]
+    for existing, place in () if force else there:
+        if existing is not None and _shows_other_pixels(stamp, existing):
+            known = read_status(out, slide_id).get("predict", {}).get("source")
+            require_same_source(known, slide.source, slide_id=slide_id, place=place)
+    found = [is_current(stamp, existing, place=place, force=force) for existing, place in there]
+    return all(found)
 
 
 def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:

@@ -2,11 +2,12 @@
 
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, grid_of, iterate_patches
 from pathopatch.patches.cohort import cohort_config
+from pathopatch.patches.finished import is_finished, is_tiled
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.ready import tile_patches
 from pathopatch.patches.store import PatchStore, require_one_geometry
-from pathopatch.patches.tile import TileResult, is_tiled, tile_slide
+from pathopatch.patches.tile import TileResult, tile_slide
 
 __all__ = [
     "Grid",
@@ -17,6 +18,7 @@ __all__ = [
     "analyse_slide",
     "cohort_config",
     "grid_of",
+    "is_finished",
     "is_tiled",
     "iterate_patches",
     "require_one_geometry",

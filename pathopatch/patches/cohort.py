@@ -66,6 +66,7 @@ def cohort_config(
     fingerprints: Mapping[str, str],
     measured: Measured,
     force: bool = False,
+    only_known: bool = False,
 ) -> TileConfig:
     """Return a configuration whose windows are those of the cohort; it is returned as it is if none are asked for.
 
@@ -85,6 +86,8 @@ def cohort_config(
         Measures slides with `tissue_intensities`; called only where windows have to be found.
     force : bool
         Find them anew where other slides or settings would give others, in place of stopping.
+    only_known : bool
+        Neither find nor write windows: without current ones the configuration is returned as it is.
 
     Raises
     ------
@@ -115,6 +118,8 @@ def cohort_config(
     path = work / NAME
     if is_current(stamp, json_stamp(path), place=path, force=force):
         windows = read_json(path)["windows"]
+    elif only_known:
+        return config
     else:
         windows, left_out = _pooled(usable, config, measured(usable))
         write_json(path, {"windows": windows, "left_out": left_out, "stamp": stamp.to_dict()})

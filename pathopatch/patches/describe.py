@@ -50,7 +50,8 @@ class Description:
     windows : ndarray of float64, shape (C, 2)
         Intensities drawn black and full.
     saturated : tuple of float
-        Share of each channel's pixels at the detector's ceiling, in [0, 1]; NaN for floating point, which has none.
+        Share of each channel's pixels at the detector's limit, in [0, 1], see `saturated_shares`; NaN for floating
+        point, which has none.
     analysis : SlideAnalysis or None
         Tissue and shifts; None without mpp.
     warnings : tuple of str
@@ -212,8 +213,9 @@ def _other_polarities(slide: Slide, overview: NDArray[np.generic], background: s
 
 
 def saturated_shares(slide: Slide) -> tuple[float, ...]:
-    """Return the share of pixels at the detector's ceiling, per channel, in [0, 1]; NaN for floating point.
+    """Return the share of pixels at the detector's limit, per channel, in [0, 1]; NaN for floating point.
 
+    On a dark background that is its ceiling, on a bright one the type's least value: white glass is as it should be.
     Counted at level 0, since means of several pixels hide it: on the whole of a small slide, else on 64 windows.
     The ceiling is the type's largest value or, where no pixel of a uint16 channel exceeds it and some reach it, that of
     10, 12 or 14 bits, be they the lower or the higher ones of the word.
@@ -225,20 +227,21 @@ def saturated_shares(slide: Slide) -> tuple[float, ...]:
     """
     if slide.dtype.kind == "f":
         return (math.nan,) * len(slide.channels)
+    is_bright = slide.background == "bright"
     counts: list[dict[int, int]] = [{} for _ in slide.channels]
     total = 0
     for x, y, width, height in _windows(*slide.bounds):
         pixels = slide.read_region(x, y, width, height)
         total += width * height
         for found, plane in zip(counts, pixels, strict=True):
-            highest = int(cast(Any, plane.max()))
-            found[highest] = found.get(highest, 0) + int(np.count_nonzero(plane == plane.max()))
-    full = int(np.iinfo(cast(Any, slide.dtype)).max)
+            end = int(cast(Any, plane.min() if is_bright else plane.max()))
+            found[end] = found.get(end, 0) + int(np.count_nonzero(plane == end))
+    limits = np.iinfo(cast(Any, slide.dtype))
     shares = []
     for found in counts:
-        highest = max(found)
-        is_ceiling = highest == full or (slide.dtype == np.uint16 and highest in _CEILINGS)
-        shares.append(found[highest] / total if is_ceiling else 0.0)
+        end = min(found) if is_bright else max(found)
+        is_ceiling = end == limits.max or (slide.dtype == np.uint16 and end in _CEILINGS)
+        shares.append(found[end] / total if (end == limits.min if is_bright else is_ceiling) else 0.0)
     return tuple(shares)
 
 

@@ -135,8 +135,8 @@ def scale(
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 
-def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64]) -> float:
-    """Return the share of pixels that reach the upper end of the window in any channel.
+def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64], *, is_bright_background: bool) -> float:
+    """Return the share of pixels whose signal reaches the end of the window in any channel.
 
     Parameters
     ----------
@@ -144,6 +144,9 @@ def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64]) 
         The part of a patch that lies on the slide, source units.
     window : ndarray of float64, shape (C, 2)
         (low, high) per channel, source units.
+    is_bright_background : bool
+        The signal is what the tissue absorbs: the lower end counts (black), and white glass is as it should be. On a
+        dark background it is light, and the upper end counts.
 
     Returns
     -------
@@ -155,7 +158,7 @@ def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64]) 
     is_saturated = np.zeros(patch.shape[1:], np.bool_)
     for plane, (low, high) in zip(patch, window, strict=True):
         if high > low:
-            is_saturated |= _reaching(plane, high)
+            is_saturated |= _up_to(plane, low) if is_bright_background else _reaching(plane, high)
     return float(np.count_nonzero(is_saturated) / is_saturated.size)
 
 
@@ -168,6 +171,17 @@ def _reaching(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_
     if not limits.min <= least <= limits.max:
         return np.full(plane.shape, least < limits.min, np.bool_)
     return np.asarray(np.greater_equal(plane, plane.dtype.type(least)), np.bool_)
+
+
+def _up_to(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:
+    """Return which pixels are at most as high as a level; integers are compared as such, which is faster."""
+    if plane.dtype.kind not in "iu" or not np.isfinite(level):
+        return np.asarray(np.less_equal(plane, level), np.bool_)
+    limits = np.iinfo(str(plane.dtype))
+    most = math.floor(level)
+    if not limits.min <= most <= limits.max:
+        return np.full(plane.shape, most > limits.max, np.bool_)
+    return np.asarray(np.less_equal(plane, plane.dtype.type(most)), np.bool_)
 
 
 def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:

@@ -21,6 +21,7 @@ def store_measured(
     *,
     windows: NDArray[np.float64],
     sharpness_factor: float = 1.0,
+    is_bright_background: bool,
     inside: Callable[[int], tuple[int, int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
@@ -39,6 +40,8 @@ def store_measured(
         Intensities that become 0 and 1, source units.
     sharpness_factor : float
         How many px of a patch are one at the scale at which sharpness is measured.
+    is_bright_background : bool
+        Which end of the window is a saturated signal, see `pathopatch.patches.intensity.saturated_fraction`.
     inside : callable, optional
         Returns the (width, height) of a row's part on the slide, px; without it a patch lies on it whole.
     progress : callable, optional
@@ -56,7 +59,9 @@ def store_measured(
         for row, patch in zip(rows.tolist(), patches, strict=True):
             width, height = (None, None) if inside is None else inside(row)
             part = patch[:, :height, :width]
-            measured["saturated_fraction"][row] = intensity.saturated_fraction(part, windows)
+            measured["saturated_fraction"][row] = intensity.saturated_fraction(
+                part, windows, is_bright_background=is_bright_background
+            )
             measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, windows), factor=sharpness_factor)
         if progress is not None:
             progress(int(rows[-1]) + 1, count)

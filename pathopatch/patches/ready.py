@@ -25,11 +25,12 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path
 from pathopatch.patches import intensity
+from pathopatch.patches.finished import STAGE, finished_stamp
 from pathopatch.patches.measured import store_measured
 from pathopatch.patches.ready_images import Look, common_look, read_image
 from pathopatch.patches.ready_list import LIST_NAME, read_list
 from pathopatch.patches.store_writer import StoreWriter
-from pathopatch.patches.tile import COLUMNS, STAGE, TileResult, finished_stamp, write_status
+from pathopatch.patches.tile import COLUMNS, TileResult, write_status
 from pathopatch.patches.tissue import TissueModel, fit_tissue
 from pathopatch.provenance import (
     Stamp,
@@ -227,6 +228,7 @@ def _write_store(
         len(origins),
         windows=sheet.windows,
         sharpness_factor=blur,
+        is_bright_background=sheet.tissue.background == "bright",
         progress=progress,
     )
     writer.finish(_attributes(sheet, config, name, stamp))

@@ -6,7 +6,6 @@ belong together and are made again: the store and the table count as finished on
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import socket
 import time
@@ -24,26 +23,20 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path, valid_slide_id
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
+from pathopatch.patches.finished import STAGE, is_current_output, tile_stamp
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
 from pathopatch.patches.source import source_record
-from pathopatch.patches.store import PatchStore, store_source, store_stamp
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import (
     Stamp,
-    fingerprint,
-    fingerprint_file,
-    is_current,
     read_status,
     read_table,
-    require_same_source,
-    table_stamp,
     update_status,
     write_table,
 )
 from pathopatch.slides import Slide
 
-STAGE = "tile"
 COLUMNS = (
     "patch_id",
     "slide_id",
@@ -57,8 +50,14 @@ COLUMNS = (
     "saturated_fraction",
     "sharpness",
 )
-_PROBES = 8  # per axis
-_PROBE_PX = 16
+"""Columns of the patch table.
+
+x, y: the patch's origin, level-0 px. tissue_fraction, tumor_fraction, labelled_fraction: shares of its part on the
+slide, in [0, 1]; tumor_fraction is NaN where nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
+saturated_fraction: share of pixels whose signal is cut off in any channel; on a dark background those at or above the
+upper end of the channel's window, on a bright one those at or below its lower end (0 for uint8 RGB), for white glass is
+no loss there and black is. sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
+"""
 _log = logging.getLogger(__name__)
 
 State = Literal["done", "done_empty", "current"]
@@ -137,11 +136,8 @@ def tile_slide(
     started = time.time()
     store_path = inside(out, "slides", f"{slide_id}.zarr")
     table_path = inside(out, "patches", f"{slide_id}.parquet")
-    stamp = _stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
-    existing = finished_stamp(store_path, table_path)
-    if not force and existing is not None and _shows_other_pixels(stamp, existing):
-        require_same_source(store_source(store_path), slide.source, slide_id=slide_id, place=store_path)
-    if is_current(stamp, existing, place=store_path, force=force) and not (force and _lacks_pixels(store_path, config)):
+    stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
+    if is_current_output(slide, stamp, config, store_path, table_path, force):
         table = read_table(table_path)
         if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
             write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
@@ -159,82 +155,6 @@ def tile_slide(
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
     return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
-
-
-def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
-    """Return whether two stamps of one schema are of files or pixels that differ."""
-    if stamp.schema_version != existing.schema_version:
-        return False
-    slides = [
-        {k: v for k, v in each.inputs.items() if k.startswith(("slide ", "pixels"))} for each in (stamp, existing)
-    ]
-    return slides[0] != slides[1]
-
-
-def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:
-    """Return whether a finished store's pixels were removed to free space."""
-    return config.store == "zarr" and not PatchStore(store_path).has_patches
-
-
-def _stamp(
-    slide: Slide,
-    config: TileConfig,
-    slide_id: str,
-    patient_id: str,
-    source: LabelSource | None,
-    tissue_mask: Path | None,
-) -> Stamp:
-    """Return what the artefacts of a slide are made of."""
-    facts = {
-        "config": config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
-        "slide_id": slide_id,
-        "patient_id": patient_id,
-        "channels": slide.channels,
-        "mpp": slide.mpp,
-        "background": slide.background,
-        "whole_slide_non_tumor": source is not None and source.whole_slide_non_tumor,
-    }
-    inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
-    inputs["pixels"] = _probe(slide)
-    for role, path in (source.paths if source is not None else {}).items():
-        inputs[role] = fingerprint_file(path)
-    if tissue_mask is not None:
-        inputs["tissue_mask"] = fingerprint_file(tissue_mask)
-    return Stamp(stage=STAGE, config=fingerprint(facts), inputs=inputs)
-
-
-def _probe(slide: Slide) -> str:
-    """Return a fingerprint of scattered pixels: two pages or planes of one file are two slides."""
-    digest = hashlib.sha256()
-    width, height = slide.size
-    side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)
-    for y in np.linspace(0, height - side_y, _PROBES).astype(int).tolist():
-        for x in np.linspace(0, width - side_x, _PROBES).astype(int).tolist():
-            digest.update(np.ascontiguousarray(slide.read_region(x, y, side_x, side_y)).tobytes())
-    return digest.hexdigest()
-
-
-def is_tiled(work: Path, slide_id: str) -> bool:
-    """Return whether a slide is tiled to the end: its status says so, and its store and table belong together.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    slide_id : str
-        A checked slide id.
-    """
-    if read_status(work, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
-        return False
-    return finished_stamp(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
-
-
-def finished_stamp(store_path: Path, table_path: Path) -> Stamp | None:
-    """Return the stamp that store and table share; None if one is missing or they do not belong together."""
-    table, store = table_stamp(table_path), store_stamp(store_path)
-    if table is None or store is None or table.differences(store):
-        return None
-    return table
 
 
 def _table(
@@ -303,6 +223,7 @@ def _write_store(
         len(origins),
         windows=analysis.windows,
         sharpness_factor=config.intensity.sharpness_mpp / (slide.mpp * grid.downsample),
+        is_bright_background=tissue.background == "bright",
         inside=lambda row: grid.inside(*origins[row].tolist()),
         progress=progress,
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.report.collect import SPLITS, Study
+from pathopatch.report.collect import SPLITS, Study, patients_in
 from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
 from pathopatch.report.plots import fraction_by_label
 
@@ -46,13 +46,15 @@ def cohort_section(study: Study, pictures: dict[str, bytes]) -> Html:
         parts.append(paragraph("Groups have not been formed yet, so tissue by label is not shown.", kind="absent"))
         return tag("div", *parts)
     splits = splits_of(study)
-    pictures["tissue_by_label.png"] = fraction_by_label(study.groups, study.thresholds, splits)
+    cuts = () if study.naming.is_own else study.thresholds
+    pictures["tissue_by_label.png"] = fraction_by_label(study.groups, cuts, splits)
     parts += [
         tag("h3", "Tissue fraction by label"),
         picture(
             "tissue_by_label.png",
             f"Histograms of the tissue fraction of non-tumour and tumour patches in {', '.join(splits)}.",
-            "Labelled patches that are not blank glass; each label's bars sum to 100 %. Dashed: the tissue thresholds. "
+            "Labelled patches that have a group; each label's bars sum to 100 %. "
+            f"{'Dashed: the tissue thresholds. ' if cuts else ''}"
             "The further the two shapes lie apart, the better the amount of tissue gives the label away.",
         ),
     ]
@@ -139,7 +141,7 @@ def _split_table(study: Study) -> Html:
             (
                 split or "no split yet",
                 len(part),
-                part["patient_id"].nunique(),
+                patients_in(part),
                 *(f"{int(part[name].astype(float).sum())}" for name in ("patches", "with_tissue", "labelled", "tumor")),
                 percent(tissue / patches if patches else float("nan")),
             )

@@ -13,6 +13,7 @@ import zarr
 from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs
 from pathopatch.files import inside, read_json
+from pathopatch.groups import Naming, naming_of
 from pathopatch.patches.store import store_stamp
 from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, require_schema, table_stamp
 
@@ -29,8 +30,8 @@ class Study:
     name : str
         Name of the work folder.
     slides : DataFrame
-        A row per slide: slide_id, patient_id, split, channels, mpp, background, windows, state and message of `tile`
-        and `predict`, and the tallies of its patches.
+        A row per slide, or per split of a set of ready patches: slide_id, patient_id, patients (1, or how many), split,
+        channels, mpp, background, windows, state and message of `tile` and `predict`, and the tallies of its patches.
     groups : DataFrame or None
         ``groups.parquet``.
     audit : mapping or None
@@ -63,11 +64,17 @@ class Study:
     stamps: Mapping[str, Stamp]
 
     @property
+    def naming(self) -> Naming:
+        """What the groups are called."""
+        return Naming() if self.groups is None else naming_of(self.groups)
+
+    @property
     def thresholds(self) -> tuple[float, ...]:
-        """Tissue thresholds of the groups, rising."""
+        """Tissue thresholds of the groups, rising; the first where the attribute is the patches' own: all are alike."""
         if self.groups is None:
             return ()
-        return tuple(sorted(float(name[6:]) for name in map(str, self.groups.columns) if name.startswith("group@")))
+        found = sorted(float(name[6:]) for name in map(str, self.groups.columns) if name.startswith("group@"))
+        return tuple(found[:1] if self.naming.is_own else found)
 
 
 def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
@@ -85,11 +92,12 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     InputCorruptError
         An artefact is there but cannot be read.
     StaleArtefactError
-        An artefact is of another schema; the command that makes it anew is said.
+        An artefact is of another schema, so that its numbers may mean something else; the earliest stage is named.
     """
+    runs = evaluated_runs(work)
+    stamps = _stamps(work, runs)
     groups = read_table(work / "groups.parquet") if (work / "groups.parquet").is_file() else None
     audit_path = work / "groups" / "audit.json"
-    runs = evaluated_runs(work)
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
     return Study(
         name=work.resolve().name,
@@ -107,36 +115,31 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         },
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
-        stamps=_stamps(work, runs),
+        stamps=stamps,
     )
 
 
 def _slides(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame:
-    """Return one row per slide that any artefact knows of."""
+    """Return the rows of all slides that any artefact knows of."""
     checked = read_table(work / "slides.parquet") if (work / "slides.parquet").is_file() else pd.DataFrame()
     known = {
         str(row["slide_id"]): {str(key): value for key, value in row.items()} for row in checked.to_dict("records")
     }
     names = {*known, *(path.stem for path in work.glob("patches/*.parquet"))}
     names |= {path.stem for path in work.glob("status/*.json")}
-    split_of = {}
-    if groups is not None and "split" in groups:
-        split_of = dict(zip(groups["slide_id"], groups["split"], strict=True))
-    rows = [_slide(work, name, known.get(name, {}), split_of.get(name)) for name in sorted(map(str, names))]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        [row for name in sorted(map(str, names)) for row in _slide(work, name, known.get(name, {}), groups)]
+    )
 
 
-def _slide(work: Path, name: str, checked: Mapping[str, Any], split: str | None) -> dict[str, Any]:
-    """Return what is known of one slide."""
+def _slide(work: Path, name: str, checked: Mapping[str, Any], groups: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Return what is known of one slide; of a set of ready patches, which has many patients, a row a split."""
     status = read_status(work, name)
     tiled, predicted = status.get("tile", {}), status.get("predict", {})
     store = _store_attributes(inside(work, "slides", f"{name}.zarr"))
-    counts = _patch_counts(inside(work, "patches", f"{name}.parquet"))
     channels = store.get("channels") or [part for part in str(checked.get("channels", "")).split(",") if part]
-    return {
+    common = {
         "slide_id": name,
-        "patient_id": counts.pop("patient_id") or str(checked.get("patient_id", "")),
-        "split": split or str(checked.get("split", "")),
         "channels": list(channels),
         "mpp": store.get("mpp", checked.get("mpp")),
         "background": str(store.get("background", checked.get("background", ""))),
@@ -148,8 +151,30 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], split: str | None)
         "predict_message": _said(predicted),
         "predict_counts": predicted.get("counts", {}),
         "warnings": list(dict.fromkeys([*tiled.get("warnings", []), *predicted.get("warnings", [])])),
-        **counts,
     }
+    path = inside(work, "patches", f"{name}.parquet")
+    table = read_table(path) if path.is_file() else None
+    split_of = _splits(groups, name)
+    if table is not None and store.get("is_ready_set"):
+        parts = table.groupby(table["patch_id"].map(split_of).fillna(""), sort=True)
+        return [
+            common | {"split": each, "patient_id": f"{n} in {each or 'all'}", "patients": n} | _tallies(part)
+            for each, part in parts
+            if (n := part["patient_id"].nunique())
+        ]
+    found = {} if table is None else _tallies(table)
+    patient = str(table["patient_id"].iloc[0]) if table is not None and len(table) else ""
+    split = next(iter(split_of.values()), "") or str(checked.get("split", ""))
+    known = {"split": split, "patient_id": patient or str(checked.get("patient_id", "")), "patients": 1}
+    return [common | known | dict.fromkeys(_TALLIES) | found]
+
+
+def _splits(groups: pd.DataFrame | None, name: str) -> dict[str, str]:
+    """Return the split of each patch of a slide; none where there are no groups."""
+    if groups is None or "split" not in groups:
+        return {}
+    mine = groups[groups["slide_id"] == name]
+    return dict(zip(mine["patch_id"], mine["split"], strict=True))
 
 
 def _said(entry: Mapping[str, Any]) -> str:
@@ -168,13 +193,9 @@ def _store_attributes(path: Path) -> dict[str, Any]:
     return attributes
 
 
-def _patch_counts(path: Path) -> dict[str, Any]:
-    """Return the tallies of one slide's patches; None where it has no table."""
-    if not path.is_file():
-        return {"patient_id": "", **dict.fromkeys(_TALLIES)}
-    table = read_table(path)
+def _tallies(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the tallies of a patch table."""
     return {
-        "patient_id": str(table["patient_id"].iloc[0]) if len(table) else "",
         "patches": len(table),
         "with_tissue": int((table["tissue_fraction"] > 0).sum()),
         "labelled": int((table["label"] >= 0).sum()),
@@ -183,12 +204,21 @@ def _patch_counts(path: Path) -> dict[str, Any]:
     }
 
 
+def patients_in(slides: pd.DataFrame) -> int:
+    """Return how many patients some rows of `Study.slides` are of."""
+    is_set = slides["patients"] > 1
+    return int(slides.loc[is_set, "patients"].sum()) + slides.loc[~is_set, "patient_id"].nunique()
+
+
 def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
-    """Return the stamps of the study's artefacts, by their place in the work folder; all are of this schema."""
+    """Return the stamps of the study's artefacts, by their place in the work folder, in the order of the stages.
+
+    The first that is of another schema is refused.
+    """
     found = {
         "slides.parquet": table_stamp(work / "slides.parquet"),
-        "groups.parquet": table_stamp(work / "groups.parquet"),
         **{f"patches/{path.name}": table_stamp(path) for path in sorted(work.glob("patches/*.parquet"))},
+        "groups.parquet": table_stamp(work / "groups.parquet"),
         **{f"runs/{path.parent.name}": json_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": json_stamp(work / "runs" / run / "evaluation" / "metrics.json") for run in runs},
         **{f"predictions/{path.name}": table_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},

@@ -8,11 +8,13 @@ import pandas as pd
 
 from pathopatch.evaluation.compare import ERM_METHODS, summarise
 from pathopatch.evaluation.judge import SMALL_GROUP
+from pathopatch.groups import Naming
 from pathopatch.report.cohort import slide_warnings, splits_of
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
     Html,
     between,
+    capital,
     number,
     paragraph,
     percent,
@@ -23,7 +25,7 @@ from pathopatch.report.markup import (
     tag,
     warning,
 )
-from pathopatch.report.plots import GROUP_NAMES, alpha_sweep, group_accuracies, group_counts
+from pathopatch.report.plots import alpha_sweep, group_accuracies, group_counts
 from pathopatch.report.reading import group_key
 
 _ORDER = ("erm", "erm-balanced", "resample", "groupdro", "gerne")
@@ -37,7 +39,7 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
         return pd.DataFrame()
     rows = study.comparison[study.comparison["threshold"] == threshold]
     own = rows[rows["trained_threshold"].isna() | (rows["trained_threshold"] == threshold)]
-    rows = rows if own.empty else own
+    rows = rows if own.empty or study.naming.is_own else own  # of an own attribute all thresholds are alike
     return in_order(rows)
 
 
@@ -58,7 +60,8 @@ def preferred(rows: pd.DataFrame) -> pd.Series[Any] | None:
 
 def glance_section(study: Study) -> Html:
     """Return the warnings and, per threshold, ERM beside the run that validation prefers."""
-    cards = [card for threshold in study.thresholds if (card := _card(rows_at(study, threshold), threshold))]
+    by = study.naming.by
+    cards = [card for cut in study.thresholds if (card := _card(rows_at(study, cut), by(cut)))]
     shown = tag("div", *cards, class_="cards")
     if not cards:
         shown = paragraph("No run has been evaluated yet, so there is no result.", kind="absent")
@@ -72,7 +75,7 @@ def number_warnings(study: Study) -> list[Html]:
         return []
     found = []
     for threshold in study.thresholds:
-        found += _group_warnings(rows_at(study, threshold), threshold)
+        found += _group_warnings(rows_at(study, threshold), threshold, study.naming)
     found += _validation_warnings(study)
     seeds = table.groupby(["method", "trained_threshold"], dropna=False)["seed"].nunique()
     if seeds.min() < _FEW_SEEDS:
@@ -94,22 +97,22 @@ def number_warnings(study: Study) -> list[Html]:
     return found
 
 
-def _group_warnings(rows: pd.DataFrame, threshold: float) -> list[Html]:
+def _group_warnings(rows: pd.DataFrame, threshold: float, naming: Naming) -> list[Html]:
     """Return warnings about the groups of one threshold."""
     if rows.empty:
         return []
     row = rows.iloc[0]
     sizes = [int(row[f"n_{group}"]) for group in range(4)]
     people = [int(row[f"patients_{group}"]) for group in range(4)]
-    where = f"At tissue threshold {threshold:g}"
+    where = capital(naming.at(threshold))
     if min(sizes) == 0:
-        names = ", ".join(f"{group} ({GROUP_NAMES[group]})" for group in range(4) if sizes[group] == 0)
+        names = ", ".join(f"{group} ({naming.names[group]})" for group in range(4) if sizes[group] == 0)
         return [warning(f"{where} the {row['split']} split has no patch in group {names}: WGA and GBA are not known.")]
     said = []
     if min(sizes) < SMALL_GROUP:
         group = sizes.index(min(sizes))
         said.append(
-            f"the smallest group of the {row['split']} split is group {group} ({GROUP_NAMES[group]}) with "
+            f"the smallest group of the {row['split']} split is group {group} ({naming.names[group]}) with "
             f"n = {sizes[group]} patches, fewer than {SMALL_GROUP}, so that WGA may rest on chance"
         )
     if min(people) < _FEW_PATIENTS:
@@ -129,16 +132,16 @@ def _validation_warnings(study: Study) -> list[Html]:
         if smallest < SMALL_GROUP:
             found.append(
                 warning(
-                    f"At tissue threshold {threshold:g} the smallest group of the validation split has n = {smallest} "
-                    f"patches, fewer than {SMALL_GROUP}: what was chosen on it (checkpoints, decision thresholds, the "
-                    "preferred run) may rest on chance."
+                    f"{capital(study.naming.at(threshold))} the smallest group of the validation split has n = "
+                    f"{smallest} patches, fewer than {SMALL_GROUP}: what was chosen on it (checkpoints, decision "
+                    "thresholds, the preferred run) may rest on chance."
                 )
             )
     return found
 
 
-def _card(rows: pd.DataFrame, threshold: float) -> Html | None:
-    """Return the headline of one threshold."""
+def _card(rows: pd.DataFrame, by: str) -> Html | None:
+    """Return the headline of one threshold, which is named in words."""
     best = preferred(rows)
     if best is None:
         return None
@@ -159,7 +162,7 @@ def _card(rows: pd.DataFrame, threshold: float) -> Html | None:
         )
         for name, row in sides
     ]
-    title = f"Worst-group accuracy, tissue threshold {threshold:g}"
+    title = f"Worst-group accuracy, {by}"
     return tag(
         "div",
         tag("h3", title),
@@ -203,9 +206,12 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
         )
         for split, told in study.audit["fraction_only"].items()
     ]  # fmt: skip
+    naming = study.naming
     thresholds = study.audit["thresholds"]
+    if naming.is_own:  # they are all alike
+        thresholds = dict(list(thresholds.items())[:1])
     splits = splits_of(study) or list(next(iter(thresholds.values()), {}))
-    pictures["group_counts.png"] = group_counts(thresholds, splits)
+    pictures["group_counts.png"] = group_counts(thresholds, splits, naming=naming)
     pictures["alpha_sweep.png"] = alpha_sweep(study.audit["sweep"])
     return tag(
         "div",
@@ -216,24 +222,30 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
             alone,
         ),
         tag("h3", "Group sizes"),
-        group_key(),
+        group_key(naming),
         picture(
             "group_counts.png",
-            f"Bars of the number of patches in each of the four groups in {', '.join(splits)}, for each threshold.",
-            "Patches in each group. Groups 1 and 2 run against the shortcut and mostly decide WGA.",
+            f"Bars of the number of patches in each of the {len(naming.names)} groups in {', '.join(splits)}, "
+            f"{'by the attribute' if naming.is_own else 'for each threshold'}.",
+            "Patches in each group. "
+            + (
+                "The patches brought their attribute with them."
+                if naming.is_own
+                else "Groups 1 and 2 run against the shortcut and mostly decide WGA."
+            ),
         ),
-        _counts_table(thresholds),
+        _counts_table(thresholds, naming),
         tag("h3", "Alpha over all thresholds"),
         picture(
             "alpha_sweep.png",
             "Share of patches with much tissue within each label, against the tissue threshold, per split.",
             "Share of a label's patches with at least so much tissue. The gap between the lines is the shortcut's "
-            "strength at that threshold.",
+            "strength at that threshold." + (" The groups are not formed by tissue here." if naming.is_own else ""),
         ),
     )
 
 
-def _counts_table(thresholds: dict[str, Any]) -> Html:
+def _counts_table(thresholds: dict[str, Any], naming: Naming) -> Html:
     """Return patches, patients and alpha of each group."""
     rows = []
     for threshold, by_split in thresholds.items():
@@ -245,53 +257,54 @@ def _counts_table(thresholds: dict[str, Any]) -> Html:
                     tag("span", f"{cells['patients'][y][a]} patients", class_="interval"),
                 )
                 for y in (0, 1)
-                for a in (0, 1)
+                for a in range(len(naming.values))
             ]
-            shares = ["–" if cells["alpha"][y] is None else percent(cells["alpha"][y][1]) for y in (0, 1)]
-            rows.append((f"{threshold}, {split}", *counts, *shares))
-    header = ("threshold, split", *(f"{g} {name}" for g, name in enumerate(GROUP_NAMES)),
-              "alpha non-tumour, %", "alpha tumour, %")  # fmt: skip
-    return table(
-        "Patches and patients in each group; alpha is the share with much tissue within the label.", header, rows
-    )
+            first = 0 if naming.is_own else 1  # of tissue, the share with little says the same once more
+            shares = [" / ".join(map(percent, (cells["alpha"][y] or [None])[first:])) or "–" for y in (0, 1)]
+            rows.append((split if naming.is_own else f"{threshold}, {split}", *counts, *shares))
+    names = [f"{g} {name}" for g, name in enumerate(naming.names)]
+    header = ("split" if naming.is_own else "threshold, split", *names, "alpha non-tumour, %", "alpha tumour, %")
+    share = f"share of {' / '.join(naming.values)}" if naming.is_own else "share with much tissue"
+    return table(f"Patches and patients in each group; alpha is the {share} within the label.", header, rows)
 
 
 def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
     """Return, for every threshold, the group accuracies, the comparison and the gains against ERM."""
     if study.comparison is None:
         return paragraph("No run has been evaluated yet, so there are no results.", kind="absent")
-    parts: list[Html] = [group_key()]
+    naming = study.naming
+    parts: list[Html] = [group_key(naming)]
     for threshold in study.thresholds:
         rows = rows_at(study, threshold)
         if rows.empty:
             continue
         name = f"accuracies_{threshold:g}.png"
-        pictures[name] = group_accuracies(rows)
+        pictures[name] = group_accuracies(rows, naming=naming)
         parts += [
-            tag("h3", f"Tissue threshold {threshold:g}"),
-            *_group_warnings(rows, threshold),
+            tag("h3", capital(naming.by(threshold))),
+            *_group_warnings(rows, threshold, naming),
             picture(
                 name,
-                f"Accuracy of each run on each of the four groups and its worst-group accuracy, threshold "
-                f"{threshold:g}; the same numbers are in the table below.",
+                f"Accuracy of each run on each of the four groups and its worst-group accuracy, "
+                f"{naming.by(threshold)}; the same numbers are in the table below.",
                 "Dots: accuracy in percent, also written at the right. Lines: 95 % interval by bootstrap over "
                 "patients. Run names give method, tissue threshold (t) and seed (s).",
             ),
-            _comparison_table(rows, threshold),
+            _comparison_table(rows, naming.by(threshold)),
             _further_table(rows),
-            _gain_table(rows, threshold),
+            _gain_table(rows, naming, threshold),
         ]
         further = int((study.comparison["threshold"] == threshold).sum()) - len(rows)
         if further:
             parts.append(
                 paragraph(f"{further} runs trained at another threshold are judged at this one in the CSV file.")
             )
-    parts.append(_seed_table(study.comparison))
+    parts.append(_seed_table(study))
     parts.append(paragraph("All numbers: ", tag("a", "comparison.csv", href="comparison.csv"), "."))
     return tag("div", *parts)
 
 
-def _comparison_table(rows: pd.DataFrame, threshold: float) -> Html:
+def _comparison_table(rows: pd.DataFrame, by: str) -> Html:
     """Return the absolute numbers of each run."""
     first = rows.iloc[0]
     small = " – SMALL" if first["smallest_group_n"] < SMALL_GROUP else ""
@@ -306,7 +319,7 @@ def _comparison_table(rows: pd.DataFrame, threshold: float) -> Html:
         for row in rows.to_dict("records")
     ]
     caption = (
-        f"Accuracy, {first['split']} split, threshold {threshold:g}: {int(first['n'])} patches of "
+        f"Accuracy, {first['split']} split, {by}: {int(first['n'])} patches of "
         f"{int(first['patients'])} patients; percent, with 95 % intervals."
     )
     return table(caption, ("run", worst, "GBA", *groups), body)
@@ -334,7 +347,7 @@ def _further_table(rows: pd.DataFrame) -> Html:
     return table(caption, header, body)
 
 
-def _gain_table(rows: pd.DataFrame, threshold: float) -> Html:
+def _gain_table(rows: pd.DataFrame, naming: Naming, threshold: float) -> Html:
     """Return what each run gained or lost on each group against ERM."""
     others = rows[(rows["reference"] != "") & (rows["reference"] != rows["run"])]
     if others.empty:
@@ -347,18 +360,21 @@ def _gain_table(rows: pd.DataFrame, threshold: float) -> Html:
         (row["run"], row["reference"], gain(row, "wga"), *(gain(row, str(g)) for g in range(4)))
         for row in others.to_dict("records")
     ]
-    header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(GROUP_NAMES)))
+    header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(naming.names)))
     caption = (
-        f"Gain (+) or loss (\N{MINUS SIGN}) against ERM at threshold {threshold:g}, percentage points on the same "
+        f"Gain (+) or loss (\N{MINUS SIGN}) against ERM {naming.at(threshold)}, percentage points on the same "
         "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the "
         "same seed."
     )
     return table(caption, header, body, text_columns=2)
 
 
-def _seed_table(comparison: pd.DataFrame) -> Html:
+def _seed_table(study: Study) -> Html:
     """Return mean and standard deviation over seeds; nothing to say with one seed each."""
-    means = summarise(comparison)
+    assert study.comparison is not None
+    means = summarise(study.comparison[study.comparison["threshold"].isin(study.thresholds)])
+    if study.naming.is_own:  # every run is judged alike, whatever threshold it names
+        means["threshold"] = means["trained_threshold"].fillna(means["threshold"])
     means = means[means["trained_threshold"].isna() | (means["trained_threshold"] == means["threshold"])]
     if means.empty or means["runs"].max() < 2:
         return paragraph("Each method has one seed, so no mean over seeds is shown.", kind="absent")

@@ -88,6 +88,11 @@ def warning(*children: object) -> Html:
     return tag("p", tag("strong", "Warning. "), *children, class_="warning")
 
 
+def capital(text: str) -> str:
+    """Return a text that may begin a sentence."""
+    return text[0].upper() + text[1:]
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a share in percent, and a dash for what is not known."""
     return f"{100 * value:.{digits}f}" if value is not None and math.isfinite(value) else "–"

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.evaluation.compare import ERM_METHODS
-from pathopatch.report.collect import Study
+from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.curves import training_histories
 from pathopatch.report.findings import in_order, preferred, rows_at
 from pathopatch.report.markup import Html, between, paragraph, picture, signed, table, tag, warning
@@ -152,11 +152,12 @@ def summary(study: Study) -> Html:
     configs = study.configs.values()
     methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
     seeds = sorted({int(config.get("seed", 0)) for config in configs})
-    patients = study.slides["patient_id"].nunique() if len(study.slides) else 0
+    slides, patients = (study.slides["slide_id"].nunique(), patients_in(study.slides)) if len(study.slides) else (0, 0)
     hashes = {stage: {s.config[:12] for s in study.stamps.values() if s.stage == stage} for stage in _STAGES}
     facts = {
-        "Cohort": f"{len(study.slides)} slides of {patients} patients",
-        "Tissue thresholds": ", ".join(f"{threshold:g}" for threshold in study.thresholds),
+        "Cohort": f"{slides} slides of {patients} patients",
+        "Groups by the patches' own attribute": ", ".join(study.naming.values) if study.naming.is_own else "",
+        "Tissue thresholds": "" if study.naming.is_own else ", ".join(f"{cut:g}" for cut in study.thresholds),
         "Methods": ", ".join(methods["method"]),
         "Seeds": ", ".join(map(str, seeds)),
         "Config hashes": "; ".join(f"{stage} {', '.join(sorted(found))}" for stage, found in hashes.items() if found),

@@ -45,6 +45,8 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     ------
     InputCorruptError
         An artefact is there but cannot be read.
+    StaleArtefactError
+        An artefact is of another schema.
     DiskFullError
         No space was left; the earlier report is untouched.
     """
@@ -89,7 +91,7 @@ def render(
         ("training", "Training", training_section(study, pictures)),
         ("heatmaps", "Heatmaps", gallery_section(study, thumbnails)),
         ("slides", "Slides", slides_section(study)),
-        ("reading", "How to read this report", reading_section()),
+        ("reading", "How to read this report", reading_section(study.naming)),
         ("provenance", "Provenance", provenance_section(study)),
     ]
     links = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in sections]

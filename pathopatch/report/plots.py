@@ -12,28 +12,34 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.audit import rank_correlation, slope
+from pathopatch.groups import Naming
+from pathopatch.groups.naming import LABELS as LABEL_NAMES
 
 GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
-GROUP_NAMES = (
-    "non-tumour, little tissue",
-    "non-tumour, much tissue",
-    "tumour, little tissue",
-    "tumour, much tissue",
-)
 LABEL_COLORS = ("#0072B2", "#D55E00")
-LABEL_NAMES = ("non-tumour", "tumour")
+BY_TISSUE = Naming()
 _INK, _MUTED, _GRID = "#1b1f23", "#4a5158", "#dfe3e6"
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures are the same everywhere
 _DPI = 144
 _WIDTH_IN = 10.0
 _MOST_POINTS = 1500  # in one scatter panel
+
+
+def group_colors(count: int) -> tuple[str, ...]:
+    """Return a colour for each group; of more than four, from light to dark within each label."""
+    if count == len(GROUP_COLORS):
+        return GROUP_COLORS
+    light_to_dark = np.linspace(0.3, 0.9, count // 2)
+    return tuple(to_hex(colormaps[name](shade)) for name in ("Blues", "Oranges") for shade in light_to_dark)
 
 
 def plain(text: object) -> str:
@@ -77,13 +83,13 @@ def fraction_by_label(groups: pd.DataFrame, thresholds: Sequence[float], splits:
     groups : DataFrame
         The groups table; only patches with a group are drawn.
     thresholds : sequence of float
-        Marked by dashed lines.
+        Marked by dashed lines; none where tissue forms no groups.
     splits : sequence of str
         Panels, from left to right.
     """
     figure = new_figure(_WIDTH_IN, 2.9)
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
-    column = f"group@{thresholds[0]:g}"
+    column = next(name for name in map(str, groups.columns) if name.startswith("group@"))  # blank ones have none
     edges = np.linspace(0, 1, 21)
     for axes, split in zip(panels, splits, strict=True):
         part = groups[(groups["split"] == split) & (groups[column] >= 0)]
@@ -115,45 +121,56 @@ def fraction_by_label(groups: pd.DataFrame, thresholds: Sequence[float], splits:
     return png(figure)
 
 
-def group_counts(counts: Mapping[str, Mapping[str, Any]], splits: Sequence[str]) -> bytes:
+def group_counts(
+    counts: Mapping[str, Mapping[str, Any]], splits: Sequence[str], *, naming: Naming = BY_TISSUE
+) -> bytes:
     """Return the number of patches in each group as bars, one row of panels a threshold, one column a split.
 
     Parameters
     ----------
     counts : mapping
-        Threshold -> split -> ``counts``, the 2 x 2 numbers (rows label, columns attribute).
+        Threshold -> split -> ``counts``, the 2 x A numbers (rows label, columns attribute).
     splits : sequence of str
         Columns.
+    naming : Naming
+        What the groups are called.
     """
     thresholds = sorted(counts, key=float)
-    figure = new_figure(_WIDTH_IN, 0.5 + 1.65 * len(thresholds))
+    names = [plain(f"{number}  {name}") for number, name in enumerate(naming.names)]
+    figure = new_figure(_WIDTH_IN, 0.5 + (0.45 + 0.3 * len(names)) * len(thresholds))
     panels = figure.subplots(len(thresholds), len(splits), sharey=True, squeeze=False)
     for row, threshold in zip(panels, thresholds, strict=True):
         for axes, split in zip(row, splits, strict=True):
             n = np.asarray(counts[threshold][split]["counts"]).reshape(-1)
-            axes.barh(range(4), n, color=GROUP_COLORS, height=0.66)
+            axes.barh(range(len(names)), n, color=group_colors(len(names)), height=0.66)
             for place, value in enumerate(n.tolist()):
                 axes.text(value + 0.02 * max(n.max(), 1), place, f"{value}", va="center", fontsize=9, color=_INK)
-            dress(axes, title=f"{split}, threshold {threshold}", x="patches" if row is panels[-1] else "")
+            title = split if naming.is_own else f"{split}, threshold {threshold}"
+            dress(axes, title=title, x="patches" if row is panels[-1] else "")
             axes.set_xlim(0, max(n.max(), 1) * 1.2)
-            axes.set_yticks(range(4), [f"{number}  {name}" for number, name in enumerate(GROUP_NAMES)])
+            axes.set_yticks(range(len(names)), names)
             axes.tick_params(axis="y", labelcolor=_INK)
-            axes.set_ylim(3.6, -0.6)
+            axes.set_ylim(len(names) - 0.4, -0.6)
             axes.grid(visible=False, axis="y")
     return png(figure)
 
 
-def group_accuracies(rows: pd.DataFrame) -> bytes:
+def group_accuracies(rows: pd.DataFrame, *, naming: Naming = BY_TISSUE) -> bytes:
     """Return a forest plot: a row per run, a column per group and one for WGA; dots with their 95 % intervals.
 
     Parameters
     ----------
     rows : DataFrame
         Rows of a comparison at one threshold, in the order to be drawn.
+    naming : Naming
+        What the four groups are called.
     """
     figure = new_figure(_WIDTH_IN, 1.15 + 0.36 * len(rows))
     panels = figure.subplots(1, 5, sharey=True)
-    columns = [(f"accuracy_{g}", f"{g}  {GROUP_NAMES[g].replace(', ', chr(10))}", GROUP_COLORS[g]) for g in range(4)]
+    columns = [
+        (f"accuracy_{g}", f"{g}  {name.replace(', ', chr(10), 1)}", color)
+        for g, (name, color) in enumerate(zip(naming.names, GROUP_COLORS, strict=True))
+    ]
     columns.append(("wga", "WGA\nthe lowest of the four", _INK))
     for axes, (name, title, color) in zip(panels, columns, strict=True):
         for place, row in enumerate(rows.to_dict("records")):

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from pathopatch.groups import Naming
 from pathopatch.report.markup import Html, paragraph, tag
-from pathopatch.report.plots import GROUP_COLORS, GROUP_NAMES
+from pathopatch.report.plots import group_colors
 
 _TERMS = (
     ("Tissue fraction", "Share of a patch's area that is tissue, measured and not annotated."),
     (
-        "Group",
-        "Label and amount of tissue together; 'much tissue' means a tissue fraction of at least the threshold. "
-        "Groups 1 and 2 run against the shortcut.",
-    ),
-    (
         "WGA",
-        "Worst-group accuracy: the lowest of the four group accuracies. It is not known when a group has no patch.",
+        "Worst-group accuracy: the lowest of the group accuracies. It is not known when a group has no patch.",
     ),
-    ("GBA", "Group-balanced accuracy: the mean of the four group accuracies."),
+    ("GBA", "Group-balanced accuracy: the mean of the group accuracies."),
     ("Average", "Share of right patches at the split's own mixture of groups."),
     (
         "Biased average",
@@ -35,20 +31,37 @@ _TERMS = (
         "Difference to ERM on the same patches, in percentage points; its interval resamples the patients of both "
         "models together. ERM is the better of plain and class-balanced ERM by validation WGA, of the same seed.",
     ),
+)
+_BY_TISSUE = (
+    (
+        "Group",
+        "Label and amount of tissue together; 'much tissue' means a tissue fraction of at least the threshold. "
+        "Groups 1 and 2 run against the shortcut.",
+    ),
     (
         "Alpha",
         "Share of patches with much tissue within a label. If it differs between the labels, the amount of tissue "
         "gives the label away.",
     ),
 )
+_BY_OWN = (
+    ("Group", "Label and attribute together; the patches brought the attribute with them, tissue plays no part in it."),
+    (
+        "Alpha",
+        "Share of each value of the attribute within a label. If it differs between the labels, the attribute gives "
+        "the label away.",
+    ),
+)
 
 
-def reading_section() -> Html:
+def reading_section(naming: Naming) -> Html:
     """Return the glossary."""
+    group, alpha = _BY_OWN if naming.is_own else _BY_TISSUE
+    terms = (_TERMS[0], group, *_TERMS[1:], alpha)
     return tag(
         "div",
-        group_key(),
-        tag("dl", *(part for term, said in _TERMS for part in (tag("dt", term), tag("dd", said)))),
+        group_key(naming),
+        tag("dl", *(part for term, said in terms for part in (tag("dt", term), tag("dd", said)))),
         paragraph(
             "Checkpoints, settings and decision thresholds were chosen on the validation split. The test split chose "
             "nothing."
@@ -56,10 +69,10 @@ def reading_section() -> Html:
     )
 
 
-def group_key() -> Html:
-    """Return the four groups with number, name and colour."""
+def group_key(naming: Naming) -> Html:
+    """Return the groups with number, name and colour."""
     items = [
         tag("li", tag("span", class_="swatch", style=f"background:{color}", aria_hidden="true"), f"{n} {name}")
-        for n, (name, color) in enumerate(zip(GROUP_NAMES, GROUP_COLORS, strict=True))
+        for n, (name, color) in enumerate(zip(naming.names, group_colors(len(naming.names)), strict=True))
     ]
-    return tag("ul", *items, class_="key", aria_label="The four groups")
+    return tag("ul", *items, class_="key", aria_label="The groups")

@@ -68,6 +68,8 @@ def write_outlines(stores: Mapping[str, Path], folder: Path) -> dict[str, Outlin
     found = {}
     for slide, path in stores.items():
         store = PatchStore(path)
+        if store.attributes.get("is_ready_set"):
+            continue  # patches that nothing lies between have no overview
         picture = cv2.cvtColor(tissue_picture(store), cv2.COLOR_RGB2BGR)
         encoded = cv2.imencode(".jpg", picture, _JPEG)[1]
         write_bytes(folder / "tissue" / f"{slide}.jpg", encoded.tobytes())
@@ -78,7 +80,9 @@ def write_outlines(stores: Mapping[str, Path], folder: Path) -> dict[str, Outlin
 def tissue_section(outlines: Mapping[str, Outlined]) -> Html:
     """Return the outlines of all tiled slides."""
     if not outlines:
-        return paragraph("No slide has been tiled yet, so no tissue is outlined.", kind="absent")
+        return paragraph(
+            "No slide has been tiled, and ready patches have no overview, so no tissue is outlined.", kind="absent"
+        )
     figures = [
         tag(
             "figure",

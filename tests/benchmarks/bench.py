@@ -30,7 +30,7 @@ from measure import Row
 _PARTS = ("training", "tissue", "reading", "store", "whole", "peers")
 
 
-def measured(inputs: Inputs, parts: list[str]) -> Iterator[Row]:
+def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Iterator[Row]:
     """The rows of some parts of the table."""
     if "training" in parts:
         yield from training.rows()
@@ -43,7 +43,7 @@ def measured(inputs: Inputs, parts: list[str]) -> Iterator[Row]:
     if "whole" in parts:
         yield from whole.rows(inputs)
     if "peers" in parts:
-        yield from peers.rows(inputs)
+        yield from peers.rows(inputs, environments)
 
 
 def main() -> int:
@@ -52,13 +52,14 @@ def main() -> int:
     parser.add_argument("--side", type=int, default=4096, help="side of the made slides, px")
     parser.add_argument("--only", choices=_PARTS, action="append", help="some parts; bench.json is then left as it is")
     parser.add_argument("--peers", action="store_true", help="hs2p and tiatoolbox too, which are installed for it")
+    parser.add_argument("--environments", type=Path, help="where theirs are kept; else they are made and removed")
     options = parser.parse_args()
     parts = options.only or [part for part in _PARTS if part != "peers" or options.peers]
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     found = []
     with tempfile.TemporaryDirectory(prefix="pathopatch-bench-") as folder:
-        for row in measured(Inputs(Path(folder), options.side), parts):
+        for row in measured(Inputs(Path(folder), options.side), parts, options.environments):
             verdict = "ok" if row.is_met else "missed"
             print(f"{row.name:<88}{row.ratio:>9.3f}   {row.sense} {row.goal:<5g} {verdict}", flush=True)  # noqa: T201
             found.append(row)

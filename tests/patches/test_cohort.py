@@ -11,7 +11,8 @@ from made_slides import write_channel
 from numpy.typing import NDArray
 
 from pathopatch import pipeline
-from pathopatch.config import IntensityConfig, TileConfig
+from pathopatch.cohort import slides_to_predict
+from pathopatch.config import EvaluateConfig, GroupsConfig, IntensityConfig, PredictConfig, TileConfig, TrainConfig
 from pathopatch.errors import (
     ChannelMismatchError,
     InputUnsupportedError,
@@ -20,9 +21,12 @@ from pathopatch.errors import (
     StaleArtefactError,
 )
 from pathopatch.files import read_json
+from pathopatch.heatmaps import predict_slide
 from pathopatch.manifest import SlideRow
+from pathopatch.models import PatchClassifier, load_model
 from pathopatch.patches import PatchStore, cohort_config
 from pathopatch.patches.cohort import Intensities, tissue_intensities
+from pathopatch.slides import open_slide
 
 Make = Callable[..., Any]
 COHORT = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort", low_percentile=0, high_percentile=100))
@@ -139,3 +143,34 @@ def test_every_slide_of_a_tiled_cohort_is_scaled_alike_and_takes_its_own_tissue_
     assert (stores[2].tissue() == mask).all()
     table = pd.read_parquet(work / "patches" / "c.parquet")
     assert table["tissue_fraction"].tolist() == [1.0] + [0.0] * 8
+
+
+def test_a_bundle_trained_on_a_cohorts_windows_predicts_a_new_slide_with_them_as_evaluate_does(tmp_path: Path) -> None:
+    mask = np.zeros((96, 96), np.uint8)
+    mask[:, :48] = 1
+    write_channel(tmp_path / "mask.tif", mask)
+    rows = ["slide_id,patient_id,split,path:SHG,tumor_mask"]
+    for name, split, level in (("a", "train", 100), ("b", "train", 150), ("c", "test", 60)):
+        write_channel(tmp_path / f"{name}.tif", counts(level)[0])
+        rows.append(f"{name},{name},{split},{name}.tif,mask.tif")
+    (tmp_path / "cohort.csv").write_text("\n".join(rows))
+    work = tmp_path / "work"
+    pipeline.tile(tmp_path / "cohort.csv", work, COHORT)
+    pipeline.groups(work, GroupsConfig(thresholds=(0.5,)))
+    train = TrainConfig(method="erm", threshold=0.5, input_px=32, steps=4, batch_per_class=4, evaluations=1,
+                        select="last", tune_threshold=False, augment=False)  # fmt: skip
+    run = pipeline.train(work, train)
+    pipeline.evaluate(work, None, EvaluateConfig(bootstrap=0))
+    evaluated = pd.read_parquet(run / "evaluation" / "predictions.parquet").set_index("patch_id")["logit"]
+    pipeline.predict(slides_to_predict(f"SHG={tmp_path / 'c.tif'}"), run / "model", tmp_path / "new", PredictConfig())
+    assert read_json(tmp_path / "new" / "heatmaps" / "c" / "heatmap.json")["intensity_windows"] == (
+        PatchStore(work / "slides" / "c.zarr").windows.tolist()
+    )
+    predicted = pd.read_parquet(tmp_path / "new" / "predictions" / "c.parquet").set_index("patch_id")["logit"]
+    model = load_model(run / "model")
+    own = model.spec.model_copy(update={"intensity": IntensityConfig()})
+    with open_slide({"SHG": tmp_path / "c.tif"}) as slide:
+        other = predict_slide(slide, PatchClassifier(own, model.network)).set_index("patch_id")["logit"]
+    assert len(evaluated) == 9
+    assert np.allclose(predicted[evaluated.index], evaluated, atol=0.01)
+    assert np.abs(other[evaluated.index] - evaluated).max() > 0.1  # as the slide's own windows would not

@@ -77,6 +77,13 @@ def test_saturation_is_the_share_at_the_detectors_ceiling(
     assert saturated_shares(slide) == (pytest.approx(expected), 0.0)
 
 
+def test_on_a_bright_background_black_counts_and_white_glass_does_not(make_slide: Make) -> None:
+    pixels = np.full((3, 10, 100), 255, np.uint8)
+    pixels[1, 0] = 0
+    slide = make_slide(pixels, background="bright")
+    assert saturated_shares(slide) == (0.0, pytest.approx(0.1), 0.0)
+
+
 def test_floating_point_has_no_ceiling_and_a_large_slide_is_sampled(make_slide: Make) -> None:
     assert math.isnan(saturated_shares(make_slide(np.ones((1, 9, 9), np.float32), channels=("SHG",)))[0])
     plane = np.zeros((1, 300, 2100), np.uint8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,26 @@ def test_the_command_takes_a_set_in_place_of_a_manifest(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, command)
     assert (done.exit_code, done.stdout) == (0, "slides: 1 done\n")
     assert "1 current" in CliRunner().invoke(app, command).stdout
+
+
+def test_a_study_file_runs_a_set_to_its_report(tmp_path: Path) -> None:
+    own = ["ink" if i % 3 else "clean" for i in range(48)]
+    made_set(tmp_path, columns={"split": SPLITS, "attribute": own})
+    train = TRAIN.model_dump(mode="json", include={"input_px", "steps", "batch_per_class", "evaluations", "threads"})
+    settings = "\n".join(f"{key} = {value}" for key, value in train.items())
+    (tmp_path / "study.toml").write_text(
+        'patches = "patches.csv"\nwork = "work"\nmethods = ["erm"]\n'
+        f"[groups]\nthresholds = [0.25]\n[evaluate]\nbootstrap = 0\n[train]\n{settings}\n"
+    )
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "study.toml"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert "Groups by the patches' own attribute" in done.stdout
+    assert "Groups: 0 non-tumour, clean; 1 non-tumour, ink; 2 tumour, clean; 3 tumour, ink." in done.stdout
+    page = (tmp_path / "work" / "report" / "index.html").read_text()
+    assert "tumour, ink" in page
+    assert "1 slides of 12 patients" in page
+    assert re.search(r"<th[^>]*>test</th><td[^>]*>1</td><td[^>]*>2</td><td[^>]*>8</td>", page)
+    assert not (tmp_path / "work" / "predictions").exists()
 
 
 def test_splits_that_the_list_leaves_open_are_drawn_by_patient(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,14 +24,24 @@ STAMP = Stamp(stage="tile", config="0" * 64)
 _LEANS = {"erm": (1.0, 5.0), "erm-balanced": (1.2, 4.4), "resample": (2.0, 1.4), "gerne": (2.3, 0.3)}
 
 
-def make_study(work: Path, *, seeds: tuple[int, ...] = (0,), patients: int = 24, per_slide: int = 90) -> Path:
-    """Write a made-up study and return its work folder."""
+def make_study(
+    work: Path,
+    *,
+    seeds: tuple[int, ...] = (0,),
+    patients: int = 24,
+    per_slide: int = 90,
+    own: tuple[str, ...] = (),
+    has_runs: bool = True,
+) -> Path:
+    """Write a made-up study and return its work folder; its patches may have an attribute of their own."""
     rng = np.random.default_rng(0)
     slides = _write_slides(work, rng, patients, per_slide)
+    if own:
+        slides["attribute"] = rng.choice(own, len(slides))
     groups = assign_groups(slides, THRESHOLDS, min_tissue=0.01)
     write_table(work / "groups.parquet", groups, Stamp(stage="groups", config="1" * 64))
     write_json(work / "groups" / "audit.json", {"stamp": STAMP.to_dict(), **audit(groups, THRESHOLDS)})
-    for method, (label_lean, tissue_lean) in _LEANS.items():
+    for method, (label_lean, tissue_lean) in _LEANS.items() if has_runs else ():
         for seed in seeds:
             for threshold in THRESHOLDS:
                 config = TrainConfig(method=method, threshold=threshold, seed=seed, steps=600)
@@ -114,6 +125,11 @@ def write_run(
         {"phase": 0, "step": step, "loss": np.exp(-step / 300), "val_wga": 0.7 - 0.4 * np.exp(-step / 200)}
     ).assign(val_gba=lambda rows: rows["val_wga"] * 0.5 + 0.45)
     write_bytes(folder / "history.csv", history.to_csv(index=False).encode())
+
+
+@pytest.fixture(scope="session")
+def made() -> Callable[..., Path]:
+    return make_study
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,9 +16,10 @@ import tifffile
 
 from pathopatch import pipeline
 from pathopatch.config import EvaluateConfig, TileConfig
-from pathopatch.evaluation import compare
+from pathopatch.errors import StaleArtefactError
+from pathopatch.evaluation import compare, comparison_table
 from pathopatch.files import read_json, write_bytes, write_json
-from pathopatch.provenance import update_status
+from pathopatch.provenance import Stamp, update_status, write_table
 from pathopatch.report import write_report
 
 QUICK = EvaluateConfig(bootstrap=40)
@@ -169,6 +171,46 @@ def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Pat
         write_json(path, numbers)
     page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
     assert "has no patch in group 2 (tumour, little tissue): WGA and GBA are not known" in page.text
+
+
+def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_path: Path, made: Any) -> None:
+    copy = made(tmp_path / "two", own=("ink", "<b>fold"), patients=8)
+    page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
+    assert "b" not in page.tags
+    assert not re.search("tumour, (little|much) tissue|with much tissue|'much tissue'", page.text)
+    for group, name in enumerate(("non-tumour, <b>fold", "non-tumour, ink", "tumour, <b>fold", "tumour, ink")):
+        assert f"group {group}: {name}" in page.text
+        assert f"{group} {name}" in page.text
+    assert page.text.count("Worst-group accuracy, the patches' own attribute") == 1  # thresholds make no difference
+    assert "gerne-t0.25-s0" in page.text
+    assert "gerne-t0.5-s0" in page.text
+    compare(copy, config=EvaluateConfig(bootstrap=0))
+    lines = comparison_table(copy).splitlines()
+    assert sum("gerne" in line for line in lines) == 2  # each run once, whatever threshold its name holds
+    assert lines[-1].endswith("Groups: 0 non-tumour, <b>fold; 1 non-tumour, ink; 2 tumour, <b>fold; 3 tumour, ink.")
+
+
+def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, made: Any) -> None:
+    page = Page(write_report(made(tmp_path, own=("ink", "fold", "clean"), patients=8, has_runs=False)))
+    assert "5 tumour, ink" in page.text
+    assert "alpha is the share of clean / fold / ink within the label" in page.text
+    assert not re.search("tumour, (little|much) tissue|with much tissue|'much tissue'", page.text)
+
+
+def test_artefacts_of_an_older_schema_are_refused_with_the_command_that_redoes_the_first(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"patch_id": ["a@0,0"], "slide_id": "a", "patient_id": "p", "tissue_fraction": 0.5, "label": 1}
+    )
+    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile", config="", schema_version=1))
+    write_table(tmp_path / "predictions" / "a.parquet", table, Stamp(stage="predict", config="", schema_version=1))
+    with pytest.raises(
+        StaleArtefactError, match=r"under schema 1.*a\.parquet.*pathopatch tile MANIFEST -o WORK --force"
+    ):
+        write_report(tmp_path)
+    assert not (tmp_path / "report").exists()
+    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile", config=""))
+    with pytest.raises(StaleArtefactError, match="pathopatch predict"):
+        write_report(tmp_path)
 
 
 def test_an_unreadable_overlay_is_said(tmp_path: Path) -> None:
