@@ -15,6 +15,7 @@ from PIL import Image
 
 from pathopatch import pipeline
 from pathopatch.config import PredictConfig, TileConfig
+from pathopatch.export import export_ome_zarr
 from pathopatch.patches import PatchStore
 
 MARKER = "PATIENT-MARKER"  # in the description of the made Aperio slide, and the barcode of the made Leica slide
@@ -61,7 +62,7 @@ def test_nothing_that_a_slide_file_says_of_the_patient_is_in_any_output(tmp_path
         described = pipeline.describe(*pipeline.slides_to_predict(str(tmp_path / name)), TileConfig(),
                                       picture=out / f"{name}.png")  # fmt: skip
         (out / f"{name}.txt").write_text(str(described.lines()))
-        pipeline.export_ome_zarr(str(tmp_path / name), out / f"{name}.ome.zarr")
+        export_ome_zarr(str(tmp_path / name), out / f"{name}.ome.zarr")
     pipeline.report(out)
 
     written = [path for path in out.rglob("*") if path.is_file()]
