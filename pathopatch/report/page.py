@@ -16,10 +16,11 @@ from pathopatch.config import EvaluateConfig
 from pathopatch.files import atomic_path, write_bytes
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
 from pathopatch.report.collect import Study, read_study
-from pathopatch.report.findings import audit_section, glance_section, results_section
+from pathopatch.report.findings import audit_section, glance_section
 from pathopatch.report.markup import Html, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, summary, training_section
 from pathopatch.report.reading import reading_section
+from pathopatch.report.results import results_section
 from pathopatch.report.tissue import Outlined, tissue_section, write_outlines
 
 _THUMBNAIL_PX = 900

@@ -1,0 +1,162 @@
+"""Answers how each method does on every group: the runs compared, their gains over ERM, and what seeds make of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from pathopatch.evaluation.compare import summarise
+from pathopatch.evaluation.judge import SMALL_GROUP
+from pathopatch.groups import Naming
+from pathopatch.report.collect import Study
+from pathopatch.report.findings import group_warnings, in_order, rows_at
+from pathopatch.report.markup import (
+    Html,
+    between,
+    capital,
+    number,
+    paragraph,
+    percent,
+    picture,
+    points,
+    signed,
+    table,
+    tag,
+)
+from pathopatch.report.plots import group_accuracies
+from pathopatch.report.reading import group_key
+
+
+def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
+    """Return, for every threshold, the group accuracies, the comparison and the gains against ERM."""
+    if study.comparison is None:
+        return paragraph("No run has been evaluated yet, so there are no results.", kind="absent")
+    naming = study.naming
+    parts: list[Html] = [group_key(naming)]
+    for threshold in study.thresholds:
+        rows = rows_at(study, threshold)
+        if rows.empty:
+            continue
+        name = f"accuracies_{threshold:g}.png"
+        pictures[name] = group_accuracies(rows, naming=naming)
+        parts += [
+            tag("h3", capital(naming.by(threshold))),
+            *group_warnings(rows, threshold, naming),
+            picture(
+                name,
+                f"Accuracy of each run on each of the four groups and its worst-group accuracy, "
+                f"{naming.by(threshold)}; the same numbers are in the table below.",
+                "Dots: accuracy in percent, also written at the right. Lines: 95 % interval by bootstrap over "
+                "patients. Run names give method, tissue threshold (t) and seed (s).",
+            ),
+            _comparison_table(rows, naming.by(threshold)),
+            _further_table(rows),
+            _gain_table(rows, naming, threshold),
+        ]
+        further = int((study.comparison["threshold"] == threshold).sum()) - len(rows)
+        if further:
+            parts.append(
+                paragraph(f"{further} runs trained at another threshold are judged at this one in the CSV file.")
+            )
+    parts.append(_seed_table(study))
+    parts.append(paragraph("All numbers: ", tag("a", "comparison.csv", href="comparison.csv"), "."))
+    return tag("div", *parts)
+
+
+def _comparison_table(rows: pd.DataFrame, by: str) -> Html:
+    """Return the absolute numbers of each run."""
+    first = rows.iloc[0]
+    small = " – SMALL" if first["smallest_group_n"] < SMALL_GROUP else ""
+    groups = [
+        tag("span", f"group {g}", tag("span", f"n = {int(first[f'n_{g}'])}", class_="interval"),
+            tag("span", f"{int(first[f'patients_{g}'])} patients", class_="interval"))
+        for g in range(4)
+    ]  # fmt: skip
+    worst = tag("span", "WGA", tag("span", f"smallest n = {int(first['smallest_group_n'])}{small}", class_="interval"))
+    body = [
+        (row["run"], _share(row, "wga"), _share(row, "gba"), *(_share(row, f"accuracy_{g}") for g in range(4)))
+        for row in rows.to_dict("records")
+    ]
+    caption = (
+        f"Accuracy, {first['split']} split, {by}: {int(first['n'])} patches of "
+        f"{int(first['patients'])} patients; percent, with 95 % intervals."
+    )
+    return table(caption, ("run", worst, "GBA", *groups), body)
+
+
+def _further_table(rows: pd.DataFrame) -> Html:
+    """Return the numbers of each run that do not treat the groups alike."""
+    body = [
+        (
+            row["run"],
+            _share(row, "average"),
+            percent(row["biased_average"]),
+            between(number(row["auroc"]), number(row["auroc_low"]), number(row["auroc_high"])),
+            signed(row["decision_threshold"], 2),
+            percent(row["wga_at_zero"]),
+            percent(row["wga_val"]),
+        )
+        for row in rows.to_dict("records")
+    ]
+    header = ("run", "average", "biased average", "AUROC", "decision threshold", "WGA at threshold 0", "validation WGA")
+    caption = (
+        "Beside it: averages, ranking, and what the decision threshold tuned on validation does. A high average with a "
+        "low WGA is what the shortcut looks like."
+    )
+    return table(caption, header, body)
+
+
+def _gain_table(rows: pd.DataFrame, naming: Naming, threshold: float) -> Html:
+    """Return what each run gained or lost on each group against ERM."""
+    others = rows[(rows["reference"] != "") & (rows["reference"] != rows["run"])]
+    if others.empty:
+        return paragraph("There is no ERM run beside another one here, so no gains are shown.", kind="absent")
+
+    def gain(row: dict[Any, Any], name: str) -> Html:
+        return between(*(points(row[f"gain_{name}{end}"]) for end in ("", "_low", "_high")))
+
+    body = [
+        (row["run"], row["reference"], gain(row, "wga"), *(gain(row, str(g)) for g in range(4)))
+        for row in others.to_dict("records")
+    ]
+    header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(naming.names)))
+    caption = (
+        f"Gain (+) or loss (\N{MINUS SIGN}) against ERM {naming.at(threshold)}, percentage points on the same "
+        "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the "
+        "same seed."
+    )
+    return table(caption, header, body, text_columns=2)
+
+
+def _seed_table(study: Study) -> Html:
+    """Return mean and standard deviation over seeds; nothing to say with one seed each."""
+    assert study.comparison is not None
+    means = summarise(study.comparison[study.comparison["threshold"].isin(study.thresholds)])
+    if study.naming.is_own:  # every run is judged alike, whatever threshold it names
+        means["threshold"] = means["trained_threshold"].fillna(means["threshold"])
+    means = means[means["trained_threshold"].isna() | (means["trained_threshold"] == means["threshold"])]
+    if means.empty or means["runs"].max() < 2:
+        return paragraph("Each method has one seed, so no mean over seeds is shown.", kind="absent")
+
+    def told(row: dict[Any, Any], name: str) -> str:
+        return f"{percent(row[f'{name}_mean'])} ± {percent(row[f'{name}_sd'])}"
+
+    body = [
+        (
+            f"{row['threshold']:g}, {row['method']}",
+            int(row["runs"]),
+            *(told(row, name) for name in ("wga", "gba", "average")),
+            f"{number(row['auroc_mean'])} ± {number(row['auroc_sd'])}",
+            f"{points(row['gain_wga_mean'])} ± {percent(row['gain_wga_sd'])}",
+        )
+        for row in in_order(means, "threshold").to_dict("records")
+    ]
+    header = ("threshold, method", "seeds", "WGA", "GBA", "average", "AUROC", "WGA gain over ERM")
+    caption = "Mean ± standard deviation over seeds (of the sample); percent, gains in percentage points."
+    return tag("div", tag("h3", "Over seeds"), table(caption, header, body))
+
+
+def _share(row: dict[Any, Any], name: str) -> Html:
+    """Return a share in percent with its interval."""
+    return between(percent(row[name]), percent(row[f"{name}_low"]), percent(row[f"{name}_high"]))
