@@ -13,8 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from pathopatch import files, provenance
 from pathopatch.batch import Failure, each_slide, open_row
 from pathopatch.config import TileConfig
@@ -25,6 +23,8 @@ from pathopatch.provenance import Stamp
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pathopatch.patches.cohort import Intensities
     from pathopatch.patches.describe import Description
     from pathopatch.slides import Slide
@@ -172,6 +172,8 @@ def open_slides(
     progress : callable, optional
         Called after each slide.
     """
+    import pandas as pd  # here: processes are to start before this one has loaded what it needs
+
     facts: dict[str, dict[str, Any]] = {}
     failures: dict[str, Failure] = {}
     opened = each_slide(facts_of or slide_facts, rows, workers or Workers(0))

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pathopatch import files, provenance
 from pathopatch.batch import Outcome, PredictTask, TileTask, fail, run_slides, workers_for
@@ -39,6 +37,9 @@ from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp
 from pathopatch.workers import Workers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
 
@@ -136,6 +137,8 @@ def tile_patches(
     PathopatchError
         As `pathopatch.patches.tile_patches`: a set has no part that could fail alone.
     """
+    import pandas as pd
+
     from pathopatch.patches import tile_patches as store_patches
 
     def count(done: int, total: int) -> None:
@@ -191,6 +194,8 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     StaleArtefactError
         The slides are not cut alike, or the groups were formed otherwise and `force` is off.
     """
+    import pandas as pd
+
     from pathopatch.groups import assign_groups, assign_splits, audit, given_splits
     from pathopatch.patches import is_tiled, require_one_geometry
 
@@ -319,6 +324,8 @@ def predict(
 
 def _write_cohort(out: Path) -> None:
     """Write ``cohort.csv`` from the slides' status: a row for each slide that was ever predicted into this folder."""
+    import pandas as pd
+
     rows = []
     for path in sorted((out / "status").glob("*.json")):
         if entry := provenance.read_status(out, path.stem).get("predict"):

@@ -14,14 +14,13 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from pathopatch.errors import DuplicateIdError, InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.files import atomic_path, inside, plain, read_json, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 2
 """Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept."""
@@ -252,6 +251,9 @@ def write_table(path: Path, table: pd.DataFrame, stamp: Stamp) -> None:
     DiskFullError
         No space was left; the earlier file is untouched.
     """
+    import pyarrow as pa  # here, and below: processes must start before this one has loaded all that it will need
+    import pyarrow.parquet as pq
+
     content = pa.Table.from_pandas(table, preserve_index=False)
     content = content.replace_schema_metadata({_STAMP_KEY: _canonical(stamp.to_dict()).encode()})
     with atomic_path(path) as temporary:
@@ -270,6 +272,9 @@ def read_table(path: Path) -> pd.DataFrame:
     StaleArtefactError
         It is of another schema.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         content = pq.read_table(path)
         raw = (content.schema.metadata or {}).get(_STAMP_KEY)
@@ -289,6 +294,9 @@ def read_table(path: Path) -> pd.DataFrame:
 
 def table_stamp(path: Path) -> Stamp | None:
     """Return a finished table's stamp; None if there is no table or it carries none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         metadata = pq.read_schema(path).metadata or {}
     except (FileNotFoundError, pa.ArrowInvalid, OSError):

@@ -20,6 +20,7 @@ from pathopatch.patches.grid import Grid
 from pathopatch.patches.source import read_padded
 from pathopatch.patches.tissue import TissueModel, fit_tissue, supplied_tissue
 from pathopatch.slides import Shift, Slide, aligned
+from pathopatch.slides.planes import planes
 from pathopatch.slides.registration import measure_shifts, whole_offsets
 
 _MPP_TOLERANCE = 1.02  # mpp values that agree within 2 % count as equal
@@ -282,19 +283,22 @@ def iterate_patches(
     places = grid.origins() if origins is None else origins
     patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
     limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
-    rows, patches, fractions = [], [], []
+    rows: list[int] = []
+    fractions: list[float] = []
+    held = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     for row, (x, y) in enumerate(places.tolist()):
         within = grid.inside(x, y)
         is_blank = min_tissue > 0 and not tissue.near(x, y, grid.downsample, within).any()
         if not is_blank:
-            patch = read_padded(slide, grid, analysis.fill, x, y)
+            if not rows:  # new memory for each batch: whoever got the last one may have kept it
+                held = np.empty((min(limit, len(places) - row), *held.shape[1:]), slide.dtype)
+            patch = planes(read_padded(slide, grid, analysis.fill, x, y), held[len(rows)])
             _refuse_nonfinite(patch, slide)  # the levels that the overview came from may hide them
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             fraction = np.count_nonzero(mask) / max(1, within[0] * within[1])
             if fraction >= min_tissue:
                 rows.append(row)
-                patches.append(patch)
                 fractions.append(fraction)
         if rows and (len(rows) == limit or row == len(places) - 1):
-            yield np.array(rows, np.int64), np.stack(patches), np.array(fractions)
-            rows, patches, fractions = [], [], []
+            yield np.array(rows, np.int64), held[: len(rows)], np.array(fractions)
+            rows, fractions = [], []

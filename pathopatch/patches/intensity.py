@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -119,10 +120,23 @@ def scale(
     ndarray of float32, shape (..., C, H, W)
         Clipped to [0, 1]; a channel whose window is empty is 0 throughout.
     """
+    scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
+    is_plain = patches.flags.c_contiguous and scaled.flags.c_contiguous and patches.ndim > 2 and patches.size > 0
+    if patches.dtype == np.uint8 and is_plain and bool((window == window[0]).all()):
+        values = _scaled(np.arange(256, dtype=np.uint8)[None, None], window[:1], np.empty((1, 1, 256), np.float32))
+        rows = -1, patches.shape[-1]
+        cv2.LUT(cast(Any, patches.reshape(rows)), cast(Any, values.ravel()), dst=cast(Any, scaled.reshape(rows)))
+        return scaled
+    return _scaled(patches, window, scaled)
+
+
+def _scaled(
+    patches: NDArray[np.generic], window: NDArray[np.float64], scaled: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Fill an array with intensities in [0, 1] and return it."""
     low = window[:, 0, None, None].astype(np.float32)
     width = (window[:, 1] - window[:, 0])[:, None, None]
     gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
-    scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
     scaled[...] = patches
     if low.any():
         scaled -= low

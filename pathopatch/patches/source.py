@@ -19,6 +19,7 @@ from pathopatch.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches.grid import Grid
 from pathopatch.provenance import fingerprint_file
 from pathopatch.slides import Slide, aligned, open_slide
+from pathopatch.slides.planes import planes
 
 
 def source_record(slide: Slide) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class SourcePatches:
             out = np.empty((len(origins), channels, side, side), self._slide.dtype)
             for place in np.lexsort((origins[:, 0], origins[:, 1])).tolist():  # row by row: tiles are decoded once
                 x, y = origins[place].tolist()
-                out[place] = read_padded(self._slide, self._grid, self._attributes["fill"], x, y)
+                planes(read_padded(self._slide, self._grid, self._attributes["fill"], x, y), out[place])
         return out
 
     def check(self) -> None:

@@ -20,7 +20,6 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.filters import threshold_triangle
 
 SEPARATION = 3.8
 SPLITS = 3
@@ -69,6 +68,8 @@ def find_threshold(
             return None
         return min(_DARKEST_GLASS, float(np.percentile(values, 0.5)) + _WHITE_STEP)
     if method == "triangle":
+        from skimage.filters import threshold_triangle  # here: it takes longer to load than this module to work
+
         return float(threshold_triangle(values, nbins=_BINS))  # type: ignore[no-untyped-call]
     return split
 

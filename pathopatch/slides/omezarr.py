@@ -13,7 +13,7 @@ from pathopatch.slides.background import Background
 from pathopatch.slides.facts import SlideFacts
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr_metadata import ImageFacts, read_image
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.planes import Pixels
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.zarr_reader import ZarrReader
 

@@ -19,7 +19,7 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current
 from pathopatch.slides.omezarr_attributes import Version, compressor, compressor_v2, image_attributes, multiscales
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.planes import Pixels
 from pathopatch.slides.slide import Slide
 
 _TILE_PX = 1024  # a shard of 0.5, a chunk of 0.4

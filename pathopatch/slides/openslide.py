@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import RGB, Level, SlideFacts
-from pathopatch.slides.resample import Pixels, nominal_downsample
+from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resample import nominal_downsample
 from pathopatch.slides.resolution import UNSTATED, Resolution, resolution
 from pathopatch.slides.slide import Slide
 

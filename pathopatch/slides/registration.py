@@ -18,11 +18,10 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import SlideFacts
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.planes import Pixels
 from pathopatch.slides.slide import Slide
 
 LEAST_CONFIDENCE = 8.0
@@ -226,11 +225,13 @@ def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray
         At least (h, w); the peak stands at (y, x) if the content of `other` is that of `one` moved by (x, y), negative
         moves from the end on.
     """
+    from scipy import fft  # here: a slide of one file needs none, and loading it takes half as long as opening that
+
     height, width = (fft.next_fast_len(n, real=True) for n in one.shape)
     product = fft.rfft2(other, (height, width)) * np.conj(fft.rfft2(one, (height, width)))
     strength = np.abs(product)
     phase = np.divide(product, strength, out=np.zeros_like(product), where=strength > 0)
-    across, down = fft.rfftfreq(width)[None], fft.fftfreq(height)[:, None]
+    across, down = np.fft.rfftfreq(width)[None], np.fft.fftfreq(height)[:, None]
     weight = np.exp(-2 * (math.pi * _PEAK_PX) ** 2 * (across**2 + down**2)).astype(np.float32)
     return np.asarray(fft.irfft2(phase * weight, (height, width)), np.float32)
 
@@ -256,7 +257,7 @@ def peak(surface: NDArray[np.float32], *, reach: float = math.inf) -> tuple[floa
     spread = float(surface.std())
     if spread == 0:
         return 0.0, 0.0, 0.0
-    moves_y, moves_x = (np.abs(fft.fftfreq(n, 1 / n)) <= reach for n in surface.shape)
+    moves_y, moves_x = (np.abs(np.fft.fftfreq(n, 1 / n)) <= reach for n in surface.shape)
     candidates = np.where(moves_y[:, None] & moves_x[None], surface, -np.inf)
     row, column = (int(i) for i in np.unravel_index(int(np.argmax(candidates)), surface.shape))
     around = surface[np.ix_((row + np.arange(-1, 2)) % height, (column + np.arange(-1, 2)) % width)]

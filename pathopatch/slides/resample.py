@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels = NDArray[np.generic]
+from pathopatch.slides.planes import Pixels, planes
 
 _BAND_BYTES = 64 * 2**20  # source pixels held at a time
 _ROWS_AT_ONCE = 8  # target rows of one product: more of them multiply more zeros
@@ -74,7 +74,7 @@ def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
     method = cv2.INTER_AREA if factor >= 1 else cv2.INTER_LINEAR
     whole = round(factor)
     is_whole = whole >= 1 and math.isclose(factor, whole, rel_tol=1e-9)
-    for channel, plane in zip(out, region, strict=True):
+    for channel, plane in zip(out, planes(region), strict=True):
         if is_whole:
             square = np.ascontiguousarray(plane[: side_px * whole, : side_px * whole])
             channel[:] = cv2.resize(square, (side_px, side_px), interpolation=method)
@@ -118,6 +118,8 @@ def shrink_in_bands(
         top = min(int(band_edges[0]), height - 1)
         bottom = max(top + 1, math.ceil(band_edges[-1]))
         band = read(top, bottom - top)
+        if isinstance(band, np.ndarray):
+            band = planes(band)
         for channel, plane in zip(out, band, strict=True):
             if is_plain:
                 channel[first:last] = plane

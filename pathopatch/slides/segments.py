@@ -6,13 +6,12 @@ import mmap
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import cv2
 import imagecodecs
 import numpy as np
 import tifffile
@@ -20,13 +19,13 @@ from numpy.typing import NDArray
 
 from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides.integrity import DECODING_ERRORS
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.planes import Pixels
 
-_MIN_CACHE_BYTES = 8 * 2**20  # memory that is touched for the first time costs as much as decoding into it
+_MIN_CACHE_BYTES = 2 * 2**20  # not more: memory that is touched for the first time costs as much as decoding into it
 _MAX_SEGMENT_BYTES = 4 * 2**30  # one strip or tile is decoded as a whole
 _MAX_TOUCHED_BYTES = 128 * 2**20  # of a mapped file
-_MAX_SCRATCH_BYTES = 4 * 2**20
-_STREAMED_ALIGNMENT = 32  # rows that begin so libjpeg-turbo writes past the cache, which costs a third of its time
+_STREAMED_ALIGNMENT = 32  # rows that begin so libjpeg-turbo writes past the cache, which costs up to half of its time
+_UNSTREAMED_OFFSET = 8  # of the first row; as long as rows are multiples of 16 bytes none begins at such an address
 _CACHED_ROWS = 2  # a row of patches that straddles two rows of tiles decodes each tile once
 _HANDED_OVER = np.empty(0, np.bool_)  # stands in the cache for a tile that the caller got as it was
 
@@ -147,6 +146,7 @@ class PageReader:
         self._width, self._height = int(frame.imagewidth), int(frame.imagelength)
         self.samples = int(frame.samplesperpixel)
         self._is_planar = self.samples > 1 and int(frame.planarconfig) == 2
+        self.is_interleaved = self.samples > 1 and not self._is_planar
         self._is_reread = False
         self._plain = _plain(page, frame)
         if self._plain is not None:
@@ -154,7 +154,7 @@ class PageReader:
         _require_decoder(frame, path)
         self._decode, self._jpegtables = frame.decode, page.jpegtables
         self._jpeg = _jpeg_decoder(page, frame)
-        self._local = threading.local()
+        self._is_converted = self._jpeg is not None and self.samples > 1 and self._jpeg.keywords["colorspace"] is None
         self._offsets = np.asarray(page.dataoffsets, np.int64)
         self._counts = np.asarray(page.databytecounts, np.int64)
         if frame.is_tiled:
@@ -198,10 +198,10 @@ class PageReader:
             return None
         segment = self._decoded(index, self._cache.read(int(self._offsets[index]), count), count)
         self._cache.put(key, _HANDED_OVER, self._segment_bytes)
-        return segment if segment.flags.writeable else segment.copy()
+        return segment if segment.flags.writeable else segment.copy(order="K")
 
     def read_into(
-        self, out: Pixels, wanted: Sequence[tuple[int, int]], left: int, top: int
+        self, out: Pixels, wanted: Sequence[tuple[int, int]] | None, left: int, top: int
     ) -> list[tuple[slice, slice]]:
         """Fill channels of an array with pixels of this page, and return the rectangles that nothing is stored for.
 
@@ -209,8 +209,8 @@ class PageReader:
         ----------
         out : ndarray, shape (C, H, W)
             Filled in place; the rectangle lies inside the page.
-        wanted : sequence of (int, int)
-            Pairs of channel in `out` and sample of the page.
+        wanted : sequence of (int, int), optional
+            Pairs of channel in `out` and sample of the page; all in order if not given.
         left, top : int
             Corner of the rectangle, px of the page.
 
@@ -221,9 +221,10 @@ class PageReader:
         """
         height, width = out.shape[1:]
         if self._plain is not None:
-            rows_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(wanted)
+            pairs = [(i, i) for i in range(self.samples)] if wanted is None else wanted
+            rows_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(pairs)
             pixels = self._plain.view(self._cache.mapped(rows_bytes))
-            for channel, sample in wanted:
+            for channel, sample in pairs:
                 out[channel] = pixels[sample, top : top + height, left : left + width]
             return []
         holes = []
@@ -236,7 +237,7 @@ class PageReader:
         return holes
 
     def _place(
-        self, out: Pixels, wanted: Sequence[tuple[int, int]], corner: tuple[int, int], at: tuple[int, int]
+        self, out: Pixels, wanted: Sequence[tuple[int, int]] | None, corner: tuple[int, int], at: tuple[int, int]
     ) -> bool:
         """Copy one segment's part; return False if nothing is stored there."""
         left, top = corner
@@ -244,7 +245,12 @@ class PageReader:
         y1, x1 = min(y0 + self._box[0], top + out.shape[1]), min(x0 + self._box[1], left + out.shape[2])
         ys, xs = max(y0, top), max(x0, left)
         target = slice(ys - top, y1 - top), slice(xs - left, x1 - left)
+        if wanted is None and not self._is_planar:
+            segment = self._segment(at[0] * self._across + at[1])
+            out[(slice(None), *target)] = 0 if segment is None else segment[:, ys - y0 : y1 - y0, xs - x0 : x1 - x0]
+            return segment is not None
         is_stored = True
+        wanted = [(i, i) for i in range(self.samples)] if wanted is None else wanted
         for channel, sample in wanted:
             if self._is_planar or (channel, sample) == wanted[0]:
                 plane = sample if self._is_planar else 0
@@ -268,28 +274,24 @@ class PageReader:
         self._cache.put((self._key, index), segment, 0 if segment is None else segment.nbytes)
         return segment
 
-    def _scratch(self) -> NDArray[np.uint8] | None:
-        """Return memory that this thread decodes tiles into, which stays in the processor's cache; None for large ones.
+    def _memory(self) -> NDArray[np.uint8] | None:
+        """Return memory to decode a JPEG tile into, whose rows begin where the decoder does not stream; None for any.
 
-        Only pixels of several samples may go there: they are taken apart into other memory before the next tile.
+        Only what converts colours streams.
         """
-        if self.samples == 1 or self._segment_bytes > _MAX_SCRATCH_BYTES:
+        if not self._is_converted:
             return None
-        found: NDArray[np.uint8] | None = getattr(self._local, "scratch", None)
-        if found is None:
-            count = int(np.prod(self._box_shape))
-            spare = np.empty(count + _STREAMED_ALIGNMENT, np.uint8)
-            start = (_STREAMED_ALIGNMENT // 2 - spare.ctypes.data) % _STREAMED_ALIGNMENT
-            found = self._local.scratch = spare[start : start + count].reshape(self._box_shape)
-        return found
+        spare = np.empty(self._segment_bytes + _STREAMED_ALIGNMENT, np.uint8)
+        start = (_UNSTREAMED_OFFSET - spare.ctypes.data) % _STREAMED_ALIGNMENT
+        return np.ndarray(self._box_shape, np.uint8, spare, start)
 
     def _decoded(self, index: int, data: bytes, count: int) -> Pixels:
         """Return a strip or tile decoded, (samples, rows, columns), large enough for the pixels that it should hold."""
         if self._jpeg is not None and len(data) == count:
             try:
-                pixels = self._jpeg(data, out=self._scratch())
+                pixels = self._jpeg(data, out=self._memory())
                 if pixels.shape == self._box_shape:
-                    return _planes(pixels)
+                    return _channels_first(pixels)
             except DECODING_ERRORS:
                 pass  # whether it is wrong or only unusual, the general decoder finds out
         row, column = divmod(index % (self._down * self._across), self._across)
@@ -300,7 +302,7 @@ class PageReader:
             try:
                 decoded, _, shape = self._decode(data, index, jpegtables=self._jpegtables)
                 if decoded is not None and shape[1] >= due_h and shape[2] >= due_w:
-                    return _planes(decoded[0])
+                    return _channels_first(decoded[0])
                 what = "it decodes to fewer pixels than due"
             except DECODING_ERRORS as error:
                 what = str(error)
@@ -312,7 +314,7 @@ class PageReader:
         )
 
 
-def _jpeg_decoder(page: Any, frame: Any) -> Callable[..., Pixels] | None:
+def _jpeg_decoder(page: Any, frame: Any) -> partial[Pixels] | None:
     """Return what decodes a plain JPEG strip or tile by itself; None where tifffile's decoder is needed.
 
     Aperio stores RGB without converting it to YCbCr, and without a marker that says so: the TIFF's own tag tells.
@@ -329,15 +331,10 @@ def _jpeg_decoder(page: Any, frame: Any) -> Callable[..., Pixels] | None:
     )
 
 
-def _planes(pixels: Pixels) -> Pixels:
-    """Return pixels (rows, columns[, samples]) as (samples, rows, columns), once for all the times they are cut."""
-    rows, columns = pixels.shape[:2]
-    samples = 1 if pixels.ndim == 2 else pixels.shape[2]
-    if samples == 1:
-        return np.ascontiguousarray(pixels).reshape(1, rows, columns)
-    planes = np.empty((samples, rows, columns), pixels.dtype)
-    cv2.split(cast(Any, np.ascontiguousarray(pixels)), cast(Any, list(planes)))
-    return planes
+def _channels_first(pixels: Pixels) -> Pixels:
+    """Return decoded pixels (rows, columns[, samples]) as (samples, rows, columns), in the memory that they are in."""
+    plain = np.ascontiguousarray(pixels)
+    return plain[None] if plain.ndim == 2 else plain.transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from pathopatch.errors import InputUnsupportedError, MppMissingError
 from pathopatch.slides.background import Background, guess_background
 from pathopatch.slides.facts import RGB, Level, SlideFacts
-from pathopatch.slides.resample import SAME_FACTOR, Pixels, level_for, shrink, shrink_in_bands
+from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resample import SAME_FACTOR, level_for, shrink, shrink_in_bands
 from pathopatch.slides.resolution import resolution
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
@@ -177,7 +178,8 @@ class Slide(ABC):
         Returns
         -------
         ndarray, shape (C, height, width)
-            Source type; pixels outside the slide have the background value.
+            Source type; pixels outside the slide have the background value. Channels may alternate in memory, as
+            decoders write them: `pathopatch.slides.planes` takes them apart.
 
         Raises
         ------

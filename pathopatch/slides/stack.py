@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pathopatch.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import Level, SlideFacts
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.planes import Pixels
 from pathopatch.slides.resolution import MAX_MISMATCH, UNSTATED, Resolution
 from pathopatch.slides.slide import Slide
 

@@ -14,7 +14,8 @@ from pathopatch.slides.axes import Choice, Plane, chosen_planes, page_of, unsupp
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import DTYPES, RGB, Level, SlideFacts
 from pathopatch.slides.integrity import checked_tiff
-from pathopatch.slides.resample import Pixels, nominal_downsample
+from pathopatch.slides.planes import Pixels, interleaved
+from pathopatch.slides.resample import nominal_downsample
 from pathopatch.slides.resolution import ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
 from pathopatch.slides.slide import Slide
@@ -98,14 +99,16 @@ class TiffSlide(Slide):
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
         readers = self._readers(level)
-        if len(readers) == 1 and readers[0][2]:
-            tile = readers[0][0].whole_tile(left, top, width, height)
-            if tile is not None:
-                return tile, None
-        out = np.empty((len(self._sources[level]), height, width), self.dtype)
+        first, is_everything = readers[0][0], len(readers) == 1 and readers[0][2]
+        tile = first.whole_tile(left, top, width, height) if is_everything else None
+        if tile is not None:
+            return tile, None
+        shape = len(self._sources[level]), height, width
+        is_interleaved = is_everything and first.is_interleaved
+        out = interleaved(shape, self.dtype) if is_interleaved else np.empty(shape, self.dtype)
         opacity: NDArray[np.uint8] | None = None
         for reader, wanted, _ in readers:
-            holes = reader.read_into(out, wanted, left, top)
+            holes = reader.read_into(out, None if is_everything else wanted, left, top)
             for y, x in holes:  # an empty tile of one channel says nothing of the others
                 opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
                 opacity[[i for i, _ in wanted], y, x] = 0

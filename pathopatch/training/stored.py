@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -36,7 +38,7 @@ class StoredPatches(Dataset[NDArray[np.float32]]):
     ) -> None:
         self._stores = tuple(stores)
         self._slide, self._row, self._input_px = slide, row, input_px
-        self._recent = _Recent()
+        self._recent, self._memory = _Recent(), _Memory()
 
     def __len__(self) -> int:
         return len(self._row)
@@ -51,7 +53,7 @@ class StoredPatches(Dataset[NDArray[np.float32]]):
             places = np.flatnonzero(slides == number)
             pixels, windows = store.read(self._row[chosen[places]]), store.windows  # (n, C, p, p)
             if found is None:
-                found = np.empty((len(chosen), pixels.shape[1], self._input_px, self._input_px), dtype=np.float32)
+                found = self._memory.of((len(chosen), pixels.shape[1], self._input_px, self._input_px))
             if pixels.shape[2:] == found.shape[2:]:
                 for place, patch in zip(places, pixels, strict=True):  # one by one: each fits into the cache
                     scale(patch, windows, out=found[place])
@@ -69,6 +71,34 @@ class StoredPatches(Dataset[NDArray[np.float32]]):
             patch: NDArray[np.float32] = self.__getitems__([int(index)])[0]
             return patch
         return self.__getitems__(np.arange(len(self))[index])
+
+
+class _Memory:
+    """Memory for batches, used again once nobody holds the batch before: to touch new memory takes as long as scaling.
+
+    CPython counts who holds an array; where it counts more, or another interpreter does not count, memory is new.
+    """
+
+    _MOST = 3  # a batch that is learnt from, one that waits, one that is being read
+    _OWN = 3  # holders of an array while it is looked at: the list, the variable, the argument
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: list[NDArray[np.float32]] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Memory, ()
+
+    def of(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array of a shape, its content arbitrary."""
+        size = math.prod(shape)
+        with self._lock:
+            for array in self._arrays:
+                if array.size >= size and sys.getrefcount(array) <= self._OWN:
+                    return array[:size].reshape(shape)
+            new = np.empty(size, np.float32)
+            self._arrays = [new, *self._arrays[: self._MOST - 1]]
+            return new.reshape(shape)
 
 
 class _Recent:

@@ -14,6 +14,7 @@ from measure import Row, Work, ratio, require_equal, speedup
 
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import open_slide
+from pathopatch.slides.planes import planes
 
 _SCALE = 4  # level-0 px per px of the overview's mask
 _THRESHOLD = 0.2
@@ -27,7 +28,7 @@ def rows(inputs: Inputs) -> Iterator[Row]:
     with open_slide(path, background="bright") as slide, tifffile.TiffFile(path) as tiff:
         side = slide.size[0] // TILE_PX * TILE_PX
         places = [(x, y) for y in range(0, side, TILE_PX) for x in range(0, side, TILE_PX)]
-        patches = [slide.read_region(x, y, TILE_PX, TILE_PX) for x, y in places]
+        patches = [planes(slide.read_region(x, y, TILE_PX, TILE_PX)) for x, y in places]
         page, content = tiff.pages[0], path.read_bytes()
         tiles = [content[o : o + n] for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
     model = _model(np.random.default_rng(0).random((side // _SCALE, side // _SCALE)) < 0.8)

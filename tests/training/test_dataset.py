@@ -140,3 +140,20 @@ def test_only_the_slides_read_last_stay_open(tmp_path, monkeypatch):
     for slide in order:
         patches.read([slides.index(slide)])
     assert closed == ["slide-val", "slide-test"]
+
+
+def test_memory_of_a_batch_is_used_again_once_nobody_holds_it_and_never_before(tmp_path):
+    groups = write_work(tmp_path)
+    lazy = load_patches(tmp_path, groups, input_px=8, splits=("train",), threshold=0.25, cache_gib=1e-9)
+    batch = lazy.read([0, 1])
+    kept, place = batch[1:], batch.ctypes.data
+    expected = kept.copy()
+    del batch
+    others = [lazy.read([k, k + 1]) for k in range(2, 8)]  # more than are remembered
+    np.testing.assert_array_equal(kept, expected)
+    assert len({other.ctypes.data for other in others} | {place}) == 7
+    del others, kept
+    places = {lazy.read([k, k + 1]).ctypes.data for k in range(6)}
+    assert len(places) == 1
+    again = pickle.loads(pickle.dumps(lazy.x))
+    np.testing.assert_array_equal(again[[0, 1]][1:], expected)
