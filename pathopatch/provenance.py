@@ -22,8 +22,9 @@ from pathopatch.files import atomic_path, inside, plain, read_json, write_json
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 2
-"""Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept."""
+SCHEMA_VERSION = 3
+"""Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept. 3: patches
+over the edge of resampled, float or signed slides are filled with background, not with a mixture of it."""
 
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
 _SAMPLES = 64

@@ -20,6 +20,7 @@ from pathopatch.patches.grid import Grid
 from pathopatch.patches.source import read_padded
 from pathopatch.patches.tissue import TissueModel, fit_tissue, supplied_tissue
 from pathopatch.slides import Shift, Slide, aligned
+from pathopatch.slides.background import Background, guess_background
 from pathopatch.slides.planes import planes
 from pathopatch.slides.registration import measure_shifts, whole_offsets
 
@@ -224,6 +225,36 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
         shifts=shifts,
         offsets=offsets,
     )
+
+
+def other_polarities(
+    slide: Slide, config: TileConfig, overview: NDArray[np.generic], background: Background
+) -> list[str]:
+    """Return in words each channel that looks to be of the other polarity than the slide: its glass counts as tissue.
+
+    It may as well be full of tissue, which looks alike: so it is not left out unasked.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    config : TileConfig
+        Who states the polarity, or names the channels that show tissue, knows.
+    overview : ndarray, shape (C, h, w)
+        The whole slide.
+    background : "dark" or "bright"
+        What the slide was taken for.
+    """
+    is_known = config.tissue.background != "auto" or bool(config.tissue.channels)
+    if is_known or slide.is_rgb or len(slide.channels) < 2:
+        return []
+    own = [guess_background(plane[None]) for plane in overview]
+    return [
+        f"channel {name} looks {look} where there is no tissue, the slide {background}: if so, name the other channels "
+        "in tissue.channels"
+        for name, look in zip(slide.channels, own, strict=True)
+        if look != background
+    ]
 
 
 def _refuse_nonfinite(pixels: NDArray[np.generic], slide: Slide) -> None:

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from pathopatch.config import TileConfig
 from pathopatch.patches import intensity
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, other_polarities
 from pathopatch.slides import Level, Slide
-from pathopatch.slides.background import guess_background
 
 _SAMPLE_PX, _SAMPLES = 256, 8  # windows at level 0, per axis
 _WHOLE_PX = 2048  # smaller slides are read whole
@@ -176,8 +175,7 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
     warnings = analysis.far_shifts(mpp, config.registration.warn_um) if analysis is not None and mpp is not None else []
     if analysis is not None and not analysis.tissue.mask.any():
         warnings.append("no tissue found")
-    if config.tissue.background == "auto" and not config.tissue.channels:
-        warnings += _other_polarities(slide, overview, background)
+    warnings += other_polarities(slide, config, overview, background)
     return Description(
         slide_id=slide_id,
         channels=slide.channels,
@@ -194,22 +192,6 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
         analysis=analysis,
         warnings=tuple(warnings),
     )
-
-
-def _other_polarities(slide: Slide, overview: NDArray[np.generic], background: str) -> list[str]:
-    """Return in words each channel that looks to be of the other polarity than the slide: its glass counts as tissue.
-
-    It may as well be full of tissue, which looks alike: so it is not left out unasked.
-    """
-    if slide.is_rgb or len(slide.channels) < 2:
-        return []
-    own = [guess_background(plane[None]) for plane in overview]
-    return [
-        f"channel {name} looks {look} where there is no tissue, the slide {background}: if so, name the other channels "
-        "in tissue.channels"
-        for name, look in zip(slide.channels, own, strict=True)
-        if look != background
-    ]
 
 
 def saturated_shares(slide: Slide) -> tuple[float, ...]:

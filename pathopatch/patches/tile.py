@@ -22,7 +22,7 @@ from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path, valid_slide_id
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, other_polarities
 from pathopatch.patches.finished import STAGE, is_current_output, tile_stamp
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
@@ -151,6 +151,8 @@ def tile_slide(
     table = table.assign(**measured)[list(COLUMNS)]
     write_table(table_path, table, stamp)
     warnings = analysis.far_shifts(slide.mpp, config.registration.warn_um)
+    if not analysis.tissue.is_supplied:
+        warnings += other_polarities(slide, config, analysis.overview, analysis.tissue.background)
     state = write_status(out, slide_id, table, stamp, started, warnings)
     if state == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))

@@ -14,6 +14,7 @@ from array_slides import h_and_e
 from numpy.typing import NDArray
 
 from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+from pathopatch.patches import tile_slide
 from pathopatch.patches.describe import Description, describe_slide, saturated_shares
 from pathopatch.patches.picture import compose
 from pathopatch.patches.thumbnail import corner, thumbnail
@@ -131,7 +132,7 @@ def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> No
 
 
 def test_a_channel_of_the_other_polarity_is_a_warning_unless_the_others_are_named(
-    make_slide: Make, two_discs: NDArray[np.bool_]
+    make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path
 ) -> None:
     shg, transmission = np.where(two_discs, 900, 100), np.where(two_discs, 700, 1000)
     slide = make_slide(np.stack([shg, shg, transmission]).astype(np.uint16), channels=("CARS", "SHG", "TRANS"))
@@ -141,3 +142,6 @@ def test_a_channel_of_the_other_polarity_is_a_warning_unless_the_others_are_name
     named = CONFIG.model_copy(update={"tissue": CONFIG.tissue.model_copy(update={"channels": ("CARS", "SHG")})})
     found = describe_slide(slide, named, slide_id="s")
     assert (found.warnings, found.tissue_share) == ((), two_discs.mean())
+    (said,) = tile_slide(slide, CONFIG, tmp_path / "all").warnings
+    assert said.startswith("channel TRANS looks bright whe")
+    assert tile_slide(slide, named, tmp_path / "named").warnings == ()
