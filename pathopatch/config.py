@@ -219,11 +219,15 @@ class TrainConfig(Config):
     jtt_identify_share: float = Field(default=0.25, gt=0, le=1)  # of `steps`; longer, and no error is left
     dfr_refit_share: float = Field(default=1.0, gt=0)  # of `steps`, for the last layer alone
     dfr_lr_scale: float = Field(default=10.0, gt=0)  # of the last layer alone, for adamw; with sgd rather 1
+    # the decision threshold of tune_threshold finds this share of tumour on validation; None: it has the highest WGA
+    sensitivity: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
         if "val" in self.train_splits and (self.select != "last" or self.tune_threshold):
             raise ValueError("training on val needs select = 'last' and tune_threshold = false")
+        if self.sensitivity is not None and not self.tune_threshold:
+            raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
         return self
 
     @property

@@ -334,6 +334,50 @@ def best_decision_threshold(margin: npt.ArrayLike, label: npt.ArrayLike, attribu
     return float(best[(len(best) - 1) // 2])
 
 
+def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensitivity: float) -> float:
+    """Return the highest threshold on z1 - z0 at which at least so large a share of class 1 lies above it.
+
+    It lies in the middle between the lowest margin of class 1 that must be above it and the next lower margin of any
+    sample (or 1 below it, if there is none).
+
+    Parameters
+    ----------
+    margin : array_like of float, shape (N,)
+        Logit of class 1 minus logit of class 0.
+    label : array_like of int, shape (N,)
+        Class (0 or 1) of each sample.
+    sensitivity : float
+        Share of class 1 to be found, in (0, 1].
+
+    Returns
+    -------
+    float
+        Finite.
+
+    Raises
+    ------
+    GroupEmptyError
+        No sample of class 1.
+    InputUnsupportedError
+        A share outside (0, 1], arrays that are not one-dimensional and of one length, or labels other than 0 and 1.
+    NonFiniteError
+        A margin is NaN or infinite.
+    """
+    y, z = _binary(label), _finite(margin, "margin")
+    _check_lengths(margin, y)
+    if not 0 < sensitivity <= 1:
+        raise InputUnsupportedError(f"sensitivity {sensitivity}", remedy="Give a share above 0 and at most 1.")
+    positive = np.sort(z[y == 1])[::-1]
+    if len(positive) == 0:
+        raise GroupEmptyError(
+            "no sample of class 1", remedy="Choose the threshold on a split that holds samples of class 1."
+        )
+    n_due = int(np.ceil(sensitivity * len(positive) - 1e-9))  # .95 of 20 is 19, whatever its binary value
+    last = positive[n_due - 1]
+    lower = z[z < last]
+    return float((last + lower.max()) / 2 if lower.size else last - 1)
+
+
 def _codes(values: npt.ArrayLike, name: str) -> IntArray:
     """Return labels or attributes as int64, refused unless whole numbers from 0."""
     array = np.asarray(values)

@@ -236,6 +236,41 @@ def test_no_threshold_beats_the_best_one(rows: list[tuple[int, int, int]]) -> No
         assert found >= metrics.worst_group_accuracy((margin > other).astype(int), label, attribute) - 1e-12
 
 
+def test_the_threshold_at_a_sensitivity_is_the_highest_that_finds_enough() -> None:
+    margin, label = [5.0, 4.0, 3.0, 1.0, 3.5, 0.0], [1, 1, 1, 1, 0, 0]
+    assert metrics.threshold_at_sensitivity(margin, label, 0.5) == 3.75  # two of four above it, and no negative
+    assert metrics.threshold_at_sensitivity(margin, label, 0.6) == 2.0  # three: it passes the negative of 3.5
+    assert metrics.threshold_at_sensitivity(margin, label, 1.0) == 0.5
+    assert metrics.threshold_at_sensitivity([2.0, 3.0], [1, 1], 1.0) == 1.0
+
+
+def test_nineteen_of_twenty_are_95_percent() -> None:
+    margin = np.arange(20.0)
+    assert metrics.threshold_at_sensitivity(margin, np.ones(20, dtype=int), 0.95) == 0.5
+
+
+@given(
+    st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1)), min_size=1, max_size=30),
+    st.sampled_from([0.1, 0.5, 0.8, 0.95, 1.0]),
+)
+def test_enough_positives_lie_above_the_threshold_and_above_the_next_margin_too_few(rows: list, share: float) -> None:
+    margin, label = (np.array(column) for column in zip(*rows, strict=True))
+    if not label.any():
+        return
+    threshold = metrics.threshold_at_sensitivity(margin, label, share)
+    assert (margin[label == 1] > threshold).mean() >= share - 1e-12
+    next_margin = margin[margin > threshold].min()
+    assert (margin[label == 1] > next_margin).mean() < share
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, math.nan])
+def test_a_sensitivity_that_is_no_share_is_refused_and_without_positives_there_is_none(share: float) -> None:
+    with pytest.raises(InputUnsupportedError, match="sensitivity"):
+        metrics.threshold_at_sensitivity([1.0], [1], share)
+    with pytest.raises(GroupEmptyError):
+        metrics.threshold_at_sensitivity([1.0], [0], 0.5)
+
+
 def test_an_empty_group_takes_no_part_in_the_threshold_and_an_empty_class_is_an_error() -> None:
     assert metrics.best_decision_threshold([-1.0, 1.0], [0, 1], [0, 1]) == 0.0
     with pytest.raises(GroupEmptyError, match=r"\[2, 0\]"):

@@ -31,13 +31,13 @@ from pathopatch.training import checkpoint
 from pathopatch.training.augment import augment, mixed_seed
 from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet, channel_statistics
+from pathopatch.training.decide import Decision, decide
 from pathopatch.training.fitted import Fitted, Keep
 from pathopatch.training.passing import Drawn, Held, drawn, drawn_again, held, needs_groups, phases_of
 from pathopatch.training.schedule import evaluation_steps, update_average
 from pathopatch.training.selection import (
     Standardised,
     check_validation,
-    decide,
     is_better,
     logits_of,
     measure,
@@ -145,19 +145,26 @@ def fit_arrays(
         )
         state = _trained(run, len(mean))
         network = state.network.cpu().eval().requires_grad_(False)
-        threshold = 0.0
-        validation: dict[str, Any] = {}
+        decision = Decision()
         if run.val is not None:
             logits = logits_of(network.to(device), run.val, np.arange(len(run.val)), run.standardised)
-            threshold, validation = decide(logits, run.val, tune_threshold=config.tune_threshold)
+            decision = decide(
+                logits,
+                run.val,
+                tune_threshold=config.tune_threshold,
+                sensitivity=config.sensitivity,
+                tune_temperature="val" not in config.train_splits,
+            )
     return Fitted(
         network=network.cpu(),
         mean=mean,
         std=std,
         step=state.best["step"],
         history=tuple(state.history),
-        decision_threshold=threshold,
-        validation=validation,
+        decision_threshold=decision.threshold,
+        decision_chosen_for=decision.chosen_for,
+        temperature=decision.temperature,
+        validation=decision.validation,
         n_classes=run.n_classes,
     )
 

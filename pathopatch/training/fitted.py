@@ -41,8 +41,12 @@ class Fitted:
         One row per evaluation.
     decision_threshold : float
         On z1 - z0.
+    decision_chosen_for : str
+        ``none``, ``wga``, or ``sensitivity 0.95``.
+    temperature : float
+        By which logits are divided before they become probabilities.
     validation : dict
-        What all validation patches say, at that threshold and at 0; empty without validation.
+        What all validation patches say that no phase learnt from, at that threshold and at 0; empty without validation.
     n_classes : int
         Classes of training and validation together, at least 2.
     """
@@ -53,5 +57,7 @@ class Fitted:
     step: int
     history: tuple[dict[str, Any], ...]
     decision_threshold: float
+    decision_chosen_for: str
+    temperature: float
     validation: dict[str, Any]
     n_classes: int

@@ -167,14 +167,18 @@ def write_run(
     write_bytes(folder / "history.csv", history.encode())
     log = {"seconds": round(seconds, 3), "threads": torch.get_num_threads(), "device": config.device}
     write_json(folder / "log.json", log)
-    picked = {"step": fitted.step, "decision_threshold": fitted.decision_threshold, "validation": fitted.validation}
+    picked = {
+        "step": fitted.step,
+        "decision_threshold": fitted.decision_threshold,
+        "temperature": fitted.temperature,
+        "validation": fitted.validation,
+    }
     write_json(folder / RUN, {**picked, "stamp": stamp.to_dict()})
 
 
 def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
     """Return what the model bundle says of a run."""
     names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
-    tuned = bool(fitted.validation and fitted.validation.get("is_threshold_tuned"))
     return BundleSpec(
         package_version=stamp.package_version,
         architecture=config.architecture,
@@ -193,7 +197,8 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         min_tissue=_min_tissue(work),
         class_names=class_names(fitted.n_classes),
         decision_threshold=fitted.decision_threshold,
-        decision_chosen_for="wga" if tuned else "none",
+        decision_chosen_for=fitted.decision_chosen_for,
+        temperature=fitted.temperature,
         method=config.method,
         parameters={name: getattr(config, name) for name in names} | own_parameters(config),
         group_metrics=fitted.validation,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +106,7 @@ def measure(
         On z1 - z0, where K = 2.
     """
     prediction = metrics.predicted_class(logits, decision_threshold=threshold)
-    known, no_attribute = _known(attribute), np.zeros(len(label), dtype=np.int64)
+    known, no_attribute = is_known(attribute), np.zeros(len(label), dtype=np.int64)
     groups = (prediction[known], label[known], np.maximum(attribute[known], 0))
     return {
         "wga": metrics.worst_group_accuracy(*groups),
@@ -117,7 +116,7 @@ def measure(
     }
 
 
-def _known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which patches have an attribute; all of them if none has one."""
     known = attribute >= 0
     return known if known.any() else ~known
@@ -194,7 +193,7 @@ def check_validation(
             remedy="use t of at most 0.5: without attributes a larger one cannot be told from it",
         )
     try:
-        known = _known(val.attribute)
+        known = is_known(val.attribute)
         counts = gerne.cell_counts(val.label[known], np.maximum(val.attribute[known], 0), at_least=shape)
         needs_all = needs_groups and counts.shape[1] == 2 and bool((val.attribute >= 0).any())
         gerne.check_cells(counts if needs_all else counts.sum(axis=1, keepdims=True))
@@ -204,40 +203,3 @@ def check_validation(
             place="split 'val'",
             remedy="move patients between the splits, choose another threshold, or set select = 'last'",
         ) from error
-
-
-def decide(logits: NDArray[np.float64], val: PatchSet, *, tune_threshold: bool) -> tuple[float, dict[str, Any]]:
-    """Return the decision threshold, and what validation says of the model with it and with 0.
-
-    Parameters
-    ----------
-    logits : ndarray of float64, shape (N, K)
-        Of all validation patches.
-    val : PatchSet
-        Those.
-    tune_threshold : bool
-        Choose the threshold for the highest WGA, if there are two classes and every group has samples; otherwise it
-        is 0. Where no attribute is known, the groups are the two classes.
-    """
-    known = _known(val.attribute)
-    label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
-    has_attribute = bool((val.attribute >= 0).any())
-    shape = (logits.shape[1], 2)
-    counts = gerne.cell_counts(label, attribute, at_least=shape)
-    if not has_attribute:
-        counts = counts.sum(axis=1, keepdims=True)
-    is_tuned = tune_threshold and logits.shape[1] == 2 and bool((counts > 0).all())
-    margin = logits[known, 1] - logits[known, 0]
-    threshold = metrics.best_decision_threshold(margin, label, attribute) if is_tuned else 0.0
-    found: dict[str, Any] = dict(measure(logits, val.label, val.attribute, threshold=threshold))
-    at_zero = measure(logits, val.label, val.attribute)
-    found |= {f"{name}_at_zero": value for name, value in at_zero.items()}
-    found["is_threshold_tuned"] = is_tuned
-    prediction = metrics.predicted_class(logits[known], decision_threshold=threshold)
-    groups = metrics.group_accuracies(prediction, label, attribute)
-    for row, y in enumerate(groups.labels):
-        for column, a in enumerate(groups.attributes[: counts.shape[1]]):
-            name = f"label {y}, attribute {a}" if has_attribute else f"label {y}"
-            found[f"accuracy of {name}"] = float(groups.accuracy[row, column])
-            found[f"n of {name}"] = int(groups.n[row, column])
-    return float(threshold), found

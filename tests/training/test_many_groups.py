@@ -10,7 +10,7 @@ from pathopatch.config import TrainConfig
 from pathopatch.debias.methods import NAMES
 from pathopatch.errors import GroupEmptyError
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.selection import check_validation, decide, measure, some_of_each_group, table_shape
+from pathopatch.training.selection import check_validation, measure, some_of_each_group, table_shape
 
 TRAIN = toy([[30, 4, 2, 1], [3, 30, 2, 2], [2, 3, 30, 4]], seed=0, side=8)  # 3 classes, 4 attribute values
 VAL = toy([[6, 6, 6, 6]] * 3, seed=1, side=8)
@@ -96,10 +96,3 @@ def test_a_validation_pass_takes_from_each_of_many_groups_and_from_those_unknown
     found = np.unique(np.stack([some.label[chosen], some.attribute[chosen]]), axis=1, return_counts=True)
     assert found[0].T.tolist() == [[y, a] for y in range(3) for a in (-1, 0, 1, 2)]
     assert found[1].tolist() == [1, 3, 3, 2, 2, 3, 3, 2, 3, 2, 3, 3]
-
-
-def test_a_tuned_threshold_may_beat_zero_only_where_there_are_two_classes():
-    logits = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [0.0, 4.0]])
-    val = replace(BINARY, label=np.array([0, 0, 1, 1]), attribute=np.array([0, 1, 0, 1]))
-    threshold, found = decide(logits, val, tune_threshold=True)
-    assert (threshold, found["wga"], found["wga_at_zero"]) == (2.5, 1.0, 0.0)
