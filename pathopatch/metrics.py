@@ -118,6 +118,39 @@ def group_balanced_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, att
     return float(accuracy.mean()) if accuracy.size else float("nan")
 
 
+def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -> IntArray:
+    """Return the class that logits stand for: of two classes by a threshold on z1 - z0, of more by the largest.
+
+    Parameters
+    ----------
+    logits : array_like of float, shape (N, K)
+        One a class.
+    decision_threshold : float
+        On z1 - z0, where K = 2: class 1 is predicted above it. It has no meaning, and must be 0, where K > 2.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+
+    Raises
+    ------
+    InputUnsupportedError
+        Not a table of two or more classes, or a threshold beside more than two.
+    NonFiniteError
+        A logit is NaN or infinite.
+    """
+    z = _finite(logits, "logits")
+    if z.ndim != 2 or z.shape[1] < 2 or (z.shape[1] > 2 and decision_threshold != 0):
+        raise InputUnsupportedError(
+            f"logits of shape {z.shape} with a decision threshold of {decision_threshold:g}",
+            remedy="Give one logit a class, and a threshold only where there are two classes.",
+        )
+    if z.shape[1] == 2:
+        return (z[:, 1] - z[:, 0] > decision_threshold).astype(np.int64)
+    largest: IntArray = z.argmax(axis=1).astype(np.int64)
+    return largest
+
+
 def average_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike) -> float:
     """Return the share of right predictions.
 
@@ -299,6 +332,50 @@ def best_decision_threshold(margin: npt.ArrayLike, label: npt.ArrayLike, attribu
         worst = np.minimum(worst, 1 - below if y[of_group][0] else below)
     best = candidates[np.isclose(worst, worst.max(), rtol=0, atol=1e-12)]
     return float(best[(len(best) - 1) // 2])
+
+
+def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensitivity: float) -> float:
+    """Return the highest threshold on z1 - z0 at which at least so large a share of class 1 lies above it.
+
+    It lies in the middle between the lowest margin of class 1 that must be above it and the next lower margin of any
+    sample (or 1 below it, if there is none).
+
+    Parameters
+    ----------
+    margin : array_like of float, shape (N,)
+        Logit of class 1 minus logit of class 0.
+    label : array_like of int, shape (N,)
+        Class (0 or 1) of each sample.
+    sensitivity : float
+        Share of class 1 to be found, in (0, 1].
+
+    Returns
+    -------
+    float
+        Finite.
+
+    Raises
+    ------
+    GroupEmptyError
+        No sample of class 1.
+    InputUnsupportedError
+        A share outside (0, 1], arrays that are not one-dimensional and of one length, or labels other than 0 and 1.
+    NonFiniteError
+        A margin is NaN or infinite.
+    """
+    y, z = _binary(label), _finite(margin, "margin")
+    _check_lengths(margin, y)
+    if not 0 < sensitivity <= 1:
+        raise InputUnsupportedError(f"sensitivity {sensitivity}", remedy="Give a share above 0 and at most 1.")
+    positive = np.sort(z[y == 1])[::-1]
+    if len(positive) == 0:
+        raise GroupEmptyError(
+            "no sample of class 1", remedy="Choose the threshold on a split that holds samples of class 1."
+        )
+    n_due = int(np.ceil(sensitivity * len(positive) - 1e-9))  # .95 of 20 is 19, whatever its binary value
+    last = positive[n_due - 1]
+    lower = z[z < last]
+    return float((last + lower.max()) / 2 if lower.size else last - 1)
 
 
 def _codes(values: npt.ArrayLike, name: str) -> IntArray:

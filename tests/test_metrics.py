@@ -29,6 +29,16 @@ def test_the_worst_the_balanced_and_the_average_accuracy_by_hand() -> None:
     assert metrics.average_accuracy(PREDICTION, LABEL) == 8 / 12
 
 
+def test_of_two_classes_the_threshold_decides_and_of_more_the_largest_logit() -> None:
+    assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0], [1.0, 1.0]]).tolist() == [1, 1, 0]
+    assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0]], decision_threshold=1.0).tolist() == [0, 1]
+    assert metrics.predicted_class([[0.0, 1.0, 3.0], [5.0, 1.0, 3.0]]).tolist() == [2, 0]
+    with pytest.raises(InputUnsupportedError, match="threshold of 1"):
+        metrics.predicted_class([[0.0, 1.0, 3.0]], decision_threshold=1.0)
+    with pytest.raises(NonFiniteError):
+        metrics.predicted_class([[0.0, math.nan]])
+
+
 def test_more_than_two_attributes_have_a_column_each() -> None:
     found = metrics.group_accuracies([0, 1, 1, 1], [0, 0, 1, 1], [0, 2, 1, 2])
     np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan, 0.0], [np.nan, 1.0, 1.0]])
@@ -224,6 +234,41 @@ def test_no_threshold_beats_the_best_one(rows: list[tuple[int, int, int]]) -> No
     found = metrics.worst_group_accuracy((margin > threshold).astype(int), label, attribute)
     for other in np.arange(-6, 7) + 0.5:
         assert found >= metrics.worst_group_accuracy((margin > other).astype(int), label, attribute) - 1e-12
+
+
+def test_the_threshold_at_a_sensitivity_is_the_highest_that_finds_enough() -> None:
+    margin, label = [5.0, 4.0, 3.0, 1.0, 3.5, 0.0], [1, 1, 1, 1, 0, 0]
+    assert metrics.threshold_at_sensitivity(margin, label, 0.5) == 3.75  # two of four above it, and no negative
+    assert metrics.threshold_at_sensitivity(margin, label, 0.6) == 2.0  # three: it passes the negative of 3.5
+    assert metrics.threshold_at_sensitivity(margin, label, 1.0) == 0.5
+    assert metrics.threshold_at_sensitivity([2.0, 3.0], [1, 1], 1.0) == 1.0
+
+
+def test_nineteen_of_twenty_are_95_percent() -> None:
+    margin = np.arange(20.0)
+    assert metrics.threshold_at_sensitivity(margin, np.ones(20, dtype=int), 0.95) == 0.5
+
+
+@given(
+    st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1)), min_size=1, max_size=30),
+    st.sampled_from([0.1, 0.5, 0.8, 0.95, 1.0]),
+)
+def test_enough_positives_lie_above_the_threshold_and_above_the_next_margin_too_few(rows: list, share: float) -> None:
+    margin, label = (np.array(column) for column in zip(*rows, strict=True))
+    if not label.any():
+        return
+    threshold = metrics.threshold_at_sensitivity(margin, label, share)
+    assert (margin[label == 1] > threshold).mean() >= share - 1e-12
+    next_margin = margin[margin > threshold].min()
+    assert (margin[label == 1] > next_margin).mean() < share
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, math.nan])
+def test_a_sensitivity_that_is_no_share_is_refused_and_without_positives_there_is_none(share: float) -> None:
+    with pytest.raises(InputUnsupportedError, match="sensitivity"):
+        metrics.threshold_at_sensitivity([1.0], [1], share)
+    with pytest.raises(GroupEmptyError):
+        metrics.threshold_at_sensitivity([1.0], [0], 0.5)
 
 
 def test_an_empty_group_takes_no_part_in_the_threshold_and_an_empty_class_is_an_error() -> None:

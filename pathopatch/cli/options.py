@@ -24,7 +24,12 @@ Timeout = Annotated[
 ]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
 SlideMpp = Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")]
-Method = Annotated[str, typer.Option(help="erm, erm-balanced, resample, groupdro or gerne.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="erm, erm-balanced, reweight, resample, oversample, groupdro, gerne, gerne-unknown, jtt, dfr, gerne-auto."
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
 
 

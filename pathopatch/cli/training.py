@@ -62,6 +62,11 @@ def train(
     threshold: Threshold = 0.25,
     c: Annotated[float | None, typer.Option(help="gerne: how far the less biased batch goes, in (0, 1].")] = None,
     beta: Annotated[float | None, typer.Option(help="gerne: extrapolation, inside the bounds.")] = None,
+    s: Annotated[float | None, typer.Option(help="oversample: c (beta + 1) of the shares drawn.")] = None,
+    t: Annotated[float | None, typer.Option(help="gerne-unknown: hard share of each class, in (0, 1).")] = None,
+    sensitivity: Annotated[
+        float | None, typer.Option(help="Decision threshold at this share of tumour found, in place of the best WGA.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.")] = 0,
     device: Device = "auto",
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
@@ -85,6 +90,9 @@ def train(
         threshold=threshold,
         c=c,
         beta=beta,
+        s=s,
+        t=t,
+        sensitivity=sensitivity,
         seed=seed,
         device=device,
         name=name,

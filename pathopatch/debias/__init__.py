@@ -4,10 +4,10 @@ Usable alone, on any PyTorch data set: it needs the labels, the attributes and p
 of this package but its errors. The first open implementation of GERNE [1]_ that we know of.
 
 - `gerne`: the arithmetic of the method (group shares, extrapolated shares, bounds of beta);
-- `samplers`: which samples make up each step;
+- `samplers`, `oversampling`: which samples make up each step;
 - `objectives`: how a step's per-sample losses become one number;
 - `pseudo`: attributes guessed from a biased model, where none are known;
-- `methods`: sampler x objective under the names ``erm``, ``erm-balanced``, ``resample``, ``groupdro``, ``gerne``.
+- `phases`: what a method is made of; `methods`: eleven of them, from ``erm`` to ``gerne-auto``, by their names.
 
 References
 ----------
@@ -28,6 +28,6 @@ A training loop with both halves of a GERNE batch in one forward pass::
         optimizer.step()
 """
 
-from pathopatch.debias import gerne, methods, objectives, pseudo, samplers
+from pathopatch.debias import gerne, methods, objectives, oversampling, phases, pseudo, samplers
 
-__all__ = ["gerne", "methods", "objectives", "pseudo", "samplers"]
+__all__ = ["gerne", "methods", "objectives", "oversampling", "phases", "pseudo", "samplers"]

@@ -251,7 +251,7 @@ def _predict(
         margin = pd.Series(_margins(model, patches), index=patches.patch_id).loc[rows["patch_id"]].to_numpy()
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
         table["logit"] = margin
-        table["probability"] = 1 / (1 + np.exp(-margin / model.spec.temperature))
+        table["probability"] = 0.5 * (1 + np.tanh(0.5 * margin / model.spec.temperature))  # no exponential overflows
         tables.append(table)
     return pd.concat(tables, ignore_index=True), float(model.spec.decision_threshold)
 

@@ -26,7 +26,19 @@ from pathopatch.report.markup import (
 from pathopatch.report.plots import alpha_sweep, group_counts
 from pathopatch.report.reading import group_key
 
-_ORDER = ("erm", "erm-balanced", "resample", "groupdro", "gerne")
+_ORDER = (
+    "erm",
+    "erm-balanced",
+    "reweight",
+    "resample",
+    "oversample",
+    "groupdro",
+    "jtt",
+    "dfr",
+    "gerne-unknown",
+    "gerne",
+    "gerne-auto",
+)
 _FEW_PATIENTS = 10  # below it a bootstrap over patients is visibly too narrow
 _FEW_SEEDS = 3
 

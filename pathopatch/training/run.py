@@ -19,10 +19,11 @@ from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.files import inside, read_json, write_bytes, write_json
 from pathopatch.models.bundle import save_bundle
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
+from pathopatch.training.passing import own_parameters
 from pathopatch.training.source import Source
 
 RUN, MODEL = "run.json", "model"
@@ -166,14 +167,18 @@ def write_run(
     write_bytes(folder / "history.csv", history.encode())
     log = {"seconds": round(seconds, 3), "threads": torch.get_num_threads(), "device": config.device}
     write_json(folder / "log.json", log)
-    picked = {"step": fitted.step, "decision_threshold": fitted.decision_threshold, "validation": fitted.validation}
+    picked = {
+        "step": fitted.step,
+        "decision_threshold": fitted.decision_threshold,
+        "temperature": fitted.temperature,
+        "validation": fitted.validation,
+    }
     write_json(folder / RUN, {**picked, "stamp": stamp.to_dict()})
 
 
 def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
     """Return what the model bundle says of a run."""
-    names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed", "c", "beta")
-    tuned = bool(fitted.validation and fitted.validation.get("is_threshold_tuned"))
+    names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
     return BundleSpec(
         package_version=stamp.package_version,
         architecture=config.architecture,
@@ -190,10 +195,12 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         mean=fitted.mean,
         std=fitted.std,
         min_tissue=_min_tissue(work),
+        class_names=class_names(fitted.n_classes),
         decision_threshold=fitted.decision_threshold,
-        decision_chosen_for="wga" if tuned else "none",
+        decision_chosen_for=fitted.decision_chosen_for,
+        temperature=fitted.temperature,
         method=config.method,
-        parameters={name: getattr(config, name) for name in names},
+        parameters={name: getattr(config, name) for name in names} | own_parameters(config),
         group_metrics=fitted.validation,
         training=dict(stamp.inputs) | {"config": stamp.config},
     )
