@@ -213,7 +213,7 @@ class TrainConfig(Config):
 
 
 class TuneConfig(Config):
-    """How runs are searched: the same number of trials for every method."""
+    """How runs are searched: the same number of trials, or the same number of training steps, for every method."""
 
     trials: int = Field(default=8, ge=1)
     s_values: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)  # s = c (beta + 1), cut at the bounds
@@ -221,6 +221,15 @@ class TuneConfig(Config):
     learning_rates: tuple[float, float] = (3e-4, 3e-3)
     weight_decays: tuple[float, float] = (1e-4, 1e-1)
     objective: Literal["wga", "gba"] = "wga"
+    # Steps that all trials of a run may take together, pruned and diverged ones included; it takes the place of
+    # `trials`. None: as many as the trials need.
+    budget_steps: int | None = Field(default=None, ge=1)
+    # Hard share where attributes are unknown: the conflicting share is not known, from 1 in 500 to a half.
+    t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
+    # End a trial that is among the worst quarter at equal steps. Off: what is slow to learn may be best in the end,
+    # and debiased models are judged at convergence.
+    prune: bool = False
+    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind the interval of each trial
 
 
 class EvaluateConfig(Config):

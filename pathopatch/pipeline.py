@@ -242,13 +242,14 @@ def tune(
     config: TrainConfig,
     search: TuneConfig,
     *,
+    workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Search a method's settings by validation and keep the winner; return its folder ``runs/<name>``."""
     from pathopatch.training import train_one
 
-    return train_one(work, config, search, force=force, progress=progress)
+    return train_one(work, config, search, workers=workers, force=force, progress=progress)
 
 
 def evaluate(
