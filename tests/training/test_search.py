@@ -156,8 +156,8 @@ def scripted(curves: dict[int, list[float]]) -> Any:
         curve = curves[next(calls)]
         for step, value in enumerate(curve, 1):
             progress(step, len(curve), {"val_wga": value, "val_gba": value})
-        history = [{"phase": 0, "step": k, "val_wga": v, "val_gba": v} for k, v in enumerate(curve, 1)]
-        picked = int(np.argmax(curve))
+        history = [{"phase": k // 6, "step": k % 6 + 1, "val_wga": v, "val_gba": v} for k, v in enumerate(curve)]
+        picked = int(np.argmax(curve[-6:]))
         return Fitted(
             network=None, mean=(0.0,), std=(1.0,), step=picked + 1, history=tuple(history), decision_threshold=0.0,
             validation={},
@@ -197,6 +197,14 @@ def test_pruning_compares_at_equal_steps_with_the_finished_waves(monkeypatch: py
 def test_a_slow_starter_among_slow_starters_is_not_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     table = pruned_search(monkeypatch, [BAD, BAD, BAD, BAD, BAD], TuneConfig(trials=5, prune=True))
     assert set(table["state"]) == {"complete"}
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_only_the_last_phase_of_a_method_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    two_phases = [[*GOOD, *GOOD]] * 4 + [[*BAD, *GOOD], [*GOOD, *BAD]]
+    table = pruned_search(monkeypatch, two_phases, TuneConfig(trials=6, prune=True))
+    assert table["state"].tolist() == ["complete"] * 5 + ["pruned"]
+    assert table.loc[5, "steps"] == 6 + 3
 
 
 @pytest.mark.usefixtures("_no_network")
