@@ -50,7 +50,7 @@ def test_every_trial_stands_in_the_table_with_its_interval_its_steps_and_who_won
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
     assert "gerne-t0.25-s0: 8 trials, 1 pruned, 4450 training steps in all" in text
     assert page.index("erm-t0.25-s0: 3 trials") < page.index("gerne-t0.25-s0: 8 trials")
-    assert "70.1 61.2" in text
+    assert "70.1 [61.2, 78.8]" in text
     assert page.count("(won)") == 2
     assert " 250 pruned" in text
     gerne, erm = text.split("gerne-t0.25-s0: 8")[1], text.split("erm-t0.25-s0: 3")[1].split("gerne-t0.25-s0: 8")[0]
