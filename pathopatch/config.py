@@ -152,6 +152,14 @@ class TileConfig(Config):
         return self.patch_px if self.stride_px is None else self.stride_px
 
 
+class ReadyConfig(Config):
+    """What is done to ready images that are not of one size."""
+
+    px: int | None = Field(default=None, ge=8, le=4096)  # side that all are brought to; None: they are as they are
+    # crop: the middle square, resampled; stretch: the whole image, its sides resampled apart
+    fit: Literal["crop", "stretch"] = "crop"
+
+
 class GroupsConfig(Config):
     """Which thresholds of the tissue fraction form the attribute."""
 
@@ -262,6 +270,7 @@ class StudyConfig(Config):
     patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
     work: Path
     tile: TileConfig = TileConfig()
+    ready: ReadyConfig = ReadyConfig()  # goes with patches
     groups: GroupsConfig = GroupsConfig()
     methods: tuple[MethodName, ...] = Field(
         default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
@@ -285,6 +294,8 @@ class StudyConfig(Config):
         if (self.manifest is None) == (self.patches is None):
             raise ValueError("give manifest or patches, one of the two")
         if self.patches is None:
+            if self.ready != ReadyConfig():
+                raise ValueError("ready goes with patches: slides are cut as [tile] says")
             return self
         default = TileConfig()
         asked = [

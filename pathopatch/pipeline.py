@@ -29,6 +29,7 @@ from pathopatch.config import (
     EvaluateConfig,
     GroupsConfig,
     PredictConfig,
+    ReadyConfig,
     StudyConfig,
     TileConfig,
     TrainConfig,
@@ -125,7 +126,13 @@ def _with_cohort_windows(
 
 
 def tile_patches(
-    source: Path, work: Path, config: TileConfig, *, force: bool = False, progress: Progress | None = None
+    source: Path,
+    work: Path,
+    config: TileConfig,
+    *,
+    ready: ReadyConfig | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Store a set of ready patches as if it were one tiled slide; return what became of it.
 
@@ -142,7 +149,7 @@ def tile_patches(
         if progress:
             progress("tile", done, total)
 
-    result, facts = store_patches(source, config, work, force=force, progress=count)
+    result, facts = store_patches(source, config, work, ready=ready, force=force, progress=count)
     write_slides(work, pd.DataFrame([facts]), force=force)
     return [Outcome(slide_id=result.slide_id, state=result.state, counts={"patches": result.patches})]
 
@@ -366,7 +373,7 @@ def tile_study(
 ) -> list[Outcome]:
     """Cut the study's slides into patches, or store its ready ones; return what became of them."""
     if study.patches is not None:
-        return tile_patches(study.patches, study.work, study.tile, force=force, progress=progress)
+        return tile_patches(study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress)
     assert study.manifest is not None  # the configuration has one of the two
     return tile(study.manifest, study.work, study.tile, workers=workers, force=force, progress=progress)
 

@@ -118,7 +118,7 @@ def _panel(axes: Axes, run: str, trials: pd.DataFrame, *, is_first: bool) -> Non
     axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=9)
     if not by_s:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
     ended = trials[trials["state"] == "complete"]
