@@ -30,9 +30,10 @@ def read_list(source: Path) -> pd.DataFrame:
     source : Path
         CSV file (UTF-8) with the columns path, label (1, 0, or -1 or empty for not labelled), patient_id, and maybe
         split, tissue_fraction (all rows or none), attribute (any values; empty: unknown) and label_name (what tables
-        call a label in place of tumour and non-tumour: one name for each). Paths are relative to it; ``${NAME}`` is replaced from the environment. Or a folder with such a file ``patches.csv``; or a folder
-        laid out as ``[split/]class/patient/image``, the class being tumor or non_tumor (or 1, 0): without the level
-        of patients the layout does not say whose patches they are, and is refused.
+        call a label in place of tumour and non-tumour: one name for each). Paths are relative to it; ``${NAME}`` is
+        replaced from the environment. Or a folder with such a file ``patches.csv``; or a folder laid out as
+        ``[split/]class/patient/image``, the class being tumor or non_tumor (or 1, 0): without the level of patients
+        the layout does not say whose patches they are, and is refused.
 
     Returns
     -------
