@@ -16,7 +16,19 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel outside this range are taken for a mistake in the file or the manifest."""
 
-MethodName = Literal["erm", "erm-balanced", "resample", "groupdro", "gerne"]
+MethodName = Literal[
+    "erm",
+    "erm-balanced",
+    "reweight",
+    "resample",
+    "oversample",
+    "groupdro",
+    "gerne",
+    "gerne-unknown",
+    "jtt",
+    "dfr",
+    "gerne-auto",
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")
 
@@ -182,7 +194,7 @@ class TrainConfig(Config):
 
     method: MethodName = "gerne"
     threshold: float = Field(default=0.25, gt=0, lt=1)
-    architecture: str = "small-groupnorm"  # ours, for training from scratch; or any timm network
+    architecture: str = "small-groupnorm"  # ours, for training from scratch; or mlp-100, or any timm network
     input_px: int = Field(default=64, ge=8)
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
     freeze_batchnorm: bool | None = None  # None: frozen if and only if weights are pretrained
@@ -206,6 +218,15 @@ class TrainConfig(Config):
     train_splits: tuple[Literal["train", "val"], ...] = ("train",)  # "val" only where nothing is selected on it
     cache_gib: float = Field(default=1.5, gt=0)  # patches at input_px are held in memory up to this
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
+    # what single methods read beside c, beta and groupdro_eta
+    s: float = 1.25  # oversample: of two to five attribute values, inside the bounds whatever their shares
+    t: float = Field(default=0.1, gt=0, lt=1)  # gerne-unknown: hard share of each class; to be tuned
+    biased_lr_scale: float = Field(default=1.0, gt=0)  # gerne-unknown; the paper's tenth was under-trained
+    biased_weight_decay_scale: float = Field(default=2.0, gt=0)  # gerne-unknown; the paper's
+    jtt_upweight: float = Field(default=20.0, ge=1)  # samples that one of the error set stands for
+    jtt_identify_share: float = Field(default=0.25, gt=0, le=1)  # of `steps`; longer, and no error is left
+    dfr_refit_share: float = Field(default=1.0, gt=0)  # of `steps`, for the last layer alone
+    dfr_lr_scale: float = Field(default=10.0, gt=0)  # of the last layer alone, for adamw; with sgd rather 1
 
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
@@ -234,6 +255,7 @@ class TuneConfig(Config):
     budget_steps: int | None = Field(default=None, ge=1)
     # Hard share where attributes are unknown: the conflicting share is not known, from 1 in 500 to a half.
     t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
+    biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)  # the paper's tenth was under-trained where measured
     # End a trial that is among the worst quarter at equal steps. Off: what is slow to learn may be best in the end,
     # and debiased models are judged at convergence.
     prune: bool = False

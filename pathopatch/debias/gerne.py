@@ -23,13 +23,17 @@ from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupp
 UNIFORM_TOLERANCE = 1e-12  # a cell this close to its target gives no bound: its i1 and i2 are rounding noise
 
 
-def cell_counts(label: npt.ArrayLike, attribute: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def cell_counts(
+    label: npt.ArrayLike, attribute: npt.ArrayLike, *, at_least: tuple[int, int] = (2, 2)
+) -> npt.NDArray[np.int64]:
     """Return how many samples each cell (y, a) holds.
 
     Parameters
     ----------
     label, attribute : array_like of int, shape (N,)
         Class and attribute value of each sample, from 0.
+    at_least : tuple of int
+        Smallest K and A, where other samples are known to have more values than these.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def cell_counts(label: npt.ArrayLike, attribute: npt.ArrayLike) -> npt.NDArray[n
         raise InputUnsupportedError(
             f"{len(y)} labels but {len(a)} attributes", remedy="Give one attribute for each label."
         )
-    n_classes, n_attributes = max(2, int(y.max()) + 1), max(2, int(a.max()) + 1)
+    n_classes, n_attributes = max(at_least[0], int(y.max()) + 1), max(at_least[1], int(a.max()) + 1)
     flat = np.bincount(y * n_attributes + a, minlength=n_classes * n_attributes)
     return flat.reshape(n_classes, n_attributes).astype(np.int64)  # (K, A)
 
@@ -211,6 +215,50 @@ def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
             f"beta = {beta:g} is outside [{low:.6g}, {high:.6g}], the bounds for these groups at c = {c:g}",
             remedy="Choose beta inside the bounds, or a smaller c, which widens them.",
         )
+
+
+def check_s(alpha: npt.ArrayLike, s: float) -> None:
+    """Refuse an s = c (beta + 1) at which an extrapolated share leaves [0, 1].
+
+    Parameters
+    ----------
+    alpha : array_like of float, shape (..., A)
+        p(a|y) of the data; 0 marks an empty cell.
+    s : float
+        c (beta + 1) of eq. 8.
+
+    Raises
+    ------
+    BetaOutOfBoundsError
+        s outside its bounds, or NaN or infinite; the message states them.
+    InputUnsupportedError
+        Rows that are no shares.
+    """
+    low, high = (1.0 + beta for beta in beta_bounds(alpha, 1.0))
+    if not (math.isfinite(s) and low <= s <= high):
+        raise BetaOutOfBoundsError(
+            f"s = {s:g} is outside [{low:.6g}, {high:.6g}], the bounds for these groups",
+            remedy="Choose s inside the bounds; at 1 the groups are balanced.",
+        )
+
+
+def balancing_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return by what a sample of each cell weighs so that uniform draws count as group-balanced: 1 / (K A_y p(y, a)).
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (K, A)
+        Samples in each cell.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, A)
+        0 in empty cells; A_y counts the others of a class. The mean over all samples is 1 if no class is empty.
+    """
+    share = counts / counts.sum()
+    target = (counts > 0) / np.maximum((counts > 0).sum(axis=1, keepdims=True), 1) / len(counts)
+    weights: npt.NDArray[np.float64] = np.divide(target, share, out=np.zeros(counts.shape), where=counts > 0)
+    return weights
 
 
 def check_c(c: float) -> None:

@@ -19,21 +19,22 @@ from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pathopatch.config import TrainConfig, TuneConfig
-from pathopatch.debias.methods import method
+from pathopatch.debias.methods import steps_in_all
 from pathopatch.debias.searched import searched
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.models.forward import pick_device, predict_logits
+from pathopatch.metrics import predicted_class
+from pathopatch.models.forward import pick_device
 from pathopatch.provenance import fingerprint
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.interval import accuracies_with_intervals
+from pathopatch.training.passing import held, phases_of
 from pathopatch.training.run import settings_of
 from pathopatch.training.schedule import evaluation_steps
-from pathopatch.training.selection import Standardised
+from pathopatch.training.selection import Standardised, logits_of
 from pathopatch.training.space import WAVE, known_to, planned, search_space
 from pathopatch.training.trials import (
     DIVERGED,
@@ -48,7 +49,6 @@ from pathopatch.training.trials import (
 )
 
 _POLL_S = 0.5  # how long to wait for trials that other processes are at
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
     InputUnsupportedError
         The budget does not pay for one trial.
     """
-    steps_each = len(method(config.method)) * config.steps
+    steps_each = steps_in_all(phases_of(config), config.steps)
     if search.budget_steps is None:
         return SearchPlan(search.trials, steps_each)
     if search.budget_steps < steps_each:
@@ -256,8 +256,9 @@ class _Watch:
         self.steps, self.best = 0, 0.0
         self.evaluations: dict[int, float] = {}
         self._trial, self._progress, self._done, self._trials = trial, progress, done, trials
-        self._measure, self._phase_steps = f"val_{search.objective}", config.steps
-        self._places = {step: k for k, step in enumerate(sorted(evaluation_steps(config.steps, config.evaluations)))}
+        self._measure, self._last_steps = f"val_{search.objective}", phases_of(config)[-1].steps(config.steps)
+        evaluations = sorted(evaluation_steps(self._last_steps, config.evaluations))
+        self._places = {step: k for k, step in enumerate(evaluations)}
 
     def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
         """Take note of a step; at an evaluation of the last phase, compare."""
@@ -265,7 +266,7 @@ class _Watch:
         if self._progress:
             trials = max(self._trials, self._done + 1)
             self._progress(self._done * total + step, trials * total, metrics)
-        place = self._places.get(step - (total - self._phase_steps))
+        place = self._places.get(step - (total - self._last_steps))
         if place is None or self._measure not in metrics:
             return
         self.best = max(self.best, metrics[self._measure])
@@ -288,18 +289,27 @@ def _chosen(config: TrainConfig) -> dict[str, Any]:
 
 
 def _judged(fitted: Fitted, val: PatchSet | None, config: TrainConfig, search: TuneConfig) -> dict[str, float]:
-    """Return the picked network's accuracies on all validation patches at threshold 0, with intervals by patient."""
+    """Return the picked network's accuracies on the patches it is selected by, at threshold 0, with intervals.
+
+    All of them, not only as many as a validation during training takes. Where no attribute is known, the groups are
+    the classes; where some are, only those patches count.
+    """
+    val = held(val, phases_of(config), seed=config.seed).select
     assert val is not None  # selection needed it
     device = pick_device(config.device)
     network, standardised = fitted.network.to(device), Standardised.of(fitted.mean, fitted.std, device)
-    predicted = []
-    for start in range(0, len(val), _BATCH):
-        x = torch.from_numpy(val.read(slice(start, start + _BATCH))).to(device)
-        predicted.append(predict_logits(network, standardised(x), batch=_BATCH).argmax(axis=1))
+    is_known = val.attribute >= 0 if (val.attribute >= 0).any() else np.ones(len(val), dtype=np.bool_)
+    index = np.flatnonzero(is_known)
+    predicted = predicted_class(logits_of(network, val, index, standardised))
     network.cpu()
-    group = (int(val.attribute.max()) + 1) * val.label + val.attribute
-    is_right = np.concatenate(predicted) == val.label
-    return accuracies_with_intervals(is_right, group, val.patient, resamples=search.bootstrap, seed=config.seed)
+    label, attribute = val.label[index], np.maximum(val.attribute[index], 0)
+    return accuracies_with_intervals(
+        predicted == label,
+        (int(attribute.max()) + 1) * label + attribute,
+        val.patient[index],
+        resamples=search.bootstrap,
+        seed=config.seed,
+    )
 
 
 def _picked(fitted: Fitted) -> Mapping[str, Any]:

@@ -65,8 +65,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
     """
     own = searched(config.method)
     ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
-    if "t" in own:
-        ranges["t"] = search.t_range
+    ranges |= {name: found for name in own if (found := getattr(search, f"{name}_range", None)) is not None}
     points: list[dict[str, float]] = []
     if "extrapolation" in own:
         points = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from made_patches import toy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from pathopatch.config import TrainConfig, TuneConfig
-from pathopatch.debias import gerne, searched
+from pathopatch.debias import gerne
+from pathopatch.debias.methods import NAMES
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.training import search as search_module
 from pathopatch.training.fit import Fitted
@@ -63,18 +63,19 @@ def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> 
     assert tried == [(0.5, 1), (1, 0.9), (1, 1.1), (0.5, 0.9), (0.5, 1.1), (1, 0.75)]
 
 
-def test_a_method_searches_what_it_declares_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert search_space(TRAIN, config_of(method="resample"), TuneConfig()).grid == ()
-    declared = {"erm": ("s",), "resample": ("extrapolation", "t")}
-    monkeypatch.setattr(searched, "SEARCHED", MappingProxyType(declared))
-    only_s = search_space(TRAIN, config_of(method="erm"), TuneConfig())
-    assert [point["s"] for point in only_s.grid] == [1.0, 0.9, 1.1, 0.75, 1.25, 0.5, 1.5]
+def test_a_method_searches_what_it_declares_and_nothing_else() -> None:
+    for name in ("erm", "resample", "gerne-auto"):
+        space = search_space(TRAIN, config_of(method=name), TuneConfig())
+        assert (space.grid, list(space.ranges)) == ((), ["learning_rate", "weight_decay"])
+    only_s = search_space(TRAIN, config_of(method="oversample"), TuneConfig())
+    assert [point["s"] for point in only_s.grid] == [1.0, 0.9, 1.1, 0.75, 0.5, 1.5, 1.25]  # 1.25 is the first trial
     assert "t" not in only_s.ranges
-    assert search_space(TRAIN, config_of(), TuneConfig()).grid == ()  # gerne, which declares nothing here
     # alpha of the real groups is .83: p_ext would allow s up to 2.5; pseudo-groups of unknown shares only up to 2
-    both = search_space(TRAIN, config_of(method="resample"), TuneConfig(s_values=(1.0, 2.0, 2.2), c_values=(1.0,)))
+    wide = TuneConfig(s_values=(1.0, 2.0, 2.2), c_values=(1.0,))
+    assert pairs_of(search_space(TRAIN, config_of(), wide)) == [(1.0, 2.0), (1.0, 2.2), (1.0, 1.0)]
+    both = search_space(TRAIN, config_of(method="gerne-unknown"), wide)
     assert pairs_of(both) == [(1.0, 2.0), (1.0, 1.0)]
-    assert both.ranges["t"] == (2e-3, 0.5)
+    assert (both.ranges["t"], both.ranges["biased_lr_scale"]) == ((2e-3, 0.5), (0.1, 3.0))
 
 
 @pytest.mark.parametrize("hard", [1, 3, 17, 49])
@@ -160,7 +161,7 @@ def scripted(curves: dict[int, list[float]]) -> Any:
         picked = int(np.argmax(curve[-6:]))
         return Fitted(
             network=None, mean=(0.0,), std=(1.0,), step=picked + 1, history=tuple(history), decision_threshold=0.0,
-            validation={},
+            validation={}, n_classes=2,
         )  # type: ignore[arg-type]  # fmt: skip
 
     return fit
@@ -197,6 +198,33 @@ def test_pruning_compares_at_equal_steps_with_the_finished_waves(monkeypatch: py
 def test_a_slow_starter_among_slow_starters_is_not_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     table = pruned_search(monkeypatch, [BAD, BAD, BAD, BAD, BAD], TuneConfig(trials=5, prune=True))
     assert set(table["state"]) == {"complete"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_can_be_searched_and_its_steps_are_all_its_phases(name: str) -> None:
+    study = open_study(None, name="s")
+    config, search = config_of(method=name), TuneConfig(trials=2, prune=True, bootstrap=20)
+    if name == "jtt":  # whose first model makes no error to speak of in a single step
+        config = config_of(method=name, jtt_identify_share=0.5)
+    steps: list[int] = []
+    search_arrays(TRAIN, VAL, config, search, study=study, progress=lambda step, total, _: steps.append(total))
+    table = trial_table(study)
+    assert set(table["state"]) == {"complete"}
+    assert set(steps) == {table["steps"].sum()}
+    assert table["steps"].tolist() == [search_plan(config, search).steps_each] * 2
+    if name == "gerne-unknown":
+        assert table["t"].nunique() == table["biased_lr_scale"].nunique() == 2
+
+
+def test_without_known_attributes_the_worst_class_is_measured() -> None:
+    unknown = np.full(len(TRAIN), -1), np.full(len(VAL), -1)
+    train, val = TRAIN.with_attribute(unknown[0]), VAL.with_attribute(unknown[1])
+    study = open_study(None, name="s")
+    _, fitted = search_arrays(
+        train, val, config_of(method="gerne-unknown"), TuneConfig(trials=2, bootstrap=20), study=study
+    )
+    best = trial_table(study).query("won").iloc[0]
+    assert best["wga"] == fitted.validation["wga_at_zero"]
 
 
 @pytest.mark.usefixtures("_no_network")
