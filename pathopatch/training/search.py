@@ -42,9 +42,9 @@ from pathopatch.training.trials import (
     best_of,
     claimed,
     finished,
-    forget_losers,
     kept_at,
     open_study,
+    record_trial,
     winner,
 )
 
@@ -133,7 +133,6 @@ def search_arrays(
     search: TuneConfig,
     *,
     study: optuna.Study | None = None,
-    folder: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[TrainConfig, Fitted]:
     """Return the winning settings and the network that they gave, from loaded patches.
@@ -148,9 +147,6 @@ def search_arrays(
         Number of trials or of steps, ranges, and what to maximise on validation.
     study : optuna.Study, optional
         Trials done so far; None for none.
-    folder : Path, optional
-        Where processes that work on the same study see what the others are at, and keep checkpoints. None: nothing
-        touches the disk.
     progress : callable, optional
         See `fit_arrays`.
 
@@ -162,38 +158,66 @@ def search_arrays(
         The budget does not pay for one trial.
     """
     study = study or open_study(None, name="search")
-    config = config.model_copy(update={"select": search.objective})
-    runner = _Runner(train, val, config, search, search_plan(config, search), study, folder, progress)
-    kept: tuple[int, Fitted] | None = None
-    while due := runner.due():
-        for number in due:
-            with claimed(folder, number) as is_mine:
-                if not is_mine:
-                    continue
-                if number not in finished(study) and (fitted := runner.run(number)) is not None:
-                    kept = (number, fitted)
-                break
-        else:
-            time.sleep(_POLL_S)
-    best = winner(study)
-    number, settings = best.user_attrs[NUMBER], config.model_copy(update=best.user_attrs["settings"])
-    if kept is None or kept[0] != number:  # it was found by another process, or before an interruption
-        kept = (number, fit_arrays(train, val, settings, keep=runner.keep(number, settings)))
-    return settings, kept[1]
+    trials = Trials(train, val, config, search, study=study, progress=progress)
+    trials.run_all()
+    return trials.winner()
 
 
-@dataclass(frozen=True, eq=False)
-class _Runner:
-    """What the trials of a search have in common."""
+class Trials:
+    """The trials of a search, as one of the processes that work on it sees them.
 
-    train: PatchSet
-    val: PatchSet | None
-    config: TrainConfig
-    search: TuneConfig
-    plan: SearchPlan
-    study: optuna.Study
-    folder: Path | None
-    progress: Progress | None
+    Parameters
+    ----------
+    train, val, config, search, study, progress
+        See `search_arrays`.
+    folder : Path, optional
+        Where processes that work on the same study see what the others are at, and keep checkpoints. None: nothing
+        touches the disk.
+    """
+
+    def __init__(
+        self,
+        train: PatchSet,
+        val: PatchSet | None,
+        config: TrainConfig,
+        search: TuneConfig,
+        *,
+        study: optuna.Study,
+        folder: Path | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.train, self.val, self.search, self.study, self.folder = train, val, search, study, folder
+        self.config = config.model_copy(update={"select": search.objective})
+        self.plan, self._progress = search_plan(config, search), progress
+        self._best: tuple[int, Fitted] | None = None
+
+    def run_all(self) -> None:
+        """Run what is due until all trials are finished, by this process or another."""
+        while due := self.due():
+            for number in due:
+                with claimed(self.folder, number) as is_mine:
+                    if not is_mine:
+                        continue
+                    if number not in finished(self.study):
+                        self._run(number)
+                    break
+            else:
+                time.sleep(_POLL_S)
+
+    def winner(self) -> tuple[TrainConfig, Fitted]:
+        """Return the winning settings and the network that they gave.
+
+        Raises
+        ------
+        NonFiniteError
+            Every trial diverged.
+        """
+        best = winner(self.study)
+        number, settings = best.user_attrs[NUMBER], self.config.model_copy(update=best.user_attrs["settings"])
+        if self._best is not None and self._best[0] == number:
+            return settings, self._best[1]
+        # It was found by another process, or before an interruption: its checkpoint is at its last step.
+        return settings, fit_arrays(self.train, self.val, settings, keep=self._keep(number, settings))
 
     def due(self) -> list[int]:
         """Return the numbers of trials that may be run by now and are not finished; none when the search is over."""
@@ -203,24 +227,24 @@ class _Runner:
             number += 1
         return due
 
-    def keep(self, number: int, settings: TrainConfig) -> Keep | None:
+    def _keep(self, number: int, settings: TrainConfig) -> Keep | None:
         """Return where a trial keeps its checkpoint, from which it goes on after a kill."""
         if self.folder is None:
             return None
         of = {"search": self.study.study_name, "trial": number, "settings": settings_of(settings)}
         return Keep(kept_at(self.folder, number), fingerprint(of))
 
-    def run(self, number: int) -> Fitted | None:
-        """Run a trial and record it; return what it gave if that is the best so far."""
+    def _run(self, number: int) -> None:
+        """Run a trial and record it; hold what it gave if that is the best so far."""
         done = finished(self.study)
         known = known_to(number, done)
         assert known is not None  # it was due
         space = search_space(self.train, self.config, self.search)
         trial, chosen = planned(number, known, self.config, self.search, space)
-        keep = self.keep(number, chosen)
+        keep = self._keep(number, chosen)
         if keep and self.search.prune:  # the evaluations before a kill would be missing from the comparison
             shutil.rmtree(keep.folder, ignore_errors=True)
-        watch = _Watch(trial, chosen, self.search, len(done), self.plan.trials, self.progress)
+        watch = _Watch(trial, chosen, self.search, len(done), self.plan.trials, self._progress)
         said: dict[str, Any] = {NUMBER: number, **_chosen(chosen)}
         fitted: Fitted | None = None
         state, value, evaluations = TrialState.COMPLETE, 0.0, watch.evaluations
@@ -240,11 +264,10 @@ class _Runner:
             state=state, value=value, params=trial.params, distributions=trial.distributions, user_attrs=said,
             intermediate_values=evaluations,
         )  # fmt: skip
-        self.study.add_trial(record)
-        if self.folder is not None:
-            forget_losers(self.folder, self.study)
+        record_trial(self.study, record, folder=self.folder)
         best = best_of(finished(self.study))
-        return fitted if best is not None and best.user_attrs[NUMBER] == number else None
+        if fitted is not None and best is not None and best.user_attrs[NUMBER] == number:
+            self._best = (number, fitted)
 
 
 class _Watch:

@@ -23,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
 from pathopatch.errors import NonFiniteError
+from pathopatch.files import disk_errors
 
 FOLDER, JOURNAL = "search", "trials.journal"
 NUMBER, DIVERGED = "trial", "diverged"
@@ -60,7 +61,8 @@ def open_study(folder: Path | None, *, name: str) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if folder is None:
         return optuna.create_study(study_name=name, direction="maximize")
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     journal, lock = folder / JOURNAL, _JournalLock(folder / f"{JOURNAL}.lock")
     lock.acquire()
     try:
@@ -112,7 +114,8 @@ def claimed(folder: Path | None, number: int) -> Iterator[bool]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process begins or ends this search, and keep them waiting."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "search.lock"):
         yield
 
@@ -122,8 +125,24 @@ def kept_at(folder: Path, number: int) -> Path:
     return folder / f"trial-{number}"
 
 
-def forget_losers(folder: Path, study: optuna.Study) -> None:
-    """Remove the checkpoints of finished trials that can no longer win."""
+def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path | None) -> None:
+    """Write down a trial that is over, then remove the checkpoints of those that can no longer win.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the trial is to be run again, from its checkpoint.
+    """
+    if folder is None:
+        study.add_trial(trial)
+        return
+    with disk_errors(folder):
+        study.add_trial(trial)
+    _forget_losers(folder, study)
+
+
+def _forget_losers(folder: Path, study: optuna.Study) -> None:
+    """Remove the checkpoints of finished trials that are not the best of them."""
     done = finished(study)
     best = best_of(done)
     for number in done:

@@ -23,7 +23,7 @@ from pathopatch.files import inside, write_bytes, write_json
 from pathopatch.provenance import fingerprint, json_stamp
 from pathopatch.training.fit import Progress
 from pathopatch.training.run import RUN, begin, load_sets, run_stamp, settings_of, write_run
-from pathopatch.training.search import search_arrays, search_plan
+from pathopatch.training.search import Trials, search_plan
 from pathopatch.training.trials import (
     DIVERGED,
     FOLDER,
@@ -120,10 +120,12 @@ def _tune(
         train, val = load_sets(work, groups, config)
         study = open_study(place, name=fingerprint(stamp.to_dict()))
         run_config = config.model_copy(update={"threads": threads})
-        best, fitted = search_arrays(train, val, run_config, search, study=study, folder=place, progress=progress)
+        trials = Trials(train, val, run_config, search, study=study, folder=place, progress=progress)
+        trials.run_all()
     with alone(place):
         if is_done():  # another process was faster
             return folder
+        best, fitted = trials.winner()
         write_bytes(folder / TRIALS, trial_table(study).to_csv(index=False, lineterminator="\n").encode())
         write_json(folder / SEARCH, _search_facts(study, config, search))
         best = best.model_copy(update={"threads": config.threads})
