@@ -164,6 +164,14 @@ class TileConfig(Config):
         return self.patch_px if self.stride_px is None else self.stride_px
 
 
+class ReadyConfig(Config):
+    """What is done to ready images that are not of one size."""
+
+    px: int | None = Field(default=None, ge=8, le=4096)  # side that all are brought to; None: they are as they are
+    # crop: the middle square, resampled; stretch: the whole image, its sides resampled apart
+    fit: Literal["crop", "stretch"] = "crop"
+
+
 class GroupsConfig(Config):
     """Which thresholds of the tissue fraction form the attribute."""
 
@@ -238,7 +246,7 @@ class TrainConfig(Config):
 
 
 class TuneConfig(Config):
-    """How runs are searched: the same number of trials for every method."""
+    """How runs are searched: the same number of trials, or the same number of training steps, for every method."""
 
     trials: int = Field(default=8, ge=1)
     s_values: tuple[float, ...] = (0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5)  # s = c (beta + 1), cut at the bounds
@@ -246,6 +254,16 @@ class TuneConfig(Config):
     learning_rates: tuple[float, float] = (3e-4, 3e-3)
     weight_decays: tuple[float, float] = (1e-4, 1e-1)
     objective: Literal["wga", "gba"] = "wga"
+    # Steps that all trials of a run may take together, pruned and diverged ones included; it takes the place of
+    # `trials`. None: as many as the trials need.
+    budget_steps: int | None = Field(default=None, ge=1)
+    # Hard share where attributes are unknown: the conflicting share is not known, from 1 in 500 to a half.
+    t_range: tuple[Annotated[float, Field(gt=0, lt=1)], Annotated[float, Field(gt=0, lt=1)]] = (2e-3, 0.5)
+    biased_lr_scale_range: tuple[float, float] = (0.1, 3.0)  # the paper's tenth was under-trained where measured
+    # End a trial that is among the worst quarter at equal steps. Off: what is slow to learn may be best in the end,
+    # and debiased models are judged at convergence.
+    prune: bool = False
+    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind the interval of each trial
 
 
 class EvaluateConfig(Config):
@@ -278,6 +296,7 @@ class StudyConfig(Config):
     patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
     work: Path
     tile: TileConfig = TileConfig()
+    ready: ReadyConfig = ReadyConfig()  # goes with patches
     groups: GroupsConfig = GroupsConfig()
     methods: tuple[MethodName, ...] = Field(
         default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
@@ -301,6 +320,8 @@ class StudyConfig(Config):
         if (self.manifest is None) == (self.patches is None):
             raise ValueError("give manifest or patches, one of the two")
         if self.patches is None:
+            if self.ready != ReadyConfig():
+                raise ValueError("ready goes with patches: slides are cut as [tile] says")
             return self
         default = TileConfig()
         asked = [

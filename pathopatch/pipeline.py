@@ -27,6 +27,7 @@ from pathopatch.config import (
     EvaluateConfig,
     GroupsConfig,
     PredictConfig,
+    ReadyConfig,
     StudyConfig,
     TileConfig,
     TrainConfig,
@@ -126,7 +127,13 @@ def _with_cohort_windows(
 
 
 def tile_patches(
-    source: Path, work: Path, config: TileConfig, *, force: bool = False, progress: Progress | None = None
+    source: Path,
+    work: Path,
+    config: TileConfig,
+    *,
+    ready: ReadyConfig | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Store a set of ready patches as if it were one tiled slide; return what became of it.
 
@@ -145,7 +152,7 @@ def tile_patches(
         if progress:
             progress("tile", done, total)
 
-    result, facts = store_patches(source, config, work, force=force, progress=count)
+    result, facts = store_patches(source, config, work, ready=ready, force=force, progress=count)
     write_slides(work, pd.DataFrame([facts]), force=force)
     return [Outcome(slide_id=result.slide_id, state=result.state, counts={"patches": result.patches})]
 
@@ -247,13 +254,14 @@ def tune(
     config: TrainConfig,
     search: TuneConfig,
     *,
+    workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Search a method's settings by validation and keep the winner; return its folder ``runs/<name>``."""
     from pathopatch.training import train_one
 
-    return train_one(work, config, search, force=force, progress=progress)
+    return train_one(work, config, search, workers=workers, force=force, progress=progress)
 
 
 def evaluate(
@@ -372,7 +380,7 @@ def tile_study(
 ) -> list[Outcome]:
     """Cut the study's slides into patches, or store its ready ones; return what became of them."""
     if study.patches is not None:
-        return tile_patches(study.patches, study.work, study.tile, force=force, progress=progress)
+        return tile_patches(study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress)
     assert study.manifest is not None  # the configuration has one of the two
     return tile(study.manifest, study.work, study.tile, workers=workers, force=force, progress=progress)
 

@@ -169,8 +169,7 @@ class Workers:
 
 def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
     """Work in a process of its own until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
     if prepare is not None:
         prepare()
     while True:
@@ -179,6 +178,12 @@ def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
         except (EOFError, OSError):
             return
         pipe.send(work(item))
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C to this process's parent, and end this process when that is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

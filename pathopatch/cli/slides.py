@@ -87,6 +87,10 @@ def tile(
     patches: Annotated[
         Path | None, typer.Option(help="In place of a manifest: a CSV or folder of ready patches.", show_default=False)
     ] = None,
+    resize_px: Annotated[
+        int | None, typer.Option(help="Ready patches only: bring images of any size to this side.")
+    ] = None,
+    fit: Annotated[str | None, typer.Option(help="How: crop (the middle square, the default) or stretch.")] = None,
     patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
     mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
@@ -105,7 +109,7 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch import pipeline
-    from pathopatch.config import TileConfig, load_study
+    from pathopatch.config import ReadyConfig, TileConfig, load_study
 
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
@@ -120,9 +124,12 @@ def tile(
             raise typer.BadParameter(
                 "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
             )
+        ready = with_options(load_study(settings).ready if settings else ReadyConfig(), px=resize_px, fit=fit)
         with progress_bars(quiet) as progress:
-            finish(pipeline.tile_patches(patches, out, config, force=force, progress=progress))
+            finish(pipeline.tile_patches(patches, out, config, ready=ready, force=force, progress=progress))
         return
+    if resize_px or fit:
+        raise typer.BadParameter("--resize-px and --fit go with --patches: slides are cut by --patch-px")
     assert manifest is not None
     if dry_run:
         from pathopatch.plan import tile_plan

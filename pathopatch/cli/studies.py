@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import Force, Quiet, Workers
-from pathopatch.cli.output import finish, progress_bars
+from pathopatch.cli.output import finish, progress_bars, say
 
 
 def run(
@@ -22,6 +22,10 @@ def run(
     from pathopatch.config import load_study
 
     settings = load_study(study)
+    if settings.tune and not quiet:
+        from pathopatch.training import search_text
+
+        say(search_text(pipeline.study_runs(settings), settings.tune))
     with progress_bars(quiet) as progress:
         outcomes = pipeline.run_study(settings, workers=workers, force=force, progress=progress)
     print(pipeline.audit_text(settings.work))

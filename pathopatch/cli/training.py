@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pathopatch.cli.options import Device, Force, Method, Quiet, Threshold, Work, with_options
-from pathopatch.cli.output import progress_bars
+from pathopatch.cli.output import progress_bars, say
 
 if TYPE_CHECKING:
     from pathopatch.config import TrainConfig
@@ -116,6 +116,16 @@ def tune(
     threshold: Threshold = 0.25,
     objective: Annotated[str | None, typer.Option(help="What validation selects by: wga or gba. Default: wga.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, equal for every method. Default: 8.")] = None,
+    budget_steps: Annotated[
+        int | None, typer.Option(min=1, help="In place of --trials: training steps that all trials may take together.")
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="End trials early that are among the worst quarter at equal steps.")
+    ] = False,
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Processes. The same command started again beside a running one helps it, too."),
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of search, weights and batches.")] = 0,
     device: Device = "auto",
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
@@ -126,17 +136,26 @@ def tune(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Search learning rate, weight decay and s = c (beta + 1) by the worst group on validation."""
+    """Search learning rate, weight decay and what else the method has, such as s, by the worst group on validation."""
     from pathopatch import pipeline
     from pathopatch.config import TuneConfig, load_study
 
+    if trials and budget_steps:
+        raise typer.BadParameter("give --trials or --budget-steps, one of the two")
     study = load_study(config) if config else None
-    search = with_options((study and study.tune) or TuneConfig(), objective=objective, trials=trials)
+    base = (study and study.tune) or TuneConfig()
+    if trials:
+        base = base.model_copy(update={"budget_steps": None})
+    search = with_options(base, objective=objective, trials=trials, budget_steps=budget_steps, prune=prune or None)
     settings = with_options(
         _train_settings(config), method=method, threshold=threshold, seed=seed, device=device, name=name, steps=steps
     )
+    if not quiet:
+        from pathopatch.training import search_text
+
+        say(search_text([settings], search))
     with progress_bars(quiet) as progress:
-        print(pipeline.tune(work, settings, search, force=force, progress=progress))
+        print(pipeline.tune(work, settings, search, workers=workers, force=force, progress=progress))
 
 
 def evaluate(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
+from pathopatch.evaluation.budget import BUDGET, budget_of, unequal
 from pathopatch.evaluation.judge import N_GROUPS, patient_counts, pooled_accuracy, with_interval
 from pathopatch.files import inside, read_json, write_bytes
 from pathopatch.groups import naming_of
@@ -22,7 +23,6 @@ from pathopatch.provenance import read_table
 
 ERM_METHODS = ("erm", "erm-balanced")
 _MEASURES = ("wga", "gba", "average", "auroc")
-_BUDGET = ("steps", "batch_per_class")  # runs of another budget are neither compared nor averaged
 
 
 def compare(
@@ -49,7 +49,8 @@ def compare(
     Returns
     -------
     DataFrame
-        run, method, seed, steps, batch_per_class, trained_threshold, threshold, split, n, patients,
+        run, method, seed, steps, batch_per_class, trials, search_steps, search (see `budget_of`),
+        trained_threshold, threshold, split, n, patients,
         smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``;
         biased_average, wga_at_zero, wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and
         ``_high``), ``n_g``, ``patients_g``; reference (the ERM run), ``gain_wga`` and ``gain_g`` with ``_low``
@@ -127,10 +128,10 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        threshold, trained_threshold, method, steps, batch_per_class, runs (seeds); and for wga, gba, average,
+        threshold, trained_threshold, method, steps, batch_per_class, search, runs (seeds); and for wga, gba, average,
         auroc and gain_wga the ``_mean`` and the ``_sd`` (of the sample, n - 1; NaN with one run).
     """
-    keys = ["threshold", "trained_threshold", "method", *_BUDGET]
+    keys = ["threshold", "trained_threshold", "method", *BUDGET]
     names = [*_MEASURES, "gain_wga"]
     grouped = table.groupby(keys, sort=True, dropna=False)
     parts: list[pd.Series[Any]] = [grouped["seed"].nunique().rename("runs")]
@@ -183,14 +184,14 @@ def comparison_table(work: Path) -> str:
     path = work / "comparison.csv"
     if not path.is_file():
         raise InputMissingError("no comparison.csv", place=str(work), remedy="run `pathopatch evaluate` first")
-    table = pd.read_csv(path, keep_default_na=True, dtype={"run": str, "method": str, "reference": str})
+    table = pd.read_csv(path, keep_default_na=True, dtype={"run": str, "method": str, "reference": str, "search": str})
     naming = naming_of(read_table(work / "groups.parquet"))
     if naming.is_own:  # all thresholds give the same groups
         table = table[table["threshold"] == table["threshold"].min()]
     lines = [
         f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
         f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
-        f"{'groups 0 to 3':<24} {'WGA gain':>8}",
+        f"{'groups 0 to 3':<24} {'WGA gain':>8} {'trials':>6} {'steps':>7}",
     ]
     for threshold, part in table.groupby("threshold", sort=True):
         tau = "own" if naming.is_own else f"{threshold:g}"
@@ -198,6 +199,8 @@ def comparison_table(work: Path) -> str:
         lines.append("")
     meaning = "own, the patches' own attribute" if naming.is_own else "tissue threshold"
     named = "; ".join(f"{number} {name}" for number, name in enumerate(naming.names))
+    said = unequal(table["search"].fillna("").tolist(), table["reference"].fillna("").tolist())
+    lines.append(f"Trials and steps: all that the search of a run took. {said}".rstrip())
     lines.append(f"tau: {meaning}. Groups: {named}.")
     return "\n".join(lines)
 
@@ -214,8 +217,13 @@ def _text_row(tau: str, row: pd.Series[Any]) -> str:
     area = f"{row['auroc']:.3f}" if np.isfinite(row["auroc"]) else "-"
     return (
         f"  {tau}{row['run']:<26} {interval:<22} {percent('gba'):>5} {percent('average'):>5} {area:>6}  "
-        f"{accuracies:<24} {gain:>8}"
+        f"{accuracies:<24} {gain:>8} {_count(row['trials']):>6} {_count(row['search_steps']):>7}"
     )
+
+
+def _count(value: float) -> str:
+    """Return a whole number as text; a dash where it is not known."""
+    return f"{value:.0f}" if np.isfinite(value) else "-"
 
 
 def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
@@ -252,8 +260,7 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     return {
         "method": str(raw.get("method", name)),
         "seed": int(raw.get("seed", 0)),
-        "steps": raw.get("steps", float("nan")),
-        "batch_per_class": raw.get("batch_per_class", float("nan")),
+        **budget_of(work, name, raw),
         "trained_threshold": raw.get("threshold", float("nan")),
     }
 
@@ -275,11 +282,11 @@ def _number(value: float | None) -> float:
 def _reference(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     """Return the ERM run that a row is held against; empty if there is none.
 
-    Only a run of as many steps and samples a step will do. The same seed and training threshold come first, then the
-    higher validation WGA at the row's threshold, then GBA.
+    Only a run of as many steps and samples a step, and of the same search, will do. The same seed and training
+    threshold come first, then the higher validation WGA at the row's threshold, then GBA.
     """
     erm = table[table["method"].isin(ERM_METHODS) & (table["threshold"] == row["threshold"])]
-    for key in _BUDGET:
+    for key in BUDGET:
         erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
     for key in ("seed", "trained_threshold"):
         same = erm[erm[key] == row[key]]

@@ -12,7 +12,9 @@ from pathopatch.errors import DuplicateIdError, InputMissingError, InputUnsuppor
 
 OWN = "attribute"
 """Column of a patch table that holds an attribute of the patches' own, as text; "" where it is unknown."""
-KEPT = ("patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction", OWN)
+LABEL_NAME = "label_name"
+"""Column that holds what the patches' labels are called, where that is not tumour and non-tumour."""
+KEPT = ("patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction", OWN, LABEL_NAME)
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
 
 

@@ -98,7 +98,8 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``attribute_values``: what the A values of the attribute mean, in order. ``thresholds``: per threshold (as
+        ``attribute_values``: what the A values of the attribute mean, in order; ``label_names``, where the labels are
+        not called non-tumour and tumour. ``thresholds``: per threshold (as
         ``f"{t:g}"``) and split the 2 x A ``counts`` and ``patients`` (rows label, columns attribute) and ``alpha``,
         the share of each attribute value within a label (None for a label without patches). ``sweep``: alpha per split
         for thresholds from 0.05 to 0.95. ``fraction_only``: per split, how well the tissue fraction alone tells the
@@ -114,8 +115,11 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
     ----------
     Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv 2503.13236, eq. 2: alpha.
     """
-    values = naming_of(groups).values
+    naming = naming_of(groups)
+    values = naming.values
     found: dict[str, Any] = {"attribute_values": list(values), "thresholds": {}, "sweep": {}, "fraction_only": {}}
+    if naming.labels != LABELS:
+        found["label_names"] = list(naming.labels)
     for threshold in thresholds:
         column = _column(groups, threshold)
         found["thresholds"][f"{threshold:g}"] = {
@@ -152,6 +156,7 @@ def describe(found: Mapping[str, Any]) -> str:
             f"with tumour where the fraction is {side} {told['threshold']:.3g}"
         )
     naming = Naming(tuple(found["attribute_values"])) if "attribute_values" in found else Naming()
+    names = found.get("label_names", LABELS)
     for threshold, by_split in found["thresholds"].items():
         if naming.is_own and threshold != next(iter(found["thresholds"])):
             continue  # the patches' own attribute is the same at every threshold
@@ -159,11 +164,11 @@ def describe(found: Mapping[str, Any]) -> str:
         lines += ["", f"Groups {named} (patches / patients; share within the label):"]
         lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in naming.values))
         for split, cells in by_split.items():
-            lines += [_group_line(split, label, cells) for label in (0, 1)]
+            lines += [_group_line(split, label, cells, names[label]) for label in (0, 1)]
     return "\n".join(lines)
 
 
-def _group_line(split: str, label: int, cells: Mapping[str, Any]) -> str:
+def _group_line(split: str, label: int, cells: Mapping[str, Any], name: str) -> str:
     """Return one label's line of the group table; an empty group is marked."""
     shown = []
     for attribute in range(len(cells["counts"][label])):
@@ -171,7 +176,7 @@ def _group_line(split: str, label: int, cells: Mapping[str, Any]) -> str:
         alpha = cells["alpha"][label]
         share = "" if alpha is None else f" {alpha[attribute]:6.1%}"
         shown.append(f"{n} / {patients}{share}" if n else "EMPTY")
-    return f"  {split:<6} {LABELS[label]:<10} " + " ".join(f"{cell:>24}" for cell in shown)
+    return f"  {split:<6} {name:<10} " + " ".join(f"{cell:>24}" for cell in shown)
 
 
 def _column(groups: pd.DataFrame, threshold: float) -> str:

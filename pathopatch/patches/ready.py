@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.config import TileConfig
+from pathopatch.config import ReadyConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path
@@ -46,8 +46,8 @@ from pathopatch.slides.background import guess_background
 
 _SHEET_PX = 4096
 _BATCH_BYTES = 32 * 2**20
-EXTRA_COLUMNS = ("split", "attribute", "path")
-"""Columns of a set's patch table beside those of a slide's; attribute only where the list has one."""
+EXTRA_COLUMNS = ("split", "attribute", "label_name", "path")
+"""Columns of a set's patch table beside those of a slide's; attribute and label_name only where the list has them."""
 
 
 def set_id(source: Path) -> str:
@@ -61,6 +61,7 @@ def tile_patches(
     config: TileConfig,
     out: Path,
     *,
+    ready: ReadyConfig | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[TileResult, dict[str, object]]:
@@ -75,6 +76,8 @@ def tile_patches(
         is unknown, and a model trained on them takes slides as they are. The images decide the patch size.
     out : Path
         Work folder.
+    ready : ReadyConfig, optional
+        The size that images of several sizes are brought to.
     force : bool
         Redo what was made otherwise, in place of stopping.
     progress : callable, optional
@@ -105,9 +108,9 @@ def tile_patches(
     name, started = set_id(source), time.time()
     listed = read_list(source)
     files = [Path(file) for file in listed["file"]]
-    look = common_look(files)
+    look = common_look(files, ready)
     prints = [fingerprint_file(file) for file in files]
-    stamp = _stamp(listed, config, name, prints)
+    stamp = _stamp(listed, config, name, prints, ready)
     store_path, table_path = inside(out, "slides", f"{name}.zarr"), inside(out, "patches", f"{name}.parquet")
     existing = finished_stamp(store_path, table_path)
     state: Literal["done", "done_empty", "current"] = "current"
@@ -288,9 +291,18 @@ def _table(
     return pd.DataFrame(known)[[*COLUMNS, *(column for column in EXTRA_COLUMNS if column in listed)]]
 
 
-def _stamp(listed: pd.DataFrame, config: TileConfig, name: str, prints: Sequence[str]) -> Stamp:
+def _stamp(
+    listed: pd.DataFrame, config: TileConfig, name: str, prints: Sequence[str], ready: ReadyConfig | None
+) -> Stamp:
     """Return what the artefacts of a set are made of; where the files lie does not matter."""
-    rules = {"tissue": config.tissue, "intensity": config.intensity, "mpp": config.mpp, "set_id": name}
+    rules: dict[str, object] = {
+        "tissue": config.tissue,
+        "intensity": config.intensity,
+        "mpp": config.mpp,
+        "set_id": name,
+    }
+    if ready is not None and ready.px is not None:
+        rules["ready"] = ready
     said = {column: list(map(str, listed[column])) for column in listed if column != "file"}
     return Stamp(
         stage=STAGE,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pathopatch.config import ReadyConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.slides import open_slide
 from pathopatch.slides.rasters import raster
@@ -31,12 +34,15 @@ class Look:
         As numpy names it.
     width, height : int
         Size, px.
+    fit : {"crop", "stretch"}
+        How an image of another size is brought to this one, see `ReadyConfig`.
     """
 
     channels: tuple[str, ...]
     dtype: str
     width: int
     height: int
+    fit: Literal["crop", "stretch"] = "crop"
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height} px, {', '.join(self.channels)}, {self.dtype}"
@@ -74,8 +80,8 @@ def look_of(path: Path) -> Look:
     return Look(("C0",) if found.samples == 1 else _RGB, f"uint{found.bits}", found.width, found.height)
 
 
-def common_look(paths: Sequence[Path]) -> Look:
-    """Return what all images of a set are.
+def common_look(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Look:
+    """Return what all images of a set are, or are brought to where `ready` states a size.
 
     Raises
     ------
@@ -85,6 +91,8 @@ def common_look(paths: Sequence[Path]) -> Look:
         They are not square, or of a size that no patch has. See also `look_of`.
     """
     looks = [look_of(path) for path in paths]
+    if ready is not None and ready.px is not None:
+        looks = [replace(look, width=ready.px, height=ready.px, fit=ready.fit) for look in looks]
     counts = Counter(looks)
     usual, n = counts.most_common(1)[0]
     if len(counts) > 1:
@@ -93,19 +101,21 @@ def common_look(paths: Sequence[Path]) -> Look:
         raise ChannelMismatchError(
             f"{n} patches are {usual}; {len(odd)} differ: {'; '.join(odd[:_LISTED])}{more}",
             place=str(paths[0].parent),
-            remedy="bring all patches to one size, type and set of channels, or leave those out",
+            remedy="bring all patches to one size (px of [ready], --resize-px), type and set of channels, or leave "
+            "those out",
         )
     if usual.width != usual.height or not _PX[0] <= usual.width <= _PX[1]:
         raise InputUnsupportedError(
             f"patches of {usual.width} x {usual.height} px",
             place=str(paths[0].parent),
-            remedy=f"give square patches of {_PX[0]} to {_PX[1]} px",
+            remedy=f"give square patches of {_PX[0]} to {_PX[1]} px, or a size to bring them to (px of [ready], "
+            "--resize-px)",
         )
     return usual
 
 
 def read_image(path: Path, look: Look) -> NDArray[np.generic]:
-    """Return a patch's pixels, ndarray of shape (C, P, P), source units.
+    """Return a patch's pixels, ndarray of shape (C, P, P), source units; brought to the set's size if need be.
 
     Raises
     ------
@@ -116,7 +126,7 @@ def read_image(path: Path, look: Look) -> NDArray[np.generic]:
     """
     if raster(path).kind == "tiff":
         with open_slide(path) as slide:
-            pixels = slide.read_region(0, 0, look.width, look.height)
+            pixels = slide.read_region(0, 0, *slide.size)
     else:
         values = raster(path).pixels()
         pixels = np.ascontiguousarray(values[None] if values.ndim == 2 else values.transpose(2, 0, 1))
@@ -126,4 +136,16 @@ def read_image(path: Path, look: Look) -> NDArray[np.generic]:
             place=str(path),
             remedy="leave the patch out, or mend it; what they should be is not guessed",
         )
-    return pixels
+    return pixels if pixels.shape[1:] == (look.height, look.width) else _fitted(pixels, look)
+
+
+def _fitted(pixels: NDArray[np.generic], look: Look) -> NDArray[np.generic]:
+    """Return an image of (C, H, W) at a set's size: area means where it shrinks, linear where it grows."""
+    if look.fit == "crop":
+        side = min(pixels.shape[1:])
+        top, left = ((length - side) // 2 for length in pixels.shape[1:])
+        pixels = pixels[:, top : top + side, left : left + side]
+    shrinks = pixels.shape[1] >= look.height and pixels.shape[2] >= look.width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    planes = [cv2.resize(np.ascontiguousarray(plane), (look.width, look.height), interpolation=how) for plane in pixels]
+    return np.stack(planes).astype(look.dtype)

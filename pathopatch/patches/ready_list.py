@@ -17,7 +17,7 @@ LIST_NAME = "patches.csv"
 """A folder with such a file is described by it."""
 CLASSES = {"tumor": 1, "tumour": 1, "1": 1, "non_tumor": 0, "non-tumor": 0, "non_tumour": 0, "non-tumour": 0, "0": 0}
 """Names of folders that say what the patches in them are, without regard to case."""
-_REQUIRED, _OPTIONAL = ("path", "label", "patient_id"), ("split", "tissue_fraction", "attribute")
+_REQUIRED, _OPTIONAL = ("path", "label", "patient_id"), ("split", "tissue_fraction", "attribute", "label_name")
 _LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
 _LAYOUT = "FOLDER/[train|val|test/]tumor|non_tumor/PATIENT/*.png"
 
@@ -29,16 +29,17 @@ def read_list(source: Path) -> pd.DataFrame:
     ----------
     source : Path
         CSV file (UTF-8) with the columns path, label (1, 0, or -1 or empty for not labelled), patient_id, and maybe
-        split, tissue_fraction (all rows or none) and attribute (any values; empty: unknown). Paths are relative to
-        it; ``${NAME}`` is replaced from the environment. Or a folder with such a file ``patches.csv``; or a folder
-        laid out as ``[split/]class/patient/image``, the class being tumor or non_tumor (or 1, 0): without the level
-        of patients the layout does not say whose patches they are, and is refused.
+        split, tissue_fraction (all rows or none), attribute (any values; empty: unknown) and label_name (what tables
+        call a label in place of tumour and non-tumour: one name for each). Paths are relative to it; ``${NAME}`` is
+        replaced from the environment. Or a folder with such a file ``patches.csv``; or a folder laid out as
+        ``[split/]class/patient/image``, the class being tumor or non_tumor (or 1, 0): without the level of patients
+        the layout does not say whose patches they are, and is refused.
 
     Returns
     -------
     DataFrame
         file (absolute), path (as written), label (1, 0, -1), patient_id, split ("" where open), tissue_fraction (NaN
-        where not given), and attribute (str) if the list has one; in the order of the list.
+        where not given), and attribute and label_name (str) if the list has them; in the order of the list.
 
     Raises
     ------
@@ -71,8 +72,9 @@ def read_list(source: Path) -> pd.DataFrame:
             "tissue_fraction": pd.to_numeric(cells["tissue_fraction"]).astype("float64"),
         }
     )
-    if (cells["attribute"] != "").any():
-        table["attribute"] = cells["attribute"]
+    for name in ("attribute", "label_name"):
+        if (cells[name] != "").any():
+            table[name] = cells[name]
     return table.reset_index(drop=True)
 
 
@@ -129,13 +131,14 @@ def _folder(folder: Path) -> pd.DataFrame:
             place=str(folder),
             remedy=f"lay them out as {_LAYOUT}, or write {LIST_NAME} with {', '.join(_REQUIRED)}",
         )
-    return pd.DataFrame(rows).assign(tissue_fraction="", attribute="", row=None)
+    return pd.DataFrame(rows).assign(tissue_fraction="", attribute="", label_name="", row=None)
 
 
 def _problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
     """Yield what is wrong with single rows, and with rows that contradict each other."""
     has_fractions = (cells["tissue_fraction"] != "").any()
     seen: set[str] = set()
+    names: dict[str, str] = {}
     splits: dict[str, dict[str, int | None]] = defaultdict(dict)
     for row in cells.to_dict("records"):
         splits[row["patient_id"]].setdefault(row["split"].casefold(), row["row"])
@@ -150,6 +153,8 @@ def _problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
             ("path", row["file"] not in seen, "DUPLICATE_ID", "the file stands twice", "list each patch once"),
             ("tissue_fraction", not has_fractions or _is_fraction(row["tissue_fraction"]), "INPUT_UNSUPPORTED",
              "not in [0, 1]", "give a number from 0 to 1 in every row, or in none"),
+            ("label_name", names.setdefault(row["label"], row["label_name"]) == row["label_name"], "INPUT_UNSUPPORTED",
+             f"label {row['label']} was {names[row['label']]!r} before", "give each label one name, in every row"),
         )  # fmt: skip
         seen.add(row["file"])
         for column, is_right, code, message, remedy in checks:

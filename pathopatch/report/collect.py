@@ -42,6 +42,8 @@ class Study:
         A row per evaluated run and threshold.
     predictions, histories : mapping of str to DataFrame
         Patch predictions of the evaluated runs, and the training history of each run.
+    trials : mapping of str to DataFrame
+        ``trials.csv`` of each run that was searched.
     overlays : mapping of str to Path
         The overlay picture of each slide.
     stores : mapping of str to Path
@@ -59,6 +61,7 @@ class Study:
     comparison: pd.DataFrame | None
     predictions: Mapping[str, pd.DataFrame]
     histories: Mapping[str, pd.DataFrame]
+    trials: Mapping[str, pd.DataFrame]
     overlays: Mapping[str, Path]
     stores: Mapping[str, Path]
     stamps: Mapping[str, Stamp]
@@ -113,6 +116,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
             for path in sorted(work.glob("runs/*/history.csv"))
             if path.stat().st_size > 1
         },
+        trials={path.parent.name: pd.read_csv(path) for path in sorted(work.glob("runs/*/trials.csv"))},
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
         stamps=stamps,

@@ -21,6 +21,7 @@ from pathopatch.report.markup import Html, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, summary, training_section
 from pathopatch.report.reading import reading_section
 from pathopatch.report.results import results_section
+from pathopatch.report.searches import searches_section
 from pathopatch.report.tissue import Outlined, tissue_section, write_outlines
 
 _THUMBNAIL_PX = 900
@@ -90,6 +91,7 @@ def render(
         ("results", "Results by group", results_section(study, pictures)),
         ("dependence", "Do the models still follow the tissue?", dependence_section(study, pictures)),
         ("training", "Training", training_section(study, pictures)),
+        ("searches", "Search of the settings", searches_section(study, pictures)),
         ("heatmaps", "Heatmaps", gallery_section(study, thumbnails)),
         ("slides", "Slides", slides_section(study)),
         ("reading", "How to read this report", reading_section(study.naming)),

@@ -96,10 +96,14 @@ def _further_table(rows: pd.DataFrame) -> Html:
             signed(row["decision_threshold"], 2),
             percent(row["wga_at_zero"]),
             percent(row["wga_val"]),
+            *(f"{row[name]:.0f}" if row[name] == row[name] else "–" for name in ("trials", "search_steps")),
         )
         for row in rows.to_dict("records")
     ]
-    header = ("run", "average", "biased average", "AUROC", "decision threshold", "WGA at threshold 0", "validation WGA")
+    header = (
+        "run", "average", "biased average", "AUROC", "decision threshold", "WGA at threshold 0", "validation WGA",
+        "trials", "steps of all trials",
+    )  # fmt: skip
     caption = (
         "Beside it: averages, ranking, and what the decision threshold tuned on validation does. A high average with a "
         "low WGA is what the shortcut looks like."

@@ -4,6 +4,7 @@ from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import Fitted, fit_arrays
 from pathopatch.training.many import train_many, train_one
 from pathopatch.training.run import fit
+from pathopatch.training.search import search_text
 from pathopatch.training.tune import tune
 
-__all__ = ["Fitted", "PatchSet", "fit", "fit_arrays", "load_patches", "train_many", "train_one", "tune"]
+__all__ = ["Fitted", "PatchSet", "fit", "fit_arrays", "load_patches", "search_text", "train_many", "train_one", "tune"]

@@ -46,14 +46,15 @@ def train_one(
     config: TrainConfig,
     search: TuneConfig | None = None,
     *,
+    workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Train one run, or tune it where `search` is given; return its folder ``runs/<name>``."""
+    """Train one run, or tune it with `workers` processes where `search` is given; return its folder ``runs/<name>``."""
     on_step = None if progress is None else _on_step(config, progress)
     if search is None:
         return fit(work, config, force=force, progress=on_step)
-    return tune(work, config, search, force=force, progress=on_step)
+    return tune(work, config, search, workers=workers, force=force, progress=on_step)
 
 
 def _on_step(config: TrainConfig, progress: Progress) -> StepProgress:

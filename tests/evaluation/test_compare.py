@@ -117,7 +117,7 @@ def test_the_text_table_shows_interval_groups_and_gain(work: Path) -> None:
     assert lines[0] == "Split test, in percent; smallest group n = 10"
     gerne = next(line for line in lines if "gerne" in line)
     assert gerne.split()[:3] == ["0.5", "gerne-t0.5-s0", "70.0"]
-    assert gerne.split()[-5:] == ["90.0", "70.0", "80.0", "90.0", "+40.0"]
+    assert gerne.split()[-5:] == ["80.0", "90.0", "+40.0", "1", "600"]
 
 
 def test_validation_alone_prefers_a_run(work: Path) -> None:
@@ -146,7 +146,7 @@ def test_no_evaluated_run_is_an_error(tmp_path: Path) -> None:
 
 def test_means_and_deviations_are_over_seeds() -> None:
     rows = pd.DataFrame({"threshold": 0.5, "trained_threshold": 0.5, "method": "gerne", "wga": [0.6, 0.7, 0.8, 0.1]})
-    rows = rows.assign(seed=[0, 1, 2, 0], steps=[800, 800, 800, 1600], batch_per_class=32)
+    rows = rows.assign(seed=[0, 1, 2, 0], steps=[800, 800, 800, 1600], batch_per_class=32, search="8 trials")
     for name in ("gba", "average", "auroc", "gain_wga"):
         rows[name] = 0.5
     row, longer = summarise(rows).to_dict("records")
@@ -165,3 +165,23 @@ def test_a_paired_interval_is_narrower_than_two_apart() -> None:
     assert gains["gain_0"] == pytest.approx(0.5)
     assert (gains["gain_1"], gains["gain_1_low"], gains["gain_1_high"]) == (0, 0, 0)
     assert (gains["gain_wga"], gains["gain_wga_low"], gains["gain_wga_high"]) == (0, 0, 0)
+
+
+def searched(work: Path, run: str, *, trials: int, offered: str, steps: int) -> None:
+    facts = {"offered": offered, "objective": "wga", "trials": trials, "steps_each": 600, "steps": steps}
+    write_json(work / "runs" / run / "search.json", facts | {"pruned": 0, "diverged": 0})
+
+
+def test_the_table_says_trials_and_steps_and_only_equal_searches_are_held_against_each_other(work: Path) -> None:
+    searched(work, "gerne-t0.5-s0", trials=8, offered="8 trials", steps=4200)
+    table = compare(work, config=QUICK).set_index("method")
+    assert table.loc["gerne", ["trials", "search_steps", "reference"]].tolist() == [8, 4200, ""]
+    assert np.isnan(table.loc["gerne", "gain_wga"])
+    assert table.loc["erm", ["trials", "search_steps", "search"]].tolist() == [1, 600, "none"]
+    text = comparison_table(work)
+    assert next(line for line in text.splitlines() if "gerne" in line).split()[-3:] == ["-", "8", "4200"]
+    assert "Searches differ (8 trials, none); no gain is given where no ERM run had the same steps" in text
+    for name in ("erm", "erm-balanced"):
+        searched(work, f"{name}-t0.5-s0", trials=8, offered="8 trials", steps=4800)
+    assert set(compare(work, config=QUICK)["reference"]) == {"erm-balanced-t0.5-s0"}
+    assert "earches differ" not in comparison_table(work)

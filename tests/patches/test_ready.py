@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from pathopatch import pipeline
 from pathopatch.cli import app
-from pathopatch.config import EvaluateConfig, GroupsConfig, TileConfig, TrainConfig
+from pathopatch.config import EvaluateConfig, GroupsConfig, ReadyConfig, TileConfig, TrainConfig
 from pathopatch.errors import (
     ChannelMismatchError,
     InputCorruptError,
@@ -29,6 +29,7 @@ from pathopatch.errors import (
     NonFiniteError,
     StaleArtefactError,
 )
+from pathopatch.groups import naming_of
 from pathopatch.patches import PatchStore, tile_patches
 from pathopatch.patches.ready_images import common_look, read_image
 from pathopatch.patches.ready_list import read_list
@@ -327,3 +328,57 @@ def test_real_patches_of_lung_are_split_by_their_source_tile(tmp_path: Path, rea
     store = PatchStore(tmp_path / "work" / "slides" / "lung.zarr")
     shown = cv2.imread(chosen["path"].iloc[7])[..., ::-1].astype(int)
     assert np.abs(store.read([7])[0].transpose(1, 2, 0) - shown).max() <= 3  # JPEG decoders differ by rounding
+
+
+def test_images_of_several_sizes_are_brought_to_one_by_their_middle_or_whole(tmp_path: Path) -> None:
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, :16], wide[:, 16:32], wide[:, 32:] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+    tall = np.zeros((48, 16, 3), np.uint8)
+    tall[16:32] = (0, 200, 0)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(tall).save(tmp_path / "tall.png")
+    Image.fromarray(patch(8, side=8)).save(tmp_path / "small.png")
+    files = [tmp_path / f"{name}.png" for name in ("wide", "tall", "small")]
+    crop = common_look(files, ReadyConfig(px=16))
+    assert str(crop) == "16 x 16 px, R, G, B, uint8"
+    for file in files[:2]:
+        np.testing.assert_array_equal(read_image(file, crop)[1], 200)  # the green middle alone
+        np.testing.assert_array_equal(read_image(file, crop)[[0, 2]], 0)
+    assert read_image(files[2], crop).shape == (3, 16, 16)
+    stretch = common_look(files, ReadyConfig(px=12, fit="stretch"))
+    third = read_image(files[0], stretch)  # each colour keeps its third of the width
+    for channel in range(3):
+        assert (third[channel][:, 4 * channel : 4 * channel + 4] == 200).all()
+    tifffile.imwrite(tmp_path / "g.tif", np.arange(64, dtype=np.float32).reshape(8, 8))
+    grey = read_image(tmp_path / "g.tif", common_look([tmp_path / "g.tif"], ReadyConfig(px=8)))
+    np.testing.assert_array_equal(grey[0].ravel(), np.arange(64))
+    with pytest.raises(ChannelMismatchError, match="differ"):
+        common_look([*files, tmp_path / "g.tif"], ReadyConfig(px=16))
+
+
+def test_the_size_is_part_of_what_a_set_is_made_of(tmp_path: Path) -> None:
+    source, work = made_set(tmp_path), tmp_path / "work"
+    command = ["tile", "-o", str(work), "--quiet", "--patches", str(source)]
+    assert CliRunner().invoke(app, [*command, "--resize-px", "16", "--fit", "stretch"]).exit_code == 0
+    assert PatchStore(next((work / "slides").glob("*.zarr"))).attributes["patch_px"] == 16
+    other = CliRunner().invoke(app, [*command, "--resize-px", "24"])
+    assert isinstance(other.exception, StaleArtefactError)
+    wrong = ["tile", "m.csv", "-o", str(work), "--resize-px", "24"]
+    assert CliRunner().invoke(app, wrong).exit_code == 2
+    small = CliRunner().invoke(app, [*command, "--resize-px", "4"])
+    assert isinstance(small.exception, InputUnsupportedError)
+
+
+def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
+    named = ["bird" if i // 2 % 2 else "plane" for i in range(48)]
+    own = ["ink" if i % 3 else "clean" for i in range(48)]
+    source = made_set(tmp_path, columns={"split": SPLITS, "attribute": own, "label_name": named})
+    pipeline.tile_patches(source, tmp_path / "work", CONFIG)
+    table = pipeline.groups(tmp_path / "work", GroupsConfig())
+    assert naming_of(table).names == ("plane, clean", "plane, ink", "bird, clean", "bird, ink")
+    said = pipeline.audit_text(tmp_path / "work")
+    assert "plane" in said
+    assert "non-tumour" not in said
+    source.write_text(source.read_text().replace("plane", "ship", 1))
+    found = problems(source)
+    assert {(code, column) for code, _, column in found} == {("INPUT_UNSUPPORTED", "label_name")}

@@ -1,131 +1,174 @@
-"""Tuning: equal numbers of trials, beta inside its bounds, no test patches, resumable to the same winner."""
+"""Tuning as a stage: resumable, shared by processes, the winner stored once, no test patches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
-from made_patches import toy, write_work
+from made_patches import write_work
+from typer.testing import CliRunner
 
+from pathopatch.cli import app
 from pathopatch.config import TrainConfig, TuneConfig
-from pathopatch.debias import gerne
-from pathopatch.errors import NonFiniteError
+from pathopatch.files import read_json
 from pathopatch.training import run as run_module
-from pathopatch.training.tune import search_arrays, search_space, trial_table, tune, winner
+from pathopatch.training import search as search_module
+from pathopatch.training.tune import tune
 
-TRAIN = toy([[40, 8], [8, 40]], seed=0)
-VAL = toy([[10, 10], [10, 10]], seed=1)
 SEARCH = TuneConfig(trials=3)
+SAME = ("trials.csv", "search.json", "model/model.safetensors", "config.json", "history.csv", "run.json")
+_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
+_FRESH.set_forkserver_preload(["pathopatch.training", "pathopatch.models"])
 
 
-def _config(**changes):
+def config_of(**changes: Any) -> TrainConfig:
     small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
     return TrainConfig(**{**small, **changes})
 
 
-@pytest.fixture(autouse=True)
-def _quiet():
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+class Killed(Exception):
+    pass
 
 
-def test_the_grid_of_s_is_cut_at_the_bounds_of_beta():
-    skewed = toy([[95, 5], [5, 95]], seed=0, side=8)
-    pairs = search_space(skewed, _config(), TuneConfig()).extrapolation
-    alpha = gerne.alpha(skewed.label, skewed.attribute)
-    for c in (0.5, 1.0):
-        low, high = gerne.beta_bounds(alpha, c)
-        assert all(low <= beta <= high for k, beta in pairs if k == c)
-        # alpha_max = .95: p_ext of the large cell is .95 - .45 s, so s may be up to 2.11 and the whole grid remains
-        assert sorted(round(k * (beta + 1), 9) for k, beta in pairs if k == c) == list(TuneConfig().s_values)
-    mild = toy([[50, 50], [40, 60]], seed=0, side=8)  # .6 - .1 s >= 0
-    extreme = search_space(mild, _config(), TuneConfig(s_values=(1.0, 5.9, 6.1))).extrapolation
-    assert [round(c * (beta + 1), 9) for c, beta in extreme] == [5.9, 5.9, 1.0, 1.0]  # last what needs no try
-
-
-def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first():
-    skewed = toy([[40, 8], [8, 40]], seed=0)
-    study = optuna.create_study(direction="maximize")
-    search_arrays(skewed, VAL, _config(method="gerne", steps=1), TuneConfig(trials=6), study=study)
-    table = trial_table(study)
-    s = (table["c"] * (table["beta"] + 1)).round(9)
-    assert list(zip(table["c"], s, strict=True)) == [(0.5, 1), (1, 0.9), (1, 1.1), (0.5, 0.9), (0.5, 1.1), (1, 0.75)]
-
-
-def test_methods_without_extrapolation_search_no_beta():
-    assert search_space(TRAIN, _config(method="resample"), TuneConfig()).extrapolation == ()
-
-
-@pytest.mark.parametrize("name", ["erm", "gerne"])
-def test_every_method_gets_the_same_number_of_trials_and_the_first_is_the_configuration(name):
-    study = optuna.create_study(direction="maximize")
-    settings, fitted = search_arrays(TRAIN, VAL, _config(method=name), SEARCH, study=study)
-    table = trial_table(study)
-    assert len(table) == 3
-    assert table.loc[0, "learning_rate"] == 1e-3
-    assert table["learning_rate"].nunique() == 3
-    assert table["learning_rate"].between(3e-4, 3e-3).all()
-    best = table[table["won"]].iloc[0]
-    assert best["value"] == table["value"].max()
-    assert settings.learning_rate == best["learning_rate"]
-    assert fitted.step == best["step"]
-
-
-def test_of_equal_values_the_higher_gba_wins_then_the_first_trial():
-    study = optuna.create_study(direction="maximize")
-    for value, gba in ((0.5, 0.6), (0.5, 0.7), (0.5, 0.7), (0.4, 0.9)):
-        trial = study.ask()
-        trial.set_user_attr("gba", gba)
-        study.tell(trial, value)
-    assert winner(study).number == 1
-
-
-def test_a_diverged_trial_counts_and_loses_and_if_all_diverge_it_is_said():
-    study = optuna.create_study(direction="maximize")
-    with pytest.raises(NonFiniteError, match="every trial diverged"):
-        search_arrays(
-            TRAIN,
-            VAL,
-            _config(method="erm", optimizer="sgd", learning_rate=1e30),
-            TuneConfig(trials=2, learning_rates=(1e30, 1e31)),
-            study=study,
-        )
-    assert [trial.value for trial in study.trials] == [0.0, 0.0]
-
-
-def test_a_killed_search_goes_on_to_the_same_trials_and_winner(tmp_path):
-    class Killed(Exception):
-        pass
-
-    def kill(step, total, metrics):
-        if step == 6:  # in the second of three trials of four steps
+def test_a_killed_search_goes_on_to_the_same_trials_and_winner(tmp_path: Path) -> None:
+    def kill(step: int, total: int, metrics: dict[str, float]) -> None:
+        if step == 7:  # in the second of three trials of four steps
             raise Killed
 
     for name in ("a", "b"):
         write_work(tmp_path / name)
-    undisturbed = tune(tmp_path / "a", _config(), SEARCH)
+    undisturbed = tune(tmp_path / "a", config_of(), SEARCH)
     with pytest.raises(Killed):
-        tune(tmp_path / "b", _config(), SEARCH, progress=kill)
-    steps = []
-    folder = tune(tmp_path / "b", _config(), SEARCH, progress=lambda s, t, m: steps.append((s, t)))
-    assert steps[0] == (5, 12)  # the first trial is not done again
-    for name in ("trials.csv", "model/model.safetensors", "config.json", "run.json"):
+        tune(tmp_path / "b", config_of(), SEARCH, progress=kill)
+    steps: list[tuple[int, int]] = []
+    folder = tune(tmp_path / "b", config_of(), SEARCH, progress=lambda s, t, m: steps.append((s, t)))
+    assert steps[0] == (7, 12)  # the first trial is not done again, the second goes on after its last evaluation
+    for name in SAME:
         assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
-    assert tune(tmp_path / "b", _config(), SEARCH, progress=kill) == folder  # finished: nothing runs
+    assert tune(tmp_path / "b", config_of(), SEARCH, progress=kill) == folder  # finished: nothing runs
+    assert not list(folder.rglob("checkpoint*"))
 
 
-def test_the_winner_is_stored_as_the_run_with_its_settings_and_test_patches_are_never_loaded(tmp_path, monkeypatch):
-    loaded = []
+def test_a_winner_found_before_the_interruption_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_late(step: int, total: int, metrics: dict[str, float]) -> None:
+        if step == 12:
+            raise Killed
+
+    write_work(tmp_path)
+    with pytest.raises(Killed):
+        tune(tmp_path, config_of(), SEARCH, progress=kill_late)
+    steps: list[int] = []
+    true_fit = search_module.fit_arrays
+
+    def counted(train: Any, val: Any, config: Any, *, keep: Any, progress: Any = None) -> Any:
+        return true_fit(train, val, config, keep=keep, progress=lambda step, *_: steps.append(step))
+
+    monkeypatch.setattr(search_module, "fit_arrays", counted)
+    folder = tune(tmp_path, config_of(), SEARCH)
+    assert steps == []  # the last trial had reached its last evaluation, and the winner's weights are on disk
+    assert read_json(folder / "search.json")["steps"] == 12
+
+
+def test_the_winner_is_stored_as_the_run_with_its_settings_and_test_patches_are_never_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
     true_load = run_module.load_patches
 
-    def spy(work, groups, *, splits, **rest):
+    def spy(work: Path, groups: pd.DataFrame, *, splits: tuple[str, ...], **rest: Any) -> Any:
         loaded.extend(splits)
         return true_load(work, groups, splits=splits, **rest)
 
     monkeypatch.setattr(run_module, "load_patches", spy)
     write_work(tmp_path)
-    folder = tune(tmp_path, _config(), SEARCH)
+    folder = tune(tmp_path, config_of(), SEARCH)
     assert loaded == ["train", "val"]
     table = pd.read_csv(folder / "trials.csv")
     best = table[table["won"]].iloc[0]
     stored = TrainConfig.model_validate_json((folder / "config.json").read_text())
     assert np.isclose(stored.learning_rate, best["learning_rate"])
     assert np.isclose(stored.beta, best["beta"])
+    assert read_json(folder / "search.json") == {
+        "diverged": 0, "objective": "wga", "offered": "3 trials", "pruned": 0, "steps": 12, "steps_each": 4,
+        "trials": 3,
+    }  # fmt: skip
+
+
+def work_on(work: Path, search: TuneConfig, log: Path, go: Path, dies: bool) -> None:
+    """Tune as one of several processes; note the start and the end of each trial; maybe die in the first."""
+    true_fit = search_module.fit_arrays
+
+    def noted(train: Any, val: Any, config: TrainConfig, *, keep: Any, progress: Any = None) -> Any:
+        def slow(*_: Any) -> None:
+            time.sleep(0.03)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        if progress is None:  # the winner, read from its checkpoint
+            return true_fit(train, val, config, keep=keep, progress=None)
+        with log.open("a") as stream:
+            stream.write(f"start {keep.folder.name}\n")
+        fitted = true_fit(train, val, config, keep=keep, progress=slow)
+        with log.open("a") as stream:
+            stream.write(f"end {keep.folder.name}\n")
+        return fitted
+
+    search_module.fit_arrays = noted
+    (go.parent / f"ready-{os.getpid()}").touch()
+    while not go.exists():
+        time.sleep(0.01)
+    tune(work, config_of(), search)
+
+
+def test_four_processes_do_every_trial_once_redo_that_of_a_killed_one_and_find_what_one_finds(tmp_path: Path) -> None:
+    search = TuneConfig(trials=10)
+    for name in ("one", "four"):
+        write_work(tmp_path / name)
+    log, go = tmp_path / "log", tmp_path / "go"
+    processes = [
+        _FRESH.Process(target=work_on, args=(tmp_path / "four", search, log, go, number == 0)) for number in range(4)
+    ]
+    for process in processes:
+        process.start()
+    while len(list(tmp_path.glob("ready-*"))) < 4:
+        time.sleep(0.01)
+    go.touch()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0, 0, 0]
+    lines = log.read_text().splitlines()
+    trials = sorted(f"trial-{number}" for number in range(10))
+    assert sorted(line.split()[1] for line in lines if line.startswith("end")) == trials
+    starts = [line.split()[1] for line in lines if line.startswith("start")]
+    assert len(starts) == 11  # that of the killed process began twice
+    assert set(starts) == set(trials)
+    alone = tune(tmp_path / "one", config_of(), search)
+    for name in SAME:
+        assert (tmp_path / "four" / alone.relative_to(tmp_path / "one") / name).read_bytes() == (
+            alone / name
+        ).read_bytes(), name
+
+
+def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    (tmp_path / "s.toml").write_text(
+        'manifest = "m.csv"\nwork = "."\n[train]\ninput_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\n'
+        "threads = 1\n[tune]\nbootstrap = 20\n"
+    )
+    command = ["tune", str(tmp_path), "--config", str(tmp_path / "s.toml")]
+    assert CliRunner().invoke(app, [*command, "--trials", "2", "--budget-steps", "8"]).exit_code == 2
+    done = CliRunner().invoke(app, [*command, "--budget-steps", "17", "--workers", "2", "--objective", "gba"])
+    assert done.exit_code == 0, done.output
+    assert "search: 4 trials x 4 steps = 16 steps, of a budget of 17 (gerne)" in done.stderr
+    folder = tmp_path / "runs" / "gerne-t0.25-s0"
+    assert read_json(folder / "search.json")["objective"] == "gba"
+    assert len(pd.read_csv(folder / "trials.csv")) == 4

@@ -1,0 +1,284 @@
+"""What trials choose from and who wins: equal numbers, beta inside its bounds, pruning at equal steps, budgets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from made_patches import toy
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from pathopatch.config import TrainConfig, TuneConfig
+from pathopatch.debias import gerne
+from pathopatch.debias.methods import NAMES
+from pathopatch.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.training import search as search_module
+from pathopatch.training.fit import Fitted
+from pathopatch.training.search import search_arrays, search_plan, search_text
+from pathopatch.training.space import WAVE, Space, known_to, planned, search_space
+from pathopatch.training.trials import finished, open_study, trial_table, winner
+
+TRAIN = toy([[40, 8], [8, 40]], seed=0)
+VAL = toy([[10, 10], [10, 10]], seed=1)
+SEARCH = TuneConfig(trials=3)
+
+
+def config_of(**changes: Any) -> TrainConfig:
+    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
+    return TrainConfig(**{**small, **changes})
+
+
+def done(number: int, value: float, *, gba: float = 0.5, steps: int = 4, **more: Any) -> FrozenTrial:
+    said = {"trial": number, "settings": {}, "picked_gba": gba, "steps": steps} | more.pop("said", {})
+    return create_trial(state=more.pop("state", TrialState.COMPLETE), value=value, user_attrs=said, **more)
+
+
+def pairs_of(space: Space) -> list[tuple[float, float]]:
+    return [(point["c"], round(point["c"] * (point["beta"] + 1), 9)) for point in space.grid]
+
+
+def test_the_grid_of_s_is_cut_at_the_bounds_of_beta() -> None:
+    skewed = toy([[95, 5], [5, 95]], seed=0, side=8)
+    space = search_space(skewed, config_of(), TuneConfig())
+    alpha = gerne.alpha(skewed.label, skewed.attribute)
+    for c in (0.5, 1.0):
+        low, high = gerne.beta_bounds(alpha, c)
+        assert all(low <= point["beta"] <= high for point in space.grid if point["c"] == c)
+        # alpha_max = .95: p_ext of the large cell is .95 - .45 s, so s may be up to 2.11 and the whole grid remains
+        assert sorted(s for k, s in pairs_of(space) if k == c) == list(TuneConfig().s_values)
+    mild = toy([[50, 50], [40, 60]], seed=0, side=8)  # .6 - .1 s >= 0
+    extreme = search_space(mild, config_of(), TuneConfig(s_values=(1.0, 5.9, 6.1)))
+    assert [s for _, s in pairs_of(extreme)] == [5.9, 5.9, 1.0, 1.0]  # last what needs no try
+
+
+def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> None:
+    study = open_study(None, name="s")
+    search_arrays(TRAIN, VAL, config_of(method="gerne", steps=1), TuneConfig(trials=6), study=study)
+    table = trial_table(study)
+    assert np.allclose(table["s"], table["c"] * (table["beta"] + 1))
+    tried = list(zip(table["c"], table["s"].round(9), strict=True))
+    assert tried == [(0.5, 1), (1, 0.9), (1, 1.1), (0.5, 0.9), (0.5, 1.1), (1, 0.75)]
+
+
+def test_a_method_searches_what_it_declares_and_nothing_else() -> None:
+    for name in ("erm", "resample", "gerne-auto"):
+        space = search_space(TRAIN, config_of(method=name), TuneConfig())
+        assert (space.grid, list(space.ranges)) == ((), ["learning_rate", "weight_decay"])
+    only_s = search_space(TRAIN, config_of(method="oversample"), TuneConfig())
+    assert [point["s"] for point in only_s.grid] == [1.0, 0.9, 1.1, 0.75, 0.5, 1.5, 1.25]  # 1.25 is the first trial
+    assert "t" not in only_s.ranges
+    # alpha of the real groups is .83: p_ext would allow s up to 2.5; pseudo-groups of unknown shares only up to 2
+    wide = TuneConfig(s_values=(1.0, 2.0, 2.2), c_values=(1.0,))
+    assert pairs_of(search_space(TRAIN, config_of(), wide)) == [(1.0, 2.0), (1.0, 2.2), (1.0, 1.0)]
+    both = search_space(TRAIN, config_of(method="gerne-unknown"), wide)
+    assert pairs_of(both) == [(1.0, 2.0), (1.0, 1.0)]
+    assert (both.ranges["t"], both.ranges["biased_lr_scale"]) == ((2e-3, 0.5), (0.1, 3.0))
+
+
+@pytest.mark.parametrize("hard", [1, 3, 17, 49])
+def test_of_two_values_s_up_to_two_is_inside_the_bounds_whatever_the_shares(hard: int) -> None:
+    alpha = np.array([[1 - hard / 100, hard / 100]] * 2)
+    for c in (0.5, 1.0):
+        low, high = gerne.beta_bounds(alpha, c)
+        assert low <= 0 / c - 1
+        assert 2 / c - 1 <= high
+
+
+@pytest.mark.parametrize("name", ["erm", "gerne"])
+def test_every_method_gets_the_same_number_of_trials_and_the_first_is_the_configuration(name: str) -> None:
+    study = open_study(None, name="s")
+    settings, fitted = search_arrays(TRAIN, VAL, config_of(method=name), SEARCH, study=study)
+    table = trial_table(study)
+    assert len(table) == 3
+    assert table.loc[0, "learning_rate"] == 1e-3
+    assert table["learning_rate"].nunique() == 3
+    assert table["learning_rate"].between(3e-4, 3e-3).all()
+    best = table[table["won"]].iloc[0]
+    assert best["value"] == table["value"].max()
+    assert settings.learning_rate == best["learning_rate"]
+    assert fitted.step == best["step"]
+    # all validation patches were seen in training, so that the measured value is the one compared by
+    assert table["wga"].tolist() == table["value"].tolist()
+    assert (table["wga_low"] <= table["wga"]).all()
+    assert (table["wga"] <= table["wga_high"]).all()
+    assert best["wga"] == fitted.validation["wga_at_zero"]
+
+
+def test_a_trial_is_a_function_of_its_number_and_of_earlier_waves() -> None:
+    space = search_space(TRAIN, config_of(), SEARCH)
+    results = {n: done(n, n / 10) for n in range(6)}
+    assert known_to(3, {}) == []
+    assert known_to(4, {0: results[0]}) is None  # trials 1 to 3 are under way
+    assert known_to(6, results) == known_to(4, results) == [results[n] for n in range(WAVE)]
+    for number in (3, 6):
+        known = known_to(number, results)
+        assert known is not None
+        first, again = (planned(number, known, config_of(), SEARCH, space)[1] for _ in range(2))
+        assert first == again
+
+
+def test_of_equal_values_the_higher_gba_wins_then_the_first_trial() -> None:
+    study = open_study(None, name="s")
+    for number, (value, gba) in enumerate(((0.5, 0.6), (0.5, 0.7), (0.5, 0.7), (0.4, 0.9))):
+        study.add_trial(done(number, value, gba=gba))
+    assert winner(study).user_attrs["trial"] == 1
+
+
+def test_a_pruned_trial_never_wins() -> None:
+    study = open_study(None, name="s")
+    study.add_trial(done(0, 0.9, state=TrialState.PRUNED))
+    with pytest.raises(NonFiniteError):
+        winner(study)
+    study.add_trial(done(1, 0.1))
+    assert winner(study).user_attrs["trial"] == 1
+
+
+def test_a_diverged_trial_counts_and_loses_and_if_all_diverge_it_is_said() -> None:
+    study = open_study(None, name="s")
+    with pytest.raises(NonFiniteError, match="every trial diverged"):
+        search_arrays(
+            TRAIN,
+            VAL,
+            config_of(method="erm", optimizer="sgd", learning_rate=1e30),
+            TuneConfig(trials=2, learning_rates=(1e30, 1e31)),
+            study=study,
+        )
+    assert [trial.value for trial in study.trials] == [0.0, 0.0]
+
+
+def scripted(curves: dict[int, list[float]]) -> Any:
+    """A training whose validation WGA at each evaluation is written down; trials come in the order of their numbers."""
+    calls = iter(range(1000))
+
+    def fit(train: Any, val: Any, config: TrainConfig, *, keep: Any, progress: Any) -> Fitted:
+        curve = curves[next(calls)]
+        for step, value in enumerate(curve, 1):
+            progress(step, len(curve), {"val_wga": value, "val_gba": value})
+        history = [{"phase": k // 6, "step": k % 6 + 1, "val_wga": v, "val_gba": v} for k, v in enumerate(curve)]
+        picked = int(np.argmax(curve[-6:]))
+        return Fitted(
+            network=None, mean=(0.0,), std=(1.0,), step=picked + 1, history=tuple(history), decision_threshold=0.0,
+            validation={}, n_classes=2,
+        )  # type: ignore[arg-type]  # fmt: skip
+
+    return fit
+
+
+GOOD, BAD = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8], [0.1, 0.1, 0.1, 0.1, 0.1, 0.95]
+
+
+@pytest.fixture
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "_judged", lambda *_: {})
+
+
+def pruned_search(monkeypatch: pytest.MonkeyPatch, curves: list[list[float]], search: TuneConfig) -> pd.DataFrame:
+    monkeypatch.setattr(search_module, "fit_arrays", scripted(dict(enumerate(curves))))
+    study = open_study(None, name="s")
+    search_arrays(TRAIN, VAL, config_of(method="erm", steps=6, evaluations=6), search, study=study)
+    return trial_table(study)
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_pruning_compares_at_equal_steps_with_the_finished_waves(monkeypatch: pytest.MonkeyPatch) -> None:
+    curves = [GOOD, GOOD, GOOD, BAD, GOOD, BAD]
+    table = pruned_search(monkeypatch, curves, TuneConfig(trials=6, prune=True))
+    assert table["state"].tolist() == ["complete"] * 5 + ["pruned"]  # BAD in the first wave has nobody to lose against
+    # warm-up: a third of six evaluations; at the third one .1 is below three quarters of (.5, .5, .5, .1)
+    assert table["steps"].tolist() == [6] * 5 + [3]
+    assert table.loc[3, "won"]  # its last evaluation, .95
+    off = pruned_search(monkeypatch, curves, TuneConfig(trials=6))
+    assert off["steps"].tolist() == [6] * 6
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_a_slow_starter_among_slow_starters_is_not_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pruned_search(monkeypatch, [BAD, BAD, BAD, BAD, BAD], TuneConfig(trials=5, prune=True))
+    assert set(table["state"]) == {"complete"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_can_be_searched_and_its_steps_are_all_its_phases(name: str) -> None:
+    study = open_study(None, name="s")
+    config, search = config_of(method=name), TuneConfig(trials=2, prune=True, bootstrap=20)
+    if name == "jtt":  # whose first model makes no error to speak of in a single step
+        config = config_of(method=name, jtt_identify_share=0.5)
+    steps: list[int] = []
+    search_arrays(TRAIN, VAL, config, search, study=study, progress=lambda step, total, _: steps.append(total))
+    table = trial_table(study)
+    assert set(table["state"]) == {"complete"}
+    assert set(steps) == {table["steps"].sum()}
+    assert table["steps"].tolist() == [search_plan(config, search).steps_each] * 2
+    if name == "gerne-unknown":
+        assert table["t"].nunique() == table["biased_lr_scale"].nunique() == 2
+
+
+def test_without_known_attributes_the_worst_class_is_measured() -> None:
+    unknown = np.full(len(TRAIN), -1), np.full(len(VAL), -1)
+    train, val = TRAIN.with_attribute(unknown[0]), VAL.with_attribute(unknown[1])
+    study = open_study(None, name="s")
+    _, fitted = search_arrays(
+        train, val, config_of(method="gerne-unknown"), TuneConfig(trials=2, bootstrap=20), study=study
+    )
+    best = trial_table(study).query("won").iloc[0]
+    assert best["wga"] == fitted.validation["wga_at_zero"]
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_only_the_last_phase_of_a_method_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    two_phases = [[*GOOD, *GOOD]] * 4 + [[*BAD, *GOOD], [*GOOD, *BAD]]
+    table = pruned_search(monkeypatch, two_phases, TuneConfig(trials=6, prune=True))
+    assert table["state"].tolist() == ["complete"] * 5 + ["pruned"]
+    assert table.loc[5, "steps"] == 6 + 3
+
+
+@pytest.mark.usefixtures("_no_network")
+def test_the_budget_counts_the_steps_of_pruned_trials_and_spends_what_they_save(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    curves = [GOOD, GOOD, GOOD, GOOD, BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, GOOD]
+    whole = pruned_search(monkeypatch, curves, TuneConfig(budget_steps=8 * 6 + 5))
+    assert len(whole) == 8  # five steps are too few for a ninth
+    saved = pruned_search(monkeypatch, curves, TuneConfig(budget_steps=8 * 6 + 5, prune=True))
+    assert saved["steps"].tolist() == [6, 6, 6, 6, 3, 3, 3, 3, 6, 6]  # 53 - 36 steps are left: two more of 6
+    assert saved["steps"].sum() <= 53
+
+
+def test_the_plan_says_trials_times_steps_and_a_budget_below_one_trial_is_refused() -> None:
+    assert str(search_plan(config_of(steps=600), TuneConfig())) == "8 trials x 600 steps = 4800 steps"
+    budget = search_plan(config_of(steps=600), TuneConfig(budget_steps=2000))
+    assert (budget.trials, budget.offered) == (3, "2000 steps")
+    assert str(budget) == "3 trials x 600 steps = 1800 steps, of a budget of 2000"
+    with pytest.raises(InputUnsupportedError, match="budget_steps = 599, but one trial of gerne takes 600"):
+        search_plan(config_of(steps=600), TuneConfig(budget_steps=599))
+    runs = [config_of(method=name, steps=600) for name in ("erm", "gerne", "erm")]
+    assert search_text(runs, SEARCH) == "search: 3 trials x 600 steps = 1800 steps for each of 3 runs (erm, gerne)"
+
+
+def test_the_objective_decides_what_trials_are_compared_by() -> None:
+    study = open_study(None, name="s")
+    search_arrays(TRAIN, VAL, config_of(method="erm"), TuneConfig(trials=2, objective="gba"), study=study)
+    table = trial_table(study)
+    assert table["value"].tolist() == table["picked_gba"].tolist() == table["gba"].tolist()
+
+
+def test_a_torn_last_line_of_the_journal_costs_that_trial_only(tmp_path: Any) -> None:
+    study = open_study(tmp_path, name="s")
+    study.add_trial(done(0, 0.5))
+    study.add_trial(done(1, 0.6))
+    journal = tmp_path / "trials.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])
+    again = open_study(tmp_path, name="s")
+    assert list(finished(again)) == [0]
+    again.add_trial(done(1, 0.6))
+    assert list(finished(open_study(tmp_path, name="s"))) == [0, 1]
+
+
+def test_optuna_itself_reads_the_journal(tmp_path: Any) -> None:
+    open_study(tmp_path, name="s").add_trial(done(0, 0.5, intermediate_values={0: 0.1, 1: 0.5}))
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "trials.journal"))
+    study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
+    assert study.best_trial.intermediate_values == {0: 0.1, 1: 0.5}
