@@ -228,6 +228,7 @@ class EvaluateConfig(Config):
 
     bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
     seed: int = 0
+    least_per_group: int = Field(default=25, ge=1)  # in a sweep; the standard error of a smaller group tops 10 points
 
 
 class PredictConfig(Config):

@@ -5,7 +5,8 @@ folder.
 """
 
 from pathopatch.evaluation.audit import tissue_dependence
-from pathopatch.evaluation.compare import compare, comparison, comparison_table, preferred_run, summarise
+from pathopatch.evaluation.compare import compare, comparison, preferred_run, summarise
+from pathopatch.evaluation.comparison_text import comparison_table
 from pathopatch.evaluation.evaluate import evaluate_run, judge_predictions
 from pathopatch.evaluation.judge import judge
 

@@ -21,6 +21,7 @@ from pathopatch.report.markup import Html, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, summary, training_section
 from pathopatch.report.reading import reading_section
 from pathopatch.report.results import results_section
+from pathopatch.report.sweep import sweep_section
 from pathopatch.report.tissue import Outlined, tissue_section, write_outlines
 
 _THUMBNAIL_PX = 900
@@ -88,6 +89,7 @@ def render(
         ("tissue", "Tissue", tissue_section(outlines)),
         ("audit", "Shortcut audit of the data", audit_section(study, pictures)),
         ("results", "Results by group", results_section(study, pictures)),
+        ("sweep", "Does it hold at other thresholds?", sweep_section(study, pictures)),
         ("dependence", "Do the models still follow the tissue?", dependence_section(study, pictures)),
         ("training", "Training", training_section(study, pictures)),
         ("heatmaps", "Heatmaps", gallery_section(study, thumbnails)),
