@@ -17,6 +17,8 @@ MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel outside this range are taken for a mistake in the file or the manifest."""
 
 MethodName = Literal["erm", "erm-balanced", "resample", "groupdro", "gerne"]
+RANK_METHODS = ("resample", "gerne")
+"""Methods with a form that draws by the rank of the tissue fraction."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")
 
@@ -198,6 +200,20 @@ class TrainConfig(Config):
     train_splits: tuple[Literal["train", "val"], ...] = ("train",)  # "val" only where nothing is selected on it
     cache_gib: float = Field(default=1.5, gt=0)  # patches at input_px are held in memory up to this
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
+    # What is drawn by, and what selects. By default both are the groups at `threshold`.
+    attribute: Literal["groups", "rank"] = "groups"  # rank: of the tissue fraction; selected at `threshold`
+    bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # an attribute of several bins in place of `threshold`
+    least_per_bin: int = Field(default=10, ge=0)  # patches of each label in train and val; below it a bin joins its
+    # neighbour: a cell of fewer is learnt by heart, and its accuracy on validation is known to 16 points only
+    select_at: Annotated[float, Field(gt=0, lt=1)] | None = None  # select by WGA at this threshold; None: as drawn
+
+    @model_validator(mode="after")
+    def _one_attribute(self) -> TrainConfig:
+        if list(self.bins) != sorted(set(self.bins)):
+            raise ValueError("bins must rise")
+        if self.bins and self.attribute == "rank":
+            raise ValueError("give bins or attribute = 'rank', not both")
+        return self
 
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
@@ -209,7 +225,15 @@ class TrainConfig(Config):
     def run_name(self) -> str:
         """Folder name of this run under ``runs/``."""
         tail = f"-{self.name}" if self.name else ""
-        return f"{self.method}-t{self.threshold:g}-s{self.seed}{tail}"
+        return f"{self.method}-{self._drawn_by}-s{self.seed}{tail}"
+
+    @property
+    def _drawn_by(self) -> str:
+        """``t0.25``; of bins ``b0.3_0.5``, by rank ``r0.25``; then ``-at0.5`` where that selects."""
+        selected = "" if self.select_at is None else f"-at{self.select_at:g}"
+        if self.bins:
+            return "b" + "_".join(f"{cut:g}" for cut in self.bins) + selected
+        return f"{'r' if self.attribute == 'rank' else 't'}{self.threshold:g}{selected}"
 
 
 class TuneConfig(Config):
@@ -265,6 +289,9 @@ class StudyConfig(Config):
     predict: PredictConfig = PredictConfig()
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
     jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
+    # What the methods are trained by: each threshold of [groups], its bins if it has any, and, where a method has
+    # such a form, the rank of the tissue fraction, selected at each threshold.
+    attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
 
     @model_validator(mode="before")
     @classmethod

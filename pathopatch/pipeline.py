@@ -26,6 +26,7 @@ from pathopatch.cohort import (
     write_slides,
 )
 from pathopatch.config import (
+    RANK_METHODS,
     EvaluateConfig,
     GroupsConfig,
     PredictConfig,
@@ -371,13 +372,21 @@ def tile_study(
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
-    """Return the training configuration of each method, threshold and seed of a study."""
+    """Return the training configuration of each method, attribute (thresholds, bins, rank) and seed of a study."""
     threads = 1 if study.jobs > 1 else study.train.threads
+    taus = [{"threshold": tau} for tau in study.groups.thresholds]
+    by: dict[str, list[dict[str, Any]]] = {
+        "thresholds": taus,
+        "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
+        "rank": [{"attribute": "rank", **tau} for tau in taus],
+    }
     return [
-        study.train.model_copy(update={"method": method, "threshold": tau, "seed": seed, "threads": threads})
+        study.train.model_copy(update={"method": method, "seed": seed, "threads": threads, **settings})
         for seed in study.seeds
-        for tau in study.groups.thresholds
+        for kind in study.attributes
+        for settings in by[kind]
         for method in study.methods
+        if kind != "rank" or method in RANK_METHODS
     ]
 
 

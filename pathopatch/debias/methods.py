@@ -16,6 +16,7 @@ from torch import nn
 
 from pathopatch.debias import gerne
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, Mean
+from pathopatch.debias.ranks import RankBalancedBatchSampler, RankGerneBatchSampler, rank_alpha
 from pathopatch.debias.samplers import (
     ClassBalancedBatchSampler,
     GerneBatchSampler,
@@ -65,6 +66,8 @@ class Phase:
         Factor on the learning rate.
     select_by : str
         Validation measure that picks the checkpoint.
+    rank_sampler : callable or None
+        The same as `sampler` for a measurement in place of an attribute of few values, if there is such a form.
     on_validation : callable or None
         Called with the objective and the validation measures after each validation; may move the objective's state.
     """
@@ -75,6 +78,7 @@ class Phase:
     trainable: Literal["all", "head"] = "all"
     lr_scale: float = 1.0
     select_by: str = "wga"
+    rank_sampler: MakeSampler | None = None
     on_validation: Callable[[nn.Module, dict[str, Any]], None] | None = None
 
 
@@ -106,9 +110,13 @@ def method(name: str, *, c: float = 0.5, beta: float = 1.0, eta: float = 0.01) -
     phases = {
         "erm": Phase(sampler=UniformBatchSampler, objective=_mean),
         "erm-balanced": Phase(sampler=ClassBalancedBatchSampler, objective=_mean),
-        "resample": Phase(sampler=GroupBalancedBatchSampler, objective=_mean),
+        "resample": Phase(sampler=GroupBalancedBatchSampler, objective=_mean, rank_sampler=RankBalancedBatchSampler),
         "groupdro": Phase(sampler=GroupBalancedBatchSampler, objective=partial(GroupDRO, eta=eta)),
-        "gerne": Phase(sampler=partial(_gerne_sampler, c=c, beta=beta), objective=partial(_extrapolation, beta=beta)),
+        "gerne": Phase(
+            sampler=partial(_gerne_sampler, c=c, beta=beta),
+            objective=partial(_extrapolation, beta=beta),
+            rank_sampler=partial(_rank_gerne_sampler, c=c, beta=beta),
+        ),
     }
     if name not in phases:
         raise InputUnsupportedError(f"method {name!r}", remedy=f"Use one of {', '.join(NAMES)}.")
@@ -138,12 +146,34 @@ def _gerne_sampler(
     seed: int,
 ) -> GerneBatchSampler:
     """Return GERNE's batches with half of ``batch_per_class`` in each half; beta must suit the data."""
-    if batch_per_class % 2:
-        raise InputUnsupportedError(
-            f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
-        )
-    half = batch_per_class // 2
+    half = _half(batch_per_class)
     batches = GerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
     counts = gerne.cell_counts(label, attribute)
     gerne.check_beta(counts / counts.sum(axis=1, keepdims=True), c, beta)
     return batches
+
+
+def _rank_gerne_sampler(
+    label: npt.ArrayLike,
+    attribute: npt.ArrayLike,
+    *,
+    c: float,
+    beta: float,
+    batch_per_class: int,
+    steps: int,
+    seed: int,
+) -> RankGerneBatchSampler:
+    """Return GERNE's batches by the rank of a measurement; beta must suit the data in bins of equal pooled counts."""
+    half = _half(batch_per_class)
+    batches = RankGerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
+    gerne.check_beta(rank_alpha(label, attribute), c, beta)
+    return batches
+
+
+def _half(batch_per_class: int) -> int:
+    """Return half of the samples of a class, of which there must be an even number."""
+    if batch_per_class % 2:
+        raise InputUnsupportedError(
+            f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
+        )
+    return batch_per_class // 2

@@ -31,7 +31,7 @@ from pathopatch.training import checkpoint
 from pathopatch.training.augment import augment, mixed_seed
 from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet, channel_statistics
-from pathopatch.training.passing import drawn_attribute, needs_groups
+from pathopatch.training.passing import batches_of, drawn_attribute, needs_groups
 from pathopatch.training.schedule import evaluation_steps, update_average
 from pathopatch.training.selection import (
     Standardised,
@@ -232,13 +232,7 @@ def _run_phase(run: _Run, phase: Phase, state: State) -> None:
     counts = gerne.cell_counts(data.label, attribute)  # (K, A)
     label = torch.tensor(data.label, device=run.device)
     group = torch.tensor(counts.shape[1] * data.label + attribute, device=run.device)
-    sampler = phase.sampler(
-        data.label,
-        attribute,
-        batch_per_class=config.batch_per_class,
-        steps=config.steps,
-        seed=config.seed + state.phase,
-    )
+    sampler = batches_of(phase, data, config, seed=config.seed + state.phase)
     losses = _Losses()
     for step in range(state.step, config.steps):
         indices = sampler.batch(step)

@@ -28,6 +28,7 @@ from pathopatch.provenance import fingerprint, json_stamp
 from pathopatch.training.augment import mixed_seed
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import Fitted, Progress, fit_arrays
+from pathopatch.training.passing import shares_of
 from pathopatch.training.run import RUN, begin, load_sets, run_stamp, settings_of, write_run
 
 JOURNAL, TRIALS = "trials.journal", "trials.csv"
@@ -173,7 +174,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
     objective = method(config.method, c=config.c, beta=config.beta, eta=config.groupdro_eta)[-1].objective(4)
     pairs: list[tuple[float, float]] = []
     if hasattr(objective, "beta"):
-        shares = gerne.alpha(train.label, train.attribute)
+        shares = shares_of(train, config)
         for c in search.c_values:
             low, high = gerne.beta_bounds(shares, c)
             betas = [s / c - 1 for s in search.s_values]
