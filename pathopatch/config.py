@@ -171,6 +171,18 @@ class GroupsConfig(Config):
         return self
 
 
+class SplitsConfig(Config):
+    """How often the cohort is divided; the seed is that of the groups."""
+
+    folds: int = Field(default=1, ge=1)  # 1: one split, the manifest's or drawn; from 3 on: cross-validation by patient
+
+    @model_validator(mode="after")
+    def _some_train(self) -> SplitsConfig:
+        if self.folds == 2:
+            raise ValueError("of two folds one tests and one validates: none is left to train on; use three or more")
+        return self
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -292,6 +304,13 @@ class StudyConfig(Config):
     # What the methods are trained by: each threshold of [groups], its bins if it has any, and, where a method has
     # such a form, the rank of the tissue fraction, selected at each threshold.
     attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
+    splits: SplitsConfig = SplitsConfig()
+
+    @model_validator(mode="after")
+    def _a_fold_predicts_what_it_tests(self) -> StudyConfig:
+        if self.splits.folds > 1 and self.predict_split not in ("test", "none"):
+            raise ValueError("with folds each slide is predicted by a model that has not seen its patient, or none is")
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -34,12 +34,15 @@ def groups(
     split_seed: Annotated[
         int, typer.Option(help="Seed of the split by patient where the manifest leaves it open.")
     ] = 0,
+    folds: Annotated[
+        int, typer.Option(min=1, help="Cross-validation: a work folder folds/K each, by patient; from 3 on.")
+    ] = 1,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Form the (label, tissue) groups at each threshold and print the counts."""
     from pathopatch import pipeline
-    from pathopatch.config import GroupsConfig
+    from pathopatch.config import GroupsConfig, SplitsConfig, parse
 
     config = with_options(
         GroupsConfig(),
@@ -48,7 +51,7 @@ def groups(
         min_tissue=min_tissue,
         split_seed=split_seed,
     )
-    pipeline.groups(work, config, force=force)
+    pipeline.groups(work, config, folds=parse(SplitsConfig, {"folds": folds}, place="command line").folds, force=force)
     if not quiet:
         print(pipeline.audit_text(work))
 

@@ -12,6 +12,7 @@ import zarr
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
+from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.files import inside, read_json
 from pathopatch.groups import Naming, bins_of, naming_of
 from pathopatch.patches.store import store_stamp
@@ -50,6 +51,8 @@ class Study:
         What each artefact was made of.
     sweeps : mapping of str to DataFrame
         Each evaluated run over all tissue thresholds, on the split that the comparison is of.
+    folds : DataFrame or None
+        ``folds.csv`` of a cross-validation.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Study:
     stores: Mapping[str, Path]
     stamps: Mapping[str, Stamp]
     sweeps: Mapping[str, pd.DataFrame]
+    folds: pd.DataFrame | None
 
     @property
     def naming(self) -> Naming:
@@ -126,6 +130,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
         stamps=stamps,
+        folds=pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if (work / FOLDS_FILE).is_file() else None,
         sweeps={run: found for run in runs if len(found := sweep_of(work, run, split))},
     )
 

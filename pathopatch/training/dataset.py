@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputMissingError, NonFiniteError
-from pathopatch.files import inside
+from pathopatch.files import inside, tiled_in
 from pathopatch.groups import bins_column
 from pathopatch.patches.store import PatchStore
 from pathopatch.training.source import Source, common_source
@@ -75,7 +75,7 @@ def load_patches(
     Parameters
     ----------
     work : Path
-        Work folder with ``slides/<slide_id>.zarr``.
+        Work folder with ``slides/<slide_id>.zarr``, or that of one fold.
     groups : DataFrame
         The groups table, or some rows of it.
     input_px : int
@@ -107,7 +107,7 @@ def load_patches(
     """
     rows, attribute = _wanted(groups, splits, threshold, bins)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
-    stores = [PatchStore(inside(work, "slides", f"{name}.zarr")) for name in slide_ids]
+    stores = [PatchStore(inside(tiled_in(work), "slides", f"{name}.zarr")) for name in slide_ids]
     row = _store_rows(stores, slide, rows["patch_id"].to_numpy(dtype=str))
     stored = StoredPatches(stores, slide.astype(np.int64), row, input_px=input_px)
     source = common_source(stores)

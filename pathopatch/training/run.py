@@ -17,7 +17,7 @@ import torch
 from pathopatch import files, provenance
 from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.files import inside, read_json, write_bytes, write_json
+from pathopatch.files import inside, read_json, tiled_in, write_bytes, write_json
 from pathopatch.groups.bins import Bins, used_bins
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
@@ -103,7 +103,7 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
     read = used[["patch_id", "split", "label", *dict.fromkeys(names)]]
     content = fingerprint({column: read[column].tolist() for column in read.columns})
     tables = {
-        slide: provenance.fingerprint_file(inside(work, "patches", f"{slide}.parquet"))
+        slide: provenance.fingerprint_file(inside(tiled_in(work), "patches", f"{slide}.parquet"))
         for slide in sorted(set(used["slide_id"]))
     }
     return Stamp(stage=stage, config=fingerprint(settings), inputs={"groups": content, "patches": fingerprint(tables)})
