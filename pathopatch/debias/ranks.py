@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pathopatch.debias import gerne
-from pathopatch.debias.samplers import BatchSampler, ClassStream, Indices, _check_sizes
+from pathopatch.debias.samplers import BatchSampler, ClassStream, Indices, check_sizes
 from pathopatch.errors import InputUnsupportedError
 
 _TIES, _ROUND, _SHIFT = 3, 4, 5  # what a generator is for: part of its seed, beside those of `samplers` and `quota`
@@ -139,7 +139,7 @@ class RankBalancedBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
     ) -> None:
-        _check_sizes(batch_per_class, steps, seed)
+        check_sizes(batch_per_class, steps, seed)
         stream = RankStream(label, attribute, c=1.0, per_class=batch_per_class, seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=batch_per_class, steps=steps, seed=seed)
 
@@ -180,13 +180,42 @@ class RankGerneBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, c: float, steps: int, seed: int
     ) -> None:
-        _check_sizes(batch_per_class, steps, seed)
+        check_sizes(batch_per_class, steps, seed)
         gerne.check_c(c)
         counts = _class_counts(label)
         cells = [[np.flatnonzero(np.asarray(label) == number).astype(np.int64)] for number in range(len(counts))]
         natural = ClassStream(cells, counts.tolist(), seed=seed, stream=_BIASED)
         flat = RankStream(label, attribute, c=c, per_class=batch_per_class, seed=seed, stream=_LESS_BIASED)
         super().__init__([natural, flat], per_class=batch_per_class, steps=steps, seed=seed)
+
+
+def rank_gerne_sampler(
+    label: npt.ArrayLike,
+    attribute: npt.ArrayLike,
+    *,
+    c: float,
+    beta: float,
+    batch_per_class: int,
+    steps: int,
+    seed: int,
+) -> RankGerneBatchSampler:
+    """Return GERNE's batches by rank, half of ``batch_per_class`` in each half; beta must suit the data.
+
+    Its bounds are those of `BOUND_BINS` bins of equal pooled counts.
+    """
+    half = half_of(batch_per_class)
+    batches = RankGerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
+    gerne.check_beta(rank_alpha(label, attribute), c, beta)
+    return batches
+
+
+def half_of(batch_per_class: int) -> int:
+    """Return half of the samples of a class, of which there must be an even number."""
+    if batch_per_class % 2:
+        raise InputUnsupportedError(
+            f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
+        )
+    return batch_per_class // 2
 
 
 class RankStream:

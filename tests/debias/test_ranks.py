@@ -128,10 +128,10 @@ def test_the_first_half_of_gerne_is_as_the_data_and_the_second_is_flat_to_the_pa
         np.testing.assert_allclose(mixed, due, atol=2e-3)
 
 
-def test_only_resample_and_gerne_draw_by_rank_and_a_beta_beyond_its_bounds_is_refused():
+def test_resample_and_gerne_draw_by_rank_and_a_beta_beyond_its_bounds_is_refused():
     from pathopatch.config import RANK_METHODS
 
-    assert tuple(name for name in NAMES if method(name)[0].rank_sampler) == RANK_METHODS
+    assert tuple(name for name in NAMES if all(phase.rank_sampler for phase in method(name))) == RANK_METHODS
     label, value = skewed()
     _, high = gerne.beta_bounds(rank_alpha(label, value), 0.5)
     sizes = {"batch_per_class": 4, "steps": 2, "seed": 0}
