@@ -7,6 +7,7 @@ are paired: both runs are judged on the same patches, and an interval resamples 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def compare(
     -------
     DataFrame
         run, method, seed, steps, batch_per_class, trained_threshold (NaN of a run trained on bins), trained_attribute
-        (``0.25``, ``bins 0.3,0.5``, ``rank``), threshold (NaN of bins), attribute (by which it is judged, the same
-        words), split, n, patients, smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low``
+        (``0.25``, ``bins 0.3,0.5``, ``rank, selected at 0.25``), threshold (NaN of bins), attribute (by which it is
+        judged, the same words), split, n, patients, smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low``
         and ``_high``; biased_average, wga_at_zero, wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and
         ``_high``), ``n_g``, ``patients_g``; reference (the ERM run), ``gain_wga`` and ``gain_g`` with ``_low``
         and ``_high``; sweep, in words how WGA and its gain behave over all tissue thresholds. NaN where something is
@@ -233,17 +234,29 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     raw = read_json(path) if path.is_file() else {}
     raw = raw.get("config", raw)
     bins = raw.get("bins", ())
-    told = f"{BINS} {bins_text(bins)}" if bins else f"{raw['threshold']:g}" if "threshold" in raw else ""
-    if raw.get("attribute", "groups") == "rank":
-        told = "rank"
     return {
         "method": str(raw.get("method", name)),
         "seed": int(raw.get("seed", 0)),
         "steps": raw.get("steps", float("nan")),
         "batch_per_class": raw.get("batch_per_class", float("nan")),
         "trained_threshold": float("nan") if bins else raw.get("threshold", float("nan")),
-        "trained_attribute": told,
+        "trained_attribute": trained_text(raw),
     }
+
+
+def trained_text(config: Mapping[str, Any]) -> str:
+    """Return what a run draws by, and is selected at where that is something else; empty where that is not known.
+
+    Parameters
+    ----------
+    config : mapping
+        As ``config.json`` has it.
+    """
+    bins, selected = config.get("bins", ()), config.get("select_at")
+    told = f"{BINS} {bins_text(bins)}" if bins else f"{config['threshold']:g}" if "threshold" in config else ""
+    if config.get("attribute", "groups") == "rank":
+        told, selected = "rank", selected or config["threshold"]
+    return told if selected is None else f"{told}, selected at {selected:g}"
 
 
 def _columns(name: str, content: dict[str, Any], key: str) -> dict[str, float]:

@@ -34,7 +34,12 @@ def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]])
             histories = panels.get((threshold, method), ())
             for axes in (upper, lower):
                 axes.set_visible(bool(histories))
-            _accuracies(upper, f"{method}, threshold {threshold}", histories, is_first=column == 0)
+            _accuracies(
+                upper,
+                f"{method}, {'threshold ' if threshold[:1].isdigit() else ''}{threshold}",
+                histories,
+                is_first=column == 0,
+            )
             _losses(lower, histories, is_first=column == 0)
     return png(figure)
 

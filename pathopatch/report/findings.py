@@ -49,7 +49,7 @@ def rows_by_bins(study: Study, cuts: Sequence[float]) -> pd.DataFrame:
         return pd.DataFrame()
     name = f"{BINS} {bins_text(cuts)}"
     rows = study.comparison[study.comparison["attribute"] == name]
-    own = rows[rows["trained_attribute"] == name]
+    own = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == name]
     return in_order(rows if own.empty else own)
 
 

@@ -98,8 +98,8 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
         _panel(axes, lines, colors)
         for cut in _cuts(trained):
             axes.axvline(cut, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
-        told = trained if trained.startswith(BINS) else f"threshold {trained}" if _cuts(trained) else trained
-        dress(axes, title=f"trained at {told}", x="tissue threshold of the evaluation",
+        told = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
+        dress(axes, title=f"trained {told}", x="tissue threshold of the evaluation",
               y="" if place % _COLUMNS else "worst-group accuracy")  # fmt: skip
         axes.set_xlim(SWEEP[0] - _HALF_STEP, SWEEP[-1] + _HALF_STEP)
         axes.set_ylim(-0.02, 1.02)
@@ -129,7 +129,7 @@ def _panel(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors: Mapp
 def _cuts(trained: str) -> list[float]:
     """Return the thresholds that a training attribute's name states."""
     try:
-        return [float(cut) for cut in trained.removeprefix(f"{BINS} ").split(",")]
+        return [float(cut) for cut in trained.removeprefix(f"{BINS} ").split(", ")[0].split(",")]
     except ValueError:
         return []
 

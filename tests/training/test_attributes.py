@@ -101,7 +101,9 @@ def test_a_run_trains_tunes_and_is_judged_at_every_threshold_and_by_the_bins(tmp
         for a in (0, 1, 2):
             assert by_bins[f"n_{3 * y + a}"] == ((test["label"] == y) & (test["bin@0.3,0.6"] == a)).sum()
     assert by_bins["wga"] == min(by_bins[f"accuracy_{g}"] for g in range(6))
-    assert set(mine["trained_attribute"]) == {"bins 0.3,0.6" if "bins" in settings else "rank"}
+    selected = ", selected at 0.5" if "select_at" in settings else ""
+    told = f"bins 0.3,0.6{selected}" if "bins" in settings else "rank, selected at 0.25"
+    assert set(mine["trained_attribute"]) == {told}
     settings_kept = read_json(run / "model" / "model.json")["parameters"]
     assert settings_kept["attribute"] == settings.get("attribute", "groups")
 
