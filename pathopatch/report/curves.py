@@ -36,7 +36,8 @@ def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]])
                 axes.set_visible(bool(histories))
             _accuracies(
                 upper,
-                f"{method}, {'threshold ' if threshold[:1].isdigit() else ''}{threshold}",
+                told = f"threshold {threshold}" if threshold[:1].isdigit() else threshold
+                f"{method}, {told}",
                 histories,
                 is_first=column == 0,
             )
