@@ -29,6 +29,8 @@ MethodName = Literal[
     "dfr",
     "gerne-auto",
 ]
+RANK_METHODS = ("resample", "gerne", "gerne-auto")
+"""Methods with a form that draws by the rank of the tissue fraction."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")
 
@@ -189,6 +191,18 @@ class GroupsConfig(Config):
         return self
 
 
+class SplitsConfig(Config):
+    """How often the cohort is divided; the seed is that of the groups."""
+
+    folds: int = Field(default=1, ge=1)  # 1: one split, the manifest's or drawn; from 3 on: cross-validation by patient
+
+    @model_validator(mode="after")
+    def _some_train(self) -> SplitsConfig:
+        if self.folds == 2:
+            raise ValueError("of two folds one tests and one validates: none is left to train on; use three or more")
+        return self
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -229,6 +243,20 @@ class TrainConfig(Config):
     dfr_lr_scale: float = Field(default=10.0, gt=0)  # of the last layer alone, for adamw; with sgd rather 1
     # the decision threshold of tune_threshold finds this share of tumour on validation; None: it has the highest WGA
     sensitivity: float | None = Field(default=None, gt=0, le=1)
+    # What is drawn by, and what selects. By default both are the groups at `threshold`.
+    attribute: Literal["groups", "rank"] = "groups"  # rank: of the tissue fraction; selected at `threshold`
+    bins: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()  # an attribute of several bins in place of `threshold`
+    least_per_bin: int = Field(default=10, ge=0)  # patches of each label in train and val; below it a bin joins its
+    # neighbour: a cell of fewer is learnt by heart, and its accuracy on validation is known to 16 points only
+    select_at: Annotated[float, Field(gt=0, lt=1)] | None = None  # select by WGA at this threshold; None: as drawn
+
+    @model_validator(mode="after")
+    def _one_attribute(self) -> TrainConfig:
+        if list(self.bins) != sorted(set(self.bins)):
+            raise ValueError("bins must rise")
+        if self.bins and self.attribute == "rank":
+            raise ValueError("give bins or attribute = 'rank', not both")
+        return self
 
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
@@ -242,7 +270,15 @@ class TrainConfig(Config):
     def run_name(self) -> str:
         """Folder name of this run under ``runs/``."""
         tail = f"-{self.name}" if self.name else ""
-        return f"{self.method}-t{self.threshold:g}-s{self.seed}{tail}"
+        return f"{self.method}-{self._drawn_by}-s{self.seed}{tail}"
+
+    @property
+    def _drawn_by(self) -> str:
+        """``t0.25``; of bins ``b0.3_0.5``, by rank ``r0.25``; then ``-at0.5`` where that selects."""
+        selected = "" if self.select_at is None else f"-at{self.select_at:g}"
+        if self.bins:
+            return "b" + "_".join(f"{cut:g}" for cut in self.bins) + selected
+        return f"{'r' if self.attribute == 'rank' else 't'}{self.threshold:g}{selected}"
 
 
 class TuneConfig(Config):
@@ -271,6 +307,7 @@ class EvaluateConfig(Config):
 
     bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
     seed: int = 0
+    least_per_group: int = Field(default=25, ge=1)  # in a sweep; the standard error of a smaller group tops 10 points
 
 
 class PredictConfig(Config):
@@ -308,6 +345,16 @@ class StudyConfig(Config):
     predict: PredictConfig = PredictConfig()
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
     jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
+    # What the methods are trained by: each threshold of [groups], its bins if it has any, and, where a method has
+    # such a form, the rank of the tissue fraction, selected at each threshold.
+    attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
+    splits: SplitsConfig = SplitsConfig()
+
+    @model_validator(mode="after")
+    def _a_fold_predicts_what_it_tests(self) -> StudyConfig:
+        if self.splits.folds > 1 and self.predict_split not in ("test", "none"):
+            raise ValueError("with folds each slide is predicted by a model that has not seen its patient, or none is")
+        return self
 
     @model_validator(mode="before")
     @classmethod

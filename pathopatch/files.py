@@ -164,6 +164,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+FOLDS = "folds"
+
+
+def fold_folder(work: Path, number: int) -> Path:
+    """Return the work folder of one fold of a cross-validation, ``WORK/folds/<k>``."""
+    return inside(work, FOLDS, str(number))
+
+
+def tiled_in(work: Path) -> Path:
+    """Return the folder in which slides and patches lie: the work folder, or of a fold's that of the whole cohort."""
+    is_fold = work.parent.name == FOLDS and not (work / "slides").exists()
+    return work.parent.parent if is_fold else work
+
+
 def inside(folder: Path, *parts: str) -> Path:
     """Return a path below a work folder, refusing one that a symbolic link leads outside.
 

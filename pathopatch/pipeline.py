@@ -24,8 +24,8 @@ from pathopatch.cohort import (
     write_slides,
 )
 from pathopatch.config import (
+    RANK_METHODS,
     EvaluateConfig,
-    GroupsConfig,
     PredictConfig,
     ReadyConfig,
     StudyConfig,
@@ -36,11 +36,12 @@ from pathopatch.config import (
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
-from pathopatch.provenance import Stamp
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pathopatch.config import GroupsConfig
 
 __all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
 
@@ -191,43 +192,11 @@ def _counter(what: str, total: int, progress: Progress | None) -> Any:
 # --- groups --------------------------------------------------------------------------------------------------------
 
 
-def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataFrame:
-    """Join the patch tables of all finished slides, split them by patient, form the groups; write table and audit.
+def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = False) -> pd.DataFrame:
+    """Say which split, group and, in a cross-validation, fold each patch is in; see `pathopatch.grouping.groups`."""
+    from pathopatch.grouping import groups as formed
 
-    Raises
-    ------
-    InputMissingError
-        No slide was tiled yet.
-    StaleArtefactError
-        The slides are not cut alike, or the groups were formed otherwise and `force` is off.
-    """
-    import pandas as pd
-
-    from pathopatch.groups import assign_groups, assign_splits, audit, given_splits
-    from pathopatch.patches import is_tiled, require_one_geometry
-
-    slides = provenance.read_table(work / "slides.parquet")
-    done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]
-    if not done:
-        raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
-    require_one_geometry(work, done)
-    paths = {slide: work / "patches" / f"{slide}.parquet" for slide in done}
-    inputs = {slide: provenance.fingerprint_file(path) for slide, path in paths.items()}
-    inputs["slides.parquet"] = provenance.fingerprint_file(work / "slides.parquet")
-    stamp = Stamp(stage="groups", config=provenance.fingerprint(config), inputs=inputs)
-    path = work / "groups.parquet"
-    audit_is_current = provenance.json_stamp(work / "groups" / "audit.json") == stamp
-    if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
-        return provenance.read_table(path)
-    patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
-    split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
-    patches = patches.assign(split=patches["patient_id"].map(split))
-    table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
-    provenance.write_table(path, table, stamp)
-    found = {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue, **audit(table, config.thresholds)}
-    found["left_out"] = sorted(set(slides["slide_id"]) - set(done))
-    files.write_json(work / "groups" / "audit.json", found)
-    return table
+    return formed(work, config, folds=folds, force=force)
 
 
 def audit_text(work: Path) -> str:
@@ -243,10 +212,11 @@ def audit_text(work: Path) -> str:
 
 
 def train(work: Path, config: TrainConfig, *, force: bool = False, progress: Progress | None = None) -> Path:
-    """Train one run; return its folder ``runs/<name>``."""
-    from pathopatch.training import train_one
+    """Train one run; return its folder ``runs/<name>``, or with folds, in each of which it is trained, ``folds``."""
+    from pathopatch.training import train_many
 
-    return train_one(work, config, force=force, progress=progress)
+    made = [train_many(each, [config], None, force=force, progress=progress) for each in parts(work)]
+    return made[0][0] if len(made) == 1 else work / files.FOLDS
 
 
 def tune(
@@ -258,10 +228,18 @@ def tune(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Search a method's settings by validation and keep the winner; return its folder ``runs/<name>``."""
-    from pathopatch.training import train_one
+    """Search a method's settings by validation and keep the winner; return what `train` returns."""
+    from pathopatch.training import train_many
 
-    return train_one(work, config, search, workers=workers, force=force, progress=progress)
+    made = [train_one(each, config, search, workers=workers, force=force, progress=progress) for each in parts(work)]
+    return made[0] if len(made) == 1 else work / files.FOLDS
+
+
+def parts(work: Path) -> list[Path]:
+    """Return the work folders in which runs are trained: those of the folds, or the work folder itself."""
+    from pathopatch.evaluation import fold_folders
+
+    return fold_folders(work) or [work]
 
 
 def evaluate(
@@ -275,20 +253,31 @@ def evaluate(
 ) -> pd.DataFrame:
     """Judge runs on every group (all finished runs by default) and write the comparison; return it.
 
+    With folds, the runs of each, and then their test predictions pooled.
+
     Raises
     ------
     InputMissingError
         There is no finished run.
     """
-    from pathopatch.evaluation import compare, evaluate_run
+    from pathopatch.evaluation import compare, evaluate_run, fold_folders, pool_run, write_fold_tables
 
-    names = list(runs) if runs else finished_runs(work)
-    if not names:
-        raise InputMissingError("no finished run", place=str(work / "runs"), remedy="run pathopatch train first")
-    for number, name in enumerate(names, 1):
-        evaluate_run(work, name, config=config or EvaluateConfig(), device=device, force=force)
-        if progress:
-            progress("evaluate", number, len(names), name)
+    folds, pooled = fold_folders(work), set()
+    for part in folds or [work]:
+        names = list(runs) if runs else finished_runs(part)
+        if not names:
+            raise InputMissingError("no finished run", place=str(part / "runs"), remedy="run pathopatch train first")
+        for number, name in enumerate(names, 1):
+            evaluate_run(part, name, config=config or EvaluateConfig(), device=device, force=force)
+            if progress:
+                progress(f"evaluate {part.name}" if folds else "evaluate", number, len(names), name)
+        pooled |= set(names)
+        compared = compare(part, config=config)
+    if not folds:
+        return compared
+    for name in sorted(pooled):
+        pool_run(work, name, config=config, force=force)
+    write_fold_tables(work, sorted(pooled))
     return compare(work, config=config)
 
 
@@ -366,8 +355,9 @@ def run_study(
     work = study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, workers=workers, force=force, progress=progress)
-    groups(work, study.groups, force=force)
-    train_many(work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+    groups(work, study.groups, folds=study.splits.folds, force=force)
+    for part in parts(work):
+        train_many(part, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none":
         outcomes += predict_split(study, workers=workers, force=force, progress=progress)
@@ -386,29 +376,40 @@ def tile_study(
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
-    """Return the training configuration of each method, threshold and seed of a study."""
+    """Return the training configuration of each method, attribute (thresholds, bins, rank) and seed of a study."""
     threads = 1 if study.jobs > 1 else study.train.threads
+    taus = [{"threshold": tau} for tau in study.groups.thresholds]
+    by: dict[str, list[dict[str, Any]]] = {
+        "thresholds": taus,
+        "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
+        "rank": [{"attribute": "rank", **tau} for tau in taus],
+    }
     return [
-        study.train.model_copy(update={"method": method, "threshold": tau, "seed": seed, "threads": threads})
+        study.train.model_copy(update={"method": method, "seed": seed, "threads": threads, **settings})
         for seed in study.seeds
-        for tau in study.groups.thresholds
+        for kind in study.attributes
+        for settings in by[kind]
         for method in study.methods
+        if kind != "rank" or method in RANK_METHODS
     ]
 
 
 def predict_split(
     study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
 ) -> list[Outcome]:
-    """Predict the slides of the study's `predict_split` with the run that validation prefers."""
+    """Predict the slides of the study's `predict_split` with the run that validation prefers, fold by fold."""
     from pathopatch.evaluation import preferred_run
 
     assert study.manifest is not None
-    table = provenance.read_table(study.work / "groups.parquet")
-    wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
-    ids = set(wanted["slide_id"])
-    cohort = [row for row in included(read_manifest(study.manifest)) if row.slide_id in ids]
-    runs = study_runs(study)
+    rows, runs = included(read_manifest(study.manifest)), study_runs(study)
     is_choice = len(runs) > 1  # a single run needs no validation to be preferred
-    run = preferred_run(study.work, threshold=study.groups.thresholds[0]) if is_choice else runs[0].run_name
-    model = study.work / "runs" / run / "model"
-    return predict(cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress)
+    outcomes: list[Outcome] = []
+    for part in parts(study.work):
+        table = provenance.read_table(part / "groups.parquet")
+        wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
+        ids = set(wanted["slide_id"])
+        cohort = [row for row in rows if row.slide_id in ids]
+        run = preferred_run(part, threshold=study.groups.thresholds[0]) if is_choice else runs[0].run_name
+        model = part / "runs" / run / "model"
+        outcomes += predict(cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress)
+    return outcomes

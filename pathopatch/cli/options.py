@@ -30,7 +30,18 @@ Method = Annotated[
         help="erm, erm-balanced, reweight, resample, oversample, groupdro, gerne, gerne-unknown, jtt, dfr, gerne-auto."
     ),
 ]
+Bins = Annotated[str, typer.Option(help="Cuts of an attribute of several bins, such as 0.3,0.5.")]
+Rank = Annotated[bool, typer.Option("--rank", help="Draw by the rank of the tissue fraction: resample, gerne.")]
+SelectAt = Annotated[float | None, typer.Option(help="Select by WGA at this threshold. Default: as trained.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
+
+
+def cuts(text: str) -> tuple[float, ...] | None:
+    """Return the numbers of a list such as 0.3,0.5; None if it is empty."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if text else None
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no list of numbers") from error
 
 
 def with_options(config: Config, **values: object) -> Any:

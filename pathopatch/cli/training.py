@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pathopatch.cli.options import Device, Force, Method, Quiet, Threshold, Work, with_options
+from pathopatch.cli.options import (
+    Bins,
+    Device,
+    Force,
+    Method,
+    Quiet,
+    Rank,
+    SelectAt,
+    Threshold,
+    Work,
+    cuts,
+    with_options,
+)
 from pathopatch.cli.output import progress_bars, say
 
 if TYPE_CHECKING:
@@ -17,36 +29,31 @@ if TYPE_CHECKING:
 def groups(
     work: Work,
     threshold: Annotated[list[float] | None, typer.Option(help="Repeat for several.")] = None,
-    bins: Annotated[str, typer.Option(help="Edges of an attribute of several values, such as 0.3,0.5.")] = "",
+    bins: Bins = "",
     min_tissue: Annotated[float, typer.Option(help="Below this share a patch is blank glass.")] = 0.01,
     split_seed: Annotated[
         int, typer.Option(help="Seed of the split by patient where the manifest leaves it open.")
     ] = 0,
+    folds: Annotated[
+        int, typer.Option(min=1, help="Cross-validation: a work folder folds/K each, by patient; from 3 on.")
+    ] = 1,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Form the (label, tissue) groups at each threshold and print the counts."""
     from pathopatch import pipeline
-    from pathopatch.config import GroupsConfig
+    from pathopatch.config import GroupsConfig, SplitsConfig, parse
 
-    edges = tuple(_number(edge) for edge in bins.split(",")) if bins else None
     config = with_options(
         GroupsConfig(),
         thresholds=tuple(threshold) if threshold else None,
-        bins=edges,
+        bins=cuts(bins),
         min_tissue=min_tissue,
         split_seed=split_seed,
     )
-    pipeline.groups(work, config, force=force)
+    pipeline.groups(work, config, folds=parse(SplitsConfig, {"folds": folds}, place="command line").folds, force=force)
     if not quiet:
         print(pipeline.audit_text(work))
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a number") from error
 
 
 def audit(work: Work, quiet: Quiet = False, force: Force = False) -> None:
@@ -60,6 +67,9 @@ def train(
     work: Work,
     method: Method = "gerne",
     threshold: Threshold = 0.25,
+    bins: Bins = "",
+    rank: Rank = False,
+    select_at: SelectAt = None,
     c: Annotated[float | None, typer.Option(help="gerne: how far the less biased batch goes, in (0, 1].")] = None,
     beta: Annotated[float | None, typer.Option(help="gerne: extrapolation, inside the bounds.")] = None,
     s: Annotated[float | None, typer.Option(help="oversample: c (beta + 1) of the shares drawn.")] = None,
@@ -88,6 +98,9 @@ def train(
         _train_settings(config),
         method=method,
         threshold=threshold,
+        bins=cuts(bins),
+        attribute="rank" if rank else None,
+        select_at=select_at,
         c=c,
         beta=beta,
         s=s,
@@ -114,6 +127,9 @@ def tune(
     work: Work,
     method: Method = "gerne",
     threshold: Threshold = 0.25,
+    bins: Bins = "",
+    rank: Rank = False,
+    select_at: SelectAt = None,
     objective: Annotated[str | None, typer.Option(help="What validation selects by: wga or gba. Default: wga.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials, equal for every method. Default: 8.")] = None,
     budget_steps: Annotated[
@@ -148,8 +164,9 @@ def tune(
         base = base.model_copy(update={"budget_steps": None})
     search = with_options(base, objective=objective, trials=trials, budget_steps=budget_steps, prune=prune or None)
     settings = with_options(
-        _train_settings(config), method=method, threshold=threshold, seed=seed, device=device, name=name, steps=steps
-    )
+        _train_settings(config), method=method, threshold=threshold, seed=seed, device=device, name=name, steps=steps,
+        bins=cuts(bins), attribute="rank" if rank else None, select_at=select_at,
+    )  # fmt: skip
     if not quiet:
         from pathopatch.training import search_text
 

@@ -24,6 +24,7 @@ from pathopatch.debias import pseudo
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
 from pathopatch.debias.oversampling import ExtrapolatedBatchSampler, UpweightedBatchSampler, check_upweight
 from pathopatch.debias.phases import Batches, MakeSampler, Phase, steps_in_all
+from pathopatch.debias.ranks import RankBalancedBatchSampler, half_of, rank_gerne_sampler
 from pathopatch.debias.samplers import (
     ClassBalancedBatchSampler,
     GerneBatchSampler,
@@ -159,14 +160,14 @@ def reweight() -> tuple[Phase, ...]:
 def resample() -> tuple[Phase, ...]:
     """Return group-balanced resampling: beta = 0, c = 1 in eq. 8 of arXiv:2503.13236.
 
-    Sampler: `GroupBalancedBatchSampler`. Objective: `Mean`.
+    Sampler: `GroupBalancedBatchSampler`, by rank `RankBalancedBatchSampler`. Objective: `Mean`.
 
     References
     ----------
     Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy", CLeaR 2022, arXiv:2110.14503
     (there RWG).
     """
-    return (Phase(sampler=GroupBalancedBatchSampler, objective=_mean),)
+    return (Phase(sampler=GroupBalancedBatchSampler, objective=_mean, rank_sampler=RankBalancedBatchSampler),)
 
 
 def oversample(*, s: float) -> tuple[Phase, ...]:
@@ -198,7 +199,8 @@ def groupdro(*, eta: float) -> tuple[Phase, ...]:
 def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
     """Return gradient extrapolation with known attributes.
 
-    Sampler: `GerneBatchSampler`, half of the samples in each stream. Objective: `GradientExtrapolation`.
+    Sampler: `GerneBatchSampler`, by rank `RankGerneBatchSampler`, half of the samples in each stream. Objective:
+    `GradientExtrapolation`.
 
     References
     ----------
@@ -206,7 +208,13 @@ def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
     arXiv:2503.13236, Algorithm 1, eq. 5 to 7.
     """
     shares.check_c(c)
-    return (Phase(sampler=partial(_gerne_sampler, c=c, beta=beta), objective=partial(_extrapolation, beta=beta)),)
+    return (
+        Phase(
+            sampler=partial(_gerne_sampler, c=c, beta=beta),
+            objective=partial(_extrapolation, beta=beta),
+            rank_sampler=partial(rank_gerne_sampler, c=c, beta=beta),
+        ),
+    )
 
 
 def gerne_unknown(
@@ -368,11 +376,7 @@ def _gerne_sampler(
     seed: int,
 ) -> GerneBatchSampler:
     """Return GERNE's batches with half of ``batch_per_class`` in each half; beta must suit the data."""
-    if batch_per_class % 2:
-        raise InputUnsupportedError(
-            f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
-        )
-    half = batch_per_class // 2
+    half = half_of(batch_per_class)
     batches = GerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
     counts = shares.cell_counts(label, attribute)
     shares.check_beta(counts / counts.sum(axis=1, keepdims=True), c, beta)

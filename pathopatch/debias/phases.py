@@ -46,6 +46,8 @@ class Phase:
     ----------
     sampler : callable
         ``(label, attribute, *, batch_per_class, steps, seed)`` to an iterable of index lists with ``.batch(step)``.
+    rank_sampler : callable or None
+        The same for a measurement in place of an attribute of few values, if there is such a form.
     objective : callable
         ``counts``, the samples of each cell as ndarray of int64 of shape (K, A), to a module with
         ``forward(loss, group)``; groups are numbered A y + a.
@@ -75,6 +77,7 @@ class Phase:
 
     sampler: MakeSampler
     objective: Callable[[npt.NDArray[np.int64]], nn.Module]
+    rank_sampler: MakeSampler | None = None
     split: Literal["train", "val"] = "train"
     trainable: Literal["all", "head"] = "all"
     starts_anew: bool = False

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +31,19 @@ _BIASED, _LESS_BIASED = 0, 1  # streams: part of the seed too, so that the two h
 Indices = npt.NDArray[np.int64]
 
 
+class Stream(Protocol):
+    """An endless stream of samples of each class."""
+
+    def take(self, start: int, stop: int) -> Indices:
+        """Return the samples at positions [start, stop) of every class."""
+
+
 class BatchSampler:
     """Batches of indices, each the concatenation of one part per stream.
 
     Parameters
     ----------
-    streams : sequence of ClassStream
+    streams : sequence of Stream
         Where the parts come from, in their order in the batch.
     per_class : int
         Samples that each class of each stream gives to a step.
@@ -45,7 +53,7 @@ class BatchSampler:
         Seed of the order within each part, from 0.
     """
 
-    def __init__(self, streams: Sequence[ClassStream], *, per_class: int, steps: int, seed: int) -> None:
+    def __init__(self, streams: Sequence[Stream], *, per_class: int, steps: int, seed: int) -> None:
         self._streams = tuple(streams)
         self._per_class = per_class
         self._steps = steps

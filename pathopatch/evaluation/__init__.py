@@ -5,18 +5,23 @@ folder.
 """
 
 from pathopatch.evaluation.audit import tissue_dependence
-from pathopatch.evaluation.compare import compare, comparison, comparison_table, preferred_run, summarise
+from pathopatch.evaluation.compare import compare, comparison, preferred_run, summarise
+from pathopatch.evaluation.comparison_text import comparison_table
 from pathopatch.evaluation.evaluate import evaluate_run, judge_predictions
 from pathopatch.evaluation.judge import judge
+from pathopatch.evaluation.pooled import fold_folders, pool_run, write_fold_tables
 
 __all__ = [
     "compare",
     "comparison",
     "comparison_table",
     "evaluate_run",
+    "fold_folders",
     "judge",
     "judge_predictions",
+    "pool_run",
     "preferred_run",
     "summarise",
     "tissue_dependence",
+    "write_fold_tables",
 ]

@@ -6,6 +6,8 @@ are paired: both runs are judged on the same patches, and an interval resamples 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,18 @@ from numpy.typing import NDArray
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.evaluation.budget import BUDGET, budget_of, unequal
-from pathopatch.evaluation.judge import N_GROUPS, patient_counts, pooled_accuracy, with_interval
+from pathopatch.evaluation.budget import BUDGET, budget_of
+from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
+from pathopatch.evaluation.judge import patient_counts, pooled_accuracy, with_interval
+from pathopatch.evaluation.sweep import sweep_text
 from pathopatch.files import inside, read_json, write_bytes
-from pathopatch.groups import naming_of
+from pathopatch.groups import group_numbers
+from pathopatch.groups.naming import BINS, bins_text
 from pathopatch.provenance import read_table
 
 ERM_METHODS = ("erm", "erm-balanced")
 _MEASURES = ("wga", "gba", "average", "auroc")
+_TOLD_APART_BY = ("threshold", "attribute", "trained_threshold", "trained_attribute", "method", *BUDGET)
 
 
 def compare(
@@ -32,7 +38,7 @@ def compare(
     split: str | None = None,
     config: EvaluateConfig | None = None,
 ) -> pd.DataFrame:
-    """Return one row per evaluated run and threshold, and write it as ``comparison.csv`` in the work folder.
+    """Return one row per evaluated run and threshold, or set of bins, and write it as ``comparison.csv``.
 
     Parameters
     ----------
@@ -49,12 +55,14 @@ def compare(
     Returns
     -------
     DataFrame
-        run, method, seed, steps, batch_per_class, trials, search_steps, search (see `budget_of`),
-        trained_threshold, threshold, split, n, patients,
-        smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``;
-        biased_average, wga_at_zero, wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and
+        run, method, seed, steps, batch_per_class, trials, search_steps, search (see `budget_of`), trained_threshold (NaN
+        of a run trained on bins), trained_attribute (``0.25``, ``bins 0.3,0.5``, ``rank, selected at 0.25``), threshold
+        (NaN of bins), attribute (by which it is judged, the same words), split, n, patients, smallest_group_n,
+        decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``; biased_average, wga_at_zero,
+        wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and
         ``_high``), ``n_g``, ``patients_g``; reference (the ERM run), ``gain_wga`` and ``gain_g`` with ``_low``
-        and ``_high``. NaN where something is missing.
+        and ``_high``; sweep, in words how WGA and its gain behave over all tissue thresholds. NaN where something is
+        missing.
 
     Raises
     ------
@@ -103,7 +111,31 @@ def comparison(
     predictions = {name: _predictions(work, name, rows[0]["split"]) for name in table["run"].unique()}
     gains = [_gains(row, table, predictions, patient, config) for _, row in table.iterrows()]
     table = pd.concat([table, pd.DataFrame(gains, index=table.index)], axis=1)
+    swept = {name: sweep_of(work, name, rows[0]["split"]) for name in table["run"].unique()}
+    table["sweep"] = [
+        sweep_text(swept[run], swept.get(other) if other != run else None) if len(swept[run]) else ""
+        for run, other in zip(table["run"], table["reference"], strict=True)
+    ]
     return table.sort_values(["threshold", "method", "seed", "run"], kind="stable", ignore_index=True)
+
+
+def sweep_of(work: Path, name: str, split: str) -> pd.DataFrame:
+    """Return one run's sweep over tissue thresholds on a split; without rows where there is none.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    name : str
+        Run.
+    split : str
+        Split.
+    """
+    path = inside(work, "runs", name, "evaluation", SWEEP_FILE)
+    if not path.is_file():
+        return pd.DataFrame()
+    table = pd.read_csv(path, keep_default_na=True, dtype={"split": str, "note": str})
+    return table[table["split"] == split].drop(columns="split").reset_index(drop=True)
 
 
 def evaluated_runs(work: Path) -> list[str]:
@@ -128,10 +160,11 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        threshold, trained_threshold, method, steps, batch_per_class, search, runs (seeds); and for wga, gba, average,
-        auroc and gain_wga the ``_mean`` and the ``_sd`` (of the sample, n - 1; NaN with one run).
+        threshold, attribute, trained_threshold, trained_attribute, method, steps, batch_per_class, search, runs
+        (seeds); and for wga, gba, average, auroc and gain_wga the ``_mean`` and the ``_sd`` (of the sample, n - 1; NaN
+        with one run).
     """
-    keys = ["threshold", "trained_threshold", "method", *BUDGET]
+    keys = [name for name in _TOLD_APART_BY if name in table]
     names = [*_MEASURES, "gain_wga"]
     grouped = table.groupby(keys, sort=True, dropna=False)
     parts: list[pd.Series[Any]] = [grouped["seed"].nunique().rename("runs")]
@@ -168,64 +201,6 @@ def preferred_run(work: Path, *, threshold: float) -> str:
     return str(min(rows, key=lambda row: (-row["wga_val"], -row["gba_val"], row["run"]))["run"])
 
 
-def comparison_table(work: Path) -> str:
-    """Return ``comparison.csv`` in short, as a text table for a terminal.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder in which `compare` has been run.
-
-    Raises
-    ------
-    InputMissingError
-        There is no comparison, or no groups.
-    """
-    path = work / "comparison.csv"
-    if not path.is_file():
-        raise InputMissingError("no comparison.csv", place=str(work), remedy="run `pathopatch evaluate` first")
-    table = pd.read_csv(path, keep_default_na=True, dtype={"run": str, "method": str, "reference": str, "search": str})
-    naming = naming_of(read_table(work / "groups.parquet"))
-    if naming.is_own:  # all thresholds give the same groups
-        table = table[table["threshold"] == table["threshold"].min()]
-    lines = [
-        f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
-        f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
-        f"{'groups 0 to 3':<24} {'WGA gain':>8} {'trials':>6} {'steps':>7}",
-    ]
-    for threshold, part in table.groupby("threshold", sort=True):
-        tau = "own" if naming.is_own else f"{threshold:g}"
-        lines += [_text_row(f"{tau:<5}", row) for _, row in part.iterrows()]
-        lines.append("")
-    meaning = "own, the patches' own attribute" if naming.is_own else "tissue threshold"
-    named = "; ".join(f"{number} {name}" for number, name in enumerate(naming.names))
-    said = unequal(table["search"].fillna("").tolist(), table["reference"].fillna("").tolist())
-    lines.append(f"Trials and steps: all that the search of a run took. {said}".rstrip())
-    lines.append(f"tau: {meaning}. Groups: {named}.")
-    return "\n".join(lines)
-
-
-def _text_row(tau: str, row: pd.Series[Any]) -> str:
-    """Return one run's line of the text table."""
-
-    def percent(name: str) -> str:
-        return f"{100 * row[name]:.1f}" if np.isfinite(row[name]) else "-"
-
-    interval = f"{percent('wga')} [{percent('wga_low')}, {percent('wga_high')}]"
-    accuracies = " ".join(f"{percent(f'accuracy_{number}'):>5}" for number in range(N_GROUPS))
-    gain = f"{100 * row['gain_wga']:+.1f}" if np.isfinite(row["gain_wga"]) else "-"
-    area = f"{row['auroc']:.3f}" if np.isfinite(row["auroc"]) else "-"
-    return (
-        f"  {tau}{row['run']:<26} {interval:<22} {percent('gba'):>5} {percent('average'):>5} {area:>6}  "
-        f"{accuracies:<24} {gain:>8} {_count(row['trials']):>6} {_count(row['search_steps']):>7}"
-    )
-
-
-def _count(value: float) -> str:
-    """Return a whole number as text; a dash where it is not known."""
-    return f"{value:.0f}" if np.isfinite(value) else "-"
-
-
 def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
     """Return one row per threshold of one run; none if it was not evaluated on that split."""
     numbers = read_json(inside(work, "runs", name, "evaluation", "metrics.json"))
@@ -234,9 +209,11 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
         return []
     about = _about(work, name)
     rows = []
-    for threshold, judged in content["thresholds"].items():
-        val = numbers["splits"].get("val", {}).get("thresholds", {}).get(threshold)
-        row: dict[str, Any] = {"run": name, **about, "threshold": float(threshold), "split": split}
+    on_val = by_attribute(numbers["splits"].get("val", {"thresholds": {}}))
+    for text, judged in by_attribute(content).items():
+        val = on_val.get(text)
+        cut = float("nan") if text.startswith(BINS) else float(text)
+        row: dict[str, Any] = {"run": name, **about, "threshold": cut, "attribute": text, "split": split}
         row |= {key: judged[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")}
         for measure in _MEASURES:
             row |= _columns(measure, judged[measure], "value")
@@ -257,12 +234,29 @@ def _about(work: Path, name: str) -> dict[str, Any]:
     path = inside(work, "runs", name, "config.json")
     raw = read_json(path) if path.is_file() else {}
     raw = raw.get("config", raw)
+    bins = raw.get("bins", ())
     return {
         "method": str(raw.get("method", name)),
         "seed": int(raw.get("seed", 0)),
         **budget_of(work, name, raw),
-        "trained_threshold": raw.get("threshold", float("nan")),
+        "trained_threshold": float("nan") if bins else raw.get("threshold", float("nan")),
+        "trained_attribute": trained_text(raw),
     }
+
+
+def trained_text(config: Mapping[str, Any]) -> str:
+    """Return what a run draws by, and is selected at where that is something else; empty where that is not known.
+
+    Parameters
+    ----------
+    config : mapping
+        As ``config.json`` has it.
+    """
+    bins, selected = config.get("bins", ()), config.get("select_at")
+    told = f"{BINS} {bins_text(bins)}" if bins else f"{config['threshold']:g}" if "threshold" in config else ""
+    if config.get("attribute", "groups") == "rank":
+        told, selected = "rank", selected or config["threshold"]
+    return told if selected is None else f"{told}, selected at {selected:g}"
 
 
 def _columns(name: str, content: dict[str, Any], key: str) -> dict[str, float]:
@@ -283,12 +277,12 @@ def _reference(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     """Return the ERM run that a row is held against; empty if there is none.
 
     Only a run of as many steps and samples a step, and of the same search, will do. The same seed and training
-    threshold come first, then the higher validation WGA at the row's threshold, then GBA.
+    attribute come first, then the higher validation WGA by the row's attribute, then GBA.
     """
-    erm = table[table["method"].isin(ERM_METHODS) & (table["threshold"] == row["threshold"])]
+    erm = table[table["method"].isin(ERM_METHODS) & (table["attribute"] == row["attribute"])]
     for key in BUDGET:
         erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
-    for key in ("seed", "trained_threshold"):
+    for key in ("seed", "trained_attribute"):
         same = erm[erm[key] == row[key]]
         erm = erm if same.empty else same
     if erm.empty:
@@ -311,20 +305,29 @@ def _gains(
     config: EvaluateConfig,
 ) -> dict[str, float]:
     """Return what a run gained on WGA and on each group against its reference, over the patches both have."""
-    empty = {f"gain_{name}{end}": float("nan") for name in ("wga", *range(N_GROUPS)) for end in ("", "_low", "_high")}
+    n_groups = n_groups_of(row)
+    names = ("wga", *range(n_groups))
+    empty = {f"gain_{name}{end}": float("nan") for name in names for end in ("", "_low", "_high")}
     if row["reference"] == "":
         return empty
     mine = predictions[row["run"]]
     theirs = predictions[row["reference"]].reindex(mine.index).dropna(subset=["logit"])
     mine = mine.loc[theirs.index]
-    other = table[(table["run"] == row["reference"]) & (table["threshold"] == row["threshold"])].iloc[0]
+    other = table[(table["run"] == row["reference"]) & (table["attribute"] == row["attribute"])].iloc[0]
     label = mine["label"].to_numpy() == 1
     right = (mine["logit"].to_numpy() > row["decision_threshold"]) == label
     reference_right = (theirs["logit"].to_numpy() > other["decision_threshold"]) == label
-    group = mine[f"group@{row['threshold']:g}"].to_numpy(dtype=np.int64)
+    text = str(row["attribute"])
+    column = f"bin@{text.removeprefix(f'{BINS} ')}" if text.startswith(BINS) else f"group@{text}"
+    group = group_numbers(mine, column, n_groups // 2)
     return empty | paired_gains(
-        right, reference_right, group, patient.loc[mine.index].to_numpy(dtype=str), config=config
+        right, reference_right, group, patient.loc[mine.index].to_numpy(dtype=str), n_groups=n_groups, config=config
     )
+
+
+def n_groups_of(row: pd.Series[Any]) -> int:
+    """Return how many groups a comparison's row is judged by: 2 A."""
+    return sum(bool(re.fullmatch(r"n_\d+", str(name))) and bool(pd.notna(row[name])) for name in row.index)
 
 
 def paired_gains(
@@ -333,6 +336,7 @@ def paired_gains(
     group: NDArray[np.int64],
     patient: NDArray[Any],
     *,
+    n_groups: int = 4,
     config: EvaluateConfig,
 ) -> dict[str, float]:
     """Return the gain in WGA and in each group's accuracy over a reference, with paired 95 % intervals.
@@ -342,20 +346,22 @@ def paired_gains(
     right, reference_right : ndarray of bool, shape (N,)
         Whether either model predicted each patch right.
     group : ndarray of int64, shape (N,)
-        2 y + a, from 0 to 3.
+        A y + a, from 0.
     patient : ndarray, shape (N,)
         Patient of each patch: the unit that is resampled.
+    n_groups : int
+        2 A.
     config : EvaluateConfig
         Number of resamplings and their seed.
 
     Returns
     -------
     dict of str to float
-        ``gain_wga``, ``gain_0`` to ``gain_3``, each with ``_low`` and ``_high``; NaN for an empty group, and for
+        ``gain_wga``, ``gain_0`` and so on, each with ``_low`` and ``_high``; NaN for an empty group, and for
         an interval from fewer than two patients.
     """
-    hits, n = patient_counts(right, group, patient)
-    reference_hits, _ = patient_counts(reference_right, group, patient)
+    hits, n = patient_counts(right, group, patient, n_groups=n_groups)
+    reference_hits, _ = patient_counts(reference_right, group, patient, n_groups=n_groups)
 
     def worst(people: NDArray[Any]) -> float:
         mine = pooled_accuracy(hits[people], n[people]).min()
@@ -363,7 +369,7 @@ def paired_gains(
 
     settings = {"resamples": config.bootstrap, "seed": config.seed}
     gains = _columns("gain_wga", with_interval(worst, np.arange(len(n)), **settings), "value")
-    for number in range(N_GROUPS):
+    for number in range(n_groups):
         present = n[:, number] > 0
         difference = (hits - reference_hits)[present, number]
         count = n[present, number]

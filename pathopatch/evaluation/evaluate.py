@@ -1,7 +1,8 @@
 """Answers how good one training run is on labelled patches: reads a run's model and the groups, writes its evaluation.
 
 ``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
-threshold and group) and ``predictions.parquet`` (one row per patch).
+threshold and group), ``sweep.csv`` (one row per split and tissue threshold of a sweep) and ``predictions.parquet`` (one
+row per patch).
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.evaluation.audit import tissue_dependence
 from pathopatch.evaluation.judge import group_shares, judge
+from pathopatch.evaluation.sweep import sweep
 from pathopatch.files import atomic_path, inside, read_json, write_json
+from pathopatch.groups import bins_column, bins_of, group_numbers, naming_of
+from pathopatch.groups.naming import BINS, bins_text
 from pathopatch.models.bundle import PatchClassifier, load_model
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
-from pathopatch.training.dataset import PatchSet, load_patches, refuse_many_values
+from pathopatch.training.dataset import PatchSet, load_patches
 
+SWEEP_FILE = "sweep.csv"
 _BATCH = 256  # patches read and predicted at a time
 
 
@@ -86,8 +91,6 @@ def evaluate_run(
     ------
     InputMissingError
         Groups, model or run are missing, or none of the splits has labelled patches.
-    InputUnsupportedError
-        The patches' own attribute has more than two values.
     StaleArtefactError
         Another evaluation stands there and `force` is off.
     """
@@ -105,7 +108,6 @@ def evaluate_run(
     if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
         return out
     groups = read_table(work / "groups.parquet")
-    refuse_many_values(groups)
     predictions, decision_threshold = _predict(work, groups, model_folder, splits=splits, device=device)
     numbers = judge_predictions(
         predictions,
@@ -118,6 +120,8 @@ def evaluate_run(
         temporary.mkdir(parents=True)
         write_table(temporary / "predictions.parquet", predictions, stamp)
         group_table(numbers).to_csv(temporary / "groups.csv", index=False, lineterminator="\n")
+        swept = sweep_table(predictions, groups, decision_threshold=decision_threshold, config=config)
+        swept.to_csv(temporary / SWEEP_FILE, index=False, lineterminator="\n")
         write_json(temporary / "metrics.json", {"run": run_name, **numbers, "stamp": stamp.to_dict()})
     return out
 
@@ -135,8 +139,8 @@ def judge_predictions(
     Parameters
     ----------
     predictions : DataFrame
-        Columns patch_id, split, label, tissue_fraction, ``group@<threshold>``, logit (tumour minus non-tumour),
-        probability; one row per labelled patch that has a group.
+        Columns patch_id, split, label, tissue_fraction, ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit
+        (tumour minus non-tumour), probability; one row per labelled patch that has a group.
     groups : DataFrame
         The groups table: gives each patch its patient, and the training split its group shares.
     decision_threshold : float
@@ -150,7 +154,7 @@ def judge_predictions(
     -------
     dict
         `decision_threshold`, `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `judge` returns,
-        `tissue_dependence`: what `tissue_dependence` returns}.
+        `bins`: cuts -> the same, empty without bins, `tissue_dependence`: what `tissue_dependence` returns}.
 
     Raises
     ------
@@ -167,30 +171,24 @@ def judge_predictions(
             remedy="run `pathopatch groups` and `pathopatch evaluate` again",
         )
     trained_on = groups[groups["split"].isin(train_splits)]
+    n_values = len(naming_of(groups).values)
     splits: dict[str, Any] = {}
     for split, table in predictions.groupby("split", sort=False):
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
-        label = table["label"].to_numpy(dtype=np.int64)
-        margin = table["logit"].to_numpy(dtype=np.float64)
-        by_threshold = {
-            threshold: judge(
-                margin,
-                label,
-                table[f"group@{threshold}"].to_numpy(dtype=np.int64) - 2 * label,
-                patient,
-                decision_threshold=decision_threshold,
-                train_shares=group_shares(trained_on[f"group@{threshold}"].to_numpy(dtype=np.int64)),
-                resamples=config.bootstrap,
-                seed=config.seed,
-            )
-            for threshold in thresholds_of(groups)
-        }
+        common: dict[str, Any] = {"decision_threshold": decision_threshold, "config": config}
         splits[str(split)] = {
-            "thresholds": by_threshold,
+            "thresholds": {
+                text: _judged(table, trained_on, patient, f"group@{text}", n_values, **common)
+                for text in thresholds_of(groups)
+            },
+            "bins": {
+                bins_text(cuts): _judged(table, trained_on, patient, bins_column(cuts), len(cuts) + 1, **common)
+                for cuts in bins_of(groups)
+            },
             "tissue_dependence": tissue_dependence(
                 table["probability"].to_numpy(dtype=np.float64),
                 table["tissue_fraction"].to_numpy(dtype=np.float64),
-                label,
+                table["label"].to_numpy(dtype=np.int64),
                 patient,
                 resamples=config.bootstrap,
                 seed=config.seed,
@@ -203,8 +201,33 @@ def judge_predictions(
     }
 
 
+def _judged(
+    table: pd.DataFrame,
+    trained_on: pd.DataFrame,
+    patient: NDArray[Any],
+    column: str,
+    n_values: int,
+    *,
+    decision_threshold: float,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    """Return what `judge` says of some predictions by the groups, or bins, that stand in a column."""
+    label = table["label"].to_numpy(dtype=np.int64)
+    return judge(
+        table["logit"].to_numpy(dtype=np.float64),
+        label,
+        group_numbers(table, column, n_values) - n_values * label,
+        patient,
+        decision_threshold=decision_threshold,
+        train_shares=group_shares(group_numbers(trained_on, column, n_values), n_groups=2 * n_values),
+        n_values=n_values,
+        resamples=config.bootstrap,
+        seed=config.seed,
+    )
+
+
 def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the group accuracies as a table, one row per split, threshold and group.
+    """Return the group accuracies as a table, one row per split, threshold (or ``bins 0.3,0.5``) and group.
 
     Parameters
     ----------
@@ -212,12 +235,43 @@ def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
         What `judge_predictions` returned.
     """
     rows = [
-        {"split": split, "threshold": threshold, **row}
+        {"split": split, "threshold": text, **row}
         for split, content in numbers["splits"].items()
-        for threshold, judged in content["thresholds"].items()
+        for text, judged in by_attribute(content).items()
         for row in judged["groups"]
     ]
     return pd.DataFrame(rows)
+
+
+def sweep_table(
+    predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float, config: EvaluateConfig
+) -> pd.DataFrame:
+    """Return the sweep over tissue thresholds of each split; without rows where the attribute is the patches' own.
+
+    Parameters
+    ----------
+    predictions, groups, decision_threshold, config
+        As for `judge_predictions`.
+    """
+    patient_of = groups.set_index("patch_id")["patient_id"]
+    parts = [
+        sweep(
+            table,
+            patient_of.loc[table["patch_id"]].to_numpy(dtype=str),
+            decision_threshold=decision_threshold,
+            config=config,
+        ).assign(split=split)
+        for split, table in predictions.groupby("split", sort=False)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    table.insert(0, "split", table.pop("split"))
+    return table.iloc[:0] if naming_of(groups).is_own else table
+
+
+def by_attribute(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what was judged on one split, by the attribute's name: ``0.25``, or ``bins 0.3,0.5``."""
+    bins = {f"{BINS} {text}": judged for text, judged in content.get("bins", {}).items()}
+    return {**content["thresholds"], **bins}
 
 
 def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
@@ -234,6 +288,7 @@ def _predict(
 ) -> tuple[pd.DataFrame, float]:
     """Return the predictions of a bundle on the labelled patches of some splits, and its decision threshold."""
     names = [f"group@{threshold}" for threshold in thresholds_of(groups)]
+    names += [bins_column(cuts) for cuts in bins_of(groups)]
     wanted = groups[groups["split"].isin(splits) & (groups["label"] >= 0) & (groups[names[0]] >= 0)]
     if wanted.empty:
         raise InputMissingError(

@@ -1,7 +1,8 @@
 """Answers how good one set of logits is, group by group. Arithmetic only: arrays in, plain values out.
 
-The four groups are g = 2 y + a (label, large tissue). A worst-group or group-balanced accuracy is a statement
-about all four, so both are NaN when a group has no patch: never the minimum or mean of the groups that are there.
+The groups are g = A y + a (label, attribute of A values): four where the attribute is large tissue. A worst-group or
+group-balanced accuracy is a statement about all of them, so both are NaN when a group has no patch: never the minimum
+or mean of the groups that are there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.metrics import auroc, biased_average, bootstrap_by_patient
 
-N_GROUPS = 4
 SMALL_GROUP = 50
 """A group below this size has a standard error of up to 7 points or more: its numbers are to be read with care."""
 
@@ -28,6 +28,7 @@ def judge(
     *,
     decision_threshold: float = 0.0,
     train_shares: NDArray[np.floating[Any]] | None = None,
+    n_values: int = 2,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -40,13 +41,15 @@ def judge(
     label : ndarray of int, shape (N,)
         1 tumour, 0 non-tumour.
     attribute : ndarray of int, shape (N,)
-        1 large tissue, 0 little tissue.
+        1 large tissue, 0 little tissue; or 0 to A - 1.
     patient : ndarray, shape (N,)
         Patient of each patch: the unit that is resampled, since patches of one patient resemble each other.
     decision_threshold : float
         On the margin.
-    train_shares : ndarray of float, shape (4,), optional
+    train_shares : ndarray of float, shape (2 A,), optional
         Share of each group in the training data, for the biased average; without it that is NaN.
+    n_values : int
+        A, at least 2.
     resamples : int
         Resamplings of patients behind each interval; 0 for none.
     seed : int
@@ -55,7 +58,7 @@ def judge(
     Returns
     -------
     dict
-        `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (four dicts: group, label, attribute,
+        `n`, `patients`, `smallest_group_n`, `decision_threshold`, `groups` (2 A dicts: group, label, attribute,
         n, patients, correct, accuracy, low, high), `wga`, `gba`, `average`, `auroc` (dicts of value, low, high),
         `biased_average` and `wga_at_zero` (WGA had the decision threshold been 0). Intervals are NaN with
         fewer than two patients; a resample without one of the groups does not count for WGA and GBA.
@@ -63,17 +66,18 @@ def judge(
     Raises
     ------
     InputUnsupportedError
-        The arrays differ in length, or a label or attribute is neither 0 nor 1.
+        The arrays differ in length, or a label or attribute is none of 0 and 1, or of 0 to A - 1.
     NonFiniteError
         A margin is NaN or infinite.
     """
-    _check(margin, label, attribute, patient)
+    _check(margin, label, attribute, patient, n_values=n_values)
     margin = np.asarray(margin, dtype=np.float64)
     label = np.asarray(label, dtype=np.int64)
-    group = 2 * label + np.asarray(attribute, dtype=np.int64)
+    group = n_values * label + np.asarray(attribute, dtype=np.int64)
     settings = {"resamples": resamples, "seed": seed}
-    hits, n = patient_counts((margin > decision_threshold) == (label == 1), group, patient)
-    at_zero, _ = patient_counts((margin > 0) == (label == 1), group, patient)
+    size = {"n_groups": 2 * n_values}
+    hits, n = patient_counts((margin > decision_threshold) == (label == 1), group, patient, **size)
+    at_zero, _ = patient_counts((margin > 0) == (label == 1), group, patient, **size)
     accuracy = pooled_accuracy(hits, n)
     people = np.arange(len(n))
     return {
@@ -81,7 +85,7 @@ def judge(
         "patients": len(people),
         "smallest_group_n": int(n.sum(axis=0).min()),
         "decision_threshold": float(decision_threshold),
-        "groups": [_one_group(number, hits[:, number], n[:, number], **settings) for number in range(N_GROUPS)],
+        "groups": [_one_group(g, hits[:, g], n[:, g], n_values=n_values, **settings) for g in range(n.shape[1])],
         "wga": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).min()), people, **settings),
         "gba": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).mean()), people, **settings),
         "average": with_interval(lambda i: _ratio(hits[i].sum(), n[i].sum()), people, **settings),
@@ -92,7 +96,7 @@ def judge(
 
 
 def patient_counts(
-    correct: NDArray[np.bool_], group: NDArray[np.integer[Any]], patient: NDArray[Any]
+    correct: NDArray[np.bool_], group: NDArray[np.integer[Any]], patient: NDArray[Any], *, n_groups: int = 4
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how many patches of each patient and group are predicted right, and how many there are.
 
@@ -101,22 +105,24 @@ def patient_counts(
     correct : ndarray of bool, shape (N,)
         Whether each patch was predicted right.
     group : ndarray of int64, shape (N,)
-        2 y + a, from 0 to 3.
+        A y + a, from 0.
     patient : ndarray, shape (N,)
         Patient of each patch.
+    n_groups : int
+        2 A.
 
     Returns
     -------
-    tuple of two ndarrays of int64, shape (P, 4)
+    tuple of two ndarrays of int64, shape (P, 2 A)
         Right ones and all, a row per patient in sorted order. All that is said of groups follows from these
         counts, so resampling their rows is resampling patients.
     """
     people, place = np.unique(patient, return_inverse=True)
-    cell = place * N_GROUPS + group
-    size = len(people) * N_GROUPS
+    cell = place * n_groups + group
+    size = len(people) * n_groups
     n = np.bincount(cell, minlength=size)
     hits = np.bincount(cell[np.asarray(correct, dtype=bool)], minlength=size)
-    return hits.reshape(-1, N_GROUPS), n.reshape(-1, N_GROUPS)
+    return hits.reshape(-1, n_groups), n.reshape(-1, n_groups)
 
 
 def pooled_accuracy(hits: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -124,16 +130,16 @@ def pooled_accuracy(hits: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np
 
     Parameters
     ----------
-    hits, n : ndarray of int64, shape (P, 4)
+    hits, n : ndarray of int64, shape (P, 2 A)
         What `patient_counts` returned, or a choice of its rows.
 
     Returns
     -------
-    ndarray of float64, shape (4,)
+    ndarray of float64, shape (2 A,)
         In [0, 1]; NaN for a group without patches.
     """
     total = n.sum(axis=0)
-    accuracy = np.full(N_GROUPS, np.nan)
+    accuracy = np.full(n.shape[1], np.nan)
     np.divide(hits.sum(axis=0), total, out=accuracy, where=total > 0)
     return accuracy
 
@@ -166,24 +172,28 @@ def with_interval(
     return {"value": value, "low": float(low), "high": float(high)}
 
 
-def group_shares(group: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """Return the share of each of the four groups.
+def group_shares(group: NDArray[np.integer[Any]], *, n_groups: int = 4) -> NDArray[np.float64]:
+    """Return the share of each of the groups.
 
     Parameters
     ----------
     group : ndarray of int, shape (N,)
-        2 y + a, from 0 to 3; -1 (no group) is left out.
+        A y + a, from 0; -1 (no group) is left out.
+    n_groups : int
+        2 A.
 
     Returns
     -------
-    ndarray of float64, shape (4,)
+    ndarray of float64, shape (2 A,)
         Sums to 1; NaN throughout if nothing has a group.
     """
-    n = np.bincount(np.asarray(group)[np.asarray(group) >= 0], minlength=N_GROUPS)
-    return n / n.sum() if n.sum() else np.full(N_GROUPS, np.nan)
+    n = np.bincount(np.asarray(group)[np.asarray(group) >= 0], minlength=n_groups)
+    return n / n.sum() if n.sum() else np.full(n_groups, np.nan)
 
 
-def _check(margin: NDArray[Any], label: NDArray[Any], attribute: NDArray[Any], patient: NDArray[Any]) -> None:
+def _check(
+    margin: NDArray[Any], label: NDArray[Any], attribute: NDArray[Any], patient: NDArray[Any], *, n_values: int
+) -> None:
     """Refuse arrays that do not belong together or hold other than they must."""
     lengths = {len(margin), len(label), len(attribute), len(patient)}
     if len(lengths) > 1:
@@ -191,10 +201,11 @@ def _check(margin: NDArray[Any], label: NDArray[Any], attribute: NDArray[Any], p
             f"margin, label, attribute and patient have lengths {sorted(lengths)}",
             remedy="give one value of each per patch",
         )
-    for name, values in (("label", label), ("attribute", attribute)):
-        if not np.isin(values, (0, 1)).all():
+    for name, values, count in (("label", label, 2), ("attribute", attribute, n_values)):
+        known = set(range(count))
+        if not np.isin(values, sorted(known)).all():
             raise InputUnsupportedError(
-                f"{name} holds {sorted(set(np.unique(values).tolist()) - {0, 1})}, not only 0 and 1",
+                f"{name} holds {sorted(set(np.unique(values).tolist()) - known)}, not only 0 to {count - 1}",
                 remedy="leave out patches without a label or a group",
             )
     if not np.isfinite(margin).all():
@@ -205,7 +216,7 @@ def _check(margin: NDArray[Any], label: NDArray[Any], attribute: NDArray[Any], p
 
 
 def _one_group(
-    number: int, hits: NDArray[np.int64], n: NDArray[np.int64], *, resamples: int, seed: int
+    number: int, hits: NDArray[np.int64], n: NDArray[np.int64], *, n_values: int, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Return one group's row; its interval resamples the patients that have patches in it."""
     hits, n = hits[n > 0], n[n > 0]
@@ -214,8 +225,8 @@ def _one_group(
     )
     return {
         "group": number,
-        "label": number // 2,
-        "attribute": number % 2,
+        "label": number // n_values,
+        "attribute": number % n_values,
         "n": int(n.sum()),
         "patients": len(n),
         "correct": int(hits.sum()),

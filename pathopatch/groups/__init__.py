@@ -1,6 +1,14 @@
 """Which group and split is a patch in, and how much does the tissue alone give away of the label? Numbers only."""
 
-from pathopatch.groups.assign import assign_groups, attribute_column, attribute_values, bins_column, group_column
+from pathopatch.groups.assign import (
+    assign_groups,
+    attribute_column,
+    attribute_values,
+    bins_column,
+    bins_of,
+    group_column,
+    group_numbers,
+)
 from pathopatch.groups.audit import audit, check_groups, describe, group_counts
 from pathopatch.groups.naming import Naming, naming_of
 from pathopatch.groups.splits import assign_splits, given_splits
@@ -13,10 +21,12 @@ __all__ = [
     "attribute_values",
     "audit",
     "bins_column",
+    "bins_of",
     "check_groups",
     "describe",
     "given_splits",
     "group_column",
     "group_counts",
+    "group_numbers",
     "naming_of",
 ]

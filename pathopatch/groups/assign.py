@@ -33,6 +33,35 @@ def bins_column(bins: Sequence[float]) -> str:
     return "bin@" + ",".join(f"{cut:g}" for cut in bins)
 
 
+def bins_of(groups: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
+    """Return the cuts of the bins that a groups table has columns for; none, or one set of them."""
+    names = [str(name).removeprefix("bin@") for name in groups.columns if str(name).startswith("bin@")]
+    return tuple(tuple(float(cut) for cut in name.split(",")) for name in names)
+
+
+def group_numbers(groups: pd.DataFrame, column: str, n_values: int) -> NDArray[np.int64]:
+    """Return each patch's group A label + attribute, or -1, by a column of groups or by one of bins.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        Columns label and `column`.
+    column : str
+        ``group@…``, which holds it, or ``bin@…`` or ``attribute@…``, which hold the attribute.
+    n_values : int
+        A.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+    """
+    found = groups[column].to_numpy(np.int64)
+    if column.startswith("group@"):
+        return found
+    label = groups["label"].to_numpy(np.int64)
+    return np.where((found < 0) | (label < 0), -1, n_values * label + found).astype(np.int64)
+
+
 def attribute_values(patches: pd.DataFrame) -> tuple[str, ...]:
     """Return the values of the patches' own attribute, numbers by size and text by letters; none if they have none.
 

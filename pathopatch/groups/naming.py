@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +11,8 @@ from pathopatch.groups.assign import LABEL_NAME, attribute_values
 
 TISSUE = ("little tissue", "much tissue")
 LABELS = ("non-tumour", "tumour")
+BINS = "bins"
+"""What stands before the cuts where an attribute of several bins is named, ``bins 0.3,0.5``."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +25,18 @@ class Naming:
         Of each of the A values, in order; at least two.
     labels : tuple of str
         Of label 0 and label 1.
+    cuts : tuple of float
+        Of an attribute of several bins of the tissue fraction.
     """
 
     values: tuple[str, ...] = TISSUE
     labels: tuple[str, ...] = LABELS
+    cuts: tuple[float, ...] = ()
 
     @property
     def is_own(self) -> bool:
         """Whether the patches brought the attribute with them; then all thresholds give the same groups."""
-        return self.values != TISSUE
+        return self.values != TISSUE and not self.cuts
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -39,11 +45,24 @@ class Naming:
 
     def by(self, threshold: float | str) -> str:
         """Return what the groups are formed by, as a noun."""
+        if self.cuts:
+            return f"tissue bins cut at {' and '.join(f'{cut:g}' for cut in self.cuts)}"
         return "the patches' own attribute" if self.is_own else f"tissue threshold {float(threshold):g}"
 
     def at(self, threshold: float | str) -> str:
         """Return the same with its preposition."""
-        return f"{'by' if self.is_own else 'at'} {self.by(threshold)}"
+        return f"{'by' if self.is_own or self.cuts else 'at'} {self.by(threshold)}"
+
+
+def bins_text(cuts: Sequence[float]) -> str:
+    """Return the cuts of bins as one text, ``0.3,0.5``."""
+    return ",".join(f"{cut:g}" for cut in cuts)
+
+
+def naming_of_bins(cuts: Sequence[float]) -> Naming:
+    """Return what groups by bins of the tissue fraction are called, from ``tissue below 0.3`` upwards."""
+    between = [f"tissue {low:g} to {high:g}" for low, high in zip(cuts, cuts[1:], strict=False)]
+    return Naming((f"tissue below {cuts[0]:g}", *between, f"tissue from {cuts[-1]:g}"), cuts=tuple(cuts))
 
 
 def naming_of(groups: pd.DataFrame) -> Naming:

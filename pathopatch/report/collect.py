@@ -11,9 +11,10 @@ import pandas as pd
 import zarr
 
 from pathopatch.config import EvaluateConfig
-from pathopatch.evaluation.compare import comparison, evaluated_runs
+from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
+from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.files import inside, read_json
-from pathopatch.groups import Naming, naming_of
+from pathopatch.groups import Naming, bins_of, naming_of
 from pathopatch.patches.store import store_stamp
 from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, require_schema, table_stamp
 
@@ -50,6 +51,10 @@ class Study:
         The finished store of each slide.
     stamps : mapping of str to Stamp
         What each artefact was made of.
+    sweeps : mapping of str to DataFrame
+        Each evaluated run over all tissue thresholds, on the split that the comparison is of.
+    folds : DataFrame or None
+        ``folds.csv`` of a cross-validation.
     """
 
     name: str
@@ -65,6 +70,8 @@ class Study:
     overlays: Mapping[str, Path]
     stores: Mapping[str, Path]
     stamps: Mapping[str, Stamp]
+    sweeps: Mapping[str, pd.DataFrame]
+    folds: pd.DataFrame | None
 
     @property
     def naming(self) -> Naming:
@@ -78,6 +85,11 @@ class Study:
             return ()
         found = sorted(float(name[6:]) for name in map(str, self.groups.columns) if name.startswith("group@"))
         return tuple(found[:1] if self.naming.is_own else found)
+
+    @property
+    def bins(self) -> tuple[tuple[float, ...], ...]:
+        """Cuts of the bins beside the thresholds; none where the attribute is the patches' own."""
+        return () if self.groups is None or self.naming.is_own else bins_of(self.groups)
 
 
 def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
@@ -102,6 +114,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     groups = read_table(work / "groups.parquet") if (work / "groups.parquet").is_file() else None
     audit_path = work / "groups" / "audit.json"
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
+    table = comparison(work, config=evaluate) if runs and groups is not None else None
+    split = "" if table is None else str(table["split"].iloc[0])
     return Study(
         name=work.resolve().name,
         slides=_slides(work, groups),
@@ -109,7 +123,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         audit=read_json(audit_path) if audit_path.is_file() else None,
         evaluations={run: read_json(inside(work, "runs", run, "evaluation", "metrics.json")) for run in runs},
         configs={run: raw.get("config", raw) for run, raw in configs.items()},
-        comparison=comparison(work, config=evaluate) if runs and groups is not None else None,
+        comparison=table,
         predictions={run: read_table(inside(work, "runs", run, "evaluation", "predictions.parquet")) for run in runs},
         histories={
             path.parent.name: pd.read_csv(path)
@@ -120,6 +134,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
         stamps=stamps,
+        folds=pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if (work / FOLDS_FILE).is_file() else None,
+        sweeps={run: found for run in runs if len(found := sweep_of(work, run, split))},
     )
 
 

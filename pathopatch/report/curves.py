@@ -34,7 +34,13 @@ def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]])
             histories = panels.get((threshold, method), ())
             for axes in (upper, lower):
                 axes.set_visible(bool(histories))
-            _accuracies(upper, f"{method}, threshold {threshold}", histories, is_first=column == 0)
+            _accuracies(
+                upper,
+                told = f"threshold {threshold}" if threshold[:1].isdigit() else threshold
+                f"{method}, {told}",
+                histories,
+                is_first=column == 0,
+            )
             _losses(lower, histories, is_first=column == 0)
     return png(figure)
 

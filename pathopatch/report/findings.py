@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from pathopatch.evaluation.compare import ERM_METHODS
 from pathopatch.evaluation.judge import SMALL_GROUP
 from pathopatch.groups import Naming
+from pathopatch.groups.naming import BINS, bins_text
 from pathopatch.report.cohort import slide_warnings, splits_of
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
@@ -51,6 +53,16 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
     own = rows[rows["trained_threshold"].isna() | (rows["trained_threshold"] == threshold)]
     rows = rows if own.empty or study.naming.is_own else own  # of an own attribute all thresholds are alike
     return in_order(rows)
+
+
+def rows_by_bins(study: Study, cuts: Sequence[float]) -> pd.DataFrame:
+    """Return the comparison by bins of the tissue fraction, of the runs trained on them (all, if none was)."""
+    if study.comparison is None:
+        return pd.DataFrame()
+    name = f"{BINS} {bins_text(cuts)}"
+    rows = study.comparison[study.comparison["attribute"] == name]
+    own = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == name]
+    return in_order(rows if own.empty else own)
 
 
 def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
@@ -112,11 +124,12 @@ def group_warnings(rows: pd.DataFrame, threshold: float, naming: Naming) -> list
     if rows.empty:
         return []
     row = rows.iloc[0]
-    sizes = [int(row[f"n_{group}"]) for group in range(4)]
-    people = [int(row[f"patients_{group}"]) for group in range(4)]
+    every = range(len(naming.names))
+    sizes = [int(row[f"n_{group}"]) for group in every]
+    people = [int(row[f"patients_{group}"]) for group in every]
     where = capital(naming.at(threshold))
     if min(sizes) == 0:
-        names = ", ".join(f"{group} ({naming.names[group]})" for group in range(4) if sizes[group] == 0)
+        names = ", ".join(f"{group} ({naming.names[group]})" for group in every if sizes[group] == 0)
         return [warning(f"{where} the {row['split']} split has no patch in group {names}: WGA and GBA are not known.")]
     said = []
     if min(sizes) < SMALL_GROUP:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.evaluation.compare import ERM_METHODS
+from pathopatch.evaluation.compare import ERM_METHODS, trained_text
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.curves import training_histories
 from pathopatch.report.findings import in_order, preferred, rows_at
@@ -121,7 +121,7 @@ def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
     rows = [
         {
             "run": run,
-            "threshold": float(study.configs.get(run, {}).get("threshold", float("nan"))),
+            "threshold": trained_text(study.configs.get(run, {})),
             "method": str(study.configs.get(run, {}).get("method", run)),
             "seed": int(study.configs.get(run, {}).get("seed", 0)),
         }
@@ -130,7 +130,7 @@ def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
     ]
     panels: dict[tuple[str, str], list[pd.DataFrame]] = {}
     for row in in_order(pd.DataFrame(rows), "threshold").to_dict("records") if rows else ():
-        panels.setdefault((f"{row['threshold']:g}", row["method"]), []).append(study.histories[row["run"]])
+        panels.setdefault((row["threshold"], row["method"]), []).append(study.histories[row["run"]])
     return panels
 
 
@@ -138,7 +138,7 @@ def _setting(config: Any, name: str) -> str:
     """Return a setting as text; those that a method does not use are a dash."""
     if name in _OF_EXTRAPOLATION and config.get("method") != "gerne":
         return "–"
-    value = config.get(name, "–")
+    value = trained_text(config) if name == "threshold" and config else config.get(name, "–")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -17,11 +17,13 @@ from pathopatch.files import atomic_path, write_bytes
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.findings import audit_section, glance_section
+from pathopatch.report.folds import folds_section
 from pathopatch.report.markup import Html, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, summary, training_section
 from pathopatch.report.reading import reading_section
 from pathopatch.report.results import results_section
 from pathopatch.report.searches import searches_section
+from pathopatch.report.sweep import sweep_section
 from pathopatch.report.tissue import Outlined, tissue_section, write_outlines
 
 _THUMBNAIL_PX = 900
@@ -89,6 +91,8 @@ def render(
         ("tissue", "Tissue", tissue_section(outlines)),
         ("audit", "Shortcut audit of the data", audit_section(study, pictures)),
         ("results", "Results by group", results_section(study, pictures)),
+        ("folds", "Over folds", folds_section(study)),
+        ("sweep", "Does it hold at other thresholds?", sweep_section(study, pictures)),
         ("dependence", "Do the models still follow the tissue?", dependence_section(study, pictures)),
         ("training", "Training", training_section(study, pictures)),
         ("searches", "Search of the settings", searches_section(study, pictures)),

@@ -163,15 +163,16 @@ def group_accuracies(rows: pd.DataFrame, *, naming: Naming = BY_TISSUE) -> bytes
     rows : DataFrame
         Rows of a comparison at one threshold, in the order to be drawn.
     naming : Naming
-        What the four groups are called.
+        What the groups are called.
     """
-    figure = new_figure(_WIDTH_IN, 1.15 + 0.36 * len(rows))
-    panels = figure.subplots(1, 5, sharey=True)
+    names = naming.names
+    figure = new_figure(_WIDTH_IN * max(1.0, len(names) / 5), 1.15 + 0.36 * len(rows))
+    panels = figure.subplots(1, len(names) + 1, sharey=True)
     columns = [
         (f"accuracy_{g}", f"{g}  {name.replace(', ', chr(10), 1)}", color)
-        for g, (name, color) in enumerate(zip(naming.names, GROUP_COLORS, strict=True))
+        for g, (name, color) in enumerate(zip(names, group_colors(len(names)), strict=True))
     ]
-    columns.append(("wga", "WGA\nthe lowest of the four", _INK))
+    columns.append(("wga", "WGA\nthe lowest of them", _INK))
     for axes, (name, title, color) in zip(panels, columns, strict=True):
         for place, row in enumerate(rows.to_dict("records")):
             value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))

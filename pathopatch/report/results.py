@@ -6,11 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.evaluation.compare import summarise
+from pathopatch.evaluation.compare import n_groups_of, summarise
 from pathopatch.evaluation.judge import SMALL_GROUP
 from pathopatch.groups import Naming
+from pathopatch.groups.naming import bins_text, naming_of_bins
 from pathopatch.report.collect import Study
-from pathopatch.report.findings import group_warnings, in_order, rows_at
+from pathopatch.report.findings import group_warnings, in_order, rows_at, rows_by_bins
 from pathopatch.report.markup import (
     Html,
     between,
@@ -29,7 +30,7 @@ from pathopatch.report.reading import group_key
 
 
 def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
-    """Return, for every threshold, the group accuracies, the comparison and the gains against ERM."""
+    """Return, for every threshold and the bins, the group accuracies, the comparison and the gains against ERM."""
     if study.comparison is None:
         return paragraph("No run has been evaluated yet, so there are no results.", kind="absent")
     naming = study.naming
@@ -38,44 +39,56 @@ def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
         rows = rows_at(study, threshold)
         if rows.empty:
             continue
-        name = f"accuracies_{threshold:g}.png"
-        pictures[name] = group_accuracies(rows, naming=naming)
-        parts += [
-            tag("h3", capital(naming.by(threshold))),
-            *group_warnings(rows, threshold, naming),
-            picture(
-                name,
-                f"Accuracy of each run on each of the four groups and its worst-group accuracy, "
-                f"{naming.by(threshold)}; the same numbers are in the table below.",
-                "Dots: accuracy in percent, also written at the right. Lines: 95 % interval by bootstrap over "
-                "patients. Run names give method, tissue threshold (t) and seed (s).",
-            ),
-            _comparison_table(rows, naming.by(threshold)),
-            _further_table(rows),
-            _gain_table(rows, naming, threshold),
-        ]
+        parts += _groups_of(rows, naming, threshold, f"accuracies_{threshold:g}.png", pictures)
         further = int((study.comparison["threshold"] == threshold).sum()) - len(rows)
         if further:
             parts.append(
                 paragraph(f"{further} runs trained at another threshold are judged at this one in the CSV file.")
             )
+    for cuts in study.bins:
+        rows = rows_by_bins(study, cuts)
+        if len(rows):
+            parts += _groups_of(rows, naming_of_bins(cuts), 0, f"accuracies_bins_{bins_text(cuts)}.png", pictures)
     parts.append(_seed_table(study))
     parts.append(paragraph("All numbers: ", tag("a", "comparison.csv", href="comparison.csv"), "."))
     return tag("div", *parts)
 
 
+def _groups_of(
+    rows: pd.DataFrame, naming: Naming, threshold: float, name: str, pictures: dict[str, bytes]
+) -> list[Html]:
+    """Return what is shown of the runs by one attribute: warnings, picture and tables."""
+    pictures[name] = group_accuracies(rows, naming=naming)
+    return [
+        tag("h3", capital(naming.by(threshold))),
+        *([group_key(naming)] if naming.cuts else []),
+        *group_warnings(rows, threshold, naming),
+        picture(
+            name,
+            f"Accuracy of each run on each of the {len(naming.names)} groups and its worst-group accuracy, "
+            f"{naming.by(threshold)}; the same numbers are in the table below.",
+            "Dots: accuracy in percent, also written at the right. Lines: 95 % interval by bootstrap over "
+            "patients. Run names give method, tissue threshold (t) or bins (b) and seed (s).",
+        ),
+        _comparison_table(rows, naming.by(threshold)),
+        _further_table(rows),
+        _gain_table(rows, naming, threshold),
+    ]
+
+
 def _comparison_table(rows: pd.DataFrame, by: str) -> Html:
     """Return the absolute numbers of each run."""
     first = rows.iloc[0]
+    n_groups = n_groups_of(first)
     small = " – SMALL" if first["smallest_group_n"] < SMALL_GROUP else ""
     groups = [
         tag("span", f"group {g}", tag("span", f"n = {int(first[f'n_{g}'])}", class_="interval"),
             tag("span", f"{int(first[f'patients_{g}'])} patients", class_="interval"))
-        for g in range(4)
+        for g in range(n_groups)
     ]  # fmt: skip
     worst = tag("span", "WGA", tag("span", f"smallest n = {int(first['smallest_group_n'])}{small}", class_="interval"))
     body = [
-        (row["run"], _share(row, "wga"), _share(row, "gba"), *(_share(row, f"accuracy_{g}") for g in range(4)))
+        (row["run"], _share(row, "wga"), _share(row, "gba"), *(_share(row, f"accuracy_{g}") for g in range(n_groups)))
         for row in rows.to_dict("records")
     ]
     caption = (
@@ -121,7 +134,7 @@ def _gain_table(rows: pd.DataFrame, naming: Naming, threshold: float) -> Html:
         return between(*(points(row[f"gain_{name}{end}"]) for end in ("", "_low", "_high")))
 
     body = [
-        (row["run"], row["reference"], gain(row, "wga"), *(gain(row, str(g)) for g in range(4)))
+        (row["run"], row["reference"], gain(row, "wga"), *(gain(row, str(g)) for g in range(len(naming.names))))
         for row in others.to_dict("records")
     ]
     header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(naming.names)))
@@ -148,7 +161,7 @@ def _seed_table(study: Study) -> Html:
 
     body = [
         (
-            f"{row['threshold']:g}, {row['method']}",
+            f"{row['threshold']:g}, {row['method']}{_trained_otherwise(row)}",
             int(row["runs"]),
             *(told(row, name) for name in ("wga", "gba", "average")),
             f"{number(row['auroc_mean'])} ± {number(row['auroc_sd'])}",
@@ -159,6 +172,12 @@ def _seed_table(study: Study) -> Html:
     header = ("threshold, method", "seeds", "WGA", "GBA", "average", "AUROC", "WGA gain over ERM")
     caption = "Mean ± standard deviation over seeds (of the sample); percent, gains in percentage points."
     return tag("div", tag("h3", "Over seeds"), table(caption, header, body))
+
+
+def _trained_otherwise(row: dict[Any, Any]) -> str:
+    """Return what a method was trained on where that is not the threshold at which it is judged."""
+    told = str(row.get("trained_attribute") or "")
+    return "" if told in ("", str(row.get("attribute", "")), "nan") else f" on {told}"
 
 
 def _share(row: dict[Any, Any], name: str) -> Html:

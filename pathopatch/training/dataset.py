@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError, InputUnsupportedError, NonFiniteError
-from pathopatch.files import inside
-from pathopatch.groups import attribute_values
+from pathopatch.errors import InputMissingError, NonFiniteError
+from pathopatch.files import inside, tiled_in
+from pathopatch.groups import bins_column
 from pathopatch.patches.store import PatchStore
 from pathopatch.training.source import Source, common_source
 from pathopatch.training.stored import StoredPatches
@@ -31,7 +31,7 @@ class PatchSet:
     x : ndarray of float16, shape (N, C, input_px, input_px), or StoredPatches
         Scaled to [0, 1]. Take rows with ``x[index]``; both forms give as many.
     label, attribute : ndarray of int64, shape (N,)
-        Class, and large tissue (1) or not (0); -1 where not known.
+        Class, and attribute: large tissue (1) or not (0), a bin, or a value of the patches' own; -1 where not known.
     tissue_fraction : ndarray of float64, shape (N,)
         In [0, 1].
     patient, patch_id : ndarray of str, shape (N,)
@@ -74,6 +74,7 @@ def load_patches(
     input_px: int,
     splits: Sequence[str],
     threshold: float | None = None,
+    bins: Sequence[float] = (),
     cache_gib: float = 1.5,
 ) -> PatchSet:
     """Return the labelled patches of some splits; in memory if they fit, otherwise read when needed.
@@ -81,7 +82,7 @@ def load_patches(
     Parameters
     ----------
     work : Path
-        Work folder with ``slides/<slide_id>.zarr``.
+        Work folder with ``slides/<slide_id>.zarr``, or that of one fold.
     groups : DataFrame
         The groups table, or some rows of it.
     input_px : int
@@ -91,6 +92,8 @@ def load_patches(
     threshold : float, optional
         Tissue threshold that gives the attribute; patches without a group at it are left out. None: all labelled
         patches, with attribute -1.
+    bins : sequence of float
+        Cuts of the bins that give the attribute, in place of the threshold's.
     cache_gib : float
         Patches of up to this size are held in memory as float16, whose steps of 1/2048 and less are finer than
         the noise.
@@ -103,15 +106,15 @@ def load_patches(
     Raises
     ------
     InputMissingError
-        A store or one of the patches is missing, or the table has no groups for this threshold.
+        A store or one of the patches is missing, or the table has no groups for this threshold or these bins.
     ChannelMismatchError
         The slides differ in channels, type or patch size; both sides are named.
     NonFiniteError
         Some patches hold NaN; they are named.
     """
-    rows, attribute = _wanted(groups, splits, threshold)
+    rows, attribute = _wanted(groups, splits, threshold, bins)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
-    stores = [PatchStore(inside(work, "slides", f"{name}.zarr")) for name in slide_ids]
+    stores = [PatchStore(inside(tiled_in(work), "slides", f"{name}.zarr")) for name in slide_ids]
     row = _store_rows(stores, slide, rows["patch_id"].to_numpy(dtype=str))
     stored = StoredPatches(stores, slide.astype(np.int64), row, input_px=input_px)
     source = common_source(stores)
@@ -149,22 +152,25 @@ def attribute_column(groups: pd.DataFrame, threshold: float) -> str:
     return name
 
 
-def refuse_many_values(groups: pd.DataFrame) -> None:
-    """Raise if the patches have an attribute of their own of more than two values.
+def column_of(groups: pd.DataFrame, *, threshold: float, bins: Sequence[float] = ()) -> str:
+    """Return the name of the column that holds the attribute: the bins if any are named, else that at the threshold.
 
     Raises
     ------
-    InputUnsupportedError
-        Training, selection and evaluation count four groups, 2 label + attribute.
+    InputMissingError
+        The table has no such column; those that it has are listed.
     """
-    values = attribute_values(groups)
-    if len(values) > 2:
-        raise InputUnsupportedError(
-            f"an attribute of {len(values)} values ({', '.join(values[:5])}{', …' if len(values) > 5 else ''}): "
-            "runs are selected and judged by four groups, those of two values",
+    if not bins:
+        return attribute_column(groups, threshold)
+    name = bins_column(bins)
+    if name not in groups.columns:
+        known = [column.partition("@")[2] for column in groups.columns if column.startswith("bin@")]
+        raise InputMissingError(
+            f"no bins cut at {name.partition('@')[2]}; there are some at {' and '.join(known) or 'none'}",
             place="groups.parquet",
-            remedy="join its values into two in the list of patches, and tile and group it anew",
+            remedy=f"run pathopatch groups with --bins {name.partition('@')[2]}",
         )
+    return name
 
 
 def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -191,15 +197,14 @@ def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[floa
 
 
 def _wanted(
-    groups: pd.DataFrame, splits: Sequence[str], threshold: float | None
+    groups: pd.DataFrame, splits: Sequence[str], threshold: float | None, bins: Sequence[float]
 ) -> tuple[pd.DataFrame, NDArray[np.int64]]:
     """Return the rows to load and their attribute."""
     chosen = groups["split"].isin(list(splits)) & (groups["label"] >= 0)
-    if threshold is None:
+    if threshold is None and not bins:
         rows = groups[chosen]
         return rows, np.full(len(rows), -1, dtype=np.int64)
-    name = attribute_column(groups, threshold)
-    refuse_many_values(groups)
+    name = column_of(groups, threshold=threshold or 0.0, bins=bins)
     rows = groups[chosen & (groups[name] >= 0)]
     return rows, rows[name].to_numpy(dtype=np.int64)
 

@@ -33,7 +33,7 @@ from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet, channel_statistics
 from pathopatch.training.decide import Decision, decide
 from pathopatch.training.fitted import Fitted, Keep
-from pathopatch.training.passing import Drawn, Held, drawn, drawn_again, held, needs_groups, phases_of
+from pathopatch.training.passing import Drawn, Held, batches_of, drawn, drawn_again, held, needs_groups, phases_of
 from pathopatch.training.schedule import evaluation_steps, update_average
 from pathopatch.training.selection import (
     Standardised,
@@ -201,13 +201,7 @@ def _run_phase(run: _Run, phase: Phase, state: State, data: PatchSet) -> None:
     counts = gerne.cell_counts(data.label, data.attribute)  # (K, A)
     label = torch.tensor(data.label, device=run.device)
     group = torch.tensor(counts.shape[1] * data.label + data.attribute, device=run.device)
-    sampler = phase.sampler(
-        data.label,
-        data.attribute,
-        batch_per_class=config.batch_per_class,
-        steps=config.steps,
-        seed=config.seed + state.phase,
-    )
+    sampler = batches_of(phase, data, config, steps=config.steps, seed=config.seed + state.phase)
     losses = _Losses()
     for step in range(state.step, config.steps):
         indices = sampler.batch(step)

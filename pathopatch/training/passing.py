@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.config import TrainConfig
-from pathopatch.debias.methods import Phase, method, parameters_of
+from pathopatch.debias import gerne
+from pathopatch.debias.methods import Batches, Phase, method, parameters_of
 from pathopatch.debias.pseudo import minority_found
+from pathopatch.debias.ranks import rank_alpha
 from pathopatch.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.training.dataset import PatchSet
 
@@ -165,3 +167,30 @@ def _with_known(phase: Phase, patches: PatchSet) -> PatchSet:
     if is_known.all() or (is_known.any() and needs_groups(phase)):
         return patches
     return patches.with_attribute(np.where(is_known, patches.attribute, 0))
+
+
+def batches_of(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int, seed: int) -> Batches:
+    """Return the batches of a phase: by the patches' attribute, or by the rank of their tissue fraction.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The method has no form that draws by rank.
+    """
+    sizes = {"batch_per_class": config.batch_per_class, "steps": steps, "seed": seed}
+    if config.attribute != "rank":
+        return phase.sampler(data.label, data.attribute, **sizes)
+    if phase.rank_sampler is None:
+        raise InputUnsupportedError(
+            f"method {config.method!r} does not draw by rank",
+            place="attribute",
+            remedy="train resample or gerne, or by a threshold or bins",
+        )
+    return phase.rank_sampler(data.label, data.tissue_fraction, **sizes)
+
+
+def shares_of(data: PatchSet, config: TrainConfig) -> NDArray[np.float64]:
+    """Return p(a|y) of the training patches, by which beta is bounded; by rank, over bins of equal pooled counts."""
+    if config.attribute == "rank":
+        return rank_alpha(data.label, data.tissue_fraction)
+    return gerne.alpha(data.label, data.attribute)

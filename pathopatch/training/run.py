@@ -17,11 +17,12 @@ import torch
 from pathopatch import files, provenance
 from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.files import inside, read_json, write_bytes, write_json
+from pathopatch.files import inside, read_json, tiled_in, write_bytes, write_json
+from pathopatch.groups.bins import Bins, used_bins
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
-from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
+from pathopatch.training.dataset import PatchSet, column_of, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.passing import own_parameters
 from pathopatch.training.source import Source
@@ -95,32 +96,52 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
     settings : Any
         What to fingerprint as the configuration.
     """
-    name = attribute_column(groups, config.threshold)
-    used = groups[groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[name] >= 0)]
-    read = used[["patch_id", "split", "label", name]]
+    names = [column_of(groups, threshold=config.threshold, bins=config.bins)]
+    names += [] if config.select_at is None else [column_of(groups, threshold=config.select_at)]
+    names += ["tissue_fraction"] if config.attribute == "rank" else []
+    is_used = groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[names[0]] >= 0)
+    used = groups[is_used]
+    read = used[["patch_id", "split", "label", *dict.fromkeys(names)]]
     content = fingerprint({column: read[column].tolist() for column in read.columns})
     tables = {
-        slide: provenance.fingerprint_file(inside(work, "patches", f"{slide}.parquet"))
+        slide: provenance.fingerprint_file(inside(tiled_in(work), "patches", f"{slide}.parquet"))
         for slide in sorted(set(used["slide_id"]))
     }
     return Stamp(stage=stage, config=fingerprint(settings), inputs={"groups": content, "patches": fingerprint(tables)})
 
 
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
-    """Return the training patches and those of the split ``val``; no patch of the test split is touched."""
+    """Return the training patches and those of the split ``val``; no patch of the test split is touched.
 
-    def load(splits: tuple[str, ...], share: float) -> PatchSet:
+    The attribute is what the run draws by, small bins joined; in validation, what it is selected by.
+    """
+
+    def load(splits: tuple[str, ...], share: float, threshold: float, bins: tuple[float, ...]) -> PatchSet:
         return load_patches(
             work,
             groups,
             input_px=config.input_px,
             splits=splits,
-            threshold=config.threshold,
+            threshold=threshold,
+            bins=bins,
             cache_gib=config.cache_gib * share,
         )
 
-    train, val = load(config.train_splits, 0.75), load(("val",), 0.25)
+    train = load(config.train_splits, 0.75, config.threshold, config.bins)
+    selected = (config.threshold, config.bins) if config.select_at is None else (config.select_at, ())
+    val = load(("val",), 0.25, *selected)
+    if bins := bins_of_run(groups, config):
+        train = train.with_attribute(bins.joined(train.attribute))
+        val = val.with_attribute(bins.joined(val.attribute)) if config.select_at is None else val
     return train, val if len(val) else None
+
+
+def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> Bins | None:
+    """Return the bins that a run draws by, small ones joined; None for a run that draws by a threshold or by rank."""
+    if not config.bins:
+        return None
+    selects = [] if config.select == "last" or config.select_at is not None else [("val",)]
+    return used_bins(groups, config.bins, splits=[config.train_splits, *selects], least=config.least_per_bin)
 
 
 def begin(folder: Path) -> None:
@@ -173,7 +194,18 @@ def write_run(
         "temperature": fitted.temperature,
         "validation": fitted.validation,
     }
+    picked |= _bins_used(work, config)
     write_json(folder / RUN, {**picked, "stamp": stamp.to_dict()})
+
+
+def _bins_used(work: Path, config: TrainConfig) -> dict[str, Any]:
+    """Return under ``bins`` which cuts a run kept, and the patches by label and bin that said so; nothing without."""
+    bins = bins_of_run(provenance.read_table(work / "groups.parquet"), config)
+    if bins is None:
+        return {}
+    splits = ("train", "val")[: len(bins.counts)]
+    counts = dict(zip(splits, bins.counts.tolist(), strict=True))
+    return {"bins": {"cuts": list(bins.cuts), "kept": list(bins.kept), "counts": counts}}
 
 
 def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
@@ -200,10 +232,17 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         decision_chosen_for=fitted.decision_chosen_for,
         temperature=fitted.temperature,
         method=config.method,
-        parameters={name: getattr(config, name) for name in names} | own_parameters(config),
+        parameters={name: getattr(config, name) for name in names} | own_parameters(config) | _drawn_by(config),
         group_metrics=fitted.validation,
         training=dict(stamp.inputs) | {"config": stamp.config},
     )
+
+
+def _drawn_by(config: TrainConfig) -> dict[str, Any]:
+    """Return what a run draws and is selected by, as far as that is not its threshold."""
+    names = ("attribute", "bins", "least_per_bin", "select_at") if config.bins else ("attribute", "select_at")
+    is_plain = config.attribute == "groups" and not config.bins and config.select_at is None
+    return {} if is_plain else config.model_dump(mode="json", include=set(names))
 
 
 def _min_tissue(work: Path) -> float:

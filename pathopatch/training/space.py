@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.pruners import BasePruner, NopPruner, PercentilePruner
 from optuna.trial import FrozenTrial, Trial
 
@@ -20,6 +22,7 @@ from pathopatch.debias import gerne
 from pathopatch.debias.searched import searched
 from pathopatch.training.augment import mixed_seed
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.passing import shares_of
 
 WAVE = 4
 """Trials that choose without knowing each other's results, and so may run side by side: four processes never wait
@@ -66,16 +69,17 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
     own = searched(config.method)
     ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
     ranges |= {name: found for name in own if (found := getattr(search, f"{name}_range", None)) is not None}
+    shares = None if "t" in own else shares_of(train, config)
     points: list[dict[str, float]] = []
     if "extrapolation" in own:
         points = [
             {"c": c, "beta": s / c - 1}
             for c in search.c_values
             for s in search.s_values
-            if _is_inside(train, c, s, has_known_groups="t" not in own)
+            if _is_inside(shares, c, s)
         ]
     elif "s" in own:
-        points = [{"s": s} for s in search.s_values if _is_inside(train, 1.0, s, has_known_groups=True)]
+        points = [{"s": s} for s in search.s_values if _is_inside(shares, 1.0, s)]
 
     def rank(point: Mapping[str, float]) -> tuple[bool, float, float, float]:
         is_tried = all(getattr(config, name, None) == value for name, value in point.items())
@@ -85,11 +89,11 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
     return Space(ranges, tuple(sorted(points, key=rank)))
 
 
-def _is_inside(train: PatchSet, c: float, s: float, *, has_known_groups: bool) -> bool:
-    """Return whether s is inside the bounds at c; of s = c (beta + 1) they do not depend on c."""
-    if not has_known_groups:
+def _is_inside(shares: NDArray[np.float64] | None, c: float, s: float) -> bool:
+    """Return whether s is inside the bounds at c, which of s = c (beta + 1) do not depend on c; None: shares of trials."""
+    if shares is None:
         return 0 <= s <= _TWO_VALUES_S
-    low, high = gerne.beta_bounds(gerne.alpha(train.label, train.attribute), c)
+    low, high = gerne.beta_bounds(shares, c)
     return low <= s / c - 1 <= high
 
 

@@ -107,7 +107,8 @@ def test_without_erm_there_are_no_gains(work: Path) -> None:
 
 def test_the_csv_holds_the_table(work: Path) -> None:
     table = compare(work, config=QUICK)
-    written = pd.read_csv(work / "comparison.csv", keep_default_na=True, dtype={"reference": str})
+    text = dict.fromkeys(("reference", "attribute", "trained_attribute", "sweep"), str)
+    written = pd.read_csv(work / "comparison.csv", keep_default_na=True, dtype=text).fillna({"sweep": ""})
     pd.testing.assert_frame_equal(written, table, check_dtype=False)
 
 

@@ -111,3 +111,13 @@ def test_unlabelled_patches_and_diverged_margins_are_refused() -> None:
 def test_group_shares_leave_out_patches_without_a_group() -> None:
     assert group_shares(np.array([0, 0, -1, 3, -1, 1])).tolist() == [0.5, 0.25, 0, 0.25]
     assert np.isnan(group_shares(np.array([-1, -1]))).all()
+
+
+def test_an_attribute_of_three_values_gives_six_groups() -> None:
+    label, attribute = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2])
+    numbers = judge(np.array([-1.0, 1, -1, 1, 1, 1]), label, attribute, PATIENT[:6], n_values=3, resamples=0)
+    assert [(row["label"], row["attribute"]) for row in numbers["groups"]] == [(y, a) for y in (0, 1) for a in range(3)]
+    assert [row["accuracy"] for row in numbers["groups"]] == [1, 0, 1, 1, 1, 1]
+    assert (numbers["wga"]["value"], numbers["gba"]["value"]) == (0, pytest.approx(5 / 6))
+    with pytest.raises(InputUnsupportedError, match="not only 0 to 1"):
+        judge(np.zeros(6), label, attribute, PATIENT[:6])

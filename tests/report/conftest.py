@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.config import EvaluateConfig, TrainConfig
-from pathopatch.evaluation.evaluate import group_table, judge_predictions
+from pathopatch.evaluation.evaluate import group_table, judge_predictions, sweep_table
 from pathopatch.files import write_bytes, write_json
 from pathopatch.groups import assign_groups, audit
 from pathopatch.provenance import Stamp, update_status, write_table
@@ -119,6 +119,8 @@ def write_run(
     write_table(folder / "evaluation" / "predictions.parquet", table, stamp)
     write_json(folder / "evaluation" / "metrics.json", {"run": config.run_name, **numbers, "stamp": stamp.to_dict()})
     group_table(numbers).to_csv(folder / "evaluation" / "groups.csv", index=False)
+    swept = sweep_table(table, groups, decision_threshold=0.1, config=QUICK)
+    swept.to_csv(folder / "evaluation" / "sweep.csv", index=False)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     step = np.linspace(50, 600, 12)
     history = pd.DataFrame(

@@ -1,0 +1,168 @@
+"""Answers how good a method is over a cross-validation: each patch judged once, by a model that never saw its patient.
+
+Predictions of all folds are put together, each less the decision threshold of its own model, so that one threshold, 0,
+stands for all of them; the pooled AUROC is of these margins. Intervals resample patients. Beside the pooled numbers
+stand those of each fold: models of different folds share training patients, so their scatter is no standard error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pathopatch.config import EvaluateConfig
+from pathopatch.errors import InputMissingError
+from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute, group_table, judge_predictions, sweep_table
+from pathopatch.files import atomic_path, fold_folder, inside, read_json, write_bytes, write_json
+from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
+
+FOLDS_FILE = "folds.csv"
+_MEASURES = ("wga", "gba", "average", "auroc")
+
+
+def fold_folders(work: Path) -> list[Path]:
+    """Return the work folders of the folds of a cross-validation, in order; none where there is one split.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder, with or without ``groups.parquet``.
+    """
+    path = work / "groups.parquet"
+    if not path.is_file():
+        return []
+    groups = read_table(path)
+    return [fold_folder(work, int(number)) for number in sorted(set(groups["fold"]))] if "fold" in groups else []
+
+
+def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, force: bool = False) -> Path:
+    """Judge the test predictions of all folds together, as a run of the whole cohort, and return their folder.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder whose folds have ``runs/<name>/evaluation``.
+    name : str
+        Run.
+    config : EvaluateConfig, optional
+        Resamplings and their seed.
+    force : bool
+        Redo what was made of other evaluations.
+
+    Returns
+    -------
+    Path
+        ``runs/<name>/evaluation``: as `evaluate_run` leaves it, both splits pooled, and ``folds.csv``, a row a fold and
+        attribute. ``config.json`` beside it has the settings that all folds share: tuned ones may differ.
+
+    Raises
+    ------
+    InputMissingError
+        A fold has no such evaluation; the fold is named.
+    StaleArtefactError
+        Other evaluations were pooled before and `force` is off.
+    """
+    config = config or EvaluateConfig()
+    folds = fold_folders(work)
+    made = [inside(fold, "runs", name, "evaluation") for fold in folds]
+    lacking = [fold.name for fold, each in zip(folds, made, strict=True) if not (each / "metrics.json").is_file()]
+    if lacking:
+        raise InputMissingError(
+            f"run {name!r} is not evaluated in fold {', '.join(lacking)} of {len(folds)}",
+            place=str(folds[0].parent),
+            remedy="train it in every fold, or name with --run those that are",
+        )
+    out = inside(work, "runs", name, "evaluation")
+    inputs = {f"fold {fold.name}": fingerprint_file(each) for fold, each in zip(folds, made, strict=True)}
+    inputs["groups"] = fingerprint_file(work / "groups.parquet")
+    stamp = Stamp(stage="evaluate", config=fingerprint({"pool": config}), inputs=inputs)
+    if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
+        return out
+    groups = read_table(work / "groups.parquet")
+    numbers = [read_json(each / "metrics.json") for each in made]
+    raw = [read_table(each / "predictions.parquet") for each in made]
+    pooled = _pooled(raw, [each["decision_threshold"] for each in numbers])
+    whole: dict[str, Any] = {"decision_threshold": 0.0, "train_splits": ("test",)}  # of whom each trains in other folds
+    told = judge_predictions(pooled, groups, **whole, config=config)
+    _at_zero(told, judge_predictions(_pooled(raw, [0.0] * len(raw)), groups, **whole, config=_unresampled(config)))
+    with atomic_path(out) as temporary:
+        temporary.mkdir(parents=True)
+        write_table(temporary / "predictions.parquet", pooled, stamp)
+        group_table(told).to_csv(temporary / "groups.csv", index=False, lineterminator="\n")
+        swept = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
+        swept.to_csv(temporary / SWEEP_FILE, index=False, lineterminator="\n")
+        fold_table(numbers).to_csv(temporary / FOLDS_FILE, index=False, lineterminator="\n")
+        write_json(temporary / "metrics.json", {"run": name, "folds": len(folds), **told, "stamp": stamp.to_dict()})
+    write_json(out.parent / "config.json", _shared([read_json(each.parent / "config.json") for each in made]))
+    return out
+
+
+def fold_table(numbers: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return what the test split of each fold says, a row a fold and attribute.
+
+    Parameters
+    ----------
+    numbers : list of dict
+        ``metrics.json`` of each fold, in order.
+
+    Returns
+    -------
+    DataFrame
+        fold, attribute (``0.25``, ``bins 0.3,0.5``), n, patients, smallest_group_n, decision_threshold, wga, gba,
+        average, auroc.
+    """
+    rows = []
+    for number, content in enumerate(numbers, 1):
+        for attribute, judged in by_attribute(content["splits"].get("test", {"thresholds": {}})).items():
+            row = {"fold": number, "attribute": attribute}
+            row |= {name: judged[name] for name in ("n", "patients", "smallest_group_n", "decision_threshold")}
+            rows.append(row | {name: judged[name]["value"] for name in _MEASURES})
+    return pd.DataFrame(rows)
+
+
+def write_fold_tables(work: Path, names: list[str]) -> pd.DataFrame:
+    """Write ``folds.csv`` of a work folder: the folds of all pooled runs, and return it.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    names : list of str
+        Pooled runs.
+    """
+    text = {"attribute": str}
+    tables = [
+        pd.read_csv(inside(work, "runs", name, "evaluation", FOLDS_FILE), dtype=text).assign(run=name) for name in names
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "run", table.pop("run"))
+    write_bytes(work / FOLDS_FILE, table.to_csv(index=False, lineterminator="\n").encode())
+    return table
+
+
+def _pooled(predictions: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
+    """Return the predictions of all folds, each less a threshold of its own, test patches first."""
+    parts = [
+        table.assign(logit=table["logit"] - threshold) for table, threshold in zip(predictions, thresholds, strict=True)
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    return pd.concat([table[table["split"] == split] for split in ("test", "val")], ignore_index=True)
+
+
+def _at_zero(told: dict[str, Any], raw: dict[str, Any]) -> None:
+    """Fill in what WGA would be had every model's decision threshold been 0."""
+    for split, content in told["splits"].items():
+        for kind in ("thresholds", "bins"):
+            for text, judged in content[kind].items():
+                judged["wga_at_zero"] = raw["splits"][split][kind][text]["wga_at_zero"]
+
+
+def _unresampled(config: EvaluateConfig) -> EvaluateConfig:
+    return config.model_copy(update={"bootstrap": 0})
+
+
+def _shared(configs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings that have one value in all folds."""
+    return {key: value for key, value in configs[0].items() if all(other.get(key) == value for other in configs)}

@@ -1,0 +1,160 @@
+"""The stage groups: which split, group and, in a cross-validation, fold each patch is in.
+
+With folds, ``WORK/folds/<k>/`` is a work folder of its own (``groups.parquet``, ``groups/``, ``runs/``,
+``comparison.csv``) in which fold k is the test split, the next fold validates and the others train. Slides and patches
+stay in ``WORK``, whose ``groups.parquet`` has all patients as test patients, each tested once, and says in the column
+``fold`` by which fold. ``WORK/runs/<run>/`` has no model of its own but the pooled evaluation. Every stage works on a
+fold as on any other work folder, and none can see what the others leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pathopatch import files, provenance
+from pathopatch.config import GroupsConfig
+from pathopatch.errors import GroupEmptyError, InputMissingError
+from pathopatch.files import fold_folder
+from pathopatch.groups import assign_groups, assign_splits, audit, check_groups, given_splits
+from pathopatch.groups.assign import attribute_values
+from pathopatch.groups.folds import assign_folds, split_in_fold
+from pathopatch.groups.splits import SPLITS
+from pathopatch.provenance import Stamp, fingerprint
+
+
+def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = False) -> pd.DataFrame:
+    """Join the patch tables of all finished slides, split them by patient, form the groups; write table and audit.
+
+    With folds, those of each fold too: see the head of this module.
+
+    Raises
+    ------
+    InputMissingError
+        No slide was tiled yet.
+    GroupEmptyError
+        A group is empty in a split of a fold.
+    StaleArtefactError
+        The slides are not cut alike, or the groups were formed otherwise and `force` is off.
+    """
+    from pathopatch.patches import is_tiled, require_one_geometry
+
+    slides = provenance.read_table(work / "slides.parquet")
+    done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]
+    if not done:
+        raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
+    require_one_geometry(work, done)
+    paths = {slide: work / "patches" / f"{slide}.parquet" for slide in done}
+    inputs = {slide: provenance.fingerprint_file(path) for slide, path in paths.items()}
+    inputs["slides.parquet"] = provenance.fingerprint_file(work / "slides.parquet")
+    settings = [config, folds] if folds > 1 else config
+    stamp = Stamp(stage="groups", config=provenance.fingerprint(settings), inputs=inputs)
+    path = work / "groups.parquet"
+    audit_is_current = provenance.json_stamp(work / "groups" / "audit.json") == stamp
+    if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
+        return provenance.read_table(path)
+    patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
+    left_out = sorted(set(slides["slide_id"]) - set(done))
+    if folds > 1:
+        tables = fold_tables(patches, config, folds=folds)
+        write_folds(work, tables, config, stamp=stamp, left_out=left_out)
+        return tables[0]
+    split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
+    patches = patches.assign(split=patches["patient_id"].map(split))
+    table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+    write_groups(work, table, config, stamp=stamp, left_out=left_out)
+    return table
+
+
+def fold_tables(patches: pd.DataFrame, config: GroupsConfig, *, folds: int) -> dict[int, pd.DataFrame]:
+    """Return the groups table of every fold, and under 0 that of the whole cohort, in which all patients are tested.
+
+    Parameters
+    ----------
+    patches : DataFrame
+        The tables of the stage tile. Splits that the manifest or the list of patches gives take no part.
+    config : GroupsConfig
+        Thresholds, bins and the seed.
+    folds : int
+        How many.
+
+    Raises
+    ------
+    GroupEmptyError
+        A group has no patch in a split of a fold; the fold is named. An attribute of more than two values may have
+        empty groups.
+    InputUnsupportedError
+        More folds than patients, or fewer than three.
+    """
+    fold = assign_folds(patches, folds=folds, seed=config.split_seed)
+    table = assign_groups(
+        patches.assign(split="test"), config.thresholds, min_tissue=config.min_tissue, bins=config.bins
+    )
+    of_patch = table["patient_id"].astype(str)
+    table.insert(list(table.columns).index("split") + 1, "fold", of_patch.map(fold))
+    tables = {0: table}
+    for number in range(1, folds + 1):
+        tables[number] = table.assign(split=of_patch.map(split_in_fold(fold, number, folds=folds)))
+        if len(attribute_values(table)) <= 2:
+            _check(tables[number], config, number)
+    return tables
+
+
+def _check(table: pd.DataFrame, config: GroupsConfig, number: int) -> None:
+    """Raise if a group is empty in a split of a fold."""
+    for split in SPLITS:
+        for threshold in config.thresholds:
+            try:
+                check_groups(table, threshold, splits=(split,))
+            except GroupEmptyError as error:
+                raise GroupEmptyError(
+                    error.message,
+                    place=f"fold {number}, split {split}",
+                    remedy="use fewer folds, another split_seed or threshold, or add patients",
+                ) from error
+
+
+def write_folds(
+    work: Path, tables: Mapping[int, pd.DataFrame], config: GroupsConfig, *, stamp: Stamp, left_out: list[str]
+) -> None:
+    """Write the groups and the audit of every fold, then those of the whole cohort.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    tables : mapping of int to DataFrame
+        As `fold_tables` returns them.
+    config : GroupsConfig
+        Of which they were made.
+    stamp : Stamp
+        Of the whole cohort's; a fold's says its number beside.
+    left_out : list of str
+        Slides that are not tiled.
+    """
+    for number in sorted(tables, reverse=True):  # the whole cohort last: its stamp says that all is there
+        folder = fold_folder(work, number) if number else work
+        settings = fingerprint([stamp.config, number]) if number else stamp.config
+        own = Stamp(stage=stamp.stage, config=settings, inputs=stamp.inputs)
+        write_groups(folder, tables[number], config, stamp=own, left_out=left_out)
+
+
+def write_groups(folder: Path, table: pd.DataFrame, config: GroupsConfig, *, stamp: Stamp, left_out: list[str]) -> None:
+    """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Work folder, or that of a fold.
+    table : DataFrame
+        The groups.
+    config, stamp, left_out
+        As for `write_folds`.
+    """
+    provenance.write_table(folder / "groups.parquet", table, stamp)
+    found: dict[str, Any] = {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue}
+    found |= {**audit(table, config.thresholds), "left_out": left_out}
+    files.write_json(folder / "groups" / "audit.json", found)

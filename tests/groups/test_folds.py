@@ -1,0 +1,87 @@
+"""Each patient is tested once and validates once, and labels are spread evenly over the folds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.config import GroupsConfig, SplitsConfig, StudyConfig, parse
+from pathopatch.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.grouping import fold_tables
+from pathopatch.groups.folds import assign_folds, split_in_fold
+
+
+def patients(tumour, healthy):
+    rows = [(f"t{i}", label) for i in range(tumour) for label in (0, 1)] + [(f"h{i}", 0) for i in range(healthy)]
+    return pd.DataFrame(rows, columns=["patient_id", "label"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_differ_by_one_patient_at_most_and_within_a_label_too(seed):
+    fold = assign_folds(patients(12, 11), folds=5, seed=seed)
+    assert len(fold) == 23
+    for part in (fold, fold[fold.index.str.startswith("t")], fold[fold.index.str.startswith("h")]):
+        sizes = np.bincount(part, minlength=6)[1:]
+        assert sizes.max() - sizes.min() <= 1
+
+
+def test_the_seed_draws_the_folds_and_the_order_of_the_rows_does_not():
+    table = patients(8, 8)
+    first = assign_folds(table, folds=4, seed=1)
+    pd.testing.assert_series_equal(first, assign_folds(table.sample(frac=1, random_state=0), folds=4, seed=1))
+    assert not first.equals(assign_folds(table, folds=4, seed=2))
+
+
+def test_every_patient_is_tested_once_validates_once_and_trains_otherwise():
+    fold = assign_folds(patients(7, 6), folds=5, seed=0)
+    roles = pd.DataFrame({k: split_in_fold(fold, k, folds=5) for k in range(1, 6)})
+    assert (roles.apply(lambda row: sorted(row), axis=1).map(tuple) == ("test", "train", "train", "train", "val")).all()
+
+
+@pytest.mark.parametrize("folds", [2, 8])
+def test_two_folds_or_more_than_patients_are_refused(folds):
+    with pytest.raises(InputUnsupportedError, match=f"{folds} folds of 7 patients"):
+        assign_folds(patients(4, 3), folds=folds)
+
+
+def patches(n_patients=6):
+    """Each patient has two patches of each group at 0.25."""
+    rows = [
+        (f"s{i}@{k},0", f"s{i}", f"p{i}", y, 0.1 + 0.5 * a)
+        for i in range(n_patients)
+        for k, (y, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)] * 2)
+    ]
+    return pd.DataFrame(rows, columns=["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"])
+
+
+def test_a_fold_has_its_own_splits_and_the_whole_cohort_is_tested_once():
+    tables = fold_tables(patches(), GroupsConfig(thresholds=(0.25,)), folds=3)
+    whole = tables[0]
+    assert set(whole["split"]) == {"test"}
+    tested = pd.concat([tables[k][tables[k]["split"] == "test"] for k in (1, 2, 3)])
+    assert sorted(tested["patch_id"]) == sorted(whole["patch_id"])
+    for k in (1, 2, 3):
+        assert (tables[k].loc[tables[k]["split"] == "test", "fold"] == k).all()
+        assert (tables[k].groupby("patient_id")["split"].nunique() == 1).all()
+        pd.testing.assert_series_equal(tables[k]["group@0.25"], whole["group@0.25"])
+
+
+def test_a_fold_in_which_a_group_is_empty_is_named():
+    table = patches()
+    config = GroupsConfig(thresholds=(0.25,))
+    number = int(fold_tables(table, config, folds=3)[0].set_index("patient_id")["fold"]["p2"].iloc[0])
+    others = fold_tables(table, config, folds=3)[0]
+    mates = set(others.loc[others["fold"] == number, "patient_id"])
+    thin = table[~(table["patient_id"].isin(mates) & (table["label"] == 1) & (table["tissue_fraction"] < 0.25))]
+    with pytest.raises(GroupEmptyError, match=r"label 1: 0 with little tissue") as caught:
+        fold_tables(thin, config, folds=3)
+    before = number - 1 or 3  # of the fold before it, it is the validation split
+    first = min((before, "val"), (number, "test"))
+    assert caught.value.place == f"fold {first[0]}, split {first[1]}"
+
+
+def test_two_folds_and_the_prediction_of_seen_slides_are_refused_in_a_study():
+    with pytest.raises(InputUnsupportedError, match="none is left to train on"):
+        parse(SplitsConfig, {"folds": 2}, place="test")
+    raw = {"manifest": "m", "work": "w", "splits": {"folds": 5}, "predict_split": "all"}
+    with pytest.raises(InputUnsupportedError, match="has not seen its patient"):
+        parse(StudyConfig, raw, place="test")

@@ -1,0 +1,145 @@
+"""Runs draw by a threshold, by bins or by rank, and are selected by what they draw by or at a threshold."""
+
+import numpy as np
+import pytest
+from made_patches import write_work
+
+from pathopatch.config import EvaluateConfig, GroupsConfig, StudyConfig, TrainConfig, TuneConfig, parse
+from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.evaluation import comparison, evaluate_run
+from pathopatch.files import read_json
+from pathopatch.groups import assign_groups
+from pathopatch.pipeline import study_runs
+from pathopatch.provenance import Stamp, write_table
+from pathopatch.training import fit, tune
+from pathopatch.training.dataset import load_patches
+from pathopatch.training.run import load_sets
+
+CUTS = (0.3, 0.6)
+
+
+def graded_work(folder, *, own=()):
+    """A work folder whose patches have tissue fractions .1 to .9, or an attribute of their own; returns the groups."""
+    groups = write_work(folder)
+    rng = np.random.default_rng(0)
+    much = groups["attribute@0.25"] == 1
+    groups["tissue_fraction"] = np.where(much, rng.uniform(0.3, 0.9, len(groups)), rng.uniform(0.1, 0.5, len(groups)))
+    table = groups[["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction"]]
+    if own:
+        table = table.assign(attribute=[own[i % len(own)] for i in range(len(table))])
+    made = assign_groups(table, [0.25, 0.5], bins=CUTS)
+    write_table(folder / "groups.parquet", made, Stamp(stage="groups", config="c"))
+    return made
+
+
+def small(**changes):
+    common = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1, "least_per_bin": 1}
+    return TrainConfig(**{**common, **changes})
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "gerne-t0.25-s0"),
+        ({"bins": CUTS}, "gerne-b0.3_0.6-s0"),
+        ({"bins": CUTS, "select_at": 0.5, "name": "x"}, "gerne-b0.3_0.6-at0.5-s0-x"),
+        ({"attribute": "rank", "threshold": 0.5}, "gerne-r0.5-s0"),
+    ],
+)
+def test_a_runs_name_says_what_it_draws_by(settings, name):
+    assert TrainConfig(**settings).run_name == name
+
+
+def test_bins_and_rank_exclude_each_other_and_bins_rise():
+    for raw, reason in (({"bins": CUTS, "attribute": "rank"}, "not both"), ({"bins": (0.6, 0.3)}, "must rise")):
+        with pytest.raises(InputUnsupportedError, match=reason):
+            parse(TrainConfig, raw, place="test")
+
+
+def test_patches_have_the_bin_that_their_fraction_says(tmp_path):
+    groups = graded_work(tmp_path)
+    patches = load_patches(tmp_path, groups, input_px=8, splits=("train",), bins=CUTS)
+    np.testing.assert_array_equal(patches.attribute, np.digitize(patches.tissue_fraction, CUTS))
+    with pytest.raises(InputMissingError, match=r"no bins cut at 0\.4; there are some at 0\.3,0\.6"):
+        load_patches(tmp_path, groups, input_px=8, splits=("train",), bins=(0.4,))
+
+
+def test_small_bins_are_joined_alike_in_training_and_validation(tmp_path):
+    groups = graded_work(tmp_path)
+    train, val = load_sets(tmp_path, groups, small(bins=CUTS, least_per_bin=30))  # no cell has as many
+    for patches in (train, val):
+        assert set(patches.attribute) == {0, 1}
+    cut = {bool((np.digitize(train.tissue_fraction, [each]) == train.attribute).all()) for each in CUTS}
+    assert cut == {True, False}  # one of the two cuts is left
+    run = fit(tmp_path, small(bins=CUTS, least_per_bin=30))
+    said = read_json(run / "run.json")["bins"]
+    assert said["cuts"] == list(CUTS)
+    assert len(said["kept"]) == 1
+    assert np.sum(said["counts"]["train"]) == len(train)
+
+
+def test_selection_at_a_threshold_leaves_the_bins_to_training(tmp_path):
+    groups = graded_work(tmp_path)
+    train, val = load_sets(tmp_path, groups, small(bins=CUTS, select_at=0.5))
+    assert set(train.attribute) == {0, 1, 2}
+    np.testing.assert_array_equal(val.attribute, val.tissue_fraction >= 0.5)
+
+
+@pytest.mark.parametrize("settings", [{"bins": CUTS}, {"bins": CUTS, "select_at": 0.5}, {"attribute": "rank"}])
+def test_a_run_trains_tunes_and_is_judged_at_every_threshold_and_by_the_bins(tmp_path, settings):
+    groups = graded_work(tmp_path)
+    run = fit(tmp_path, small(**settings))
+    tuned = tune(tmp_path, small(**settings, name="tuned"), TuneConfig(trials=2))
+    for each in (run, tuned):
+        evaluate_run(tmp_path, each.name, config=EvaluateConfig(bootstrap=0))
+    table = comparison(tmp_path, config=EvaluateConfig(bootstrap=0))
+    mine = table[table["run"] == run.name].set_index("attribute")
+    assert list(mine.index) == ["0.25", "0.5", "bins 0.3,0.6"]
+    by_bins = mine.loc["bins 0.3,0.6"]
+    test = groups[(groups["split"] == "test") & (groups["label"] >= 0)]
+    for y in (0, 1):
+        for a in (0, 1, 2):
+            assert by_bins[f"n_{3 * y + a}"] == ((test["label"] == y) & (test["bin@0.3,0.6"] == a)).sum()
+    assert by_bins["wga"] == min(by_bins[f"accuracy_{g}"] for g in range(6))
+    selected = ", selected at 0.5" if "select_at" in settings else ""
+    told = f"bins 0.3,0.6{selected}" if "bins" in settings else "rank, selected at 0.25"
+    assert set(mine["trained_attribute"]) == {told}
+    settings_kept = read_json(run / "model" / "model.json")["parameters"]
+    assert settings_kept["attribute"] == settings.get("attribute", "groups")
+
+
+def test_other_methods_do_not_draw_by_rank(tmp_path):
+    graded_work(tmp_path)
+    with pytest.raises(InputUnsupportedError, match="'erm' does not draw by rank"):
+        fit(tmp_path, small(method="erm", attribute="rank"))
+
+
+def test_patches_with_an_attribute_of_five_values_train_and_are_judged_by_ten_groups(tmp_path):
+    graded_work(tmp_path, own=("red", "green", "blue", "grey", "black"))
+    for method in ("erm", "resample"):
+        evaluate_run(tmp_path, fit(tmp_path, small(method=method)).name, config=EvaluateConfig(bootstrap=0))
+    table = comparison(tmp_path, config=EvaluateConfig(bootstrap=0))
+    assert {name for name in table if name.startswith("accuracy_") and name[9:].isdigit()} == {
+        f"accuracy_{g}" for g in range(10)
+    }
+    row = table[table["method"] == "resample"].iloc[0]
+    assert sum(row[f"n_{g}"] for g in range(10)) == row["n"]
+    assert row["wga"] == min(row[f"accuracy_{g}"] for g in range(10))
+    assert row["sweep"] == ""  # the tissue forms no groups here
+
+
+def test_a_study_trains_at_each_threshold_the_bins_and_the_rank_where_there_is_such_a_form():
+    study = StudyConfig(
+        manifest="m.csv",
+        work="w",
+        groups=GroupsConfig(thresholds=(0.25, 0.5), bins=CUTS),
+        methods=("erm", "gerne"),
+        attributes=("thresholds", "bins", "rank"),
+    )
+    names = [config.run_name for config in study_runs(study)]
+    assert names == [
+        "erm-t0.25-s0", "gerne-t0.25-s0", "erm-t0.5-s0", "gerne-t0.5-s0",
+        "erm-b0.3_0.6-s0", "gerne-b0.3_0.6-s0", "gerne-r0.25-s0", "gerne-r0.5-s0",
+    ]  # fmt: skip
+    plain = study.model_copy(update={"groups": GroupsConfig(), "attributes": ("thresholds", "bins")})
+    assert len(study_runs(plain)) == 4
