@@ -213,10 +213,10 @@ def audit_text(work: Path) -> str:
 
 def train(work: Path, config: TrainConfig, *, force: bool = False, progress: Progress | None = None) -> Path:
     """Train one run; return its folder ``runs/<name>``, or with folds, in each of which it is trained, ``folds``."""
-    from pathopatch.training import train_many
+    from pathopatch.training import train_one
 
-    made = [train_many(each, [config], None, force=force, progress=progress) for each in parts(work)]
-    return made[0][0] if len(made) == 1 else work / files.FOLDS
+    made = [train_one(each, config, force=force, progress=progress) for each in parts(work)]
+    return made[0] if len(made) == 1 else work / files.FOLDS
 
 
 def tune(
@@ -229,7 +229,7 @@ def tune(
     progress: Progress | None = None,
 ) -> Path:
     """Search a method's settings by validation and keep the winner; return what `train` returns."""
-    from pathopatch.training import train_many
+    from pathopatch.training import train_one
 
     made = [train_one(each, config, search, workers=workers, force=force, progress=progress) for each in parts(work)]
     return made[0] if len(made) == 1 else work / files.FOLDS

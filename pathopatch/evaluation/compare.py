@@ -55,10 +55,11 @@ def compare(
     Returns
     -------
     DataFrame
-        run, method, seed, steps, batch_per_class, trials, search_steps, search (see `budget_of`), trained_threshold (NaN
-        of a run trained on bins), trained_attribute (``0.25``, ``bins 0.3,0.5``, ``rank, selected at 0.25``), threshold
-        (NaN of bins), attribute (by which it is judged, the same words), split, n, patients, smallest_group_n,
-        decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``; biased_average, wga_at_zero,
+        run, method, seed, steps, batch_per_class, trials, search_steps, search (see `budget_of`),
+        trained_threshold (NaN of a run trained on bins), trained_attribute (``0.25``, ``bins 0.3,0.5``,
+        ``rank, selected at 0.25``), threshold (NaN of bins), attribute (by which it is judged, the same words), split,
+        n, patients, smallest_group_n, decision_threshold; wga, gba, average, auroc, each with ``_low`` and ``_high``;
+        biased_average, wga_at_zero,
         wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and
         ``_high``), ``n_g``, ``patients_g``; reference (the ERM run), ``gain_wga`` and ``gain_g`` with ``_low``
         and ``_high``; sweep, in words how WGA and its gain behave over all tissue thresholds. NaN where something is

@@ -34,9 +34,9 @@ def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]])
             histories = panels.get((threshold, method), ())
             for axes in (upper, lower):
                 axes.set_visible(bool(histories))
+            told = f"threshold {threshold}" if threshold[:1].isdigit() else threshold
             _accuracies(
                 upper,
-                told = f"threshold {threshold}" if threshold[:1].isdigit() else threshold
                 f"{method}, {told}",
                 histories,
                 is_first=column == 0,

@@ -73,10 +73,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
     points: list[dict[str, float]] = []
     if "extrapolation" in own:
         points = [
-            {"c": c, "beta": s / c - 1}
-            for c in search.c_values
-            for s in search.s_values
-            if _is_inside(shares, c, s)
+            {"c": c, "beta": s / c - 1} for c in search.c_values for s in search.s_values if _is_inside(shares, c, s)
         ]
     elif "s" in own:
         points = [{"s": s} for s in search.s_values if _is_inside(shares, 1.0, s)]
@@ -90,7 +87,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
 
 
 def _is_inside(shares: NDArray[np.float64] | None, c: float, s: float) -> bool:
-    """Return whether s is inside the bounds at c, which of s = c (beta + 1) do not depend on c; None: shares of trials."""
+    """Return whether s is inside the bounds at c, on which they do not depend; None: shares differ."""
     if shares is None:
         return 0 <= s <= _TWO_VALUES_S
     low, high = gerne.beta_bounds(shares, c)
