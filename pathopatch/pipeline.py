@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch import files, provenance
+from pathopatch.auditing import audit_text, is_audited, write_audit
 from pathopatch.batch import Outcome, PredictTask, TileTask, fail, run_slides, workers_for
 from pathopatch.cohort import (
     check,
@@ -40,7 +41,7 @@ from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp
 from pathopatch.workers import Workers
 
-__all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
+__all__ = ["Progress", "audit_text", "check", "describe", "slides_to_predict"]  # stages, or parts, of other modules
 
 _MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
 
@@ -191,7 +192,7 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     StaleArtefactError
         The slides are not cut alike, or the groups were formed otherwise and `force` is off.
     """
-    from pathopatch.groups import assign_groups, assign_splits, audit, given_splits
+    from pathopatch.groups import assign_groups, assign_splits, given_splits
     from pathopatch.patches import is_tiled, require_one_geometry
 
     slides = provenance.read_table(work / "slides.parquet")
@@ -204,27 +205,15 @@ def groups(work: Path, config: GroupsConfig, *, force: bool = False) -> pd.DataF
     inputs["slides.parquet"] = provenance.fingerprint_file(work / "slides.parquet")
     stamp = Stamp(stage="groups", config=provenance.fingerprint(config), inputs=inputs)
     path = work / "groups.parquet"
-    audit_is_current = provenance.json_stamp(work / "groups" / "audit.json") == stamp
-    if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
+    if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and is_audited(work, stamp):
         return provenance.read_table(path)
     patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
     split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
     patches = patches.assign(split=patches["patient_id"].map(split))
     table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
     provenance.write_table(path, table, stamp)
-    found = {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue, **audit(table, config.thresholds)}
-    found["left_out"] = sorted(set(slides["slide_id"]) - set(done))
-    files.write_json(work / "groups" / "audit.json", found)
+    write_audit(work, table, stamp, min_tissue=config.min_tissue, left_out=sorted(set(slides["slide_id"]) - set(done)))
     return table
-
-
-def audit_text(work: Path) -> str:
-    """Return ``groups/audit.json`` in words and tables."""
-    from pathopatch.groups import describe
-
-    found = files.read_json(work / "groups" / "audit.json")
-    left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
-    return left_out + describe(found)
 
 
 # --- train, tune, evaluate -----------------------------------------------------------------------------------------

@@ -50,10 +50,10 @@ def _number(text: str) -> float:
 
 
 def audit(work: Work, quiet: Quiet = False, force: Force = False) -> None:
-    """Print how strong the tissue-area shortcut is: counts, p(a|y), and the fraction's own AUROC."""
+    """Say before training how strong the tissue-area shortcut is, and what groups of these sizes can measure."""
     from pathopatch import pipeline
 
-    print(pipeline.audit_text(work))
+    print(pipeline.audit_text(work, force=force))
 
 
 def train(

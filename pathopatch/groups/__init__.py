@@ -1,9 +1,10 @@
 """Which group and split is a patch in, and how much does the tissue alone give away of the label? Numbers only."""
 
 from pathopatch.groups.assign import assign_groups, attribute_column, attribute_values, bins_column, group_column
-from pathopatch.groups.audit import audit, check_groups, describe, group_counts
+from pathopatch.groups.audit import audit, check_groups, group_counts
 from pathopatch.groups.naming import Naming, naming_of
 from pathopatch.groups.splits import assign_splits, given_splits
+from pathopatch.groups.words import describe, tables, verdict_text
 
 __all__ = [
     "Naming",
@@ -19,4 +20,6 @@ __all__ = [
     "group_column",
     "group_counts",
     "naming_of",
+    "tables",
+    "verdict_text",
 ]
