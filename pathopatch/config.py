@@ -228,6 +228,7 @@ class EvaluateConfig(Config):
 
     bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
     seed: int = 0
+    ablation: bool = True  # predict once more without each channel: which ones a model leans on
 
 
 class PredictConfig(Config):

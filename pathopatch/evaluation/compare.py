@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
+from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.judge import N_GROUPS, patient_counts, pooled_accuracy, with_interval
 from pathopatch.files import inside, read_json, write_bytes
 from pathopatch.groups import naming_of
@@ -33,6 +34,8 @@ def compare(
     config: EvaluateConfig | None = None,
 ) -> pd.DataFrame:
     """Return one row per evaluated run and threshold, and write it as ``comparison.csv`` in the work folder.
+
+    Beside it ``tissue_dependence.csv`` says what each run took out of the dependence on the tissue fraction.
 
     Parameters
     ----------
@@ -63,6 +66,8 @@ def compare(
     table = comparison(work, runs, split=split, config=config)
     text: str = table.to_csv(index=False, lineterminator="\n")
     write_bytes(work / "comparison.csv", text.encode())
+    dependence = dependence_comparison(work, table, config=config).to_csv(index=False, lineterminator="\n")
+    write_bytes(work / "tissue_dependence.csv", dependence.encode())
     return table
 
 

@@ -1,7 +1,8 @@
 """Answers how good one training run is on labelled patches: reads a run's model and the groups, writes its evaluation.
 
 ``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
-threshold and group) and ``predictions.parquet`` (one row per patch).
+threshold and group), ``tissue_dependence.csv``, ``calibration.csv``, ``reliability.csv`` and ``ablation.csv`` (audit of
+the trained model) and ``predictions.parquet`` (one row per patch).
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.evaluation.ablation import WITHOUT, ablation, ablation_table, without_channel
 from pathopatch.evaluation.audit import tissue_dependence
+from pathopatch.evaluation.calibration import calibration, calibration_tables
 from pathopatch.evaluation.judge import group_shares, judge
 from pathopatch.files import atomic_path, inside, read_json, write_json
 from pathopatch.models.bundle import PatchClassifier, load_model
@@ -106,20 +109,42 @@ def evaluate_run(
         return out
     groups = read_table(work / "groups.parquet")
     refuse_many_values(groups)
-    predictions, decision_threshold = _predict(work, groups, model_folder, splits=splits, device=device)
+    model = load_model(model_folder, device=device)
+    predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
     numbers = judge_predictions(
         predictions,
         groups,
-        decision_threshold=decision_threshold,
+        decision_threshold=model.spec.decision_threshold,
         train_splits=_train_splits(work, run_name),
         config=config,
     )
+    write_evaluation(out, predictions, {"run": run_name, **numbers}, stamp)
+    return out
+
+
+def write_evaluation(out: Path, predictions: pd.DataFrame, numbers: dict[str, Any], stamp: Stamp) -> None:
+    """Write an evaluation's numbers as JSON and tables, and its predictions; all of it or nothing.
+
+    Parameters
+    ----------
+    out : Path
+        Its folder; an earlier evaluation there is replaced.
+    predictions : DataFrame
+        A row per patch.
+    numbers : dict
+        What `judge_predictions` returned, and whatever else is known.
+    stamp : Stamp
+        Of the evaluation.
+    """
+    tables = {"groups": group_table(numbers), "tissue_dependence": dependence_table(numbers)}
+    tables |= {**calibration_tables(numbers), "ablation": ablation_table(numbers)}
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
         write_table(temporary / "predictions.parquet", predictions, stamp)
-        group_table(numbers).to_csv(temporary / "groups.csv", index=False, lineterminator="\n")
-        write_json(temporary / "metrics.json", {"run": run_name, **numbers, "stamp": stamp.to_dict()})
-    return out
+        for name, table in tables.items():
+            if len(table):  # of one channel there is no ablation
+                table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
+        write_json(temporary / "metrics.json", {**numbers, "stamp": stamp.to_dict()})
 
 
 def judge_predictions(
@@ -136,7 +161,8 @@ def judge_predictions(
     ----------
     predictions : DataFrame
         Columns patch_id, split, label, tissue_fraction, ``group@<threshold>``, logit (tumour minus non-tumour),
-        probability; one row per labelled patch that has a group.
+        probability, and ``logit without <channel>`` where channels were taken away; one row per labelled patch that has
+        a group.
     groups : DataFrame
         The groups table: gives each patch its patient, and the training split its group shares.
     decision_threshold : float
@@ -150,7 +176,7 @@ def judge_predictions(
     -------
     dict
         `decision_threshold`, `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `judge` returns,
-        `tissue_dependence`: what `tissue_dependence` returns}.
+        `tissue_dependence`, `calibration`, `ablation`: what the functions of these names return}.
 
     Raises
     ------
@@ -195,6 +221,14 @@ def judge_predictions(
                 resamples=config.bootstrap,
                 seed=config.seed,
             ),
+            "calibration": calibration(table, patient, resamples=config.bootstrap, seed=config.seed),
+            "ablation": ablation(
+                table,
+                patient,
+                decision_threshold=decision_threshold,
+                resamples=config.bootstrap,
+                seed=config.seed,
+            ),
         }
     return {
         "decision_threshold": float(decision_threshold),
@@ -220,6 +254,23 @@ def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def dependence_table(numbers: dict[str, Any]) -> pd.DataFrame:
+    """Return the dependence on the tissue fraction as a table, one row per split and label.
+
+    Parameters
+    ----------
+    numbers : dict
+        What `judge_predictions` returned.
+    """
+    return pd.DataFrame(
+        [
+            {"split": split, **row}
+            for split, content in numbers["splits"].items()
+            for row in content["tissue_dependence"]
+        ]
+    )
+
+
 def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
     """Return the splits that a run was trained on, from its configuration if it has one."""
     path = inside(work, "runs", run_name, "config.json")
@@ -229,10 +280,34 @@ def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
     return tuple(raw.get("config", raw).get("train_splits", ("train",)))
 
 
-def _predict(
-    work: Path, groups: pd.DataFrame, model_folder: Path, *, splits: tuple[str, ...], device: str
-) -> tuple[pd.DataFrame, float]:
-    """Return the predictions of a bundle on the labelled patches of some splits, and its decision threshold."""
+def predict_patches(
+    work: Path, groups: pd.DataFrame, model: PatchClassifier, *, splits: tuple[str, ...], ablate: bool = False
+) -> pd.DataFrame:
+    """Return the predictions of a model on the labelled patches of some splits that have a group.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with the patch stores.
+    groups : DataFrame
+        The groups table.
+    model : PatchClassifier
+        The model.
+    splits : tuple of str
+        Splits to predict; one without labelled patches is left out.
+    ablate : bool
+        Predict them once more without each channel, if there are several.
+
+    Returns
+    -------
+    DataFrame
+        As `judge_predictions` takes it.
+
+    Raises
+    ------
+    InputMissingError
+        None of the splits has a labelled patch with a group.
+    """
     names = [f"group@{threshold}" for threshold in thresholds_of(groups)]
     wanted = groups[groups["split"].isin(splits) & (groups["label"] >= 0) & (groups[names[0]] >= 0)]
     if wanted.empty:
@@ -241,25 +316,33 @@ def _predict(
             place="groups.parquet",
             remedy="give slides of these splits a tumor_mask in the manifest",
         )
-    model = load_model(model_folder, device=device)
     tables = []
     for split in splits:
         rows = wanted[wanted["split"] == split]
         if rows.empty:
             continue
         patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,))
-        margin = pd.Series(_margins(model, patches), index=patches.patch_id).loc[rows["patch_id"]].to_numpy()
+        margins = _margins(model, patches, ablate=ablate).loc[rows["patch_id"]].reset_index(drop=True)
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
-        table["logit"] = margin
-        table["probability"] = 1 / (1 + np.exp(-margin / model.spec.temperature))
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True), float(model.spec.decision_threshold)
+        table["logit"] = margins["logit"]
+        table["probability"] = 1 / (1 + np.exp(-margins["logit"] / model.spec.temperature))
+        tables.append(pd.concat([table, margins.drop(columns="logit")], axis=1))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _margins(model: PatchClassifier, patches: PatchSet) -> NDArray[np.float64]:
-    """Return z1 - z0 of every patch, batch by batch."""
-    logits = [
-        model.predict_logits(patches.read(slice(start, start + _BATCH))) for start in range(0, len(patches), _BATCH)
-    ]
-    table = np.concatenate(logits).astype(np.float64)  # (N, 2)
-    return table[:, 1] - table[:, 0]
+def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.DataFrame:
+    """Return z1 - z0 of every patch by its id, with all channels and, if asked, without each; batch by batch."""
+    channels = model.spec.channels if ablate and len(model.spec.channels) > 1 else ()
+    found: dict[str, list[NDArray[np.float64]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
+    for start in range(0, len(patches), _BATCH):
+        batch = patches.read(slice(start, start + _BATCH))
+        found["logit"].append(_difference(model.predict_logits(batch)))
+        for number, name in enumerate(channels):
+            blanked = without_channel(batch, number, model.spec.mean[number])
+            found[f"{WITHOUT}{name}"].append(_difference(model.predict_logits(blanked)))
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in found.items()}, index=patches.patch_id)
+
+
+def _difference(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return z1 - z0 of logits (N, 2)."""
+    return logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)

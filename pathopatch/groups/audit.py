@@ -128,7 +128,7 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
         }
         for threshold in thresholds
     }
-    settings = {"resamples": resamples, "seed": seed}
+    settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     counted = groups[groups[_column(groups, thresholds[0])] >= 0]
     parts = {split: _arrays(part) for split, part in _by_split(counted)}
     found["sweep"] = {split: sweep(*arrays, **settings) for split, arrays in parts.items()}

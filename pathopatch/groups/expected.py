@@ -109,7 +109,8 @@ def _hits(
     if correlation > 0:
         strength = (1 - correlation) / correlation
         true = rng.beta(accuracy * strength, (1 - accuracy) * strength, (simulations, len(several)))
-    return hits + rng.binomial(several, true, (simulations, len(several))).sum(axis=1)
+    hits += rng.binomial(several, true, (simulations, len(several))).sum(axis=1)
+    return hits
 
 
 def _cell(
