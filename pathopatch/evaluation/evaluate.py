@@ -59,7 +59,6 @@ def evaluate_run(
     splits: tuple[str, ...] = ("val", "test"),
     device: str = "auto",
     force: bool = False,
-    bundle: Path | None = None,
 ) -> Path:
     """Judge one run on labelled patches and return the folder of its numbers.
 
@@ -77,8 +76,6 @@ def evaluate_run(
         Of the forward pass, "auto" for the best there is.
     force : bool
         Redo an evaluation of other settings or inputs.
-    bundle : Path, optional
-        Model bundle to judge in place of the run's own, so that a model from elsewhere gets an evaluation here.
 
     Returns
     -------
@@ -96,7 +93,7 @@ def evaluate_run(
     """
     config = config or EvaluateConfig()
     out = inside(work, "runs", run_name, "evaluation")
-    model_folder = bundle or inside(work, "runs", run_name, "model")
+    model_folder = inside(work, "runs", run_name, "model")
     stamp = Stamp(
         stage="evaluate",
         config=fingerprint({"evaluate": config, "splits": list(splits)}),

@@ -23,6 +23,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
+from pathopatch.training.seen import seen
 from pathopatch.training.source import Source
 
 RUN, MODEL = "run.json", "model"
@@ -195,7 +196,9 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         method=config.method,
         parameters={name: getattr(config, name) for name in names},
         group_metrics=fitted.validation,
-        training=dict(stamp.inputs) | {"config": stamp.config},
+        training=dict(stamp.inputs)
+        | {"config": stamp.config}
+        | seen(work, provenance.read_table(work / "groups.parquet"), config.train_splits),
     )
 
 
