@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import zarr
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs
+from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.files import inside, read_json
 from pathopatch.groups import Naming, naming_of
 from pathopatch.patches.store import store_stamp
@@ -48,6 +49,10 @@ class Study:
         The finished store of each slide.
     stamps : mapping of str to Stamp
         What each artefact was made of.
+    dependence : DataFrame or None
+        A row per evaluated run and label, see `pathopatch.evaluation.dependence`.
+    outside : mapping of str to mapping
+        ``metrics.json`` of each model from elsewhere that was judged here.
     """
 
     name: str
@@ -62,6 +67,8 @@ class Study:
     overlays: Mapping[str, Path]
     stores: Mapping[str, Path]
     stamps: Mapping[str, Stamp]
+    dependence: pd.DataFrame | None = None
+    outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def naming(self) -> Naming:
@@ -99,6 +106,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     groups = read_table(work / "groups.parquet") if (work / "groups.parquet").is_file() else None
     audit_path = work / "groups" / "audit.json"
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
+    table = comparison(work, config=evaluate) if runs and groups is not None else None
     return Study(
         name=work.resolve().name,
         slides=_slides(work, groups),
@@ -106,7 +114,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         audit=read_json(audit_path) if audit_path.is_file() else None,
         evaluations={run: read_json(inside(work, "runs", run, "evaluation", "metrics.json")) for run in runs},
         configs={run: raw.get("config", raw) for run, raw in configs.items()},
-        comparison=comparison(work, config=evaluate) if runs and groups is not None else None,
+        comparison=table,
         predictions={run: read_table(inside(work, "runs", run, "evaluation", "predictions.parquet")) for run in runs},
         histories={
             path.parent.name: pd.read_csv(path)
@@ -116,6 +124,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
         stamps=stamps,
+        dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
+        outside={path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))},
     )
 
 
@@ -221,6 +231,7 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         "groups.parquet": table_stamp(work / "groups.parquet"),
         **{f"runs/{path.parent.name}": json_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": json_stamp(work / "runs" / run / "evaluation" / "metrics.json") for run in runs},
+        **{f"evaluations/{p.parent.name}": json_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},
         **{f"predictions/{path.name}": table_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
     stamps = {place: stamp for place, stamp in found.items() if stamp is not None}
