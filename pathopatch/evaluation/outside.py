@@ -31,6 +31,7 @@ FOLDER = "evaluations"
 ALL = "all"
 """Name under which all labelled patches are judged together, whatever their split."""
 _MPP_TOLERANCE = 1.02
+_MEASURES = (("wga", "WGA"), ("gba", "GBA"), ("average", "average"))
 
 
 def evaluate_bundle(
@@ -174,6 +175,7 @@ def seen_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[str]
     here = slide_marks(work, rows)
     if TRAINED not in spec.training or not here:
         return ["The bundle does not say which slides it was trained on: that it has not seen these is not checked."]
+    units = "patients" if any(", patient " in name for name in here) else "slides"
     found = []
     for key, what in ((TRAINED, "trained"), (VALIDATED, "selected (checkpoint, decision threshold)")):
         marks = set(spec.training.get(key, "").split(","))
@@ -181,7 +183,7 @@ def seen_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[str]
         if known:
             listed = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
             found.append(
-                f"The model was {what} on {len(known)} of the {len(here)} slides that are judged ({listed}): "
+                f"The model was {what} on {len(known)} of the {len(here)} {units} that are judged ({listed}): "
                 "the numbers flatter it."
             )
     return found
@@ -207,7 +209,7 @@ def outside_text(folder: Path) -> str:
             + ("-" if alone["auroc"] is None else f"{alone['auroc']:.3f}")
         )
         for threshold, judged in content["thresholds"].items():
-            told = ", ".join(f"{name} {_interval(judged[name])}" for name in ("wga", "gba", "average"))
+            told = ", ".join(f"{said} {_interval(judged[name])}" for name, said in _MEASURES)
             groups = ", ".join(
                 f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in judged["groups"]
             )

@@ -174,6 +174,15 @@ def _expected_lines(split: str, cells: Mapping[str, Any], naming: Naming) -> lis
         )
     small = [each for each in expected["cells"] if each["reasons"]]
     if small:
-        told = [f"{naming.names[each['group']]} ({', '.join(each['reasons'])})" for each in small]
-        lines.append(f"  {split}: too small to measure well: " + "; ".join(told))
+        lines.append(f"  {split}: too small to measure well: " + "; ".join(_small(each, naming) for each in small))
     return lines
+
+
+def _small(cell: Mapping[str, Any], naming: Naming) -> str:
+    """Return a cell that is too small, with its size and how well it can be known."""
+    name = naming.names[cell["group"]]
+    if not cell["n"]:
+        return f"{name} (no patches)"
+    return (
+        f"{name} ({cell['n']} patches of {cell['patients']} patients: known to {100 * cell['half_width']:.0f} points)"
+    )

@@ -6,7 +6,7 @@ drawn with a line has its 95 % interval by patient.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,8 @@ def shortcut_strength(
     if known:
         at = [step["threshold"] for step in known]
         if known[0]["gap_low"] is not None:
-            ends = np.array([[step["gap_low"], step["gap_high"]] for step in known]).T
-            right.fill_between(at, *ends, color=_INK, alpha=0.16, linewidth=0)
+            band = np.array([[step["gap_low"], step["gap_high"]] for step in known]).T
+            right.fill_between(at, *band, color=_INK, alpha=0.16, linewidth=0)
         right.plot(at, [step["gap"] for step in known], color=_INK, linewidth=2)
     right.axhline(0, color=_MUTED, linewidth=1)
     dress(right, title=f"Tumour minus non-tumour, {split}", x="tissue threshold", y="difference of shares, points")
@@ -78,7 +78,7 @@ def shortcut_strength(
     return png(figure)
 
 
-def sweep_counts(sweep: Mapping[str, Iterable[Mapping[str, Any]]]) -> bytes:
+def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     """Return the number of patches in each of the four groups for every tissue threshold, a panel a split.
 
     Parameters
@@ -88,8 +88,8 @@ def sweep_counts(sweep: Mapping[str, Iterable[Mapping[str, Any]]]) -> bytes:
     """
     figure = new_figure(10.0, 3.4)
     panels = figure.subplots(1, len(sweep), sharey=True, squeeze=False)[0]
-    for axes, (split, steps) in zip(panels, sweep.items(), strict=True):
-        rows = list(steps)
+    most = max(max(map(max, row["counts"])) for steps in sweep.values() for row in steps)
+    for axes, (split, rows) in zip(panels, sweep.items(), strict=True):
         at = [row["threshold"] for row in rows]
         for group, (color, mark) in enumerate(zip(GROUP_COLORS, _GROUP_MARKS, strict=True)):
             n = [row["counts"][group // 2][group % 2] for row in rows]
@@ -99,7 +99,7 @@ def sweep_counts(sweep: Mapping[str, Iterable[Mapping[str, Any]]]) -> bytes:
         axes.set_yscale("symlog", linthresh=10)
         dress(axes, title=split, x="tissue threshold", y="patches (log scale)" if axes is panels[0] else "")
         axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.6 * max(sum(map(sum, row["counts"])) for row in rows))
+        axes.set_ylim(0, 1.6 * max(most, 100))
         axes.yaxis.set_major_formatter("{x:.0f}")
         axes.text(0.99, SMALL_CELL, f"{SMALL_CELL}", fontsize=8, ha="right", va="bottom", color=_INK)
     handles, names = panels[0].get_legend_handles_labels()

@@ -112,7 +112,7 @@ def test_patients_of_a_set_of_ready_patches_are_told_apart_and_no_name_stands_in
     mark = fingerprint(["f" * 64, "Ann"])[:16]
     spec = read_spec(bundle).model_copy(update={"training": {"train_slides": mark}})
     rows = pd.DataFrame({"slide_id": "set", "patient_id": ["Ann", "Bob"]})
-    assert "1 of the 2 slides that are judged (set, patient Ann)" in seen_warnings(spec, tmp_path, rows)[0]
+    assert "1 of the 2 patients that are judged (set, patient Ann)" in seen_warnings(spec, tmp_path, rows)[0]
     assert "slide-train" not in (bundle / "model.json").read_text()
     assert "patient-train" not in (bundle / "model.json").read_text()
 
@@ -196,7 +196,7 @@ def test_the_text_says_the_numbers_and_the_warnings(outside: Path) -> None:
     numbers = read_json(out / "metrics.json")
     told = outside_text(out)
     judged = numbers["splits"]["all"]["thresholds"]["0.25"]
-    assert f"wga {100 * judged['wga']['value']:.1f} [" in told
+    assert f"WGA {100 * judged['wga']['value']:.1f} [" in told
     assert f"without CARS: AUROC {numbers['splits']['all']['ablation'][0]['auroc_without']:.3f}" in told
     assert np.isfinite(numbers["splits"]["all"]["calibration"]["before"]["all"]["ece"])
 
