@@ -13,7 +13,7 @@ from pathopatch.errors import GroupEmptyError, InputMissingError
 from pathopatch.groups.assign import attribute_column, group_column
 from pathopatch.groups.expected import expected
 from pathopatch.groups.naming import naming_of
-from pathopatch.groups.shortcut import cohort_verdict, fraction_only
+from pathopatch.groups.shortcut import attribute_score, cohort_verdict, fraction_only
 from pathopatch.groups.splits import SPLITS
 from pathopatch.groups.sweep import alpha_of, sweep
 
@@ -108,8 +108,10 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
         ``f"{t:g}"``) and split the 2 x A ``counts`` and ``patients`` (rows label, columns attribute), ``alpha``, the
         share of each attribute value within a label (None for a label without patches), and what `expected` says of
         the cells. ``sweep``: per split what `sweep` says of thresholds from 0.05 to 0.95. ``fraction_only``: per split,
-        and ``whole``: of all splits together, what `fraction_only` says of the tissue fraction alone. ``verdict``: what
-        `cohort_verdict` makes of it. Only labelled patches that are not blank count.
+        and ``whole``: of all splits together, what `fraction_only` says of the tissue fraction alone; where the patches
+        have an attribute of their own, ``attribute_only`` and ``attribute_whole`` say the same of that attribute.
+        ``verdict``: what `cohort_verdict` makes of the latter where it is there, else of the former. Only labelled
+        patches that are not blank count.
 
     Raises
     ------
@@ -134,8 +136,21 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     found["sweep"] = {split: sweep(*arrays, **settings) for split, arrays in parts.items()}
     found["fraction_only"] = {split: fraction_only(*arrays, **settings) for split, arrays in parts.items()}
     found["whole"] = fraction_only(*_arrays(counted), **settings)
-    found["verdict"] = cohort_verdict(found["fraction_only"], found["whole"])
+    judged = found["fraction_only"], found["whole"]
+    if naming_of(groups).is_own:  # then the shortcut, if there is one, is this attribute
+        name = attribute_column(thresholds[0])
+        found["attribute_only"] = {split: _attribute_only(part, name, **settings) for split, part in _by_split(counted)}
+        found["attribute_whole"] = _attribute_only(counted, name, **settings)
+        judged = found["attribute_only"], found["attribute_whole"]
+    found["verdict"] = cohort_verdict(*judged)
     return found
+
+
+def _attribute_only(part: pd.DataFrame, column: str, **settings: Any) -> dict[str, Any]:
+    """Return how well the patches' own attribute alone tells the label."""
+    label, patient = part["label"].to_numpy(np.int64), part["patient_id"].to_numpy(dtype=str)
+    score = attribute_score(label, part[column].to_numpy(np.int64), patient)
+    return fraction_only(label, score, patient, **settings)
 
 
 def _arrays(part: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.metrics import auroc, bootstrap_by_patient
-from pathopatch.resampling import auroc_of, interval, ratio, resampled, sums_by_patient
+from pathopatch.resampling import FloatArray, auroc_of, interval, ratio, resampled, sums_by_patient
 
 LEAST_EFFECT = 0.05
 """Of AUROC, from 0.5. On made cohorts of 6 to 40 patients false alarms were at most 1 %, however clustered."""
@@ -80,6 +80,38 @@ def fraction_only(
         "verdict": told,
         "is_flagged": told == FLAGGED,
     }
+
+
+def attribute_score(label: NDArray[np.int64], attribute: NDArray[np.int64], patient: NDArray[Any]) -> FloatArray:
+    """Return how much each patch's own attribute speaks for tumour, by the labels of other patients.
+
+    Parameters
+    ----------
+    label : ndarray of int64, shape (N,)
+        1 tumour, 0 non-tumour.
+    attribute : ndarray of int64, shape (N,)
+        From 0; no order is implied.
+    patient : ndarray, shape (N,)
+        Patient of each patch. Their labels do not enter their own score, which would flatter rare values.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        Rank of the value by its share of tumour in the other folds of patients, from 0 to 1; to be judged as
+        `fraction_only` judges the tissue fraction.
+    """
+    people, place = np.unique(patient, return_inverse=True)
+    folds = max(2, min(_FOLDS, len(people)))
+    fold = (np.random.default_rng(0).permutation(len(people)) % folds)[place]
+    n_values = int(attribute.max(initial=0)) + 1
+    score = np.zeros(len(label))
+    for number in range(folds):
+        others, mine = fold != number, fold == number
+        n = np.bincount(attribute[others], minlength=n_values)
+        share = ratio(np.bincount(attribute[others], weights=label[others], minlength=n_values), n)
+        share = np.where(np.isnan(share), label[others].mean() if others.any() else 0.5, share)
+        score[mine] = np.unique(share, return_inverse=True)[1][attribute[mine]]
+    return score / max(1, n_values - 1)
 
 
 def cohort_verdict(by_split: Mapping[str, Mapping[str, Any]], whole: Mapping[str, Any]) -> dict[str, Any]:

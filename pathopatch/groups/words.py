@@ -31,16 +31,19 @@ def verdict_text(found: Mapping[str, Any]) -> str:
         As `audit` returns it, or read back from JSON.
     """
     verdict = found["verdict"]
-    told = found["whole"] if verdict["by"] == "all" else found["fraction_only"][verdict["by"]]
+    told = judged_in(found)[verdict["by"]]
+    is_own = "attribute_only" in found
     where = "all labelled patches" if verdict["by"] == "all" else "the training patches"
     effect = verdict["least_effect"]
     if told["auroc"] is None:
         return "NOT KNOWN. There is one label only, so that nothing can give it away."
-    seen = f"in {where} the tissue fraction alone tells the label with AUROC {_interval(told, 'auroc')}"
+    alone = "the patches' own attribute" if is_own else "the tissue fraction"
+    seen = f"in {where} {alone} alone tells the label with AUROC {_interval(told, 'auroc')}"
     people = f"{told['patients']} patients"
     if verdict["verdict"] == FLAGGED:
         side = f"above {0.5 + effect:g}" if told["auroc"] > 0.5 else f"below {0.5 - effect:g}"
-        return f"SHORTCUT. {seen[0].upper()}{seen[1:]} ({people}), wholly {side}: a model can score by tissue area."
+        by = "that attribute" if is_own else "tissue area"
+        return f"SHORTCUT. {seen[0].upper()}{seen[1:]} ({people}), wholly {side}: a model can score by {by}."
     if verdict["verdict"] == NEGLIGIBLE:
         return f"No shortcut of any size: {seen} ({people}), within {effect:g} of 0.5."
     if verdict["verdict"] == NOT_SHOWN:
@@ -51,6 +54,19 @@ def verdict_text(found: Mapping[str, Any]) -> str:
         f"{told['patients_with_non_tumor']} with non-tumour) are too few for a verdict, which takes "
         f"{LEAST_PATIENTS} and {LEAST_PATIENTS_OF_A_LABEL} of each label."
     )
+
+
+def judged_in(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what was judged: by split, and ``all`` together; of the patches' own attribute where they have one.
+
+    Parameters
+    ----------
+    found : mapping
+        As `audit` returns it, or read back from JSON.
+    """
+    if "attribute_only" in found:
+        return {**found["attribute_only"], "all": found["attribute_whole"]}
+    return {**found["fraction_only"], "all": found["whole"]}
 
 
 def describe(found: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pathopatch.evaluation.judge import SMALL_GROUP
 from pathopatch.groups import Naming
-from pathopatch.groups.words import verdict_text
+from pathopatch.groups.words import judged_in, verdict_text
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
@@ -28,12 +28,12 @@ def verdict_box(study: Study) -> Html:
         return paragraph(
             "This audit is of an earlier version; run pathopatch audit WORK for its verdict.", kind="absent"
         )
-    rule = found["verdict"]["least_effect"]
+    rule, judged = found["verdict"]["least_effect"], "attribute" if study.naming.is_own else "fraction"
     return tag(
         "div",
         paragraph(tag("strong", verdict_text(found)), kind="warning" if found["verdict"]["is_flagged"] else "verdict"),
         paragraph(
-            "The rule: a shortcut is flagged where the 95 % interval by patient of the fraction's AUROC lies wholly "
+            f"The rule: a shortcut is flagged where the 95 % interval by patient of the {judged}'s AUROC lies wholly "
             f"above {0.5 + rule:g} or below {0.5 - rule:g}, in the training patches or in all labelled ones together."
         ),
     )
@@ -44,18 +44,22 @@ def before_training(study: Study, pictures: dict[str, bytes]) -> Html:
     found = study.audit or {}
     if "verdict" not in found:
         return Html("")
-    whole = {"whole cohort": found["whole"]} if len(found["fraction_only"]) > 1 else {}
+    judged = judged_in(found)
+    if len(judged) == 2:  # one split and all together are the same
+        del judged["all"]
+    more = "a value that speaks more for tumour" if study.naming.is_own else "more tissue"
+    alone = "own attribute" if study.naming.is_own else "tissue fraction"
     pictures["shortcut.png"] = audit_plots.shortcut_strength(
-        {**found["fraction_only"], **whole}, found["sweep"], least_effect=found["verdict"]["least_effect"]
+        judged, found["sweep"], least_effect=found["verdict"]["least_effect"], title=f"{capital(alone)} alone"
     )
     first = next(iter(found["sweep"]))
     return tag(
         "div",
         picture(
             "shortcut.png",
-            "AUROC of the tissue fraction alone for the label in each split with 95 % intervals, and the gap of alpha "
+            f"AUROC of the {alone} alone for the label in each split with 95 % intervals, and the gap of alpha "
             "between the labels over all tissue thresholds.",
-            "Left: how often a tumour patch has more tissue than a non-tumour patch; 0.5 is chance. Right: the "
+            f"Left: how often a tumour patch has {more} than a non-tumour patch; 0.5 is chance. Right: the "
             f"share of tumour patches with at least so much tissue minus that of non-tumour patches ({first} split). "
             "Lines and shade: 95 % interval by bootstrap over patients.",
         ),

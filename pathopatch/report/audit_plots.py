@@ -28,7 +28,11 @@ _MEASURE_MARKS = ("o", "s", "D")
 
 
 def shortcut_strength(
-    alone: Mapping[str, Mapping[str, Any]], sweep: Mapping[str, Sequence[Mapping[str, Any]]], *, least_effect: float
+    alone: Mapping[str, Mapping[str, Any]],
+    sweep: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    least_effect: float,
+    title: str = "Tissue fraction alone",
 ) -> bytes:
     """Return the AUROC of the tissue fraction alone per split, and alpha's gap between the labels per threshold.
 
@@ -40,6 +44,8 @@ def shortcut_strength(
         Split -> steps of ``threshold``, ``gap``, ``gap_low``, ``gap_high``; the first split is drawn.
     least_effect : float
         Distance from 0.5 within which an AUROC is no shortcut; shaded.
+    title : str
+        What is held against the label.
     """
     figure = new_figure(10.0, 1.6 + 0.42 * max(3, len(alone)))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
@@ -54,7 +60,7 @@ def shortcut_strength(
         left.plot(told["auroc"], place, "o", color=_INK, markersize=7.5, markeredgecolor="white")
         ends = "" if told["auroc_low"] is None else f" [{told['auroc_low']:.2f}, {told['auroc_high']:.2f}]"
         left.text(1.04, place, f"{told['auroc']:.2f}{ends}", va="center", fontsize=8.5, color=_INK)
-    dress(left, title="Tissue fraction alone", x="AUROC for the label (shaded: too weak to count)")
+    dress(left, title=title, x="AUROC for the label (shaded: too weak to count)")
     left.set_xlim(0, 1.6)
     left.set_xticks(np.linspace(0, 1, 5))
     names = [plain(f"{split}: {told['n']} patches,\n{told['patients']} patients") for split, told in alone.items()]

@@ -9,7 +9,15 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from pathopatch.groups import assign_groups, audit, verdict_text
-from pathopatch.groups.shortcut import FLAGGED, NEGLIGIBLE, NOT_SHOWN, UNKNOWN, cohort_verdict, fraction_only
+from pathopatch.groups.shortcut import (
+    FLAGGED,
+    NEGLIGIBLE,
+    NOT_SHOWN,
+    UNKNOWN,
+    attribute_score,
+    cohort_verdict,
+    fraction_only,
+)
 
 SEEDS = range(20)
 
@@ -124,3 +132,24 @@ def test_the_verdict_is_told_with_what_was_seen() -> None:
     none = audit(assign_groups(made_cohort(1, auroc=0.5), [0.25]), [0.25], resamples=100)
     assert "No shortcut is shown" in verdict_text(none)
     assert "is not excluded" in verdict_text(none)
+
+
+@pytest.mark.parametrize(("agreement", "is_flagged"), [(0.85, True), (0.5, False)])
+def test_where_patches_brought_their_own_attribute_it_is_the_attribute_that_is_judged(
+    agreement: float, is_flagged: bool
+) -> None:
+    cohort = made_cohort(0, auroc=0.75)
+    agrees = np.random.default_rng(0).random(len(cohort)) < agreement
+    places = np.where((cohort["label"] == 1) == agrees, "water", "land")
+    found = audit(assign_groups(cohort.assign(attribute=places), [0.25]), [0.25], resamples=200)
+    assert found["fraction_only"]["train"]["is_flagged"]
+    assert found["verdict"]["is_flagged"] == is_flagged
+    assert "the patches' own attribute alone tells the label" in verdict_text(found)
+
+
+def test_an_attribute_of_many_values_does_not_tell_labels_it_was_scored_by() -> None:
+    rng = np.random.default_rng(0)
+    who, label, values = np.repeat(np.arange(30), 20), rng.integers(0, 2, 600), rng.integers(0, 200, 600)
+    told = fraction_only(label, attribute_score(label, values, who), who, resamples=100)
+    assert told["auroc"] == pytest.approx(0.5, abs=0.08)
+    assert not told["is_flagged"]
