@@ -308,6 +308,7 @@ class EvaluateConfig(Config):
     bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
     seed: int = 0
     least_per_group: int = Field(default=25, ge=1)  # in a sweep; the standard error of a smaller group tops 10 points
+    ablation: bool = True  # predict once more without each channel: which ones a model leans on
 
 
 class PredictConfig(Config):

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from pathopatch import files, provenance
+from pathopatch import provenance
+from pathopatch.auditing import is_audited, write_audit
 from pathopatch.config import GroupsConfig
 from pathopatch.errors import GroupEmptyError, InputMissingError
 from pathopatch.files import fold_folder
-from pathopatch.groups import assign_groups, assign_splits, audit, check_groups, given_splits
+from pathopatch.groups import assign_groups, assign_splits, check_groups, given_splits
 from pathopatch.groups.assign import attribute_values
 from pathopatch.groups.folds import assign_folds, split_in_fold
 from pathopatch.groups.splits import SPLITS
@@ -53,8 +53,7 @@ def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = Fa
     settings = [config, folds] if folds > 1 else config
     stamp = Stamp(stage="groups", config=provenance.fingerprint(settings), inputs=inputs)
     path = work / "groups.parquet"
-    audit_is_current = provenance.json_stamp(work / "groups" / "audit.json") == stamp
-    if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and audit_is_current:
+    if provenance.is_current(stamp, provenance.table_stamp(path), place=path, force=force) and is_audited(work, stamp):
         return provenance.read_table(path)
     patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
     left_out = sorted(set(slides["slide_id"]) - set(done))
@@ -155,6 +154,4 @@ def write_groups(folder: Path, table: pd.DataFrame, config: GroupsConfig, *, sta
         As for `write_folds`.
     """
     provenance.write_table(folder / "groups.parquet", table, stamp)
-    found: dict[str, Any] = {"stamp": stamp.to_dict(), "min_tissue": config.min_tissue}
-    found |= {**audit(table, config.thresholds), "left_out": left_out}
-    files.write_json(folder / "groups" / "audit.json", found)
+    write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch import files, provenance
+from pathopatch.auditing import audit_text
 from pathopatch.batch import Outcome, PredictTask, TileTask, fail, run_slides, workers_for
 from pathopatch.cohort import (
     check,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     from pathopatch.config import GroupsConfig
 
-__all__ = ["Progress", "check", "describe", "slides_to_predict"]  # those of other modules that belong to the stages
+__all__ = ["Progress", "audit_text", "check", "describe", "slides_to_predict"]  # stages, or parts, of other modules
 
 _MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
 
@@ -197,15 +198,6 @@ def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = Fa
     from pathopatch.grouping import groups as formed
 
     return formed(work, config, folds=folds, force=force)
-
-
-def audit_text(work: Path) -> str:
-    """Return ``groups/audit.json`` in words and tables."""
-    from pathopatch.groups import describe
-
-    found = files.read_json(work / "groups" / "audit.json")
-    left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
-    return left_out + describe(found)
 
 
 # --- train, tune, evaluate -----------------------------------------------------------------------------------------

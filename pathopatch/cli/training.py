@@ -57,10 +57,10 @@ def groups(
 
 
 def audit(work: Work, quiet: Quiet = False, force: Force = False) -> None:
-    """Print how strong the tissue-area shortcut is: counts, p(a|y), and the fraction's own AUROC."""
+    """Say before training how strong the tissue-area shortcut is, and what groups of these sizes can measure."""
     from pathopatch import pipeline
 
-    print(pipeline.audit_text(work))
+    print(pipeline.audit_text(work, force=force))
 
 
 def train(
@@ -178,14 +178,34 @@ def tune(
 def evaluate(
     work: Work,
     run: Annotated[list[str] | None, typer.Option(help="Run to judge; repeat for several. Default: all.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Model bundle from anywhere, judged on the labelled patches of WORK.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="With --model: split to judge; repeat. Default: all labelled patches.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="With --model: folder below evaluations/. Default: the bundle's name.")
+    ] = None,
     device: Device = "auto",
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Judge trained runs on every group and print the comparison."""
+    """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
     from pathopatch import pipeline
     from pathopatch.config import EvaluateConfig
 
+    if model is None and (split or name):
+        raise typer.BadParameter("--split and --name go with --model")
+    if model is not None:
+        if run:
+            raise typer.BadParameter("give --run or --model, one of the two")
+        from pathopatch.evaluation import evaluate_bundle, outside_text
+
+        folder = evaluate_bundle(work, model, splits=split, name=name, device=device, force=force)
+        print(outside_text(folder))
+        print(f"numbers: {folder}")
+        return
     with progress_bars(quiet) as progress:
         pipeline.evaluate(work, run, EvaluateConfig(), device=device, force=force, progress=progress)
     print(pipeline.comparison_text(work))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.metrics import bootstrap_by_patient
+from pathopatch.resampling import interval, ratio, resampled, sums_by_patient
 
 
 def slope(tissue_fraction: NDArray[np.floating[Any]], probability: NDArray[np.floating[Any]]) -> float:
@@ -84,7 +84,7 @@ def tissue_dependence(
     patient : ndarray, shape (N,)
         Patient of each patch: the unit that is resampled.
     resamples : int
-        Resamplings of patients behind the slope's interval; 0 for none.
+        Resamplings of patients behind the intervals; 0 for none.
     seed : int
         Of the resampling.
 
@@ -92,29 +92,66 @@ def tissue_dependence(
     -------
     list of dict
         For label 0 and 1: `label`, `n`, `patients`, `slope`, `slope_low`, `slope_high` (95 %, by
-        patient), `spearman`. NaN: a slope without two different fractions, an interval from fewer than two patients.
+        patient), `spearman`, `spearman_low`, `spearman_high`. NaN: a slope without two different fractions, an interval
+        from fewer than two patients. In a resample the ranks stay those of all patches.
     """
     rows = []
     for wanted in (0, 1):
         chosen = np.flatnonzero(np.asarray(label) == wanted)
         x, p, who = tissue_fraction[chosen], probability[chosen], patient[chosen]
-        patients = len(np.unique(who))
-        low, high = float("nan"), float("nan")
-        if resamples and patients > 1 and np.ptp(x) > 0:
-
-            def resampled(index: NDArray[Any], x: Any = x, p: Any = p) -> float:
-                return slope(x[index], p[index])
-
-            low, high = bootstrap_by_patient(resampled, who, resamples=resamples, seed=seed)
+        draws = resampled(moments(x, p, who), resamples=resamples, seed=seed)
+        low, high = interval(slopes(draws))
+        rank_low, rank_high = interval(rank_correlations(draws))
         rows.append(
             {
                 "label": wanted,
                 "n": len(chosen),
-                "patients": patients,
+                "patients": len(np.unique(who)),
                 "slope": slope(x, p),
                 "slope_low": low,
                 "slope_high": high,
                 "spearman": rank_correlation(x, p),
+                "spearman_low": rank_low,
+                "spearman_high": rank_high,
             }
         )
     return rows
+
+
+def moments(
+    tissue_fraction: NDArray[np.floating[Any]], probability: NDArray[np.floating[Any]], patient: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return each patient's sums, from which slope and rank correlation of any choice of patients follow.
+
+    Parameters
+    ----------
+    tissue_fraction, probability : ndarray of float, shape (N,)
+        Of each patch, in [0, 1].
+    patient : ndarray, shape (N,)
+        Patient of each patch.
+
+    Returns
+    -------
+    ndarray of float64, shape (P, 10)
+        n; the sums of x, p, x x, x p; and of r r, s s, r s, r, s, where r and s are the centred ranks of x and p.
+    """
+    x, p = (np.asarray(values, dtype=np.float64) for values in (tissue_fraction, probability))
+    r, s = (_mean_ranks(values) - (len(values) - 1) / 2 for values in (x, p))
+    columns = [np.ones(len(x)), x, p, x * x, x * p, r * r, s * s, r * s, r, s]
+    return sums_by_patient(np.stack(columns, axis=1), patient)
+
+
+def slopes(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least-squares slope of each row of summed `moments`; NaN without two different fractions."""
+    n, x, p, xx, xp = sums.T[:5]
+    spread = n * xx - x * x
+    found: NDArray[np.float64] = ratio(n * xp - x * p, np.where(spread > 1e-12 * n * n, spread, 0))
+    return found
+
+
+def rank_correlations(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the correlation of the ranks of each row of summed `moments`; NaN where either is constant."""
+    n, rr, ss, rs, r, s = sums.T[[0, 5, 6, 7, 8, 9]]
+    spread = np.maximum(n * rr - r * r, 0) * np.maximum(n * ss - s * s, 0)
+    found: NDArray[np.float64] = ratio(n * rs - r * s, np.sqrt(spread))
+    return found

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.evaluation.budget import BUDGET, budget_of
+from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
 from pathopatch.evaluation.judge import patient_counts, pooled_accuracy, with_interval
 from pathopatch.evaluation.sweep import sweep_text
@@ -39,6 +40,8 @@ def compare(
     config: EvaluateConfig | None = None,
 ) -> pd.DataFrame:
     """Return one row per evaluated run and threshold, or set of bins, and write it as ``comparison.csv``.
+
+    Beside it ``tissue_dependence.csv`` says what each run took out of the dependence on the tissue fraction.
 
     Parameters
     ----------
@@ -73,6 +76,8 @@ def compare(
     table = comparison(work, runs, split=split, config=config)
     text: str = table.to_csv(index=False, lineterminator="\n")
     write_bytes(work / "comparison.csv", text.encode())
+    dependence = dependence_comparison(work, table, config=config).to_csv(index=False, lineterminator="\n")
+    write_bytes(work / "tissue_dependence.csv", dependence.encode())
     return table
 
 

@@ -1,12 +1,14 @@
 """Answers how good one training run is on labelled patches: reads a run's model and the groups, writes its evaluation.
 
 ``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
-threshold and group), ``sweep.csv`` (one row per split and tissue threshold of a sweep) and ``predictions.parquet`` (one
-row per patch).
+threshold and group), ``sweep.csv`` (one row per split and tissue threshold of a sweep), ``tissue_dependence.csv``,
+``calibration.csv``, ``reliability.csv`` and ``ablation.csv`` (audit of the trained model) and ``predictions.parquet``
+(one row per patch).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from numpy.typing import NDArray
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.evaluation.ablation import WITHOUT, ablation, ablation_table, without_channel
 from pathopatch.evaluation.audit import tissue_dependence
+from pathopatch.evaluation.calibration import calibration, calibration_tables
 from pathopatch.evaluation.judge import group_shares, judge
 from pathopatch.evaluation.sweep import sweep
 from pathopatch.files import atomic_path, inside, read_json, write_json
@@ -26,7 +30,8 @@ from pathopatch.models.bundle import PatchClassifier, load_model
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
 from pathopatch.training.dataset import PatchSet, load_patches
 
-SWEEP_FILE = "sweep.csv"
+SWEEP = "sweep"
+SWEEP_FILE = f"{SWEEP}.csv"
 _BATCH = 256  # patches read and predicted at a time
 
 
@@ -61,7 +66,6 @@ def evaluate_run(
     splits: tuple[str, ...] = ("val", "test"),
     device: str = "auto",
     force: bool = False,
-    bundle: Path | None = None,
 ) -> Path:
     """Judge one run on labelled patches and return the folder of its numbers.
 
@@ -79,8 +83,6 @@ def evaluate_run(
         Of the forward pass, "auto" for the best there is.
     force : bool
         Redo an evaluation of other settings or inputs.
-    bundle : Path, optional
-        Model bundle to judge in place of the run's own, so that a model from elsewhere gets an evaluation here.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def evaluate_run(
     """
     config = config or EvaluateConfig()
     out = inside(work, "runs", run_name, "evaluation")
-    model_folder = bundle or inside(work, "runs", run_name, "model")
+    model_folder = inside(work, "runs", run_name, "model")
     stamp = Stamp(
         stage="evaluate",
         config=fingerprint({"evaluate": config, "splits": list(splits)}),
@@ -108,22 +110,52 @@ def evaluate_run(
     if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
         return out
     groups = read_table(work / "groups.parquet")
-    predictions, decision_threshold = _predict(work, groups, model_folder, splits=splits, device=device)
+    model = load_model(model_folder, device=device)
+    predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
     numbers = judge_predictions(
         predictions,
         groups,
-        decision_threshold=decision_threshold,
+        decision_threshold=model.spec.decision_threshold,
         train_splits=_train_splits(work, run_name),
         config=config,
     )
+    swept = sweep_table(predictions, groups, decision_threshold=model.spec.decision_threshold, config=config)
+    write_evaluation(out, predictions, {"run": run_name, **numbers}, stamp, further={SWEEP: swept})
+    return out
+
+
+def write_evaluation(
+    out: Path,
+    predictions: pd.DataFrame,
+    numbers: dict[str, Any],
+    stamp: Stamp,
+    *,
+    further: Mapping[str, pd.DataFrame],
+) -> None:
+    """Write an evaluation's numbers as JSON and tables, and its predictions; all of it or nothing.
+
+    Parameters
+    ----------
+    out : Path
+        Its folder; an earlier evaluation there is replaced.
+    predictions : DataFrame
+        A row per patch.
+    numbers : dict
+        What `judge_predictions` returned, and whatever else is known.
+    stamp : Stamp
+        Of the evaluation.
+    further : mapping of str to DataFrame
+        More tables by name; those without rows are not written.
+    """
+    tables = {**further, "groups": group_table(numbers), "tissue_dependence": dependence_table(numbers)}
+    tables |= {**calibration_tables(numbers), "ablation": ablation_table(numbers)}
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
         write_table(temporary / "predictions.parquet", predictions, stamp)
-        group_table(numbers).to_csv(temporary / "groups.csv", index=False, lineterminator="\n")
-        swept = sweep_table(predictions, groups, decision_threshold=decision_threshold, config=config)
-        swept.to_csv(temporary / SWEEP_FILE, index=False, lineterminator="\n")
-        write_json(temporary / "metrics.json", {"run": run_name, **numbers, "stamp": stamp.to_dict()})
-    return out
+        for name, table in tables.items():
+            if len(table):  # of one channel there is no ablation, by an attribute of their own no sweep
+                table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
+        write_json(temporary / "metrics.json", {**numbers, "stamp": stamp.to_dict()})
 
 
 def judge_predictions(
@@ -140,7 +172,8 @@ def judge_predictions(
     ----------
     predictions : DataFrame
         Columns patch_id, split, label, tissue_fraction, ``group@<threshold>``, ``bin@<cuts>`` if there are bins, logit
-        (tumour minus non-tumour), probability; one row per labelled patch that has a group.
+        (tumour minus non-tumour), probability, and ``logit without <channel>`` where channels were taken away; one row
+        per labelled patch that has a group.
     groups : DataFrame
         The groups table: gives each patch its patient, and the training split its group shares.
     decision_threshold : float
@@ -154,7 +187,8 @@ def judge_predictions(
     -------
     dict
         `decision_threshold`, `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `judge` returns,
-        `bins`: cuts -> the same, empty without bins, `tissue_dependence`: what `tissue_dependence` returns}.
+        `bins`: cuts -> the same, empty without bins, `tissue_dependence`, `calibration`, `ablation`: what the functions
+        of these names return}.
 
     Raises
     ------
@@ -190,6 +224,15 @@ def judge_predictions(
                 table["tissue_fraction"].to_numpy(dtype=np.float64),
                 table["label"].to_numpy(dtype=np.int64),
                 patient,
+                resamples=config.bootstrap,
+                seed=config.seed,
+            ),
+            "calibration": calibration(table, patient, n_values=n_values, resamples=config.bootstrap, seed=config.seed),
+            "ablation": ablation(
+                table,
+                patient,
+                decision_threshold=decision_threshold,
+                n_values=n_values,
                 resamples=config.bootstrap,
                 seed=config.seed,
             ),
@@ -274,6 +317,23 @@ def by_attribute(content: dict[str, Any]) -> dict[str, Any]:
     return {**content["thresholds"], **bins}
 
 
+def dependence_table(numbers: dict[str, Any]) -> pd.DataFrame:
+    """Return the dependence on the tissue fraction as a table, one row per split and label.
+
+    Parameters
+    ----------
+    numbers : dict
+        What `judge_predictions` returned.
+    """
+    return pd.DataFrame(
+        [
+            {"split": split, **row}
+            for split, content in numbers["splits"].items()
+            for row in content["tissue_dependence"]
+        ]
+    )
+
+
 def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
     """Return the splits that a run was trained on, from its configuration if it has one."""
     path = inside(work, "runs", run_name, "config.json")
@@ -283,10 +343,34 @@ def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
     return tuple(raw.get("config", raw).get("train_splits", ("train",)))
 
 
-def _predict(
-    work: Path, groups: pd.DataFrame, model_folder: Path, *, splits: tuple[str, ...], device: str
-) -> tuple[pd.DataFrame, float]:
-    """Return the predictions of a bundle on the labelled patches of some splits, and its decision threshold."""
+def predict_patches(
+    work: Path, groups: pd.DataFrame, model: PatchClassifier, *, splits: tuple[str, ...], ablate: bool = False
+) -> pd.DataFrame:
+    """Return the predictions of a model on the labelled patches of some splits that have a group.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with the patch stores.
+    groups : DataFrame
+        The groups table.
+    model : PatchClassifier
+        The model.
+    splits : tuple of str
+        Splits to predict; one without labelled patches is left out.
+    ablate : bool
+        Predict them once more without each channel, if there are several.
+
+    Returns
+    -------
+    DataFrame
+        As `judge_predictions` takes it.
+
+    Raises
+    ------
+    InputMissingError
+        None of the splits has a labelled patch with a group.
+    """
     names = [f"group@{threshold}" for threshold in thresholds_of(groups)]
     names += [bins_column(cuts) for cuts in bins_of(groups)]
     wanted = groups[groups["split"].isin(splits) & (groups["label"] >= 0) & (groups[names[0]] >= 0)]
@@ -296,25 +380,34 @@ def _predict(
             place="groups.parquet",
             remedy="give slides of these splits a tumor_mask in the manifest",
         )
-    model = load_model(model_folder, device=device)
     tables = []
     for split in splits:
         rows = wanted[wanted["split"] == split]
         if rows.empty:
             continue
         patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,))
-        margin = pd.Series(_margins(model, patches), index=patches.patch_id).loc[rows["patch_id"]].to_numpy()
+        margins = _margins(model, patches, ablate=ablate).loc[rows["patch_id"]].reset_index(drop=True)
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
-        table["logit"] = margin
-        table["probability"] = 0.5 * (1 + np.tanh(0.5 * margin / model.spec.temperature))  # no exponential overflows
-        tables.append(table)
-    return pd.concat(tables, ignore_index=True), float(model.spec.decision_threshold)
+        table["logit"] = margins["logit"]
+        scaled = 0.5 * margins["logit"] / model.spec.temperature
+        table["probability"] = 0.5 * (1 + np.tanh(scaled))  # no exponential overflows
+        tables.append(pd.concat([table, margins.drop(columns="logit")], axis=1))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _margins(model: PatchClassifier, patches: PatchSet) -> NDArray[np.float64]:
-    """Return z1 - z0 of every patch, batch by batch."""
-    logits = [
-        model.predict_logits(patches.read(slice(start, start + _BATCH))) for start in range(0, len(patches), _BATCH)
-    ]
-    table = np.concatenate(logits).astype(np.float64)  # (N, 2)
-    return table[:, 1] - table[:, 0]
+def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.DataFrame:
+    """Return z1 - z0 of every patch by its id, with all channels and, if asked, without each; batch by batch."""
+    channels = model.spec.channels if ablate and len(model.spec.channels) > 1 else ()
+    found: dict[str, list[NDArray[np.float64]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
+    for start in range(0, len(patches), _BATCH):
+        batch = patches.read(slice(start, start + _BATCH))
+        found["logit"].append(_difference(model.predict_logits(batch)))
+        for number, name in enumerate(channels):
+            blanked = without_channel(batch, number, model.spec.mean[number])
+            found[f"{WITHOUT}{name}"].append(_difference(model.predict_logits(blanked)))
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in found.items()}, index=patches.patch_id)
+
+
+def _difference(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return z1 - z0 of logits (N, 2)."""
+    return logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)

@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.metrics import auroc, biased_average, bootstrap_by_patient
+from pathopatch.groups.expected import SMALL_CELL
+from pathopatch.metrics import biased_average, bootstrap_by_patient
+from pathopatch.resampling import auroc_of
 
-SMALL_GROUP = 50
-"""A group below this size has a standard error of up to 7 points or more: its numbers are to be read with care."""
+SMALL_GROUP = SMALL_CELL
 
 
 def judge(
@@ -89,7 +90,7 @@ def judge(
         "wga": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).min()), people, **settings),
         "gba": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).mean()), people, **settings),
         "average": with_interval(lambda i: _ratio(hits[i].sum(), n[i].sum()), people, **settings),
-        "auroc": with_interval(lambda i: auroc(margin[i], label[i]), patient, **settings),
+        "auroc": with_interval(auroc_of(margin, label), patient, **settings),
         "biased_average": _weighted(accuracy, train_shares),
         "wga_at_zero": float(pooled_accuracy(at_zero, n).min()),
     }

@@ -14,11 +14,12 @@ import pandas as pd
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute, group_table, judge_predictions, sweep_table
-from pathopatch.files import atomic_path, fold_folder, inside, read_json, write_bytes, write_json
-from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
+from pathopatch.evaluation.evaluate import SWEEP, by_attribute, judge_predictions, sweep_table, write_evaluation
+from pathopatch.files import fold_folder, inside, read_json, write_bytes, write_json
+from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table
 
-FOLDS_FILE = "folds.csv"
+FOLDS = "folds"
+FOLDS_FILE = f"{FOLDS}.csv"
 _MEASURES = ("wga", "gba", "average", "auroc")
 
 
@@ -87,14 +88,9 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     whole: dict[str, Any] = {"decision_threshold": 0.0, "train_splits": ("test",)}  # of whom each trains in other folds
     told = judge_predictions(pooled, groups, **whole, config=config)
     _at_zero(told, judge_predictions(_pooled(raw, [0.0] * len(raw)), groups, **whole, config=_unresampled(config)))
-    with atomic_path(out) as temporary:
-        temporary.mkdir(parents=True)
-        write_table(temporary / "predictions.parquet", pooled, stamp)
-        group_table(told).to_csv(temporary / "groups.csv", index=False, lineterminator="\n")
-        swept = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
-        swept.to_csv(temporary / SWEEP_FILE, index=False, lineterminator="\n")
-        fold_table(numbers).to_csv(temporary / FOLDS_FILE, index=False, lineterminator="\n")
-        write_json(temporary / "metrics.json", {"run": name, "folds": len(folds), **told, "stamp": stamp.to_dict()})
+    swept = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
+    about = {"run": name, "folds": len(folds)}
+    write_evaluation(out, pooled, {**about, **told}, stamp, further={SWEEP: swept, FOLDS: fold_table(numbers)})
     write_json(out.parent / "config.json", _shared([read_json(each.parent / "config.json") for each in made]))
     return out
 
@@ -145,15 +141,17 @@ def write_fold_tables(work: Path, names: list[str]) -> pd.DataFrame:
 def _pooled(predictions: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
     """Return the predictions of all folds, each less a threshold of its own, test patches first."""
     parts = [
-        table.assign(logit=table["logit"] - threshold) for table, threshold in zip(predictions, thresholds, strict=True)
+        table.assign(**{name: table[name] - threshold for name in map(str, table) if name.startswith("logit")})
+        for table, threshold in zip(predictions, thresholds, strict=True)
     ]
     table = pd.concat(parts, ignore_index=True)
     return pd.concat([table[table["split"] == split] for split in ("test", "val")], ignore_index=True)
 
 
 def _at_zero(told: dict[str, Any], raw: dict[str, Any]) -> None:
-    """Fill in what WGA would be had every model's decision threshold been 0."""
+    """Fill in what the logits themselves say: WGA had every model's decision threshold been 0, and calibration."""
     for split, content in told["splits"].items():
+        content["calibration"] = raw["splits"][split]["calibration"]
         for kind in ("thresholds", "bins"):
             for text, judged in content[kind].items():
                 judged["wga_at_zero"] = raw["splits"][split][kind][text]["wga_at_zero"]

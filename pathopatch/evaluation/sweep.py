@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.judge import patient_counts, pooled_accuracy, with_interval
 from pathopatch.groups import Naming
-from pathopatch.groups.audit import SWEEP
+from pathopatch.groups.sweep import SWEEP
 
 LEAST_PATIENTS = 2
 """Fewer in a group tell nothing of how patients differ."""

@@ -9,9 +9,10 @@ from pathopatch.groups.assign import (
     group_column,
     group_numbers,
 )
-from pathopatch.groups.audit import audit, check_groups, describe, group_counts
+from pathopatch.groups.audit import audit, check_groups, group_counts
 from pathopatch.groups.naming import Naming, naming_of
 from pathopatch.groups.splits import assign_splits, given_splits
+from pathopatch.groups.words import describe, tables, verdict_text
 
 __all__ = [
     "Naming",
@@ -29,4 +30,6 @@ __all__ = [
     "group_counts",
     "group_numbers",
     "naming_of",
+    "tables",
+    "verdict_text",
 ]

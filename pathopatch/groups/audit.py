@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from pathopatch.errors import GroupEmptyError, InputMissingError
 from pathopatch.groups.assign import attribute_column, group_column
-from pathopatch.groups.naming import LABELS, Naming, naming_of
+from pathopatch.groups.expected import expected
+from pathopatch.groups.naming import LABELS, naming_of
+from pathopatch.groups.shortcut import attribute_score, cohort_verdict, fraction_only
 from pathopatch.groups.splits import SPLITS
-from pathopatch.metrics import auroc
+from pathopatch.groups.sweep import alpha_of, sweep
 
-SWEEP = tuple(round(0.05 * step, 2) for step in range(1, 20))
-"""Thresholds at which alpha is reported beside the chosen ones."""
+VERSION = 2
+"""Of what an audit holds; one of another version is made anew."""
 
 
 def group_counts(groups: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -85,8 +87,8 @@ def check_groups(groups: pd.DataFrame, threshold: float, *, splits: Sequence[str
         )
 
 
-def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
-    """Return how strong the tissue shortcut is in the data, per split, as plain values for JSON.
+def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Return how strong the tissue shortcut is in the data, and what its cells can measure, as plain values for JSON.
 
     Parameters
     ----------
@@ -94,17 +96,22 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
         As `assign_groups` returns it.
     thresholds : sequence of float
         Of its thresholds.
+    resamples : int
+        Resamples of patients behind each interval; 0 for none, and then for no verdict.
+    seed : int
+        Of the resampling.
 
     Returns
     -------
     dict
-        ``attribute_values``: what the A values of the attribute mean, in order; ``label_names``, where the labels are
-        not called non-tumour and tumour. ``thresholds``: per threshold (as
-        ``f"{t:g}"``) and split the 2 x A ``counts`` and ``patients`` (rows label, columns attribute) and ``alpha``,
-        the share of each attribute value within a label (None for a label without patches). ``sweep``: alpha per split
-        for thresholds from 0.05 to 0.95. ``fraction_only``: per split, how well the tissue fraction alone tells the
-        label: ``n``, ``tumor``, ``auroc``, and the best ``accuracy`` with its ``threshold`` and ``larger_is_tumor``;
-        None where a split holds one label only. Only labelled patches that are not blank count.
+        ``attribute_values``: what the A values of the attribute mean, in order; ``label_names``, where labels are not
+        called non-tumour and tumour. ``thresholds``: per threshold (as ``f"{t:g}"``) and split the 2 x A ``counts`` and
+        ``patients`` (rows label, columns attribute), ``alpha``, the share of each attribute value within a label (None
+        for a label without patches), and what `expected` says of the cells. ``sweep``: per split what `sweep` says of
+        thresholds from 0.05 to 0.95. ``fraction_only``: per split, and ``whole``: of all splits together, what
+        `fraction_only` says of the tissue fraction alone; where the patches have an attribute of their own,
+        ``attribute_only`` and ``attribute_whole`` say the same of that attribute. ``verdict``: what `cohort_verdict`
+        makes of the latter where it is there, else of the former. Only labelled patches that are not blank count.
 
     Raises
     ------
@@ -117,66 +124,46 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float]) -> dict[str, Any]:
     """
     naming = naming_of(groups)
     values = naming.values
-    found: dict[str, Any] = {"attribute_values": list(values), "thresholds": {}, "sweep": {}, "fraction_only": {}}
+    found: dict[str, Any] = {"version": VERSION, "attribute_values": list(values)}
     if naming.labels != LABELS:
         found["label_names"] = list(naming.labels)
-    for threshold in thresholds:
-        column = _column(groups, threshold)
-        found["thresholds"][f"{threshold:g}"] = {
-            split: _cells(part, column, len(values)) for split, part in _by_split(groups)
+    found["thresholds"] = {
+        f"{threshold:g}": {
+            split: _cells(part, _column(groups, threshold), len(values)) for split, part in _by_split(groups)
         }
-    is_counted = groups[_column(groups, thresholds[0])] >= 0
-    for split, part in _by_split(groups[is_counted]):
-        label = part["label"].to_numpy(np.int64)
-        fraction = part["tissue_fraction"].to_numpy(np.float64)
-        found["sweep"][split] = [
-            {"threshold": cut, "alpha": _alpha(_counts(2 * label + (fraction >= cut), 2))} for cut in SWEEP
-        ]
-        found["fraction_only"][split] = _fraction_only(label, fraction)
+        for threshold in thresholds
+    }
+    settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    counted = groups[groups[_column(groups, thresholds[0])] >= 0]
+    parts = {split: _arrays(part) for split, part in _by_split(counted)}
+    found["sweep"] = {split: sweep(*arrays, **settings) for split, arrays in parts.items()}
+    found["fraction_only"] = {split: fraction_only(*arrays, **settings) for split, arrays in parts.items()}
+    found["whole"] = fraction_only(*_arrays(counted), **settings)
+    judged = found["fraction_only"], found["whole"]
+    if naming.is_own:  # then the shortcut, if there is one, is this attribute
+        name = attribute_column(thresholds[0])
+        found["attribute_only"] = {split: _attribute_only(part, name, **settings) for split, part in _by_split(counted)}
+        found["attribute_whole"] = _attribute_only(counted, name, **settings)
+        judged = found["attribute_only"], found["attribute_whole"]
+    found["verdict"] = cohort_verdict(*judged)
     return found
 
 
-def describe(found: Mapping[str, Any]) -> str:
-    """Return an audit in words and tables, for a terminal.
-
-    Parameters
-    ----------
-    found : mapping
-        As `audit` returns it, or read back from JSON.
-    """
-    lines = ["How well the tissue fraction alone tells the label (labelled patches that are not blank):"]
-    for split, told in found["fraction_only"].items():
-        line = f"  {split:<6} {told['n']:>7} patches, {told['tumor']} tumour"
-        if told["auroc"] is None:
-            lines.append(f"{line}: one label only")
-            continue
-        side = ">=" if told["larger_is_tumor"] else "<"
-        lines.append(
-            f"{line}: AUROC {told['auroc']:.3f}, accuracy {told['accuracy']:.3f} "
-            f"with tumour where the fraction is {side} {told['threshold']:.3g}"
-        )
-    naming = Naming(tuple(found["attribute_values"])) if "attribute_values" in found else Naming()
-    names = found.get("label_names", LABELS)
-    for threshold, by_split in found["thresholds"].items():
-        if naming.is_own and threshold != next(iter(found["thresholds"])):
-            continue  # the patches' own attribute is the same at every threshold
-        named = naming.at(threshold) if naming.is_own else f"at threshold {threshold}"
-        lines += ["", f"Groups {named} (patches / patients; share within the label):"]
-        lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in naming.values))
-        for split, cells in by_split.items():
-            lines += [_group_line(split, label, cells, names[label]) for label in (0, 1)]
-    return "\n".join(lines)
+def _attribute_only(part: pd.DataFrame, column: str, **settings: Any) -> dict[str, Any]:
+    """Return how well the patches' own attribute alone tells the label."""
+    label, patient = part["label"].to_numpy(np.int64), part["patient_id"].to_numpy(dtype=str)
+    score = attribute_score(label, part[column].to_numpy(np.int64), patient)
+    return fraction_only(label, score, patient, **settings)
 
 
-def _group_line(split: str, label: int, cells: Mapping[str, Any], name: str) -> str:
-    """Return one label's line of the group table; an empty group is marked."""
-    shown = []
-    for attribute in range(len(cells["counts"][label])):
-        n, patients = cells["counts"][label][attribute], cells["patients"][label][attribute]
-        alpha = cells["alpha"][label]
-        share = "" if alpha is None else f" {alpha[attribute]:6.1%}"
-        shown.append(f"{n} / {patients}{share}" if n else "EMPTY")
-    return f"  {split:<6} {name:<10} " + " ".join(f"{cell:>24}" for cell in shown)
+def _arrays(part: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:
+    """Return label, tissue fraction and patient of some patches; an own attribute may come without a fraction."""
+    part = part[part["tissue_fraction"].notna()]
+    return (
+        part["label"].to_numpy(np.int64),
+        part["tissue_fraction"].to_numpy(np.float64),
+        part["patient_id"].to_numpy(dtype=str),
+    )
 
 
 def _column(groups: pd.DataFrame, threshold: float) -> str:
@@ -205,42 +192,13 @@ def _counts(group: NDArray[np.int64], n_values: int) -> NDArray[np.int64]:
     return np.bincount(group[group >= 0], minlength=2 * n_values).reshape(2, n_values).astype(np.int64)
 
 
-def _alpha(counts: NDArray[np.int64]) -> list[list[float] | None]:
-    """Return each attribute value's share within its label."""
-    return [(row / row.sum()).tolist() if row.sum() else None for row in counts]
-
-
 def _cells(part: pd.DataFrame, column: str, n_values: int) -> dict[str, Any]:
-    """Return counts, patients and alpha of one split at one threshold."""
+    """Return counts, patients, alpha and what the cells can measure, of one split at one threshold."""
     counts = _counts(part[column].to_numpy(), n_values)
     patients = part.groupby(column)["patient_id"].nunique()
     return {
         "counts": counts.tolist(),
         "patients": [[int(patients.get(n_values * y + a, 0)) for a in range(n_values)] for y in (0, 1)],
-        "alpha": _alpha(counts),
-    }
-
-
-def _fraction_only(label: NDArray[np.int64], fraction: NDArray[np.float64]) -> dict[str, Any]:
-    """Return how well one number, the tissue fraction, tells the label."""
-    n, tumor = len(label), int(label.sum())
-    found: dict[str, Any] = {"n": n, "tumor": tumor}
-    if tumor in (0, n):
-        return {**found, "auroc": None, "accuracy": None, "threshold": None, "larger_is_tumor": None}
-    order = np.argsort(fraction, kind="stable")
-    values, sorted_label = fraction[order], label[order]
-    # Cutting below element k: those before it are called non-tumour, the rest tumour (or the other way round).
-    below = np.concatenate([[0], np.cumsum(sorted_label)])
-    right = (np.arange(n + 1) - below) + (tumor - below)
-    is_cut = np.concatenate([[True], values[1:] > values[:-1], [True]])
-    best = {True: np.where(is_cut, right, -1), False: np.where(is_cut, n - right, -1)}
-    larger = bool(best[True].max() >= best[False].max())
-    cut = int(np.argmax(best[larger]))
-    threshold = float(values[cut]) if cut < n else float(np.nextafter(values[-1], 2))
-    return {
-        **found,
-        "auroc": auroc(fraction, label),
-        "accuracy": float(best[larger][cut] / n),
-        "threshold": threshold,
-        "larger_is_tumor": larger,
+        "alpha": alpha_of(counts),
+        "expected": expected(part[column].to_numpy(np.int64), part["patient_id"].to_numpy(dtype=str), 2 * n_values),
     }

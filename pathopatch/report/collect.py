@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import zarr
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
+from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.files import inside, read_json
 from pathopatch.groups import Naming, bins_of, naming_of
@@ -55,6 +56,10 @@ class Study:
         Each evaluated run over all tissue thresholds, on the split that the comparison is of.
     folds : DataFrame or None
         ``folds.csv`` of a cross-validation.
+    dependence : DataFrame or None
+        A row per evaluated run and label, see `pathopatch.evaluation.dependence`.
+    outside : mapping of str to mapping
+        ``metrics.json`` of each model from elsewhere that was judged here.
     """
 
     name: str
@@ -72,6 +77,8 @@ class Study:
     stamps: Mapping[str, Stamp]
     sweeps: Mapping[str, pd.DataFrame]
     folds: pd.DataFrame | None
+    dependence: pd.DataFrame | None = None
+    outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def naming(self) -> Naming:
@@ -136,6 +143,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         stamps=stamps,
         folds=pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if (work / FOLDS_FILE).is_file() else None,
         sweeps={run: found for run in runs if len(found := sweep_of(work, run, split))},
+        dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
+        outside={path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))},
     )
 
 
@@ -241,6 +250,7 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
         "groups.parquet": table_stamp(work / "groups.parquet"),
         **{f"runs/{path.parent.name}": json_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
         **{f"runs/{run}/evaluation": json_stamp(work / "runs" / run / "evaluation" / "metrics.json") for run in runs},
+        **{f"evaluations/{p.parent.name}": json_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},
         **{f"predictions/{path.name}": table_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
     stamps = {place: stamp for place, stamp in found.items() if stamp is not None}

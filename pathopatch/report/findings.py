@@ -15,6 +15,7 @@ from pathopatch.report.cohort import slide_warnings, splits_of
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
     Html,
+    between,
     capital,
     number,
     paragraph,
@@ -222,8 +223,10 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
             split,
             told["n"],
             told["tumor"],
-            number(told["auroc"]),
+            between(*(number(told.get(f"auroc{end}")) for end in ("", "_low", "_high"))),
             percent(told["accuracy"]),
+            between(*(percent(told.get(f"accuracy_elsewhere{end}")) for end in ("", "_low", "_high"))),
+            percent(told.get("majority")),
             "–" if told["threshold"] is None
             else f"tumour if {'at least' if told['larger_is_tumor'] else 'below'} {told['threshold']:.3g}",
         )
@@ -240,8 +243,19 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
         "div",
         table(
             "How well the tissue fraction alone tells the label, with no look at the image. AUROC 0.5 is no "
-            "information, 1 gives the label away. Accuracy is that of the best single cut.",
-            ("split", "patches", "tumour", "AUROC", "accuracy, %", "best cut on the tissue fraction"),
+            "information, 1 gives the label away. Accuracy is that of the best single cut; elsewhere: of cuts chosen "
+            "on other patients than they are judged on; commoner label: of always saying that one. With 95 % intervals "
+            "by patient.",
+            (
+                "split",
+                "patches",
+                "tumour",
+                "AUROC",
+                "accuracy, %",
+                "elsewhere, %",
+                "commoner label, %",
+                "best cut on the tissue fraction",
+            ),
             alone,
         ),
         tag("h3", "Group sizes"),

@@ -28,7 +28,7 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
     if study.comparison is None or study.comparison.empty:
         return paragraph("No run has been evaluated yet, so this is not known.", kind="absent")
     split = str(study.comparison["split"].iloc[0])
-    runs = _runs_to_show(study)
+    runs = runs_to_show(study)
     pictures["probability_by_tissue.png"] = probability_by_fraction(
         {run: study.predictions[run][study.predictions[run]["split"] == split] for run in runs}
     )
@@ -53,21 +53,24 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
         ),
         table(
             f"Slope of the probability per unit of tissue fraction, with 95 % interval by patient, and Spearman's rank "
-            f"correlation; {split} split.",
+            f"correlation with its own; {split} split.",
             ("run", "slope within non-tumour", "rank correlation", "slope within tumour", "rank correlation"),
             rows,
         ),
     )
 
 
-def _told(told: dict[str, Any]) -> tuple[Html, str]:
+def _told(told: dict[str, Any]) -> tuple[Html, Html]:
     """Return slope and correlation of one class."""
     slope, low, high = (signed(told[name], 2) for name in ("slope", "slope_low", "slope_high"))
-    return between(slope, low, high), signed(told["spearman"], 2)
+    ranks = (signed(told.get(f"spearman{end}"), 2) for end in ("", "_low", "_high"))
+    return between(slope, low, high), between(*ranks)
 
 
-def _runs_to_show(study: Study) -> list[str]:
+def runs_to_show(study: Study) -> list[str]:
     """Return the ERM run and the one that validation prefers of each other method, at the first threshold."""
+    if study.comparison is None or not study.thresholds:
+        return []
     rows = rows_at(study, study.thresholds[0])
     best = preferred(rows)
     if best is None:

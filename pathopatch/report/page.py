@@ -14,17 +14,20 @@ import cv2
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.files import atomic_path, write_bytes
+from pathopatch.report.audit import before_training, verdict_box
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.findings import audit_section, glance_section
 from pathopatch.report.folds import folds_section
 from pathopatch.report.markup import Html, paragraph, safe, tag
-from pathopatch.report.models import dependence_section, provenance_section, summary, training_section
+from pathopatch.report.models import dependence_section, provenance_section, runs_to_show, summary, training_section
+from pathopatch.report.outside import outside_section
 from pathopatch.report.reading import reading_section
 from pathopatch.report.results import results_section
 from pathopatch.report.searches import searches_section
 from pathopatch.report.sweep import sweep_section
 from pathopatch.report.tissue import Outlined, tissue_section, write_outlines
+from pathopatch.report.trained import ablation_section, calibration_section, dependence_changes
 
 _THUMBNAIL_PX = 900
 _LIBRARIES = ("numpy", "pandas", "torch", "matplotlib")
@@ -85,15 +88,19 @@ def render(
     outlines : mapping of str to Outlined
         Slide -> picture of its tissue.
     """
+    shown = runs_to_show(study)
     sections = [
         ("glance", "At a glance", glance_section(study)),
         ("cohort", "Cohort", cohort_section(study, pictures)),
         ("tissue", "Tissue", tissue_section(outlines)),
-        ("audit", "Shortcut audit of the data", audit_section(study, pictures)),
+        ("audit", "Shortcut audit of the data", _audit(study, pictures)),
         ("results", "Results by group", results_section(study, pictures)),
         ("folds", "Over folds", folds_section(study)),
         ("sweep", "Does it hold at other thresholds?", sweep_section(study, pictures)),
-        ("dependence", "Do the models still follow the tissue?", dependence_section(study, pictures)),
+        ("dependence", "Do the models still follow the tissue?", _dependence(study, pictures)),
+        ("calibration", "Can the probabilities be taken at their word?", calibration_section(study, pictures, shown)),
+        ("channels", "What each channel is worth", ablation_section(study, pictures, shown)),
+        ("outside", "Models from elsewhere", outside_section(study, pictures)),
         ("training", "Training", training_section(study, pictures)),
         ("searches", "Search of the settings", searches_section(study, pictures)),
         ("heatmaps", "Heatmaps", gallery_section(study, thumbnails)),
@@ -119,6 +126,18 @@ def render(
                           tag("main", *body), _footer()), lang="en",
     )  # fmt: skip
     return f"<!doctype html>\n{page}\n"
+
+
+def _audit(study: Study, pictures: dict[str, bytes]) -> Html:
+    """Return the audit of the data: the verdict first, then what it rests on."""
+    if study.audit is None:
+        return audit_section(study, pictures)
+    return tag("div", verdict_box(study), audit_section(study, pictures), before_training(study, pictures))
+
+
+def _dependence(study: Study, pictures: dict[str, bytes]) -> Html:
+    """Return how the models depend on the tissue, and what debiasing changed."""
+    return tag("div", dependence_section(study, pictures), dependence_changes(study, pictures))
 
 
 def _header(title: str, study: Study) -> Html:

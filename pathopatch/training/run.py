@@ -25,6 +25,7 @@ from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.dataset import PatchSet, column_of, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.passing import own_parameters
+from pathopatch.training.seen import seen
 from pathopatch.training.source import Source
 
 RUN, MODEL = "run.json", "model"
@@ -234,7 +235,9 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         method=config.method,
         parameters={name: getattr(config, name) for name in names} | own_parameters(config) | _drawn_by(config),
         group_metrics=fitted.validation,
-        training=dict(stamp.inputs) | {"config": stamp.config},
+        training=dict(stamp.inputs)
+        | {"config": stamp.config}
+        | seen(work, provenance.read_table(work / "groups.parquet"), config.train_splits),
     )
 
 

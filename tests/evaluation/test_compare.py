@@ -186,3 +186,17 @@ def test_the_table_says_trials_and_steps_and_only_equal_searches_are_held_agains
         searched(work, f"{name}-t0.5-s0", trials=8, offered="8 trials", steps=4800)
     assert set(compare(work, config=QUICK)["reference"]) == {"erm-balanced-t0.5-s0"}
     assert "earches differ" not in comparison_table(work)
+
+
+def test_what_debiasing_took_out_of_the_dependence_on_tissue_is_written_beside(work: Path) -> None:
+    compare(work, config=QUICK)
+    rows = pd.read_csv(work / "tissue_dependence.csv").set_index(["run", "label"])
+    row = rows.loc[("gerne-t0.5-s0", 0)]
+    # Mean probabilities .18 with little tissue and .34 with much, against .10 and .66 of class-balanced ERM.
+    assert row["slope"] == pytest.approx((0.34 - 0.18) / 0.6)
+    assert row["slope_reference"] == pytest.approx((0.66 - 0.10) / 0.6)
+    assert row["slope_change"] == pytest.approx(-0.4 / 0.6)
+    assert row["slope_change_low"] <= row["slope_change"] <= row["slope_change_high"]
+    assert row["spearman_change"] < 0
+    assert rows.loc[("erm-balanced-t0.5-s0", 0), "reference"] == "erm-balanced-t0.5-s0"
+    assert np.isnan(rows.loc[("erm-balanced-t0.5-s0", 0), "slope_change"])

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from pathopatch.evaluation.audit import rank_correlation, slope, tissue_dependence
+from pathopatch.evaluation.audit import moments, rank_correlation, rank_correlations, slope, slopes, tissue_dependence
+from pathopatch.metrics import bootstrap_by_patient
 
 
 def test_slope_of_a_line_is_its_slope() -> None:
@@ -49,3 +50,22 @@ def test_a_missing_class_has_no_numbers() -> None:
     rows = tissue_dependence(np.array([0.2, 0.4]), np.array([0.1, 0.3]), np.array([0, 0]), np.array(["a", "b"]))
     assert rows[1]["n"] == 0
     assert math.isnan(rows[1]["slope"])
+
+
+def test_summed_moments_give_slope_and_rank_correlation() -> None:
+    rng = np.random.default_rng(0)
+    x, patient = rng.integers(0, 20, 300) / 20, rng.integers(0, 8, 300)
+    p = np.clip(0.3 + 0.4 * x + rng.normal(0, 0.2, 300), 0, 1)
+    total = moments(x, p, patient).sum(axis=0, keepdims=True)
+    assert slopes(total)[0] == pytest.approx(slope(x, p))
+    assert rank_correlations(total)[0] == pytest.approx(rank_correlation(x, p))
+    told = tissue_dependence(p, x, np.ones(300, dtype=int), patient, resamples=200, seed=5)[1]
+    by_hand = bootstrap_by_patient(lambda i: slope(x[i], p[i]), patient, resamples=200, seed=5)
+    assert (told["slope_low"], told["slope_high"]) == pytest.approx(by_hand)
+    assert told["spearman_low"] < told["spearman"] < told["spearman_high"]
+
+
+def test_moments_of_one_fraction_have_no_slope() -> None:
+    sums = moments(np.full(5, 0.3), np.linspace(0, 1, 5), np.arange(5)).sum(axis=0, keepdims=True)
+    assert math.isnan(slopes(sums)[0])
+    assert math.isnan(rank_correlations(sums)[0])

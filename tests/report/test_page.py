@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from read_page import Page
 
 from pathopatch import pipeline
 from pathopatch.config import EvaluateConfig, TileConfig
@@ -23,32 +23,6 @@ from pathopatch.provenance import Stamp, update_status, write_table
 from pathopatch.report import write_report
 
 QUICK = EvaluateConfig(bootstrap=40)
-
-
-class Page(HTMLParser):
-    """Tags, image sources, links and text of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.images: list[dict[str, str | None]] = []
-        self.links: list[str] = []
-        self.ids: list[str] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = dict(attrs)
-        self.tags.append(tag)
-        if tag == "img":
-            self.images.append(told)
-        if tag == "a":
-            self.links.append(told.get("href") or "")
-        if told.get("id"):
-            self.ids.append(str(told["id"]))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,150 @@
+"""Answers how much a model needs each channel: what it loses when the channel says nothing.
+
+A channel is replaced by its mean over the training patches, which is 0 after standardisation; network and decision
+threshold stay. A loss near 0 says that the model can do without it, not that the channel holds nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.evaluation.judge import patient_counts, pooled_accuracy
+from pathopatch.metrics import auroc, bootstrap_by_patient
+from pathopatch.resampling import auroc_of, interval, ratio, resampled
+
+WITHOUT = "logit without "
+"""Column of a predictions table: the logit when the channel that follows is replaced by its mean."""
+
+
+def without_channel(batch: NDArray[np.float32], channel: int, mean: float) -> NDArray[np.float32]:
+    """Return patches in which one channel is constant.
+
+    Parameters
+    ----------
+    batch : ndarray of float32, shape (N, C, p, p)
+        Patches scaled to [0, 1].
+    channel : int
+        Which channel.
+    mean : float
+        Its mean over the training patches.
+    """
+    blanked = np.array(batch, dtype=np.float32)
+    blanked[:, channel] = mean
+    return blanked
+
+
+def ablation(
+    table: pd.DataFrame,
+    patient: NDArray[Any],
+    *,
+    decision_threshold: float,
+    n_values: int = 2,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return what is lost of WGA, GBA and AUROC without each channel.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns label, logit, ``logit without <channel>`` and ``group@<threshold>``.
+    patient : ndarray, shape (N,)
+        Patient of each row: the unit that is resampled.
+    decision_threshold : float
+        On the logit, the model's own throughout.
+    n_values : int
+        Values of the attribute, A; group = A label + attribute.
+    resamples : int
+        Resamplings of patients behind each interval; 0 for none.
+    seed : int
+        Of the resampling.
+
+    Returns
+    -------
+    list of dict
+        For each channel and threshold: `channel`, `threshold`, and for `wga`, `gba` and `auroc` the value with all
+        channels (``wga``), without this one (``wga_without``) and the loss in between (``wga_lost``, positive where
+        the channel helped) with its paired 95 % interval (``_low``, ``_high``). NaN with an empty group, intervals with
+        fewer than two patients. Empty where there is one channel only.
+    """
+    label = table["label"].to_numpy(dtype=np.int64)
+    margin = table["logit"].to_numpy(dtype=np.float64)
+    rows = []
+    for name in (str(name) for name in table.columns if str(name).startswith(WITHOUT)):
+        blanked = table[name].to_numpy(dtype=np.float64)
+        ranked = _auroc_lost(margin, blanked, label, patient, resamples=resamples, seed=seed)
+        for column in (str(name) for name in table.columns if str(name).startswith("group@")):
+            group = table[column].to_numpy(dtype=np.int64)
+            right = [(each > decision_threshold) == (label == 1) for each in (margin, blanked)]
+            accuracies = _accuracies_lost(right, group, patient, n_groups=2 * n_values, resamples=resamples, seed=seed)
+            rows.append({"channel": name.removeprefix(WITHOUT), "threshold": column[6:], **accuracies, **ranked})
+    return rows
+
+
+def ablation_table(numbers: dict[str, Any]) -> pd.DataFrame:
+    """Return the ablations of an evaluation as one table.
+
+    Parameters
+    ----------
+    numbers : dict
+        What `judge_predictions` returned.
+    """
+    return pd.DataFrame(
+        [{"split": split, **row} for split, content in numbers["splits"].items() for row in content["ablation"]]
+    )
+
+
+def _auroc_lost(
+    margin: NDArray[np.float64],
+    blanked: NDArray[np.float64],
+    label: NDArray[np.int64],
+    patient: NDArray[Any],
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Return the AUROC with and without a channel, and the loss with its interval."""
+    full, without = auroc_of(margin, label), auroc_of(blanked, label)
+    low, high = bootstrap_by_patient(lambda i: full(i) - without(i), patient, resamples=resamples, seed=seed)
+    values = auroc(margin, label), auroc(blanked, label)
+    return _lost("auroc", *values, low, high)
+
+
+def _accuracies_lost(
+    right: list[NDArray[np.bool_]],
+    group: NDArray[np.int64],
+    patient: NDArray[Any],
+    *,
+    n_groups: int,
+    resamples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Return WGA and GBA with and without a channel, and the losses with their intervals."""
+    (hits, n), (hits_without, _) = (patient_counts(each, group, patient, n_groups=n_groups) for each in right)
+    draws = resampled(
+        np.concatenate([hits, hits_without, n], axis=1).astype(np.float64), resamples=resamples, seed=seed
+    )
+    count = draws[:, 2 * n_groups :]
+    full, without = ratio(draws[:, :n_groups], count), ratio(draws[:, n_groups : 2 * n_groups], count)
+    value, value_without = pooled_accuracy(hits, n), pooled_accuracy(hits_without, n)
+    wga = interval(full.min(axis=1) - without.min(axis=1))
+    gba = interval(full.mean(axis=1) - without.mean(axis=1))
+    return {
+        **_lost("wga", float(value.min()), float(value_without.min()), *wga),
+        **_lost("gba", float(value.mean()), float(value_without.mean()), *gba),
+    }
+
+
+def _lost(name: str, value: float, without: float, low: float, high: float) -> dict[str, float]:
+    """Return one measure's five columns."""
+    return {
+        name: value,
+        f"{name}_without": without,
+        f"{name}_lost": value - without,
+        f"{name}_lost_low": low,
+        f"{name}_lost_high": high,
+    }

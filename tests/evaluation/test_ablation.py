@@ -1,0 +1,81 @@
+"""A channel that the model needs is missed when it is taken away; one that it does not look at is not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.evaluation import evaluate
+from pathopatch.evaluation.ablation import WITHOUT, ablation, ablation_table, without_channel
+
+
+class TwoChannels:
+    """Right by its first channel alone, deaf to the second."""
+
+    spec = SimpleNamespace(
+        input_px=1, temperature=1.0, decision_threshold=0.0, channels=("CARS", "SHG"), mean=(0.5, 0.4)
+    )
+
+    def predict_logits(self, batch: np.ndarray) -> np.ndarray:
+        margin = 8 * (batch[:, 0, 0, 0] - 0.5)
+        return np.stack([np.zeros_like(margin), margin], axis=1)
+
+
+class Pixels:
+    """Patches of one pixel: CARS tells the label, SHG is noise."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.patch_id = rows["patch_id"].to_numpy()
+        noise = np.linspace(0, 1, len(rows))
+        self._x = np.stack([0.2 + 0.6 * rows["label"].to_numpy(), noise], axis=1)[:, :, None, None].astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.patch_id)
+
+    def read(self, index: Any) -> np.ndarray:
+        return self._x[index]
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
+    group = np.tile(np.arange(4), 10)
+    groups = pd.DataFrame({"label": group // 2, "tissue_fraction": 0.3 + 0.4 * (group % 2), "group@0.5": group})
+    groups = groups.assign(patch_id=[f"s@{i},0" for i in range(40)], slide_id="s", split="test")
+    monkeypatch.setattr(evaluate, "load_patches", lambda work, rows, **settings: Pixels(rows))
+    return evaluate.predict_patches("", groups, TwoChannels(), splits=("test",), ablate=True)  # type: ignore[arg-type]
+
+
+def test_the_needed_channel_costs_everything_and_the_other_nothing(table: pd.DataFrame) -> None:
+    assert [name for name in table if name.startswith(WITHOUT)] == ["logit without CARS", "logit without SHG"]
+    rows = ablation(table, np.repeat(np.arange(10), 4), decision_threshold=0.0, resamples=50)
+    told = {row["channel"]: row for row in rows}
+    assert (told["CARS"]["auroc"], told["CARS"]["auroc_without"], told["CARS"]["auroc_lost"]) == (1, 0.5, 0.5)
+    # All margins are 0 then: everything is called non-tumour.
+    assert (told["CARS"]["wga_without"], told["CARS"]["gba_without"]) == (0, 0.5)
+    assert (told["CARS"]["wga_lost_low"], told["CARS"]["wga_lost_high"]) == (1, 1)
+    assert [told["SHG"][f"{name}_lost"] for name in ("wga", "gba", "auroc")] == [0, 0, 0]
+
+
+def test_an_empty_group_leaves_the_loss_of_wga_unknown_and_that_of_auroc_known(table: pd.DataFrame) -> None:
+    some = table[table["group@0.5"] != 3]
+    told = ablation(some, np.arange(len(some)), decision_threshold=0.0, resamples=20)[0]
+    assert np.isnan(told["wga_lost"])
+    assert told["auroc_lost"] == 0.5
+
+
+def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> None:
+    batch = np.arange(8, dtype=np.float32).reshape(1, 2, 2, 2)
+    blanked = without_channel(batch, 1, 0.4)
+    assert (blanked[0, 1] == np.float32(0.4)).all()
+    assert (blanked[0, 0] == batch[0, 0]).all()
+    assert batch[0, 1, 0, 0] == 4
+
+
+def test_the_table_names_split_and_channel(table: pd.DataFrame) -> None:
+    rows = ablation(table, np.arange(40), decision_threshold=0.0, resamples=0)
+    told = ablation_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}})
+    assert told[["split", "channel"]].to_numpy().tolist() == [["test", "CARS"], ["test", "SHG"]]

@@ -1,0 +1,155 @@
+"""A planted shortcut is flagged, a cohort without one is not, and too few patients are neither."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from scipy.stats import norm
+
+from pathopatch.groups import assign_groups, audit, verdict_text
+from pathopatch.groups.shortcut import (
+    FLAGGED,
+    NEGLIGIBLE,
+    NOT_SHOWN,
+    UNKNOWN,
+    attribute_score,
+    cohort_verdict,
+    fraction_only,
+)
+
+SEEDS = range(20)
+
+
+def made_cohort(seed: int, *, auroc: float, patients: int | None = None, clustering: float = 0.3) -> pd.DataFrame:
+    """Patches of 20 to 40 patients whose tissue fraction alone tells the label with a given AUROC.
+
+    Patients differ in their number of patches (lognormal, 55 in the middle), in their share of tumour (some have
+    almost none) and in how much tissue they have: `clustering` is the patient's part of the variance.
+    """
+    rng = np.random.default_rng(seed)
+    patients = patients or int(rng.integers(20, 41))
+    who = np.repeat(np.arange(patients), np.maximum(5, rng.lognormal(4, 0.7, patients).astype(int)))
+    label = (rng.random(len(who)) < rng.beta(1.2, 1.8, patients)[who]).astype(int)
+    patient_effect = np.sqrt(clustering) * rng.standard_normal(patients)[who]
+    latent = (
+        patient_effect + np.sqrt(1 - clustering) * rng.standard_normal(len(who)) + np.sqrt(2) * norm.ppf(auroc) * label
+    )
+    return pd.DataFrame(
+        {
+            "patch_id": [f"s@{number},0" for number in range(len(who))],
+            "slide_id": [f"slide{number}" for number in who],
+            "patient_id": [f"patient{number:02d}" for number in who],
+            "split": np.array(["train", "val", "test"])[np.array([0, 0, 0, 1, 2])[who % 5]],
+            "label": label,
+            "tissue_fraction": expit(1.3 * latent - 0.6).clip(0.011, 1),
+        }
+    )
+
+
+def verdicts(auroc: float) -> list[bool]:
+    cohorts = [assign_groups(made_cohort(seed, auroc=auroc), [0.25]) for seed in SEEDS]
+    return [audit(cohort, [0.25], resamples=300)["verdict"]["is_flagged"] for cohort in cohorts]
+
+
+def test_a_shortcut_planted_at_0_75_is_flagged_in_20_of_20_cohorts() -> None:
+    assert sum(verdicts(0.75)) == 20
+
+
+def test_a_cohort_without_one_is_flagged_in_at_most_1_of_20() -> None:
+    assert sum(verdicts(0.5)) <= 1
+
+
+def test_counting_patches_in_place_of_patients_would_raise_many_false_alarms() -> None:
+    alarms = 0
+    for seed in SEEDS:
+        cohort = made_cohort(seed, auroc=0.5, clustering=0.5)
+        each_alone = np.arange(len(cohort)).astype(str)
+        told = fraction_only(
+            cohort["label"].to_numpy(), cohort["tissue_fraction"].to_numpy(), each_alone, resamples=100
+        )
+        alarms += told["auroc_low"] > 0.5 or told["auroc_high"] < 0.5
+    assert alarms > 5
+
+
+def test_a_shortcut_that_points_the_other_way_is_flagged_too() -> None:
+    cohort = made_cohort(3, auroc=0.75)
+    arrays = (1 - cohort["label"].to_numpy(), cohort["tissue_fraction"].to_numpy(), cohort["patient_id"].to_numpy())
+    told = fraction_only(*arrays, resamples=200)
+    assert told["verdict"] == FLAGGED
+    assert told["auroc_high"] < 0.45
+
+
+@pytest.mark.parametrize(("patients", "said"), [(5, UNKNOWN), (30, FLAGGED)])
+def test_a_perfect_shortcut_of_too_few_patients_is_neither_flagged_nor_cleared(patients: int, said: str) -> None:
+    who = np.repeat(np.arange(patients), 20)
+    label = np.tile([0, 1], 10 * patients)
+    told = fraction_only(label, 0.2 + 0.6 * label, who, resamples=100)
+    assert told["auroc"] == 1
+    assert told["verdict"] == said
+
+
+def test_many_patients_without_a_shortcut_clear_the_cohort() -> None:
+    rng = np.random.default_rng(0)
+    who, label = np.repeat(np.arange(100), 60), np.tile([0, 1], 3000)
+    assert fraction_only(label, rng.random(6000), who, resamples=200)["verdict"] == NEGLIGIBLE
+
+
+def test_one_patient_who_holds_all_the_tumour_proves_nothing() -> None:
+    who = np.repeat(np.arange(10), 20)
+    label = (who == 0).astype(int)
+    assert fraction_only(label, 0.2 + 0.6 * label, who, resamples=100)["verdict"] == UNKNOWN
+
+
+def test_the_training_patches_or_the_whole_cohort_decide_and_the_stronger_verdict_stands() -> None:
+    def told(verdict: str) -> dict[str, object]:
+        return {"verdict": verdict, "is_flagged": verdict == FLAGGED}
+
+    assert cohort_verdict({"train": told(FLAGGED), "test": told(NOT_SHOWN)}, told(NOT_SHOWN))["by"] == "train"
+    assert cohort_verdict({"train": told(NOT_SHOWN)}, told(FLAGGED))["by"] == "all"
+    assert cohort_verdict({"test": told(FLAGGED)}, told(NOT_SHOWN))["verdict"] == NOT_SHOWN
+
+
+def test_accuracy_elsewhere_is_that_of_cuts_chosen_on_other_patients() -> None:
+    # Each patient's cut is its own: the best single cut does well where it was chosen, a cut learnt elsewhere does not.
+    who = np.repeat(np.arange(10), 40)
+    label = np.random.default_rng(0).integers(0, 2, 400)
+    told = fraction_only(label, np.random.default_rng(1).random(400), who, resamples=50)
+    assert told["accuracy"] >= told["accuracy_elsewhere"]
+    assert told["accuracy_elsewhere_low"] <= told["accuracy_elsewhere"] <= told["accuracy_elsewhere_high"]
+    perfect = fraction_only(label, 0.2 + 0.6 * label, who, resamples=50)
+    assert perfect["accuracy_elsewhere"] == 1
+
+
+def test_the_verdict_is_told_with_what_was_seen() -> None:
+    flagged = audit(assign_groups(made_cohort(0, auroc=0.75), [0.25]), [0.25], resamples=100)
+    assert verdict_text(flagged).startswith(
+        "SHORTCUT. In the training patches the tissue fraction alone tells the label"
+    )
+    few = audit(assign_groups(made_cohort(0, auroc=0.75, patients=5), [0.25]), [0.25], resamples=100)
+    assert "are too few for a verdict" in verdict_text(few)
+    none = audit(assign_groups(made_cohort(1, auroc=0.5), [0.25]), [0.25], resamples=100)
+    assert "No shortcut is shown" in verdict_text(none)
+    assert "is not excluded" in verdict_text(none)
+
+
+@pytest.mark.parametrize(("agreement", "is_flagged"), [(0.85, True), (0.5, False)])
+def test_where_patches_brought_their_own_attribute_it_is_the_attribute_that_is_judged(
+    agreement: float, is_flagged: bool
+) -> None:
+    cohort = made_cohort(0, auroc=0.75)
+    agrees = np.random.default_rng(0).random(len(cohort)) < agreement
+    places = np.where((cohort["label"] == 1) == agrees, "water", "land")
+    found = audit(assign_groups(cohort.assign(attribute=places), [0.25]), [0.25], resamples=200)
+    assert found["fraction_only"]["train"]["is_flagged"]
+    assert found["verdict"]["is_flagged"] == is_flagged
+    assert "the patches' own attribute alone tells the label" in verdict_text(found)
+
+
+def test_an_attribute_of_many_values_does_not_tell_labels_it_was_scored_by() -> None:
+    rng = np.random.default_rng(0)
+    who, label, values = np.repeat(np.arange(30), 20), rng.integers(0, 2, 600), rng.integers(0, 200, 600)
+    told = fraction_only(label, attribute_score(label, values, who), who, resamples=100)
+    assert told["auroc"] == pytest.approx(0.5, abs=0.08)
+    assert not told["is_flagged"]
