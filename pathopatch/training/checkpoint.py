@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pathopatch.files import atomic_path
+from pathopatch.training.history import Losses
 
 _HEADER = "pathopatch"
 
@@ -35,6 +36,10 @@ class State:
         Of the phase.
     objective : nn.Module
         Of the phase, with its buffers.
+    scaler : GradScaler or None
+        Of the loss, in float16.
+    losses : Losses
+        Since the last evaluation.
     phase, step : int
         The phase, and the steps of it that are done.
     history : list of dict
@@ -49,6 +54,8 @@ class State:
     average: nn.Module
     optimizer: torch.optim.Optimizer
     objective: nn.Module
+    scaler: torch.amp.GradScaler | None = None
+    losses: Losses = field(default_factory=Losses)
     phase: int = 0
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -86,6 +93,8 @@ def save(path: Path, state: State, *, fingerprint: str) -> None:
         "step": state.step,
         "history": state.history,
         "best": state.best,
+        "losses": state.losses.state_dict(),
+        "scaler": state.scaler.state_dict() if state.scaler else {},
     }
     with atomic_path(path) as temporary:
         save_file(dict(sorted(tensors.items())), temporary, metadata={_HEADER: json.dumps(header)})
@@ -126,6 +135,9 @@ def restore(path: Path, state: State, header: Mapping[str, Any]) -> None:
     state.objective.load_state_dict(parts.get("objective", {}))
     state.best_weights = parts.get("best", {})
     _restore_optimizer(state.optimizer, parts.get("optimizer", {}))
+    if state.scaler and header["scaler"]:
+        state.scaler.load_state_dict(header["scaler"])
+    state.losses.load_state_dict(header["losses"])
     state.step = header["step"]
     state.history = list(header["history"])
     state.best = dict(header["best"])

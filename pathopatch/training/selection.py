@@ -19,7 +19,8 @@ from pathopatch.training.dataset import PatchSet
 PER_GROUP = 512
 """Patches of each group in a validation pass during training: a standard error of at most 2.2 points, and cheap.
 Smaller groups, which decide, are used whole. The final numbers and the threshold use all validation patches."""
-_BATCH = 256
+BATCH = 256
+"""Patches in one forward pass of a validation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +76,10 @@ def margins(
     ndarray of float64, shape (n,)
     """
     found = np.empty(len(index), dtype=np.float64)
-    for start in range(0, len(index), _BATCH):
-        part = slice(start, start + _BATCH)
+    for start in range(0, len(index), BATCH):
+        part = slice(start, start + BATCH)
         x = torch.from_numpy(patches.read(index[part])).to(standardised.mean.device)
-        logits = predict_logits(network, standardised(x), batch=_BATCH).astype(np.float64)
+        logits = predict_logits(network, standardised(x), batch=BATCH).astype(np.float64)
         found[part] = logits[:, 1] - logits[:, 0]
     return found
 
