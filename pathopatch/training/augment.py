@@ -101,7 +101,7 @@ def augment(
     Parameters
     ----------
     x : Tensor of float32, shape (n, C, H, W), H = W
-        Patches scaled to [0, 1]; not changed.
+        Patches scaled to [0, 1], on the processor; not changed.
     rules : AugmentConfig
         What is varied, and by how much.
     seed, step : int
@@ -118,8 +118,8 @@ def augment(
     Tensor of float32, shape (n, C, H, W)
     """
     base = mixed_seed(seed, step)
-    draws = _Draws(base, len(x) if batch is None else batch, places, x.device)
-    varied = _turned(x, draws) if rules.flips else x
+    draws = _Draws(base, len(x) if batch is None else batch, places)
+    varied = _turned(x, draws) if rules.flips else x.clone()
     has_gain = not is_rgb and (rules.gain > 0 or rules.offset > 0)
     gain_offset = draws.uniform(2, x.shape[1]) if has_gain else None  # (2, n, C)
     if rules.rotate_degrees or rules.zoom or rules.shift:
@@ -128,7 +128,7 @@ def augment(
         varied = _with_shot_noise(varied, rules.photons, base, draws)
     if gain_offset is not None:
         gain, offset = gain_offset[..., None, None]  # (n, C, 1, 1) each
-        varied = varied * (1 + rules.gain * gain) + rules.offset * offset
+        varied.mul_(1 + rules.gain * gain).add_(rules.offset * offset)  # in place: new memory costs more than the sums
     if is_rgb and rules.stain:
         varied = _restained(varied, rules.stain, draws)
     if is_rgb and rules.color:
@@ -139,31 +139,27 @@ def augment(
 class _Draws:
     """Numbers for each patch of a batch, of which those of some patches are given out."""
 
-    def __init__(self, seed: int, batch: int, places: NDArray[np.int64] | None, device: torch.device) -> None:
+    def __init__(self, seed: int, batch: int, places: NDArray[np.int64] | None) -> None:
         self._generator = torch.Generator().manual_seed(seed)
-        self._batch, self._device = batch, device
+        self._batch = batch
         self.places = np.arange(batch, dtype=np.int64) if places is None else places
 
     def integers(self, end: int) -> Tensor:
         """Return one of 0 to end - 1 for each patch, shape (n,)."""
-        return torch.randint(end, (self._batch,), generator=self._generator)[self.places].to(self._device)
+        return torch.randint(end, (self._batch,), generator=self._generator)[self.places]
 
     def uniform(self, count: int, *shape: int) -> Tensor:
         """Return `count` sets of numbers in [-1, 1) for each patch, shape (count, n, *shape)."""
-        drawn = torch.rand(count, self._batch, *shape, generator=self._generator)
-        return drawn[:, self.places].to(self._device) * 2 - 1
+        return torch.rand(count, self._batch, *shape, generator=self._generator)[:, self.places] * 2 - 1
 
 
 def _turned(x: Tensor, draws: _Draws) -> Tensor:
     """Return each patch under one of the eight symmetries of the square, all equally likely."""
-    symmetry = draws.integers(8)  # bits: transpose, flip y, flip x
     turned = torch.empty_like(x, memory_format=torch.contiguous_format)
-    for code in range(8):
-        chosen = torch.nonzero(symmetry == code).flatten()
-        part = x[chosen]
-        part = part.transpose(-1, -2) if code & 4 else part
-        flips = [axis for bit, axis in ((2, -2), (1, -1)) if code & bit]
-        turned[chosen] = part.flip(flips) if flips else part
+    targets, sources = turned.numpy(), x.numpy()  # whose views can run backwards: one copy in place of three
+    for target, source, code in zip(targets, sources, draws.integers(8).tolist(), strict=True):
+        part = source.transpose(0, 2, 1) if code & 4 else source
+        target[:] = part[:, :: -1 if code & 2 else 1, :: -1 if code & 1 else 1]
     return turned
 
 
@@ -187,14 +183,13 @@ def _with_shot_noise(x: Tensor, photons: float, base: int, draws: _Draws) -> Ten
     noisy = torch.empty_like(x)
     for row, place in enumerate(draws.places.tolist()):
         generator = torch.Generator().manual_seed(mixed_seed(base, place))  # a patch's noise is its own
-        expected = (x[row].clamp(min=0) * count[row]).cpu()
-        noisy[row] = (torch.poisson(expected, generator=generator) / count[row].cpu()).to(x.device)
+        noisy[row] = torch.poisson(x[row].clamp(min=0) * count[row], generator=generator) / count[row]
     return noisy
 
 
 def _restained(x: Tensor, strength: float, draws: _Draws) -> Tensor:
     """Return each patch with the amounts of haematoxylin, eosin and DAB scaled by 1 +- strength; glass stays white."""
-    to_stain, to_rgb = (torch.tensor(m, dtype=x.dtype, device=x.device) for m in _stain_matrices())
+    to_stain, to_rgb = (torch.tensor(m, dtype=x.dtype) for m in _stain_matrices())
     amount = -torch.log(x.clamp(min=_DARKEST)).permute(0, 2, 3, 1) @ to_stain  # (n, H, W, 3)
     amount = amount * (1 + strength * draws.uniform(1, 3)[0][:, None, None])
     return torch.exp(-(amount @ to_rgb)).permute(0, 3, 1, 2).clamp(0, 1)
@@ -203,7 +198,7 @@ def _restained(x: Tensor, strength: float, draws: _Draws) -> Tensor:
 def _recoloured(x: Tensor, strength: float, draws: _Draws) -> Tensor:
     """Return each patch with brightness, contrast and saturation scaled by 1 +- strength."""
     brightness, contrast, saturation = 1 + strength * draws.uniform(3)[..., None, None, None]  # (n, 1, 1, 1) each
-    weights = torch.tensor(_LUMA, dtype=x.dtype, device=x.device)[:, None, None]
+    weights = torch.tensor(_LUMA, dtype=x.dtype)[:, None, None]
     x = x * brightness
     mean = (x * weights).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
     x = mean + (x - mean) * contrast

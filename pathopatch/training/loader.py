@@ -94,10 +94,10 @@ def batches(
             places = shares(group[indices], parts=parts, world=ranks.world)
         mine = [indices[place] for place in places[ranks.rank]]
         x = torch.from_numpy(data.read(mine))
-        x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
         if vary is not None:
             x = vary(x, places[ranks.rank], len(indices), step)
-        return Batch(step, indices, places, mine, standardised(x))
+        x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+        return Batch(step, indices, places, mine, standardised.in_place(x))
 
     return in_advance(make, steps, ahead=ahead)
 
