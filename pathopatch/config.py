@@ -175,7 +175,7 @@ class AugmentConfig(Config):
     flips: bool = True  # the eight symmetries of the square: tissue has no up
     rotate_degrees: float = Field(default=0.0, ge=0, le=45)  # up to this either way
     zoom: float = Field(default=0.0, ge=0, le=0.3)  # 0.1: by 0.9 to 1.1; the share of tissue moves a little with it
-    shift: float = Field(default=0.0, ge=0, le=0.3)  # share of the side
+    shift: float = Field(default=0.0, ge=0, le=0.3)  # share of the side; tissue at the edge may leave the patch
     # Nonlinear microscopy and fluorescence: each channel by itself. Brightfield RGB is left alone by the first two.
     gain: float = Field(default=0.1, ge=0, lt=1)  # detectors and laser power differ by about this from slide to slide
     offset: float = Field(default=0.05, ge=0, le=0.5)
@@ -218,7 +218,7 @@ class TrainConfig(Config):
     clip_norm: float | None = Field(default=None, gt=0)  # of the whole gradient; None: as it comes
     schedule: Literal["constant", "cosine"] = "constant"  # the averaged weights do what a falling rate does
     warmup_steps: int = Field(default=0, ge=0)  # in each phase
-    compile: bool = False  # torch.compile: a start of half a minute, for long runs; needs a C++ compiler
+    compile: bool = False  # torch.compile: starts a minute later, for long runs; needs a C++ compiler
     cell_unit: int | None = Field(default=None, ge=1)  # samples of a cell come in multiples; None: of the processes
     # how a run is kept and shown; none of it changes what is learnt
     checkpoint_every: int | None = Field(default=None, ge=1)  # steps; None: at evaluations, which always write one

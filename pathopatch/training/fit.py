@@ -34,7 +34,7 @@ from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet, channel_statistics
 from pathopatch.training.history import Events, Losses
 from pathopatch.training.loader import Batch, batches, in_units
-from pathopatch.training.optimise import loss_scaler, optimizer_of, rate_factor, take_step, training_dtype
+from pathopatch.training.optimise import compiled, loss_scaler, optimizer_of, rate_factor, take_step, training_dtype
 from pathopatch.training.ranks import Ranks
 from pathopatch.training.reproducible import dropout_seed, reproducible
 from pathopatch.training.schedule import evaluation_steps, update_average
@@ -256,7 +256,7 @@ def _run_phase(run: _Run, phase: Phase, state: State) -> None:
         ),
         config.cell_unit or run.ranks.world,
     )
-    forward = torch.compile(state.network) if config.compile else state.network
+    forward = compiled(state.network, run.device) if config.compile else state.network
     evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
     for batch in batches(
         sampler,
@@ -277,7 +277,8 @@ def _run_phase(run: _Run, phase: Phase, state: State) -> None:
         total = state.objective(loss, group[batch.indices])
         value = float(total.detach())
         if not math.isfinite(value):
-            raise _stop(run, data, batch, state, f"the loss is {value}")
+            bad = [batch.indices[place] for place in torch.nonzero(~torch.isfinite(loss)).flatten().tolist()]
+            raise _stop(run, data, batch, state, f"the loss is {value}", bad)
         rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
         take_step(total, state.optimizer, rate=rate, clip_norm=config.clip_norm, scaler=state.scaler, ranks=run.ranks)
         run.ranks.share_statistics(state.network)
@@ -379,14 +380,15 @@ def _is_frozen(config: TrainConfig) -> bool:
     return config.freeze_batchnorm
 
 
-def _stop(run: _Run, data: PatchSet, batch: Batch, state: State, what: str) -> NonFiniteError:
+def _stop(run: _Run, data: PatchSet, batch: Batch, state: State, what: str, bad: Sequence[int] = ()) -> NonFiniteError:
     """Write the batch's patch_ids beside the checkpoint, which stays, and return the error; on all processes alike."""
-    patch_ids = [str(name) for name in data.patch_id[batch.indices]]
+    found = {"patch_ids": [str(name) for name in data.patch_id[batch.indices]]}
+    found["of_nonfinite_loss"] = [str(name) for name in data.patch_id[list(bad)]]  # one of them: look at its pixels
     place = f"step {batch.step + 1}"
     if run.keep:
         path = run.keep.folder / NONFINITE
         if run.ranks.is_first:
-            write_json(path, {"phase": state.phase, "step": batch.step + 1, "what": what, "patch_ids": patch_ids})
+            write_json(path, {"phase": state.phase, "step": batch.step + 1, "what": what, **found})
         place += f", batch in {path.name}"
     kept = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
     return NonFiniteError(

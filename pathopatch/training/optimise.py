@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from shutil import which
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +52,22 @@ def training_dtype(requested: str, device: torch.device) -> torch.dtype:
 def loss_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler | None:
     """Return what scales the loss so that float16 gradients do not vanish; None for the other types."""
     return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+
+
+def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return a network's forward pass, compiled at its first call; weights and their names stay the network's own.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The device is a processor, and there is no C++ compiler.
+    """
+    if device.type == "cpu" and not any(which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name):
+        raise InputUnsupportedError(
+            "no C++ compiler to compile the network with", place="compile", remedy="install g++, or set compile = false"
+        )
+    forward: Callable[[Tensor], Tensor] = torch.compile(network)
+    return forward
 
 
 def optimizer_of(weights: Sequence[nn.Parameter], config: TrainConfig, *, rate: float) -> torch.optim.Optimizer:

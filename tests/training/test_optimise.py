@@ -1,17 +1,20 @@
 """A step's precision, rate and length: by device, by hand-made numbers, and with the scaled loss of float16."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from made_patches import toy
+from safetensors.torch import save_file
 from torch import nn
 
 from pathopatch.config import TrainConfig
 from pathopatch.errors import InputUnsupportedError
+from pathopatch.models.networks import build_network
 from pathopatch.training import optimise
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.optimise import loss_scaler, rate_factor, take_step, training_dtype
+from pathopatch.training.optimise import compiled, loss_scaler, rate_factor, take_step, training_dtype
 from pathopatch.training.ranks import Ranks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -85,3 +88,47 @@ def test_training_with_a_bound_of_the_gradient_and_a_cosine_differs_from_trainin
     losses = [loss(), loss(clip_norm=0.01), loss(schedule="cosine"), loss(warmup_steps=4), loss(precision="bfloat16")]
     assert len(set(losses)) == 5
     assert losses[4] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_a_compiled_forward_pass_trains_the_same_weights_under_the_same_names(monkeypatch):
+    compile_quickly = partial(torch.compile, backend="eager")  # traced as ever, without a minute of C++
+    monkeypatch.setattr(torch, "compile", compile_quickly)
+    patches = toy([[12, 12], [12, 12]], seed=0)
+    small = {"input_px": 16, "steps": 3, "batch_per_class": 4, "evaluations": 1, "threads": 1}
+    one, other = (fit_arrays(patches, patches, TrainConfig(**small, compile=on)).network for on in (False, True))
+    assert list(one.state_dict()) == list(other.state_dict())
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_without_a_compiler_compiling_is_refused(monkeypatch):
+    monkeypatch.setattr(optimise, "which", lambda name: None)
+    with pytest.raises(InputUnsupportedError, match="no C"):
+        compiled(nn.Linear(1, 1), CPU)
+
+
+def _statistics(freeze_batchnorm, **rest):
+    """Stored statistics and the scale of the first BatchNorm, before and after training."""
+    patches = toy([[12, 12], [12, 12]], seed=0)
+    small = {"input_px": 32, "steps": 3, "batch_per_class": 4, "evaluations": 1, "threads": 1}
+    config = TrainConfig(architecture="resnet10t", freeze_batchnorm=freeze_batchnorm, **small, **rest)
+    state = fit_arrays(patches, patches, config).network.state_dict()
+    first = next(name.removesuffix("running_mean") for name in state if name.endswith("running_mean"))
+    return state[f"{first}running_mean"], state[f"{first}weight"]
+
+
+def test_frozen_batchnorm_keeps_its_statistics_and_learns_its_scale_while_trained_batchnorm_moves_both():
+    for freeze, moves in ((True, False), (False, True), (None, True)):  # None and no pretrained weights: trained
+        mean, scale = _statistics(freeze)
+        assert bool(mean.any()) == moves
+        assert bool((scale != 1).any())
+
+
+def test_batchnorm_is_frozen_of_itself_where_weights_are_pretrained(tmp_path):
+    network = build_network("resnet10t", 2)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            buffer.fill_(1 if name.endswith("var") else 0)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    assert not _statistics(None, pretrained=tmp_path / "weights.safetensors")[0].any()
+    assert _statistics(False, pretrained=tmp_path / "weights.safetensors")[0].any()
