@@ -203,6 +203,22 @@ class SplitsConfig(Config):
         return self
 
 
+class AugmentConfig(Config):
+    """How training patches are varied. What is off by default was not shown to help."""
+
+    flips: bool = True  # the eight symmetries of the square: tissue has no up
+    rotate_degrees: float = Field(default=0.0, ge=0, le=45)  # up to this either way
+    zoom: float = Field(default=0.0, ge=0, le=0.3)  # 0.1: by 0.9 to 1.1; the share of tissue moves a little with it
+    shift: float = Field(default=0.0, ge=0, le=0.3)  # share of the side; tissue at the edge may leave the patch
+    # Nonlinear microscopy and fluorescence: each channel by itself. Brightfield RGB is left alone by the first two.
+    gain: float = Field(default=0.1, ge=0, lt=1)  # detectors and laser power differ by about this from slide to slide
+    offset: float = Field(default=0.05, ge=0, le=0.5)
+    photons: float | None = Field(default=None, ge=1)  # shot noise: the fewest counts at the top of the window
+    # Brightfield RGB only
+    stain: float = Field(default=0.0, ge=0, lt=1)  # haematoxylin, eosin and DAB each by 1 +- this
+    color: float = Field(default=0.0, ge=0, lt=1)  # brightness, contrast and saturation by 1 +- this
+
+
 class TrainConfig(Config):
     """One training run."""
 
@@ -224,10 +240,10 @@ class TrainConfig(Config):
     tune_threshold: bool = True  # one decision threshold, chosen on validation for WGA
     select: Literal["wga", "gba", "last"] = "wga"  # which checkpoint; "last" uses no validation
     evaluations: int = Field(default=12, ge=1)  # validation passes, evenly spread over the steps
-    augment: bool = True
+    augment: bool | AugmentConfig = True  # true: AugmentConfig as it stands
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # auto: float32 on processors
     threads: int | None = Field(default=None, ge=1)
     train_splits: tuple[Literal["train", "val"], ...] = ("train",)  # "val" only where nothing is selected on it
     cache_gib: float = Field(default=1.5, gt=0)  # patches at input_px are held in memory up to this
@@ -258,6 +274,17 @@ class TrainConfig(Config):
             raise ValueError("give bins or attribute = 'rank', not both")
         return self
 
+    # how a step is taken
+    clip_norm: float | None = Field(default=None, gt=0)  # of the whole gradient; None: as it comes
+    schedule: Literal["constant", "cosine"] = "constant"  # the averaged weights do what a falling rate does
+    warmup_steps: int = Field(default=0, ge=0)  # in each phase
+    compile: bool = False  # torch.compile: starts a minute later, for long runs; needs a C++ compiler
+    cell_unit: int | None = Field(default=None, ge=1)  # samples of a cell come in multiples; None: of the processes
+    # how a run is kept and shown; none of it changes what is learnt
+    checkpoint_every: int | None = Field(default=None, ge=1)  # steps; None: at evaluations, which always write one
+    prefetch: int = Field(default=2, ge=0)  # batches made ahead by a thread; 0: each when it is due
+    tensorboard: bool = False  # event files too; needs the extra `tensorboard`
+
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:
         if "val" in self.train_splits and (self.select != "last" or self.tune_threshold):
@@ -265,6 +292,13 @@ class TrainConfig(Config):
         if self.sensitivity is not None and not self.tune_threshold:
             raise ValueError("sensitivity says how the threshold is tuned: it needs tune_threshold = true")
         return self
+
+    @property
+    def augmentation(self) -> AugmentConfig | None:
+        """What `augment` asks for; None for nothing."""
+        if isinstance(self.augment, AugmentConfig):
+            return self.augment
+        return AugmentConfig() if self.augment else None
 
     @property
     def run_name(self) -> str:

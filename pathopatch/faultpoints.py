@@ -1,8 +1,8 @@
 """Where a test may kill this process on purpose: before or after the n-th write, named by an environment variable.
 
 ``PATHOPATCH_FAULT=rename:3`` ends the process with SIGKILL at its third passage of the point ``rename``. Points are
-``chunk`` (pixels of a store were written), ``rename`` (an artefact is about to take its place) and ``renamed`` (it has
-taken it). Without the variable nothing happens.
+``chunk`` (pixels of a store were written), ``rename`` (an artefact is about to take its place), ``renamed`` (it has
+taken it) and ``step`` (a step of training is done). Without the variable nothing happens.
 """
 
 from __future__ import annotations

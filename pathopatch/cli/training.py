@@ -91,8 +91,9 @@ def train(
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Train one run and keep its model bundle."""
+    """Train one run and keep its model bundle; under torchrun on several GPUs or processes together."""
     from pathopatch import pipeline
+    from pathopatch.training.ranks import is_first_process
 
     settings = with_options(
         _train_settings(config),
@@ -113,8 +114,11 @@ def train(
         learning_rate=learning_rate,
         pretrained=pretrained,
     )
-    with progress_bars(quiet) as progress:
-        print(pipeline.train(work, settings, force=force, progress=progress))
+    is_first = is_first_process()
+    with progress_bars(quiet or not is_first) as progress:
+        folder = pipeline.train(work, settings, force=force, progress=progress)
+    if is_first:
+        print(folder)
 
 
 def _train_settings(config: Path | None) -> TrainConfig:

@@ -253,6 +253,22 @@ class RankStream:
         self._phases = np.random.default_rng([seed, _SHIFT, stream]).random(len(counts))
         self._offsets: dict[tuple[int, int], Indices] = {}
 
+    def in_units(self, unit: int) -> RankStream:
+        """Return the stream itself for units of 1.
+
+        Raises
+        ------
+        InputUnsupportedError
+            Larger units: there are no cells that could come in them.
+        """
+        if unit > 1:
+            raise InputUnsupportedError(
+                f"draws by rank do not come in units of {unit}",
+                place="attribute = 'rank'",
+                remedy="train in one process, with cell_unit = 1; or draw by bins",
+            )
+        return self
+
     def take(self, start: int, stop: int) -> Indices:
         """Return the samples at positions [start, stop) of every class.
 

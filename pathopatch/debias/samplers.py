@@ -14,9 +14,10 @@ time, and ``batch(step)`` gives any step alone, for instance to resume.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,9 @@ class Stream(Protocol):
 
     def take(self, start: int, stop: int) -> Indices:
         """Return the samples at positions [start, stop) of every class."""
+
+    def in_units(self, unit: int) -> Stream:
+        """Return the same stream in which a cell, once named, gives `unit` samples; or refuse to."""
 
 
 class BatchSampler:
@@ -85,6 +89,37 @@ class BatchSampler:
             order = np.random.default_rng([self._seed, _ORDER, number, step])
             indices += order.permutation(part).tolist()
         return indices
+
+    @property
+    def parts(self) -> int:
+        """How many parts of equal size make up a batch, one after another: the halves of GERNE, else one."""
+        return len(self._streams)
+
+    def in_units(self, unit: int) -> Self:
+        """Return the same batches in which a cell gives its samples `unit` at a time.
+
+        Every step then holds a multiple of `unit` samples of each cell and part, which so many processes can share
+        evenly; shares stay exact in the long run, with what is over carried to the next step.
+
+        Parameters
+        ----------
+        unit : int
+            At least 1; it must divide the samples of a class in each part.
+
+        Raises
+        ------
+        InputUnsupportedError
+            It does not.
+        """
+        if unit < 1 or self._per_class % unit:
+            raise InputUnsupportedError(
+                f"{self._per_class} samples of a class do not come in units of {unit}",
+                place="batch_per_class",
+                remedy=f"Make it a multiple of {max(unit, 1) * self.parts}.",
+            )
+        found = copy.copy(self)
+        found._streams = tuple(stream.in_units(unit) for stream in self._streams)
+        return found
 
     def __iter__(self) -> Iterator[list[int]]:
         return (self.batch(step) for step in range(self._steps))
@@ -265,6 +300,13 @@ class ClassStream:
         self._stream = stream
         self._sequences = [CellSequence(row, key=(seed, stream, label)) for label, row in enumerate(weights)]
         self._permutations: dict[tuple[int, int], dict[int, Indices]] = {}
+        self._unit = 1
+
+    def in_units(self, unit: int) -> ClassStream:
+        """Return the same stream in which a cell, once named, gives `unit` samples; read it in multiples of that."""
+        found = copy.copy(self)
+        found._permutations, found._unit = {}, unit
+        return found
 
     def take(self, start: int, stop: int) -> Indices:
         """Return the samples at positions [start, stop) of every class.
@@ -281,7 +323,8 @@ class ClassStream:
         """
         parts: list[Indices] = []
         for label, sequence in enumerate(self._sequences):
-            cells, draws = sequence.draws(start, stop)
+            cells, turns = sequence.draws(start // self._unit, stop // self._unit)
+            cells, draws = np.repeat(cells, self._unit), np.add.outer(turns * self._unit, np.arange(self._unit)).ravel()
             parts += [self._samples(label, int(cell), draws[cells == cell]) for cell in np.unique(cells)]
         return np.concatenate(parts)
 

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pathopatch.files import atomic_path
+from pathopatch.training.history import Losses
 
 _HEADER = "pathopatch"
 
@@ -41,6 +42,10 @@ class State:
         By which the phase draws its N patches.
     report : dict
         What is said of those patches in each row of the history.
+    scaler : GradScaler or None
+        Of the loss, in float16.
+    losses : Losses
+        Since the last evaluation.
     phase, step : int
         The phase, and the steps of it that are done.
     history : list of dict
@@ -57,6 +62,8 @@ class State:
     objective: nn.Module
     attribute: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     report: dict[str, Any] = field(default_factory=dict)
+    scaler: torch.amp.GradScaler | None = None
+    losses: Losses = field(default_factory=Losses)
     phase: int = 0
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -96,6 +103,8 @@ def save(path: Path, state: State, *, fingerprint: str) -> None:
         "history": state.history,
         "best": state.best,
         "report": state.report,
+        "losses": state.losses.state_dict(),
+        "scaler": state.scaler.state_dict() if state.scaler else {},
     }
     with atomic_path(path) as temporary:
         save_file(dict(sorted(tensors.items())), temporary, metadata={_HEADER: json.dumps(header)})
@@ -143,6 +152,9 @@ def restore(path: Path, state: State, header: Mapping[str, Any]) -> None:
     state.objective.load_state_dict(parts.get("objective", {}))
     state.best_weights = parts.get("best", {})
     _restore_optimizer(state.optimizer, parts.get("optimizer", {}))
+    if state.scaler and header["scaler"]:
+        state.scaler.load_state_dict(header["scaler"])
+    state.losses.load_state_dict(header["losses"])
     state.step = header["step"]
     state.history = list(header["history"])
     state.best = dict(header["best"])

@@ -51,6 +51,11 @@ class PatchSet:
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are brightfield colour."""
+        return self.source is not None and self.source.is_rgb
+
     def read(self, index: Any) -> NDArray[np.float32]:
         """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
         return np.asarray(self.x[index], dtype=np.float32)

@@ -9,33 +9,39 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import cross_entropy
 
 from pathopatch.config import TrainConfig
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, steps_in_all
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.faultpoints import fault_point
 from pathopatch.files import write_json
-from pathopatch.models.forward import pick_device
 from pathopatch.models.networks import build_network, classifier_of, freeze_batchnorm
 from pathopatch.training import checkpoint
-from pathopatch.training.augment import augment, mixed_seed
+from pathopatch.training.augment import check_channels, mixed_seed, varied_by
 from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet, channel_statistics
 from pathopatch.training.decide import Decision, decide
 from pathopatch.training.fitted import Fitted, Keep
+from pathopatch.training.history import Events, Losses
+from pathopatch.training.loader import Batch, batches, in_units
+from pathopatch.training.optimise import compiled, loss_scaler, optimizer_of, rate_factor, take_step, training_dtype
 from pathopatch.training.passing import Drawn, Held, batches_of, drawn, drawn_again, held, needs_groups, phases_of
+from pathopatch.training.ranks import Ranks
+from pathopatch.training.reproducible import dropout_seed, reproducible
 from pathopatch.training.schedule import evaluation_steps, update_average
 from pathopatch.training.selection import (
+    BATCH,
     Standardised,
     check_validation,
     is_better,
@@ -53,7 +59,6 @@ Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with the steps done, their total, and the latest measures."""
 
 CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
-_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +77,9 @@ class _Run:
     progress: Progress | None
     phases: tuple[Phase, ...]
     steps: int  # that the run is set to take; a phase has its own share of them in `config`
+    ranks: Ranks
+    dtype: torch.dtype
+    events: Events
     shown: dict[str, float] = field(default_factory=dict)
 
 
@@ -126,8 +134,12 @@ def fit_arrays(
         needs_attribute = any(phase.needs_val_attribute for phase in phases)
         check_validation(val, needs_groups=needs_all, needs_attribute=needs_attribute, shape=table_shape(train, val))
     validation_halves = held(val, phases, seed=config.seed)
-    device = pick_device(config.device)
-    with _reproducible(config, device):
+    ranks = Ranks.current()
+    device = ranks.device(config.device)
+    dtype = training_dtype(config.precision, device)
+    check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
+    events = Events(keep.folder if keep and config.tensorboard and ranks.is_first else None)
+    with reproducible(config.threads, device), closing(events):
         mean, std = channel_statistics(train)
         run = _Run(
             config=config,
@@ -142,14 +154,16 @@ def fit_arrays(
             progress=progress,
             phases=phases,
             steps=config.steps,
+            ranks=ranks,
+            dtype=dtype,
+            events=events,
         )
         state = _trained(run, len(mean))
         network = state.network.cpu().eval().requires_grad_(False)
         decision = Decision()
         if run.val is not None:
-            logits = logits_of(network.to(device), run.val, np.arange(len(run.val)), run.standardised)
             decision = decide(
-                logits,
+                _judged_by(run, network.to(device), np.arange(len(run.val))),
                 run.val,
                 tune_threshold=config.tune_threshold,
                 sensitivity=config.sensitivity,
@@ -173,6 +187,8 @@ def _trained(run: _Run, channels: int) -> State:
     """Run all phases, from the checkpoint if there is one, and return the final state with the picked weights."""
     network = _new_network(run, channels)
     found = checkpoint.peek(run.keep.folder / CHECKPOINT, fingerprint=run.keep.fingerprint) if run.keep else None
+    if not found:
+        run.events.clear()
     history: list[dict[str, Any]] = []
     for number, phase in enumerate(run.phases):
         if found and number < found["phase"]:
@@ -189,6 +205,7 @@ def _trained(run: _Run, channels: int) -> State:
         state = _start(of_phase, phase, number, network, patches, history)
         if run.keep and found and is_resumed:
             checkpoint.restore(run.keep.folder / CHECKPOINT, state, found)
+            run.ranks.barrier()  # all have read it before the first writes another
         _run_phase(of_phase, phase, state, patches.patches)
         network.load_state_dict(state.best_weights)
         history = state.history
@@ -201,49 +218,59 @@ def _run_phase(run: _Run, phase: Phase, state: State, data: PatchSet) -> None:
     counts = gerne.cell_counts(data.label, data.attribute)  # (K, A)
     label = torch.tensor(data.label, device=run.device)
     group = torch.tensor(counts.shape[1] * data.label + data.attribute, device=run.device)
-    sampler = batches_of(phase, data, config, steps=config.steps, seed=config.seed + state.phase)
-    losses = _Losses()
-    for step in range(state.step, config.steps):
-        indices = sampler.batch(step)
-        torch.manual_seed(mixed_seed(config.seed, state.phase, step))  # dropout, so that a resumed run sees the same
-        x = _inputs(run, data, indices, state.phase, step)  # (B, C, H, W)
+    sampler = in_units(
+        batches_of(phase, data, config, steps=config.steps, seed=config.seed + state.phase),
+        config.cell_unit or run.ranks.world,
+    )
+    forward = compiled(state.network, run.device) if config.compile else state.network
+    evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
+    for batch in batches(
+        sampler,
+        data,
+        range(state.step, config.steps),
+        group=group.numpy(force=True),
+        vary=varied_by(config.augmentation, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb),
+        standardised=run.standardised,
+        ranks=run.ranks,
+        ahead=config.prefetch,
+    ):
+        torch.manual_seed(dropout_seed(config.seed, state.phase, batch.step, rank=run.ranks.rank))
         _train_mode(run, phase, state)
-        with torch.autocast(run.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            logits = state.network(x)  # (B, K)
-        loss = cross_entropy(logits.float(), label[indices], reduction="none")  # (B,)
-        total = state.objective(loss, group[indices])
+        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
+            logits = forward(batch.x)  # (b, K)
+        part = cross_entropy(logits.float(), label[batch.mine], reduction="none")  # (b,)
+        loss = run.ranks.whole_batch(part, batch.places)  # (B,)
+        total = state.objective(loss, group[batch.indices])
         value = float(total.detach())
         if not math.isfinite(value):
-            raise _non_finite(run, data, indices, state, f"the loss is {value}")
-        state.optimizer.zero_grad()
-        total.backward()
-        state.optimizer.step()
+            bad = [batch.indices[place] for place in torch.nonzero(~torch.isfinite(loss)).flatten().tolist()]
+            raise _stop(run, data, batch, state, f"the loss is {value}", bad)
+        rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
+        take_step(total, state.optimizer, rate=rate, clip_norm=config.clip_norm, scaler=state.scaler, ranks=run.ranks)
+        run.ranks.share_statistics(state.network)
         if state.average is not state.network:
-            update_average(state.average, state.network, step)
-        state.step = step + 1
-        losses.add(total, state.objective)
-        if state.step in evaluation_steps(config.steps, config.evaluations):
-            if not _evaluate(run, phase, state, losses):
-                raise _non_finite(run, data, indices, state, "a weight or a validation logit is not finite")
-            losses = _Losses()
+            update_average(state.average, state.network, batch.step)
+        state.step = batch.step + 1
+        state.losses.add(total, state.objective)
+        is_evaluated = state.step in evaluated
+        if is_evaluated or state.step % every == 0:
+            if not _is_finite(state) or (is_evaluated and not _evaluate(run, phase, state)):
+                raise _stop(run, data, batch, state, "a weight or a validation logit is not finite")
+            _save(run, state)
+        fault_point("step")
         if run.progress:
             done = steps_in_all(run.phases[: state.phase], run.steps) + state.step
             run.progress(done, steps_in_all(run.phases, run.steps), {"loss": value, **run.shown})
 
 
-def _evaluate(run: _Run, phase: Phase, state: State, losses: _Losses) -> bool:
-    """Measure on validation, keep the weights if they are the best so far, write the checkpoint.
-
-    Returns False, and does none of it, if weights or logits are not finite.
-    """
-    if not all(bool(torch.isfinite(value).all()) for value in state.average.parameters()):
-        return False
+def _evaluate(run: _Run, phase: Phase, state: State) -> bool:
+    """Measure on validation, keep the weights if they are the best so far; False if a logit is not finite."""
     rule = run.config.select if phase.select_by == "wga" or run.config.select == "last" else phase.select_by
-    row: dict[str, Any] = {"phase": state.phase, "step": state.step, **losses.means()}
+    row: dict[str, Any] = {"phase": state.phase, "step": state.step, **state.losses.means()}
     measures: dict[str, float] = {}
     if run.val is not None:
         index = some_of_each_group(run.val, seed=run.config.seed)
-        logits = logits_of(state.average, run.val, index, run.standardised)
+        logits = _judged_by(run, state.average, index)
         if not np.isfinite(logits).all():
             return False
         measures = measure(logits, run.val.label[index], run.val.attribute[index])
@@ -256,31 +283,28 @@ def _evaluate(run: _Run, phase: Phase, state: State, losses: _Losses) -> bool:
     if is_better(value, state.best.get("score")):
         state.best = {"step": state.step, "score": value}
         state.best_weights = {k: checkpoint.copied(v) for k, v in state.average.state_dict().items()}
-    if run.keep:
-        checkpoint.save(run.keep.folder / CHECKPOINT, state, fingerprint=run.keep.fingerprint)
+    state.losses = Losses()
+    run.events.add(row, step=steps_in_all(run.phases[: state.phase], run.steps) + state.step)
     return True
 
 
-class _Losses:
-    """Means of the losses since the last evaluation; the two parts of an extrapolated one apart."""
+def _judged_by(run: _Run, network: nn.Module, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the logits of validation patches, each process doing its share of them."""
+    val = run.val
+    assert val is not None
+    return run.ranks.rows(lambda some: logits_of(network, val, some, run.standardised), index, chunk=BATCH)
 
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
 
-    def add(self, total: Tensor, objective: nn.Module) -> None:
-        """Count one step."""
-        parts = {"loss": total.detach()}
-        for name in ("loss_biased", "loss_less_biased"):
-            if hasattr(objective, name):
-                parts[name] = getattr(objective, name)
-        self._sums = {name: self._sums.get(name, 0) + value.double() for name, value in parts.items()}
-        self._count += 1
+def _is_finite(state: State) -> bool:
+    """Return whether the weights are numbers; where they are not, neither is their average from then on."""
+    values = state.average.state_dict().values()
+    return all(bool(torch.isfinite(value).all()) for value in values if value.is_floating_point())
 
-    def means(self) -> dict[str, float | None]:
-        """Return the means by name; None for a part that the objective does not have."""
-        found = {name: float(value) / self._count for name, value in self._sums.items()}
-        return {name: found.get(name) for name in ("loss", "loss_biased", "loss_less_biased")}
+
+def _save(run: _Run, state: State) -> None:
+    """Write the checkpoint, if this process is the one that writes."""
+    if run.keep and run.ranks.is_first:
+        checkpoint.save(run.keep.folder / CHECKPOINT, state, fingerprint=run.keep.fingerprint)
 
 
 def _start(
@@ -292,11 +316,7 @@ def _start(
     classifier_of(network).requires_grad_(True)
     weights = [p for p in network.parameters() if p.requires_grad]
     rate = config.learning_rate * phase.lr_scale
-    optimizer: torch.optim.Optimizer
-    if config.optimizer == "sgd":
-        optimizer = torch.optim.SGD(weights, lr=rate, momentum=_MOMENTUM, weight_decay=config.weight_decay)
-    else:
-        optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=config.weight_decay)
+    optimizer = optimizer_of(weights, config, rate=rate)
     average = copy.deepcopy(network).eval().requires_grad_(False) if config.average_weights else network
     objective = phase.objective(gerne.cell_counts(data.label, data.attribute)).to(run.device)
     return State(
@@ -306,6 +326,7 @@ def _start(
         objective,
         attribute=data.attribute,
         report=patches.report,
+        scaler=loss_scaler(run.dtype, run.device),
         phase=number,
         history=history,
     )
@@ -336,15 +357,6 @@ def _drawn(run: _Run, phase: Phase, network: nn.Module, *, is_resumed: bool) -> 
     return drawn(phase, run.train, run.held, probability=probability)
 
 
-def _inputs(run: _Run, data: PatchSet, indices: list[int], phase: int, step: int) -> Tensor:
-    """Return the patches of a step, varied and standardised, on the device."""
-    x = torch.from_numpy(data.read(indices)).to(run.device)
-    if run.config.augment:
-        is_rgb = data.source is not None and data.source.is_rgb
-        x = augment(x, seed=mixed_seed(run.config.seed, phase), step=step, jitter=not is_rgb)
-    return run.standardised(x)
-
-
 def _train_mode(run: _Run, phase: Phase, state: State) -> None:
     """Set dropout and BatchNorm for a step; where only the last layer learns, all is as in prediction."""
     state.network.train(phase.trainable == "all")
@@ -360,28 +372,17 @@ def _is_frozen(config: TrainConfig) -> bool:
     return config.freeze_batchnorm
 
 
-def _non_finite(run: _Run, data: PatchSet, indices: list[int], state: State, what: str) -> NonFiniteError:
-    """Write the batch's patch_ids beside the checkpoint, which stays, and return the error."""
-    patch_ids = [str(name) for name in data.patch_id[indices]]
-    place = f"step {state.step + 1}"
+def _stop(run: _Run, data: PatchSet, batch: Batch, state: State, what: str, bad: Sequence[int] = ()) -> NonFiniteError:
+    """Write the batch's patch_ids beside the checkpoint, which stays, and return the error; on all processes alike."""
+    found = {"patch_ids": [str(name) for name in data.patch_id[batch.indices]]}
+    found["of_nonfinite_loss"] = [str(name) for name in data.patch_id[list(bad)]]  # one of them: look at its pixels
+    place = f"step {batch.step + 1}"
     if run.keep:
         path = run.keep.folder / NONFINITE
-        write_json(path, {"step": state.step + 1, "what": what, "patch_ids": patch_ids})
+        if run.ranks.is_first:
+            write_json(path, {"phase": state.phase, "step": batch.step + 1, "what": what, **found})
         place += f", batch in {path.name}"
     kept = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
     return NonFiniteError(
         f"{what}; {kept}", place=place, remedy="lower learning_rate or beta, or look at the batch's patches"
     )
-
-
-@contextmanager
-def _reproducible(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Use the configured threads and leave torch's threads and random state as they were."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            if config.threads is not None:
-                torch.set_num_threads(config.threads)
-            yield
-        finally:
-            torch.set_num_threads(threads)

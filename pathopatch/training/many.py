@@ -10,6 +10,7 @@ from pathlib import Path
 from pathopatch.config import TrainConfig, TuneConfig
 from pathopatch.progress import Progress
 from pathopatch.training.fit import Progress as StepProgress
+from pathopatch.training.ranks import refuse_several
 from pathopatch.training.run import fit
 from pathopatch.training.tune import tune
 
@@ -28,6 +29,7 @@ def train_many(
     With more than one job each runs in a process of its own with one thread: on few cores and small networks that is
     faster than sharing threads, and it makes the results independent of the number of jobs.
     """
+    refuse_several("a study")
     if jobs <= 1:
         return [train_one(work, config, search, force=force, progress=progress) for config in configs]
     folders: dict[str, Path] = {}
@@ -54,6 +56,7 @@ def train_one(
     on_step = None if progress is None else _on_step(config, progress)
     if search is None:
         return fit(work, config, force=force, progress=on_step)
+    refuse_several("tuning")
     return tune(work, config, search, workers=workers, force=force, progress=on_step)
 
 

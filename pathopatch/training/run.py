@@ -1,8 +1,8 @@
 """What a training run reads and leaves: patches and groups in; configuration, history, checkpoint and model out.
 
 ``runs/<run>/`` holds ``config.json``, ``history.csv``, ``checkpoint.safetensors``, ``model/`` (the bundle),
-``log.json`` (times, which differ between runs) and, written last, ``run.json`` with the stamp: a run without it is not
-finished.
+``log.json`` (times, which differ between runs), on request ``tensorboard/`` (event files, which hold times too) and,
+written last, ``run.json`` with the stamp: a run without it is not finished.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.dataset import PatchSet, column_of, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.passing import own_parameters
+from pathopatch.training.ranks import joined
 from pathopatch.training.seen import seen
 from pathopatch.training.source import Source
 
 RUN, MODEL = "run.json", "model"
-_NO_EFFECT = {"device", "threads", "cache_gib", "name"}  # on what is learnt, up to rounding
+_NO_EFFECT = {"device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "tensorboard"}
+"""Settings without effect on what is learnt, up to rounding."""
 
 
 def fit(work: Path, config: TrainConfig, *, progress: Progress | None = None, force: bool = False) -> Path:
     """Train one run on the stored patches of a work folder and return its folder.
 
-    A run that was killed goes on from its last checkpoint; a finished one of the same stamp is left as it is.
+    A run that was killed goes on from its last checkpoint; a finished one of the same stamp is left as it is. Under
+    ``torchrun`` all processes train one run together, and the first one writes.
 
     Parameters
     ----------
@@ -64,15 +67,23 @@ def fit(work: Path, config: TrainConfig, *, progress: Progress | None = None, fo
     """
     folder = inside(work, "runs", config.run_name)
     groups = provenance.read_table(work / "groups.parquet")
-    stamp = run_stamp(work, groups, config, stage="train", settings=settings_of(config))
-    if provenance.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force):
-        return folder
-    begin(folder)
-    train, val = load_sets(work, groups, config)
-    start = time.perf_counter()
-    keep = Keep(folder, fingerprint(stamp.to_dict()))
-    fitted = fit_arrays(train, val, config, keep=keep, progress=progress)
-    write_run(work, folder, fitted, config, stamp, source=train.source, seconds=time.perf_counter() - start)
+    with joined(config.device) as ranks:
+        if ranks.world > 1:  # what is drawn depends on it, so it belongs to the stamp
+            config = config.model_copy(update={"cell_unit": config.cell_unit or ranks.world})
+        stamp = run_stamp(work, groups, config, stage="train", settings=settings_of(config))
+        is_done = provenance.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force)
+        ranks.barrier()  # all have looked before the first changes anything
+        if is_done:
+            return folder
+        if ranks.is_first:
+            begin(folder)
+        train, val = load_sets(work, groups, config)
+        start = time.perf_counter()
+        keep = Keep(folder, fingerprint(stamp.to_dict()))
+        fitted = fit_arrays(train, val, config, keep=keep, progress=progress)
+        if ranks.is_first:
+            write_run(work, folder, fitted, config, stamp, source=train.source, seconds=time.perf_counter() - start)
+        ranks.barrier()
     return folder
 
 

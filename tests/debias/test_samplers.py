@@ -197,3 +197,40 @@ def test_a_step_outside_the_sampler_is_an_index_error(make: Callable[..., BatchS
 def test_impossible_sizes_are_refused(make: Callable[..., BatchSampler], wrong: dict[str, int]) -> None:
     with pytest.raises(InputUnsupportedError, match=next(iter(wrong))):
         make(*TISSUE, **{"batch_per_class": 4, "steps": 5, "seed": 0, **wrong})
+
+
+@every_data
+@pytest.mark.parametrize("unit", [2, 4])
+def test_in_units_a_step_holds_multiples_of_each_cell_and_shares_stay_exact(data: tuple, unit: int) -> None:
+    y, a = data
+    alpha = gerne.alpha(y, a)
+    batches = list(GerneBatchSampler(y, a, batch_per_class=8, c=0.5, steps=300, seed=1).in_units(unit))
+    size = len(alpha) * 8
+    for part, shares in ((0, alpha), (1, gerne.less_biased(alpha, 0.5))):
+        halves = [batch[part * size : (part + 1) * size] for batch in batches]
+        assert {len(half) for half in halves} == {size}
+        for half in halves:
+            assert not (np.bincount(y[half] * alpha.shape[1] + a[half]) % unit).any()
+        assert running_deviation(halves, data, shares) < unit
+
+
+@every_sampler
+def test_in_units_steps_are_read_at_random_samples_come_equally_often_and_the_sampler_stays_as_it_was(
+    make: Callable[..., BatchSampler],
+) -> None:
+    y, a = samples([[4, 4], [4, 4]])
+    sampler = make(y, a, batch_per_class=4, steps=40, seed=3)
+    before = list(sampler)
+    in_pairs = sampler.in_units(2)
+    iterated = list(in_pairs)
+    assert [in_pairs.batch(step) for step in reversed(range(40))] == iterated[::-1]
+    seen = np.bincount(np.concatenate(iterated), minlength=16)
+    assert seen.max() - seen.min() <= 2 * in_pairs.parts  # at most a turn of two more in each stream
+    assert list(sampler) == before
+    assert list(sampler.in_units(1)) == before
+
+
+def test_a_unit_that_does_not_divide_the_batch_is_refused_with_what_would_do() -> None:
+    sampler = GerneBatchSampler(*TISSUE, batch_per_class=6, c=0.5, steps=1, seed=0)
+    with pytest.raises(InputUnsupportedError, match="multiple of 8"):
+        sampler.in_units(4)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from made_patches import toy, write_work
+from safetensors.torch import load_file
 from torch import nn
 
 from pathopatch.config import TrainConfig
@@ -18,6 +19,7 @@ from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, NonFiniteEr
 from pathopatch.models.bundle import load_model
 from pathopatch.models.networks import build_network
 from pathopatch.training.checkpoint import peek
+from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import CHECKPOINT, NONFINITE, Keep, fit_arrays, needs_groups
 from pathopatch.training.run import fit
 from pathopatch.training.schedule import evaluation_steps, update_average
@@ -212,6 +214,43 @@ def test_an_infinite_loss_stops_the_run_keeps_the_last_good_checkpoint_and_names
     written = json.loads((tmp_path / NONFINITE).read_text())
     indices = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=8, seed=0).batch(5)
     assert written["patch_ids"] == TRAIN.patch_id[indices].tolist()
+    assert written["of_nonfinite_loss"] == []
+
+
+class _Decays(PatchSet):
+    """Patches of which one reads as NaN once its statistics were taken."""
+
+    def read(self, index):
+        x = super().read(index)
+        if isinstance(index, list) and 7 in index:
+            x[index.index(7), 0, 3, 3] = np.nan
+        return x
+
+
+def test_one_nan_pixel_stops_the_run_names_its_patch_and_the_last_good_checkpoint_is_kept(tmp_path):
+    patches = _Decays(**{name: getattr(TRAIN, name) for name in PatchSet.__dataclass_fields__})
+    config = _config(method="erm", steps=40, checkpoint_every=1)
+    batches = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=40, seed=0)
+    met = next(step for step, indices in enumerate(batches) if 7 in indices)
+    assert met > 0
+    with pytest.raises(NonFiniteError, match=f"step {met + 1}, batch"):
+        fit_arrays(patches, VAL, config, keep=Keep(tmp_path, "f"))
+    written = json.loads((tmp_path / NONFINITE).read_text())
+    assert written["patch_ids"] == TRAIN.patch_id[batches.batch(met)].tolist()
+    assert written["of_nonfinite_loss"] == [TRAIN.patch_id[7]]
+    assert peek(tmp_path / CHECKPOINT, fingerprint="f")["step"] == met
+    assert fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f")).history  # mended, it goes on from there
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_learning_rate_of_1e20_stops_the_run_and_a_checkpoint_holds_numbers_or_is_not_there(tmp_path, optimizer):
+    with pytest.raises(NonFiniteError):
+        fit_arrays(
+            TRAIN, VAL, _config(learning_rate=1e20, optimizer=optimizer, checkpoint_every=1), keep=Keep(tmp_path, "f")
+        )
+    assert len(json.loads((tmp_path / NONFINITE).read_text())["patch_ids"]) == 8
+    if (tmp_path / CHECKPOINT).exists():
+        assert all(bool(torch.isfinite(value).all()) for value in load_file(tmp_path / CHECKPOINT).values())
 
 
 @pytest.mark.parametrize("evaluations", [1, 8])

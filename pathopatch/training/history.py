@@ -1,0 +1,119 @@
+"""What a run says of itself while it goes: the mean losses between evaluations, and event files for TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.files import disk_errors, remove
+
+EVENTS = "tensorboard"
+_PARTS = ("loss_biased", "loss_less_biased")
+
+
+class Losses:
+    """Means of the losses since the last evaluation; the two parts of an extrapolated one apart."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, total: Tensor, objective: nn.Module) -> None:
+        """Count one step."""
+        parts = {"loss": total.detach()} | {
+            name: getattr(objective, name) for name in _PARTS if hasattr(objective, name)
+        }
+        self._sums = {name: self._sums.get(name, 0) + value.double() for name, value in parts.items()}
+        self._count += 1
+
+    def means(self) -> dict[str, float | None]:
+        """Return the means by name; None for a part that the objective does not have."""
+        found = {name: float(value) / self._count for name, value in self._sums.items()}
+        return {name: found.get(name) for name in ("loss", *_PARTS)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums so far, as plain values."""
+        return {"count": self._count, "sums": {name: float(value) for name, value in self._sums.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from the sums of a checkpoint."""
+        self._count = state["count"]
+        self._sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["sums"].items()}
+
+
+class Events:
+    """Event files of a run, one point per evaluation; steps count over all phases.
+
+    They hold times, so equal runs do not leave equal ones. A run that is taken up again withdraws the points from its
+    first evaluation on.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Folder of the run; the files go to ``tensorboard`` in it. None: nothing is written.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The extra `tensorboard` is not installed.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is not None:
+            require_tensorboard()
+        self._folder = folder
+        self._writer: Any = None
+
+    def clear(self) -> None:
+        """Remove the files of earlier runs."""
+        if self._folder is not None:
+            remove(self._folder / EVENTS)
+
+    def add(self, row: Mapping[str, Any], *, step: int) -> None:
+        """Write the numbers of a row of the history.
+
+        Parameters
+        ----------
+        row : mapping
+            As in ``history.csv``.
+        step : int
+            Steps done over all phases.
+        """
+        if self._folder is None:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with disk_errors(self._folder):
+            if self._writer is None:
+                self._writer = SummaryWriter(str(self._folder / EVENTS), purge_step=step)
+            for name, value in row.items():
+                if name not in ("phase", "step") and isinstance(value, int | float):
+                    self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Raise unless event files can be written.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The package is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise InputUnsupportedError(
+            "event files are asked for and tensorboard is not installed",
+            place="tensorboard",
+            remedy="pip install 'pathopatch[tensorboard]', or set tensorboard = false; history.csv is written anyway",
+        )

@@ -1,0 +1,87 @@
+"""kill -9 at any step of training and around every rename: resumed, a run ends as an undisturbed one, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from pathopatch.debias.methods import Phase
+from pathopatch.debias.objectives import GroupDRO, Mean
+from pathopatch.debias.samplers import GroupBalancedBatchSampler, UniformBatchSampler
+from pathopatch.faultpoints import VARIABLE
+
+_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
+_FRESH.set_forkserver_preload(["pathopatch.training", "torch._dynamo"])  # torch.optim asks for the latter
+STEPS = 4
+
+
+def _mean(n_groups: int) -> nn.Module:
+    return Mean()
+
+
+METHODS: dict[str, tuple[Phase, ...] | None] = {
+    "gerne": None,
+    "two phases": (
+        Phase(sampler=UniformBatchSampler, objective=_mean, select_by="last"),
+        Phase(sampler=GroupBalancedBatchSampler, objective=partial(GroupDRO, eta=0.5), lr_scale=0.5),
+    ),
+}
+# Evaluations after steps 2 and 4, a checkpoint between: what is summed since the last one must be taken up again too.
+SETTINGS = {"steps": STEPS, "evaluations": 2, "checkpoint_every": 3, "clip_norm": 0.5, "schedule": "cosine"}
+
+
+def _train(folder: Path, name: str, fault: str) -> None:
+    """Train in this process, which a fault may end, and leave what was reached."""
+    from made_patches import toy
+
+    from pathopatch.config import TrainConfig
+    from pathopatch.training.fit import Keep, fit_arrays
+
+    if fault:
+        os.environ[VARIABLE] = fault
+    config = TrainConfig(
+        input_px=16, batch_per_class=4, threads=1, learning_rate=3e-3, warmup_steps=2, device="cpu", **SETTINGS
+    )
+    train, val = toy([[20, 6], [6, 20]], seed=0), toy([[6, 6], [6, 6]], seed=1)
+    fitted = fit_arrays(train, val, config, phases=METHODS[name], keep=Keep(folder, "f"))
+    weights = hashlib.sha256()
+    for key, value in sorted(fitted.network.state_dict().items()):
+        weights.update(key.encode() + value.contiguous().numpy().tobytes())
+    said = [weights.hexdigest(), fitted.history, fitted.step, fitted.decision_threshold, fitted.validation]
+    (folder / "reached.json").write_text(json.dumps(said))
+
+
+def _killed(folder: Path, name: str, fault: str) -> bool:
+    """Train in a process of its own and return whether the fault ended it."""
+    folder.mkdir()
+    process = _FRESH.Process(target=_train, args=(folder, name, fault))
+    process.start()
+    process.join(60)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_killed_at_any_step_or_rename_ends_as_an_undisturbed_one(name: str, tmp_path: Path) -> None:
+    assert not _killed(tmp_path / "undisturbed", name, "")
+    expected = (tmp_path / "undisturbed" / "reached.json").read_text()
+    kills = 0
+    for point in ("step", "rename", "renamed"):
+        for number in range(1, 2 * STEPS + 2):
+            folder = tmp_path / f"{point}-{number}"
+            if not _killed(folder, name, f"{point}:{number}"):
+                break
+            assert not (folder / "reached.json").exists()
+            kills += 1
+            _train(folder, name, "")
+            assert (folder / "reached.json").read_text() == expected, f"killed at {point} {number}"
+    phases = len(METHODS[name] or (None,))
+    assert kills == phases * (STEPS + 3 + 3)  # a checkpoint after each of the steps 2, 3 and 4

@@ -1,0 +1,89 @@
+"""Batches made ahead: in order, while the network computes, and the same as those made when they are due."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from made_patches import toy
+from torch import nn
+
+from pathopatch.config import TrainConfig
+from pathopatch.debias.methods import Phase
+from pathopatch.debias.samplers import UniformBatchSampler
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.loader import in_advance
+
+SMALL = {"input_px": 16, "steps": 6, "batch_per_class": 4, "evaluations": 2, "threads": 1, "learning_rate": 3e-3}
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 20])
+def test_results_come_in_order_however_many_are_made_ahead(ahead):
+    assert list(in_advance(lambda step: step * step, range(2, 7), ahead=ahead)) == [4, 9, 16, 25, 36]
+
+
+def test_what_fails_is_raised_where_its_result_was_due():
+    def make(step):
+        if step == 2:
+            raise ValueError("step 2")
+        return step
+
+    results = in_advance(make, range(5), ahead=2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="step 2"):
+        next(results)
+
+
+def test_no_more_is_made_than_was_asked_for_and_nothing_is_left_running():
+    made = []
+    results = in_advance(lambda step: made.append(step), range(100), ahead=2)
+    next(results)
+    results.close()
+    assert set(made) <= {0, 1, 2}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+class _Waits(nn.Module):
+    """The mean loss, once the batch after this one has been read."""
+
+    def __init__(self, was_read):
+        super().__init__()
+        self.was_read, self.calls, self.in_time = was_read, 0, []
+
+    def forward(self, loss, group):
+        self.calls += 1
+        if self.calls < SMALL["steps"]:
+            self.in_time.append(self.was_read[self.calls].wait(20))
+        return loss.mean()
+
+
+class _Watched(PatchSet):
+    """Patches that note which batches of 8 were read."""
+
+    def read(self, index):
+        if isinstance(index, list):
+            self.events[self.count[0]].set()
+            self.count[0] += 1
+        return super().read(index)
+
+
+def test_the_next_batch_is_read_while_a_step_computes():
+    plain = toy([[20, 6], [6, 20]], seed=0)
+    patches = _Watched(**{name: getattr(plain, name) for name in PatchSet.__dataclass_fields__})
+    events = [threading.Event() for _ in range(SMALL["steps"])]
+    object.__setattr__(patches, "events", events)
+    object.__setattr__(patches, "count", [0])
+    objective = _Waits(events)
+    phases = [Phase(sampler=UniformBatchSampler, objective=lambda n: objective)]
+    fit_arrays(patches, None, TrainConfig(**SMALL, select="last", tune_threshold=False), phases=phases)
+    assert objective.in_time == [True] * 5
+
+
+def test_batches_made_ahead_are_those_made_when_due():
+    patches = toy([[20, 6], [6, 20]], seed=0)
+    one, other = (fit_arrays(patches, patches, TrainConfig(**SMALL, prefetch=ahead)) for ahead in (0, 3))
+    assert one.history == other.history
+    for a, b in zip(one.network.parameters(), other.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert np.isfinite(one.history[-1]["loss"])

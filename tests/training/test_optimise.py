@@ -1,0 +1,134 @@
+"""A step's precision, rate and length: by device, by hand-made numbers, and with the scaled loss of float16."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from made_patches import toy
+from safetensors.torch import save_file
+from torch import nn
+
+from pathopatch.config import TrainConfig
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.models.networks import build_network
+from pathopatch.training import optimise
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.optimise import compiled, loss_scaler, rate_factor, take_step, training_dtype
+from pathopatch.training.ranks import Ranks
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def _step(weight, total, *, clip_norm=None, scaler=None, rate=1.0):
+    optimizer = torch.optim.SGD([weight], lr=123.0)
+    take_step(total, optimizer, rate=rate, clip_norm=clip_norm, scaler=scaler, ranks=Ranks())
+    return weight.detach().tolist()
+
+
+def test_precision_is_picked_by_device(monkeypatch):
+    assert training_dtype("auto", CPU) == torch.float32
+    assert training_dtype("bfloat16", CPU) == torch.bfloat16
+    for is_native, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        monkeypatch.setattr(optimise, "is_bfloat16_native", lambda device, found=is_native: found)
+        assert training_dtype("auto", CUDA) == expected
+    assert training_dtype("float32", CUDA) == torch.float32
+
+
+def test_float16_is_refused_without_cuda():
+    with pytest.raises(InputUnsupportedError, match="no training in float16 on cpu"):
+        training_dtype("float16", CPU)
+
+
+def test_only_float16_scales_its_loss():
+    assert loss_scaler(torch.float32, CPU) is None
+    assert loss_scaler(torch.bfloat16, CPU) is None
+    assert loss_scaler(torch.float16, CPU).get_scale() == 65536
+
+
+def test_the_rate_rises_over_the_warm_up_then_falls_along_half_a_cosine():
+    config = TrainConfig(schedule="cosine", warmup_steps=2, steps=6)
+    half = 0.5 * math.sqrt(0.5)
+    expected = [0.5, 1.0, 1.0, 0.5 + half, 0.5, 0.5 - half]
+    assert [rate_factor(step, config) for step in range(6)] == pytest.approx(expected)
+    assert {rate_factor(step, TrainConfig(steps=6)) for step in range(6)} == {1.0}
+
+
+def test_a_step_takes_the_rate_it_is_given_and_a_longer_gradient_is_shortened_to_the_norm():
+    def gradient_of_3_and_4(**rest):
+        weight = nn.Parameter(torch.zeros(2))
+        return _step(weight, (torch.tensor([3.0, 4.0]) * weight).sum(), **rest)
+
+    assert gradient_of_3_and_4(rate=0.5) == pytest.approx([-1.5, -2.0])
+    assert gradient_of_3_and_4(clip_norm=1.0) == pytest.approx([-0.6, -0.8], abs=1e-5)
+    assert gradient_of_3_and_4(clip_norm=6.0) == pytest.approx([-3.0, -4.0])
+
+
+def test_with_a_scaled_loss_the_step_is_the_same_and_clipped_by_its_true_norm():
+    scaler = torch.amp.GradScaler("cpu")
+    weight = nn.Parameter(torch.zeros(2))
+    moved = _step(weight, (torch.tensor([3.0, 4.0]) * weight).sum(), scaler=scaler, clip_norm=1.0)
+    assert moved == pytest.approx([-0.6, -0.8], abs=1e-5)
+
+
+def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_scale_is_halved():
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    weight = nn.Parameter(torch.ones(1))
+    assert _step(weight, (weight * 1e30).sum(), scaler=scaler) == [1.0]
+    assert scaler.get_scale() == 2.0**39
+
+
+def test_training_with_a_bound_of_the_gradient_and_a_cosine_differs_from_training_without():
+    patches = toy([[12, 12], [12, 12]], seed=0)
+    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 1, "threads": 1, "learning_rate": 1e-3}
+
+    def loss(**changes):
+        return fit_arrays(patches, patches, TrainConfig(**small, **changes)).history[0]["loss"]
+
+    losses = [loss(), loss(clip_norm=0.01), loss(schedule="cosine"), loss(warmup_steps=4), loss(precision="bfloat16")]
+    assert len(set(losses)) == 5
+    assert losses[4] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_a_compiled_forward_pass_trains_the_same_weights_under_the_same_names(monkeypatch):
+    compile_quickly = partial(torch.compile, backend="eager")  # traced as ever, without a minute of C++
+    monkeypatch.setattr(torch, "compile", compile_quickly)
+    patches = toy([[12, 12], [12, 12]], seed=0)
+    small = {"input_px": 16, "steps": 3, "batch_per_class": 4, "evaluations": 1, "threads": 1}
+    one, other = (fit_arrays(patches, patches, TrainConfig(**small, compile=on)).network for on in (False, True))
+    assert list(one.state_dict()) == list(other.state_dict())
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_without_a_compiler_compiling_is_refused(monkeypatch):
+    monkeypatch.setattr(optimise, "which", lambda name: None)
+    with pytest.raises(InputUnsupportedError, match="no C"):
+        compiled(nn.Linear(1, 1), CPU)
+
+
+def _statistics(freeze_batchnorm, **rest):
+    """Stored statistics and the scale of the first BatchNorm, before and after training."""
+    patches = toy([[12, 12], [12, 12]], seed=0)
+    small = {"input_px": 32, "steps": 3, "batch_per_class": 4, "evaluations": 1, "threads": 1}
+    config = TrainConfig(architecture="resnet10t", freeze_batchnorm=freeze_batchnorm, **small, **rest)
+    state = fit_arrays(patches, patches, config).network.state_dict()
+    first = next(name.removesuffix("running_mean") for name in state if name.endswith("running_mean"))
+    return state[f"{first}running_mean"], state[f"{first}weight"]
+
+
+def test_frozen_batchnorm_keeps_its_statistics_and_learns_its_scale_while_trained_batchnorm_moves_both():
+    for freeze, moves in ((True, False), (False, True), (None, True)):  # None and no pretrained weights: trained
+        mean, scale = _statistics(freeze)
+        assert bool(mean.any()) == moves
+        assert bool((scale != 1).any())
+
+
+def test_batchnorm_is_frozen_of_itself_where_weights_are_pretrained(tmp_path):
+    network = build_network("resnet10t", 2)
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            buffer.fill_(1 if name.endswith("var") else 0)
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    assert not _statistics(None, pretrained=tmp_path / "weights.safetensors")[0].any()
+    assert _statistics(False, pretrained=tmp_path / "weights.safetensors")[0].any()
