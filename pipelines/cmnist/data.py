@@ -26,7 +26,7 @@ VALIDATION = 5000
 """Images of the 60,000 that are kept for validation; where fewer are there, the same share."""
 
 TABLES: dict[str, tuple[tuple[float, float, float], ...]] = {
-    # ten of the sixteen named HTML colours: far apart, three of them dark
+    # ten of the sixteen named HTML colours: pure, four of them dark, so that a digit shows in one or two channels
     "named": (
         (0, 1, 1),
         (0, 0, 1),
@@ -39,7 +39,7 @@ TABLES: dict[str, tuple[tuple[float, float, float], ...]] = {
         (1, 0, 0),
         (1, 1, 0),
     ),
-    # matplotlib's ten: none dark, none pure, each of all three channels
+    # matplotlib's ten: soft, so that most digits show in all three channels
     "tab10": (
         (0.122, 0.467, 0.706),
         (1.000, 0.498, 0.055),
@@ -94,7 +94,8 @@ class Coloured:
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:
         """Return images in [0, 1], float32 of shape (n, 3, 28, 28), by indices or a slice."""
-        return self.grey[index][:, None] * self._scale[index][:, :, None, None]
+        grey = self.grey[index].astype(np.float32)  # once, not in each of the three products
+        return grey[:, None] * self._scale[index][:, :, None, None]
 
 
 def read_digits(folder: Path) -> Digits:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import itertools
 import json
 import multiprocessing
 import time
@@ -32,7 +33,7 @@ from pathopatch.training.fit import Fitted, fit_arrays
 
 HERE = Path(__file__).parent
 FIELDS = (
-    "config", "percent", "method", "average", "seed",
+    "config", "table", "percent", "method", "average", "seed",
     "gba", "wga", "aligned", "conflicting", "val_gba", "step", "precision", "recall", "seconds",
 )  # fmt: skip
 Cell = dict[str, Any]
@@ -42,14 +43,15 @@ def main() -> None:
     """Train the cells that are asked for and not there yet, then write the tables."""
     arguments = _arguments()
     study = tomllib.loads((HERE / "study.toml").read_text())
-    results = arguments.results
-    done = {_key(row) for row in read_results(results)}
-    cells = [cell for cell in _cells(study, arguments) if _key(cell) not in done]
+    every = {_key(cell): cell for cell in _cells(study)}
+    done = {_key(row) for row in read_results(arguments.results)}
+    cells = [cell for key, cell in every.items() if key not in done and _is_asked(cell, arguments)]
     if cells:
         data = arguments.data or fetch_digits(arguments.cache)
-        print(f"{len(cells)} cells to train, {len(done)} are there")
-        _train_all(cells, data, results, arguments.jobs)
-    write_tables(HERE / "README.md", read_results(results), study)
+        print(f"{len(cells)} cells to train, {len(done & every.keys())} of {len(every)} are there")
+        _train_all(cells, data, arguments.results, arguments.jobs)
+    rows = [row for row in read_results(arguments.results) if _key(row) in every]  # none of other settings
+    write_tables(HERE / "README.md", rows, study)
 
 
 def run_cell(cell: Cell, data: Path) -> Cell:
@@ -58,13 +60,15 @@ def run_cell(cell: Cell, data: Path) -> Cell:
     Parameters
     ----------
     cell : dict
-        ``percent``, ``method``, ``average``, ``seed``, and ``settings``: those of `TrainConfig` and of `coloured`.
+        What `_cell` returns.
     data : Path
         Folder with the idx files.
     """
     start = time.perf_counter()
     settings = cell["settings"]
-    sets = coloured(read_digits(data), percent=cell["percent"], seed=cell["seed"], **settings["colours"])
+    sets = coloured(
+        read_digits(data), percent=cell["percent"], seed=cell["seed"], table=cell["table"], **settings["colours"]
+    )
     config = TrainConfig(
         **settings["train"],
         method=cell["method"],
@@ -86,7 +90,7 @@ def read_results(path: Path) -> list[Cell]:
         rows: list[Cell] = list(csv.DictReader(file))
     for row in rows:
         row |= {"percent": float(row["percent"]), "average": row["average"] == "True", "seed": int(row["seed"])}
-        row |= {name: float(row[name]) if row[name] else None for name in FIELDS[5:]}
+        row |= {name: float(row[name]) if row[name] else None for name in FIELDS[6:]}
     return rows
 
 
@@ -115,23 +119,27 @@ def _pseudo(fitted: Fitted) -> Cell:
     return {name: found.get(name) for name in ("precision", "recall")}
 
 
-def _cells(study: dict[str, Any], arguments: argparse.Namespace) -> Iterator[Cell]:
-    """Yield the cells, one seed of everything before the next."""
-    for seed in arguments.seed or study["seeds"]:
-        for percent in arguments.percent or study["percents"]:
-            for average in (True, False) if arguments.both else (True,):
-                for name in arguments.method or study["methods"]:
-                    own = study.get("method", {}).get(name, {})
-                    settings = {"colours": study["colours"], "train": study["train"] | own}
-                    settings["train"] |= study.get("at", {}).get(f"{percent:g}", {}).get(name, {})
-                    yield {
-                        "config": _hash(settings),
-                        "percent": percent,
-                        "method": name,
-                        "average": average,
-                        "seed": seed,
-                        "settings": settings,
-                    }
+def _cells(study: dict[str, Any]) -> Iterator[Cell]:
+    """Yield all cells: one seed of the main table before the next, then the paired comparison."""
+    for part in (study["main"], study["paired"]):
+        for seed, percent, table, average, method in itertools.product(
+            part["seeds"], part["percents"], part["tables"], part["averages"], part["methods"]
+        ):
+            yield _cell(study, percent=percent, method=method, table=table, average=average, seed=seed)
+
+
+def _is_asked(cell: Cell, arguments: argparse.Namespace) -> bool:
+    """Return whether the command line leaves a cell in."""
+    asked = {name: getattr(arguments, name) for name in ("table", "percent", "method", "seed")}
+    return all(wanted is None or cell[name] in wanted for name, wanted in asked.items())
+
+
+def _cell(study: dict[str, Any], *, percent: float, method: str, table: str, average: bool, seed: int) -> Cell:
+    """Return one run to make: what it is told apart by, and its settings."""
+    own = study.get("method", {}).get(method, {})
+    settings = {"colours": study["colours"], "train": study["train"] | own.get("all", {}) | own.get(f"{percent:g}", {})}
+    told_apart = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
+    return {"config": _hash(settings), **told_apart, "settings": settings}
 
 
 def _train_all(cells: list[Cell], data: Path, results: Path, jobs: int) -> None:
@@ -151,7 +159,7 @@ def _train_all(cells: list[Cell], data: Path, results: Path, jobs: int) -> None:
 
 def _key(row: Cell) -> tuple[Any, ...]:
     """Return what a cell is told apart by."""
-    return tuple(row[name] for name in FIELDS[:5])
+    return tuple(row[name] for name in FIELDS[:6])
 
 
 def _hash(settings: Cell) -> str:
@@ -168,7 +176,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--percent", type=float, nargs="+")
     parser.add_argument("--method", nargs="+")
     parser.add_argument("--seed", type=int, nargs="+")
-    parser.add_argument("--both", action="store_true", help="without the averaged weights too")
+    parser.add_argument("--table", nargs="+", help="colour table")
     return parser.parse_args()
 
 

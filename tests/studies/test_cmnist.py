@@ -128,27 +128,54 @@ def test_a_folder_without_digits_is_refused(tmp_path: Path) -> None:
         data.read_digits(tmp_path)
 
 
+MAIN = {"tables": ["tab10"], "percents": [0.5, 1], "seeds": [0, 1, 2], "methods": ["erm", "resample", "gerne"]}
+PAIRED = {"tables": ["tab10"], "percents": [0.5], "averages": [True], "methods": ["resample", "gerne-auto"]}
+
+
+@pytest.mark.real
+def test_the_ten_thousand_real_digits_are_read_and_coloured(real_data: Path) -> None:
+    digits = data.read_digits(real_data / "digits")
+    assert digits.train.shape == digits.test.shape == (10000, 28, 28)
+    sets = data.coloured(digits, percent=0.5, seed=0)
+    assert len(sets["val"]) == 833  # as 5,000 of 60,000
+    assert (sets["train"].attribute != sets["train"].label).sum() == 46
+
+
 def _row(method: str, seed: int, gba: float, **more: Any) -> dict[str, Any]:
     row = dict.fromkeys(("wga", "aligned", "conflicting", "precision", "recall", "seconds"))
-    return row | {"percent": 0.5, "method": method, "average": True, "seed": seed, "gba": gba} | more
+    told_apart = {"table": "tab10", "percent": 0.5, "method": method, "average": True, "seed": seed}
+    return row | told_apart | {"gba": gba} | more
 
 
 def test_the_tables_give_mean_and_sd_and_judge_each_demand() -> None:
     rows = [_row("resample", seed, gba) for seed, gba in enumerate((76, 77, 78.0))]
     rows += [_row("gerne", seed, 70.0) for seed in range(3)] + [_row("erm", seed, 36.0) for seed in range(2)]
-    lines = list(tables.tables(rows, percents=[0.5, 1], methods=["erm", "resample", "gerne"]))
+    lines = list(tables.main_tables(rows, MAIN))
     assert "| resample | 77.0 ± 1.0 |  |" in lines
     assert "| erm | 36.0 ± 0.0 (2) |  |" in lines
-    assert "| resample | 0.5 % | 77 | 77 | met |" in lines
-    assert "| gerne | 0.5 % | 75 | 70 | **missed** |" in lines
-    assert "| gerne less erm | 0.5 % | 35 | 34 | **missed** |" in lines
+    assert "| resample | 0.5 % | 77 | 77 (3 seeds) | met |" in lines
+    assert "| gerne | 0.5 % | 75 | 70 (3 seeds) | **missed** |" in lines
+    assert "| gerne less erm | 0.5 % | 35 | 34 (2 seeds) | **missed** |" in lines
     assert "| gerne | 5 % | 85 |  | not measured |" in lines
+
+
+def test_another_colour_table_and_last_weights_stay_out_of_the_main_tables() -> None:
+    rows = [_row("erm", 0, 20.0), _row("erm", 1, 90.0, table="named"), _row("erm", 2, 90.0, average=False)]
+    assert "| erm | 20.0 (1) |  |" in list(tables.main_tables(rows, MAIN))
+
+
+def test_the_paired_difference_is_taken_seed_by_seed_with_its_t_interval() -> None:
+    rows = [_row("resample", seed, 80.0 + seed) for seed in range(4)]
+    rows += [_row("gerne-auto", seed, 80.0 + seed + gain) for seed, gain in enumerate((1.0, 2.0, 3.0))]
+    line = list(tables.paired_table(rows, PAIRED))[-1]
+    # gains 1, 2, 3: mean 2, sd 1, t of 2 degrees 4.303, half width 4.303 / sqrt 3 = 2.48
+    assert line == "| tab10 | averaged | 81.5 ± 1.3 (4) | 83.0 ± 2.0 | +2.0 (-0.5 to +4.5) | 3 of 3 |"
 
 
 def test_only_what_lies_between_the_marks_of_the_readme_is_rewritten(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
-    tables.write_tables(readme, [_row("erm", 0, 20.0)], {"percents": [0.5], "methods": ["erm"]})
+    tables.write_tables(readme, [_row("erm", 0, 20.0)], {"main": MAIN, "paired": PAIRED})
     text = readme.read_text()
     assert text.startswith(f"before\n{tables.BEGIN}\n")
     assert text.endswith(f"{tables.END}\nafter\n")
