@@ -115,8 +115,8 @@ def _judge(fitted: Fitted, test: PatchSet) -> Cell:
 
 def _pseudo(fitted: Fitted) -> Cell:
     """Return precision and recall of the pseudo-minority, where the method makes one."""
-    found = getattr(fitted, "pseudo", None) or {}
-    return {name: found.get(name) for name in ("precision", "recall")}
+    last = fitted.history[-1]
+    return {name: last.get(f"pseudo_{name}") for name in ("precision", "recall")}
 
 
 def _cells(study: dict[str, Any]) -> Iterator[Cell]:
