@@ -6,6 +6,7 @@ validation and test every digit has all ten colours equally often. Noise moves e
 
 from __future__ import annotations
 
+import colorsys
 import gzip
 import subprocess
 import tarfile
@@ -26,6 +27,8 @@ VALIDATION = 5000
 """Images of the 60,000 that are kept for validation; where fewer are there, the same share."""
 
 TABLES: dict[str, tuple[tuple[float, float, float], ...]] = {
+    # ten pure hues, equally far apart
+    "wheel": tuple(colorsys.hsv_to_rgb(k / 10, 1, 1) for k in range(10)),
     # ten of the sixteen named HTML colours: pure, four of them dark, so that a digit shows in one or two channels
     "named": (
         (0, 1, 1),
@@ -161,7 +164,7 @@ def coloured(
     *,
     percent: float,
     seed: int,
-    table: str = "tab10",
+    table: str = "wheel",
     noise: float = 0.02,
     conflicts: Literal["random", "even"] = "random",
     validation: Literal["balanced", "biased"] = "balanced",

@@ -65,7 +65,7 @@ def test_a_biased_validation_is_drawn_as_the_training_images() -> None:
 
 
 def test_a_pixel_is_its_grey_times_its_colour() -> None:
-    val = data.coloured(_digits(), percent=1, seed=0, noise=0)["val"]
+    val = data.coloured(_digits(), percent=1, seed=0, table="tab10", noise=0)["val"]
     x = val.read([0, 1])
     assert x.shape == (2, 3, 28, 28)
     grey = (20 * val.label[:2] + 20) / 255
