@@ -129,6 +129,7 @@ def _demand(
     if not values:
         return [what, f"{percent:g} %", f"{at_least:g}", "", "not measured"]
     verdict = "met" if mean(values) >= at_least else "**missed**"
+    verdict = verdict if len(values) >= 3 else "too few seeds"
     return [what, f"{percent:g} %", f"{at_least:g}", f"{mean(values):.3g} ({len(values)} seeds)", verdict]
 
 
