@@ -174,7 +174,7 @@ class TrainConfig(Config):
 
     method: MethodName = "gerne"
     threshold: float = Field(default=0.25, gt=0, lt=1)
-    architecture: str = "small-groupnorm"  # ours, for training from scratch; or any timm network
+    architecture: str = "small-groupnorm"  # ours, for training from scratch; or mlp-100, or any timm network
     input_px: int = Field(default=64, ge=8)
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
     freeze_batchnorm: bool | None = None  # None: frozen if and only if weights are pretrained

@@ -118,6 +118,39 @@ def group_balanced_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, att
     return float(accuracy.mean()) if accuracy.size else float("nan")
 
 
+def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -> IntArray:
+    """Return the class that logits stand for: of two classes by a threshold on z1 - z0, of more by the largest.
+
+    Parameters
+    ----------
+    logits : array_like of float, shape (N, K)
+        One a class.
+    decision_threshold : float
+        On z1 - z0, where K = 2: class 1 is predicted above it. It has no meaning, and must be 0, where K > 2.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+
+    Raises
+    ------
+    InputUnsupportedError
+        Not a table of two or more classes, or a threshold beside more than two.
+    NonFiniteError
+        A logit is NaN or infinite.
+    """
+    z = _finite(logits, "logits")
+    if z.ndim != 2 or z.shape[1] < 2 or (z.shape[1] > 2 and decision_threshold != 0):
+        raise InputUnsupportedError(
+            f"logits of shape {z.shape} with a decision threshold of {decision_threshold:g}",
+            remedy="Give one logit a class, and a threshold only where there are two classes.",
+        )
+    if z.shape[1] == 2:
+        return (z[:, 1] - z[:, 0] > decision_threshold).astype(np.int64)
+    largest: IntArray = z.argmax(axis=1).astype(np.int64)
+    return largest
+
+
 def average_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike) -> float:
     """Return the share of right predictions.
 

@@ -29,6 +29,16 @@ def test_the_worst_the_balanced_and_the_average_accuracy_by_hand() -> None:
     assert metrics.average_accuracy(PREDICTION, LABEL) == 8 / 12
 
 
+def test_of_two_classes_the_threshold_decides_and_of_more_the_largest_logit() -> None:
+    assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0], [1.0, 1.0]]).tolist() == [1, 1, 0]
+    assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0]], decision_threshold=1.0).tolist() == [0, 1]
+    assert metrics.predicted_class([[0.0, 1.0, 3.0], [5.0, 1.0, 3.0]]).tolist() == [2, 0]
+    with pytest.raises(InputUnsupportedError, match="threshold of 1"):
+        metrics.predicted_class([[0.0, 1.0, 3.0]], decision_threshold=1.0)
+    with pytest.raises(NonFiniteError):
+        metrics.predicted_class([[0.0, math.nan]])
+
+
 def test_more_than_two_attributes_have_a_column_each() -> None:
     found = metrics.group_accuracies([0, 1, 1, 1], [0, 0, 1, 1], [0, 2, 1, 2])
     np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan, 0.0], [np.nan, 1.0, 1.0]])

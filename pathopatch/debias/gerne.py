@@ -23,13 +23,17 @@ from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupp
 UNIFORM_TOLERANCE = 1e-12  # a cell this close to its target gives no bound: its i1 and i2 are rounding noise
 
 
-def cell_counts(label: npt.ArrayLike, attribute: npt.ArrayLike) -> npt.NDArray[np.int64]:
+def cell_counts(
+    label: npt.ArrayLike, attribute: npt.ArrayLike, *, at_least: tuple[int, int] = (2, 2)
+) -> npt.NDArray[np.int64]:
     """Return how many samples each cell (y, a) holds.
 
     Parameters
     ----------
     label, attribute : array_like of int, shape (N,)
         Class and attribute value of each sample, from 0.
+    at_least : tuple of int
+        Smallest K and A, where other samples are known to have more values than these.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def cell_counts(label: npt.ArrayLike, attribute: npt.ArrayLike) -> npt.NDArray[n
         raise InputUnsupportedError(
             f"{len(y)} labels but {len(a)} attributes", remedy="Give one attribute for each label."
         )
-    n_classes, n_attributes = max(2, int(y.max()) + 1), max(2, int(a.max()) + 1)
+    n_classes, n_attributes = max(at_least[0], int(y.max()) + 1), max(at_least[1], int(a.max()) + 1)
     flat = np.bincount(y * n_attributes + a, minlength=n_classes * n_attributes)
     return flat.reshape(n_classes, n_attributes).astype(np.int64)  # (K, A)
 

@@ -9,7 +9,7 @@ from pathopatch.models.spec import BundleSpec
 
 _CARD = """# Patch classifier: {method}
 
-Says of each patch of a slide whether it is {positive} or {negative}. **For research only; not for diagnosis.**
+Says of each patch of a slide whether it is {classes}. **For research only; not for diagnosis.**
 
 | | |
 |---|---|
@@ -18,7 +18,7 @@ Says of each patch of a slide whether it is {positive} or {negative}. **For rese
 | patch | {patch_px} px, step {stride_px} px, {mpp} |
 | intensity | {intensity} |
 | blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
-| decision | {positive} if the logit exceeds {threshold:.4g} (chosen for: {chosen_for}) |
+| decision | {decision} |
 | temperature | {temperature:g} |
 | trained by | {parameters} |
 
@@ -43,10 +43,11 @@ def model_card(spec: BundleSpec) -> str:
         The model's.
     """
     is_rgb = spec.channels == ("R", "G", "B") and spec.dtype == "uint8"
+    is_binary = len(spec.class_names) == 2
     return _CARD.format(
         method=spec.method,
-        negative=spec.class_names[0],
-        positive=spec.class_names[-1],
+        classes=" or ".join(reversed(spec.class_names)) if is_binary else ", ".join(spec.class_names),
+        decision=_decision(spec) if is_binary else "the class of the largest logit",
         architecture=spec.architecture,
         input_px=spec.input_px,
         channels=", ".join(spec.channels),
@@ -56,11 +57,17 @@ def model_card(spec: BundleSpec) -> str:
         mpp="unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px",
         intensity="0 to 255" if is_rgb else _intensity(spec),
         min_tissue=spec.min_tissue,
-        threshold=spec.decision_threshold,
-        chosen_for=spec.decision_chosen_for,
         temperature=spec.temperature,
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
         metrics=_table(spec.group_metrics),
+    )
+
+
+def _decision(spec: BundleSpec) -> str:
+    """Return in words when a patch counts as the second of two classes."""
+    return (
+        f"{spec.class_names[1]} if the logit exceeds {spec.decision_threshold:.4g} "
+        f"(chosen for: {spec.decision_chosen_for})"
     )
 
 

@@ -24,10 +24,11 @@ from pathopatch.errors import (
     InputUnsupportedError,
 )
 
-SMALL = "small-groupnorm"
+SMALL, MLP = "small-groupnorm", "mlp-100"
 _LITE0 = "tf_efficientnet_lite0"
 _WIDTHS = (32, 64, 128, 128)  # 0.07 s a training step of 64 patches of 64 px on one thread, channels last
 _COUNTER = "num_batches_tracked"
+_HIDDEN = 100
 
 
 class SmallGroupNorm(nn.Module):
@@ -75,6 +76,42 @@ class SmallGroupNorm(nn.Module):
         return logits
 
 
+class MLP100(nn.Module):
+    """Three fully connected layers with 100 hidden units and ReLU, on the flattened patch.
+
+    The network of GERNE's experiments on Colored MNIST [1]_.
+
+    Parameters
+    ----------
+    channels : int
+        Input channels.
+    n_classes : int
+        Outputs.
+    input_px : int
+        Side of the input; a patch of another side is refused by the first layer.
+
+    References
+    ----------
+    .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236.
+    """
+
+    def __init__(self, channels: int, n_classes: int, input_px: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(channels * input_px**2, _HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Linear(_HIDDEN, _HIDDEN),
+            nn.ReLU(inplace=True),
+        )
+        self.classifier = nn.Linear(_HIDDEN, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits of shape (N, K) of float32 patches of shape (N, C, input_px, input_px)."""
+        logits: Tensor = self.classifier(self.features(x))
+        return logits
+
+
 def build_network(
     architecture: str,
     channels: int,
@@ -88,7 +125,7 @@ def build_network(
     Parameters
     ----------
     architecture : str
-        ``small-groupnorm``, or the name of a timm network.
+        ``small-groupnorm`` (any size from 8 px), ``mlp-100``, or the name of a timm network.
     channels : int
         Input channels, any number from 1.
     pretrained : str or Path
@@ -98,12 +135,12 @@ def build_network(
     n_classes : int
         Outputs.
     input_px : int, optional
-        Side of the input, for those timm networks that are built for one size.
+        Side of the input, for those networks that are built for one size: ``mlp-100`` and some of timm's.
 
     Raises
     ------
     InputUnsupportedError
-        There is no such architecture, or the extra `pretrained` is not installed.
+        There is no such architecture, ``mlp-100`` without a size, or the extra `pretrained` is not installed.
     InputMissingError
         There is no such file of weights.
     InputCorruptError
@@ -116,12 +153,17 @@ def build_network(
     if architecture == SMALL:
         network: nn.Module = SmallGroupNorm(channels, n_classes)
         first_conv, classifier = "features.0", "classifier"
+    elif architecture == MLP:
+        if input_px is None:
+            raise InputUnsupportedError(f"{MLP!r} without a size", place="input_px", remedy="give the patches' side")
+        network = MLP100(channels, n_classes, input_px)
+        first_conv, classifier = "features.1", "classifier"
     else:
         if not timm.is_model(architecture):
             raise InputUnsupportedError(
                 f"no architecture {architecture!r}",
                 place="architecture",
-                remedy=f"use {SMALL!r} or a name that timm.list_models() lists",
+                remedy=f"use {SMALL!r}, {MLP!r} or a name that timm.list_models() lists",
             )
         network = timm.create_model(architecture, pretrained=False, in_chans=channels, num_classes=n_classes)
         resizes = getattr(network, "set_input_size", None)
@@ -137,7 +179,7 @@ def build_network(
 
 def classifier_of(network: nn.Module) -> nn.Module:
     """Return the last layer of a network that `build_network` made: what is trained where only the head is."""
-    if isinstance(network, SmallGroupNorm):
+    if isinstance(network, SmallGroupNorm | MLP100):
         return network.classifier
     return network.get_submodule(_timm_name(network, "classifier"))
 

@@ -21,6 +21,13 @@ _ADJUSTABLE = {  # what may be set after training without making the weights wro
 }
 
 
+def class_names(n_classes: int) -> tuple[str, ...]:
+    """Return what classes are called where nobody named them: two are non-tumour and tumour, more are numbered."""
+    if n_classes == 2:
+        return ("non-tumour", "tumour")
+    return tuple(f"class {number}" for number in range(n_classes))
+
+
 class BundleSpec(Config):
     """Everything about a trained model but its weights.
 
@@ -44,7 +51,7 @@ class BundleSpec(Config):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     min_tissue: float = Field(default=0.01, ge=0, le=1)
-    class_names: tuple[str, ...] = ("non-tumour", "tumour")
+    class_names: tuple[str, ...] = Field(default=("non-tumour", "tumour"), min_length=2)  # in the order of the logits
     decision_threshold: float = 0.0  # on the logit z1 - z0
     decision_chosen_for: str = "none"  # "none": 0, the larger logit; "wga": worst-group accuracy on validation
     temperature: float = Field(default=1.0, gt=0)

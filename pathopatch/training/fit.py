@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from pathopatch.config import TrainConfig
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, method
-from pathopatch.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
+from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.files import write_json
 from pathopatch.models.forward import pick_device
 from pathopatch.models.networks import build_network, classifier_of, freeze_batchnorm
@@ -31,16 +31,18 @@ from pathopatch.training import checkpoint
 from pathopatch.training.augment import augment, mixed_seed
 from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet, channel_statistics
+from pathopatch.training.passing import drawn_attribute, needs_groups
 from pathopatch.training.schedule import evaluation_steps, update_average
 from pathopatch.training.selection import (
     Standardised,
     check_validation,
     decide,
     is_better,
-    margins,
+    logits_of,
     measure,
     score,
     some_of_each_group,
+    table_shape,
 )
 
 Progress = Callable[[int, int, dict[str, float]], None]
@@ -84,6 +86,8 @@ class Fitted:
         On z1 - z0.
     validation : dict
         What all validation patches say, at that threshold and at 0; empty without validation.
+    n_classes : int
+        Classes of training and validation together, at least 2.
     """
 
     network: nn.Module
@@ -93,6 +97,7 @@ class Fitted:
     history: tuple[dict[str, Any], ...]
     decision_threshold: float
     validation: dict[str, Any]
+    n_classes: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,6 +110,7 @@ class _Run:
     device: torch.device
     standardised: Standardised
     is_frozen: bool
+    n_classes: int
     keep: Keep | None
     progress: Progress | None
     phases: tuple[Phase, ...]
@@ -158,7 +164,8 @@ def fit_arrays(
             remedy="give slides of the training split a tumor_mask in the manifest",
         )
     if config.select != "last":
-        check_validation(val, needs_groups=any(needs_groups(phase) for phase in phases))
+        needs_all = any(needs_groups(phase) for phase in phases)
+        check_validation(val, needs_groups=needs_all, shape=table_shape(train, val))
     device = pick_device(config.device)
     with _reproducible(config, device):
         mean, std = channel_statistics(train)
@@ -169,6 +176,7 @@ def fit_arrays(
             device=device,
             standardised=Standardised.of(mean, std, device),
             is_frozen=_is_frozen(config),
+            n_classes=table_shape(train, val)[0],
             keep=keep,
             progress=progress,
             phases=phases,
@@ -178,8 +186,8 @@ def fit_arrays(
         threshold = 0.0
         validation: dict[str, Any] = {}
         if run.val is not None:
-            margin = margins(network.to(device), run.val, np.arange(len(run.val)), run.standardised)
-            threshold, validation = decide(margin, run.val, tune_threshold=config.tune_threshold)
+            logits = logits_of(network.to(device), run.val, np.arange(len(run.val)), run.standardised)
+            threshold, validation = decide(logits, run.val, tune_threshold=config.tune_threshold)
     return Fitted(
         network=network.cpu(),
         mean=mean,
@@ -188,25 +196,21 @@ def fit_arrays(
         history=tuple(state.history),
         decision_threshold=threshold,
         validation=validation,
+        n_classes=run.n_classes,
     )
-
-
-def needs_groups(phase: Phase) -> bool:
-    """Return whether a phase's sampler refuses data in which a group is empty."""
-    try:
-        phase.sampler([0, 1, 1], [0, 0, 1], batch_per_class=2, steps=1, seed=0)
-    except GroupEmptyError:
-        return True
-    return False
 
 
 def _trained(run: _Run, channels: int) -> State:
     """Run all phases, from the checkpoint if there is one, and return the final state with the picked weights."""
     config = run.config
     torch.manual_seed(config.seed)
-    network = build_network(config.architecture, channels, pretrained=config.pretrained, input_px=config.input_px).to(
-        run.device, memory_format=torch.channels_last
-    )  # type: ignore[call-overload]
+    network = build_network(
+        config.architecture,
+        channels,
+        pretrained=config.pretrained,
+        n_classes=run.n_classes,
+        input_px=config.input_px,
+    ).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = checkpoint.peek(run.keep.folder / CHECKPOINT, fingerprint=run.keep.fingerprint) if run.keep else None
     history: list[dict[str, Any]] = []
     for number, phase in enumerate(run.phases):
@@ -224,12 +228,13 @@ def _trained(run: _Run, channels: int) -> State:
 def _run_phase(run: _Run, phase: Phase, state: State) -> None:
     """Take the steps of a phase that are not done yet: draw, vary, forward, objective, update, average, evaluate."""
     config, data = run.config, _data(run, phase)
-    counts = gerne.cell_counts(data.label, data.attribute)
+    attribute = drawn_attribute(phase, data)
+    counts = gerne.cell_counts(data.label, attribute)  # (K, A)
     label = torch.tensor(data.label, device=run.device)
-    group = torch.tensor(counts.shape[1] * data.label + data.attribute, device=run.device)
+    group = torch.tensor(counts.shape[1] * data.label + attribute, device=run.device)
     sampler = phase.sampler(
         data.label,
-        data.attribute,
+        attribute,
         batch_per_class=config.batch_per_class,
         steps=config.steps,
         seed=config.seed + state.phase,
@@ -275,10 +280,10 @@ def _evaluate(run: _Run, phase: Phase, state: State, losses: _Losses) -> bool:
     measures: dict[str, float] = {}
     if run.val is not None:
         index = some_of_each_group(run.val, seed=run.config.seed)
-        margin = margins(state.average, run.val, index, run.standardised)
-        if not np.isfinite(margin).all():
+        logits = logits_of(state.average, run.val, index, run.standardised)
+        if not np.isfinite(logits).all():
             return False
-        measures = measure(margin, run.val.label[index], run.val.attribute[index])
+        measures = measure(logits, run.val.label[index], run.val.attribute[index])
         run.shown.update({"val_wga": measures["wga"], "val_gba": measures["gba"]})
         if phase.on_validation is not None:
             phase.on_validation(state.objective, measures)
@@ -328,7 +333,7 @@ def _start(run: _Run, phase: Phase, number: int, network: nn.Module, history: li
     else:
         optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=config.weight_decay)
     average = copy.deepcopy(network).eval().requires_grad_(False) if config.average_weights else network
-    objective = phase.objective(gerne.cell_counts(data.label, data.attribute).size).to(run.device)
+    objective = phase.objective(gerne.cell_counts(data.label, drawn_attribute(phase, data)).size).to(run.device)
     return State(network, average, optimizer, objective, phase=number, history=history)
 
 

@@ -19,7 +19,7 @@ from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.files import inside, read_json, write_bytes, write_json
 from pathopatch.models.bundle import save_bundle
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
@@ -190,6 +190,7 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         mean=fitted.mean,
         std=fitted.std,
         min_tissue=_min_tissue(work),
+        class_names=class_names(fitted.n_classes),
         decision_threshold=fitted.decision_threshold,
         decision_chosen_for="wga" if tuned else "none",
         method=config.method,

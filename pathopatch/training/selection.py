@@ -48,16 +48,24 @@ class Standardised:
 
 def some_of_each_group(patches: PatchSet, *, per_group: int = PER_GROUP, seed: int = 0) -> NDArray[np.int64]:
     """Return sorted indices of at most `per_group` patches of each (label, attribute) group."""
-    group = 2 * patches.label + patches.attribute
+    n_attributes = int(patches.attribute.max(initial=0)) + 2
+    group = n_attributes * patches.label + patches.attribute + 1  # an attribute of -1, not known, is one more value
     rng = np.random.default_rng(seed)
     chosen = [rng.permutation(np.flatnonzero(group == number))[:per_group] for number in np.unique(group)]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
-def margins(
+def table_shape(*sets: PatchSet | None) -> tuple[int, int]:
+    """Return how many classes and attribute values there are in some sets of patches together, at least two of each."""
+    given = [patches for patches in sets if patches is not None and len(patches)]
+    largest = [(int(patches.label.max()), int(patches.attribute.max())) for patches in given]
+    return max([1, *(y for y, _ in largest)]) + 1, max([1, *(a for _, a in largest)]) + 1
+
+
+def logits_of(
     network: nn.Module, patches: PatchSet, index: NDArray[np.int64], standardised: Standardised
 ) -> NDArray[np.float64]:
-    """Return z1 - z0 of some patches.
+    """Return the logits of some patches.
 
     Parameters
     ----------
@@ -72,37 +80,47 @@ def margins(
 
     Returns
     -------
-    ndarray of float64, shape (n,)
+    ndarray of float64, shape (n, K)
     """
-    found = np.empty(len(index), dtype=np.float64)
+    parts = []
     for start in range(0, len(index), _BATCH):
-        part = slice(start, start + _BATCH)
-        x = torch.from_numpy(patches.read(index[part])).to(standardised.mean.device)
-        logits = predict_logits(network, standardised(x), batch=_BATCH).astype(np.float64)
-        found[part] = logits[:, 1] - logits[:, 0]
-    return found
+        x = torch.from_numpy(patches.read(index[start : start + _BATCH])).to(standardised.mean.device)
+        parts.append(predict_logits(network, standardised(x), batch=_BATCH))
+    return np.concatenate(parts).astype(np.float64)
 
 
 def measure(
-    margin: NDArray[np.float64], label: NDArray[np.int64], attribute: NDArray[np.int64], *, threshold: float = 0.0
+    logits: NDArray[np.float64], label: NDArray[np.int64], attribute: NDArray[np.int64], *, threshold: float = 0.0
 ) -> dict[str, float]:
-    """Return `wga`, `gba` and `average` of margins above a decision threshold taken for tumour.
+    """Return `wga`, `gba`, `average` and `cba`, the mean of the accuracies of the classes.
+
+    Where no attribute is known, the groups are the classes: `wga` is the accuracy of the worst class. Where some are,
+    `wga` and `gba` are of those patches.
 
     Parameters
     ----------
-    margin : ndarray of float64, shape (N,)
-        z1 - z0.
+    logits : ndarray of float64, shape (N, K)
+        One a class.
     label, attribute : ndarray of int64, shape (N,)
-        Of the same patches. Groups without patches take no part.
+        Of the same patches; an attribute of -1 is not known. Groups without patches take no part.
     threshold : float
-        On the margin.
+        On z1 - z0, where K = 2.
     """
-    prediction = (margin > threshold).astype(np.int64)
+    prediction = metrics.predicted_class(logits, decision_threshold=threshold)
+    known, no_attribute = _known(attribute), np.zeros(len(label), dtype=np.int64)
+    groups = (prediction[known], label[known], np.maximum(attribute[known], 0))
     return {
-        "wga": metrics.worst_group_accuracy(prediction, label, attribute),
-        "gba": metrics.group_balanced_accuracy(prediction, label, attribute),
+        "wga": metrics.worst_group_accuracy(*groups),
+        "gba": metrics.group_balanced_accuracy(*groups),
         "average": metrics.average_accuracy(prediction, label),
+        "cba": metrics.group_balanced_accuracy(prediction, label, no_attribute),
     }
+
+
+def _known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which patches have an attribute; all of them if none has one."""
+    known = attribute >= 0
+    return known if known.any() else ~known
 
 
 def score(measures: dict[str, float], rule: str) -> list[float]:
@@ -113,16 +131,16 @@ def score(measures: dict[str, float], rule: str) -> list[float]:
     measures : dict
         As `measure` returns them.
     rule : str
-        ``wga`` or ``gba``.
+        ``wga``, ``gba`` or ``cba``.
 
     Raises
     ------
     InputUnsupportedError
         Another rule.
     """
-    if rule not in ("wga", "gba"):
+    if rule not in ("wga", "gba", "cba"):
         raise InputUnsupportedError(
-            f"no rule {rule!r} to select by", place="select", remedy="use 'wga', 'gba' or 'last'"
+            f"no rule {rule!r} to select by", place="select", remedy="use 'wga', 'gba', 'cba' or 'last'"
         )
     return [measures[rule], measures["gba"]]
 
@@ -132,7 +150,7 @@ def is_better(new: list[float], best: list[float] | None) -> bool:
     return best is None or new > best
 
 
-def check_validation(val: PatchSet | None, *, needs_groups: bool) -> None:
+def check_validation(val: PatchSet | None, *, needs_groups: bool, shape: tuple[int, int] = (2, 2)) -> None:
     """Refuse validation patches by which nothing can be selected.
 
     Parameters
@@ -140,7 +158,10 @@ def check_validation(val: PatchSet | None, *, needs_groups: bool) -> None:
     val : PatchSet or None
         The validation patches.
     needs_groups : bool
-        Whether the method needs all groups; ERM is selected by the groups that are there.
+        Whether the method needs all groups of a binary attribute; otherwise, and where there are more values or none is
+        known, a method is selected by the groups that are there.
+    shape : tuple of int
+        Classes and attribute values of training and validation together.
 
     Raises
     ------
@@ -154,8 +175,10 @@ def check_validation(val: PatchSet | None, *, needs_groups: bool) -> None:
             remedy="give patients of the manifest the split 'val', or set select = 'last'",
         )
     try:
-        counts = gerne.cell_counts(val.label, val.attribute)
-        gerne.check_cells(counts if needs_groups else counts.sum(axis=1, keepdims=True))
+        known = _known(val.attribute)
+        counts = gerne.cell_counts(val.label[known], np.maximum(val.attribute[known], 0), at_least=shape)
+        needs_all = needs_groups and counts.shape[1] == 2 and bool((val.attribute >= 0).any())
+        gerne.check_cells(counts if needs_all else counts.sum(axis=1, keepdims=True))
     except GroupEmptyError as error:
         raise GroupEmptyError(
             f"in validation, {error.message}",
@@ -164,27 +187,38 @@ def check_validation(val: PatchSet | None, *, needs_groups: bool) -> None:
         ) from error
 
 
-def decide(margin: NDArray[np.float64], val: PatchSet, *, tune_threshold: bool) -> tuple[float, dict[str, Any]]:
+def decide(logits: NDArray[np.float64], val: PatchSet, *, tune_threshold: bool) -> tuple[float, dict[str, Any]]:
     """Return the decision threshold, and what validation says of the model with it and with 0.
 
     Parameters
     ----------
-    margin : ndarray of float64, shape (N,)
+    logits : ndarray of float64, shape (N, K)
         Of all validation patches.
     val : PatchSet
         Those.
     tune_threshold : bool
-        Choose the threshold for the highest WGA, if every group has samples; otherwise it is 0.
+        Choose the threshold for the highest WGA, if there are two classes and every group has samples; otherwise it
+        is 0. Where no attribute is known, the groups are the two classes.
     """
-    is_tuned = tune_threshold and bool((gerne.cell_counts(val.label, val.attribute) > 0).all())
-    threshold = metrics.best_decision_threshold(margin, val.label, val.attribute) if is_tuned else 0.0
-    groups = metrics.group_accuracies(margin > threshold, val.label, val.attribute)
-    found: dict[str, Any] = dict(measure(margin, val.label, val.attribute, threshold=threshold))
-    at_zero = measure(margin, val.label, val.attribute)
+    known = _known(val.attribute)
+    label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
+    has_attribute = bool((val.attribute >= 0).any())
+    shape = (logits.shape[1], 2)
+    counts = gerne.cell_counts(label, attribute, at_least=shape)
+    if not has_attribute:
+        counts = counts.sum(axis=1, keepdims=True)
+    is_tuned = tune_threshold and logits.shape[1] == 2 and bool((counts > 0).all())
+    margin = logits[known, 1] - logits[known, 0]
+    threshold = metrics.best_decision_threshold(margin, label, attribute) if is_tuned else 0.0
+    found: dict[str, Any] = dict(measure(logits, val.label, val.attribute, threshold=threshold))
+    at_zero = measure(logits, val.label, val.attribute)
     found |= {f"{name}_at_zero": value for name, value in at_zero.items()}
     found["is_threshold_tuned"] = is_tuned
+    prediction = metrics.predicted_class(logits[known], decision_threshold=threshold)
+    groups = metrics.group_accuracies(prediction, label, attribute)
     for row, y in enumerate(groups.labels):
-        for column, a in enumerate(groups.attributes):
-            found[f"accuracy of label {y}, attribute {a}"] = float(groups.accuracy[row, column])
-            found[f"n of label {y}, attribute {a}"] = int(groups.n[row, column])
+        for column, a in enumerate(groups.attributes[: counts.shape[1]]):
+            name = f"label {y}, attribute {a}" if has_attribute else f"label {y}"
+            found[f"accuracy of {name}"] = float(groups.accuracy[row, column])
+            found[f"n of {name}"] = int(groups.n[row, column])
     return float(threshold), found

@@ -20,7 +20,7 @@ from pathopatch.errors import (
 )
 from pathopatch.models.bundle import check_slide, load_model, save_bundle
 from pathopatch.models.networks import build_network
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, class_names
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 
@@ -70,6 +70,26 @@ def test_a_stored_model_predicts_what_the_network_says_of_resized_standardised_p
     np.testing.assert_allclose(model.predict_logits(patches), expected, atol=1e-5)
     assert model.predict_logits(patches[:0]).shape == (0, 2)
     assert model.spec == _spec()
+
+
+def test_a_model_of_four_classes_comes_back_with_their_names_and_says_how_it_decides(tmp_path):
+    network = build_network("mlp-100", 3, n_classes=4, input_px=16)
+    spec = _spec(architecture="mlp-100", class_names=class_names(4), decision_threshold=0.0)
+    save_bundle(tmp_path / "four", network, spec)
+    model = load_model(tmp_path / "four", device="cpu", precision="float32")
+    patches = np.random.default_rng(0).random((2, 3, 16, 16), dtype=np.float32)
+    assert model.predict_logits(patches).shape == (2, 4)
+    assert model.spec.class_names == ("class 0", "class 1", "class 2", "class 3")
+    card = (tmp_path / "four" / "README.md").read_text()
+    assert "class 0, class 1, class 2, class 3" in card
+    assert "the class of the largest logit" in card
+
+
+def test_two_classes_keep_their_names_and_their_rule_on_the_card(bundle):
+    assert class_names(2) == load_model(bundle).spec.class_names
+    card = (bundle / "README.md").read_text()
+    assert "whether it is tumour or non-tumour." in card
+    assert "tumour if the logit exceeds 0.25 (chosen for: none)" in card
 
 
 def test_batches_do_not_change_the_logits(bundle):

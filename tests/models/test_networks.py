@@ -27,10 +27,22 @@ def _one_thread():
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
-@pytest.mark.parametrize("side", [8, 64])
+@pytest.mark.parametrize("side", [8, 48, 64])
 def test_the_small_network_gives_one_logit_a_class_for_any_channels_and_size(channels, side):
     network = build_network("small-groupnorm", channels, n_classes=3)
     assert network(torch.zeros(2, channels, side, side)).shape == (2, 3)
+
+
+def test_the_mlp_has_three_layers_of_100_units_for_its_size_and_refuses_another():
+    network = build_network("mlp-100", 3, n_classes=10, input_px=28)
+    assert network(torch.zeros(2, 3, 28, 28)).shape == (2, 10)
+    shapes = [tuple(value.shape) for name, value in network.named_parameters() if name.endswith("weight")]
+    assert shapes == [(100, 3 * 28 * 28), (100, 100), (10, 100)]
+    assert classifier_of(network).out_features == 10
+    with pytest.raises(RuntimeError):
+        network(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(InputUnsupportedError, match="mlp-100"):
+        build_network("mlp-100", 3)
 
 
 def test_the_small_network_treats_each_patch_by_itself_so_streams_cannot_mix():
