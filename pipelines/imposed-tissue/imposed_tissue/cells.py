@@ -19,8 +19,9 @@ from pathopatch.debias.methods import method
 from pathopatch.groups.assign import attribute
 from pathopatch.provenance import fingerprint, read_table
 from pathopatch.training.dataset import PatchSet, load_patches
-from pathopatch.training.fit import Fitted, fit_arrays, needs_groups
-from pathopatch.training.selection import Standardised, margins
+from pathopatch.training.fit import Fitted, fit_arrays
+from pathopatch.training.passing import needs_groups
+from pathopatch.training.selection import Standardised, logits_of
 
 CEILING = "ceiling"
 """Not a method: erm on training crops of which half have either size, so that there is no shortcut."""
@@ -137,7 +138,7 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     fitted = fit_arrays(sets["train"], sets["val"], train_config(cell, config))
     seconds = time.perf_counter() - start
-    margin = test_margins(fitted, sets["test"])
+    margin = margins_of(fitted, sets["test"])
     found = judged(margin - fitted.decision_threshold, sets["test"], config)
     plain = judged(margin, sets["test"], config)
     return {
@@ -156,10 +157,11 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def test_margins(fitted: Fitted, patches: PatchSet) -> NDArray[np.float64]:
+def margins_of(fitted: Fitted, patches: PatchSet) -> NDArray[np.float64]:
     """Return z1 - z0 of all patches."""
     standardised = Standardised.of(fitted.mean, fitted.std, torch.device("cpu"))
-    return margins(fitted.network, patches, np.arange(len(patches)), standardised)
+    logits = logits_of(fitted.network, patches, np.arange(len(patches)), standardised)  # (N, 2)
+    return np.asarray(logits[:, 1] - logits[:, 0])
 
 
 def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig) -> dict[str, Any]:
