@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 _FINE = 4  # island pixels per pixel and side, whose mean is the feathered rim
 _COARSE_PX = 24  # side of the noise that an island is cut from
 _MEANS = np.array([0.33, 0.54, 0.30])  # optical density of red, green, blue in haematoxylin and eosin
-_SPREADS = (0.34, 0.46)  # standard deviation over mean
+_SPREADS = (0.48, 0.58)  # standard deviation over mean
 _GAIN = 190.0  # dark: grey values per unit of optical density
 _NOISE = 1.5  # of the camera, grey values
 
@@ -46,11 +46,11 @@ class Look:
 
 def draw_look(rng: np.random.Generator, *, side_px: int, is_dark: bool) -> Look:
     """Return a random stain, ground, island field and noise."""
-    strength = rng.uniform(0.75, 1.25) * rng.uniform(0.85, 1.15, 3)
+    strength = rng.uniform(0.85, 1.15) * rng.uniform(0.92, 1.08, 3)
     mean = _MEANS * strength
     if is_dark:
         mean = rng.permutation(mean)  # which channel is brightest says nothing about a fluorescent stain
-    sd = mean * rng.uniform(*_SPREADS) * rng.uniform(0.9, 1.1, 3)
+    sd = mean * rng.uniform(*_SPREADS) * rng.uniform(0.95, 1.05, 3)
     base, tilt = ((4.0, 12.0), 2.0) if is_dark else ((0.015, 0.06), 0.012)
     ramp = np.linspace(-1, 1, side_px)
     angle = rng.uniform(0, 2 * np.pi)

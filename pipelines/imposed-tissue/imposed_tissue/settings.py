@@ -24,7 +24,7 @@ class CohortConfig(Config):
     conflicting: int = Field(default=50, ge=1)  # of these: small tumour, or large non-tumour
     val: int = Field(default=150, ge=1)  # crops of each class, each rendered at both sizes: so many in each group
     test: int = Field(default=300, ge=1)
-    split_shares: tuple[Share, Share, Share] = (0.55, 0.15, 0.30)  # of the source tiles
+    split_shares: tuple[Share, Share, Share] = (0.64, 0.14, 0.22)  # of the source tiles
     large: tuple[Share, Share] = (0.55, 0.90)  # share of the island
     small: tuple[Share, Share] = (0.12, 0.45)
 
