@@ -16,7 +16,19 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 MPP_RANGE = (0.05, 20.0)
 """Micrometres per pixel outside this range are taken for a mistake in the file or the manifest."""
 
-MethodName = Literal["erm", "erm-balanced", "resample", "groupdro", "gerne"]
+MethodName = Literal[
+    "erm",
+    "erm-balanced",
+    "reweight",
+    "resample",
+    "oversample",
+    "groupdro",
+    "gerne",
+    "gerne-unknown",
+    "jtt",
+    "dfr",
+    "gerne-auto",
+]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T", bound="Config")
 
@@ -198,6 +210,15 @@ class TrainConfig(Config):
     train_splits: tuple[Literal["train", "val"], ...] = ("train",)  # "val" only where nothing is selected on it
     cache_gib: float = Field(default=1.5, gt=0)  # patches at input_px are held in memory up to this
     name: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,64}$")
+    # what single methods read beside c, beta and groupdro_eta
+    s: float = 1.25  # oversample: of two to five attribute values, inside the bounds whatever their shares
+    t: float = Field(default=0.1, gt=0, lt=1)  # gerne-unknown: hard share of each class; to be tuned
+    biased_lr_scale: float = Field(default=1.0, gt=0)  # gerne-unknown; the paper's tenth was under-trained
+    biased_weight_decay_scale: float = Field(default=2.0, gt=0)  # gerne-unknown; the paper's
+    jtt_upweight: float = Field(default=20.0, ge=1)  # samples that one of the error set stands for
+    jtt_identify_share: float = Field(default=0.25, gt=0, le=1)  # of `steps`; longer, and no error is left
+    dfr_refit_share: float = Field(default=1.0, gt=0)  # of `steps`, for the last layer alone
+    dfr_lr_scale: float = Field(default=10.0, gt=0)  # of the last layer alone, for adamw; with sgd rather 1
 
     @model_validator(mode="after")
     def _nothing_is_selected_on_training_patches(self) -> TrainConfig:

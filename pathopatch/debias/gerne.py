@@ -217,6 +217,50 @@ def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
         )
 
 
+def check_s(alpha: npt.ArrayLike, s: float) -> None:
+    """Refuse an s = c (beta + 1) at which an extrapolated share leaves [0, 1].
+
+    Parameters
+    ----------
+    alpha : array_like of float, shape (..., A)
+        p(a|y) of the data; 0 marks an empty cell.
+    s : float
+        c (beta + 1) of eq. 8.
+
+    Raises
+    ------
+    BetaOutOfBoundsError
+        s outside its bounds, or NaN or infinite; the message states them.
+    InputUnsupportedError
+        Rows that are no shares.
+    """
+    low, high = (1.0 + beta for beta in beta_bounds(alpha, 1.0))
+    if not (math.isfinite(s) and low <= s <= high):
+        raise BetaOutOfBoundsError(
+            f"s = {s:g} is outside [{low:.6g}, {high:.6g}], the bounds for these groups",
+            remedy="Choose s inside the bounds; at 1 the groups are balanced.",
+        )
+
+
+def balancing_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return by what a sample of each cell weighs so that uniform draws count as group-balanced: 1 / (K A_y p(y, a)).
+
+    Parameters
+    ----------
+    counts : ndarray of int64, shape (K, A)
+        Samples in each cell.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, A)
+        0 in empty cells; A_y counts the others of a class. The mean over all samples is 1 if no class is empty.
+    """
+    share = counts / counts.sum()
+    target = (counts > 0) / np.maximum((counts > 0).sum(axis=1, keepdims=True), 1) / len(counts)
+    weights: npt.NDArray[np.float64] = np.divide(target, share, out=np.zeros(counts.shape), where=counts > 0)
+    return weights
+
+
 def check_c(c: float) -> None:
     """Refuse a strength outside (0, 1].
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +43,70 @@ class Mean(nn.Module):
         """
         _check(loss, group)
         return loss.mean()
+
+
+class GroupWeighted(nn.Module):
+    """The mean of the losses, each times its group's weight: importance weighting.
+
+    With the weights of `gerne.balancing_weights` and uniform draws its expectation is the group-balanced risk, the one
+    that `GroupBalancedBatchSampler` follows by drawing [1]_. Of four groups, a sample of one that holds a two-hundredth
+    of the data weighs 50, so steps are noisier than those of resampling.
+
+    Parameters
+    ----------
+    weight : array_like of float, shape (G,)
+        Weight of each group, finite and not negative.
+
+    Attributes
+    ----------
+    weight : Tensor of float64, shape (G,)
+        As given; not in the state dict, since it follows from the data.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Weights of other shape, negative or not finite.
+
+    References
+    ----------
+    .. [1] Idrissi et al., "Simple data balancing achieves competitive worst-group-accuracy", CLeaR 2022,
+       arXiv:2110.14503.
+    """
+
+    weight: Tensor
+
+    def __init__(self, weight: npt.ArrayLike) -> None:
+        super().__init__()
+        values = np.asarray(weight, dtype=np.float64)
+        if values.ndim != 1 or not (np.isfinite(values).all() and (values >= 0).all()):
+            raise InputUnsupportedError(
+                f"weights of shape {values.shape}", remedy="Give one weight a group, finite and not negative."
+            )
+        self.register_buffer("weight", torch.from_numpy(values.copy()), persistent=False)
+
+    def forward(self, loss: Tensor, group: Tensor) -> Tensor:
+        """Return the weighted mean of the losses.
+
+        Parameters
+        ----------
+        loss : Tensor of float, shape (B,)
+            Loss of each sample.
+        group : Tensor of int, shape (B,)
+            Group of each sample, A y + a, in [0, G).
+
+        Returns
+        -------
+        Tensor of float, shape ()
+            Differentiable, of the type of ``loss``.
+
+        Raises
+        ------
+        InputUnsupportedError
+            A group outside [0, G), or not two one-dimensional, non-empty tensors of one length.
+        """
+        _check(loss, group)
+        _check_range(group, len(self.weight))
+        return (self.weight.to(loss.dtype)[group] * loss).mean()
 
 
 class GradientExtrapolation(nn.Module):
@@ -179,10 +245,7 @@ class GroupDRO(nn.Module):
         """
         _check(loss, group)
         n_groups = len(self.q)
-        if bool(((group < 0) | (group >= n_groups)).any()):
-            raise InputUnsupportedError(
-                f"groups {sorted(set(group.tolist()))} with n_groups = {n_groups}", remedy="Number groups A y + a."
-            )
+        _check_range(group, n_groups)
         member = group[:, None] == torch.arange(n_groups, device=group.device)  # (B, G)
         size = member.sum(dim=0)  # (G,)
         group_loss = (member * loss[:, None]).sum(dim=0) / size.clamp(min=1)  # (G,)
@@ -190,6 +253,14 @@ class GroupDRO(nn.Module):
             # log space: exp(eta L) of a large loss is infinite
             self.q = torch.softmax(self.q.log() + self.eta * group_loss.detach().to(self.q.dtype), dim=0)
         return (self.q.to(loss.dtype) * group_loss).sum()
+
+
+def _check_range(group: Tensor, n_groups: int) -> None:
+    """Refuse a group outside [0, G)."""
+    if bool(((group < 0) | (group >= n_groups)).any()):
+        raise InputUnsupportedError(
+            f"groups {sorted(set(group.tolist()))} with n_groups = {n_groups}", remedy="Number groups A y + a."
+        )
 
 
 def _check(loss: Tensor, group: Tensor) -> None:

@@ -3,6 +3,7 @@
 References
 ----------
 .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236, section 4.2 and Algorithm 2.
+.. [2] Liu et al., "Just Train Twice", ICML 2021, arXiv:2107.09044, Algorithm 1.
 """
 
 from __future__ import annotations
@@ -75,3 +76,68 @@ def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: floa
         n_hard = min(max(math.floor(t * n + _ROUNDING), 1), n - 1)
         hard[members[np.argsort(p[members], kind="stable")[:n_hard]]] = 1
     return hard
+
+
+def error_set(probability: npt.ArrayLike, label: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Return 1 for the samples that a model gets wrong and 0 for the others, Algorithm 1 of [2]_.
+
+    Parameters
+    ----------
+    probability : array_like of float, shape (N, K)
+        p(y|x) of the model for each class; of equal ones the first counts as the predicted class.
+    label : array_like of int, shape (N,)
+        Class of each sample, from 0.
+
+    Returns
+    -------
+    ndarray of int64, shape (N,)
+
+    Raises
+    ------
+    InputUnsupportedError
+        Arrays of other shapes.
+    NonFiniteError
+        A probability is NaN or infinite.
+    """
+    p, y = np.asarray(probability, dtype=np.float64), np.asarray(label)
+    if p.ndim != 2 or len(p) != len(y):
+        raise InputUnsupportedError(
+            f"{p.shape} probabilities but {y.shape} labels", remedy="Give one probability a sample and class."
+        )
+    if not np.isfinite(p).all():
+        raise NonFiniteError("probabilities are not finite", remedy="Train the first model with a lower learning rate.")
+    wrong: npt.NDArray[np.int64] = (p.argmax(axis=1) != y).astype(np.int64)
+    return wrong
+
+
+def minority_found(hard: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> dict[str, float]:
+    """Return how well samples called hard are those that go against their class's majority.
+
+    A sample is of the minority if its attribute is not the one that most samples of its class have (the first of equal
+    ones). Samples whose attribute is not known take no part in precision and recall.
+
+    Parameters
+    ----------
+    hard : array_like of int, shape (N,)
+        1 for hard samples, 0 for easy ones.
+    label, attribute : array_like of int, shape (N,)
+        Class, from 0, and true attribute; -1 where that is not known.
+
+    Returns
+    -------
+    dict
+        `hard_n`; `precision`, the share of the hard samples that are of the minority, and `recall`, the share of the
+        minority that is hard: NaN where there are none.
+    """
+    is_hard, y, a = np.asarray(hard) == 1, np.asarray(label), np.asarray(attribute)
+    known = a >= 0
+    is_minor = np.zeros(len(y), dtype=np.bool_)
+    for code in np.unique(y[known]):
+        of_class = known & (y == code)
+        is_minor |= of_class & (a != np.bincount(a[of_class]).argmax())
+    both, found, there = (int(n.sum()) for n in (is_hard & is_minor, is_hard & known, is_minor))
+    return {
+        "hard_n": float(is_hard.sum()),
+        "precision": both / found if found else math.nan,
+        "recall": both / there if there else math.nan,
+    }

@@ -126,11 +126,11 @@ class GerneBatchSampler(BatchSampler):
         steps: int,
         seed: int,
     ) -> None:
-        _check_sizes(batch_per_class, steps, seed)
+        check_sizes(batch_per_class, steps, seed)
         gerne.check_c(c)
         counts = gerne.cell_counts(label, attribute)
         gerne.check_cells(counts)
-        cells = _members(label, attribute, counts)
+        cells = members(label, attribute, counts)
         streams = [
             ClassStream(cells, counts.tolist(), seed=seed, stream=_BIASED),
             ClassStream(cells, _less_biased_weights(counts, c), seed=seed, stream=_LESS_BIASED),
@@ -163,11 +163,11 @@ class GroupBalancedBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
     ) -> None:
-        _check_sizes(batch_per_class, steps, seed)
+        check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
         gerne.check_cells(counts)
         weights = (counts > 0).astype(np.int64).tolist()
-        stream = ClassStream(_members(label, attribute, counts), weights, seed=seed, stream=_BIASED)
+        stream = ClassStream(members(label, attribute, counts), weights, seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=batch_per_class, steps=steps, seed=seed)
 
 
@@ -199,10 +199,10 @@ class ClassBalancedBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
     ) -> None:
-        _check_sizes(batch_per_class, steps, seed)
+        check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
         gerne.check_cells(counts.sum(axis=1, keepdims=True))
-        stream = ClassStream(_members(label, attribute, counts), counts.tolist(), seed=seed, stream=_BIASED)
+        stream = ClassStream(members(label, attribute, counts), counts.tolist(), seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=batch_per_class, steps=steps, seed=seed)
 
 
@@ -229,7 +229,7 @@ class UniformBatchSampler(BatchSampler):
     def __init__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
     ) -> None:
-        _check_sizes(batch_per_class, steps, seed)
+        check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
         every = np.arange(counts.sum(), dtype=np.int64)
         stream = ClassStream([[every]], [[1]], seed=seed, stream=_BIASED)
@@ -298,8 +298,8 @@ class ClassStream:
         return known[k]
 
 
-def _members(label: npt.ArrayLike, attribute: npt.ArrayLike, counts: Indices) -> list[list[Indices]]:
-    """Return the indices of the samples of each cell."""
+def members(label: npt.ArrayLike, attribute: npt.ArrayLike, counts: Indices) -> list[list[Indices]]:
+    """Return the indices of the samples of each cell, ``[y][a]``; `counts` are those of `gerne.cell_counts`."""
     n_classes, n_attributes = counts.shape
     group = np.asarray(label, dtype=np.int64) * n_attributes + np.asarray(attribute, dtype=np.int64)
     ordered = np.argsort(group, kind="stable").astype(np.int64)
@@ -318,7 +318,7 @@ def _less_biased_weights(counts: Indices, c: float) -> list[list[int]]:
     return weights
 
 
-def _check_sizes(batch_per_class: int, steps: int, seed: int) -> None:
+def check_sizes(batch_per_class: int, steps: int, seed: int) -> None:
     """Refuse sizes below 1 and a negative seed."""
     for name, value, least in (("batch_per_class", batch_per_class, 1), ("steps", steps, 1), ("seed", seed, 0)):
         if value < least:

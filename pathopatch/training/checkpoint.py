@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -35,6 +37,10 @@ class State:
         Of the phase.
     objective : nn.Module
         Of the phase, with its buffers.
+    attribute : ndarray of int64, shape (N,)
+        By which the phase draws its N patches.
+    report : dict
+        What is said of those patches in each row of the history.
     phase, step : int
         The phase, and the steps of it that are done.
     history : list of dict
@@ -49,6 +55,8 @@ class State:
     average: nn.Module
     optimizer: torch.optim.Optimizer
     objective: nn.Module
+    attribute: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    report: dict[str, Any] = field(default_factory=dict)
     phase: int = 0
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -78,6 +86,7 @@ def save(path: Path, state: State, *, fingerprint: str) -> None:
         tensors |= _prefixed("average", state.average.state_dict())
     tensors |= _prefixed("objective", state.objective.state_dict())
     tensors |= _prefixed("best", state.best_weights)
+    tensors["drawn.attribute"] = torch.tensor(state.attribute)
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= _prefixed(f"optimizer.{index}", {k: v for k, v in values.items() if isinstance(v, Tensor)})
     header = {
@@ -86,6 +95,7 @@ def save(path: Path, state: State, *, fingerprint: str) -> None:
         "step": state.step,
         "history": state.history,
         "best": state.best,
+        "report": state.report,
     }
     with atomic_path(path) as temporary:
         save_file(dict(sorted(tensors.items())), temporary, metadata={_HEADER: json.dumps(header)})
@@ -101,6 +111,13 @@ def peek(path: Path, *, fingerprint: str) -> dict[str, Any] | None:
     except (SafetensorError, OSError, ValueError):
         return None  # a damaged checkpoint only costs time: the run starts afresh
     return header if header.get("fingerprint") == fingerprint else None
+
+
+def drawn_attribute(path: Path) -> NDArray[np.int64]:
+    """Return the attribute by which the phase of a checkpoint draws."""
+    with safe_open(path, framework="np") as stream:
+        attribute: NDArray[np.int64] = stream.get_tensor("drawn.attribute")
+    return attribute
 
 
 def restore(path: Path, state: State, header: Mapping[str, Any]) -> None:
@@ -129,6 +146,7 @@ def restore(path: Path, state: State, header: Mapping[str, Any]) -> None:
     state.step = header["step"]
     state.history = list(header["history"])
     state.best = dict(header["best"])
+    state.report = dict(header["report"])
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

@@ -55,6 +55,13 @@ class PatchSet:
         """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
         return np.asarray(self.x[index], dtype=np.float32)
 
+    def rows(self, index: Any) -> PatchSet:
+        """Return some of the patches, by a mask or an array of indices; those in memory are copied."""
+        index = np.flatnonzero(index) if np.asarray(index).dtype == np.bool_ else np.asarray(index)
+        x = self.x.rows(index) if isinstance(self.x, StoredPatches) else self.x[index]
+        names = ("label", "attribute", "tissue_fraction", "patient", "patch_id")
+        return replace(self, x=x, **{name: getattr(self, name)[index] for name in names})
+
     def with_attribute(self, attribute: NDArray[np.int64]) -> PatchSet:
         """Return the same patches grouped by another attribute; the pixels are shared, not copied."""
         return replace(self, attribute=np.asarray(attribute, dtype=np.int64))

@@ -11,18 +11,18 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pathopatch.config import TrainConfig
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import Phase, method
+from pathopatch.debias.methods import Phase, steps_in_all
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.files import write_json
 from pathopatch.models.forward import pick_device
@@ -31,7 +31,8 @@ from pathopatch.training import checkpoint
 from pathopatch.training.augment import augment, mixed_seed
 from pathopatch.training.checkpoint import State
 from pathopatch.training.dataset import PatchSet, channel_statistics
-from pathopatch.training.passing import drawn_attribute, needs_groups
+from pathopatch.training.fitted import Fitted, Keep
+from pathopatch.training.passing import Drawn, Held, drawn, drawn_again, held, needs_groups, phases_of
 from pathopatch.training.schedule import evaluation_steps, update_average
 from pathopatch.training.selection import (
     Standardised,
@@ -41,9 +42,12 @@ from pathopatch.training.selection import (
     logits_of,
     measure,
     score,
+    softmax,
     some_of_each_group,
     table_shape,
 )
+
+__all__ = ["CHECKPOINT", "NONFINITE", "Fitted", "Keep", "Progress", "fit_arrays", "needs_groups"]
 
 Progress = Callable[[int, int, dict[str, float]], None]
 """Called after each step with the steps done, their total, and the latest measures."""
@@ -52,61 +56,14 @@ CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
 _MOMENTUM = 0.9
 
 
-@dataclass(frozen=True)
-class Keep:
-    """Where a run keeps its checkpoint, and of what configuration and inputs it is.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-    fingerprint : str
-        A checkpoint of another fingerprint is not taken.
-    """
-
-    folder: Path
-    fingerprint: str
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Fitted:
-    """A trained network and how it was picked.
-
-    Parameters
-    ----------
-    network : nn.Module
-        The picked weights, float32, on the processor, in evaluation mode.
-    mean, std : tuple of float
-        Of the training set, per channel, in the scale of [0, 1].
-    step : int
-        Steps of the last phase after which the picked weights stood.
-    history : tuple of dict
-        One row per evaluation.
-    decision_threshold : float
-        On z1 - z0.
-    validation : dict
-        What all validation patches say, at that threshold and at 0; empty without validation.
-    n_classes : int
-        Classes of training and validation together, at least 2.
-    """
-
-    network: nn.Module
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    step: int
-    history: tuple[dict[str, Any], ...]
-    decision_threshold: float
-    validation: dict[str, Any]
-    n_classes: int
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Run:
     """What stays the same over a run."""
 
     config: TrainConfig
     train: PatchSet
-    val: PatchSet | None
+    val: PatchSet | None  # by which is selected: without what a phase draws from
+    held: Held
     device: torch.device
     standardised: Standardised
     is_frozen: bool
@@ -114,6 +71,7 @@ class _Run:
     keep: Keep | None
     progress: Progress | None
     phases: tuple[Phase, ...]
+    steps: int  # that the run is set to take; a phase has its own share of them in `config`
     shown: dict[str, float] = field(default_factory=dict)
 
 
@@ -156,7 +114,7 @@ def fit_arrays(
     InputUnsupportedError
         No training patches, or a setting that does not go with the others.
     """
-    phases = tuple(phases or method(config.method, c=config.c, beta=config.beta, eta=config.groupdro_eta))
+    phases = tuple(phases or phases_of(config))
     if len(train) == 0:
         raise InputUnsupportedError(
             f"no labelled training patches in {' or '.join(config.train_splits)}",
@@ -165,14 +123,17 @@ def fit_arrays(
         )
     if config.select != "last":
         needs_all = any(needs_groups(phase) for phase in phases)
-        check_validation(val, needs_groups=needs_all, shape=table_shape(train, val))
+        needs_attribute = any(phase.needs_val_attribute for phase in phases)
+        check_validation(val, needs_groups=needs_all, needs_attribute=needs_attribute, shape=table_shape(train, val))
+    validation_halves = held(val, phases, seed=config.seed)
     device = pick_device(config.device)
     with _reproducible(config, device):
         mean, std = channel_statistics(train)
         run = _Run(
             config=config,
             train=train,
-            val=val if val is not None and len(val) else None,
+            val=validation_halves.select,
+            held=validation_halves,
             device=device,
             standardised=Standardised.of(mean, std, device),
             is_frozen=_is_frozen(config),
@@ -180,6 +141,7 @@ def fit_arrays(
             keep=keep,
             progress=progress,
             phases=phases,
+            steps=config.steps,
         )
         state = _trained(run, len(mean))
         network = state.network.cpu().eval().requires_grad_(False)
@@ -202,39 +164,39 @@ def fit_arrays(
 
 def _trained(run: _Run, channels: int) -> State:
     """Run all phases, from the checkpoint if there is one, and return the final state with the picked weights."""
-    config = run.config
-    torch.manual_seed(config.seed)
-    network = build_network(
-        config.architecture,
-        channels,
-        pretrained=config.pretrained,
-        n_classes=run.n_classes,
-        input_px=config.input_px,
-    ).to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _new_network(run, channels)
     found = checkpoint.peek(run.keep.folder / CHECKPOINT, fingerprint=run.keep.fingerprint) if run.keep else None
     history: list[dict[str, Any]] = []
     for number, phase in enumerate(run.phases):
         if found and number < found["phase"]:
             continue
-        state = _start(run, phase, number, network, history)
-        if run.keep and found and number == found["phase"]:
+        is_resumed = bool(found and number == found["phase"])
+        patches = _drawn(run, phase, network, is_resumed=is_resumed)
+        if phase.starts_anew and number > 0:
+            network = _new_network(run, channels)
+        settings = {
+            "steps": phase.steps(run.config.steps),
+            "weight_decay": run.config.weight_decay * phase.weight_decay_scale,
+        }
+        of_phase = replace(run, config=run.config.model_copy(update=settings))
+        state = _start(of_phase, phase, number, network, patches, history)
+        if run.keep and found and is_resumed:
             checkpoint.restore(run.keep.folder / CHECKPOINT, state, found)
-        _run_phase(run, phase, state)
+        _run_phase(of_phase, phase, state, patches.patches)
         network.load_state_dict(state.best_weights)
         history = state.history
     return state
 
 
-def _run_phase(run: _Run, phase: Phase, state: State) -> None:
+def _run_phase(run: _Run, phase: Phase, state: State, data: PatchSet) -> None:
     """Take the steps of a phase that are not done yet: draw, vary, forward, objective, update, average, evaluate."""
-    config, data = run.config, _data(run, phase)
-    attribute = drawn_attribute(phase, data)
-    counts = gerne.cell_counts(data.label, attribute)  # (K, A)
+    config = run.config
+    counts = gerne.cell_counts(data.label, data.attribute)  # (K, A)
     label = torch.tensor(data.label, device=run.device)
-    group = torch.tensor(counts.shape[1] * data.label + attribute, device=run.device)
+    group = torch.tensor(counts.shape[1] * data.label + data.attribute, device=run.device)
     sampler = phase.sampler(
         data.label,
-        attribute,
+        data.attribute,
         batch_per_class=config.batch_per_class,
         steps=config.steps,
         seed=config.seed + state.phase,
@@ -264,8 +226,8 @@ def _run_phase(run: _Run, phase: Phase, state: State) -> None:
                 raise _non_finite(run, data, indices, state, "a weight or a validation logit is not finite")
             losses = _Losses()
         if run.progress:
-            done = state.phase * config.steps + state.step
-            run.progress(done, len(run.phases) * config.steps, {"loss": value, **run.shown})
+            done = steps_in_all(run.phases[: state.phase], run.steps) + state.step
+            run.progress(done, steps_in_all(run.phases, run.steps), {"loss": value, **run.shown})
 
 
 def _evaluate(run: _Run, phase: Phase, state: State, losses: _Losses) -> bool:
@@ -275,7 +237,7 @@ def _evaluate(run: _Run, phase: Phase, state: State, losses: _Losses) -> bool:
     """
     if not all(bool(torch.isfinite(value).all()) for value in state.average.parameters()):
         return False
-    rule = run.config.select if phase.select_by == "wga" else phase.select_by
+    rule = run.config.select if phase.select_by == "wga" or run.config.select == "last" else phase.select_by
     row: dict[str, Any] = {"phase": state.phase, "step": state.step, **losses.means()}
     measures: dict[str, float] = {}
     if run.val is not None:
@@ -287,7 +249,7 @@ def _evaluate(run: _Run, phase: Phase, state: State, losses: _Losses) -> bool:
         run.shown.update({"val_wga": measures["wga"], "val_gba": measures["gba"]})
         if phase.on_validation is not None:
             phase.on_validation(state.objective, measures)
-    row |= {"val_wga": measures.get("wga"), "val_gba": measures.get("gba")}
+    row |= {"val_wga": measures.get("wga"), "val_gba": measures.get("gba")} | state.report
     state.history = [*state.history, row]
     value = [float(state.step)] if rule == "last" else score(measures, rule)
     if is_better(value, state.best.get("score")):
@@ -320,9 +282,11 @@ class _Losses:
         return {name: found.get(name) for name in ("loss", "loss_biased", "loss_less_biased")}
 
 
-def _start(run: _Run, phase: Phase, number: int, network: nn.Module, history: list[dict[str, Any]]) -> State:
+def _start(
+    run: _Run, phase: Phase, number: int, network: nn.Module, patches: Drawn, history: list[dict[str, Any]]
+) -> State:
     """Return the state before the first step of a phase."""
-    config, data = run.config, _data(run, phase)
+    config, data = run.config, patches.patches
     network.requires_grad_(phase.trainable == "all")
     classifier_of(network).requires_grad_(True)
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -333,18 +297,42 @@ def _start(run: _Run, phase: Phase, number: int, network: nn.Module, history: li
     else:
         optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=config.weight_decay)
     average = copy.deepcopy(network).eval().requires_grad_(False) if config.average_weights else network
-    objective = phase.objective(gerne.cell_counts(data.label, drawn_attribute(phase, data)).size).to(run.device)
-    return State(network, average, optimizer, objective, phase=number, history=history)
+    objective = phase.objective(gerne.cell_counts(data.label, data.attribute)).to(run.device)
+    return State(
+        network,
+        average,
+        optimizer,
+        objective,
+        attribute=data.attribute,
+        report=patches.report,
+        phase=number,
+        history=history,
+    )
 
 
-def _data(run: _Run, phase: Phase) -> PatchSet:
-    """Return the patches that a phase draws from."""
-    found = {"train": run.train, "val": run.val}.get(phase.split)
-    if found is None:
-        raise InputUnsupportedError(
-            f"the method needs patches of split {phase.split!r}", place="method", remedy="add patients to that split"
-        )
-    return found
+def _new_network(run: _Run, channels: int) -> nn.Module:
+    """Return the network that the run starts from."""
+    torch.manual_seed(run.config.seed)
+    network = build_network(
+        run.config.architecture,
+        channels,
+        pretrained=run.config.pretrained,
+        n_classes=run.n_classes,
+        input_px=run.config.input_px,
+    )
+    return network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _drawn(run: _Run, phase: Phase, network: nn.Module, *, is_resumed: bool) -> Drawn:
+    """Return what a phase draws from, by what the network so far says of it or as the checkpoint has it."""
+    if run.keep and is_resumed:
+        attribute = checkpoint.drawn_attribute(run.keep.folder / CHECKPOINT)
+        return Drawn(drawn_again(phase, run.train, run.held, attribute))
+
+    def probability(patches: PatchSet) -> NDArray[np.float64]:
+        return softmax(logits_of(network, patches, np.arange(len(patches)), run.standardised))
+
+    return drawn(phase, run.train, run.held, probability=probability)
 
 
 def _inputs(run: _Run, data: PatchSet, indices: list[int], phase: int, step: int) -> Tensor:
@@ -357,10 +345,10 @@ def _inputs(run: _Run, data: PatchSet, indices: list[int], phase: int, step: int
 
 
 def _train_mode(run: _Run, phase: Phase, state: State) -> None:
-    """Set dropout and BatchNorm for a step; where only the head learns, statistics stay too."""
-    state.network.train()
+    """Set dropout and BatchNorm for a step; where only the last layer learns, all is as in prediction."""
+    state.network.train(phase.trainable == "all")
     state.objective.train()
-    if run.is_frozen or phase.trainable == "head":
+    if run.is_frozen:
         freeze_batchnorm(state.network)
 
 

@@ -23,6 +23,7 @@ from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.dataset import PatchSet, attribute_column, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
+from pathopatch.training.passing import own_parameters
 from pathopatch.training.source import Source
 
 RUN, MODEL = "run.json", "model"
@@ -172,7 +173,7 @@ def write_run(
 
 def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
     """Return what the model bundle says of a run."""
-    names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed", "c", "beta")
+    names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
     tuned = bool(fitted.validation and fitted.validation.get("is_threshold_tuned"))
     return BundleSpec(
         package_version=stamp.package_version,
@@ -194,7 +195,7 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         decision_threshold=fitted.decision_threshold,
         decision_chosen_for="wga" if tuned else "none",
         method=config.method,
-        parameters={name: getattr(config, name) for name in names},
+        parameters={name: getattr(config, name) for name in names} | own_parameters(config),
         group_metrics=fitted.validation,
         training=dict(stamp.inputs) | {"config": stamp.config},
     )

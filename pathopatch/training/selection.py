@@ -150,7 +150,16 @@ def is_better(new: list[float], best: list[float] | None) -> bool:
     return best is None or new > best
 
 
-def check_validation(val: PatchSet | None, *, needs_groups: bool, shape: tuple[int, int] = (2, 2)) -> None:
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probabilities that logits of shape (N, K) stand for."""
+    exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probability: NDArray[np.float64] = exponential / exponential.sum(axis=1, keepdims=True)
+    return probability
+
+
+def check_validation(
+    val: PatchSet | None, *, needs_groups: bool, needs_attribute: bool = False, shape: tuple[int, int] = (2, 2)
+) -> None:
     """Refuse validation patches by which nothing can be selected.
 
     Parameters
@@ -160,6 +169,8 @@ def check_validation(val: PatchSet | None, *, needs_groups: bool, shape: tuple[i
     needs_groups : bool
         Whether the method needs all groups of a binary attribute; otherwise, and where there are more values or none is
         known, a method is selected by the groups that are there.
+    needs_attribute : bool
+        Whether the method needs some known attribute, whatever the groups.
     shape : tuple of int
         Classes and attribute values of training and validation together.
 
@@ -167,12 +178,20 @@ def check_validation(val: PatchSet | None, *, needs_groups: bool, shape: tuple[i
     ------
     GroupEmptyError
         There is none, a class is missing, or a group that the method needs.
+    InputUnsupportedError
+        No attribute is known and the method needs one.
     """
     if val is None or len(val) == 0:
         raise GroupEmptyError(
             "no labelled validation patches to select a checkpoint by",
             place="split 'val'",
             remedy="give patients of the manifest the split 'val', or set select = 'last'",
+        )
+    if needs_attribute and not (val.attribute >= 0).any():
+        raise InputUnsupportedError(
+            "the attribute of no validation patch is known",
+            place="split 'val'",
+            remedy="use t of at most 0.5: without attributes a larger one cannot be told from it",
         )
     try:
         known = _known(val.attribute)

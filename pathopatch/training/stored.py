@@ -41,6 +41,10 @@ class StoredPatches(Dataset[NDArray[np.float32]]):
     def __len__(self) -> int:
         return len(self._row)
 
+    def rows(self, index: NDArray[np.int64]) -> StoredPatches:
+        """Return some of the patches, read from the same stores."""
+        return StoredPatches(self._stores, self._slide[index], self._row[index], input_px=self._input_px)
+
     def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
         """Return several patches, float32 of shape (n, C, input_px, input_px); one read per slide."""
         chosen = np.asarray(indices, dtype=np.int64)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 from optuna.storages import JournalStorage
@@ -21,13 +22,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from pathopatch import provenance
 from pathopatch.config import TrainConfig, TuneConfig
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import method
 from pathopatch.errors import NonFiniteError
 from pathopatch.files import inside, write_bytes
 from pathopatch.provenance import fingerprint, json_stamp
 from pathopatch.training.augment import mixed_seed
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import Fitted, Progress, fit_arrays
+from pathopatch.training.passing import phases_of
 from pathopatch.training.run import RUN, begin, load_sets, run_stamp, settings_of, write_run
 
 JOURNAL, TRIALS = "trials.journal", "trials.csv"
@@ -170,7 +171,7 @@ def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> Sp
     the batches less. Last come what does not extrapolate (beta = 0: resampling on half of the batch) and what the first
     trial has already tried.
     """
-    objective = method(config.method, c=config.c, beta=config.beta, eta=config.groupdro_eta)[-1].objective(4)
+    objective = phases_of(config)[-1].objective(np.ones((2, 2), dtype=np.int64))
     pairs: list[tuple[float, float]] = []
     if hasattr(objective, "beta"):
         shares = gerne.alpha(train.label, train.attribute)

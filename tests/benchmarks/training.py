@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from measure import Row, Work, ratio
 
+from pathopatch.debias.gerne import cell_counts
 from pathopatch.debias.methods import method
 from pathopatch.models import build_network
 
@@ -26,8 +27,8 @@ def training_step(name: str, steps: int = 10) -> Work:
     attribute = np.where(rng.random(1000) < 0.9, label, 1 - label)
     x = torch.from_numpy(rng.random((1000, 3, 64, 64), dtype=np.float32))
     y, group = torch.from_numpy(label), torch.from_numpy(2 * label + attribute)
-    phase = method(name)[-1]
-    network, objective = build_network("small-groupnorm", 3), phase.objective(4)
+    phase, counts = method(name)[-1], cell_counts(label, attribute)
+    network, objective = build_network("small-groupnorm", 3), phase.objective(counts)
     optimizer = torch.optim.AdamW(network.parameters())
     batches = list(phase.sampler(label, attribute, batch_per_class=32, steps=steps, seed=0))
 

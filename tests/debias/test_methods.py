@@ -1,6 +1,9 @@
-"""One contract for every method: a sampler and an objective that train together."""
+"""One contract for every method: phases of sampler and objective that train together, for any number of groups."""
 
+import inspect
 import pickle
+import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,33 +11,68 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from pathopatch.config import MethodName, TrainConfig
 from pathopatch.debias import methods
-from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, Mean
+from pathopatch.debias.gerne import cell_counts
+from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
 from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
+from pathopatch.training.passing import own_parameters
 
 torch.set_num_threads(1)
 every_method = pytest.mark.parametrize("name", methods.NAMES)
 
 COUNTS = np.array([[40, 8], [6, 26]])
-LABEL, ATTRIBUTE = np.divmod(np.repeat(np.arange(4), COUNTS.ravel()), 2)
+MANY = np.array([[30, 4, 2], [3, 40, 5], [2, 6, 20], [9, 1, 3]])  # 4 classes, 3 attribute values
+every_shape = pytest.mark.parametrize("counts", [COUNTS, MANY], ids=["2x2", "4x3"])
 SIZES = {"batch_per_class": 6, "steps": 12, "seed": 0}
+BALANCE_GROUPS = ["reweight", "resample", "oversample", "groupdro", "gerne", "dfr", "gerne-auto"]
+
+
+def samples(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and attributes with these counts of each cell."""
+    return tuple(np.divmod(np.repeat(np.arange(counts.size), counts.ravel()), counts.shape[1]))  # type: ignore[return-value]
+
+
+LABEL, ATTRIBUTE = samples(COUNTS)
+
+
+def relabelled(phase: methods.Phase, label: np.ndarray, attribute: np.ndarray) -> np.ndarray:
+    """The attribute that a phase draws by, after a model that follows the attribute: it errs on the minority."""
+    if phase.relabel is None:
+        return attribute
+    n_classes = label.max() + 1
+    right = np.where(attribute == np.minimum(label, attribute.max()), 0.9, 0.2)
+    probability = np.full((len(label), n_classes), (1 - right[:, None]) / (n_classes - 1))
+    probability[np.arange(len(label)), label] = right
+    return phase.relabel(probability, label, attribute)
+
+
+def drawn(name: str, label: np.ndarray, attribute: np.ndarray, **sizes: int) -> Iterator[list[list[int]]]:
+    """All batches of each phase."""
+    for phase in methods.method(name):
+        yield list(phase.sampler(label, relabelled(phase, label, attribute), **{**SIZES, **sizes}))
 
 
 @every_method
-def test_a_method_trains_a_linear_network(name: str) -> None:
+@every_shape
+def test_a_method_trains_a_linear_network_on_equal_numbers_of_samples(name: str, counts: np.ndarray) -> None:
     torch.manual_seed(0)
+    label, attribute = samples(counts)
+    n_classes = len(counts)
     rng = np.random.default_rng(0)
-    features = np.stack([LABEL + rng.normal(0, 0.5, len(LABEL)), ATTRIBUTE + rng.normal(0, 0.5, len(LABEL))], axis=1)
-    x, y = torch.from_numpy(features).float(), torch.from_numpy(LABEL)
-    group = torch.from_numpy(2 * LABEL + ATTRIBUTE)
-    network = nn.Linear(2, 2)
+    features = np.concatenate([np.eye(n_classes)[label], np.eye(counts.shape[1])[attribute]], axis=1)
+    x, y = torch.from_numpy(features + rng.normal(0, 0.3, features.shape)).float(), torch.from_numpy(label)
+    network = nn.Linear(x.shape[1], n_classes)
     before = cross_entropy(network(x), y).item()
-    for phase in methods.method(name):
-        objective = phase.objective(4)
+    for phase in methods.method(name, s=1.1):
+        own = relabelled(phase, label, attribute)
+        of_own = cell_counts(label, own)
+        group = torch.from_numpy(of_own.shape[1] * label + own)
+        objective = phase.objective(of_own)
         optimiser = torch.optim.SGD(network.parameters(), lr=0.5 * phase.lr_scale)
-        for batch in phase.sampler(LABEL, ATTRIBUTE, **SIZES):
-            assert len(batch) == 2 * SIZES["batch_per_class"]
-            assert 0 <= min(batch) <= max(batch) < len(LABEL)
+        for batch in phase.sampler(label, own, **SIZES):
+            assert len(batch) == n_classes * SIZES["batch_per_class"]
+            assert 0 <= min(batch) <= max(batch) < len(label)
             value = objective(cross_entropy(network(x[batch]), y[batch], reduction="none"), group[batch])
             assert value.isfinite()
             optimiser.zero_grad()
@@ -44,46 +82,89 @@ def test_a_method_trains_a_linear_network(name: str) -> None:
 
 
 @every_method
-def test_the_same_seed_gives_the_same_batches_and_another_seed_others(name: str) -> None:
-    (phase,) = methods.method(name)
-    first, again, other = (phase.sampler(LABEL, ATTRIBUTE, **{**SIZES, "seed": seed}) for seed in (0, 0, 1))
-    assert list(first) == list(again) == [first.batch(step) for step in range(len(first))]
-    assert list(first) != list(other)
+@every_shape
+def test_batches_are_a_pure_function_of_seed_and_step(name: str, counts: np.ndarray) -> None:
+    label, attribute = samples(counts)
+    first, again, other = (list(drawn(name, label, attribute, seed=seed)) for seed in (0, 0, 1))
+    assert first == again
+    assert all(one != another for one, another in zip(first, other, strict=True))
+    for phase, batches in zip(methods.method(name), first, strict=True):
+        sampler = phase.sampler(label, relabelled(phase, label, attribute), **SIZES)
+        assert [sampler.batch(step) for step in reversed(range(12))] == batches[::-1]
 
 
 @every_method
-def test_a_phase_can_be_sent_to_another_process(name: str) -> None:
-    (phase,) = pickle.loads(pickle.dumps(methods.method(name)))
-    (here,) = methods.method(name)
-    assert list(phase.sampler(LABEL, ATTRIBUTE, **SIZES)) == list(here.sampler(LABEL, ATTRIBUTE, **SIZES))
-    assert type(phase.objective(4)) is type(here.objective(4))
+def test_a_method_can_be_sent_to_another_process(name: str) -> None:
+    here = methods.method(name)
+    there = pickle.loads(pickle.dumps(here))
+    for one, other in zip(here, there, strict=True):
+        own, others = (relabelled(phase, LABEL, ATTRIBUTE) for phase in (one, other))
+        assert list(one.sampler(LABEL, own, **SIZES)) == list(other.sampler(LABEL, others, **SIZES))
+        assert type(one.objective(COUNTS)) is type(other.objective(COUNTS))
 
 
 @every_method
-def test_a_phase_trains_everything_on_the_training_split_and_selects_by_wga(name: str) -> None:
-    (phase,) = methods.method(name)
-    assert (phase.split, phase.trainable, phase.lr_scale, phase.select_by) == ("train", "all", 1.0, "wga")
-    assert phase.on_validation is None
+def test_an_empty_binary_group_stops_the_methods_that_balance_known_groups_and_no_other(name: str) -> None:
+    label, attribute = np.array([0] * 6 + [1] * 6), np.array([0, 1] * 3 + [1] * 6)
+    if name in BALANCE_GROUPS:
+        with pytest.raises(GroupEmptyError, match=r"\[\[3, 3\], \[0, 6\]\]"):
+            list(drawn(name, label, attribute))
+    else:
+        assert [len(batches) for batches in drawn(name, label, attribute)] == [12] * len(methods.method(name))
+
+
+@every_method
+def test_an_empty_group_of_more_attributes_warns_and_its_class_keeps_its_share(name: str) -> None:
+    label, attribute = samples(np.array([[3, 4, 5], [9, 3, 0]]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        *_, batches = drawn(name, label, attribute)
+    said = [str(warning.message) for warning in caught]
+    assert [("label 1, attribute 2" in text) for text in said] == [True] * (name in BALANCE_GROUPS)
+    if name not in ("erm", "jtt", "reweight"):
+        assert np.bincount(label[np.concatenate(batches)]).tolist() == [72, 72]
+
+
+@every_method
+def test_every_method_says_its_sampler_its_objective_and_its_paper(name: str) -> None:
+    text = inspect.getdoc(methods.METHODS[name])
+    assert text is not None
+    for word in (
+        "Sampler",
+        "Objective" if "GradientExtrapolation" not in text else "GradientExtrapolation",
+        "References",
+    ):
+        assert word in text
+    for phase in methods.method(name):
+        named = type(phase.sampler(LABEL, relabelled(phase, LABEL, ATTRIBUTE), **SIZES))
+        assert f"`{named.__name__}`" in text
+        assert f"`{type(phase.objective(COUNTS)).__name__}`" in text
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "kinds"),
     [
-        ("erm", Mean),
-        ("erm-balanced", Mean),
-        ("resample", Mean),
-        ("groupdro", GroupDRO),
-        ("gerne", GradientExtrapolation),
+        ("erm", [Mean]),
+        ("erm-balanced", [Mean]),
+        ("reweight", [GroupWeighted]),
+        ("resample", [Mean]),
+        ("oversample", [Mean]),
+        ("groupdro", [GroupDRO]),
+        ("gerne", [GradientExtrapolation]),
+        ("gerne-unknown", [Mean, GradientExtrapolation]),
+        ("jtt", [Mean, Mean]),
+        ("dfr", [Mean, Mean]),
+        ("gerne-auto", [GradientExtrapolation]),
     ],
 )
-def test_each_name_has_its_objective(name: str, kind: type[nn.Module]) -> None:
-    (phase,) = methods.method(name, beta=0.25, eta=0.5)
-    objective = phase.objective(4)
-    assert type(objective) is kind
-    if isinstance(objective, GradientExtrapolation):
-        assert objective.beta.item() == 0.25
-    if isinstance(objective, GroupDRO):
-        assert (objective.eta, len(objective.q)) == (0.5, 4)
+def test_each_name_has_its_objectives(name: str, kinds: list[type[nn.Module]]) -> None:
+    found = [phase.objective(COUNTS) for phase in methods.method(name, beta=0.25, eta=0.5)]
+    assert [type(objective) for objective in found] == kinds
+    last = found[-1]
+    if isinstance(last, GradientExtrapolation):
+        assert last.beta.item() == (1.0 if name == "gerne-auto" else 0.25)  # nothing moves the automatic one
+    if isinstance(last, GroupDRO):
+        assert (last.eta, len(last.q)) == (0.5, 4)
 
 
 @pytest.mark.parametrize(
@@ -91,24 +172,57 @@ def test_each_name_has_its_objective(name: str, kind: type[nn.Module]) -> None:
     [
         # shares of the cells (0,0) (0,1) (1,0) (1,1) over a period of many steps
         ("erm", COUNTS.ravel() / 80),
+        ("reweight", COUNTS.ravel() / 80),
         ("erm-balanced", [40 / 96, 8 / 96, 6 / 64, 26 / 64]),
         ("resample", [0.25] * 4),
         ("groupdro", [0.25] * 4),
+        # 5/6 + 1.5 (1/2 - 5/6) = 1/3 of class 0; 3/16 + 1.5 (1/2 - 3/16) = 21/32 of class 1
+        ("oversample", [1 / 6, 2 / 6, 21 / 64, 11 / 64]),
+        # the errors are the 8 and 6 of the minority, each worth 3: of 80 + 2 * 14
+        ("jtt", [40 / 108, 24 / 108, 18 / 108, 26 / 108]),
     ],
 )
 def test_each_name_has_its_shares(name: str, expected: list[float]) -> None:
-    (phase,) = methods.method(name)
-    drawn = np.concatenate(list(phase.sampler(LABEL, ATTRIBUTE, batch_per_class=8, steps=60, seed=0)))
-    found = np.bincount(2 * LABEL[drawn] + ATTRIBUTE[drawn], minlength=4)
-    assert np.abs(found - np.array(expected) * len(drawn)).max() <= 1 + 1e-9
+    phase = methods.method(name, s=1.5, upweight=3.0)[-1]
+    own = relabelled(phase, LABEL, ATTRIBUTE)
+    found = np.concatenate(list(phase.sampler(LABEL, own, batch_per_class=8, steps=60, seed=0)))
+    group = np.bincount(2 * LABEL[found] + ATTRIBUTE[found], minlength=4)
+    assert np.abs(group - np.array(expected) * len(found)).max() <= 1 + 1e-9
 
 
-def test_gerne_gives_half_of_the_samples_of_each_class_to_each_half() -> None:
-    (phase,) = methods.method("gerne", c=1.0, beta=0.0)
-    for batch in phase.sampler(LABEL, ATTRIBUTE, batch_per_class=8, steps=20, seed=0):
-        biased, less_biased = batch[:8], batch[8:]
-        assert np.bincount(LABEL[biased]).tolist() == [4, 4]
-        assert np.bincount(2 * LABEL[less_biased] + ATTRIBUTE[less_biased]).tolist() == [2, 2, 2, 2]
+def test_reweight_and_resample_have_the_same_expected_loss() -> None:
+    loss = torch.from_numpy(np.random.default_rng(0).random(80))
+    (reweight,), (resample,) = methods.method("reweight"), methods.method("resample")
+    group = torch.from_numpy(2 * LABEL + ATTRIBUTE)
+    every = np.concatenate(list(reweight.sampler(LABEL, ATTRIBUTE, batch_per_class=40, steps=3, seed=0)))
+    balanced = np.concatenate(list(resample.sampler(LABEL, ATTRIBUTE, batch_per_class=3120, steps=1, seed=0)))
+    by_weight = reweight.objective(COUNTS)(loss[every], group[every])
+    by_drawing = resample.objective(COUNTS)(loss[balanced], group[balanced])  # whole rounds of 40, 8, 6 and 26
+    torch.testing.assert_close(by_weight, by_drawing, rtol=0, atol=1e-12)
+
+
+def test_oversampling_draws_what_gerne_follows_in_expectation() -> None:
+    # (1 + beta) x less biased half - beta x biased half, over a period of both: the shares of s = c (beta + 1)
+    (gerne,), (over,) = methods.method("gerne", c=0.5, beta=2.0), methods.method("oversample", s=1.5)
+    halves = np.array(
+        [np.split(np.array(b), 2) for b in gerne.sampler(LABEL, ATTRIBUTE, batch_per_class=24, steps=16, seed=0)]
+    )
+    biased, less = (np.bincount((2 * LABEL + ATTRIBUTE)[halves[:, k].ravel()], minlength=4) / 384 for k in (0, 1))
+    drawn_over = np.concatenate(list(over.sampler(LABEL, ATTRIBUTE, batch_per_class=24, steps=16, seed=0)))
+    shares = np.bincount((2 * LABEL + ATTRIBUTE)[drawn_over], minlength=4) / 768
+    np.testing.assert_allclose(3 * less - 2 * biased, shares, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gerne", "gerne-auto"])
+def test_gerne_gives_half_of_the_samples_of_each_class_to_each_half(name: str) -> None:
+    (phase,) = methods.method(name, c=0.5)
+    drawn_by_half = [
+        np.split(np.array(b), 2) for b in phase.sampler(LABEL, ATTRIBUTE, batch_per_class=12, steps=16, seed=0)
+    ]
+    for half, expected in enumerate(([80, 16, 18, 78], [64, 32, 33, 63])):  # 96 a class: alpha, and half-way to 48
+        indices = np.concatenate([parts[half] for parts in drawn_by_half])
+        assert np.bincount(2 * LABEL[indices] + ATTRIBUTE[indices]).tolist() == expected
+    assert any(set(biased) != set(less) for biased, less in drawn_by_half)
 
 
 def test_gerne_refuses_an_odd_number_of_samples_a_class() -> None:
@@ -117,34 +231,79 @@ def test_gerne_refuses_an_odd_number_of_samples_a_class() -> None:
         phase.sampler(LABEL, ATTRIBUTE, batch_per_class=7, steps=1, seed=0)
 
 
-def test_gerne_refuses_a_beta_outside_the_bounds_of_the_data() -> None:
-    # largest alpha 40/48: the bound is (5/6) / (.5 * (1/3)) - 1 = 4
+def test_gerne_refuses_a_beta_and_oversampling_an_s_outside_the_bounds_of_the_data() -> None:
+    # largest alpha 40/48: the bound is (5/6) / (.5 * (1/3)) - 1 = 4, and of s = c (beta + 1) 2.5
     (inside,), (outside,) = methods.method("gerne", beta=3.99), methods.method("gerne", beta=4.01)
     assert len(inside.sampler(LABEL, ATTRIBUTE, **SIZES)) == 12
     with pytest.raises(BetaOutOfBoundsError, match="4]"):
         outside.sampler(LABEL, ATTRIBUTE, **SIZES)
+    (at,), (beyond,) = methods.method("oversample", s=2.5), methods.method("oversample", s=2.51)
+    drawn_at = np.concatenate(list(at.sampler(LABEL, ATTRIBUTE, **SIZES)))
+    assert not ((LABEL == 0) & (ATTRIBUTE == 0))[drawn_at].any()  # at the bound the largest cell is never drawn
+    with pytest.raises(BetaOutOfBoundsError, match=r"s = 2\.51 is outside \[-0\.5, 2\.5\]"):
+        beyond.sampler(LABEL, ATTRIBUTE, **SIZES)
 
 
-@pytest.mark.parametrize("name", ["resample", "groupdro", "gerne"])
-def test_an_empty_group_stops_the_methods_that_balance_groups(name: str) -> None:
-    (phase,) = methods.method(name)
-    with pytest.raises(GroupEmptyError):
-        phase.sampler([0, 0, 1, 1], [0, 1, 1, 1], **SIZES)
+def test_the_second_model_of_two_starts_anew_and_dfr_goes_on_from_the_first() -> None:
+    for name, anew in (("gerne-unknown", True), ("jtt", True), ("dfr", False)):
+        first, second = methods.method(name)
+        assert (first.starts_anew, second.starts_anew) == (False, anew)
+        assert (first.relabel is None, second.relabel is None) == (True, name == "dfr")
+        assert (second.split, second.trainable) == (("val", "head") if name == "dfr" else ("train", "all"))
 
 
-def test_an_empty_group_of_more_attributes_warns_once() -> None:
-    (phase,) = methods.method("gerne")
-    with pytest.warns(UserWarning, match="label 1, attribute 2") as caught:
-        phase.sampler([0, 0, 0, 1, 1], [0, 1, 2, 0, 1], **SIZES)
-    assert len(caught) == 1
+def test_the_biased_model_has_its_own_rate_and_decay_and_is_picked_by_the_classes() -> None:
+    biased, second = methods.method("gerne-unknown", biased_lr_scale=0.1)
+    assert (biased.lr_scale, biased.weight_decay_scale, biased.select_by) == (0.1, 2.0, "cba")
+    assert (second.lr_scale, second.weight_decay_scale, second.select_by) == (1.0, 1.0, "wga")
 
 
-@pytest.mark.parametrize("wrong", [{"name": "GERNE"}, {"c": 0.0}, {"beta": float("nan")}])
+@pytest.mark.parametrize(("t", "needs"), [(0.5, False), (0.51, True)])
+def test_more_than_half_can_only_be_called_hard_where_validation_knows_the_attribute(t: float, needs: bool) -> None:
+    assert any(phase.needs_val_attribute for phase in methods.method("gerne-unknown", t=t)) == needs
+
+
+def test_a_first_model_without_errors_is_said() -> None:
+    relabel = methods.method("jtt")[-1].relabel
+    assert relabel is not None
+    with pytest.warns(UserWarning, match="no error"):
+        found = relabel(np.eye(2)[LABEL], LABEL, ATTRIBUTE)
+    assert not found.any()
+
+
+def test_the_budget_counts_the_steps_of_all_phases() -> None:
+    assert methods.steps_in_all(methods.method("gerne"), 600) == 600
+    assert methods.steps_in_all(methods.method("gerne-unknown"), 600) == 1200
+    assert methods.steps_in_all(methods.method("jtt", identify_share=0.1), 600) == 660
+    assert methods.steps_in_all(methods.method("dfr", refit_share=1e-9), 600) == 601
+
+
+def test_the_defaults_of_methods_and_of_the_configuration_agree() -> None:
+    defaults = {name: p.default for name, p in inspect.signature(methods.method).parameters.items() if name != "name"}
+    for name in methods.NAMES:
+        own = own_parameters(TrainConfig(method=name))
+        assert own == {parameter: defaults[parameter] for parameter in methods.parameters_of(name)}
+    assert set(defaults) == {parameter for name in methods.NAMES for parameter in methods.parameters_of(name)}
+    assert set(methods.NAMES) == set(MethodName.__args__)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "GERNE"},
+        {"c": 0.0},
+        {"beta": float("nan")},
+        {"name": "groupdro", "eta": 0.0},
+        {"name": "oversample", "s": float("inf")},
+        {"name": "gerne-unknown", "t": 1.0},
+        {"name": "gerne-unknown", "biased_lr_scale": 0.0},
+        {"name": "gerne-unknown", "c": 1.5},
+        {"name": "jtt", "upweight": 0.5},
+        {"name": "jtt", "identify_share": 0.0},
+        {"name": "dfr", "refit_share": float("nan")},
+        {"name": "dfr", "refit_lr_scale": -1.0},
+    ],
+)
 def test_an_unknown_name_or_parameter_is_refused_at_once(wrong: dict) -> None:
     with pytest.raises(InputUnsupportedError):
         methods.method(**{"name": "gerne", **wrong})
-
-
-def test_an_eta_of_zero_is_refused_at_once() -> None:
-    with pytest.raises(InputUnsupportedError, match="eta = 0"):
-        methods.method("groupdro", eta=0.0)

@@ -111,7 +111,7 @@ def test_a_damaged_checkpoint_costs_time_but_not_the_result(tmp_path):
 def test_two_phases_run_in_turn_and_resume_in_the_second(tmp_path):
     phases = (
         Phase(sampler=UniformBatchSampler, objective=lambda n: Mean(), select_by="last"),
-        Phase(sampler=UniformBatchSampler, objective=lambda n: Mean(), split="val", trainable="head", lr_scale=0.5),
+        Phase(sampler=UniformBatchSampler, objective=lambda n: Mean(), split="val", trainable="head", steps_scale=0.5),
     )
     config = _config(steps=4, evaluations=2)
     first = fit_arrays(TRAIN, VAL, config, phases=phases[:1])
@@ -120,7 +120,7 @@ def test_two_phases_run_in_turn_and_resume_in_the_second(tmp_path):
     moved = {name for name in one if not torch.equal(one[name], two[name])}
     assert moved == {"classifier.weight", "classifier.bias"}
     with pytest.raises(_Killed):
-        fit_arrays(TRAIN, VAL, config, phases=phases, keep=Keep(tmp_path, "f"), progress=_kill_after(7))
+        fit_arrays(TRAIN, VAL, config, phases=phases, keep=Keep(tmp_path, "f"), progress=_kill_after(6))
     assert _equal(fit_arrays(TRAIN, VAL, config, phases=phases, keep=Keep(tmp_path, "f")).network, both.network)
 
 
@@ -256,7 +256,8 @@ def test_no_validation_at_all_is_refused_unless_the_last_step_is_wanted():
 
 
 def test_which_methods_need_groups_follows_from_their_samplers():
-    assert {name for name in NAMES if needs_groups(method(name)[0])} == {"resample", "groupdro", "gerne"}
+    found = {name for name in NAMES if any(needs_groups(phase) for phase in method(name))}
+    assert found == {"reweight", "resample", "oversample", "groupdro", "gerne", "dfr", "gerne-auto"}
 
 
 def test_gerne_undoes_a_shortcut_that_erm_takes():
