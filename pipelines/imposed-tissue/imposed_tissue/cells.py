@@ -149,6 +149,7 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
         "val_wga": fitted.validation["wga"],
         "val_gba": fitted.validation["gba"],
         "last_val_wga": fitted.history[-1]["val_wga"],
+        "last": fitted.history[-1],
         **found,
         **{f"{name}_at_zero": value for name, value in plain.items() if name.startswith(("wga", "gba"))},
         "auroc": metrics.auroc(margin, sets["test"].label),
