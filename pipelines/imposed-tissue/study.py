@@ -56,9 +56,8 @@ def make(work: Path, config: ImposedConfig) -> None:
                 continue
             if crops is None:
                 print(f"looking for crops in {config.source}", flush=True)
-                crops = find_crops(
-                    Path(config.source), side_px=config.cohort.side_px, min_tissue=config.cohort.min_tissue
-                )
+                sizes = config.cohort.model_dump(include={"crop_px", "apart_px", "side_px", "min_tissue"})
+                crops = find_crops(Path(config.source), **sizes)
             planned = cohort.plan(crops, config.cohort, seed=seed)
             cohort.write(folder, crops, planned, polarity=polarity)
             for name in cohort.SETS:

@@ -81,7 +81,7 @@ def test_outside_the_island_nothing_of_the_crop_is_left(is_dark: bool) -> None:
 def test_crops_hold_enough_tissue_and_do_not_overlap() -> None:
     mask = np.ones((64, 96), bool)
     mask[:, 40:50] = False
-    found = list(crops.places(mask, side_px=16, min_tissue=0.93, rng=np.random.default_rng(0)))
+    found = list(crops.places(mask, side_px=16, apart_px=16, min_tissue=0.93, rng=np.random.default_rng(0)))
     count = np.zeros(mask.shape, int)
     for x, y in found:
         assert mask[y : y + 16, x : x + 16].mean() >= 0.93

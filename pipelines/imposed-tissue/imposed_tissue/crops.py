@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -48,15 +49,17 @@ class Crops:
         return self.tissue.mean(axis=(1, 2))
 
 
-def find_crops(source: Path, *, side_px: int, min_tissue: float) -> Crops:
-    """Return crops of all labelled images of a set that do not overlap within their image.
+def find_crops(source: Path, *, crop_px: int, apart_px: int, side_px: int, min_tissue: float) -> Crops:
+    """Return crops of all labelled images of a set.
 
     Parameters
     ----------
     source : Path
         Folder or CSV as `pathopatch.patches.ready_list.read_list` takes it; its patient_id is the source tile.
+    crop_px, apart_px : int
+        Side of a crop, and how far those of one image are apart, px of the image.
     side_px : int
-        Side of a crop, px of the image.
+        Side that crops are brought to.
     min_tissue : float
         Least share of tissue.
 
@@ -75,9 +78,11 @@ def find_crops(source: Path, *, side_px: int, min_tissue: float) -> Crops:
     for number, file in enumerate(files):
         image = read_image(file, look).astype(np.uint8, copy=False)
         mask = tissue_of(image)
-        for x, y in places(mask, side_px=side_px, min_tissue=min_tissue, rng=np.random.default_rng(number)):
-            pixels.append(image[:, y : y + side_px, x : x + side_px].transpose(1, 2, 0))
-            tissue.append(mask[y : y + side_px, x : x + side_px])
+        rng = np.random.default_rng(number)
+        for x, y in places(mask, side_px=crop_px, apart_px=apart_px, min_tissue=min_tissue, rng=rng):
+            rows, columns = slice(y, y + crop_px), slice(x, x + crop_px)
+            pixels.append(_resized(image[:, rows, columns].transpose(1, 2, 0), side_px))
+            tissue.append(_resized(mask[rows, columns].astype(np.float32), side_px) >= 0.5)
             owner.append(number)
     rows = listed.iloc[owner]
     return Crops(
@@ -88,6 +93,11 @@ def find_crops(source: Path, *, side_px: int, min_tissue: float) -> Crops:
     )
 
 
+def _resized(picture: NDArray[Any], side_px: int) -> NDArray[Any]:
+    """Return a square picture at another size, each pixel the mean of what it covers."""
+    return cv2.resize(np.ascontiguousarray(picture), (side_px, side_px), interpolation=cv2.INTER_AREA)
+
+
 def tissue_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which pixels of a brightfield image (3, H, W) are tissue, (H, W)."""
     height, width = image.shape[1:]
@@ -96,9 +106,9 @@ def tissue_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def places(
-    mask: NDArray[np.bool_], *, side_px: int, min_tissue: float, rng: np.random.Generator
+    mask: NDArray[np.bool_], *, side_px: int, apart_px: int, min_tissue: float, rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Yield (x, y) of squares that hold enough tissue and do not overlap, at random.
+    """Yield (x, y) of squares that hold enough tissue, at random.
 
     Random rather than the fullest first: the fullest of a class with much tissue would be fuller than the other's.
 
@@ -108,6 +118,8 @@ def places(
         Tissue.
     side_px : int
         Side of the squares.
+    apart_px : int
+        Two squares are at least this far apart along x or along y.
     min_tissue : float
         Least share of tissue.
     rng : Generator
@@ -119,7 +131,7 @@ def places(
     inner = total[side_px:, side_px:] - total[:-side_px, side_px:] - total[side_px:, :-side_px]
     held = (inner + total[:-side_px, :-side_px])[::_STEP_PX, ::_STEP_PX]
     is_free = held >= min_tissue * side_px**2
-    reach = -(-side_px // _STEP_PX) - 1
+    reach = -(-apart_px // _STEP_PX) - 1
     for row, column in rng.permutation(np.argwhere(is_free)).tolist():
         if is_free[row, column]:
             top, left = max(0, row - reach), max(0, column - reach)

@@ -16,9 +16,9 @@ FloatArray = NDArray[np.float64]
 _FINE = 4  # island pixels per pixel and side, whose mean is the feathered rim
 _COARSE_PX = 24  # side of the noise that an island is cut from
 _MEANS = np.array([0.33, 0.54, 0.30])  # optical density of red, green, blue in haematoxylin and eosin
-_SPREADS = (0.48, 0.58)  # standard deviation over mean
+_SPREADS = (0.50, 0.58)  # standard deviation over mean
 _GAIN = 190.0  # dark: grey values per unit of optical density
-_NOISE = 1.5  # of the camera, grey values
+_NOISE = 1.0  # of the camera, grey values
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Look:
 
 def draw_look(rng: np.random.Generator, *, side_px: int, is_dark: bool) -> Look:
     """Return a random stain, ground, island field and noise."""
-    strength = rng.uniform(0.85, 1.15) * rng.uniform(0.92, 1.08, 3)
+    strength = rng.uniform(0.9, 1.1) * rng.uniform(0.94, 1.06, 3)
     mean = _MEANS * strength
     if is_dark:
         mean = rng.permutation(mean)  # which channel is brightest says nothing about a fluorescent stain
@@ -110,9 +110,9 @@ def restained(pixels: NDArray[np.uint8], tissue: NDArray[np.bool_], mean: FloatA
 
 def _field(rng: np.random.Generator, side_px: int) -> FloatArray:
     """Return smooth noise with a hill somewhere, so that an island is mostly in one piece."""
-    noise = cv2.GaussianBlur(rng.normal(0, 1, (_COARSE_PX, _COARSE_PX)), (0, 0), rng.uniform(2.0, 4.0))
+    noise = cv2.GaussianBlur(rng.normal(0, 1, (_COARSE_PX, _COARSE_PX)), (0, 0), rng.uniform(2.5, 4.0))
     axis = np.linspace(-1, 1, _COARSE_PX)
-    x, y = rng.uniform(-0.9, 0.9, 2)
+    x, y = rng.uniform(-0.6, 0.6, 2)
     hill = -((axis[None, :] - x) ** 2 + (axis[:, None] - y) ** 2)
-    rough = noise / noise.std() + rng.uniform(1.0, 2.5) * hill
+    rough = noise / noise.std() + rng.uniform(3.0, 6.0) * hill
     return cv2.resize(rough, (_FINE * side_px, _FINE * side_px), interpolation=cv2.INTER_CUBIC)

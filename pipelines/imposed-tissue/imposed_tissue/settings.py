@@ -18,7 +18,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class CohortConfig(Config):
     """How the patches are made."""
 
-    side_px: int = Field(default=48, ge=16)  # at 64 px the normal lung has too few crops that are nearly all tissue
+    crop_px: int = Field(default=64, ge=16)  # px of the image; crops of 48 px show too little for a ceiling above 80
+    apart_px: int = Field(default=16, ge=4)  # crops of one image overlap, or normal lung has too few that are full
+    side_px: int = Field(default=48, ge=16)  # that they are brought to
     min_tissue: Share = 0.93
     train: int = Field(default=1000, ge=2)  # crops of each class
     conflicting: int = Field(default=50, ge=1)  # of these: small tumour, or large non-tumour
