@@ -1,0 +1,192 @@
+"""Which runs make up the study, and what does one run give? A cell is a polarity, a seed, a method and an attribute."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from imposed_tissue.settings import ImposedConfig, Polarity
+from pathopatch import metrics
+from pathopatch.config import TrainConfig, parse
+from pathopatch.debias.methods import method
+from pathopatch.groups.assign import attribute
+from pathopatch.provenance import fingerprint, read_table
+from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.fit import Fitted, fit_arrays
+from pathopatch.training.passing import needs_groups
+from pathopatch.training.selection import Standardised, logits_of
+
+CEILING = "ceiling"
+"""Not a method: erm on training crops of which half have either size, so that there is no shortcut."""
+_UNBIASED = "erm"
+_SPLITS = ("train", "val", "test")
+MIN_TISSUE = 0.01
+"""Below it a patch is blank; none of these is."""
+_COLUMNS = ("x", "label", "attribute", "tissue_fraction", "patient", "patch_id")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Parameters
+    ----------
+    polarity, seed : str, int
+        The cohort; the seed drives the training too.
+    method : str
+        As `pathopatch.debias.methods` names it, or `CEILING`.
+    cuts : tuple of float
+        Of the tissue fraction, which form the attribute that is trained and selected by: one, or those of the bins.
+    steps : int
+        Training steps of each phase.
+    """
+
+    polarity: Polarity
+    seed: int
+    method: str
+    cuts: tuple[float, ...]
+    steps: int
+
+    def key(self, config: ImposedConfig) -> str:
+        """Return what tells whether the cell was run with these settings."""
+        settings = train_config(self, config).model_dump(mode="json", exclude={"threads", "device"})
+        made = {"cohort": config.cohort.model_dump(mode="json"), "judged": config.thresholds, "bins": config.bins}
+        return fingerprint({"cell": asdict(self), "train": settings, **made})
+
+
+def cells_of(config: ImposedConfig) -> list[Cell]:
+    """Return all runs of a study; a method that needs no groups is trained once, by the first threshold."""
+    cuts = [(threshold,) for threshold in config.thresholds] + [config.bins] * bool(config.bins)
+    steps, found = config.train.steps, []
+    for seed in config.seeds:
+        for polarity in config.polarities:
+            found += [Cell(polarity, seed, _UNBIASED, cuts[0], steps * factor) for factor in config.longer]
+            found.append(Cell(polarity, seed, CEILING, cuts[0], steps))
+            for name in config.methods:
+                found += [Cell(polarity, seed, name, each, steps) for each in _cuts_of(name, config, cuts)]
+    return found
+
+
+def _cuts_of(name: str, config: ImposedConfig, cuts: Sequence[tuple[float, ...]]) -> Iterator[tuple[float, ...]]:
+    """Yield the attributes that a method is trained by."""
+    of_groups = any(needs_groups(phase) for phase in method(name))
+    yield from cuts if of_groups else cuts[:1]
+
+
+def train_config(cell: Cell, config: ImposedConfig) -> TrainConfig:
+    """Return the settings of a run."""
+    name = _UNBIASED if cell.method == CEILING else cell.method
+    changed = {"method": name, "threshold": cell.cuts[0], "seed": cell.seed, "steps": cell.steps}
+    raw = config.train.model_dump() | config.of_method.get(cell.method, {}) | changed
+    return parse(TrainConfig, raw, place=f"settings of {cell.method}")
+
+
+def load(folder: Path, cell: Cell, config: ImposedConfig) -> dict[str, PatchSet]:
+    """Return the patches of each split of a cohort, with the cell's attribute; for the ceiling half of them anew."""
+    found = _splits(work_of(folder, "patches"), cell, config, _SPLITS)
+    if cell.method == CEILING:
+        other = _splits(work_of(folder, "others"), cell, config, ("train",))["train"]
+        is_first = np.arange(len(other)) % 4 < 2  # both sets have the same crops in order, a pair of classes each
+        found["train"] = joined(_rows(found["train"], is_first), _rows(other, ~is_first))
+    return found
+
+
+def work_of(folder: Path, name: str) -> Path:
+    """Return the work folder of one of a cohort's two sets."""
+    return folder / f"work-{name}"
+
+
+def _splits(work: Path, cell: Cell, config: ImposedConfig, splits: Sequence[str]) -> dict[str, PatchSet]:
+    table, found = read_table(work / "groups.parquet"), {}
+    for split in splits:
+        patches = load_patches(work, table, input_px=config.train.input_px, splits=(split,))
+        found[split] = patches.with_attribute(attribute(patches.tissue_fraction, cell.cuts, min_tissue=MIN_TISSUE))
+    return found
+
+
+def joined(first: PatchSet, second: PatchSet) -> PatchSet:
+    """Return the patches of two sets, the first one's first."""
+    parts = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _COLUMNS}
+    return replace(first, **parts)
+
+
+def _rows(patches: PatchSet, chosen: NDArray[np.bool_]) -> PatchSet:
+    return replace(patches, **{name: getattr(patches, name)[chosen] for name in _COLUMNS})
+
+
+def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
+    """Train a cell's network, judge it on the test split, and return a row of plain values.
+
+    Parameters
+    ----------
+    cell : Cell
+        Which.
+    config : ImposedConfig
+        The study.
+    folder : Path
+        Where the cohort of the cell's polarity and seed was tiled.
+    """
+    torch.set_num_threads(1)
+    sets = load(folder, cell, config)
+    start = time.perf_counter()
+    fitted = fit_arrays(sets["train"], sets["val"], train_config(cell, config))
+    seconds = time.perf_counter() - start
+    margin = margins_of(fitted, sets["test"])
+    found = judged(margin - fitted.decision_threshold, sets["test"], config)
+    plain = judged(margin, sets["test"], config)
+    return {
+        "key": cell.key(config),
+        **asdict(cell),
+        "picked_step": fitted.step,
+        "decision_threshold": fitted.decision_threshold,
+        "val_wga": fitted.validation["wga"],
+        "val_gba": fitted.validation["gba"],
+        "last_val_wga": fitted.history[-1]["val_wga"],
+        "last": fitted.history[-1],
+        **found,
+        **{f"{name}_at_zero": value for name, value in plain.items() if name.startswith(("wga", "gba"))},
+        "auroc": metrics.auroc(margin, sets["test"].label),
+        "margin": np.round(margin, 4).tolist(),
+        "seconds": round(seconds, 1),
+    }
+
+
+def margins_of(fitted: Fitted, patches: PatchSet) -> NDArray[np.float64]:
+    """Return z1 - z0 of all patches."""
+    standardised = Standardised.of(fitted.mean, fitted.std, torch.device("cpu"))
+    logits = logits_of(fitted.network, patches, np.arange(len(patches)), standardised)  # (N, 2)
+    return np.asarray(logits[:, 1] - logits[:, 0])
+
+
+def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig) -> dict[str, Any]:
+    """Return WGA and GBA at every threshold, and accuracy and number of each (label, bin), of margins above 0.
+
+    Parameters
+    ----------
+    margin : ndarray of float64, shape (N,)
+        Less the decision threshold.
+    patches : PatchSet
+        Those that were judged.
+    config : ImposedConfig
+        Names thresholds and bins.
+    """
+    prediction = (margin > 0).astype(np.int64)
+    found: dict[str, Any] = {}
+    for threshold in config.thresholds:
+        a = attribute(patches.tissue_fraction, (threshold,), min_tissue=MIN_TISSUE)
+        groups = metrics.group_accuracies(prediction, patches.label, a)
+        found[f"wga@{threshold:g}"] = float(np.nanmin(groups.accuracy))
+        found[f"gba@{threshold:g}"] = float(np.nanmean(groups.accuracy))
+        found[f"groups@{threshold:g}"] = groups.accuracy.ravel().tolist()
+        found[f"n@{threshold:g}"] = groups.n.ravel().tolist()
+    bins = metrics.group_accuracies(
+        prediction, patches.label, attribute(patches.tissue_fraction, config.bins, min_tissue=MIN_TISSUE)
+    )
+    return {**found, "bins": bins.accuracy.ravel().tolist(), "n_bins": bins.n.ravel().tolist()}

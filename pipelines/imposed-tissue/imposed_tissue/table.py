@@ -1,0 +1,145 @@
+"""What did the study say? Its rows as tables, and each demand with what was reached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from imposed_tissue.cells import CEILING
+from imposed_tissue.settings import ImposedConfig
+
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
+PLAIN = ("erm", "erm-balanced")
+"""What a debiased method is held against."""
+_KEPT = ("polarity", "seed", "method", "steps", "picked_step", "decision_threshold", "val_wga", "last_val_wga", "auroc")
+
+
+def frame(rows: Sequence[dict[str, Any]], config: ImposedConfig) -> pd.DataFrame:
+    """Return the numbers of all runs, a row a run, in the order of the configuration; shares in percent."""
+    table = pd.DataFrame([_flat(row, config) for row in rows])
+    rank = {name: place for place, name in enumerate((*config.methods, CEILING))}
+    keys = table["method"].map(rank), -table["cuts"].str.count(","), table["cuts"]
+    order = np.lexsort((table["seed"], keys[2], keys[1], table["steps"], keys[0], table["polarity"]))
+    return table.iloc[order].reset_index(drop=True)
+
+
+def _flat(row: dict[str, Any], config: ImposedConfig) -> dict[str, Any]:
+    found = {name: row[name] for name in _KEPT} | {"cuts": ",".join(f"{cut:g}" for cut in row["cuts"])}
+    for threshold in config.thresholds:
+        for name in (f"wga@{threshold:g}", f"gba@{threshold:g}"):
+            found |= {name: 100 * row[name], f"{name}_at_zero": 100 * row[f"{name}_at_zero"]}
+        found |= {f"group {g}@{threshold:g}": 100 * value for g, value in enumerate(row[f"groups@{threshold:g}"])}
+    return found | {"val_wga": 100 * row["val_wga"], "last_val_wga": 100 * row["last_val_wga"]}
+
+
+def tables(table: pd.DataFrame, checks: Sequence[dict[str, Any]], config: ImposedConfig) -> str:
+    """Return everything that the README says in numbers, as Markdown.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `frame` returns it.
+    checks : sequence of dict
+        The leak controls.
+    config : ImposedConfig
+        The study.
+    """
+    parts = []
+    for polarity in config.polarities:
+        of_one = table[table["polarity"] == polarity]
+        if len(of_one):
+            parts += [
+                f"### {polarity.capitalize()} ground",
+                "",
+                *_methods(of_one, config),
+                "",
+                *_lengths(of_one, config),
+            ]
+            parts += ["", *_demands(of_one, config), ""]
+    return "\n".join([*parts, "### Leak controls", "", *_controls(checks)])
+
+
+def _methods(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
+    """Yield a row a method and attribute: mean and standard deviation over the seeds."""
+    judged = config.thresholds
+    head = [f"WGA at {t:g}" for t in judged] + [f"GBA at {judged[0]:g}", f"WGA at {judged[0]:g}, threshold 0"]
+    yield "| method | trained by | " + " | ".join([*head, "lowest seed", "on validation: picked, last"]) + " |"
+    yield "|---" * (len(head) + 4) + "|"
+    main = table[table["steps"] == config.train.steps]
+    for (name, cuts), part in main.groupby(["method", "cuts"], sort=False):
+        first = f"wga@{judged[0]:g}"
+        cells = [_mean(part[f"wga@{t:g}"]) for t in judged] + [_mean(part[f"gba@{judged[0]:g}"])]
+        cells += [_mean(part[f"{first}_at_zero"]), f"{part[first].min():.1f}"]
+        cells += [f"{part['val_wga'].mean():.1f}, {part['last_val_wga'].mean():.1f}"]
+        yield f"| {name} | {cuts} | " + " | ".join(cells) + " |"
+
+
+def _lengths(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
+    """Yield what erm reaches when it is trained longer."""
+    name, first = PLAIN[0], f"wga@{config.thresholds[0]:g}"
+    said = [f"{steps:,} steps {_mean(part[first])}" for steps, part in table[table["method"] == name].groupby("steps")]
+    yield f"{name}, WGA at {config.thresholds[0]:g} by length: {'; '.join(said)}."
+
+
+def _demands(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
+    """Yield each demand with what was reached."""
+    first = f"wga@{config.thresholds[0]:g}"
+    by_one = table[(table["cuts"] == f"{config.thresholds[0]:g}") & (table["steps"] == config.train.steps)]
+    debiased = by_one[~by_one["method"].isin([*PLAIN, CEILING])]
+    if debiased.empty:
+        return
+    mean = debiased.groupby("method")[first].mean()
+    best = str(mean.idxmax())
+    plain = table[table["method"].isin(PLAIN)].groupby(["method", "steps"])[first].mean()
+    lowest = debiased.loc[debiased["method"] == best, first].min()
+    yield (
+        f"- Best debiased method: {best}, {mean[best]:.1f} (82 or more), lowest seed {lowest:.1f} (75 or more), "
+        f"{mean[best] - plain.max():+.1f} over {plain.idxmax()[0]} at {plain.idxmax()[1]:,} steps, the best plain one "
+        "(15 or more)."
+    )
+    if "gerne" in mean:
+        yield f"- gerne: {mean['gerne'] - mean[best]:+.1f} from the best (within 3)."
+    tuned = mean.drop("gerne-auto", errors="ignore")
+    if "gerne-auto" in mean:
+        gap = mean["gerne-auto"] - tuned.max()
+        yield f"- gerne-auto: {gap:+.1f} from the best of the others, {tuned.idxmax()} (within 2)."
+    yield from _of_bins(table, config)
+
+
+def _of_bins(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
+    """Yield how far the thresholds are apart where bins were trained, and where a single cut was."""
+    names = [f"wga@{t:g}" for t in config.thresholds]
+    for cuts, part in table[~table["method"].isin([*PLAIN, CEILING])].groupby("cuts"):
+        mean = part.groupby("method")[names].mean()
+        gap = mean[names[-1]] - mean[names[0]]
+        said = ", ".join(f"{name} {value:+.1f}" for name, value in gap.items())
+        yield f"- Trained by {cuts}, WGA at {config.thresholds[-1]:g} less that at {config.thresholds[0]:g}: {said}."
+
+
+def _controls(checks: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield the leak controls, a row each."""
+    yield "AUROC of the class on the test split, 95 % interval over source tiles."
+    yield ""
+    names = list(dict.fromkeys(name for row in checks for name in row["auroc"]))
+    yield "| cohort | " + " | ".join(names) + " |"
+    yield "|---" * (len(names) + 1) + "|"
+    for row in sorted(checks, key=lambda row: (row["polarity"], row["seed"])):
+        cells = ["{:.3f} ({:.3f} to {:.3f})".format(*row["auroc"][name]) for name in names]
+        yield f"| {row['polarity']}, seed {row['seed']} | " + " | ".join(cells) + " |"
+
+
+def _mean(values: pd.Series) -> str:
+    spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():.1f}{spread}"
+
+
+def fill(readme: Path, text: str) -> None:
+    """Put the tables between the markers of a file, in place of what stands there."""
+    old = readme.read_text(encoding="utf-8")
+    head, rest = old.split(BEGIN)
+    _, tail = rest.split(END)
+    readme.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
