@@ -253,6 +253,9 @@ class TrainConfig(Config):
     t: float = Field(default=0.1, gt=0, lt=1)  # gerne-unknown: hard share of each class; to be tuned
     biased_lr_scale: float = Field(default=1.0, gt=0)  # gerne-unknown; the paper's tenth was under-trained
     biased_weight_decay_scale: float = Field(default=2.0, gt=0)  # gerne-unknown; the paper's
+    # gerne-unknown: which biased model; the paper's is the best by class, but a balanced validation prefers the least
+    # biased one, whose hard samples are not the minority: then the last
+    biased_select: Literal["cba", "last"] = "cba"
     jtt_upweight: float = Field(default=20.0, ge=1)  # samples that one of the error set stands for
     jtt_identify_share: float = Field(default=0.25, gt=0, le=1)  # of `steps`; longer, and no error is left
     dfr_refit_share: float = Field(default=1.0, gt=0)  # of `steps`, for the last layer alone

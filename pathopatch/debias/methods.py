@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,7 @@ def method(
     t: float = 0.1,
     biased_lr_scale: float = 1.0,
     biased_weight_decay_scale: float = 2.0,
+    biased_select: Literal["cba", "last"] = "cba",
     upweight: float = 20.0,
     identify_share: float = 0.25,
     refit_share: float = 1.0,
@@ -73,6 +75,8 @@ def method(
     biased_lr_scale, biased_weight_decay_scale : float
         Of gerne-unknown: factors on learning rate and weight decay of the biased model. The paper has a tenth and 2; at
         a tenth the biased model was under-trained where this was measured, so the first is to be tuned.
+    biased_select : {"cba", "last"}
+        Of gerne-unknown: which step of the biased model is kept.
     upweight, identify_share : float
         Of jtt: how many samples one of the error set stands for, and steps of the first model by those of the second:
         it has to stop before it knows the training set by heart.
@@ -100,6 +104,7 @@ def method(
         "t": t,
         "biased_lr_scale": biased_lr_scale,
         "biased_weight_decay_scale": biased_weight_decay_scale,
+        "biased_select": biased_select,
         "upweight": upweight,
         "identify_share": identify_share,
         "refit_share": refit_share,
@@ -218,11 +223,18 @@ def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
 
 
 def gerne_unknown(
-    *, c: float, beta: float, t: float, biased_lr_scale: float, biased_weight_decay_scale: float
+    *,
+    c: float,
+    beta: float,
+    t: float,
+    biased_lr_scale: float,
+    biased_weight_decay_scale: float,
+    biased_select: Literal["cba", "last"],
 ) -> tuple[Phase, ...]:
     """Return gradient extrapolation with unknown attributes: a biased model, pseudo-groups by it, then a new model.
 
-    Samplers: `ClassBalancedBatchSampler` with `Mean`, the checkpoint picked by the mean of the classes' accuracies;
+    Samplers: `ClassBalancedBatchSampler` with `Mean`, the checkpoint picked by the mean of the classes' accuracies, as
+    in the paper, or the last: where validation is balanced, the former prefers the least biased model;
     then `GerneBatchSampler` with `GradientExtrapolation` on the pseudo-attributes of `pseudo.pseudo_attributes`, A = 2.
     Where validation knows no attribute either, its groups are the classes, and t must be at most 1/2.
 
@@ -230,6 +242,8 @@ def gerne_unknown(
     ----------
     Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236, section 4.2 and Algorithm 2.
     """
+    if biased_select not in ("cba", "last"):
+        raise InputUnsupportedError(f"biased_select = {biased_select!r}", remedy="Use 'cba' or 'last'.")
     if not 0 < t < 1:
         raise InputUnsupportedError(f"t = {t} is outside (0, 1)", remedy="Use a share, for instance 0.1.")
     biased = Phase(
@@ -237,7 +251,7 @@ def gerne_unknown(
         objective=_mean,
         lr_scale=_above_zero("biased_lr_scale", biased_lr_scale),
         weight_decay_scale=_above_zero("biased_weight_decay_scale", biased_weight_decay_scale),
-        select_by="cba",
+        select_by=biased_select,
         needs_val_attribute=t > 0.5,
     )
     (known,) = gerne(c=c, beta=beta)

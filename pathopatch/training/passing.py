@@ -68,7 +68,7 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
     return method(config.method, **own_parameters(config))
 
 
-def own_parameters(config: TrainConfig) -> dict[str, float]:
+def own_parameters(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that the configured method reads and others may not, under the method's names for them."""
     names = parameters_of(config.method)
     return {name: getattr(config, _SETTINGS.get(name, name)) for name in names}

@@ -71,7 +71,7 @@ def test_all_labelled_patches_are_judged_together_whatever_their_split(outside: 
     assert numbers["splits"]["all"]["fraction_only"]["n"] == judged["n"]
     assert sorted(path.name for path in out.iterdir()) == [
         "ablation.csv", "calibration.csv", "groups.csv", "metrics.json", "predictions.parquet", "reliability.csv",
-        "tissue_dependence.csv",
+        "sweep.csv", "tissue_dependence.csv",
     ]  # fmt: skip
 
 
