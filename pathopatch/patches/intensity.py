@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import cv2
@@ -123,11 +124,18 @@ def scale(
     scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
     is_plain = patches.flags.c_contiguous and scaled.flags.c_contiguous and patches.ndim > 2 and patches.size > 0
     if patches.dtype == np.uint8 and is_plain and bool((window == window[0]).all()):
-        values = _scaled(np.arange(256, dtype=np.uint8)[None, None], window[:1], np.empty((1, 1, 256), np.float32))
+        values = _byte_values(*window[0].tolist())
         rows = -1, patches.shape[-1]
-        cv2.LUT(cast(Any, patches.reshape(rows)), cast(Any, values.ravel()), dst=cast(Any, scaled.reshape(rows)))
+        cv2.LUT(cast(Any, patches.reshape(rows)), cast(Any, values), dst=cast(Any, scaled.reshape(rows)))
         return scaled
     return _scaled(patches, window, scaled)
+
+
+@lru_cache(maxsize=64)
+def _byte_values(low: float, high: float) -> NDArray[np.float32]:
+    """Return what each value of a byte becomes, shape (256,)."""
+    every = np.arange(256, dtype=np.uint8)[None, None]
+    return _scaled(every, np.array([[low, high]]), np.empty((1, 1, 256), np.float32)).ravel()
 
 
 def _scaled(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import cv2
 import numpy as np
@@ -118,7 +118,7 @@ class TissueModel:
         ndarray of bool, shape (height, width)
         """
         columns, rows = (
-            np.minimum(((start + (np.arange(n) + 0.5) * downsample) / step).astype(np.int64), size - 1)
+            _nearest(start, n, downsample, step, size)
             for start, n, step, size in zip(
                 (x, y), inside, (self.scale_x, self.scale_y), self.mask.shape[::-1], strict=True
             )
@@ -194,6 +194,14 @@ class TissueModel:
     def _limits_of(self) -> dict[np.dtype[np.generic], list[np.generic | None]]:
         """What `_limits` has worked out."""
         return {}
+
+
+@lru_cache(maxsize=1024)  # the patches of a column, and of a row, share theirs
+def _nearest(start: int, n: int, downsample: float, step: float, size: int) -> NDArray[np.int64]:
+    """Return which of the mask's pixels along an axis lies nearest to each of a patch's; not to be written into."""
+    found = np.minimum(((start + (np.arange(n) + 0.5) * downsample) / step).astype(np.int64), size - 1)
+    found.flags.writeable = False
+    return found
 
 
 def _picked(mask: NDArray[np.bool_], places: NDArray[np.int64], *, axis: int) -> NDArray[np.bool_]:
