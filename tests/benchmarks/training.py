@@ -50,14 +50,14 @@ def training_step(name: str, steps: int = 10) -> Work:
     return run
 
 
-def training_loop(steps: int = 60) -> Work:
+def training_loop(steps: int = 200) -> Work:
     """A whole run without validation: patches in memory, drawn, varied, averaged weights, on one thread."""
     patches = _patches(np.random.default_rng(0))
     config = TrainConfig(method="resample", steps=steps, select="last", tune_threshold=False, threads=1, device="cpu")
     return lambda: fit_arrays(patches, None, config)
 
 
-def bare_steps(steps: int = 60) -> Work:
+def bare_steps(steps: int = 200) -> Work:
     """Forward, backward and AdamW on batches of the same size that lie ready, standardised and channels last."""
     x = torch.randn(steps, 64, 3, 64, 64).flatten(0, 1).contiguous(memory_format=torch.channels_last)
     batches, label = x.split(64), torch.arange(64) % 2
