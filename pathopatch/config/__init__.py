@@ -1,0 +1,50 @@
+"""What can be set: one frozen model per stage, each default in one place with its reason.
+
+Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
+"""
+
+from pathopatch.config.base import MPP_RANGE, Config, Fraction, parse
+from pathopatch.config.slides import (
+    AnnotationConfig,
+    IntensityConfig,
+    LabelConfig,
+    ReadyConfig,
+    RegistrationConfig,
+    TileConfig,
+    TissueConfig,
+)
+from pathopatch.config.study import EvaluateConfig, PredictConfig, StudyConfig, load_study
+from pathopatch.config.training import (
+    RANK_METHODS,
+    AugmentConfig,
+    GroupsConfig,
+    MethodName,
+    SplitsConfig,
+    TrainConfig,
+    TuneConfig,
+)
+
+__all__ = [
+    "AnnotationConfig",
+    "AugmentConfig",
+    "Config",
+    "EvaluateConfig",
+    "Fraction",
+    "GroupsConfig",
+    "IntensityConfig",
+    "LabelConfig",
+    "MPP_RANGE",
+    "MethodName",
+    "PredictConfig",
+    "RANK_METHODS",
+    "ReadyConfig",
+    "RegistrationConfig",
+    "SplitsConfig",
+    "StudyConfig",
+    "TileConfig",
+    "TissueConfig",
+    "TrainConfig",
+    "TuneConfig",
+    "load_study",
+    "parse",
+]

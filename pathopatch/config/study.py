@@ -1,0 +1,124 @@
+"""What can be set about a whole study, its evaluation and its predictions."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pathopatch.config.base import Config, Fraction, parse
+from pathopatch.config.slides import ReadyConfig, TileConfig
+from pathopatch.config.training import GroupsConfig, MethodName, SplitsConfig, TrainConfig, TuneConfig
+from pathopatch.errors import InputMissingError, InputUnsupportedError
+
+
+class EvaluateConfig(Config):
+    """How runs are judged."""
+
+    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
+    seed: int = 0
+    least_per_group: int = Field(default=25, ge=1)  # in a sweep; the standard error of a smaller group tops 10 points
+    ablation: bool = True  # predict once more without each channel: which ones a model leans on
+
+
+class PredictConfig(Config):
+    """How slides are predicted."""
+
+    batch: int = Field(default=64, ge=1)
+    all_patches: bool = False
+    min_tissue: Fraction | None = None  # None: the bundle's
+    stride_px: int | None = Field(default=None, ge=1)
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+
+class StudyConfig(Config):
+    """A whole study: ``pathopatch run study.toml``.
+
+    It starts from slides (`manifest`) or from ready patches (`patches`), which have no slides to predict and are cut as
+    they are.
+    """
+
+    manifest: Path | None = None
+    patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
+    work: Path
+    tile: TileConfig = TileConfig()
+    ready: ReadyConfig = ReadyConfig()  # goes with patches
+    groups: GroupsConfig = GroupsConfig()
+    methods: tuple[MethodName, ...] = Field(
+        default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
+    )
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig | None = None  # None: train once with the settings of [train]
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+    predict_split: Literal["train", "val", "test", "all", "none"] = "test"
+    jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
+    # What the methods are trained by: each threshold of [groups], its bins if it has any, and, where a method has
+    # such a form, the rank of the tissue fraction, selected at each threshold.
+    attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
+    splits: SplitsConfig = SplitsConfig()
+
+    @model_validator(mode="after")
+    def _a_fold_predicts_what_it_tests(self) -> StudyConfig:
+        if self.splits.folds > 1 and self.predict_split not in ("test", "none"):
+            raise ValueError("with folds each slide is predicted by a model that has not seen its patient, or none is")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patches_are_not_predicted(cls, raw: Any) -> Any:
+        has_no_slides = isinstance(raw, dict) and raw.get("patches") is not None
+        return {"predict_split": "none", **raw} if has_no_slides else raw
+
+    @model_validator(mode="after")
+    def _slides_or_patches(self) -> StudyConfig:
+        if (self.manifest is None) == (self.patches is None):
+            raise ValueError("give manifest or patches, one of the two")
+        if self.patches is None:
+            if self.ready != ReadyConfig():
+                raise ValueError("ready goes with patches: slides are cut as [tile] says")
+            return self
+        default = TileConfig()
+        asked = [
+            f"tile.{name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
+        ]
+        asked += ["predict_split"] if self.predict_split != "none" else []
+        if asked:
+            raise ValueError(f"ready patches are as they are and have no slides: leave out {', '.join(asked)}")
+        return self
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Return the study written in a TOML file; relative paths in it are relative to the file.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputUnsupportedError
+        It is not TOML, or a key is unknown, missing or out of range; all such keys are listed.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputMissingError(
+            f"no study file {path}", place=str(path), remedy="give the path of a TOML study file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputUnsupportedError(
+            f"not a TOML file: {error}", place=str(path), remedy="mend the syntax at that line"
+        ) from error
+    study = parse(StudyConfig, raw, place=str(path))
+    base = path.resolve().parent
+    given = {name: getattr(study, name) for name in ("manifest", "patches", "work")}
+    return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})
