@@ -277,10 +277,16 @@ def bootstrap_by_patient(
     _, code, size = np.unique(ids, return_inverse=True, return_counts=True)
     if len(size) < 2 or resamples == 0:
         return float("nan"), float("nan")
-    members = np.split(np.argsort(code, kind="stable").astype(np.int64), np.cumsum(size)[:-1])
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(size), size=(resamples, len(size)))
-    values = np.array([statistic(np.concatenate([members[p] for p in draw])) for draw in draws], dtype=np.float64)
+    order = np.argsort(code, kind="stable").astype(np.int64)  # samples, patient by patient
+    start, rng = np.cumsum(size) - size, np.random.default_rng(seed)
+
+    def drawn() -> IntArray:
+        people = rng.integers(len(size), size=len(size))  # one draw at a time: a set may have 200,000 patients
+        n = size[people]
+        place: IntArray = order[np.repeat(start[people] - (np.cumsum(n) - n), n) + np.arange(n.sum())]
+        return place
+
+    values = np.array([statistic(drawn()) for _ in range(resamples)], dtype=np.float64)
     values = values[~np.isnan(values)]
     if values.size == 0:
         return float("nan"), float("nan")
