@@ -17,7 +17,7 @@ from pathopatch.groups.shortcut import attribute_score, cohort_verdict, fraction
 from pathopatch.groups.splits import SPLITS
 from pathopatch.groups.sweep import alpha_of, sweep
 
-VERSION = 2
+VERSION = 3
 """Of what an audit holds; one of another version is made anew."""
 
 
@@ -153,7 +153,7 @@ def _attribute_only(part: pd.DataFrame, column: str, **settings: Any) -> dict[st
     """Return how well the patches' own attribute alone tells the label."""
     label, patient = part["label"].to_numpy(np.int64), part["patient_id"].to_numpy(dtype=str)
     score = attribute_score(label, part[column].to_numpy(np.int64), patient)
-    return fraction_only(label, score, patient, **settings)
+    return fraction_only(label, score, patient, is_directed=True, **settings)
 
 
 def _arrays(part: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]:

@@ -2,7 +2,8 @@
 
 The rule of the verdict: **a shortcut is flagged where the 95 % interval by patient of the fraction's AUROC lies wholly
 above 0.55 or wholly below 0.45**, in the training patches or in all labelled patches together. With fewer than six
-patients, or fewer than three that show one of the labels, nothing is flagged and nothing is cleared.
+patients, or fewer than three that show one of the labels, nothing is flagged and nothing is cleared. Of an attribute of
+the patches' own only above 0.55 counts: which value speaks for tumour is learnt from other patients.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def fraction_only(
     fraction: NDArray[np.float64],
     patient: NDArray[Any],
     *,
+    is_directed: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -41,6 +43,8 @@ def fraction_only(
         Tissue fraction, in [0, 1].
     patient : ndarray, shape (N,)
         Patient of each patch: the unit that is resampled.
+    is_directed : bool
+        The number is made so that more of it speaks for tumour: an AUROC below 0.5 then gives no label away.
     resamples : int
         Resamples of patients behind each interval; 0 for none.
     seed : int
@@ -66,7 +70,7 @@ def fraction_only(
         return {**found, **dict.fromkeys((*names, *elsewhere)), "verdict": UNKNOWN, "is_flagged": False}
     low, high = bootstrap_by_patient(auroc_of(fraction, label), patient, resamples=resamples, seed=seed)
     accuracy, threshold, larger = _best_cut(label, fraction)
-    told = _verdict(low, high, patients=len(people), of_label=min(of_label))
+    told = _verdict(low, high, patients=len(people), of_label=min(of_label), is_directed=is_directed)
     return {
         **found,
         "auroc": auroc(fraction, label),
@@ -97,8 +101,9 @@ def attribute_score(label: NDArray[np.int64], attribute: NDArray[np.int64], pati
     Returns
     -------
     ndarray of float64, shape (N,)
-        Rank of the value by its share of tumour in the other folds of patients, from 0 to 1; to be judged as
-        `fraction_only` judges the tissue fraction.
+        Rank of the value by its share of tumour in the other folds of patients, from 0 to 1; to be judged by
+        `fraction_only` as a directed number. Where the attribute says nothing its AUROC lies somewhat below 0.5: what
+        one fold has too much of, the others have too little of.
     """
     people, place = np.unique(patient, return_inverse=True)
     folds = max(2, min(_FOLDS, len(people)))
@@ -141,11 +146,11 @@ def cohort_verdict(by_split: Mapping[str, Mapping[str, Any]], whole: Mapping[str
     }
 
 
-def _verdict(low: float, high: float, *, patients: int, of_label: int) -> str:
+def _verdict(low: float, high: float, *, patients: int, of_label: int, is_directed: bool) -> str:
     """Return what the interval of the AUROC allows to be said."""
     if patients < LEAST_PATIENTS or of_label < LEAST_PATIENTS_OF_A_LABEL or np.isnan(low):
         return UNKNOWN
-    if low > 0.5 + LEAST_EFFECT or high < 0.5 - LEAST_EFFECT:
+    if low > 0.5 + LEAST_EFFECT or (high < 0.5 - LEAST_EFFECT and not is_directed):
         return FLAGGED
     return NEGLIGIBLE if low >= 0.5 - LEAST_EFFECT and high <= 0.5 + LEAST_EFFECT else NOT_SHOWN
 

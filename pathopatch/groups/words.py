@@ -33,7 +33,7 @@ def verdict_text(found: Mapping[str, Any]) -> str:
     """
     verdict = found["verdict"]
     told = judged_in(found)[verdict["by"]]
-    is_own = "attribute_only" in found
+    is_own, (other, tumor) = "attribute_only" in found, naming_in(found).labels
     where = "all labelled patches" if verdict["by"] == "all" else "the training patches"
     effect = verdict["least_effect"]
     if told["auroc"] is None:
@@ -48,11 +48,12 @@ def verdict_text(found: Mapping[str, Any]) -> str:
     if verdict["verdict"] == NEGLIGIBLE:
         return f"No shortcut of any size: {seen} ({people}), within {effect:g} of 0.5."
     if verdict["verdict"] == NOT_SHOWN:
-        far = max(told["auroc_low"], told["auroc_high"], key=lambda end: abs(end - 0.5))
+        ends = (0.5 if is_own else told["auroc_low"], told["auroc_high"])
+        far = max(ends) if is_own else max(ends, key=lambda end: abs(end - 0.5))
         return f"No shortcut is shown: {seen} ({people}). One as strong as {far:.2f} is not excluded."
     return (
-        f"NOT KNOWN. {seen[0].upper()}{seen[1:]}, but {people} ({told['patients_with_tumor']} with tumour, "
-        f"{told['patients_with_non_tumor']} with non-tumour) are too few for a verdict, which takes "
+        f"NOT KNOWN. {seen[0].upper()}{seen[1:]}, but {people} ({told['patients_with_tumor']} with {tumor}, "
+        f"{told['patients_with_non_tumor']} with {other}) are too few for a verdict, which takes "
         f"{LEAST_PATIENTS} and {LEAST_PATIENTS_OF_A_LABEL} of each label."
     )
 
@@ -80,8 +81,8 @@ def describe(found: Mapping[str, Any]) -> str:
     """
     lines = [verdict_text(found), ""]
     lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
-    lines += [_fraction_line(split, told) for split, told in found["fraction_only"].items()]
     naming = naming_in(found)
+    lines += [_fraction_line(split, told, naming.labels[1]) for split, told in found["fraction_only"].items()]
     for threshold, by_split in found["thresholds"].items():
         if naming.is_own and threshold != next(iter(found["thresholds"])):
             continue  # the patches' own attribute is the same at every threshold
@@ -145,9 +146,9 @@ def tables(found: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
     }
 
 
-def _fraction_line(split: str, told: Mapping[str, Any]) -> str:
+def _fraction_line(split: str, told: Mapping[str, Any], tumor: str) -> str:
     """Return one split's line about the fraction alone."""
-    line = f"  {split:<6} {told['n']:>7} patches of {told['patients']} patients, {told['tumor']} tumour"
+    line = f"  {split:<6} {told['n']:>7} patches of {told['patients']} patients, {told['tumor']} {tumor}"
     if told["auroc"] is None:
         return f"{line}: one label only"
     side = ">=" if told["larger_is_tumor"] else "<"
@@ -155,7 +156,7 @@ def _fraction_line(split: str, told: Mapping[str, Any]) -> str:
     away = "" if elsewhere is None else f"; {elsewhere:.3f} on patients it was not chosen on"
     return (
         f"{line}: AUROC {_interval(told, 'auroc')}, accuracy {told['accuracy']:.3f} "
-        f"with tumour where the fraction is {side} {told['threshold']:.3g}{away}; always the commoner label "
+        f"with {tumor} where the fraction is {side} {told['threshold']:.3g}{away}; always the commoner label "
         f"{told['majority']:.3f}"
     )
 

@@ -153,3 +153,19 @@ def test_an_attribute_of_many_values_does_not_tell_labels_it_was_scored_by() -> 
     told = fraction_only(label, attribute_score(label, values, who), who, resamples=100)
     assert told["auroc"] == pytest.approx(0.5, abs=0.08)
     assert not told["is_flagged"]
+
+
+def test_an_attribute_that_speaks_one_way_here_and_the_other_way_there_gives_no_label_away() -> None:
+    # As many patients in whom a value goes with tumour as in whom it goes against it: from the others one learns wrong.
+    who = np.repeat(np.arange(10), 40)
+    direction = np.array([1, 1, -1, -1, 0])[np.random.default_rng(0).permutation(10) % 5][who]
+    label = np.tile([0, 1], 200)
+    value = np.where(direction == 1, label, np.where(direction == -1, 1 - label, np.arange(400) // 2 % 2))
+    told = fraction_only(label, attribute_score(label, value, who), who, is_directed=True, resamples=300)
+    assert told["auroc_high"] < 0.45
+    assert told["verdict"] == NOT_SHOWN
+    cohort = pd.DataFrame({"patch_id": np.arange(400).astype(str), "slide_id": "s", "patient_id": who.astype(str)})
+    cohort = cohort.assign(label=label, tissue_fraction=0.5, attribute=np.array(["ink", "no ink"])[value])
+    found = audit(assign_groups(cohort, [0.25]), [0.25], resamples=300)
+    assert not found["verdict"]["is_flagged"]
+    assert "One as strong as 0.50 is not excluded" in verdict_text(found)
