@@ -269,7 +269,7 @@ def evaluate(
         return compared
     for name in sorted(pooled):
         pool_run(work, name, config=config, force=force)
-    write_fold_tables(work, sorted(pooled))
+    write_fold_tables(work)
     return compare(work, config=config)
 
 

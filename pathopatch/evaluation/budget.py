@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pathopatch.config import TrainConfig
+from pathopatch.debias.methods import NAMES, steps_in_all
 from pathopatch.files import inside, read_json
+from pathopatch.training.passing import phases_of
 
 SEARCH_FILE = "search.json"
 BUDGET = ("steps", "batch_per_class", "search")
@@ -33,7 +36,8 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
     -------
     dict
         ``steps`` and ``batch_per_class`` of the training that is kept; ``trials``, of which it won (1 where it was
-        trained once); ``search_steps``, which all trials took, pruned ones included; ``search``, what the search was
+        trained once; those of all folds together); ``search_steps``, which all trials took in all phases of the method,
+        pruned ones included; ``search``, what the search was
         offered, such as "8 trials" or "4800 steps", "none" without a search. NaN and "" where that is not known.
     """
     nothing = float("nan")
@@ -41,7 +45,7 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
         "steps": config.get("steps", nothing),
         "batch_per_class": config.get("batch_per_class", nothing),
         "trials": 1 if config else nothing,
-        "search_steps": config.get("steps", nothing),
+        "search_steps": _taken(config),
         "search": NO_SEARCH if config else "",
     }
     path = inside(work, "runs", name, SEARCH_FILE)
@@ -49,6 +53,14 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
         facts = read_json(path)
         found |= {"trials": facts["trials"], "search_steps": facts["steps"], "search": facts["offered"]}
     return found
+
+
+def _taken(config: Mapping[str, Any]) -> float:
+    """Return the steps of one training, all phases of its method together; NaN where that is not known."""
+    if config.get("method") not in NAMES:
+        return config.get("steps", float("nan"))  # type: ignore[no-any-return]
+    known = TrainConfig.model_validate({key: config[key] for key in config if key in TrainConfig.model_fields})
+    return steps_in_all(phases_of(known), known.steps)
 
 
 def unequal(searches: list[str], references: list[str]) -> str:

@@ -169,7 +169,7 @@ def calibration(
     """
     label = table["label"].to_numpy(dtype=np.int64)
     after = table["probability"].to_numpy(dtype=np.float64)
-    before = 1 / (1 + np.exp(-table["logit"].to_numpy(dtype=np.float64)))
+    before = 0.5 * (1 + np.tanh(0.5 * table["logit"].to_numpy(dtype=np.float64)))  # no exponential overflows
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     kinds = {"before": before} | ({} if np.allclose(before, after, rtol=0, atol=1e-9) else {"after": after})
     found: dict[str, Any] = {}

@@ -1,6 +1,7 @@
 """Answers how the evaluated runs compare, and what each gained or lost on every group against ERM.
 
-"ERM" is the better of plain and class-balanced ERM by validation WGA, of the same seed where there is one. Gains
+"ERM" is the better of plain and class-balanced ERM by validation WGA, of the same seed where there is one, see
+`_reference`. Gains
 are paired: both runs are judged on the same patches, and an interval resamples patients for both at once.
 """
 
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.evaluation.budget import BUDGET, budget_of
-from pathopatch.evaluation.dependence import dependence_comparison
+from pathopatch.evaluation.dependence import dependence_comparison, own_rows
 from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
+from pathopatch.evaluation.guards import require_these_groups
 from pathopatch.evaluation.judge import patient_counts, pooled_accuracy, with_interval
 from pathopatch.evaluation.sweep import sweep_text
 from pathopatch.files import inside, read_json, write_bytes
@@ -65,13 +67,13 @@ def compare(
         biased_average, wga_at_zero,
         wga_val, gba_val; for each group g ``accuracy_g`` (with ``_low`` and
         ``_high``), ``n_g``, ``patients_g``; reference (the ERM run), ``gain_wga`` and ``gain_g`` with ``_low``
-        and ``_high``; sweep, in words how WGA and its gain behave over all tissue thresholds. NaN where something is
-        missing.
+        and ``_high``; sweep, in words how WGA and its gain over the ERM run of the training attribute behave over all
+        tissue thresholds. NaN where something is missing.
 
     Raises
     ------
-    InputMissingError
-        No run is evaluated on that split, or a named one is not.
+    InputMissingError, StaleArtefactError
+        See `comparison`.
     """
     table = comparison(work, runs, split=split, config=config)
     text: str = table.to_csv(index=False, lineterminator="\n")
@@ -99,9 +101,12 @@ def comparison(
     ------
     InputMissingError
         No run is evaluated on that split, or a named one is not.
+    StaleArtefactError
+        A run was judged by groups that have been formed anew since.
     """
     config = config or EvaluateConfig()
     names = evaluated_runs(work) if runs is None else list(runs)
+    require_these_groups(work, names)
     wanted = ("test", "val") if split is None else (split,)
     found = [[row for name in names for row in _rows_of(work, name, each)] for each in wanted]
     rows = next((rows for rows in found if rows), [])
@@ -118,10 +123,12 @@ def comparison(
     gains = [_gains(row, table, predictions, patient, config) for _, row in table.iterrows()]
     table = pd.concat([table, pd.DataFrame(gains, index=table.index)], axis=1)
     swept = {name: sweep_of(work, name, rows[0]["split"]) for name in table["run"].unique()}
-    table["sweep"] = [
-        sweep_text(swept[run], swept.get(other) if other != run else None) if len(swept[run]) else ""
-        for run, other in zip(table["run"], table["reference"], strict=True)
-    ]
+    held = own_rows(table).set_index("run")["reference"]
+    told = {
+        run: sweep_text(mine, swept.get(held[run]) if held[run] != run else None) if len(mine) else ""
+        for run, mine in swept.items()
+    }
+    table["sweep"] = table["run"].map(told)
     return table.sort_values(["threshold", "method", "seed", "run"], kind="stable", ignore_index=True)
 
 
@@ -282,14 +289,16 @@ def _number(value: float | None) -> float:
 def _reference(table: pd.DataFrame, row: pd.Series[Any]) -> str:
     """Return the ERM run that a row is held against; empty if there is none.
 
-    Only a run of as many steps and samples a step, and of the same search, will do. The same seed and training
-    attribute come first, then the higher validation WGA by the row's attribute, then GBA.
+    Only a run of as many steps and samples a step, and of the same search, will do. The same seed comes first. Then, of
+    the runs that were trained and selected by the row's training attribute, or by the attribute at which it is judged,
+    the one with the higher validation WGA at the latter, then GBA: a run trained on bins is not held, at a threshold,
+    against an ERM that was selected for bins where the one selected for that threshold is better.
     """
     erm = table[table["method"].isin(ERM_METHODS) & (table["attribute"] == row["attribute"])]
     for key in BUDGET:
         erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
-    for key in ("seed", "trained_attribute"):
-        same = erm[erm[key] == row[key]]
+    for key, values in (("seed", [row["seed"]]), ("trained_attribute", [row["trained_attribute"], row["attribute"]])):
+        same = erm[erm[key].isin(values)]
         erm = erm if same.empty else same
     if erm.empty:
         return ""
@@ -318,14 +327,15 @@ def _gains(
         return empty
     mine = predictions[row["run"]]
     theirs = predictions[row["reference"]].reindex(mine.index).dropna(subset=["logit"])
+    text = str(row["attribute"])
+    column = f"bin@{text.removeprefix(f'{BINS} ')}" if text.startswith(BINS) else f"group@{text}"
+    group = group_numbers(mine.loc[theirs.index], column, n_groups // 2)
+    theirs, group = theirs[group >= 0], group[group >= 0]  # blank patches are in no bin
     mine = mine.loc[theirs.index]
     other = table[(table["run"] == row["reference"]) & (table["attribute"] == row["attribute"])].iloc[0]
     label = mine["label"].to_numpy() == 1
     right = (mine["logit"].to_numpy() > row["decision_threshold"]) == label
     reference_right = (theirs["logit"].to_numpy() > other["decision_threshold"]) == label
-    text = str(row["attribute"])
-    column = f"bin@{text.removeprefix(f'{BINS} ')}" if text.startswith(BINS) else f"group@{text}"
-    group = group_numbers(mine, column, n_groups // 2)
     return empty | paired_gains(
         right, reference_right, group, patient.loc[mine.index].to_numpy(dtype=str), n_groups=n_groups, config=config
     )

@@ -34,8 +34,8 @@ def dependence_comparison(work: Path, table: pd.DataFrame, *, config: EvaluateCo
     -------
     DataFrame
         A row per run and label: run, method, seed, trained_threshold, split, label, n, patients; slope and spearman,
-        each with ``_low`` and ``_high``; reference (the ERM run, of the run's training threshold where it was judged
-        there; "" if none), and for both measures ``_reference``, and ``_change`` with its paired interval: the size of
+        each with ``_low`` and ``_high``; reference (the ERM run, of the run's training attribute where it was judged
+        by it; "" if none), and for both measures ``_reference``, and ``_change`` with its paired interval: the size of
         the dependence minus that of the reference's, below 0 where there is less of it.
     """
     config = config or EvaluateConfig()
@@ -48,10 +48,10 @@ def dependence_comparison(work: Path, table: pd.DataFrame, *, config: EvaluateCo
             predictions[run] = stored[stored["split"] == split].set_index("patch_id")
         return predictions[run]
 
-    own = table.assign(is_own=table["threshold"] == table["trained_threshold"])
-    own = own.sort_values(["is_own", "threshold"], ascending=[False, True], kind="stable").drop_duplicates("run")
     rows = []
-    for row in own.sort_values(["trained_threshold", "method", "seed", "run"], kind="stable").to_dict("records"):
+    for row in (
+        own_rows(table).sort_values(["trained_threshold", "method", "seed", "run"], kind="stable").to_dict("records")
+    ):
         about = {key: row[key] for key in ("run", "method", "seed", "trained_threshold", "split")}
         mine = predicted(row["run"], row["split"])
         other = predicted(row["reference"], row["split"]) if row["reference"] not in ("", row["run"]) else None
@@ -60,6 +60,19 @@ def dependence_comparison(work: Path, table: pd.DataFrame, *, config: EvaluateCo
             for label in (0, 1)
         ]
     return pd.DataFrame(rows)
+
+
+def own_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a run: where it is judged by what it was trained by, else at the lowest threshold.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of a comparison: run, attribute, trained_attribute, threshold.
+    """
+    own = table.assign(is_own=table["attribute"] == table["trained_attribute"])
+    own = own.sort_values(["is_own", "threshold"], ascending=[False, True], kind="stable")
+    return own.drop_duplicates("run").drop(columns="is_own")
 
 
 def _one_label(

@@ -21,6 +21,7 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.evaluation.ablation import WITHOUT, ablation, ablation_table, without_channel
 from pathopatch.evaluation.audit import tissue_dependence
 from pathopatch.evaluation.calibration import calibration, calibration_tables
+from pathopatch.evaluation.guards import require_unseen
 from pathopatch.evaluation.judge import group_shares, judge
 from pathopatch.evaluation.sweep import sweep
 from pathopatch.files import atomic_path, inside, read_json, write_json
@@ -95,6 +96,8 @@ def evaluate_run(
         Groups, model or run are missing, or none of the splits has labelled patches.
     StaleArtefactError
         Another evaluation stands there and `force` is off.
+    SplitLeakageError
+        The run was trained on slides of a split that is to be judged: the groups were divided anew since.
     """
     config = config or EvaluateConfig()
     out = inside(work, "runs", run_name, "evaluation")
@@ -111,6 +114,8 @@ def evaluate_run(
         return out
     groups = read_table(work / "groups.parquet")
     model = load_model(model_folder, device=device)
+    unseen = sorted(set(splits) - set(_train_splits(work, run_name)))
+    require_unseen(work, groups, model.spec, unseen, place=out.parent)
     predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
     numbers = judge_predictions(
         predictions,
@@ -254,13 +259,17 @@ def _judged(
     decision_threshold: float,
     config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Return what `judge` says of some predictions by the groups, or bins, that stand in a column."""
-    label = table["label"].to_numpy(dtype=np.int64)
+    """Return what `judge` says of some predictions by the groups, or bins, that stand in a column.
+
+    A patch that has a group by its own attribute may be blank, and then is in no bin of the tissue.
+    """
+    group = group_numbers(table, column, n_values)
+    is_known = group >= 0
     return judge(
-        table["logit"].to_numpy(dtype=np.float64),
-        label,
-        group_numbers(table, column, n_values) - n_values * label,
-        patient,
+        table["logit"].to_numpy(dtype=np.float64)[is_known],
+        table["label"].to_numpy(dtype=np.int64)[is_known],
+        group[is_known] % n_values,
+        patient[is_known],
         decision_threshold=decision_threshold,
         train_shares=group_shares(group_numbers(trained_on, column, n_values), n_groups=2 * n_values),
         n_values=n_values,

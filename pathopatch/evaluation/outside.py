@@ -18,13 +18,16 @@ from pathopatch.config import EvaluateConfig, IntensityConfig
 from pathopatch.errors import CheckpointIncompatibleError, InputMissingError
 from pathopatch.evaluation.evaluate import (
     SWEEP,
+    by_attribute,
     judge_predictions,
     predict_patches,
     sweep_table,
     thresholds_of,
     write_evaluation,
 )
-from pathopatch.files import inside, read_json
+from pathopatch.files import inside, read_json, tiled_in
+from pathopatch.groups import naming_of
+from pathopatch.groups.naming import BINS
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import load_model, read_spec
 from pathopatch.models.spec import BundleSpec
@@ -142,8 +145,14 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
     ------
     CheckpointIncompatibleError
         Other channels or another order, type of pixels, patch size, alignment, intensity rule, or an mpp that differs
-        by more than 2 %. All differences are named.
+        by more than 2 %. All differences are named. Or the model tells more than two classes apart.
     """
+    if len(spec.class_names) > 2:
+        raise CheckpointIncompatibleError(
+            f"the model tells {len(spec.class_names)} classes apart ({', '.join(spec.class_names)}), the labels two",
+            place=place,
+            remedy="judge a model of two classes",
+        )
     pairs: list[tuple[str, Any, Any]] = [
         ("channels", ", ".join(source.channels), ", ".join(spec.channels)),
         ("type of pixels", source.dtype, spec.dtype),
@@ -179,9 +188,10 @@ def seen_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[str]
     rows : DataFrame
         Rows of the groups table that are judged.
     """
-    here = slide_marks(work, rows)
+    here = slide_marks(tiled_in(work), rows)
     if TRAINED not in spec.training or not here:
-        return ["The bundle does not say which slides it was trained on: that it has not seen these is not checked."]
+        why = "The bundle does not say which slides it was trained on" if here else "The files of these are not known"
+        return [f"{why}: that it has not seen these is not checked."]
     units = "patients" if any(", patient " in name for name in here) else "slides"
     found = []
     for key, what in ((TRAINED, "trained"), (VALIDATED, "selected (checkpoint, decision threshold)")):
@@ -205,6 +215,7 @@ def outside_text(folder: Path) -> str:
         What `evaluate_bundle` returned.
     """
     numbers = read_json(folder / "metrics.json")
+    naming = naming_of(read_table(folder.parents[1] / "groups.parquet"))
     about = numbers["bundle"]
     lines = [f"Model {about['name']} (method {about['method']})", *(f"Warning. {said}" for said in numbers["warnings"])]
     for split, content in numbers["splits"].items():
@@ -215,12 +226,15 @@ def outside_text(folder: Path) -> str:
             f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, of the tissue fraction alone "
             + ("-" if alone["auroc"] is None else f"{alone['auroc']:.3f}")
         )
-        for threshold, judged in content["thresholds"].items():
+        for attribute, judged in by_attribute(content).items():
+            if naming.is_own and attribute in list(content["thresholds"])[1:]:
+                continue  # the patches' own attribute is the same at every threshold
+            by = attribute if attribute.startswith(BINS) else naming.by(attribute)
             told = ", ".join(f"{said} {_interval(judged[name])}" for name, said in _MEASURES)
             groups = ", ".join(
                 f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in judged["groups"]
             )
-            lines += [f"  threshold {threshold}: {told}", f"    groups {groups}"]
+            lines += [f"  {by}: {told}", f"    groups {groups}"]
         calibrated = content["calibration"].get("after", content["calibration"]["before"])["all"]
         lines.append(
             f"  calibration error {_number(calibrated['ece'])} "
@@ -229,7 +243,7 @@ def outside_text(folder: Path) -> str:
         lines += [
             f"  slope of the probability over tissue within {label}: {_number(row['slope'], 1, 2)} "
             f"[{_number(row['slope_low'], 1, 2)}, {_number(row['slope_high'], 1, 2)}]"
-            for label, row in zip(("non-tumour", "tumour"), content["tissue_dependence"], strict=True)
+            for label, row in zip(naming.labels, content["tissue_dependence"], strict=True)
         ]
         for row in content["ablation"]:
             if row["threshold"] == next(iter(content["thresholds"])):
@@ -253,7 +267,7 @@ def _labelled(groups: pd.DataFrame, splits: tuple[str, ...]) -> pd.DataFrame:
 def _source(work: Path, rows: pd.DataFrame) -> Source:
     """Return what the slides behind some patches have in common."""
     slides = sorted(set(rows["slide_id"].astype(str)))
-    source = common_source([PatchStore(inside(work, "slides", f"{name}.zarr")) for name in slides])
+    source = common_source([PatchStore(inside(tiled_in(work), "slides", f"{name}.zarr")) for name in slides])
     assert source is not None  # there are rows, so there are slides
     return source
 

@@ -14,8 +14,11 @@ import pandas as pd
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError
+from pathopatch.evaluation.budget import NO_SEARCH, SEARCH_FILE, budget_of
+from pathopatch.evaluation.calibration import calibration
 from pathopatch.evaluation.evaluate import SWEEP, by_attribute, judge_predictions, sweep_table, write_evaluation
 from pathopatch.files import fold_folder, inside, read_json, write_bytes, write_json
+from pathopatch.groups import naming_of
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table
 
 FOLDS = "folds"
@@ -56,7 +59,8 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     -------
     Path
         ``runs/<name>/evaluation``: as `evaluate_run` leaves it, both splits pooled, and ``folds.csv``, a row a fold and
-        attribute. ``config.json`` beside it has the settings that all folds share: tuned ones may differ.
+        attribute. ``config.json`` beside it has the settings that all folds share: tuned ones may differ, and
+        ``search.json`` what was spent on all folds together.
 
     Raises
     ------
@@ -87,11 +91,14 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     pooled = _pooled(raw, [each["decision_threshold"] for each in numbers])
     whole: dict[str, Any] = {"decision_threshold": 0.0, "train_splits": ("test",)}  # of whom each trains in other folds
     told = judge_predictions(pooled, groups, **whole, config=config)
-    _at_zero(told, judge_predictions(_pooled(raw, [0.0] * len(raw)), groups, **whole, config=_unresampled(config)))
+    _at_zero(told, _pooled(raw, [0.0] * len(raw)), groups, whole, config)
     swept = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
     about = {"run": name, "folds": len(folds)}
     write_evaluation(out, pooled, {**about, **told}, stamp, further={SWEEP: swept, FOLDS: fold_table(numbers)})
-    write_json(out.parent / "config.json", _shared([read_json(each.parent / "config.json") for each in made]))
+    configs = [read_json(each.parent / "config.json") for each in made]
+    spent = [budget_of(fold, name, each) for fold, each in zip(folds, configs, strict=True)]
+    write_json(out.parent / SEARCH_FILE, _spent(spent))
+    write_json(out.parent / "config.json", _shared(configs))
     return out
 
 
@@ -118,20 +125,17 @@ def fold_table(numbers: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_fold_tables(work: Path, names: list[str]) -> pd.DataFrame:
+def write_fold_tables(work: Path) -> pd.DataFrame:
     """Write ``folds.csv`` of a work folder: the folds of all pooled runs, and return it.
 
     Parameters
     ----------
     work : Path
-        Work folder.
-    names : list of str
-        Pooled runs.
+        Work folder with at least one pooled run, see `pool_run`.
     """
     text = {"attribute": str}
-    tables = [
-        pd.read_csv(inside(work, "runs", name, "evaluation", FOLDS_FILE), dtype=text).assign(run=name) for name in names
-    ]
+    paths = sorted(work.glob(f"runs/*/evaluation/{FOLDS_FILE}"))
+    tables = [pd.read_csv(path, dtype=text).assign(run=path.parent.parent.name) for path in paths]
     table = pd.concat(tables, ignore_index=True)
     table.insert(0, "run", table.pop("run"))
     write_bytes(work / FOLDS_FILE, table.to_csv(index=False, lineterminator="\n").encode())
@@ -148,17 +152,33 @@ def _pooled(predictions: list[pd.DataFrame], thresholds: list[float]) -> pd.Data
     return pd.concat([table[table["split"] == split] for split in ("test", "val")], ignore_index=True)
 
 
-def _at_zero(told: dict[str, Any], raw: dict[str, Any]) -> None:
+def _at_zero(
+    told: dict[str, Any], raw: pd.DataFrame, groups: pd.DataFrame, whole: dict[str, Any], config: EvaluateConfig
+) -> None:
     """Fill in what the logits themselves say: WGA had every model's decision threshold been 0, and calibration."""
+    judged = judge_predictions(raw, groups, **whole, config=config.model_copy(update={"bootstrap": 0}))
+    patient_of, n_values = groups.set_index("patch_id")["patient_id"], len(naming_of(groups).values)
     for split, content in told["splits"].items():
-        content["calibration"] = raw["splits"][split]["calibration"]
+        table = raw[raw["split"] == split]
+        patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
+        content["calibration"] = calibration(
+            table, patient, n_values=n_values, resamples=config.bootstrap, seed=config.seed
+        )
         for kind in ("thresholds", "bins"):
-            for text, judged in content[kind].items():
-                judged["wga_at_zero"] = raw["splits"][split][kind][text]["wga_at_zero"]
+            for text, each in content[kind].items():
+                each["wga_at_zero"] = judged["splits"][split][kind][text]["wga_at_zero"]
 
 
-def _unresampled(config: EvaluateConfig) -> EvaluateConfig:
-    return config.model_copy(update={"bootstrap": 0})
+def _spent(budgets: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what was spent on a run in all folds, as ``search.json`` of one run says it."""
+    offered = list(dict.fromkeys(each["search"] for each in budgets))
+    told = [each if each == NO_SEARCH else f"{each} a fold" for each in offered]
+    return {
+        "offered": ", ".join(told),
+        "trials": sum(each["trials"] for each in budgets),
+        "steps": sum(each["search_steps"] for each in budgets),
+        "folds": len(budgets),
+    }
 
 
 def _shared(configs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -78,3 +78,10 @@ def test_the_right_temperature_mends_what_is_over_confident_with_little_tissue_a
 
 def test_without_a_temperature_there_is_no_after() -> None:
     assert list(calibration(predicted(1.0), np.arange(3000), resamples=0)) == ["before"]
+
+
+def test_logits_far_beyond_what_an_exponential_holds_are_probabilities_of_nought_and_one() -> None:
+    table = pd.DataFrame({"label": [0, 1], "logit": [-1e4, 1e4], "probability": [0.0, 1.0], "group@0.5": [0, 3]})
+    told = calibration(table, np.array(["a", "b"]), resamples=0)
+    assert set(told) == {"before"}
+    assert told["before"]["all"]["ece"] == 0

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from pathopatch.config import EvaluateConfig, TrainConfig
-from pathopatch.errors import InputMissingError
+from pathopatch.errors import InputMissingError, StaleArtefactError
 from pathopatch.evaluation import compare, comparison_table, judge_predictions, preferred_run, summarise
 from pathopatch.evaluation.compare import paired_gains
-from pathopatch.files import write_json
-from pathopatch.provenance import Stamp, write_table
+from pathopatch.files import read_json, write_json
+from pathopatch.provenance import Stamp, fingerprint_file, write_table
 
 STAMP = Stamp(stage="groups", config="")
 QUICK = EvaluateConfig(bootstrap=30)
@@ -171,6 +171,35 @@ def test_a_paired_interval_is_narrower_than_two_apart() -> None:
 def searched(work: Path, run: str, *, trials: int, offered: str, steps: int) -> None:
     facts = {"offered": offered, "objective": "wga", "trials": trials, "steps_each": 600, "steps": steps}
     write_json(work / "runs" / run / "search.json", facts | {"pruned": 0, "diverged": 0})
+
+
+def test_a_run_trained_on_bins_is_held_against_the_better_erm_of_bins_and_of_the_threshold(tmp_path: Path) -> None:
+    write_table(tmp_path / "groups.parquet", groups_table(), STAMP)
+    right = {"good": {"val": (9, 7, 9, 9), "test": (9, 6, 9, 9)}, "poor": {"val": (9, 2, 9, 9), "test": (9, 1, 9, 9)}}
+    write_run(tmp_path, TrainConfig(method="erm", threshold=0.5), right["good"])
+    write_run(tmp_path, TrainConfig(method="erm", bins=(0.3, 0.6)), right["poor"])
+    write_run(tmp_path, TrainConfig(method="erm", threshold=0.25), {"val": (10,) * 4, "test": (9,) * 4})  # of neither
+    write_run(tmp_path, TrainConfig(method="gerne", bins=(0.3, 0.6)), {"val": (8, 8, 8, 8), "test": (8, 8, 8, 8)})
+    row = compare(tmp_path, config=QUICK).set_index("method").loc["gerne"]
+    assert row["reference"] == "erm-t0.5-s0"
+    assert row["gain_wga"] == pytest.approx(0.2)
+
+
+def test_the_steps_of_both_phases_count_where_a_method_has_two(work: Path) -> None:
+    write_run(work, TrainConfig(method="dfr", threshold=0.5), {"val": (9, 9, 9, 9), "test": (9, 9, 9, 9)})
+    table = compare(work, config=QUICK).set_index("method")
+    assert table.loc[["erm", "dfr"], "steps"].tolist() == [600, 600]
+    assert table.loc[["erm", "dfr"], "search_steps"].tolist() == [600, 1200]
+
+
+def test_runs_that_were_judged_by_other_groups_are_not_compared(work: Path) -> None:
+    path = work / "runs" / "gerne-t0.5-s0" / "evaluation" / "metrics.json"
+    stamp = Stamp(stage="evaluate", config="", inputs={"groups": fingerprint_file(work / "groups.parquet")})
+    write_json(path, {**read_json(path), "stamp": stamp.to_dict()})
+    compare(work, config=QUICK)
+    write_table(work / "groups.parquet", groups_table().assign(tissue_fraction=0.5), STAMP)
+    with pytest.raises(StaleArtefactError, match=r"1 of 3 runs were judged by groups .* the first is 'gerne-t0\.5-s0'"):
+        compare(work, config=QUICK)
 
 
 def test_the_table_says_trials_and_steps_and_only_equal_searches_are_held_against_each_other(work: Path) -> None:

@@ -52,7 +52,9 @@ class FakePatches:
 class FakeModel:
     """Says tumour where the pixel is above one half: the shortcut in its purest form."""
 
-    spec = SimpleNamespace(input_px=1, temperature=2.0, decision_threshold=0.0, channels=("SHG",), mean=(0.5,))
+    spec = SimpleNamespace(
+        input_px=1, temperature=2.0, decision_threshold=0.0, channels=("SHG",), mean=(0.5,), training={}
+    )
     calls = 0
 
     def predict_logits(self, batch: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.config import EvaluateConfig, IntensityConfig, TrainConfig
-from pathopatch.errors import CheckpointIncompatibleError, InputMissingError, StaleArtefactError
+from pathopatch.errors import CheckpointIncompatibleError, InputMissingError, SplitLeakageError, StaleArtefactError
 from pathopatch.evaluation import evaluate_bundle, evaluate_run, outside_text
 from pathopatch.evaluation.outside import bundle_name, check_patches, seen_warnings
 from pathopatch.files import read_json
@@ -146,6 +146,21 @@ def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, cha
     assert check_patches(spec, fitting()) == []
     with pytest.raises(CheckpointIncompatibleError, match=said):
         check_patches(spec, replace(fitting(), **change))
+
+
+def test_a_model_of_three_classes_is_refused_and_not_judged_by_two_of_its_logits(bundle: Path) -> None:
+    spec = read_spec(bundle).model_copy(update={"class_names": ("none", "in situ", "invasive")})
+    with pytest.raises(CheckpointIncompatibleError, match="tells 3 classes apart"):
+        check_patches(spec, fitting())
+
+
+def test_a_run_is_not_judged_on_slides_that_it_was_trained_on(home: Path, tmp_path: Path) -> None:
+    work = shutil.copytree(home, tmp_path / "work")
+    groups = read_table(work / "groups.parquet")
+    swapped = groups["split"].map({"train": "test", "val": "val", "test": "train"})
+    write_table(work / "groups.parquet", groups.assign(split=swapped), Stamp(stage="groups", config="d"))
+    with pytest.raises(SplitLeakageError, match="trained on 1 slides .* the first is slide-train"):
+        evaluate_run(work, "erm-t0.25-s0", config=QUICK, device="cpu")
 
 
 def test_a_scale_within_two_percent_fits_and_an_unknown_one_is_said(bundle: Path) -> None:
