@@ -11,7 +11,7 @@ from made_patches import write_work
 from pathopatch import pipeline
 from pathopatch.config import EvaluateConfig, GroupsConfig, TrainConfig, TuneConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.evaluation import comparison_table, preferred_run
+from pathopatch.evaluation import comparison_table, evaluate_bundle, outside_text, preferred_run
 from pathopatch.files import read_json
 from pathopatch.grouping import fold_tables, write_folds
 from pathopatch.groups import assign_groups
@@ -172,4 +172,46 @@ def test_a_second_evaluation_changes_nothing_and_the_report_shows_the_folds(fold
     bare = shutil.copytree(folded, tmp_path / "work", ignore=shutil.ignore_patterns("patches", "slides"))
     page = write_report(bare, evaluate=QUICK).read_text(encoding="utf-8")
     assert "fold 3" in page
-    assert "Worst-group accuracy on each fold" in page
+    assert "Worst-group accuracy on each fold&#x27;s test patients at tissue threshold 0.25" in page
+    assert "chosen by the labels of the very patients that it is tested on" in page
+    assert "each was trained once with the settings given" not in page  # one was searched, fold by fold
+
+
+def test_the_searches_of_all_folds_count_and_a_searched_run_is_held_against_none_that_was_not(folded: Path) -> None:
+    table = pd.read_csv(folded / "comparison.csv", dtype={"attribute": str}).set_index(["run", "attribute"])
+    spent = ["trials", "search_steps", "search"]
+    assert table.loc[("gerne-t0.25-s0-tuned", "0.25"), spent].tolist() == [3 * 2, 3 * 2 * 6, "2 trials a fold"]
+    assert table.loc[("erm-t0.25-s0", "0.25"), spent].tolist() == [3, 3 * 6, "none"]
+    assert pd.isna(table.loc[("gerne-t0.25-s0-tuned", "0.25"), "reference"])
+
+
+def test_the_pooled_calibration_is_of_the_models_own_logits_and_has_intervals(folded: Path) -> None:
+    run = "erm-t0.25-s0"
+    parts = [read_table(folded / "folds" / k / "runs" / run / "evaluation" / "predictions.parquet") for k in "123"]
+    raw = pd.concat([part[part["split"] == "test"] for part in parts])
+    told = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]["calibration"]["before"]
+    assert told["all"]["mean_probability"] == pytest.approx((1 / (1 + np.exp(-raw["logit"]))).mean())
+    assert told["all"]["ece_low"] is not None
+
+
+def test_one_run_that_is_judged_anew_leaves_the_folds_of_the_others(folded: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folded, tmp_path / "work")
+    pipeline.evaluate(copy, ["erm-t0.25-s0"], QUICK)
+    assert (copy / "folds.csv").read_bytes() == (folded / "folds.csv").read_bytes()
+
+
+def test_a_fold_has_a_report_and_judges_models_from_elsewhere_like_any_work_folder(
+    folded: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(folded, tmp_path / "work")
+    for slide, table in read_table(copy / "groups.parquet").groupby("slide_id"):
+        write_table(copy / "patches" / f"{slide}.parquet", table, STAMP)
+    bundle = copy / "folds" / "1" / "runs" / "erm-t0.25-s0" / "model"
+    for work in (copy, copy / "folds" / "2"):
+        said = outside_text(evaluate_bundle(work, bundle, config=QUICK, device="cpu"))
+        assert "  bins 0.3,0.6: WGA" in said
+    shutil.rmtree(copy / "slides")  # made stores have no overview to draw
+    for work in (copy, copy / "folds" / "2"):
+        page = write_report(work, evaluate=QUICK).read_text(encoding="utf-8")
+        assert "Accuracy by tissue bins cut at 0.3 and 0.6" in page
+        assert "slide-train" in page

@@ -29,12 +29,13 @@ def verdict_box(study: Study) -> Html:
             "This audit is of an earlier version; run pathopatch audit WORK for its verdict.", kind="absent"
         )
     rule, judged = found["verdict"]["least_effect"], "attribute" if study.naming.is_own else "fraction"
+    below = "" if study.naming.is_own else f" or below {0.5 - rule:g}"
     return tag(
         "div",
         paragraph(tag("strong", verdict_text(found)), kind="warning" if found["verdict"]["is_flagged"] else "verdict"),
         paragraph(
             f"The rule: a shortcut is flagged where the 95 % interval by patient of the {judged}'s AUROC lies wholly "
-            f"above {0.5 + rule:g} or below {0.5 - rule:g}, in the training patches or in all labelled ones together."
+            f"above {0.5 + rule:g}{below}, in the training patches or in all labelled ones together."
         ),
     )
 
@@ -47,10 +48,15 @@ def before_training(study: Study, pictures: dict[str, bytes]) -> Html:
     judged = judged_in(found)
     if len(judged) == 2:  # one split and all together are the same
         del judged["all"]
-    more = "a value that speaks more for tumour" if study.naming.is_own else "more tissue"
+    other, tumor = study.naming.labels
+    more = f"a value that speaks more for {tumor}" if study.naming.is_own else "more tissue"
     alone = "own attribute" if study.naming.is_own else "tissue fraction"
     pictures["shortcut.png"] = audit_plots.shortcut_strength(
-        judged, found["sweep"], least_effect=found["verdict"]["least_effect"], title=f"{capital(alone)} alone"
+        judged,
+        found["sweep"],
+        least_effect=found["verdict"]["least_effect"],
+        title=f"{capital(alone)} alone",
+        labels=study.naming.labels,
     )
     first = next(iter(found["sweep"]))
     return tag(
@@ -59,8 +65,8 @@ def before_training(study: Study, pictures: dict[str, bytes]) -> Html:
             "shortcut.png",
             f"AUROC of the {alone} alone for the label in each split with 95 % intervals, and the gap of alpha "
             "between the labels over all tissue thresholds.",
-            f"Left: how often a tumour patch has {more} than a non-tumour patch; 0.5 is chance. Right: the "
-            f"share of tumour patches with at least so much tissue minus that of non-tumour patches ({first} split). "
+            f"Left: how often a {tumor} patch has {more} than a {other} patch; 0.5 is chance. Right: the "
+            f"share of {tumor} patches with at least so much tissue minus that of {other} patches ({first} split). "
             "Lines and shade: 95 % interval by bootstrap over patients.",
         ),
         *_sizes_over_thresholds(study, found, pictures),

@@ -16,10 +16,13 @@ from matplotlib.ticker import PercentFormatter
 from pathopatch.groups import Naming
 from pathopatch.groups.expected import SMALL_CELL
 from pathopatch.groups.naming import LABELS as LABEL_NAMES
+from pathopatch.report.markup import capital
 from pathopatch.report.plots import GROUP_COLORS, LABEL_COLORS, dress, group_colors, new_figure, plain, png
 
 TISSUE_COLORS = ("#CC79A7", "#009E73")
 _TISSUE_MARKS = ("o", "s")
+_MORE_COLORS = (*TISSUE_COLORS, "#56B4E9", "#D55E00", "#E69F00", "#0072B2", "#4a5158")
+_MORE_MARKS = (*_TISSUE_MARKS, "^", "D", "v", "P", "X")
 _GROUP_MARKS = ("o", "s", "^", "D")
 _INK, _MUTED, _BAND = "#1b1f23", "#4a5158", "#e9ecee"
 _FEW = 10  # patches in a bin, below which its mark is hollow
@@ -33,6 +36,7 @@ def shortcut_strength(
     *,
     least_effect: float,
     title: str = "Tissue fraction alone",
+    labels: Sequence[str] = LABEL_NAMES,
 ) -> bytes:
     """Return the AUROC of the tissue fraction alone per split, and alpha's gap between the labels per threshold.
 
@@ -46,6 +50,8 @@ def shortcut_strength(
         Distance from 0.5 within which an AUROC is no shortcut; shaded.
     title : str
         What is held against the label.
+    labels : sequence of str
+        What label 0 and label 1 are called.
     """
     figure = new_figure(10.0, 1.6 + 0.42 * max(3, len(alone)))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
@@ -77,7 +83,12 @@ def shortcut_strength(
             right.fill_between(at, *band, color=_INK, alpha=0.16, linewidth=0)
         right.plot(at, [step["gap"] for step in known], color=_INK, linewidth=2)
     right.axhline(0, color=_MUTED, linewidth=1)
-    dress(right, title=f"Tumour minus non-tumour, {split}", x="tissue threshold", y="difference of shares, points")
+    dress(
+        right,
+        title=f"{capital(labels[1])} minus {labels[0]}, {split}",
+        x="tissue threshold",
+        y="difference of shares, points",
+    )
     right.set_xlim(0, 1)
     right.set_ylim(-1.03, 1.03)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
@@ -155,13 +166,15 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, naming: Naming
     return png(figure)
 
 
-def dependence(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def dependence(rows: Sequence[Mapping[str, Any]], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
     """Return slope and rank correlation of the probability over the tissue fraction, a row a run, a colour a label.
 
     Parameters
     ----------
     rows : sequence of mapping
         A run and label each: run, label, slope, spearman, each with ``_low`` and ``_high``.
+    labels : sequence of str
+        What label 0 and label 1 are called.
     """
     runs = list(dict.fromkeys(row["run"] for row in rows))
     figure = new_figure(10.0, 1.4 + 0.42 * len(runs))
@@ -179,7 +192,7 @@ def dependence(rows: Sequence[Mapping[str, Any]]) -> bytes:
         axes.grid(visible=False, axis="y")
     for label in (0, 1):
         panels[0].plot(
-            [], [], _TISSUE_MARKS[label], color=LABEL_COLORS[label], label=f"within {label} {LABEL_NAMES[label]}"
+            [], [], _TISSUE_MARKS[label], color=LABEL_COLORS[label], label=plain(f"within {label} {labels[label]}")
         )
     figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=2)
     _name_rows(panels[0], runs)
@@ -216,7 +229,9 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return png(figure)
 
 
-def reliability(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Sequence[str]) -> bytes:
+def reliability(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Sequence[str], tumor: str = LABEL_NAMES[1]
+) -> bytes:
     """Return reliability diagrams, a column a run: share of tumour against probability, and patches in each bin.
 
     Parameters
@@ -224,7 +239,9 @@ def reliability(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Seque
     runs : mapping of str to sequence of mapping
         Run -> for each amount of tissue what `pathopatch.evaluation.calibration.reliability` returns.
     names : sequence of str
-        Of the amounts of tissue, or the two values of the patches' own attribute.
+        Of the amounts of tissue, or the A values of the patches' own attribute.
+    tumor : str
+        What label 1 is called.
     """
     figure = new_figure(10.0 if len(runs) > 1 else 6.0, 5.0)
     panels = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
@@ -235,8 +252,8 @@ def reliability(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Seque
             rows = [row for row in each["bins"] if row["n"]]
             _reliability_line(upper, rows, number)
             edges = [row["low"] for row in each["bins"]] + [1.0]
-            lower.stairs([row["n"] for row in each["bins"]], edges, color=TISSUE_COLORS[number], linewidth=1.6)
-        dress(upper, title=plain(run), y="share that is tumour" if column == 0 else "")
+            lower.stairs([row["n"] for row in each["bins"]], edges, color=_look(number)[0], linewidth=1.6)
+        dress(upper, title=plain(run), y=f"share that is {tumor}" if column == 0 else "")
         upper.set_title(upper.get_title(loc="left"), loc="left", fontsize=9, color=_INK)
         told_errors = "\n".join(
             f"{name}: error {100 * each['ece']:.0f} % ({100 * each['ece_if_calibrated']:.0f} % by chance)"
@@ -244,25 +261,29 @@ def reliability(runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Seque
             if each["n"]
         )
         upper.text(0.02, 1.06, plain(told_errors), fontsize=7.5, va="bottom", color=_INK)
-        upper.set_ylim(-0.03, 1.26)
+        upper.set_ylim(-0.03, 1.1 + 0.08 * len(names))
         upper.set_yticks(np.linspace(0, 1, 6))
-        dress(lower, x="predicted probability of tumour", y="patches" if column == 0 else "")
+        dress(lower, x=f"predicted probability of {tumor}", y="patches" if column == 0 else "")
         lower.set_xlim(0, 1)
         for axes in (upper, lower):
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0) if axes is upper else "{x:.0f}")
     for number, name in enumerate(names):
-        panels[0, 0].plot(
-            [], [], marker=_TISSUE_MARKS[number], color=TISSUE_COLORS[number], label=plain(name), linewidth=1.6
-        )
-    figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=2)
+        color, mark = _look(number)
+        panels[0, 0].plot([], [], marker=mark, color=color, label=plain(name), linewidth=1.6)
+    figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=min(len(names), 4))
     return png(figure)
+
+
+def _look(number: int) -> tuple[str, str]:
+    """Return colour and mark of one value of the attribute; those of the first two are of little and much tissue."""
+    return _MORE_COLORS[number % len(_MORE_COLORS)], _MORE_MARKS[number % len(_MORE_MARKS)]
 
 
 def _reliability_line(axes: Axes, rows: Sequence[Mapping[str, Any]], number: int) -> None:
     """Draw the share of tumour over the probability for one amount of tissue; bins of few patches are hollow."""
     if not rows:
         return
-    color, mark = TISSUE_COLORS[number], _TISSUE_MARKS[number]
+    color, mark = _look(number)
     x = [row["mean_probability"] for row in rows]
     y = [row["tumor_share"] for row in rows]
     axes.plot(x, y, color=color, linewidth=1.4)

@@ -24,16 +24,17 @@ def splits_of(study: Study) -> list[str]:
 def slide_warnings(study: Study) -> list[Html]:
     """Return one warning per way in which slides failed or came out empty, and one of shifted channels."""
     found = []
+    slides = study.slides.drop_duplicates("slide_id") if len(study.slides) else study.slides
     for stage, word in _STAGES:
         for state, said in (("failed", f"could not be {word}"), ("done_empty", "hold no tissue: nothing to judge")):
-            names = _in_state(study, stage, state)
+            names = _in_state(slides, stage, state)
             if names:
-                count = f"{len(names)} of {len(study.slides)} slides"
+                count = f"{len(names)} of {len(slides)} slides"
                 found.append(warning(f"{count} {said} (stage {stage}): {', '.join(names)}."))
-    told = [f"{row['slide_id']} ({'; '.join(row['warnings'])})" for row in study.slides.to_dict("records")
+    told = [f"{row['slide_id']} ({'; '.join(row['warnings'])})" for row in slides.to_dict("records")
             if row["warnings"]]  # fmt: skip
     if told:
-        found.append(warning(f"{len(told)} of {len(study.slides)} slides need a look: {', '.join(told)}."))
+        found.append(warning(f"{len(told)} of {len(slides)} slides need a look: {', '.join(told)}."))
     return found
 
 
@@ -47,12 +48,12 @@ def cohort_section(study: Study, pictures: dict[str, bytes]) -> Html:
         return tag("div", *parts)
     splits = splits_of(study)
     cuts = () if study.naming.is_own else study.thresholds
-    pictures["tissue_by_label.png"] = fraction_by_label(study.groups, cuts, splits)
+    pictures["tissue_by_label.png"] = fraction_by_label(study.groups, cuts, splits, labels=study.naming.labels)
     parts += [
         tag("h3", "Tissue fraction by label"),
         picture(
             "tissue_by_label.png",
-            f"Histograms of the tissue fraction of non-tumour and tumour patches in {', '.join(splits)}.",
+            f"Histograms of the tissue fraction of {' and '.join(study.naming.labels)} patches in {', '.join(splits)}.",
             "Labelled patches that have a group; each label's bars sum to 100 %. "
             f"{'Dashed: the tissue thresholds. ' if cuts else ''}"
             "The further the two shapes lie apart, the better the amount of tissue gives the label away.",
@@ -86,7 +87,7 @@ def slides_section(study: Study) -> Html:
     parts = [table(caption, header, rows, text_columns=7)]
     windows = [
         (row["slide_id"], channel, number(_value(low), 1), number(_value(high), 1))
-        for row in study.slides.to_dict("records")
+        for row in study.slides.drop_duplicates("slide_id").to_dict("records")
         for channel, (low, high) in zip(row["channels"], row["windows"], strict=False)
     ]
     if windows:
@@ -159,7 +160,7 @@ def _split_table(study: Study) -> Html:
 
 def _scanner_facts(study: Study) -> Html:
     """Return background, channels and resolution over the cohort, and how many slides have each."""
-    slides = study.slides
+    slides = study.slides.drop_duplicates("slide_id")  # a set of ready patches has a row a split
     facts = (
         ("Background", slides["background"].replace("", "not known")),
         ("Channels", slides["channels"].map(lambda names: ", ".join(names) or "not known")),
@@ -177,11 +178,11 @@ def _scanner_facts(study: Study) -> Html:
     return tag("dl", *items)
 
 
-def _in_state(study: Study, stage: str, state: str) -> list[str]:
+def _in_state(slides: pd.DataFrame, stage: str, state: str) -> list[str]:
     """Return the names of the slides in a state, with the message of those that failed."""
-    if study.slides.empty:
+    if slides.empty:
         return []
-    rows = study.slides[study.slides[f"{stage}_state"] == state].to_dict("records")
+    rows = slides[slides[f"{stage}_state"] == state].to_dict("records")
     return [
         f"{row['slide_id']} ({row[f'{stage}_message']})" if state == "failed" else str(row["slide_id"]) for row in rows
     ]

@@ -10,11 +10,11 @@ from typing import Any
 import pandas as pd
 import zarr
 
-from pathopatch.config import EvaluateConfig
+from pathopatch.config import EvaluateConfig, parse
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.pooled import FOLDS_FILE
-from pathopatch.files import inside, read_json
+from pathopatch.files import inside, read_json, tiled_in
 from pathopatch.groups import Naming, bins_of, naming_of
 from pathopatch.patches.store import store_stamp
 from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, require_schema, table_stamp
@@ -116,6 +116,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     StaleArtefactError
         An artefact is of another schema, so that its numbers may mean something else; the earliest stage is named.
     """
+    evaluate = evaluate or _judged_with(tiled_in(work))
     runs = evaluated_runs(work)
     stamps = _stamps(work, runs)
     groups = read_table(work / "groups.parquet") if (work / "groups.parquet").is_file() else None
@@ -125,7 +126,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     split = "" if table is None else str(table["split"].iloc[0])
     return Study(
         name=work.resolve().name,
-        slides=_slides(work, groups),
+        slides=_slides(tiled_in(work), groups),
         groups=groups,
         audit=read_json(audit_path) if audit_path.is_file() else None,
         evaluations={run: read_json(inside(work, "runs", run, "evaluation", "metrics.json")) for run in runs},
@@ -139,13 +140,28 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         },
         trials={path.parent.name: pd.read_csv(path) for path in sorted(work.glob("runs/*/trials.csv"))},
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
-        stores={path.stem: path for path in sorted(work.glob("slides/*.zarr")) if store_stamp(path) is not None},
+        stores={
+            path.stem: path for path in sorted(tiled_in(work).glob("slides/*.zarr")) if store_stamp(path) is not None
+        },
         stamps=stamps,
-        folds=pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if (work / FOLDS_FILE).is_file() else None,
+        folds=_folds(work, groups),
         sweeps={run: found for run in runs if len(found := sweep_of(work, run, split))},
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
         outside={path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))},
     )
+
+
+def _judged_with(work: Path) -> EvaluateConfig:
+    """Return how the study of a work folder says that its runs are judged; the defaults where there is no study."""
+    path = work / "study.json"
+    return parse(EvaluateConfig, read_json(path).get("evaluate", {}) if path.is_file() else {}, place=str(path))
+
+
+def _folds(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return what the folds of a cross-validation say; nothing where the groups are divided once by now."""
+    path = work / FOLDS_FILE
+    is_there = groups is not None and "fold" in groups and path.is_file()
+    return pd.read_csv(path, dtype={"attribute": str}) if is_there else None
 
 
 def _slides(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame:

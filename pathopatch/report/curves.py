@@ -73,4 +73,7 @@ def _losses(axes: Axes, histories: Sequence[pd.DataFrame], *, is_first: bool) ->
 def _steps(history: pd.DataFrame) -> pd.Series[float]:
     """Return the step of each row, phases one after the other."""
     step = history["step"].astype(float)
-    return step + history["phase"] * step.max() if "phase" in history else step
+    if "phase" not in history:
+        return step
+    last = step.groupby(history["phase"]).max()  # phases differ in length
+    return step + history["phase"].map(last.cumsum().shift(fill_value=0.0))

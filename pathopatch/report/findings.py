@@ -113,6 +113,14 @@ def number_warnings(study: Study) -> list[Html]:
         found.append(warning("Runs saw unequal numbers of samples, so methods are not compared at one budget."))
     if not table["method"].isin(ERM_METHODS).any():
         found.append(warning("There is no ERM run, so no gain can be stated. Train method erm and erm-balanced."))
+    if study.folds is not None:
+        found.append(
+            warning(
+                "In this cross-validation every patient is tested in one fold and validates in another. What pooled "
+                "validation prefers was chosen by the labels of the very patients that it is tested on: compare the "
+                "methods, and do not take the preferred run's number for that of a method chosen beforehand."
+            )
+        )
     if (table["split"] != "test").any():
         found.append(
             warning("No run was judged on a test split: these are validation numbers, which flatter the chosen runs.")
@@ -218,6 +226,8 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
     """Return how much the tissue fraction alone gives away, and how large the groups are."""
     if study.audit is None:
         return paragraph("Groups have not been formed yet, so there is no audit.", kind="absent")
+    naming = study.naming
+    tumor = naming.labels[1]
     alone = [
         (
             split,
@@ -228,17 +238,16 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
             between(*(percent(told.get(f"accuracy_elsewhere{end}")) for end in ("", "_low", "_high"))),
             percent(told.get("majority")),
             "–" if told["threshold"] is None
-            else f"tumour if {'at least' if told['larger_is_tumor'] else 'below'} {told['threshold']:.3g}",
+            else f"{tumor} if {'at least' if told['larger_is_tumor'] else 'below'} {told['threshold']:.3g}",
         )
         for split, told in study.audit["fraction_only"].items()
     ]  # fmt: skip
-    naming = study.naming
     thresholds = study.audit["thresholds"]
     if naming.is_own:  # they are all alike
         thresholds = dict(list(thresholds.items())[:1])
     splits = splits_of(study) or list(next(iter(thresholds.values()), {}))
     pictures["group_counts.png"] = group_counts(thresholds, splits, naming=naming)
-    pictures["alpha_sweep.png"] = alpha_sweep(study.audit["sweep"])
+    pictures["alpha_sweep.png"] = alpha_sweep(study.audit["sweep"], labels=study.naming.labels)
     return tag(
         "div",
         table(
@@ -249,7 +258,7 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
             (
                 "split",
                 "patches",
-                "tumour",
+                tumor,
                 "AUROC",
                 "accuracy, %",
                 "elsewhere, %",
@@ -300,6 +309,10 @@ def _counts_table(thresholds: dict[str, Any], naming: Naming) -> Html:
             shares = [" / ".join(map(percent, (cells["alpha"][y] or [None])[first:])) or "–" for y in (0, 1)]
             rows.append((split if naming.is_own else f"{threshold}, {split}", *counts, *shares))
     names = [f"{g} {name}" for g, name in enumerate(naming.names)]
-    header = ("split" if naming.is_own else "threshold, split", *names, "alpha non-tumour, %", "alpha tumour, %")
+    header = (
+        "split" if naming.is_own else "threshold, split",
+        *names,
+        *(f"alpha {label}, %" for label in naming.labels),
+    )
     share = f"share of {' / '.join(naming.values)}" if naming.is_own else "share with much tissue"
     return table(f"Patches and patients in each group; alpha is the {share} within the label.", header, rows)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from pathopatch.groups.naming import BINS, bins_text
 from pathopatch.report.collect import Study
-from pathopatch.report.markup import Html, paragraph, percent, table, tag
+from pathopatch.report.markup import Html, number, paragraph, percent, table, tag
 
 
 def folds_section(study: Study) -> Html:
@@ -19,12 +20,15 @@ def folds_section(study: Study) -> Html:
             "numbers are pooled alike. Each fold has its own comparison and models under folds/."
         )
     ]
+    shown = {f"{cut:g}": study.naming.at(cut) for cut in study.thresholds}  # of an own attribute all are alike: one
+    shown |= {name: f"by {name}" for name in (f"{BINS} {bins_text(cuts)}" for cuts in study.bins)}
     for attribute, rows in study.folds.groupby("attribute", sort=False):
-        parts.append(_table(str(attribute), rows, study.comparison))
+        if str(attribute) in shown:
+            parts.append(_table(str(attribute), shown[str(attribute)], rows, study.comparison))
     return tag("div", *parts)
 
 
-def _table(attribute: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> Html:
+def _table(attribute: str, told: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> Html:
     """Return one attribute's table: a row a run, a column a fold."""
     numbers = sorted(set(rows["fold"]))
     sizes = rows.drop_duplicates("fold").set_index("fold")
@@ -43,11 +47,11 @@ def _table(attribute: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> Html:
                 *(percent(float(wga[fold])) for fold in numbers),
                 f"{percent(float(wga.mean()))} ± {percent(float(wga.std()))}",
                 percent(float(whole["wga"].get(run, float("nan")))),
-                f"{mine['auroc'].mean():.3f} ± {mine['auroc'].std():.3f}",
+                f"{number(float(mine['auroc'].mean()))} ± {number(float(mine['auroc'].std()))}",
             )
         )
     caption = (
-        f"Worst-group accuracy on each fold's test patients by {attribute}, percent; mean and standard deviation over "
+        f"Worst-group accuracy on each fold's test patients {told}, percent; mean and standard deviation over "
         "folds (no standard error: the folds share training patients); pooled over all patients; and AUROC over folds."
     )
     return table(caption, ("run", *heads, "over folds", "pooled", "AUROC over folds"), body)

@@ -21,6 +21,7 @@ _SETTINGS = (
 )  # fmt: skip
 _STAGES = ("tile", "groups", "evaluate", "predict")
 _OF_EXTRAPOLATION = ("c", "beta")
+_EXTRAPOLATING = ("gerne", "gerne-unknown")  # gerne-auto has both fixed
 
 
 def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
@@ -30,7 +31,8 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
     split = str(study.comparison["split"].iloc[0])
     runs = runs_to_show(study)
     pictures["probability_by_tissue.png"] = probability_by_fraction(
-        {run: study.predictions[run][study.predictions[run]["split"] == split] for run in runs}
+        {run: study.predictions[run][study.predictions[run]["split"] == split] for run in runs},
+        labels=study.naming.labels,
     )
     rows = [
         (run, *(cell for told in study.evaluations[run]["splits"][split]["tissue_dependence"] for cell in _told(told)))
@@ -45,8 +47,8 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
         ),
         picture(
             "probability_by_tissue.png",
-            f"Predicted probability against tissue fraction within non-tumour and tumour patches, for {', '.join(runs)}"
-            "; slopes and rank correlations are in the table below.",
+            f"Predicted probability against tissue fraction within {' and '.join(study.naming.labels)} patches, for "
+            f"{', '.join(runs)}; slopes and rank correlations are in the table below.",
             f"Patches of the {split} split, coloured by probability (dark 0, yellow 1). Line: least squares. Diamonds: "
             "mean of each tenth of the tissue fraction. Shown: ERM and, of each other method, the run that validation "
             "prefers.",
@@ -54,7 +56,7 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
         table(
             f"Slope of the probability per unit of tissue fraction, with 95 % interval by patient, and Spearman's rank "
             f"correlation with its own; {split} split.",
-            ("run", "slope within non-tumour", "rank correlation", "slope within tumour", "rank correlation"),
+            ("run", *(head for label in study.naming.labels for head in (f"slope within {label}", "rank correlation"))),
             rows,
         ),
     )
@@ -139,7 +141,7 @@ def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
 
 def _setting(config: Any, name: str) -> str:
     """Return a setting as text; those that a method does not use are a dash."""
-    if name in _OF_EXTRAPOLATION and config.get("method") != "gerne":
+    if name in _OF_EXTRAPOLATION and config.get("method") not in _EXTRAPOLATING:
         return "–"
     value = trained_text(config) if name == "threshold" and config else config.get(name, "–")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -147,6 +149,8 @@ def _setting(config: Any, name: str) -> str:
 
 def _decision(study: Study, run: str) -> str:
     """Return a run's decision threshold."""
+    if study.folds is not None:
+        return "of each fold"
     return signed(study.evaluations[run]["decision_threshold"], 3) if run in study.evaluations else "–"
 
 

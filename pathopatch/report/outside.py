@@ -7,6 +7,7 @@ from typing import Any
 
 from pathopatch.evaluation.judge import SMALL_GROUP
 from pathopatch.groups import Naming
+from pathopatch.groups.naming import naming_of_bins
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
@@ -49,18 +50,11 @@ def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures:
         ),
         *(warning(said) for said in numbers["warnings"]),
     ]
-    rows = []
-    for split, content in numbers["splits"].items():
-        for threshold, judged in list(content["thresholds"].items())[: 1 if naming.is_own else None]:
-            where = split if naming.is_own else f"{split}, {threshold}"
-            rows.append(
-                (where, judged["n"], judged["patients"],
-                 *(_judged(judged[name]) for name in ("wga", "gba", "average")),
-                 *(_of_group(row) for row in judged["groups"]))
-            )  # fmt: skip
-    header = ("split" if naming.is_own else "split, threshold", "patches", "patients", "WGA", "GBA", "average",
-              *(f"group {g}: {named}" for g, named in enumerate(naming.names)))  # fmt: skip
-    parts.append(table("Accuracy in percent with 95 % intervals by patient.", header, rows))
+    first = next(iter(numbers["splits"].values()))
+    for threshold in list(first["thresholds"])[: 1 if naming.is_own else None]:
+        parts.append(_accuracies(numbers, "thresholds", threshold, naming))
+    for cuts in () if naming.is_own else first.get("bins", ()):
+        parts.append(_accuracies(numbers, "bins", cuts, naming_of_bins([float(cut) for cut in cuts.split(",")])))
     alone = [
         (split, _ranked(next(iter(content["thresholds"].values()))["auroc"]),
          between(*(number(content["fraction_only"][f"auroc{end}"]) for end in ("", "_low", "_high"))),
@@ -71,8 +65,8 @@ def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures:
         table(
             "Ranking beside that of the tissue fraction alone, and how the probability depends on the tissue fraction "
             "within each class.",
-            ("split", "AUROC of the model", "AUROC of the fraction alone", "slope within non-tumour",
-             "rank correlation", "slope within tumour", "rank correlation"),
+            ("split", "AUROC of the model", "AUROC of the fraction alone",
+             *(head for label in naming.labels for head in (f"slope within {label}", "rank correlation"))),
             alone,
         )
     )  # fmt: skip
@@ -81,7 +75,9 @@ def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures:
         stem = f"outside_{len(pictures)}"
         told = {name: content["calibration"]}
         pictures[f"{stem}_reliability.png"] = audit_plots.reliability(
-            {name: latest(content["calibration"])["thresholds"][threshold]["attributes"]}, names=naming.values
+            {name: latest(content["calibration"])["thresholds"][threshold]["attributes"]},
+            names=naming.values,
+            tumor=naming.labels[1],
         )
         parts += calibrated(f"{stem}_reliability.png", told, threshold, naming, f"split {split}")
         without = [{"run": name, **row} for row in content["ablation"] if row["threshold"] == threshold]
@@ -89,6 +85,20 @@ def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures:
             pictures[f"{stem}_ablation.png"] = audit_plots.ablation(without)
             parts += ablated(f"{stem}_ablation.png", without, f"split {split}, {naming.by(threshold)}")
     return parts
+
+
+def _accuracies(numbers: Mapping[str, Any], kind: str, text: str, naming: Naming) -> Html:
+    """Return the accuracies by one attribute, a row a split."""
+    rows = [
+        (split, judged["n"], judged["patients"], *(_judged(judged[name]) for name in ("wga", "gba", "average")),
+         *(_of_group(row) for row in judged["groups"]))
+        for split, content in numbers["splits"].items()
+        if (judged := content[kind][text])
+    ]  # fmt: skip
+    header = ("split", "patches", "patients", "WGA", "GBA", "average",
+              *(f"group {g}: {named}" for g, named in enumerate(naming.names)))  # fmt: skip
+    by = naming.by(0 if naming.cuts else text)
+    return table(f"Accuracy by {by}, percent, with 95 % intervals by patient.", header, rows)
 
 
 def _judged(told: Mapping[str, Any]) -> Html:

@@ -14,6 +14,7 @@ import cv2
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.files import atomic_path, write_bytes
+from pathopatch.groups.naming import LABELS
 from pathopatch.report.audit import before_training, verdict_box
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
 from pathopatch.report.collect import Study, read_study
@@ -142,10 +143,13 @@ def _dependence(study: Study, pictures: dict[str, bytes]) -> Html:
 
 def _header(title: str, study: Study) -> Html:
     """Return the page's head: what was studied, made of which settings, and the banner."""
+    labels, is_own = study.naming.labels, study.naming.is_own
+    what = "Patch-wise tumour classification" if labels == LABELS else f"Patches told apart: {' and '.join(labels)}"
+    shortcut = "the shortcut of the patches' own attribute" if is_own else "the tissue-area shortcut"
     return tag(
         "header",
         tag("h1", title),
-        paragraph("Patch-wise tumour classification, judged group by group for the tissue-area shortcut", kind="lead"),
+        paragraph(f"{what}, judged group by group for {shortcut}", kind="lead"),
         paragraph("Research use only. Not for diagnosis, nor for any decision about a patient.", kind="banner"),
         summary(study),
     )

@@ -75,7 +75,9 @@ def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
         spine.set_color("#9aa1a8")
 
 
-def fraction_by_label(groups: pd.DataFrame, thresholds: Sequence[float], splits: Sequence[str]) -> bytes:
+def fraction_by_label(
+    groups: pd.DataFrame, thresholds: Sequence[float], splits: Sequence[str], *, labels: Sequence[str] = LABEL_NAMES
+) -> bytes:
     """Return histograms of the tissue fraction by label, one panel a split; each label's bars sum to 100 %.
 
     Parameters
@@ -86,6 +88,8 @@ def fraction_by_label(groups: pd.DataFrame, thresholds: Sequence[float], splits:
         Marked by dashed lines; none where tissue forms no groups.
     splits : sequence of str
         Panels, from left to right.
+    labels : sequence of str
+        What label 0 and label 1 are called.
     """
     figure = new_figure(_WIDTH_IN, 2.9)
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
@@ -99,7 +103,7 @@ def fraction_by_label(groups: pd.DataFrame, thresholds: Sequence[float], splits:
                 continue
             share = np.histogram(values, bins=edges)[0] / len(values)
             axes.stairs(share, edges, fill=True, alpha=0.28, color=LABEL_COLORS[label])
-            name = f"{label} {LABEL_NAMES[label]}, n = {len(values)}"
+            name = plain(f"{label} {labels[label]}, n = {len(values)}")
             axes.stairs(share, edges, color=LABEL_COLORS[label], linewidth=1.8, label=name)
         for threshold in thresholds:
             axes.axvline(threshold, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
@@ -202,13 +206,15 @@ def _every_other_method(methods: list[str]) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], len(methods)], strict=True))[1::2]
 
 
-def probability_by_fraction(predictions: Mapping[str, pd.DataFrame]) -> bytes:
+def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
     """Return the predicted probability against the tissue fraction within each class, one column a run.
 
     Parameters
     ----------
     predictions : mapping of str to DataFrame
         Run -> its predictions on one split: label, tissue_fraction, probability.
+    labels : sequence of str
+        What label 0 and label 1 are called.
     """
     figure = new_figure(_WIDTH_IN, 5.2)
     panels = figure.subplots(2, len(predictions), sharex=True, sharey=True, squeeze=False)
@@ -222,12 +228,12 @@ def probability_by_fraction(predictions: Mapping[str, pd.DataFrame]) -> bytes:
                 f"slope {slope(fraction, probability):+.2f}, rank correlation "
                 f"{rank_correlation(fraction, probability):+.2f}"
             )
-            title = f"{run}\n{LABEL_NAMES[label]}: {told}" if label == 0 else f"{LABEL_NAMES[label]}: {told}"
+            title = f"{run}\n{labels[label]}: {told}" if label == 0 else f"{labels[label]}: {told}"
             dress(
                 axes,
                 title=title,
                 x="tissue fraction" if label else "",
-                y="probability of tumour" if column == 0 else "",
+                y=f"probability of {labels[1]}" if column == 0 else "",
             )
             axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=9, color=_INK)
             axes.set_xlim(0, 1)
@@ -262,13 +268,15 @@ def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.
         axes.plot(x, y, "D", color="white", markeredgecolor=_INK, markersize=5, markeredgewidth=1.2)
 
 
-def alpha_sweep(sweep: Mapping[str, Iterable[Mapping[str, Any]]]) -> bytes:
+def alpha_sweep(sweep: Mapping[str, Iterable[Mapping[str, Any]]], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
     """Return the share of patches with much tissue within each label, for every threshold.
 
     Parameters
     ----------
     sweep : mapping
         Split -> list of ``threshold`` and ``alpha`` (2 x 2, rows label; None for a label without patches).
+    labels : sequence of str
+        What label 0 and label 1 are called.
     """
     figure = new_figure(_WIDTH_IN, 2.7)
     panels = figure.subplots(1, len(sweep), sharey=True, squeeze=False)[0]
@@ -277,7 +285,7 @@ def alpha_sweep(sweep: Mapping[str, Iterable[Mapping[str, Any]]]) -> bytes:
             points = [(step["threshold"], step["alpha"][label][1]) for step in steps if step["alpha"][label]]
             if points:
                 x, y = np.array(points).T
-                axes.plot(x, y, color=LABEL_COLORS[label], linewidth=2, label=f"{label} {LABEL_NAMES[label]}")
+                axes.plot(x, y, color=LABEL_COLORS[label], linewidth=2, label=plain(f"{label} {labels[label]}"))
         dress(axes, title=split, x="tissue threshold", y="share with much tissue" if axes is panels[0] else "")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.05)

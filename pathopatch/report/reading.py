@@ -29,7 +29,8 @@ _TERMS = (
     (
         "Gain",
         "Difference to ERM on the same patches, in percentage points; its interval resamples the patients of both "
-        "models together. ERM is the better of plain and class-balanced ERM by validation WGA, of the same seed.",
+        "models together. ERM is the better of plain and class-balanced ERM by validation WGA, of the same seed, "
+        "trained by the same attribute or by the one that is judged.",
     ),
 )
 _BY_TISSUE = (

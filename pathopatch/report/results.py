@@ -33,13 +33,14 @@ def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
     """Return, for every threshold and the bins, the group accuracies, the comparison and the gains against ERM."""
     if study.comparison is None:
         return paragraph("No run has been evaluated yet, so there are no results.", kind="absent")
-    naming = study.naming
+    naming, is_pooled = study.naming, study.folds is not None
     parts: list[Html] = [group_key(naming)]
     for threshold in study.thresholds:
         rows = rows_at(study, threshold)
         if rows.empty:
             continue
-        parts += _groups_of(rows, naming, threshold, f"accuracies_{threshold:g}.png", pictures)
+        name = f"accuracies_{threshold:g}.png"
+        parts += _groups_of(rows, naming, threshold, name, pictures, is_pooled=is_pooled)
         further = int((study.comparison["threshold"] == threshold).sum()) - len(rows)
         if further:
             parts.append(
@@ -48,14 +49,21 @@ def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
     for cuts in study.bins:
         rows = rows_by_bins(study, cuts)
         if len(rows):
-            parts += _groups_of(rows, naming_of_bins(cuts), 0, f"accuracies_bins_{bins_text(cuts)}.png", pictures)
+            name = f"accuracies_bins_{bins_text(cuts)}.png"
+            parts += _groups_of(rows, naming_of_bins(cuts), 0, name, pictures, is_pooled=is_pooled)
     parts.append(_seed_table(study))
     parts.append(paragraph("All numbers: ", tag("a", "comparison.csv", href="comparison.csv"), "."))
     return tag("div", *parts)
 
 
 def _groups_of(
-    rows: pd.DataFrame, naming: Naming, threshold: float, name: str, pictures: dict[str, bytes]
+    rows: pd.DataFrame,
+    naming: Naming,
+    threshold: float,
+    name: str,
+    pictures: dict[str, bytes],
+    *,
+    is_pooled: bool,
 ) -> list[Html]:
     """Return what is shown of the runs by one attribute: warnings, picture and tables."""
     pictures[name] = group_accuracies(rows, naming=naming)
@@ -68,10 +76,10 @@ def _groups_of(
             f"Accuracy of each run on each of the {len(naming.names)} groups and its worst-group accuracy, "
             f"{naming.by(threshold)}; the same numbers are in the table below.",
             "Dots: accuracy in percent, also written at the right. Lines: 95 % interval by bootstrap over "
-            "patients. Run names give method, tissue threshold (t) or bins (b) and seed (s).",
+            "patients. Run names give method, tissue threshold (t), bins (b) or rank (r), and seed (s).",
         ),
         _comparison_table(rows, naming.by(threshold)),
-        _further_table(rows),
+        _further_table(rows, is_pooled=is_pooled),
         _gain_table(rows, naming, threshold),
     ]
 
@@ -98,7 +106,7 @@ def _comparison_table(rows: pd.DataFrame, by: str) -> Html:
     return table(caption, ("run", worst, "GBA", *groups), body)
 
 
-def _further_table(rows: pd.DataFrame) -> Html:
+def _further_table(rows: pd.DataFrame, *, is_pooled: bool) -> Html:
     """Return the numbers of each run that do not treat the groups alike."""
     body = [
         (
@@ -106,7 +114,7 @@ def _further_table(rows: pd.DataFrame) -> Html:
             _share(row, "average"),
             percent(row["biased_average"]),
             between(number(row["auroc"]), number(row["auroc_low"]), number(row["auroc_high"])),
-            signed(row["decision_threshold"], 2),
+            "of each fold" if is_pooled else signed(row["decision_threshold"], 2),
             percent(row["wga_at_zero"]),
             percent(row["wga_val"]),
             *(f"{row[name]:.0f}" if row[name] == row[name] else "–" for name in ("trials", "search_steps")),
@@ -141,7 +149,7 @@ def _gain_table(rows: pd.DataFrame, naming: Naming, threshold: float) -> Html:
     caption = (
         f"Gain (+) or loss (\N{MINUS SIGN}) against ERM {naming.at(threshold)}, percentage points on the same "
         "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the "
-        "same seed."
+        "same seed, trained by the same attribute or by the one that is judged here."
     )
     return table(caption, header, body, text_columns=2)
 

@@ -24,6 +24,8 @@ _SHIFT = 0.006  # of the axis, so that intervals of WGA and GBA do not hide each
 
 def searches_section(study: Study, pictures: dict[str, bytes]) -> Html:
     """Return the trials of each searched run, and the picture of what they say of s."""
+    if not study.trials and study.folds is not None:
+        return paragraph("Each fold was trained, and searched if at all, by itself: see folds/.", kind="absent")
     if not study.trials:
         return paragraph("No run was searched: each was trained once with the settings given.", kind="absent")
     runs = _in_order(study)

@@ -32,7 +32,7 @@ def dependence_changes(study: Study, pictures: dict[str, bytes]) -> Html:
     if study.dependence is None or study.dependence.empty:
         return Html("")
     rows = [{str(key): value for key, value in row.items()} for row in study.dependence.to_dict("records")]
-    pictures["dependence.png"] = audit_plots.dependence(rows)
+    pictures["dependence.png"] = audit_plots.dependence(rows, labels=study.naming.labels)
     shown = picture(
         "dependence.png",
         "Slope and rank correlation of the predicted probability over the tissue fraction within each class, per run.",
@@ -42,7 +42,7 @@ def dependence_changes(study: Study, pictures: dict[str, bytes]) -> Html:
     if not changed:
         return shown
     body = [
-        (row["run"], row["reference"], "tumour" if row["label"] else "non-tumour", *(_change(row, n) for n in
+        (row["run"], row["reference"], study.naming.labels[int(row["label"])], *(_change(row, n) for n in
          ("slope", "spearman")))
         for row in changed
     ]  # fmt: skip
@@ -71,6 +71,7 @@ def calibration_section(study: Study, pictures: dict[str, bytes], runs: Sequence
     pictures["reliability.png"] = audit_plots.reliability(
         {run: latest(each)["thresholds"][threshold]["attributes"] for run, each in told.items()},
         names=study.naming.values,
+        tumor=study.naming.labels[1],
     )
     return tag("div", *calibrated("reliability.png", told, threshold, study.naming, f"{split} split"))
 
@@ -79,6 +80,7 @@ def calibrated(
     name: str, told: Mapping[str, Mapping[str, Any]], threshold: str, naming: Naming, where: str
 ) -> list[Html]:
     """Return diagram and tables of the calibration of some models."""
+    tumor = naming.labels[1]
     rows: list[tuple[object, ...]] = []
     groups: list[tuple[object, ...]] = []
     for run, kinds in told.items():
@@ -98,15 +100,15 @@ def calibrated(
             ]  # fmt: skip
     return [
         paragraph(
-            "A probability of 80 % is to be taken at its word if 80 of 100 such patches are tumour. The line of a "
-            "calibrated model lies on the diagonal. The share of tumour among these patches counts: in a cohort with "
-            "more or less tumour the same model is calibrated otherwise."
+            f"A probability of 80 % is to be taken at its word if 80 of 100 such patches are {tumor}. The line of a "
+            f"calibrated model lies on the diagonal. The share of {tumor} among these patches counts: in a cohort with "
+            f"more or less {tumor} the same model is calibrated otherwise."
         ),
         picture(
             name,
-            f"Share of tumour against predicted probability {naming.at(threshold)} for {', '.join(told)}.",
+            f"Share of {tumor} against predicted probability {naming.at(threshold)} for {', '.join(told)}.",
             f"{capital(where)}, {naming.by(threshold)}. Ten bins of equal width; marks: mean probability and share of "
-            "tumour in a bin, hollow with fewer than 10 patches; lines: 95 % interval by patient; below: patches in "
+            f"{tumor} in a bin, hollow with fewer than 10 patches; lines: 95 % interval by patient; below: patches in "
             "each bin. By chance: the error that a perfectly calibrated model would show with as many patches.",
         ),
         table(

@@ -19,6 +19,7 @@ from pathopatch.config import EvaluateConfig, TileConfig
 from pathopatch.errors import StaleArtefactError
 from pathopatch.evaluation import compare, comparison_table
 from pathopatch.files import read_json, write_bytes, write_json
+from pathopatch.groups import audit
 from pathopatch.provenance import Stamp, update_status, write_table
 from pathopatch.report import write_report
 
@@ -165,10 +166,39 @@ def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_p
 
 
 def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, made: Any) -> None:
-    page = Page(write_report(made(tmp_path, own=("ink", "fold", "clean"), patients=8, has_runs=False)))
+    folder = made(tmp_path, own=("ink", "fold", "clean"), patients=8)
+    page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
     assert "5 tumour, ink" in page.text
+    assert "reliability.png" in {image["src"] for image in page.images}
     assert "alpha is the share of clean / fold / ink within the label" in page.text
     assert not re.search("tumour, (little|much) tissue|with much tissue|'much tissue'", page.text)
+
+
+def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, made: Any) -> None:
+    folder = made(tmp_path / "birds", own=("land", "water"), patients=8)
+    groups = pd.read_parquet(folder / "groups.parquet")
+    named = groups.assign(label_name=np.array(["landbird", "waterbird"])[groups["label"]])
+    write_table(folder / "groups.parquet", named, Stamp(stage="groups", config="1" * 64))
+    write_json(folder / "groups" / "audit.json", audit(named, (0.25, 0.5), resamples=40))
+    page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
+    for part in (
+        "slope within waterbird",
+        "alpha landbird, %",
+        "a value that speaks more for waterbird",
+        "are waterbird",
+    ):
+        assert part in page.text
+    assert "Patches told apart: landbird and waterbird" in page.text
+    assert not re.search("(with|within|share of) (non-)?tumour", page.text)
+
+
+def test_the_gains_have_the_intervals_that_the_study_asks_for(tmp_path: Path, work: Path) -> None:
+    copy = shutil.copytree(work, tmp_path / "study")
+    write_json(copy / "study.json", {"evaluate": {"bootstrap": 0}})
+    write_report(copy)
+    table = pd.read_csv(copy / "report" / "comparison.csv")
+    assert table["gain_wga"].notna().any()
+    assert table["gain_wga_low"].isna().all()
 
 
 def test_artefacts_of_an_older_schema_are_refused_with_the_command_that_redoes_the_first(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pathopatch.report.curves import training_histories
+from pathopatch.report.curves import _steps, training_histories
 from pathopatch.report.markup import Html, safe, signed, tag
 from pathopatch.report.plots import GROUP_COLORS, group_counts, probability_by_fraction
 
@@ -49,6 +49,11 @@ def test_a_class_with_one_patch_or_none_is_drawn_without_a_line() -> None:
 def test_histories_without_validation_are_drawn() -> None:
     history = pd.DataFrame({"step": [1, 2], "loss": [0.7, 0.5], "val_wga": [np.nan, np.nan]})
     assert pixels(training_histories({("0.25", "erm"): [history]})).min() < 60
+
+
+def test_a_second_phase_follows_a_shorter_first_one_without_a_gap() -> None:
+    history = pd.DataFrame({"phase": [0, 0, 1, 1], "step": [5, 10, 20, 40]})
+    assert _steps(history).tolist() == [5, 10, 30, 50]
 
 
 def test_text_is_escaped_and_markup_is_not_twice() -> None:
