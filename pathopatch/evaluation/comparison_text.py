@@ -41,7 +41,7 @@ def comparison_table(work: Path) -> str:
     lines = [
         f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
         f"  {'tau':<5}{'run':<26} {'WGA [95 % interval]':<22} {'GBA':>5} {'avg':>5} {'AUROC':>6}  "
-        f"{'groups 0 to 3':<24} {'WGA gain':>8} {'trials':>6} {'steps':>7}",
+        f"{'groups from 0':<24} {'WGA gain':>8} {'trials':>6} {'steps':>7}",
     ]
     for attribute, part in table.groupby("attribute", sort=False):  # as they are sorted: thresholds, then bins
         tau = "own" if naming.is_own else str(attribute).split(" ")[0]
@@ -53,8 +53,8 @@ def comparison_table(work: Path) -> str:
     meaning = "own, the patches' own attribute" if naming.is_own else "tissue threshold"
     named = "; ".join(f"{number} {name}" for number, name in enumerate(naming.names))
     lines.append(f"tau: {meaning}. Groups: {named}.")
-    for cuts in bins_of(groups):
-        told = "; ".join(f"{number} {name}" for number, name in enumerate(naming_of_bins(cuts).names))
+    for cuts in () if naming.is_own else bins_of(groups):  # whose rows are left out above
+        told = "; ".join(f"{number} {name}" for number, name in enumerate(naming_of_bins(cuts, naming.labels).names))
         lines.append(f"Groups by bins: {told}.")
     return "\n".join(lines)
 

@@ -59,10 +59,10 @@ def bins_text(cuts: Sequence[float]) -> str:
     return ",".join(f"{cut:g}" for cut in cuts)
 
 
-def naming_of_bins(cuts: Sequence[float]) -> Naming:
+def naming_of_bins(cuts: Sequence[float], labels: tuple[str, ...] = LABELS) -> Naming:
     """Return what groups by bins of the tissue fraction are called, from ``tissue below 0.3`` upwards."""
     between = [f"tissue {low:g} to {high:g}" for low, high in zip(cuts, cuts[1:], strict=False)]
-    return Naming((f"tissue below {cuts[0]:g}", *between, f"tissue from {cuts[-1]:g}"), cuts=tuple(cuts))
+    return Naming((f"tissue below {cuts[0]:g}", *between, f"tissue from {cuts[-1]:g}"), labels, tuple(cuts))
 
 
 def naming_of(groups: pd.DataFrame) -> Naming:

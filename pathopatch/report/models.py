@@ -29,6 +29,8 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
     if study.comparison is None or study.comparison.empty:
         return paragraph("No run has been evaluated yet, so this is not known.", kind="absent")
     split = str(study.comparison["split"].iloc[0])
+    is_own = study.naming.is_own  # then the shortcut that was trained against is another
+    steep = "says that the model follows the tissue too" if is_own else "is the shortcut at work"
     runs = runs_to_show(study)
     pictures["probability_by_tissue.png"] = probability_by_fraction(
         {run: study.predictions[run][study.predictions[run]["split"] == split] for run in runs},
@@ -42,8 +44,8 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
         "div",
         paragraph(
             "Within one class the amount of tissue says nothing about the label. A model that ignores it has slope 0 "
-            "and rank correlation 0 there; a steep line is the shortcut at work. Some slope may remain where patches "
-            "with little tissue are harder to read."
+            f"and rank correlation 0 there; a steep line {steep}. Some slope may remain where patches with little "
+            "tissue are harder to read."
         ),
         picture(
             "probability_by_tissue.png",

@@ -54,7 +54,8 @@ def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures:
     for threshold in list(first["thresholds"])[: 1 if naming.is_own else None]:
         parts.append(_accuracies(numbers, "thresholds", threshold, naming))
     for cuts in () if naming.is_own else first.get("bins", ()):
-        parts.append(_accuracies(numbers, "bins", cuts, naming_of_bins([float(cut) for cut in cuts.split(",")])))
+        named = naming_of_bins([float(cut) for cut in cuts.split(",")], naming.labels)
+        parts.append(_accuracies(numbers, "bins", cuts, named))
     alone = [
         (split, _ranked(next(iter(content["thresholds"].values()))["auroc"]),
          between(*(number(content["fraction_only"][f"auroc{end}"]) for end in ("", "_low", "_high"))),

@@ -50,7 +50,7 @@ def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
         rows = rows_by_bins(study, cuts)
         if len(rows):
             name = f"accuracies_bins_{bins_text(cuts)}.png"
-            parts += _groups_of(rows, naming_of_bins(cuts), 0, name, pictures, is_pooled=is_pooled)
+            parts += _groups_of(rows, naming_of_bins(cuts, naming.labels), 0, name, pictures, is_pooled=is_pooled)
     parts.append(_seed_table(study))
     parts.append(paragraph("All numbers: ", tag("a", "comparison.csv", href="comparison.csv"), "."))
     return tag("div", *parts)
