@@ -211,6 +211,12 @@ def test_dfr_without_validation_or_with_an_empty_group_there_is_refused():
         fit_arrays(TRAIN, toy([[6, 0], [6, 6]], seed=0), _config(method="dfr"))
 
 
+@pytest.mark.parametrize("name", ["erm", "gerne-unknown", "jtt"])
+def test_a_method_without_attributes_learns_the_same_to_the_bit_where_training_knows_them(name):
+    config = _config(method=name, t=0.25)
+    assert _equal(fit_arrays(TRAIN, VAL, config).network, fit_arrays(_unknown(TRAIN), VAL, config).network)
+
+
 @pytest.mark.parametrize(
     ("name", "steps"), [("reweight", 180), ("oversample", 80), ("gerne-unknown", 120), ("jtt", 120), ("dfr", 120)]
 )
