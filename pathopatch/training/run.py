@@ -19,6 +19,7 @@ from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.files import inside, read_json, tiled_in, write_bytes, write_json
 from pathopatch.groups.bins import Bins, used_bins
+from pathopatch.groups.naming import label_names
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
@@ -223,6 +224,7 @@ def _bins_used(work: Path, config: TrainConfig) -> dict[str, Any]:
 def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
     """Return what the model bundle says of a run."""
     names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
+    groups = provenance.read_table(work / "groups.parquet")
     return BundleSpec(
         package_version=stamp.package_version,
         architecture=config.architecture,
@@ -239,16 +241,14 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         mean=fitted.mean,
         std=fitted.std,
         min_tissue=_min_tissue(work),
-        class_names=class_names(fitted.n_classes),
+        class_names=label_names(groups) if fitted.n_classes == 2 else class_names(fitted.n_classes),
         decision_threshold=fitted.decision_threshold,
         decision_chosen_for=fitted.decision_chosen_for,
         temperature=fitted.temperature,
         method=config.method,
         parameters={name: getattr(config, name) for name in names} | own_parameters(config) | _drawn_by(config),
         group_metrics=fitted.validation,
-        training=dict(stamp.inputs)
-        | {"config": stamp.config}
-        | seen(work, provenance.read_table(work / "groups.parquet"), config.train_splits),
+        training=dict(stamp.inputs) | {"config": stamp.config} | seen(work, groups, config.train_splits),
     )
 
 
