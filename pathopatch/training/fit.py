@@ -35,7 +35,15 @@ from pathopatch.training.decide import Decision, decide
 from pathopatch.training.fitted import Fitted, Keep
 from pathopatch.training.history import Events, Losses
 from pathopatch.training.loader import Batch, batches, in_units
-from pathopatch.training.optimise import compiled, loss_scaler, optimizer_of, rate_factor, take_step, training_dtype
+from pathopatch.training.optimise import (
+    compiled,
+    loss_scaler,
+    optimizer_of,
+    overflows_always,
+    rate_factor,
+    take_step,
+    training_dtype,
+)
 from pathopatch.training.passing import (
     Drawn,
     Held,
@@ -268,6 +276,8 @@ def _run_phase(run: _Run, phase: Phase, state: State, data: PatchSet) -> None:
         if is_evaluated or state.step % every == 0:
             if not _is_finite(state) or (is_evaluated and not _evaluate(run, phase, state)):
                 raise _stop(run, data, batch, state, "a weight or a validation logit is not finite")
+            if overflows_always(state.scaler):
+                raise _stop(run, data, batch, state, "no gradient is finite in float16")
             _save(run, state)
         fault_point("step")
         if run.progress:
