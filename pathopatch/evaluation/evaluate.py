@@ -29,6 +29,7 @@ from pathopatch.groups.naming import BINS, bins_text
 from pathopatch.models.bundle import PatchClassifier, load_model
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
 from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.run import unlearnt
 
 SWEEP = "sweep"
 SWEEP_FILE = f"{SWEEP}.csv"
@@ -78,7 +79,7 @@ def evaluate_run(
     config : EvaluateConfig, optional
         Number of resamplings and their seed.
     splits : tuple of str
-        Splits to judge; one without labelled patches is left out.
+        Splits to judge; one without labelled patches is left out, and of validation what the run learnt from.
     device : str
         Of the forward pass, "auto" for the best there is.
     force : bool
@@ -112,6 +113,7 @@ def evaluate_run(
     groups = read_table(work / "groups.parquet")
     model = load_model(model_folder, device=device)
     predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
+    predictions = unlearnt(out.parent, predictions)
     numbers = judge_predictions(
         predictions,
         groups,

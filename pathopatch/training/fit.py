@@ -199,7 +199,8 @@ def fit_arrays(
         decision_chosen_for=decision.chosen_for,
         temperature=decision.temperature,
         validation=decision.validation,
-        n_classes=run.n_classes,
+        n_classes=n_classes,
+        learnt_from_val=tuple(str(name) for name in validation_halves.out.patch_id) if validation_halves.out else (),
     )
 
 
