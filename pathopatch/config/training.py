@@ -189,3 +189,11 @@ class TuneConfig(Config):
     # and debiased models are judged at convergence.
     prune: bool = False
     bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind the interval of each trial
+
+    @model_validator(mode="after")
+    def _ranges_rise_above_zero(self) -> TuneConfig:
+        for name in ("learning_rates", "weight_decays", "t_range", "biased_lr_scale_range"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"{name} must rise and be above 0: it is searched on a logarithmic scale")
+        return self

@@ -4,7 +4,7 @@ Usable alone, on any PyTorch data set: it needs the labels, the attributes and p
 of this package but its errors. The first open implementation of GERNE [1]_ that we know of.
 
 - `gerne`: the arithmetic of the method (group shares, extrapolated shares, bounds of beta);
-- `samplers`, `oversampling`: which samples make up each step;
+- `samplers`, `oversampling`: which samples make up each step; `ranks`: where a measurement takes the attribute's place;
 - `objectives`: how a step's per-sample losses become one number;
 - `pseudo`: attributes guessed from a biased model, where none are known;
 - `phases`: what a method is made of; `methods`: eleven of them, from ``erm`` to ``gerne-auto``, by their names.
@@ -28,6 +28,6 @@ A training loop with both halves of a GERNE batch in one forward pass::
         optimizer.step()
 """
 
-from pathopatch.debias import gerne, methods, objectives, oversampling, phases, pseudo, samplers
+from pathopatch.debias import gerne, methods, objectives, oversampling, phases, pseudo, ranks, samplers
 
-__all__ = ["gerne", "methods", "objectives", "oversampling", "phases", "pseudo", "samplers"]
+__all__ = ["gerne", "methods", "objectives", "oversampling", "phases", "pseudo", "ranks", "samplers"]

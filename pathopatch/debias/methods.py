@@ -233,10 +233,10 @@ def gerne_unknown(
 ) -> tuple[Phase, ...]:
     """Return gradient extrapolation with unknown attributes: a biased model, pseudo-groups by it, then a new model.
 
-    Samplers: `ClassBalancedBatchSampler` with `Mean`, the checkpoint picked by the mean of the classes' accuracies, as
-    in the paper, or the last: where validation is balanced, the former prefers the least biased model;
-    then `GerneBatchSampler` with `GradientExtrapolation` on the pseudo-attributes of `pseudo.pseudo_attributes`, A = 2.
-    Where validation knows no attribute either, its groups are the classes, and t must be at most 1/2.
+    Samplers: `ClassBalancedBatchSampler` by the label alone, with `Mean`, the checkpoint picked by the mean of the
+    classes' accuracies, as in the paper, or the last: where validation is balanced, the former prefers the least biased
+    model; then `GerneBatchSampler` with `GradientExtrapolation` on the pseudo-attributes of `pseudo.pseudo_attributes`,
+    A = 2. Where validation knows no attribute either, its groups are the classes, and t must be at most 1/2.
 
     References
     ----------
@@ -247,7 +247,7 @@ def gerne_unknown(
     if not 0 < t < 1:
         raise InputUnsupportedError(f"t = {t} is outside (0, 1)", remedy="Use a share, for instance 0.1.")
     biased = Phase(
-        sampler=ClassBalancedBatchSampler,
+        sampler=_class_balanced_by_label,
         objective=_mean,
         lr_scale=_above_zero("biased_lr_scale", biased_lr_scale),
         weight_decay_scale=_above_zero("biased_weight_decay_scale", biased_weight_decay_scale),
@@ -377,6 +377,15 @@ def _uniform_over_cells(
     """Return uniform batches of data whose cells can be weighed against each other."""
     shares.check_cells(shares.cell_counts(label, attribute))
     return UniformBatchSampler(label, attribute, batch_per_class=batch_per_class, steps=steps, seed=seed)
+
+
+def _class_balanced_by_label(
+    label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
+) -> ClassBalancedBatchSampler:
+    """Return class-balanced batches that are the same whatever the attribute is."""
+    return ClassBalancedBatchSampler(
+        label, np.zeros(np.shape(label), dtype=np.int64), batch_per_class=batch_per_class, steps=steps, seed=seed
+    )
 
 
 def _gerne_sampler(

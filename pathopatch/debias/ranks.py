@@ -265,7 +265,7 @@ class RankStream:
             raise InputUnsupportedError(
                 f"draws by rank do not come in units of {unit}",
                 place="attribute = 'rank'",
-                remedy="train in one process, with cell_unit = 1; or draw by bins",
+                remedy="set cell_unit = 1, or draw by bins",
             )
         return self
 

@@ -30,6 +30,7 @@ from pathopatch.groups.naming import BINS, bins_text
 from pathopatch.models.bundle import PatchClassifier, load_model
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
 from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.run import unlearnt
 
 SWEEP = "sweep"
 SWEEP_FILE = f"{SWEEP}.csv"
@@ -79,7 +80,7 @@ def evaluate_run(
     config : EvaluateConfig, optional
         Number of resamplings and their seed.
     splits : tuple of str
-        Splits to judge; one without labelled patches is left out.
+        Splits to judge; one without labelled patches is left out, and of validation what the run learnt from.
     device : str
         Of the forward pass, "auto" for the best there is.
     force : bool
@@ -117,6 +118,7 @@ def evaluate_run(
     unseen = sorted(set(splits) - set(_train_splits(work, run_name)))
     require_unseen(work, groups, model.spec, unseen, place=out.parent)
     predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
+    predictions = unlearnt(out.parent, predictions)
     numbers = judge_predictions(
         predictions,
         groups,

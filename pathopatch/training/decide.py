@@ -48,7 +48,6 @@ def decide(
     *,
     tune_threshold: bool,
     sensitivity: float | None = None,
-    tune_temperature: bool = True,
 ) -> Decision:
     """Return how logits are read, and what validation says of that.
 
@@ -63,8 +62,6 @@ def decide(
         the groups are the two classes.
     sensitivity : float, optional
         Share of class 1 that is to be found. None: the threshold has the highest WGA, if every group has samples.
-    tune_temperature : bool
-        Choose the temperature by these patches; otherwise it is 1.
 
     Raises
     ------
@@ -84,7 +81,7 @@ def decide(
     elif tune_threshold and logits.shape[1] == 2 and bool((counts > 0).all()):
         margin = logits[known, 1] - logits[known, 0]
         threshold, chosen_for = metrics.best_decision_threshold(margin, label, attribute), "wga"
-    temperature = best_temperature(logits, val.label) if tune_temperature else 1.0
+    temperature = best_temperature(logits, val.label)
     found: dict[str, Any] = dict(measure(logits, val.label, val.attribute, threshold=threshold))
     at_zero = measure(logits, val.label, val.attribute)
     found |= {f"{name}_at_zero": value for name, value in at_zero.items()}

@@ -35,8 +35,26 @@ from pathopatch.training.decide import Decision, decide
 from pathopatch.training.fitted import Fitted, Keep
 from pathopatch.training.history import Events, Losses
 from pathopatch.training.loader import Batch, batches, in_units
-from pathopatch.training.optimise import compiled, loss_scaler, optimizer_of, rate_factor, take_step, training_dtype
-from pathopatch.training.passing import Drawn, Held, batches_of, drawn, drawn_again, held, needs_groups, phases_of
+from pathopatch.training.optimise import (
+    compiled,
+    loss_scaler,
+    optimizer_of,
+    overflows_always,
+    rate_factor,
+    take_step,
+    training_dtype,
+)
+from pathopatch.training.passing import (
+    Drawn,
+    Held,
+    batches_of,
+    check_ahead,
+    drawn,
+    drawn_again,
+    held,
+    needs_groups,
+    phases_of,
+)
 from pathopatch.training.ranks import Ranks
 from pathopatch.training.reproducible import dropout_seed, reproducible
 from pathopatch.training.schedule import evaluation_steps, update_average
@@ -67,7 +85,7 @@ class _Run:
 
     config: TrainConfig
     train: PatchSet
-    val: PatchSet | None  # by which is selected: without what a phase draws from
+    val: PatchSet | None  # by which is selected: without what a phase learns from
     held: Held
     device: torch.device
     standardised: Standardised
@@ -129,11 +147,14 @@ def fit_arrays(
             place="groups.parquet",
             remedy="give slides of the training split a tumor_mask in the manifest",
         )
+    validation_halves = held(val, phases, seed=config.seed)
+    n_classes, n_attributes = table_shape(train, val)
     if config.select != "last":
         needs_all = any(needs_groups(phase) for phase in phases)
         needs_attribute = any(phase.needs_val_attribute for phase in phases)
-        check_validation(val, needs_groups=needs_all, needs_attribute=needs_attribute, shape=table_shape(train, val))
-    validation_halves = held(val, phases, seed=config.seed)
+        shape = (n_classes, n_attributes if config.select_at is None else table_shape(val)[1])  # there: another one
+        check_validation(validation_halves.select, needs_groups=needs_all, needs_attribute=needs_attribute, shape=shape)
+    check_ahead(phases, train, validation_halves, config, n_classes=n_classes)
     ranks = Ranks.current()
     device = ranks.device(config.device)
     dtype = training_dtype(config.precision, device)
@@ -144,12 +165,12 @@ def fit_arrays(
         run = _Run(
             config=config,
             train=train,
-            val=validation_halves.select,
+            val=None if "val" in config.train_splits else validation_halves.select,
             held=validation_halves,
             device=device,
             standardised=Standardised.of(mean, std, device),
             is_frozen=_is_frozen(config),
-            n_classes=table_shape(train, val)[0],
+            n_classes=n_classes,
             keep=keep,
             progress=progress,
             phases=phases,
@@ -163,11 +184,10 @@ def fit_arrays(
         decision = Decision()
         if run.val is not None:
             decision = decide(
-                _judged_by(run, network.to(device), np.arange(len(run.val))),
+                _logits(run, network.to(device), run.val, np.arange(len(run.val))),
                 run.val,
                 tune_threshold=config.tune_threshold,
                 sensitivity=config.sensitivity,
-                tune_temperature="val" not in config.train_splits,
             )
     return Fitted(
         network=network.cpu(),
@@ -179,7 +199,8 @@ def fit_arrays(
         decision_chosen_for=decision.chosen_for,
         temperature=decision.temperature,
         validation=decision.validation,
-        n_classes=run.n_classes,
+        n_classes=n_classes,
+        learnt_from_val=tuple(str(name) for name in validation_halves.out.patch_id) if validation_halves.out else (),
     )
 
 
@@ -256,6 +277,8 @@ def _run_phase(run: _Run, phase: Phase, state: State, data: PatchSet) -> None:
         if is_evaluated or state.step % every == 0:
             if not _is_finite(state) or (is_evaluated and not _evaluate(run, phase, state)):
                 raise _stop(run, data, batch, state, "a weight or a validation logit is not finite")
+            if overflows_always(state.scaler):
+                raise _stop(run, data, batch, state, "no gradient is finite in float16")
             _save(run, state)
         fault_point("step")
         if run.progress:
@@ -270,7 +293,7 @@ def _evaluate(run: _Run, phase: Phase, state: State) -> bool:
     measures: dict[str, float] = {}
     if run.val is not None:
         index = some_of_each_group(run.val, seed=run.config.seed)
-        logits = _judged_by(run, state.average, index)
+        logits = _logits(run, state.average, run.val, index)
         if not np.isfinite(logits).all():
             return False
         measures = measure(logits, run.val.label[index], run.val.attribute[index])
@@ -288,11 +311,9 @@ def _evaluate(run: _Run, phase: Phase, state: State) -> bool:
     return True
 
 
-def _judged_by(run: _Run, network: nn.Module, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the logits of validation patches, each process doing its share of them."""
-    val = run.val
-    assert val is not None
-    return run.ranks.rows(lambda some: logits_of(network, val, some, run.standardised), index, chunk=BATCH)
+def _logits(run: _Run, network: nn.Module, patches: PatchSet, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the logits of some patches, each process doing its share: all go on from the same numbers."""
+    return run.ranks.rows(lambda some: logits_of(network, patches, some, run.standardised), index, chunk=BATCH)
 
 
 def _is_finite(state: State) -> bool:
@@ -352,7 +373,7 @@ def _drawn(run: _Run, phase: Phase, network: nn.Module, *, is_resumed: bool) -> 
         return Drawn(drawn_again(phase, run.train, run.held, attribute))
 
     def probability(patches: PatchSet) -> NDArray[np.float64]:
-        return softmax(logits_of(network, patches, np.arange(len(patches)), run.standardised))
+        return softmax(_logits(run, network, patches, np.arange(len(patches))))
 
     return drawn(phase, run.train, run.held, probability=probability)
 

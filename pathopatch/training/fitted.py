@@ -49,6 +49,8 @@ class Fitted:
         What all validation patches say that no phase learnt from, at that threshold and at 0; empty without validation.
     n_classes : int
         Classes of training and validation together, at least 2.
+    learnt_from_val : tuple of str
+        patch_id of the validation patches that a phase learnt from: of `dfr`, half of them.
     """
 
     network: nn.Module
@@ -61,3 +63,4 @@ class Fitted:
     temperature: float
     validation: dict[str, Any]
     n_classes: int
+    learnt_from_val: tuple[str, ...] = ()

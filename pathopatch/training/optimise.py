@@ -16,6 +16,9 @@ from pathopatch.models.forward import is_bfloat16_native
 from pathopatch.training.ranks import Ranks
 
 _MOMENTUM = 0.9
+_LEAST_SCALE = (
+    2.0**-14
+)  # of a loss: it begins at 2**16, is halved at each overflow, and no finite gradient needs so low
 
 
 def training_dtype(requested: str, device: torch.device) -> torch.dtype:
@@ -52,6 +55,11 @@ def training_dtype(requested: str, device: torch.device) -> torch.dtype:
 def loss_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler | None:
     """Return what scales the loss so that float16 gradients do not vanish; None for the other types."""
     return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
+
+
+def overflows_always(scaler: torch.amp.GradScaler | None) -> bool:
+    """Return whether every step was left out for so long that no gradient can be a number, while the loss is one."""
+    return scaler is not None and scaler.get_scale() < _LEAST_SCALE
 
 
 def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:

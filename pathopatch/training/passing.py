@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -112,6 +113,62 @@ def held(val: PatchSet | None, phases: Sequence[Phase], *, seed: int) -> Held:
             members = rng.permutation(np.flatnonzero(group == number))
             out[members[: (len(members) + 1) // 2]] = True
     return Held(val.rows(~out), val.rows(out), by_patient=best > 0)
+
+
+def check_ahead(
+    phases: Sequence[Phase], train: PatchSet, validation: Held, config: TrainConfig, *, n_classes: int
+) -> None:
+    """Refuse before the first step what a later phase, or the decision threshold at the end, could not be made of.
+
+    What a phase would draw by its own pseudo-attributes is not known yet.
+
+    Raises
+    ------
+    GroupEmptyError
+        A group that a later phase needs has no patch, or there is none of class 1 to find at a sensitivity.
+    InputUnsupportedError
+        A phase holds out validation patches that are trained on, draws them by another attribute than the one that
+        selects, or there are none; or a sensitivity is asked for, and there are more than two classes or no validation.
+    """
+    if any(phase.split == "val" for phase in phases):
+        if "val" in config.train_splits:
+            raise InputUnsupportedError(
+                f"{config.method} learns from held-out patches of the split 'val', which is trained on",
+                place="train_splits",
+                remedy="leave 'val' out of train_splits, or train another method",
+            )
+        if config.select_at is not None and (config.bins or config.select_at != config.threshold):
+            raise InputUnsupportedError(
+                f"{config.method} draws from validation by the attribute that selects, and select_at is another",
+                place="select_at",
+                remedy=f"leave select_at out, or train {config.method} at threshold {config.select_at:g}",
+            )
+    for phase in phases[1:]:
+        if phase.relabel is None:
+            patches = drawn(phase, train, validation, probability=_unknown).patches
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what is only warned of is said when the phase begins
+                batches_of(phase, patches, config, steps=1, seed=config.seed)
+    if config.sensitivity is None:
+        return
+    if n_classes > 2 or validation.select is None:
+        raise InputUnsupportedError(
+            f"sensitivity = {config.sensitivity:g} with {n_classes} classes and "
+            f"{len(validation.select or ())} validation patches",
+            place="sensitivity",
+            remedy="leave it out: it is of the second of two classes, on validation",
+        )
+    if not (validation.select.label == 1).any():
+        raise GroupEmptyError(
+            f"sensitivity = {config.sensitivity:g}, and no validation patch of class 1",
+            place="split 'val'",
+            remedy="move patients between the splits, or leave sensitivity out",
+        )
+
+
+def _unknown(patches: PatchSet) -> NDArray[np.float64]:
+    """Stand for the probabilities of a phase that was not run; one that asks for them is not checked ahead."""
+    raise AssertionError("a phase that relabels is not checked ahead")
 
 
 def drawn(

@@ -1,7 +1,8 @@
 """What a training run reads and leaves: patches and groups in; configuration, history, checkpoint and model out.
 
 ``runs/<run>/`` holds ``config.json``, ``history.csv``, ``checkpoint.safetensors``, ``model/`` (the bundle),
-``log.json`` (times, which differ between runs), on request ``tensorboard/`` (event files, which hold times too) and,
+``log.json`` (times, which differ between runs), ``learnt_from_val.csv`` where a method learnt from some validation
+patches too, on request ``tensorboard/`` (event files, which hold times too) and,
 written last, ``run.json`` with the stamp: a run without it is not finished.
 """
 
@@ -19,6 +20,7 @@ from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.errors import InputMissingError
 from pathopatch.files import inside, read_json, tiled_in, write_bytes, write_json
 from pathopatch.groups.bins import Bins, used_bins
+from pathopatch.groups.naming import label_names
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
@@ -29,7 +31,7 @@ from pathopatch.training.ranks import joined
 from pathopatch.training.seen import seen
 from pathopatch.training.source import Source
 
-RUN, MODEL = "run.json", "model"
+RUN, MODEL, LEARNT = "run.json", "model", "learnt_from_val.csv"
 _NO_EFFECT = {"device", "threads", "cache_gib", "name", "compile", "checkpoint_every", "prefetch", "tensorboard"}
 """Settings without effect on what is learnt, up to rounding."""
 
@@ -156,11 +158,42 @@ def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> Bins | None:
     return used_bins(groups, config.bins, splits=[config.train_splits, *selects], least=config.least_per_bin)
 
 
+def unlearnt(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions without those on validation patches that the run learnt from: they are no validation of it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    predictions : DataFrame
+        Columns patch_id and split.
+
+    Raises
+    ------
+    InputMissingError
+        Nothing is left.
+    """
+    settings, held_out = folder / "config.json", folder / LEARNT
+    raw = read_json(settings) if settings.is_file() else {}
+    if "val" in raw.get("train_splits", ()):
+        is_learnt = predictions["split"] == "val"
+    elif held_out.is_file():
+        names = pd.read_csv(held_out, dtype=str, keep_default_na=False)["patch_id"]
+        is_learnt = (predictions["split"] == "val") & predictions["patch_id"].isin(names)
+    else:
+        return predictions
+    if is_learnt.all():
+        raise InputMissingError(
+            "no labelled patch that the run did not learn from", place=str(folder), remedy="judge it on other splits"
+        )
+    return predictions[~is_learnt].reset_index(drop=True)
+
+
 def begin(folder: Path) -> None:
     """Make a run's folder, and take the marks of completion and of failure off what is redone there."""
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (RUN, NONFINITE):
+        for name in (RUN, NONFINITE, LEARNT):
             (folder / name).unlink(missing_ok=True)
 
 
@@ -198,6 +231,9 @@ def write_run(
     write_json(folder / "config.json", config.model_dump(mode="json"))
     history = pd.DataFrame(list(fitted.history)).to_csv(index=False, lineterminator="\n")
     write_bytes(folder / "history.csv", history.encode())
+    if fitted.learnt_from_val:
+        learnt = pd.DataFrame({"patch_id": fitted.learnt_from_val}).to_csv(index=False, lineterminator="\n")
+        write_bytes(folder / LEARNT, learnt.encode())
     log = {"seconds": round(seconds, 3), "threads": torch.get_num_threads(), "device": config.device}
     write_json(folder / "log.json", log)
     picked = {
@@ -223,6 +259,7 @@ def _bins_used(work: Path, config: TrainConfig) -> dict[str, Any]:
 def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
     """Return what the model bundle says of a run."""
     names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
+    groups = provenance.read_table(work / "groups.parquet")
     return BundleSpec(
         package_version=stamp.package_version,
         architecture=config.architecture,
@@ -239,16 +276,14 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         mean=fitted.mean,
         std=fitted.std,
         min_tissue=_min_tissue(work),
-        class_names=class_names(fitted.n_classes),
+        class_names=label_names(groups) if fitted.n_classes == 2 else class_names(fitted.n_classes),
         decision_threshold=fitted.decision_threshold,
         decision_chosen_for=fitted.decision_chosen_for,
         temperature=fitted.temperature,
         method=config.method,
         parameters={name: getattr(config, name) for name in names} | own_parameters(config) | _drawn_by(config),
         group_metrics=fitted.validation,
-        training=dict(stamp.inputs)
-        | {"config": stamp.config}
-        | seen(work, provenance.read_table(work / "groups.parquet"), config.train_splits),
+        training=dict(stamp.inputs) | {"config": stamp.config} | seen(work, groups, config.train_splits),
     )
 
 

@@ -32,9 +32,10 @@ from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.interval import accuracies_with_intervals
 from pathopatch.training.passing import held, phases_of
+from pathopatch.training.reproducible import reproducible
 from pathopatch.training.run import settings_of
 from pathopatch.training.schedule import evaluation_steps
-from pathopatch.training.selection import Standardised, logits_of
+from pathopatch.training.selection import Standardised, is_known, logits_of
 from pathopatch.training.space import WAVE, known_to, planned, search_space
 from pathopatch.training.trials import (
     DIVERGED,
@@ -93,8 +94,14 @@ def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
     Raises
     ------
     InputUnsupportedError
-        The budget does not pay for one trial.
+        The budget does not pay for one trial, or the patches that trials would be compared by are trained on.
     """
+    if "val" in config.train_splits:
+        raise InputUnsupportedError(
+            "trials are compared by the split 'val', and train_splits holds it",
+            place="train_splits",
+            remedy="search without it, then train the winner's settings on both",
+        )
     steps_each = steps_in_all(phases_of(config), config.steps)
     if search.budget_steps is None:
         return SearchPlan(search.trials, steps_each)
@@ -321,9 +328,9 @@ def _judged(fitted: Fitted, val: PatchSet | None, config: TrainConfig, search: T
     assert val is not None  # selection needed it
     device = pick_device(config.device)
     network, standardised = fitted.network.to(device), Standardised.of(fitted.mean, fitted.std, device)
-    is_known = val.attribute >= 0 if (val.attribute >= 0).any() else np.ones(len(val), dtype=np.bool_)
-    index = np.flatnonzero(is_known)
-    predicted = predicted_class(logits_of(network, val, index, standardised))
+    index = np.flatnonzero(is_known(val.attribute))
+    with reproducible(config.threads, device):  # whichever process of a search it is
+        predicted = predicted_class(logits_of(network, val, index, standardised))
     network.cpu()
     label, attribute = val.label[index], np.maximum(val.attribute[index], 0)
     return accuracies_with_intervals(

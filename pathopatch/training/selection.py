@@ -1,4 +1,4 @@
-"""Which checkpoint is picked, and where the decision threshold lies: by validation patches, never by others."""
+"""Which checkpoint is picked? By validation patches, never by others."""
 
 from __future__ import annotations
 

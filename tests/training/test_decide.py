@@ -12,6 +12,7 @@ from made_patches import toy, write_work
 from pydantic import ValidationError
 
 from pathopatch.config import TrainConfig
+from pathopatch.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.models.bundle import load_model
 from pathopatch.training.decide import TEMPERATURES, best_temperature, decide, nll
@@ -52,6 +53,24 @@ def test_a_sensitivity_needs_a_threshold_that_is_tuned():
         TrainConfig(sensitivity=0.9, tune_threshold=False)
 
 
+@pytest.mark.parametrize(
+    ("val", "changes", "reason"),
+    [
+        (toy([[6, 6], [6, 6], [6, 6]], seed=1), {}, "with 3 classes and 36 validation patches"),
+        (None, {"select": "last"}, "with 2 classes and 0 validation patches"),
+        (toy([[6, 6]], seed=1), {"select": "last"}, "no validation patch of class 1"),
+    ],
+)
+def test_a_sensitivity_that_cannot_be_had_is_refused_before_the_first_step(val, changes, reason):
+    def never(step, total, metrics):
+        raise AssertionError(f"step {step} was taken")
+
+    classes = 3 if val is not None and val.label.max() == 2 else 2
+    train = toy([[8, 8]] * classes, seed=0)
+    with pytest.raises((InputUnsupportedError, GroupEmptyError), match=reason):
+        fit_arrays(train, val, _config(method="erm", sensitivity=0.9, **changes), progress=never)
+
+
 def test_the_temperature_of_one_margin_by_hand():
     # three of four right at margin 2: sigmoid(2 / T) = 3/4, so T = 2 / log 3
     logits = np.array([[0.0, 2.0]] * 4)
@@ -84,12 +103,9 @@ def test_faultless_validation_gives_the_lowest_temperature_of_the_range_and_cert
 
 def test_temperature_changes_no_decision_and_lowers_the_likelihood_loss():
     found = decide(LOGITS, FOUR, tune_threshold=True)
-    plain = decide(LOGITS, FOUR, tune_threshold=True, tune_temperature=False)
-    assert plain.temperature == 1.0
     assert found.temperature != 1.0
-    assert found.validation["nll"] < found.validation["nll_at_one"] == plain.validation["nll"]
-    assert found.threshold == plain.threshold
-    assert found.validation["wga"] == plain.validation["wga"]
+    assert found.validation["nll"] < found.validation["nll_at_one"] == nll(LOGITS, FOUR.label)
+    assert (found.threshold, found.validation["wga"]) == (2.5, 1.0)  # as of the logits themselves
 
 
 def test_nothing_is_fitted_to_validation_that_was_trained_on():
@@ -97,6 +113,8 @@ def test_nothing_is_fitted_to_validation_that_was_trained_on():
     config = _config(method="erm", select="last", tune_threshold=False, train_splits=("train", "val"))
     fitted = fit_arrays(train, toy([[5, 5], [5, 5]], seed=1), config)
     assert (fitted.temperature, fitted.decision_threshold) == (1.0, 0.0)
+    assert fitted.validation == {}  # what it says of patches that were learnt from is no validation
+    assert {row["val_wga"] for row in fitted.history} == {None}
 
 
 def test_threshold_and_temperature_are_stored_with_the_model_and_applied_where_probabilities_are_formed(tmp_path):

@@ -18,6 +18,7 @@ from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, NonFiniteError, StaleArtefactError
 from pathopatch.models.bundle import load_model
 from pathopatch.models.networks import build_network
+from pathopatch.provenance import Stamp, write_table
 from pathopatch.training.checkpoint import peek
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import CHECKPOINT, NONFINITE, Keep, fit_arrays, needs_groups
@@ -324,6 +325,15 @@ def test_a_run_leaves_a_model_that_predicts_as_its_network_and_is_not_done_twice
     with pytest.raises(StaleArtefactError, match="configuration"):
         fit(tmp_path, _config(steps=9))
     assert len(groups) == 120
+
+
+def test_a_bundle_calls_its_classes_what_the_patches_call_their_labels(tmp_path):
+    groups = write_work(tmp_path)
+    named = groups.assign(label_name=groups["label"].map({0: "landbird", 1: "waterbird", -1: ""}))
+    write_table(tmp_path / "groups.parquet", named, Stamp(stage="groups", config="c"))
+    model = fit(tmp_path, _config()) / "model"
+    assert load_model(model, device="cpu", precision="float32").spec.class_names == ("landbird", "waterbird")
+    assert "waterbird or landbird" in (model / "README.md").read_text()
 
 
 def test_equal_runs_leave_equal_bytes_but_for_the_log(tmp_path):

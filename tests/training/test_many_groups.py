@@ -47,6 +47,13 @@ def test_fewer_values_in_validation_than_in_training_select_by_the_groups_that_a
     assert fitted.validation["n of label 2, attribute 1"] == 6
 
 
+def test_a_group_that_the_selecting_threshold_lacks_is_refused_however_many_bins_are_drawn_by():
+    bins = toy([[6, 6, 6], [6, 6, 6]], seed=0, side=8)
+    lacking = toy([[6, 6], [0, 6]], seed=0, side=8)
+    with pytest.raises(GroupEmptyError, match=r"in validation, no sample in \(label 1, attribute 0\)"):
+        fit_arrays(bins, lacking, _config(method="gerne", select_at=0.5))
+
+
 def test_a_class_that_only_training_has_cannot_be_selected_by():
     with pytest.raises(GroupEmptyError, match="in validation"):
         fit_arrays(TRAIN, toy([[6] * 4, [6] * 4], seed=0, side=8), _config(method="erm"))

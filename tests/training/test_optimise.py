@@ -1,6 +1,7 @@
 """A step's precision, rate and length: by device, by hand-made numbers, and with the scaled loss of float16."""
 
 import math
+import sys
 from functools import partial
 
 import pytest
@@ -8,9 +9,12 @@ import torch
 from made_patches import toy
 from safetensors.torch import save_file
 from torch import nn
+from torch.amp import GradScaler
 
 from pathopatch.config import TrainConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.debias.phases import Phase
+from pathopatch.debias.samplers import UniformBatchSampler
+from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.models.networks import build_network
 from pathopatch.training import optimise
 from pathopatch.training.fit import fit_arrays
@@ -76,6 +80,18 @@ def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_scale_is_hal
     weight = nn.Parameter(torch.ones(1))
     assert _step(weight, (weight * 1e30).sum(), scaler=scaler) == [1.0]
     assert scaler.get_scale() == 2.0**39
+
+
+def test_a_run_in_which_every_scaled_step_is_left_out_is_stopped(monkeypatch):
+    class Broken(torch.nn.Module):
+        def forward(self, loss, group):
+            return loss.mean() + (0 * loss.mean()).sqrt()  # a number, with a gradient that is none
+
+    monkeypatch.setattr(sys.modules[fit_arrays.__module__], "loss_scaler", lambda dtype, device: GradScaler("cpu"))
+    small = {"input_px": 8, "steps": 32, "batch_per_class": 2, "threads": 1, "select": "last", "evaluations": 1}
+    phase = Phase(sampler=UniformBatchSampler, objective=lambda counts: Broken())
+    with pytest.raises(NonFiniteError, match="no gradient is finite in float16"):
+        fit_arrays(toy([[8, 8], [8, 8]], seed=0, side=8), None, TrainConfig(**small), phases=[phase])
 
 
 def test_training_with_a_bound_of_the_gradient_and_a_cosine_differs_from_training_without():

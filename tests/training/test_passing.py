@@ -15,6 +15,7 @@ from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.training import passing
 from pathopatch.training.fit import Keep, fit_arrays
+from pathopatch.training.ranks import Ranks
 from pathopatch.training.selection import score
 
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
@@ -209,6 +210,52 @@ def test_dfr_without_validation_or_with_an_empty_group_there_is_refused():
         fit_arrays(TRAIN, None, _config(method="dfr", select="last"))
     with pytest.raises(GroupEmptyError, match="in validation"):
         fit_arrays(TRAIN, toy([[6, 0], [6, 6]], seed=0), _config(method="dfr"))
+
+
+def _never(step, total, metrics):
+    raise AssertionError(f"step {step} was taken")
+
+
+def test_a_group_of_one_validation_patch_cannot_be_both_learnt_from_and_selected_by():
+    val = toy([[1, 6], [6, 6]], seed=0)
+    with pytest.raises(GroupEmptyError, match=r"in validation, no sample in \(label 0, attribute 0\)"):
+        fit_arrays(TRAIN, val, _config(method="dfr"), progress=_never)
+    assert fit_arrays(TRAIN, val, _config(method="gerne")).validation["n of label 0, attribute 0"] == 1
+
+
+def test_what_the_second_phase_of_dfr_cannot_draw_is_refused_before_the_first():
+    lacking = toy([[6, 0], [6, 6]], seed=0)
+    with pytest.raises(GroupEmptyError, match=r"\(label 0, attribute 1\)"):
+        fit_arrays(TRAIN, lacking, _config(method="dfr", select="last", tune_threshold=False), progress=_never)
+    with pytest.raises(InputUnsupportedError, match="split 'val'"):
+        fit_arrays(TRAIN, None, _config(method="dfr", select="last"), progress=_never)
+
+
+def test_dfr_neither_trains_on_what_it_holds_out_nor_draws_it_by_another_attribute_than_the_rest():
+    on_both = _config(method="dfr", select="last", tune_threshold=False, train_splits=("train", "val"))
+    with pytest.raises(InputUnsupportedError, match=r"held-out .*train_splits"):
+        fit_arrays(TRAIN, VAL, on_both, progress=_never)
+    with pytest.raises(InputUnsupportedError, match="leave select_at out, or train dfr at threshold 0.5"):
+        fit_arrays(TRAIN, VAL, _config(method="dfr", select_at=0.5), progress=_never)
+
+
+@pytest.mark.parametrize("name", ["erm", "gerne-unknown", "jtt"])
+def test_a_method_without_attributes_learns_the_same_to_the_bit_where_training_knows_them(name):
+    config = _config(method=name, t=0.25)
+    assert _equal(fit_arrays(TRAIN, VAL, config).network, fit_arrays(_unknown(TRAIN), VAL, config).network)
+
+
+@pytest.mark.parametrize("name", ["gerne-unknown", "jtt"])
+def test_pseudo_attributes_follow_from_numbers_that_all_processes_share(monkeypatch, name):
+    shared = []
+
+    def spy(ranks, compute, index, *, chunk):
+        shared.append(len(index))
+        return compute(index)
+
+    monkeypatch.setattr(Ranks, "rows", spy)
+    fit_arrays(TRAIN, VAL, _config(method=name))
+    assert shared.count(len(TRAIN)) == 1
 
 
 @pytest.mark.parametrize(

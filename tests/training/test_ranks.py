@@ -27,6 +27,7 @@ JOBS = {
     **{name: {**SMALL, "method": name} for name in NAMES},
     "groupdro-hard": {**SMALL, "method": "groupdro", "groupdro_eta": 0.5, "clip_norm": 0.5, "schedule": "cosine"},
     "odd": {**SMALL, "cell_unit": 1},
+    "rank": {**SMALL, "cell_unit": 1, "attribute": "rank"},
     "diverges": {**SMALL, "method": "erm", "learning_rate": 1e20, "average_weights": False},
 }
 

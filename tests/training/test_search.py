@@ -11,7 +11,7 @@ import pytest
 from made_patches import toy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pathopatch.config import TrainConfig, TuneConfig
+from pathopatch.config import TrainConfig, TuneConfig, parse
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
@@ -256,6 +256,18 @@ def test_the_plan_says_trials_times_steps_and_a_budget_below_one_trial_is_refuse
         search_plan(config_of(steps=600), TuneConfig(budget_steps=599))
     runs = [config_of(method=name, steps=600) for name in ("erm", "gerne", "erm")]
     assert search_text(runs, SEARCH) == "search: 3 trials x 600 steps = 1800 steps for each of 3 runs (erm, gerne)"
+
+
+def test_trials_are_never_compared_by_patches_that_they_are_trained_on() -> None:
+    config = config_of(select="last", tune_threshold=False, train_splits=("train", "val"))
+    with pytest.raises(InputUnsupportedError, match="compared by the split 'val', and train_splits holds it"):
+        search_arrays(TRAIN, VAL, config, SEARCH)
+
+
+@pytest.mark.parametrize("ranges", [{"learning_rates": (3e-3, 3e-4)}, {"weight_decays": (0.0, 0.1)}])
+def test_ranges_that_a_logarithmic_scale_does_not_have_are_refused(ranges: dict[str, Any]) -> None:
+    with pytest.raises(InputUnsupportedError, match=rf"{next(iter(ranges))} must rise and be above 0"):
+        parse(TuneConfig, ranges, place="test")
 
 
 def test_the_objective_decides_what_trials_are_compared_by() -> None:

@@ -1,0 +1,48 @@
+"""Validation that a run learnt from is no validation of it: it is neither judged nor chosen by."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from made_patches import write_work
+
+from pathopatch.config import EvaluateConfig, TrainConfig
+from pathopatch.errors import InputMissingError
+from pathopatch.evaluation import evaluate_run
+from pathopatch.files import read_json
+from pathopatch.training import fit
+
+JUDGE = EvaluateConfig(bootstrap=0, ablation=False)
+
+
+def trained(work, **changes):
+    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
+    return fit(work, TrainConfig(**{**small, **changes}))
+
+
+def test_a_method_that_learns_from_half_of_validation_is_judged_on_the_other_half(tmp_path):
+    groups = write_work(tmp_path)
+    run = trained(tmp_path, method="dfr")
+    learnt = set(pd.read_csv(run / "learnt_from_val.csv")["patch_id"])
+    out = evaluate_run(tmp_path, run.name, config=JUDGE, device="cpu")
+    predicted = pd.read_parquet(out / "predictions.parquet")
+    judged = set(predicted.loc[predicted["split"] == "val", "patch_id"])
+    of_val = groups[(groups["split"] == "val") & (groups["group@0.25"] >= 0)]
+    assert not judged & learnt
+    assert judged | learnt == set(of_val["patch_id"])
+    at = read_json(out / "metrics.json")["splits"]["val"]["thresholds"]["0.25"]
+    assert at["n"] == len(judged)
+    assert at["wga"]["value"] == pytest.approx(read_json(run / "run.json")["validation"]["wga"])
+    assert np.sum(predicted["split"] == "test") == 38
+
+
+def test_other_methods_are_judged_on_all_of_it_and_those_trained_on_it_on_none(tmp_path):
+    write_work(tmp_path)
+    plain = trained(tmp_path, method="erm")
+    assert not (plain / "learnt_from_val.csv").exists()
+    on_both = {"select": "last", "tune_threshold": False, "train_splits": ("train", "val"), "name": "both"}
+    both = trained(tmp_path, method="erm", **on_both)
+    told = [read_json(evaluate_run(tmp_path, run.name, config=JUDGE) / "metrics.json") for run in (plain, both)]
+    assert [set(each["splits"]) for each in told] == [{"val", "test"}, {"test"}]
+    assert told[0]["splits"]["val"]["thresholds"]["0.25"]["n"] == 38
+    with pytest.raises(InputMissingError, match="did not learn from"):
+        evaluate_run(tmp_path, both.name, config=JUDGE, splits=("val",), force=True)
