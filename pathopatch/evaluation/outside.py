@@ -101,7 +101,7 @@ def evaluate_bundle(
     judged_splits = (ALL,) if splits is None else tuple(dict.fromkeys(splits))
     rows = _labelled(groups, judged_splits)
     warnings = check_patches(spec, _source(work, rows), place=str(bundle))
-    warnings += _rule_warnings(spec, work) + seen_warnings(spec, work, rows)
+    warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + seen_warnings(spec, work, rows)
     predictions = predict_patches(
         work, groups, load_model(bundle, device=device), splits=judged_splits, ablate=config.ablation
     )
@@ -274,6 +274,15 @@ def _source(work: Path, rows: pd.DataFrame) -> Source:
 
 def _intensity(source: Source) -> IntensityConfig:
     return IntensityConfig.model_validate(dict(source.intensity))
+
+
+def _class_warnings(spec: BundleSpec, groups: pd.DataFrame) -> list[str]:
+    """Return a warning where the model's classes are called otherwise than the labels here."""
+    here = naming_of(groups).labels
+    if here == spec.class_names:
+        return []
+    theirs = " and ".join(spec.class_names)
+    return [f"The model tells {theirs} apart, the labels here are {' and '.join(here)}: see that they mean the same."]
 
 
 def _rule_warnings(spec: BundleSpec, work: Path) -> list[str]:

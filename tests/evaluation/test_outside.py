@@ -154,6 +154,17 @@ def test_a_model_of_three_classes_is_refused_and_not_judged_by_two_of_its_logits
         check_patches(spec, fitting())
 
 
+def test_labels_of_other_names_than_the_models_classes_are_said(bundle: Path, outside: Path, tmp_path: Path) -> None:
+    work = shutil.copytree(outside, tmp_path / "work")
+    groups = read_table(work / "groups.parquet")
+    named = groups.assign(label_name=groups["label"].map({0: "landbird", 1: "waterbird", -1: ""}))
+    write_table(work / "groups.parquet", named, Stamp(stage="groups", config="d"))
+    out = evaluate_bundle(work, bundle, config=QUICK, device="cpu", force=True)
+    said = "The model tells non-tumour and tumour apart, the labels here are landbird and waterbird"
+    assert said in outside_text(out)
+    assert said not in outside_text(outside / "evaluations" / "erm-t0.25-s0")
+
+
 def test_a_run_is_not_judged_on_slides_that_it_was_trained_on(home: Path, tmp_path: Path) -> None:
     work = shutil.copytree(home, tmp_path / "work")
     groups = read_table(work / "groups.parquet")
