@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pathopatch.files import tiled_in
 from pathopatch.provenance import fingerprint, read_table
 
 TRAINED, VALIDATED = "train_slides", "val_slides"
@@ -26,7 +27,7 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     Parameters
     ----------
     work : Path
-        Work folder with ``slides.parquet``; without it nothing is known.
+        Work folder, or that of a fold; without ``slides.parquet`` where it was tiled nothing is known.
     rows : DataFrame
         Rows of its groups table: slide_id, patient_id.
 
@@ -35,7 +36,7 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     dict of str to str
         Slide, or ``<set>, patient <patient_id>``, to its mark; slides without a row in ``slides.parquet`` are left out.
     """
-    path = work / "slides.parquet"
+    path = tiled_in(work) / "slides.parquet"
     if not path.is_file():
         return {}
     known = read_table(path)
