@@ -7,10 +7,11 @@ import json
 import multiprocessing
 import os
 import signal
-from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from torch import nn
 
 from pathopatch.debias.methods import Phase
@@ -23,15 +24,19 @@ _FRESH.set_forkserver_preload(["pathopatch.training", "torch._dynamo"])  # torch
 STEPS = 4
 
 
-def _mean(n_groups: int) -> nn.Module:
+def _mean(counts: NDArray[np.int64]) -> nn.Module:
     return Mean()
+
+
+def _group_dro(counts: NDArray[np.int64]) -> nn.Module:
+    return GroupDRO(counts.size, eta=0.5)
 
 
 METHODS: dict[str, tuple[Phase, ...] | None] = {
     "gerne": None,
     "two phases": (
         Phase(sampler=UniformBatchSampler, objective=_mean, select_by="last"),
-        Phase(sampler=GroupBalancedBatchSampler, objective=partial(GroupDRO, eta=0.5), lr_scale=0.5),
+        Phase(sampler=GroupBalancedBatchSampler, objective=_group_dro, lr_scale=0.5),
     ),
 }
 # Evaluations after steps 2 and 4, a checkpoint between: what is summed since the last one must be taken up again too.
