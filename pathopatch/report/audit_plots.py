@@ -154,7 +154,7 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, naming: Naming
             axes.hlines(n_groups, wga["low"], wga["high"], color=_INK, linewidth=3)
             axes.plot(wga["mean"], n_groups, "o", color=_INK, markersize=6.5, markeredgecolor="white")
             axes.text(1.04, n_groups, f"{-100 * wga['bias']:.0f} points too low", va="center", fontsize=8, color=_INK)
-        dress(axes, title=title, x="measured accuracy")
+        dress(axes, title=title, x=f"accuracy one would measure, were every group right at {100 * true:.0f} % (dashed)")
         axes.set_xlim(0, 1.62)
         axes.set_xticks(
             np.linspace(0, 1, 6), [f"{share} %" if share == 100 else f"{share}" for share in range(0, 101, 20)]

@@ -89,9 +89,10 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
     """
     methods = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     colors = {name: _color(place, len(methods)) for place, name in enumerate(methods)}
-    rows = -(-len(panels) // _COLUMNS)
-    figure = new_figure(10.0, 0.5 + 3.2 * rows)
-    grid = figure.subplots(rows, _COLUMNS, sharey=True, squeeze=False).reshape(-1)
+    columns = min(len(panels), _COLUMNS)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(5.0 * columns, 0.5 + 3.2 * rows)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False).reshape(-1)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     for place, (axes, (trained, lines)) in enumerate(zip(grid, panels.items(), strict=False)):
@@ -100,7 +101,7 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
             axes.axvline(cut, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         told = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
         dress(axes, title=f"trained {told}", x="tissue threshold of the evaluation",
-              y="" if place % _COLUMNS else "worst-group accuracy")  # fmt: skip
+              y="" if place % columns else "worst-group accuracy")  # fmt: skip
         axes.set_xlim(SWEEP[0] - _HALF_STEP, SWEEP[-1] + _HALF_STEP)
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -117,7 +118,8 @@ def _panel(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors: Mapp
         axes.axvspan(threshold - _HALF_STEP, threshold + _HALF_STEP, color="#e4e7ea", zorder=0, linewidth=0)
     for method, seeds in lines.items():
         values = pd.concat([each.set_index("threshold")["wga"] for each in seeds], axis=1)
-        style: dict[str, Any] = {"color": colors[method], "linestyle": "--" if "erm" in method else "-"}
+        line, order = ("--", 3) if "erm" in method else ("-", 2)  # dashed and on top: where lines coincide both are seen
+        style: dict[str, Any] = {"color": colors[method], "linestyle": line, "zorder": order}
         mean = values.mean(axis=1)
         axes.plot(mean.index, mean, linewidth=1, alpha=0.35, **style)
         axes.plot(mean.index, mean.where(~is_small), linewidth=2, label=method, **style)
