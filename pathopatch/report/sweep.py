@@ -118,7 +118,9 @@ def _panel(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors: Mapp
         axes.axvspan(threshold - _HALF_STEP, threshold + _HALF_STEP, color="#e4e7ea", zorder=0, linewidth=0)
     for method, seeds in lines.items():
         values = pd.concat([each.set_index("threshold")["wga"] for each in seeds], axis=1)
-        line, order = ("--", 3) if "erm" in method else ("-", 2)  # dashed and on top: where lines coincide both are seen
+        line, order = (
+            ("--", 3) if "erm" in method else ("-", 2)
+        )  # dashed and on top: where lines coincide both are seen
         style: dict[str, Any] = {"color": colors[method], "linestyle": line, "zorder": order}
         mean = values.mean(axis=1)
         axes.plot(mean.index, mean, linewidth=1, alpha=0.35, **style)
