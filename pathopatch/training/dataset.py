@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputMissingError, NonFiniteError
@@ -58,7 +59,10 @@ class PatchSet:
 
     def read(self, index: Any) -> NDArray[np.float32]:
         """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
-        return np.asarray(self.x[index], dtype=np.float32)
+        found = self.x[index]
+        if found.dtype == np.float16:
+            return torch.from_numpy(found).float().numpy()  # several times as fast as NumPy's widening
+        return np.asarray(found, dtype=np.float32)
 
     def rows(self, index: Any) -> PatchSet:
         """Return some of the patches, by a mask or an array of indices; those in memory are copied."""

@@ -24,7 +24,6 @@ def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
     """
     decay = min(0.99, (step + 1) / (step + 10))
     with torch.no_grad():
-        for kept, new in zip(average.parameters(), network.parameters(), strict=True):
-            kept.lerp_(new, 1 - decay)
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)  # all in one call
         for stored, current in zip(average.buffers(), network.buffers(), strict=True):
             stored.copy_(current)

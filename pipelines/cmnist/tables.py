@@ -12,6 +12,9 @@ from scipy.stats import t
 
 Rows = list[dict[str, Any]]
 
+PROTOCOL = "published"
+"""Of a part that names none."""
+
 BEGIN, END = "<!-- results: written by study.py -->", "<!-- end of results -->"
 
 PUBLISHED: dict[str, dict[float, str]] = {
@@ -53,14 +56,17 @@ def write_tables(readme: Path, rows: Rows, study: dict[str, Any]) -> None:
     """
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    text = "\n".join((*main_tables(rows, study["main"]), *paired_table(rows, study["paired"])))
+    text = "\n".join(
+        (*main_tables(rows, study["main"]), *(line for part in study["paired"] for line in paired_table(rows, part)))
+    )
     readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
 
 
 def main_tables(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the tables over all methods, of the first colour table, with averaged weights."""
     percents, methods = part["percents"], part["methods"]
-    rows = [row for row in rows if row["table"] == part["tables"][0] and row["average"]]
+    published = _by_protocol(rows, part)
+    rows = [row for row in published if row["table"] == part["tables"][0] and row["average"]]
     seeded = [row for row in rows if row["seed"] in part["seeds"]]
     head = ["conflicting", *(f"{p:g} %" for p in percents)]
     yield "Group-balanced accuracy on the unbiased test set, mean ± sd over the seeds, *as published* beneath:\n"
@@ -78,7 +84,11 @@ def main_tables(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
 def paired_table(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the comparison of two methods at equal seeds."""
     first, second = part["methods"]
-    yield f"\n{second} less {first} at {part['percents'][0]:g} %, group-balanced accuracy, paired by seed:\n"
+    rows = _by_protocol(rows, part)
+    yield (
+        f"\n{second} less {first} at {part['percents'][0]:g} %, protocol {part.get('protocol', PROTOCOL)!r}, "
+        "group-balanced accuracy, paired by seed:\n"
+    )
     yield from _table(
         ["colours", "weights", first, second, "difference, 95 % interval", "seeds won"],
         (
@@ -131,6 +141,11 @@ def _demand(
     verdict = "met" if mean(values) >= at_least else "**missed**"
     verdict = verdict if len(values) >= 3 else "too few seeds"
     return [what, f"{percent:g} %", f"{at_least:g}", f"{mean(values):.3g} ({len(values)} seeds)", verdict]
+
+
+def _by_protocol(rows: Rows, part: dict[str, Any]) -> Rows:
+    """Return the rows of a part's protocol."""
+    return [row for row in rows if row["protocol"] == part.get("protocol", PROTOCOL)]
 
 
 def _of(rows: Rows, percent: float, name: str) -> Rows:

@@ -213,6 +213,21 @@ def test_oversampling_draws_what_gerne_follows_in_expectation() -> None:
     np.testing.assert_allclose(3 * less - 2 * biased, shares, atol=1e-12)
 
 
+def test_steps_of_the_automatic_method_are_shorter_by_the_growth_of_its_noise() -> None:
+    batch = np.random.default_rng(0).normal(size=(100_000, 64))  # gradients of single samples
+    half = batch[:, :32].mean(axis=1), batch[:, 32:].mean(axis=1)
+    extrapolated = 2 * half[0] - half[1]  # beta = 1
+    (phase,) = methods.method("gerne-auto")
+    assert phase.lr_scale == pytest.approx(batch.mean(axis=1).std() / extrapolated.std(), rel=0.02)
+    assert methods.method("gerne")[0].lr_scale == 1
+
+
+def test_a_beta_outside_the_bounds_of_the_pseudo_groups_is_refused_before_the_biased_model_is_trained() -> None:
+    methods.method("gerne-unknown", c=1.0, beta=-0.5, t=0.1)
+    with pytest.raises(BetaOutOfBoundsError, match="beta = 9 "):
+        methods.method("gerne-unknown", c=1.0, beta=9.0, t=0.1)
+
+
 @pytest.mark.parametrize("name", ["gerne", "gerne-auto"])
 def test_gerne_gives_half_of_the_samples_of_each_class_to_each_half(name: str) -> None:
     (phase,) = methods.method(name, c=0.5)

@@ -143,7 +143,14 @@ def test_the_ten_thousand_real_digits_are_read_and_coloured(real_data: Path) -> 
 
 def _row(method: str, seed: int, gba: float, **more: Any) -> dict[str, Any]:
     row = dict.fromkeys(("wga", "aligned", "conflicting", "precision", "recall", "seconds"))
-    told_apart = {"table": "tab10", "percent": 0.5, "method": method, "average": True, "seed": seed}
+    told_apart = {
+        "protocol": "published",
+        "table": "tab10",
+        "percent": 0.5,
+        "method": method,
+        "average": True,
+        "seed": seed,
+    }
     return row | told_apart | {"gba": gba} | more
 
 
@@ -159,14 +166,16 @@ def test_the_tables_give_mean_and_sd_and_judge_each_demand() -> None:
     assert "| gerne | 5 % | 85 |  | not measured |" in lines
 
 
-def test_another_colour_table_and_last_weights_stay_out_of_the_main_tables() -> None:
+def test_another_protocol_or_colour_table_and_last_weights_stay_out_of_the_main_tables() -> None:
     rows = [_row("erm", 0, 20.0), _row("erm", 1, 90.0, table="named"), _row("erm", 2, 90.0, average=False)]
+    rows.append(_row("erm", 1, 90.0, protocol="shifted"))
     assert "| erm | 20.0 (1) |  |" in list(tables.main_tables(rows, MAIN))
 
 
 def test_the_paired_difference_is_taken_seed_by_seed_with_its_t_interval() -> None:
     rows = [_row("resample", seed, 80.0 + seed) for seed in range(4)]
     rows += [_row("gerne-auto", seed, 80.0 + seed + gain) for seed, gain in enumerate((1.0, 2.0, 3.0))]
+    rows += [_row("gerne-auto", 3, 99.0, protocol="shifted")]
     line = list(tables.paired_table(rows, PAIRED))[-1]
     # gains 1, 2, 3: mean 2, sd 1, t of 2 degrees 4.303, half width 4.303 / sqrt 3 = 2.48
     assert line == "| tab10 | averaged | 81.5 ± 1.3 (4) | 83.0 ± 2.0 | +2.0 (-0.5 to +4.5) | 3 of 3 |"
@@ -175,7 +184,7 @@ def test_the_paired_difference_is_taken_seed_by_seed_with_its_t_interval() -> No
 def test_only_what_lies_between_the_marks_of_the_readme_is_rewritten(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
-    tables.write_tables(readme, [_row("erm", 0, 20.0)], {"main": MAIN, "paired": PAIRED})
+    tables.write_tables(readme, [_row("erm", 0, 20.0)], {"main": MAIN, "paired": [PAIRED]})
     text = readme.read_text()
     assert text.startswith(f"before\n{tables.BEGIN}\n")
     assert text.endswith(f"{tables.END}\nafter\n")
