@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from imposed_tissue import cohort
 from imposed_tissue.cells import Cell, cells_of, run, work_of
 from imposed_tissue.controls import controls
-from imposed_tissue.crops import find_crops
+from imposed_tissue.crops import Crops, find_crops
 from imposed_tissue.settings import ImposedConfig, Polarity, load
-from imposed_tissue.table import fill, frame, tables
+from imposed_tissue.table import fill, flat, ordered, tables
 
 from pathopatch import pipeline
 from pathopatch.config import GroupsConfig, TileConfig
@@ -22,50 +24,54 @@ from pathopatch.files import read_json, write_json
 from pathopatch.provenance import fingerprint
 
 HERE = Path(__file__).resolve().parent
-RESULTS, CONTROLS, MADE = "results", "controls", "made.json"
+MADE, README = "made.json", "README.md"
+RESULTS, CONTROLS = "results.csv", "controls.csv"
+"""Beside the README, a row added as soon as it is measured; what stands there is not run again."""
 
 
 def main() -> None:
-    """Make the cohorts, print the controls, train every cell that has no result yet, and print the tables."""
+    """Make the cohorts, measure the controls, train every cell that has no result yet, and print the tables."""
     asked = _arguments()
     config = load(asked.config)
     if asked.seeds:
         config = config.model_copy(update={"seeds": tuple(asked.seeds)})
-    work: Path = asked.work
-    make(work, config)
-    print_controls(work, config)
-    chosen = [cell for cell in cells_of(config) if asked.methods is None or cell.method in asked.methods]
-    train(work, config, chosen, jobs=asked.jobs)
-    table = frame(_known(work / RESULTS, [cell.key(config) for cell in cells_of(config)]), config)
-    said = tables(table, _known(work / CONTROLS, [key for *_, key in _cohorts(config)]), config)
+    cells = {cell.key(config): cell for cell in cells_of(config)}
+    chosen = {key: cell for key, cell in cells.items() if asked.methods is None or cell.method in asked.methods}
+    measure_controls(asked.work, asked.out / CONTROLS, config)
+    train(asked.work, asked.out / RESULTS, config, chosen, jobs=asked.jobs)
+    runs = _rows(asked.out / RESULTS)
+    table = ordered(runs[runs["key"].isin(cells)], config)  # none of other settings
+    checks = _rows(asked.out / CONTROLS)
+    said = tables(table, checks[checks["key"].isin([key for *_, key in _cohorts(config)])], config)
     print(said)
     if asked.readme:
-        fill(asked.readme, said)
-        text = table.round(4).to_csv(index=False, lineterminator="\n")
-        asked.readme.with_name("results.csv").write_text(text, encoding="utf-8")
+        fill(asked.out / README, said)
+        table.to_csv(asked.out / RESULTS, index=False, lineterminator="\n")
 
 
-def make(work: Path, config: ImposedConfig) -> None:
-    """Write and tile each polarity's and seed's cohort that is not there yet."""
-    crops = None
-    for seed in config.seeds:
-        for polarity in config.polarities:
-            folder = folder_of(work, polarity, seed)
-            stamp = {"made_of": fingerprint([config.source, config.cohort.model_dump(mode="json"), seed, polarity])}
-            if (folder / MADE).is_file() and read_json(folder / MADE) == stamp:
-                continue
-            if crops is None:
-                print(f"looking for crops in {config.source}", flush=True)
-                sizes = config.cohort.model_dump(include={"crop_px", "apart_px", "side_px", "min_tissue"})
-                crops = find_crops(Path(config.source), **sizes)
-            planned = cohort.plan(crops, config.cohort, seed=seed)
-            cohort.write(folder, crops, planned, polarity=polarity)
-            for name in cohort.SETS:
-                pipeline.tile_patches(folder / name, work_of(folder, name), TileConfig(), force=True)
-                rules = GroupsConfig(thresholds=config.thresholds, bins=config.bins)
-                pipeline.groups(work_of(folder, name), rules, force=True)
-            write_json(folder / MADE, stamp)
-            print(f"made {folder.name}: {len(planned)} patches of {planned['crop'].nunique()} crops", flush=True)
+def make(work: Path, config: ImposedConfig, *, polarity: Polarity, seed: int) -> Path:
+    """Write and tile a cohort unless it is there, and return its folder."""
+    folder = folder_of(work, polarity, seed)
+    stamp = {"made_of": fingerprint([config.source, config.cohort.model_dump(mode="json"), seed, polarity])}
+    if (folder / MADE).is_file() and read_json(folder / MADE) == stamp:
+        return folder
+    crops = _crops(config.source, **config.cohort.model_dump(include={"crop_px", "apart_px", "side_px", "min_tissue"}))
+    planned = cohort.plan(crops, config.cohort, seed=seed)
+    cohort.write(folder, crops, planned, polarity=polarity)
+    for name in cohort.SETS:
+        pipeline.tile_patches(folder / name, work_of(folder, name), TileConfig(), force=True)
+        rules = GroupsConfig(thresholds=config.thresholds, bins=config.bins)
+        pipeline.groups(work_of(folder, name), rules, force=True)
+    write_json(folder / MADE, stamp)
+    print(f"made {folder.name}: {len(planned)} patches of {planned['crop'].nunique()} crops", flush=True)
+    return folder
+
+
+@cache
+def _crops(source: str, **sizes: Any) -> Crops:
+    """Return the crops of a set, looked for once."""
+    print(f"looking for crops in {source}", flush=True)
+    return find_crops(Path(source), **sizes)
 
 
 def folder_of(work: Path, polarity: Polarity, seed: int) -> Path:
@@ -73,31 +79,36 @@ def folder_of(work: Path, polarity: Polarity, seed: int) -> Path:
     return work / f"{polarity}-s{seed}"
 
 
-def print_controls(work: Path, config: ImposedConfig) -> None:
-    """Print the leak controls of each cohort, measured once."""
+def measure_controls(work: Path, path: Path, config: ImposedConfig) -> None:
+    """Measure the leak controls of each cohort that has none in the table."""
+    known = _rows(path)["key"].tolist()
     for polarity, seed, key in _cohorts(config):
-        path = work / CONTROLS / f"{key}.json"
-        if not path.is_file():
-            found = controls(folder_of(work, polarity, seed), config, seed=seed)
-            write_json(path, {"polarity": polarity, "seed": seed, "auroc": found})
-        for name, (value, low, high) in read_json(path)["auroc"].items():
+        if key in known:
+            continue
+        found = controls(make(work, config, polarity=polarity, seed=seed), config, seed=seed)
+        for name, (value, low, high) in found.items():
+            told = {"key": key, "polarity": polarity, "seed": seed, "suspect": name}
+            _add(path, told | {"auroc": round(value, 4), "low": round(low, 4), "high": round(high, 4)})
             print(f"{polarity:<7} seed {seed}  {name:<24} AUROC {value:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
 def _cohorts(config: ImposedConfig) -> Iterator[tuple[Polarity, int, str]]:
-    """Yield polarity, seed and the name of the controls' file of each cohort."""
+    """Yield polarity and seed of each cohort, and what tells whether its controls were measured so."""
     settings = config.model_dump(mode="json", include={"cohort", "train", "control_steps"})
     for seed in config.seeds:
         for polarity in config.polarities:
             yield polarity, seed, fingerprint([settings, seed, polarity])
 
 
-def train(work: Path, config: ImposedConfig, cells: Sequence[Cell], *, jobs: int) -> None:
-    """Train the cells that have no result, several at a time, and write a file for each."""
-    missing = [cell for cell in cells if not (work / RESULTS / f"{cell.key(config)}.json").is_file()]
+def train(work: Path, path: Path, config: ImposedConfig, cells: Mapping[str, Cell], *, jobs: int) -> None:
+    """Train the cells that have no row in the table, several at a time, and add a row for each."""
+    known = set(_rows(path)["key"])
+    missing = [cell for key, cell in cells.items() if key not in known]
     print(f"{len(cells)} runs, {len(missing)} of them missing", flush=True)
+    for polarity, seed in dict.fromkeys((cell.polarity, cell.seed) for cell in missing):
+        make(work, config, polarity=polarity, seed=seed)
     for done, row in enumerate(_run_all(work, config, missing, jobs), start=1):
-        write_json(work / RESULTS / f"{row['key']}.json", row)
+        _add(path, flat(row, config))
         cuts = ",".join(f"{cut:g}" for cut in row["cuts"])
         judged = "  ".join(f"WGA@{each:g} {100 * row[f'wga@{each:g}']:5.1f}" for each in config.thresholds)
         print(
@@ -117,9 +128,16 @@ def _run_all(work: Path, config: ImposedConfig, cells: Sequence[Cell], jobs: int
             yield future.result()
 
 
-def _known(folder: Path, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the files with these names that are there."""
-    return [read_json(path) for path in (folder / f"{key}.json" for key in keys) if path.is_file()]
+def _rows(path: Path) -> pd.DataFrame:
+    """Return a table of results; without rows where there is none yet."""
+    return pd.read_csv(path, dtype={"cuts": str}) if path.is_file() else pd.DataFrame({"key": []})
+
+
+def _add(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a table of results."""
+    text = pd.DataFrame([row]).to_csv(index=False, header=not path.is_file(), lineterminator="\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _arguments() -> argparse.Namespace:
@@ -129,7 +147,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a thread each")
     parser.add_argument("--seeds", type=int, nargs="*", help="in place of the configured ones")
     parser.add_argument("--methods", nargs="*", help="only these")
-    parser.add_argument("--readme", type=Path, help="write the tables between the markers of this file")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of results.csv, controls.csv and README.md")
+    parser.add_argument("--readme", action="store_true", help="write the tables into README.md, rows put in order")
     return parser.parse_args()
 
 

@@ -179,13 +179,14 @@ def test_only_methods_that_need_groups_are_trained_by_each_attribute() -> None:
     )
     found = [(cell.method, cell.cuts, cell.steps) for cell in cells.cells_of(config)]
     assert found == [
-        ("erm", (0.5,), 1200),
         ("ceiling", (0.5,), 600),
         ("erm", (0.5,), 600),
         ("erm-balanced", (0.5,), 600),
         ("resample", (0.5,), 600),
-        ("resample", (0.3,), 600),
         ("resample", (0.3, 0.5), 600),
+        ("resample", (0.3,), 600),
+        ("erm", (0.5,), 1200),
+        ("erm", (0.5,), 2400),
     ]
 
 
@@ -213,12 +214,21 @@ def test_the_same_margins_are_judged_at_every_threshold() -> None:
 
 def _row(method: str, seed: int, wga: float, *, cuts: tuple[float, ...] = (0.5,), steps: int = 600) -> dict[str, Any]:
     return {
-        "polarity": "bright", "seed": seed, "method": method, "steps": steps, "picked_step": steps, "cuts": cuts,
-        "decision_threshold": 0.0, "val_wga": wga, "last_val_wga": wga, "auroc": 0.9,
+        "key": f"{method} {seed} {cuts} {steps}", "polarity": "bright", "seed": seed, "method": method, "steps": steps, "picked_step": steps, "cuts": cuts,
+        "decision_threshold": 0.0, "val_wga": wga, "last_val_wga": wga, "auroc": 0.9, "seconds": 1.0,
         **{f"{name}@0.5{zero}": wga for name in ("wga", "gba") for zero in ("", "_at_zero")},
         **{f"{name}@0.3{zero}": wga - 0.02 for name in ("wga", "gba") for zero in ("", "_at_zero")},
         **{f"groups@{t}": [wga] * 4 for t in (0.5, 0.3)},
     }  # fmt: skip
+
+
+CHECKS = pd.DataFrame(
+    [{"polarity": "bright", "seed": 1, "suspect": "area alone", "auroc": 0.501, "low": 0.45, "high": 0.552}]
+)
+
+
+def _runs(rows: list[dict[str, Any]], config: Any) -> pd.DataFrame:
+    return table.ordered(pd.DataFrame([table.flat(row, config) for row in rows]), config)
 
 
 def test_the_tables_hold_every_demand_against_the_best_plain_run() -> None:
@@ -226,12 +236,13 @@ def test_the_tables_hold_every_demand_against_the_best_plain_run() -> None:
     rows = [_row("erm", 1, 0.4), _row("erm", 2, 0.5), _row("erm", 1, 0.5, steps=1200), _row("erm", 2, 0.6, steps=1200)]
     rows += [_row("resample", 1, 0.8), _row("resample", 2, 0.9), _row("gerne", 1, 0.84), _row("gerne", 2, 0.84)]
     rows += [_row("resample", seed, 0.8, cuts=(0.3, 0.5)) for seed in (1, 2)]
-    said = table.tables(table.frame(rows, config), [], config)
+    said = table.tables(_runs(rows, config), CHECKS, config)
     assert "| resample | 0.5 | 85.0 ± 7.1 | 83.0 ± 7.1 | 85.0 ± 7.1 | 85.0 ± 7.1 | 80.0 | 85.0, 85.0 |" in said
     assert "resample, 85.0 (82 or more), lowest seed 80.0 (75 or more), +30.0 over erm at 1,200 steps" in said
     assert "gerne: -1.0 from the best" in said
     assert "600 steps 45.0 ± 7.1; 1,200 steps 55.0 ± 7.1" in said
     assert "Trained by 0.3,0.5, WGA at 0.3 less that at 0.5: resample -2.0." in said
+    assert "| bright, seed 1 | 0.501 (0.450 to 0.552) |" in said
 
 
 def test_tables_replace_what_stands_between_the_markers(tmp_path: Path) -> None:
@@ -246,9 +257,8 @@ def test_settings_of_a_method_that_is_not_run_are_refused() -> None:
         settings.ImposedConfig(source="x", methods=("erm",), of_method={"gerne": {"beta": 1.5}})
 
 
-def test_the_frame_keeps_one_row_a_run() -> None:
+def test_runs_are_put_in_the_order_of_the_configuration() -> None:
     config = settings.ImposedConfig(source="x", methods=("erm", "resample"))
-    found = table.frame([_row("resample", 2, 0.5), _row("erm", 1, 0.4), _row("resample", 1, 0.5)], config)
-    assert isinstance(found, pd.DataFrame)
+    found = _runs([_row("resample", 2, 0.5), _row("erm", 1, 0.4), _row("resample", 1, 0.5)], config)
     assert found[["method", "seed"]].to_numpy().tolist() == [["erm", 1], ["resample", 1], ["resample", 2]]
     assert found["wga@0.5"].tolist() == [40.0, 50.0, 50.0]

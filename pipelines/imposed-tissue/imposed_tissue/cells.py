@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,22 +63,18 @@ class Cell:
 
 
 def cells_of(config: ImposedConfig) -> list[Cell]:
-    """Return all runs of a study; a method that needs no groups is trained once, by the first threshold."""
-    cuts = [(threshold,) for threshold in config.thresholds] + [config.bins] * bool(config.bins)
-    steps, found = config.train.steps, []
-    for seed in config.seeds:
-        for polarity in config.polarities:
-            found += [Cell(polarity, seed, _UNBIASED, cuts[0], steps * factor) for factor in config.longer]
-            found.append(Cell(polarity, seed, CEILING, cuts[0], steps))
-            for name in config.methods:
-                found += [Cell(polarity, seed, name, each, steps) for each in _cuts_of(name, config, cuts)]
-    return found
+    """Return all runs of a study, those of one attribute in every cohort before those of the next.
 
-
-def _cuts_of(name: str, config: ImposedConfig, cuts: Sequence[tuple[float, ...]]) -> Iterator[tuple[float, ...]]:
-    """Yield the attributes that a method is trained by."""
-    of_groups = any(needs_groups(phase) for phase in method(name))
-    yield from cuts if of_groups else cuts[:1]
+    A method that needs no groups is trained once, by the first threshold; erm is trained longer at the end.
+    """
+    first, *others = [(threshold,) for threshold in config.thresholds]
+    cohorts = list(itertools.product(config.seeds, config.polarities))
+    by_groups = [name for name in config.methods if any(needs_groups(phase) for phase in method(name))]
+    found = [Cell(p, s, name, first, config.train.steps) for s, p in cohorts for name in (CEILING, *config.methods)]
+    for cuts in [config.bins] * bool(config.bins) + others:
+        found += [Cell(p, s, name, cuts, config.train.steps) for s, p in cohorts for name in by_groups]
+    longer = [config.train.steps * factor for factor in config.longer]
+    return found + [Cell(p, s, _UNBIASED, first, steps) for steps in longer for s, p in cohorts]
 
 
 def train_config(cell: Cell, config: ImposedConfig) -> TrainConfig:
@@ -149,11 +146,9 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
         "val_wga": fitted.validation["wga"],
         "val_gba": fitted.validation["gba"],
         "last_val_wga": fitted.history[-1]["val_wga"],
-        "last": fitted.history[-1],
         **found,
         **{f"{name}_at_zero": value for name, value in plain.items() if name.startswith(("wga", "gba"))},
         "auroc": metrics.auroc(margin, sets["test"].label),
-        "margin": np.round(margin, 4).tolist(),
         "seconds": round(seconds, 1),
     }
 

@@ -48,8 +48,6 @@ def draw_look(rng: np.random.Generator, *, side_px: int, is_dark: bool) -> Look:
     """Return a random stain, ground, island field and noise."""
     strength = rng.uniform(0.9, 1.1) * rng.uniform(0.94, 1.06, 3)
     mean = _MEANS * strength
-    if is_dark:
-        mean = rng.permutation(mean)  # which channel is brightest says nothing about a fluorescent stain
     sd = mean * rng.uniform(*_SPREADS) * rng.uniform(0.95, 1.05, 3)
     base, tilt = ((4.0, 12.0), 2.0) if is_dark else ((0.015, 0.06), 0.012)
     ramp = np.linspace(-1, 1, side_px)

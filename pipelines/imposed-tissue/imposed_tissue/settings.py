@@ -48,7 +48,7 @@ class ImposedConfig(Config):
     thresholds: tuple[float, ...] = (0.5, 0.3)
     bins: tuple[float, ...] = (0.3, 0.5)
     methods: tuple[str, ...] = Field(min_length=1)
-    longer: tuple[int, ...] = (2,)  # factors on the steps at which erm is trained as well: is it at convergence?
+    longer: tuple[int, ...] = (2, 4)  # factors on the steps at which erm is trained as well: is it at convergence?
     control_steps: int = Field(default=400, ge=1)  # of the networks that are shown a mask or the ground alone
     cohort: CohortConfig = CohortConfig()
     train: TrainConfig = TrainConfig()

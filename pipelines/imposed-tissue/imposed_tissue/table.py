@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,53 @@ from imposed_tissue.settings import ImposedConfig
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 PLAIN = ("erm", "erm-balanced")
 """What a debiased method is held against."""
-_KEPT = ("polarity", "seed", "method", "steps", "picked_step", "decision_threshold", "val_wga", "last_val_wga", "auroc")
+_KEPT = (
+    "key",
+    "polarity",
+    "seed",
+    "method",
+    "steps",
+    "picked_step",
+    "decision_threshold",
+    "val_wga",
+    "last_val_wga",
+    "auroc",
+    "seconds",
+)
 
 
-def frame(rows: Sequence[dict[str, Any]], config: ImposedConfig) -> pd.DataFrame:
-    """Return the numbers of all runs, a row a run, in the order of the configuration; shares in percent."""
-    table = pd.DataFrame([_flat(row, config) for row in rows])
+def ordered(table: pd.DataFrame, config: ImposedConfig) -> pd.DataFrame:
+    """Return the runs, rows as `flat` makes them, in the order of the configuration."""
     rank = {name: place for place, name in enumerate((*config.methods, CEILING))}
     keys = table["method"].map(rank), -table["cuts"].str.count(","), table["cuts"]
     order = np.lexsort((table["seed"], keys[2], keys[1], table["steps"], keys[0], table["polarity"]))
     return table.iloc[order].reset_index(drop=True)
 
 
-def _flat(row: dict[str, Any], config: ImposedConfig) -> dict[str, Any]:
+def flat(row: dict[str, Any], config: ImposedConfig) -> dict[str, Any]:
+    """Return the numbers of a run, as `cells.run` returns it, by the names of columns; shares in percent."""
     found = {name: row[name] for name in _KEPT} | {"cuts": ",".join(f"{cut:g}" for cut in row["cuts"])}
     for threshold in config.thresholds:
         for name in (f"wga@{threshold:g}", f"gba@{threshold:g}"):
             found |= {name: 100 * row[name], f"{name}_at_zero": 100 * row[f"{name}_at_zero"]}
         found |= {f"group {g}@{threshold:g}": 100 * value for g, value in enumerate(row[f"groups@{threshold:g}"])}
-    return found | {"val_wga": 100 * row["val_wga"], "last_val_wga": 100 * row["last_val_wga"]}
+    found |= {"val_wga": 100 * row["val_wga"], "last_val_wga": 100 * row["last_val_wga"]}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
 
 
-def tables(table: pd.DataFrame, checks: Sequence[dict[str, Any]], config: ImposedConfig) -> str:
+def tables(table: pd.DataFrame, checks: pd.DataFrame, config: ImposedConfig) -> str:
     """Return everything that the README says in numbers, as Markdown.
 
     Parameters
     ----------
     table : DataFrame
-        As `frame` returns it.
-    checks : sequence of dict
-        The leak controls.
+        As `ordered` returns it.
+    checks : DataFrame
+        The leak controls: a row a cohort and suspect.
     config : ImposedConfig
         The study.
     """
-    parts = []
+    parts: list[str] = []
     for polarity in config.polarities:
         of_one = table[table["polarity"] == polarity]
         if len(of_one):
@@ -120,16 +133,17 @@ def _of_bins(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
         yield f"- Trained by {cuts}, WGA at {config.thresholds[-1]:g} less that at {config.thresholds[0]:g}: {said}."
 
 
-def _controls(checks: Sequence[dict[str, Any]]) -> Iterator[str]:
+def _controls(checks: pd.DataFrame) -> Iterator[str]:
     """Yield the leak controls, a row each."""
     yield "AUROC of the class on the test split, 95 % interval over source tiles."
     yield ""
-    names = list(dict.fromkeys(name for row in checks for name in row["auroc"]))
+    names = checks["suspect"].unique().tolist()
     yield "| cohort | " + " | ".join(names) + " |"
     yield "|---" * (len(names) + 1) + "|"
-    for row in sorted(checks, key=lambda row: (row["polarity"], row["seed"])):
-        cells = ["{:.3f} ({:.3f} to {:.3f})".format(*row["auroc"][name]) for name in names]
-        yield f"| {row['polarity']}, seed {row['seed']} | " + " | ".join(cells) + " |"
+    for (polarity, seed), part in checks.groupby(["polarity", "seed"]):
+        of_name = part.set_index("suspect").loc[names]
+        cells = [f"{row.auroc:.3f} ({row.low:.3f} to {row.high:.3f})" for row in of_name.itertuples()]
+        yield f"| {polarity}, seed {seed} | " + " | ".join(cells) + " |"
 
 
 def _mean(values: pd.Series) -> str:
