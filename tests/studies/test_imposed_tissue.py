@@ -214,7 +214,8 @@ def test_the_same_margins_are_judged_at_every_threshold() -> None:
 
 def _row(method: str, seed: int, wga: float, *, cuts: tuple[float, ...] = (0.5,), steps: int = 600) -> dict[str, Any]:
     return {
-        "key": f"{method} {seed} {cuts} {steps}", "polarity": "bright", "seed": seed, "method": method, "steps": steps, "picked_step": steps, "cuts": cuts,
+        "key": f"{method} {seed} {cuts} {steps}",
+        "polarity": "bright", "seed": seed, "method": method, "steps": steps, "picked_step": steps, "cuts": cuts,
         "decision_threshold": 0.0, "val_wga": wga, "last_val_wga": wga, "auroc": 0.9, "seconds": 1.0,
         **{f"{name}@0.5{zero}": wga for name in ("wga", "gba") for zero in ("", "_at_zero")},
         **{f"{name}@0.3{zero}": wga - 0.02 for name in ("wga", "gba") for zero in ("", "_at_zero")},
