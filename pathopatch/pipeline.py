@@ -344,12 +344,12 @@ def run_study(
     """
     from pathopatch.training import train_many
 
-    work = study.work
+    runs, work = study_runs(study), study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, workers=workers, force=force, progress=progress)
     groups(work, study.groups, folds=study.splits.folds, force=force)
     for part in parts(work):
-        train_many(part, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+        train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
     evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none":
         outcomes += predict_split(study, workers=workers, force=force, progress=progress)
@@ -368,7 +368,19 @@ def tile_study(
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
-    """Return the training configuration of each method, attribute (thresholds, bins, rank) and seed of a study."""
+    """Return the training configuration of each method, attribute (thresholds, bins, rank) and seed of a study.
+
+    Raises
+    ------
+    InputUnsupportedError
+        [train] says what to draw by, which a study says elsewhere: its runs would have the same name.
+    """
+    if study.train.bins or study.train.attribute != "groups":
+        raise InputUnsupportedError(
+            "[train] sets bins or attribute, and a study draws by each of its own attributes",
+            place="train",
+            remedy="set [groups] bins, and attributes = ['bins'] or ['rank'] beside methods",
+        )
     threads = 1 if study.jobs > 1 else study.train.threads
     taus = [{"threshold": tau} for tau in study.groups.thresholds]
     by: dict[str, list[dict[str, Any]]] = {

@@ -15,7 +15,9 @@ Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were mad
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
 Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
-Threshold = Annotated[float, typer.Option(help="Threshold of the tissue fraction that forms the groups.")]
+Threshold = Annotated[
+    float | None, typer.Option(help="Threshold of the tissue fraction that forms the groups. Default: 0.25.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
@@ -25,11 +27,13 @@ Timeout = Annotated[
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
 SlideMpp = Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")]
 Method = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="erm, erm-balanced, reweight, resample, oversample, groupdro, gerne, gerne-unknown, jtt, dfr, gerne-auto."
+        help="erm, erm-balanced, reweight, resample, oversample, groupdro, gerne (default), gerne-unknown, jtt, dfr, "
+        "gerne-auto."
     ),
 ]
+TrainDevice = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Bins = Annotated[str, typer.Option(help="Cuts of an attribute of several bins, such as 0.3,0.5.")]
 Rank = Annotated[bool, typer.Option("--rank", help="Draw by the rank of the tissue fraction: resample, gerne.")]
 SelectAt = Annotated[float | None, typer.Option(help="Select by WGA at this threshold. Default: as trained.")]

@@ -16,6 +16,7 @@ from pathopatch.cli.options import (
     Rank,
     SelectAt,
     Threshold,
+    TrainDevice,
     Work,
     cuts,
     with_options,
@@ -65,8 +66,8 @@ def audit(work: Work, quiet: Quiet = False, force: Force = False) -> None:
 
 def train(
     work: Work,
-    method: Method = "gerne",
-    threshold: Threshold = 0.25,
+    method: Method = None,
+    threshold: Threshold = None,
     bins: Bins = "",
     rank: Rank = False,
     select_at: SelectAt = None,
@@ -77,11 +78,11 @@ def train(
     sensitivity: Annotated[
         float | None, typer.Option(help="Decision threshold at this share of tumour found, in place of the best WGA.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, batches and augmentation.")] = 0,
-    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and augmentation. Default: 0.")] = None,
+    device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Study TOML whose [train] table holds all other settings.")
+        Path | None, typer.Option(help="Study TOML whose [train] table holds what is not given here.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
@@ -129,8 +130,8 @@ def _train_settings(config: Path | None) -> TrainConfig:
 
 def tune(
     work: Work,
-    method: Method = "gerne",
-    threshold: Threshold = 0.25,
+    method: Method = None,
+    threshold: Threshold = None,
     bins: Bins = "",
     rank: Rank = False,
     select_at: SelectAt = None,
@@ -146,8 +147,8 @@ def tune(
         int,
         typer.Option(min=1, help="Processes. The same command started again beside a running one helps it, too."),
     ] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of search, weights and batches.")] = 0,
-    device: Device = "auto",
+    seed: Annotated[int | None, typer.Option(help="Seed of search, weights and batches. Default: 0.")] = None,
+    device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="Study TOML whose [train] and [tune] tables hold the rest.")

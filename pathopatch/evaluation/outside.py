@@ -20,13 +20,12 @@ from pathopatch.evaluation.evaluate import (
     SWEEP,
     by_attribute,
     judge_predictions,
-    predict_patches,
     sweep_table,
-    thresholds_of,
     write_evaluation,
 )
+from pathopatch.evaluation.predicting import predict_patches
 from pathopatch.files import inside, read_json, tiled_in
-from pathopatch.groups import naming_of
+from pathopatch.groups import naming_of, thresholds_of
 from pathopatch.groups.naming import BINS
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import load_model, read_spec

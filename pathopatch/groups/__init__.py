@@ -8,6 +8,7 @@ from pathopatch.groups.assign import (
     bins_of,
     group_column,
     group_numbers,
+    thresholds_of,
 )
 from pathopatch.groups.audit import audit, check_groups, group_counts
 from pathopatch.groups.naming import Naming, naming_of
@@ -31,5 +32,6 @@ __all__ = [
     "group_numbers",
     "naming_of",
     "tables",
+    "thresholds_of",
     "verdict_text",
 ]

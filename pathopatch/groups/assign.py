@@ -39,6 +39,29 @@ def bins_of(groups: pd.DataFrame) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(cut) for cut in name.split(",")) for name in names)
 
 
+def thresholds_of(groups: pd.DataFrame) -> tuple[str, ...]:
+    """Return the tissue thresholds of a groups table, as they are written in its columns, rising.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        With columns ``group@<threshold>``.
+
+    Raises
+    ------
+    InputUnsupportedError
+        There is no such column.
+    """
+    found = [str(name).removeprefix("group@") for name in groups.columns if str(name).startswith("group@")]
+    if not found:
+        raise InputUnsupportedError(
+            "the groups table has no column 'group@<threshold>'",
+            place="groups.parquet",
+            remedy="run `pathopatch groups` with at least one --threshold",
+        )
+    return tuple(sorted(found, key=float))
+
+
 def group_numbers(groups: pd.DataFrame, column: str, n_values: int) -> NDArray[np.int64]:
     """Return each patch's group A label + attribute, or -1, by a column of groups or by one of bins.
 

@@ -17,7 +17,15 @@ from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.files import inside, read_json, tiled_in
 from pathopatch.groups import Naming, bins_of, naming_of
 from pathopatch.patches.store import store_stamp
-from pathopatch.provenance import Stamp, json_stamp, read_status, read_table, require_schema, table_stamp
+from pathopatch.provenance import (
+    Stamp,
+    fingerprint_file,
+    json_stamp,
+    read_status,
+    read_table,
+    require_schema,
+    table_stamp,
+)
 
 SPLITS = ("train", "val", "test")
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
@@ -147,7 +155,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         folds=_folds(work, groups),
         sweeps={run: found for run in runs if len(found := sweep_of(work, run, split))},
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
-        outside={path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))},
+        outside=_outside(work),
     )
 
 
@@ -155,6 +163,18 @@ def _judged_with(work: Path) -> EvaluateConfig:
     """Return how the study of a work folder says that its runs are judged; the defaults where there is no study."""
     path = work / "study.json"
     return parse(EvaluateConfig, read_json(path).get("evaluate", {}) if path.is_file() else {}, place=str(path))
+
+
+def _outside(work: Path) -> dict[str, dict[str, Any]]:
+    """Return what models from elsewhere were judged to be; with a warning where the groups were formed anew since."""
+    found = {path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))}
+    groups = work / "groups.parquet"
+    now = fingerprint_file(groups) if groups.is_file() else ""
+    for numbers in found.values():
+        if Stamp.from_dict(numbers["stamp"]).inputs.get("groups") != now:
+            again = "It was judged by groups that were formed anew since: run `pathopatch evaluate --model` again."
+            numbers["warnings"] = [again, *numbers["warnings"]]
+    return found
 
 
 def _folds(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame | None:

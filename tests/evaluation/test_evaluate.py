@@ -13,7 +13,7 @@ import pytest
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
-from pathopatch.evaluation import evaluate, evaluate_run, judge_predictions
+from pathopatch.evaluation import evaluate, evaluate_run, judge_predictions, predicting
 from pathopatch.files import read_json, write_bytes
 from pathopatch.provenance import Stamp, json_stamp, read_table, table_stamp, write_table
 
@@ -73,7 +73,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         backwards = rows[rows["split"].isin(splits)].iloc[::-1]
         return FakePatches(backwards["patch_id"].to_numpy(), backwards["tissue_fraction"].to_numpy())
 
-    monkeypatch.setattr(evaluate, "load_patches", load_patches)
+    monkeypatch.setattr(predicting, "load_patches", load_patches)
     monkeypatch.setattr(evaluate, "load_model", lambda folder, *, device: FakeModel())
     return tmp_path
 

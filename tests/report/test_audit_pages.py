@@ -13,6 +13,7 @@ from read_page import Page
 
 from pathopatch.config import EvaluateConfig
 from pathopatch.files import read_json, write_json
+from pathopatch.provenance import Stamp, fingerprint_file, read_table, write_table
 from pathopatch.report import audit_plots, write_report
 
 QUICK = EvaluateConfig(bootstrap=40)
@@ -73,7 +74,9 @@ def with_outside(work: Path, folder: Path, name: str) -> Path:
     }
     about |= {"decision_threshold": 0.1, "decision_chosen_for": "wga", "temperature": 1.5}
     told = {"bundle": about, "warnings": ["The model was trained on <b>slide07</b>."], "splits": {"all": content}}
-    write_json(copy / "evaluations" / name / "metrics.json", {**told, "stamp": numbers["stamp"]})
+    inputs = {"groups": fingerprint_file(copy / "groups.parquet")}
+    stamp = Stamp(stage="evaluate", config="c", inputs=inputs).to_dict()
+    write_json(copy / "evaluations" / name / "metrics.json", {**told, "stamp": stamp})
     return copy
 
 
@@ -90,6 +93,14 @@ def test_a_model_from_elsewhere_is_shown_with_its_warnings_and_hostile_names_sta
     assert f"{100 * content['thresholds']['0.5']['wga']['value']:.1f}" in told.text
     for image in told.images:
         assert (copy / "report" / str(image["src"])).is_file()
+
+
+def test_a_model_that_was_judged_by_groups_that_are_gone_is_marked(work: Path, tmp_path: Path) -> None:
+    copy, mark = with_outside(work, tmp_path / "copy", "theirs"), "judged by groups that were formed anew since"
+    assert mark not in Page(write_report(copy, evaluate=NONE)).text
+    table = read_table(copy / "groups.parquet")
+    write_table(copy / "groups.parquet", table.iloc[::-1], Stamp(stage="groups", config="other"))
+    assert mark in Page(write_report(copy, evaluate=NONE)).text
 
 
 def test_an_audit_of_an_earlier_version_is_shown_without_a_verdict(work: Path, tmp_path: Path) -> None:

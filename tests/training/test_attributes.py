@@ -9,7 +9,7 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.evaluation import comparison, evaluate_run
 from pathopatch.files import read_json
 from pathopatch.groups import assign_groups
-from pathopatch.pipeline import study_runs
+from pathopatch.pipeline import run_study, study_runs
 from pathopatch.provenance import Stamp, write_table
 from pathopatch.training import fit, tune
 from pathopatch.training.dataset import load_patches
@@ -143,3 +143,11 @@ def test_a_study_trains_at_each_threshold_the_bins_and_the_rank_where_there_is_s
     ]  # fmt: skip
     plain = study.model_copy(update={"groups": GroupsConfig(), "attributes": ("thresholds", "bins")})
     assert len(study_runs(plain)) == 4
+
+
+@pytest.mark.parametrize("drawn_by", [{"bins": CUTS}, {"attribute": "rank"}])
+def test_a_study_refuses_to_be_told_in_train_what_to_draw_by(tmp_path, drawn_by):
+    study = StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path / "work", train=TrainConfig(**drawn_by))
+    with pytest.raises(InputUnsupportedError, match="each of its own attributes"):
+        run_study(study)
+    assert not study.work.exists()  # said before anything was made
