@@ -1,0 +1,53 @@
+"""Print, as a Markdown table, what each method of the given work folders does on the unseen patient."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pathopatch.files import read_json
+from pathopatch.metrics import auroc
+
+THRESHOLD = "0.75"
+MEASURES = {
+    "AUROC": ("auroc", "{:.3f}"),
+    "worst group": ("wga", "{:.1f}"),
+    "mean of groups": ("gba", "{:.1f}"),
+    "slope, non-tumour": ("slope_0", "{:.2f}"),
+    "slope, tumour": ("slope_1", "{:.2f}"),
+}
+
+
+def row(evaluation: Path) -> dict[str, Any]:
+    """Return the numbers of one evaluated run on the test split; accuracies in percent."""
+    table = pd.read_parquet(evaluation / "predictions.parquet")
+    table = table[table["split"] == "test"]
+    found = read_json(evaluation / "metrics.json")["splits"]["test"]
+    judged = found["thresholds"][THRESHOLD]
+    said = re.fullmatch(r"(.+)-t[\d.]+-s(\d+)", evaluation.parent.name)
+    assert said is not None
+    return {
+        "method": said[1],
+        "seed": int(said[2]),
+        "auroc": auroc(table["probability"].to_numpy(), table["label"].to_numpy()),
+        "wga": 100 * judged["wga"]["value"],
+        "gba": 100 * judged["gba"]["value"],
+        **{f"slope_{label}": each["slope"] for label, each in enumerate(found["tissue_dependence"])},
+    }
+
+
+def cell(values: pd.Series, form: str) -> str:
+    """Return mean ± sd over the seeds."""
+    return f"{form.format(values.mean())} ± {form.format(values.std(ddof=1))}"
+
+
+for work in map(Path, sys.argv[1:]):
+    order = read_json(work / "study.json")["methods"]
+    runs = pd.DataFrame([row(path) for path in work.glob("runs/*/evaluation")])
+    print(f"\n{work.name}: mean ± sd of seeds {', '.join(map(str, sorted(runs['seed'].unique())))}\n")
+    print(f"| method | {' | '.join(MEASURES)} |\n|{'---|' * (1 + len(MEASURES))}")
+    for name in order:
+        mine = runs[runs["method"] == name]
+        print(f"| {name} | {' | '.join(cell(mine[column], form) for column, form in MEASURES.values())} |")
