@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -30,6 +30,7 @@ from pathopatch.provenance import read_status, update_status
 from pathopatch.workers import Lost, Workers
 
 if TYPE_CHECKING:
+    from pathopatch.models import Ensemble
     from pathopatch.patches import LabelSource
     from pathopatch.slides import Slide
 
@@ -174,7 +175,7 @@ class PredictTask:
     """One slide to predict."""
 
     row: SlideRow
-    model: Path
+    models: tuple[Path, ...]
     config: PredictConfig
     out: Path
     force: bool
@@ -189,20 +190,33 @@ class PredictTask:
     def run(self) -> Outcome:
         """Predict the slide."""
         from pathopatch.heatmaps import predict_to
-        from pathopatch.models import load_model
 
-        model = load_model(self.model, device=self.config.device, precision=self.config.precision)
+        model = _loaded(self.models, self.config.device, self.config.precision, _written(self.models))
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
             result = predict_to(
                 slide,
                 model,
                 self.out,
                 slide_id=self.slide_id,
+                patient_id=self.row.patient_id,
                 tissue_mask=self.row.tissue_mask,
                 config=self.config,
                 force=self.force,
             )
         return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
+
+
+@lru_cache(maxsize=1)
+def _loaded(models: tuple[Path, ...], device: str, precision: str, written: tuple[int, ...]) -> Ensemble:
+    """Return the models of some bundles, which a process loads once for all its slides, unless they changed."""
+    from pathopatch.models import load_ensemble
+
+    return load_ensemble(models, device=device, precision=precision)
+
+
+def _written(models: tuple[Path, ...]) -> tuple[int, ...]:
+    """Return when each file of some bundles was last written, ns; nothing of what is not there."""
+    return tuple(file.stat().st_mtime_ns for folder in models for file in sorted(folder.glob("*")))
 
 
 def workers_for(tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None) -> Workers:

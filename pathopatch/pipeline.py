@@ -290,7 +290,7 @@ def comparison_text(work: Path) -> str:
 
 def predict(
     cohort: Sequence[SlideRow],
-    model: Path,
+    model: Path | Sequence[Path],
     out: Path,
     config: PredictConfig,
     *,
@@ -300,28 +300,21 @@ def predict(
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
-    """Predict slides; write tables, heatmaps, and ``cohort.csv`` with a row a slide; return what became of each."""
-    tasks = [PredictTask(row, model, config, out, force, slide_mpp) for row in cohort]
+    """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return what became of each.
+
+    `model` is the folder of a bundle, or those of several, whose mean is taken.
+    """
+    models = (model,) if isinstance(model, Path) else tuple(model)
+    tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in cohort]
     with workers_for(tasks, workers, limit_s=limit_s) as processes:  # which load their libraries meanwhile
         from pathopatch.models import read_spec
+        from pathopatch.totals import write_cohort
 
-        read_spec(model)  # a wrong bundle is one error, not one a slide
+        for folder in models:
+            read_spec(folder)  # a wrong bundle is one error, not one a slide
         outcomes = run_slides(tasks, workers=processes, on_done=_counter("predict", len(tasks), progress))
-    _write_cohort(out)
+    write_cohort(out)
     return outcomes
-
-
-def _write_cohort(out: Path) -> None:
-    """Write ``cohort.csv`` from the slides' status: a row for each slide that was ever predicted into this folder."""
-    import pandas as pd
-
-    rows = []
-    for path in sorted((out / "status").glob("*.json")):
-        if entry := provenance.read_status(out, path.stem).get("predict"):
-            known = {"slide_id": path.stem, "state": entry.get("state", ""), "code": entry.get("code", "")}
-            rows.append({**known, **entry.get("counts", {})})
-    table = pd.DataFrame(rows, columns=None if rows else ["slide_id", "state", "code"])
-    files.write_bytes(out / "cohort.csv", table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def report(work: Path) -> Path:

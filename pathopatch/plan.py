@@ -152,7 +152,7 @@ def _with_own_windows(config: TileConfig) -> TileConfig:
 
 def predict_plan(
     cohort: Sequence[SlideRow],
-    model: Path,
+    models: Sequence[Path],
     config: PredictConfig,
     *,
     slide_mpp: float | None = None,
@@ -163,7 +163,7 @@ def predict_plan(
 
     Parameters
     ----------
-    cohort, model, config, slide_mpp : sequence of SlideRow, Path, PredictConfig, float
+    cohort, models, config, slide_mpp : sequence of SlideRow, sequence of Path, PredictConfig, float
         As for the stage.
     out : Path, optional
         Work folder, in which slides may be finished already.
@@ -171,9 +171,9 @@ def predict_plan(
         What was made otherwise is to be redone, and no failure.
     """
     from pathopatch.heatmaps import is_predicted, tiling_of
-    from pathopatch.models import check_slide, load_model
+    from pathopatch.models import check_slide, load_ensemble
 
-    network = load_model(model, device=config.device, precision=config.precision)
+    network = load_ensemble(models, device=config.device, precision=config.precision)
     settings = tiling_of(network.spec, config)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
@@ -316,7 +316,7 @@ def _predict_some(network: Any, config: PredictConfig) -> Work:
 
         wanted = 0.0 if config.all_patches else max(least, 1e-12)
         for _, patches, _ in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
-            network.predict_logits(scale(patches, analysis.windows), forward_batch=config.batch)
+            network.speak(network.prepared(scale(patches, analysis.windows)), tta=config.tta)
         return 0
 
     return work

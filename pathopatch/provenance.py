@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from importlib.metadata import version
@@ -252,13 +252,28 @@ def write_table(path: Path, table: pd.DataFrame, stamp: Stamp) -> None:
     DiskFullError
         No space was left; the earlier file is untouched.
     """
+    write_tables(path, [table], stamp)
+
+
+def write_tables(path: Path, parts: Iterable[pd.DataFrame], stamp: Stamp) -> None:
+    """Write a Parquet table that comes in parts of equal columns, at least one; otherwise as `write_table`."""
     import pyarrow as pa  # here, and below: processes must start before this one has loaded all that it will need
     import pyarrow.parquet as pq
 
-    content = pa.Table.from_pandas(table, preserve_index=False)
-    content = content.replace_schema_metadata({_STAMP_KEY: _canonical(stamp.to_dict()).encode()})
+    metadata = {_STAMP_KEY: _canonical(stamp.to_dict()).encode()}
+    writer: pq.ParquetWriter | None = None
     with atomic_path(path) as temporary:
-        pq.write_table(content, temporary, compression="zstd")
+        try:
+            for part in parts:
+                schema = None if writer is None else writer.schema
+                content = pa.Table.from_pandas(part, schema=schema, preserve_index=False)
+                content = content.replace_schema_metadata(metadata)
+                if writer is None:
+                    writer = pq.ParquetWriter(temporary, content.schema, compression="zstd")
+                writer.write_table(content)
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def read_table(path: Path) -> pd.DataFrame:

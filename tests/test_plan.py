@@ -140,19 +140,19 @@ def test_a_plan_of_predictions_has_the_models_geometry_and_refuses_what_does_not
         input_px=32, mean=(0.0,), std=(1.0,), method="erm",
     )  # fmt: skip
     model = PatchClassifier(spec, MeanIntensity(), precision="float32")
-    monkeypatch.setattr("pathopatch.models.load_model", lambda *_, **__: model)
+    monkeypatch.setattr("pathopatch.models.ensemble.load_model", lambda *_, **__: model)
     manifest = cohort(tmp_path, mpp=(0.5,))
     write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))
     manifest.write_text(manifest.read_text() + "s1,p1,s1.tif\n")
     rows = read_manifest(manifest).included
-    found = plan.predict_plan(rows, tmp_path / "model", PredictConfig())
+    found = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig())
     assert found.table["patches"].tolist() == [9 * 7]
     assert [(outcome.slide_id, outcome.code) for outcome in found.failed] == [("s1", "CHANNEL_MISMATCH")]
     assert found.exit_code == 3
     assert not (tmp_path / "model").exists()
     with open_row(rows[0]) as slide:
         predict_to(slide, model, tmp_path / "out", slide_id="s0")
-    again = plan.predict_plan(rows, tmp_path / "model", PredictConfig(), out=tmp_path / "out")
+    again = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig(), out=tmp_path / "out")
     assert (len(again.table), again.finished["slide_id"].tolist(), again.exit_code) == (0, ["s0"], 3)
-    other = plan.predict_plan(rows[:1], tmp_path / "model", PredictConfig(stride_px=32), out=tmp_path / "out")
+    other = plan.predict_plan(rows[:1], [tmp_path / "model"], PredictConfig(stride_px=32), out=tmp_path / "out")
     assert [outcome.code for outcome in other.failed] == ["STALE_ARTEFACT"]

@@ -16,13 +16,22 @@ def predict(
         str,
         typer.Argument(help="Slide, CARS=a.tif,TPEF=b.tif,SHG=c.tif, or a manifest (.csv).", metavar="SLIDE|MANIFEST"),
     ],
-    model: Annotated[Path, typer.Option(help="Model bundle: the folder model/ of a run.", show_default=False)],
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            help="Model bundle: the folder model/ of a run; repeat for several, whose mean is taken.",
+            show_default=False,
+        ),
+    ],
     out: Out,
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of a single slide; default: the file's stem.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: the bundle's.")] = None,
     all_patches: Annotated[bool, typer.Option("--all", help="Predict patches without tissue too.")] = False,
     min_tissue: Annotated[float | None, typer.Option(help="Least tissue fraction; default: the bundle's.")] = None,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Mean over the eight flips and quarter turns of each patch.")
+    ] = False,
     device: Device = "auto",
     workers: Workers = 1,
     timeout: Timeout = None,
@@ -35,7 +44,12 @@ def predict(
     from pathopatch.config import PredictConfig
 
     config = with_options(
-        PredictConfig(), all_patches=all_patches, min_tissue=min_tissue, stride_px=stride_px, device=device
+        PredictConfig(),
+        all_patches=all_patches,
+        min_tissue=min_tissue,
+        stride_px=stride_px,
+        device=device,
+        tta=tta or None,
     )
     cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
     if dry_run:

@@ -13,7 +13,7 @@ from pathopatch.config.slides import (
     TileConfig,
     TissueConfig,
 )
-from pathopatch.config.study import EvaluateConfig, PredictConfig, StudyConfig, load_study
+from pathopatch.config.study import EvaluateConfig, FlagsConfig, PredictConfig, StudyConfig, load_study
 from pathopatch.config.training import (
     RANK_METHODS,
     AugmentConfig,
@@ -29,6 +29,7 @@ __all__ = [
     "AugmentConfig",
     "Config",
     "EvaluateConfig",
+    "FlagsConfig",
     "Fraction",
     "GroupsConfig",
     "IntensityConfig",

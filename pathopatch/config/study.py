@@ -23,10 +23,21 @@ class EvaluateConfig(Config):
     ablation: bool = True  # predict once more without each channel: which ones a model leans on
 
 
+class FlagsConfig(Config):
+    """From where on a prediction is marked for a second look."""
+
+    low_tissue: Fraction = 0.1  # tissue share below it: little to judge by
+    saturated: Fraction = 0.05  # share of pixels at the end of the window above it
+    near_threshold: Fraction = 0.1  # probability as near to the decision as this
+    spread: Fraction = 0.1  # standard deviation of the probability over the members of an ensemble above it
+
+
 class PredictConfig(Config):
     """How slides are predicted."""
 
     batch: int = Field(default=64, ge=1)
+    tta: bool = False  # test-time augmentation: the mean logit over the eight symmetries of the square
+    flags: FlagsConfig = FlagsConfig()
     all_patches: bool = False
     min_tissue: Fraction | None = None  # None: the bundle's
     stride_px: int | None = Field(default=None, ge=1)

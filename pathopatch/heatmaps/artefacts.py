@@ -10,7 +10,7 @@ import hashlib
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,20 @@ from pathopatch.files import atomic_path, inside, read_json, write_json
 from pathopatch.heatmaps.geojson import write_geojson
 from pathopatch.heatmaps.ome_tiff import write_ome_tiff
 from pathopatch.heatmaps.overlay import Legend, render
-from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, sigmoid, tiling_of
+from pathopatch.heatmaps.predict import (
+    DEFAULTS,
+    Prediction,
+    Progress,
+    decision_probability,
+    predict_patches,
+    tiling_of,
+)
 from pathopatch.heatmaps.stitch import coverage, stitch
+from pathopatch.heatmaps.summary import summary
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.manifest import valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide
+from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
@@ -42,7 +51,7 @@ from pathopatch.provenance import (
     require_same_source,
     table_stamp,
     update_status,
-    write_table,
+    write_tables,
 )
 from pathopatch.slides import Slide
 
@@ -63,6 +72,8 @@ class PredictResult:
         ``done``, ``done_empty`` (no patch with tissue), or ``current`` (it was there already).
     counts : mapping of str to int
         ``patches`` of the grid, ``predicted`` ones, and ``tumour``, those above the decision threshold.
+    summary : mapping of str to float or None
+        See `pathopatch.heatmaps.summary`.
     warnings : tuple of str
         What a person should know of the slide.
     """
@@ -70,15 +81,17 @@ class PredictResult:
     slide_id: str
     state: str
     counts: Mapping[str, int] = field(default_factory=dict)
+    summary: Mapping[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 def predict_to(
     slide: Slide,
-    model: PatchClassifier,
+    model: PatchClassifier | Ensemble,
     out: Path,
     *,
     slide_id: str,
+    patient_id: str = "",
     tissue_mask: Path | None = None,
     config: PredictConfig = DEFAULTS,
     force: bool = False,
@@ -90,12 +103,14 @@ def predict_to(
     ----------
     slide : Slide
         An open slide.
-    model : PatchClassifier
-        From `load_model`.
+    model : PatchClassifier or Ensemble
+        From `load_model`, or several that see the same patches.
     out : Path
         Work folder.
     slide_id : str
         Names the outputs.
+    patient_id : str
+        Kept in the status, for the summary by patient.
     tissue_mask : Path, optional
         Raster that says what is tissue; found on the slide if not given.
     config : PredictConfig
@@ -123,27 +138,27 @@ def predict_to(
         )
     started = time.time()
     table_path, folder = _places(out, slide_id)
-    check_slide(model.spec, slide)
-    stamp = _stamp(slide, model, config, tissue_mask)
+    voices = _voices(model)
+    check_slide(voices.spec, slide)
+    stamp = _stamp(slide, voices, config, tissue_mask)
+    of_slide = {"source": slide.source, "patient_id": patient_id}
     if _is_current(slide, stamp, out, slide_id, force):
-        return _adopted(out, slide_id, folder, slide.source)
-    running = {"state": "running", "host": socket.gethostname(), "source": slide.source}
-    update_status(out, slide_id, "predict", running)
-    prediction = predict_patches(slide, model, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-    counts = _counts(prediction, model.spec)
+        return _adopted(out, slide_id, folder, of_slide)
+    update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname(), **of_slide})
+    prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        _write_heatmap(temporary, slide, model, slide_id, prediction, stamp, counts)
-    write_table(table_path, prediction.table, stamp)
-    state = "done" if counts["predicted"] else "done_empty"
-    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(model.spec, config).registration.warn_um)
-    _record(out, slide_id, state, counts, slide.source, seconds=time.time() - started, warnings=warnings)
-    return PredictResult(slide_id=slide_id, state=state, counts=counts, warnings=tuple(warnings))
+        facts = _write_heatmap(temporary, slide, voices.spec, slide_id, prediction, stamp)
+    write_tables(table_path, prediction.tables(), stamp)
+    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
+    result = _result(slide_id, facts, warnings)
+    _record(out, result, of_slide, seconds=time.time() - started)
+    return result
 
 
 def is_predicted(
     slide: Slide,
-    model: PatchClassifier,
+    model: PatchClassifier | Ensemble,
     out: Path,
     *,
     slide_id: str,
@@ -161,7 +176,11 @@ def is_predicted(
     table_path, folder = _places(out, slide_id)
     if table_stamp(table_path) is None and json_stamp(folder / _FACTS) is None:
         return False
-    return _is_current(slide, _stamp(slide, model, config, tissue_mask), out, slide_id, force)
+    return _is_current(slide, _stamp(slide, _voices(model), config, tissue_mask), out, slide_id, force)
+
+
+def _voices(model: PatchClassifier | Ensemble) -> Ensemble:
+    return model if isinstance(model, Ensemble) else Ensemble([model])
 
 
 def _places(out: Path, slide_id: str) -> tuple[Path, Path]:
@@ -190,23 +209,24 @@ def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
 def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
     return {
         "patches": len(prediction.tissue_fraction),
-        "predicted": len(prediction.table),
-        "tumour": int((prediction.table["logit"] > spec.decision_threshold).sum()),
+        "predicted": len(prediction),
+        "tumour": int(np.count_nonzero(_known(prediction, "logit") > spec.decision_threshold)),
     }
 
 
+def _known(prediction: Prediction, name: str) -> NDArray[np.float64]:
+    """Return a column of numbers that every prediction has."""
+    found = prediction.columns[name]
+    assert found is not None
+    return found
+
+
 def _write_heatmap(
-    folder: Path,
-    slide: Slide,
-    model: PatchClassifier,
-    slide_id: str,
-    prediction: Prediction,
-    stamp: Stamp,
-    counts: Mapping[str, int],
-) -> None:
-    """Write the heatmap's files into a folder."""
-    spec, table, grid = model.spec, prediction.table, prediction.analysis.grid
-    at = (grid, table["x"].to_numpy(), table["y"].to_numpy(), table["probability"].to_numpy())
+    folder: Path, slide: Slide, spec: BundleSpec, slide_id: str, prediction: Prediction, stamp: Stamp
+) -> dict[str, Any]:
+    """Write the heatmap's files into a folder; return what stands in ``heatmap.json``."""
+    table, grid = prediction.table, prediction.analysis.grid
+    at = (grid, *prediction.origins.T, _known(prediction, "probability"))
     probability = stitch(*at)
     origins = grid.origins()
     tissue = stitch(grid, origins[:, 0], origins[:, 1], prediction.tissue_fraction)
@@ -225,7 +245,17 @@ def _write_heatmap(
         slide_size=slide.size,
         origin=slide.bounds[:2],
     )
-    write_json(folder / _FACTS, _facts(slide, slide_id, prediction.analysis, spec, counts, stamp))
+    numbers = summary(
+        prediction,
+        probability=probability,
+        tissue=tissue,
+        decision_probability=decision_probability(spec),
+        mpp=slide.mpp,
+    )
+    found = {"counts": _counts(prediction, spec), "summary": numbers}
+    facts = {**_facts(slide, slide_id, prediction.analysis, spec, stamp), **found}
+    write_json(folder / _FACTS, facts)
+    return facts
 
 
 def _overlay(
@@ -241,7 +271,7 @@ def _overlay(
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=slide.mpp * scale_x,
         legend=Legend(
-            threshold=_decision_probability(spec),
+            threshold=decision_probability(spec),
             name=name,
             class_name=spec.class_names[1],
             channels=() if slide.is_rgb else slide.channels,
@@ -249,18 +279,7 @@ def _overlay(
     )
 
 
-def _decision_probability(spec: BundleSpec) -> float:
-    return float(sigmoid(np.array(spec.decision_threshold / spec.temperature)))
-
-
-def _facts(
-    slide: Slide,
-    slide_id: str,
-    analysis: SlideAnalysis,
-    spec: BundleSpec,
-    counts: Mapping[str, int],
-    stamp: Stamp,
-) -> dict[str, Any]:
+def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
     """Return what a reader of the heatmap needs besides its cells."""
     grid = analysis.grid
     return {
@@ -277,25 +296,26 @@ def _facts(
         "cells": [grid.nx, grid.ny],
         "class_names": list(spec.class_names),
         "decision_threshold": spec.decision_threshold,
-        "decision_probability": _decision_probability(spec),
+        "decision_probability": decision_probability(spec),
         "temperature": spec.temperature,
         "background": analysis.tissue.background,
         "tissue_threshold": analysis.tissue.threshold,
         "intensity_windows": analysis.windows.tolist(),
         "shifts": [shift.to_dict() for shift in analysis.shifts],
         "offsets_px": [list(offset) for offset in analysis.offsets],
-        "counts": dict(counts),
         "stamp": stamp.to_dict(),
     }
 
 
-def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
+def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
     """Return what the outputs depend on; how fast they are computed is no part of it."""
     settings = {
         "all_patches": config.all_patches,
         "min_tissue": model.spec.min_tissue if config.min_tissue is None else config.min_tissue,
         "tiling": tiling_of(model.spec, config),
         "precision": model.precision,
+        "tta": config.tta,
+        "flags": config.flags,
     }
     pixels = {
         "files": [fingerprint_file(path) for path in slide.paths],
@@ -304,7 +324,8 @@ def _stamp(slide: Slide, model: PatchClassifier, config: PredictConfig, tissue_m
         "background": slide.background,
         "probes": _probes(slide),
     }
-    inputs = {"slide": fingerprint(pixels), "model": _model_fingerprint(model)}
+    marks = sorted(_model_fingerprint(member) for member in model.members)
+    inputs = {"slide": fingerprint(pixels), "model": marks[0] if len(marks) == 1 else fingerprint(marks)}
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
     return Stamp(stage="predict", config=fingerprint(settings), inputs=inputs)
@@ -328,35 +349,35 @@ def _model_fingerprint(model: PatchClassifier) -> str:
     return digest.hexdigest()
 
 
-def _adopted(out: Path, slide_id: str, folder: Path, source: str | dict[str, str]) -> PredictResult:
+def _adopted(out: Path, slide_id: str, folder: Path, of_slide: Mapping[str, Any]) -> PredictResult:
     """Return the result of outputs that are there, writing the status if an interruption left it out."""
-    facts = read_json(folder / _FACTS)
-    counts = {name: int(value) for name, value in facts["counts"].items()}
+    result = _result(slide_id, read_json(folder / _FACTS), ())
     if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
-        _record(out, slide_id, "done" if counts["predicted"] else "done_empty", counts, source)
+        _record(out, result, of_slide)
     warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))
-    return PredictResult(slide_id=slide_id, state="current", counts=counts, warnings=warnings)
+    return replace(result, state="current", warnings=warnings)
 
 
-def _record(
-    out: Path,
-    slide_id: str,
-    state: str,
-    counts: Mapping[str, int],
-    source: str | dict[str, str],
-    *,
-    seconds: float | None = None,
-    warnings: Sequence[str] = (),
-) -> None:
-    """Write the slide's status; times, host and where the slide lies stand only here."""
+def _result(slide_id: str, facts: Mapping[str, Any], warnings: Sequence[str]) -> PredictResult:
+    """Return what became of a slide whose outputs are there."""
+    counts = {name: int(value) for name, value in facts["counts"].items()}
+    state = "done" if counts["predicted"] else "done_empty"
+    return PredictResult(
+        slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=tuple(warnings)
+    )
+
+
+def _record(out: Path, result: PredictResult, of_slide: Mapping[str, Any], *, seconds: float | None = None) -> None:
+    """Write the slide's status; times, host, patient and where the slide lies stand only here."""
     entry: dict[str, Any] = {
-        "state": state,
-        "source": source,
-        "counts": dict(counts),
-        "warnings": list(warnings),
+        "state": result.state,
+        **of_slide,
+        "counts": dict(result.counts),
+        "summary": dict(result.summary),
+        "warnings": list(result.warnings),
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     if seconds is not None:
         entry["seconds"] = f"{seconds:.2f}"
-    update_status(out, slide_id, "predict", entry)
+    update_status(out, result.slide_id, "predict", entry)

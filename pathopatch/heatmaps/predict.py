@@ -1,27 +1,34 @@
 """What a model says of each patch of a slide, as a table.
 
-Geometry, tissue and intensity rule are those of the model's bundle, through the same code that tiles for training.
+Geometry, tissue and intensity rule are those of the model's bundle, through the same code that tiles for training. One
+thread reads, scales and measures patches while the network computes on those before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from pathopatch.ahead import read_ahead
 from pathopatch.config import PredictConfig, RegistrationConfig, TileConfig
-from pathopatch.errors import CheckpointIncompatibleError, InputUnsupportedError, NonFiniteError
+from pathopatch.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.heatmaps.flags import FLAGS, flags
 from pathopatch.manifest import slide_id_from_path
 from pathopatch.models.bundle import PatchClassifier, check_slide
+from pathopatch.models.ensemble import Ensemble, sigmoid
 from pathopatch.models.spec import BundleSpec
+from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.intensity import scale
+from pathopatch.patches.measured import measure
 from pathopatch.slides import Slide
 
 Progress = Callable[[int, int], None]
@@ -29,30 +36,60 @@ Progress = Callable[[int, int], None]
 
 DEFAULTS = PredictConfig()
 _ANY_TISSUE = 1e-12  # below the fraction of a single pixel
+_AHEAD = 2  # batches that are ready before the network asks for them
+_CHUNK = 65536  # rows of a table at a time
 
 _COLUMNS = {
     "patch_id": "str", "x": "int64", "y": "int64", "width": "int64", "height": "int64",
-    "tissue_fraction": "float64", "logit": "float64", "probability": "float64",
+    "tissue_fraction": "float64", "logit": "float64", "probability": "float64", "spread": "float64",
+    "saturated_fraction": "float64", "sharpness": "float64", **{f"flag_{name}": "boolean" for name in FLAGS},
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """All that was found on a slide.
+    """All that was found on a slide, a few numbers a patch.
 
     Parameters
     ----------
-    table : DataFrame
-        As `predict_slide` returns it.
+    slide_id : str
+        First part of each patch_id.
     analysis : SlideAnalysis
         Grid, tissue and intensity windows.
     tissue_fraction : ndarray of float64, shape (N,)
         Of every grid position, in the order of the grid's origins, in [0, 1].
+    origins : ndarray of int64, shape (M, 2)
+        Of the predicted patches, in that order, level-0 px.
+    columns : dict of str to ndarray of shape (M,), or None
+        What is known of them, by the names of the table's columns; None where nothing is.
     """
 
-    table: pd.DataFrame
+    slide_id: str
     analysis: SlideAnalysis
     tissue_fraction: NDArray[np.float64]
+    origins: NDArray[np.int64]
+    columns: dict[str, NDArray[Any] | None]
+
+    def __len__(self) -> int:
+        return len(self.origins)
+
+    def tables(self) -> Iterator[pd.DataFrame]:
+        """Yield the table's rows some at a time, at least once; columns as `predict_slide` returns them."""
+        span_px = self.analysis.grid.span_px
+        for start in range(0, max(1, len(self)), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            places = self.origins[rows]
+            known: dict[str, Any] = {
+                "patch_id": [f"{self.slide_id}@{x},{y}" for x, y in places.tolist()],
+                **{"x": places[:, 0], "y": places[:, 1], "width": span_px, "height": span_px},
+                **{name: pd.NA if found is None else found[rows] for name, found in self.columns.items()},
+            }
+            yield pd.DataFrame({name: known[name] for name in _COLUMNS}, index=range(len(places))).astype(_COLUMNS)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The whole table."""
+        return pd.concat(self.tables(), ignore_index=True)
 
 
 def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
@@ -90,7 +127,7 @@ def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
 
 def predict_slide(
     slide: Slide,
-    model: PatchClassifier,
+    model: PatchClassifier | Ensemble,
     *,
     slide_id: str | None = None,
     tissue_mask: Path | None = None,
@@ -102,8 +139,8 @@ def predict_slide(
     ----------
     slide : Slide
         An open slide.
-    model : PatchClassifier
-        From `load_model`.
+    model : PatchClassifier or Ensemble
+        From `load_model`, or several that see the same patches.
     slide_id : str, optional
         First part of each patch_id; the first file's stem if not given.
     tissue_mask : Path, optional
@@ -115,8 +152,11 @@ def predict_slide(
     -------
     DataFrame
         patch_id; x, y (origin) and width, height, level-0 px, of the whole patch even where it overhangs;
-        tissue_fraction; logit = z1 - z0; probability = sigmoid(logit / temperature). Row by row of the grid; no row,
-        but all columns, where there is no tissue.
+        tissue_fraction; logit = z1 - z0; probability = sigmoid(logit / temperature); of an ensemble the mean of the
+        members' logits over their temperatures, its sigmoid, and spread, the standard deviation of their probabilities;
+        saturated_fraction and sharpness as `tile` measures them; and a boolean column ``flag_<reason>`` for each of
+        `pathopatch.heatmaps.flags.FLAGS`, missing where it cannot be said. Row by row of the grid; no row, but all
+        columns, where there is no tissue.
 
     Raises
     ------
@@ -135,7 +175,7 @@ def predict_slide(
 
 def predict_patches(
     slide: Slide,
-    model: PatchClassifier,
+    model: PatchClassifier | Ensemble,
     slide_id: str,
     config: PredictConfig,
     *,
@@ -143,69 +183,152 @@ def predict_patches(
     progress: Progress | None = None,
 ) -> Prediction:
     """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
-    spec = model.spec
-    if len(spec.class_names) != 2:
-        raise CheckpointIncompatibleError(
-            f"the model has classes {spec.class_names}", place="class_names", remedy="use a model of two classes"
-        )
+    voices = model if isinstance(model, Ensemble) else Ensemble([model])
+    spec = voices.spec
     check_slide(spec, slide)
     analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)
-    least = spec.min_tissue if config.min_tissue is None else config.min_tissue
-    tissue, logits = np.zeros(len(origins)), np.full(len(origins), np.nan)
-    is_wanted = np.zeros(len(origins), np.bool_)
-    # Patches without any tissue are left unread where nothing is asked of them; their fraction is 0.
-    read_from = 0.0 if config.all_patches or least == 0 else _ANY_TISSUE
-    with _threads(config.threads):
-        for rows, patches, fractions in iterate_patches(slide, analysis, min_tissue=read_from):
-            tissue[rows] = fractions
-            wanted = np.ones(len(rows), np.bool_) if config.all_patches else fractions >= least
-            is_wanted[rows] = wanted
-            logits[rows[wanted]] = _margins(model, patches[wanted], analysis.windows, batch=config.batch)
+    tissue = np.zeros(len(origins))
+    found = _Found(len(spec.channels))
+    batches = _batches(slide, analysis, voices, config, tissue)
+    with _threads(config.threads), closing(batches), closing(read_ahead(batches, ahead=_AHEAD)) as ready:
+        for batch in ready:
+            said = voices.speak(batch.x, tta=config.tta)
+            found.add(batch, logit=said.logit, probability=said.probability, spread=said.spread)
             if progress is not None:
-                progress(int(rows[-1]) + 1, len(origins))
+                progress(batch.done, len(origins))
     if progress is not None:
         progress(len(origins), len(origins))
-    table = _table(slide_id, analysis.grid.span_px, origins[is_wanted], tissue[is_wanted], logits[is_wanted], spec)
-    return Prediction(table=table, analysis=analysis, tissue_fraction=tissue)
+    rows, known = found.joined()
+    _refuse_nonfinite(slide_id, origins[rows], known["logit"])
+    mean = known.pop("mean")
+    raised = flags(
+        tissue_fraction=tissue[rows],
+        mean=mean,
+        decision_probability=decision_probability(spec),
+        seen=spec.seen,
+        config=config.flags,
+        **{name: known[name] for name in ("saturated_fraction", "sharpness", "probability", "spread")},
+    )
+    columns = {**known, "tissue_fraction": tissue[rows], **{f"flag_{name}": each for name, each in raised.items()}}
+    return Prediction(
+        slide_id=slide_id, analysis=analysis, tissue_fraction=tissue, origins=origins[rows], columns=columns
+    )
 
 
-def _margins(
-    model: PatchClassifier, patches: NDArray[np.generic], windows: NDArray[np.float64], *, batch: int
-) -> NDArray[np.float64]:
-    """Return z1 - z0 of patches in the slide's type, at most `batch` of them in floating point at a time."""
-    margins = np.empty(len(patches))
-    for start in range(0, len(patches), batch):
-        part = slice(start, start + batch)
-        logits = model.predict_logits(scale(patches[part], windows), forward_batch=batch).astype(np.float64)
-        margins[part] = logits[:, 1] - logits[:, 0]
-    return margins
+def decision_probability(spec: BundleSpec) -> float:
+    """Return above which probability a patch is of the second class."""
+    return float(sigmoid(np.array(spec.decision_threshold / spec.temperature)))
 
 
-def _table(
-    slide_id: str,
-    span_px: int,
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Patches that are ready for the network.
+
+    ``rows`` are their grid positions, ``x`` what each member takes, ``measured`` a value a patch by name; ``done`` says
+    how far through the grid the reading is.
+    """
+
+    rows: NDArray[np.int64]
+    x: tuple[Tensor, ...]
+    measured: dict[str, NDArray[np.float64]]
+    done: int
+
+
+class _Found:
+    """What is known of the predicted patches so far."""
+
+    def __init__(self, channels: int) -> None:
+        nothing = np.empty(0)
+        self._rows: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self._columns: dict[str, list[NDArray[np.float64]]] = {
+            name: [nothing] for name in ("logit", "probability", "spread", "saturated_fraction", "sharpness")
+        }
+        self._columns["mean"] = [np.empty((0, channels))]
+
+    def add(self, batch: _Batch, **said: NDArray[np.float64]) -> None:
+        """Add a batch with what was said of it."""
+        self._rows.append(batch.rows)
+        for name, values in {**batch.measured, **said}.items():
+            self._columns[name].append(values)
+
+    def joined(self) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float64]]]:
+        """Return the grid positions (M,) and each column (M, …)."""
+        return np.concatenate(self._rows), {name: np.concatenate(parts) for name, parts in self._columns.items()}
+
+
+def _batches(
+    slide: Slide, analysis: SlideAnalysis, voices: Ensemble, config: PredictConfig, tissue: NDArray[np.float64]
+) -> Generator[_Batch]:
+    """Yield the patches to predict, `config.batch` at a time across the rows of the grid, and fill in `tissue` (N,)."""
+    spec = voices.spec
+    least = spec.min_tissue if config.min_tissue is None else config.min_tissue
+    # Patches without any tissue are left unread where nothing is asked of them; their fraction is 0.
+    read_from = 0.0 if config.all_patches or least == 0 else _ANY_TISSUE
+    origins = analysis.grid.origins()
+    waiting_rows, waiting = np.empty(0, np.int64), np.empty((0, *_patch_shape(slide, analysis)), slide.dtype)
+    done = 0
+    for rows, patches, fractions in iterate_patches(slide, analysis, min_tissue=read_from):
+        tissue[rows] = fractions
+        done = int(rows[-1]) + 1
+        is_wanted = np.ones(len(rows), np.bool_) if config.all_patches else fractions >= least
+        waiting_rows = np.concatenate([waiting_rows, rows[is_wanted]])
+        waiting = np.concatenate([waiting, patches[is_wanted]])
+        whole = len(waiting_rows) - len(waiting_rows) % config.batch
+        for start in range(0, whole, config.batch):
+            part = slice(start, start + config.batch)
+            yield _ready(waiting_rows[part], waiting[part], origins, slide, analysis, voices, done)
+        waiting_rows, waiting = waiting_rows[whole:], waiting[whole:]
+    if len(waiting_rows):
+        yield _ready(waiting_rows, waiting, origins, slide, analysis, voices, done)
+
+
+def _patch_shape(slide: Slide, analysis: SlideAnalysis) -> tuple[int, int, int]:
+    return len(slide.channels), analysis.grid.patch_px, analysis.grid.patch_px
+
+
+def _ready(
+    rows: NDArray[np.int64],
+    patches: NDArray[np.generic],
     origins: NDArray[np.int64],
-    tissue: NDArray[np.float64],
-    logits: NDArray[np.float64],
-    spec: BundleSpec,
-) -> pd.DataFrame:
-    """Return the predictions as a table with typed columns, also if it is empty."""
-    names = [f"{slide_id}@{x},{y}" for x, y in origins]
-    if not np.isfinite(logits).all():
-        bad = [name for name, is_finite in zip(names, np.isfinite(logits), strict=True) if not is_finite]
+    slide: Slide,
+    analysis: SlideAnalysis,
+    voices: Ensemble,
+    done: int,
+) -> _Batch:
+    """Return patches (n, C, P, P) in the slide's type as a batch, measured and scaled."""
+    grid = analysis.grid
+    factor = voices.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
+    is_bright = analysis.tissue.background == "bright"
+    scaled = intensity.scale(patches, analysis.windows)
+    measured = np.empty((len(rows), 2))
+    for number, row in enumerate(rows.tolist()):
+        width, height = grid.inside(*origins[row].tolist())
+        measured[number] = measure(
+            patches[number, :, :height, :width],
+            scaled[number, :, :height, :width],
+            analysis.windows,
+            sharpness_factor=factor,
+            is_bright_background=is_bright,
+        )
+    values = {
+        "saturated_fraction": measured[:, 0],
+        "sharpness": measured[:, 1],
+        "mean": scaled.mean(axis=(2, 3), dtype=np.float64),
+    }
+    return _Batch(rows, voices.prepared(scaled), values, done)
+
+
+def _refuse_nonfinite(slide_id: str, origins: NDArray[np.int64], logits: NDArray[np.float64]) -> None:
+    """Raise if a logit is NaN or infinite, with the patches' names."""
+    is_bad = ~np.isfinite(logits)
+    if is_bad.any():
+        bad = [f"{slide_id}@{x},{y}" for x, y in origins[is_bad][:5].tolist()]
         raise NonFiniteError(
-            f"{len(bad)} logits are NaN or infinite: {', '.join(bad[:5])}{' …' if len(bad) > 5 else ''}",
+            f"{int(is_bad.sum())} logits are NaN or infinite: {', '.join(bad)}{' …' if is_bad.sum() > 5 else ''}",
             place=slide_id,
             remedy="look for NaN pixels in the slide and for NaN weights in the model",
         )
-    values = (names, origins[:, 0], origins[:, 1], span_px, span_px, tissue, logits, sigmoid(logits / spec.temperature))
-    return pd.DataFrame(dict(zip(_COLUMNS, values, strict=True))).astype(_COLUMNS)
-
-
-def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 / (1 + exp(-z)), without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * z))
 
 
 @contextmanager

@@ -109,8 +109,13 @@ def coverage(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells
         for reach_x, width in _axis_parts(grid, grid.width, grid.nx):
             seen = _any_before(_any_before(valued, reach_x).T, reach_y).T
             covered += seen * height[:, None] * width[None, :]
-    area = _inside(grid.stride, grid.height, grid.ny)[:, None] * _inside(grid.stride, grid.width, grid.nx)
-    return np.minimum(covered / area, 1.0)
+    return np.minimum(covered / inside_share(grid), 1.0)
+
+
+def inside_share(grid: Grid) -> Cells:
+    """Return the share of each cell that lies on the slide, shape (ny, nx), in (0, 1]."""
+    rows, columns = (_inside(grid.stride, *side) for side in ((grid.height, grid.ny), (grid.width, grid.nx)))
+    return rows[:, None] * columns[None, :]
 
 
 def halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:

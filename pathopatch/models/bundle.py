@@ -112,8 +112,21 @@ class PatchClassifier:
             )
         if len(batch) == 0:
             return np.empty((0, len(self.spec.class_names)), dtype=np.float32)
+        return self.logits(self.standardised(batch), forward_batch=forward_batch)
+
+    def standardised(self, batch: NDArray[np.float32]) -> torch.Tensor:
+        """Return patches as the network takes them, float32 of shape (N, C, input_px, input_px), on the processor.
+
+        Parameters
+        ----------
+        batch : ndarray of float32, shape (N, C, p, p)
+            Patches scaled to [0, 1] by their slide's windows.
+        """
         resized = resize_area(np.asarray(batch, dtype=np.float32), self.spec.input_px)
-        x = torch.from_numpy((resized - self._mean) / self._std)
+        return torch.from_numpy((resized - self._mean) / self._std)
+
+    def logits(self, x: torch.Tensor, *, forward_batch: int = 256) -> NDArray[np.float32]:
+        """Return the logits, float32 of shape (N, K), of what `standardised` returned."""
         return predict_logits(self.network, x, batch=forward_batch)
 
 

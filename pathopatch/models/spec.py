@@ -18,6 +18,7 @@ _ADJUSTABLE = {  # what may be set after training without making the weights wro
     "parameters",
     "package_version",
     "min_tissue",
+    "seen",
 }
 
 
@@ -26,6 +27,13 @@ def class_names(n_classes: int) -> tuple[str, ...]:
     if n_classes == 2:
         return ("non-tumour", "tumour")
     return tuple(f"class {number}" for number in range(n_classes))
+
+
+class SeenRange(Config):
+    """What training patches looked like: between which values all but 2 in 1000 of them lay."""
+
+    mean: tuple[tuple[float, float], ...]  # of each channel's mean over the patch, in the scale of [0, 1]
+    sharpness: float | None = None  # as of `pathopatch.patches.intensity.sharpness`; the least; None: not known
 
 
 class BundleSpec(Config):
@@ -60,6 +68,7 @@ class BundleSpec(Config):
     parameters: dict[str, Any] = {}
     group_metrics: dict[str, Any] = {}
     training: dict[str, str] = {}  # fingerprints of what it was trained on
+    seen: SeenRange | None = None  # None: a bundle from before this was kept
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> BundleSpec:

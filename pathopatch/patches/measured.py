@@ -14,6 +14,27 @@ MEASURED = ("tissue_fraction", "saturated_fraction", "sharpness")
 """Columns of the patch table that are known only after its pixels were read."""
 
 
+def measure(
+    part: NDArray[np.generic],
+    scaled: NDArray[np.float32],
+    windows: NDArray[np.float64],
+    *,
+    sharpness_factor: float,
+    is_bright_background: bool,
+) -> tuple[float, float]:
+    """Return the saturated share and the sharpness of a patch; other arguments as of `store_measured`.
+
+    Parameters
+    ----------
+    part : ndarray, shape (C, H, W)
+        What of the patch lies on the slide, source units.
+    scaled : ndarray of float32, shape (C, H, W)
+        The same in [0, 1].
+    """
+    saturated = intensity.saturated_fraction(part, windows, is_bright_background=is_bright_background)
+    return saturated, intensity.sharpness(scaled, factor=sharpness_factor)
+
+
 def store_measured(
     writer: StoreWriter,
     batches: Iterable[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]],
@@ -59,10 +80,14 @@ def store_measured(
         for row, patch in zip(rows.tolist(), patches, strict=True):
             width, height = (None, None) if inside is None else inside(row)
             part = patch[:, :height, :width]
-            measured["saturated_fraction"][row] = intensity.saturated_fraction(
-                part, windows, is_bright_background=is_bright_background
+            saturated, sharpness = measure(
+                part,
+                intensity.scale(part, windows),
+                windows,
+                sharpness_factor=sharpness_factor,
+                is_bright_background=is_bright_background,
             )
-            measured["sharpness"][row] = intensity.sharpness(intensity.scale(part, windows), factor=sharpness_factor)
+            measured["saturated_fraction"][row], measured["sharpness"][row] = saturated, sharpness
         if progress is not None:
             progress(int(rows[-1]) + 1, count)
     return measured

@@ -5,25 +5,21 @@ What a batch holds depends on the seed and the step alone, never on when it was 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pathopatch.ahead import in_advance
 from pathopatch.debias.methods import Batches
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.training.augment import Vary
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.ranks import Ranks, shares
 from pathopatch.training.selection import Standardised
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,28 +96,6 @@ def batches(
         return Batch(step, indices, places, mine, standardised.in_place(x))
 
     return in_advance(make, steps, ahead=ahead)
-
-
-def in_advance(make: Callable[[int], T], steps: Iterable[int], *, ahead: int) -> Iterator[T]:
-    """Yield ``make(step)`` for each step in order, made by one other thread up to `ahead` steps before it is due.
-
-    What `make` raises is raised where its result was due. A caller that stops earlier waits for the one in work.
-    """
-    if ahead == 0:
-        yield from map(make, steps)
-        return
-    waiting: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as thread:
-        try:
-            for step in steps:
-                waiting.append(thread.submit(make, step))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 def in_units(sampler: Batches, unit: int) -> Batches:

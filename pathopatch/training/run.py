@@ -24,6 +24,7 @@ from pathopatch.groups.naming import label_names
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
+from pathopatch.training.appearance import seen_range
 from pathopatch.training.dataset import PatchSet, column_of, load_patches
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.passing import own_parameters
@@ -84,7 +85,7 @@ def fit(work: Path, config: TrainConfig, *, progress: Progress | None = None, fo
         keep = Keep(folder, fingerprint(stamp.to_dict()))
         fitted = fit_arrays(train, val, config, keep=keep, progress=progress)
         if ranks.is_first:
-            write_run(work, folder, fitted, config, stamp, source=train.source, seconds=time.perf_counter() - start)
+            write_run(work, folder, fitted, config, stamp, train=train, seconds=time.perf_counter() - start)
         ranks.barrier()
     return folder
 
@@ -204,7 +205,7 @@ def write_run(
     config: TrainConfig,
     stamp: Stamp,
     *,
-    source: Source | None,
+    train: PatchSet,
     seconds: float,
 ) -> None:
     """Write everything about a finished run, its stamp last.
@@ -219,14 +220,14 @@ def write_run(
         With which it was reached.
     stamp : Stamp
         Of the run.
-    source : Source
-        Of the training slides.
+    train : PatchSet
+        What it was trained on.
     seconds : float
         Time taken; goes into ``log.json`` alone.
     """
-    if source is None:
+    if train.source is None:
         raise InputMissingError("patches without a slide store", place=str(work), remedy="run pathopatch tile first")
-    spec = bundle_spec(work, fitted, config, stamp, source)
+    spec = bundle_spec(work, fitted, config, stamp, train, train.source)
     save_bundle(folder / MODEL, fitted.network, spec)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     history = pd.DataFrame(list(fitted.history)).to_csv(index=False, lineterminator="\n")
@@ -256,7 +257,9 @@ def _bins_used(work: Path, config: TrainConfig) -> dict[str, Any]:
     return {"bins": {"cuts": list(bins.cuts), "kept": list(bins.kept), "counts": counts}}
 
 
-def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, source: Source) -> BundleSpec:
+def bundle_spec(
+    work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, train: PatchSet, source: Source
+) -> BundleSpec:
     """Return what the model bundle says of a run."""
     names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
     groups = provenance.read_table(work / "groups.parquet")
@@ -284,6 +287,7 @@ def bundle_spec(work: Path, fitted: Fitted, config: TrainConfig, stamp: Stamp, s
         parameters={name: getattr(config, name) for name in names} | own_parameters(config) | _drawn_by(config),
         group_metrics=fitted.validation,
         training=dict(stamp.inputs) | {"config": stamp.config} | seen(work, groups, config.train_splits),
+        seen=seen_range(work, groups, train),
     )
 
 

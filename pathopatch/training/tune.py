@@ -129,7 +129,7 @@ def _tune(
         write_bytes(folder / TRIALS, trial_table(study).to_csv(index=False, lineterminator="\n").encode())
         write_json(folder / SEARCH, _search_facts(study, config, search))
         best = best.model_copy(update={"threads": config.threads})
-        write_run(work, folder, fitted, best, stamp, source=train.source, seconds=time.perf_counter() - start)
+        write_run(work, folder, fitted, best, stamp, train=train, seconds=time.perf_counter() - start)
         tidy(place, study)
     return folder
 

@@ -4,6 +4,7 @@ import math
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 import torch
@@ -14,7 +15,8 @@ from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFi
 from pathopatch.heatmaps.predict import predict_slide, tiling_of
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.bundle import PatchClassifier
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, SeenRange
+from pathopatch.patches import tile_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import open_slide
 
@@ -271,3 +273,50 @@ def test_a_model_trained_on_aligned_channels_aligns_each_slide_by_its_own_shift(
     inner = expected["x"] < 256  # the last column holds pixels from outside
     assert np.abs(moved["logit"] - expected["logit"])[inner].max() < 0.02
     assert np.abs(as_recorded["logit"] - expected["logit"])[inner].min() > 0.04
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_batches_are_filled_across_the_rows_of_the_grid_and_change_nothing(tmp_path, monkeypatch, batch):
+    image, _ = checkered(96, 128, 16)
+    sizes = []
+    model = mean_model()
+    forward = model.logits
+    monkeypatch.setattr(model, "logits", lambda x, **rest: sizes.append(len(x)) or forward(x, **rest))
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        table = predict_slide(slide, model, config=PredictConfig(batch=batch))
+        due = predict_slide(slide, mean_model(), config=PredictConfig(batch=1000))
+    pd.testing.assert_frame_equal(table, due, rtol=1e-6)
+    whole, rest = divmod(len(table), batch)
+    assert sizes == [batch] * whole + [rest] * bool(rest)
+
+
+def test_the_table_has_its_columns_and_types_with_and_without_rows(tmp_path):
+    blank = np.full((64, 64), LOW, np.uint8)
+    with (
+        painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide,
+        painted_slide(tmp_path / "b.tif", blank) as glass,
+    ):
+        some, none = predict_slide(slide, mean_model()), predict_slide(glass, mean_model())
+    assert (some.dtypes == none.dtypes).all()
+    assert (len(some), len(none)) == (2, 0)
+    assert some["spread"].isna().all()  # one model is of one opinion
+    assert some["flag_blurred"].isna().all()  # a bundle from before what was seen was kept
+
+
+def test_what_is_measured_is_what_tiling_measures(tmp_path):
+    image, _ = checkered(90, 131, 16)
+    image = np.random.default_rng(0).normal(image, 8).clip(0, 255).astype(np.uint8)
+    model = mean_model()
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        tile_slide(slide, tiling_of(model.spec, ALL), tmp_path / "work", slide_id="a")
+        table = predict_slide(slide, model, config=ALL).set_index("patch_id")
+    tiled = pd.read_parquet(tmp_path / "work" / "patches" / "a.parquet").set_index("patch_id")
+    for name in ("tissue_fraction", "saturated_fraction", "sharpness"):
+        np.testing.assert_allclose(table[name], tiled.loc[table.index, name], rtol=1e-6)
+
+
+def test_a_patch_unlike_those_of_training_is_flagged(tmp_path):
+    with painted_slide(tmp_path / "a.tif", glass_with_tissue(16)) as slide:
+        seen = SeenRange(mean=((0.0, 0.9),))  # patch (0, 0) has 1, patch (0, 1) about 0.47
+        table = predict_slide(slide, mean_model(seen=seen)).set_index("patch_id")
+    assert table["flag_out_of_range"].to_dict() == {"a@0,0": True, "a@16,0": False}

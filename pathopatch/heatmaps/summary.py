@@ -1,0 +1,82 @@
+"""What does a slide's prediction come to in numbers, for those who never open a heatmap? (arithmetic only)."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps.predict import Prediction
+from pathopatch.heatmaps.stitch import inside_share
+
+SUMMARY = (
+    "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2", "mean_probability",
+    "decision_probability", "flagged_share", *(f"flag_{name}" for name in FLAGS),
+)  # fmt: skip
+"""Names of the numbers, as they stand in ``heatmap.json`` and ``cohort.csv``."""
+
+
+def summary(
+    prediction: Prediction,
+    *,
+    probability: NDArray[np.float64],
+    tissue: NDArray[np.float64],
+    decision_probability: float,
+    mpp: float,
+) -> dict[str, float | None]:
+    """Return the numbers of a slide; None where there is nothing to take them of.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        The patches.
+    probability, tissue : ndarray of float64, shape (ny, nx)
+        The maps of the probability and of the tissue fraction; NaN where there is none.
+    decision_probability : float
+        A cell is positive above it.
+    mpp : float
+        um per level-0 px.
+
+    Returns
+    -------
+    dict of str to float or None
+        `SUMMARY`: areas in mm2, of what lies on the slide. Tissue is that of all patches, predicted or not;
+        ``positive_share`` is the tissue in positive cells over all tissue. The largest region is of positive cells that
+        touch along a side. ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those
+        with this one.
+    """
+    grid = prediction.analysis.grid
+    cell_mm2 = inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
+    held = np.nan_to_num(tissue) * cell_mm2
+    with np.errstate(invalid="ignore"):
+        is_positive = probability > decision_probability
+    _, pieces = cv2.connectedComponents(is_positive.astype(np.uint8), connectivity=4)
+    areas = np.bincount(pieces.ravel(), weights=cell_mm2.ravel())[1:]  # piece 0 is what is not positive
+    raised = {name: prediction.columns[f"flag_{name}"] for name in FLAGS}
+    known = [each for each in raised.values() if each is not None]
+    tissue_mm2, positive_tissue = float(held.sum()), float(held[is_positive].sum())
+    values = (
+        tissue_mm2,
+        float(cell_mm2[is_positive].sum()),
+        positive_tissue,
+        positive_tissue / tissue_mm2 if tissue_mm2 else None,
+        float(areas.max(initial=0.0)),
+        _mean(prediction.columns["probability"]),
+        decision_probability,
+        _mean(np.logical_or.reduce(known)),
+        *(_mean(each) for each in raised.values()),
+    )
+    return {name: None if value is None else _rounded(value) for name, value in zip(SUMMARY, values, strict=True)}
+
+
+def _mean(values: NDArray[np.generic] | None) -> float | None:
+    """Return the mean; None of nothing."""
+    return None if values is None or len(values) == 0 else float(values.mean(dtype=np.float64))
+
+
+def _rounded(value: float) -> float:
+    """Return a number to nine digits, which no area here is known to."""
+    return value if value == 0 else round(value, 8 - math.floor(math.log10(abs(value))))

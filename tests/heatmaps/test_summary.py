@@ -1,0 +1,59 @@
+"""The numbers of a slide are those of its cells: areas of what lies on the slide, regions by their sides."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps.summary import SUMMARY, summary
+from pathopatch.patches.grid import Grid
+
+GRID = Grid(width=350, height=200, downsample=1.0, patch_px=100, stride_px=100)  # the last column lies half outside
+MPP = 10.0  # a whole cell has 1 mm2
+NAN = np.nan
+PROBABILITY = np.array([[0.9, 0.2, NAN, 0.8], [0.2, 0.9, NAN, 0.8]])
+TISSUE = np.array([[1.0, 0.5, 0.0, 0.4], [0.5, 0.5, 0.0, 1.0]])
+
+
+def numbers(probability: np.ndarray = PROBABILITY, **flagged: Any) -> dict[str, float | None]:
+    known = np.isfinite(probability)
+    none = np.zeros(known.sum(), bool)
+    columns = {"probability": probability[known], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
+    prediction: Any = SimpleNamespace(analysis=SimpleNamespace(grid=GRID), columns=columns)
+    found = summary(prediction, probability=probability, tissue=TISSUE, decision_probability=0.5, mpp=MPP)
+    assert tuple(found) == SUMMARY
+    return found
+
+
+def test_areas_are_of_what_lies_on_the_slide() -> None:
+    found = numbers()
+    assert found["tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5 + 0.5 + 0.5)
+    assert found["positive_mm2"] == pytest.approx(1 + 1 + 0.5 + 0.5)
+    assert found["positive_tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5)
+    assert found["positive_share"] == pytest.approx(2.2 / 3.2)
+    assert found["mean_probability"] == pytest.approx(PROBABILITY[np.isfinite(PROBABILITY)].mean())
+
+
+def test_a_region_is_of_cells_that_share_a_side() -> None:
+    assert numbers()["largest_region_mm2"] == pytest.approx(1.0)  # 1 + 1 would be by the corner; 0.5 + 0.5
+    below = PROBABILITY.copy()
+    below[1, 0] = 0.9
+    assert numbers(below)["largest_region_mm2"] == pytest.approx(3.0)
+
+
+def test_flags_are_shares_of_the_predicted_patches() -> None:
+    first, second = np.eye(6, dtype=bool)[:2]
+    found = numbers(low_tissue=first, saturated=first | second, blurred=None)
+    assert found["flagged_share"] == pytest.approx(2 / 6)
+    assert found["flag_low_tissue"] == pytest.approx(1 / 6)
+    assert found["flag_blurred"] is None
+
+
+def test_a_slide_without_predictions_has_no_shares_of_them() -> None:
+    found = numbers(np.full((2, 4), NAN))
+    assert found["positive_mm2"] == found["largest_region_mm2"] == 0
+    assert (found["mean_probability"], found["flagged_share"]) == (None, None)

@@ -1,0 +1,100 @@
+"""Several bundles with one voice: the mean of their calibrated logits, and how far they are apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pathopatch.errors import CheckpointIncompatibleError
+from pathopatch.models import BundleSpec, Ensemble, PatchClassifier, build_network, load_ensemble, save_bundle
+from pathopatch.models.spec import SeenRange
+
+
+def spec(**changed: Any) -> BundleSpec:
+    values = {
+        "architecture": "small-groupnorm", "channels": ("A", "B"), "dtype": "uint16", "patch_px": 16, "stride_px": 16,
+        "mpp": 0.5, "input_px": 16, "mean": (0.3, 0.4), "std": (0.2, 0.1), "method": "gerne",
+    }  # fmt: skip
+    return BundleSpec(**(values | changed))
+
+
+def member(seed: int = 0, **changed: Any) -> PatchClassifier:
+    torch.manual_seed(seed)
+    return PatchClassifier(spec(**changed), build_network("small-groupnorm", 2), precision="float32")
+
+
+PATCHES = np.random.default_rng(0).random((5, 2, 16, 16), dtype=np.float32)
+
+
+def margin(model: PatchClassifier, x: np.ndarray = PATCHES) -> np.ndarray:
+    logits = model.predict_logits(np.ascontiguousarray(x)).astype(float)
+    return logits[:, 1] - logits[:, 0]
+
+
+def test_one_model_speaks_for_itself_and_has_no_spread() -> None:
+    model = member(temperature=2.0)
+    said = Ensemble([model]).speak(Ensemble([model]).prepared(PATCHES))
+    np.testing.assert_allclose(said.logit, margin(model), rtol=1e-6)
+    np.testing.assert_allclose(said.probability, 1 / (1 + np.exp(-margin(model) / 2)), rtol=1e-6)
+    assert np.isnan(said.spread).all()
+
+
+def test_several_models_give_the_mean_calibrated_logit_and_the_spread_of_their_probabilities() -> None:
+    models = [member(0, temperature=2.0, decision_threshold=1.0), member(1, temperature=0.5, decision_threshold=-0.5)]
+    voices = Ensemble(models)
+    said = voices.speak(voices.prepared(PATCHES))
+    calibrated = np.stack([margin(models[0]) / 2.0, margin(models[1]) / 0.5])
+    np.testing.assert_allclose(said.logit, calibrated.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(said.probability, 1 / (1 + np.exp(-calibrated.mean(axis=0))), rtol=1e-6)
+    each = 1 / (1 + np.exp(-calibrated))
+    np.testing.assert_allclose(said.spread, np.abs(each[0] - each[1]) / np.sqrt(2), rtol=1e-5)
+    assert voices.spec.decision_threshold == pytest.approx((1.0 / 2.0 - 0.5 / 0.5) / 2)
+    assert voices.spec.temperature == 1
+
+
+def test_the_symmetries_of_a_patch_give_one_answer_which_is_the_mean_over_them() -> None:
+    model, voices = member(), Ensemble([member()])
+    eight = [np.rot90(x, k, (2, 3)) for x in (PATCHES, PATCHES[..., ::-1]) for k in range(4)]
+    said = voices.speak(voices.prepared(PATCHES), tta=True).logit
+    np.testing.assert_allclose(said, np.mean([margin(model, x) for x in eight], axis=0), rtol=1e-5)
+    turned = voices.speak(voices.prepared(np.ascontiguousarray(eight[5])), tta=True).logit
+    np.testing.assert_allclose(turned, said, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"patch_px": 32}, "patch_px is 16 and 32"),
+        ({"mpp": 1.0}, "mpp is 0.5 and 1.0"),
+        ({"channels": ("B", "A")}, "channels"),
+        ({"min_tissue": 0.2}, "min_tissue is 0.01 and 0.2"),
+        ({"align": True}, "align is False and True"),
+    ],
+)
+def test_members_that_see_other_patches_are_refused_with_the_difference(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointIncompatibleError, match=said):
+        Ensemble([member(), member(**changed)])
+
+
+def test_members_may_differ_in_network_and_training() -> None:
+    assert len(Ensemble([member(), member(1, input_px=24, mean=(0.1, 0.1), method="erm")]).members) == 2
+
+
+def test_a_patch_is_out_of_range_only_if_no_member_saw_such() -> None:
+    one = SeenRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness=0.02)
+    other = SeenRange(mean=((0.2, 0.7), (0.1, 0.3)), sharpness=0.01)
+    joint = Ensemble([member(seen=one), member(seen=other)]).spec.seen
+    assert joint == SeenRange(mean=((0.1, 0.7), (0.1, 0.4)), sharpness=0.01)
+    assert Ensemble([member(seen=one), member()]).spec.seen is None
+
+
+def test_bundles_are_loaded_as_members(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        save_bundle(tmp_path / str(seed), build_network("small-groupnorm", 2), spec())
+    voices = load_ensemble([tmp_path / "0", tmp_path / "1"], device="cpu", precision="float32")
+    assert np.isfinite(voices.speak(voices.prepared(PATCHES)).spread).all()
