@@ -100,6 +100,11 @@ class SlideTask(OfSlide, Protocol):
         """Whether what was made otherwise is made anew."""
         ...
 
+    @property
+    def names_nothing(self) -> bool:
+        """Whether nothing that is written may name a file."""
+        ...
+
     def run(self) -> Outcome:
         """Do the work and return what became of the slide."""
         ...
@@ -145,6 +150,7 @@ class TileTask:
     out: Path
     force: bool
     stage: str = "tile"
+    names_nothing: bool = False
 
     @property
     def slide_id(self) -> str:
@@ -186,6 +192,11 @@ class PredictTask:
     def slide_id(self) -> str:
         """The slide's checked id."""
         return self.row.slide_id
+
+    @property
+    def names_nothing(self) -> bool:
+        """Whether nothing that is written may name a file."""
+        return self.config.deidentify
 
     def run(self) -> Outcome:
         """Predict the slide."""
@@ -353,13 +364,13 @@ def fail(task: SlideTask, failure: Failure) -> Outcome:
     entry: dict[str, Any] = {
         "state": "failed",
         "code": error.code,
-        "message": str(error),
+        "message": f"{error.code}; what was said named files" if task.names_nothing else str(error),
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     if failure.seconds is not None:
         entry["seconds"] = f"{failure.seconds:.2f}"
-    if failure.trace:
+    if failure.trace and not task.names_nothing:
         entry["trace"] = failure.trace
     try:
         before = read_status(task.out, task.slide_id).get(task.stage, {})

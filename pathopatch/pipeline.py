@@ -37,6 +37,7 @@ from pathopatch.config import (
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
+from pathopatch.pseudonyms import pseudonymous
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
@@ -305,7 +306,8 @@ def predict(
     `model` is the folder of a bundle, or those of several, whose mean is taken.
     """
     models = (model,) if isinstance(model, Path) else tuple(model)
-    tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in cohort]
+    rows = pseudonymous(cohort) if config.deidentify else cohort  # those that have such names keep them
+    tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
     with workers_for(tasks, workers, limit_s=limit_s) as processes:  # which load their libraries meanwhile
         from pathopatch.models import read_spec
         from pathopatch.totals import write_cohort

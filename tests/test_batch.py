@@ -24,6 +24,7 @@ class FakeTask:
     fault: str = ""
     stage: str = "tile"
     force: bool = False
+    names_nothing: bool = False
 
     def run(self) -> Outcome:
         if self.fault == "corrupt":

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import Device, DryRun, Force, Out, Quiet, SlideMpp, Timeout, Work, Workers, with_options
-from pathopatch.cli.output import finish, progress_bars, show_plan
+from pathopatch.cli.output import finish, progress_bars, say, show_plan
 
 
 def predict(
@@ -32,6 +32,9 @@ def predict(
     tta: Annotated[
         bool, typer.Option("--tta", help="Mean over the eight flips and quarter turns of each patch.")
     ] = False,
+    deidentify: Annotated[
+        bool, typer.Option("--deidentify", help="Name neither files nor patients: slides are called by their content.")
+    ] = False,
     device: Device = "auto",
     workers: Workers = 1,
     timeout: Timeout = None,
@@ -42,6 +45,7 @@ def predict(
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch import pipeline
     from pathopatch.config import PredictConfig
+    from pathopatch.pseudonyms import pseudonymous
 
     config = with_options(
         PredictConfig(),
@@ -50,8 +54,13 @@ def predict(
         stride_px=stride_px,
         device=device,
         tta=tta or None,
+        deidentify=deidentify or None,
     )
     cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
+    if deidentify:
+        named, cohort = cohort, pseudonymous(cohort)
+        for before, after in zip(named, cohort, strict=True):
+            say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
     if dry_run:
         from pathopatch.plan import predict_plan
 

@@ -38,6 +38,7 @@ class PredictConfig(Config):
     batch: int = Field(default=64, ge=1)
     tta: bool = False  # test-time augmentation: the mean logit over the eight symmetries of the square
     flags: FlagsConfig = FlagsConfig()
+    deidentify: bool = False  # outputs name neither files nor patients; slides are called by their content
     all_patches: bool = False
     min_tissue: Fraction | None = None  # None: the bundle's
     stride_px: int | None = Field(default=None, ge=1)

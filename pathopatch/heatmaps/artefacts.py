@@ -141,14 +141,16 @@ def predict_to(
     voices = _voices(model)
     check_slide(voices.spec, slide)
     stamp = _stamp(slide, voices, config, tissue_mask)
-    of_slide = {"source": slide.source, "patient_id": patient_id}
+    of_slide = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
     if _is_current(slide, stamp, out, slide_id, force):
         return _adopted(out, slide_id, folder, of_slide)
     update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname(), **of_slide})
     prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        facts = _write_heatmap(temporary, slide, voices.spec, slide_id, prediction, stamp)
+        facts = _write_heatmap(
+            temporary, slide, voices.spec, prediction, stamp, name="" if config.deidentify else slide_id
+        )
     write_tables(table_path, prediction.tables(), stamp)
     warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
     result = _result(slide_id, facts, warnings)
@@ -222,10 +224,10 @@ def _known(prediction: Prediction, name: str) -> NDArray[np.float64]:
 
 
 def _write_heatmap(
-    folder: Path, slide: Slide, spec: BundleSpec, slide_id: str, prediction: Prediction, stamp: Stamp
+    folder: Path, slide: Slide, spec: BundleSpec, prediction: Prediction, stamp: Stamp, *, name: str
 ) -> dict[str, Any]:
-    """Write the heatmap's files into a folder; return what stands in ``heatmap.json``."""
-    table, grid = prediction.table, prediction.analysis.grid
+    """Write the heatmap's files into a folder, `name` in the picture; return what stands in ``heatmap.json``."""
+    slide_id, table, grid = prediction.slide_id, prediction.table, prediction.analysis.grid
     at = (grid, *prediction.origins.T, _known(prediction, "probability"))
     probability = stitch(*at)
     origins = grid.origins()
@@ -233,7 +235,7 @@ def _write_heatmap(
     cell_um = round(grid.stride * slide.mpp, 9)
     cells = np.stack([probability, tissue, coverage(*at)]).astype(np.float32)
     write_ome_tiff(folder / "heatmap.ome.tif", cells, cell_um=cell_um, name=slide_id)
-    write_png(folder / "overlay.png", _overlay(slide, prediction.analysis, probability, slide_id, spec))
+    write_png(folder / "overlay.png", _overlay(slide, prediction.analysis, probability, name, spec))
     write_wsinfer_csv(folder / "patches.csv", table, class_names=spec.class_names)
     write_geojson(
         folder / "patches.geojson.gz",
@@ -315,6 +317,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
         "tiling": tiling_of(model.spec, config),
         "precision": model.precision,
         "tta": config.tta,
+        "deidentify": config.deidentify,
         "flags": config.flags,
     }
     pixels = {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import csv
-import gzip
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
-import pyarrow.parquet as pq
 from made_model import write_model
+from marked_files import MARKER, readable
 from PIL import Image
 
 from pathopatch import pipeline
@@ -18,18 +17,7 @@ from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.export import export_ome_zarr
 from pathopatch.patches import PatchStore
 
-MARKER = "PATIENT-MARKER"  # in the description of the made Aperio slide, and the barcode of the made Leica slide
 RED = (255, 0, 0)  # of their label, macro and thumbnail images
-
-
-def readable(path: Path) -> bytes:
-    """A file's content, out of its compression."""
-    if path.suffix == ".gz":
-        return gzip.decompress(path.read_bytes())
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        return repr((table.to_pylist(), table.schema.metadata)).encode()
-    return path.read_bytes()
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -1,0 +1,125 @@
+"""With `--deidentify` no output holds a slide's or patient's name, its file's, or what the file says of the patient."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pytest
+from made_model import write_model
+from marked_files import MARKER, readable
+from PIL import Image
+
+from pathopatch import pipeline
+from pathopatch.config import PredictConfig
+from pathopatch.errors import DuplicateIdError
+from pathopatch.heatmaps import artefacts
+from pathopatch.heatmaps.overlay import Legend
+from pathopatch.manifest import SlideRow
+from pathopatch.provenance import read_status
+from pathopatch.pseudonyms import pseudonym, pseudonymous
+
+CONFIG = PredictConfig(device="cpu", precision="float32", threads=1, deidentify=True)
+NAMES = ("MRS-SMITH", "S0M3-1D", "P4T13NT", MARKER)
+
+
+def cohort(folder: Path) -> Path:
+    """Two slides whose files, ids, patients and descriptions all hold names, one of them spoilt, and one missing."""
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    made.write_aperio(folder / "MRS-SMITH.svs", image, levels=2)
+    made.write_aperio(folder / "MRS-SMITH-2.svs", np.ascontiguousarray(image[::-1]), levels=1)
+    made.spoil_tile(folder / "MRS-SMITH-2.svs", 0)
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["slide_id", "patient_id", "path"])
+        writer.writerow(["S0M3-1D", "P4T13NT", "MRS-SMITH.svs"])
+        writer.writerow(["S0M3-1D-2", "P4T13NT", "MRS-SMITH-2.svs"])
+    return folder / "manifest.csv"
+
+
+def content(path: Path) -> bytes:
+    """A file's name and content, out of its compression."""
+    inner = b""
+    if path.suffix == ".png":
+        with Image.open(path) as picture:
+            inner = repr(picture.info).encode()  # its text; what is drawn is looked at below
+    if path.suffix == ".tif":
+        raw = path.read_bytes()
+        inner = b"".join(_inflated(raw[at:]) for at in range(len(raw) - 1) if raw[at : at + 1] == b"\x78")
+    return path.name.encode() + readable(path) + inner
+
+
+def _inflated(raw: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(raw)
+    except zlib.error:
+        return b""
+
+
+@pytest.mark.parametrize("deidentify", [True, False])
+def test_names_are_in_no_output_and_without_the_option_they_are(tmp_path: Path, deidentify: bool) -> None:
+    out = tmp_path / "out"
+    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))
+    config = CONFIG.model_copy(update={"deidentify": deidentify})
+    outcomes = pipeline.predict(rows, write_model(tmp_path / "model"), out, config)
+    assert [outcome.state for outcome in outcomes] == ["done", "failed"]
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert {".parquet", ".json", ".gz", ".csv", ".tif", ".png"} <= {path.suffix for path in written}
+    found = {name for name in NAMES for path in written if name.encode() in content(path)}
+    assert found == (set() if deidentify else set(NAMES) - {MARKER})
+
+
+def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    render = artefacts.render
+
+    def noting(*arguments: Any, legend: Legend, **rest: Any) -> Any:
+        drawn.append(legend.name)
+        return render(*arguments, legend=legend, **rest)
+
+    monkeypatch.setattr(artefacts, "render", noting)
+    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))[:1]
+    for config in (CONFIG, CONFIG.model_copy(update={"deidentify": False})):
+        pipeline.predict(rows, write_model(tmp_path / "model"), tmp_path / f"out-{config.deidentify}", config)
+    assert drawn == ["", "S0M3-1D"]
+
+
+def test_what_failed_says_its_code_and_not_its_file(tmp_path: Path) -> None:
+    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))
+    outcomes = pipeline.predict(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
+    entry = read_status(tmp_path / "out", outcomes[1].slide_id)["predict"]
+    assert entry["code"] == "INPUT_CORRUPT"
+    assert entry["message"].startswith("INPUT_CORRUPT")
+    assert "MRS-SMITH" in outcomes[1].message  # on the screen of whoever gave the file
+
+
+def test_a_rerun_finds_its_slides_under_their_pseudonyms(tmp_path: Path) -> None:
+    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))
+    model = write_model(tmp_path / "model")
+    for due in ("done", "current"):
+        assert pipeline.predict(rows[:1], model, tmp_path / "out", CONFIG)[0].state == due
+
+
+def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"one")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.tif").write_bytes(b"one")
+
+    def named(source: str | dict[str, str], number: int = 2) -> str:
+        return pseudonym(SlideRow(row=number, slide_id="x", patient_id="p", source=source))
+
+    a, b = str(tmp_path / "a.tif"), str(tmp_path / "elsewhere" / "b.tif")
+    assert named(a) == named(b)
+    assert len({named(a), named(f"{a}#page=0"), named(f"{a}#page=1"), named({"CARS": a}), named({"SHG": a})}) == 5
+    assert named(str(tmp_path / "gone.tif"), 7) == "slide-of-row-7"
+
+
+def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"one")
+    rows = [SlideRow(row=n, slide_id=f"x{n}", patient_id="p", source=str(tmp_path / "a.tif")) for n in (2, 3)]
+    with pytest.raises(DuplicateIdError, match="rows 2 and 3"):
+        pseudonymous(rows)
