@@ -18,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import peers
+import predicting
 import reading
 import store
 import tissue
@@ -27,7 +28,7 @@ import whole
 from inputs import Inputs
 from measure import Row
 
-_PARTS = ("training", "tissue", "reading", "store", "whole", "peers")
+_PARTS = ("training", "tissue", "reading", "store", "whole", "predicting", "peers")
 
 
 def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Iterator[Row]:
@@ -42,6 +43,8 @@ def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Ite
         yield from store.rows(inputs)
     if "whole" in parts:
         yield from whole.rows(inputs)
+    if "predicting" in parts:
+        yield from predicting.rows(inputs)
     if "peers" in parts:
         yield from peers.rows(inputs, environments)
 

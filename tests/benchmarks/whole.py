@@ -105,25 +105,20 @@ def _tile(
     manifest.write_text("\n".join(["slide_id,patient_id,path", *lines]) + "\n", encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
-    command = [
-        sys.executable,
-        "-m",
-        "pathopatch.cli",
-        "tile",
-        manifest,
-        "-o",
-        out,
-        "--workers",
-        str(workers),
-        "--quiet",
-    ]
+    options = ["-o", str(out), "--workers", str(workers), "--quiet"]
+    peak = peak_of([sys.executable, "-m", "pathopatch.cli", "tile", str(manifest), *options], variables)
+    return time.perf_counter() - start, peak
+
+
+def peak_of(command: Sequence[str], variables: Mapping[str, str] | None = None) -> int:
+    """Peak resident kilobytes of the largest process of a command."""
     done = subprocess.run(
-        [sys.executable, "-c", _CHILD, *map(str, command)],
+        [sys.executable, "-c", _CHILD, *command],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, **(variables or {})},
     )
     if done.returncode:
-        raise SystemExit(f"tile ended with {done.returncode}: {done.stderr}")
-    return time.perf_counter() - start, int(done.stdout.splitlines()[-1])
+        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}: {done.stderr}")
+    return int(done.stdout.splitlines()[-1])

@@ -1,0 +1,153 @@
+"""What does predicting cost beside the network's own forward pass, and how do time and memory grow?"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from inputs import TILE_PX, Inputs
+from measure import Row, ratio, speedup
+from whole import peak_of
+
+from pathopatch.config import PredictConfig
+from pathopatch.heatmaps import predict_slide
+from pathopatch.models import BundleSpec, build_network, load_model, save_bundle
+from pathopatch.models.forward import is_bfloat16_native, predict_logits
+from pathopatch.slides import open_slide
+
+_ARCHITECTURE = "tf_efficientnet_lite0"
+_BATCH = 32
+_PATCHES = 64
+_MILLION = 1_000_000
+_GEOJSON = """
+import sys
+from pathlib import Path
+import numpy as np, pandas as pd
+from pathopatch.heatmaps.geojson import write_geojson
+n, side = int(sys.argv[1]), 1000
+x, y = 256 * (np.arange(n) % side), 256 * (np.arange(n) // side)
+logit = np.random.default_rng(0).normal(size=n)
+table = pd.DataFrame({"patch_id": [f"s@{a},{b}" for a, b in zip(x, y)], "x": x, "y": y, "width": 256, "height": 256,
+                      "tissue_fraction": 0.5, "logit": logit, "probability": 1 / (1 + np.exp(-logit))})
+write_geojson(Path(sys.argv[2]), table, slide_id="s", run="r", class_names=("non-tumour", "tumour"),
+              decision_threshold=0.0, slide_size=(256 * side, 256 * (n // side + 1)))
+"""
+
+
+def rows(inputs: Inputs) -> Iterator[Row]:
+    """All rows about prediction."""
+    bundle = write_bundle(inputs.folder / "bundle")
+    yield from _forward(inputs, bundle)
+    yield _start(inputs, bundle)
+    yield _memory(inputs, bundle)
+    yield from _geojson(inputs.folder)
+
+
+def write_bundle(folder: Path) -> Path:
+    """A bundle of random weights for brightfield patches of 256 px at the made slides' own scale."""
+    torch.manual_seed(0)
+    spec = BundleSpec(
+        architecture=_ARCHITECTURE,
+        channels=("R", "G", "B"),
+        dtype="uint8",
+        background="bright",
+        patch_px=TILE_PX,
+        stride_px=TILE_PX,
+        mpp=0.5,
+        input_px=TILE_PX,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.2, 0.2, 0.2),
+        min_tissue=0.0,
+        method="erm",
+    )
+    save_bundle(folder, build_network(_ARCHITECTURE, 3), spec)
+    return folder
+
+
+def _forward(inputs: Inputs, bundle: Path) -> Iterator[Row]:
+    """The whole against its forward pass, and that against the plainest there is."""
+    model = load_model(bundle, device="cpu")
+    path = inputs.rgb_jpeg(TILE_PX * round(_PATCHES**0.5))
+    x = torch.randn(_PATCHES, 3, TILE_PX, TILE_PX)
+
+    def whole() -> None:
+        with open_slide(path, mpp=0.5, background="bright") as slide:
+            table = predict_slide(slide, model, config=PredictConfig(batch=_BATCH, threads=1))
+        assert len(table) == _PATCHES
+
+    def alone() -> None:
+        predict_logits(model.network, x, batch=_BATCH)
+
+    found = ratio(lambda: [alone], lambda: [whole])
+    yield Row(f"predict end to end, by the forward pass alone ({_ARCHITECTURE}, {model.precision})", found, 0.9)
+    if is_bfloat16_native(torch.device("cpu")):
+        yield _precision(bundle, x)
+
+
+def _precision(bundle: Path, x: torch.Tensor) -> Row:
+    """Our forward pass against float32 with channels first, on probabilities that are nearly the same."""
+    model = load_model(bundle, device="cpu")
+    plain = build_network(_ARCHITECTURE, 3).eval()
+    plain.load_state_dict(load_model(bundle, device="cpu", precision="float32").network.state_dict())
+    plain = plain.to(memory_format=torch.contiguous_format)
+
+    def first() -> np.ndarray:
+        with torch.inference_mode():
+            return torch.cat([plain(part) for part in x.split(_BATCH)]).numpy()
+
+    def ours() -> np.ndarray:
+        return predict_logits(model.network, x, batch=_BATCH)
+
+    apart = np.abs(_probability(first()) - _probability(ours())).max()
+    if apart > 0.01:
+        raise SystemExit(f"probabilities are {apart:.3f} apart: nothing to compare")
+    name = f"forward pass in {model.precision}, channels last, by float32, channels first"
+    return Row(name, speedup(lambda: [ours], lambda: [first]), 2.0)
+
+
+def _probability(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+
+
+def _start(inputs: Inputs, bundle: Path) -> Row:
+    """The whole command on a slide of one patch: what is there before, and around, the first patch."""
+    path, seconds = inputs.rgb_jpeg(TILE_PX), []
+    for repeat in range(3):
+        start = time.perf_counter()
+        subprocess.run(_command(path, bundle, inputs.folder / f"start-{repeat}"), check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    return Row("predict, one slide of one patch, command to end", statistics.median(seconds), 5.0, "at most", "seconds")
+
+
+def _memory(inputs: Inputs, bundle: Path) -> Row:
+    """Peak memory; both slides are larger than an overview, which never grows further, and fill batches."""
+    sides = max(inputs.side, 4096), 2 * max(inputs.side, 4096)
+    peaks = []
+    for side in sides:
+        out = inputs.folder / f"memory-{side}"
+        command = [*_command(inputs.rgb_jpeg(side), bundle, out), "--min-tissue", "0.6"]
+        peaks.append(peak_of(command))
+    name = f"peak memory of predict, {sides[1]} px square by {sides[0]} px square, made"
+    return Row(name, peaks[1] / peaks[0], 1.15, "at most", "ratio of peak resident bytes")
+
+
+def _command(path: Path, bundle: Path, out: Path) -> list[str]:
+    options = ["--model", str(bundle), "-o", str(out), "--slide-mpp", "0.5", "--device", "cpu", "--quiet"]
+    return [sys.executable, "-m", "pathopatch.cli", "predict", str(path), *options]
+
+
+def _geojson(folder: Path) -> Iterator[Row]:
+    """A table of a million patches, made and written in a process of its own."""
+    command = [sys.executable, "-c", _GEOJSON, str(_MILLION), str(folder / "million.geojson.gz")]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    peak = peak_of(command)
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    yield Row("GeoJSON of a million patches, table and all", spent, 60.0, "at most", "CPU seconds")
+    yield Row("the same, peak memory", peak / 2**20, 1.0, "at most", "GiB resident")
