@@ -104,9 +104,7 @@ def id_maker(namespace: uuid.UUID, run: str, slide_id: str) -> Callable[[str], s
 
 def measurements(values: Sequence[tuple[str, float]]) -> str:
     """Return finite numbers as a JSON object, given (name as JSON, number); QuPath drops null and fails on text."""
-    return (
-        "{" + ", ".join([f"{name}: {round(float(value), 6)!r}" for name, value in values if math.isfinite(value)]) + "}"
-    )
+    return "{" + ", ".join([f"{name}: {round(value, 6)!r}" for name, value in values if math.isfinite(value)]) + "}"
 
 
 def _rows(tables: Iterable[pd.DataFrame]) -> Iterator[tuple[Any, ...]]:
