@@ -1,7 +1,8 @@
 """Where on a slide a model sees tumour, and how that reaches a viewer.
 
 ``predict`` makes a table of a slide and a model, ``stitch`` a map of the table, ``artefacts`` writes both and the
-exports. ``ome_tiff``, ``overlay``, ``geojson`` and ``wsinfer_csv`` each write one format from plain arrays and tables.
+exports. ``ome_tiff``, ``ome_zarr``, ``rgb_pyramid``, ``overlay``, ``geojson``, ``regions`` and ``wsinfer_csv`` each
+write one format from plain arrays and tables.
 The names below are loaded on first use, so that the arithmetic and the formats do without torch.
 """
 

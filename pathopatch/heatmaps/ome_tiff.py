@@ -22,6 +22,8 @@ from pathopatch.errors import InputCorruptError, InputMissingError
 from pathopatch.heatmaps.stitch import halved
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")
+WITH_SPREAD = (*CHANNELS, "spread")
+"""Of several models: their mean probability first, its standard deviation over them last."""
 _TILE_PX = 256
 _SMALLEST_LEVEL_PX = 64  # a map whose longest side is at most this needs no coarser level
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"

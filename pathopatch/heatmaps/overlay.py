@@ -7,6 +7,7 @@ a prediction stay clear. Equal arguments give equal bytes (no dates in the file)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -100,7 +101,7 @@ def blend(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[flo
     """
     row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
     blended = picture.copy()
-    colors = np.where(np.isfinite(probability)[..., None], _colors(probability), 0)
+    colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), 0)
     # Row by row: the map at the picture's size would need several times the picture's memory.
     for line, cell_row in enumerate(row):
         shown = np.isfinite(probability[cell_row])[column]
@@ -157,8 +158,19 @@ def origin() -> tuple[int, int]:
 _MARGIN, _HEAD, _FOOT, _SIDE = 16, 40, 68, 290
 
 
-def _colors(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return viridis of values in [0, 1], 0 to 255, shape (..., 3); of NaN anything."""
+def map_colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the colours of probabilities, viridis.
+
+    Parameters
+    ----------
+    values : ndarray of float
+        In [0, 1]; what a NaN becomes is not settled.
+
+    Returns
+    -------
+    ndarray of float64, one more axis, of length 3
+        Red, green, blue, 0 to 255, not rounded.
+    """
     table = np.asarray(mpl.colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3] * 255
     index = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.int64)
     return np.asarray(table[index], np.float64)
@@ -209,7 +221,7 @@ def _draw_bar(
     small, (x, y) = font(FONT_PX), corner
     draw.text((x, y), f"{legend.class_name} probability", fill=INK, font=small)
     top, length, bar = y + 40, max(height - 40 - 26 * (4 + len(legend.channels)), 120), 28
-    shades = (1 - ALPHA) * ground + ALPHA * _colors(np.linspace(1, 0, length))
+    shades = (1 - ALPHA) * ground + ALPHA * map_colors(np.linspace(1, 0, length))
     strip = np.asarray(np.rint(shades), np.uint8)[:, None].repeat(bar, axis=1)
     sheet.paste(Image.fromarray(strip), (x, top))
     draw.rectangle((x - 1, top - 1, x + bar, top + length), outline=FAINT)

@@ -17,7 +17,12 @@ _COLOURS = {"R": "FF0000", "G": "00FF00", "B": "0000FF"}
 
 
 def multiscales(
-    name: str, axes: Sequence[str], levels: Sequence[tuple[float, float]], um_per_px: tuple[float, float]
+    name: str,
+    axes: Sequence[str],
+    levels: Sequence[tuple[float, float]],
+    um_per_px: tuple[float, float],
+    *,
+    over_um: tuple[float, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Return OME-Zarr's description of a pyramid. The centre of a level's first pixel is shifted by half a pixel.
 
@@ -31,12 +36,16 @@ def multiscales(
         Downsample of each level, (x, y).
     um_per_px : (float, float)
         (x, y) micrometres per px of the first level.
+    over_um : (float, float), optional
+        (x, y) micrometres per px of another image, over which this one lies with the same corner: the centre of that
+        one's first pixel is the origin. If not given, it is the centre of this one's.
     """
     first = [1.0] * (len(axes) - 2)
+    origin_x, origin_y = um_per_px if over_um is None else over_um
     datasets = []
     for index, (x, y) in enumerate(levels):
         um_x, um_y = x * um_per_px[0], y * um_per_px[1]
-        shift = [(um_y - um_per_px[1]) / 2, (um_x - um_per_px[0]) / 2]
+        shift = [(um_y - origin_y) / 2, (um_x - origin_x) / 2]
         transforms = [
             {"type": "scale", "scale": [*first, um_y, um_x]},
             {"type": "translation", "translation": [*(0.0 for _ in first), *shift]},

@@ -3,11 +3,14 @@
 import gzip
 import json
 import re
+import tracemalloc
 import uuid
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import qupath_rules
 from shapely.geometry import box, shape
 
 from pathopatch.heatmaps.geojson import write_geojson
@@ -26,12 +29,16 @@ TABLE = pd.DataFrame(
 )
 
 
-def _write(path, table=TABLE, **changed):
+def _write_only(path, table=TABLE, **changed):
     settings = {
         "slide_id": "s1", "run": "abc", "class_names": ("non-tumour", "tumour"),
         "decision_threshold": 0.29, "slide_size": (25, 20), "origin": (0, 0),
     }  # fmt: skip
     write_geojson(path, table, **(settings | changed))
+
+
+def _write(path, table=TABLE, **changed):
+    _write_only(path, table, **changed)
     return json.loads(gzip.decompress(path.read_bytes()))
 
 
@@ -48,19 +55,95 @@ def test_slide_bounds_are_subtracted(tmp_path):
     assert shape(found["features"][1]["geometry"]).bounds == (3, -3, 13, 7)
 
 
-def test_tiles_follow_the_rules_of_qupath(tmp_path):
-    found = _write(tmp_path / "a.geojson.gz")
-    assert found["type"] == "FeatureCollection"
-    for feature in found["features"]:
-        assert str(uuid.UUID(feature["id"])) == feature["id"]
-        assert uuid.UUID(feature["id"]).version == 5
-        properties = feature["properties"]
-        assert (properties["objectType"], properties["isLocked"]) == ("tile", True)
-        assert all(type(value) in (int, float) for value in properties["measurements"].values())
-        assert all(type(value) is str for value in properties["metadata"].values())
-        ring = feature["geometry"]["coordinates"][0]
-        assert ring[0] == ring[-1]
-        assert all(type(number) is int for point in ring for number in point)
+def test_tiles_follow_the_rules_of_qupath_and_keep_their_area_through_shapely(tmp_path):
+    _write(tmp_path / "a.geojson.gz")
+    features = qupath_rules.read_features(tmp_path / "a.geojson.gz", "tile")
+    assert qupath_rules.areas(features) == [100, 100, 50]
+    points = [point for feature in features for ring in feature["geometry"]["coordinates"] for point in ring]
+    assert all(type(number) is int for point in points for number in point)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"tile"', '"annotation"'),
+        ('"tile"', '"detection"'),
+        ('"isLocked": true', '"isLocked": false'),
+        ('"logit": 0.3', '"logit": "0.3"'),
+        ('"logit": 0.3', '"logit": null'),
+        ('"logit": 0.3', '"logit": NaN'),
+        ('"s1@10,0"', "3"),
+        ("[200, 40, 40]", "[200, 40]"),
+        ("[200, 40, 40]", "[200, 40, 256]"),
+        ("[10, 10], [0, 10]", "[0, 10], [10, 10]"),  # crosses itself
+        ("[0, 10], [0, 0]]", "[0, 10], [0, 1]]"),  # not closed
+        ("[10, 10], [0, 10]", "[10, 0], [0, 0]"),  # no area
+        ("[[[0, 0]", "[[[0.5, 0]"),
+        ('"Polygon"', '"MultiPolygon"'),
+        ('"FeatureCollection"', '"Features"'),
+        ('"id": "', '"id": "tile '),
+        ('"geometry"', '"outline"'),
+    ],
+)
+def test_a_broken_copy_does_not_follow_the_rules(tmp_path, old, new):
+    _write(tmp_path / "a.geojson.gz")
+    text = gzip.decompress((tmp_path / "a.geojson.gz").read_bytes()).decode()
+    assert old in text
+    (tmp_path / "b.geojson.gz").write_bytes(gzip.compress(text.replace(old, new).encode()))
+    with pytest.raises((jsonschema.ValidationError, ValueError)):
+        qupath_rules.read_features(tmp_path / "b.geojson.gz", "tile")
+
+
+def test_a_copy_with_a_tile_twice_does_not_follow_the_rules(tmp_path):
+    _write(tmp_path / "a.geojson.gz", pd.concat([TABLE, TABLE.iloc[[1]]]))
+    with pytest.raises(ValueError, match="share an id"):
+        qupath_rules.read_features(tmp_path / "a.geojson.gz", "tile")
+
+
+def test_the_text_is_that_of_pythons_own_json(tmp_path):
+    awkward = TABLE.assign(
+        patch_id=['"quoted"@0,0', "naïve\\@10,0", "s1@20,10"],
+        logit=[-1e-9, 1e300, 5e-7],
+        probability=[1 / 3, 1.0, 1e-6],
+    )
+    _write(tmp_path / "a.geojson.gz", awkward, class_names=('non "tumour"', "Tumör"), slide_id="sö")
+    first, *lines, last, empty = gzip.decompress((tmp_path / "a.geojson.gz").read_bytes()).decode().split("\n")
+    assert (first, last, empty) == ('{"type": "FeatureCollection", "features": [', "]}", "")
+    for line, patch_id in zip(lines, awkward["patch_id"], strict=True):
+        feature = json.loads(line.removesuffix(","))
+        assert json.dumps(feature, ensure_ascii=False) == line.removesuffix(",")
+        assert feature["properties"]["metadata"] == {"patch_id": patch_id}
+
+
+def test_ids_are_made_of_run_slide_and_place_alone(tmp_path):
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:patch")
+    ids = [feature["id"] for feature in _write(tmp_path / "a.geojson.gz")["features"]]
+    assert ids == [str(uuid.uuid5(namespace, f"abc/s1/{place}")) for place in ("0,0", "10,0", "20,10")]
+
+
+def test_a_patch_beyond_the_slide_is_left_out(tmp_path):
+    names = [f["properties"]["metadata"]["patch_id"] for f in _write(tmp_path / "a", slide_size=(20, 20))["features"]]
+    assert names == ["s1@0,0", "s1@10,0"]
+
+
+def test_tables_that_come_one_by_one_are_written_as_one(tmp_path):
+    _write(tmp_path / "a.geojson.gz")
+    _write(tmp_path / "b.geojson.gz", iter([TABLE.iloc[:1], TABLE.iloc[:0], TABLE.iloc[1:]]))
+    assert (tmp_path / "a.geojson.gz").read_bytes() == (tmp_path / "b.geojson.gz").read_bytes()
+
+
+def test_what_is_held_does_not_grow_with_the_number_of_tables(tmp_path):
+    def tables(count):
+        for row in range(count):
+            yield TABLE.iloc[np.zeros(1000, int)].assign(x=np.arange(1000) * 10, y=row)
+
+    peaks = []
+    for count in (1, 2, 6):  # what is loaded once does not count
+        tracemalloc.start()
+        _write_only(tmp_path / "a.geojson.gz", tables(count), slide_size=(10**6, 10**6))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.15 * peaks[1]
 
 
 def test_the_decision_threshold_names_and_colours_the_class(tmp_path):

@@ -1,0 +1,65 @@
+"""How a heatmap becomes an OME-Zarr 0.5 image that viewers lay over the slide's overview.
+
+float32 channels in a pyramid, NaN where nothing was predicted. OME-Zarr places an image by the centre of its first
+pixel, and a cell is far larger than a pixel of the overview, so the map carries the shift that brings the two images'
+corners together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from pathopatch.heatmaps.ome_tiff import CHANNELS, pyramid
+from pathopatch.patches.overview import write_array
+from pathopatch.slides.omezarr_attributes import image_attributes, multiscales
+
+_CHUNK_PX = 512
+_AXES = ("c", "y", "x")
+
+
+def write_ome_zarr(
+    path: Path,
+    cells: NDArray[np.float32],
+    *,
+    cell_um: float,
+    over_um: tuple[float, float],
+    channels: Sequence[str] = CHANNELS,
+    name: str = "heatmap",
+) -> None:
+    """Write a map as an OME-Zarr image of the levels that the OME-TIFF has; equal arguments give equal bytes.
+
+    Viewers show the first channel, between 0 and 1; the others are there to be switched on.
+
+    Parameters
+    ----------
+    path : Path
+        Folder to write; the caller renames it into place.
+    cells : ndarray of float32, shape (C, ny, nx)
+        Cell (0, 0) starts at level-0 (0, 0) of the slide; NaN where nothing was predicted.
+    cell_um : float
+        Side of a cell, um.
+    over_um : tuple of float
+        (x, y) micrometres per px of the image that the map is to lie over: of the store's overview, or the slide's
+        mpp twice for an exported slide.
+    channels : sequence of str, length C
+        Names of the planes.
+    name : str
+        Name of the image.
+    """
+    levels = pyramid(np.ascontiguousarray(cells, np.float32))
+    group = zarr.create_group(path, zarr_format=3)
+    for number, level in enumerate(levels):
+        sides = (min(side, _CHUNK_PX) for side in level.shape[1:])
+        write_array(group, str(number), level, chunks=(1, *sides), names=_AXES)
+    factors = [(2.0**number, 2.0**number) for number in range(len(levels))]
+    described = multiscales(name, _AXES, factors, (cell_um, cell_um), over_um=over_um)
+    windows = np.array([[0.0, 1.0]] * len(channels))
+    attributes = image_attributes(described, channels, windows, version="0.5")
+    for hidden in attributes["ome"]["omero"]["channels"][1:]:
+        hidden["active"] = False
+    group.attrs.put(attributes)

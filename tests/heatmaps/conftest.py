@@ -1,0 +1,20 @@
+"""What the tests of heatmaps share: readers that are not ours, in plain modules beside this file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))  # so that tests can say `import qupath_rules`
+
+import bioformats  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def bio_formats() -> bioformats.BioFormats:
+    try:
+        return bioformats.find()
+    except bioformats.Unavailable as error:
+        bioformats.stop(error)

@@ -1,0 +1,145 @@
+"""The OME-TIFF heatmap in other people's readers: Bio-Formats by its own tools, and ome-types. Broken copies fail."""
+
+import bioformats
+import numpy as np
+import ome_types
+import pytest
+import tifffile
+
+from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, pyramid, write_ome_tiff
+
+CELL_UM = 127.74
+
+
+def _cells(channels=4, ny=150, nx=131):
+    cells = np.random.default_rng(3).random((channels, ny, nx)).astype(np.float32)
+    cells[0, 10:40, 5:90] = np.nan
+    return cells
+
+
+def _write(path, cells=None, channels=WITH_SPREAD):
+    cells = _cells() if cells is None else cells
+    write_ome_tiff(path, cells, cell_um=CELL_UM, channels=channels, name="s1")
+    return path
+
+
+@pytest.fixture
+def heatmap(tmp_path):
+    return _write(tmp_path / "heatmap.ome.tif")
+
+
+def _check_bio_formats(bio_formats, path, cells=None, channels=WITH_SPREAD):
+    """That Bio-Formats sees resolutions, names and sizes, and reads every level to the bit."""
+    levels = pyramid(_cells() if cells is None else cells)
+    assert bio_formats.seen(path) == bioformats.Seen(
+        reader="OME-TIFF", name="s1", size=levels[0].shape[:0:-1], resolutions=len(levels), pixel_type="float",
+        channels=channels, physical_size=(str(CELL_UM), "µm", str(CELL_UM), "µm"),
+    )  # fmt: skip
+    for found, due in zip(bio_formats.levels(path), levels, strict=True):
+        np.testing.assert_array_equal(found.view(np.uint32), due.view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((4, 150, 131), WITH_SPREAD), ((3, 600, 40), CHANNELS), ((3, 1, 1), CHANNELS)]
+)
+def test_bio_formats_reads_resolutions_names_sizes_and_every_pixel_to_the_bit(bio_formats, tmp_path, shape, channels):
+    cells = _cells(*shape)
+    _check_bio_formats(bio_formats, _write(tmp_path / "a.ome.tif", cells, channels), cells, channels)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'Name="coverage"', b'Name="covered!"'),
+        (b'Name="s1"', b'Name="s2"'),
+        (b'PhysicalSizeY="127.74"', b'PhysicalSizeY="128.74"'),
+        ('PhysicalSizeXUnit="µm"'.encode(), b'PhysicalSizeXUnit="mm" '),
+        (b'SizeX="131"', b'SizeX="130"'),
+        (b'Type="float"', b'Type="fleet"'),  # no such type in the schema: it is read as a plain TIFF
+        (b"<TiffData ", b"<TiffDatb "),  # it does not say which page holds which plane
+    ],
+)
+def test_bio_formats_does_not_pass_a_copy_with_a_broken_description(bio_formats, heatmap, old, new):
+    content = heatmap.read_bytes()
+    assert old in content
+    heatmap.write_bytes(content.replace(old, new))
+    with pytest.raises((AssertionError, bioformats.Refused)):
+        _check_bio_formats(bio_formats, heatmap)
+
+
+def test_bio_formats_does_not_pass_a_copy_of_which_one_number_differs(bio_formats, heatmap):
+    cells = _cells()
+    cells[3, 149, 130] = np.nextafter(cells[3, 149, 130], np.float32(2))
+    _write(heatmap, cells)
+    with pytest.raises(AssertionError):
+        _check_bio_formats(bio_formats, heatmap)
+
+
+def test_bio_formats_does_not_pass_a_copy_without_its_pyramid(bio_formats, heatmap):
+    with tifffile.TiffFile(heatmap) as file:
+        description = file.ome_metadata.encode()
+    tifffile.imwrite(
+        heatmap, _cells(), tile=(256, 256), photometric="minisblack", description=description, metadata=None
+    )
+    with pytest.raises(AssertionError, match="resolutions: 1 != 3"):
+        _check_bio_formats(bio_formats, heatmap)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.95])
+def test_bio_formats_does_not_pass_a_cut_copy(bio_formats, heatmap, share):
+    content = heatmap.read_bytes()
+    heatmap.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises((AssertionError, bioformats.Refused)):
+        _check_bio_formats(bio_formats, heatmap)
+
+
+def _check_ome_types(path):
+    """That the description is valid OME-XML and says what is in the file."""
+    with tifffile.TiffFile(path) as file:
+        description = file.ome_metadata
+    ome_types.validate_xml(description)
+    pixels = ome_types.from_xml(description).images[0].pixels
+    assert tuple(channel.name for channel in pixels.channels) == WITH_SPREAD
+    assert (pixels.physical_size_x, pixels.physical_size_x_unit.value) == (CELL_UM, "µm")
+    assert (pixels.physical_size_y, pixels.physical_size_y_unit.value) == (CELL_UM, "µm")
+    assert (pixels.size_x, pixels.size_y, pixels.size_c, pixels.type.value) == (131, 150, 4, "float")
+
+
+def test_ome_types_finds_the_description_valid(heatmap):
+    _check_ome_types(heatmap)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"<Pixels ", b"<Pixelz "),
+        (b'Type="float"', b'Type="fleet"'),
+        (b'DimensionOrder="XYCZT"', b'DimensionOrder="XYC"   '),
+        ('PhysicalSizeXUnit="µm"'.encode(), b'PhysicalSizeXUnit="um" '),
+        (b'ID="Channel:0:3"', b'ID="Channel:0:2"'),
+        (b'Name="spread"', b'Nome="spread"'),
+        (b'PhysicalSizeY="127.74"', b'PhysicalSizeY="127,74"'),
+        (b"urn:uuid:", b"urn:uuid;"),
+    ],
+)
+def test_ome_types_does_not_pass_a_broken_copy(heatmap, old, new):
+    content = heatmap.read_bytes()
+    assert old in content
+    heatmap.write_bytes(content.replace(old, new))
+    with pytest.raises((AssertionError, ValueError, SyntaxError)):
+        _check_ome_types(heatmap)
+
+
+def test_without_bio_formats_a_test_fails_where_it_is_required_and_is_skipped_elsewhere(monkeypatch):
+    monkeypatch.setenv(bioformats.VARIABLE, "required")
+    with pytest.raises(pytest.fail.Exception, match="required here, but there is no java"):
+        bioformats.stop(bioformats.Unavailable("there is no java"))
+    monkeypatch.delenv(bioformats.VARIABLE)
+    with pytest.raises(pytest.skip.Exception, match="there is no java"):
+        bioformats.stop(bioformats.Unavailable("there is no java"))
+
+
+def test_a_machine_without_java_is_noticed(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(bioformats.Unavailable, match="no java"):
+        bioformats.find()

@@ -1,0 +1,155 @@
+"""The map as OME-Zarr: other people's readers open it, and it lies on the slide's overview corner on corner."""
+
+import json
+
+import numpy as np
+import ome_zarr_models
+import pytest
+import zarr
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
+
+from pathopatch.heatmaps.ome_tiff import CHANNELS, pyramid
+from pathopatch.heatmaps.ome_zarr import write_ome_zarr
+from pathopatch.patches.overview import write_overview
+
+CELL_UM = 128.0
+OVER_UM = (5.0, 4.0)
+
+
+def _cells(channels=3, ny=150, nx=131):
+    cells = np.random.default_rng(3).random((channels, ny, nx)).astype(np.float32)
+    cells[0, 10:40, 5:90] = np.nan
+    return cells
+
+
+@pytest.fixture
+def heatmap(tmp_path):
+    path = tmp_path / "heatmap.ome.zarr"
+    write_ome_zarr(path, _cells(), cell_um=CELL_UM, over_um=OVER_UM, name="s1")
+    return path
+
+
+def _valid(path):
+    return ome_zarr_models.open_ome_zarr(zarr.open_group(path, mode="r"))
+
+
+def _shown(path):
+    """What the `ome-zarr` reader finds first: its levels and its metadata."""
+    node = next(iter(Reader(parse_url(str(path)))()))
+    return [np.asarray(level) for level in node.data], node.metadata
+
+
+def _check(path, cells=None, channels=CHANNELS):
+    """That a validator accepts it and a reader shows the same bits, names and windows."""
+    cells = _cells() if cells is None else cells
+    found = _valid(path)
+    assert type(found).__module__ == "ome_zarr_models.v05.image"
+    levels, metadata = _shown(path)
+    for level, due in zip(levels, pyramid(cells), strict=True):
+        np.testing.assert_array_equal(level.view(np.uint32), due.view(np.uint32))
+    assert metadata["channel_names"] == list(channels)
+    assert metadata["contrast_limits"] == [[0.0, 1.0]] * len(channels)
+    return found, metadata
+
+
+def test_a_validator_accepts_it_and_a_reader_finds_every_level_to_the_bit(heatmap):
+    found, metadata = _check(heatmap)
+    assert metadata["name"] == "s1"
+    assert [(axis.name, axis.unit) for axis in found.ome_attributes.multiscales[0].axes] == [
+        ("c", None), ("y", "micrometer"), ("x", "micrometer"),
+    ]  # fmt: skip
+    assert metadata["visible"] == [True, False, False]
+
+
+def test_a_fourth_channel_is_one_more_plane(tmp_path):
+    names = (*CHANNELS, "spread")
+    write_ome_zarr(tmp_path / "a.zarr", _cells(4), cell_um=CELL_UM, over_um=OVER_UM, channels=names)
+    _check(tmp_path / "a.zarr", _cells(4), names)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 70), (64, 64), (600, 3)])
+def test_maps_of_any_shape_are_valid_and_come_back(tmp_path, shape):
+    cells = np.full((3, *shape), np.nan, np.float32)
+    cells[1:] = 0  # also where all is the fill value
+    write_ome_zarr(tmp_path / "a.zarr", cells, cell_um=CELL_UM, over_um=OVER_UM)
+    _check(tmp_path / "a.zarr", cells)
+
+
+def _corners(path):
+    """Where the corner of each level's first pixel lies, (y, x) in um: half a pixel before its centre."""
+    corners = []
+    for scale, translation in _shown(path)[1]["coordinateTransformations"]:
+        corners.append([t - s / 2 for t, s in zip(translation["translation"][-2:], scale["scale"][-2:], strict=True)])
+    return corners
+
+
+def test_the_map_lies_on_the_overview_corner_on_corner_at_every_level(tmp_path, heatmap):
+    store = zarr.create_group(tmp_path / "store.zarr", zarr_format=3)
+    write_overview(
+        store, np.zeros((1, 1200, 700), np.uint8), np.zeros((1200, 700), np.uint8), channels=["CARS"],
+        um_per_px=OVER_UM, windows=np.array([[0.0, 255.0]]),
+    )  # fmt: skip
+    due = _corners(tmp_path / "store.zarr" / "overview")
+    assert due == [pytest.approx([-2.0, -2.5])] * len(due)
+    found = _corners(heatmap)
+    assert found == [pytest.approx([-2.0, -2.5])] * 3
+    scales = [scale["scale"] for scale, _ in _shown(heatmap)[1]["coordinateTransformations"]]
+    assert scales == [[1.0, CELL_UM * 2**level, CELL_UM * 2**level] for level in range(3)]
+
+
+def test_equal_maps_give_equal_bytes(heatmap, tmp_path):
+    write_ome_zarr(tmp_path / "again.zarr", _cells(), cell_um=CELL_UM, over_um=OVER_UM, name="s1")
+    contents = [
+        {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (heatmap, tmp_path / "again.zarr")
+    ]
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 1 + 3 * 4  # a description of the image; of each level, and its three planes
+
+
+def _drop(key):
+    return lambda ome: ome["multiscales"][0].pop(key)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        _drop("axes"),
+        _drop("datasets"),
+        lambda ome: ome.update(version="0.4"),
+        lambda ome: ome["multiscales"][0]["axes"].reverse(),
+        lambda ome: ome["multiscales"][0]["datasets"][0].update(coordinateTransformations=[]),
+        lambda ome: ome["multiscales"][0]["datasets"].append({"path": "9"}),
+        lambda ome: ome["multiscales"][0]["datasets"].pop(),
+        lambda ome: ome["multiscales"][0]["datasets"].reverse(),
+        lambda ome: ome["omero"]["channels"].pop(),
+        lambda ome: ome["omero"]["channels"][0].update(label="coverage"),
+        lambda ome: ome["omero"]["channels"][0]["window"].update(end=255),
+    ],
+)
+def test_a_copy_with_a_broken_description_fails(heatmap, spoil):
+    content = json.loads((heatmap / "zarr.json").read_text())
+    spoil(content["attributes"]["ome"])
+    (heatmap / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises((AssertionError, ValueError, RuntimeError, KeyError)):
+        _check(heatmap)
+
+
+def test_a_copy_whose_array_names_other_axes_fails(heatmap):
+    content = json.loads((heatmap / "0" / "zarr.json").read_text())
+    content["dimension_names"] = ["c", "x", "y"]
+    (heatmap / "0" / "zarr.json").write_text(json.dumps(content))
+    with pytest.raises(RuntimeError, match="dimension names"):
+        _check(heatmap)
+
+
+def test_a_copy_without_a_chunk_or_with_a_cut_one_fails(heatmap):
+    chunk = heatmap / "0" / "c" / "0" / "0" / "0"
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[: len(content) // 2])
+    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+        _check(heatmap)
+    chunk.unlink()
+    with pytest.raises(AssertionError):
+        _check(heatmap)

@@ -1,0 +1,159 @@
+"""The picture for OpenSlide-based viewers, as OpenSlide itself opens it."""
+
+import numpy as np
+import openslide
+import pytest
+import tifffile
+
+from pathopatch.heatmaps.ome_tiff import pyramid
+from pathopatch.heatmaps.overlay import blend
+from pathopatch.heatmaps.rgb_pyramid import colored, write_rgb_pyramid
+
+CELL_UM = 127.74
+
+
+def _cells(ny=150, nx=131):
+    cells = np.random.default_rng(3).random((ny, nx))
+    cells[10:40, 5:90] = np.nan
+    return cells
+
+
+def _continued(cells, step):
+    """The map with NaN to the right and below, sides multiples of `step`."""
+    larger = np.full([-(-side // step) * step for side in cells.shape], np.nan)
+    larger[: cells.shape[0], : cells.shape[1]] = cells
+    return larger
+
+
+def _opened(path):
+    """(pixels of all levels, downsample of each, mpp of x and y), as OpenSlide gives them."""
+    with openslide.OpenSlide(path) as slide:
+        levels = []
+        for level, size in enumerate(slide.level_dimensions):
+            rgba = np.asarray(slide.read_region((0, 0), level, size))
+            assert (rgba[..., 3] == 255).all()
+            levels.append(rgba[..., :3])
+        mpp = [float(slide.properties[name]) for name in ("openslide.mpp-x", "openslide.mpp-y")]
+        return levels, slide.level_downsamples, mpp
+
+
+def _check(path, cells=None, count=3):
+    """That OpenSlide shows the map: every level, its scale, its colours, its mpp."""
+    cells = _cells() if cells is None else cells
+    levels, downsamples, mpp = _opened(path)
+    due = pyramid(_continued(cells, 2 ** (count - 1))[None].astype(np.float32))
+    assert downsamples == tuple(2.0**level for level in range(count))
+    assert mpp == pytest.approx([CELL_UM, CELL_UM], rel=1e-6)
+    for level, expected in zip(levels, due, strict=True):
+        np.testing.assert_array_equal(level, colored(expected[0]))
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "heatmap.tif"
+    write_rgb_pyramid(path, _cells(), cell_um=CELL_UM)
+    return path
+
+
+def test_openslide_shows_all_levels_in_their_colours_and_scale(picture):
+    _check(picture)
+
+
+@pytest.mark.parametrize(
+    ("shape", "count"), [((1, 1), 1), (((64, 64)), 1), ((1, 65), 2), ((3, 700), 5), ((130, 129), 3), ((257, 520), 5)]
+)
+def test_maps_of_any_shape_open_and_halve_exactly(tmp_path, shape, count):
+    cells = np.random.default_rng(1).random(shape)
+    write_rgb_pyramid(tmp_path / "a.tif", cells, cell_um=CELL_UM)
+    _check(tmp_path / "a.tif", cells, count)
+
+
+def test_colours_are_viridis_and_white_is_what_was_not_predicted():
+    found = colored(np.array([[0.0, 0.5, 1.0, np.nan]]))
+    np.testing.assert_array_equal(found, [[[68, 1, 84], [33, 145, 140], [253, 231, 37], [255, 255, 255]]])
+
+
+def test_colours_are_those_of_the_overlay():
+    cells = np.linspace(0, 1, 40)[None]
+    black = blend(np.zeros((1, 40, 3), np.uint8), cells, (1.0, 1.0)).astype(float)
+    np.testing.assert_allclose(black, 0.45 * colored(cells), atol=0.8)  # the overlay lets 55 % of the slide through
+
+
+def test_no_probability_is_drawn_white():
+    assert (colored(np.linspace(0, 1, 1001)[None]).min(axis=2) < 200).all()
+
+
+def test_a_map_of_nan_is_a_white_picture(tmp_path):
+    write_rgb_pyramid(tmp_path / "a.tif", np.full((70, 5), np.nan), cell_um=CELL_UM)
+    assert all((level == 255).all() for level in _opened(tmp_path / "a.tif")[0])
+
+
+def test_the_file_says_what_white_means_and_nothing_of_the_slide_or_the_day(picture):
+    with openslide.OpenSlide(picture) as slide:
+        said = {name: value for name, value in slide.properties.items() if name.startswith("tiff.")}
+    assert said.pop("tiff.ImageDescription").endswith("white: not predicted")
+    assert set(said) == {"tiff.ResolutionUnit", "tiff.Software", "tiff.XResolution", "tiff.YResolution"}
+
+
+def test_every_level_states_its_own_pixel_size(picture):
+    with tifffile.TiffFile(picture) as file:
+        found = [1e4 / page.resolution[0] for page in file.pages]
+    assert found == pytest.approx([CELL_UM, 2 * CELL_UM, 4 * CELL_UM], rel=1e-6)
+
+
+def test_equal_maps_give_equal_bytes(picture, tmp_path):
+    write_rgb_pyramid(tmp_path / "again.tif", _cells(), cell_um=CELL_UM)
+    assert picture.read_bytes() == (tmp_path / "again.tif").read_bytes()
+
+
+def _rewritten(path, **changed):
+    """A copy by tifffile with other settings."""
+    with tifffile.TiffFile(path) as file:
+        levels = [page.asarray() for page in file.pages]
+    settings = {"photometric": "rgb", "tile": (256, 256), "compression": "adobe_deflate", "metadata": None}
+    with tifffile.TiffWriter(path) as writer:
+        for number, pixels in enumerate(levels):
+            per_cm = 1e4 / CELL_UM / 2**number
+            own = {
+                "subfiletype": int(number > 0), "resolution": (per_cm, per_cm), "resolutionunit": "CENTIMETER",
+            }  # fmt: skip
+            writer.write(pixels, **(settings | own | changed))
+
+
+def test_a_plain_copy_passes(picture):
+    _rewritten(picture)
+    _check(picture)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"subfiletype": 0},  # levels that do not say that they are such
+        {"resolutionunit": "INCH"},
+        {"resolution": None},
+        {"resolution": (78.3, 78.0)},
+        {"compression": "jpeg"},  # colours change
+        {"tile": None},  # in strips
+        {"tile": None, "compression": None, "rowsperstrip": 16},
+    ],
+)
+def test_a_copy_broken_by_other_settings_fails(picture, changed):
+    _rewritten(picture, **changed)
+    with pytest.raises((AssertionError, KeyError, openslide.OpenSlideError)):
+        _check(picture)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
+def test_a_cut_copy_fails(picture, share):
+    content = picture.read_bytes()
+    picture.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises((AssertionError, KeyError, openslide.OpenSlideError)):
+        _check(picture)
+
+
+def test_a_copy_of_another_map_fails(picture):
+    cells = _cells()
+    cells[149, 130] += 0.01
+    write_rgb_pyramid(picture, cells, cell_um=CELL_UM)
+    with pytest.raises(AssertionError):
+        _check(picture)
