@@ -16,31 +16,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.files import atomic_path, inside, read_json, write_json
-from pathopatch.heatmaps.geojson import write_geojson
-from pathopatch.heatmaps.ome_tiff import write_ome_tiff
-from pathopatch.heatmaps.overlay import Legend, render
-from pathopatch.heatmaps.predict import (
-    DEFAULTS,
-    Prediction,
-    Progress,
-    decision_probability,
-    predict_patches,
-    tiling_of,
-)
-from pathopatch.heatmaps.stitch import coverage, stitch
-from pathopatch.heatmaps.summary import summary
-from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
+from pathopatch.files import atomic_path, inside, read_json
+from pathopatch.heatmaps.folder import FACTS, write_folder
+from pathopatch.heatmaps.predict import DEFAULTS, Progress, predict_patches, tiling_of
 from pathopatch.manifest import valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide
 from pathopatch.models.ensemble import Ensemble
-from pathopatch.models.spec import BundleSpec
-from pathopatch.patches.analysis import SlideAnalysis
-from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.provenance import (
     Stamp,
     fingerprint,
@@ -55,8 +39,6 @@ from pathopatch.provenance import (
 )
 from pathopatch.slides import Slide
 
-_OVERVIEW_PX = 1536  # the picture's longest side: as large as a screen shows at once
-_FACTS = "heatmap.json"
 _PROBES, _PROBE_PX = 6, 32  # per axis
 
 
@@ -148,9 +130,8 @@ def predict_to(
     prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        facts = _write_heatmap(
-            temporary, slide, voices.spec, prediction, stamp, name="" if config.deidentify else slide_id
-        )
+        name = "" if config.deidentify else slide_id
+        facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name)
     write_tables(table_path, prediction.tables(), stamp)
     warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
     result = _result(slide_id, facts, warnings)
@@ -176,7 +157,7 @@ def is_predicted(
         Outputs of another model, slide or setting stand there, and `force` is off.
     """
     table_path, folder = _places(out, slide_id)
-    if table_stamp(table_path) is None and json_stamp(folder / _FACTS) is None:
+    if table_stamp(table_path) is None and json_stamp(folder / FACTS) is None:
         return False
     return _is_current(slide, _stamp(slide, _voices(model), config, tissue_mask), out, slide_id, force)
 
@@ -193,7 +174,7 @@ def _places(out: Path, slide_id: str) -> tuple[Path, Path]:
 def _is_current(slide: Slide, stamp: Stamp, out: Path, slide_id: str, force: bool) -> bool:
     """Return whether both outputs carry a stamp."""
     table_path, folder = _places(out, slide_id)
-    there = [(table_stamp(table_path), table_path), (json_stamp(folder / _FACTS), folder)]
+    there = [(table_stamp(table_path), table_path), (json_stamp(folder / FACTS), folder)]
     for existing, place in () if force else there:
         if existing is not None and _shows_other_pixels(stamp, existing):
             known = read_status(out, slide_id).get("predict", {}).get("source")
@@ -206,107 +187,6 @@ def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
     """Return whether two stamps of one schema are of slides that differ."""
     is_same_schema = stamp.schema_version == existing.schema_version
     return is_same_schema and stamp.inputs["slide"] != existing.inputs.get("slide")
-
-
-def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
-    return {
-        "patches": len(prediction.tissue_fraction),
-        "predicted": len(prediction),
-        "tumour": int(np.count_nonzero(_known(prediction, "logit") > spec.decision_threshold)),
-    }
-
-
-def _known(prediction: Prediction, name: str) -> NDArray[np.float64]:
-    """Return a column of numbers that every prediction has."""
-    found = prediction.columns[name]
-    assert found is not None
-    return found
-
-
-def _write_heatmap(
-    folder: Path, slide: Slide, spec: BundleSpec, prediction: Prediction, stamp: Stamp, *, name: str
-) -> dict[str, Any]:
-    """Write the heatmap's files into a folder, `name` in the picture; return what stands in ``heatmap.json``."""
-    slide_id, table, grid = prediction.slide_id, prediction.table, prediction.analysis.grid
-    at = (grid, *prediction.origins.T, _known(prediction, "probability"))
-    probability = stitch(*at)
-    origins = grid.origins()
-    tissue = stitch(grid, origins[:, 0], origins[:, 1], prediction.tissue_fraction)
-    cell_um = round(grid.stride * slide.mpp, 9)
-    cells = np.stack([probability, tissue, coverage(*at)]).astype(np.float32)
-    write_ome_tiff(folder / "heatmap.ome.tif", cells, cell_um=cell_um, name=slide_id)
-    write_png(folder / "overlay.png", _overlay(slide, prediction.analysis, probability, name, spec))
-    write_wsinfer_csv(folder / "patches.csv", table, class_names=spec.class_names)
-    write_geojson(
-        folder / "patches.geojson.gz",
-        table,
-        slide_id=slide_id,
-        run=stamp.inputs["model"],
-        class_names=spec.class_names,
-        decision_threshold=spec.decision_threshold,
-        slide_size=slide.size,
-        origin=slide.bounds[:2],
-    )
-    numbers = summary(
-        prediction,
-        probability=probability,
-        tissue=tissue,
-        decision_probability=decision_probability(spec),
-        mpp=slide.mpp,
-    )
-    found = {"counts": _counts(prediction, spec), "summary": numbers}
-    facts = {**_facts(slide, slide_id, prediction.analysis, spec, stamp), **found}
-    write_json(folder / _FACTS, facts)
-    return facts
-
-
-def _overlay(
-    slide: Slide, analysis: SlideAnalysis, probability: NDArray[np.float64], name: str, spec: BundleSpec
-) -> Picture:
-    """Return the picture of the map on the slide."""
-    overview = shrunk(analysis.overview, _OVERVIEW_PX)
-    scale_y, scale_x = slide.size[1] / overview.shape[1], slide.size[0] / overview.shape[2]
-    stride = analysis.grid.stride
-    return render(
-        compose(overview, analysis.windows, is_rgb=slide.is_rgb),
-        probability,
-        cell_px=(stride / scale_y, stride / scale_x),
-        um_per_px=slide.mpp * scale_x,
-        legend=Legend(
-            threshold=decision_probability(spec),
-            name=name,
-            class_name=spec.class_names[1],
-            channels=() if slide.is_rgb else slide.channels,
-        ),
-    )
-
-
-def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
-    """Return what a reader of the heatmap needs besides its cells."""
-    grid = analysis.grid
-    return {
-        "slide_id": slide_id,
-        "size_px": list(slide.size),
-        "bounds_px": list(slide.bounds),
-        "mpp": slide.mpp,
-        "channels": list(slide.channels),
-        "patch_px": grid.patch_px,
-        "stride_px": grid.stride_px,
-        "downsample": grid.downsample,
-        "cell_px": grid.stride,
-        "cell_um": round(grid.stride * slide.mpp, 9),
-        "cells": [grid.nx, grid.ny],
-        "class_names": list(spec.class_names),
-        "decision_threshold": spec.decision_threshold,
-        "decision_probability": decision_probability(spec),
-        "temperature": spec.temperature,
-        "background": analysis.tissue.background,
-        "tissue_threshold": analysis.tissue.threshold,
-        "intensity_windows": analysis.windows.tolist(),
-        "shifts": [shift.to_dict() for shift in analysis.shifts],
-        "offsets_px": [list(offset) for offset in analysis.offsets],
-        "stamp": stamp.to_dict(),
-    }
 
 
 def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
@@ -354,7 +234,7 @@ def _model_fingerprint(model: PatchClassifier) -> str:
 
 def _adopted(out: Path, slide_id: str, folder: Path, of_slide: Mapping[str, Any]) -> PredictResult:
     """Return the result of outputs that are there, writing the status if an interruption left it out."""
-    result = _result(slide_id, read_json(folder / _FACTS), ())
+    result = _result(slide_id, read_json(folder / FACTS), ())
     if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
         _record(out, result, of_slide)
     warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))

@@ -73,6 +73,12 @@ class Prediction:
     def __len__(self) -> int:
         return len(self.origins)
 
+    def known(self, name: str) -> NDArray[Any]:
+        """Return a column that every prediction has."""
+        found = self.columns[name]
+        assert found is not None
+        return found
+
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table's rows some at a time, at least once; columns as `predict_slide` returns them."""
         span_px = self.analysis.grid.span_px

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.heatmaps.predict import Prediction
+from pathopatch.heatmaps.regions import PositiveRegions
 from pathopatch.heatmaps.stitch import inside_share
 
 SUMMARY = (
@@ -21,9 +21,9 @@ SUMMARY = (
 
 def summary(
     prediction: Prediction,
+    cells: NDArray[np.float64],
     *,
-    probability: NDArray[np.float64],
-    tissue: NDArray[np.float64],
+    regions: PositiveRegions,
     decision_probability: float,
     mpp: float,
 ) -> dict[str, float | None]:
@@ -33,8 +33,10 @@ def summary(
     ----------
     prediction : Prediction
         The patches.
-    probability, tissue : ndarray of float64, shape (ny, nx)
-        The maps of the probability and of the tissue fraction; NaN where there is none.
+    cells : ndarray of float64, shape (C, ny, nx)
+        The maps: the probability, the tissue fraction, and others that are not looked at; NaN where there is none.
+    regions : PositiveRegions
+        Of the map of the probability.
     decision_probability : float
         A cell is positive above it.
     mpp : float
@@ -49,21 +51,18 @@ def summary(
         with this one.
     """
     grid = prediction.analysis.grid
-    cell_mm2 = inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
-    held = np.nan_to_num(tissue) * cell_mm2
-    with np.errstate(invalid="ignore"):
-        is_positive = probability > decision_probability
-    _, pieces = cv2.connectedComponents(is_positive.astype(np.uint8), connectivity=4)
-    areas = np.bincount(pieces.ravel(), weights=cell_mm2.ravel())[1:]  # piece 0 is what is not positive
+    probability, tissue, *_ = cells
+    held = np.nan_to_num(tissue) * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # mm2 of tissue, (ny, nx)
+    is_positive = probability > decision_probability
     raised = {name: prediction.columns[f"flag_{name}"] for name in FLAGS}
     known = [each for each in raised.values() if each is not None]
     tissue_mm2, positive_tissue = float(held.sum()), float(held[is_positive].sum())
     values = (
         tissue_mm2,
-        float(cell_mm2[is_positive].sum()),
+        regions.total_mm2,
         positive_tissue,
         positive_tissue / tissue_mm2 if tissue_mm2 else None,
-        float(areas.max(initial=0.0)),
+        regions.largest_mm2,
         _mean(prediction.columns["probability"]),
         decision_probability,
         _mean(np.logical_or.reduce(known)),

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 
-def write_wsinfer_csv(path: Path, predictions: pd.DataFrame, *, class_names: Sequence[str]) -> None:
+def write_wsinfer_csv(
+    path: Path, predictions: pd.DataFrame | Iterable[pd.DataFrame], *, class_names: Sequence[str]
+) -> None:
     """Write one row a predicted patch, in level-0 px, with the probability of each class.
 
     Parameters
     ----------
     path : Path
         File to write; the caller renames it into place.
-    predictions : DataFrame
-        Columns x, y, width, height (level-0 px) and probability (of the second class, in [0, 1]).
+    predictions : DataFrame or iterable of DataFrame
+        The table, or its parts in order. Columns x, y, width, height (level-0 px) and probability (of the second
+        class, in [0, 1]).
     class_names : sequence of str, length 2
         Non-tumour, then tumour.
     """
@@ -25,6 +28,9 @@ def write_wsinfer_csv(path: Path, predictions: pd.DataFrame, *, class_names: Seq
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["minx", "miny", "width", "height", f"prob_{negative}", f"prob_{positive}"])
-        columns = (predictions[name] for name in ("x", "y", "width", "height", "probability"))
-        for x, y, width, height, probability in zip(*columns, strict=True):
-            writer.writerow([x, y, width, height, f"{1.0 - probability:.9g}", f"{probability:.9g}"])
+        for part in [predictions] if isinstance(predictions, pd.DataFrame) else predictions:
+            columns = (part[name].tolist() for name in ("x", "y", "width", "height", "probability"))
+            writer.writerows(
+                [x, y, width, height, f"{1.0 - probability:.9g}", f"{probability:.9g}"]
+                for x, y, width, height, probability in zip(*columns, strict=True)
+            )

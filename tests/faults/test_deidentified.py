@@ -17,7 +17,7 @@ from PIL import Image
 from pathopatch import pipeline
 from pathopatch.config import PredictConfig
 from pathopatch.errors import DuplicateIdError
-from pathopatch.heatmaps import artefacts
+from pathopatch.heatmaps import folder
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.manifest import SlideRow
 from pathopatch.provenance import read_status
@@ -75,13 +75,13 @@ def test_names_are_in_no_output_and_without_the_option_they_are(tmp_path: Path, 
 
 def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    render = artefacts.render
+    render = folder.render
 
     def noting(*arguments: Any, legend: Legend, **rest: Any) -> Any:
         drawn.append(legend.name)
         return render(*arguments, legend=legend, **rest)
 
-    monkeypatch.setattr(artefacts, "render", noting)
+    monkeypatch.setattr(folder, "render", noting)
     rows = pipeline.slides_to_predict(str(cohort(tmp_path)))[:1]
     for config in (CONFIG, CONFIG.model_copy(update={"deidentify": False})):
         pipeline.predict(rows, write_model(tmp_path / "model"), tmp_path / f"out-{config.deidentify}", config)

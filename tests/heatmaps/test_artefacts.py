@@ -5,19 +5,22 @@ import json
 import shutil
 
 import numpy as np
+import openslide
 import pandas as pd
 import pytest
 import tifffile
 import torch
+import zarr
 from PIL import Image
 from shapely.geometry import box, shape
 
 from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.errors import DuplicateIdError, InputUnsupportedError, StaleArtefactError
-from pathopatch.heatmaps import artefacts, overlay
+from pathopatch.heatmaps import artefacts, folder, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import read_status, read_table
 from pathopatch.slides import open_slide
@@ -82,7 +85,8 @@ def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
     assert (result.state, result.counts) == ("done", {"patches": 42, "predicted": 2, "tumour": 1})
     folder = tmp_path / "out/heatmaps/s1"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "heatmap.json", "heatmap.ome.tif", "overlay.png", "patches.csv", "patches.geojson.gz",
+        "heatmap.json", "heatmap.ome.tif", "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "patches.csv",
+        "patches.geojson.gz", "regions.geojson.gz",
     ]  # fmt: skip
     table = read_table(tmp_path / "out/predictions/s1.parquet")
     assert table["patch_id"].tolist() == ["s1@32,16", "s1@64,48"]
@@ -93,8 +97,32 @@ def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
     features = json.loads(gzip.decompress((folder / "patches.geojson.gz").read_bytes()))["features"]
     assert [f["properties"]["classification"]["name"] for f in features] == ["tumour", "non-tumour"]
     assert shape(features[0]["geometry"]).equals(box(32, 16, 48, 32))
+    (region,) = json.loads(gzip.decompress((folder / "regions.geojson.gz").read_bytes()))["features"]
+    assert shape(region["geometry"]).equals(box(32, 16, 48, 32))
     facts = json.loads((folder / "heatmap.json").read_text())
     assert (facts["cells"], facts["cell_px"], facts["cell_um"]) == ([7, 6], 16.0, 8.0)
+    patch_mm2 = (16 * 0.5 / 1000) ** 2
+    told = ("tissue_mm2", "positive_mm2", "largest_region_mm2", "positive_share")
+    assert [facts["summary"][name] for name in told] == pytest.approx([2 * patch_mm2, patch_mm2, patch_mm2, 0.5])
+    with openslide.OpenSlide(folder / "heatmap.rgb.tif") as opened:
+        assert float(opened.properties["openslide.mpp-x"]) == pytest.approx(8.0)
+    zarr_map = zarr.open_array(folder / "heatmap.ome.zarr" / "0", mode="r")[:]
+    np.testing.assert_array_equal(zarr_map, read_ome_tiff(folder / "heatmap.ome.tif").levels[0])
+    assert read_status(tmp_path / "out", "s1")["predict"]["summary"] == facts["summary"]
+
+
+def test_an_ensemble_adds_the_spread_to_table_and_map(tmp_path, slide):
+    members = [model(), model(temperature=2.0, decision_threshold=-1.0)]
+    predict_to(slide, Ensemble(members), tmp_path, slide_id="s1")
+    table = read_table(tmp_path / "predictions/s1.parquet")
+    np.testing.assert_allclose(table["logit"], [0.75, -0.75], atol=1e-6)  # the mean of 1 and 1 / 2
+    apart = 1 / (1 + np.exp(-1)) - 1 / (1 + np.exp(-0.5))
+    np.testing.assert_allclose(table["spread"], apart / np.sqrt(2), atol=1e-6)
+    found = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
+    assert found.channels == ("probability", "tissue_fraction", "coverage", "spread")
+    assert found.levels[0][3, 1, 2] == pytest.approx(apart / np.sqrt(2), abs=1e-6)
+    facts = json.loads((tmp_path / "heatmaps/s1/heatmap.json").read_text())
+    assert (facts["decision_threshold"], facts["temperature"]) == (-0.25, 1.0)
 
 
 def test_the_ome_tiff_holds_probability_tissue_and_coverage_in_um(tmp_path, slide):
@@ -129,7 +157,9 @@ def test_slide_bounds_move_the_geojson_only(tmp_path, image, monkeypatch):
         predict_to(slide, model(), tmp_path / "b", slide_id="s1")
     a, b = _without_status(tmp_path / "a"), _without_status(tmp_path / "b")
     changed = {name for name in a if a[name] != b[name]}
-    assert changed == {"heatmaps/s1/patches.geojson.gz", "heatmaps/s1/heatmap.json"}
+    assert changed == {
+        "heatmaps/s1/patches.geojson.gz", "heatmaps/s1/regions.geojson.gz", "heatmaps/s1/heatmap.json",
+    }  # fmt: skip
     features = json.loads(gzip.decompress(b["heatmaps/s1/patches.geojson.gz"]))["features"]
     assert shape(features[0]["geometry"]).equals(box(2, 6, 18, 22))
 
@@ -241,7 +271,7 @@ def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monke
 
     predict_to(slide, model(), tmp_path, slide_id="s1")
     before = _without_status(tmp_path)
-    monkeypatch.setattr(artefacts, "write_geojson", fail)
+    monkeypatch.setattr(folder, "write_geojson", fail)
     with pytest.raises(RuntimeError, match="no ink"):
         predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
     assert _without_status(tmp_path) == before

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps.regions import positive_regions
 from pathopatch.heatmaps.summary import SUMMARY, summary
 from pathopatch.patches.grid import Grid
 
@@ -24,7 +25,11 @@ def numbers(probability: np.ndarray = PROBABILITY, **flagged: Any) -> dict[str, 
     none = np.zeros(known.sum(), bool)
     columns = {"probability": probability[known], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
     prediction: Any = SimpleNamespace(analysis=SimpleNamespace(grid=GRID), columns=columns)
-    found = summary(prediction, probability=probability, tissue=TISSUE, decision_probability=0.5, mpp=MPP)
+    regions = positive_regions(
+        probability, decision_probability=0.5, cell_px=100.0, mpp=MPP, slide_size=(GRID.width, GRID.height)
+    )
+    cells = np.stack([probability, TISSUE])
+    found = summary(prediction, cells, regions=regions, decision_probability=0.5, mpp=MPP)
     assert tuple(found) == SUMMARY
     return found
 
