@@ -320,7 +320,7 @@ def _ready(
     values = {
         "saturated_fraction": measured[:, 0],
         "sharpness": measured[:, 1],
-        "mean": scaled.mean(axis=(2, 3), dtype=np.float64),
+        "mean": scaled.mean(axis=(2, 3)).astype(np.float64),
     }
     return _Batch(rows, voices.prepared(scaled), values, done)
 

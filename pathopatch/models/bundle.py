@@ -123,7 +123,8 @@ class PatchClassifier:
             Patches scaled to [0, 1] by their slide's windows.
         """
         resized = resize_area(np.asarray(batch, dtype=np.float32), self.spec.input_px)
-        return torch.from_numpy((resized - self._mean) / self._std)
+        x = resized - self._mean
+        return torch.from_numpy(np.divide(x, self._std, out=x))
 
     def logits(self, x: torch.Tensor, *, forward_batch: int = 256) -> NDArray[np.float32]:
         """Return the logits, float32 of shape (N, K), of what `standardised` returned."""
