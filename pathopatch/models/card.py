@@ -28,16 +28,21 @@ Says of each patch of a slide whether it is {classes}. **For research only; not 
 ## On validation patches
 {validation}
 
-The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on patients that
-neither training nor selection has seen. Group accuracies of few patches are noisy.
-
 ## Limits
 {limits}
 """
 _LIMITS = """Other channels, stains, scanners or scales than those above are outside what it was trained on. Tissue
 share predicts the label in its training data; the shortcut audit of the evaluation says how far the model still follows
 it."""
-_MEASURES = (("wga", "worst-group accuracy"), ("gba", "group-balanced accuracy"), ("average", "accuracy"))
+_SELECTED = """The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on
+patients that neither training nor selection has seen. Group accuracies of few patches are noisy."""
+_MEASURES = (
+    ("wga", "worst-group accuracy"),
+    ("gba", "group-balanced accuracy"),
+    ("cba", "class-balanced accuracy"),
+    ("average", "accuracy"),
+)
+_LOSSES = {"nll": "negative log-likelihood", "nll_at_one": "the same with temperature 1"}
 _FINGERPRINTS = ("groups", "patches", "config")
 
 
@@ -124,7 +129,8 @@ def _data(spec: BundleSpec) -> str:
     parts.append(_table(header, zip(_groups(spec, trained), *counts, strict=True)))
     prints = [f"{name} {spec.training[name][:16]}" for name in _FINGERPRINTS if name in spec.training]
     if prints:
-        parts.append(f"Fingerprints: {', '.join(prints)}; marks of the slides are in `model.json`.")
+        marked = "; `model.json` marks each slide by its content" if "train_slides" in spec.training else ""
+        parts.append(f"Fingerprints: {', '.join(prints)}{marked}.")
     return "\n\n".join(parts)
 
 
@@ -149,12 +155,12 @@ def _validation(spec: BundleSpec) -> str:
         parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), groups[1]))
     shown = {name for name, _ in _MEASURES} | {"patients", "is_threshold_tuned"}
     other = [
-        (name, _number(value))
+        (_LOSSES.get(name, name), _number(value))
         for name, value in found.items()
         if name.removesuffix("_low").removesuffix("_high").removesuffix("_at_zero") not in shown
         and not (groups and name.startswith(("accuracy of ", "n of ")))
     ]
-    return "\n\n".join([*parts, _table(("", ""), other)] if other else parts)
+    return "\n\n".join([*parts, *([_table(("", ""), other)] if other else []), _SELECTED])
 
 
 def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]] | None:

@@ -71,7 +71,8 @@ def test_the_card_says_what_it_was_trained_and_validated_on():
     assert "| trained on train | 3 | 2 | 120 |" in card
     assert "| validated on val | 2 | 2 | 40 |" in card
     assert "Groups at tissue threshold 0.25." in card
-    assert "Fingerprints: groups 0123456789abcdef, patches ffffffffffffffff;" in card
+    assert "Fingerprints: groups 0123456789abcdef, patches ffffffffffffffff; `model.json` marks each slide" in card
+    assert "marks each slide" not in model_card(_spec(training={"groups": "0123"}))
 
 
 def test_the_card_lists_each_group_with_its_training_and_validation_patches():
@@ -92,7 +93,8 @@ def test_the_card_gives_worst_group_accuracy_with_its_interval_and_with_threshol
     assert "| accuracy | 0.9 | not known | 0.85 |" in card
     assert "draw the 2 validation patients again" in card
     assert "| tumour, much tissue | 12 | 0.75 |" in card
-    assert "| nll | 0.25 |" in card
+    assert "| negative log-likelihood | 0.25 |" in card
+    assert "flatter it" in card
     assert "label 1, attribute 1" not in card  # it has a name
 
 
@@ -164,6 +166,7 @@ def test_a_bundle_from_before_the_data_were_told_is_read_and_has_a_card(tmp_path
 def test_a_model_that_was_not_validated_says_so():
     card = model_card(_spec(group_metrics={}, data={"trained": TRAINED}))
     assert "None were computed." in card
+    assert "flatter it" not in card
     assert "| group | trained on |" in card
 
 
