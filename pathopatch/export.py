@@ -11,6 +11,8 @@ from pathopatch.cohort import slides_to_predict
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.progress import Progress
 
+_MODEL = "model"  # what a run calls its bundle: the run's name says more
+
 
 def export_ome_zarr(
     source: str,
@@ -45,4 +47,48 @@ def export_ome_zarr(
         windows = intensity.windows(overview, everywhere, rule=IntensityConfig(), is_rgb_uint8=slide.is_rgb)
         done = None if progress is None else partial(progress, "export")
         write(slide, path, version=version, name=row.slide_id, windows=windows, force=force, progress=done)
+    return path
+
+
+def export_torchscript(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write a model as TorchScript, patches to probabilities; return its folder, ``<run>-torchscript`` if None.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.models.export.export_model`.
+    """
+    return _export_model(bundle, path, "torchscript", force=force)
+
+
+def export_onnx(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write a model as ONNX, patches to probabilities; return its folder, ``<run>-onnx`` if None.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.models.export.export_model`.
+    """
+    return _export_model(bundle, path, "onnx", force=force)
+
+
+def export_wsinfer(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write a model for wsinfer and QuPath's extension of that name; return its folder, ``<run>-wsinfer`` if None.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.models.export.export_model`.
+    """
+    return _export_model(bundle, path, "wsinfer", force=force)
+
+
+def _export_model(
+    bundle: Path, path: Path | None, kind: Literal["torchscript", "onnx", "wsinfer"], *, force: bool
+) -> Path:
+    from pathopatch.models.export import export_model
+
+    home = bundle.resolve()
+    path = Path(f"{home.parent.name if home.name == _MODEL else home.name}-{kind}") if path is None else path
+    export_model(bundle, path, kind=kind, force=force)
     return path

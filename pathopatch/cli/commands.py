@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pathopatch.cli import predicting, slides, studies, training, upkeep
+from pathopatch.cli import exporting, predicting, slides, studies, training, upkeep
 
 _COMMANDS: tuple[Callable[..., Any], ...] = (
     slides.check,
@@ -25,7 +25,12 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     upkeep.clean,
     upkeep.doctor,
 )
-_EXPORTS: dict[str, Callable[..., Any]] = {"ome-zarr": slides.export_ome_zarr}
+_EXPORTS: dict[str, Callable[..., Any]] = {
+    "ome-zarr": slides.export_ome_zarr,
+    "torchscript": exporting.export_torchscript,
+    "onnx": exporting.export_onnx,
+    "wsinfer": exporting.export_wsinfer,
+}
 
 app = typer.Typer(
     name="pathopatch",

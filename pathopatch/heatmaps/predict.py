@@ -24,7 +24,7 @@ from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps.flags import FLAGS, flags
 from pathopatch.manifest import slide_id_from_path
 from pathopatch.models.bundle import PatchClassifier, check_slide
-from pathopatch.models.ensemble import Ensemble, sigmoid
+from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
@@ -223,8 +223,10 @@ def predict_patches(
 
 
 def decision_probability(spec: BundleSpec) -> float:
-    """Return above which probability a patch is of the second class."""
-    return float(sigmoid(np.array(spec.decision_threshold / spec.temperature)))
+    """Return above which probability a patch is of the second of two classes."""
+    found = spec.decision_probability
+    assert found is not None  # an ensemble's members have two classes
+    return found
 
 
 @dataclass(frozen=True, eq=False)

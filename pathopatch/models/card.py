@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pathopatch.models.spec import BundleSpec
@@ -15,23 +15,35 @@ Says of each patch of a slide whether it is {classes}. **For research only; not 
 |---|---|
 | network | {architecture}, input {input_px} px |
 | channels, in order | {channels} ({dtype}) |
-| patch | {patch_px} px, step {stride_px} px, {mpp} |
+| patch | {patch_px} px, step {stride_px} px, {scale} |
 | intensity | {intensity} |
 | blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
 | decision | {decision} |
 | temperature | {temperature:g} |
 | trained by | {parameters} |
 
-## On validation patches
-{metrics}
+## Data
+{data}
 
-The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on patients that
-neither training nor selection has seen. Group accuracies of few patches are noisy.
+## On validation patches
+{validation}
 
 ## Limits
-Other channels, stains, scanners or scales than those above are outside what it was trained on. Tissue share predicts
-the label in its training data; the shortcut audit of the evaluation says how far the model still follows it.
+{limits}
 """
+_LIMITS = """Other channels, stains, scanners or scales than those above are outside what it was trained on. Tissue
+share predicts the label in its training data; the shortcut audit of the evaluation says how far the model still follows
+it."""
+_SELECTED = """The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on
+patients that neither training nor selection has seen. Group accuracies of few patches are noisy."""
+_MEASURES = (
+    ("wga", "worst-group accuracy"),
+    ("gba", "group-balanced accuracy"),
+    ("cba", "class-balanced accuracy"),
+    ("average", "accuracy"),
+)
+_LOSSES = {"nll": "negative log-likelihood", "nll_at_one": "the same with temperature 1"}
+_FINGERPRINTS = ("groups", "patches", "config")
 
 
 def model_card(spec: BundleSpec) -> str:
@@ -40,41 +52,53 @@ def model_card(spec: BundleSpec) -> str:
     Parameters
     ----------
     spec : BundleSpec
-        The model's.
+        The model's. What a bundle of an earlier version does not know is said to be unknown.
     """
-    is_rgb = spec.channels == ("R", "G", "B") and spec.dtype == "uint8"
     is_binary = len(spec.class_names) == 2
     return _CARD.format(
         method=spec.method,
         classes=" or ".join(reversed(spec.class_names)) if is_binary else ", ".join(spec.class_names),
-        decision=_decision(spec) if is_binary else "the class of the largest logit",
+        decision=decision_text(spec),
         architecture=spec.architecture,
         input_px=spec.input_px,
         channels=", ".join(spec.channels),
         dtype=spec.dtype,
         patch_px=spec.patch_px,
         stride_px=spec.stride_px,
-        mpp="unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px",
-        intensity="0 to 255" if is_rgb else _intensity(spec),
+        scale=scale_text(spec),
+        intensity=intensity_text(spec),
         min_tissue=spec.min_tissue,
         temperature=spec.temperature,
         parameters=", ".join(f"{name} = {value}" for name, value in sorted(spec.parameters.items())) or spec.method,
-        metrics=_table(spec.group_metrics),
+        data=_data(spec),
+        validation=_validation(spec),
+        limits="\n\n".join([_LIMITS, *_limits_of_data(spec)]),
     )
 
 
-def _decision(spec: BundleSpec) -> str:
-    """Return in words when a patch counts as the second of two classes."""
+def decision_text(spec: BundleSpec) -> str:
+    """Return in words when a patch counts as the second of two classes, or as which of several."""
+    if spec.decision_probability is None:
+        return "the class of the largest logit"
     return (
         f"{spec.class_names[1]} if the logit exceeds {spec.decision_threshold:.4g} "
-        f"(chosen for: {spec.decision_chosen_for})"
+        f"(chosen for: {spec.decision_chosen_for}), that is a probability above {spec.decision_probability:.4g}"
     )
 
 
-def _intensity(spec: BundleSpec) -> str:
-    """Return in words how channels other than RGB are scaled."""
+def scale_text(spec: BundleSpec) -> str:
+    """Return in words at which scale patches are cut."""
+    return "unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px"
+
+
+def intensity_text(spec: BundleSpec) -> str:
+    """Return in words how intensities become [0, 1]."""
     rule = spec.intensity
-    given = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in rule.windows.items())
+    is_rgb = spec.channels == ("R", "G", "B") and spec.dtype == "uint8"
+    windows = {name: rule.windows[name] for name in spec.channels if name in rule.windows}
+    given = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in windows.items())
+    if is_rgb:
+        return f"0 to 255, but {given} (given)" if given else "0 to 255"
     percentiles = f"percentiles {rule.low_percentile:g} to {rule.high_percentile:g} of tissue"
     if rule.scope == "cohort":
         return f"{given} (given, or {percentiles} over the training slides)"
@@ -85,11 +109,127 @@ def _intensity(spec: BundleSpec) -> str:
     )
 
 
-def _table(metrics: Mapping[str, Any]) -> str:
-    """Return numbers as a Markdown table; nested ones as further rows."""
-    if not metrics:
+def _data(spec: BundleSpec) -> str:
+    """Return what the model was trained and validated on: counts, groups, fingerprints."""
+    known = [(name, spec.data[name]) for name in ("trained", "validated") if name in spec.data]
+    if not known:
+        return "The bundle does not say how many slides, patients and patches it was trained on."
+    rows = [(f"{name} on {_splits(part)}", part["slides"], part["patients"], part["patches"]) for name, part in known]
+    parts = [_table(("", "slides", "patients", "patches"), rows)]
+    if spec.data.get("learnt_from_val"):
+        parts.append(
+            f"Of the validation patches {spec.data['learnt_from_val']} were learnt from; "
+            "the numbers below are of the others."
+        )
+    trained, *rest = (part for _, part in known)
+    shown = [part for part in rest if _grouping(part) == _grouping(trained)]
+    header = ("group", "trained on", *("validated on" for _ in shown))
+    counts = [_cells(part) for part in (trained, *shown)]
+    parts.append("; ".join([f"Groups {trained['by']}", *filter(None, [spec.data.get("drawn_by")])]) + ".")
+    parts.append(_table(header, zip(_groups(spec, trained), *counts, strict=True)))
+    prints = [f"{name} {spec.training[name][:16]}" for name in _FINGERPRINTS if name in spec.training]
+    if prints:
+        marked = "; `model.json` marks each slide by its content" if "train_slides" in spec.training else ""
+        parts.append(f"Fingerprints: {', '.join(prints)}{marked}.")
+    return "\n\n".join(parts)
+
+
+def _validation(spec: BundleSpec) -> str:
+    """Return what validation said of the model, at the decision threshold."""
+    found = spec.group_metrics
+    if not found:
         return "None were computed."
-    rows = ["| | |", "|---|---|"]
-    for name, value in metrics.items():
-        rows.append(f"| {name} | {f'{value:.4g}' if isinstance(value, float) else value} |")
-    return "\n".join(rows)
+    measures = [
+        (words, _number(found[name]), _interval(found, name), _number(found.get(f"{name}_at_zero")))
+        for name, words in _MEASURES
+        if name in found
+    ]
+    parts = [_table(("at the decision threshold", "", "95 % interval", "with threshold 0"), measures)]
+    if found.get("patients"):
+        parts.append(
+            f"The intervals draw the {found['patients']} validation patients again, not the patches."
+            if found["patients"] > 1
+            else "There is one validation patient, which says nothing of how patients differ: no interval."
+        )
+    if groups := _group_accuracies(spec):
+        parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), groups[1]))
+    shown = {name for name, _ in _MEASURES} | {"patients", "is_threshold_tuned"}
+    other = [
+        (_LOSSES.get(name, name), _number(value))
+        for name, value in found.items()
+        if name.removesuffix("_low").removesuffix("_high").removesuffix("_at_zero") not in shown
+        and not (groups and name.startswith(("accuracy of ", "n of ")))
+    ]
+    return "\n\n".join([*parts, *([_table(("", ""), other)] if other else []), _SELECTED])
+
+
+def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]] | None:
+    """Return by what validation's groups are formed and a row for each; None if the bundle does not name them."""
+    part = spec.data.get("validated")
+    if not part:
+        return None
+    pairs = [(y, a) for y in range(len(spec.class_names)) for a in range(len(part["attributes"]))]
+    keys = [f"label {y}, attribute {a}" for y, a in pairs]
+    found = spec.group_metrics
+    rows = [
+        (name, found[f"n of {key}"], _number(found.get(f"accuracy of {key}")))
+        for name, key in zip(_groups(spec, part), keys, strict=True)
+        if f"n of {key}" in found
+    ]
+    return (part["by"], rows) if rows else None
+
+
+def _limits_of_data(spec: BundleSpec) -> list[str]:
+    """Return what the numbers themselves say of the model's limits."""
+    said = []
+    if part := spec.data.get("trained"):
+        cells, names = _cells(part), _groups(spec, part)
+        least = min(cells)
+        smallest = "; ".join(name for name, n in zip(names, cells, strict=True) if n == least)
+        said.append(f"The smallest training group has {least} patches: {smallest}.")
+    if spec.group_metrics.get("is_threshold_tuned"):
+        said.append(
+            "The decision threshold was chosen on the validation patches that its numbers are given for; another "
+            "scanner or another share of tumour may need another one."
+        )
+    return said
+
+
+def _splits(part: Mapping[str, Any]) -> str:
+    return " and ".join(part["splits"])
+
+
+def _grouping(part: Mapping[str, Any]) -> tuple[str, list[str]]:
+    return part["by"], list(part["attributes"])
+
+
+def _cells(part: Mapping[str, Any]) -> list[int]:
+    """Return the counts of all groups in one row, label by label."""
+    return [int(n) for row in part["counts"] for n in row]
+
+
+def _groups(spec: BundleSpec, part: Mapping[str, Any]) -> list[str]:
+    """Return what the groups are called, in the order of `_cells`."""
+    return [f"{label}, {value}" for label in spec.class_names for value in part["attributes"]]
+
+
+def _interval(found: Mapping[str, Any], name: str) -> str:
+    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+    return f"{_number(low)} to {_number(high)}" if _is_number(low) and _is_number(high) else "not known"
+
+
+def _number(value: Any) -> str:
+    """Return a number in words, the same whether it comes from training or, NaN as null, from a file."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if _is_number(value) else "not known"
+    return "not known" if value is None else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and value == value
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)

@@ -148,6 +148,7 @@ def _joint(specs: Sequence[BundleSpec]) -> BundleSpec:
         "method": ", ".join(dict.fromkeys(spec.method for spec in specs)),
         "parameters": {"members": len(specs)},
         "group_metrics": {},
+        "data": {},
         "seen": _seen_by_any([spec.seen for spec in specs]),
     }
     return specs[0].model_copy(update=changed)

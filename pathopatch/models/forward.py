@@ -159,3 +159,22 @@ def resize_area(patches: NDArray[np.float32], side_px: int) -> NDArray[np.float3
     for plane, target in zip(planes, resized, strict=True):
         cv2.resize(plane, (side_px, side_px), dst=target, interpolation=cv2.INTER_AREA)
     return resized.reshape(n, channels, side_px, side_px)
+
+
+def area_weights(from_px: int, to_px: int) -> NDArray[np.float32]:
+    """Return what `resize_area` does along one side, as a matrix: each target pixel's share of each source pixel.
+
+    With ``m`` this matrix and ``x`` a plane of a patch, ``m @ x @ m.T`` is the plane as `resize_area` gives it.
+
+    Parameters
+    ----------
+    from_px, to_px : int
+        Side of the patch, and the side due.
+
+    Returns
+    -------
+    ndarray of float32, shape (to_px, from_px)
+        Every row sums to 1.
+    """
+    each = np.eye(from_px, dtype=np.float32)
+    return np.asarray(cv2.resize(each, (from_px, to_px), interpolation=cv2.INTER_AREA), dtype=np.float32)

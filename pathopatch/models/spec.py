@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -14,6 +15,7 @@ _ADJUSTABLE = {  # what may be set after training without making the weights wro
     "decision_chosen_for",
     "temperature",
     "group_metrics",
+    "data",
     "training",
     "parameters",
     "package_version",
@@ -67,6 +69,7 @@ class BundleSpec(Config):
     method: str
     parameters: dict[str, Any] = {}
     group_metrics: dict[str, Any] = {}
+    data: dict[str, Any] = {}  # how many slides, patients and patches, by group; see `training.described`
     training: dict[str, str] = {}  # fingerprints of what it was trained on
     seen: SeenRange | None = None  # None: a bundle from before this was kept
 
@@ -77,6 +80,13 @@ class BundleSpec(Config):
         if min(self.std) <= 0:
             raise ValueError("every std must be above 0")
         return self
+
+    @property
+    def decision_probability(self) -> float | None:
+        """Probability of the second of two classes above which it is decided for; None for more classes."""
+        if len(self.class_names) != 2:
+            return None
+        return 0.5 * (1 + math.tanh(0.5 * self.decision_threshold / self.temperature))
 
     def contract(self) -> dict[str, Any]:
         """Return what the weights depend on, as plain values: this much must never be edited."""

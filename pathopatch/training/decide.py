@@ -12,11 +12,14 @@ from scipy.optimize import minimize_scalar
 from pathopatch import metrics
 from pathopatch.debias import gerne
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.interval import accuracies_with_intervals
 from pathopatch.training.selection import is_known, measure
 
 TEMPERATURES = (0.25, 20.0)
 """Where validation is classified without an error the best temperature is 0, and a small validation set may be so by
 luck: it is sought in this range only."""
+_RESAMPLES = 1000
+"""Draws of patients behind an interval: its ends are then good to about a point."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +35,8 @@ class Decision:
     temperature : float
         By which logits are divided before they become probabilities.
     validation : dict
-        What validation says of the model with the threshold and with 0, and its mean negative log-likelihood with the
-        temperature and with 1.
+        What validation says of the model with the threshold and with 0, WGA and GBA with the 95 % interval over its
+        patients, and its mean negative log-likelihood with the temperature and with 1.
     """
 
     threshold: float = 0.0
@@ -88,6 +91,7 @@ def decide(
     found |= {"nll": nll(logits / temperature, val.label), "nll_at_one": nll(logits, val.label)}
     found["is_threshold_tuned"] = chosen_for != "none"
     prediction = metrics.predicted_class(logits[known], decision_threshold=threshold)
+    found |= _intervals(prediction == label, label, attribute, val.patient[known])
     groups = metrics.group_accuracies(prediction, label, attribute)
     for row, y in enumerate(groups.labels):
         for column, a in enumerate(groups.attributes[: counts.shape[1]]):
@@ -95,6 +99,16 @@ def decide(
             found[f"accuracy of {name}"] = float(groups.accuracy[row, column])
             found[f"n of {name}"] = int(groups.n[row, column])
     return Decision(threshold, chosen_for, temperature, found)
+
+
+def _intervals(
+    is_right: NDArray[np.bool_], label: NDArray[np.int64], attribute: NDArray[np.int64], patient: NDArray[Any]
+) -> dict[str, float]:
+    """Return how many patients there are, and the intervals of WGA and GBA when they are drawn again."""
+    group = (int(attribute.max(initial=0)) + 1) * label + attribute
+    found = accuracies_with_intervals(is_right, group, patient, resamples=_RESAMPLES)
+    ends = {name: value for name, value in found.items() if name.endswith(("_low", "_high"))}
+    return {"patients": len(np.unique(patient)), **ends}
 
 
 def nll(logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:

@@ -26,6 +26,7 @@ from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.appearance import seen_range
 from pathopatch.training.dataset import PatchSet, column_of, load_patches
+from pathopatch.training.described import data_of
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.passing import own_parameters
 from pathopatch.training.ranks import joined
@@ -263,6 +264,7 @@ def bundle_spec(
     """Return what the model bundle says of a run."""
     names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
     groups = provenance.read_table(work / "groups.parquet")
+    labels = label_names(groups) if fitted.n_classes == 2 else class_names(fitted.n_classes)
     return BundleSpec(
         package_version=stamp.package_version,
         architecture=config.architecture,
@@ -279,13 +281,20 @@ def bundle_spec(
         mean=fitted.mean,
         std=fitted.std,
         min_tissue=_min_tissue(work),
-        class_names=label_names(groups) if fitted.n_classes == 2 else class_names(fitted.n_classes),
+        class_names=labels,
         decision_threshold=fitted.decision_threshold,
         decision_chosen_for=fitted.decision_chosen_for,
         temperature=fitted.temperature,
         method=config.method,
         parameters={name: getattr(config, name) for name in names} | own_parameters(config) | _drawn_by(config),
         group_metrics=fitted.validation,
+        data=data_of(
+            groups,
+            config,
+            bins=bins_of_run(groups, config),
+            class_names=labels,
+            learnt_from_val=len(fitted.learnt_from_val),
+        ),
         training=dict(stamp.inputs) | {"config": stamp.config} | seen(work, groups, config.train_splits),
         seen=seen_range(work, groups, train),
     )

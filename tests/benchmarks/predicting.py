@@ -53,7 +53,7 @@ def rows(inputs: Inputs) -> Iterator[Row]:
 
 
 def write_bundle(folder: Path) -> Path:
-    """A bundle of ImageNet weights and a random last layer for brightfield patches of 256 px at the made slides' own scale."""
+    """A bundle of ImageNet weights and a random last layer, for brightfield patches at the made slides' own scale."""
     torch.manual_seed(0)
     spec = BundleSpec(
         architecture=_ARCHITECTURE,

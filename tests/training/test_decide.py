@@ -20,7 +20,7 @@ from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
 
 VAL = toy([[2, 2], [2, 2]], seed=0, side=8)
-FOUR = replace(VAL, label=np.array([0, 0, 1, 1]), attribute=np.array([0, 1, 0, 1]))
+FOUR = replace(VAL.rows(np.arange(4)), label=np.array([0, 0, 1, 1]), attribute=np.array([0, 1, 0, 1]))
 MARGIN = np.array([1.0, 2.0, 3.0, 4.0])
 LOGITS = np.stack([np.zeros(4), MARGIN], axis=1)
 
@@ -34,6 +34,19 @@ def test_the_threshold_of_the_best_wga_and_what_zero_would_give():
     found = decide(LOGITS, FOUR, tune_threshold=True)
     assert (found.threshold, found.chosen_for) == (2.5, "wga")
     assert (found.validation["wga"], found.validation["wga_at_zero"]) == (1.0, 0.0)
+
+
+def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
+    eight = VAL.rows(np.tile(np.arange(4), 2))
+    of_two = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))
+    of_two = replace(of_two, patient=np.repeat(["all right", "all wrong"], 4))
+    logits = np.stack([np.zeros(8), np.array([-1.0, -1, 1, 1, 1, 1, -1, -1])], axis=1)
+    found = decide(logits, of_two, tune_threshold=False).validation
+    # one patient alone, a quarter of the draws each, gives 1 or 0
+    assert (found["wga"], found["wga_low"], found["wga_high"], found["patients"]) == (0.5, 0.0, 1.0, 2)
+    assert (found["gba_low"], found["gba_high"]) == (0.0, 1.0)
+    alone = decide(logits, replace(of_two, patient=np.repeat("one", 8)), tune_threshold=False).validation
+    assert np.isnan(alone["wga_low"])
 
 
 def test_the_threshold_at_a_fixed_sensitivity_and_its_name():

@@ -1,0 +1,175 @@
+"""The model card: numbers made by hand stand in it, and what a bundle does not know is said to be unknown."""
+
+import json
+
+import pytest
+
+from pathopatch.models.bundle import load_model, read_spec, save_bundle
+from pathopatch.models.card import model_card
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
+
+GROUPS = {"by": "at tissue threshold 0.25", "attributes": ["little tissue", "much tissue"]}
+TRAINED = {"splits": ["train"], "slides": 3, "patients": 2, "patches": 120, **GROUPS, "counts": [[60, 20], [5, 35]]}
+VALIDATED = {"splits": ["val"], "slides": 2, "patients": 2, "patches": 40, **GROUPS, "counts": [[10, 10], [8, 12]]}
+METRICS = {
+    "wga": 0.75,
+    "gba": 0.875,
+    "average": 0.9,
+    "cba": 0.88,
+    "wga_at_zero": 0.5,
+    "gba_at_zero": 0.8,
+    "average_at_zero": 0.85,
+    "cba_at_zero": 0.7,
+    "nll": 0.25,
+    "nll_at_one": 0.5,
+    "is_threshold_tuned": True,
+    "patients": 2,
+    "wga_low": 0.6,
+    "wga_high": 0.85,
+    "gba_low": 0.7,
+    "gba_high": 0.95,
+    "accuracy of label 0, attribute 0": 0.75,
+    "n of label 0, attribute 0": 10,
+    "accuracy of label 0, attribute 1": 1.0,
+    "n of label 0, attribute 1": 10,
+    "accuracy of label 1, attribute 0": 1.0,
+    "n of label 1, attribute 0": 8,
+    "accuracy of label 1, attribute 1": 0.75,
+    "n of label 1, attribute 1": 12,
+}
+
+
+def _spec(**changes) -> BundleSpec:
+    values = {
+        "architecture": "small-groupnorm",
+        "channels": ("CARS", "SHG"),
+        "dtype": "uint16",
+        "patch_px": 16,
+        "stride_px": 16,
+        "mpp": 0.5,
+        "input_px": 16,
+        "mean": (0.1, 0.2),
+        "std": (0.5, 0.25),
+        "method": "gerne",
+        "decision_threshold": 2.0,
+        "decision_chosen_for": "wga",
+        "temperature": 4.0,
+        "group_metrics": METRICS,
+        "data": {"trained": TRAINED, "validated": VALIDATED},
+        "training": {"groups": "0123456789abcdef0123", "patches": "f" * 64, "train_slides": "aa,bb"},
+    }
+    return BundleSpec(**{**values, **changes})
+
+
+def _rows(card: str) -> list[str]:
+    return [line for line in card.splitlines() if line.startswith("|")]
+
+
+def test_the_card_says_what_it_was_trained_and_validated_on():
+    card = model_card(_spec())
+    assert "| trained on train | 3 | 2 | 120 |" in card
+    assert "| validated on val | 2 | 2 | 40 |" in card
+    assert "Groups at tissue threshold 0.25." in card
+    assert "Fingerprints: groups 0123456789abcdef, patches ffffffffffffffff; `model.json` marks each slide" in card
+    assert "marks each slide" not in model_card(_spec(training={"groups": "0123"}))
+
+
+def test_the_card_lists_each_group_with_its_training_and_validation_patches():
+    rows = _rows(model_card(_spec()))
+    start = rows.index("| group | trained on | validated on |")
+    assert rows[start + 2 : start + 6] == [
+        "| non-tumour, little tissue | 60 | 10 |",
+        "| non-tumour, much tissue | 20 | 10 |",
+        "| tumour, little tissue | 5 | 8 |",
+        "| tumour, much tissue | 35 | 12 |",
+    ]
+
+
+def test_the_card_gives_worst_group_accuracy_with_its_interval_and_with_threshold_0():
+    card = model_card(_spec())
+    assert "| worst-group accuracy | 0.75 | 0.6 to 0.85 | 0.5 |" in card
+    assert "| group-balanced accuracy | 0.875 | 0.7 to 0.95 | 0.8 |" in card
+    assert "| accuracy | 0.9 | not known | 0.85 |" in card
+    assert "draw the 2 validation patients again" in card
+    assert "| tumour, much tissue | 12 | 0.75 |" in card
+    assert "| negative log-likelihood | 0.25 |" in card
+    assert "flatter it" in card
+    assert "label 1, attribute 1" not in card  # it has a name
+
+
+def test_the_card_gives_the_threshold_as_a_logit_and_as_a_probability():
+    card = model_card(_spec())
+    # 1 / (1 + exp(-2 / 4))
+    assert "tumour if the logit exceeds 2 (chosen for: wga), that is a probability above 0.6225" in card
+    assert "| temperature | 4 |" in card
+    assert _spec(decision_threshold=-2000.0).decision_probability == 0.0  # and no overflow
+    assert _spec(class_names=("a", "b", "c")).decision_probability is None
+
+
+def test_the_card_names_the_smallest_group_and_where_the_threshold_comes_from():
+    limits = model_card(_spec()).partition("## Limits")[2]
+    assert "The smallest training group has 5 patches: tumour, little tissue." in limits
+    assert "chosen on the validation patches" in limits
+    untuned = _spec(group_metrics=METRICS | {"is_threshold_tuned": False})
+    assert "chosen on the validation patches" not in model_card(untuned).partition("## Limits")[2]
+
+
+def test_bins_that_were_trained_at_and_a_threshold_that_selects_have_a_table_each():
+    bins = {"by": "by tissue bins cut at 0.3", "attributes": ["tissue below 0.3", "tissue from 0.3"]}
+    data = {"trained": TRAINED | bins, "validated": VALIDATED, "drawn_by": "selected at tissue threshold 0.25"}
+    card = model_card(_spec(data=data))
+    assert "Groups by tissue bins cut at 0.3; selected at tissue threshold 0.25." in card
+    assert "| tumour, tissue below 0.3 | 5 |" in card
+    assert "| group at tissue threshold 0.25 | patches | accuracy |" in card
+
+
+def test_validation_patches_that_were_learnt_from_are_told_apart():
+    card = model_card(_spec(data={"trained": TRAINED, "validated": VALIDATED, "learnt_from_val": 18}))
+    assert "Of the validation patches 18 were learnt from" in card
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"patients": 1, "wga_low": float("nan"), "wga_high": float("nan")}, "There is one validation patient"),
+        ({"wga_low": float("nan"), "wga_high": float("nan")}, "| worst-group accuracy | 0.75 | not known | 0.5 |"),
+    ],
+)
+def test_an_interval_that_is_not_known_is_said_to_be_so(metrics, said):
+    assert said in model_card(_spec(group_metrics=METRICS | metrics))
+
+
+def test_the_card_of_a_bundle_read_again_is_the_same_nan_and_all(tmp_path):
+    spec = _spec(group_metrics=METRICS | {"wga_low": float("nan"), "wga_high": float("nan")})
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 2), spec)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert model_card(read_spec(tmp_path / "model")) == card
+    assert "nan" not in card
+
+
+def test_a_bundle_from_before_the_data_were_told_is_read_and_has_a_card(tmp_path):
+    old = {"wga": 0.75, "accuracy of label 0, attribute 1": 0.5, "n of label 0, attribute 1": 10}
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 2), _spec(group_metrics=old, data={}))
+    path = tmp_path / "model" / "model.json"
+    raw = json.loads(path.read_text())
+    del raw["data"]
+    path.write_text(json.dumps(raw))
+    spec = load_model(tmp_path / "model", device="cpu", precision="float32").spec
+    card = model_card(spec)
+    assert "The bundle does not say how many slides" in card
+    assert "| worst-group accuracy | 0.75 | not known | not known |" in card
+    assert "| accuracy of label 0, attribute 1 | 0.5 |" in card
+    assert "The smallest training group" not in card
+
+
+def test_a_model_that_was_not_validated_says_so():
+    card = model_card(_spec(group_metrics={}, data={"trained": TRAINED}))
+    assert "None were computed." in card
+    assert "flatter it" not in card
+    assert "| group | trained on |" in card
+
+
+def test_what_the_card_tells_is_no_part_of_what_the_weights_depend_on():
+    assert _spec(data={}).contract() == _spec().contract()
+    assert "data" not in _spec().contract()

@@ -1,0 +1,342 @@
+"""Exported models: the same probabilities in other people's programs, equal bytes, and refusals that say why."""
+
+import hashlib
+import json
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from pathopatch.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
+from pathopatch.models.bundle import load_model, save_bundle
+from pathopatch.models.export import FORMATS, export_model
+from pathopatch.models.export import torchscript as recording
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec, class_names
+
+MULTIMODAL = {"channels": ("CARS", "TPEF"), "dtype": "uint16", "mean": (0.2, 0.4), "std": (0.3, 0.2)}
+
+
+def _spec(**changes) -> BundleSpec:
+    values = {
+        "architecture": "small-groupnorm",
+        "channels": ("R", "G", "B"),
+        "dtype": "uint8",
+        "patch_px": 32,
+        "stride_px": 32,
+        "mpp": 0.5,
+        "input_px": 32,
+        "mean": (0.7, 0.4, 0.6),
+        "std": (0.2, 0.25, 0.125),
+        "method": "gerne",
+        "temperature": 1.7,
+        "decision_threshold": 0.85,
+        "decision_chosen_for": "wga",
+    }
+    return BundleSpec(**{**values, **changes})
+
+
+def _bundle(folder: Path, spec: BundleSpec) -> Path:
+    torch.manual_seed(3)
+    network = build_network(
+        spec.architecture, len(spec.channels), n_classes=len(spec.class_names), input_px=spec.input_px
+    )
+    for parameter in list(network.parameters())[-2:]:
+        parameter.data *= 5  # so that probabilities are far from one half
+    save_bundle(folder, network, spec)
+    return folder
+
+
+def _patches(spec: BundleSpec, n: int) -> np.ndarray:
+    patches = np.random.default_rng(0).random((n, len(spec.channels), spec.patch_px, spec.patch_px), dtype=np.float32)
+    return patches * np.linspace(0.1, 1, n, dtype=np.float32)[:, None, None, None]
+
+
+def _ours(bundle: Path, patches: np.ndarray) -> np.ndarray:
+    """Softmax of our own float32 logits over the temperature."""
+    model = load_model(bundle, device="cpu", precision="float32")
+    z = np.exp(model.predict_logits(patches) / model.spec.temperature)
+    return z / z.sum(axis=1, keepdims=True)
+
+
+def _loaded(path: Path) -> torch.nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(path)
+
+
+def _run(folder: Path, patches: np.ndarray) -> np.ndarray:
+    """What another program gets from an exported network."""
+    if (folder / "model.onnx").exists():
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+        return session.run(["probabilities"], {"patches": patches})[0]
+    with torch.inference_mode():
+        return _loaded(folder / "model.pt")(torch.from_numpy(patches)).numpy()
+
+
+def _through_wsinfer(folder: Path, images: np.ndarray) -> np.ndarray:
+    """What wsinfer gets from uint8 images (N, H, W, 3): its transforms by name, the network, its softmax."""
+    known = {"Resize": transforms.Resize, "ToTensor": transforms.ToTensor, "Normalize": transforms.Normalize}
+    config = json.loads((folder / "config.json").read_text())
+    steps = [known[step["name"]](**step.get("arguments", {})) for step in config["transform"]]
+    batch = torch.stack([transforms.Compose(steps)(Image.fromarray(image)) for image in images])
+    with torch.inference_mode():
+        return torch.softmax(_loaded(folder / "torchscript_model.pt")(batch), dim=1).numpy()
+
+
+@pytest.fixture(scope="module")
+def wsinfer_zoo(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # importing it makes a folder there
+        import wsinfer_zoo.client
+
+        return wsinfer_zoo.client
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "onnx"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        MULTIMODAL,
+        {"patch_px": 64},
+        {"patch_px": 40, "input_px": 24},
+        {"architecture": "mlp-100", "input_px": 16, "class_names": class_names(4), "decision_threshold": 0.0},
+    ],
+    ids=["two channels of uint16", "half the size", "an odd factor", "four classes"],
+)
+def test_torchscript_and_onnx_turn_patches_as_they_are_cut_into_our_probabilities(tmp_path, kind, changes):
+    spec = _spec(**changes)
+    bundle = _bundle(tmp_path / "model", spec)
+    export_model(bundle, tmp_path / "out", kind=kind)
+    patches = _patches(spec, 5)
+    expected = _ours(bundle, patches)
+    assert np.ptp(expected[:, 1]) > 0.05
+    np.testing.assert_allclose(_run(tmp_path / "out", patches), expected, atol=1e-5)
+    np.testing.assert_allclose(_run(tmp_path / "out", patches[:1]), expected[:1], atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["resnet10t", "vit_tiny_patch16_224"])
+def test_networks_of_timm_can_be_recorded_for_any_number_of_patches(tmp_path, architecture):
+    spec = _spec(architecture=architecture)
+    bundle = _bundle(tmp_path / "model", spec)
+    export_model(bundle, tmp_path / "out", kind="torchscript")
+    patches = _patches(spec, 7)
+    np.testing.assert_allclose(_run(tmp_path / "out", patches), _ours(bundle, patches), atol=1e-5)
+
+
+@pytest.mark.parametrize("patch_px", [32, 64, 40])
+def test_wsinfer_gets_our_probabilities_where_the_slide_has_the_models_scale(tmp_path, patch_px):
+    spec = _spec(patch_px=patch_px)
+    bundle = _bundle(tmp_path / "model", spec)
+    export_model(bundle, tmp_path / "out", kind="wsinfer")
+    images = (_patches(spec, 5) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    expected = _ours(bundle, images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    np.testing.assert_allclose(_through_wsinfer(tmp_path / "out", images), expected, atol=1e-5)
+
+
+def test_on_a_slide_of_twice_the_resolution_wsinfers_probabilities_are_near_ours(tmp_path):
+    spec = _spec()
+    bundle = _bundle(tmp_path / "model", spec)
+    export_model(bundle, tmp_path / "out", kind="wsinfer")
+    fine = np.random.default_rng(0).integers(60, 200, (5, 64, 64, 3), dtype=np.uint8)
+    halved = np.rint(fine.reshape(5, 32, 2, 32, 2, 3).mean(axis=(2, 4)))  # our area mean
+    expected = _ours(bundle, halved.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    found = _through_wsinfer(tmp_path / "out", fine)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert np.abs(found - expected).max() > 1e-5
+
+
+def test_wsinfers_own_check_accepts_the_description(tmp_path, wsinfer_zoo):
+    export_model(_bundle(tmp_path / "model", _spec(patch_px=64)), tmp_path / "out", kind="wsinfer")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert wsinfer_zoo.validate_config_json(config)
+    read = wsinfer_zoo.ModelConfiguration.from_dict(config)
+    assert (read.patch_size_pixels, read.spacing_um_px, list(read.class_names)) == (64, 0.5, ["non-tumour", "tumour"])
+    assert read.get_slide_patch_size(0.25) == 128
+    (resize,) = [step for step in read.transform if step.name == "Resize"]
+    assert isinstance(resize.arguments["size"], int)  # QuPath reads one number
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"spec_version": "2.0"},
+        {"num_classes": "2"},
+        {"patch_size_pixels": 0},
+        {"spacing_um_px": None},
+        {"class_names": ["tumour", "tumour"]},
+        {"transform": [{"name": "Standardise"}]},
+    ],
+    ids=lambda broken: next(iter(broken)),
+)
+def test_wsinfers_own_check_refuses_a_broken_copy(tmp_path, wsinfer_zoo, broken):
+    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="wsinfer")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    with pytest.raises(wsinfer_zoo.InvalidModelConfiguration):
+        wsinfer_zoo.validate_config_json(config | broken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (MULTIMODAL, r"the model takes CARS, TPEF of uint16; .*intensity rule is percentiles 1 to 99\.5 of tissue"),
+        ({"channels": ("B", "G", "R")}, "R, G, B of uint8 only, and the model takes B, G, R of uint8"),
+        ({"intensity": {"windows": {"G": (0, 200)}}}, r"divides by 255, and the model's .* 0 to 255, but G 0 to 200"),
+        ({"mpp": None}, "patches of unknown scale"),
+        ({"align": True}, "does not move channels"),
+        ({"class_names": ("it", "it")}, "names each class once, and the model's are it, it"),
+    ],
+)
+def test_what_wsinfers_format_cannot_hold_is_refused_with_the_reason(tmp_path, changes, reason):
+    bundle = _bundle(tmp_path / "model", _spec(**changes))
+    with pytest.raises(InputUnsupportedError, match=reason):
+        export_model(bundle, tmp_path / "out", kind="wsinfer")
+    assert not (tmp_path / "out").exists()
+    export_model(bundle, tmp_path / "out", kind="torchscript")  # whose users scale and align the patches themselves
+
+
+def test_windows_of_other_names_do_not_keep_a_model_from_wsinfer(tmp_path):
+    spec = _spec(intensity={"windows": {"CARS": (0, 9), "R": (0, 255)}})
+    assert export_model(_bundle(tmp_path / "model", spec), tmp_path / "out", kind="wsinfer")
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_side_file_gives_the_threshold_as_a_probability_and_the_models_own_facts(tmp_path, kind):
+    bundle = _bundle(tmp_path / "model", _spec())
+    export_model(bundle, tmp_path / "out", kind=kind)
+    facts = json.loads((tmp_path / "out" / "export.json").read_text())
+    decision = facts["decision"]
+    assert decision["threshold_on_probability"] == pytest.approx(1 / (1 + np.exp(-0.5)))  # of 0.85 / 1.7
+    assert (decision["of_class"], decision["chosen_for"]) == ("tumour", "wga")
+    assert facts["model"] == json.loads((bundle / "model.json").read_text())
+    assert facts["input"]["is_standardised"] == (kind == "wsinfer")
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "that is a probability above 0.6225" in readme
+    assert (bundle / "README.md").read_text() in readme
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_equal_models_give_equal_bytes_that_say_nothing_of_this_machine(tmp_path, kind):
+    contents = []
+    for name in ("a", "b"):
+        export_model(_bundle(tmp_path / name / "model", _spec()), tmp_path / name / "out", kind=kind)
+        files = sorted((tmp_path / name / "out").iterdir())
+        contents.append({file.name: file.read_bytes() for file in files})
+    assert contents[0] == contents[1]
+    for content in contents[0].values():
+        for said in (str(tmp_path), str(Path(torch.__file__).parents[1]), str(Path(recording.__file__).parent)):
+            assert said.encode() not in content
+
+
+def test_torchscript_keeps_no_sources_no_inputs_and_no_running_numbers(tmp_path):
+    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="torchscript")
+    with zipfile.ZipFile(tmp_path / "out" / "model.pt") as archive:
+        names = archive.namelist()
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}
+        assert not any(b"torch_mangle" in archive.read(name) for name in names)
+        facts = json.loads(archive.read("archive/extra/pathopatch.json"))
+    assert not [name for name in names if "debug" in name or "traced_inputs" in name or "mangle" in name]
+    assert facts == json.loads((tmp_path / "out" / "export.json").read_text())
+
+
+def test_onnx_carries_its_facts_and_no_stack_traces(tmp_path):
+    import onnx
+
+    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="onnx")
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    (facts,) = model.metadata_props
+    assert json.loads(facts.value) == json.loads((tmp_path / "out" / "export.json").read_text())
+    assert not any(len(node.metadata_props) for node in model.graph.node)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 3, 32, 32]
+
+
+@pytest.mark.parametrize(
+    ("patches", "said"),
+    [
+        (torch.zeros(2, 3, 33, 32), "patches of shape"),
+        (torch.zeros(2, 2, 32, 32), "patches of shape"),
+        (torch.zeros(3, 32, 32), "patches of shape"),
+        (torch.full((2, 3, 32, 32), 255.0), "outside .0, 1."),
+        (torch.full((2, 3, 32, 32), -0.1), "outside .0, 1."),
+    ],
+)
+def test_the_recorded_network_refuses_patches_that_are_not_cut_or_scaled_as_due(tmp_path, patches, said):
+    export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="torchscript")
+    with pytest.raises(torch.jit.Error, match=said):
+        _loaded(tmp_path / "out" / "model.pt")(patches)
+
+
+def test_a_network_that_does_something_else_with_another_number_of_patches_is_refused(tmp_path, monkeypatch):
+    bundle = _bundle(tmp_path / "model", _spec())
+
+    def depends(self, patches):
+        return self.network(patches) * int(patches.size(0))  # which is recorded as the number that it was
+
+    monkeypatch.setattr("pathopatch.models.export.network.ExportedNetwork.forward", depends)
+    with pytest.raises(InputUnsupportedError, match=r"small-groupnorm cannot be recorded .* patches differ by"):
+        export_model(bundle, tmp_path / "out", kind="torchscript")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_stands_there_already_is_left_or_replaced_only_when_told(tmp_path):
+    bundle, out = _bundle(tmp_path / "model", _spec()), tmp_path / "out"
+    assert export_model(bundle, out, kind="torchscript")
+    before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
+    assert not export_model(bundle, out, kind="torchscript")
+    assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == before
+    with pytest.raises(StaleArtefactError, match="stage was 'export torchscript', is 'export wsinfer'"):
+        export_model(bundle, out, kind="wsinfer")
+    _bundle(bundle, _spec(temperature=2.0))
+    with pytest.raises(StaleArtefactError, match=r"input 'model\.json' differs"):
+        export_model(bundle, out, kind="torchscript")
+    assert export_model(bundle, out, kind="wsinfer", force=True)
+    assert not (out / "model.pt").exists()
+
+
+@pytest.mark.parametrize("where", ["model", "model/export", ".", "other"])
+def test_an_export_never_takes_the_place_of_the_bundle_or_of_something_else(tmp_path, where):
+    bundle = _bundle(tmp_path / "run" / "model", _spec())
+    (tmp_path / "run" / "other").mkdir()
+    (tmp_path / "run" / "other" / "thesis.txt").write_text("mine")
+    before = {file: hashlib.sha256(file.read_bytes()).digest() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(InputUnsupportedError, match="choose another folder"):
+        export_model(bundle, tmp_path / "run" / where, kind="torchscript", force=True)
+    assert before == {f: hashlib.sha256(f.read_bytes()).digest() for f in tmp_path.rglob("*") if f.is_file()}
+
+
+def test_a_failed_export_leaves_the_earlier_one_as_it_was(tmp_path, monkeypatch):
+    bundle, out = _bundle(tmp_path / "model", _spec()), tmp_path / "out"
+    export_model(bundle, out, kind="torchscript")
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+
+    def fails(spec, kind):
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr("pathopatch.models.export.write.readme_of", fails)
+    with pytest.raises(OSError, match="no space left"):
+        export_model(bundle, out, kind="wsinfer", force=True)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+def test_without_the_extra_onnx_is_refused_with_what_to_install(tmp_path, monkeypatch):
+    bundle = _bundle(tmp_path / "model", _spec())
+    monkeypatch.setattr("pathopatch.models.export.onnx.find_spec", lambda name: None)
+    with pytest.raises(InputUnsupportedError, match=r"pip install 'pathopatch\[export\]'"):
+        export_model(bundle, tmp_path / "out", kind="onnx")
+
+
+def test_a_bundle_whose_files_contradict_each_other_is_not_exported(tmp_path):
+    bundle = _bundle(tmp_path / "model", _spec())
+    path = bundle / "model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mpp": 1.0}))
+    with pytest.raises(CheckpointIncompatibleError, match="mpp is"):
+        export_model(bundle, tmp_path / "out", kind="wsinfer")
