@@ -74,8 +74,8 @@ def main_tables(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
     yield "\nWorst of the 100 groups, of about 100 test images each:\n"
     yield from _table(head, ([name, *(_cell(_of(seeded, p, name), "wga") for p in percents)] for name in methods))
     yield f"\nAt {percents[0]:g} %, digits of their own and of other colours, and how well the minority was guessed:\n"
-    head = ["method", "own colour", "other colours", "precision", "recall", "seconds a run"]
-    measures = ("aligned", "conflicting", "precision", "recall", "seconds")
+    head = ["method", "own colour", "other colours", "precision", "recall"]
+    measures = ("aligned", "conflicting", "precision", "recall")
     yield from _table(head, ([name, *(_cell(_of(seeded, percents[0], name), m) for m in measures)] for name in methods))
     yield "\nWhat was demanded (the last two: six seeds):\n"
     yield from _table(["", "conflicting", "at least", "reached", ""], (_demand(rows, seeded, *d) for d in DEMANDS))
@@ -163,7 +163,7 @@ def _cell(rows: Rows, measure: str) -> str:
     values = _known(rows, measure)
     if not values:
         return ""
-    form = {"precision": "{:.2f}", "recall": "{:.2f}", "seconds": "{:.0f}"}.get(measure, "{:.1f}")
+    form = "{:.2f}" if measure in ("precision", "recall") else "{:.1f}"
     spread = f" ± {form.format(stdev(values))}" if len(values) > 1 else ""
     return f"{form.format(mean(values))}{spread}" + (f" ({len(values)})" if len(values) != 3 else "")
 
