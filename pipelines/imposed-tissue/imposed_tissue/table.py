@@ -117,7 +117,7 @@ def _demands(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
     if "gerne" in mean:
         yield f"- gerne: {mean['gerne'] - mean[best]:+.1f} from the best (within 3)."
     tuned = mean.drop("gerne-auto", errors="ignore")
-    if "gerne-auto" in mean:
+    if "gerne-auto" in mean and len(tuned):
         gap = mean["gerne-auto"] - tuned.max()
         yield f"- gerne-auto: {gap:+.1f} from the best of the others, {tuned.idxmax()} (within 2)."
     yield from _of_bins(table, config)
