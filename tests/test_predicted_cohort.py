@@ -1,0 +1,53 @@
+"""A cohort predicted again and again: its tables follow the manifest, and a wrong command costs no results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pandas as pd
+import pytest
+from made_model import write_model
+
+from pathopatch import pipeline
+from pathopatch.batch import Outcome
+from pathopatch.config import PredictConfig
+
+CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
+PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three slides, one of them spoilt, and a model."""
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    for number, name in enumerate(PATIENTS):
+        made.write_aperio(tmp_path / f"{name}.svs", np.roll(image, 8 * number, axis=2), levels=1)
+    made.spoil_tile(tmp_path / "spoilt.svs", 0)
+    write_model(tmp_path / "model")
+    return tmp_path
+
+
+def predict(
+    folder: Path, models: tuple[str, ...] = ("model",), patients: dict[str, str] = PATIENTS, **changed: Any
+) -> list[Outcome]:
+    """Predict all slides, as of the patients of a manifest."""
+    lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
+    options = {name: changed.pop(name) for name in ("workers", "force") if name in changed}
+    config = CONFIG.model_copy(update=changed)
+    return pipeline.predict(rows, [folder / name for name in models], folder / "out", config, **options)
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "out" / name, index_col=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_slide_that_failed_is_counted_for_its_patient(folder: Path, workers: int) -> None:
+    assert [outcome.state for outcome in predict(folder, workers=workers)] == ["done", "failed", "done"]
+    assert table(folder, "cohort.csv").loc["spoilt", ["patient_id", "state"]].tolist() == ["p1", "failed"]
+    assert table(folder, "patients.csv").loc["p1", ["slides", "done", "failed"]].tolist() == [2, 1, 1]
