@@ -51,3 +51,11 @@ def test_a_slide_that_failed_is_counted_for_its_patient(folder: Path, workers: i
     assert [outcome.state for outcome in predict(folder, workers=workers)] == ["done", "failed", "done"]
     assert table(folder, "cohort.csv").loc["spoilt", ["patient_id", "state"]].tolist() == ["p1", "failed"]
     assert table(folder, "patients.csv").loc["p1", ["slides", "done", "failed"]].tolist() == [2, 1, 1]
+
+
+def test_a_patient_that_was_corrected_in_the_manifest_is_corrected_in_the_tables(folder: Path) -> None:
+    predict(folder)
+    corrected = PATIENTS | {"good": "p3"}
+    assert [outcome.state for outcome in predict(folder, patients=corrected)] == ["current", "failed", "current"]
+    assert table(folder, "cohort.csv").loc[["good", "other"], "patient_id"].tolist() == ["p3", "p2"]
+    assert table(folder, "patients.csv")["done"].to_dict() == {"p1": 0, "p2": 1, "p3": 1}

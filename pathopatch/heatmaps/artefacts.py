@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -128,13 +128,13 @@ def predict_to(
         return _adopted(out, slide_id, folder, of_slide)
     update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname(), **of_slide})
     prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
+    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         name = "" if config.deidentify else slide_id
-        facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name)
+        facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings)
     write_tables(table_path, prediction.tables(), stamp)
-    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
-    result = _result(slide_id, facts, warnings)
+    result = _result(slide_id, facts)
     _record(out, result, of_slide, seconds=time.time() - started)
     return result
 
@@ -233,21 +233,26 @@ def _model_fingerprint(model: PatchClassifier) -> str:
 
 
 def _adopted(out: Path, slide_id: str, folder: Path, of_slide: Mapping[str, Any]) -> PredictResult:
-    """Return the result of outputs that are there, writing the status if an interruption left it out."""
-    result = _result(slide_id, read_json(folder / FACTS), ())
-    if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
+    """Return the result of outputs that are there.
+
+    The status is written if an interruption left it out, and follows a slide that has another patient or place by now.
+    """
+    result = _result(slide_id, read_json(folder / FACTS))
+    entry = read_status(out, slide_id).get("predict", {})
+    known = {name: value for name, value in of_slide.items() if value}
+    if entry.get("state") not in ("done", "done_empty"):
         _record(out, result, of_slide)
-    warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))
-    return replace(result, state="current", warnings=warnings)
+    elif any(entry.get(name) != value for name, value in known.items()):
+        update_status(out, slide_id, "predict", {**entry, **known})
+    return replace(result, state="current")
 
 
-def _result(slide_id: str, facts: Mapping[str, Any], warnings: Sequence[str]) -> PredictResult:
+def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
     """Return what became of a slide whose outputs are there."""
     counts = {name: int(value) for name, value in facts["counts"].items()}
     state = "done" if counts["predicted"] else "done_empty"
-    return PredictResult(
-        slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=tuple(warnings)
-    )
+    warnings = tuple(facts.get("warnings", ()))
+    return PredictResult(slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=warnings)
 
 
 def _record(out: Path, result: PredictResult, of_slide: Mapping[str, Any], *, seconds: float | None = None) -> None:

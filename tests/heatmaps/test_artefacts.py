@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import openslide
@@ -22,6 +23,7 @@ from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
+from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.provenance import read_status, read_table
 from pathopatch.slides import open_slide
 
@@ -263,6 +265,24 @@ def test_what_an_interruption_left_out_is_made_up_for(tmp_path, slide, lost):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     assert _without_status(tmp_path) == before
     assert read_status(tmp_path, "s1")["predict"]["state"] == "done"
+
+
+def test_warnings_are_said_again_where_the_status_was_lost(tmp_path, slide, monkeypatch):
+    monkeypatch.setattr(SlideAnalysis, "far_shifts", lambda *_: ["channel SHG is shifted"])
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    monkeypatch.undo()
+    (tmp_path / "status/s1.json").unlink()
+    assert predict_to(slide, model(), tmp_path, slide_id="s1").warnings == ("channel SHG is shifted",)
+    assert read_status(tmp_path, "s1")["predict"]["warnings"] == ["channel SHG is shifted"]
+
+
+def test_a_slide_that_moved_is_known_at_its_new_place_and_keeps_its_patient(tmp_path, slide):
+    predict_to(slide, model(), tmp_path / "out", slide_id="s1", patient_id="p")
+    shutil.copy(tmp_path / "s.tif", tmp_path / "moved.tif")
+    with open_slide(tmp_path / "moved.tif", channels=("SHG",), background="dark") as moved:
+        assert predict_to(moved, model(), tmp_path / "out", slide_id="s1").state == "current"
+    entry = read_status(tmp_path / "out", "s1")["predict"]
+    assert (Path(entry["source"]).name, entry["patient_id"]) == ("moved.tif", "p")
 
 
 def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch):
