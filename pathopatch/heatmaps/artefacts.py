@@ -1,7 +1,8 @@
 """What the predict stage leaves in the work folder: the table, the heatmap with its exports, the status.
 
-The heatmap's folder comes first, the table second, the status last; each by rename. A slide is done if table and folder
-carry the stamp that would be written now.
+All is written under temporary names before the table takes its place, then the heatmap's folder, the status last: a
+disk that fills up leaves an earlier pair as it was. A slide is done if table and folder carry the stamp that would be
+written now.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def predict_to(
         temporary.mkdir()
         name = "" if config.deidentify else slide_id
         facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings)
-    write_tables(table_path, prediction.tables(), stamp)
+        write_tables(table_path, prediction.tables(), stamp)
     result = _result(slide_id, facts)
     _record(out, result, of_slide, seconds=time.time() - started)
     return result

@@ -285,13 +285,14 @@ def test_a_slide_that_moved_is_known_at_its_new_place_and_keeps_its_patient(tmp_
     assert (Path(entry["source"]).name, entry["patient_id"]) == ("moved.tif", "p")
 
 
-def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch):
+@pytest.mark.parametrize(("home", "writer"), [(folder, "write_geojson"), (artefacts, "write_tables")])
+def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch, home, writer):
     def fail(*arguments, **settings):
         raise RuntimeError("no ink")
 
     predict_to(slide, model(), tmp_path, slide_id="s1")
     before = _without_status(tmp_path)
-    monkeypatch.setattr(folder, "write_geojson", fail)
+    monkeypatch.setattr(home, writer, fail)
     with pytest.raises(RuntimeError, match="no ink"):
         predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
     assert _without_status(tmp_path) == before
