@@ -23,7 +23,7 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside, read_json
 from pathopatch.heatmaps.folder import FACTS, write_folder
 from pathopatch.heatmaps.predict import DEFAULTS, Progress, predict_patches, tiling_of
-from pathopatch.manifest import valid_slide_id
+from pathopatch.manifest import split_fragment, valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.provenance import (
@@ -203,6 +203,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     }
     pixels = {
         "files": [fingerprint_file(path) for path in slide.paths],
+        "chosen": _chosen(slide.source),
         "channels": slide.channels,
         "mpp": slide.mpp,
         "background": slide.background,
@@ -215,8 +216,14 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     return Stamp(stage="predict", config=fingerprint(settings), inputs=inputs)
 
 
+def _chosen(source: str | dict[str, str]) -> dict[str, str]:
+    """Return which pages, planes or positions of its files a slide is, by channel: two of one file are two slides."""
+    texts = source if isinstance(source, dict) else {"": source}
+    return {name: str(replace(split_fragment(text), path="")) for name, text in texts.items()}
+
+
 def _probes(slide: Slide) -> str:
-    """Return a fingerprint of some pixels, since two pages or planes of one file are two slides."""
+    """Return a fingerprint of some pixels: a large file's own holds samples of its bytes only."""
     digest = hashlib.sha256()
     for y in np.linspace(0, slide.size[1], _PROBES, endpoint=False).astype(int).tolist():
         for x in np.linspace(0, slide.size[0], _PROBES, endpoint=False).astype(int).tolist():

@@ -15,14 +15,14 @@ import zarr
 from PIL import Image
 from shapely.geometry import box, shape
 
-from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
+from pathopatch.config import FlagsConfig, IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.errors import DuplicateIdError, InputUnsupportedError, StaleArtefactError
 from pathopatch.heatmaps import artefacts, folder, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.ensemble import Ensemble
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.provenance import read_status, read_table
 from pathopatch.slides import open_slide
@@ -200,7 +200,16 @@ def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):
 
 @pytest.mark.parametrize(
     ("changed_model", "changed_config"),
-    [({"decision_threshold": 0.5}, {}), ({}, {"all_patches": True}), ({}, {"stride_px": 8}), ({}, {"min_tissue": 0.5})],
+    [
+        ({"decision_threshold": 0.5}, {}),
+        ({}, {"all_patches": True}),
+        ({}, {"stride_px": 8}),
+        ({}, {"min_tissue": 0.5}),
+        ({}, {"tta": True}),
+        ({}, {"deidentify": True}),
+        ({}, {"flags": FlagsConfig(spread=0.2)}),
+        ({"seen": SeenRange(mean=((0.0, 1.0),))}, {}),
+    ],
 )
 def test_other_settings_stop_unless_forced(tmp_path, slide, changed_model, changed_config):
     predict_to(slide, model(), tmp_path, slide_id="s1")
@@ -224,9 +233,12 @@ def test_other_pixels_stop_unless_forced(tmp_path, slide, image):
         predict_to(other, model(), tmp_path / "out", slide_id="s1")
 
 
-def test_two_pages_of_one_file_are_two_slides(tmp_path, image):
+@pytest.mark.parametrize("side", [96, 960], ids=["small", "alike almost everywhere"])
+def test_two_pages_of_one_file_are_two_slides(tmp_path, side):
+    image = np.full((side, side), GLASS, np.uint8)
+    image[48:80, 48:80] = TUMOUR
     with tifffile.TiffWriter(tmp_path / "stack.tif") as writer:
-        for page in (image, image[::-1].copy()):
+        for page in (image, image[:, ::-1].copy()):
             writer.write(page, photometric="minisblack", resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
     first, second = (
         open_slide(f"{tmp_path / 'stack.tif'}#page={page}", channels=("SHG",), background="dark") for page in (0, 1)
@@ -244,6 +256,15 @@ def test_other_weights_stop_unless_forced(tmp_path, slide):
         other.network.gain += 1
     with pytest.raises(StaleArtefactError, match="'model' differs"):
         predict_to(slide, other, tmp_path, slide_id="s1")
+
+
+def test_one_model_more_stops_unless_forced_and_their_order_says_nothing(tmp_path, slide):
+    first, second = model(), model(temperature=2.0)
+    predict_to(slide, Ensemble([first, second]), tmp_path, slide_id="s1")
+    assert predict_to(slide, Ensemble([second, first]), tmp_path, slide_id="s1").state == "current"
+    for other in (first, second, Ensemble([first, second, model(temperature=3.0)])):
+        with pytest.raises(StaleArtefactError, match="'model' differs"):
+            predict_to(slide, other, tmp_path, slide_id="s1")
 
 
 def test_another_precision_stops_unless_forced(tmp_path, slide):
