@@ -121,7 +121,7 @@ def check_bundles(folders: Sequence[Path]) -> BundleSpec:
     """
     spec = joint_spec([check_bundle(folder) for folder in folders])
     of_weights: dict[str, Path] = {}
-    for folder in folders:
+    for folder in folders if len(folders) > 1 else ():
         twin = of_weights.setdefault(fingerprint_file(folder / WEIGHTS), folder)
         if twin is not folder:
             raise CheckpointIncompatibleError(
