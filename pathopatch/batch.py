@@ -105,6 +105,11 @@ class SlideTask(OfSlide, Protocol):
         """Whether nothing that is written may name a file."""
         ...
 
+    @property
+    def of_slide(self) -> Mapping[str, Any]:
+        """What the slide's status says of it however the work went."""
+        ...
+
     def run(self) -> Outcome:
         """Do the work and return what became of the slide."""
         ...
@@ -157,6 +162,11 @@ class TileTask:
         """The slide's checked id."""
         return self.row.slide_id
 
+    @property
+    def of_slide(self) -> Mapping[str, Any]:
+        """What the slide's status says of it however the work went: nothing."""
+        return {}
+
     def run(self) -> Outcome:
         """Tile the slide."""
         from pathopatch.patches import tile_slide
@@ -197,6 +207,11 @@ class PredictTask:
     def names_nothing(self) -> bool:
         """Whether nothing that is written may name a file."""
         return self.config.deidentify
+
+    @property
+    def of_slide(self) -> Mapping[str, Any]:
+        """What the slide's status says of it however the work went: its patient, for the tables of the cohort."""
+        return {} if self.config.deidentify else {"patient_id": self.row.patient_id}
 
     def run(self) -> Outcome:
         """Predict the slide."""
@@ -363,6 +378,7 @@ def fail(task: SlideTask, failure: Failure) -> Outcome:
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
     entry: dict[str, Any] = {
         "state": "failed",
+        **task.of_slide,
         "code": error.code,
         "message": f"{error.code}; what was said named files" if task.names_nothing else str(error),
         "host": socket.gethostname(),

@@ -131,10 +131,21 @@ def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: boo
         Id of a single slide; default is its file's stem.
     is_slide : bool
         A manifest is no answer.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The id is none, or a manifest, which names its own slides, is given one.
+    ManifestError, InputMissingError
+        As `read_manifest`.
     """
     from pathopatch.slides import parse_source
 
     if not is_slide and source.lower().endswith(".csv"):
+        if slide_id is not None:
+            raise InputUnsupportedError(
+                f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
+            )
         return included(read_manifest(Path(source)))
     parsed = parse_source(source)
     first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed

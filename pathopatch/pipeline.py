@@ -37,7 +37,7 @@ from pathopatch.config import (
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
-from pathopatch.pseudonyms import pseudonymous
+from pathopatch.pseudonyms import pseudonymous, require_nameless
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
@@ -303,17 +303,23 @@ def predict(
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return what became of each.
 
-    `model` is the folder of a bundle, or those of several, whose mean is taken.
+    `model` is the folder of a bundle, or those of several, whose mean is taken. Bundles, stride and device are checked
+    before any slide: see `check_bundles`, `tiling_of` and `pick_device`.
     """
     models = (model,) if isinstance(model, Path) else tuple(model)
-    rows = pseudonymous(cohort) if config.deidentify else cohort  # those that have such names keep them
+    rows = cohort
+    if config.deidentify:
+        require_nameless(out)
+        rows = pseudonymous(cohort)  # those that have such names keep them
     tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
     with workers_for(tasks, workers, limit_s=limit_s) as processes:  # which load their libraries meanwhile
-        from pathopatch.models import read_spec
+        from pathopatch.heatmaps import tiling_of
+        from pathopatch.models import check_bundles, pick_device
         from pathopatch.totals import write_cohort
 
-        for folder in models:
-            read_spec(folder)  # a wrong bundle is one error, not one a slide
+        # What is wrong with the command is one error, not one a slide that takes the place of what was found before.
+        tiling_of(check_bundles(models), config)
+        pick_device(config.device)
         outcomes = run_slides(tasks, workers=processes, on_done=_counter("predict", len(tasks), progress))
     write_cohort(out)
     return outcomes

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pathopatch.errors import DuplicateIdError, InputMissingError
+from pathopatch.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.manifest import Fragment, SlideRow, split_fragment
-from pathopatch.provenance import fingerprint, fingerprint_file
+from pathopatch.provenance import fingerprint, fingerprint_file, read_status
 
 _DIGITS = 16
+_PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
 
 
 def pseudonymous(rows: Sequence[SlideRow]) -> list[SlideRow]:
     """Return the rows under names that neither ids nor files can be read out of; without patients.
 
     A slide has the same name whenever and wherever it is worked on, as long as its files' content is the same. One
-    whose files are not there is called by its row.
+    whose files cannot be read is called by its row.
 
     Parameters
     ----------
@@ -48,6 +50,37 @@ def pseudonym(row: SlideRow) -> str:
         for channel, text in sources.items():
             chosen = Fragment(text) if Path(text).exists() else split_fragment(text)
             parts[channel] = [fingerprint_file(Path(chosen.path)), str(replace(chosen, path=""))]
-    except InputMissingError:
+    except (InputMissingError, OSError):  # what is wrong with its files is said when it is worked on
         return f"slide-of-row-{row.row}"
     return f"slide-{fingerprint(parts)[:_DIGITS]}"
+
+
+def require_nameless(out: Path) -> None:
+    """Refuse a work folder that names slides or patients, beside which nothing would be nameless.
+
+    Its tables hold every slide that was ever predicted into it, and side by side a name tells whose a pseudonym is.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder; it need not be there yet.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Slides stand there under names of their own.
+    """
+    ids = {path.stem for pattern in ("status/*.json", "predictions/*.parquet") for path in out.glob(pattern)}
+    named = sum(not _PSEUDONYM.fullmatch(name) or _says_whose(out, name) for name in ids)
+    if named or (out / "slides.parquet").exists():
+        raise InputUnsupportedError(
+            f"the folder names {named or 'its'} slides that were worked on without --deidentify",
+            place=str(out),
+            remedy="choose another folder for what is to name nobody",
+        )
+
+
+def _says_whose(out: Path, slide_id: str) -> bool:
+    """Return whether a slide's status says of which patient it is, or where it lies."""
+    entries = [entry for entry in read_status(out, slide_id).values() if isinstance(entry, dict)]
+    return any(entry.get(name) for entry in entries for name in ("patient_id", "source"))

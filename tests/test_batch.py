@@ -1,6 +1,8 @@
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import made_slides as made
 import numpy as np
@@ -25,6 +27,7 @@ class FakeTask:
     stage: str = "tile"
     force: bool = False
     names_nothing: bool = False
+    of_slide: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self) -> Outcome:
         if self.fault == "corrupt":

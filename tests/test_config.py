@@ -36,6 +36,13 @@ def test_a_study_starts_from_slides_or_from_ready_patches(tmp_path: Path, text: 
     assert StudyConfig.model_validate_json(loaded.model_dump_json()) == loaded
 
 
+def test_a_study_whose_work_folder_names_its_slides_predicts_none_of_them_namelessly(tmp_path: Path) -> None:
+    text = 'manifest = "m.csv"\nwork = "w"\n{}[predict]\ndeidentify = true\n'
+    with pytest.raises(InputUnsupportedError, match="predict into another folder"):
+        load_study(study(tmp_path, text.format("")))
+    assert load_study(study(tmp_path, text.format('predict_split = "none"\n'))).predict.deidentify
+
+
 def test_every_unknown_or_wrong_key_is_listed(tmp_path: Path) -> None:
     path = study(tmp_path, 'manifest = "m"\nwork = "w"\ncolour = 1\n[tile]\npatch_px = 2\n[train]\nmethd = "erm"\n')
     with pytest.raises(InputUnsupportedError) as caught:

@@ -6,6 +6,7 @@ import tifffile
 from made_slides import write_channel
 
 from pathopatch.batch import open_row
+from pathopatch.errors import InputUnsupportedError
 from pathopatch.manifest import SlideRow
 from pathopatch.pipeline import slides_to_predict
 from pathopatch.slides import open_slide
@@ -33,6 +34,14 @@ def test_a_stated_mpp_is_never_overruled_by_the_command_line(
 def test_the_id_of_a_single_slide_is_its_files_stem(source: str, due: str) -> None:
     (found,) = slides_to_predict(source)
     assert found.slide_id == due
+
+
+def test_a_manifest_takes_no_id_for_all_its_slides(tmp_path: Path) -> None:
+    write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8))
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
+    assert [each.slide_id for each in slides_to_predict(str(tmp_path / "m.csv"))] == ["a"]
+    with pytest.raises(InputUnsupportedError, match="'x' for a whole manifest"):
+        slides_to_predict(str(tmp_path / "m.csv"), slide_id="x")
 
 
 def test_an_empty_tile_of_one_channel_leaves_the_others_as_they_are(tmp_path: Path) -> None:

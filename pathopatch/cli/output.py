@@ -63,7 +63,7 @@ def finish(outcomes: list[Outcome]) -> None:
         if outcome.state == "failed":
             say(f"failed: {outcome.slide_id}: {outcome.message}")
         elif outcome.state == "done_empty":
-            say(f"warning: {outcome.slide_id}: no tissue found, its outputs are empty (done_empty)")
+            say(f"warning: {outcome.slide_id}: too little tissue found, its outputs are empty (done_empty)")
         for warning in outcome.warnings:
             say(f"warning: {outcome.slide_id}: {warning}")
     states = Counter(outcome.state for outcome in outcomes)

@@ -81,6 +81,12 @@ class StudyConfig(Config):
             raise ValueError("with folds each slide is predicted by a model that has not seen its patient, or none is")
         return self
 
+    @model_validator(mode="after")
+    def _a_work_folder_names_its_slides(self) -> StudyConfig:
+        if self.predict.deidentify and self.predict_split != "none":
+            raise ValueError("predict.deidentify: a study's work folder names its slides; predict into another folder")
+        return self
+
     @model_validator(mode="before")
     @classmethod
     def _patches_are_not_predicted(cls, raw: Any) -> Any:

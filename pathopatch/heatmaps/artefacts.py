@@ -1,7 +1,8 @@
 """What the predict stage leaves in the work folder: the table, the heatmap with its exports, the status.
 
-The heatmap's folder comes first, the table second, the status last; each by rename. A slide is done if table and folder
-carry the stamp that would be written now.
+All is written under temporary names before the table takes its place, then the heatmap's folder, the status last: a
+disk that fills up leaves an earlier pair as it was. A slide is done if table and folder carry the stamp that would be
+written now.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside, read_json
 from pathopatch.heatmaps.folder import FACTS, write_folder
 from pathopatch.heatmaps.predict import DEFAULTS, Progress, predict_patches, tiling_of
-from pathopatch.manifest import valid_slide_id
+from pathopatch.manifest import split_fragment, valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.provenance import (
@@ -128,13 +129,13 @@ def predict_to(
         return _adopted(out, slide_id, folder, of_slide)
     update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname(), **of_slide})
     prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
+    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
         name = "" if config.deidentify else slide_id
-        facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name)
-    write_tables(table_path, prediction.tables(), stamp)
-    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
-    result = _result(slide_id, facts, warnings)
+        facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings)
+        write_tables(table_path, prediction.tables(), stamp)
+    result = _result(slide_id, facts)
     _record(out, result, of_slide, seconds=time.time() - started)
     return result
 
@@ -202,6 +203,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     }
     pixels = {
         "files": [fingerprint_file(path) for path in slide.paths],
+        "chosen": _chosen(slide.source),
         "channels": slide.channels,
         "mpp": slide.mpp,
         "background": slide.background,
@@ -214,8 +216,14 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     return Stamp(stage="predict", config=fingerprint(settings), inputs=inputs)
 
 
+def _chosen(source: str | dict[str, str]) -> dict[str, str]:
+    """Return which pages, planes or positions of its files a slide is, by channel: two of one file are two slides."""
+    texts = source if isinstance(source, dict) else {"": source}
+    return {name: str(replace(split_fragment(text), path="")) for name, text in texts.items()}
+
+
 def _probes(slide: Slide) -> str:
-    """Return a fingerprint of some pixels, since two pages or planes of one file are two slides."""
+    """Return a fingerprint of some pixels: a large file's own holds samples of its bytes only."""
     digest = hashlib.sha256()
     for y in np.linspace(0, slide.size[1], _PROBES, endpoint=False).astype(int).tolist():
         for x in np.linspace(0, slide.size[0], _PROBES, endpoint=False).astype(int).tolist():
@@ -233,21 +241,26 @@ def _model_fingerprint(model: PatchClassifier) -> str:
 
 
 def _adopted(out: Path, slide_id: str, folder: Path, of_slide: Mapping[str, Any]) -> PredictResult:
-    """Return the result of outputs that are there, writing the status if an interruption left it out."""
-    result = _result(slide_id, read_json(folder / FACTS), ())
-    if read_status(out, slide_id).get("predict", {}).get("state") not in ("done", "done_empty"):
+    """Return the result of outputs that are there.
+
+    The status is written if an interruption left it out, and follows a slide that has another patient or place by now.
+    """
+    result = _result(slide_id, read_json(folder / FACTS))
+    entry = read_status(out, slide_id).get("predict", {})
+    known = {name: value for name, value in of_slide.items() if value}
+    if entry.get("state") not in ("done", "done_empty"):
         _record(out, result, of_slide)
-    warnings = tuple(read_status(out, slide_id)["predict"].get("warnings", ()))
-    return replace(result, state="current", warnings=warnings)
+    elif any(entry.get(name) != value for name, value in known.items()):
+        update_status(out, slide_id, "predict", {**entry, **known})
+    return replace(result, state="current")
 
 
-def _result(slide_id: str, facts: Mapping[str, Any], warnings: Sequence[str]) -> PredictResult:
+def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
     """Return what became of a slide whose outputs are there."""
     counts = {name: int(value) for name, value in facts["counts"].items()}
     state = "done" if counts["predicted"] else "done_empty"
-    return PredictResult(
-        slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=tuple(warnings)
-    )
+    warnings = tuple(facts.get("warnings", ()))
+    return PredictResult(slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=warnings)
 
 
 def _record(out: Path, result: PredictResult, of_slide: Mapping[str, Any], *, seconds: float | None = None) -> None:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,14 @@ _OVERVIEW_PX = 1536  # the picture's longest side: as large as a screen shows at
 
 
 def write_folder(
-    folder: Path, slide: Slide, spec: BundleSpec, prediction: Prediction, stamp: Stamp, *, drawn_name: str
+    folder: Path,
+    slide: Slide,
+    spec: BundleSpec,
+    prediction: Prediction,
+    stamp: Stamp,
+    *,
+    drawn_name: str,
+    warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the heatmap's files into a folder and return what stands in ``heatmap.json``.
 
@@ -53,6 +61,8 @@ def write_folder(
         Of the outputs.
     drawn_name : str
         The slide's name in the picture; "" for none.
+    warnings : sequence of str
+        What a person should know of the slide.
     """
     slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, decision_probability(spec)
     cells, channels = _cells(prediction)
@@ -93,7 +103,7 @@ def write_folder(
     )
     write_wsinfer_csv(folder / "patches.csv", prediction.tables(), class_names=spec.class_names)
     numbers = summary(prediction, cells, regions=regions, decision_probability=threshold, mpp=slide.mpp)
-    found = {"counts": _counts(prediction, spec), "summary": numbers}
+    found = {"counts": _counts(prediction, spec), "summary": numbers, "warnings": list(warnings)}
     facts = {**_facts(slide, slide_id, analysis, spec, stamp), "map_channels": list(channels), **found}
     write_json(folder / FACTS, facts)
     return facts

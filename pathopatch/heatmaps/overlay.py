@@ -144,7 +144,7 @@ def render(
     if legend.threshold is not None:
         view = _outlined(view, probability > legend.threshold, cell_px)
     ground = _ground(picture, probability, cell_px)
-    notes = ["clear: not predicted"] if np.isfinite(probability).any() else ["no tissue: nothing predicted"]
+    notes = ["clear: not predicted"] if np.isfinite(probability).any() else ["nothing predicted: too little tissue"]
     if legend.threshold is not None:
         notes.append(f"outlined: called {legend.class_name}")
     return _framed(view, ground, um_per_px / factor, legend, notes)

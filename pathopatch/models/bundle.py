@@ -7,7 +7,8 @@ The weights' own header repeats what the weights were trained for (channels, ord
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,10 +185,9 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
         A bundle of another version, or one whose ``model.json`` and weights contradict each other.
     """
     folder = Path(folder)
-    _refuse_pickles(folder)
-    spec = read_spec(folder)
-    header, tensors = _read_weights(folder / WEIGHTS)
-    _compare(spec.contract(), _completed(header), place=str(folder))
+    spec = check_bundle(folder)
+    with _weights(folder / WEIGHTS) as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     try:
         network = build_network(
             spec.architecture, len(spec.channels), n_classes=len(spec.class_names), input_px=spec.input_px
@@ -200,6 +200,22 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
             remedy="restore the bundle's files together, or train again",
         ) from error
     return PatchClassifier(spec, network, pick_device(device), precision)
+
+
+def check_bundle(folder: Path) -> BundleSpec:
+    """Return a bundle's ``model.json`` after holding it to what its weights say of themselves, which are not read.
+
+    Raises
+    ------
+    InputMissingError, InputCorruptError, CheckpointUnsafeError, CheckpointIncompatibleError
+        As `load_model`, but for weights that are not those of the network.
+    """
+    _refuse_pickles(folder)
+    spec = read_spec(folder)
+    with _weights(folder / WEIGHTS) as stream:
+        header = json.loads((stream.metadata() or {}).get(_HEADER) or "{}")
+    _compare(spec.contract(), _completed(header), place=str(folder))
+    return spec
 
 
 def read_spec(folder: Path) -> BundleSpec:
@@ -299,15 +315,14 @@ def _starts_like_a_pickle(path: Path) -> bool:
     return start.startswith((b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")) and start[8:9] != b"{"
 
 
-def _read_weights(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Return the header's contract and the tensors of a bundle's weights."""
+@contextmanager
+def _weights(path: Path) -> Iterator[Any]:
+    """Open a bundle's weights; what is wrong with them is raised as an error of ours."""
     if not path.is_file():
         raise InputMissingError(f"no {path.name}", place=str(path.parent), remedy="give the folder of a model bundle")
     try:
         with safe_open(path, framework="pt") as stream:
-            header = (stream.metadata() or {}).get(_HEADER)
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
-        return json.loads(header or "{}"), tensors
+            yield stream
     except (SafetensorError, OSError, ValueError) as error:
         raise InputCorruptError(
             f"weights cut off or damaged: {error}", place=str(path), remedy="copy the bundle again, or train again"

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathopatch.errors import CheckpointIncompatibleError
-from pathopatch.models.bundle import PatchClassifier, load_model
+from pathopatch.models.bundle import WEIGHTS, PatchClassifier, check_bundle, load_model
 from pathopatch.models.spec import BundleSpec, SeenRange
+from pathopatch.provenance import fingerprint_file
 
 _OWN = {"architecture", "input_px", "mean", "std", "method", "background", "schema_version"}
 """What the contracts of members may differ in: anything that a slide is not cut or scaled by."""
@@ -59,14 +60,7 @@ class Ensemble:
 
     def __init__(self, members: Sequence[PatchClassifier]) -> None:
         self.members = tuple(members)
-        first = self.members[0].spec
-        if len(first.class_names) != 2:
-            raise CheckpointIncompatibleError(
-                f"the model has classes {first.class_names}", place="class_names", remedy="use a model of two classes"
-            )
-        for other in self.members[1:]:
-            _refuse_differences(first, other.spec)
-        self.spec = first if len(self.members) == 1 else _joint(tuple(member.spec for member in self.members))
+        self.spec = joint_spec([member.spec for member in self.members])
 
     @property
     def precision(self) -> str:
@@ -105,8 +99,47 @@ class Ensemble:
 
 
 def load_ensemble(folders: Sequence[Path], *, device: str = "auto", precision: str = "auto") -> Ensemble:
-    """Return the models of one or more bundles as one; arguments and errors as of `load_model` and `Ensemble`."""
+    """Return the models of one or more bundles as one; arguments and errors as of `load_model` and `check_bundles`."""
+    check_bundles(folders)
     return Ensemble([load_model(folder, device=device, precision=precision) for folder in folders])
+
+
+def check_bundles(folders: Sequence[Path]) -> BundleSpec:
+    """Return what holds for one or more bundles together, before any weights are read.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        At least one.
+
+    Raises
+    ------
+    CheckpointIncompatibleError
+        As `Ensemble`, or two bundles hold one network: that is no second opinion, and no spread would ever tell.
+    InputMissingError, InputCorruptError, CheckpointUnsafeError
+        As `check_bundle`.
+    """
+    spec = joint_spec([check_bundle(folder) for folder in folders])
+    of_weights: dict[str, Path] = {}
+    for folder in folders if len(folders) > 1 else ():
+        twin = of_weights.setdefault(fingerprint_file(folder / WEIGHTS), folder)
+        if twin is not folder:
+            raise CheckpointIncompatibleError(
+                f"{twin} and {folder} hold the same weights", place="--model", remedy="name each model once"
+            )
+    return spec
+
+
+def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
+    """Return what holds for one or more models together; errors as of `Ensemble`."""
+    first, *others = specs
+    if len(first.class_names) != 2:
+        raise CheckpointIncompatibleError(
+            f"the model has classes {first.class_names}", place="class_names", remedy="use a model of two classes"
+        )
+    for other in others:
+        _refuse_differences(first, other)
+    return _joint(specs) if others else first
 
 
 def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,13 @@ from PIL import Image
 
 from pathopatch import pipeline
 from pathopatch.config import PredictConfig
-from pathopatch.errors import DuplicateIdError
+from pathopatch.errors import DuplicateIdError, InputUnsupportedError
 from pathopatch.heatmaps import folder
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.manifest import SlideRow
-from pathopatch.provenance import read_status
-from pathopatch.pseudonyms import pseudonym, pseudonymous
+from pathopatch.plan import predict_plan
+from pathopatch.provenance import read_status, update_status
+from pathopatch.pseudonyms import pseudonym, pseudonymous, require_nameless
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1, deidentify=True)
 NAMES = ("MRS-SMITH", "S0M3-1D", "P4T13NT", MARKER)
@@ -123,3 +125,31 @@ def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
     rows = [SlideRow(row=n, slide_id=f"x{n}", patient_id="p", source=str(tmp_path / "a.tif")) for n in (2, 3)]
     with pytest.raises(DuplicateIdError, match="rows 2 and 3"):
         pseudonymous(rows)
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["predicted", "failed"])
+def test_a_folder_that_names_slides_is_refused_and_left_as_it_is(tmp_path: Path, which: int) -> None:
+    rows, out = pipeline.slides_to_predict(str(cohort(tmp_path))), tmp_path / "out"
+    model = write_model(tmp_path / "model")
+    pipeline.predict(rows[which : which + 1], model, out, CONFIG.model_copy(update={"deidentify": False}))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for attempt in (partial(pipeline.predict, out=out), partial(predict_plan, out=out)):
+        with pytest.raises(InputUnsupportedError, match="names 1 slides that were worked on without --deidentify"):
+            attempt(rows[:1], [model], config=CONFIG)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_pseudonym_typed_as_an_id_makes_no_folder_nameless(tmp_path: Path) -> None:
+    update_status(tmp_path, "slide-0123456789abcdef", "predict", {"state": "done"})
+    require_nameless(tmp_path)
+    update_status(tmp_path, "slide-0123456789abcdef", "predict", {"state": "done", "patient_id": "P4T13NT"})
+    with pytest.raises(InputUnsupportedError, match="names 1 slides"):
+        require_nameless(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_costs_its_own_slide_only(tmp_path: Path) -> None:
+    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))[:1]
+    rows.append(SlideRow(row=3, slide_id="x", patient_id="p", source=str(tmp_path / "MRS-SMITH.svs" / "no-folder.svs")))
+    outcomes = pipeline.predict(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
+    assert [(outcome.state, outcome.slide_id) for outcome in outcomes][1] == ("failed", "slide-of-row-3")
+    assert outcomes[0].state == "done"

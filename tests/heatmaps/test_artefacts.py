@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import openslide
@@ -14,14 +15,15 @@ import zarr
 from PIL import Image
 from shapely.geometry import box, shape
 
-from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
+from pathopatch.config import FlagsConfig, IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.errors import DuplicateIdError, InputUnsupportedError, StaleArtefactError
 from pathopatch.heatmaps import artefacts, folder, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.ensemble import Ensemble
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, SeenRange
+from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.provenance import read_status, read_table
 from pathopatch.slides import open_slide
 
@@ -198,7 +200,16 @@ def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):
 
 @pytest.mark.parametrize(
     ("changed_model", "changed_config"),
-    [({"decision_threshold": 0.5}, {}), ({}, {"all_patches": True}), ({}, {"stride_px": 8}), ({}, {"min_tissue": 0.5})],
+    [
+        ({"decision_threshold": 0.5}, {}),
+        ({}, {"all_patches": True}),
+        ({}, {"stride_px": 8}),
+        ({}, {"min_tissue": 0.5}),
+        ({}, {"tta": True}),
+        ({}, {"deidentify": True}),
+        ({}, {"flags": FlagsConfig(spread=0.2)}),
+        ({"seen": SeenRange(mean=((0.0, 1.0),))}, {}),
+    ],
 )
 def test_other_settings_stop_unless_forced(tmp_path, slide, changed_model, changed_config):
     predict_to(slide, model(), tmp_path, slide_id="s1")
@@ -222,9 +233,12 @@ def test_other_pixels_stop_unless_forced(tmp_path, slide, image):
         predict_to(other, model(), tmp_path / "out", slide_id="s1")
 
 
-def test_two_pages_of_one_file_are_two_slides(tmp_path, image):
+@pytest.mark.parametrize("side", [96, 960], ids=["small", "alike almost everywhere"])
+def test_two_pages_of_one_file_are_two_slides(tmp_path, side):
+    image = np.full((side, side), GLASS, np.uint8)
+    image[48:80, 48:80] = TUMOUR
     with tifffile.TiffWriter(tmp_path / "stack.tif") as writer:
-        for page in (image, image[::-1].copy()):
+        for page in (image, image[:, ::-1].copy()):
             writer.write(page, photometric="minisblack", resolution=(2e4, 2e4), resolutionunit="CENTIMETER")
     first, second = (
         open_slide(f"{tmp_path / 'stack.tif'}#page={page}", channels=("SHG",), background="dark") for page in (0, 1)
@@ -242,6 +256,15 @@ def test_other_weights_stop_unless_forced(tmp_path, slide):
         other.network.gain += 1
     with pytest.raises(StaleArtefactError, match="'model' differs"):
         predict_to(slide, other, tmp_path, slide_id="s1")
+
+
+def test_one_model_more_stops_unless_forced_and_their_order_says_nothing(tmp_path, slide):
+    first, second = model(), model(temperature=2.0)
+    predict_to(slide, Ensemble([first, second]), tmp_path, slide_id="s1")
+    assert predict_to(slide, Ensemble([second, first]), tmp_path, slide_id="s1").state == "current"
+    for other in (first, second, Ensemble([first, second, model(temperature=3.0)])):
+        with pytest.raises(StaleArtefactError, match="'model' differs"):
+            predict_to(slide, other, tmp_path, slide_id="s1")
 
 
 def test_another_precision_stops_unless_forced(tmp_path, slide):
@@ -265,13 +288,32 @@ def test_what_an_interruption_left_out_is_made_up_for(tmp_path, slide, lost):
     assert read_status(tmp_path, "s1")["predict"]["state"] == "done"
 
 
-def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch):
+def test_warnings_are_said_again_where_the_status_was_lost(tmp_path, slide, monkeypatch):
+    monkeypatch.setattr(SlideAnalysis, "far_shifts", lambda *_: ["channel SHG is shifted"])
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    monkeypatch.undo()
+    (tmp_path / "status/s1.json").unlink()
+    assert predict_to(slide, model(), tmp_path, slide_id="s1").warnings == ("channel SHG is shifted",)
+    assert read_status(tmp_path, "s1")["predict"]["warnings"] == ["channel SHG is shifted"]
+
+
+def test_a_slide_that_moved_is_known_at_its_new_place_and_keeps_its_patient(tmp_path, slide):
+    predict_to(slide, model(), tmp_path / "out", slide_id="s1", patient_id="p")
+    shutil.copy(tmp_path / "s.tif", tmp_path / "moved.tif")
+    with open_slide(tmp_path / "moved.tif", channels=("SHG",), background="dark") as moved:
+        assert predict_to(moved, model(), tmp_path / "out", slide_id="s1").state == "current"
+    entry = read_status(tmp_path / "out", "s1")["predict"]
+    assert (Path(entry["source"]).name, entry["patient_id"]) == ("moved.tif", "p")
+
+
+@pytest.mark.parametrize(("home", "writer"), [(folder, "write_geojson"), (artefacts, "write_tables")])
+def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch, home, writer):
     def fail(*arguments, **settings):
         raise RuntimeError("no ink")
 
     predict_to(slide, model(), tmp_path, slide_id="s1")
     before = _without_status(tmp_path)
-    monkeypatch.setattr(folder, "write_geojson", fail)
+    monkeypatch.setattr(home, writer, fail)
     with pytest.raises(RuntimeError, match="no ink"):
         predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
     assert _without_status(tmp_path) == before

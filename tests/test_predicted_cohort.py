@@ -1,0 +1,111 @@
+"""A cohort predicted again and again: its tables follow the manifest, and a wrong command costs no results."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_model import write_model
+
+from pathopatch import pipeline
+from pathopatch.batch import Outcome
+from pathopatch.config import PredictConfig
+from pathopatch.errors import (
+    CheckpointIncompatibleError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+    PathopatchError,
+)
+from pathopatch.models import build_network, read_spec, save_bundle
+
+CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
+PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three slides, one of them spoilt, and a model."""
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    for number, name in enumerate(PATIENTS):
+        made.write_aperio(tmp_path / f"{name}.svs", np.roll(image, 8 * number, axis=2), levels=1)
+    made.spoil_tile(tmp_path / "spoilt.svs", 0)
+    write_model(tmp_path / "model")
+    return tmp_path
+
+
+def predict(
+    folder: Path, models: tuple[str, ...] = ("model",), patients: dict[str, str] = PATIENTS, **changed: Any
+) -> list[Outcome]:
+    """Predict all slides, as of the patients of a manifest."""
+    lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
+    options = {name: changed.pop(name) for name in ("workers", "force") if name in changed}
+    config = CONFIG.model_copy(update=changed)
+    return pipeline.predict(rows, [folder / name for name in models], folder / "out", config, **options)
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "out" / name, index_col=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_slide_that_failed_is_counted_for_its_patient(folder: Path, workers: int) -> None:
+    assert [outcome.state for outcome in predict(folder, workers=workers)] == ["done", "failed", "done"]
+    assert table(folder, "cohort.csv").loc["spoilt", ["patient_id", "state"]].tolist() == ["p1", "failed"]
+    assert table(folder, "patients.csv").loc["p1", ["slides", "done", "failed"]].tolist() == [2, 1, 1]
+
+
+def test_a_patient_that_was_corrected_in_the_manifest_is_corrected_in_the_tables(folder: Path) -> None:
+    predict(folder)
+    corrected = PATIENTS | {"good": "p3"}
+    assert [outcome.state for outcome in predict(folder, patients=corrected)] == ["current", "failed", "current"]
+    assert table(folder, "cohort.csv").loc[["good", "other"], "patient_id"].tolist() == ["p3", "p2"]
+    assert table(folder, "patients.csv")["done"].to_dict() == {"p1": 0, "p2": 1, "p3": 1}
+
+
+def spoil_weights(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def with_other_patches(model: Path) -> None:
+    spec = read_spec(model)
+    torch.manual_seed(1)
+    save_bundle(model, build_network(spec.architecture, 3), spec.model_copy(update={"patch_px": 32}))
+
+
+WRONG: dict[str, tuple[dict[str, Any], Callable[[Path], object], type[PathopatchError], str]] = {
+    "weights that are missing": (
+        {}, lambda model: (model / "model.safetensors").unlink(), InputMissingError, "no model.safetensors",
+    ),
+    "weights that are cut": ({}, spoil_weights, InputCorruptError, "cut off or damaged"),
+    "members that see other patches": ({}, with_other_patches, CheckpointIncompatibleError, "patch_px is 16 and 32"),
+    "a network given twice": ({}, lambda _: None, CheckpointIncompatibleError, "model and .*second hold the same"),
+    "a stride beyond the patch": (
+        {"models": ("model",), "stride_px": 17}, lambda _: None, InputUnsupportedError, "stride of 17 px",
+    ),
+    "a device that is not there": (
+        {"models": ("model",), "device": "cuda:99"}, lambda _: None, InputUnsupportedError, "no device",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_command_is_one_error_and_costs_no_results(name: str, folder: Path) -> None:
+    changed, spoil, error, said = WRONG[name]
+    predict(folder)
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+    shutil.copytree(folder / "model", folder / "second")
+    spoil(folder / "second")
+    with pytest.raises(error, match=said):
+        predict(folder, **{"models": ("model", "second"), **changed})
+    assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
