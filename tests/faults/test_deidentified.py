@@ -118,6 +118,8 @@ def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_pat
     assert named(a) == named(b)
     assert len({named(a), named(f"{a}#page=0"), named(f"{a}#page=1"), named({"CARS": a}), named({"SHG": a})}) == 5
     assert named(str(tmp_path / "gone.tif"), 7) == "slide-of-row-7"
+    (row,) = pseudonymous([SlideRow(row=2, slide_id="x", patient_id="p", source=a)])
+    assert (row.slide_id, row.patient_id, row.source) == (named(a), "", a)
 
 
 def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
