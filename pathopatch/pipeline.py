@@ -37,7 +37,7 @@ from pathopatch.config import (
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
-from pathopatch.pseudonyms import pseudonymous, require_nameless
+from pathopatch.pseudonyms import pseudonymous, require_apart
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
@@ -307,10 +307,8 @@ def predict(
     before any slide: see `check_bundles`, `tiling_of` and `pick_device`.
     """
     models = (model,) if isinstance(model, Path) else tuple(model)
-    rows = cohort
-    if config.deidentify:
-        require_nameless(out)
-        rows = pseudonymous(cohort)  # those that have such names keep them
+    require_apart(out, deidentify=config.deidentify)
+    rows = pseudonymous(cohort) if config.deidentify else cohort  # those that have such names keep them
     tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
     with workers_for(tasks, workers, limit_s=limit_s) as processes:  # which load their libraries meanwhile
         from pathopatch.heatmaps import tiling_of

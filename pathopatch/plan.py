@@ -26,7 +26,7 @@ from pathopatch.errors import PathopatchError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.pipeline import one_mpp
 from pathopatch.provenance import content_bytes
-from pathopatch.pseudonyms import require_nameless
+from pathopatch.pseudonyms import require_apart
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
@@ -174,8 +174,8 @@ def predict_plan(
     from pathopatch.heatmaps import is_predicted, tiling_of
     from pathopatch.models import check_slide, load_ensemble
 
-    if config.deidentify and out is not None:
-        require_nameless(out)
+    if out is not None:
+        require_apart(out, deidentify=config.deidentify)
     network = load_ensemble(models, device=config.device, precision=config.precision)
     settings = tiling_of(network.spec, config)
 

@@ -55,28 +55,37 @@ def pseudonym(row: SlideRow) -> str:
     return f"slide-{fingerprint(parts)[:_DIGITS]}"
 
 
-def require_nameless(out: Path) -> None:
-    """Refuse a work folder that names slides or patients, beside which nothing would be nameless.
+def require_apart(out: Path, *, deidentify: bool) -> None:
+    """Refuse to work on slides without their names where slides have theirs, or the other way round.
 
-    Its tables hold every slide that was ever predicted into it, and side by side a name tells whose a pseudonym is.
+    The tables of a work folder hold every slide that was ever predicted into it, and side by side a name tells whose a
+    pseudonym is.
 
     Parameters
     ----------
     out : Path
         Work folder; it need not be there yet.
+    deidentify : bool
+        Whether what comes names nobody.
 
     Raises
     ------
     InputUnsupportedError
-        Slides stand there under names of their own.
+        Slides of the other kind stand there.
     """
     ids = {path.stem for pattern in ("status/*.json", "predictions/*.parquet") for path in out.glob(pattern)}
-    named = sum(not _PSEUDONYM.fullmatch(name) or _says_whose(out, name) for name in ids)
-    if named or (out / "slides.parquet").exists():
+    nameless = {name for name in ids if _PSEUDONYM.fullmatch(name) and not _says_whose(out, name)}
+    if deidentify and (ids - nameless or (out / "slides.parquet").exists()):
         raise InputUnsupportedError(
-            f"the folder names {named or 'its'} slides that were worked on without --deidentify",
+            "the folder names slides: they were worked on without --deidentify",
             place=str(out),
             remedy="choose another folder for what is to name nobody",
+        )
+    if nameless and not deidentify:
+        raise InputUnsupportedError(
+            f"{len(nameless)} slides stand here without their names, and would stand beside names",
+            place=str(out),
+            remedy="give --deidentify as before, or choose another folder",
         )
 
 

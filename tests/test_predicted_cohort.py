@@ -109,3 +109,10 @@ def test_a_wrong_command_is_one_error_and_costs_no_results(name: str, folder: Pa
     with pytest.raises(error, match=said):
         predict(folder, **{"models": ("model", "second"), **changed})
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_bundle_that_was_trained_anew_in_its_place_is_read_anew(folder: Path) -> None:
+    predict(folder)
+    torch.manual_seed(1)
+    save_bundle(folder / "model", build_network("small-groupnorm", 3), read_spec(folder / "model"))
+    assert [outcome.code for outcome in predict(folder)][0] == "STALE_ARTEFACT"

@@ -25,7 +25,7 @@ def add(out: Path, slide_id: str, patient: str, state: str = "done", **summary: 
 def out(tmp_path: Path) -> Path:
     areas = {"tissue_mm2": 2.0, "positive_mm2": 1.0, "positive_tissue_mm2": 0.8, "positive_share": 0.4}
     add(tmp_path, "a1", "A", **areas, largest_region_mm2=0.5, flagged_share=0.1)
-    add(tmp_path, "a2", "A", tissue_mm2=6.0, positive_mm2=0.0, positive_tissue_mm2=0.0, largest_region_mm2=0.0,
+    add(tmp_path, "a2", "A", tissue_mm2=6.0, positive_mm2=0.0, positive_tissue_mm2=0.0, largest_region_mm2=0.2,
         flagged_share=0.3)  # fmt: skip
     add(tmp_path, "a3", "A", state="failed")
     add(tmp_path, "b1", "B", state="done_empty", tissue_mm2=0.0, positive_mm2=0.0, positive_tissue_mm2=0.0)

@@ -45,7 +45,8 @@ def summary(
     Returns
     -------
     dict of str to float or None
-        `SUMMARY`: areas in mm2, of what lies on the slide. Tissue is that of all patches, predicted or not;
+        `SUMMARY`: areas in mm2, of what lies on the slide. Tissue is that of all patches, predicted or not. Patches
+        that overlap share it among their cells: exact but at the edge, if the stride divides the patch.
         ``positive_share`` is the tissue in positive cells over all tissue. The largest region is of positive cells that
         touch along a side. ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those
         with this one.

@@ -23,7 +23,7 @@ from pathopatch.heatmaps.overlay import Legend
 from pathopatch.manifest import SlideRow
 from pathopatch.plan import predict_plan
 from pathopatch.provenance import read_status, update_status
-from pathopatch.pseudonyms import pseudonym, pseudonymous, require_nameless
+from pathopatch.pseudonyms import pseudonym, pseudonymous, require_apart
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1, deidentify=True)
 NAMES = ("MRS-SMITH", "S0M3-1D", "P4T13NT", MARKER)
@@ -118,6 +118,8 @@ def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_pat
     assert named(a) == named(b)
     assert len({named(a), named(f"{a}#page=0"), named(f"{a}#page=1"), named({"CARS": a}), named({"SHG": a})}) == 5
     assert named(str(tmp_path / "gone.tif"), 7) == "slide-of-row-7"
+    (row,) = pseudonymous([SlideRow(row=2, slide_id="x", patient_id="p", source=a)])
+    assert (row.slide_id, row.patient_id, row.source) == (named(a), "", a)
 
 
 def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
@@ -127,24 +129,35 @@ def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
         pseudonymous(rows)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["predicted", "failed"])
-def test_a_folder_that_names_slides_is_refused_and_left_as_it_is(tmp_path: Path, which: int) -> None:
+MIXED = {
+    "a slide was predicted under its name": (0, False, "the folder names slides"),
+    "a slide failed under its name": (1, False, "the folder names slides"),
+    "a slide was predicted without its name": (0, True, "1 slides stand here without their names"),
+    "a slide failed without its name": (1, True, "1 slides stand here without their names"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_slides_with_and_without_their_names_never_stand_in_one_folder(tmp_path: Path, name: str) -> None:
+    which, deidentify, said = MIXED[name]
     rows, out = pipeline.slides_to_predict(str(cohort(tmp_path))), tmp_path / "out"
     model = write_model(tmp_path / "model")
-    pipeline.predict(rows[which : which + 1], model, out, CONFIG.model_copy(update={"deidentify": False}))
+    first, second = (CONFIG.model_copy(update={"deidentify": each}) for each in (deidentify, not deidentify))
+    pipeline.predict(rows[which : which + 1], model, out, first)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     for attempt in (partial(pipeline.predict, out=out), partial(predict_plan, out=out)):
-        with pytest.raises(InputUnsupportedError, match="names 1 slides that were worked on without --deidentify"):
-            attempt(rows[:1], [model], config=CONFIG)
+        with pytest.raises(InputUnsupportedError, match=said):
+            attempt(rows[:1], [model], config=second)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_pseudonym_typed_as_an_id_makes_no_folder_nameless(tmp_path: Path) -> None:
     update_status(tmp_path, "slide-0123456789abcdef", "predict", {"state": "done"})
-    require_nameless(tmp_path)
+    require_apart(tmp_path, deidentify=True)
     update_status(tmp_path, "slide-0123456789abcdef", "predict", {"state": "done", "patient_id": "P4T13NT"})
-    with pytest.raises(InputUnsupportedError, match="names 1 slides"):
-        require_nameless(tmp_path)
+    require_apart(tmp_path, deidentify=False)
+    with pytest.raises(InputUnsupportedError, match="names slides"):
+        require_apart(tmp_path, deidentify=True)
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_slide_only(tmp_path: Path) -> None:

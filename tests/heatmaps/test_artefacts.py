@@ -152,6 +152,60 @@ def test_the_overlay_colours_the_painted_squares_and_nothing_else(tmp_path, slid
     assert is_coloured[165:315, 325:475].all()
 
 
+@pytest.mark.parametrize(("threshold", "called"), [(-1.5, 2), (0.0, 1), (1.5, 0)])
+def test_every_file_calls_tumour_what_lies_above_the_models_own_threshold(
+    tmp_path, slide, monkeypatch, threshold, called
+):
+    drawn = []
+    render = folder.render
+    monkeypatch.setattr(
+        folder, "render", lambda *a, legend, **k: drawn.append(legend) or render(*a, legend=legend, **k)
+    )
+    chosen = model(decision_threshold=threshold, temperature=2.0)  # of the logits 1 and -1
+    result = predict_to(slide, chosen, tmp_path, slide_id="s1")
+    assert result.counts["tumour"] == called
+    assert result.summary["positive_mm2"] == pytest.approx(called * (16 * 0.5 / 1000) ** 2)
+    assert drawn[0].threshold == pytest.approx(1 / (1 + np.exp(-threshold / 2)))
+    for name, due in (
+        ("patches", ["tumour"] * called + ["non-tumour"] * (2 - called)),
+        ("regions", ["tumour"] * called),
+    ):
+        read = json.loads(gzip.decompress((tmp_path / f"heatmaps/s1/{name}.geojson.gz").read_bytes()))
+        assert [each["properties"]["classification"]["name"] for each in read["features"]] == due
+
+
+def test_a_second_import_replaces_the_first_of_the_same_model_only(tmp_path, slide):
+    ids = []
+    for number, threshold in enumerate((0.0, 0.0, 0.5)):
+        predict_to(slide, model(decision_threshold=threshold), tmp_path / str(number), slide_id="s1")
+        files = [tmp_path / str(number) / f"heatmaps/s1/{name}.geojson.gz" for name in ("patches", "regions")]
+        ids.append(
+            {each["id"] for path in files for each in json.loads(gzip.decompress(path.read_bytes()))["features"]}
+        )
+    assert len(ids[0]) == 3
+    assert ids[0] == ids[1]
+    assert not ids[0] & ids[2]
+
+
+def test_map_overlay_and_scale_bar_keep_their_place_on_a_slide_larger_than_its_overview(tmp_path):
+    pixels = np.full((100, 5000), GLASS, np.uint8)
+    pixels[:, 3000:3200] = TUMOUR  # cells 30 and 31 of one row; the overview has 4096 x 82 px, the picture 1536 x 31
+    with _open(tmp_path / "s.tif", pixels) as slide:
+        predict_to(slide, model(patch_px=100, stride_px=100, input_px=100), tmp_path, slide_id="s1")
+    attributes = zarr.open_group(tmp_path / "heatmaps/s1/heatmap.ome.zarr", mode="r").attrs["ome"]
+    scale, translation = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    corner = [at - side / 2 for at, side in zip(translation["translation"][1:], scale["scale"][1:], strict=True)]
+    np.testing.assert_allclose(corner, [-0.5 * 100 / 82 / 2, -0.5 * 5000 / 4096 / 2])  # as the overview's own corner
+    picture = np.asarray(Image.open(tmp_path / "heatmaps/s1/overlay.png")).astype(int)
+    row, column = overlay.origin()
+    view = picture[row : row + 31, column : column + 1536]
+    coloured = np.flatnonzero((np.ptp(view, axis=2) > 0).any(axis=0))
+    ends = np.array([3000, 3200]) / 5000 * 1536 + [4, -4]  # inside an outline, which is grey
+    np.testing.assert_allclose([coloured.min(), coloured.max() + 1], ends, atol=1)
+    is_ink = (picture[row + 31 + 17, column : column + 1536] == 25).all(axis=1)
+    assert is_ink.sum() == round(500 / (0.5 * 5000 / 1536))  # 500 um
+
+
 def test_slide_bounds_move_the_geojson_only(tmp_path, image, monkeypatch):
     with _open(tmp_path / "s.tif", image) as slide:
         predict_to(slide, model(), tmp_path / "a", slide_id="s1")
@@ -190,6 +244,9 @@ def test_a_supplied_tissue_mask_says_what_is_predicted_and_is_part_of_the_stamp(
     assert table[["x", "y", "tissue_fraction"]].to_numpy().tolist() == [[0, 0, 1], [16, 0, 1]]
     with pytest.raises(StaleArtefactError, match="tissue_mask"):
         predict_to(slide, model(), tmp_path, slide_id="s1")
+    tifffile.imwrite(tmp_path / "mask.tif", mask[::-1].copy())
+    with pytest.raises(StaleArtefactError, match="tissue_mask"):
+        predict_to(slide, model(), tmp_path, slide_id="s1", tissue_mask=tmp_path / "mask.tif")
 
 
 def test_device_and_batch_do_not_make_outputs_stale(tmp_path, slide):

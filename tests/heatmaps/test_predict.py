@@ -19,6 +19,7 @@ from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.patches import tile_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import open_slide
+from pathopatch.training.dataset import load_patches
 
 LOW, DARK, BRIGHT = 10, 100, 200  # glass, tissue that scales to 0, tissue that scales to 1
 MPP = 0.5
@@ -153,6 +154,28 @@ def test_the_config_may_set_min_tissue_or_ask_for_all(tmp_path):
         everything = predict_slide(slide, mean_model(), config=ALL)
     assert len(everything) == 16
     assert everything["tissue_fraction"].tolist() == [1.0, 0.25] + [0.0] * 14
+
+
+def test_a_least_tissue_of_nothing_asks_for_all_too(tmp_path):
+    with painted_slide(tmp_path / "a.tif", glass_with_tissue(4)) as slide:
+        assert len(predict_slide(slide, mean_model(), config=PredictConfig(min_tissue=0))) == 16
+
+
+class LeftHalf(MeanIntensity):
+    """Two logits, 0 and the mean of the left half."""
+
+    def forward(self, x):
+        return super().forward(x[..., : x.shape[-1] // 2])
+
+
+def test_test_time_augmentation_is_done_where_it_is_asked_for(tmp_path):
+    image = glass_with_tissue(16)
+    image[:16, :8] = DARK  # of patch (0, 0) the right half is bright
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        plain, turned = (
+            predict_slide(slide, mean_model(network=LeftHalf), config=PredictConfig(tta=tta)) for tta in (False, True)
+        )
+    assert (plain["logit"][0], turned["logit"][0]) == pytest.approx((0, 0.5), abs=1e-6)
 
 
 def test_the_size_of_the_batches_changes_nothing(tmp_path):
@@ -313,6 +336,20 @@ def test_what_is_measured_is_what_tiling_measures(tmp_path):
     tiled = pd.read_parquet(tmp_path / "work" / "patches" / "a.parquet").set_index("patch_id")
     for name in ("tissue_fraction", "saturated_fraction", "sharpness"):
         np.testing.assert_allclose(table[name], tiled.loc[table.index, name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mpp", [MPP, 1.37 * MPP], ids=["own scale", "coarser"])
+def test_evaluate_reads_the_patches_that_predict_reads_and_so_says_the_same(tmp_path, mpp):
+    image, _ = checkered(90, 131, 16)
+    image = np.random.default_rng(0).normal(image, 8).clip(0, 255).astype(np.uint8)
+    model = mean_model(mpp=mpp, input_px=12)
+    with painted_slide(tmp_path / "a.tif", image) as slide:
+        tile_slide(slide, tiling_of(model.spec, ALL), tmp_path / "work", slide_id="a")
+        table = predict_slide(slide, model, config=ALL).set_index("patch_id")
+    groups = pd.read_parquet(tmp_path / "work" / "patches" / "a.parquet").assign(split="test", label=1)
+    patches = load_patches(tmp_path / "work", groups, input_px=12, splits=("test",), cache_gib=0)
+    logits = model.predict_logits(patches.read(slice(0, len(patches))))
+    np.testing.assert_allclose(table.loc[patches.patch_id, "logit"], logits[:, 1] - logits[:, 0], atol=1e-6)
 
 
 def test_a_patch_unlike_those_of_training_is_flagged(tmp_path):
