@@ -1,7 +1,7 @@
 """How fast are the pieces against their bounds? Prints one table and writes ``bench.json``.
 
 Each row compares two things on outputs that were shown to be equal, interleaved in one run, and reports the median.
-`--peers` adds other packages' readers, each in an environment of its own.
+`--peers` adds other packages' readers and predictors, each in an environment of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import cv2
 import peers
+import peers_predicting
 import predicting
 import reading
 import store
@@ -28,7 +29,8 @@ import whole
 from inputs import Inputs
 from measure import Row
 
-_PARTS = ("training", "tissue", "reading", "store", "whole", "predicting", "peers")
+_PARTS = ("training", "tissue", "reading", "store", "whole", "predicting", "peers", "peers_predicting")
+_ON_REQUEST = ("peers", "peers_predicting")
 
 
 def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Iterator[Row]:
@@ -47,6 +49,8 @@ def measured(inputs: Inputs, parts: list[str], environments: Path | None) -> Ite
         yield from predicting.rows(inputs)
     if "peers" in parts:
         yield from peers.rows(inputs, environments)
+    if "peers_predicting" in parts:
+        yield from peers_predicting.rows(inputs, environments)
 
 
 def main() -> int:
@@ -54,10 +58,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--side", type=int, default=4096, help="side of the made slides, px")
     parser.add_argument("--only", choices=_PARTS, action="append", help="some parts; bench.json is then left as it is")
-    parser.add_argument("--peers", action="store_true", help="hs2p and tiatoolbox too, which are installed for it")
+    parser.add_argument(
+        "--peers", action="store_true", help="hs2p, tiatoolbox and wsinfer too, which are installed for it"
+    )
     parser.add_argument("--environments", type=Path, help="where theirs are kept; else they are made and removed")
     options = parser.parse_args()
-    parts = options.only or [part for part in _PARTS if part != "peers" or options.peers]
+    parts = options.only or [part for part in _PARTS if part not in _ON_REQUEST or options.peers]
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     found = []

@@ -22,8 +22,8 @@ from pathopatch.models import BundleSpec, build_network, load_model, save_bundle
 from pathopatch.models.forward import is_bfloat16_native, predict_logits
 from pathopatch.slides import open_slide
 
-_ARCHITECTURE = "tf_efficientnet_lite0"
-_BATCH = 32
+ARCHITECTURE = "tf_efficientnet_lite0"
+BATCH = 32
 _PATCHES = 64  # that are passed forward alone
 _ACROSS = 32  # patches along a side of the slide: a slide of few is mostly overview
 _REPEATS = 3
@@ -56,7 +56,7 @@ def write_bundle(folder: Path) -> Path:
     """A bundle of ImageNet weights and a random last layer, for brightfield patches at the made slides' own scale."""
     torch.manual_seed(0)
     spec = BundleSpec(
-        architecture=_ARCHITECTURE,
+        architecture=ARCHITECTURE,
         channels=("R", "G", "B"),
         dtype="uint8",
         background="bright",
@@ -69,7 +69,7 @@ def write_bundle(folder: Path) -> Path:
         min_tissue=0.0,
         method="erm",
     )
-    save_bundle(folder, build_network(_ARCHITECTURE, 3, pretrained="efficientnet-lite0"), spec)
+    save_bundle(folder, build_network(ARCHITECTURE, 3, pretrained="efficientnet-lite0"), spec)
     return folder
 
 
@@ -81,18 +81,18 @@ def _forward(inputs: Inputs, bundle: Path) -> Iterator[Row]:
 
     def whole() -> None:
         with open_slide(path, mpp=0.5, background="bright") as slide:
-            table = predict_slide(slide, model, config=PredictConfig(batch=_BATCH, threads=1))
+            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH, threads=1))
         assert len(table) == _ACROSS**2
 
     def alone() -> None:
-        predict_logits(model.network, x, batch=_BATCH)
+        predict_logits(model.network, x, batch=BATCH)
 
     alone()
     ratios = []
     for _ in range(_REPEATS):
         before, spent, after = cpu_seconds(alone), cpu_seconds(whole), cpu_seconds(alone)
         ratios.append((before + after) / (2 * _PATCHES) / (spent / _ACROSS**2))
-    name = f"predict end to end, {_ACROSS**2} patches, by the forward pass alone ({_ARCHITECTURE}, {model.precision})"
+    name = f"predict end to end, {_ACROSS**2} patches, by the forward pass alone ({ARCHITECTURE}, {model.precision})"
     yield Row(name, statistics.median(ratios), 0.9)
     if is_bfloat16_native(torch.device("cpu")):
         yield _precision(bundle, x)
@@ -101,16 +101,16 @@ def _forward(inputs: Inputs, bundle: Path) -> Iterator[Row]:
 def _precision(bundle: Path, x: torch.Tensor) -> Row:
     """Our forward pass against float32 with channels first, on probabilities that are nearly the same."""
     model = load_model(bundle, device="cpu")
-    plain = build_network(_ARCHITECTURE, 3).eval()
+    plain = build_network(ARCHITECTURE, 3).eval()
     plain.load_state_dict(load_model(bundle, device="cpu", precision="float32").network.state_dict())
     plain = plain.to(memory_format=torch.contiguous_format)
 
     def first() -> np.ndarray:
         with torch.inference_mode():
-            return torch.cat([plain(part) for part in x.split(_BATCH)]).numpy()
+            return torch.cat([plain(part) for part in x.split(BATCH)]).numpy()
 
     def ours() -> np.ndarray:
-        return predict_logits(model.network, x, batch=_BATCH)
+        return predict_logits(model.network, x, batch=BATCH)
 
     apart = np.abs(_probability(first()) - _probability(ours())).max()
     if apart > 0.01:

@@ -1,0 +1,180 @@
+"""How fast do other packages predict the same patches of the same slide with the same network?
+
+All patches of a grid side by side, of one thread each, in batches of as many. Measured are reading, forward pass and
+each one's own table (CSV, CSV, Zarr), and of us the search for tissue, which the others are spared. The model is loaded
+before, but for wsinfer, which loads it in a tenth of a second within. wsinfer has its defaults, by which it reads
+through TiffSlide; its command line fetches a list of models when it starts, so its functions are called.
+
+What limits whom, ms a patch (tf_efficientnet_lite0, float32, a processor with AVX-512, other work beside):
+
+- The forward pass is nearly all. With channels first, as both peers have it, it takes 70 to 85, with channels last, as
+  we have it, 43 to 50: that is our lead. Batch norms are a seventh of it. Folded into the convolutions before them they
+  leave 29 to 32, with the same logits; wsinfer does so under ``--speedup``, off by default: 51 to 52 with all.
+- Reading and scaling: wsinfer 1.0 (2.5 through OpenSlide), tiatoolbox 3.1 to 3.4, half of it scaling. Ours, with the
+  search for tissue and what is measured of each patch, 5 to 8 on this slide, which is no larger than its overview, and
+  3.2 on one of four times the area.
+- bfloat16 would halve our pass, to 20 to 24, but is not taken of itself: this network's last layer is random, logits of
+  14 on average move by up to 3.5, and a probability by 0.09. With folded norms, and float32 to the end of the first
+  stage, no probability of these patches moved by more than 0.005, at 16 to 18.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import zarr
+from environments import TIATOOLBOX, WSINFER, Peer, PeerError, Process, at_work, measured, speedup
+from inputs import TILE_PX, Inputs
+from measure import Row, cpu_seconds
+from predicting import ARCHITECTURE, BATCH, write_bundle
+
+from pathopatch.config import PredictConfig
+from pathopatch.export import export_wsinfer
+from pathopatch.heatmaps import predict_slide
+from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
+from pathopatch.models import PatchClassifier, load_model
+from pathopatch.slides import open_slide
+
+_ACROSS = 16  # patches along a side of the slide: of fewer, most is overview; each peer takes some 20 s three times
+_MPP = 0.5
+_REPEATS = 3
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.01}  # of a probability
+_CLASSES = ("non-tumour", "tumour")
+
+_BEGIN = f"""
+import json, logging, shutil
+from pathlib import Path
+import numpy as np
+import torch
+torch.set_num_threads(1)
+path, bundle, exported, out = map(Path, sys.argv[1:])
+results, side, across, batch, mpp = out / "results", {TILE_PX}, {_ACROSS}, {BATCH}, {_MPP}
+first = ""
+"""
+# It wants a folder of nothing but slides, and the list of patches that its own search for tissue would have written.
+_WSINFER = """
+from wsinfer.modellib.models import LocalModelTorchScript
+from wsinfer.modellib.run_inference import run_inference
+from wsinfer.patchlib import save_hdf5
+from wsinfer_zoo.client import ModelConfiguration
+slides = out / "slides"
+for folder in (slides, results / "patches"):
+    folder.mkdir(parents=True)
+(slides / path.name).symlink_to(path)
+places = side * np.indices((across, across)).reshape(2, -1).T
+save_hdf5(results / "patches" / f"{path.stem}.h5", places, side, mpp)
+config = ModelConfiguration.from_dict(json.loads((exported / "config.json").read_text()))
+model = LocalModelTorchScript(config=config, model_path=str(exported / "torchscript_model.pt"))
+def work():
+    shutil.rmtree(results / "model-outputs-csv", ignore_errors=True)
+    run_inference(slides, results, model, batch_size=batch)
+"""
+# Its TimmModel calls the layers by their numbers: their order is the same.
+_TIATOOLBOX = """
+import timm
+from safetensors.torch import load_file
+from tiatoolbox.models.architecture.vanilla import TimmModel
+from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
+from tiatoolbox.models.engine.patch_predictor import PatchPredictor
+logging.getLogger().setLevel(logging.ERROR)
+spec = json.loads((bundle / "model.json").read_text())
+plain = timm.create_model(spec["architecture"], num_classes=2)
+plain.load_state_dict(load_file(bundle / "model.safetensors"))
+model = TimmModel(spec["architecture"], num_classes=2, pretrained=False)
+model.load_state_dict(dict(zip(model.state_dict(), plain.state_dict().values(), strict=True)))
+mean, std = (np.float32(spec[name]) for name in ("mean", "std"))
+model.preproc_func = lambda image: (image / np.float32(255) - mean) / std
+resolutions = [{"units": "mpp", "resolution": mpp}]
+geometry = IOPatchPredictorConfig(resolutions, (side, side), (side, side), resolutions)
+def work():
+    predictor = PatchPredictor(model, batch_size=batch, verbose=False)
+    predictor.run([path], patch_mode=False, auto_get_mask=False, ioconfig=geometry, return_probabilities=True,
+                  save_dir=results, overwrite=True, output_type="zarr")
+"""
+
+
+def _of_csv(path: Path) -> pd.DataFrame:
+    """A table of wsinfer's form, as x, y and the probability of the second class."""
+    table = pd.read_csv(path)[["minx", "miny", f"prob_{_CLASSES[1]}"]]
+    return table.set_axis(["x", "y", "probability"], axis=1)
+
+
+def _of_wsinfer(results: Path, stem: str) -> pd.DataFrame:
+    """What wsinfer wrote."""
+    return _of_csv(results / "model-outputs-csv" / f"{stem}.csv")
+
+
+def _of_tiatoolbox(results: Path, stem: str) -> pd.DataFrame:
+    """What tiatoolbox wrote."""
+    group = zarr.open_group(results / f"{stem}.zarr", mode="r")
+    bounds, probabilities = (np.asarray(group[name]) for name in ("coordinates", "probabilities"))
+    return pd.DataFrame({"x": bounds[:, 0], "y": bounds[:, 1], "probability": probabilities[:, 1]})
+
+
+@dataclass(frozen=True)
+class Predictor(Peer):
+    """A peer that predicts; `table` reads what it wrote into a folder, by the slide's stem."""
+
+    table: Callable[[Path, str], pd.DataFrame]
+
+
+PEERS = (
+    Predictor("wsinfer 0.6.1", WSINFER, _BEGIN + _WSINFER, 3.0, _of_wsinfer),
+    Predictor("tiatoolbox's PatchPredictor", TIATOOLBOX, _BEGIN + _TIATOOLBOX, 2.0, _of_tiatoolbox),
+)
+
+
+def rows(inputs: Inputs, environments: Path | None = None) -> Iterator[Row]:
+    """A row for each predictor that installs here and gives the same probabilities; a word about each other one."""
+    bundle, exported = write_bundle(inputs.folder / "bundle"), inputs.folder / "exported"
+    export_wsinfer(bundle, exported)
+    path, model = inputs.rgb_jpeg(TILE_PX * _ACROSS), load_model(bundle, device="cpu")
+
+    def row(peer: Predictor) -> Row:
+        out = inputs.folder / f"by-{peer.environment.name}"
+        out.mkdir()
+        with at_work(peer, environments or inputs.folder, path, bundle, exported, out) as process:
+            found = _speedup(process, peer, model, path, out)
+        name = f"predict, {_ACROSS**2} patches, {ARCHITECTURE}, {model.precision}, by {peer.name}"
+        return Row(name, found, peer.goal)
+
+    return measured(PEERS, row)
+
+
+def _speedup(process: Process, peer: Predictor, model: PatchClassifier, path: Path, out: Path) -> float:
+    """How many times as fast we are, each to the table that it writes."""
+    csv = out / "ours.csv"
+
+    def ours() -> None:
+        with open_slide(path, mpp=_MPP, background="bright") as slide:
+            table = predict_slide(slide, model, config=PredictConfig(batch=BATCH, threads=1))
+        write_wsinfer_csv(csv, table, class_names=_CLASSES)
+
+    def check() -> None:
+        require_agreement(_of_csv(csv), peer.table(out / "results", path.stem), _TOLERANCE[model.precision])
+
+    return speedup(process, lambda: cpu_seconds(ours), check=check, repeats=_REPEATS)
+
+
+def require_agreement(ours: pd.DataFrame, theirs: pd.DataFrame, tolerance: float) -> None:
+    """Refuse a peer that predicted other patches or otherwise; so would it be if all patches looked alike.
+
+    Parameters
+    ----------
+    ours, theirs : DataFrame
+        x, y (level-0 px) and probability, in any order.
+    tolerance : float
+        Of a probability.
+    """
+    one, two = (table.sort_values(["x", "y"], ignore_index=True) for table in (ours, theirs))
+    if not one[["x", "y"]].equals(two[["x", "y"]].astype(one[["x", "y"]].dtypes)):
+        raise PeerError(f"it predicts {len(two)} patches, we {len(one)}, and not the same")
+    apart = np.abs(one["probability"].to_numpy() - two["probability"].to_numpy()).max()
+    if not apart <= tolerance:  # NaN is not
+        raise PeerError(f"its probabilities are up to {apart:.2g} apart from ours")
+    if np.ptp(one["probability"]) < 5 * tolerance:
+        raise PeerError(f"all patches have a probability of about {one['probability'].mean():.2g}: nothing to compare")
