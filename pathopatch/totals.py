@@ -28,7 +28,7 @@ def write_cohort(out: Path) -> None:
     """Write both tables of a work folder, each by rename."""
     slides = cohort_table(out)
     for name, table in (("cohort.csv", slides), ("patients.csv", patient_table(slides))):
-        files.write_bytes(out / name, table.to_csv(index=False, lineterminator="\n").encode())
+        files.write_bytes(out / name, table.to_csv(index=False, lineterminator="\n", float_format="%.9g").encode())
 
 
 def cohort_table(out: Path) -> pd.DataFrame:

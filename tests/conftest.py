@@ -1,13 +1,16 @@
-"""What all tests share: the real images, and slides made on the spot with known pixels."""
+"""What all tests share: the real images, slides made on the spot with known pixels, and a command line to type at."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+from pathopatch import cli
 
 sys.path.append(str(Path(__file__).parent))  # so that tests can say `import made_slides`
 
@@ -32,3 +35,18 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.outcome = "failed"
         report.longrepr = f"skipped although PATHOPATCH_REAL_DATA is set: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Return a function that types a command and returns its exit code."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["pathopatch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0)
+
+    yield run
+    signal.signal(signal.SIGTERM, before)

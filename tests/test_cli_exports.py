@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from made_model import write_model
 
-from pathopatch import cli
-
 Type = Callable[..., int]
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Type]:
-    """Return a function that types a command and returns its exit code."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["pathopatch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0)
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made_slides import disc_image, write_channel, write_modalities
 
-from pathopatch import cli
 from pathopatch.slides import open_slide
 
 Type = Callable[..., int]
-
-
-@pytest.fixture
-def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Type]:
-    """Return a function that types a command and returns its exit code."""
-    before = signal.getsignal(signal.SIGTERM)
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["pathopatch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0)
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
