@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch import files, provenance
 from pathopatch.auditing import audit_text
-from pathopatch.batch import Outcome, PredictTask, TileTask, fail, run_slides, workers_for
+from pathopatch.batch import fail, run_slides, workers_for
 from pathopatch.cohort import (
     check,
     describe,
@@ -38,6 +38,7 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
 from pathopatch.pseudonyms import pseudonymous, require_apart
+from pathopatch.tasks import Outcome, PredictTask, TileTask
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:

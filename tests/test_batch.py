@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pathopatch import pipeline
-from pathopatch.batch import Outcome, exit_code, run_slides, workers_for
+from pathopatch.batch import exit_code, run_slides, workers_for
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputCorruptError
 from pathopatch.manifest import SlideRow
@@ -17,6 +17,7 @@ from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.provenance import read_status, update_status
+from pathopatch.tasks import Outcome
 
 
 @dataclass(frozen=True)

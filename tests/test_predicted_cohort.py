@@ -15,7 +15,6 @@ import torch
 from made_model import write_model
 
 from pathopatch import pipeline
-from pathopatch.batch import Outcome
 from pathopatch.config import PredictConfig
 from pathopatch.errors import (
     CheckpointIncompatibleError,
@@ -25,6 +24,7 @@ from pathopatch.errors import (
     PathopatchError,
 )
 from pathopatch.models import build_network, read_spec, save_bundle
+from pathopatch.tasks import Outcome
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from pathopatch.batch import Outcome
     from pathopatch.plan import Plan
     from pathopatch.progress import Progress
+    from pathopatch.tasks import Outcome
 
 
 def say(text: str) -> None:
