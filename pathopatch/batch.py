@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from pathopatch.claims import is_claimed, of_slide
 from pathopatch.errors import (
     DuplicateIdError,
     InternalError,
@@ -23,6 +24,7 @@ from pathopatch.errors import (
     StaleArtefactError,
     WorkerCrashError,
 )
+from pathopatch.progress import Progress
 from pathopatch.provenance import read_status, update_status
 from pathopatch.tasks import OfSlide, Outcome, SlideTask
 from pathopatch.workers import Lost, Workers
@@ -96,8 +98,12 @@ def run_slides(
     *,
     workers: int | Workers = 1,
     on_done: Callable[[Outcome], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Run every task and return the outcomes in the order of the tasks.
+
+    A slide that another process is at comes after all others, and is waited for then: so two processes that are given
+    the same slides share them.
 
     Parameters
     ----------
@@ -107,16 +113,24 @@ def run_slides(
         How many processes at most, see `workers_for`; or such that run already.
     on_done : callable, optional
         Called with each outcome as it comes.
+    progress : callable, optional
+        Called with how far through its slide a task is, if the work is done in this process.
     """
     if isinstance(workers, int):
         with workers_for(tasks, workers) as processes:
-            return run_slides(tasks, workers=processes, on_done=on_done)
+            return run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
+    work = partial(attempt, progress=None if workers.count else progress)
     outcomes: dict[str, Outcome] = {}
-    for task, result in each_slide(attempt, tasks, workers):
-        outcome = fail(task, result) if isinstance(result, Failure) else result
-        outcomes[outcome.slide_id] = outcome
-        if on_done is not None:
-            on_done(outcome)
+    taken: list[SlideTask] = []
+    for waits, part in ((False, tasks), (True, taken)):
+        for task, result in each_slide(partial(work, waits=waits), part, workers):
+            if result is None:
+                taken.append(task)
+                continue
+            outcome = fail(task, result) if isinstance(result, Failure) else result
+            outcomes[outcome.slide_id] = outcome
+            if on_done is not None:
+                on_done(outcome)
     return [outcomes[task.slide_id] for task in tasks]
 
 
@@ -165,14 +179,26 @@ def guarded(work: Callable[[S], R], item: S) -> R | Failure:
     return Failure(error=error, seconds=time.time() - started, trace=trace)
 
 
-def attempt(task: SlideTask) -> Outcome:
-    """Return a task's outcome; whatever goes wrong becomes a failed outcome and a status entry with its code."""
-    result = guarded(_run, task)
+def attempt(task: SlideTask, *, waits: bool = True, progress: Progress | None = None) -> Outcome | None:
+    """Return a task's outcome; whatever goes wrong becomes a failed outcome and a status entry with its code.
+
+    Parameters
+    ----------
+    task : SlideTask
+        One slide's work.
+    waits : bool
+        Wait for another process that is at the slide; without, the answer is None then.
+    progress : callable, optional
+        Called with how far through the slide the work is.
+    """
+    result = guarded(partial(_run, waits=waits, progress=progress), task)
     return fail(task, result) if isinstance(result, Failure) else result
 
 
-def _run(task: SlideTask) -> Outcome:
-    return task.run()
+def _run(task: SlideTask, *, waits: bool, progress: Progress | None) -> Outcome | None:
+    if not waits and is_claimed(task.out, of_slide(task.slide_id, task.stage)):
+        return None
+    return task.run(progress)
 
 
 def fail(task: SlideTask, failure: Failure) -> Outcome:

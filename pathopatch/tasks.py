@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from pathopatch.patches import LabelSource
     from pathopatch.slides import Slide
 
+WITHIN = "patches"
+"""What is counted within one slide: its grid positions, by the words of `Progress`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -66,8 +69,8 @@ class SlideTask(OfSlide, Protocol):
         """What the slide's status says of it however the work went."""
         ...
 
-    def run(self) -> Outcome:
-        """Do the work and return what became of the slide."""
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Do the work, saying how far through the slide it is, and return what became of the slide."""
         ...
 
 
@@ -123,7 +126,7 @@ class TileTask:
         """What the slide's status says of it however the work went: nothing."""
         return {}
 
-    def run(self) -> Outcome:
+    def run(self, progress: Progress | None = None) -> Outcome:
         """Tile the slide."""
         from pathopatch.patches import tile_slide
 
@@ -137,6 +140,7 @@ class TileTask:
                 labels=label_source(self.row),
                 tissue_mask=self.row.tissue_mask,
                 force=self.force,
+                progress=_within(self.slide_id, progress),
             )
         counts = {"patches": result.patches}
         return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
@@ -169,7 +173,7 @@ class PredictTask:
         """What the slide's status says of it however the work went: its patient, for the tables of the cohort."""
         return {} if self.config.deidentify else {"patient_id": self.row.patient_id}
 
-    def run(self) -> Outcome:
+    def run(self, progress: Progress | None = None) -> Outcome:
         """Predict the slide."""
         from pathopatch.heatmaps import predict_to
 
@@ -184,8 +188,21 @@ class PredictTask:
                 tissue_mask=self.row.tissue_mask,
                 config=self.config,
                 force=self.force,
+                progress=_within(self.slide_id, progress),
             )
         return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
+
+
+def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Return what a stage calls with how many grid positions of a slide are done, and how many there are."""
+    if progress is None:
+        return None
+    say = progress
+
+    def of_slide(done: int, total: int) -> None:
+        say(WITHIN, done, total, slide_id)
+
+    return of_slide
 
 
 @lru_cache(maxsize=1)

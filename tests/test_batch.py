@@ -16,6 +16,7 @@ from pathopatch.manifest import SlideRow
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
+from pathopatch.progress import Progress
 from pathopatch.provenance import read_status, update_status
 from pathopatch.tasks import Outcome
 
@@ -30,7 +31,9 @@ class FakeTask:
     names_nothing: bool = False
     of_slide: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self) -> Outcome:
+    def run(self, progress: Progress | None = None) -> Outcome:
+        if progress is not None:
+            progress("patches", 1, 2, self.slide_id)
         if self.fault == "corrupt":
             raise InputCorruptError("cut file", place=self.slide_id)
         if self.fault == "bug":

@@ -46,6 +46,8 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         if what not in tasks:
             tasks[what] = bars.add_task(what, total=total, note=note, rate="")
         task = bars.tasks[bars.task_ids.index(tasks[what])]
+        if done < task.completed:  # of the next slide
+            bars.reset(tasks[what])
         rate = f"{task.speed:.1f}/s" if task.speed else ""
         bars.update(tasks[what], completed=done, total=total, note=note, rate=rate)
 

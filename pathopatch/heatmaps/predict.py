@@ -197,6 +197,8 @@ def predict_patches(
     tissue = np.zeros(len(origins))
     found = _Found(len(spec.channels))
     batches = _batches(slide, analysis, voices, config, tissue)
+    if progress is not None:
+        progress(0, len(origins))
     with _threads(config.threads), closing(batches), closing(read_ahead(batches, ahead=_AHEAD)) as ready:
         for batch in ready:
             said = voices.speak(batch.x, tta=config.tta)
