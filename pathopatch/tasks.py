@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.manifest import SlideRow
+from pathopatch.progress import Progress
 
 if TYPE_CHECKING:
     from pathopatch.models import Ensemble
