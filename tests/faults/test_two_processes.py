@@ -108,10 +108,14 @@ def _die_at(out: Path, name: str) -> None:
 
 
 def test_a_claim_ends_with_what_goes_wrong_under_it(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), claimed(tmp_path, "a.tile"):
-        assert is_claimed(tmp_path, "a.tile")
-        assert not is_claimed(tmp_path, "a.predict")
-        raise ZeroDivisionError
+    def fail() -> None:
+        with claimed(tmp_path, "a.tile"):
+            assert is_claimed(tmp_path, "a.tile")
+            assert not is_claimed(tmp_path, "a.predict")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not is_claimed(tmp_path, "a.tile")
 
 
