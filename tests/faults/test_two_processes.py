@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -32,9 +33,9 @@ _FRESH.set_forkserver_preload(["pathopatch.pipeline", "pathopatch.patches", "pat
 
 
 def slide(folder: Path, number: int = 0) -> SlideRow:
-    """A slide of 16 patches, unlike those of other numbers."""
+    """A slide of 30 patches, unlike those of other numbers."""
     path = folder / f"s{number}.tif"
-    image = made.disc_image(64, 64, (32, 32), 20, tissue=(180, 90, 100 + number), glass=(245, 245, 245))
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 100 + number), glass=(245, 245, 245))
     made.write_rgb_pyramid(path, image, levels=1)
     return SlideRow(row=2 + number, slide_id=path.stem, patient_id="p", source=str(path))
 
@@ -78,12 +79,15 @@ def test_a_slide_that_another_is_at_is_left_alone_until_that_ends(
     write_model(tmp_path / "model")
     work, outcomes = task(stage, slide(tmp_path), tmp_path, force=True), []
     second = Thread(target=lambda: outcomes.append(work.run()))
+    deadline = time.monotonic() + 60
     with claimed(tmp_path / "out", of_slide("s0", stage)):
         second.start()
+        while f"another process is at slide s0 ({stage}): waiting" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         second.join(1.0)
         assert second.is_alive()
         assert read_status(tmp_path / "out", "s0") == {}
-        assert f"another process is at slide s0 ({stage}): waiting" in caplog.text
     second.join(60)
     assert [outcome.state for outcome in outcomes] == ["done"]
 

@@ -78,15 +78,13 @@ def test_little_tissue_is_not_taken_for_blur_nor_blur_for_little_tissue() -> Non
     assert bins is not None
     new = SeenRange(mean=((0.0, 1.0),), sharpness=float(np.percentile(trained, 0.1)), sharpness_by_tissue=bins)
     shares = np.linspace(0.06, 1, 95)
-    limit, old = (
-        least_sharpness(shares, new),
-        least_sharpness(shares, SeenRange(mean=new.mean, sharpness=new.sharpness)),
-    )
+    limit = least_sharpness(shares, new)
+    old = least_sharpness(shares, SeenRange(mean=new.mean, sharpness=new.sharpness))
     in_focus = np.array([sharpness(made_patch(share, 10_000 + n)) for n, share in enumerate(shares)])
-    blurred = np.array([sharpness(made_patch(share, 10_000 + n, blur_px=0.7)) for n, share in enumerate(shares)])
+    blurred = np.array([sharpness(made_patch(share, 10_000 + n, blur_px=0.6)) for n, share in enumerate(shares)])
     assert (in_focus < limit).mean() <= 0.02
     assert (blurred < limit).mean() >= 0.98
-    assert (blurred < old).mean() < 0.6  # what the least of all patches says: only where there is little tissue
+    assert (blurred < old).mean() < 0.5  # by the least of all patches only those of little tissue are
 
 
 def test_few_patches_are_compared_with_those_of_more_tissue_and_less_than_seen_is_not_known() -> None:
