@@ -136,7 +136,7 @@ def _start(inputs: Inputs, bundle: Path) -> Row:
 
 
 def _memory(inputs: Inputs, bundle: Path) -> Row:
-    """Peak memory; both slides are larger than an overview, which never grows further, and fill all batches in flight."""
+    """Peak memory; both slides are larger than an overview, which grows no further, and fill all batches in flight."""
     sides = max(inputs.side, 4096), 2 * max(inputs.side, 4096)
     peaks = []
     for side in sides:
