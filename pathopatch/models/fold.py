@@ -1,7 +1,7 @@
 """Which batch norms can be folded into the convolution before them? Those that alone read what it gives.
 
-A trained batch norm is a scale and a shift of each channel, and so is part of a convolution that nobody else listens to.
-What feeds what is seen by running the network once, not by the names of its layers, so that this holds for any network.
+A trained batch norm is a scale and a shift of each channel, and so is part of a convolution that nobody else listens
+to. What feeds what is seen by running the network once, not by the names of its layers, so that this holds for any.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class _Flow:
         return logits
 
     def read(self, *values: Any) -> None:
-        """Count an operation on these tensors; those that convolutions made are kept, so that no address comes twice."""
+        """Count an operation on these tensors. Those that convolutions made are kept: no address comes twice."""
         for place in {_place(value) for value in values if isinstance(value, Tensor)}:
             self.readers[place] += 1
 

@@ -65,8 +65,8 @@ def pick_precision(
 ) -> Precision:
     """Return the precision to predict in.
 
-    ``auto`` takes bfloat16 where it is native and the logits of a fixed set of made patches, see `probe_patches`, differ from
-    those of float32 by at most `LOGIT_TOLERANCE`, so that the choice depends on network and machine alone, never
+    ``auto`` takes bfloat16 where it is native and the logits of a fixed set of patches, see `probe_patches`, differ
+    from those of float32 by at most `LOGIT_TOLERANCE`, so that the choice depends on network and machine alone, never
     on which slide comes first. A precision asked for by name is taken.
 
     Parameters
