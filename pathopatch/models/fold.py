@@ -7,13 +7,13 @@ to. What feeds what is seen by running the network once, not by the names of its
 from __future__ import annotations
 
 import copy
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,8 +21,6 @@ from torch.utils._pytree import tree_leaves
 
 FOLD_TOLERANCE = 1e-4
 """Largest difference of a folded network's logits, by the largest logit, at which folding is taken: it only rounds."""
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d)
 
 
 def folded(network: nn.Module, x: Tensor) -> nn.Module:
@@ -45,7 +43,7 @@ def folded(network: nn.Module, x: Tensor) -> nn.Module:
         Names of modules are the network's; a folded batch norm is its activation, or an identity.
     """
     ready = copy.deepcopy(network).eval()
-    if not any(type(module) in _NORMS for module in ready.modules()):
+    if not any(type(module) in _norms() for module in ready.modules()):
         return ready
     flow = _Flow()
     with torch.inference_mode():
@@ -67,7 +65,26 @@ def folded(network: nn.Module, x: Tensor) -> nn.Module:
 
 def _rest(norm: nn.Module) -> nn.Module:
     """Return what a batch norm does after scale and shift."""
-    return norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity()
+    rest: nn.Module = getattr(norm, "act", nn.Identity())  # timm's has one
+    return rest
+
+
+def _convolutions() -> tuple[type[nn.Module], ...]:
+    """Return the kinds of convolutions whose output is linear in the weights that they store."""
+    if "timm" not in sys.modules:  # then no layer is of timm, whose import takes longer than anything else here
+        return nn.Conv1d, nn.Conv2d, nn.Conv3d
+    from timm.layers import Conv2dSame
+
+    return nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame
+
+
+def _norms() -> tuple[type[nn.Module], ...]:
+    """Return the kinds of batch norms."""
+    if "timm" not in sys.modules:
+        return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+    from timm.layers import BatchNormAct2d
+
+    return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d
 
 
 def _pairs(network: nn.Module, flow: _Flow) -> dict[str, str]:
@@ -100,9 +117,9 @@ class _Flow:
         for module in network.modules():
             is_plain = not (module._forward_hooks or module._forward_pre_hooks)
             hooks.append(module.register_forward_hook(self._count))
-            if is_plain and type(module) in _CONVOLUTIONS:
+            if is_plain and type(module) in _convolutions():
                 hooks.append(module.register_forward_hook(self._made))
-            elif is_plain and type(module) in _NORMS:
+            elif is_plain and type(module) in _norms():
                 hooks.append(module.register_forward_pre_hook(self._given))
         try:
             with _Readers(self):
