@@ -1,4 +1,4 @@
-"""Two reviewers on one slide, a locked file, a page that is killed: what was acknowledged is there, the rest is told."""
+"""Two reviewers on one slide, a locked file, a page that is killed: what was acknowledged is there, no more is said."""
 
 from __future__ import annotations
 
