@@ -73,7 +73,7 @@ def _convolutions() -> tuple[type[nn.Module], ...]:
     """Return the kinds of convolutions whose output is linear in the weights that they store."""
     if "timm" not in sys.modules:  # then no layer is of timm, whose import takes longer than anything else here
         return nn.Conv1d, nn.Conv2d, nn.Conv3d
-    from timm.layers import Conv2dSame
+    from timm.layers.conv2d_same import Conv2dSame
 
     return nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame
 
@@ -82,7 +82,7 @@ def _norms() -> tuple[type[nn.Module], ...]:
     """Return the kinds of batch norms."""
     if "timm" not in sys.modules:
         return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
-    from timm.layers import BatchNormAct2d
+    from timm.layers.norm_act import BatchNormAct2d
 
     return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d
 
@@ -155,11 +155,11 @@ class _Flow:
             self.given[module] = args[0]
 
 
-class _Readers(TorchDispatchMode):
+class _Readers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Tells a flow of every operation's tensors."""
 
     def __init__(self, flow: _Flow) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._flow = flow
 
     def __torch_dispatch__(

@@ -157,7 +157,7 @@ def prepared(
         ready = ready.to(torch.bfloat16)
     ready = ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     ready.requires_grad_(False)
-    return ready
+    return ready  # type: ignore[no-any-return]
 
 
 def patches_a_pass(input_px: int, device: torch.device) -> int:
