@@ -168,6 +168,12 @@ class BetaOutOfBoundsError(PathopatchError, ValueError):
     code = "BETA_OUT_OF_BOUNDS"
 
 
+class ReviewRefusedError(PathopatchError, PermissionError):
+    """The review page does not answer this: foreign host or origin, no token, or a write that is not the page's own."""
+
+    code = "REVIEW_REFUSED"
+
+
 class InternalError(PathopatchError, RuntimeError):
     """A fault of this package."""
 
