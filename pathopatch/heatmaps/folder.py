@@ -29,7 +29,7 @@ from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
-from pathopatch.provenance import Stamp
+from pathopatch.provenance import Stamp, fingerprint_file
 from pathopatch.slides import Slide
 
 _OVERVIEW_PX = 1536  # the picture's longest side: as large as a screen shows at once
@@ -167,6 +167,7 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "mpp": slide.mpp,
         "channels": list(slide.channels),
         "dtype": str(slide.dtype),
+        "files": [fingerprint_file(path) for path in slide.paths],
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "downsample": grid.downsample,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pathopatch.errors import InputMissingError, PathopatchError
 from pathopatch.heatmaps import FACTS
 from pathopatch.manifest import SlideRow, read_manifest, valid_slide_id
 from pathopatch.provenance import read_status
+from pathopatch.pseudonyms import pseudonym
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_facts
 
@@ -31,8 +32,8 @@ class ReviewedCohort:
         Work folder of the predictions.
     beside : ReviewedCohort, optional
         Other predictions of the same slides.
-    rows : mapping of str to SlideRow, optional
-        Where slides lie, by slide_id, before what the status files say.
+    rows : sequence of SlideRow
+        Where slides lie, before what the status files say. Of slides without their names the content is compared.
     work : Path, optional
         Folder of a ``groups.parquet``; `out` if not given.
     cache : ByteCache, optional
@@ -44,13 +45,14 @@ class ReviewedCohort:
         out: Path,
         *,
         beside: ReviewedCohort | None = None,
-        rows: Mapping[str, SlideRow] | None = None,
+        rows: Sequence[SlideRow] = (),
         work: Path | None = None,
         cache: ByteCache | None = None,
     ) -> None:
         self.out, self.beside, self.work = out, beside, work or out
         self.cache = ByteCache() if cache is None else cache
-        self._located = dict(rows or {})
+        self._located = {row.slide_id: row.source for row in rows}
+        self._unnamed = list(rows)
         self._lock = threading.RLock()
         self._rows: dict[str, tuple[_Mark, dict[str, Any]]] = {}
         self._folders: _Mark = ()
@@ -161,12 +163,11 @@ class ReviewedCohort:
 
     def _opened(self, slide_id: str) -> ReviewedSlide:
         entry = read_status(self.out, slide_id).get("predict", {})
-        located = self._located.get(slide_id)
         beside, why_not = self._beside(slide_id)
         return ReviewedSlide(
             self.out,
             slide_id,
-            source=entry.get("source") if located is None else located.source,
+            source=self._source(slide_id, entry.get("source")),
             work=self.work,
             patient_id=str(entry.get("patient_id", "")),
             name=self.names()[0],
@@ -174,6 +175,13 @@ class ReviewedCohort:
             why_no_beside=why_not,
             cache=self.cache,
         )
+
+    def _source(self, slide_id: str, known: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        """Return where a slide lies: what the manifest says by its id, its status, or the manifest by its content."""
+        if known is None and slide_id not in self._located:
+            self._located |= {pseudonym(row): row.source for row in self._unnamed}
+            self._unnamed = []
+        return self._located.get(slide_id, known)
 
     def _beside(self, slide_id: str) -> tuple[ReviewedSlide | None, str | None]:
         """Return the same slide by the run beside, or why not."""
@@ -261,7 +269,7 @@ def open_cohort(
         raise InputMissingError(
             "no groups.parquet", place=str(work), remedy="run pathopatch groups there, or drop --work"
         )
-    rows = {} if manifest is None else {row.slide_id: row for row in read_manifest(manifest).included}
+    rows = () if manifest is None else read_manifest(manifest).included
     other = None if beside is None else ReviewedCohort(beside, work=work)
     found = ReviewedCohort(out, beside=other, rows=rows, work=work)
     for each in (found, other):

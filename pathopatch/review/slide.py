@@ -17,7 +17,7 @@ from pathopatch.files import inside, read_json
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.ome_tiff import HeatmapFile, read_ome_tiff
 from pathopatch.patches.grid import Grid
-from pathopatch.provenance import fingerprint, read_table
+from pathopatch.provenance import fingerprint, fingerprint_file, read_table
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.patches import Patches, joined
 
@@ -269,17 +269,23 @@ class ReviewedSlide:
             channels=self.channels if of_file else None,
             background=background,
         )
-        found = {"size": slide.size, "channels": slide.channels}
-        due = {"size": self.size, "channels": self.channels}
-        if found != due:
+        if difference := self._difference(slide):
             slide.close()
-            said = "; ".join(f"{name} {found[name]}, predicted was {due[name]}" for name in due)
             raise InputUnsupportedError(
-                f"another slide than was predicted: {said}",
+                f"another slide than was predicted: {difference}",
                 place=str(slide.paths[0]),
                 remedy="correct the manifest, or predict the slide again",
             )
         return aligned(slide, tuple((int(x), int(y)) for x, y in self.facts.get("offsets_px", ())), background)
+
+    def _difference(self, slide: Slide) -> str:
+        """Return in words what tells a slide from the predicted one; empty if they are one."""
+        found, due = (slide.size, slide.channels), (self.size, self.channels)
+        if found != due:
+            said = ("x".join(map(str, size)) + " px of " + ", ".join(channels) for size, channels in (found, due))
+            return " against ".join(said)
+        files = [fingerprint_file(path) for path in slide.paths]
+        return "" if self.facts.get("files", files) == files else "the content of its files differs"
 
 
 def read_facts(out: Path, slide_id: str) -> dict[str, Any]:

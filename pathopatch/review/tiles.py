@@ -23,7 +23,8 @@ from pathopatch.review.slide import ReviewedSlide
 from pathopatch.slides.resample import level_for
 
 TILE_PX = 256
-_MOST_PX = 2048  # side of what is read from a file for one tile; beyond, tiles are cut out of the overview
+_MOST_PX = 2048  # side of what is read from a file for one tile; beyond, tiles are cut out of an overview
+_OVERVIEW_PX = 4096  # its longest side at most: it stays in memory
 _PATCH_PX = 1024
 _THUMBNAIL_PX = 160
 _QUALITY = 85
@@ -193,17 +194,20 @@ def _read(slide: ReviewedSlide, halvings: int, box: tuple[int, int, int, int], s
         if step == 1:
             return pixels.read_region(left, top, width, height)
         downsamples = [level.downsample for level in pixels.levels]
-        if _is_near(downsamples, step, size):
+        if _is_near(downsamples, step, size, slide.size):
             side = max(width, height)
             return pixels.read_patch(left * step, top * step, side, downsample=step)[:, :height, :width]
-        first = next(n for n in range(1, halvings + 1) if not _is_near(downsamples, 2**n, size))
-        whole = slide.small(math.ceil(max(slide.size) / 2**first))
+        first = step
+        while not _is_near(downsamples, first // 2, size, slide.size):
+            first //= 2
+        whole = slide.small(math.ceil(max(slide.size) / first))
     return _resized(whole, slide.size, step)[:, top : top + height, left : left + width]
 
 
-def _is_near(downsamples: Sequence[float], step: int, size: int) -> bool:
-    """Return whether a level of the file is fine enough for a tile, and not so fine that reading it takes long."""
-    return size * step / downsamples[level_for(downsamples, step)] <= max(_MOST_PX, size)
+def _is_near(downsamples: Sequence[float], step: int, size: int, slide_size: tuple[int, int]) -> bool:
+    """Return whether tiles are read from the file: from a level near enough, or because an overview would be large."""
+    read_px = size * step / downsamples[level_for(downsamples, step)]
+    return read_px <= max(_MOST_PX, size) or max(slide_size) > _OVERVIEW_PX * step
 
 
 def _resized(whole: NDArray[np.generic], size: tuple[int, int], step: int) -> NDArray[np.generic]:
