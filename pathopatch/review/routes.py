@@ -112,9 +112,11 @@ def cohort(request: Request) -> Response:
 
 def facts(request: Request) -> Response:
     """Return what the browser must know of a slide before it draws it."""
+    from pathopatch.review.gallery import kinds
     from pathopatch.review.values import facts
 
-    return _json(facts(_slide(request)))
+    slide = _slide(request)
+    return _json(facts(slide) | {"gallery": kinds(slide)})
 
 
 def values(request: Request) -> Response:

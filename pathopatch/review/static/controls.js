@@ -71,13 +71,18 @@ function showThreshold(facts, values, now) {
   if (document.activeElement !== byId("threshold-number")) byId("threshold-number").value = fixed(threshold, 3);
   const isModels = threshold === decision(facts, now.run);
   byId("threshold-reset").disabled = isModels;
-  const { above, known } = positives(now.run === "b" ? values.patch.beside : values.patch.probability, threshold);
+  const { above, known } = positives(counted(values, now.run), threshold);
   const place = byId("positives");
   place.dataset.positives = above;
   place.dataset.threshold = threshold;
   const share = known ? ` (${percent(above / known)})` : "";
   const whose = isModels ? "the model’s threshold" : `threshold ${fixed(threshold, 3)}`;
   place.replaceChildren(el("b", {}, count(above)), ` of ${count(known)} patches positive${share}, `, el("span", {}, whose));
+}
+
+function counted(values, run) {
+  // Of a run with patches of another size there are cells only.
+  return run === "b" ? (values.patch.beside ?? values.beside) : values.patch.probability;
 }
 
 function bindChannels(facts, view) {

@@ -20,7 +20,7 @@ export class Gallery {
     this.fly = fly;
     this.place = byId("gallery");
     this.choice = byId("gallery-kind");
-    const kinds = facts.gallery ?? Object.keys(KINDS);
+    const kinds = facts.gallery;
     this.choice.replaceChildren(...kinds.map((kind) => el("option", { value: kind }, KINDS[kind] ?? kind)));
     this.choice.addEventListener("change", () => this.show());
   }

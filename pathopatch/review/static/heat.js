@@ -3,7 +3,7 @@
 import { groupTable, table } from "./colours.js";
 import { origin } from "./values.js";
 
-export const RANGES = { probability: [0, 1], tissue_fraction: [0, 1], difference: [-1, 1] };
+export const RANGES = { probability: [0, 1], tissue_fraction: [0, 1], difference: [-1, 1], spread: [0, 0.5] };
 const FEWEST_PX = 4; // below it a line along each cell would hide the tissue: cells at the edge are filled instead
 const INK = 0xff231f1b; // #1b1f23, packed
 const PAPER = 0xffffffff;
@@ -16,13 +16,14 @@ export class HeatLayer {
     this.edge = grid(values.across, values.down);
     this.lines = new Uint16Array(0); // x0, y0, x1, y1 of each line, in cells
     this.isPositive = new Uint8Array(values.across * values.down);
-    this.slideIsDark = !facts.is_rgb;
+    this.slideIsDark = facts.background === "dark";
   }
 
   field(view) {
     const { values } = this;
     if (view.field === "tissue_fraction") return values.tissue;
     if (view.field === "difference") return values.difference;
+    if (view.field === "spread") return values.spread;
     return this.probability(view);
   }
 

@@ -32,10 +32,11 @@ function scale(facts, heat, view) {
     el("div", { class: "ticks" }, ...ticks),
   ];
   if (hasTick) {
-    const mark = el("span", { class: "threshold-mark" }, `▲ threshold ${fixed(threshold, 3)}`);
+    const isRight = threshold > (low + high) / 2;
+    const mark = el("span", { class: "threshold-mark" }, isRight ? `threshold ${fixed(threshold, 3)} ▲` : `▲ threshold ${fixed(threshold, 3)}`);
     const rail = el("div", { class: "threshold-rail" }, mark);
     mark.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
-    mark.dataset.side = threshold > (low + high) / 2 ? "left" : "right";
+    mark.dataset.side = isRight ? "left" : "right"; // of the tick, so that it stays inside
     made.push(rail);
   }
   return made;
@@ -45,6 +46,7 @@ function title(facts, view) {
   const run = view.run === "b" ? `B: ${facts.beside.name}` : `A: ${facts.name}`;
   const of = facts.beside ? ` · run ${run}` : "";
   if (view.field === "tissue_fraction") return "Tissue fraction of the patch, 0 to 1";
+  if (view.field === "spread") return "Spread: SD of probability over the ensemble, 0 to 0.5";
   if (view.field === "difference") return `Difference of probability, A − B, −1 to 1`;
   return `Probability of ${facts.class_names[1]}, 0 to 1${of}`;
 }

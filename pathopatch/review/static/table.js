@@ -1,7 +1,7 @@
 // Which slides are shown, and in which order? (arithmetic only: rows in, rows out)
 
 import { isOpen } from "./order.js";
-import { NOTHING, VERDICTS, count, fixed, percent } from "./text.js";
+import { NOTHING, VERDICTS, count, fixed, least, percent } from "./text.js";
 
 export const COLUMNS = [
   { name: "slide_id", says: "Slide", of: (row) => row.slide_id },
@@ -11,7 +11,7 @@ export const COLUMNS = [
   { name: "tissue_share", says: "Tissue %", of: (row) => row.tissue_share, write: (value) => percent(value), isNumber: true, hint: "share of the slide" },
   { name: "tumour", says: "Positive", of: (row) => row.tumour, write: count, isNumber: true, hint: "patches above the model’s threshold" },
   { name: "positive_share", says: "Positive %", of: (row) => row.positive_share, write: (value) => percent(value), isNumber: true, hint: "of the predicted patches", hasBar: true },
-  { name: "lowest_margin", says: "Lowest margin", of: (row) => row.lowest_margin, write: (value) => fixed(value, 4), isNumber: true, hint: "least distance of a patch’s probability from the threshold" },
+  { name: "lowest_margin", says: "Lowest margin", of: (row) => row.lowest_margin, write: least, isNumber: true, hint: "least distance of a patch’s probability from the threshold" },
   { name: "flagged_share", says: "Flagged %", of: (row) => row.flagged_share, write: (value) => percent(value), isNumber: true, hint: "patches with a quality flag" },
   { name: "state", says: "Status", of: (row) => stateText(row) },
   { name: "decision", says: "Last decision", of: (row) => row.decision?.made ?? null },

@@ -5,10 +5,12 @@ export const NOTHING = "–";
 const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 
 export const fixed = (value, digits = 3) => (isNumber(value) ? value.toFixed(digits) : NOTHING);
-export const percent = (share, digits = 1) => (isNumber(share) ? `${(100 * share).toFixed(digits)} %` : NOTHING);
+export const percent = (share, digits = 1) => (isNumber(share) ? `${(100 * share).toFixed(digits)}\u00a0%` : NOTHING);
 export const count = (value) => (isNumber(value) ? value.toLocaleString("en-GB") : NOTHING);
 export const signed = (value, digits = 3) =>
   isNumber(value) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}` : NOTHING;
+
+export const least = (value) => (value > 0 && value < 0.0001 ? "< 0.0001" : fixed(value, 4));
 
 export function length(um) {
   if (!isNumber(um)) return NOTHING;

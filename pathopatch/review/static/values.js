@@ -17,6 +17,7 @@ export function unpack(facts, buffer) {
     across, down, patchIn, group,
     probability: array.cell_probability,
     tissue: array.cell_tissue,
+    spread: array.cell_spread ?? null,
     beside: array.cell_beside ?? null,
     difference: array.cell_beside ? array.cell_probability.map((value, cell) => value - array.cell_beside[cell]) : null,
     patch: {

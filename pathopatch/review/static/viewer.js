@@ -1,7 +1,7 @@
 // Where on the slide are we, and what lies under the pointer? Deep zoom, the heat layer over it, scale bar, navigator.
 
 import { tileUrl } from "./api.js";
-import { byId } from "./dom.js";
+import { byId, el } from "./dom.js";
 import { length, roundLength } from "./text.js";
 
 const BAR_PX = 120; // longest scale bar
@@ -15,10 +15,12 @@ export class Viewer {
     this.heat = heat;
     this.labels = [];
     this.place = byId("viewer");
-    this.place.dataset.ground = facts.is_rgb ? "bright" : "dark";
+    this.place.dataset.ground = facts.background;
     const { OpenSeadragon } = globalThis;
     this.point = (x, y) => new OpenSeadragon.Point(x, y);
     this.rectangle = (x, y, width, height) => new OpenSeadragon.Rect(x, y, width, height);
+    // OpenSeadragon adds an inline style unless it finds its mark; the policy forbids it, and it would hide the focus.
+    document.head.append(el("style", { type: "text/plain", "data-openseadragon-mobile-css": true }));
     this.osd = OpenSeadragon({
       element: this.place,
       tileSources: this.#source(),
@@ -30,7 +32,7 @@ export class Viewer {
       navigatorMaintainSizeRatio: true,
       navigatorAutoFade: false,
       navigatorOpacity: 1,
-      navigatorBackground: facts.is_rgb ? "#ffffff" : "#000000",
+      navigatorBackground: facts.background === "dark" ? "#000000" : "#ffffff",
       navigatorBorderColor: "#1b1f23",
       navigatorDisplayRegionColor: "#d55e00",
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
