@@ -5,30 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from http.client import HTTPConnection
-from pathlib import Path
-from typing import Any
 
-import made_slides as made
 import numpy as np
 import pytest
-from made_model import write_model
 from PIL import Image
+from review_page import DECISIONS, WRITE, Page, answering, predicted
 
-from pathopatch import pipeline
-from pathopatch.config import PredictConfig
-from pathopatch.review.app import create_app, opened
 from pathopatch.review.routes import ROUTES
-from pathopatch.review.security import LOOPBACK, Access, access_for
-from pathopatch.review.server import listen, server_of
+from pathopatch.review.security import Access
 
 RED = (255, 0, 0)  # of the label and macro images in the slide's file
-TOKEN = "t0ken-of-the-test"
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -36,93 +23,11 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
 }
-WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}
-DECISIONS = "/api/slides/a/decisions"
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass(frozen=True)
-class Page:
-    """A page that answers on this machine; `ask` sends exactly what it is given."""
-
-    port: int
-
-    def ask(
-        self, target: str, *, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
-    ) -> Answer:
-        with closing(HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
-            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-            sent = {"Host": f"127.0.0.1:{self.port}"} | (headers or {})
-            if body is not None and "Transfer-Encoding" not in sent:
-                sent.setdefault("Content-Length", str(len(body)))
-            for name, value in sent.items():
-                connection.putheader(name, value)
-            connection.endheaders(body)
-            found = connection.getresponse()
-            return Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read())
-
-    def decide(self, headers: dict[str, str] | None = None, **fields: object) -> Answer:
-        """Send a decision on slide a as the page would, with `fields` in place of its own."""
-        state = self.ask(DECISIONS).json
-        fingerprint = self.ask("/api/slides/a").json["fingerprint"]
-        asked = {"revision": state["revision"], "verdict": "accept", "fingerprint": fingerprint, "threshold": 0.5}
-        body = json.dumps({name: value for name, value in (asked | fields).items() if value != "left out"}).encode()
-        return self.ask(DECISIONS, method="POST", headers=WRITE | (headers or {}), body=body)
-
-    @property
-    def revision(self) -> int:
-        found: int = self.ask(DECISIONS).json["revision"]
-        return found
-
-
-@contextmanager
-def answering(out: Path, access: Access) -> Iterator[Page]:
-    with opened(out, reviewer="me") as review, listen("127.0.0.1", 0) as listener:
-        server = server_of(create_app(review, access))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield Page(listener.getsockname()[1])
-        finally:
-            server.should_exit = True
-            thread.join(30)
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Predictions of a slide whose file also has a label and a macro image, 6 x 5 patches of 16 px."""
-    folder = tmp_path_factory.mktemp("review")
-    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
-    made.write_aperio(folder / "a.svs", image, levels=2)
-    config = PredictConfig(device="cpu", precision="float32", threads=1)
-    rows = pipeline.slides_to_predict(str(folder / "a.svs"))
-    (outcome,) = pipeline.predict(rows, write_model(folder / "model"), folder / "out", config)
-    assert outcome.state == "done"
-    return folder / "out"
-
-
-@pytest.fixture(scope="module")
-def page(out: Path) -> Iterator[Page]:
-    with answering(out, Access()) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def shared(out: Path) -> Iterator[Page]:
-    """The page as other machines see it, which must know its token."""
-    access = Access(hosts=LOOPBACK | {"lab"}, any_address=True, token=TOKEN, cookie="review-cookie")
-    with answering(out, access) as page:
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with answering(predicted(tmp_path_factory.mktemp("review")), Access()) as page:
         yield page
 
 
@@ -384,57 +289,3 @@ def test_no_route_shows_what_stands_on_a_slides_label(page: Page) -> None:
         "/api/slides/{slide_id}/thumbnail.jpg",
         "/api/slides/{slide_id}/patches/{x}/{y}.png",
     }
-
-
-@pytest.mark.parametrize("target", ["/", "/ready", "/api/cohort", "/static/review.css", "/nowhere", DECISIONS])
-@pytest.mark.parametrize("offered", ["", "wrong", TOKEN[:-1], TOKEN + "x", "t\u00f6ken"])
-def test_other_machines_get_nothing_without_the_token(shared: Page, target: str, offered: str) -> None:
-    sent = offered.encode("utf-8").decode("latin-1")
-    assert shared.ask(target, headers={"Cookie": f"review-cookie={sent}"}).status == 403
-    if sent.isascii():
-        assert shared.ask(f"{target}?token={offered}").status == 403
-
-
-def test_the_token_in_the_address_becomes_a_cookie_that_scripts_cannot_read(shared: Page) -> None:
-    welcome = shared.ask(f"/slides/a?token={TOKEN}&x=%22%3E", headers={"Host": "lab:8000"})
-    assert welcome.status == 200
-    assert TOKEN.encode() not in welcome.body
-    assert b'url=/slides/a?x=%22%3E"' in welcome.body
-    cookie, *rules = welcome.headers["set-cookie"].split("; ")
-    assert cookie == f"review-cookie={TOKEN}"
-    assert {rule.lower() for rule in rules} == {"httponly", "path=/", "samesite=strict"}
-    known = {"Cookie": cookie}
-    assert shared.ask("/api/cohort", headers=known).status == 200
-    assert shared.ask("/api/cohort", headers=known | {"Host": "10.0.0.5:8000"}).status == 200
-    assert shared.ask("/api/cohort", headers=known | {"Host": "evil.example"}).status == 403
-    assert shared.ask(DECISIONS, method="POST", headers=known).status == 403
-    unknown = shared.ask(DECISIONS, method="POST", headers=WRITE, body=b"{}")
-    assert unknown.status == 403
-    assert shared.ask(DECISIONS, method="POST", headers=WRITE | known, body=b"{}").status == 400
-
-
-def test_a_welcome_leads_to_no_other_host(shared: Page) -> None:
-    assert b"url=/evil.example/" in shared.ask(f"//evil.example/?token={TOKEN}").body
-
-
-@pytest.mark.parametrize(
-    ("host", "bound", "names"),
-    [("127.0.0.1", "127.0.0.1", LOOPBACK), ("localhost", "::1", LOOPBACK), ("::1", "::1", LOOPBACK),
-     ("LocalHost", "127.0.0.1", LOOPBACK)],
-)  # fmt: skip
-def test_this_machines_own_address_needs_no_token(host: str, bound: str, names: frozenset[str]) -> None:
-    assert access_for(host, bound, 8000) == Access(hosts=names)
-
-
-@pytest.mark.parametrize(
-    ("host", "bound", "name"),
-    [("0.0.0.0", "0.0.0.0", socket.gethostname().lower()), ("::", "::", "[fe80::1]"), ("10.0.0.5", "10.0.0.5", "10.0.0.5"),
-     ("Lab.example", "10.0.0.5", "lab.example"), ("localhost", "10.0.0.5", "localhost"), ("fe80::1", "fe80::1", "[fe80::1]")],
-)  # fmt: skip
-def test_every_other_address_gets_a_token_of_its_own(host: str, bound: str, name: str) -> None:
-    first, second = access_for(host, bound, 8000), access_for(host, bound, 8000)
-    assert len(first.token) >= 40
-    assert first.token != second.token
-    assert first.token not in repr(first)
-    assert first.is_host(name)
-    assert not first.is_host("evil.example")
