@@ -22,7 +22,7 @@ from pathopatch.review.security import MAX_BODY_BYTES, too_large
 
 if TYPE_CHECKING:
     from pathopatch.review.app import Review
-    from pathopatch.review.cohort import ReviewedSlide
+    from pathopatch.review.slide import ReviewedSlide
 
 NOTE = "Research use only, not for diagnosis"
 T = TypeVar("T", bound=Config)
@@ -222,7 +222,7 @@ ROUTES = (
 
 
 def _decide(request: Request, asked: Decided) -> Response:
-    from pathopatch.review.decisions import Decision
+    from pathopatch.decided import Decision
 
     review, slide_id = _review(request), _known(request)
     decision = Decision(
