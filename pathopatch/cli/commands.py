@@ -31,6 +31,7 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "torchscript": exporting.export_torchscript,
     "onnx": exporting.export_onnx,
     "wsinfer": exporting.export_wsinfer,
+    "review": exporting.export_review,
 }
 
 app = typer.Typer(

@@ -6,7 +6,7 @@ What stands counts, whoever made it and of whichever heatmap: it is said of the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,12 +106,12 @@ def _require_there(patches: pd.DataFrame, verdicts: dict[str, str]) -> None:
         )
 
 
-def counted_text(facts: dict[str, Any]) -> str:
+def counted_text(facts: Mapping[str, Any]) -> str:
     """Return in one sentence what decisions changed.
 
     Parameters
     ----------
-    facts : dict
+    facts : mapping
         ``decided`` of ``groups/audit.json``.
     """
     rejected, by = facts["rejected"], ", ".join(facts["reviewers"]) or "nobody"

@@ -39,7 +39,7 @@ def csv_text(rows: Iterable[Recorded]) -> str:
         In the order in which they were written.
     """
     stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\r\n")  # so that a lone CR in a cell is quoted too
     writer.writeheader()
     for row in _told(rows):
         texts = {name: _escaped(row[name]) for name in _TEXT}
