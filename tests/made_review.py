@@ -9,13 +9,18 @@ from pathlib import Path
 import cv2
 import made_slides as made
 import numpy as np
+import pandas as pd
 import torch
 from made_model import write_model
 
 from pathopatch import pipeline
 from pathopatch.config import PredictConfig, TissueConfig
+from pathopatch.files import write_json
+from pathopatch.groups import assign_groups
 from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
+from pathopatch.provenance import Stamp, write_table
+from pathopatch.slides import Slide
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 SHIFT = (12, -5)  # of TPEF against CARS, level-0 px
@@ -24,7 +29,10 @@ MODALITIES = ("CARS", "TPEF", "SHG")
 
 @dataclass(frozen=True)
 class Folders:
-    """Where things lie: the slides bright, dark and spoilt in `out`; bright by another model in `beside`."""
+    """Where things lie: the slides bright, dark and spoilt in `out`; bright by other models in `beside` and `fine`.
+
+    The latter's patches begin every 8 px, the others' every 16.
+    """
 
     root: Path
 
@@ -35,6 +43,10 @@ class Folders:
     @property
     def beside(self) -> Path:
         return self.root / "erm"
+
+    @property
+    def fine(self) -> Path:
+        return self.root / "fine"
 
 
 def bright_image() -> np.ndarray:
@@ -79,15 +91,35 @@ def write_folders(root: Path) -> Folders:
     made.spoil_tile(root / "spoilt.svs", 0)
     (root / "modalities").mkdir()
     files = made.write_modalities(root / "modalities", dark_image(), MODALITIES)
-    model = write_model(root / "model")
-    other = write_other_model(root / "other", seed=1, like=model)
+    plain = write_model(root / "plain")
+    model = write_other_model(root / "model", seed=0, like=plain, decision_threshold=0.65, method="gerne")
+    other = write_other_model(root / "other", seed=1, like=plain)
     of_dark = {
         "channels": MODALITIES, "dtype": "uint16", "background": "dark", "align": True,
-        "tissue": TissueConfig(background="dark"),
+        "decision_threshold": -0.5, "temperature": 1.5, "tissue": TissueConfig(background="dark"),
     }  # fmt: skip
-    dark = write_other_model(root / "dark-model", seed=2, like=model, **of_dark)
+    dark = write_other_model(root / "dark-model", seed=2, like=plain, **of_dark)
     predict(root / "bright.svs", [model], folders.out, "bright")
     predict(files, [dark], folders.out, "dark")
     predict(root / "spoilt.svs", [model], folders.out, "spoilt")
     predict(root / "bright.svs", [other], folders.beside, "bright")
+    predict(root / "bright.svs", [other, model], folders.fine, "bright", stride_px=8)
     return folders
+
+
+def write_facts(out: Path, slide_id: str, slide: Slide, windows: Sequence[Sequence[float]]) -> None:
+    """Write what a heatmap says of a slide that no model has seen: enough to look at its pixels."""
+    facts = {
+        "size_px": slide.size, "bounds_px": slide.bounds, "mpp": slide.mpp, "channels": slide.channels,
+        "dtype": str(slide.dtype), "background": slide.background, "intensity_windows": windows,
+        "stamp": Stamp(stage="predict", config="", inputs={"model": "none"}).to_dict(),
+    }  # fmt: skip
+    write_json(out / "heatmaps" / slide_id / "heatmap.json", facts)
+
+
+def write_labels(work: Path, table: pd.DataFrame, slide_id: str, labels: Sequence[int]) -> None:
+    """Write the groups table of a slide's patches, at thresholds of 0.25 and 0.5, beside another slide's."""
+    own = table[["patch_id", "tissue_fraction"]].assign(slide_id=slide_id, label=labels)
+    elsewhere = own.assign(slide_id="elsewhere", patch_id="elsewhere@" + own["patch_id"].str.split("@").str[1], label=1)
+    patches = pd.concat([elsewhere, own], ignore_index=True).assign(patient_id="p")
+    write_table(work / "groups.parquet", assign_groups(patches, (0.25, 0.5)), Stamp(stage="groups", config=""))

@@ -10,7 +10,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.heatmaps.flags import FLAGS
-from pathopatch.review.patches import Patches
 from pathopatch.review.slide import ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
 
@@ -152,7 +151,7 @@ def _arrays(slide: ReviewedSlide) -> dict[str, NDArray[Any]]:
         found["cell_beside"] = cells_beside(slide, slide.beside).astype("<f4", copy=False).ravel()
     found |= {
         "patch_cell": patches.cell.astype("<u4"),
-        "patch_probability": _decided(patches, slide.facts["decision_probability"]),
+        "patch_probability": decided(patches.probability, patches.is_tumour, slide.facts["decision_probability"]),
         "patch_tissue": patches.tissue_fraction.astype("<f4"),
         "patch_flags": patches.flags.astype("<u2"),
         "patch_label": patches.label.astype("<i1"),
@@ -165,19 +164,31 @@ def _arrays(slide: ReviewedSlide) -> dict[str, NDArray[Any]]:
     return found
 
 
-def _decided(patches: Patches, decision_probability: float) -> NDArray[np.float32]:
-    """Return the probabilities in float32, those called tumour above the decision probability, all others not above.
+def decided(
+    probability: NDArray[np.float64], is_tumour: NDArray[np.bool_], decision_probability: float
+) -> NDArray[np.float32]:
+    """Return probabilities in float32, those called tumour above the decision probability, all others not above.
 
     Rounding, here and in the sigmoid, would put patches that lie close to the threshold on its other side.
+
+    Parameters
+    ----------
+    probability : ndarray of float64, shape (M,)
+        In [0, 1].
+    is_tumour : ndarray of bool, shape (M,)
+        What was decided by the logit.
+    decision_probability : float
+        The threshold, in (0, 1), as it is compared with in float64.
+
+    Returns
+    -------
+    ndarray of float32, shape (M,)
     """
     nearest = np.float32(decision_probability)
     above = nearest if float(nearest) > decision_probability else np.nextafter(nearest, np.float32(np.inf))
     below = np.nextafter(above, np.float32(-np.inf))
-    rounded = patches.probability.astype("<f4")
-    decided: NDArray[np.float32] = np.where(
-        patches.is_tumour, np.maximum(rounded, above), np.minimum(rounded, below)
-    ).astype("<f4")
-    return decided
+    rounded = probability.astype("<f4")
+    return np.where(is_tumour, np.maximum(rounded, above), np.minimum(rounded, below)).astype("<f4")
 
 
 def cells_beside(slide: ReviewedSlide, other: ReviewedSlide) -> NDArray[np.float32]:
