@@ -59,12 +59,12 @@ export class Panel {
 
   #facts() {
     const { facts, now } = this;
+    const has = (value) => value !== undefined && value !== null;
+    const given = has(now.label) ? facts.class_names[now.label] : "unknown";
     const isPredicted = Number.isFinite(now.probability);
     const decided = isPredicted ? (now.probability > facts.decision_probability ? 1 : 0) : null;
     const um = [now.x, now.y].map((value) => length(value * facts.mpp)).join(", ");
-    const given = now.label >= 0 ? facts.class_names[now.label] : "unknown";
     const full = (value) => ({ value: String(value) });
-    const has = (value) => value !== undefined && value !== null;
     rows(byId("patch-facts"), [
       ["Probability", isPredicted ? `${fixed(now.probability, 4)} (${facts.class_names[decided]})` : "not predicted",
         { ...full(now.probability), name: "probability" }],
@@ -72,7 +72,7 @@ export class Panel {
       ["A − B", facts.beside && isPredicted ? signed(now.probability - now.beside, 4) : null],
       ["Spread (SD)", has(now.spread) ? fixed(now.spread, 4) : null],
       ["Tissue", percent(now.tissue_fraction), { ...full(now.tissue_fraction), name: "tissue" }],
-      ["Group", now.group >= 0 ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
+      ["Group", has(now.group) ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
       ["Label", given],
       ["Relabelled", this.label ? `${this.label.verdict}, ${this.label.reviewer}` : "no", { name: "relabelled" }],
       ["Flags", flags(now)],

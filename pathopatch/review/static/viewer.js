@@ -1,7 +1,7 @@
 // Where on the slide are we, and what lies under the pointer? Deep zoom, the heat layer over it, scale bar, navigator.
 
 import { tileUrl } from "./api.js";
-import { byId, el } from "./dom.js";
+import { byId } from "./dom.js";
 import { length, roundLength } from "./text.js";
 
 const BAR_PX = 120; // longest scale bar
@@ -19,8 +19,7 @@ export class Viewer {
     const { OpenSeadragon } = globalThis;
     this.point = (x, y) => new OpenSeadragon.Point(x, y);
     this.rectangle = (x, y, width, height) => new OpenSeadragon.Rect(x, y, width, height);
-    // OpenSeadragon adds an inline style unless it finds its mark; the policy forbids it, and it would hide the focus.
-    document.head.append(el("style", { type: "text/plain", "data-openseadragon-mobile-css": true }));
+    withoutInlineStyle();
     this.osd = OpenSeadragon({
       element: this.place,
       tileSources: this.#source(),
@@ -166,6 +165,14 @@ export class Viewer {
     byId("scale-length").textContent = length(um);
     byId("zoom").textContent = `${(100 * zoom).toFixed(zoom < 0.1 ? 1 : 0)} % · ${umPerPx.toPrecision(3)} µm/px`;
   }
+}
+
+function withoutInlineStyle() {
+  // OpenSeadragon adds a style of its own, which the page's policy forbids, unless it finds one that is marked so: an
+  // element of that name in no namespace is found, and is no style.
+  const mark = document.createElementNS(null, "style");
+  mark.setAttribute("data-openseadragon-mobile-css", "");
+  document.head.append(mark);
 }
 
 function fit(canvas, width, height, density) {
