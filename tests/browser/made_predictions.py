@@ -83,11 +83,11 @@ def predict_all(folder: Path, data: Path) -> Predicted:
     """Predict a real SVS, a real slide of breast tissue, and a made one of three modalities, by two models each."""
     manifest = make_cohort(folder / "demo", seed=3, spec=CohortSpec(slides=(1, 1, 1), patients=(1, 1, 1), fields=8))
     row = read_manifest(manifest).included[0]
-    found = Predicted(folder / "gerne", folder / "erm")
+    found = Predicted(folder / "debiased", folder / "plain")
     sources = (
-        (SLIDES[0], str(data / "wsi" / "CMU-1-Small-Region.svs"), 64, "patient-1"),
-        (SLIDES[1], str(data / "wsi" / "idc_14306.tif"), 50, "patient-2"),
-        (SLIDES[2], row.source, 96, "patient-3"),
+        (SLIDES[0], str(data / "wsi" / "CMU-1-Small-Region.svs"), 64, "P01"),
+        (SLIDES[1], str(data / "wsi" / "idc_14306.tif"), 50, "P02"),
+        (SLIDES[2], row.source, 96, "P03"),
     )
     for slide_id, source, patch_px, patient_id in sources:
         with open_slide(source) as slide:
