@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, Locator, Page, expect
 
 READY = "body[data-ready=yes]"
+expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
 
 
 @contextmanager
@@ -40,7 +41,7 @@ class Visit:
         self.asked: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url))

@@ -133,7 +133,9 @@ def test_groups_have_their_colours_and_counts(predicted, address, visit):
         x, y = table[["x", "y"]].iloc[at]
         assert window.heat_at(*middle(facts, x, y))[:3] == colours[group.iloc[at]]
     lines = page.locator("#legend .groups li").all_text_contents()
-    assert [int(line.split(": ")[1].split(" ")[0]) for line in lines] == [int((group == each).sum()) for each in range(4)]
+    assert [int(line.split(": ")[1].split(" ")[0]) for line in lines] == [
+        int((group == each).sum()) for each in range(4)
+    ]
 
 
 def test_the_other_run_is_one_key_away(predicted, address, visit):
@@ -152,8 +154,9 @@ def test_the_difference_is_run_a_minus_run_b(predicted, address, visit):
     page = window.slide(MODALITIES)
     filled(page)
     page.get_by_label("Difference A − B").check()
-    facts, ours, theirs = facts_of(predicted.out, MODALITIES), *(
-        table_of(out, MODALITIES).set_index(["x", "y"])["probability"] for out in (predicted.out, predicted.beside)
+    facts, ours, theirs = (
+        facts_of(predicted.out, MODALITIES),
+        *(table_of(out, MODALITIES).set_index(["x", "y"])["probability"] for out in (predicted.out, predicted.beside)),
     )
     difference = (ours - theirs).sort_values()
     for (x, y), value in difference.iloc[[0, -1]].items():
