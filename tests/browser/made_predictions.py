@@ -40,7 +40,7 @@ class Predicted:
 
 
 def made_model(slide: Slide, *, patch_px: int, method: str, seed: int) -> PatchClassifier:
-    """A network of random weights whose logits on this slide have mean 0 and deviation 1.5, so that a map has a face."""
+    """A network of random weights whose logits on this slide have mean 0 and deviation 1.5: the map has a face."""
     is_rgb = slide.channels == ("R", "G", "B")
     spec = BundleSpec(
         architecture="small-groupnorm",

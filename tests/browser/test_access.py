@@ -119,7 +119,6 @@ def test_pages_fit_their_window_and_say_research_use_only(predicted, address, vi
 
     def seen(name):
         page = window.page
-        window.has_tiles()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(
             "[...document.querySelectorAll('.side')].every((side) => side.scrollWidth <= side.clientWidth)"
@@ -132,7 +131,9 @@ def test_pages_fit_their_window_and_say_research_use_only(predicted, address, vi
     for slide_id in SLIDES:
         page = window.slide(slide_id)
         expect(page.get_by_text("Research use only")).to_be_visible()
-        row = table_of(predicted.out, slide_id).sort_values("tissue_fraction").iloc[-1]
+        table = table_of(predicted.out, slide_id)
+        row = table.iloc[len(table) // 2]
+        window.has_tiles()
         page.mouse.click(*window.place_of(row.x + row.width / 2, row.y + row.width / 2))
         expect(page.locator(f"#patch[data-shown='{row.x},{row.y}']")).to_be_attached()
         seen(f"slide-{slide_id}")
