@@ -84,7 +84,7 @@ def answering(out: Path, access: Access) -> Iterator[Page]:
 
 
 def predicted(folder: Path) -> Path:
-    """Predict a slide `a` of 6 x 5 patches of 16 px, whose file has red label and macro images too; return the folder."""
+    """Predict a slide `a` of 6 x 5 patches of 16 px, whose file has red label and macro images; return the folder."""
     image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
     made.write_aperio(folder / "a.svs", image, levels=2)
     config = PredictConfig(device="cpu", precision="float32", threads=1)

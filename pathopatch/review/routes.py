@@ -10,6 +10,7 @@ from urllib.parse import unquote_plus
 
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.endpoints import HTTPEndpoint
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
@@ -169,15 +170,17 @@ def gallery(request: Request) -> Response:
     return _json(gallery(slide, kind))
 
 
-def decisions(request: Request) -> Response:
-    """Return what is decided of a slide."""
-    return _json(_review(request).decisions.state(_known(request)).to_dict())
+class SlideDecisions(HTTPEndpoint):
+    """What is decided of a slide."""
 
+    def get(self, request: Request) -> Response:
+        """Return what is decided by now."""
+        return _json(_review(request).decisions.state(_known(request)).to_dict())
 
-async def decide(request: Request) -> Response:
-    """Write a decision down."""
-    asked = _parsed(Decided, await _body(request))
-    return await run_in_threadpool(_decide, request, asked)
+    async def post(self, request: Request) -> Response:
+        """Write a decision down, and return what is decided with it."""
+        asked = _parsed(Decided, await _body(request))
+        return await run_in_threadpool(_decide, request, asked)
 
 
 async def undo(request: Request) -> Response:
@@ -213,8 +216,7 @@ ROUTES = (
     Route(f"{_SLIDE}/patches/{{x}}/{{y}}.png", patch_image),
     Route(f"{_SLIDE}/patches/{{x}}/{{y}}", patch),
     Route(f"{_SLIDE}/gallery", gallery),
-    Route(f"{_SLIDE}/decisions", decisions, methods=["GET"]),
-    Route(f"{_SLIDE}/decisions", decide, methods=["POST"]),
+    Route(f"{_SLIDE}/decisions", SlideDecisions),
     Route(f"{_SLIDE}/undo", undo, methods=["POST"]),
     Route("/export/decisions.{kind}", export),
 )

@@ -298,9 +298,9 @@ def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
     InputCorruptError
         It cannot be read.
     """
-    path = inside(out, "heatmaps", slide_id) / FACTS
-    if not path.is_file():
+    try:
+        return read_json(inside(out, "heatmaps", slide_id) / FACTS)
+    except InputMissingError as error:
         raise InputMissingError(
             "no heatmap of this slide", place=slide_id, remedy="predict it; its status says what went wrong before"
-        )
-    return read_json(path)
+        ) from error

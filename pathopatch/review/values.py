@@ -188,7 +188,7 @@ def decided(
     above = nearest if float(nearest) > decision_probability else np.nextafter(nearest, np.float32(np.inf))
     below = np.nextafter(above, np.float32(-np.inf))
     rounded = probability.astype("<f4")
-    return np.where(is_tumour, np.maximum(rounded, above), np.minimum(rounded, below)).astype("<f4")
+    return np.asarray(np.where(is_tumour, np.maximum(rounded, above), np.minimum(rounded, below)), "<f4")
 
 
 def cells_beside(slide: ReviewedSlide, other: ReviewedSlide) -> NDArray[np.float32]:

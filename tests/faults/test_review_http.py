@@ -171,13 +171,20 @@ def test_a_body_over_64_kib_is_413_whether_its_length_is_said_or_not(page: Page)
 
 
 @pytest.mark.parametrize(
-    ("method", "target"),
-    [("PUT", DECISIONS), ("DELETE", DECISIONS), ("POST", "/api/cohort"), ("PATCH", "/"), ("GET", "/api/slides/a/undo")],
+    ("method", "target", "allowed"),
+    [
+        ("PUT", DECISIONS, {"GET", "POST"}),
+        ("DELETE", DECISIONS, {"GET", "POST"}),
+        ("POST", "/api/cohort", {"GET", "HEAD"}),
+        ("PATCH", "/", {"GET", "HEAD"}),
+        ("GET", "/api/slides/a/undo", {"POST"}),
+    ],
 )
-def test_a_method_that_an_address_does_not_have_is_405(page: Page, method: str, target: str) -> None:
+def test_a_method_that_an_address_does_not_have_is_405(page: Page, method: str, target: str, allowed: set[str]) -> None:
     answer = page.ask(target, method=method, headers=WRITE, body=b"{}")
     assert answer.status == 405
     assert answer.json["code"] == "INPUT_UNSUPPORTED"
+    assert set(answer.headers["allow"].split(", ")) == allowed
 
 
 def test_who_did_not_see_the_last_decision_gets_409_and_what_stands(page: Page) -> None:

@@ -119,7 +119,7 @@ with opened(Path({str(out)!r}), reviewer="me") as review:
     review.cohort.rows()
     slide = review.cohort.open("a")
     facts(slide), values(slide), tile(slide, 0, 0, 0), thumbnail(slide)
-print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib", "optuna"}} & set(sys.modules)))
+print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib.pyplot", "optuna"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr

@@ -1,4 +1,4 @@
-"""The viewer is the one that the lock file names, it comes whole or not at all, and without npm the way to it is told."""
+"""The viewer is the one that the lock file names, comes whole or not at all, and the way to it is told."""
 
 from __future__ import annotations
 
