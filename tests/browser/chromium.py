@@ -1,7 +1,7 @@
 """A real Chromium, and axe-core, which looks for barriers: where they come from, and what if they are not there.
 
-Chromium is Debian's (`apt-get install chromium`), driven by Playwright; axe-core comes from npm by the lock file beside,
-once, into a cache outside the repository.
+Chromium is Debian's (`apt-get install chromium`), driven by Playwright; axe-core comes from npm by the lock file
+beside, once, into a cache outside the repository.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Predicted:
 
 
 def made_model(slide: Slide, *, patch_px: int, method: str, seed: int) -> PatchClassifier:
-    """A network of random weights whose logits on this slide have mean 0 and deviation 1.5, so that a map has a face."""
+    """A network of random weights whose logits on this slide have mean 0 and deviation 1.5: the map has a face."""
     is_rgb = slide.channels == ("R", "G", "B")
     spec = BundleSpec(
         architecture="small-groupnorm",
@@ -112,12 +112,15 @@ def many_slides(out: Path, template: Path, count: int) -> Path:
     """A folder of so many slides, each with the numbers of a real one, varied; the last one failed."""
     facts, entry = facts_of(template, SLIDES[0]), read_status(template, SLIDES[0])["predict"]
     random = np.random.default_rng(0)
+    (out / "status").mkdir(parents=True)
     for number in range(count - 1):
         slide_id, tumour = f"slide-{number:04d}", int(random.integers(0, entry["counts"]["predicted"]))
         counts = {**entry["counts"], "tumour": tumour}
-        write_json(out / "heatmaps" / slide_id / "heatmap.json", {**facts, "slide_id": slide_id, "counts": counts})
         told = {**entry, "counts": counts, "patient_id": f"patient-{number // 2}"}
-        update_status(out, slide_id, "predict", told)
+        (out / "heatmaps" / slide_id).mkdir(parents=True)
+        described = json.dumps({**facts, "slide_id": slide_id, "counts": counts})
+        (out / "heatmaps" / slide_id / "heatmap.json").write_text(described, encoding="utf-8")
+        (out / "status" / f"{slide_id}.json").write_text(json.dumps({"predict": told}), encoding="utf-8")
     failed = {"state": "failed", "code": "INPUT_CORRUPT", "message": "the slide cannot be decoded"}
     update_status(out, f"slide-{count - 1:04d}", "predict", failed)
     return out

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, Locator, Page, expect
 
 READY = "body[data-ready=yes]"
+expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
 
 
 @contextmanager
@@ -40,10 +41,14 @@ class Visit:
         self.asked: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(30_000)
-        self.page.on("console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text))
+        self.page.set_default_timeout(60_000)
+        self.page.on("console", lambda said: self._hear(said.type, said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url))
+
+    def _hear(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and "willReadFrequently" not in text:  # that is of the tests' own looking
+            self.complaints.append(text)
 
     def _note(self, url: str) -> None:
         self.asked.append(url)
@@ -70,7 +75,7 @@ class Visit:
 
     def has_tiles(self) -> None:
         """Wait until all tiles that are wanted are drawn."""
-        self.page.wait_for_load_state("networkidle")
+        expect(self.page.locator("#viewer[data-loaded=yes]")).to_be_attached()
 
     def place_of(self, x: float, y: float) -> tuple[float, float]:
         """Where a point of the slide (level-0 px) is in the window, px."""

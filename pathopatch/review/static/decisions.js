@@ -73,7 +73,7 @@ export class Decisions {
     this.form.hidden = true;
     this.verdict = null;
     byId("form-error").textContent = "";
-    byId("decision-buttons").querySelector("button").focus();
+    document.querySelector("#viewer .openseadragon-canvas").focus(); // not a button: the space bar would press it
   }
 
   async #save() {

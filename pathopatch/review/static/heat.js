@@ -38,7 +38,7 @@ export class HeatLayer {
     for (let cell = 0; cell < isPositive.length; cell += 1) isPositive[cell] = probability[cell] > threshold ? 1 : 0;
     if (view.field === "group") this.#paintGroups(view);
     else this.#paintField(view);
-    this.#findEdges();
+    if (view.shape !== "fill") this.#findEdges();
   }
 
   #paintField(view) {
@@ -68,38 +68,43 @@ export class HeatLayer {
   }
 
   #findEdges() {
+    // Lines between a positive cell and one that is not, as long as they go straight on; and the cells along them.
     const { across, down } = this.values;
     const { isPositive } = this;
-    const at = (column, row) =>
-      column >= 0 && row >= 0 && column < across && row < down ? isPositive[row * across + column] : 0;
+    const { pixels } = this.edge;
+    const colour = this.slideIsDark ? PAPER : INK;
     const lines = [];
     for (let row = 0; row <= down; row += 1) {
       let began = -1;
       for (let column = 0; column <= across; column += 1) {
-        const isEdge = column < across && at(column, row) !== at(column, row - 1);
-        if (isEdge && began < 0) began = column;
-        if (!isEdge && began >= 0) lines.push(began, row, column, row);
-        if (!isEdge) began = -1;
+        const cell = row * across + column;
+        const here = row < down && column < across ? isPositive[cell] : 0;
+        const above = row > 0 && column < across ? isPositive[cell - across] : 0;
+        if (here === above) {
+          if (began >= 0) lines.push(began, row, column, row);
+          began = -1;
+        } else if (began < 0) began = column;
       }
     }
     for (let column = 0; column <= across; column += 1) {
       let began = -1;
       for (let row = 0; row <= down; row += 1) {
-        const isEdge = row < down && at(column, row) !== at(column - 1, row);
-        if (isEdge && began < 0) began = row;
-        if (!isEdge && began >= 0) lines.push(column, began, column, row);
-        if (!isEdge) began = -1;
+        const cell = row * across + column;
+        const here = row < down && column < across ? isPositive[cell] : 0;
+        const left = row < down && column > 0 ? isPositive[cell - 1] : 0;
+        if (here === left) {
+          if (began >= 0) lines.push(column, began, column, row);
+          began = -1;
+        } else if (began < 0) began = row;
       }
     }
     this.lines = Uint16Array.from(lines);
-    const { pixels } = this.edge;
-    const line = this.slideIsDark ? PAPER : INK;
-    for (let row = 0; row < down; row += 1) {
-      for (let column = 0; column < across; column += 1) {
-        const isEdge =
-          at(column, row) &&
-          !(at(column - 1, row) && at(column + 1, row) && at(column, row - 1) && at(column, row + 1));
-        pixels[row * across + column] = isEdge ? line : 0;
+    for (let row = 0, cell = 0; row < down; row += 1) {
+      for (let column = 0; column < across; column += 1, cell += 1) {
+        const isInner =
+          column > 0 && column < across - 1 && row > 0 && row < down - 1 &&
+          isPositive[cell - 1] && isPositive[cell + 1] && isPositive[cell - across] && isPositive[cell + across];
+        pixels[cell] = isPositive[cell] && !isInner ? colour : 0;
       }
     }
     put(this.edge);

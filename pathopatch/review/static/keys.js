@@ -58,9 +58,9 @@ function shownKey(key) {
 
 function makeHelp(bindings) {
   const dialog = byId("help");
-  const rows = [...bindings, { keys: ["?"], says: "Show or close this help" }].map(({ keys, says }) => {
+  const rows = [...bindings, { does: "help", keys: ["?"], says: "Show or close this help" }].map(({ does, keys, says }) => {
     const shown = keys.flatMap((key, index) => [...(index ? [" "] : []), ...shownKey(key)]);
-    return el("tr", {}, el("th", { scope: "row" }, ...shown), el("td", {}, says));
+    return el("tr", { data: { for: does } }, el("th", { scope: "row" }, ...shown), el("td", {}, says));
   });
   const box = el("input", { type: "checkbox", id: "keys-on" });
   box.checked = areOn();

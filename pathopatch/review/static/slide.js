@@ -11,11 +11,11 @@ import { drawLegend } from "./legend.js";
 import { neighbours, nextUnreviewed, orderOfSlides } from "./order.js";
 import { Panel } from "./panel.js";
 import { count, fixed, length, percent } from "./text.js";
-import { cellAt, origin, unpack } from "./values.js";
+import { cellAt, nearestPatch, nextPatch, origin, unpack } from "./values.js";
 import { openView } from "./view.js";
 import { Viewer } from "./viewer.js";
 
-const RECOLOURS = ["field", "run", "map", "isOnlyPositive", "threshold"];
+const RECOLOURS = ["field", "run", "map", "isOnlyPositive", "threshold", "shape"];
 const id = decodeURIComponent(location.pathname.split("/").pop());
 
 async function start() {
@@ -34,7 +34,7 @@ async function start() {
     view.change({ selected: cell });
     byId("patch-hint").hidden = true;
     const [x, y] = origin(facts, cell);
-    panel.show(x, y).then(() => panel.relabelled(decisions.labelOf(x, y)));
+    panel.show(x, y).then(() => panel.now && panel.relabelled(decisions.labelOf(panel.now.x, panel.now.y)));
     return true;
   };
   const selectAt = (x, y) => select(cellAt(facts, x, y)) || say("No patch there.");
@@ -65,25 +65,26 @@ async function start() {
   viewer.whenPointed((x, y) => showPointer(facts, values, x, y));
   describe(facts);
   const order = orderOfSlides(cohort.rows);
-  bindKeys(bindings({ facts, values, view, viewer, panel, decisions, select, selectAt, order, cohort }));
+  bindKeys(bindings({ facts, values, view, viewer, panel, decisions, select, order }));
   showPlace(order);
   gallery.show();
   await decisions.load();
   document.body.dataset.ready = "yes";
 }
 
-function bindings({ facts, values, view, viewer, panel, decisions, select, selectAt, order, cohort }) {
+function bindings({ facts, values, view, viewer, panel, decisions, select, order }) {
   const { before, after } = neighbours(order, id);
   const go = (there, otherwise) => (there ? (location.href = api.pageUrl(there)) : say(otherwise));
-  const label = (verdict) => () =>
-    panel.now && view.now.selected >= 0 ? decisions.relabel(panel.now.x, panel.now.y, verdict) : say("Select a patch first.");
+  const label = (verdict) => () => {
+    const [x, y] = origin(facts, view.now.selected);
+    const isShown = view.now.selected >= 0 && panel.now?.x === x && panel.now?.y === y;
+    return isShown ? decisions.relabel(x, y, verdict) : say("Select a patch first.");
+  };
+  const selectMiddle = () => select(nearestPatch(values, facts, ...viewer.middle()));
   const step = (across, down) => () => {
-    if (view.now.selected < 0) return selectAt(...viewer.middle());
-    const column = (view.now.selected % values.across) + across;
-    const row = Math.floor(view.now.selected / values.across) + down;
-    const isInside = column >= 0 && row >= 0 && column < values.across && row < values.down;
-    if (!isInside || !select(row * values.across + column)) return say("No patch there.");
-    return viewer.keepInSight(...origin(facts, row * values.across + column), facts.span_px);
+    if (view.now.selected < 0) return selectMiddle();
+    const cell = nextPatch(values, view.now.selected, across, down);
+    return select(cell) ? viewer.keepInSight(...origin(facts, cell), facts.span_px) : say("No patch there.");
   };
   const swapRuns = () => (facts.beside ? view.change({ run: view.now.run === "a" ? "b" : "a" }) : say("There is no second run."));
   return [
@@ -98,7 +99,7 @@ function bindings({ facts, values, view, viewer, panel, decisions, select, selec
     { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
     { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
     { does: "label-unsure", keys: ["3"], says: "Selected patch: unsure", run: label("unsure") },
-    { does: "select", keys: ["Enter"], says: "Select the patch in the middle", run: () => selectAt(...viewer.middle()) },
+    { does: "select", keys: ["Enter"], says: "Select the patch in the middle", run: selectMiddle },
     { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },
     { does: "right", keys: ["Shift+ArrowRight"], says: "Select the patch to the right", run: step(1, 0) },
     { does: "up", keys: ["Shift+ArrowUp"], says: "Select the patch above", run: step(0, -1) },

@@ -71,3 +71,27 @@ export function cellAt(facts, x, y) {
   const row = Math.min(Math.max(index(y), 0), down - 1);
   return row * across + column;
 }
+
+export function nearestPatch(values, facts, x, y) {
+  // The cell of the patch that begins nearest to a point (level-0 px), counted from its middle; -1 if there is none.
+  let [nearest, least] = [-1, Infinity];
+  for (let cell = 0; cell < values.patchIn.length; cell += 1) {
+    if (values.patchIn[cell] < 0) continue;
+    const [left, top] = origin(facts, cell);
+    const away = (left + facts.span_px / 2 - x) ** 2 + (top + facts.span_px / 2 - y) ** 2;
+    if (away < least) [nearest, least] = [cell, away];
+  }
+  return nearest;
+}
+
+export function nextPatch(values, from, across, down) {
+  // The next cell with a patch in one direction, over the blank ones between; -1 if there is none.
+  let column = (from % values.across) + across;
+  let row = Math.floor(from / values.across) + down;
+  while (column >= 0 && row >= 0 && column < values.across && row < values.down) {
+    if (values.patchIn[row * values.across + column] >= 0) return row * values.across + column;
+    column += across;
+    row += down;
+  }
+  return -1;
+}

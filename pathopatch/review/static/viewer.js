@@ -52,6 +52,7 @@ export class Viewer {
       this.draw();
       this.place.dataset.ready = "yes";
     });
+    this.#watchTiles();
     this.osd.addHandler("update-viewport", () => this.draw());
     this.osd.addHandler("resize", () => this.draw());
     this.osd.addHandler("canvas-key", (event) => {
@@ -73,6 +74,14 @@ export class Viewer {
     };
   }
 
+  #watchTiles() {
+    // Says on the element whether every tile that is in sight is there.
+    this.osd.world.addHandler("add-item", ({ item }) => {
+      this.place.dataset.loaded = "no";
+      item.addHandler("fully-loaded-change", ({ fullyLoaded }) => (this.place.dataset.loaded = fullyLoaded ? "yes" : "no"));
+    });
+  }
+
   #describe() {
     const { canvas } = this.osd;
     canvas.setAttribute("role", "application");
@@ -85,6 +94,7 @@ export class Viewer {
 
   showChannels() {
     // The picture is exchanged, the place on the slide stays.
+    this.place.dataset.loaded = "no";
     const old = this.osd.world.getItemAt(0);
     this.osd.addTiledImage({ tileSource: this.#source(), index: 0, success: () => old && this.osd.world.removeItem(old) });
   }
