@@ -180,8 +180,8 @@ def test_a_body_that_is_announced_too_long_is_refused_before_it_is_sent(page: Pa
 @pytest.mark.parametrize(
     ("method", "target", "allowed"),
     [
-        ("PUT", DECISIONS, {"GET", "POST"}),
-        ("DELETE", DECISIONS, {"GET", "POST"}),
+        ("PUT", DECISIONS, {"GET", "HEAD", "POST"}),
+        ("DELETE", DECISIONS, {"GET", "HEAD", "POST"}),
         ("POST", "/api/cohort", {"GET", "HEAD"}),
         ("PATCH", "/", {"GET", "HEAD"}),
         ("GET", "/api/slides/a/undo", {"POST"}),
