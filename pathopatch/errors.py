@@ -169,6 +169,12 @@ class BetaOutOfBoundsError(PathopatchError, ValueError):
     code = "BETA_OUT_OF_BOUNDS"
 
 
+class ReviewRefusedError(PathopatchError, PermissionError):
+    """The review page does not answer this: foreign host or origin, no token, or a write that is not the page's own."""
+
+    code = "REVIEW_REFUSED"
+
+
 class ReviewConflictError(PathopatchError, RuntimeError):
     """Somebody else decided on the slide since it was read.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pathopatch.cli import exporting, predicting, slides, studies, training, upkeep
+from pathopatch.cli import exporting, predicting, reviewing, slides, studies, training, upkeep
 
 _COMMANDS: tuple[Callable[..., Any], ...] = (
     slides.check,
@@ -20,6 +20,7 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     training.evaluate,
     predicting.predict,
     predicting.report,
+    reviewing.review,
     studies.run,
     studies.demo,
     upkeep.clean,
