@@ -24,9 +24,7 @@ def filled(page):
 
 def middle(facts, x, y):
     """Of the part of a cell that lies on the slide."""
-    return tuple(
-        at + min(facts["cell_px"], side - at) / 2 for at, side in zip((x, y), facts["size_px"], strict=True)
-    )
+    return tuple(at + min(facts["cell_px"], side - at) / 2 for at, side in zip((x, y), facts["size_px"], strict=True))
 
 
 def alpha(window, place, of):
