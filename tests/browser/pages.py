@@ -19,7 +19,19 @@ expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
 @contextmanager
 def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterator[str]:
     """Run `pathopatch review` on a free port; yields its address without the slash at the end."""
-    command = [sys.executable, "-m", "pathopatch.cli", "review", out, "--port", 0, "--reviewer", reviewer, *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pathopatch.cli",
+        "review",
+        out,
+        "--port",
+        0,
+        "--reviewer",
+        reviewer,
+        "--quiet",
+        *options,
+    ]
     with subprocess.Popen([str(each) for each in command], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

@@ -80,7 +80,7 @@ def test_arrow_keys_move_the_slide_once_it_has_the_focus(address, visit):
     window = visit(address, reduced_motion="reduce")
     page = window.slide(MODALITIES)
     page.keyboard.press("+")
-    page.locator("#viewer .openseadragon-canvas").focus()
+    page.locator("#viewer [role=application]").focus()
     before = page.locator("#viewer").get_attribute("data-corner")
     page.keyboard.press("ArrowRight")
     expect(page.locator("#viewer")).not_to_have_attribute("data-corner", before)

@@ -10,7 +10,9 @@ import { VERDICTS, count, when } from "./text.js";
 const table = byId("slides");
 const wanted = fromAddress();
 const made = new Map(); // rows of the table by slide id: made once, then moved
+const FIRST = 60; // rows that are put in at once, more than a screen holds; the others follow
 let rows = [];
+let coming = 0; // the timer of those that follow
 
 async function start() {
   const cohort = await api.cohort();
@@ -22,7 +24,6 @@ async function start() {
     ...(cohort.reviewer ? [`reviewer: ${cohort.reviewer}`] : []),
   ].join(" · ");
   document.title = `${cohort.name || "Cohort"} · pathopatch review`;
-  for (const row of rows) made.set(row.slide_id, tableRow(row));
   makeHead();
   makeFilters();
   show();
@@ -34,7 +35,12 @@ async function start() {
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);
   document.body.dataset.ready = "yes";
-  document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from the page's start to the table
+  await painted();
+  document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from the page's start until the table is seen
+}
+
+function painted() {
+  return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
 }
 
 function fromAddress() {
@@ -79,7 +85,7 @@ function makeFilters() {
 function show(changes = {}) {
   Object.assign(wanted, changes);
   const shown = chosen(rows, wanted);
-  table.tBodies[0].replaceChildren(...shown.map((row) => made.get(row.slide_id)));
+  fill(shown);
   for (const head of table.tHead.querySelectorAll("th")) {
     if (head.dataset.column === wanted.sort) head.setAttribute("aria-sort", wanted.isDown ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
@@ -88,6 +94,19 @@ function show(changes = {}) {
   byId("shown").textContent = shown.length === rows.length ? "" : `${count(shown.length)} of ${count(rows.length)}`;
   keepOrder(shown.filter(isShowable).map((row) => row.slide_id));
   toAddress();
+}
+
+function fill(shown) {
+  clearTimeout(coming);
+  const put = (some) => table.tBodies[0].append(...some.map(rowOf));
+  table.tBodies[0].replaceChildren();
+  put(shown.slice(0, FIRST));
+  coming = setTimeout(() => put(shown.slice(FIRST)), 50);
+}
+
+function rowOf(row) {
+  if (!made.has(row.slide_id)) made.set(row.slide_id, tableRow(row));
+  return made.get(row.slide_id);
 }
 
 function tableRow(row) {
@@ -150,7 +169,7 @@ function open() {
 
 function openUnreviewed() {
   const here = document.activeElement?.closest("tbody tr")?.dataset.slide ?? null;
-  const next = nextUnreviewed([...table.tBodies[0].rows].map((row) => row.dataset.slide), rows, here);
+  const next = nextUnreviewed(chosen(rows, wanted).map((row) => row.slide_id), rows, here);
   if (next) location.href = api.pageUrl(next);
   else say("Every slide that is shown is reviewed.");
 }

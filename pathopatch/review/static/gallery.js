@@ -45,10 +45,10 @@ export class Gallery {
 
   #item(patch, kind) {
     const { facts } = this;
-    const probability = fixed(patch.probability, 3);
-    const said = kind === "disagreement" ? signed(patch.probability - patch.beside, 2) : probability;
+    const said = kind === "disagreement" ? signed(patch.probability - patch.beside, 2) : fixed(patch.probability);
     const tissue = percent(patch.tissue_fraction, 0);
-    const label = `Patch at ${patch.x}, ${patch.y} px: probability ${probability}, tissue ${tissue}`;
+    const what = kind === "disagreement" ? "difference A − B" : "probability";
+    const hidden = (text) => el("span", { class: "hidden" }, text);
     const image = facts.has_slide
       ? el("img", {
           src: api.patchUrl(facts.slide_id, patch.x, patch.y, this.view.now.channels),
@@ -57,9 +57,11 @@ export class Gallery {
       : el("span", { class: "no-image" });
     const button = el(
       "button",
-      { type: "button", "aria-label": label, title: label, onclick: () => this.fly(patch.x, patch.y) },
+      { type: "button", title: `x ${patch.x}, y ${patch.y} px`, onclick: () => this.fly(patch.x, patch.y) },
       image,
+      hidden(`Patch at ${patch.x}, ${patch.y} px: ${what} `),
       el("span", {}, said),
+      hidden(", tissue "),
       el("span", { class: "quiet" }, tissue),
     );
     return el("li", {}, button);

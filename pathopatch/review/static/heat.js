@@ -14,7 +14,9 @@ export class HeatLayer {
     this.values = values;
     this.fill = grid(values.across, values.down);
     this.edge = grid(values.across, values.down);
-    this.lines = new Uint16Array(0); // x0, y0, x1, y1 of each line, in cells
+    this.lines = null;
+    this.edgeIsPainted = false;
+    this.painted = ""; // of what the fill is; a threshold alone does not change it
     this.isPositive = new Uint8Array(values.across * values.down);
     this.slideIsDark = facts.background === "dark";
   }
@@ -36,20 +38,28 @@ export class HeatLayer {
     const threshold = view.threshold[view.run];
     const { isPositive } = this;
     for (let cell = 0; cell < isPositive.length; cell += 1) isPositive[cell] = probability[cell] > threshold ? 1 : 0;
-    if (view.field === "group") this.#paintGroups(view);
-    else this.#paintField(view);
-    if (view.shape !== "fill") this.#findEdges();
+    const { field, run, map, isOnlyPositive } = view;
+    const wanted = [field, run, map, isOnlyPositive && threshold].join();
+    if (wanted !== this.painted) {
+      if (field === "group") this.#paintGroups(view);
+      else this.#paintField(view);
+      this.painted = wanted;
+    }
+    this.lines = null; // found when they are drawn
+    this.edgeIsPainted = false;
   }
 
   #paintField(view) {
     const value = this.field(view);
     const [low, high] = RANGES[view.field];
     const colours = table(view.field === "difference" ? "difference" : view.map);
-    const scale = (colours.length - 1) / (high - low);
+    const last = colours.length - 1;
+    const scale = last / (high - low);
     this.#paint(view, (cell) => {
       const here = value[cell];
       if (here !== here) return 0; // NaN: nothing was predicted, and the tissue stays clear
-      return colours[Math.max(0, Math.min(colours.length - 1, Math.round((here - low) * scale)))];
+      const at = ((here - low) * scale + 0.5) | 0;
+      return colours[at < 0 ? 0 : at > last ? last : at];
     });
   }
 
@@ -67,12 +77,10 @@ export class HeatLayer {
     put(this.fill);
   }
 
-  #findEdges() {
-    // Lines between a positive cell and one that is not, as long as they go straight on; and the cells along them.
+  #linesAlongEdges() {
+    // Between a positive cell and one that is not, as long as they go straight on: x0, y0, x1, y1 of each, in cells.
     const { across, down } = this.values;
     const { isPositive } = this;
-    const { pixels } = this.edge;
-    const colour = this.slideIsDark ? PAPER : INK;
     const lines = [];
     for (let row = 0; row <= down; row += 1) {
       let began = -1;
@@ -98,7 +106,15 @@ export class HeatLayer {
         } else if (began < 0) began = row;
       }
     }
-    this.lines = Uint16Array.from(lines);
+    return new Uint16Array(lines);
+  }
+
+  #paintEdges() {
+    // Positive cells that touch one which is not.
+    const { across, down } = this.values;
+    const { isPositive } = this;
+    const { pixels } = this.edge;
+    const colour = this.slideIsDark ? PAPER : INK;
     for (let row = 0, cell = 0; row < down; row += 1) {
       for (let column = 0; column < across; column += 1, cell += 1) {
         const isInner =
@@ -135,9 +151,12 @@ export class HeatLayer {
 
   #drawEdges(context, place, cell) {
     if (cell < FEWEST_PX) {
+      if (!this.edgeIsPainted) this.#paintEdges();
+      this.edgeIsPainted = true;
       context.drawImage(this.edge.canvas, place.x, place.y, cell * this.values.across, cell * this.values.down);
       return;
     }
+    this.lines ??= this.#linesAlongEdges();
     const { lines } = this;
     const right = (context.canvas.width - place.x) / cell;
     const bottom = (context.canvas.height - place.y) / cell;

@@ -15,7 +15,7 @@ import { cellAt, nearestPatch, nextPatch, origin, unpack } from "./values.js";
 import { openView } from "./view.js";
 import { Viewer } from "./viewer.js";
 
-const RECOLOURS = ["field", "run", "map", "isOnlyPositive", "threshold", "shape"];
+const RECOLOURS = ["field", "run", "map", "isOnlyPositive", "threshold"];
 const id = decodeURIComponent(location.pathname.split("/").pop());
 
 async function start() {

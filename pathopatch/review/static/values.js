@@ -45,7 +45,14 @@ export function positives(probability, threshold) {
   return { above, known };
 }
 
+const counted = new WeakMap(); // by the values: they never change
+
 export function histogram(values, low, high, bins) {
+  if (!counted.has(values)) counted.set(values, count(values, low, high, bins));
+  return counted.get(values);
+}
+
+function count(values, low, high, bins) {
   const counts = new Uint32Array(bins);
   const scale = bins / (high - low);
   for (let index = 0; index < values.length; index += 1) {
