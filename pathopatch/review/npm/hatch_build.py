@@ -12,7 +12,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class ViewerHook(BuildHookInterface):  # type: ignore[type-arg]
+class ViewerHook(BuildHookInterface):  # type: ignore[misc]
     """Fetches the viewer before files are collected, for a wheel and for an editable install alike."""
 
     PLUGIN_NAME = "custom"
