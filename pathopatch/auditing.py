@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 
 def write_audit(
-    work: Path, groups: pd.DataFrame, stamp: Stamp, *, min_tissue: float, left_out: Sequence[str] = ()
+    work: Path,
+    groups: pd.DataFrame,
+    stamp: Stamp,
+    *,
+    min_tissue: float,
+    left_out: Sequence[str] = (),
+    decided: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Audit a cohort and write what was found; return it.
 
@@ -34,12 +40,16 @@ def write_audit(
         Share of tissue below which patches were taken for blank.
     left_out : sequence of str
         Slides that are not in the table, since they are not tiled to the end.
+    decided : mapping, optional
+        What decisions of reviewers changed, as `pathopatch.decided.applied` counts it.
     """
     from pathopatch.groups import audit, tables
 
     thresholds = [float(str(name)[6:]) for name in groups.columns if str(name).startswith("group@")]
     found = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, thresholds)}
     found["left_out"] = sorted(left_out)
+    if decided is not None:
+        found["decided"] = dict(decided)
     for name, table in tables(found).items():
         text: str = table.to_csv(index=False, lineterminator="\n")
         files.write_bytes(work / "groups" / f"audit_{name}.csv", text.encode())
@@ -92,6 +102,7 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
         stamp or Stamp(stage="groups", config=""),
         min_tissue=known.get("min_tissue", GroupsConfig().min_tissue),
         left_out=known.get("left_out", ()),
+        decided=known.get("decided"),
     )
 
 
@@ -105,11 +116,13 @@ def audit_text(work: Path, *, force: bool = False) -> str:
     force : bool
         Make it anew.
     """
+    from pathopatch.decided.applied import counted_text
     from pathopatch.groups import describe
 
     found = audit(work, force=force)
     left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
-    return left_out + describe(found)
+    decided = f"{counted_text(found['decided'])}\n\n" if "decided" in found else ""
+    return left_out + decided + describe(found)
 
 
 def _path(work: Path) -> Path:

@@ -9,6 +9,8 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from pathopatch.review import viewer
+
 _PACKAGES = (
     "pathopatch", "torch", "timm", "numpy", "zarr", "tensorstore", "tifffile", "imagecodecs", "openslide-python",
     "opencv-python-headless", "scikit-image", "albumentations", "pandas", "optuna",
@@ -41,7 +43,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Return what this machine has and what is missing, in the order a reader needs it."""
-    return [*_versions(), *_compute(), *_readers(), *_extras(), *_room()]
+    return [*_versions(), *_compute(), *_readers(), *_extras(), _viewer(), *_room()]
 
 
 def _versions() -> list[Finding]:
@@ -90,6 +92,13 @@ def _extras() -> list[Finding]:
         else Finding(name=f"extra: {what}", value="not installed", remedy=how)
         for module, what, how in _EXTRAS
     ]
+
+
+def _viewer() -> Finding:
+    name = "the review page's viewer"
+    if viewer.is_there():
+        return Finding(name=name, value=f"OpenSeadragon {viewer.version()}")
+    return Finding(name=name, value="missing", remedy=viewer.remedy())
 
 
 def _room() -> list[Finding]:

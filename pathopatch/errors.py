@@ -6,6 +6,7 @@ Outside code may rely on ``code``; the wording may change.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -145,7 +146,7 @@ class OutOfMemoryError(PathopatchError, MemoryError):
 
 
 class SlideTimeoutError(PathopatchError, TimeoutError):
-    """A slide took longer than allowed."""
+    """A slide, or a lock that another process holds, took longer than allowed."""
 
     code = "TIMEOUT"
 
@@ -166,6 +167,40 @@ class BetaOutOfBoundsError(PathopatchError, ValueError):
     """A beta outside the bounds of GERNE's equation 9."""
 
     code = "BETA_OUT_OF_BOUNDS"
+
+
+class ReviewRefusedError(PathopatchError, PermissionError):
+    """The review page does not answer this: foreign host or origin, no token, or a write that is not the page's own."""
+
+    code = "REVIEW_REFUSED"
+
+
+class ReviewConflictError(PathopatchError, RuntimeError):
+    """Somebody else decided on the slide since it was read.
+
+    Parameters
+    ----------
+    message, place, remedy : str
+        As of every error.
+    state : mapping, optional
+        What is decided of the slide by now, as plain values.
+    """
+
+    code = "REVIEW_CONFLICT"
+
+    def __init__(
+        self, message: str, *, place: str = "", remedy: str = "", state: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, place=place, remedy=remedy)
+        self.state = dict(state or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_conflict, (self.message, self.place, self.remedy, self.state)
+
+
+def _rebuild_conflict(message: str, place: str, remedy: str, state: Mapping[str, Any]) -> ReviewConflictError:
+    """Return the conflict as it was before pickling."""
+    return ReviewConflictError(message, place=place, remedy=remedy, state=state)
 
 
 class InternalError(PathopatchError, RuntimeError):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from pathopatch.cohort import slides_to_predict
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
+from pathopatch.files import write_bytes
 from pathopatch.progress import Progress
 from pathopatch.tasks import open_row
 
@@ -47,6 +48,38 @@ def export_ome_zarr(
         windows = intensity.windows(overview, everywhere, rule=IntensityConfig(), is_rgb_uint8=slide.is_rgb)
         done = None if progress is None else partial(progress, "export")
         write(slide, path, version=version, name=row.slide_id, windows=windows, force=force, progress=done)
+    return path
+
+
+def export_review(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write what reviewers decided of predictions, as CSV or JSON; return the file, ``review.csv`` if None.
+
+    Raises
+    ------
+    InputMissingError
+        Nobody has decided anything.
+    InputUnsupportedError
+        `path` is neither CSV nor JSON.
+    StaleArtefactError
+        The file is there with other content, and `force` is off.
+    """
+    from pathopatch.decided.log import FILE, read_log
+    from pathopatch.decided.table import csv_text, json_text
+
+    path = Path("review.csv") if path is None else path
+    texts = {".csv": csv_text, ".json": json_text}
+    text_of = texts.get(path.suffix.lower())
+    if text_of is None:
+        raise InputUnsupportedError(f"neither CSV nor JSON: {path.name}", place=str(path), remedy="say -o review.csv")
+    rows = read_log(out / FILE)
+    if not rows:
+        raise InputMissingError("no decisions", place=str(out / FILE), remedy="decide with pathopatch review OUT")
+    content = text_of(rows).encode()
+    if path.exists() and not force and (not path.is_file() or path.read_bytes() != content):
+        raise StaleArtefactError(
+            "something else stands here", place=str(path), remedy="use --force to replace it, or another file"
+        )
+    write_bytes(path, content)
     return path
 
 

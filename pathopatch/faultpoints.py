@@ -2,7 +2,8 @@
 
 ``PATHOPATCH_FAULT=rename:3`` ends the process with SIGKILL at its third passage of the point ``rename``. Points are
 ``chunk`` (pixels of a store were written), ``rename`` (an artefact is about to take its place), ``renamed`` (it has
-taken it) and ``step`` (a step of training is done). Without the variable nothing happens.
+taken it), ``step`` (a step of training is done), ``deciding`` (a reviewer's decision is about to be committed) and
+``decided`` (it is). Without the variable nothing happens.
 """
 
 from __future__ import annotations

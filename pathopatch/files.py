@@ -128,8 +128,12 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     DiskFullError
         No space was left; the earlier file is untouched.
     """
-    text = json.dumps(_without_nan(value), indent=2, ensure_ascii=False, default=plain, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, (json_text(value, indent=2) + "\n").encode())
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """Return plain values as JSON; NaN becomes null, since JSON has none."""
+    return json.dumps(_without_nan(value), indent=indent, ensure_ascii=False, default=plain, allow_nan=False)
 
 
 def plain(value: object) -> Any:

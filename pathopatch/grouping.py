@@ -5,11 +5,14 @@ With folds, ``WORK/folds/<k>/`` is a work folder of its own (``groups.parquet``,
 stay in ``WORK``, whose ``groups.parquet`` has all patients as test patients, each tested once, and says in the column
 ``fold`` by which fold. ``WORK/runs/<run>/`` has no model of its own but the pooled evaluation. Every stage works on a
 fold as on any other work folder, and none can see what the others leave.
+
+Decisions of reviewers move no patient: splits and folds are drawn as if nobody had decided, then slides go and labels
+change. Otherwise a review of what one model predicted would put its training patients among those that test the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +20,9 @@ import pandas as pd
 from pathopatch import provenance
 from pathopatch.auditing import is_audited, write_audit
 from pathopatch.config import GroupsConfig
+from pathopatch.decided.applied import Applied, apply_decisions
+from pathopatch.decided.rows import Recorded
+from pathopatch.decided.table import read_decisions
 from pathopatch.errors import GroupEmptyError, InputMissingError
 from pathopatch.files import fold_folder
 from pathopatch.groups import assign_groups, assign_splits, check_groups, given_splits
@@ -26,15 +32,19 @@ from pathopatch.groups.splits import SPLITS
 from pathopatch.provenance import Stamp, fingerprint
 
 
-def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = False) -> pd.DataFrame:
+def groups(
+    work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None, force: bool = False
+) -> pd.DataFrame:
     """Join the patch tables of all finished slides, split them by patient, form the groups; write table and audit.
 
-    With folds, those of each fold too: see the head of this module.
+    With folds, those of each fold too; with decisions, an exported review, as it says: see the head of this module.
 
     Raises
     ------
     InputMissingError
-        No slide was tiled yet.
+        No slide was tiled yet, or a relabelled patch is not among those that were.
+    InputUnsupportedError
+        The file of decisions holds mistakes, or rejects every slide.
     GroupEmptyError
         A group is empty in a split of a fold.
     StaleArtefactError
@@ -50,6 +60,10 @@ def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = Fa
     paths = {slide: work / "patches" / f"{slide}.parquet" for slide in done}
     inputs = {slide: provenance.fingerprint_file(path) for slide, path in paths.items()}
     inputs["slides.parquet"] = provenance.fingerprint_file(work / "slides.parquet")
+    rows = []
+    if decisions is not None:
+        rows = read_decisions(decisions)
+        inputs["decisions"] = provenance.fingerprint_file(decisions)
     settings = [config, folds] if folds > 1 else config
     stamp = Stamp(stage="groups", config=provenance.fingerprint(settings), inputs=inputs)
     path = work / "groups.parquet"
@@ -57,18 +71,23 @@ def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = Fa
         return provenance.read_table(path)
     patches = pd.concat([provenance.read_table(item) for item in paths.values()], ignore_index=True)
     left_out = sorted(set(slides["slide_id"]) - set(done))
+    applied = apply_decisions(patches, rows)
+    decided = None if decisions is None else applied
     if folds > 1:
-        tables = fold_tables(patches, config, folds=folds)
-        write_folds(work, tables, config, stamp=stamp, left_out=left_out)
+        tables = fold_tables(patches, config, folds=folds, rows=rows)
+        write_folds(work, tables, config, stamp=stamp, left_out=left_out, decided=decided)
         return tables[0]
     split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
-    patches = patches.assign(split=patches["patient_id"].map(split))
-    table = assign_groups(patches, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
-    write_groups(work, table, config, stamp=stamp, left_out=left_out)
+    kept = applied.patches
+    kept = kept.assign(split=kept["patient_id"].map(split))
+    table = assign_groups(kept, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+    write_groups(work, table, config, stamp=stamp, left_out=left_out, decided=decided)
     return table
 
 
-def fold_tables(patches: pd.DataFrame, config: GroupsConfig, *, folds: int) -> dict[int, pd.DataFrame]:
+def fold_tables(
+    patches: pd.DataFrame, config: GroupsConfig, *, folds: int, rows: Sequence[Recorded] = ()
+) -> dict[int, pd.DataFrame]:
     """Return the groups table of every fold, and under 0 that of the whole cohort, in which all patients are tested.
 
     Parameters
@@ -79,6 +98,8 @@ def fold_tables(patches: pd.DataFrame, config: GroupsConfig, *, folds: int) -> d
         Thresholds, bins and the seed.
     folds : int
         How many.
+    rows : sequence of Recorded
+        Decisions of reviewers.
 
     Raises
     ------
@@ -89,9 +110,8 @@ def fold_tables(patches: pd.DataFrame, config: GroupsConfig, *, folds: int) -> d
         More folds than patients, or fewer than three.
     """
     fold = assign_folds(patches, folds=folds, seed=config.split_seed)
-    table = assign_groups(
-        patches.assign(split="test"), config.thresholds, min_tissue=config.min_tissue, bins=config.bins
-    )
+    kept = apply_decisions(patches, rows).patches
+    table = assign_groups(kept.assign(split="test"), config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
     of_patch = table["patient_id"].astype(str)
     table.insert(list(table.columns).index("split") + 1, "fold", of_patch.map(fold))
     tables = {0: table}
@@ -117,7 +137,13 @@ def _check(table: pd.DataFrame, config: GroupsConfig, number: int) -> None:
 
 
 def write_folds(
-    work: Path, tables: Mapping[int, pd.DataFrame], config: GroupsConfig, *, stamp: Stamp, left_out: list[str]
+    work: Path,
+    tables: Mapping[int, pd.DataFrame],
+    config: GroupsConfig,
+    *,
+    stamp: Stamp,
+    left_out: list[str],
+    decided: Applied | None = None,
 ) -> None:
     """Write the groups and the audit of every fold, then those of the whole cohort.
 
@@ -133,15 +159,25 @@ def write_folds(
         Of the whole cohort's; a fold's says its number beside.
     left_out : list of str
         Slides that are not tiled.
+    decided : Applied, optional
+        What decisions of reviewers changed, where there were any to read.
     """
     for number in sorted(tables, reverse=True):  # the whole cohort last: its stamp says that all is there
         folder = fold_folder(work, number) if number else work
         settings = fingerprint([stamp.config, number]) if number else stamp.config
         own = Stamp(stage=stamp.stage, config=settings, inputs=stamp.inputs)
-        write_groups(folder, tables[number], config, stamp=own, left_out=left_out)
+        write_groups(folder, tables[number], config, stamp=own, left_out=left_out, decided=decided)
 
 
-def write_groups(folder: Path, table: pd.DataFrame, config: GroupsConfig, *, stamp: Stamp, left_out: list[str]) -> None:
+def write_groups(
+    folder: Path,
+    table: pd.DataFrame,
+    config: GroupsConfig,
+    *,
+    stamp: Stamp,
+    left_out: list[str],
+    decided: Applied | None = None,
+) -> None:
     """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder.
 
     Parameters
@@ -150,8 +186,15 @@ def write_groups(folder: Path, table: pd.DataFrame, config: GroupsConfig, *, sta
         Work folder, or that of a fold.
     table : DataFrame
         The groups.
-    config, stamp, left_out
+    config, stamp, left_out, decided
         As for `write_folds`.
     """
     provenance.write_table(folder / "groups.parquet", table, stamp)
-    write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out)
+    facts = None if decided is None else decided.facts | {"labels_changed": _changed_by_split(table, decided)}
+    write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out, decided=facts)
+
+
+def _changed_by_split(table: pd.DataFrame, decided: Applied) -> dict[str, int]:
+    """Return in how many patches of each split the label is another one by decision; of the splits that have any."""
+    changed = table.loc[table["patch_id"].isin(decided.changed), "split"]
+    return {split: count for split in SPLITS if (count := int((changed == split).sum()))}

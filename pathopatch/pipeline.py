@@ -197,11 +197,13 @@ def _counter(what: str, total: int, progress: Progress | None) -> Any:
 # --- groups --------------------------------------------------------------------------------------------------------
 
 
-def groups(work: Path, config: GroupsConfig, *, folds: int = 1, force: bool = False) -> pd.DataFrame:
+def groups(
+    work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None, force: bool = False
+) -> pd.DataFrame:
     """Say which split, group and, in a cross-validation, fold each patch is in; see `pathopatch.grouping.groups`."""
     from pathopatch.grouping import groups as formed
 
-    return formed(work, config, folds=folds, force=force)
+    return formed(work, config, folds=folds, decisions=decisions, force=force)
 
 
 # --- train, tune, evaluate -----------------------------------------------------------------------------------------

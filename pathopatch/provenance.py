@@ -277,8 +277,15 @@ def write_tables(path: Path, parts: Iterable[pd.DataFrame], stamp: Stamp) -> Non
                 writer.close()
 
 
-def read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path, *, slide_id: str | None = None) -> pd.DataFrame:
     """Return a Parquet table that a stage wrote.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    slide_id : str, optional
+        Only the rows of this slide, by the column of this name; the others are not held in memory.
 
     Raises
     ------
@@ -293,7 +300,8 @@ def read_table(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        content = pq.read_table(path)
+        chosen = None if slide_id is None else [("slide_id", "==", slide_id)]
+        content = pq.read_table(path, filters=chosen)
         raw = (content.schema.metadata or {}).get(_STAMP_KEY)
         if raw:
             require_schema(Stamp.from_dict(json.loads(raw)), place=path)

@@ -1,4 +1,4 @@
-"""What one types to take a model elsewhere: where the export goes, exit codes and words."""
+"""What one types to take a model or a review elsewhere: where the export goes, exit codes and words."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from made_model import write_model
+
+from pathopatch.decided.rows import Decision
+from pathopatch.decided.table import read_decisions
+from pathopatch.review.decisions import Decisions
 
 Type = Callable[..., int]
 
@@ -58,3 +62,25 @@ def test_a_folder_that_is_no_bundle_or_no_export_is_named(
     assert typed("export", "torchscript", bundle, "-o", tmp_path / "mine", "--force") == 1
     assert "INPUT_UNSUPPORTED" in capsys.readouterr().err
     assert typed("export", "tensorflow", bundle) == 2
+
+
+def test_a_review_is_exported_as_csv_or_json_and_no_other_file_is_replaced(
+    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed("export", "review", tmp_path) == 1
+    assert "INPUT_MISSING: no decisions" in capsys.readouterr().err
+    with Decisions(tmp_path / "review.sqlite") as decisions:
+        decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=0)
+        assert typed("export", "review", tmp_path) == 0  # while a page has it open
+        assert capsys.readouterr().out == "review.csv\n"
+        assert typed("export", "review", tmp_path, "-o", "told.json") == 0
+        assert read_decisions(Path("review.csv")) == read_decisions(Path("told.json"))
+        decisions.record(Decision(slide_id="s1", verdict="reject", reviewer="Ada"), revision=1)
+    assert typed("export", "review", tmp_path) == 1
+    assert "STALE_ARTEFACT" in capsys.readouterr().err
+    assert typed("export", "review", tmp_path, "--force", "-q") == 0
+    assert typed("export", "review", tmp_path) == 0
+    assert [row.verdict for row in read_decisions(Path("review.csv"))] == ["accept", "reject"]
+    assert typed("export", "review", tmp_path, "-o", "review.xlsx") == 1
+    assert "neither CSV nor JSON" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_every_error_says_code_value_place_and_remedy_and_survives_a_process_bou
 
 def test_every_code_belongs_to_one_class() -> None:
     codes = [kind.code for kind in KINDS]
-    assert len(codes) == len(set(codes)) == 21
+    assert len(codes) == len(set(codes)) == 23
 
 
 def test_a_manifest_error_lists_every_problem_after_a_process_boundary() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from pathopatch.cli import exporting, predicting, slides, studies, training, upkeep
+from pathopatch.cli import exporting, predicting, reviewing, slides, studies, training, upkeep
 
 _COMMANDS: tuple[Callable[..., Any], ...] = (
     slides.check,
@@ -20,6 +20,7 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     training.evaluate,
     predicting.predict,
     predicting.report,
+    reviewing.review,
     studies.run,
     studies.demo,
     upkeep.clean,
@@ -30,6 +31,7 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "torchscript": exporting.export_torchscript,
     "onnx": exporting.export_onnx,
     "wsinfer": exporting.export_wsinfer,
+    "review": exporting.export_review,
 }
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""What one types to take a model elsewhere: export torchscript, onnx, wsinfer."""
+"""What one types to take a model, or a review, elsewhere: export torchscript, onnx, wsinfer, review."""
 
 from __future__ import annotations
 
@@ -32,3 +32,17 @@ def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, for
     from pathopatch import export
 
     print(export.export_wsinfer(bundle, out, force=force))
+
+
+def export_review(
+    out: Annotated[Path, typer.Argument(help="Folder of predictions.", metavar="OUT", show_default=False)],
+    file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="CSV or JSON file to write; default: review.csv.")
+    ] = None,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
+    """Write what reviewers decided: CSV for spreadsheets and `groups --decisions`, or JSON."""
+    from pathopatch import export
+
+    print(export.export_review(out, file, force=force))

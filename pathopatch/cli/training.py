@@ -38,6 +38,10 @@ def groups(
     folds: Annotated[
         int, typer.Option(min=1, help="Cross-validation: a work folder folds/K each, by patient; from 3 on.")
     ] = 1,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="An exported review: rejected slides drop out, relabelled patches change their label."),
+    ] = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -52,7 +56,8 @@ def groups(
         min_tissue=min_tissue,
         split_seed=split_seed,
     )
-    pipeline.groups(work, config, folds=parse(SplitsConfig, {"folds": folds}, place="command line").folds, force=force)
+    number = parse(SplitsConfig, {"folds": folds}, place="command line").folds
+    pipeline.groups(work, config, folds=number, decisions=decisions, force=force)
     if not quiet:
         print(pipeline.audit_text(work))
 

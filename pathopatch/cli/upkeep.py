@@ -36,9 +36,20 @@ def clean(
     print(f"{len(gone)} {'would be removed' if dry_run else 'removed'}, {freed:.3f} GB")
 
 
-def doctor(quiet: Quiet = False, force: Force = False) -> None:
+def doctor(
+    get_viewer: Annotated[
+        bool, typer.Option("--get-viewer", help="First fetch the review page's viewer with npm, if it is missing.")
+    ] = False,
+    quiet: Quiet = False,
+    force: Force = False,
+) -> None:
     """Say what this machine has, what is missing, and how to get it."""
     from pathopatch.doctor import examine
+
+    if get_viewer:
+        from pathopatch.review import viewer
+
+        viewer.fetch()
 
     for finding in examine():
         mark = "ok  " if finding.is_well else "--  "

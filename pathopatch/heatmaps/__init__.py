@@ -25,7 +25,10 @@ _HOMES = {
     "predict_to": "pathopatch.heatmaps.artefacts",
     "tiling_of": "pathopatch.heatmaps.predict",
 }
-__all__ = ["PredictResult", "is_predicted", "predict_slide", "predict_to", "tiling_of"]
+FACTS = "heatmap.json"
+"""File in a heatmap's folder that says what its cells do not: geometry, windows, threshold, counts, stamp."""
+
+__all__ = ["FACTS", "PredictResult", "is_predicted", "predict_slide", "predict_to", "tiling_of"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,8 @@ from pathopatch.claims import claimed, of_slide
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside, read_json
-from pathopatch.heatmaps.folder import FACTS, write_folder
+from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.folder import write_folder
 from pathopatch.heatmaps.predict import DEFAULTS, Progress, predict_patches, tiling_of
 from pathopatch.manifest import split_fragment, valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 
 from pathopatch.config import FlagsConfig
-from pathopatch.models.spec import SeenRange
+
+if TYPE_CHECKING:  # who only reads predictions does without torch, which the models' package loads
+    from pathopatch.models.spec import SeenRange
 
 FLAGS = ("low_tissue", "saturated", "blurred", "out_of_range", "near_threshold", "uncertain")
 """The reasons; each is a column ``flag_<reason>`` of the predictions."""

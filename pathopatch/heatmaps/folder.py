@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.files import write_json
+from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.geojson import write_geojson
 from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, write_ome_tiff
 from pathopatch.heatmaps.ome_zarr import write_ome_zarr
@@ -28,10 +29,9 @@ from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
-from pathopatch.provenance import Stamp
+from pathopatch.provenance import Stamp, fingerprint_file
 from pathopatch.slides import Slide
 
-FACTS = "heatmap.json"
 _OVERVIEW_PX = 1536  # the picture's longest side: as large as a screen shows at once
 
 
@@ -166,6 +166,8 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "bounds_px": list(slide.bounds),
         "mpp": slide.mpp,
         "channels": list(slide.channels),
+        "dtype": str(slide.dtype),
+        "files": [fingerprint_file(path) for path in slide.paths],
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "downsample": grid.downsample,
@@ -173,6 +175,7 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "cell_um": round(grid.stride * slide.mpp, 9),
         "cells": [grid.nx, grid.ny],
         "class_names": list(spec.class_names),
+        "method": spec.method,
         "decision_threshold": spec.decision_threshold,
         "decision_probability": decision_probability(spec),
         "temperature": spec.temperature,

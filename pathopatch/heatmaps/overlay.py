@@ -156,6 +156,22 @@ def origin() -> tuple[int, int]:
 
 
 _MARGIN, _HEAD, _FOOT, _SIDE = 16, 40, 68, 290
+_LEAST_PX = 420  # of the sheet's middle, for the legend
+
+
+def view_size(sheet: tuple[int, int], slide: tuple[int, int]) -> tuple[int, int]:
+    """Return (height, width) of the slide in a rendered picture, px, from its corner at `origin` on.
+
+    Parameters
+    ----------
+    sheet, slide : (int, int)
+        (height, width) of the whole picture and of the slide, px of each.
+    """
+    top, left = origin()
+    body = sheet[0] - top - _FOOT, sheet[1] - left - _SIDE  # of a short side, the legend's; the longest is the slide's
+    scale = min(body[0] / slide[0], body[1] / slide[1])
+    height, width = (max(1, round(length * scale)) for length in slide)
+    return height, width
 
 
 def map_colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -194,14 +210,14 @@ def _framed(view: Picture, ground: NDArray[np.float64], um_per_px: float, legend
     """Return the view on white paper with title, colour bar and scale bar."""
     height, width = view.shape[:2]
     top, left = origin()
-    body = max(height, 420)
-    size = (left + max(width, 420) + _SIDE, top + body + _FOOT)
+    body = max(height, _LEAST_PX)
+    size = (left + max(width, _LEAST_PX) + _SIDE, top + body + _FOOT)
     sheet = Image.new("RGB", size, PAPER)
     sheet.paste(Image.fromarray(view), (left, top))
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
     draw.text((left, _MARGIN), shortened(legend.name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
-    _draw_bar(sheet, draw, (left + max(width, 420) + 24, top), min(body, 420), ground, legend, notes)
+    _draw_bar(sheet, draw, (left + max(width, _LEAST_PX) + 24, top), min(body, _LEAST_PX), ground, legend, notes)
     draw_scale(draw, (left, top + height + 14), width, um_per_px)
     note = "research use only"
     draw.text((size[0] - _MARGIN, size[1] - _MARGIN), note, fill=FAINT, font=font(FONT_PX), anchor="rs")

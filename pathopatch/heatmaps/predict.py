@@ -217,7 +217,7 @@ def predict_patches(
         config=config.flags,
         **{name: known[name] for name in ("saturated_fraction", "sharpness", "probability", "spread")},
     )
-    columns: dict[str, NDArray[Any] | BooleanArray] = {**known, "tissue_fraction": tissue[rows]}
+    columns: dict[str, Any] = {**known, "tissue_fraction": tissue[rows]}
     columns |= {f"flag_{name}": each for name, each in raised.items()}
     return Prediction(
         slide_id=slide_id, analysis=analysis, tissue_fraction=tissue, origins=origins[rows], columns=columns

@@ -15,7 +15,7 @@ from pathopatch.heatmaps.stitch import inside_share
 
 SUMMARY = (
     "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2", "mean_probability",
-    "decision_probability", "flagged_share", *(f"flag_{name}" for name in FLAGS),
+    "decision_probability", "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
 )  # fmt: skip
 """Names of the numbers, as they stand in ``heatmap.json`` and ``cohort.csv``."""
 
@@ -49,8 +49,9 @@ def summary(
         `SUMMARY`: areas in mm2, of what lies on the slide. Tissue is that of all patches, predicted or not. Patches
         that overlap share it among their cells: exact but at the edge, if the stride divides the patch.
         ``positive_share`` is the tissue in positive cells over all tissue. The largest region is of positive cells that
-        touch along a side. ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those
-        of which this one can be said.
+        touch along a side. ``lowest_margin`` is the least ``|probability - decision_probability|``.
+        ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those of which this one
+        can be said.
     """
     grid = prediction.analysis.grid
     probability, tissue, *_ = cells
@@ -67,6 +68,7 @@ def summary(
         regions.largest_mm2,
         _mean(np.asarray(prediction.columns["probability"])),
         decision_probability,
+        _lowest_margin(np.asarray(prediction.columns["probability"]), decision_probability),
         _mean(is_flagged),
         *(_mean(each[~each.isna()].to_numpy(np.bool_)) for each in raised.values()),
     )
@@ -76,6 +78,11 @@ def summary(
 def _mean(values: NDArray[np.generic]) -> float | None:
     """Return the mean; None of nothing."""
     return None if len(values) == 0 else float(values.mean(dtype=np.float64))
+
+
+def _lowest_margin(probability: NDArray[np.float64], decision_probability: float) -> float | None:
+    """Return the least distance of a probability from the decision; None of nothing."""
+    return float(np.abs(probability - decision_probability).min()) if len(probability) else None
 
 
 def _rounded(value: float) -> float:

@@ -49,7 +49,13 @@ def shrunk(overview: NDArray[np.generic], longest_px: int) -> NDArray[np.generic
     return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in overview])
 
 
-def compose(overview: NDArray[np.generic], windows: NDArray[np.float64], *, is_rgb: bool) -> Picture:
+def compose(
+    overview: NDArray[np.generic],
+    windows: NDArray[np.float64],
+    *,
+    is_rgb: bool,
+    shown: Sequence[bool] | None = None,
+) -> Picture:
     """Return a slide's overview as an RGB picture: brightfield as it is, other channels in fixed colours.
 
     Parameters
@@ -60,16 +66,22 @@ def compose(overview: NDArray[np.generic], windows: NDArray[np.float64], *, is_r
         Intensity drawn black, and drawn in full colour, per channel: the slide's windows, not the picture's.
     is_rgb : bool
         The channels are R, G, B of type uint8.
+    shown : sequence of bool, length C, optional
+        Which channels are drawn, each in the colour that it has among all; all of them if not given.
 
     Returns
     -------
     ndarray of uint8, shape (h, w, 3)
     """
+    is_shown = [True] * len(overview) if shown is None else shown
     if is_rgb:
-        return np.ascontiguousarray(overview.transpose(1, 2, 0)).astype(np.uint8)
+        picture = np.ascontiguousarray(overview.transpose(1, 2, 0)).astype(np.uint8)
+        return picture if all(is_shown) else picture * np.asarray(is_shown, np.uint8)
     colors = _channel_colors(len(overview))
     total = np.zeros((*overview.shape[1:], 3), np.float32)
-    for plane, (low, high), color in zip(overview, windows, colors, strict=True):
+    for plane, (low, high), color, is_drawn in zip(overview, windows, colors, is_shown, strict=True):
+        if not is_drawn:
+            continue
         scaled = np.clip((plane.astype(np.float32) - low) / max(high - low, 1e-12), 0.0, 1.0)
         total += scaled[..., None] * np.asarray(color, np.float32)
     return np.asarray(np.rint(np.clip(total, 0.0, 1.0) * 255), np.uint8)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.decided.rows import standing
 from pathopatch.report.collect import SPLITS, Study, patients_in
 from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
 from pathopatch.report.plots import fraction_by_label
@@ -110,19 +111,23 @@ def gallery_section(study: Study, thumbnails: dict[str, str]) -> Html:
         return paragraph("No slide has been predicted yet, so there are no heatmaps.", kind="absent")
     broken = [slide for slide in study.overlays if slide not in thumbnails]
     known = {row["slide_id"]: row for row in study.slides.to_dict("records")} if len(study.slides) else {}
+    decided = {row.slide_id: row for row in standing(study.decisions) if row.x is None}
     figures = []
     for slide, file in thumbnails.items():
         row = known.get(slide, {})
         counts = row.get("predict_counts") or {}
         told = [slide, str(row.get("split", ""))]
+        decision = "" if slide not in decided else f"{decided[slide].verdict} by {decided[slide].reviewer}"
         if counts:
             told.append(f"{counts.get('tumour', 0)} of {counts.get('predicted', 0)} predicted patches called tumour")
+        flagged = (row.get("predict_summary") or {}).get("flagged_share")
+        told += [f"{percent(flagged)} % flagged" if flagged is not None else "", decision]
         image = tag("img", src=file, alt=f"Probability of tumour drawn on slide {slide}.", loading="lazy")
-        link = tag("a", image, href=f"../heatmaps/{slide}/overlay.png")
+        link = tag("a", image, href=file)
         figures.append(tag("figure", link, tag("figcaption", ", ".join(part for part in told if part))))
     said = paragraph(
         "Probability of tumour per patch, dark (0) to yellow (1) as in each picture's legend; clear where nothing was "
-        "predicted. A picture leads to its full size beside this report."
+        "predicted. The work folder has each at full size, heatmaps/<slide>/overlay.png."
     )
     warnings = [warning(f"These overlays cannot be read: {', '.join(broken)}.")] if broken else []
     return tag("div", *warnings, said, tag("div", *figures, class_="gallery"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ import pandas as pd
 import zarr
 
 from pathopatch.config import EvaluateConfig, parse
+from pathopatch.decided.log import FILE as DECISIONS_FILE
+from pathopatch.decided.log import read_log
+from pathopatch.decided.rows import Recorded
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.pooled import FOLDS_FILE
@@ -19,6 +22,7 @@ from pathopatch.groups import Naming, bins_of, naming_of
 from pathopatch.patches.store import store_stamp
 from pathopatch.provenance import (
     Stamp,
+    fingerprint,
     fingerprint_file,
     json_stamp,
     read_status,
@@ -41,7 +45,8 @@ class Study:
         Name of the work folder.
     slides : DataFrame
         A row per slide, or per split of a set of ready patches: slide_id, patient_id, patients (1, or how many), split,
-        channels, mpp, background, windows, state and message of `tile` and `predict`, and the tallies of its patches.
+        channels, mpp, background, windows, state and message of `tile` and `predict`, counts and summary of `predict`,
+        and the tallies of its patches.
     groups : DataFrame or None
         ``groups.parquet``.
     audit : mapping or None
@@ -68,6 +73,10 @@ class Study:
         A row per evaluated run and label, see `pathopatch.evaluation.dependence`.
     outside : mapping of str to mapping
         ``metrics.json`` of each model from elsewhere that was judged here.
+    decisions : sequence of Recorded
+        Everything that reviewers wrote down.
+    fingerprints : mapping of str to str
+        Of the heatmap of each slide that was decided of, as decisions name it.
     """
 
     name: str
@@ -87,6 +96,8 @@ class Study:
     folds: pd.DataFrame | None
     dependence: pd.DataFrame | None = None
     outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    decisions: Sequence[Recorded] = ()
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def naming(self) -> Naming:
@@ -132,6 +143,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
     table = comparison(work, config=evaluate) if runs and groups is not None else None
     split = "" if table is None else str(table["split"].iloc[0])
+    decisions = read_log(work / DECISIONS_FILE)
     return Study(
         name=work.resolve().name,
         slides=_slides(tiled_in(work), groups),
@@ -156,7 +168,15 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         sweeps={run: found for run in runs if len(found := sweep_of(work, run, split))},
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
         outside=_outside(work),
+        decisions=decisions,
+        fingerprints=_fingerprints(work, {row.slide_id for row in decisions}),
     )
+
+
+def _fingerprints(work: Path, slides: Iterable[str]) -> dict[str, str]:
+    """Return the fingerprint of the heatmap of each of some slides that has one."""
+    stamps = {name: json_stamp(inside(work, "heatmaps", name, "heatmap.json")) for name in slides}
+    return {name: fingerprint(stamp.to_dict())[:16] for name, stamp in stamps.items() if stamp is not None}
 
 
 def _judged_with(work: Path) -> EvaluateConfig:
@@ -215,6 +235,7 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], groups: pd.DataFra
         "predict_state": str(predicted.get("state", "")),
         "predict_message": _said(predicted),
         "predict_counts": predicted.get("counts", {}),
+        "predict_summary": predicted.get("summary", {}),
         "warnings": list(dict.fromkeys([*tiled.get("warnings", []), *predicted.get("warnings", [])])),
     }
     path = inside(work, "patches", f"{name}.parquet")
@@ -230,7 +251,8 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], groups: pd.DataFra
     found = {} if table is None else _tallies(table)
     patient = str(table["patient_id"].iloc[0]) if table is not None and len(table) else ""
     split = next(iter(split_of.values()), "") or str(checked.get("split", ""))
-    known = {"split": split, "patient_id": patient or str(checked.get("patient_id", "")), "patients": 1}
+    patient = patient or str(checked.get("patient_id", "")) or str(predicted.get("patient_id", ""))
+    known = {"split": split, "patient_id": patient, "patients": 1}
     return [common | known | dict.fromkeys(_TALLIES) | found]
 
 

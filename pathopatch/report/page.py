@@ -5,7 +5,7 @@ Read from artefacts alone. What is not there is left out with a sentence; what w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 
 from pathopatch.config import EvaluateConfig
+from pathopatch.decided.table import csv_text
 from pathopatch.files import atomic_path, write_bytes
 from pathopatch.groups.naming import LABELS
 from pathopatch.report.audit import before_training, verdict_box
@@ -23,6 +24,13 @@ from pathopatch.report.folds import folds_section
 from pathopatch.report.markup import Html, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, runs_to_show, summary, training_section
 from pathopatch.report.outside import outside_section
+from pathopatch.report.predicted import (
+    is_only_predicted,
+    predicted_section,
+    predictions_glance,
+    predictions_table,
+    review_section,
+)
 from pathopatch.report.reading import reading_section
 from pathopatch.report.results import results_section
 from pathopatch.report.searches import searches_section
@@ -69,6 +77,11 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
             write_bytes(temporary / name, content)
         if study.comparison is not None:
             study.comparison.to_csv(temporary / "comparison.csv", index=False, lineterminator="\n")
+        predictions = predictions_table(study)
+        if len(predictions):
+            predictions.to_csv(temporary / "predictions.csv", index=False, lineterminator="\n", float_format="%.9g")
+        if study.decisions:
+            write_bytes(temporary / "decisions.csv", csv_text(study.decisions).encode())
         write_bytes(temporary / "index.html", page.encode())
     return out / "index.html"
 
@@ -89,8 +102,17 @@ def render(
     outlines : mapping of str to Outlined
         Slide -> picture of its tissue.
     """
+    if is_only_predicted(study):
+        return _page(study, f"Predictions: {study.name}", _predictions_sections(study, thumbnails))
+    return _page(study, f"Study report: {study.name}", _study_sections(study, pictures, thumbnails, outlines))
+
+
+def _study_sections(
+    study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str], outlines: Mapping[str, Outlined]
+) -> list[tuple[str, str, Html]]:
+    """Return what is told of a study: each section's id, title and content."""
     shown = runs_to_show(study)
-    sections = [
+    return [
         ("glance", "At a glance", glance_section(study)),
         ("cohort", "Cohort", cohort_section(study, pictures)),
         ("tissue", "Tissue", tissue_section(outlines)),
@@ -105,16 +127,32 @@ def render(
         ("training", "Training", training_section(study, pictures)),
         ("searches", "Search of the settings", searches_section(study, pictures)),
         ("heatmaps", "Heatmaps", gallery_section(study, thumbnails)),
+        ("predicted", "Predicted slides", predicted_section(study)),
+        ("review", "Decisions of reviewers", review_section(study)),
         ("slides", "Slides", slides_section(study)),
         ("reading", "How to read this report", reading_section(study.naming)),
         ("provenance", "Provenance", provenance_section(study)),
     ]
+
+
+def _predictions_sections(study: Study, thumbnails: dict[str, str]) -> list[tuple[str, str, Html]]:
+    """Return what is told of a folder that holds predictions alone."""
+    return [
+        ("glance", "At a glance", predictions_glance(study)),
+        ("predicted", "Slides", predicted_section(study)),
+        ("heatmaps", "Heatmaps", gallery_section(study, thumbnails)),
+        ("review", "Decisions of reviewers", review_section(study)),
+        ("provenance", "Provenance", provenance_section(study)),
+    ]
+
+
+def _page(study: Study, title: str, sections: Sequence[tuple[str, str, Html]]) -> str:
+    """Return a page of some sections."""
     links = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in sections]
     body = [
         tag("section", tag("h2", title, id=f"{name}-title"), content, id=name, aria_labelledby=f"{name}-title")
         for name, title, content in sections
     ]
-    title = f"Study report: {study.name}"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -149,7 +187,7 @@ def _header(title: str, study: Study) -> Html:
     return tag(
         "header",
         tag("h1", title),
-        paragraph(f"{what}, judged group by group for {shortcut}", kind="lead"),
+        paragraph(what if is_only_predicted(study) else f"{what}, judged group by group for {shortcut}", kind="lead"),
         paragraph("Research use only. Not for diagnosis, nor for any decision about a patient.", kind="banner"),
         summary(study),
     )

@@ -19,7 +19,9 @@ from pathopatch.provenance import read_status
 
 POINTS = ("chunk", "rename", "renamed")
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(["pathopatch.pipeline", "pathopatch.patches", "pathopatch.heatmaps", "pathopatch.models"])
+_FRESH.set_forkserver_preload(
+    ["pathopatch.pipeline", "pathopatch.patches.tile", "pathopatch.heatmaps", "pathopatch.models"]
+)
 
 
 def tile(folder: Path, out: Path, force: bool) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pathopatch.heatmaps.overlay import Legend, blend, origin, render
+from pathopatch.heatmaps.overlay import Legend, blend, origin, render, view_size
 from pathopatch.patches.picture import compose, length_text, round_length_um, write_png
 
 
@@ -129,3 +129,16 @@ def test_equal_pictures_give_equal_bytes_and_hold_no_metadata(tmp_path):
     with Image.open(tmp_path / "a.png") as read:
         assert read.info == {}
         np.testing.assert_array_equal(np.asarray(read), image)
+
+
+@pytest.mark.parametrize("shape", [(700, 900), (40, 1000), (1000, 40), (3, 2), (1, 500), (1536, 1000), (3, 1536)])
+def test_where_the_slide_stands_in_the_picture_can_be_told_from_its_size(shape):
+    picture = np.zeros((*shape, 3), np.uint8)  # black, and the frame is not
+    sheet = render(picture, np.full((2, 2), np.nan), cell_px=(shape[0] / 2, shape[1] / 2), um_per_px=1.0)
+    (top, left), (height, width) = origin(), view_size(sheet.shape[:2], shape)
+    factor = max(1, 1000 // max(shape))
+    assert (height, width) == (factor * shape[0], factor * shape[1])
+    assert not sheet[top : top + height, left : left + width].any()
+    assert sheet[top + height, left].any()
+    if max(shape) == 1536:  # as large as pictures get: of a larger slide, whose sides were rounded
+        assert view_size(sheet.shape[:2], tuple(37 * side + 9 for side in shape)) == (height, width)

@@ -65,4 +65,13 @@ def test_flags_are_shares_of_the_predicted_patches() -> None:
 def test_a_slide_without_predictions_has_no_shares_of_them() -> None:
     found = numbers(np.full((2, 4), NAN))
     assert found["positive_mm2"] == found["largest_region_mm2"] == 0
-    assert (found["mean_probability"], found["flagged_share"]) == (None, None)
+    assert (found["mean_probability"], found["flagged_share"], found["lowest_margin"]) == (None, None, None)
+
+
+def test_the_lowest_margin_is_that_of_the_patch_nearest_to_the_decision() -> None:
+    assert numbers()["lowest_margin"] == pytest.approx(0.3)  # 0.2 and 0.8 against 0.5
+    near = PROBABILITY.copy()
+    near[1, 0] = 0.45
+    assert numbers(near)["lowest_margin"] == pytest.approx(0.05)
+    near[0, 3] = 0.5
+    assert numbers(near)["lowest_margin"] == 0

@@ -1,0 +1,52 @@
+// What does the server know, and how is a decision sent to it? The only module that asks the network.
+
+export class Refused extends Error {
+  constructor(status, answer) {
+    super(answer.message ?? `the server answered ${status}`);
+    this.status = status;
+    this.code = answer.code ?? "";
+    this.remedy = answer.remedy ?? "";
+    this.state = answer.state ?? null; // of a 409: what stands by now
+  }
+}
+
+async function answered(response) {
+  if (response.ok) return response;
+  let answer = {};
+  try {
+    answer = await response.json();
+  } catch {
+    // no JSON: the status says enough
+  }
+  throw new Refused(response.status, answer);
+}
+
+async function got(url) {
+  return answered(await fetch(url, { credentials: "same-origin" }));
+}
+
+async function posted(url, body) {
+  const headers = { "Content-Type": "application/json", "X-Pathopatch": "review" };
+  const response = await fetch(url, {
+    method: "POST", credentials: "same-origin", headers, body: JSON.stringify(body),
+  });
+  return (await answered(response)).json();
+}
+
+const slide = (id) => `/api/slides/${encodeURIComponent(id)}`;
+const shown = (channels) => (channels === null ? "" : `?channels=${channels.map(encodeURIComponent).join(",")}`);
+
+export const cohort = async () => (await got("/api/cohort")).json();
+export const facts = async (id) => (await got(slide(id))).json();
+export const values = async (id) => (await got(`${slide(id)}/values`)).arrayBuffer();
+export const patch = async (id, x, y) => (await got(`${slide(id)}/patches/${x}/${y}`)).json();
+export const gallery = async (id, kind) => (await got(`${slide(id)}/gallery?kind=${encodeURIComponent(kind)}`)).json();
+export const decisions = async (id) => (await got(`${slide(id)}/decisions`)).json();
+export const decide = (id, decision) => posted(`${slide(id)}/decisions`, decision);
+export const undo = (id, seen) => posted(`${slide(id)}/undo`, seen);
+
+export const pageUrl = (id) => `/slides/${encodeURIComponent(id)}`;
+export const thumbnailUrl = (id) => `${slide(id)}/thumbnail.jpg`;
+export const tileUrl = (id, level, column, row, channels) =>
+  `${slide(id)}/tiles/${level}/${column}/${row}.jpg${shown(channels)}`;
+export const patchUrl = (id, x, y, channels) => `${slide(id)}/patches/${x}/${y}.png${shown(channels)}`;

@@ -1,0 +1,183 @@
+// The cohort page: START HERE. A row a slide; sort, filter, and go to the next one that nobody has reviewed.
+
+import * as api from "./api.js";
+import { alarm, byId, el, say } from "./dom.js";
+import { bindKeys } from "./keys.js";
+import { isShowable, keepOrder, nextUnreviewed } from "./order.js";
+import { COLUMNS, STATUSES, chosen, isFailed, stateText, warnings } from "./table.js";
+import { VERDICTS, count, when } from "./text.js";
+
+const table = byId("slides");
+const wanted = fromAddress();
+const made = new Map(); // rows of the table by slide id: made once, then moved
+const FIRST = 60; // rows that are put in at once, more than a screen holds; the others follow
+let rows = [];
+let coming = 0; // the timer of those that follow
+
+async function start() {
+  const cohort = await api.cohort();
+  rows = cohort.rows;
+  byId("cohort-name").textContent = cohort.name || "Cohort";
+  byId("cohort-facts").textContent = [
+    `${count(rows.length)} slides`,
+    ...(cohort.beside ? [`beside: ${cohort.beside}`] : []),
+    ...(cohort.reviewer ? [`reviewer: ${cohort.reviewer}`] : []),
+  ].join(" · ");
+  document.title = `${cohort.name || "Cohort"} · pathopatch review`;
+  makeHead();
+  makeFilters();
+  show();
+  bindKeys([
+    { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => move(1) },
+    { does: "previous", keys: ["k", "ArrowUp"], says: "Row above", run: () => move(-1) },
+    { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: open },
+    { does: "unreviewed", keys: ["n"], says: "Open the next slide that nobody has reviewed", run: openUnreviewed },
+    { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
+  ]);
+  document.body.dataset.ready = "yes";
+  await painted();
+  document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from the page's start until the table is seen
+}
+
+function painted() {
+  return new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+}
+
+function fromAddress() {
+  const given = new URLSearchParams(location.search);
+  const sort = COLUMNS.some(({ name }) => name === given.get("sort")) ? given.get("sort") : "slide_id";
+  const status = given.get("status") in STATUSES ? given.get("status") : "all";
+  return { search: given.get("search") ?? "", status, sort, isDown: given.get("down") === "1" };
+}
+
+function toAddress() {
+  const { search, status, sort, isDown } = wanted;
+  const kept = new URLSearchParams({ ...(search && { search }), status, sort, ...(isDown && { down: "1" }) });
+  history.replaceState(null, "", `?${kept}`);
+}
+
+function makeHead() {
+  const cells = COLUMNS.map(({ name, says, isNumber, hint }) => {
+    const button = el("button", { type: "button", title: hint ?? null, onclick: () => sortBy(name, isNumber) }, says);
+    return el("th", { scope: "col", class: isNumber ? "number" : null, data: { column: name } }, button);
+  });
+  table.tHead.rows[0].replaceChildren(el("td", { class: "picture" }), ...cells);
+}
+
+function sortBy(name, isNumber) {
+  // A first press shows the largest numbers, or the first names; a second one turns it round.
+  wanted.isDown = wanted.sort === name ? !wanted.isDown : Boolean(isNumber) && name !== "lowest_margin";
+  wanted.sort = name;
+  show();
+}
+
+function makeFilters() {
+  const status = byId("status");
+  for (const [name, { says, holds }] of Object.entries(STATUSES)) {
+    status.append(el("option", { value: name }, `${says} (${count(rows.filter(holds).length)})`));
+  }
+  status.value = wanted.status;
+  byId("search").value = wanted.search;
+  status.addEventListener("change", () => show({ status: status.value }));
+  byId("search").addEventListener("input", (event) => show({ search: event.target.value }));
+}
+
+function show(changes = {}) {
+  Object.assign(wanted, changes);
+  const shown = chosen(rows, wanted);
+  fill(shown);
+  for (const head of table.tHead.querySelectorAll("th")) {
+    if (head.dataset.column === wanted.sort) head.setAttribute("aria-sort", wanted.isDown ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+  byId("none").hidden = shown.length > 0;
+  byId("shown").textContent = shown.length === rows.length ? "" : `${count(shown.length)} of ${count(rows.length)}`;
+  keepOrder(shown.filter(isShowable).map((row) => row.slide_id));
+  toAddress();
+}
+
+function fill(shown) {
+  clearTimeout(coming);
+  const put = (some) => table.tBodies[0].append(...some.map(rowOf));
+  table.tBodies[0].replaceChildren();
+  put(shown.slice(0, FIRST));
+  coming = setTimeout(() => put(shown.slice(FIRST)), 50);
+}
+
+function rowOf(row) {
+  if (!made.has(row.slide_id)) made.set(row.slide_id, tableRow(row));
+  return made.get(row.slide_id);
+}
+
+function tableRow(row) {
+  const cells = COLUMNS.map((column) => cell(row, column));
+  const picture = isShowable(row)
+    ? el("img", { src: api.thumbnailUrl(row.slide_id), alt: "", loading: "lazy", decoding: "async", width: 64, height: 44 })
+    : null;
+  picture?.addEventListener("error", () => picture.remove());
+  return el("tr", { data: { slide: row.slide_id } }, el("td", { class: "picture" }, picture), ...cells);
+}
+
+function cell(row, { name, of, write, isNumber, hasBar }) {
+  if (name === "slide_id") {
+    const said = isShowable(row) ? el("a", { href: api.pageUrl(row.slide_id) }, row.slide_id) : row.slide_id;
+    return el("th", { scope: "row", data: { column: name } }, said);
+  }
+  if (name === "state") return stateCell(row);
+  if (name === "decision") return decisionCell(row);
+  const value = of(row);
+  const made = el("td", { class: isNumber ? "number" : null, data: { column: name, value: value ?? "" } }, write(value));
+  if (hasBar && Number.isFinite(value)) {
+    const bar = el("span", { class: "share", "aria-hidden": "true" }, el("span", {}));
+    bar.firstChild.style.width = `${100 * value}%`;
+    made.append(bar);
+  }
+  return made;
+}
+
+function stateCell(row) {
+  const found = warnings(row);
+  const warned = found.length ? el("span", { class: "chip flag", title: found.join("\n") }, `${found.length} warning${found.length > 1 ? "s" : ""}`) : null;
+  const why = isFailed(row) && row.message ? el("p", { class: "why" }, row.message) : null;
+  const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
+  return el("td", { data: { column: "state" } }, state, warned ? " " : null, warned, why);
+}
+
+function decisionCell({ decision }) {
+  if (!decision) return el("td", { data: { column: "decision", value: "" } }, el("span", { class: "quiet" }, "not reviewed"));
+  const { verdict, reviewer, made: at, reason, comment, outdated } = decision;
+  const why = [reason, comment].filter(Boolean).join(": ");
+  return el(
+    "td", { data: { column: "decision", value: verdict } },
+    el("span", { class: `chip ${verdict}` }, VERDICTS[verdict]),
+    outdated ? el("span", { class: "chip flag" }, "outdated") : null,
+    el("span", { class: "quiet" }, ` ${reviewer}, ${when(at)}`),
+    why ? el("p", { class: "why" }, why) : null,
+  );
+}
+
+function move(by) {
+  const links = [...table.tBodies[0].querySelectorAll("th a")];
+  const at = links.indexOf(document.activeElement);
+  links.at(at < 0 ? 0 : Math.min(Math.max(at + by, 0), links.length - 1))?.focus();
+}
+
+function open() {
+  const link = document.activeElement?.closest("tbody tr")?.querySelector("a") ?? table.tBodies[0].querySelector("th a");
+  if (link) location.href = link.href;
+}
+
+function openUnreviewed() {
+  const here = document.activeElement?.closest("tbody tr")?.dataset.slide ?? null;
+  const next = nextUnreviewed(chosen(rows, wanted).map((row) => row.slide_id), rows, here);
+  if (next) location.href = api.pageUrl(next);
+  else say("Every slide that is shown is reviewed.");
+}
+
+// The way back from a slide may show an old copy of this page.
+addEventListener("pageshow", (event) => event.persisted && location.reload());
+
+start().catch((error) => {
+  alarm(`The cohort cannot be shown: ${error.message} ${error.remedy ?? ""}`);
+  document.body.dataset.ready = "failed";
+});

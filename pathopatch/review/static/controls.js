@@ -1,0 +1,108 @@
+// How is the heat layer set? Each control changes the view, and shows what the view is.
+
+import { MAPS } from "./colours.js";
+import { byId, el } from "./dom.js";
+import { count, fixed, percent } from "./text.js";
+import { positives } from "./values.js";
+
+// Fixed colours of a dark slide's channels, in order, as its pictures are composed.
+const CHANNEL_COLOURS = ["#ff0000", "#00ff00", "#0000ff", "#ff00ff", "#00ffff", "#ffff00"];
+const COLOUR_NAMES = ["red", "green", "blue", "magenta", "cyan", "yellow"];
+
+export function bindControls(facts, values, view) {
+  const fields = [...document.querySelectorAll("[name=field]")];
+  for (const each of fields) each.closest("label").hidden = !facts.fields.includes(each.value);
+  choices(fields, (field) => view.change({ field }));
+  choices([...document.querySelectorAll("[name=shape]")], (shape) => view.change({ shape }));
+  byId("map").append(...MAPS.map((map) => el("option", { value: map }, map)));
+  byId("map").addEventListener("change", (event) => view.change({ map: event.target.value }));
+  byId("opacity").addEventListener("input", (event) => view.change({ opacity: Number(event.target.value) }));
+  byId("only-positive").addEventListener("change", (event) => view.change({ isOnlyPositive: event.target.checked }));
+  byId("threshold").addEventListener("input", (event) => setThreshold(view, Number(event.target.value)));
+  byId("threshold-number").addEventListener("change", (event) => {
+    if (event.target.value !== "") setThreshold(view, Number(event.target.value));
+    show(facts, values, view.now);
+  });
+  byId("threshold-reset").addEventListener("click", () => setThreshold(view, decision(facts, view.now.run)));
+  byId("runs").hidden = !facts.beside;
+  bindChannels(facts, view);
+  view.whenChanged((now) => show(facts, values, now));
+  show(facts, values, view.now);
+}
+
+const decision = (facts, run) => (run === "b" ? facts.beside.decision_probability : facts.decision_probability);
+
+function setThreshold(view, wanted) {
+  const value = Math.min(1, Math.max(0, wanted));
+  view.change({ threshold: { ...view.now.threshold, [view.now.run]: value } });
+}
+
+export function changeOpacity(view, by) {
+  view.change({ opacity: Math.min(1, Math.max(0, Math.round((view.now.opacity + by) * 100) / 100)) });
+}
+
+function choices(inputs, chosen) {
+  for (const input of inputs) input.addEventListener("change", () => chosen(input.value));
+}
+
+function show(facts, values, now) {
+  for (const each of document.querySelectorAll("[name=field]")) each.checked = each.value === now.field;
+  for (const each of document.querySelectorAll("[name=shape]")) each.checked = each.value === now.shape;
+  document.querySelector("[data-does=overlay]").setAttribute("aria-pressed", String(now.isOn));
+  byId("opacity").value = now.opacity;
+  byId("opacity-shown").textContent = percent(now.opacity, 0);
+  byId("map").value = now.map;
+  byId("map").disabled = now.field === "group" || now.field === "difference";
+  byId("only-positive").checked = now.isOnlyPositive;
+  showRun(facts, now);
+  showThreshold(facts, values, now);
+}
+
+function showRun(facts, now) {
+  if (!facts.beside) return;
+  const isB = now.run === "b";
+  byId("run-shown").textContent = isB ? `Run B: ${facts.beside.name}` : `Run A: ${facts.name}`;
+  document.querySelector("[data-does=beside]").setAttribute("aria-pressed", String(isB));
+}
+
+function showThreshold(facts, values, now) {
+  const threshold = now.threshold[now.run];
+  byId("threshold").value = threshold;
+  if (document.activeElement !== byId("threshold-number")) byId("threshold-number").value = fixed(threshold, 3);
+  const isModels = threshold === decision(facts, now.run);
+  byId("threshold-reset").disabled = isModels;
+  const { above, known } = positives(counted(values, now.run), threshold);
+  const place = byId("positives");
+  place.dataset.positives = above;
+  place.dataset.threshold = threshold;
+  const share = known ? ` (${percent(above / known)})` : "";
+  const whose = isModels ? "the model’s threshold" : `threshold ${fixed(threshold, 3)}`;
+  place.replaceChildren(el("b", {}, count(above)), ` of ${count(known)} patches positive${share}, `, el("span", {}, whose));
+}
+
+function counted(values, run) {
+  // Of a run with patches of another size there are cells only.
+  return run === "b" ? (values.patch.beside ?? values.beside) : values.patch.probability;
+}
+
+function bindChannels(facts, view) {
+  if (facts.is_rgb) return;
+  byId("channel-section").hidden = false;
+  const isAlone = facts.channels.length === 1;
+  byId("channels").replaceChildren(
+    ...facts.channels.map((name, index) => {
+      const at = index % CHANNEL_COLOURS.length;
+      const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
+      swatch.style.background = isAlone ? "#ffffff" : CHANNEL_COLOURS[at];
+      const box = el("input", { type: "checkbox", name: "channel", value: name });
+      box.checked = view.now.channels.includes(name);
+      box.addEventListener("change", () => {
+        const on = [...document.querySelectorAll("[name=channel]:checked")].map((each) => each.value);
+        view.change({ channels: on });
+      });
+      const window = facts.intensity_windows?.[index];
+      const counts = window ? `${isAlone ? "grey" : COLOUR_NAMES[at]}, ${window.map((value) => +value.toFixed(1)).join(" to ")}` : "";
+      return el("li", {}, el("label", {}, box, swatch, ` ${name} `, el("span", { class: "quiet" }, counts)));
+    }),
+  );
+}

@@ -1,0 +1,192 @@
+// What was decided of this slide, and what do I decide? Accept, reject, flag; labels of patches; undo; another's turn.
+
+import * as api from "./api.js";
+import { alarm, byId, el, say } from "./dom.js";
+import { VERDICTS, fixed, when } from "./text.js";
+
+export const REASONS = [
+  "map does not follow the tissue", "tumour missed", "non-tumour called tumour", "out of focus",
+  "artefact (fold, ink, bubble, knife)", "wrong or damaged tissue", "staining or scan", "second opinion wanted",
+];
+const NAME = "pathopatch.reviewer";
+
+export class Decisions {
+  constructor(facts, view, reviewer, changed) {
+    this.facts = facts;
+    this.view = view;
+    this.reviewer = reviewer;
+    this.changed = changed;
+    this.state = { revision: 0, decision: null, patches: [], history: [] };
+    this.isBusy = false;
+    this.verdict = null; // that of the open form
+    this.form = byId("decision-form");
+    byId("reason").append(...REASONS.map((reason) => el("option", { value: reason }, reason)));
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#save();
+    });
+    this.form.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") this.close();
+    });
+    byId("cancel").addEventListener("click", () => this.close());
+    this.#askName();
+  }
+
+  #askName() {
+    // Only where the page was started without --reviewer.
+    const field = byId("reviewer-name");
+    byId("reviewer").hidden = Boolean(this.reviewer);
+    if (this.reviewer) return;
+    try {
+      field.value = localStorage.getItem(NAME) ?? "";
+      field.addEventListener("change", () => localStorage.setItem(NAME, field.value.trim()));
+    } catch {
+      // no storage allowed: the name is asked for on each page
+    }
+  }
+
+  async load() {
+    this.#take(await api.decisions(this.facts.slide_id));
+  }
+
+  #take(state) {
+    this.state = state;
+    this.#showStanding();
+    this.#showHistory();
+    this.changed(state);
+  }
+
+  labelOf(x, y) {
+    return this.state.patches.find((label) => label.x === x && label.y === y) ?? null;
+  }
+
+  open(verdict) {
+    // Reject and flag ask why; accepting needs no reason.
+    this.verdict = verdict;
+    this.form.hidden = false;
+    byId("form-title").textContent = `${verdict === "reject" ? "Reject" : "Flag"}: why?`;
+    byId("save").textContent = verdict === "reject" ? "Save rejection" : "Save flag";
+    byId("reason").focus();
+  }
+
+  close() {
+    this.form.hidden = true;
+    this.verdict = null;
+    byId("form-error").textContent = "";
+    document.querySelector("#viewer .openseadragon-canvas").focus(); // not a button: the space bar would press it
+  }
+
+  async #save() {
+    const [reason, comment] = [byId("reason").value, byId("comment").value.trim()];
+    if (!reason && !comment) {
+      byId("form-error").textContent = "Choose a reason or write a comment.";
+      byId("reason").focus();
+      return;
+    }
+    if (await this.#send({ verdict: this.verdict, reason, comment })) {
+      byId("reason").value = "";
+      byId("comment").value = "";
+      this.close();
+    }
+  }
+
+  accept = () => this.#send({ verdict: "accept" });
+
+  relabel = (x, y, verdict) => this.#send({ verdict, x, y });
+
+  async undo() {
+    if (!this.state.history.some((row) => row.stands)) return say("Nothing to undo.");
+    return this.#write("Undone.", (seen) => api.undo(this.facts.slide_id, seen));
+  }
+
+  #send(decision) {
+    const { now } = this.view;
+    const what = decision.x === undefined ? "Slide" : `Patch at ${decision.x}, ${decision.y} px`;
+    const shown = { threshold: now.threshold.a, fingerprint: this.facts.fingerprint };
+    return this.#write(`${what}: ${VERDICTS[decision.verdict]}. Undo with u.`, (seen) =>
+      api.decide(this.facts.slide_id, { ...shown, ...decision, ...seen }));
+  }
+
+  async #write(done, send) {
+    // Returns whether it was saved; the server refuses what was decided of an older state than its own.
+    if (this.isBusy) return false;
+    const name = this.reviewer || byId("reviewer-name").value.trim();
+    if (!name) {
+      byId("reviewer-name").focus();
+      say("Write your name first: it is kept with each decision.");
+      return false;
+    }
+    this.isBusy = true;
+    try {
+      const seen = { revision: this.state.revision, ...(this.reviewer ? {} : { reviewer: name }) };
+      this.#take(await send(seen));
+      say(done);
+      return true;
+    } catch (error) {
+      if (error.status === 409) this.#conflict(error);
+      else alarm(`Not saved: ${error.message}. ${error.remedy ?? ""}`);
+      return false;
+    } finally {
+      this.isBusy = false;
+    }
+  }
+
+  #conflict(error) {
+    const last = error.state?.history?.[0];
+    const who = last ? ` ${last.reviewer} (${VERDICTS[last.verdict] ?? last.verdict}, ${when(last.made)})` : "";
+    const reload = el("button", { type: "button", id: "reload-decisions" }, "Show what stands now");
+    reload.addEventListener("click", async () => {
+      byId("alarm").replaceChildren();
+      if (error.state) this.#take(error.state);
+      else await this.load();
+      say("Decisions are up to date. Decide again if you still want to.");
+    });
+    const isDecided = error.state && error.state.revision !== this.state.revision; // else the heatmap is another one
+    if (isDecided) {
+      alarm(`Not saved: someone else decided on this slide meanwhile:${who}.`, reload);
+    } else {
+      const again = el("button", { type: "button" }, "Load the page anew");
+      again.addEventListener("click", () => location.reload());
+      alarm(`Not saved: ${error.message}. ${error.remedy ?? ""}`, again);
+    }
+    (document.querySelector("#alarm button") ?? byId("alarm")).focus();
+  }
+
+  #showStanding() {
+    const { decision } = this.state;
+    const place = byId("standing");
+    const verdict = decision?.verdict ?? "none";
+    place.dataset.verdict = verdict;
+    place.dataset.revision = this.state.revision;
+    place.replaceChildren(el("span", { class: `chip ${verdict}` }, VERDICTS[verdict] ?? "not reviewed"));
+    if (decision) {
+      const why = [decision.reason, decision.comment].filter(Boolean).join(": ");
+      place.append(el("span", {}, ` ${decision.reviewer}, ${when(decision.made)}`));
+      if (why) place.append(el("p", { class: "why" }, why));
+      if (decision.outdated) {
+        place.append(el("p", { class: "why warn" }, "Outdated: it was made of another heatmap than this one."));
+      }
+    }
+    for (const does of ["accept", "reject", "flag"]) {
+      document.querySelector(`[data-does="${does}"]`).setAttribute("aria-pressed", String(verdict === does));
+    }
+  }
+
+  #showHistory() {
+    const { history } = this.state;
+    byId("history-count").textContent = String(history.length);
+    byId("history").replaceChildren(
+      ...history.map((row) => {
+        const on = row.x === null || row.x === undefined ? "slide" : `patch ${row.x}, ${row.y}`;
+        const what = row.verdict === "undo" ? "withdrawn" : (VERDICTS[row.verdict] ?? row.verdict);
+        const why = [row.reason, row.comment].filter(Boolean).join(": ");
+        const at = row.threshold === null ? "" : ` · threshold ${fixed(row.threshold, 3)}`;
+        return el(
+          "li", { class: row.stands ? "" : "past" },
+          `${what} (${on})`, el("span", { class: "quiet" }, ` ${row.reviewer}, ${when(row.made)}${at}`),
+          why ? el("p", { class: "why" }, why) : null,
+        );
+      }),
+    );
+  }
+}

@@ -1,0 +1,69 @@
+// Which patches are most worth a look, and how do I get to them? A click flies there.
+
+import * as api from "./api.js";
+import { byId, el } from "./dom.js";
+import { fixed, percent, signed } from "./text.js";
+
+const KINDS = {
+  "near-threshold": "Near the threshold",
+  "little-tissue-tumour": "Little tissue, called tumour",
+  "much-tissue-non-tumour": "Much tissue, called non-tumour",
+  disagreement: "Runs A and B disagree most",
+  "label-disagreement": "Disagrees with the label",
+  flagged: "Flagged",
+};
+
+export class Gallery {
+  constructor(facts, view, fly) {
+    this.facts = facts;
+    this.view = view;
+    this.fly = fly;
+    this.place = byId("gallery");
+    this.choice = byId("gallery-kind");
+    const kinds = facts.gallery;
+    this.choice.replaceChildren(...kinds.map((kind) => el("option", { value: kind }, KINDS[kind] ?? kind)));
+    this.choice.addEventListener("change", () => this.show());
+  }
+
+  async show() {
+    const kind = this.choice.value;
+    if (!kind) return;
+    this.place.setAttribute("aria-busy", "true");
+    try {
+      const found = await api.gallery(this.facts.slide_id, kind);
+      if (this.choice.value !== kind) return;
+      const patches = Array.isArray(found) ? found : found.patches;
+      this.place.replaceChildren(...patches.map((patch) => this.#item(patch, kind)));
+      if (!patches.length) this.place.append(el("li", { class: "quiet" }, "None on this slide."));
+      this.place.dataset.kind = kind;
+    } catch (error) {
+      this.place.replaceChildren(el("li", { class: "quiet" }, `Not to be had: ${error.message}`));
+    } finally {
+      this.place.removeAttribute("aria-busy");
+    }
+  }
+
+  #item(patch, kind) {
+    const { facts } = this;
+    const said = kind === "disagreement" ? signed(patch.probability - patch.beside, 2) : fixed(patch.probability);
+    const tissue = percent(patch.tissue_fraction, 0);
+    const what = kind === "disagreement" ? "difference A − B" : "probability";
+    const hidden = (text) => el("span", { class: "hidden" }, text);
+    const image = facts.has_slide
+      ? el("img", {
+          src: api.patchUrl(facts.slide_id, patch.x, patch.y, this.view.now.channels),
+          alt: "", loading: "lazy", width: 64, height: 64,
+        })
+      : el("span", { class: "no-image" });
+    const button = el(
+      "button",
+      { type: "button", title: `x ${patch.x}, y ${patch.y} px`, onclick: () => this.fly(patch.x, patch.y) },
+      image,
+      hidden(`Patch at ${patch.x}, ${patch.y} px: ${what} `),
+      el("span", {}, said),
+      hidden(", tissue "),
+      el("span", { class: "quiet" }, tissue),
+    );
+    return el("li", {}, button);
+  }
+}

@@ -1,0 +1,225 @@
+// How do the values of a slide's grid look over its tissue? One small canvas, a pixel a cell, drawn scaled.
+
+import { groupTable, table } from "./colours.js";
+import { origin } from "./values.js";
+
+export const RANGES = { probability: [0, 1], tissue_fraction: [0, 1], difference: [-1, 1], spread: [0, 0.5] };
+const FEWEST_PX = 4; // below it a line along each cell would hide the tissue: cells at the edge are filled instead
+const INK = 0xff231f1b; // #1b1f23, packed
+const PAPER = 0xffffffff;
+
+export class HeatLayer {
+  constructor(facts, values) {
+    this.facts = facts;
+    this.values = values;
+    this.fill = grid(values.across, values.down);
+    this.edge = grid(values.across, values.down);
+    this.lines = null;
+    this.edgeIsPainted = false;
+    this.painted = ""; // of what the fill is; a threshold alone does not change it
+    this.isPositive = new Uint8Array(values.across * values.down);
+    this.slideIsDark = facts.background === "dark";
+  }
+
+  field(view) {
+    const { values } = this;
+    if (view.field === "tissue_fraction") return values.tissue;
+    if (view.field === "difference") return values.difference;
+    if (view.field === "spread") return values.spread;
+    return this.probability(view);
+  }
+
+  probability(view) {
+    return view.run === "b" && this.values.beside ? this.values.beside : this.values.probability;
+  }
+
+  recolour(view) {
+    const probability = this.probability(view);
+    const threshold = view.threshold[view.run];
+    const { isPositive } = this;
+    for (let cell = 0; cell < isPositive.length; cell += 1) isPositive[cell] = probability[cell] > threshold ? 1 : 0;
+    const { field, run, map, isOnlyPositive } = view;
+    const wanted = [field, run, map, isOnlyPositive && threshold].join();
+    if (wanted !== this.painted) {
+      if (field === "group") this.#paintGroups(view);
+      else this.#paintField(view);
+      this.painted = wanted;
+    }
+    this.lines = null; // found when they are drawn
+    this.edgeIsPainted = false;
+  }
+
+  #paintField(view) {
+    const value = this.field(view);
+    const [low, high] = RANGES[view.field];
+    const colours = table(view.field === "difference" ? "difference" : view.map);
+    const last = colours.length - 1;
+    const scale = last / (high - low);
+    this.#paint(view, (cell) => {
+      const here = value[cell];
+      if (here !== here) return 0; // NaN: nothing was predicted, and the tissue stays clear
+      const at = ((here - low) * scale + 0.5) | 0;
+      return colours[at < 0 ? 0 : at > last ? last : at];
+    });
+  }
+
+  #paintGroups(view) {
+    const colours = groupTable();
+    const { group } = this.values;
+    this.#paint(view, (cell) => (group[cell] < 0 ? 0 : colours[group[cell]]));
+  }
+
+  #paint(view, colour) {
+    const { pixels } = this.fill;
+    for (let cell = 0; cell < pixels.length; cell += 1) {
+      pixels[cell] = view.isOnlyPositive && !this.isPositive[cell] ? 0 : colour(cell);
+    }
+    put(this.fill);
+  }
+
+  #linesAlongEdges() {
+    // Between a positive cell and one that is not, as long as they go straight on: x0, y0, x1, y1 of each, in cells.
+    const { across, down } = this.values;
+    const { isPositive } = this;
+    const lines = [];
+    for (let row = 0; row <= down; row += 1) {
+      let began = -1;
+      for (let column = 0; column <= across; column += 1) {
+        const cell = row * across + column;
+        const here = row < down && column < across ? isPositive[cell] : 0;
+        const above = row > 0 && column < across ? isPositive[cell - across] : 0;
+        if (here === above) {
+          if (began >= 0) lines.push(began, row, column, row);
+          began = -1;
+        } else if (began < 0) began = column;
+      }
+    }
+    for (let column = 0; column <= across; column += 1) {
+      let began = -1;
+      for (let row = 0; row <= down; row += 1) {
+        const cell = row * across + column;
+        const here = row < down && column < across ? isPositive[cell] : 0;
+        const left = row < down && column > 0 ? isPositive[cell - 1] : 0;
+        if (here === left) {
+          if (began >= 0) lines.push(column, began, column, row);
+          began = -1;
+        } else if (began < 0) began = row;
+      }
+    }
+    return new Uint16Array(lines);
+  }
+
+  #paintEdges() {
+    // Positive cells that touch one which is not.
+    const { across, down } = this.values;
+    const { isPositive } = this;
+    const { pixels } = this.edge;
+    const colour = this.slideIsDark ? PAPER : INK;
+    for (let row = 0, cell = 0; row < down; row += 1) {
+      for (let column = 0; column < across; column += 1, cell += 1) {
+        const isInner =
+          column > 0 && column < across - 1 && row > 0 && row < down - 1 &&
+          isPositive[cell - 1] && isPositive[cell + 1] && isPositive[cell - across] && isPositive[cell + across];
+        pixels[cell] = isPositive[cell] && !isInner ? colour : 0;
+      }
+    }
+    put(this.edge);
+  }
+
+  draw(context, view, place, labels) {
+    // `place`: x, y of the slide's corner and px per level-0 px, in px of the context; the slide's border clips.
+    const { facts, values } = this;
+    const cell = facts.cell_px * place.scale;
+    const [width, height] = facts.size_px.map((side) => side * place.scale);
+    context.save();
+    context.beginPath();
+    context.rect(place.x, place.y, width, height);
+    context.clip();
+    context.imageSmoothingEnabled = false; // no values are made up between cells
+    if (view.isOn) {
+      if (view.shape !== "outline") {
+        context.globalAlpha = view.opacity;
+        context.drawImage(this.fill.canvas, place.x, place.y, cell * values.across, cell * values.down);
+        context.globalAlpha = 1;
+      }
+      if (view.shape !== "fill") this.#drawEdges(context, place, cell);
+    }
+    context.restore();
+    for (const label of labels) drawLabel(context, place, facts, label);
+    if (view.selected >= 0) this.#drawSelected(context, place, view.selected);
+  }
+
+  #drawEdges(context, place, cell) {
+    if (cell < FEWEST_PX) {
+      if (!this.edgeIsPainted) this.#paintEdges();
+      this.edgeIsPainted = true;
+      context.drawImage(this.edge.canvas, place.x, place.y, cell * this.values.across, cell * this.values.down);
+      return;
+    }
+    this.lines ??= this.#linesAlongEdges();
+    const { lines } = this;
+    const right = (context.canvas.width - place.x) / cell;
+    const bottom = (context.canvas.height - place.y) / cell;
+    const [left, top] = [-place.x / cell, -place.y / cell];
+    context.beginPath();
+    for (let at = 0; at < lines.length; at += 4) {
+      if (lines[at] > right || lines[at + 2] < left || lines[at + 1] > bottom || lines[at + 3] < top) continue;
+      context.moveTo(place.x + lines[at] * cell, place.y + lines[at + 1] * cell);
+      context.lineTo(place.x + lines[at + 2] * cell, place.y + lines[at + 3] * cell);
+    }
+    doubleStroke(context, place.density);
+  }
+
+  #drawSelected(context, place, cell) {
+    const [x, y] = origin(this.facts, cell);
+    const side = this.facts.span_px * place.scale;
+    context.beginPath();
+    context.rect(place.x + x * place.scale, place.y + y * place.scale, side, side);
+    doubleStroke(context, 1.6 * place.density);
+  }
+}
+
+function grid(across, down) {
+  const canvas = document.createElement("canvas");
+  canvas.width = across;
+  canvas.height = down;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(across, down);
+  return { canvas, context, image, pixels: new Uint32Array(image.data.buffer) };
+}
+
+function put({ context, image }) {
+  context.putImageData(image, 0, 0);
+}
+
+function doubleStroke(context, thickness) {
+  // Dark with a light rim: seen on any tissue.
+  context.lineCap = "square";
+  context.strokeStyle = "#ffffff";
+  context.lineWidth = 3.2 * thickness;
+  context.stroke();
+  context.strokeStyle = "#1b1f23";
+  context.lineWidth = 1.4 * thickness;
+  context.stroke();
+}
+
+const LETTERS = { tumour: "T", "non-tumour": "N", unsure: "?" };
+
+function drawLabel(context, place, facts, { x, y, verdict }) {
+  const side = facts.span_px * place.scale;
+  const [left, top] = [place.x + x * place.scale, place.y + y * place.scale];
+  context.save();
+  context.setLineDash([4 * place.density, 3 * place.density]);
+  context.beginPath();
+  context.rect(left, top, side, side);
+  doubleStroke(context, place.density);
+  context.restore();
+  const px = Math.round(11 * place.density);
+  if (side < px) return;
+  context.font = `700 ${px}px sans-serif`;
+  context.fillStyle = "#ffffff";
+  context.fillRect(left, top, px * 1.2, px * 1.25);
+  context.fillStyle = "#1b1f23";
+  context.textBaseline = "top";
+  context.fillText(LETTERS[verdict] ?? "?", left + px * 0.2, top + px * 0.15);
+}

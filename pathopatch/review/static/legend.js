@@ -1,0 +1,88 @@
+// What do the colours of the heat layer mean? A number beside every colour, units, and a tick at the threshold.
+
+import { GROUP_NAMES, GROUPS, css, table } from "./colours.js";
+import { el } from "./dom.js";
+import { RANGES } from "./heat.js";
+import { count, fixed, percent, signed } from "./text.js";
+import { histogram } from "./values.js";
+
+const BINS = 50;
+const HISTOGRAM_PX = 34;
+const BAR_PX = 12;
+
+export function drawLegend(place, facts, heat, view) {
+  place.dataset.field = view.field;
+  if (view.field === "group") place.replaceChildren(groups(facts, heat));
+  else place.replaceChildren(...scale(facts, heat, view));
+  place.append(el("p", { class: "quiet" }, "Clear: not predicted (glass or outside the tissue)."));
+}
+
+function scale(facts, heat, view) {
+  const [low, high] = RANGES[view.field];
+  const threshold = view.threshold[view.run];
+  const hasTick = view.field === "probability";
+  const canvas = el("canvas", { width: 512, height: 2 * (HISTOGRAM_PX + BAR_PX), "aria-hidden": "true" });
+  const colours = table(view.field === "difference" ? "difference" : view.map);
+  paint(canvas, colours, histogram(heat.field(view), low, high, BINS), hasTick ? (threshold - low) / (high - low) : null);
+  const write = view.field === "difference" ? (value) => signed(value, 1) : (value) => fixed(value, 2);
+  const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => el("span", {}, write(low + share * (high - low))));
+  const made = [
+    el("p", { class: "legend-title" }, title(facts, view)),
+    canvas,
+    el("div", { class: "ticks" }, ...ticks),
+  ];
+  if (hasTick) {
+    const isRight = threshold > (low + high) / 2;
+    const mark = el("span", { class: "threshold-mark" }, isRight ? `threshold ${fixed(threshold, 3)} ▲` : `▲ threshold ${fixed(threshold, 3)}`);
+    const rail = el("div", { class: "threshold-rail" }, mark);
+    mark.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
+    mark.dataset.side = isRight ? "left" : "right"; // of the tick, so that it stays inside
+    made.push(rail);
+  }
+  return made;
+}
+
+function title(facts, view) {
+  const run = view.run === "b" ? `B: ${facts.beside.name}` : `A: ${facts.name}`;
+  const of = facts.beside ? ` · run ${run}` : "";
+  if (view.field === "tissue_fraction") return "Tissue fraction of the patch, 0 to 1";
+  if (view.field === "spread") return "Spread: SD of probability over the ensemble, 0 to 0.5";
+  if (view.field === "difference") return `Difference of probability, A − B, −1 to 1`;
+  return `Probability of ${facts.class_names[1]}, 0 to 1${of}`;
+}
+
+function paint(canvas, colours, bins, tick) {
+  const context = canvas.getContext("2d");
+  const { width } = canvas;
+  const [high, bar] = [2 * HISTOGRAM_PX, 2 * BAR_PX];
+  const most = Math.max(1, ...bins);
+  context.fillStyle = "#6b737b";
+  bins.forEach((held, index) => {
+    const tall = held === 0 ? 0 : Math.max(2, Math.sqrt(held / most) * (high - 4)); // roots: rare values stay seen
+    context.fillRect((index * width) / bins.length, high - tall, width / bins.length - 1, tall);
+  });
+  colours.forEach((colour, index) => {
+    context.fillStyle = css(colour);
+    context.fillRect(Math.floor((index * width) / colours.length), high, Math.ceil(width / colours.length) + 1, bar);
+  });
+  if (tick === null) return;
+  context.fillStyle = "#ffffff";
+  context.fillRect(tick * width - 3, 0, 6, high + bar);
+  context.fillStyle = "#1b1f23";
+  context.fillRect(tick * width - 1.5, 0, 3, high + bar);
+}
+
+function groups(facts, heat) {
+  const held = [0, 0, 0, 0];
+  for (const group of heat.values.patch.group) if (group >= 0) held[group] += 1;
+  const all = held.reduce((sum, value) => sum + value, 0);
+  const by = facts.group_of === "prediction" ? "predicted class" : "label";
+  const lines = GROUPS.map((colour, group) => {
+    const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
+    swatch.style.background = colour;
+    const share = all ? ` (${percent(held[group] / all, 0)})` : "";
+    return el("li", {}, swatch, el("b", {}, String(group)), ` ${GROUP_NAMES[group]}: ${count(held[group])}${share}`);
+  });
+  const heading = `Group: ${by} × tissue, much from ${fixed(facts.tau, 2)} on`;
+  return el("div", {}, el("p", { class: "legend-title" }, heading), el("ul", { class: "groups" }, ...lines));
+}

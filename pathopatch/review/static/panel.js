@@ -1,0 +1,91 @@
+// What is known of the selected patch? Its pixels at full resolution, its numbers, its place, and its label.
+
+import * as api from "./api.js";
+import { GROUP_NAMES } from "./colours.js";
+import { alarm, byId, el, rows } from "./dom.js";
+import { NOTHING, fixed, length, percent, signed } from "./text.js";
+
+export class Panel {
+  constructor(facts, view) {
+    this.facts = facts;
+    this.view = view;
+    this.place = byId("patch");
+    this.label = null;
+    this.now = null;
+  }
+
+  async show(x, y) {
+    // The numbers are those of the table of predictions, asked for anew.
+    const asked = `${x},${y}`;
+    this.place.dataset.asked = asked;
+    let patch;
+    try {
+      patch = await api.patch(this.facts.slide_id, x, y);
+    } catch (error) {
+      if (this.place.dataset.asked === asked) alarm(`Patch at ${x}, ${y}: ${error.message}`);
+      return;
+    }
+    if (this.place.dataset.asked !== asked) return; // another one was clicked meanwhile
+    this.now = patch;
+    this.place.dataset.shown = asked;
+    this.place.classList.add("has-patch");
+    this.#picture();
+    this.#facts();
+  }
+
+  #picture() {
+    const { facts, now } = this;
+    const image = byId("patch-image");
+    image.hidden = !facts.has_slide;
+    if (!facts.has_slide) return;
+    image.src = api.patchUrl(facts.slide_id, now.x, now.y, this.view.now.channels);
+    image.alt = `Patch at ${now.x}, ${now.y} px, at full resolution`;
+  }
+
+  repaint() {
+    if (this.now) this.#picture();
+  }
+
+  relabelled(label) {
+    // The label that a reviewer gave the patch, or null.
+    this.label = label;
+    if (this.now) this.#facts();
+    for (const verdict of ["tumour", "non-tumour", "unsure"]) {
+      const button = document.querySelector(`[data-does="label-${verdict}"]`);
+      button.setAttribute("aria-pressed", String(label?.verdict === verdict));
+      button.disabled = !this.now;
+    }
+  }
+
+  #facts() {
+    const { facts, now } = this;
+    const has = (value) => value !== undefined && value !== null;
+    const given = has(now.label) ? facts.class_names[now.label] : "unknown";
+    const isPredicted = Number.isFinite(now.probability);
+    const decided = isPredicted ? (now.probability > facts.decision_probability ? 1 : 0) : null;
+    const um = [now.x, now.y].map((value) => length(value * facts.mpp)).join(", ");
+    const full = (value) => ({ value: String(value) });
+    rows(byId("patch-facts"), [
+      ["Probability", isPredicted ? `${fixed(now.probability, 4)} (${facts.class_names[decided]})` : "not predicted",
+        { ...full(now.probability), name: "probability" }],
+      [facts.beside ? "Beside (B)" : "", facts.beside ? fixed(now.beside, 4) : null, { ...full(now.beside), name: "beside" }],
+      ["A − B", facts.beside && isPredicted ? signed(now.probability - now.beside, 4) : null],
+      ["Spread (SD)", has(now.spread) ? fixed(now.spread, 4) : null],
+      ["Tissue", percent(now.tissue_fraction), { ...full(now.tissue_fraction), name: "tissue" }],
+      ["Group", has(now.group) ? `${now.group}: ${GROUP_NAMES[now.group]}` : NOTHING],
+      ["Label", given],
+      ["Relabelled", this.label ? `${this.label.verdict}, ${this.label.reviewer}` : "no", { name: "relabelled" }],
+      ["Flags", flags(now)],
+      ["Position", um],
+      ["", `x ${now.x}, y ${now.y} px`],
+      ["Model", el("code", {}, String(now.model ?? facts.model?.fingerprint ?? "").slice(0, 16))],
+    ]);
+  }
+}
+
+function flags(patch) {
+  const raised = Array.isArray(patch.flags)
+    ? patch.flags
+    : Object.keys(patch).filter((name) => name.startsWith("flag_") && patch[name]).map((name) => name.slice(5));
+  return raised.length ? raised.map((name) => name.replaceAll("_", " ")).join(", ") : "none";
+}

@@ -1,0 +1,160 @@
+// The slide page: START HERE. Loads one slide's values, and ties together viewer, controls, panel, gallery, decisions.
+
+import * as api from "./api.js";
+import { bindControls, changeOpacity } from "./controls.js";
+import { Decisions } from "./decisions.js";
+import { alarm, byId, el, rows, say } from "./dom.js";
+import { Gallery } from "./gallery.js";
+import { HeatLayer } from "./heat.js";
+import { bindKeys } from "./keys.js";
+import { drawLegend } from "./legend.js";
+import { neighbours, nextUnreviewed, orderOfSlides } from "./order.js";
+import { Panel } from "./panel.js";
+import { count, fixed, length, percent } from "./text.js";
+import { cellAt, nearestPatch, nextPatch, origin, unpack } from "./values.js";
+import { openView } from "./view.js";
+import { Viewer } from "./viewer.js";
+
+const RECOLOURS = ["field", "run", "map", "isOnlyPositive", "threshold"];
+const id = decodeURIComponent(location.pathname.split("/").pop());
+
+async function start() {
+  byId("slide-name").textContent = id;
+  document.title = `${id} · pathopatch review`;
+  const [facts, buffer, cohort] = await Promise.all([api.facts(id), api.values(id), api.cohort()]);
+  facts.name ??= cohort.name;
+  const values = unpack(facts, buffer);
+  const view = openView(facts);
+  const heat = new HeatLayer(facts, values);
+  heat.recolour(view.now);
+  const viewer = new Viewer(facts, view, heat);
+  const panel = new Panel(facts, view);
+  const select = (cell) => {
+    if (cell < 0 || values.patchIn[cell] < 0) return false;
+    view.change({ selected: cell });
+    byId("patch-hint").hidden = true;
+    const [x, y] = origin(facts, cell);
+    panel.show(x, y).then(() => panel.now && panel.relabelled(decisions.labelOf(panel.now.x, panel.now.y)));
+    return true;
+  };
+  const selectAt = (x, y) => select(cellAt(facts, x, y)) || say("No patch there.");
+  const fly = (x, y) => {
+    select(cellAt(facts, x + facts.span_px / 2, y + facts.span_px / 2));
+    viewer.flyTo(x, y, facts.span_px);
+  };
+  const gallery = new Gallery(facts, view, fly);
+  const decisions = new Decisions(facts, view, cohort.reviewer, (state) => {
+    viewer.labels = state.patches;
+    viewer.draw();
+    panel.relabelled(panel.now && decisions.labelOf(panel.now.x, panel.now.y));
+  });
+  bindControls(facts, values, view);
+  view.whenChanged((now, changes) => {
+    if (RECOLOURS.some((name) => name in changes)) {
+      heat.recolour(now);
+      drawLegend(byId("legend"), facts, heat, now);
+    }
+    viewer.draw();
+    if ("channels" in changes) {
+      viewer.showChannels();
+      panel.repaint();
+    }
+  });
+  drawLegend(byId("legend"), facts, heat, view.now);
+  viewer.whenClicked(selectAt);
+  viewer.whenPointed((x, y) => showPointer(facts, values, x, y));
+  describe(facts);
+  const order = orderOfSlides(cohort.rows);
+  bindKeys(bindings({ facts, values, view, viewer, panel, decisions, select, order }));
+  showPlace(order);
+  gallery.show();
+  await decisions.load();
+  document.body.dataset.ready = "yes";
+}
+
+function bindings({ facts, values, view, viewer, panel, decisions, select, order }) {
+  const { before, after } = neighbours(order, id);
+  const go = (there, otherwise) => (there ? (location.href = api.pageUrl(there)) : say(otherwise));
+  const label = (verdict) => () => {
+    const [x, y] = origin(facts, view.now.selected);
+    const isShown = view.now.selected >= 0 && panel.now?.x === x && panel.now?.y === y;
+    return isShown ? decisions.relabel(x, y, verdict) : say("Select a patch first.");
+  };
+  const selectMiddle = () => select(nearestPatch(values, facts, ...viewer.middle()));
+  const step = (across, down) => () => {
+    if (view.now.selected < 0) return selectMiddle();
+    const cell = nextPatch(values, view.now.selected, across, down);
+    return select(cell) ? viewer.keepInSight(...origin(facts, cell), facts.span_px) : say("No patch there.");
+  };
+  const swapRuns = () => (facts.beside ? view.change({ run: view.now.run === "a" ? "b" : "a" }) : say("There is no second run."));
+  return [
+    { does: "overlay", keys: [" "], says: "Show or hide the heat layer", run: () => view.change({ isOn: !view.now.isOn }) },
+    { does: "fainter", keys: ["["], says: "Heat layer fainter", run: () => changeOpacity(view, -0.1) },
+    { does: "stronger", keys: ["]"], says: "Heat layer stronger", run: () => changeOpacity(view, 0.1) },
+    { does: "beside", keys: ["b"], says: "Change between run A and run B", run: swapRuns },
+    { does: "accept", keys: ["a"], says: "Accept the slide", run: decisions.accept },
+    { does: "reject", keys: ["r"], says: "Reject the slide, with a reason", run: () => decisions.open("reject") },
+    { does: "flag", keys: ["f"], says: "Flag the slide, with a reason", run: () => decisions.open("flag") },
+    { does: "undo", keys: ["u"], says: "Undo the last decision on this slide", run: () => decisions.undo() },
+    { does: "label-tumour", keys: ["1"], says: "Selected patch is tumour", run: label("tumour") },
+    { does: "label-non-tumour", keys: ["2"], says: "Selected patch is non-tumour", run: label("non-tumour") },
+    { does: "label-unsure", keys: ["3"], says: "Selected patch: unsure", run: label("unsure") },
+    { does: "select", keys: ["Enter"], says: "Select the patch in the middle", run: selectMiddle },
+    { does: "left", keys: ["Shift+ArrowLeft"], says: "Select the patch to the left", run: step(-1, 0) },
+    { does: "right", keys: ["Shift+ArrowRight"], says: "Select the patch to the right", run: step(1, 0) },
+    { does: "up", keys: ["Shift+ArrowUp"], says: "Select the patch above", run: step(0, -1) },
+    { does: "down", keys: ["Shift+ArrowDown"], says: "Select the patch below", run: step(0, 1) },
+    { does: "zoom-in", keys: ["+", "="], says: "Zoom in", run: () => viewer.zoomBy(1.5) },
+    { does: "zoom-out", keys: ["-"], says: "Zoom out", run: () => viewer.zoomBy(1 / 1.5) },
+    { does: "home", keys: ["0"], says: "Whole slide", run: () => viewer.home() },
+    { does: "next", keys: ["j"], says: "Next slide", run: () => go(after, "This is the last slide.") },
+    { does: "previous", keys: ["k"], says: "Previous slide", run: () => go(before, "This is the first slide.") },
+    {
+      does: "unreviewed", keys: ["n"], says: "Next slide that nobody has reviewed",
+      run: async () => go(nextUnreviewed(order, (await api.cohort()).rows, id), "Every other slide is reviewed."),
+    },
+  ];
+}
+
+function showPlace(order) {
+  const { place, before, after } = neighbours(order, id);
+  byId("slide-place").textContent = place ? `${place} of ${order.length}` : "";
+  document.querySelector("[data-does=previous]").disabled = !before;
+  document.querySelector("[data-does=next]").disabled = !after;
+}
+
+function showPointer(facts, values, x, y) {
+  const cell = cellAt(facts, x, y);
+  if (cell < 0) return byId("pointer").replaceChildren();
+  const at = `${length(x * facts.mpp)}, ${length(y * facts.mpp)}`;
+  const beside = values.beside ? ` (B ${fixed(values.beside[cell])})` : "";
+  const said = `${at} · probability ${fixed(values.probability[cell])}${beside} · tissue ${percent(values.tissue[cell], 0)}`;
+  return byId("pointer").replaceChildren(said);
+}
+
+function describe(facts) {
+  const [width, height] = facts.size_px;
+  const patient = facts.patient_id ? `patient ${facts.patient_id} · ` : "";
+  byId("slide-facts").textContent = `${patient}${count(width)} × ${count(height)} px · ${fixed(facts.mpp, 3)} µm/px`;
+  const { summary, counts } = facts;
+  rows(byId("about"), [
+    ["Model", `${facts.model?.name ?? facts.name}`],
+    ["Model’s threshold", fixed(facts.decision_probability, 4), { name: "decision", value: facts.decision_probability }],
+    ["Patches", `${count(counts.patches)}, ${count(counts.predicted)} predicted`],
+    ["Called tumour", count(counts.tumour), { name: "tumour", value: counts.tumour }],
+    ["Patch", `${facts.patch_px} px, ${fixed(facts.span_px * facts.mpp, 0)} µm`],
+    ["Tissue", `${fixed(summary.tissue_mm2, 2)} mm²`],
+    ["Positive tissue", percent(summary.positive_share)],
+    ["Largest region", `${fixed(summary.largest_region_mm2, 3)} mm²`],
+    ["Flagged", percent(summary.flagged_share)],
+    ["Heatmap", el("code", {}, facts.fingerprint)],
+  ]);
+  byId("warnings").replaceChildren(...(facts.warnings ?? []).map((warning) => el("li", {}, warning)));
+  byId("no-slide").hidden = facts.has_slide;
+  if (!facts.has_slide) byId("no-slide").textContent = `The slide itself is not shown: ${facts.why_no_slide ?? "its file is not there"}`;
+}
+
+start().catch((error) => {
+  alarm(`This slide cannot be shown: ${error.message} ${error.remedy ?? ""}`);
+  document.body.dataset.ready = "failed";
+});

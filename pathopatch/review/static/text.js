@@ -1,0 +1,37 @@
+// How are numbers, lengths and times written? One place, so that a number looks the same wherever it stands.
+
+export const NOTHING = "–";
+
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+
+export const fixed = (value, digits = 3) => (isNumber(value) ? value.toFixed(digits) : NOTHING);
+export const percent = (share, digits = 1) => (isNumber(share) ? `${(100 * share).toFixed(digits)}\u00a0%` : NOTHING);
+export const count = (value) => (isNumber(value) ? value.toLocaleString("en-GB") : NOTHING);
+export const signed = (value, digits = 3) =>
+  isNumber(value) ? `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}` : NOTHING;
+
+export const least = (value) => (value > 0 && value < 0.0001 ? "< 0.0001" : fixed(value, 4));
+
+export function length(um) {
+  if (!isNumber(um)) return NOTHING;
+  return um >= 1000 ? `${+(um / 1000).toFixed(3)} mm` : `${+um.toFixed(um < 10 ? 1 : 0)} µm`;
+}
+
+export function roundLength(limit) {
+  // The longest of 1, 2, 5, 10, 20, 50 … that is at most the limit.
+  const power = 10 ** Math.floor(Math.log10(limit));
+  return Math.max(...[1, 2, 5].map((step) => step * power).filter((value) => value <= limit * (1 + 1e-9)));
+}
+
+export function when(iso) {
+  const time = new Date(iso);
+  if (Number.isNaN(time.getTime())) return iso ?? "";
+  const two = (value) => String(value).padStart(2, "0");
+  const day = `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}`;
+  return `${day} ${two(time.getHours())}:${two(time.getMinutes())}`;
+}
+
+export const VERDICTS = {
+  accept: "accepted", reject: "rejected", flag: "flagged",
+  tumour: "tumour", "non-tumour": "non-tumour", unsure: "unsure",
+};

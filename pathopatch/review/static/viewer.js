@@ -1,0 +1,193 @@
+// Where on the slide are we, and what lies under the pointer? Deep zoom, the heat layer over it, scale bar, navigator.
+
+import { tileUrl } from "./api.js";
+import { byId } from "./dom.js";
+import { length, roundLength } from "./text.js";
+
+const BAR_PX = 120; // longest scale bar
+const OWN_KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]; // the others are the page's
+const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+export class Viewer {
+  constructor(facts, view, heat) {
+    this.facts = facts;
+    this.view = view;
+    this.heat = heat;
+    this.labels = [];
+    this.place = byId("viewer");
+    this.place.dataset.ground = facts.background;
+    const { OpenSeadragon } = globalThis;
+    this.point = (x, y) => new OpenSeadragon.Point(x, y);
+    this.rectangle = (x, y, width, height) => new OpenSeadragon.Rect(x, y, width, height);
+    withoutInlineStyle();
+    this.osd = OpenSeadragon({
+      element: this.place,
+      tileSources: this.#source(),
+      drawer: "canvas",
+      showNavigationControl: false,
+      showNavigator: true,
+      navigatorPosition: "TOP_RIGHT",
+      navigatorSizeRatio: 0.18,
+      navigatorMaintainSizeRatio: true,
+      navigatorAutoFade: false,
+      navigatorOpacity: 1,
+      navigatorBackground: facts.background === "dark" ? "#000000" : "#ffffff",
+      navigatorBorderColor: "#1b1f23",
+      navigatorDisplayRegionColor: "#d55e00",
+      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+      gestureSettingsPen: { clickToZoom: false },
+      maxZoomPixelRatio: 16,
+      visibilityRatio: 0.2,
+      animationTime: isCalm ? 0 : 0.3,
+      springStiffness: 12,
+      preserveImageSizeOnResize: true,
+      crossOriginPolicy: false,
+    });
+    this.layer = document.createElement("canvas");
+    this.layer.className = "heat";
+    this.layer.setAttribute("aria-hidden", "true");
+    this.osd.canvas.append(this.layer);
+    this.#describe();
+    this.osd.addHandler("open", () => {
+      this.draw();
+      this.place.dataset.ready = "yes";
+    });
+    this.#watchTiles();
+    this.osd.addHandler("update-viewport", () => this.draw());
+    this.osd.addHandler("resize", () => this.draw());
+    this.osd.addHandler("canvas-key", (event) => {
+      const { key, shiftKey } = event.originalEvent;
+      if (!OWN_KEYS.includes(key) || shiftKey) event.preventDefaultAction = true;
+    });
+    this.osd.addHandler("tile-load-failed", () => (this.place.dataset.lost = "tiles"));
+  }
+
+  #source() {
+    // Level `max_level` is full resolution, each level below has half of it.
+    const { slide_id: id, tile, has_slide: hasSlide } = this.facts;
+    const shown = this.view.now.channels;
+    const channels = shown === null || shown.length === this.facts.channels.length ? null : [...shown];
+    return {
+      width: tile.width, height: tile.height, tileSize: tile.size, tileOverlap: 0, minLevel: 0, maxLevel: tile.max_level,
+      tileExists: (level) => hasSlide && (channels === null || channels.length > 0) && level >= 0,
+      getTileUrl: (level, column, row) => tileUrl(id, level, column, row, channels),
+    };
+  }
+
+  #watchTiles() {
+    // Says on the element whether every tile that is in sight is there.
+    this.osd.world.addHandler("add-item", ({ item }) => {
+      this.place.dataset.loaded = "no";
+      item.addHandler("fully-loaded-change", ({ fullyLoaded }) => (this.place.dataset.loaded = fullyLoaded ? "yes" : "no"));
+    });
+  }
+
+  #describe() {
+    const { canvas } = this.osd;
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-label", `Slide ${this.facts.slide_id}. Arrow keys move, plus and minus zoom, ` +
+      "Enter selects the patch in the middle, Shift and an arrow key the one next to it.");
+    this.osd.navigator.element.setAttribute("aria-hidden", "true");
+    this.osd.navigator.element.querySelectorAll("[tabindex]").forEach((each) => each.removeAttribute("tabindex"));
+    this.osd.navigator.element.removeAttribute("tabindex");
+  }
+
+  showChannels() {
+    // The picture is exchanged, the place on the slide stays.
+    this.place.dataset.loaded = "no";
+    const old = this.osd.world.getItemAt(0);
+    this.osd.addTiledImage({ tileSource: this.#source(), index: 0, success: () => old && this.osd.world.removeItem(old) });
+  }
+
+  whenClicked(hear) {
+    this.osd.addHandler("canvas-click", (event) => {
+      if (!event.quick) return;
+      const at = this.#onSlide(event.position);
+      hear(at.x, at.y);
+    });
+  }
+
+  whenPointed(hear) {
+    this.place.addEventListener("pointermove", (event) => {
+      const box = this.place.getBoundingClientRect();
+      const at = this.#onSlide(this.point(event.clientX - box.left, event.clientY - box.top));
+      hear(at.x, at.y);
+    });
+    this.place.addEventListener("pointerleave", () => hear(-1, -1));
+  }
+
+  #onSlide(point) {
+    return this.osd.viewport.viewportToImageCoordinates(this.osd.viewport.pointFromPixel(point, true));
+  }
+
+  middle() {
+    const at = this.osd.viewport.viewportToImageCoordinates(this.osd.viewport.getCenter(true));
+    return [at.x, at.y];
+  }
+
+  flyTo(x, y, sidePx) {
+    // So that a patch with its corner at (x, y), level-0 px, stands in the middle among its neighbours.
+    const around = 3.5 * sidePx;
+    const [left, top] = [x + sidePx / 2 - around / 2, y + sidePx / 2 - around / 2];
+    const box = this.osd.viewport.imageToViewportRectangle(this.rectangle(left, top, around, around));
+    this.osd.viewport.fitBounds(box, isCalm);
+  }
+
+  keepInSight(x, y, sidePx) {
+    const { viewport } = this.osd;
+    const middle = viewport.imageToViewportCoordinates(this.point(x + sidePx / 2, y + sidePx / 2));
+    if (!viewport.getBounds(false).containsPoint(middle)) viewport.panTo(middle, isCalm);
+  }
+
+  zoomBy(factor) {
+    this.osd.viewport.zoomBy(factor, undefined, isCalm);
+    this.osd.viewport.applyConstraints(isCalm);
+  }
+
+  home() {
+    this.osd.viewport.goHome(isCalm);
+  }
+
+  draw() {
+    const image = this.osd.world.getItemAt(0);
+    if (!image) return;
+    const density = globalThis.devicePixelRatio || 1;
+    const { clientWidth: width, clientHeight: height } = this.place;
+    fit(this.layer, width, height, density);
+    const { viewport } = this.osd;
+    const zoom = image.viewportToImageZoom(viewport.getZoom(true)); // px of the screen per level-0 px
+    const corner = viewport.pixelFromPoint(image.imageToViewportCoordinates(0, 0), true);
+    const context = this.layer.getContext("2d");
+    context.clearRect(0, 0, this.layer.width, this.layer.height);
+    const place = { x: corner.x * density, y: corner.y * density, scale: zoom * density, density };
+    this.heat.draw(context, this.view.now, place, this.labels);
+    this.osd.drawer.setImageSmoothingEnabled(zoom < 1); // past full resolution a pixel is shown as it is
+    this.place.dataset.zoom = zoom.toPrecision(6);
+    this.place.dataset.corner = `${corner.x.toFixed(2)},${corner.y.toFixed(2)}`;
+    this.place.dataset.heat ??= performance.now().toFixed(0); // ms from the page's start to the first heat layer
+    this.#drawScale(zoom);
+  }
+
+  #drawScale(zoom) {
+    const umPerPx = this.facts.mpp / zoom;
+    const um = roundLength(BAR_PX * umPerPx);
+    byId("scale-bar").style.width = `${um / umPerPx}px`;
+    byId("scale-length").textContent = length(um);
+    byId("zoom").textContent = `${(100 * zoom).toFixed(zoom < 0.1 ? 1 : 0)} % · ${umPerPx.toPrecision(3)} µm/px`;
+  }
+}
+
+function withoutInlineStyle() {
+  // OpenSeadragon adds a style of its own, which the page's policy forbids, unless it finds one that is marked so: an
+  // element of that name in no namespace is found, and is no style.
+  const mark = document.createElementNS(null, "style");
+  mark.setAttribute("data-openseadragon-mobile-css", "");
+  document.head.append(mark);
+}
+
+function fit(canvas, width, height, density) {
+  const [across, down] = [Math.round(width * density), Math.round(height * density)];
+  if (canvas.width === across && canvas.height === down) return;
+  canvas.width = across;
+  canvas.height = down;
+}

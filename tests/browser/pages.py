@@ -1,0 +1,121 @@
+"""The review page as a reviewer has it: the command runs, a browser opens its address, and its complaints are kept."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+READY = "body[data-ready=yes]"
+expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
+
+
+@contextmanager
+def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterator[str]:
+    """Run `pathopatch review` on a free port; yields its address without the slash at the end."""
+    command = [
+        sys.executable,
+        "-m",
+        "pathopatch.cli",
+        "review",
+        out,
+        "--port",
+        0,
+        "--reviewer",
+        reviewer,
+        "--quiet",
+        *options,
+    ]
+    with subprocess.Popen([str(each) for each in command], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            address = process.stdout.readline().strip()
+            assert address.startswith("http://127.0.0.1:"), "the command ended before it printed an address"
+            yield address.rstrip("/")
+        finally:
+            process.terminate()
+            process.wait(timeout=20)
+
+
+class Visit:
+    """A browser window on the review page; what it logs as an error, and whom else it asks, is kept."""
+
+    def __init__(self, browser: Browser, address: str, *, width: int = 1400, height: int = 900, **options: Any) -> None:
+        self.address = address
+        self.complaints: list[str] = []
+        self.elsewhere: list[str] = []
+        self.asked: list[str] = []
+        self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self.page: Page = self._context.new_page()
+        self.page.set_default_timeout(60_000)
+        self.page.on("console", lambda said: self._hear(said.type, said.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self._note(request.url))
+
+    def _hear(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and "willReadFrequently" not in text:  # that is of the tests' own looking
+            self.complaints.append(text)
+
+    def _note(self, url: str) -> None:
+        self.asked.append(url)
+        if urlsplit(url).netloc != urlsplit(self.address).netloc:
+            self.elsewhere.append(url)
+
+    def close(self) -> None:
+        self._context.close()
+
+    def cohort(self, query: str = "") -> Page:
+        self.page.goto(f"{self.address}/{query}")
+        expect(self.page.locator(READY)).to_be_attached()
+        return self.page
+
+    def slide(self, slide_id: str) -> Page:
+        self.page.goto(f"{self.address}/slides/{slide_id}")
+        self.settled()
+        return self.page
+
+    def settled(self) -> None:
+        """Wait until a slide's page is there."""
+        expect(self.page.locator(READY)).to_be_attached()
+        expect(self.page.locator("#viewer[data-ready=yes]")).to_be_attached()
+
+    def has_tiles(self) -> None:
+        """Wait until all tiles that are wanted are drawn."""
+        expect(self.page.locator("#viewer[data-loaded=yes]")).to_be_attached()
+
+    def place_of(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point of the slide (level-0 px) is in the window, px."""
+        viewer = self.page.locator("#viewer")
+        corner = [float(part) for part in viewer.get_attribute("data-corner").split(",")]
+        zoom = float(viewer.get_attribute("data-zoom"))
+        box = viewer.bounding_box()
+        return box["x"] + corner[0] + x * zoom, box["y"] + corner[1] + y * zoom
+
+    def heat_at(self, x: float, y: float) -> tuple[int, ...]:
+        """Red, green, blue, alpha of the heat layer over a point of the slide."""
+        return self._pixel("#viewer canvas.heat", x, y)
+
+    def tissue_at(self, x: float, y: float) -> tuple[int, ...]:
+        """Red, green, blue, alpha of the slide's picture at a point of it."""
+        return self._pixel("#viewer .openseadragon-canvas canvas:not(.heat)", x, y)
+
+    def _pixel(self, canvas: str, x: float, y: float) -> tuple[int, ...]:
+        across, down = self.place_of(x, y)
+        box = self.page.locator("#viewer").bounding_box()
+        found = self.page.locator(canvas).first.evaluate(
+            "(canvas, [x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data]",
+            [int(across - box["x"]), int(down - box["y"])],
+        )
+        return tuple(found)
+
+    def positives(self) -> int:
+        return int(self.page.locator("#positives").get_attribute("data-positives"))
+
+    def standing(self) -> Locator:
+        return self.page.locator("#standing")

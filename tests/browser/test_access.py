@@ -1,0 +1,141 @@
+"""Whom the page keeps out: nobody who has a keyboard only, reads by ear, or sees few colours."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from made_predictions import MODALITIES, SLIDES, table_of
+from pages import serving
+from playwright.sync_api import expect
+
+
+def barriers(page, axe):
+    """What axe-core finds, as rule and place."""
+    page.evaluate(axe)
+    found = page.evaluate("async () => JSON.stringify((await axe.run(document)).violations)")
+    return [(each["id"], node["html"][:120]) for each in json.loads(found) for node in each["nodes"]]
+
+
+def test_axe_finds_no_barrier_in_the_cohort(address, visit, axe):
+    page = visit(address).cohort()
+    assert barriers(page, axe) == []
+    page.keyboard.press("?")
+    expect(page.locator("#help")).to_be_visible()
+    assert barriers(page, axe) == []
+
+
+def test_axe_finds_no_barrier_on_a_slide(folder, visit, axe):
+    with serving(folder) as own:
+        window = visit(own)
+        page = window.slide(MODALITIES)
+        assert barriers(page, axe) == []
+        page.locator("#gallery button").first.click()
+        expect(page.locator("#patch.has-patch")).to_be_attached()
+        page.keyboard.press("f")
+        page.locator("#save").click()  # the form with its error
+        page.get_by_label("Group").check()
+        page.locator("summary").click()
+        assert barriers(page, axe) == []
+        page.locator("#reason").select_option("out of focus")
+        page.locator("#save").click()
+        expect(window.standing()).to_have_attribute("data-verdict", "flag")
+        page.keyboard.press("?")
+        assert barriers(page, axe) == []
+        page = window.cohort()
+        assert barriers(page, axe) == []
+
+
+def test_a_slide_is_reviewed_by_keyboard_alone(folder, visit):
+    with serving(folder) as own:
+        window = visit(own, reduced_motion="reduce")
+        page = window.cohort()
+        for key in ("j", "j", "Enter"):
+            page.keyboard.press(key)
+        page.wait_for_url(f"**/slides/{MODALITIES}")
+        window.settled()
+        page.keyboard.press(" ")
+        expect(page.locator("[data-does=overlay]")).to_have_attribute("aria-pressed", "false")
+        page.keyboard.press("Enter")
+        expect(page.locator("#patch.has-patch")).to_be_attached()
+        before = page.locator("#patch").get_attribute("data-shown")
+        page.keyboard.press("Shift+ArrowDown")
+        expect(page.locator("#patch")).not_to_have_attribute("data-shown", before)
+        page.keyboard.press("1")
+        expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("tumour, A. Reader")
+        page.keyboard.press("r")
+        page.keyboard.press("ArrowDown")  # in the list of reasons
+        page.keyboard.press("Tab")
+        page.keyboard.type("a r f u b j 1 ?")  # keys are off in a text field
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(window.standing()).to_have_attribute("data-verdict", "reject")
+        expect(window.standing()).to_have_attribute("data-revision", "2")
+        expect(window.standing()).to_contain_text("a r f u b j 1 ?")
+        page.keyboard.press("u")
+        expect(window.standing()).to_have_attribute("data-verdict", "none")
+
+
+def test_arrow_keys_move_the_slide_once_it_has_the_focus(address, visit):
+    window = visit(address, reduced_motion="reduce")
+    page = window.slide(MODALITIES)
+    page.keyboard.press("+")
+    page.locator("#viewer [role=application]").focus()
+    before = page.locator("#viewer").get_attribute("data-corner")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer")).not_to_have_attribute("data-corner", before)
+
+
+@pytest.mark.parametrize("page_of", ["cohort", "slide"])
+def test_every_key_has_a_button_and_stands_in_the_help(address, visit, page_of):
+    window = visit(address)
+    page = window.cohort() if page_of == "cohort" else window.slide(MODALITIES)
+    page.keyboard.press("?")
+    rows = page.locator("#help tr")
+    expect(rows.last).to_be_visible()
+    for does in [row.get_attribute("data-for") for row in rows.all()]:
+        button = page.locator(f"button[data-does={does}]")
+        assert button.count() == 1
+        assert button.is_visible() or does == "beside"  # there where there are two runs
+    page.get_by_role("button", name="Close").click()
+    page.locator("[data-does=help]").click()
+    expect(page.locator("#help")).to_be_visible()
+
+
+def test_keys_can_be_turned_off(address, visit):
+    page = visit(address).slide(MODALITIES)
+    page.keyboard.press("?")
+    page.locator("#keys-on").uncheck()
+    page.keyboard.press("?")
+    page.keyboard.press(" ")
+    expect(page.locator("[data-does=overlay]")).to_have_attribute("aria-pressed", "true")
+
+
+@pytest.mark.parametrize("width", [1400, 1100])
+def test_pages_fit_their_window_and_say_research_use_only(predicted, address, visit, tmp_path, width):
+    pictures = Path(os.environ.get("PATHOPATCH_SCREENSHOTS") or tmp_path)
+    pictures.mkdir(parents=True, exist_ok=True)
+    window = visit(address, width=width)
+
+    def seen(name):
+        page = window.page
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(
+            "[...document.querySelectorAll('.side')].every((side) => side.scrollWidth <= side.clientWidth)"
+        )
+        page.screenshot(path=pictures / f"{name}-{width}.png")
+
+    window.cohort()
+    expect(window.page.get_by_text("Research use only")).to_be_visible()
+    seen("cohort")
+    for slide_id in SLIDES:
+        page = window.slide(slide_id)
+        expect(page.get_by_text("Research use only")).to_be_visible()
+        table = table_of(predicted.out, slide_id)
+        row = table.iloc[len(table) // 2]
+        window.has_tiles()
+        page.mouse.click(*window.place_of(row.x + row.width / 2, row.y + row.width / 2))
+        expect(page.locator(f"#patch[data-shown='{row.x},{row.y}']")).to_be_attached()
+        seen(f"slide-{slide_id}")
+    window.page.keyboard.press("?")
+    seen("help")

@@ -1,0 +1,74 @@
+"""The table of slides: what stands in it, in which order, and which slide comes next."""
+
+from made_predictions import SLIDES, facts_of
+from playwright.sync_api import expect
+
+
+def shown(page):
+    return [row.get_attribute("data-slide") for row in page.locator("#slides tbody tr").all()]
+
+
+def cell(page, slide_id, column):
+    return page.locator(f"#slides tr[data-slide='{slide_id}'] [data-column='{column}']")
+
+
+def test_a_row_says_what_the_heatmap_says(predicted, address, visit):
+    page = visit(address).cohort()
+    assert sorted(shown(page)) == sorted(SLIDES)
+    for slide_id in SLIDES:
+        facts = facts_of(predicted.out, slide_id)
+        tumour, of = facts["counts"]["tumour"], facts["counts"]["predicted"]
+        expect(cell(page, slide_id, "tumour")).to_have_text(str(tumour))
+        expect(cell(page, slide_id, "positive_share")).to_have_text(f"{100 * tumour / of:.1f}\u00a0%")
+        expect(cell(page, slide_id, "decision")).to_have_text("not reviewed")
+        image = page.locator(f"tr[data-slide='{slide_id}'] img")
+        assert image.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }") > 20
+    expect(page.locator(".research")).to_have_text("Research use only")
+
+
+def test_a_column_sorts_both_ways_and_says_so(predicted, address, visit):
+    share = {}
+    for slide_id in SLIDES:
+        counts = facts_of(predicted.out, slide_id)["counts"]
+        share[slide_id] = counts["tumour"] / counts["predicted"]
+    page = visit(address).cohort()
+    head = page.locator("th[data-column=positive_share]")
+    head.get_by_role("button").click()
+    assert shown(page) == sorted(SLIDES, key=share.get, reverse=True)
+    expect(head).to_have_attribute("aria-sort", "descending")
+    head.get_by_role("button").click()
+    assert shown(page) == sorted(SLIDES, key=share.get)
+    expect(head).to_have_attribute("aria-sort", "ascending")
+    page.reload()
+    expect(head).to_have_attribute("aria-sort", "ascending")
+
+
+def test_filters_show_the_slides_that_fit_and_no_others(address, visit):
+    page = visit(address).cohort()
+    page.locator("#search").fill("idc")
+    assert shown(page) == ["idc_14306"]
+    page.locator("#search").fill("p03")
+    assert shown(page) == ["demo-multimodal"]
+    page.locator("#search").fill("")
+    page.locator("#status").select_option("accept")
+    assert shown(page) == []
+    expect(page.locator("#none")).to_be_visible()
+    page.locator("#status").select_option("open")
+    assert sorted(shown(page)) == sorted(SLIDES)
+
+
+def test_slides_follow_each_other_as_the_table_had_them(address, visit):
+    window = visit(address)
+    page = window.cohort("?sort=slide_id&down=1")
+    order = shown(page)
+    page.locator(f"tr[data-slide='{order[0]}'] a").click()
+    window.settled()
+    expect(page.locator("[data-does=previous]")).to_be_disabled()
+    for slide_id in order[1:]:
+        page.locator("[data-does=next]").click()
+        page.wait_for_url(f"**/slides/{slide_id}")
+        window.settled()
+    expect(page.locator("[data-does=next]")).to_be_disabled()
+    page.keyboard.press("k")
+    page.wait_for_url(f"**/slides/{order[1]}")
+    window.settled()

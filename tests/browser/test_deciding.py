@@ -1,0 +1,136 @@
+"""Decisions: made, withdrawn, found again after a reload, carried elsewhere, and two reviewers at one slide."""
+
+import csv
+import json
+
+import pytest
+from made_predictions import MODALITIES, SLIDES, facts_of, table_of
+from pages import serving
+from playwright.sync_api import expect
+
+
+@pytest.fixture
+def own(folder):
+    with serving(folder) as address:
+        yield address
+
+
+def press(window, does):
+    window.page.locator(f"[data-does={does}]").click()
+
+
+def select(window, row):
+    window.page.mouse.click(*window.place_of(row.x + row.width / 2, row.y + row.height / 2))
+    expect(window.page.locator(f"#patch[data-shown='{row.x},{row.y}']")).to_be_attached()
+
+
+def reject(page, reason, comment):
+    page.locator("[data-does=reject]").click()
+    page.locator("#reason").select_option(reason)
+    page.locator("#comment").fill(comment)
+    page.locator("#save").click()
+
+
+@pytest.mark.parametrize("slide_id", SLIDES)
+def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit, tmp_path, slide_id):
+    window = visit(own)
+    page = window.slide(slide_id)
+    row = table_of(folder, slide_id).iloc[20]
+    select(window, row)
+    press(window, "label-non-tumour")
+    expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("non-tumour, A. Reader")
+    press(window, "accept")
+    expect(window.standing()).to_have_attribute("data-verdict", "accept")
+    press(window, "undo")
+    expect(window.standing()).to_have_attribute("data-verdict", "none")
+    reject(page, "out of focus", "left half")
+    expect(window.standing()).to_have_attribute("data-verdict", "reject")
+    page.reload()
+    window.settled()
+    expect(window.standing()).to_contain_text("out of focus: left half")
+    select(window, row)
+    expect(page.locator("#patch-facts [data-name=relabelled]")).to_have_text("non-tumour, A. Reader")
+    page = window.cohort()
+    decision = page.locator(f"tr[data-slide='{slide_id}'] [data-column=decision]")
+    expect(decision).to_have_attribute("data-value", "reject")
+    with page.expect_download() as download:
+        page.get_by_text("Export CSV").click()
+    exported = tmp_path / "review.csv"
+    download.value.save_as(exported)
+    with exported.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    stands = {each["verdict"]: each for each in rows if each["stands"] == "true"}
+    assert set(stands) == {"reject", "non-tumour"}
+    assert (int(stands["non-tumour"]["x"]), int(stands["non-tumour"]["y"])) == (row.x, row.y)
+    assert float(stands["reject"]["threshold"]) == facts_of(folder, slide_id)["decision_probability"]
+    assert {each["reviewer"] for each in rows} == {"A. Reader"}
+
+
+def test_an_exported_review_comes_back_elsewhere(folder, visit, tmp_path):
+    with serving(folder) as address:
+        window = visit(address)
+        page = window.slide(MODALITIES)
+        reject(page, "out of focus", "=SUM(A1)")
+        expect(window.standing()).to_have_attribute("data-verdict", "reject")
+        answer = page.request.get(f"{address}/export/decisions.csv")
+        (tmp_path / "review.csv").write_bytes(answer.body())
+        told = json.loads(page.request.get(f"{address}/export/decisions.json").body())
+        assert "=SUM(A1)" in json.dumps(told)
+    for file in folder.glob("review.sqlite*"):
+        file.unlink()
+    with serving(folder, "--import", tmp_path / "review.csv", reviewer="C. Reader") as address:
+        window = visit(address)
+        window.slide(MODALITIES)
+        expect(window.standing()).to_contain_text("A. Reader")
+        expect(window.standing()).to_contain_text("out of focus: =SUM(A1)")
+
+
+def test_a_second_reviewer_is_told_what_the_first_one_decided_and_loses_nothing(folder, visit):
+    with serving(folder) as ours, serving(folder, reviewer="B. Reader") as theirs:
+        first, second = visit(ours), visit(theirs, expected=("409",))
+        first.slide(SLIDES[1])
+        page = second.slide(SLIDES[1])
+        press(first, "accept")
+        expect(first.standing()).to_have_attribute("data-verdict", "accept")
+        reject(page, "tumour missed", "upper right")
+        expect(page.locator("#alarm")).to_contain_text("A. Reader (accepted")
+        expect(second.standing()).to_have_attribute("data-verdict", "none")
+        page.locator("#reload-decisions").click()
+        expect(second.standing()).to_have_attribute("data-verdict", "accept")
+        expect(page.locator("#comment")).to_have_value("upper right")
+        page.locator("#save").click()
+        expect(second.standing()).to_have_attribute("data-verdict", "reject")
+        expect(second.standing()).to_contain_text("B. Reader")
+
+
+def test_a_rejection_says_why(own, visit):
+    page = visit(own).slide(MODALITIES)
+    page.locator("[data-does=reject]").click()
+    page.locator("#save").click()
+    expect(page.locator("#form-error")).to_have_text("Choose a reason or write a comment.")
+    expect(page.locator("#standing")).to_have_attribute("data-verdict", "none")
+
+
+def test_a_script_in_a_comment_is_a_text(own, visit):
+    window = visit(own)
+    page = window.slide(MODALITIES)
+    comment = "<img src=x onerror=\"document.body.dataset.ready='run'\"><script>document.title='run'</script>"
+    reject(page, "", comment)
+    expect(window.standing()).to_contain_text(comment)
+    page = window.cohort()
+    expect(page.locator(f"tr[data-slide='{MODALITIES}'] [data-column=decision]")).to_contain_text(comment)
+    assert page.locator("td img[src=x], td script").count() == 0
+
+
+def test_the_next_unreviewed_slide_is_one_nobody_decided_on(own, visit):
+    window = visit(own)
+    page = window.cohort()
+    page.keyboard.press("n")
+    page.wait_for_url(f"**/slides/{SLIDES[0]}")
+    window.settled()
+    page.keyboard.press("a")
+    expect(window.standing()).to_have_attribute("data-verdict", "accept")
+    page = window.cohort()
+    page.keyboard.press("n")
+    page.wait_for_url(f"**/slides/{MODALITIES}")
+    window.settled()

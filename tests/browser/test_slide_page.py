@@ -1,0 +1,253 @@
+"""The slide's page: what its heat layer shows, counts and hides, and what a click on a patch tells."""
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from made_predictions import MODALITIES, SLIDES, facts_of, table_of
+from playwright.sync_api import expect
+
+from pathopatch.heatmaps.ome_tiff import read_ome_tiff
+
+
+def set_range(page, name, value):
+    """Move a slider as a hand does: its value, then the event."""
+    page.locator(name).evaluate(
+        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
+def filled(page):
+    """The heat layer alone, opaque, without lines."""
+    page.get_by_label("Fill", exact=True).check()
+    set_range(page, "#opacity", 1)
+
+
+def middle(facts, x, y):
+    """Of the part of a cell that lies on the slide."""
+    return tuple(at + min(facts["cell_px"], side - at) / 2 for at, side in zip((x, y), facts["size_px"], strict=True))
+
+
+def alpha(window, place, of):
+    assert window.heat_at(*place)[3] == pytest.approx(of * 255, abs=1)
+
+
+@pytest.mark.parametrize("slide_id", SLIDES)
+def test_counted_positive_patches_are_the_tables(predicted, address, visit, slide_id):
+    window = visit(address)
+    page = window.slide(slide_id)
+    facts, probability = facts_of(predicted.out, slide_id), table_of(predicted.out, slide_id)["probability"]
+    assert window.positives() == facts["counts"]["tumour"]
+    for threshold in (0.25, 0.7, 0.85):
+        set_range(page, "#threshold", threshold)
+        assert window.positives() == int((probability > threshold).sum())
+    page.locator("#threshold-number").fill("0.4")
+    page.locator("#threshold-number").press("Enter")
+    assert window.positives() == int((probability > 0.4).sum())
+    page.locator("#threshold-reset").click()
+    assert window.positives() == facts["counts"]["tumour"]
+
+
+@pytest.mark.parametrize("slide_id", SLIDES)
+def test_a_cell_has_the_colour_of_its_probability_and_none_where_nothing_was_predicted(
+    predicted, address, visit, slide_id
+):
+    window = visit(address)
+    page = window.slide(slide_id)
+    filled(page)
+    facts = facts_of(predicted.out, slide_id)
+    cells = read_ome_tiff(predicted.out / "heatmaps" / slide_id / "heatmap.ome.tif").levels[0][0]
+    for is_known in (True, False):
+        rows, columns = np.nonzero(np.isfinite(cells) == is_known)
+        for index in np.linspace(0, len(rows) - 1, 6).astype(int):
+            row, column = int(rows[index]), int(columns[index])
+            seen = window.heat_at(*middle(facts, column * facts["cell_px"], row * facts["cell_px"]))
+            if is_known:
+                due = np.array(mpl.colormaps["viridis"](float(cells[row, column]))[:3]) * 255
+                assert np.abs(np.array(seen[:3]) - due).max() <= 4
+                assert seen[3] == 255
+            else:
+                assert seen[3] == 0
+
+
+def test_no_value_is_made_up_between_two_cells(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(MODALITIES)
+    filled(page)
+    facts, table = facts_of(predicted.out, MODALITIES), table_of(predicted.out, MODALITIES)
+    step = int(facts["cell_px"])
+    places = set(zip(table["x"], table["y"], strict=True))
+    x, y = next((x, y) for x, y in sorted(places) if (x + step, y) in places)
+    colours = {window.heat_at(x + step + offset, y + step / 2) for offset in np.arange(-4, 5)}
+    assert len(colours) == 2
+
+
+def test_the_space_bar_hides_the_heat_layer_and_brackets_change_its_opacity(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(SLIDES[1])
+    page.get_by_label("Fill", exact=True).check()
+    facts, table = facts_of(predicted.out, SLIDES[1]), table_of(predicted.out, SLIDES[1])
+    place = middle(facts, *table[["x", "y"]].iloc[100])
+    alpha(window, place, 0.45)
+    page.keyboard.press("]")
+    alpha(window, place, 0.55)
+    page.keyboard.press("[")
+    page.keyboard.press("[")
+    alpha(window, place, 0.35)
+    page.keyboard.press(" ")
+    expect(page.locator("[data-does=overlay]")).to_have_attribute("aria-pressed", "false")
+    assert window.heat_at(*place)[3] == 0
+    page.locator("[data-does=overlay]").click()
+    alpha(window, place, 0.35)
+
+
+def test_outlines_leave_the_tissue_clear_and_run_along_positive_cells(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(MODALITIES)
+    page.get_by_label("Outline", exact=True).check()
+    facts, table = facts_of(predicted.out, MODALITIES), table_of(predicted.out, MODALITIES)
+    is_positive = {(row.x, row.y): row.logit > facts["decision_threshold"] for row in table.itertuples()}
+    step = int(facts["cell_px"])
+    assert all(window.heat_at(*middle(facts, x, y))[3] == 0 for x, y in is_positive)
+    for (x, y), here in sorted(is_positive.items()):
+        beside = is_positive.get((x + step, y))
+        if beside is not None:
+            drawn = max(window.heat_at(x + step + offset, y + step / 2)[3] for offset in (-1, 0, 1))
+            assert (drawn > 128) == (here != beside)
+
+
+def test_only_positive_cells_stay_when_asked_for(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(MODALITIES)
+    filled(page)
+    page.locator("#only-positive").check()
+    facts, table = facts_of(predicted.out, MODALITIES), table_of(predicted.out, MODALITIES)
+    for row in table.iloc[::5].itertuples():
+        is_positive = row.logit > facts["decision_threshold"]
+        assert window.heat_at(*middle(facts, row.x, row.y))[3] == (255 if is_positive else 0)
+
+
+def test_groups_have_their_colours_and_counts(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(SLIDES[0])
+    filled(page)
+    page.get_by_label("Group").check()
+    facts, table = facts_of(predicted.out, SLIDES[0]), table_of(predicted.out, SLIDES[0])
+    group = 2 * (table["logit"] > facts["decision_threshold"]) + (table["tissue_fraction"] >= 0.25)
+    colours = {0: (86, 180, 233), 1: (0, 114, 178), 2: (230, 159, 0), 3: (213, 94, 0)}
+    for at in range(0, len(table), 75):
+        x, y = table[["x", "y"]].iloc[at]
+        assert window.heat_at(*middle(facts, x, y))[:3] == colours[group.iloc[at]]
+    lines = page.locator("#legend .groups li").all_text_contents()
+    assert [int(line.split(": ")[1].split(" ")[0]) for line in lines] == [
+        int((group == each).sum()) for each in range(4)
+    ]
+
+
+def test_the_other_run_is_one_key_away(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(SLIDES[0])
+    assert "run A" in page.locator("#legend .legend-title").text_content()
+    page.keyboard.press("b")
+    assert window.positives() == facts_of(predicted.beside, SLIDES[0])["counts"]["tumour"]
+    assert "run B" in page.locator("#legend .legend-title").text_content()
+    page.locator("[data-does=beside]").click()
+    assert window.positives() == facts_of(predicted.out, SLIDES[0])["counts"]["tumour"]
+
+
+def test_the_difference_is_run_a_minus_run_b(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(MODALITIES)
+    filled(page)
+    page.get_by_label("Difference A − B").check()
+    facts, ours, theirs = (
+        facts_of(predicted.out, MODALITIES),
+        *(table_of(out, MODALITIES).set_index(["x", "y"])["probability"] for out in (predicted.out, predicted.beside)),
+    )
+    difference = (ours - theirs).sort_values()
+    for (x, y), value in difference.iloc[[0, -1]].items():
+        red, _, blue, _ = window.heat_at(*middle(facts, x, y))
+        assert (red > blue) == (value > 0)
+
+
+@pytest.mark.parametrize("slide_id", SLIDES)
+def test_a_clicked_patch_tells_what_its_row_of_the_table_says(predicted, address, visit, slide_id):
+    window = visit(address)
+    page = window.slide(slide_id)
+    facts, table = facts_of(predicted.out, slide_id), table_of(predicted.out, slide_id)
+    for at in (len(table) // 3, len(table) // 2):
+        row = table.iloc[at]
+        page.mouse.click(*window.place_of(*middle(facts, row.x, row.y)))
+        expect(page.locator(f"#patch[data-shown='{row.x},{row.y}']")).to_be_attached()
+        probability = page.locator("#patch-facts [data-name=probability]")
+        assert float(probability.get_attribute("data-value")) == row.probability
+        assert f"{row.probability:.4f}" in probability.text_content()
+        assert float(page.locator("#patch-facts [data-name=tissue]").get_attribute("data-value")) == row.tissue_fraction
+        size = page.locator("#patch-image").evaluate("async (i) => { await i.decode(); return i.naturalWidth; }")
+        assert size == facts["patch_px"]
+
+
+def test_zooming_in_shows_more_and_the_bar_keeps_its_length_in_um(predicted, address, visit):
+    window = visit(address, reduced_motion="reduce")
+    page = window.slide(SLIDES[0])
+    facts = facts_of(predicted.out, SLIDES[0])
+    for press in ("+", "+", "0", "-"):
+        before = float(page.locator("#viewer").get_attribute("data-zoom"))
+        page.keyboard.press(press)
+        expect(page.locator("#viewer")).not_to_have_attribute("data-zoom", f"{before:.6g}")
+        zoom = float(page.locator("#viewer").get_attribute("data-zoom"))
+        assert (zoom > before) == (press == "+")
+        text = page.locator("#scale-length").text_content()
+        um = float(text.split()[0]) * (1000 if text.endswith("mm") else 1)
+        width = page.locator("#scale-bar").evaluate("(bar) => bar.getBoundingClientRect().width")
+        assert width == pytest.approx(um / facts["mpp"] * zoom, rel=0.01)
+    window.has_tiles()
+
+
+def test_a_gallery_picture_flies_to_its_patch_at_once_where_motion_is_not_wanted(address, visit):
+    window = visit(address, reduced_motion="reduce")
+    page = window.slide(SLIDES[0])
+    page.locator("#gallery-kind").select_option("disagreement")
+    expect(page.locator("#gallery[data-kind=disagreement]")).to_be_attached()
+    page.locator("#gallery button").nth(2).click()
+    place = page.locator("#viewer").evaluate(
+        """async (viewer) => {
+            for (const _ of [1, 2]) await new Promise((done) => requestAnimationFrame(done));
+            return viewer.dataset.zoom;
+        }"""
+    )
+    page.wait_for_timeout(700)
+    assert page.locator("#viewer").get_attribute("data-zoom") == place
+    x, y = (int(part) for part in page.locator("#patch").get_attribute("data-shown").split(","))
+    across, down = window.place_of(x + 32, y + 32)
+    box = page.locator("#viewer").bounding_box()
+    assert across == pytest.approx(box["x"] + box["width"] / 2, abs=2)
+    assert down == pytest.approx(box["y"] + box["height"] / 2, abs=2)
+
+
+def test_a_channel_that_is_off_is_not_in_the_picture(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(MODALITIES)
+    page.keyboard.press(" ")
+    window.has_tiles()
+    table = table_of(predicted.out, MODALITIES)
+    row = table.sort_values("tissue_fraction").iloc[-1]
+    places = [(row.x + dx, row.y + dy) for dx in (30, 48, 66) for dy in (30, 48, 66)]
+    assert max(window.tissue_at(*place)[0] for place in places) > 60
+    page.get_by_label("CARS").uncheck()
+    window.has_tiles()
+    pixels = np.array([window.tissue_at(*place)[:3] for place in places])
+    assert pixels[:, 0].max() <= 12  # JPEG
+    assert pixels[:, 1].max() > 60
+    assert any("channels=TPEF,SHG" in url for url in window.asked)
+
+
+def test_what_was_set_stays_from_slide_to_slide_but_not_the_threshold(predicted, address, visit):
+    window = visit(address)
+    page = window.slide(SLIDES[0])
+    page.get_by_label("Tissue fraction").check()
+    page.locator("#map").select_option("cividis")
+    set_range(page, "#threshold", 0.9)
+    page = window.slide(SLIDES[1])
+    expect(page.get_by_label("Tissue fraction")).to_be_checked()
+    expect(page.locator("#map")).to_have_value("cividis")
+    assert window.positives() == facts_of(predicted.out, SLIDES[1])["counts"]["tumour"]

@@ -1,0 +1,305 @@
+"""What the review page refuses, as raw requests see it, and that a refusal writes nothing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+from review_page import DECISIONS, WRITE, Page, answering, predicted
+
+from pathopatch.review.routes import ROUTES
+from pathopatch.review.security import Access
+
+RED = (255, 0, 0)  # of the label and macro images in the slide's file
+HEADERS = {
+    "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with answering(predicted(tmp_path_factory.mktemp("review")), Access()) as page:
+        yield page
+
+
+NOWHERE = [
+    "/api/slides/..%2fa",
+    "/api/slides/a%2F..%2fa",
+    "/api/slides/..%5ca",
+    "/api/slides/a%2Fvalues",  # what it would mean with the slash
+    "/static%2ffavicon.svg",
+    "/api/slides/%2e%2e/values",
+    "/api/slides/..%252fa",
+    "/api/slides/a%00",
+    "/api/slides/A",
+    "/api/slides/nobody/tiles/0/0/0.jpg",
+    "/slides/nobody",
+    "/slides/..%2f..%2fcohort.csv",
+    "/static/../routes.py",
+    "/static/%2e%2e/routes.py",
+    "/static/..%2froutes.py",
+    "/static//etc/passwd",
+    "/static/npm/package.json",
+    "/static/",
+    "/api/slides/a/tiles/99/0/0.jpg",
+    "/api/slides/a/tiles/-1/0/0.jpg",
+    "/api/slides/a/tiles/0/-1/0.jpg",
+    "/api/slides/a/tiles/0/0/-1.jpg",
+    "/api/slides/a/tiles/0/0/1.jpg",
+    "/api/slides/a/tiles/0/0/" + "9" * 5000 + ".jpg",
+    "/api/slides/a/tiles/0/0/0x0.jpg",
+    "/api/slides/a/tiles/0/0/%D9%A1.jpg",  # a one in Arabic digits
+    "/api/slides/a/patches/-16/0",
+    "/api/slides/a/patches/1/0",
+    "/api/slides/a/patches/1/0.png",
+    "/api/slides/a/patches/0/0.png/../../../values",
+    "/api/slides/a/label",
+    "/api/slides/a/macro.jpg",
+    "/api/slides/a/associated/label",
+    "/export/decisions.sqlite",
+    "/review.sqlite",
+    "http://evil.example/",
+]
+
+
+@pytest.mark.parametrize("target", NOWHERE, ids=lambda target: target[:60])
+def test_what_is_not_there_is_not_found_however_it_is_spelt(page: Page, target: str) -> None:
+    answer = page.ask(target)
+    assert answer.status == 404
+    assert answer.json["code"] == "INPUT_MISSING"
+    assert answer.json["remedy"]
+
+
+FOREIGN = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "evil@127.0.0.1", "localhost.", ""]
+
+
+@pytest.mark.parametrize("host", [*FOREIGN, "0.0.0.0", "192.168.1.7", "127.0.0.1:8:8", "[::1", "[::2]", "127.0.0.1/"])
+def test_a_foreign_host_is_refused_so_that_no_other_name_can_be_made_to_lead_here(page: Page, host: str) -> None:
+    answer = page.ask("/api/cohort", headers={"Host": host})
+    assert (answer.status, answer.json["code"]) == (403, "REVIEW_REFUSED")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9000", "LOCALHOST", "[::1]:8000"])
+def test_this_machines_own_names_are_answered_behind_any_port(page: Page, host: str) -> None:
+    assert page.ask("/ready", headers={"Host": host}).json == {"ready": True}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Pathopatch": ""},
+        {"X-Pathopatch": "yes"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
+        {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"},
+        {"Host": "evil.example"},
+    ],
+    ids=str,
+)
+def test_a_write_that_is_not_the_pages_own_is_refused_and_nothing_is_written(
+    page: Page, headers: dict[str, str]
+) -> None:
+    before = page.revision
+    answer = page.decide(headers)
+    assert (answer.status, answer.json["code"]) == (403, "REVIEW_REFUSED")
+    assert page.revision == before
+
+
+def test_a_preflight_of_another_site_is_refused_and_promises_nothing(page: Page) -> None:
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Headers": "x-pathopatch"}
+    answer = page.ask(DECISIONS, method="OPTIONS", headers=asked)
+    assert answer.status == 403
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_another_sites_page_may_not_make_this_one_work(page: Page) -> None:
+    for asked in ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, {"Origin": "http://evil.example"}):
+        assert page.ask("/api/slides/a/tiles/0/0/0.jpg", headers=asked).status == 403
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}  # a link in a mail
+    assert page.ask("/", headers=followed).status == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
+def test_a_body_of_another_type_is_415(page: Page, kind: str) -> None:
+    before = page.revision
+    assert page.decide({"Content-Type": kind}).status == 415
+    assert page.revision == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("revision", "0"), ("revision", None), ("revision", 0.5), ("revision", "left out"), ("verdict", "love"),
+        ("verdict", "tumour"), ("verdict", "undo"), ("verdict", 1), ("threshold", 1.5), ("threshold", float("nan")),
+        ("fingerprint", None), ("x", 0), ("x", -16), ("comment", "a\0b"), ("comment", ["a"]), ("comment", "a" * 20_000),
+        ("reviewer", " "), ("slide_id", "b"), ("made", "2020-01-01"), ("undoes", 1),
+    ],
+)  # fmt: skip
+def test_a_decision_with_a_value_that_is_not_allowed_is_400_and_is_not_written(
+    page: Page, field: str, value: object
+) -> None:
+    before = page.revision
+    answer = page.decide(**{field: value})
+    assert (answer.status, answer.json["code"]) == (400, "INPUT_UNSUPPORTED")
+    assert page.revision == before
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"revision":', b"[" * 60_000, b'"\\ud800"'])
+def test_a_body_that_is_no_decision_is_400(page: Page, body: bytes) -> None:
+    for target in (DECISIONS, "/api/slides/a/undo"):
+        assert page.ask(target, method="POST", headers=WRITE, body=body).status == 400
+
+
+def test_a_body_over_64_kib_is_413_whether_its_length_is_said_or_not(page: Page) -> None:
+    before = page.revision
+    size = 64 * 1024
+    assert page.ask(DECISIONS, method="POST", headers=WRITE, body=b" " * size).status == 400  # read, and no decision
+    assert page.ask(DECISIONS, method="POST", headers=WRITE, body=b" " * (size + 1)).status == 413
+    chunk = b"%x\r\n%b\r\n0\r\n\r\n" % (size + 1, b" " * (size + 1))
+    unsaid = WRITE | {"Transfer-Encoding": "chunked"}
+    assert page.ask(DECISIONS, method="POST", headers=unsaid, body=chunk).status == 413
+    assert page.revision == before
+
+
+def test_a_body_that_is_announced_too_long_is_refused_before_it_is_sent(page: Page) -> None:
+    for method, target in (("POST", DECISIONS), ("GET", "/")):
+        assert page.ask(target, method=method, headers=WRITE | {"Content-Length": "65537"}).status == 413
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "allowed"),
+    [
+        ("PUT", DECISIONS, {"GET", "HEAD", "POST"}),
+        ("DELETE", DECISIONS, {"GET", "HEAD", "POST"}),
+        ("POST", "/api/cohort", {"GET", "HEAD"}),
+        ("PATCH", "/", {"GET", "HEAD"}),
+        ("GET", "/api/slides/a/undo", {"POST"}),
+    ],
+)
+def test_a_method_that_an_address_does_not_have_is_405(page: Page, method: str, target: str, allowed: set[str]) -> None:
+    answer = page.ask(target, method=method, headers=WRITE, body=b"{}")
+    assert answer.status == 405
+    assert answer.json["code"] == "INPUT_UNSUPPORTED"
+    assert set(answer.headers["allow"].split(", ")) == allowed
+
+
+def test_who_did_not_see_the_last_decision_gets_409_and_what_stands(page: Page) -> None:
+    seen = page.revision
+    assert page.decide(verdict="flag").status == 201
+    late = page.decide(revision=seen, verdict="reject")
+    assert (late.status, late.json["code"]) == (409, "REVIEW_CONFLICT")
+    assert late.json["state"]["revision"] == seen + 1
+    assert late.json["state"]["decision"]["verdict"] == "flag"
+    other = page.decide(fingerprint="of another heatmap")
+    assert (other.status, other.json["state"]) == (409, late.json["state"])
+    assert page.decide(verdict="reject").json["decision"]["verdict"] == "reject"
+
+
+def test_a_script_in_a_comment_comes_back_as_the_text_it_is(page: Page) -> None:
+    script = "<script>alert(1)</script>\"'\u2028=1+1"
+    for field in ("comment", "reason", "reviewer"):
+        answer = page.decide(**{field: script})
+        assert (answer.status, answer.headers["content-type"]) == (201, "application/json")
+        assert answer.json["decision"][field] == script
+    for target in (DECISIONS, "/api/cohort", "/export/decisions.json"):
+        answer = page.ask(target)
+        assert answer.headers["content-type"].split(";")[0] == "application/json"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert script in json.dumps(answer.json, ensure_ascii=False).replace('\\"', '"')
+    exported = page.ask("/export/decisions.csv")
+    assert exported.headers["content-disposition"] == 'attachment; filename="review.csv"'
+    rows = list(csv.DictReader(io.StringIO(exported.body.decode())))
+    assert script in [row["comment"] for row in rows]
+
+
+def test_a_patch_label_is_of_a_patch_that_is_there(page: Page) -> None:
+    corner = page.ask("/api/slides/a/gallery?kind=near-threshold").json[0]
+    x, y = corner["x"], corner["y"]
+    said = page.decide(verdict="unsure", x=x, y=y)
+    assert said.status == 201
+    assert [(row["x"], row["y"], row["verdict"]) for row in said.json["patches"]] == [(x, y, "unsure")]
+    assert page.decide(verdict="unsure", x=x + 1, y=y).status == 404
+    undone = page.ask(
+        "/api/slides/a/undo", method="POST", headers=WRITE, body=json.dumps({"revision": page.revision}).encode()
+    )
+    assert (undone.status, undone.json["patches"]) == (201, [])
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [("/", 200), ("/ready", 200), ("/favicon.ico", 200), ("/static/favicon.svg", 200), ("/api/cohort", 200),
+     ("/api/slides/a/values", 200), ("/api/slides/a/tiles/0/0/0.jpg", 200), ("/slides/a", 200),
+     ("/export/decisions.csv", 200), ("/nowhere", 404), ("/api/slides/..%2fa", 404)],
+)  # fmt: skip
+def test_every_answer_carries_the_headers_that_keep_it_on_this_page(page: Page, target: str, status: int) -> None:
+    for method in ("GET", "HEAD"):
+        answer = page.ask(target, method=method)
+        assert answer.status == status
+        assert answer.headers.items() >= HEADERS.items()
+        assert "unsafe" not in answer.headers["content-security-policy"]
+        assert "server" not in answer.headers
+        kept = "private, no-cache" if target.endswith(".jpg") else "no-store"
+        assert answer.headers["cache-control"] == kept
+
+
+def test_refusals_carry_the_same_headers(page: Page) -> None:
+    refusals = [
+        page.ask("/", headers={"Host": "evil.example"}),
+        page.ask(DECISIONS, method="POST"),
+        page.ask("/", method="PUT", headers=WRITE),
+        page.decide({"Content-Type": "text/plain"}),
+        page.decide(revision=999),
+        page.ask(DECISIONS, method="POST", headers=WRITE, body=b" " * 70_000),
+    ]
+    assert [answer.status for answer in refusals] == [403, 403, 405, 415, 409, 413]
+    for answer in refusals:
+        assert answer.headers.items() >= HEADERS.items()
+        assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_fault_of_the_page_tells_no_more_than_its_kind(
+    page: Page, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_slide: object) -> None:
+        raise RuntimeError("/home/somebody/secret.svs")
+
+    monkeypatch.setattr("pathopatch.review.values.facts", broken)
+    answer = page.ask("/api/slides/a")
+    assert (answer.status, answer.json["code"]) == (500, "INTERNAL")
+    assert b"secret" not in answer.body
+    assert answer.headers.items() >= HEADERS.items()
+
+
+def test_a_picture_that_the_browser_has_is_not_sent_again(page: Page) -> None:
+    for target in ("tiles/0/0/0.jpg", "thumbnail.jpg"):
+        first = page.ask(f"/api/slides/a/{target}")
+        again = page.ask(f"/api/slides/a/{target}", headers={"If-None-Match": first.headers["etag"]})
+        assert (first.status, again.status, again.body) == (200, 304, b"")
+        assert page.ask(f"/api/slides/a/{target}", headers={"If-None-Match": '"another"'}).body == first.body
+
+
+def test_no_route_shows_what_stands_on_a_slides_label(page: Page) -> None:
+    """The label and macro images of the file are plain red."""
+    facts = page.ask("/api/slides/a").json
+    patches = [(row["x"], row["y"]) for row in page.ask("/api/slides/a/gallery?kind=near-threshold").json]
+    pictures = [f"tiles/{level}/0/0.jpg" for level in range(facts["tile"]["max_level"] + 1)]
+    pictures += ["thumbnail.jpg", *(f"patches/{x}/{y}.png" for x, y in patches)]
+    for target in pictures:
+        found = np.asarray(Image.open(io.BytesIO(page.ask(f"/api/slides/a/{target}").body)).convert("RGB"), int)
+        assert not (np.abs(found - RED).max(axis=2) < 40).any(), target
+    assert {route.path for route in ROUTES if route.path.endswith((".jpg", ".png"))} == {
+        "/api/slides/{slide_id}/tiles/{level}/{column}/{row}.jpg",
+        "/api/slides/{slide_id}/thumbnail.jpg",
+        "/api/slides/{slide_id}/patches/{x}/{y}.png",
+    }

@@ -1,0 +1,136 @@
+"""The report of predictions alone is a folder to mail: overlays, numbers, flags and decisions."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import made_slides as made
+import pandas as pd
+import pytest
+from made_model import write_model
+from read_page import Page
+
+from pathopatch import pipeline
+from pathopatch.config import EvaluateConfig, PredictConfig
+from pathopatch.decided.rows import Decision
+from pathopatch.decided.table import read_decisions
+from pathopatch.files import read_json, write_json
+from pathopatch.provenance import Stamp, fingerprint
+from pathopatch.report import write_report
+from pathopatch.review.decisions import Decisions
+
+HOSTILE = "=cmd() <script>alert(1)</script>"
+
+
+def heatmap_fingerprint(out: Path, slide_id: str) -> str:
+    stamp = Stamp.from_dict(read_json(out / "heatmaps" / slide_id / "heatmap.json")["stamp"])
+    return fingerprint(stamp.to_dict())[:16]
+
+
+def decide(out: Path, *decisions: Decision) -> None:
+    with Decisions(out / "review.sqlite") as log:
+        for decision in decisions:
+            log.record(decision, revision=log.state(decision.slide_id).revision)
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two predicted slides with decisions on one, and a slide that cannot be read."""
+    folder = tmp_path_factory.mktemp("predicted")
+    for n in (0, 1):
+        image = made.disc_image(160, 128, (60, 60), 24 + 12 * n, tissue=(180, 90, 150), glass=(245, 245, 245))
+        image[:, :, ::7] -= 5
+        made.write_rgb_pyramid(folder / f"s{n}.tif", image, levels=1)
+    (folder / "bad.tif").write_bytes(b"no slide")
+    (folder / "cohort.csv").write_text("slide_id,patient_id,path\ns0,p0,s0.tif\ns1,p1,s1.tif\nbad,p2,bad.tif\n")
+    rows = pipeline.slides_to_predict(str(folder / "cohort.csv"))
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    pipeline.predict(rows, write_model(folder / "model"), folder / "out", config)
+    return folder / "out"
+
+
+@pytest.fixture
+def out(predicted: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(predicted, tmp_path / "out")
+
+
+def test_the_page_is_about_predictions_and_says_each_slide_s_numbers(out: Path) -> None:
+    page = Page(write_report(out))
+    assert page.text.count("No run") == 0
+    assert "Predictions: out" in page.text
+    assert "3: 2 predicted, 0 without tissue, 1 failed" in page.text
+    assert "3 slides of 3 patients" in page.text
+    assert "1 of 3 slides could not be predicted" in page.text
+    for slide in ("s0", "s1"):
+        said = read_json(out / "status" / f"{slide}.json")["predict"]
+        for name in ("tissue_mm2", "positive_mm2", "largest_region_mm2"):
+            assert f"{said['summary'][name]:.4f}" in page.text
+        assert f"{100 * said['summary']['flag_low_tissue']:.1f}" in page.text
+        assert (
+            f"{said['counts']['tumour']} of {said['counts']['predicted']} predicted patches called tumour" in page.text
+        )
+    assert "0 accepted, 0 rejected, 0 flagged, 3 undecided" in page.text
+    assert "Nobody has decided anything" in page.text
+
+
+def test_the_folder_opens_elsewhere_without_a_network(out: Path, tmp_path: Path) -> None:
+    decide(out, Decision(slide_id="s0", verdict="accept", reviewer="Ada"))
+    write_report(out)
+    mailed = shutil.copytree(out / "report", tmp_path / "mailed")
+    page = Page(mailed / "index.html")
+    source = (mailed / "index.html").read_text(encoding="utf-8")
+    assert re.search(r"https?:|src=\"/|href=\"/|\.\./|@import|url\(|<script", source) is None
+    assert sorted(str(image["src"]) for image in page.images) == ["overlays/s0.png", "overlays/s1.png"]
+    for place in [*(str(image["src"]) for image in page.images), *page.links]:
+        assert place[1:] in page.ids if place.startswith("#") else (mailed / place).is_file(), place
+    assert {"predictions.csv", "decisions.csv"} <= set(page.links)
+    assert {path.suffix for path in mailed.rglob("*") if path.is_file()} == {".html", ".png", ".csv"}
+
+
+def test_decisions_are_counted_and_shown_as_text(out: Path) -> None:
+    bound = {slide: heatmap_fingerprint(out, slide) for slide in ("s0", "s1")}
+    decide(
+        out,
+        Decision(slide_id="s0", verdict="accept", reviewer="Ada", fingerprint=bound["s0"]),
+        Decision(slide_id="s0", verdict="reject", reviewer="Bo", fingerprint=bound["s0"], comment=HOSTILE),
+        Decision(slide_id="s1", verdict="flag", reviewer="Ada", fingerprint=bound["s1"], reason="fold"),
+        Decision(slide_id="s1", x=0, y=0, verdict="tumour", reviewer="Ada"),
+        Decision(slide_id="s1", x=16, y=0, verdict="unsure", reviewer="Ada"),
+    )
+    page = Page(write_report(out))
+    assert "0 accepted, 1 rejected, 1 flagged, 1 undecided; 2 patches relabelled; 2 reviewers." in page.text
+    assert HOSTILE in page.text
+    assert "script" not in page.tags
+    assert "reject by Bo" in page.text
+    assert "another heatmap" not in page.text
+    numbers = pd.read_csv(out / "report" / "predictions.csv", keep_default_na=False, dtype=str)
+    assert dict(zip(numbers["slide_id"], numbers["decision"], strict=True)) == {"bad": "", "s0": "reject", "s1": "flag"}
+    assert len(read_decisions(out / "report" / "decisions.csv")) == 5
+    with (out / "report" / "decisions.csv").open(newline="") as stream:
+        assert [row["comment"] for row in csv.DictReader(stream)][1] == f"'{HOSTILE}"
+
+
+def test_a_decision_of_another_heatmap_is_said(out: Path) -> None:
+    decide(out, Decision(slide_id="s1", verdict="accept", reviewer="Ada", fingerprint=heatmap_fingerprint(out, "s1")))
+    assert "another heatmap" not in Page(write_report(out)).text
+    facts = read_json(out / "heatmaps" / "s1" / "heatmap.json")
+    write_json(out / "heatmaps" / "s1" / "heatmap.json", facts | {"stamp": facts["stamp"] | {"config": "new"}})
+    assert "Decided of another heatmap than the one that is here now: s1." in Page(write_report(out)).text
+
+
+def test_a_study_formed_by_decisions_says_so_and_warns_of_changed_test_labels(tmp_path: Path, work: Path) -> None:
+    copy = shutil.copytree(work, tmp_path / "study")
+    audit = read_json(copy / "groups" / "audit.json")
+    decided = {
+        "reviewers": ["Ada"], "rejected": ["slide09"], "accepted": [], "flagged": [], "patches_rejected": 7,
+        "relabelled": {"tumour": 3, "non-tumour": 0, "unsure": 1}, "elsewhere": [], "labels_changed": {"test": 4},
+    }  # fmt: skip
+    write_json(copy / "groups" / "audit.json", audit | {"decided": decided})
+    page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
+    assert (
+        "Decisions of reviewers (Ada): slides rejected: slide09 (7 patches); patches relabelled: 3 tumour" in page.text
+    )
+    assert "4 test patches have labels that reviewers changed" in page.text

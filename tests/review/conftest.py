@@ -1,0 +1,12 @@
+"""What the tests of the review page share: work folders that were predicted once."""
+
+from __future__ import annotations
+
+import pytest
+from made_review import Folders, write_folders
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    """Predicted slides; nothing may be written into them."""
+    return write_folders(tmp_path_factory.mktemp("reviewed"))

@@ -1,0 +1,234 @@
+"""A row a slide, as its files say; and from an id to a slide by look-up alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pytest
+from made_review import CONFIG, Folders, bright_image
+
+from pathopatch import pipeline
+from pathopatch.errors import InputMissingError
+from pathopatch.files import read_json, write_json
+from pathopatch.heatmaps import FACTS
+from pathopatch.provenance import Stamp, fingerprint, read_status, update_status
+from pathopatch.pseudonyms import pseudonymous
+from pathopatch.review import cohort as cohorts
+from pathopatch.review.cohort import open_cohort
+from pathopatch.review.values import facts, values
+
+
+@pytest.fixture
+def out(folders: Folders, tmp_path: Path) -> Path:
+    """A copy of the work folder that may be changed."""
+    return shutil.copytree(folders.out, tmp_path / "out")
+
+
+def heatmap_of(out: Path, slide_id: str) -> Path:
+    return out / "heatmaps" / slide_id / FACTS
+
+
+def edit(path: Path, **changed: Any) -> None:
+    write_json(path, {**read_json(path), **changed})
+
+
+def test_a_row_says_what_status_and_heatmap_say(folders: Folders) -> None:
+    bright, dark, spoilt = open_cohort(folders.out).rows()
+    status = read_status(folders.out, "bright")["predict"]
+    summary, counts = status["summary"], status["counts"]
+    stamp = Stamp.from_dict(read_json(heatmap_of(folders.out, "bright"))["stamp"])
+    assert bright == {
+        "slide_id": "bright", "patient_id": "bright", "state": "done", "code": "", "message": "", **counts,
+        "positive_share": counts["tumour"] / counts["predicted"], "tissue_area_mm2": summary["tissue_mm2"],
+        "tissue_share": pytest.approx(summary["tissue_mm2"] / (300 * 280 * 0.5e-3**2)),
+        "positive_area_mm2": summary["positive_mm2"], "flagged_share": summary["flagged_share"],
+        "lowest_margin": summary["lowest_margin"], "warnings": [], "fingerprint": fingerprint(stamp.to_dict())[:16],
+    }  # fmt: skip
+    assert 0 < bright["positive_share"] < 1
+    assert "TPEF" in dark["warnings"][0]
+    assert (spoilt["state"], spoilt["code"]) == ("failed", "INPUT_CORRUPT")
+    assert (spoilt["predicted"], spoilt["positive_share"], spoilt["fingerprint"]) == (None, None, None)
+
+
+def test_the_numbers_of_an_earlier_run_do_not_stand_beside_a_failure(out: Path) -> None:
+    update_status(out, "bright", "predict", {"state": "failed", "code": "TIMEOUT", "message": "late"})
+    row = open_cohort(out).rows()[0]
+    assert (row["state"], row["code"], row["tumour"], row["tissue_area_mm2"]) == ("failed", "TIMEOUT", None, None)
+
+
+def test_a_slide_whose_status_is_lost_has_the_numbers_of_its_heatmap(out: Path) -> None:
+    before = open_cohort(out).rows()[1]
+    (out / "status" / "dark.json").unlink()
+    assert open_cohort(out).rows()[1] == before | {"patient_id": ""}
+
+
+def test_a_damaged_heatmap_is_a_row_that_says_so(out: Path) -> None:
+    heatmap_of(out, "bright").write_text("{")
+    row = open_cohort(out).rows()[0]
+    assert (row["state"], row["code"], row["fingerprint"]) == ("failed", "INPUT_CORRUPT", None)
+
+
+def test_a_folder_of_an_earlier_version_opens_without_what_it_does_not_know(out: Path) -> None:
+    known = read_json(heatmap_of(out, "bright"))
+    for name in ("dtype", "files", "method"):
+        del known[name]
+    del known["summary"]["lowest_margin"]
+    write_json(heatmap_of(out, "bright"), known)
+    update_status(out, "bright", "predict", read_status(out, "bright")["predict"] | {"summary": known["summary"]})
+    cohort = open_cohort(out)
+    found = facts(cohort.open("bright"))
+    assert (cohort.rows()[0]["lowest_margin"], found["model"]["method"]) == (None, None)
+    assert (found["is_rgb"], found["has_slide"]) == (True, True)
+
+
+def test_rows_are_read_again_only_where_files_have_changed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cohort = open_cohort(out)
+    read: list[str] = []
+    row = cohorts._row
+    monkeypatch.setattr(cohorts, "_row", lambda out, slide_id: read.append(slide_id) or row(out, slide_id))
+    cohort.rows()[0]["state"] = "edited by a caller"
+    assert cohort.rows()[0]["state"] == "done"
+    assert read == []
+    update_status(out, "dark", "predict", {"state": "running"})
+    assert [row["state"] for row in cohort.rows()] == ["done", "running", "failed"]
+    assert read == ["dark"]
+    (out / "status" / "spoilt.json").unlink()
+    assert cohort.ids() == ["bright", "dark"]
+
+
+def test_a_slide_that_is_predicted_while_others_are_looked_at_comes_in(out: Path) -> None:
+    cohort = open_cohort(out)
+    assert not cohort.known("new")
+    shutil.copytree(out / "heatmaps" / "bright", out / "heatmaps" / "new")
+    assert cohort.known("new")
+    assert cohort.ids() == ["bright", "dark", "new", "spoilt"]
+
+
+HOSTILE = [
+    "",
+    ".",
+    "..",
+    "../out",
+    "bright/../dark",
+    "..%2fbright",
+    "BRIGHT",
+    "/etc/passwd",
+    "bright\x00",
+    "bright.json",
+]
+
+
+@pytest.mark.parametrize("slide_id", HOSTILE)
+def test_an_id_is_looked_up_and_never_a_path(slide_id: str, folders: Folders) -> None:
+    cohort = open_cohort(folders.out)
+    assert not cohort.known(slide_id)
+    for ask in (cohort.open, cohort.fingerprint):
+        with pytest.raises(InputMissingError, match="no slide of this id"):
+            ask(slide_id)
+
+
+def test_a_slide_that_failed_is_known_and_has_no_heatmap_to_open(folders: Folders) -> None:
+    cohort = open_cohort(folders.out)
+    assert cohort.known("spoilt")
+    assert cohort.fingerprint("spoilt") is None
+    with pytest.raises(InputMissingError, match="no heatmap"):
+        cohort.open("spoilt")
+
+
+def test_a_heatmap_behind_a_link_that_leads_outside_is_not_read(out: Path, tmp_path: Path) -> None:
+    shutil.move(out / "heatmaps" / "bright", tmp_path / "elsewhere")
+    (out / "heatmaps" / "bright").symlink_to(tmp_path / "elsewhere")
+    row = open_cohort(out).rows()[0]
+    assert (row["state"], row["code"]) == ("failed", "INPUT_UNSUPPORTED")
+
+
+def test_an_open_slide_is_the_same_one_until_it_is_predicted_again(out: Path) -> None:
+    cohort = open_cohort(out)
+    first, mark = cohort.open("bright"), cohort.fingerprint("bright")
+    assert cohort.open("bright") is first
+    stamp = read_json(heatmap_of(out, "bright"))["stamp"]
+    edit(heatmap_of(out, "bright"), stamp={**stamp, "config": "another"})
+    assert cohort.open("bright") is not first
+    assert cohort.open("bright").fingerprint == cohort.fingerprint("bright") != mark
+
+
+def test_of_more_slides_than_are_kept_the_oldest_lets_go_of_its_files(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cohorts, "_OPEN_SLIDES", 1)
+    cohort = open_cohort(folders.out)
+    first = cohort.open("bright")
+    with first.reading() as slide:
+        pass
+    cohort.open("dark")
+    assert first._slide is None
+    assert cohort.open("bright") is not first
+    with first.reading() as again:  # whoever still has it reads on
+        assert again is not slide
+
+
+def test_without_predictions_or_groups_the_folder_is_named(folders: Folders, tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match="no prediction here"):
+        open_cohort(tmp_path)
+    with pytest.raises(InputMissingError, match="no prediction here") as error:
+        open_cohort(folders.out, beside=tmp_path / "nothing")
+    assert error.value.place == str(tmp_path / "nothing")
+    with pytest.raises(InputMissingError, match=r"no groups\.parquet"):
+        open_cohort(folders.out, work=tmp_path)
+
+
+def test_runs_are_called_by_folder_and_method(folders: Folders, tmp_path: Path) -> None:
+    assert open_cohort(folders.out).names() == ("out (gerne)", None)
+    assert open_cohort(folders.out, beside=folders.beside).names() == ("out (gerne)", "erm (erm)")
+    twin = shutil.copytree(folders.beside, tmp_path / "out")
+    assert open_cohort(folders.out, beside=twin).names() == (
+        f"{folders.root.name}/out (gerne)", f"{tmp_path.name}/out (erm)",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["gone", "another", "of another size"])
+def test_a_slide_that_is_not_there_as_it_was_has_a_reason_and_its_values(
+    what: str, out: Path, tmp_path: Path, folders: Folders
+) -> None:
+    path = tmp_path / "bright.svs"
+    if what == "another":
+        made.write_aperio(path, np.ascontiguousarray(bright_image()[:, ::-1]), levels=2)
+    elif what == "of another size":
+        made.write_aperio(path, np.ascontiguousarray(bright_image()[:, :-1]), levels=2)
+    status = read_status(out, "bright")["predict"]
+    update_status(out, "bright", "predict", status | {"source": str(path)})
+    slide = open_cohort(out).open("bright")
+    found = facts(slide)
+    said = {"gone": "no file", "another": "content of its files differs", "of another size": "300x279 px of R, G, B"}
+    assert found["has_slide"] is False
+    assert said[what] in found["why_no_slide"]
+    assert values(slide) == values(open_cohort(folders.out).open("bright"))
+
+
+def test_a_manifest_says_where_a_slide_has_moved_to(out: Path, tmp_path: Path) -> None:
+    made.write_aperio(tmp_path / "moved.svs", bright_image(), levels=2)
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\nbright,p,moved.svs\n")
+    update_status(out, "bright", "predict", read_status(out, "bright")["predict"] | {"source": "/nowhere/b.svs"})
+    assert open_cohort(out).open("bright").why_no_pixels() is not None
+    slide = open_cohort(out, manifest=tmp_path / "m.csv").open("bright")
+    with slide.reading() as pixels:
+        assert pixels.paths == (tmp_path / "moved.svs",)
+
+
+def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folders: Folders, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path\nsmith,p,{folders.root / 'bright.svs'}\n")
+    rows = pipeline.slides_to_predict(str(tmp_path / "m.csv"))
+    config = CONFIG.model_copy(update={"deidentify": True})
+    pipeline.predict(rows, [folders.root / "model"], tmp_path / "out", config)
+    (name,) = open_cohort(tmp_path / "out").ids()
+    assert name == pseudonymous(rows)[0].slide_id
+    unnamed = facts(open_cohort(tmp_path / "out").open(name))
+    assert "--manifest" in unnamed["why_no_slide"]
+    found = facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
+    assert found["has_slide"] is True
+    assert "smith" not in json.dumps(found)

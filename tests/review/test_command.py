@@ -1,0 +1,139 @@
+"""What `pathopatch review` does from the first line it prints to its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from review_page import DECISIONS, Page, predicted
+
+from pathopatch.decided.log import read_log
+from pathopatch.review import viewer
+from pathopatch.review.server import listen
+
+needs_viewer = pytest.mark.skipif(
+    not viewer.is_there() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return predicted(tmp_path_factory.mktemp("review"))
+
+
+@contextmanager
+def reviewing(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command in a process of its own, once it has printed its address."""
+    command = [sys.executable, "-m", "pathopatch.cli", "review", *map(str, arguments)]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert started.stdout is not None
+        yield started, started.stdout.readline().strip()
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@needs_viewer
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_page_is_ready_when_its_address_is_printed_and_ends_cleanly_with_every_decision_kept(
+    out: Path, number: signal.Signals, code: int
+) -> None:
+    with reviewing(out, "--port", 0, "--reviewer", "Ada") as (process, address):
+        page = Page(urlsplit(address).port or 0)
+        assert address == f"http://127.0.0.1:{page.port}/"
+        assert page.ask("/ready").json == {"ready": True}
+        assert page.decide(comment=number.name).status == 201
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert "Traceback" not in said
+    last = read_log(out / "review.sqlite")[-1]
+    assert (last.reviewer, last.verdict, last.comment) == ("Ada", "accept", number.name)
+
+
+@needs_viewer
+def test_another_host_prints_a_token_that_opens_the_page(out: Path) -> None:
+    with reviewing(out, "--host", "0.0.0.0", "--port", 0, "--quiet") as (process, address):
+        split = urlsplit(address)
+        page = Page(split.port or 0)
+        assert page.ask("/ready").status == 403
+        assert page.ask(f"/?{split.query}").status == 200
+        process.terminate()
+        assert "not encrypted" in process.communicate(timeout=60)[1]
+
+
+def test_a_port_that_is_taken_is_an_error_with_a_remedy(
+    out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(viewer, "is_there", lambda: True)
+    with listen("127.0.0.1", 0) as taken:
+        assert typed("review", out, "--port", taken.getsockname()[1]) == 1
+    said = capsys.readouterr()
+    assert "choose another --port" in said.err
+    assert said.out == ""
+
+
+def test_without_its_viewer_the_command_names_the_line_that_brings_it(
+    out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(viewer, "is_there", lambda: False)
+    assert typed("review", out, "--port", 0) == 1
+    assert "Remedy: " + viewer.remedy() in capsys.readouterr().err
+
+
+def test_without_its_extra_the_command_names_it(
+    out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert typed("review", out, "--port", 0) == 1
+    assert "pip install 'pathopatch[review]'" in capsys.readouterr().err
+
+
+def test_a_folder_without_predictions_is_an_error_and_gets_no_log(
+    tmp_path: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(viewer, "is_there", lambda: True)
+    assert typed("review", tmp_path, "--port", 0) == 1
+    assert "INPUT_MISSING" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_neither_torch_nor_what_trains_is_loaded_to_show_a_slide(out: Path) -> None:
+    look = f"""
+import sys
+from pathlib import Path
+from pathopatch.review.app import create_app, opened
+from pathopatch.review.security import Access
+from pathopatch.review.values import facts, values
+from pathopatch.review.tiles import thumbnail, tile
+with opened(Path({str(out)!r}), reviewer="me") as review:
+    create_app(review, Access())
+    review.cohort.rows()
+    slide = review.cohort.open("a")
+    facts(slide), values(slide), tile(slide, 0, 0, 0), thumbnail(slide)
+print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib.pyplot", "optuna"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
+
+
+@needs_viewer
+def test_decisions_made_elsewhere_are_taken_over_once(out: Path, tmp_path: Path) -> None:
+    with reviewing(out, "--port", 0, "--reviewer", "Ada") as (_, address):
+        page = Page(urlsplit(address).port or 0)
+        assert page.decide(comment="=1+1").status == 201
+        (tmp_path / "review.csv").write_bytes(page.ask("/export/decisions.csv").body)
+        revision = page.revision
+    for _ in range(2):
+        with reviewing(out, "--port", 0, "--import", tmp_path / "review.csv") as (_, address):
+            page = Page(urlsplit(address).port or 0)
+            state = page.ask(DECISIONS).json
+        assert (state["revision"], state["decision"]["comment"]) == (revision, "=1+1")

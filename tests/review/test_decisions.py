@@ -1,0 +1,295 @@
+"""What was decided is there, in order, by whom and of which heatmap; nothing is ever changed or lost."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pathopatch.decided import log as log_module
+from pathopatch.decided import standing, utc_text
+from pathopatch.decided.log import read_log
+from pathopatch.decided.rows import Decision, Recorded
+from pathopatch.errors import (
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+    ReviewConflictError,
+    StaleArtefactError,
+)
+from pathopatch.review import decisions as decisions_module
+from pathopatch.review.decisions import Decisions
+
+
+def accept(slide_id: str = "s1", **values: Any) -> Decision:
+    return Decision(**{"slide_id": slide_id, "verdict": "accept", "reviewer": "Ada", **values})
+
+
+def patch(x: int, y: int, verdict: str, **values: Any) -> Decision:
+    return Decision(**{"slide_id": "s1", "x": x, "y": y, "verdict": verdict, "reviewer": "Ada", **values})
+
+
+@pytest.fixture
+def decisions(tmp_path: Path) -> Any:
+    with Decisions(tmp_path / "review.sqlite") as found:
+        yield found
+
+
+def test_a_decision_is_there_after_the_file_was_closed(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "review.sqlite"
+    whole = accept(reason="clean", comment="ä\n=1+1", fingerprint="f" * 16, run="gerne-t0.25-s0", threshold=0.4)
+    before = datetime.now(UTC)
+    with Decisions(path) as decisions:
+        row = decisions.record(whole, revision=0)
+    assert (row.id, row.revision, row.undoes) == (1, 1, None)
+    assert utc_text(before) <= row.made <= utc_text(datetime.now(UTC))
+    with Decisions(path) as decisions:
+        assert decisions.rows() == [row]
+    assert replace(row, id=7).to_dict() == {**row.to_dict(), "id": 7}
+    assert {name: row.to_dict()[name] for name in vars(whole)} == vars(whole)
+
+
+def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisions) -> None:
+    steps = (accept(), patch(64, 0, "tumour"), accept(verdict="reject", reviewer="Bo"), patch(0, 64, "unsure"),
+             patch(64, 0, "non-tumour"))  # fmt: skip
+    for seen, step in enumerate(steps):
+        decisions.record(step, revision=seen)
+    state = decisions.state("s1")
+    assert state.revision == 5
+    assert state.decision is not None
+    assert (state.decision.verdict, state.decision.reviewer) == ("reject", "Bo")
+    assert [(row.x, row.y, row.verdict) for row in state.patches] == [(0, 64, "unsure"), (64, 0, "non-tumour")]
+    assert [row.revision for row in state.history] == [5, 4, 3, 2, 1]
+    told = state.to_dict()
+    assert [row["stands"] for row in told["history"]] == [True, True, True, False, False]
+    assert told["decision"]["verdict"] == "reject"
+    assert [(row["x"], row["y"]) for row in told["patches"]] == [(0, 64), (64, 0)]
+
+
+def test_a_slide_nobody_has_decided_of_has_an_empty_state(decisions: Decisions) -> None:
+    assert decisions.state("s9").to_dict() == {
+        "slide_id": "s9", "revision": 0, "decision": None, "patches": [], "history": []
+    }  # fmt: skip
+
+
+def test_who_has_not_seen_the_latest_is_refused_and_told_what_it_is(decisions: Decisions) -> None:
+    decisions.record(accept(verdict="flag", reviewer="Bo"), revision=0)
+    for seen in (0, 2):
+        with pytest.raises(ReviewConflictError, match=r"s1 has 1 decisions by now, \d were seen") as raised:
+            decisions.record(accept(), revision=seen)
+        assert raised.value.state["revision"] == 1
+        assert raised.value.state["decision"]["reviewer"] == "Bo"
+    with pytest.raises(ReviewConflictError):
+        decisions.undo("s1", "Ada", 0)
+    assert len(decisions.rows()) == 1
+    decisions.record(accept("s2"), revision=0)  # another slide has a revision of its own
+
+
+def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: Decisions) -> None:
+    decisions.record(accept(fingerprint="a"), revision=0)
+    decisions.record(patch(64, 0, "tumour"), revision=1)
+    decisions.record(accept(verdict="reject", fingerprint="b"), revision=2)
+    row = decisions.undo("s1", "Bo", 3)
+    assert (row.verdict, row.reviewer, row.undoes, row.fingerprint) == ("undo", "Bo", 3, "b")
+    state = decisions.state("s1")
+    assert state.decision is not None
+    assert state.decision.verdict == "accept"  # what the reject had taken the place of
+    assert decisions.undo("s1", "Bo", 4).undoes == 2
+    assert decisions.state("s1").patches == ()
+    assert decisions.undo("s1", "Bo", 5).undoes == 1
+    assert decisions.state("s1").decision is None
+    with pytest.raises(InputMissingError, match="nothing to withdraw"):
+        decisions.undo("s1", "Bo", 6)
+    assert decisions.state("s1").revision == 6
+    assert decisions.last() == {}
+
+
+def test_last_has_the_verdict_that_stands_on_each_slide(decisions: Decisions) -> None:
+    decisions.record(accept("s1"), revision=0)
+    decisions.record(accept("s2", verdict="flag"), revision=0)
+    decisions.record(accept("s2", verdict="reject"), revision=1)
+    decisions.record(accept("s3"), revision=0)
+    decisions.undo("s3", "Ada", 1)
+    decisions.record(patch(0, 0, "unsure"), revision=1)
+    decisions.record(accept("s1", verdict="flag"), revision=2)
+    decisions.undo("s1", "Ada", 3)
+    assert {slide: row["verdict"] for slide, row in decisions.last().items()} == {"s1": "accept", "s2": "reject"}
+    for slide, row in decisions.last().items():
+        told = decisions.state(slide).to_dict()["decision"]
+        assert row == {name: value for name, value in told.items() if name != "stands"}
+
+
+def test_a_decision_of_another_heatmap_is_outdated(tmp_path: Path) -> None:
+    now = {"s1": "a", "s2": ""}
+    with Decisions(tmp_path / "review.sqlite", fingerprint_of=now.__getitem__) as decisions:
+        decisions.record(accept(fingerprint="a"), revision=0)
+        decisions.record(patch(0, 0, "tumour", fingerprint="b"), revision=1)
+        decisions.record(accept("s2", verdict="reject"), revision=0)  # nothing was predicted, and nothing is
+        state = decisions.state("s1").to_dict()
+        assert state["decision"]["outdated"] is False
+        assert state["patches"][0]["outdated"] is True
+        assert {slide: row["outdated"] for slide, row in decisions.last().items()} == {"s1": False, "s2": False}
+        now["s1"] = "c"
+        assert decisions.last()["s1"]["outdated"] is True
+        assert [row["outdated"] for row in decisions.state("s1").to_dict()["history"]] == [True, True]
+
+
+def test_without_heatmaps_to_compare_with_nothing_is_said_of_outdated_decisions(decisions: Decisions) -> None:
+    decisions.record(accept(fingerprint="a"), revision=0)
+    assert decisions.last()["s1"]["outdated"] is None
+
+
+def test_rows_cannot_be_changed_or_removed_even_by_other_programs(decisions: Decisions) -> None:
+    decisions.record(accept(), revision=0)
+    with sqlite3.connect(decisions.path) as other:
+        for statement in ("UPDATE decisions SET verdict = 'reject'", "DELETE FROM decisions"):
+            with pytest.raises(sqlite3.IntegrityError, match="only appended"):
+                other.execute(statement)
+    other.close()
+    assert decisions.state("s1").to_dict()["decision"]["verdict"] == "accept"
+
+
+def test_a_clock_that_was_set_back_does_not_turn_the_order_round(
+    decisions: Decisions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = decisions.record(accept(), revision=0)
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) - timedelta(days=1)
+
+    monkeypatch.setattr(decisions_module, "datetime", Yesterday)
+    second = decisions.record(accept(verdict="reject"), revision=1)
+    assert datetime.fromisoformat(second.made) - datetime.fromisoformat(first.made) == timedelta(microseconds=1)
+    assert decisions.state("s1").decision == second
+
+
+@pytest.mark.parametrize(
+    ("values", "column"),
+    [
+        ({"slide_id": "../x"}, "slide_id"),
+        ({"verdict": "tumour"}, "verdict"),
+        ({"verdict": "accept", "x": 0, "y": 0}, "verdict"),
+        ({"verdict": "undo"}, "verdict"),
+        ({"verdict": "tumour", "x": 3}, "y"),
+        ({"verdict": "tumour", "x": -1, "y": 0}, "x"),
+        ({"verdict": "tumour", "x": True, "y": 0}, "x"),
+        ({"verdict": "tumour", "x": 1.0, "y": 0}, "x"),
+        ({"verdict": "tumour", "x": 0, "y": 2**63}, "y"),
+        ({"reviewer": "  "}, "reviewer"),
+        ({"reviewer": "a" * 201}, "reviewer"),
+        ({"comment": "a\0b"}, "comment"),
+        ({"comment": "\ud800"}, "comment"),
+        ({"comment": 3}, "comment"),
+        ({"threshold": 1.5}, "threshold"),
+        ({"threshold": float("nan")}, "threshold"),
+        ({"threshold": "0.5"}, "threshold"),
+    ],
+)
+def test_what_is_no_decision_is_refused_with_its_column(values: dict[str, Any], column: str) -> None:
+    with pytest.raises(InputUnsupportedError) as raised:
+        accept(**values)
+    assert raised.value.place == column
+    assert raised.value.remedy
+
+
+def test_another_program_s_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "theirs.sqlite") as theirs:
+        theirs.execute("CREATE TABLE mine (a)")
+    theirs.close()
+    (tmp_path / "text.sqlite").write_text("no database, but long enough to be looked at " * 20)
+    for name in ("theirs.sqlite", "text.sqlite"):
+        before = (tmp_path / name).read_bytes()
+        for opened in (Decisions, read_log):
+            with pytest.raises(InputCorruptError, match=name):
+                opened(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before
+
+
+def test_a_log_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Decisions(tmp_path / "review.sqlite").close()
+    monkeypatch.setattr(log_module, "VERSION", 0)
+    for opened in (Decisions, read_log):
+        with pytest.raises(StaleArtefactError, match="newer version"):
+            opened(tmp_path / "review.sqlite")
+
+
+def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "review.sqlite").symlink_to(tmp_path / "elsewhere.sqlite")
+    with pytest.raises(InputUnsupportedError, match="outside"):
+        Decisions(tmp_path / "out" / "review.sqlite")
+    assert not (tmp_path / "elsewhere.sqlite").exists()
+
+
+def test_the_log_is_read_while_a_page_has_it_open_and_from_an_archive_without_writing(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    assert read_log(path) == []
+    assert not path.exists()
+    with Decisions(path) as decisions:
+        row = decisions.record(accept(), revision=0)
+        assert read_log(path) == [row]
+    assert [file.name for file in tmp_path.iterdir()] == ["review.sqlite"]
+    before = path.read_bytes()
+    assert read_log(path) == [row]
+    assert [file.name for file in tmp_path.iterdir()] == ["review.sqlite"]
+    assert path.read_bytes() == before
+
+
+def test_the_log_of_a_folder_that_takes_no_lock_files_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Decisions(tmp_path / "review.sqlite") as decisions:
+        row = decisions.record(accept(), revision=0)
+    connect = sqlite3.connect
+
+    def on_a_read_only_disk(address: str, **options: Any) -> sqlite3.Connection:
+        if "immutable" in address:
+            return connect(address, **options)
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", on_a_read_only_disk)
+    assert read_log(tmp_path / "review.sqlite") == [row]
+    (tmp_path / "review.sqlite-wal").write_bytes(b"of a page that was killed: rows that would be missed")
+    with pytest.raises(InputUnsupportedError, match="may write to"):
+        read_log(tmp_path / "review.sqlite")
+
+
+def test_times_of_any_zone_sort_as_text() -> None:
+    noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    east = noon.astimezone(timezone(timedelta(hours=5)))
+    assert utc_text(noon) == utc_text(east) == "2026-03-01T12:00:00.000000Z"
+    assert utc_text(noon) < utc_text(noon + timedelta(microseconds=1))
+
+
+STEPS = st.lists(st.one_of(st.tuples(st.sampled_from([None, 0, 64]), st.integers(0, 2)), st.just("undo")), max_size=12)
+
+
+@given(steps=STEPS)
+def test_what_stands_is_what_replaying_the_clicks_leaves(steps: list[Any]) -> None:
+    """Against a stack of clicks: undo takes the last one off, and each subject shows its topmost."""
+    stack: list[Recorded] = []
+    rows: list[Recorded] = []
+    for number, step in enumerate(steps, 1):
+        made = f"2026-01-01T00:00:{number:02d}.000000Z"
+        if step == "undo":
+            if not stack:
+                continue
+            last = stack.pop()
+            rows.append(replace(last, id=number, made=made, verdict="undo", undoes=last.id))
+            continue
+        x, choice = step
+        verdict = (("accept", "reject", "flag") if x is None else ("tumour", "non-tumour", "unsure"))[choice]
+        y = None if x is None else 0
+        row = Recorded(slide_id="s1", x=x, y=y, verdict=verdict, reviewer="Ada", id=number, made=made)
+        stack.append(row)
+        rows.append(row)
+    expected = {row.subject: row for row in stack}
+    assert {row.subject: row for row in standing(reversed(rows))} == expected

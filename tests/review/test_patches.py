@@ -1,0 +1,81 @@
+"""Patches are joined by name and by origin, never by position."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.groups import assign_groups
+from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.patches.grid import Grid
+from pathopatch.review.patches import Patches, joined
+
+GRID = Grid(width=64, height=32, downsample=2.0, patch_px=8, stride_px=8)  # 4 x 2 patches of 16 level-0 px
+X, Y = [0, 32, 16, 48], [0, 0, 16, 16]
+TISSUE = [0.005, 0.25, 0.6, 0.1]  # blank, at tau, above, below
+LOGIT = [2.0, -1.0, 0.3, 0.2]
+
+
+def table(**changed: object) -> pd.DataFrame:
+    columns = {
+        "patch_id": [f"s@{x},{y}" for x, y in zip(X, Y, strict=True)], "x": X, "y": Y, "tissue_fraction": TISSUE,
+        "logit": LOGIT, "probability": [0.9, 0.3, 0.6, 0.55], "spread": np.nan,
+        **{f"flag_{name}": pd.array([pd.NA, True, False, None], "boolean") for name in FLAGS},
+    }  # fmt: skip
+    return pd.DataFrame(columns | changed)
+
+
+def known(**options: object) -> Patches:
+    return joined(table(), GRID, **({"decision_threshold": 0.2, "min_tissue": 0.01} | options))  # type: ignore[arg-type]
+
+
+def groups(labels: list[int]) -> pd.DataFrame:
+    patches = table()[["patch_id", "tissue_fraction"]].assign(slide_id="s", patient_id="p", label=labels)
+    return assign_groups(patches, (0.5, 0.25))
+
+
+def test_cells_are_counted_row_by_row_and_a_logit_at_the_threshold_is_not_tumour() -> None:
+    found = known()
+    assert found.cell.tolist() == [0, 2, 5, 7]
+    assert found.is_tumour.tolist() == [True, False, True, False]
+    assert found.flags.tolist() == [0, 2 ** len(FLAGS) - 1, 0, 0]
+
+
+def test_groups_without_labels_are_of_the_prediction_and_blank_patches_in_none() -> None:
+    found = known()
+    assert (found.group.tolist(), found.group_of, found.tau) == ([-1, 1, 3, 0], "prediction", 0.25)
+    assert found.label.tolist() == [-1] * 4
+
+
+def test_labels_in_any_order_and_number_go_to_their_patches() -> None:
+    shuffled = groups([1, 0, 1, -1]).iloc[[3, 1, 0]]  # the third patch is not in it
+    found = known(groups=shuffled)
+    assert found.label.tolist() == [1, 0, -1, -1]
+    assert (found.group.tolist(), found.group_of) == ([-1, 1, -1, -1], "label")
+
+
+def test_a_slide_without_a_label_in_the_table_is_grouped_by_prediction_at_its_threshold() -> None:
+    found = known(groups=groups([-1] * 4).drop(columns=["attribute@0.25", "group@0.25"]))
+    assert (found.group.tolist(), found.group_of, found.tau) == ([-1, 0, 3, 0], "prediction", 0.5)
+
+
+def test_a_groups_table_without_thresholds_is_refused() -> None:
+    with pytest.raises(InputUnsupportedError, match="group@"):
+        known(groups=groups([0] * 4)[["patch_id", "label"]])
+
+
+def test_the_run_beside_is_joined_by_origin_in_any_order() -> None:
+    other = table(probability=[0.1, 0.2, 0.3, 0.4]).iloc[[2, 0, 1]]
+    np.testing.assert_array_equal(known(beside=other).beside, [0.1, 0.2, 0.3, np.nan])
+    np.testing.assert_array_equal(known(beside=other.iloc[:0]).beside, [np.nan] * 4)
+    assert known().beside is None
+
+
+def test_a_slide_without_patches_has_empty_columns() -> None:
+    found = joined(
+        table().iloc[:0], GRID, decision_threshold=0.0, min_tissue=0.01, groups=groups([1] * 4), beside=table()
+    )
+    assert len(found) == 0
+    assert [len(each) for each in (found.cell, found.group, found.label, found.flags, found.beside)] == [0] * 5
