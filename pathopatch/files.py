@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from pathopatch.errors import DiskFullError, InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.faultpoints import fault_point
 from pathopatch.temporary import temporary_path
+
+_LATE_S = (0.0, 0.05, 0.2, 0.5)
 
 
 @contextmanager
@@ -36,9 +39,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             _into_place(temporary, path)
     except BaseException:
-        with suppress(OSError):  # what went wrong first is what the caller must hear
-            remove(temporary)
+        _give_up(temporary)
         raise
+
+
+def _give_up(temporary: Path) -> None:
+    """Remove what is unfinished; what went wrong before is what the caller must hear, not what does here.
+
+    Where one of several threads of a library failed to write into a folder, the others go on for a moment, and find
+    room again by what is removed.
+    """
+    for pause_s in _LATE_S if temporary.is_dir() else (0.0,):
+        time.sleep(pause_s)
+        with suppress(OSError):
+            remove(temporary)
 
 
 def _into_place(temporary: Path, path: Path) -> None:

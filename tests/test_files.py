@@ -1,7 +1,9 @@
 """Files that a stage writes: whole or not at all, inside the work folder, with a clear word when it cannot."""
 
 import errno
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -51,3 +53,23 @@ def test_a_symbolic_link_out_of_the_work_folder_is_refused(tmp_path: Path) -> No
     with pytest.raises(InputUnsupportedError, match="outside the work folder"):
         files.inside(work, "slides", "a.zarr")
     assert files.inside(work, "patches", "a.parquet") == work / "patches" / "a.parquet"
+
+
+def test_what_a_thread_writes_after_another_failed_is_removed_too(tmp_path: Path) -> None:
+    def write_late(folder: Path) -> None:
+        time.sleep(0.03)
+        (folder / "below").mkdir(parents=True)
+        (folder / "below" / "late").touch()
+
+    def fail() -> None:
+        with files.atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            late.append(Thread(target=write_late, args=(temporary,)))
+            late[0].start()
+            raise ZeroDivisionError
+
+    late: list[Thread] = []
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    late[0].join()
+    assert list(tmp_path.iterdir()) == []

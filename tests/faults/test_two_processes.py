@@ -7,17 +7,18 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import made_slides as made
 import numpy as np
 import pytest
 from made_model import write_model
 
+from pathopatch import provenance
 from pathopatch.batch import run_slides
 from pathopatch.claims import GATE, claimed, is_claimed, of_slide
 from pathopatch.clean import find
@@ -123,16 +124,25 @@ def test_a_claim_ends_with_what_goes_wrong_under_it(tmp_path: Path) -> None:
     assert not is_claimed(tmp_path, "a.tile")
 
 
-def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(tmp_path: Path) -> None:
-    def write(stage: str) -> Callable[[], None]:
-        return lambda: [update_status(tmp_path, "a", stage, {"count": n}) for n in range(50)] and None
+def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(out: Path, slide_id: str) -> dict[str, Any]:
+        found = read_status(out, slide_id)
+        time.sleep(0.02)
+        return found
 
-    threads = [Thread(target=write(stage)) for stage in STAGES]
+    def write(stage: str) -> None:
+        for count in range(5):
+            update_status(tmp_path, "a", stage, {"count": count})
+
+    monkeypatch.setattr(provenance, "read_status", slowly)
+    threads = [Thread(target=write, args=(stage,)) for stage in STAGES]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert read_status(tmp_path, "a") == {stage: {"count": 49} for stage in STAGES}
+    assert read_status(tmp_path, "a") == {stage: {"count": 4} for stage in STAGES}
 
 
 def test_a_drive_without_locks_is_said_and_worked_on(
