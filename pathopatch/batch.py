@@ -9,13 +9,12 @@ from __future__ import annotations
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
-from pathopatch.config import PredictConfig, TileConfig
+from pathopatch.claims import is_claimed, of_slide
 from pathopatch.errors import (
     DuplicateIdError,
     InternalError,
@@ -25,30 +24,15 @@ from pathopatch.errors import (
     StaleArtefactError,
     WorkerCrashError,
 )
-from pathopatch.manifest import SlideRow
+from pathopatch.progress import Progress
 from pathopatch.provenance import read_status, update_status
+from pathopatch.tasks import OfSlide, Outcome, SlideTask
 from pathopatch.workers import Lost, Workers
 
-if TYPE_CHECKING:
-    from pathopatch.models import Ensemble
-    from pathopatch.patches import LabelSource
-    from pathopatch.slides import Slide
-
 R = TypeVar("R")
+S = TypeVar("S", bound=OfSlide)
 
 GOOD_STATES = ("done", "done_empty", "current")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What became of one slide: a state (done, done_empty, current, failed), its counts and warnings, or its error."""
-
-    slide_id: str
-    state: str
-    code: str = ""
-    message: str = ""
-    counts: Mapping[str, Any] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,181 +52,6 @@ class Failure:
     error: PathopatchError
     seconds: float | None = None
     trace: str = ""
-
-
-class OfSlide(Protocol):
-    """Something that belongs to one slide, such as a row of the manifest."""
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's checked id."""
-        ...
-
-
-S = TypeVar("S", bound=OfSlide)
-
-
-class SlideTask(OfSlide, Protocol):
-    """One slide's work; picklable, so that it can go to a worker process."""
-
-    @property
-    def stage(self) -> str:
-        """The stage's name, the key in the slide's status file."""
-        ...
-
-    @property
-    def out(self) -> Path:
-        """The work folder."""
-        ...
-
-    @property
-    def force(self) -> bool:
-        """Whether what was made otherwise is made anew."""
-        ...
-
-    @property
-    def names_nothing(self) -> bool:
-        """Whether nothing that is written may name a file."""
-        ...
-
-    @property
-    def of_slide(self) -> Mapping[str, Any]:
-        """What the slide's status says of it however the work went."""
-        ...
-
-    def run(self) -> Outcome:
-        """Do the work and return what became of the slide."""
-        ...
-
-
-def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
-    """Return the slide of a manifest row; the caller closes it.
-
-    Parameters
-    ----------
-    row : SlideRow
-        What the manifest says.
-    fallback_mpp : float, optional
-        The slide's um per px where neither its file nor the manifest states one.
-    """
-    from pathopatch.slides import open_slide
-
-    slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
-    if slide.has_mpp or fallback_mpp is None:
-        return slide
-    slide.close()
-    return open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
-
-
-def label_source(row: SlideRow) -> LabelSource:
-    """Return where a manifest row's labels come from."""
-    from pathopatch.patches import LabelSource
-
-    return LabelSource(
-        tumor_mask=row.tumor_mask,
-        whole_slide_non_tumor=row.whole_slide_non_tumor,
-        labelled_mask=row.labelled_mask,
-        annotations=row.annotations,
-    )
-
-
-@dataclass(frozen=True)
-class TileTask:
-    """One slide to tile."""
-
-    row: SlideRow
-    config: TileConfig
-    out: Path
-    force: bool
-    stage: str = "tile"
-    names_nothing: bool = False
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's checked id."""
-        return self.row.slide_id
-
-    @property
-    def of_slide(self) -> Mapping[str, Any]:
-        """What the slide's status says of it however the work went: nothing."""
-        return {}
-
-    def run(self) -> Outcome:
-        """Tile the slide."""
-        from pathopatch.patches import tile_slide
-
-        with open_row(self.row) as slide:
-            result = tile_slide(
-                slide,
-                self.config,
-                self.out,
-                slide_id=self.row.slide_id,
-                patient_id=self.row.patient_id,
-                labels=label_source(self.row),
-                tissue_mask=self.row.tissue_mask,
-                force=self.force,
-            )
-        counts = {"patches": result.patches}
-        return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
-
-
-@dataclass(frozen=True)
-class PredictTask:
-    """One slide to predict."""
-
-    row: SlideRow
-    models: tuple[Path, ...]
-    config: PredictConfig
-    out: Path
-    force: bool
-    slide_mpp: float | None = None
-    stage: str = "predict"
-
-    @property
-    def slide_id(self) -> str:
-        """The slide's checked id."""
-        return self.row.slide_id
-
-    @property
-    def names_nothing(self) -> bool:
-        """Whether nothing that is written may name a file."""
-        return self.config.deidentify
-
-    @property
-    def of_slide(self) -> Mapping[str, Any]:
-        """What the slide's status says of it however the work went: its patient, for the tables of the cohort."""
-        return {} if self.config.deidentify else {"patient_id": self.row.patient_id}
-
-    def run(self) -> Outcome:
-        """Predict the slide."""
-        from pathopatch.heatmaps import predict_to
-
-        model = _loaded(self.models, self.config.device, self.config.precision, _written(self.models))
-        with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
-            result = predict_to(
-                slide,
-                model,
-                self.out,
-                slide_id=self.slide_id,
-                patient_id=self.row.patient_id,
-                tissue_mask=self.row.tissue_mask,
-                config=self.config,
-                force=self.force,
-            )
-        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
-
-
-@lru_cache(maxsize=1)
-def _loaded(models: tuple[Path, ...], device: str, precision: str, written: tuple[int, ...]) -> Ensemble:
-    """Return the models of some bundles, which a process loads once for all its slides, unless they changed."""
-    from pathopatch.models import load_ensemble
-
-    return load_ensemble(models, device=device, precision=precision)
-
-
-def _written(models: tuple[Path, ...]) -> tuple[int, ...]:
-    """Return when each file of some bundles was last written, ns; nothing of what is not there."""
-    return tuple(file.stat().st_mtime_ns for folder in models for file in sorted(folder.glob("*")))
 
 
 def workers_for(tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None) -> Workers:
@@ -289,8 +98,12 @@ def run_slides(
     *,
     workers: int | Workers = 1,
     on_done: Callable[[Outcome], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Run every task and return the outcomes in the order of the tasks.
+
+    A slide that another process is at comes after all others, and is waited for then: so two processes that are given
+    the same slides share them.
 
     Parameters
     ----------
@@ -300,16 +113,24 @@ def run_slides(
         How many processes at most, see `workers_for`; or such that run already.
     on_done : callable, optional
         Called with each outcome as it comes.
+    progress : callable, optional
+        Called with how far through its slide a task is, if the work is done in this process.
     """
     if isinstance(workers, int):
         with workers_for(tasks, workers) as processes:
-            return run_slides(tasks, workers=processes, on_done=on_done)
+            return run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
+    work = partial(attempt, progress=None if workers.count else progress)
     outcomes: dict[str, Outcome] = {}
-    for task, result in each_slide(attempt, tasks, workers):
-        outcome = fail(task, result) if isinstance(result, Failure) else result
-        outcomes[outcome.slide_id] = outcome
-        if on_done is not None:
-            on_done(outcome)
+    taken: list[SlideTask] = []
+    for waits, part in ((False, tasks), (True, taken)):
+        for task, result in each_slide(partial(work, waits=waits), part, workers):
+            if result is None:
+                taken.append(task)
+                continue
+            outcome = fail(task, result) if isinstance(result, Failure) else result
+            outcomes[outcome.slide_id] = outcome
+            if on_done is not None:
+                on_done(outcome)
     return [outcomes[task.slide_id] for task in tasks]
 
 
@@ -358,14 +179,26 @@ def guarded(work: Callable[[S], R], item: S) -> R | Failure:
     return Failure(error=error, seconds=time.time() - started, trace=trace)
 
 
-def attempt(task: SlideTask) -> Outcome:
-    """Return a task's outcome; whatever goes wrong becomes a failed outcome and a status entry with its code."""
-    result = guarded(_run, task)
+def attempt(task: SlideTask, *, waits: bool = True, progress: Progress | None = None) -> Outcome | None:
+    """Return a task's outcome; whatever goes wrong becomes a failed outcome and a status entry with its code.
+
+    Parameters
+    ----------
+    task : SlideTask
+        One slide's work.
+    waits : bool
+        Wait for another process that is at the slide; without, the answer is None then.
+    progress : callable, optional
+        Called with how far through the slide the work is.
+    """
+    result = guarded(partial(_run, waits=waits, progress=progress), task)
     return fail(task, result) if isinstance(result, Failure) else result
 
 
-def _run(task: SlideTask) -> Outcome:
-    return task.run()
+def _run(task: SlideTask, *, waits: bool, progress: Progress | None) -> Outcome | None:
+    if not waits and is_claimed(task.out, of_slide(task.slide_id, task.stage)):
+        return None
+    return task.run(progress)
 
 
 def fail(task: SlideTask, failure: Failure) -> Outcome:

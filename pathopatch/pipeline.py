@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch import files, provenance
 from pathopatch.auditing import audit_text
-from pathopatch.batch import Outcome, PredictTask, TileTask, fail, run_slides, workers_for
+from pathopatch.batch import fail, run_slides, workers_for
 from pathopatch.cohort import (
     check,
     describe,
@@ -38,6 +38,7 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
 from pathopatch.pseudonyms import pseudonymous, require_apart
+from pathopatch.tasks import Outcome, PredictTask, TileTask
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
@@ -106,7 +107,9 @@ def tile(
         for outcome in outcomes.values():
             on_done(outcome)
         opened = [TileTask(row, config, work, force) for row in rows if row.slide_id not in failures]
-        outcomes |= {each.slide_id: each for each in run_slides(opened, workers=processes, on_done=on_done)}
+        outcomes |= {
+            each.slide_id: each for each in run_slides(opened, workers=processes, on_done=on_done, progress=progress)
+        }
     return [outcomes[task.slide_id] for task in tasks]
 
 
@@ -305,6 +308,8 @@ def predict(
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return what became of each.
 
+    The last two are written however the run ends, and every minute or so before.
+
     `model` is the folder of a bundle, or those of several, whose mean is taken. Bundles, stride and device are checked
     before any slide: see `check_bundles`, `tiling_of` and `pick_device`.
     """
@@ -315,14 +320,13 @@ def predict(
     with workers_for(tasks, workers, limit_s=limit_s) as processes:  # which load their libraries meanwhile
         from pathopatch.heatmaps import tiling_of
         from pathopatch.models import check_bundles, pick_device
-        from pathopatch.totals import write_cohort
+        from pathopatch.totals import cohort_kept
 
         # What is wrong with the command is one error, not one a slide that takes the place of what was found before.
         tiling_of(check_bundles(models), config)
         pick_device(config.device)
-        outcomes = run_slides(tasks, workers=processes, on_done=_counter("predict", len(tasks), progress))
-    write_cohort(out)
-    return outcomes
+        with cohort_kept(out, _counter("predict", len(tasks), progress)) as on_done:
+            return run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
 
 
 def report(work: Path) -> Path:

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pathopatch.claims import gate
 from pathopatch.errors import DuplicateIdError, InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.files import atomic_path, inside, plain, read_json, write_json
 
@@ -357,7 +358,8 @@ def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]
         No space was left; the earlier file is untouched.
     """
     path = inside(out, "status", f"{slide_id}.json")
-    write_json(path, {**read_status(out, slide_id), stage: dict(entry)})
+    with gate(out):  # two stages may be at one slide
+        write_json(path, {**read_status(out, slide_id), stage: dict(entry)})
 
 
 def read_status(out: Path, slide_id: str) -> dict[str, Any]:

@@ -1,17 +1,27 @@
 """What do many predicted slides come to? ``cohort.csv``, a row a slide, and ``patients.csv``, a row a patient.
 
-Both are made of the slides' status files alone, for every slide that was ever predicted into a work folder.
+Both are made of the slides' status files alone, for every slide that was ever predicted into a work folder. They are
+written at the end of a run, however that comes, and now and then before.
 """
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from pathopatch import files, provenance
+from pathopatch.claims import claimed
+from pathopatch.errors import PathopatchError
 from pathopatch.heatmaps.summary import SUMMARY
+
+if TYPE_CHECKING:
+    from pathopatch.tasks import Outcome
 
 COUNTS = ("patches", "predicted", "tumour")
 COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "warnings")
@@ -22,29 +32,106 @@ PATIENTS = (
 )  # fmt: skip
 """Columns of ``patients.csv``: sums over the slides that are done, and of the largest region the largest."""
 _GOOD = ("done", "done_empty")
+_EVERY_S = 60.0
+_REST = 20  # the tables take at most this part of a run: one twentieth
 
 
-def write_cohort(out: Path) -> None:
-    """Write both tables of a work folder, each by rename."""
-    slides = cohort_table(out)
-    for name, table in (("cohort.csv", slides), ("patients.csv", patient_table(slides))):
-        files.write_bytes(out / name, table.to_csv(index=False, lineterminator="\n", float_format="%.9g").encode())
-
-
-def cohort_table(out: Path) -> pd.DataFrame:
-    """Return a row for each slide of a work folder that was predicted, or failed to be; columns `COHORT`.
+class CohortTables:
+    """Both tables of a work folder; a slide's status is read again only when it was written again.
 
     Parameters
     ----------
     out : Path
         Work folder.
     """
-    rows = []
-    for path in sorted((out / "status").glob("*.json")):
-        if entry := provenance.read_status(out, path.stem).get("predict"):
-            rows.append(_row(path.stem, entry))
-    table = pd.DataFrame(rows, columns=list(COHORT))
-    return table.astype(dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64"))
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._known: dict[str, tuple[tuple[int, ...], dict[str, Any] | None]] = {}
+
+    def write(self) -> None:
+        """Write both, each by rename; of processes that do so at a time the last one has what all wrote before.
+
+        Raises
+        ------
+        DiskFullError
+            No space was left; the earlier tables are untouched.
+        """
+        with claimed(self.out, "cohort"):
+            slides = self.slides()
+            for name, table in (("cohort.csv", slides), ("patients.csv", patient_table(slides))):
+                text = table.to_csv(index=False, lineterminator="\n", float_format="%.9g")
+                files.write_bytes(self.out / name, text.encode())
+
+    def slides(self) -> pd.DataFrame:
+        """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
+        rows = [self._row(path) for path in sorted((self.out / "status").glob("*.json"))]
+        table = pd.DataFrame([row for row in rows if row is not None], columns=list(COHORT))
+        return table.astype(dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64"))
+
+    def _row(self, path: Path) -> dict[str, Any] | None:
+        """Return what a status file says of a slide's prediction; None if nothing."""
+        status = os.stat(path)  # noqa: PTH116
+        written = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if path.stem not in self._known or self._known[path.stem][0] != written:
+            entry = provenance.read_status(self.out, path.stem).get("predict")
+            self._known[path.stem] = written, _row(path.stem, entry) if entry else None
+        return self._known[path.stem][1]
+
+
+def write_cohort(out: Path) -> None:
+    """Write both tables of a work folder; errors as of `CohortTables.write`."""
+    CohortTables(out).write()
+
+
+@contextmanager
+def cohort_kept(
+    out: Path,
+    on_done: Callable[[Outcome], None],
+    *,
+    every_s: float = _EVERY_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[Outcome], None]]:
+    """Yield what is to be called after each slide; it writes the tables where that is due, and the end does.
+
+    Before the end, and at one that an error or an interruption brings, tables that cannot be written are left as they
+    are: what went wrong first is what must be heard.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder.
+    on_done : callable
+        Called with each outcome first.
+    every_s : float
+        From one writing to the next, at least; longer where the slides are so many that it takes long.
+    clock : callable
+        Returns seconds.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left at the end.
+    """
+    tables, due = CohortTables(out), clock() + every_s
+
+    def slide_done(outcome: Outcome) -> None:
+        nonlocal due
+        on_done(outcome)
+        started = clock()
+        if started < due:
+            return
+        with suppress(PathopatchError, OSError):
+            tables.write()
+        due = clock() + max(every_s, _REST * (clock() - started))
+
+    try:
+        yield slide_done
+    except BaseException:
+        with suppress(PathopatchError, OSError):
+            tables.write()
+        raise
+    tables.write()
 
 
 def _row(slide_id: str, entry: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +148,7 @@ def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     slides : DataFrame
-        As `cohort_table` returns it. Slides without a patient are left out.
+        As `CohortTables.slides` returns them. Slides without a patient are left out.
     """
     known = slides[slides["patient_id"] != ""]
     rows = [_patient(str(name), part) for name, part in known.groupby("patient_id", sort=True)]

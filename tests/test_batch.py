@@ -1,5 +1,6 @@
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ import numpy as np
 import pytest
 
 from pathopatch import pipeline
-from pathopatch.batch import Outcome, exit_code, run_slides, workers_for
+from pathopatch.batch import exit_code, run_slides, workers_for
+from pathopatch.claims import claimed, of_slide
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputCorruptError
 from pathopatch.manifest import SlideRow
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
+from pathopatch.progress import Progress
 from pathopatch.provenance import read_status, update_status
+from pathopatch.tasks import Outcome
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class FakeTask:
     names_nothing: bool = False
     of_slide: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self) -> Outcome:
+    def run(self, progress: Progress | None = None) -> Outcome:
+        if progress is not None:
+            progress("patches", 1, 2, self.slide_id)
         if self.fault == "corrupt":
             raise InputCorruptError("cut file", place=self.slide_id)
         if self.fault == "bug":
@@ -60,6 +66,29 @@ def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> Non
         ("failed", "WORKER_CRASH"),
         ("done", ""),
     ]
+
+
+def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Path) -> None:
+    order = []
+
+    def on_done(outcome: Outcome) -> None:
+        order.append(outcome.slide_id)
+        other.close()
+
+    with ExitStack() as other:
+        other.enter_context(claimed(tmp_path, of_slide("a", "tile")))
+        outcomes = run_slides([FakeTask("a", tmp_path), FakeTask("b", tmp_path)], on_done=on_done)
+    assert order == ["b", "a"]
+    assert [outcome.slide_id for outcome in outcomes] == ["a", "b"]
+
+
+def test_how_far_a_slide_is_can_be_said_by_this_process_alone(tmp_path: Path) -> None:
+    said: list[tuple[str, int, int, str]] = []
+    tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path)]
+    run_slides(tasks, workers=2, progress=lambda *words: said.append(words))
+    assert said == []
+    run_slides(tasks, workers=1, progress=lambda *words: said.append(words))
+    assert said == [("patches", 1, 2, "a"), ("patches", 1, 2, "b")]
 
 
 def test_no_more_processes_start_than_there_are_slides_to_work_on(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 from made_model import write_model
 
 from pathopatch import pipeline
-from pathopatch.batch import Outcome
 from pathopatch.config import PredictConfig
 from pathopatch.errors import (
     CheckpointIncompatibleError,
@@ -25,6 +24,7 @@ from pathopatch.errors import (
     PathopatchError,
 )
 from pathopatch.models import build_network, read_spec, save_bundle
+from pathopatch.tasks import Outcome
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}
@@ -48,7 +48,7 @@ def predict(
     lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
-    options = {name: changed.pop(name) for name in ("workers", "force") if name in changed}
+    options = {name: changed.pop(name) for name in ("workers", "force", "progress") if name in changed}
     config = CONFIG.model_copy(update=changed)
     return pipeline.predict(rows, [folder / name for name in models], folder / "out", config, **options)
 
@@ -62,6 +62,21 @@ def test_a_slide_that_failed_is_counted_for_its_patient(folder: Path, workers: i
     assert [outcome.state for outcome in predict(folder, workers=workers)] == ["done", "failed", "done"]
     assert table(folder, "cohort.csv").loc["spoilt", ["patient_id", "state"]].tolist() == ["p1", "failed"]
     assert table(folder, "patients.csv").loc["p1", ["slides", "done", "failed"]].tolist() == [2, 1, 1]
+
+
+def test_an_interrupted_run_leaves_tables_of_what_it_did(folder: Path) -> None:
+    def until_the_second(what: str, done: int, total: int, note: str = "") -> None:
+        said.append((what, done, total, note))
+        if (what, done) == ("predict", 2):
+            raise KeyboardInterrupt
+
+    said: list[tuple[str, int, int, str]] = []
+    with pytest.raises(KeyboardInterrupt):
+        predict(folder, progress=until_the_second)
+    assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "spoilt": "failed"}
+    assert table(folder, "patients.csv")["slides"].to_dict() == {"p1": 2}
+    within = [words[1:] for words in said if words[0] == "patches" and words[3] == "good"]
+    assert (within[0], within[-1]) == ((0, 30, "good"), (30, 30, "good"))  # 6 x 5 patches
 
 
 def test_a_patient_that_was_corrected_in_the_manifest_is_corrected_in_the_tables(folder: Path) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from pathopatch import provenance
+from pathopatch.errors import InputUnsupportedError
 from pathopatch.provenance import update_status
-from pathopatch.totals import COHORT, PATIENTS, write_cohort
+from pathopatch.tasks import Outcome
+from pathopatch.totals import COHORT, PATIENTS, CohortTables, cohort_kept, write_cohort
 
 
 def add(out: Path, slide_id: str, patient: str, state: str = "done", **summary: Any) -> None:
@@ -56,3 +59,52 @@ def test_without_any_slide_the_tables_have_their_columns(tmp_path: Path) -> None
     write_cohort(tmp_path)
     assert tuple(pd.read_csv(tmp_path / "cohort.csv").columns) == COHORT
     assert tuple(pd.read_csv(tmp_path / "patients.csv").columns) == PATIENTS
+
+
+@pytest.mark.parametrize(("takes_s", "written_at"), [(0.0, [60.0, 120.0]), (4.0, [60.0, 150.0])])
+def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_takes_long(
+    takes_s: float, written_at: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, found = 0.0, []
+
+    def write(_: CohortTables) -> None:
+        nonlocal now
+        found.append(now)
+        now += takes_s
+
+    monkeypatch.setattr(CohortTables, "write", write)
+    with cohort_kept(tmp_path, lambda _: None, clock=lambda: now) as on_done:
+        while now < 175:
+            now += 10
+            on_done(Outcome(slide_id="a", state="done"))
+        assert [round(at, -1) for at in found] == written_at
+    assert len(found) == 3  # and at the end
+
+
+def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    honest = provenance.read_status
+
+    def counted(out: Path, slide_id: str) -> dict[str, Any]:
+        read.append(slide_id)
+        return honest(out, slide_id)
+
+    add(tmp_path, "a", "A", tissue_mm2=1.0)
+    add(tmp_path, "b", "A", tissue_mm2=1.0)
+    tables = CohortTables(tmp_path)
+    monkeypatch.setattr(provenance, "read_status", counted)
+    tables.write()
+    monkeypatch.setattr(provenance, "read_status", honest)
+    add(tmp_path, "b", "A", tissue_mm2=3.0)
+    monkeypatch.setattr(provenance, "read_status", counted)
+    tables.write()
+    assert read == ["a", "b", "b"]
+    assert pd.read_csv(tmp_path / "cohort.csv")["tissue_mm2"].tolist() == [1.0, 3.0]
+
+
+def test_what_went_wrong_first_is_heard_if_the_tables_cannot_be_written_either(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("in the way")
+    with pytest.raises(KeyboardInterrupt), cohort_kept(tmp_path, lambda _: None):
+        raise KeyboardInterrupt
+    with pytest.raises(InputUnsupportedError), cohort_kept(tmp_path, lambda _: None):
+        pass

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from pathopatch.batch import Outcome
     from pathopatch.plan import Plan
     from pathopatch.progress import Progress
+    from pathopatch.tasks import Outcome
 
 
 def say(text: str) -> None:
@@ -46,6 +46,8 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         if what not in tasks:
             tasks[what] = bars.add_task(what, total=total, note=note, rate="")
         task = bars.tasks[bars.task_ids.index(tasks[what])]
+        if done < task.completed:  # of the next slide
+            bars.reset(tasks[what])
         rate = f"{task.speed:.1f}/s" if task.speed else ""
         bars.update(tasks[what], completed=done, total=total, note=note, rate=rate)
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pathopatch.claims import claimed, of_slide
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside, read_json
@@ -41,6 +42,7 @@ from pathopatch.provenance import (
 )
 from pathopatch.slides import Slide
 
+STAGE = "predict"
 _PROBES, _PROBE_PX = 6, 32  # per axis
 
 
@@ -83,6 +85,8 @@ def predict_to(
 ) -> PredictResult:
     """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status; nothing if done.
 
+    One process at a time does so; another one waits, and then finds them there.
+
     Parameters
     ----------
     slide : Slide
@@ -120,25 +124,26 @@ def predict_to(
         raise InputUnsupportedError(
             f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
         )
-    started = time.time()
-    table_path, folder = _places(out, slide_id)
     voices = _voices(model)
     check_slide(voices.spec, slide)
-    stamp = _stamp(slide, voices, config, tissue_mask)
-    of_slide = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
-    if _is_current(slide, stamp, out, slide_id, force):
-        return _adopted(out, slide_id, folder, of_slide)
-    update_status(out, slide_id, "predict", {"state": "running", "host": socket.gethostname(), **of_slide})
-    prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-    warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        name = "" if config.deidentify else slide_id
-        facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings)
-        write_tables(table_path, prediction.tables(), stamp)
-    result = _result(slide_id, facts)
-    _record(out, result, of_slide, seconds=time.time() - started)
-    return result
+    known = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
+    with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
+        started = time.time()
+        table_path, folder = _places(out, slide_id)
+        stamp = _stamp(slide, voices, config, tissue_mask)
+        if _is_current(slide, stamp, out, slide_id, force):
+            return _adopted(out, slide_id, folder, known)
+        update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname(), **known})
+        prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
+        warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            name = "" if config.deidentify else slide_id
+            facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings)
+            write_tables(table_path, prediction.tables(), stamp)
+        result = _result(slide_id, facts)
+        _record(out, result, known, seconds=time.time() - started)
+        return result
 
 
 def is_predicted(
@@ -179,7 +184,7 @@ def _is_current(slide: Slide, stamp: Stamp, out: Path, slide_id: str, force: boo
     there = [(table_stamp(table_path), table_path), (json_stamp(folder / FACTS), folder)]
     for existing, place in () if force else there:
         if existing is not None and _shows_other_pixels(stamp, existing):
-            known = read_status(out, slide_id).get("predict", {}).get("source")
+            known = read_status(out, slide_id).get(STAGE, {}).get("source")
             require_same_source(known, slide.source, slide_id=slide_id, place=place)
     found = [is_current(stamp, existing, place=place, force=force) for existing, place in there]
     return all(found)
@@ -214,7 +219,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     inputs = {"slide": fingerprint(pixels), "model": marks[0] if len(marks) == 1 else fingerprint(marks)}
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
-    return Stamp(stage="predict", config=fingerprint(settings), inputs=inputs)
+    return Stamp(stage=STAGE, config=fingerprint(settings), inputs=inputs)
 
 
 def _chosen(source: str | dict[str, str]) -> dict[str, str]:
@@ -241,18 +246,18 @@ def _model_fingerprint(model: PatchClassifier) -> str:
     return digest.hexdigest()
 
 
-def _adopted(out: Path, slide_id: str, folder: Path, of_slide: Mapping[str, Any]) -> PredictResult:
+def _adopted(out: Path, slide_id: str, folder: Path, of_it: Mapping[str, Any]) -> PredictResult:
     """Return the result of outputs that are there.
 
     The status is written if an interruption left it out, and follows a slide that has another patient or place by now.
     """
     result = _result(slide_id, read_json(folder / FACTS))
-    entry = read_status(out, slide_id).get("predict", {})
-    known = {name: value for name, value in of_slide.items() if value}
+    entry = read_status(out, slide_id).get(STAGE, {})
+    known = {name: value for name, value in of_it.items() if value}
     if entry.get("state") not in ("done", "done_empty"):
-        _record(out, result, of_slide)
+        _record(out, result, of_it)
     elif any(entry.get(name) != value for name, value in known.items()):
-        update_status(out, slide_id, "predict", {**entry, **known})
+        update_status(out, slide_id, STAGE, {**entry, **known})
     return replace(result, state="current")
 
 
@@ -264,11 +269,11 @@ def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
     return PredictResult(slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=warnings)
 
 
-def _record(out: Path, result: PredictResult, of_slide: Mapping[str, Any], *, seconds: float | None = None) -> None:
+def _record(out: Path, result: PredictResult, of_it: Mapping[str, Any], *, seconds: float | None = None) -> None:
     """Write the slide's status; times, host, patient and where the slide lies stand only here."""
     entry: dict[str, Any] = {
         "state": result.state,
-        **of_slide,
+        **of_it,
         "counts": dict(result.counts),
         "summary": dict(result.summary),
         "warnings": list(result.warnings),
@@ -277,4 +282,4 @@ def _record(out: Path, result: PredictResult, of_slide: Mapping[str, Any], *, se
     }
     if seconds is not None:
         entry["seconds"] = f"{seconds:.2f}"
-    update_status(out, result.slide_id, "predict", entry)
+    update_status(out, result.slide_id, STAGE, entry)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.arrays import BooleanArray
 
 from pathopatch.config import FlagsConfig
 
@@ -28,8 +29,8 @@ def flags(
     decision_probability: float,
     seen: SeenRange | None,
     config: FlagsConfig,
-) -> dict[str, NDArray[np.bool_] | None]:
-    """Return for each reason which patches it holds for; None where it cannot be said.
+) -> dict[str, BooleanArray]:
+    """Return for each reason which patches it holds for; missing where it cannot be said.
 
     Parameters
     ----------
@@ -52,21 +53,49 @@ def flags(
 
     Returns
     -------
-    dict of str to ndarray of bool, shape (N,), or None
+    dict of str to BooleanArray, shape (N,)
         A value for each of `FLAGS`.
     """
-    found: dict[str, NDArray[np.bool_] | None] = dict.fromkeys(FLAGS)
-    found["low_tissue"] = tissue_fraction < config.low_tissue
-    found["saturated"] = saturated_fraction > config.saturated
-    found["near_threshold"] = np.abs(probability - decision_probability) <= config.near_threshold
+    found = dict.fromkeys(FLAGS, _said(np.zeros(len(sharpness), np.bool_), np.zeros(len(sharpness), np.bool_)))
+    found["low_tissue"] = _said(tissue_fraction < config.low_tissue)
+    found["saturated"] = _said(saturated_fraction > config.saturated)
+    found["near_threshold"] = _said(np.abs(probability - decision_probability) <= config.near_threshold)
     if seen is not None:
         low, high = np.array(seen.mean).T  # (C,) each
-        found["out_of_range"] = ((mean < low) | (mean > high)).any(axis=1)
-        if seen.sharpness is not None:
-            found["blurred"] = sharpness < seen.sharpness
-    if len(spread) == 0 or np.isfinite(spread).any():
-        found["uncertain"] = spread > config.spread
+        found["out_of_range"] = _said(((mean < low) | (mean > high)).any(axis=1))
+        least = least_sharpness(tissue_fraction, seen)
+        found["blurred"] = _said(sharpness < least, np.isfinite(least))
+    found["uncertain"] = _said(spread > config.spread, np.isfinite(spread))
     return found
+
+
+def least_sharpness(tissue_fraction: NDArray[np.float64], seen: SeenRange) -> NDArray[np.float64]:
+    """Return the least sharpness of training patches with as much tissue; NaN where none had so little.
+
+    Where a bundle does not say it by tissue, it is the least of all of them, whatever their tissue.
+
+    Parameters
+    ----------
+    tissue_fraction : ndarray of float64, shape (N,)
+        In [0, 1].
+    seen : SeenRange
+        What training patches looked like.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+    """
+    if seen.sharpness_by_tissue is None:
+        return np.full(len(tissue_fraction), np.nan if seen.sharpness is None else seen.sharpness)
+    starts, least = np.array(seen.sharpness_by_tissue).T  # (bins,) each
+    number = np.searchsorted(starts, tissue_fraction, side="right")
+    return np.asarray(np.append(np.nan, least)[number], np.float64)
+
+
+def _said(holds: NDArray[np.bool_], is_known: NDArray[np.bool_] | None = None) -> BooleanArray:
+    """Return which patches a reason holds for, missing where that is not known."""
+    missing = np.zeros(len(holds), np.bool_) if is_known is None else ~is_known
+    return BooleanArray(holds & ~missing, missing)
 
 
 def is_flagged(table: pd.DataFrame) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from pandas.arrays import BooleanArray
 from torch import Tensor
 
 from pathopatch.ahead import read_ahead
@@ -60,24 +61,22 @@ class Prediction:
         Of every grid position, in the order of the grid's origins, in [0, 1].
     origins : ndarray of int64, shape (M, 2)
         Of the predicted patches, in that order, level-0 px.
-    columns : dict of str to ndarray of shape (M,), or None
-        What is known of them, by the names of the table's columns; None where nothing is.
+    columns : dict of str to ndarray, or BooleanArray, of shape (M,)
+        What is known of them, by the names of the table's columns; flags may be missing.
     """
 
     slide_id: str
     analysis: SlideAnalysis
     tissue_fraction: NDArray[np.float64]
     origins: NDArray[np.int64]
-    columns: dict[str, NDArray[Any] | None]
+    columns: dict[str, NDArray[Any] | BooleanArray]
 
     def __len__(self) -> int:
         return len(self.origins)
 
     def known(self, name: str) -> NDArray[Any]:
-        """Return a column that every prediction has."""
-        found = self.columns[name]
-        assert found is not None
-        return found
+        """Return a column of numbers, which every prediction has."""
+        return np.asarray(self.columns[name])
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table's rows some at a time, at least once; columns as `predict_slide` returns them."""
@@ -88,7 +87,7 @@ class Prediction:
             known: dict[str, Any] = {
                 "patch_id": [f"{self.slide_id}@{x},{y}" for x, y in places.tolist()],
                 **{"x": places[:, 0], "y": places[:, 1], "width": span_px, "height": span_px},
-                **{name: pd.NA if found is None else found[rows] for name, found in self.columns.items()},
+                **{name: found[rows] for name, found in self.columns.items()},
             }
             yield pd.DataFrame({name: known[name] for name in _COLUMNS}, index=range(len(places))).astype(_COLUMNS)
 
@@ -197,6 +196,8 @@ def predict_patches(
     tissue = np.zeros(len(origins))
     found = _Found(len(spec.channels))
     batches = _batches(slide, analysis, voices, config, tissue)
+    if progress is not None:
+        progress(0, len(origins))
     with _threads(config.threads), closing(batches), closing(read_ahead(batches, ahead=_AHEAD)) as ready:
         for batch in ready:
             said = voices.speak(batch.x, tta=config.tta)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.heatmaps.flags import FLAGS
@@ -49,14 +50,15 @@ def summary(
         that overlap share it among their cells: exact but at the edge, if the stride divides the patch.
         ``positive_share`` is the tissue in positive cells over all tissue. The largest region is of positive cells that
         touch along a side. ``lowest_margin`` is the least ``|probability - decision_probability|``.
-        ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those with this one.
+        ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those of which this one
+        can be said.
     """
     grid = prediction.analysis.grid
     probability, tissue, *_ = cells
     held = np.nan_to_num(tissue) * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # mm2 of tissue, (ny, nx)
     is_positive = probability > decision_probability
-    raised = {name: prediction.columns[f"flag_{name}"] for name in FLAGS}
-    known = [each for each in raised.values() if each is not None]
+    raised = {name: pd.array(prediction.columns[f"flag_{name}"], dtype="boolean") for name in FLAGS}
+    is_flagged = np.logical_or.reduce([each.fillna(False).to_numpy(np.bool_) for each in raised.values()])
     tissue_mm2, positive_tissue = float(held.sum()), float(held[is_positive].sum())
     values = (
         tissue_mm2,
@@ -64,25 +66,23 @@ def summary(
         positive_tissue,
         positive_tissue / tissue_mm2 if tissue_mm2 else None,
         regions.largest_mm2,
-        _mean(prediction.columns["probability"]),
+        _mean(np.asarray(prediction.columns["probability"])),
         decision_probability,
-        _lowest_margin(prediction.columns["probability"], decision_probability),
-        _mean(np.logical_or.reduce(known)),
-        *(_mean(each) for each in raised.values()),
+        _lowest_margin(np.asarray(prediction.columns["probability"]), decision_probability),
+        _mean(is_flagged),
+        *(_mean(each[~each.isna()].to_numpy(np.bool_)) for each in raised.values()),
     )
     return {name: None if value is None else _rounded(value) for name, value in zip(SUMMARY, values, strict=True)}
 
 
-def _mean(values: NDArray[np.generic] | None) -> float | None:
+def _mean(values: NDArray[np.generic]) -> float | None:
     """Return the mean; None of nothing."""
-    return None if values is None or len(values) == 0 else float(values.mean(dtype=np.float64))
+    return None if len(values) == 0 else float(values.mean(dtype=np.float64))
 
 
-def _lowest_margin(probability: NDArray[np.generic] | None, decision_probability: float) -> float | None:
+def _lowest_margin(probability: NDArray[np.float64], decision_probability: float) -> float | None:
     """Return the least distance of a probability from the decision; None of nothing."""
-    if probability is None or len(probability) == 0:
-        return None
-    return float(np.abs(probability.astype(np.float64) - decision_probability).min())
+    return float(np.abs(probability - decision_probability).min()) if len(probability) else None
 
 
 def _rounded(value: float) -> float:

@@ -32,6 +32,7 @@ from pathopatch.files import atomic_path, read_json, write_json
 from pathopatch.models.card import model_card
 from pathopatch.models.forward import (
     Precision,
+    patches_a_pass,
     pick_device,
     pick_precision,
     predict_logits,
@@ -58,7 +59,7 @@ class PatchClassifier:
     spec : BundleSpec
         What the model expects and means.
     network : nn.Module
-        Its network; a copy is prepared for prediction.
+        Its network, which is not changed; a copy is prepared for prediction.
     device : torch.device, optional
         Where to compute; the processor by default.
     precision : str
@@ -68,6 +69,10 @@ class PatchClassifier:
     ----------
     precision : str
         The one in use.
+    network : nn.Module
+        As it was given: what is exported, and what tells models apart.
+    ready : nn.Module
+        The copy that predicts, see `prepared`.
     """
 
     def __init__(
@@ -79,23 +84,22 @@ class PatchClassifier:
     ) -> None:
         self.spec = spec
         self.device = device or torch.device("cpu")
-        network = network.to(self.device)
-        self.precision: Precision = pick_precision(
-            network, len(spec.channels), spec.input_px, device=self.device, requested=precision
-        )
-        self.network = prepared(network, self.precision)
+        self.network = network
+        shape = len(spec.channels), spec.input_px
+        self.precision: Precision = pick_precision(network, *shape, device=self.device, requested=precision)
+        self.ready = prepared(network, self.precision, *shape, device=self.device)
         self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
 
-    def predict_logits(self, batch: NDArray[np.float32], *, forward_batch: int = 256) -> NDArray[np.float32]:
+    def predict_logits(self, batch: NDArray[np.float32], *, forward_batch: int | None = None) -> NDArray[np.float32]:
         """Return the logits of patches; resized to the network's input and standardised here.
 
         Parameters
         ----------
         batch : ndarray of float32, shape (N, C, p, p)
             Patches scaled to [0, 1] by their slide's windows, channels in the order of ``spec.channels``.
-        forward_batch : int
-            Patches in one forward pass.
+        forward_batch : int, optional
+            Patches in one forward pass; by default as many as `patches_a_pass` says.
 
         Returns
         -------
@@ -127,9 +131,10 @@ class PatchClassifier:
         x = resized - self._mean
         return torch.from_numpy(np.divide(x, self._std, out=x))
 
-    def logits(self, x: torch.Tensor, *, forward_batch: int = 256) -> NDArray[np.float32]:
+    def logits(self, x: torch.Tensor, *, forward_batch: int | None = None) -> NDArray[np.float32]:
         """Return the logits, float32 of shape (N, K), of what `standardised` returned."""
-        return predict_logits(self.network, x, batch=forward_batch)
+        batch = forward_batch or patches_a_pass(self.spec.input_px, self.device)
+        return predict_logits(self.ready, x, batch=batch)
 
 
 def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:

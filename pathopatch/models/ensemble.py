@@ -55,7 +55,9 @@ class Ensemble:
     Attributes
     ----------
     spec : BundleSpec
-        What holds for all: of several members, decision threshold and temperature are those of the mean.
+        What holds for all. Of several members the logit is the mean of their (z1 - z0) / temperature, so its own
+        temperature is 1, and its decision threshold, in the same units, the mean of their decision thresholds /
+        temperature. So a patch is of the second class if (logit - threshold) / temperature is above 0 on the mean.
     """
 
     def __init__(self, members: Sequence[PatchClassifier]) -> None:
@@ -173,7 +175,10 @@ def _refuse_differences(one: BundleSpec, other: BundleSpec) -> None:
 
 
 def _joint(specs: Sequence[BundleSpec]) -> BundleSpec:
-    """Return what holds for the mean of several members."""
+    """Return what holds for the mean of several members.
+
+    Each threshold is on its member's logit z1 - z0, the joint one on the mean of the logits over their temperatures.
+    """
     changed = {
         "decision_threshold": float(np.mean([spec.decision_threshold / spec.temperature for spec in specs])),
         "decision_chosen_for": ", ".join(dict.fromkeys(spec.decision_chosen_for for spec in specs)),
@@ -197,4 +202,16 @@ def _seen_by_any(ranges: Sequence[SeenRange | None]) -> SeenRange | None:
     return SeenRange(
         mean=tuple(zip(ends[:, :, 0].min(axis=0).tolist(), ends[:, :, 1].max(axis=0).tolist(), strict=True)),
         sharpness=min(least) if len(least) == len(known) else None,
+        sharpness_by_tissue=_least_of_any([each.sharpness_by_tissue for each in known]),
     )
+
+
+def _least_of_any(bins: Sequence[tuple[tuple[float, float], ...] | None]) -> tuple[tuple[float, float], ...] | None:
+    """Return the least sharpness of any member from each tissue fraction on; None if one of them knows none."""
+    known = [np.array(each) for each in bins if each]  # (bins, 2) each
+    if len(known) < len(bins):
+        return None
+    starts = np.unique(np.concatenate([each[:, 0] for each in known]))
+    starts = starts[starts >= max(each[0, 0] for each in known)]  # with less tissue, one of them saw nothing
+    of_each = [each[np.searchsorted(each[:, 0], starts, side="right") - 1, 1] for each in known]
+    return tuple(zip(starts.tolist(), np.min(of_each, axis=0).tolist(), strict=True))

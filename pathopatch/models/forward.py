@@ -11,13 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from pathopatch.errors import InputUnsupportedError
+from pathopatch.models.fold import folded
+from pathopatch.models.mixed import in_bfloat16
 
 Precision = Literal["float32", "bfloat16"]
 LOGIT_TOLERANCE = 0.05
 """Largest difference of a logit from float32 at which bfloat16 is taken of itself."""
-_PROBE_PATCHES = 16
+_PROBE_PATCHES = 24
+_COARSE_PX = 4  # of a smooth patch, before it is made as large as the others
+_PASS_PIXELS = 4 * 256**2
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -60,8 +65,8 @@ def pick_precision(
 ) -> Precision:
     """Return the precision to predict in.
 
-    ``auto`` takes bfloat16 where it is native and the logits of a fixed set of standard normal patches differ from
-    those of float32 by at most `LOGIT_TOLERANCE`, so that the choice depends on network and machine alone, never
+    ``auto`` takes bfloat16 where it is native and the logits of a fixed set of patches, see `probe_patches`, differ
+    from those of float32 by at most `LOGIT_TOLERANCE`, so that the choice depends on network and machine alone, never
     on which slide comes first. A precision asked for by name is taken.
 
     Parameters
@@ -71,7 +76,7 @@ def pick_precision(
     channels, input_px : int
         Shape of its input.
     device : torch.device
-        Where the network is.
+        Where it is to predict.
     requested : str
         ``auto``, ``float32`` or ``bfloat16``.
 
@@ -90,20 +95,78 @@ def pick_precision(
         )
     if not is_bfloat16_native(device):
         return "float32"
-    generator = torch.Generator().manual_seed(0)
-    probe = torch.randn(_PROBE_PATCHES, channels, input_px, input_px, generator=generator).to(device)
-    full = predict_logits(prepared(network, "float32"), probe)
-    short = predict_logits(prepared(network, "bfloat16"), probe)
+    probe = probe_patches(channels, input_px)
+    batch = patches_a_pass(input_px, device)
+    full = predict_logits(prepared(network, "float32", channels, input_px, device=device), probe, batch=batch)
+    try:
+        short = predict_logits(prepared(network, "bfloat16", channels, input_px, device=device), probe, batch=batch)
+    except RuntimeError:  # an operation of this network has no form for bfloat16, or refuses to mix types
+        return "float32"
     difference = float(np.abs(full - short).max())
     return "bfloat16" if difference <= LOGIT_TOLERANCE else "float32"  # NaN is not <=
 
 
-def prepared(network: nn.Module, precision: Precision) -> nn.Module:
-    """Return a copy of a network for prediction: in `precision`, channels last, without dropout or gradients."""
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    ready = copy.deepcopy(network).to(dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ready.eval().requires_grad_(False)
-    return ready  # type: ignore[no-any-return]
+def probe_patches(channels: int, input_px: int) -> Tensor:
+    """Return the patches that precisions are compared on: a third each are noise, flat, and smooth.
+
+    What bfloat16 rounds off averages out over noise. It does not over a flat patch, where every place of a channel is
+    rounded alike.
+
+    Returns
+    -------
+    Tensor of float32, shape (N, channels, input_px, input_px)
+        Standardised; always the same.
+    """
+    generator = torch.Generator().manual_seed(0)
+    n = _PROBE_PATCHES // 3
+    noise = torch.randn(n, channels, input_px, input_px, generator=generator)
+    flat = torch.randn(n, channels, 1, 1, generator=generator).expand(n, channels, input_px, input_px)
+    coarse = torch.randn(n, channels, _COARSE_PX, _COARSE_PX, generator=generator)
+    return torch.cat([noise, flat, interpolate(coarse, size=(input_px, input_px), mode="bilinear")])
+
+
+def prepared(
+    network: nn.Module,
+    precision: Precision,
+    channels: int,
+    input_px: int,
+    *,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+) -> nn.Module:
+    """Return a copy of a network for prediction, with the same logits but for rounding.
+
+    It is channels last, without dropout or gradients, and its batch norms are folded, see `folded`. In bfloat16, a
+    processor keeps some layers in float32, see `in_bfloat16`.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes standardised float32 of shape (N, channels, input_px, input_px). It is not changed.
+    precision : str
+        ``float32`` or ``bfloat16``.
+    channels, input_px : int
+        Shape of its input.
+    device : torch.device
+        Where the copy goes.
+    """
+    x = probe_patches(channels, input_px)[:1]
+    ready = folded(copy.deepcopy(network).to("cpu", torch.float32), x)
+    if precision == "bfloat16" and device.type == "cpu":
+        ready = in_bfloat16(ready, x)
+    elif precision == "bfloat16":
+        ready = ready.to(torch.bfloat16)
+    ready = ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ready.requires_grad_(False)
+    return ready
+
+
+def patches_a_pass(input_px: int, device: torch.device) -> int:
+    """Return how many patches go through a network at once where that is fastest.
+
+    On a processor they are few: what a layer gives for many patches at once leaves its cache, and is memory that the
+    system hands out anew, and clears, for every layer; of 32 patches of 256 px that is half of the time.
+    """
+    return max(1, _PASS_PIXELS // input_px**2) if device.type == "cpu" else 256
 
 
 def predict_logits(network: nn.Module, x: Tensor, *, batch: int = 256) -> NDArray[np.float32]:

@@ -9,11 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from pathopatch.errors import (
@@ -159,6 +157,8 @@ def build_network(
         network = MLP100(channels, n_classes, input_px)
         first_conv, classifier = "features.1", "classifier"
     else:
+        import timm  # takes longer than all else before a first patch, and our own networks do without
+
         if not timm.is_model(architecture):
             raise InputUnsupportedError(
                 f"no architecture {architecture!r}",
@@ -271,6 +271,8 @@ def _adapted(
     for name, expected in due.items():
         value = source[name]
         if name == f"{first_conv}.weight" and value.ndim == 4 and value.shape[1] != expected.shape[1]:
+            from timm.models import adapt_input_conv
+
             value = adapt_input_conv(expected.shape[1], value)
         elif name.startswith(f"{classifier}.") and value.shape != expected.shape:
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pathopatch.config import Config, IntensityConfig, TissueConfig
 
@@ -32,10 +32,30 @@ def class_names(n_classes: int) -> tuple[str, ...]:
 
 
 class SeenRange(Config):
-    """What training patches looked like: between which values all but 2 in 1000 of them lay."""
+    """What training patches looked like: between which values all but 2 in 1000 of them lay.
+
+    Sharpness is that of `pathopatch.patches.intensity.sharpness`, which grows with the tissue that a patch holds.
+    """
 
     mean: tuple[tuple[float, float], ...]  # of each channel's mean over the patch, in the scale of [0, 1]
-    sharpness: float | None = None  # as of `pathopatch.patches.intensity.sharpness`; the least; None: not known
+    sharpness: float | None = None  # the least of all; None: not known
+    # (tissue fraction, least sharpness from there on to the next), rising; None: not known, as in older bundles
+    sharpness_by_tissue: tuple[tuple[float, float], ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _unsaid_where_not_known(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what older bundles did not say, so that their fingerprints stay."""
+        values: dict[str, Any] = dumped(self)
+        if self.sharpness_by_tissue is None:
+            values.pop("sharpness_by_tissue", None)
+        return values
+
+    @model_validator(mode="after")
+    def _tissue_rises(self) -> SeenRange:
+        starts = [start for start, _ in self.sharpness_by_tissue or ()]
+        if starts != sorted(set(starts)):
+            raise ValueError(f"sharpness_by_tissue from {starts}: must rise")
+        return self
 
 
 class BundleSpec(Config):

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pathopatch.claims import claimed, of_slide
 from pathopatch.config import ReadyConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
@@ -112,20 +113,21 @@ def tile_patches(
     prints = [fingerprint_file(file) for file in files]
     stamp = _stamp(listed, config, name, prints, ready)
     store_path, table_path = inside(out, "slides", f"{name}.zarr"), inside(out, "patches", f"{name}.parquet")
-    existing = finished_stamp(store_path, table_path)
-    state: Literal["done", "done_empty", "current"] = "current"
-    if is_current(stamp, existing, place=store_path, force=force):
-        table = read_table(table_path)
-        if read_status(out, name).get(STAGE, {}).get("state") not in ("done", "done_empty"):
-            write_status(out, name, table, stamp, started)  # cut off between the table and the status
-    else:
-        update_status(out, name, STAGE, {"state": "running", "host": socket.gethostname()})
-        sheet = analyse_set(files, look, config)
-        with atomic_path(store_path) as temporary:
-            measured = _write_store(temporary, sheet, config, name, stamp, progress)
-        table = _table(listed, sheet, measured, name)
-        write_table(table_path, table, stamp)
-        state = write_status(out, name, table, stamp, started)
+    with claimed(out, of_slide(name, STAGE), words=f"the set {name}"):
+        existing = finished_stamp(store_path, table_path)
+        state: Literal["done", "done_empty", "current"] = "current"
+        if is_current(stamp, existing, place=store_path, force=force):
+            table = read_table(table_path)
+            if read_status(out, name).get(STAGE, {}).get("state") not in ("done", "done_empty"):
+                write_status(out, name, table, stamp, started)  # cut off between the table and the status
+        else:
+            update_status(out, name, STAGE, {"state": "running", "host": socket.gethostname()})
+            sheet = analyse_set(files, look, config)
+            with atomic_path(store_path) as temporary:
+                measured = _write_store(temporary, sheet, config, name, stamp, progress)
+            table = _table(listed, sheet, measured, name)
+            write_table(table_path, table, stamp)
+            state = write_status(out, name, table, stamp, started)
     result = TileResult(slide_id=name, patches=len(table), state=state)
     return result, _facts(source, listed, look, config, result, fingerprint(prints))
 

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pathopatch.claims import claimed, of_slide
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
@@ -90,6 +91,8 @@ def tile_slide(
 ) -> TileResult:
     """Write a slide's store, patch table and status, in this order; do nothing if they are there and current.
 
+    One process at a time does so; another one waits, and then finds them there.
+
     Parameters
     ----------
     slide : Slide
@@ -133,30 +136,31 @@ def tile_slide(
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"slide id {slide_id!r}", remedy="use letters, digits, dots, dashes")
     patient_id = slide_id if patient_id is None else patient_id
-    started = time.time()
-    store_path = inside(out, "slides", f"{slide_id}.zarr")
-    table_path = inside(out, "patches", f"{slide_id}.parquet")
-    stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
-    if is_current_output(slide, stamp, config, store_path, table_path, force):
-        table = read_table(table_path)
-        if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
-            write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
-        said = tuple(read_status(out, slide_id)[STAGE].get("warnings", ()))
-        return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=said)
-    update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
-    analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
-    table = _table(slide, config, analysis, slide_id, patient_id, labels)
-    with atomic_path(store_path) as temporary:
-        measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
-    table = table.assign(**measured)[list(COLUMNS)]
-    write_table(table_path, table, stamp)
-    warnings = analysis.far_shifts(slide.mpp, config.registration.warn_um)
-    if not analysis.tissue.is_supplied:
-        warnings += other_polarities(slide, config, analysis.overview, analysis.tissue.background)
-    state = write_status(out, slide_id, table, stamp, started, warnings)
-    if state == "done_empty":
-        _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
-    return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
+    with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
+        started = time.time()
+        store_path = inside(out, "slides", f"{slide_id}.zarr")
+        table_path = inside(out, "patches", f"{slide_id}.parquet")
+        stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
+        if is_current_output(slide, stamp, config, store_path, table_path, force):
+            table = read_table(table_path)
+            if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
+                write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
+            said = tuple(read_status(out, slide_id)[STAGE].get("warnings", ()))
+            return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=said)
+        update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
+        analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
+        table = _table(slide, config, analysis, slide_id, patient_id, labels)
+        with atomic_path(store_path) as temporary:
+            measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
+        table = table.assign(**measured)[list(COLUMNS)]
+        write_table(table_path, table, stamp)
+        warnings = analysis.far_shifts(slide.mpp, config.registration.warn_um)
+        if not analysis.tissue.is_supplied:
+            warnings += other_polarities(slide, config, analysis.overview, analysis.tissue.background)
+        state = write_status(out, slide_id, table, stamp, started, warnings)
+        if state == "done_empty":
+            _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
+        return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
 
 
 def _table(

@@ -19,13 +19,14 @@ import tifffile
 from made_omezarr import chunk_files, write_omezarr
 
 from pathopatch import pipeline
-from pathopatch.batch import Outcome, exit_code
+from pathopatch.batch import exit_code
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputCorruptError
 from pathopatch.patches import is_tiled
 from pathopatch.provenance import read_status, read_table
 from pathopatch.slides import open_slide
 from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.tasks import Outcome
 
 Row = dict[str, str]
 Make = Callable[[Path], Row]

@@ -35,6 +35,8 @@ NOWHERE = [
     "/api/slides/..%2fa",
     "/api/slides/a%2F..%2fa",
     "/api/slides/..%5ca",
+    "/api/slides/a%2Fvalues",  # what it would mean with the slash
+    "/static%2ffavicon.svg",
     "/api/slides/%2e%2e/values",
     "/api/slides/..%252fa",
     "/api/slides/a%00",
@@ -170,11 +172,16 @@ def test_a_body_over_64_kib_is_413_whether_its_length_is_said_or_not(page: Page)
     assert page.revision == before
 
 
+def test_a_body_that_is_announced_too_long_is_refused_before_it_is_sent(page: Page) -> None:
+    for method, target in (("POST", DECISIONS), ("GET", "/")):
+        assert page.ask(target, method=method, headers=WRITE | {"Content-Length": "65537"}).status == 413
+
+
 @pytest.mark.parametrize(
     ("method", "target", "allowed"),
     [
-        ("PUT", DECISIONS, {"GET", "POST"}),
-        ("DELETE", DECISIONS, {"GET", "POST"}),
+        ("PUT", DECISIONS, {"GET", "HEAD", "POST"}),
+        ("DELETE", DECISIONS, {"GET", "HEAD", "POST"}),
         ("POST", "/api/cohort", {"GET", "HEAD"}),
         ("PATCH", "/", {"GET", "HEAD"}),
         ("GET", "/api/slides/a/undo", {"POST"}),

@@ -15,6 +15,9 @@ from pathopatch.models.spec import SeenRange
 SEEN = SeenRange(mean=((0.2, 0.6), (0.1, 0.5)), sharpness=0.01)
 
 
+BY_TISSUE = SEEN.model_copy(update={"sharpness_by_tissue": ((0.05, 0.001), (0.5, 0.01))})
+
+
 def raised(**changed: Any) -> dict[str, bool | None]:
     """The flags of one patch that is as it should be but for what is changed."""
     values: dict[str, Any] = {
@@ -25,7 +28,7 @@ def raised(**changed: Any) -> dict[str, bool | None]:
     settings |= {name: changed.pop(name) for name in list(changed) if name in settings}
     arrays = {name: np.array([value], dtype=np.float64) for name, value in (values | changed).items()}
     found = flags(**arrays, **settings)  # type: ignore[arg-type]
-    return {name: None if each is None else bool(each[0]) for name, each in found.items()}
+    return {name: None if each[0] is pd.NA else bool(each[0]) for name, each in found.items()}
 
 
 def test_a_patch_as_it_should_be_carries_none() -> None:
@@ -51,6 +54,24 @@ def test_a_flag_holds_for_its_reason_alone_and_from_its_bound_on(
 ) -> None:
     assert raised(**changed) == dict.fromkeys(FLAGS, False) | {flag: True}
     assert raised(**just_not) == dict.fromkeys(FLAGS, False)
+
+
+@pytest.mark.parametrize(
+    ("tissue", "sharpness", "is_blurred"),
+    [
+        (0.04, 0.0, None),  # with so little tissue none was seen
+        (0.05, 0.0009, True), (0.05, 0.001, False), (0.499, 0.001, False),
+        (0.5, 0.009, True), (0.5, 0.01, False), (1.0, 0.009, True),
+    ],
+)  # fmt: skip
+def test_a_patch_is_blurred_by_those_of_as_much_tissue(
+    tissue: float, sharpness: float, is_blurred: bool | None
+) -> None:
+    assert raised(seen=BY_TISSUE, tissue_fraction=tissue, sharpness=sharpness)["blurred"] is is_blurred
+
+
+def test_a_bundle_that_does_not_know_tissue_compares_with_all_patches() -> None:
+    assert raised(tissue_fraction=0.04, sharpness=0.009)["blurred"] is True
 
 
 def test_what_cannot_be_known_is_missing_and_counts_as_no_flag() -> None:

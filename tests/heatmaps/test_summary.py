@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from pathopatch.heatmaps.flags import FLAGS
@@ -52,10 +53,13 @@ def test_a_region_is_of_cells_that_share_a_side() -> None:
 
 def test_flags_are_shares_of_the_predicted_patches() -> None:
     first, second = np.eye(6, dtype=bool)[:2]
-    found = numbers(low_tissue=first, saturated=first | second, blurred=None)
+    unknown = pd.array([pd.NA] * 6, dtype="boolean")
+    blurred = pd.array([True, False, False, pd.NA, pd.NA, pd.NA], dtype="boolean")
+    found = numbers(low_tissue=first, saturated=first | second, blurred=blurred, uncertain=unknown)
     assert found["flagged_share"] == pytest.approx(2 / 6)
     assert found["flag_low_tissue"] == pytest.approx(1 / 6)
-    assert found["flag_blurred"] is None
+    assert found["flag_blurred"] == pytest.approx(1 / 3)  # of those of which it can be said
+    assert found["flag_uncertain"] is None
 
 
 def test_a_slide_without_predictions_has_no_shares_of_them() -> None:

@@ -92,6 +92,39 @@ def test_a_patch_is_out_of_range_only_if_no_member_saw_such() -> None:
     assert Ensemble([member(seen=one), member()]).spec.seen is None
 
 
+def test_least_sharpness_is_known_where_all_members_saw_as_much_tissue() -> None:
+    one = SeenRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness_by_tissue=((0.01, 0.1), (0.5, 0.4)))
+    other = SeenRange(mean=((0.1, 0.5), (0.2, 0.4)), sharpness_by_tissue=((0.1, 0.2), (0.7, 0.3)))
+    joint = Ensemble([member(seen=one), member(seen=other)]).spec.seen
+    assert joint is not None
+    assert joint.sharpness_by_tissue == ((0.1, 0.1), (0.5, 0.2), (0.7, 0.3))
+    older = one.model_copy(update={"sharpness_by_tissue": None})
+    joint = Ensemble([member(seen=one), member(seen=older)]).spec.seen
+    assert joint is not None
+    assert joint.sharpness_by_tissue is None
+
+
+def test_what_older_bundles_saw_has_the_fingerprint_that_it_had() -> None:
+    raw = {"mean": [[0.1, 0.5]], "sharpness": 0.02}
+    assert SeenRange.model_validate(raw).model_dump(mode="json") == raw
+    raw["sharpness_by_tissue"] = [[0.01, 0.1], [0.5, 0.2]]
+    assert SeenRange.model_validate(raw).model_dump(mode="json") == raw
+
+
+def test_the_joint_threshold_is_in_the_units_of_the_mean_of_logits_over_temperatures() -> None:
+    one, other = member(decision_threshold=3.0, temperature=2.0), member(1, decision_threshold=-0.2, temperature=0.5)
+    voices = Ensemble([one, other])
+    assert voices.spec.temperature == 1.0
+    assert voices.spec.decision_threshold == pytest.approx((1.5 - 0.4) / 2)
+    assert voices.spec.decision_probability == pytest.approx(1 / (1 + np.exp(-0.55)))
+    said = voices.speak(voices.prepared(PATCHES))
+    over = [(margin(each, PATCHES) - each.spec.decision_threshold) / each.spec.temperature for each in (one, other)]
+    np.testing.assert_allclose(said.logit - voices.spec.decision_threshold, np.mean(over, axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(
+        said.logit > voices.spec.decision_threshold, said.probability > voices.spec.decision_probability
+    )
+
+
 def test_bundles_are_loaded_as_members(tmp_path: Path) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)

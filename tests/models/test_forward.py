@@ -7,7 +7,15 @@ from torch import nn
 
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.models import forward
-from pathopatch.models.forward import pick_device, pick_precision, predict_logits, prepared, resize_area
+from pathopatch.models.forward import (
+    patches_a_pass,
+    pick_device,
+    pick_precision,
+    predict_logits,
+    prepared,
+    probe_patches,
+    resize_area,
+)
 
 
 class _Linear(nn.Module):
@@ -47,14 +55,62 @@ def test_a_device_that_is_not_there_is_refused_by_name():
 
 
 def test_the_network_given_is_left_as_it_was():
-    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Dropout(0.9), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
-    ready = prepared(network, "bfloat16")
+    network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=4), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(0.9)).train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    ready = prepared(network, "bfloat16", 3, 8)
     logits = predict_logits(network, torch.ones(2, 3, 8, 8))
     assert network.training
-    assert network[0].weight.dtype == torch.float32
     assert network[0].weight.requires_grad
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
     assert ready[0].weight.dtype == torch.bfloat16
     np.testing.assert_array_equal(logits[0], logits[1])  # no dropout
+
+
+class _SmallSteps(nn.Module):
+    """Says of which type what it gets is, at full, half and quarter size and in the last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stages = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 2, 2), nn.Conv2d(4, 4, 2, 2), nn.ReLU())
+        self.classifier = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.classifier(self.stages(x).mean(dim=(2, 3)))
+
+
+def test_bfloat16_keeps_the_first_layers_to_half_the_size_and_the_last_in_float32():
+    ready = prepared(_SmallSteps(), "bfloat16", 1, 16)
+    types = [layer.weight.dtype for layer in (*list(ready.stages)[:3], ready.classifier)]
+    assert types == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
+    logits = ready(torch.randn(2, 1, 16, 16))
+    assert logits.dtype == torch.float32
+    assert (logits.to(torch.bfloat16).float() != logits).all()  # not rounded to 8 bits
+
+
+def test_a_network_that_refuses_bfloat16_is_predicted_in_float32(monkeypatch):
+    class Stubborn(_SmallSteps):
+        def forward(self, x):
+            kept = self.stages(x)  # (N, 4, 4, 4)
+            return self.classifier(torch.linalg.det(kept))  # has no form for bfloat16
+
+    monkeypatch.setattr(forward, "is_bfloat16_native", lambda device: True)
+    assert pick_precision(Stubborn(), 1, 16, device=torch.device("cpu")) == "float32"
+
+
+def test_patches_on_which_precisions_are_compared_are_noise_flat_and_smooth():
+    noise, flat, smooth = probe_patches(2, 32).split(8)
+    roughness = [part.diff(dim=3).abs().mean().item() for part in (noise, flat, smooth)]
+    assert roughness[0] == pytest.approx(2 / np.pi**0.5, rel=0.05)  # the mean distance of two standard normal numbers
+    assert roughness[1] == 0
+    assert 0 < roughness[2] < 0.3
+    assert len(flat[:, :, 0, 0].unique()) == 16
+
+
+def test_a_processor_passes_few_large_patches_and_many_small_ones():
+    cpu = torch.device("cpu")
+    assert [patches_a_pass(side, cpu) for side in (2048, 256, 64)] == [1, 4, 64]
+    assert patches_a_pass(256, torch.device("cuda")) == 256
 
 
 def test_resizing_takes_area_means_channel_by_channel_for_more_than_four_channels():

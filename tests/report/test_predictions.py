@@ -129,7 +129,7 @@ def test_a_study_formed_by_decisions_says_so_and_warns_of_changed_test_labels(tm
         "relabelled": {"tumour": 3, "non-tumour": 0, "unsure": 1}, "elsewhere": [], "labels_changed": {"test": 4},
     }  # fmt: skip
     write_json(copy / "groups" / "audit.json", audit | {"decided": decided})
-    page = Page(write_report(copy))
+    page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
     assert (
         "Decisions of reviewers (Ada): slides rejected: slide09 (7 patches); patches relabelled: 3 tumour" in page.text
     )

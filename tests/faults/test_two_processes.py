@@ -1,0 +1,150 @@
+"""Two processes on one slide: one works, the others wait and then find it done; a killed one stands in nobody's way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from threading import Thread
+
+import made_slides as made
+import numpy as np
+import pytest
+from made_model import write_model
+
+from pathopatch.batch import run_slides
+from pathopatch.claims import GATE, claimed, is_claimed, of_slide
+from pathopatch.clean import find
+from pathopatch.config import PredictConfig, TileConfig
+from pathopatch.manifest import SlideRow
+from pathopatch.provenance import read_status, update_status
+from pathopatch.tasks import PredictTask, SlideTask, TileTask
+
+WORKERS = 4
+SLIDES = {"tile": 50, "predict": 4}
+_FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
+_FRESH.set_forkserver_preload(["pathopatch.pipeline", "pathopatch.patches", "pathopatch.heatmaps", "pathopatch.models"])
+
+
+def slide(folder: Path, number: int = 0) -> SlideRow:
+    """A slide of 30 patches, unlike those of other numbers."""
+    path = folder / f"s{number}.tif"
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 100 + number), glass=(245, 245, 245))
+    made.write_rgb_pyramid(path, image, levels=1)
+    return SlideRow(row=2 + number, slide_id=path.stem, patient_id="p", source=str(path))
+
+
+def task(stage: str, row: SlideRow, folder: Path, *, force: bool = False) -> SlideTask:
+    if stage == "tile":
+        return TileTask(row, TileConfig(patch_px=16), folder / "out", force)
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    return PredictTask(row, (folder / "model",), config, folder / "out", force)
+
+
+STAGES = sorted(SLIDES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_of_four_processes_on_the_same_slides_one_makes_each_and_the_others_find_it(stage: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    tasks = [task(stage, slide(tmp_path, number), tmp_path) for number in range(SLIDES[stage])]
+    start, (ours, theirs) = _FRESH.Barrier(WORKERS), _FRESH.Pipe(duplex=False)
+    processes = [_FRESH.Process(target=_run_all, args=(tasks, start, theirs)) for _ in range(WORKERS)]
+    for process in processes:
+        process.start()
+    states = [state for _ in processes for state in ours.recv()]
+    for process in processes:
+        process.join(60)
+    assert Counter(states) == Counter(
+        (each.slide_id, state) for each in tasks for state in ("done", *["current"] * (WORKERS - 1))
+    )
+    assert [path.name for path in (tmp_path / "out" / "status").glob("*.lock")] == [GATE]
+
+
+def _run_all(tasks: list[SlideTask], start: Barrier, pipe: Connection) -> None:
+    start.wait()
+    pipe.send([(outcome.slide_id, outcome.state) for outcome in run_slides(tasks)])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_slide_that_another_is_at_is_left_alone_until_that_ends(
+    stage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_model(tmp_path / "model")
+    work, outcomes = task(stage, slide(tmp_path), tmp_path, force=True), []
+    second = Thread(target=lambda: outcomes.append(work.run()))
+    deadline = time.monotonic() + 60
+    with claimed(tmp_path / "out", of_slide("s0", stage)):
+        second.start()
+        while f"another process is at slide s0 ({stage}): waiting" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        second.join(1.0)
+        assert second.is_alive()
+        assert read_status(tmp_path / "out", "s0") == {}
+    second.join(60)
+    assert [outcome.state for outcome in outcomes] == ["done"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_process_keeps_no_slide_from_the_next(stage: str, tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    out = tmp_path / "out"
+    process = _FRESH.Process(target=_die_at, args=(out, of_slide("s0", stage)))
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert (out / "status" / f"s0.{stage}.lock").exists()  # left, and nobody's
+    assert not find(out)
+    assert task(stage, slide(tmp_path), tmp_path).run().state == "done"
+    assert not (out / "status" / f"s0.{stage}.lock").exists()
+
+
+def _die_at(out: Path, name: str) -> None:
+    with claimed(out, name):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_claim_ends_with_what_goes_wrong_under_it(tmp_path: Path) -> None:
+    def fail() -> None:
+        with claimed(tmp_path, "a.tile"):
+            assert is_claimed(tmp_path, "a.tile")
+            assert not is_claimed(tmp_path, "a.predict")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert not is_claimed(tmp_path, "a.tile")
+
+
+def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(tmp_path: Path) -> None:
+    def write(stage: str) -> Callable[[], None]:
+        return lambda: [update_status(tmp_path, "a", stage, {"count": n}) for n in range(50)] and None
+
+    threads = [Thread(target=write(stage)) for stage in STAGES]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert read_status(tmp_path, "a") == {stage: {"count": 49} for stage in STAGES}
+
+
+def test_a_drive_without_locks_is_said_and_worked_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import errno
+    import fcntl
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with claimed(tmp_path, "a.tile"), claimed(tmp_path, "a.tile"):
+        assert "a drive without locks" in caplog.text
+    assert np.array_equal([path.name for path in (tmp_path / "status").glob("a*")], [])
