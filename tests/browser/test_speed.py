@@ -1,6 +1,6 @@
 """How fast a reviewer sees something: a thousand slides, two hundred thousand patches.
 
-The best of some tries counts, and a try that is fast enough is the last: what else the machine does is no fault of ours.
+The best of some tries counts, and one that is fast enough is the last: what else the machine does is no fault of ours.
 """
 
 import pytest
