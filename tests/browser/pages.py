@@ -68,6 +68,7 @@ class Visit:
             self.elsewhere.append(url)
 
     def close(self) -> None:
+        """Close the window; a second time is no fault."""
         self._context.close()
 
     def cohort(self, query: str = "") -> Page:
