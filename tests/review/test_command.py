@@ -32,7 +32,15 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def reviewing(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command in a process of its own, once it has printed its address."""
     command = [sys.executable, "-m", "pathopatch.cli", "review", *map(str, arguments)]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # as a terminal has it: a job behind ignores it
+    )
     try:
         assert started.stdout is not None
         yield started, started.stdout.readline().strip()
