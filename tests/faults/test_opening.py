@@ -13,6 +13,7 @@ from pathopatch import pipeline
 from pathopatch.config import IntensityConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.provenance import read_status, read_table
+from pathopatch.tasks import WITHIN
 
 CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
 # Python runs a module of this name when it starts, so a worker process finds a reader that aborts.
@@ -85,8 +86,8 @@ def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_cu
         )
         assert [each.state for each in outcomes] == ["done"] * 3
     assert artefacts(tmp_path / "1") == artefacts(tmp_path / "2")
-    slides = [each for each in said if each[0] != "patches"]  # those are told within a slide, by one process alone
-    assert slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (1, 2, 3)]
+    of_slides = [words for words in said if words[0] != WITHIN]
+    assert of_slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (1, 2, 3)]
     again = pipeline.tile(manifest, tmp_path / "2", CONFIG, workers=2)
     assert [each.state for each in again] == ["current"] * 3
 
