@@ -20,6 +20,20 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+_stays = "finished outputs are kept, run the same command again to go on"
+
+
+def if_ended(text: str) -> None:
+    """Set what is said to stay when Ctrl-C or SIGTERM ends this command; else it is what a stage would say."""
+    global _stays
+    _stays = text
+
+
+def what_stays() -> str:
+    """Return what stays when a signal ends the command."""
+    return _stays
+
+
 @contextmanager
 def progress_bars(quiet: bool) -> Iterator[Progress | None]:
     """Yield a callback that draws one bar per task with rate and times on standard error; None when quiet."""

@@ -10,7 +10,7 @@ import traceback
 import typer
 
 from pathopatch.cli.commands import app
-from pathopatch.cli.output import say
+from pathopatch.cli.output import say, what_stays
 
 
 class _Terminated(BaseException):
@@ -30,12 +30,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except _Terminated:
-        say("terminated; finished outputs are kept, run the same command again to go on")
+        say(f"terminated; {what_stays()}")
         code = 143
     except Exception as error:
         code = _unforeseen(error)
     if code == 130:  # typer may have turned the interrupt into this code itself
-        say("interrupted; finished outputs are kept, run the same command again to go on")
+        say(f"interrupted; {what_stays()}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import Force, Quiet
-from pathopatch.cli.output import say
+from pathopatch.cli.output import if_ended, say
 from pathopatch.errors import InputMissingError
 
 
@@ -49,6 +49,7 @@ def review(
         listen(host, port) as listener,
     ):
         address, bound = listener.getsockname()[:2]
+        if_ended(f"every decision is in {out / 'review.sqlite'}")
         access = access_for(host, address, bound)
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)

@@ -21,6 +21,15 @@ Picture = NDArray[np.uint8]
 
 # Fixed colours of dark slides' channels, in order: the red, green, blue of CARS, TPEF, SHG pictures, then mixtures.
 CHANNEL_COLORS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0))
+COLOR_NAMES = {
+    (1, 0, 0): "red",
+    (0, 1, 0): "green",
+    (0, 0, 1): "blue",
+    (1, 0, 1): "magenta",
+    (0, 1, 1): "cyan",
+    (1, 1, 0): "yellow",
+    (1, 1, 1): "grey",
+}
 INK, PAPER, FAINT = (25, 25, 25), (255, 255, 255), (110, 110, 110)
 FONT_PX = 20
 BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))  # lines seen on any ground
@@ -77,7 +86,7 @@ def compose(
     if is_rgb:
         picture = np.ascontiguousarray(overview.transpose(1, 2, 0)).astype(np.uint8)
         return picture if all(is_shown) else picture * np.asarray(is_shown, np.uint8)
-    colors = _channel_colors(len(overview))
+    colors = channel_colors(len(overview))
     total = np.zeros((*overview.shape[1:], 3), np.float32)
     for plane, (low, high), color, is_drawn in zip(overview, windows, colors, is_shown, strict=True):
         if not is_drawn:
@@ -179,13 +188,13 @@ def draw_channels(
 ) -> None:
     """Draw one line a channel: a swatch of its colour, and its name in at most so many px."""
     x, y = corner
-    for name, color in zip(channels, _channel_colors(len(channels)), strict=True):
+    for name, color in zip(channels, channel_colors(len(channels)), strict=True):
         draw.rectangle((x, y + 5, x + 14, y + 19), fill=tuple(180 * part for part in color), outline=FAINT)
         draw.text((x + 22, y), shortened(name, width_px), fill=INK, font=font(FONT_PX))
         y += 26
 
 
-def _channel_colors(count: int) -> tuple[tuple[int, ...], ...]:
+def channel_colors(count: int) -> tuple[tuple[int, int, int], ...]:
     """Return each channel's colour; one channel alone is grey, those past the palette start it anew."""
     if count == 1:
         return ((1, 1, 1),)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
 from pydantic import ValidationError
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.endpoints import HTTPEndpoint
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from pathopatch.config import Config
@@ -61,34 +65,51 @@ class Undone(Config):
     reviewer: str | None = None
 
 
-def static_files() -> dict[str, Path]:
-    """Return the page's own files by their address below /static/."""
-    files = (path for path in STATIC.rglob("*") if path.is_file() and path.suffix in _TYPES)
-    return {path.relative_to(STATIC).as_posix(): path for path in files}
+@dataclass(frozen=True)
+class StaticFile:
+    """A file of the page's own, as it is sent."""
+
+    body: bytes
+    media_type: str
+    etag: str
 
 
-def ready(_request: Request) -> Response:
+def static_files() -> dict[str, StaticFile]:
+    """Return the page's own files by their address below /static/, read once: half a megabyte."""
+    found = {}
+    for path in STATIC.rglob("*"):
+        if path.suffix in _TYPES and path.is_file():
+            body = path.read_bytes()
+            etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+            found[path.relative_to(STATIC).as_posix()] = StaticFile(body, _TYPES[path.suffix], etag)
+    return found
+
+
+async def ready(_request: Request) -> Response:
     """Say that the page answers."""
     return _json({"ready": True})
 
 
-def page_of_cohort(request: Request) -> Response:
+async def page_of_cohort(request: Request) -> Response:
     """Return the table of slides."""
     return _file(request, "cohort.html")
 
 
 def page_of_slide(request: Request) -> Response:
-    """Return the page of one slide; its script reads the id from the address."""
-    _known(request)
-    return _file(request, "slide.html")
+    """Return the page of one slide; its script reads the id from the address, its header says what it asks first."""
+    address = f"/api/slides/{quote(_known(request), safe='')}"
+    answer = _file(request, "slide.html")
+    ahead = (f"<{asked}>; rel=preload; as=fetch; crossorigin" for asked in (address, f"{address}/values"))
+    answer.headers["Link"] = ", ".join(ahead)
+    return answer
 
 
-def static(request: Request) -> Response:
+async def static(request: Request) -> Response:
     """Return a script, a style or a licence."""
     return _file(request, request.path_params["name"])
 
 
-def favicon(request: Request) -> Response:
+async def favicon(request: Request) -> Response:
     """Return the page's picture in the browser's tab."""
     return _file(request, "favicon.svg")
 
@@ -99,7 +120,7 @@ def cohort(request: Request) -> Response:
     last = review.decisions.last()
     rows = [row | {"decision": last.get(row["slide_id"])} for row in review.cohort.rows()]
     name, beside = review.cohort.names()
-    return _json(
+    answer = _json(
         {
             "rows": rows,
             "name": name,
@@ -109,6 +130,8 @@ def cohort(request: Request) -> Response:
             "note": NOTE,
         }
     )
+    answer.background = BackgroundTask(_import_for_slides)  # a second's work, while the table is looked at
+    return answer
 
 
 def facts(request: Request) -> Response:
@@ -252,6 +275,12 @@ def _undo(request: Request, asked: Undone) -> Response:
     return _json(review.decisions.state(slide_id).to_dict(), 201)
 
 
+def _import_for_slides() -> None:
+    """Import what the first slide needs; where it is imported, nothing happens."""
+    for module in ("pyarrow.parquet", "pathopatch.review.gallery", "pathopatch.review.values", "pathopatch.slides"):
+        importlib.import_module(module)
+
+
 def _require_patch(slide: ReviewedSlide, x: int, y: int) -> None:
     from pathopatch.review.values import patch
 
@@ -290,19 +319,27 @@ def _parsed(kind: type[T], body: bytes) -> T:
 
 
 def _picture(request: Request, make: Callable[[ReviewedSlide], bytes], media_type: str) -> Response:
-    """Return a picture that the browser may keep, but asks for again: other slides may lie at this address tomorrow."""
+    """Return a picture of a slide; other slides may lie at this address tomorrow."""
     slide_id, cohort = _known(request), _review(request).cohort
-    headers = {"ETag": f'"{cohort.fingerprint(slide_id)}"', "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    return _unless_known(
+        request, f'"{cohort.fingerprint(slide_id)}"', lambda: (make(cohort.open(slide_id)), media_type)
+    )
+
+
+def _unless_known(request: Request, etag: str, make: Callable[[], tuple[bytes, str]]) -> Response:
+    """Return what the browser may keep, but asks for again; 304 if it has it."""
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
-    return Response(make(cohort.open(slide_id)), media_type=media_type, headers=headers)
+    body, media_type = make()
+    return Response(body, media_type=media_type, headers=headers)
 
 
 def _file(request: Request, name: str) -> Response:
-    path = request.app.state.files.get(name)
-    if path is None:
+    found = request.app.state.files.get(name)
+    if found is None:
         raise InputMissingError("there is no such page", remedy="go on from /")
-    return FileResponse(path, media_type=_TYPES[path.suffix])
+    return _unless_known(request, found.etag, lambda: (found.body, found.media_type))
 
 
 def _json(value: object, status: int = 200) -> Response:

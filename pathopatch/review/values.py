@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.patches.picture import COLOR_NAMES, channel_colors
 from pathopatch.review.slide import ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
 
@@ -38,6 +39,7 @@ def facts(slide: ReviewedSlide) -> dict[str, Any]:
         "patient_id": slide.patient_id,
         **{name: known[name] for name in ("size_px", "bounds_px", "mpp", "channels", "intensity_windows", "cell_px")},
         "is_rgb": slide.is_rgb,
+        "channel_colors": [_color(each) for each in channel_colors(len(slide.channels))],
         **{name: known[name] for name in ("cell_um", "cells", "patch_px", "stride_px", "class_names", "background")},
         "span_px": slide.grid.span_px,
         **{name: known[name] for name in ("decision_probability", "decision_threshold", "temperature")},
@@ -117,6 +119,11 @@ def patch(slide: ReviewedSlide, x: int, y: int) -> dict[str, Any]:
         "beside": None if patches.beside is None else _plain(patches.beside[index]),
         "model": slide.model_fingerprint,
     }
+
+
+def _color(color: tuple[int, int, int]) -> dict[str, str]:
+    """Return a channel's colour by its name and as style sheets have it."""
+    return {"name": COLOR_NAMES[color], "css": "#" + "".join(f"{255 * part:02x}" for part in color)}
 
 
 def _model(slide: ReviewedSlide) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def test_the_page_is_ready_when_its_address_is_printed_and_ends_cleanly_with_eve
         said = process.communicate(timeout=60)[1]
     assert process.returncode == code
     assert "Traceback" not in said
+    assert said.splitlines()[-1].endswith(f"; every decision is in {out / 'review.sqlite'}")
     last = read_log(out / "review.sqlite")[-1]
     assert (last.reviewer, last.verdict, last.comment) == ("Ada", "accept", number.name)
 

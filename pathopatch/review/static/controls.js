@@ -5,10 +5,6 @@ import { byId, el } from "./dom.js";
 import { count, fixed, percent } from "./text.js";
 import { positives } from "./values.js";
 
-// Fixed colours of a dark slide's channels, in order, as its pictures are composed.
-const CHANNEL_COLOURS = ["#ff0000", "#00ff00", "#0000ff", "#ff00ff", "#00ffff", "#ffff00"];
-const COLOUR_NAMES = ["red", "green", "blue", "magenta", "cyan", "yellow"];
-
 export function bindControls(facts, values, view) {
   const fields = [...document.querySelectorAll("[name=field]")];
   for (const each of fields) each.closest("label").hidden = !facts.fields.includes(each.value);
@@ -88,12 +84,11 @@ function counted(values, run) {
 function bindChannels(facts, view) {
   if (facts.is_rgb) return;
   byId("channel-section").hidden = false;
-  const isAlone = facts.channels.length === 1;
   byId("channels").replaceChildren(
     ...facts.channels.map((name, index) => {
-      const at = index % CHANNEL_COLOURS.length;
+      const colour = facts.channel_colors[index];
       const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
-      swatch.style.background = isAlone ? "#ffffff" : CHANNEL_COLOURS[at];
+      swatch.style.background = colour.css;
       const box = el("input", { type: "checkbox", name: "channel", value: name });
       box.checked = view.now.channels.includes(name);
       box.addEventListener("change", () => {
@@ -101,7 +96,7 @@ function bindChannels(facts, view) {
         view.change({ channels: on });
       });
       const window = facts.intensity_windows?.[index];
-      const counts = window ? `${isAlone ? "grey" : COLOUR_NAMES[at]}, ${window.map((value) => +value.toFixed(1)).join(" to ")}` : "";
+      const counts = window ? `${colour.name}, ${window.map((value) => +value.toFixed(1)).join(" to ")}` : "";
       return el("li", {}, el("label", {}, box, swatch, ` ${name} `, el("span", { class: "quiet" }, counts)));
     }),
   );
