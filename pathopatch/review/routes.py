@@ -92,13 +92,13 @@ async def ready(_request: Request) -> Response:
 
 async def page_of_cohort(request: Request) -> Response:
     """Return the table of slides."""
-    return _file(request, "cohort.html")
+    return _page(request, "cohort.html")
 
 
 def page_of_slide(request: Request) -> Response:
     """Return the page of one slide; its script reads the id from the address, its header says what it asks first."""
     address = f"/api/slides/{quote(_known(request), safe='')}"
-    answer = _file(request, "slide.html")
+    answer = _page(request, "slide.html")
     ahead = (f"<{asked}>; rel=preload; as=fetch; crossorigin" for asked in (address, f"{address}/values"))
     answer.headers["Link"] = ", ".join(ahead)
     return answer
@@ -333,6 +333,12 @@ def _unless_known(request: Request, etag: str, make: Callable[[], tuple[bytes, s
         return Response(status_code=304, headers=headers)
     body, media_type = make()
     return Response(body, media_type=media_type, headers=headers)
+
+
+def _page(request: Request, name: str) -> Response:
+    """Return a page; the browser keeps none, whose address names a slide."""
+    found: StaticFile = request.app.state.files[name]
+    return Response(found.body, media_type=found.media_type)
 
 
 def _file(request: Request, name: str) -> Response:
