@@ -352,7 +352,7 @@ def run_study(
     runs, work = study_runs(study), study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, workers=workers, force=force, progress=progress)
-    groups(work, study.groups, folds=study.splits.folds, force=force)
+    groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
     for part in parts(work):
         train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
     evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)

@@ -299,3 +299,19 @@ def test_tile_takes_what_has_no_option_from_a_study_and_options_go_before_it(sli
     assert (known["patch_px"], known["stride_px"]) == (96, 48)
     assert (known["tissue"]["channels"], known["tissue"]["method"]) == (["SHG"], "triangle")
     assert [high > low for low, high in known["tissue"]["windows"]] == [False, False, True]
+
+
+def test_a_study_takes_what_reviewers_decided(slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "review.csv").write_text("slide_id,verdict,reviewer\ns1,reject,Ada\n")
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f'manifest = "{slides}"\nwork = "work"\ndecisions = "review.csv"\nmethods = ["erm"]\n'
+        f'predict_split = "none"\n[tile]\npatch_px = {PATCH}\n[train]\ninput_px = 32\nsteps = 2\nevaluations = 1\n'
+        "batch_per_class = 4\nthreads = 1\n[evaluate]\nbootstrap = 0\n"
+    )
+    run("run", study, "--quiet")
+    work = tmp_path / "work"
+    left = set(provenance.read_table(work / "groups.parquet")["slide_id"])
+    assert "s1" not in left
+    assert len(left) == 5
+    assert "slides rejected: s1 (" in (work / "report" / "index.html").read_text()

@@ -60,6 +60,7 @@ class StudyConfig(Config):
     tile: TileConfig = TileConfig()
     ready: ReadyConfig = ReadyConfig()  # goes with patches
     groups: GroupsConfig = GroupsConfig()
+    decisions: Path | None = None  # an exported review, as `pathopatch groups --decisions` takes it
     methods: tuple[MethodName, ...] = Field(
         default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
     )
@@ -138,5 +139,5 @@ def load_study(path: Path) -> StudyConfig:
         ) from error
     study = parse(StudyConfig, raw, place=str(path))
     base = path.resolve().parent
-    given = {name: getattr(study, name) for name in ("manifest", "patches", "work")}
+    given = {name: getattr(study, name) for name in ("manifest", "patches", "decisions", "work")}
     return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})

@@ -120,3 +120,21 @@ class Visit:
 
     def standing(self) -> Locator:
         return self.page.locator("#standing")
+
+
+def set_range(page: Page, name: str, value: float) -> None:
+    """Move a slider as a hand does: its value, then the event."""
+    page.locator(name).evaluate(
+        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }", value
+    )
+
+
+def filled(page: Page) -> None:
+    """The heat layer alone, opaque, without lines."""
+    page.get_by_label("Fill", exact=True).check()
+    set_range(page, "#opacity", 1)
+
+
+def middle(facts: dict[str, Any], x: float, y: float) -> tuple[float, ...]:
+    """Of the part of a cell that lies on the slide."""
+    return tuple(at + min(facts["cell_px"], side - at) / 2 for at, side in zip((x, y), facts["size_px"], strict=True))

@@ -4,27 +4,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from made_predictions import MODALITIES, SLIDES, facts_of, table_of
+from pages import filled, middle, set_range
 from playwright.sync_api import expect
 
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
-
-
-def set_range(page, name, value):
-    """Move a slider as a hand does: its value, then the event."""
-    page.locator(name).evaluate(
-        "(input, value) => { input.value = value; input.dispatchEvent(new Event('input', { bubbles: true })); }", value
-    )
-
-
-def filled(page):
-    """The heat layer alone, opaque, without lines."""
-    page.get_by_label("Fill", exact=True).check()
-    set_range(page, "#opacity", 1)
-
-
-def middle(facts, x, y):
-    """Of the part of a cell that lies on the slide."""
-    return tuple(at + min(facts["cell_px"], side - at) / 2 for at, side in zip((x, y), facts["size_px"], strict=True))
 
 
 def alpha(window, place, of):
