@@ -19,7 +19,7 @@ from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.progress import Progress
-from pathopatch.provenance import read_status, update_status
+from pathopatch.statuses import read_status, update_status
 from pathopatch.tasks import Outcome
 
 

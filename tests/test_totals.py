@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pathopatch import provenance
+from pathopatch import provenance, statuses
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.provenance import update_status
+from pathopatch.statuses import update_status
 from pathopatch.tasks import Outcome
 from pathopatch.totals import COHORT, PATIENTS, CohortTables, cohort_kept, write_cohort
 
@@ -83,7 +83,7 @@ def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_ta
 
 def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    honest = provenance.read_status
+    honest = statuses.read_status
 
     def counted(out: Path, slide_id: str) -> dict[str, Any]:
         read.append(slide_id)

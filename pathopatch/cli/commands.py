@@ -23,6 +23,8 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     reviewing.review,
     studies.run,
     studies.demo,
+    upkeep.status,
+    upkeep.index,
     upkeep.clean,
     upkeep.doctor,
 )

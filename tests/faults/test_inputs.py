@@ -23,9 +23,10 @@ from pathopatch.batch import exit_code
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputCorruptError
 from pathopatch.patches import is_tiled
-from pathopatch.provenance import read_status, read_table
+from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
 from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.statuses import read_status
 from pathopatch.tasks import Outcome
 
 Row = dict[str, str]

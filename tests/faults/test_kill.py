@@ -15,7 +15,7 @@ import pytest
 from made_model import write_model
 
 from pathopatch.faultpoints import VARIABLE
-from pathopatch.provenance import read_status
+from pathopatch.statuses import read_status
 
 POINTS = ("chunk", "rename", "renamed")
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start

@@ -12,7 +12,8 @@ import pytest
 from pathopatch import pipeline
 from pathopatch.config import IntensityConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.provenance import read_status, read_table
+from pathopatch.provenance import read_table
+from pathopatch.statuses import read_status
 from pathopatch.tasks import WITHIN
 
 CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
