@@ -57,7 +57,7 @@ def logged(
         The folder cannot be written to, or a symbolic link leads outside.
     """
     started = time.time()
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started))
+    stamp = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(started))}{int(started * 1000) % 1000:03d}Z"
     path = inside(out, FOLDER, f"{stage}-{stamp}-{os.getpid()}.jsonl")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ PATIENTS = (
     "positive_share", "largest_region_mm2", "flagged_share",
 )  # fmt: skip
 """Columns of ``patients.csv``: sums over the slides that are done, and of the largest region the largest."""
+_TEXTS = ("patient_id", "state", "code", "warnings")
 _GOOD = ("done", "done_empty")
 _EVERY_S = 60.0
 _REST = 20  # the tables take at most this part of a run: one twentieth
@@ -67,10 +68,10 @@ class CohortTables:
         """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
         found = self._statuses.read()
         table = found[found["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
-        texts = dict.fromkeys(("patient_id", "state", "code", "warnings"), "")
-        known: pd.DataFrame = table.fillna(texts).astype(
-            dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
-        )
+        for name in _TEXTS:
+            table[name] = table[name].astype(object).where(table[name].notna(), "")
+        types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
+        known: pd.DataFrame = table.astype(types)
         return known
 
 

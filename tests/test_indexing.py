@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pytest
 from made_model import write_model
+from made_review import write_other_model
 
 from pathopatch import indexing, pipeline
 from pathopatch.config import PredictConfig
@@ -29,7 +30,8 @@ def predict(folder: Path, *names: str, models: int = 1) -> None:
         made.write_aperio(folder / f"{name}.svs", np.roll(image, 8 * number, axis=2), levels=1)
     lines = ["slide_id,patient_id,path", *(f"{name},p-{name},{name}.svs" for name in names)]
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    bundles = [write_model(folder / f"model-{number}") for number in range(models)]
+    bundles = [write_model(folder / "model")]
+    bundles += [write_other_model(folder / f"model-{seed}", seed=seed, like=bundles[0]) for seed in range(1, models)]
     rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
     pipeline.predict(rows, bundles, folder / "out", CONFIG)
 

@@ -51,8 +51,8 @@ def test_where_nothing_may_be_named_messages_and_warnings_stay_out(tmp_path: Pat
 
 def test_a_long_log_goes_on_in_parts_and_old_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runlog, "_BYTES", 2000)
-    with logged(tmp_path, "predict", lambda _: None, slides=50) as on_done:
-        for _ in range(50):
+    with logged(tmp_path, "predict", lambda _: None, slides=100) as on_done:
+        for _ in range(100):
             on_done(FAILED)
     parts = sorted(path.name.rpartition(".jsonl")[2] for path in tmp_path.glob("logs/*"))
     assert parts == ["", ".1", ".2", ".3", ".4"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,8 @@ def test_a_folder_where_nothing_was_done_is_an_error(
 ) -> None:
     assert typed("status", tmp_path) == 1
     assert "INPUT_MISSING" in capsys.readouterr().err
+
+
+def test_the_program_says_its_version(typed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("--version") == 0
+    assert capsys.readouterr().out == f"pathopatch {version('pathopatch')}\n"

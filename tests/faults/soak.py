@@ -87,7 +87,7 @@ FAULTS: dict[str, tuple[Callable[[Path, int], None], str, str]] = {
     "spoilt": (_spoilt, ".svs", "INPUT_CORRUPT"),
     "without mpp": (_without_mpp, ".tif", "MPP_MISSING"),
     "giant": (_giant, ".tif", "INPUT_TOO_LARGE"),
-    "text": (_text, ".svs", "INPUT_UNSUPPORTED"),
+    "text": (_text, ".svs", "INPUT_CORRUPT"),
     "one channel": (_one_channel, ".tif", "CHANNEL_MISMATCH"),
 }
 """How each bad slide is made, its file's ending, and what must become of it."""

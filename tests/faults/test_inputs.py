@@ -272,7 +272,7 @@ def failed_alone(bad: Outcome, out: Path, code: str, said: str) -> None:
     assert said in bad.message
     entry = read_status(out, bad.slide_id)["tile"]
     assert (entry["state"], entry["code"]) == ("failed", code)
-    assert not [name for name in files(out) if bad.slide_id in name and not name.startswith("status")]
+    assert not [name for name in files(out) if bad.slide_id in name and not name.startswith(("status", "logs"))]
     assert not [name for name in files(out) if ".tmp-" in name]
 
 

@@ -39,18 +39,18 @@ def test_a_wheelhouse_installs_and_predicts_where_there_is_no_route(tmp_path: Pa
         cwd=PROJECT, check=True,
     )  # fmt: skip
     subprocess.run([sys.executable, "-m", "venv", venv], check=True)
-    (command,) = recipe_commands()
+    (install,) = recipe_commands()
     bare = {"PATH": f"{venv}/bin:/usr/bin:/bin", "HOME": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
 
     def inside(words: str) -> str:
-        said = subprocess.run([unshare, "--net", "sh", "-c", words], cwd=tmp_path, env=bare, capture_output=True, text=True,
-                              check=False)  # fmt: skip
+        command = [unshare, "--net", "sh", "-c", words]
+        said = subprocess.run(command, cwd=tmp_path, env=bare, capture_output=True, text=True, check=False)
         assert said.returncode == 0, said.stdout + said.stderr
         return said.stdout
 
     assert "default" not in inside("cat /proc/net/route")
     assert len(inside("cat /proc/net/route").splitlines()) <= 1  # the headings alone
-    inside(command.replace("/opt/wheelhouse", str(house)))
+    inside(install.replace("/opt/wheelhouse", str(house)))
     made.write_aperio(
         tmp_path / "a.svs", made.disc_image(96, 80, (40, 40), 25, (180, 90, 150), (245, 245, 245)), levels=1
     )
