@@ -14,6 +14,7 @@ from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")
 _WAIT_S = 60.0
+_INSTALLED = Path("/etc/slurm/slurm.conf")  # where srun looks within a job, whose environment names no other place
 
 
 class Unavailable(Exception):
@@ -27,6 +28,8 @@ def require() -> None:
         raise Unavailable(f"no {', '.join(missing)}: install slurmctld slurmd slurm-client munge")
     if os.getuid() != 0:
         raise Unavailable("a node daemon of one's own wants root")
+    if _INSTALLED.exists():
+        raise Unavailable(f"this machine has a Slurm of its own: {_INSTALLED}")
 
 
 @contextmanager
@@ -70,6 +73,10 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
     (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n", encoding="utf-8")
     environment = {**os.environ, "SLURM_CONF": str(config)}
     with ExitStack() as running:
+        _INSTALLED.parent.mkdir(exist_ok=True)
+        _INSTALLED.unlink(missing_ok=True)  # a link that leads nowhere, of tests that were killed
+        _INSTALLED.symlink_to(config)
+        running.callback(_INSTALLED.unlink, missing_ok=True)
         _start_munge(folder, running)
         for name in ("slurmctld", "slurmd"):
             _start([_program(name) or name, "-D", "-f", str(config)], folder / f"{name}.out", environment, running)

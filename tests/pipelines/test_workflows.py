@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import made_slides as made
@@ -115,9 +116,8 @@ def killed(part: str) -> bool:
             words = (process / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"predict" in words and any(word.endswith(f"parts/{part}.csv".encode()) for word in words):
-            if words[0].endswith((b"sh", b"bash")):
-                continue
+        is_ours = any(one.endswith(b"pathopatch") and two == b"predict" for one, two in pairwise(words))
+        if is_ours and any(word.endswith(f"parts/{part}.csv".encode()) for word in words):
             os.kill(int(process.name), signal.SIGKILL)
             return True
     return False
