@@ -27,6 +27,7 @@ import slurm
 PIPELINES = Path(__file__).parents[2] / "pipelines"
 BAD, SLIDES, A_PART = 4, 9, 3
 
+pytestmark = pytest.mark.timeout(900)
 pytest.importorskip("snakemake", reason="the extra `pipelines` is not installed")
 
 
