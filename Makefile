@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/pathopatch demo -o demo-work
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
