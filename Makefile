@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/pathopatch demo -o demo-work
 
 test: $(READY)
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -29,5 +29,11 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench.py
 
+# Everything for an install without a network. For processors only, on Linux: make wheelhouse \
+#   PIP_WHEEL='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_WHEEL ?=
+wheelhouse: $(READY)
+	$(BIN)/python -m pip wheel --quiet --wheel-dir wheelhouse $(PIP_WHEEL) '.[review,export,pretrained]'
+
 clean:
-	rm -rf $(VENV) demo-work build dist
+	rm -rf $(VENV) demo-work build dist wheelhouse

@@ -25,7 +25,7 @@ from pathopatch.errors import (
     WorkerCrashError,
 )
 from pathopatch.progress import Progress
-from pathopatch.provenance import read_status, update_status
+from pathopatch.statuses import read_status, update_status
 from pathopatch.tasks import OfSlide, Outcome, SlideTask
 from pathopatch.workers import Lost, Workers
 
@@ -54,7 +54,9 @@ class Failure:
     trace: str = ""
 
 
-def workers_for(tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None) -> Workers:
+def workers_for(
+    tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None, limit_bytes: int | None = None
+) -> Workers:
     """Return processes for tasks, no more than there are slides to work on; enter them before they are used.
 
     Parameters
@@ -64,13 +66,15 @@ def workers_for(tasks: Sequence[SlideTask], workers: int, *, limit_s: float | No
     workers : int
         Processes at most; with 1, or a single slide, the work is done in this process.
     limit_s : float, optional
-        See `Workers`.
+        Seconds a slide may take; see `Workers`.
+    limit_bytes : int, optional
+        Memory that a process may hold; see `Workers`.
     """
     if workers <= 1 or len(tasks) <= 1:
         return Workers(0)
     unfinished = sum(task.force or not _is_finished(task) for task in tasks)
     count = min(workers, max(1, unfinished))
-    return Workers(count, prepare=partial(_prepare, tasks[0].stage, count), limit_s=limit_s)
+    return Workers(count, prepare=partial(_prepare, tasks[0].stage, count), limit_s=limit_s, limit_bytes=limit_bytes)
 
 
 def _is_finished(task: SlideTask) -> bool:
@@ -158,6 +162,10 @@ def _lost(slide_id: str, lost: Lost) -> PathopatchError:
     if lost.is_late:
         return SlideTimeoutError(
             "the slide took longer than allowed", place=slide_id, remedy="look at its file, or allow more time"
+        )
+    if lost.is_large:
+        return OutOfMemoryError(
+            "the slide took more memory than allowed", place=slide_id, remedy="look at its file, or allow more memory"
         )
     return WorkerCrashError("the worker process died", place=slide_id)
 

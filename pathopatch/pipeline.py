@@ -7,10 +7,11 @@ check, tile, groups, train (or tune), evaluate, predict, report.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pathopatch import files, provenance
 from pathopatch.auditing import audit_text
@@ -38,7 +39,9 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
 from pathopatch.pseudonyms import pseudonymous, require_apart
-from pathopatch.tasks import Outcome, PredictTask, TileTask
+from pathopatch.runlog import logged
+from pathopatch.statuses import read_status, roll
+from pathopatch.tasks import Outcome, PredictTask, SlideTask, TileTask
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
@@ -46,7 +49,16 @@ if TYPE_CHECKING:
 
     from pathopatch.config import GroupsConfig
 
-__all__ = ["Progress", "audit_text", "check", "describe", "slides_to_predict"]  # stages, or parts, of other modules
+__all__ = [
+    "Progress",
+    "audit_text",
+    "check",
+    "describe",
+    "slides_to_predict",
+]  # stages, or parts, of other modules
+
+Task = TypeVar("Task", bound=SlideTask)
+Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 
 _MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
 
@@ -61,6 +73,8 @@ def tile(
     *,
     workers: int = 1,
     limit_s: float | None = None,
+    limit_bytes: int | None = None,
+    only_failed: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
@@ -81,6 +95,10 @@ def tile(
         Processes, one slide at a time in each.
     limit_s : float, optional
         With several processes: a slide that takes longer, to be opened or to be tiled, fails.
+    limit_bytes : int, optional
+        With several processes: a slide for which one holds more memory fails.
+    only_failed : bool
+        Leave all slides as they are but those that failed before.
     force : bool
         Redo what was made otherwise, in place of stopping.
     progress : callable, optional
@@ -94,23 +112,36 @@ def tile(
         No target mpp was given and the slides' own differ by more than 2 %.
     """
     rows = included(read_manifest(manifest_path))
-    tasks = [TileTask(row, config, work, force) for row in rows]
-    with workers_for(tasks, workers, limit_s=limit_s) as processes:
+    tasks = _asked([TileTask(row, config, work, force) for row in rows], only_failed=only_failed)
+    wanted = {task.slide_id for task in tasks}
+    with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
             one_mpp(table, config)
             write_slides(work, table, force=force)
             rows = _with_backgrounds(rows, table)
             config = _with_cohort_windows(rows, table, config, work, processes, force=force)
-        on_done = _counter("tile", len(tasks), progress)
-        outcomes = {task.slide_id: fail(task, failures[task.slide_id]) for task in tasks if task.slide_id in failures}
-        for outcome in outcomes.values():
-            on_done(outcome)
-        opened = [TileTask(row, config, work, force) for row in rows if row.slide_id not in failures]
-        outcomes |= {
-            each.slide_id: each for each in run_slides(opened, workers=processes, on_done=on_done, progress=progress)
-        }
+        counted = _counter("tile", len(tasks), progress)
+        with logged(work, "tile", counted, slides=len(tasks)) as on_done:
+            outcomes = {
+                each.slide_id: fail(each, failures[each.slide_id]) for each in tasks if each.slide_id in failures
+            }
+            for outcome in outcomes.values():
+                on_done(outcome)
+            opened = [TileTask(row, config, work, force) for row in rows if row.slide_id in wanted - failures.keys()]
+            outcomes |= {
+                each.slide_id: each
+                for each in run_slides(opened, workers=processes, on_done=on_done, progress=progress)
+            }
+    roll(work)
     return [outcomes[task.slide_id] for task in tasks]
+
+
+def _asked(tasks: list[Task], *, only_failed: bool) -> list[Task]:
+    """Return the tasks that there are to do."""
+    if not only_failed:
+        return tasks
+    return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
 
 
 def _with_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[SlideRow]:
@@ -303,12 +334,16 @@ def predict(
     slide_mpp: float | None = None,
     workers: int = 1,
     limit_s: float | None = None,
+    limit_bytes: int | None = None,
+    only_failed: bool = False,
+    totals: bool = True,
     force: bool = False,
     progress: Progress | None = None,
 ) -> list[Outcome]:
     """Predict slides; write tables, heatmaps, ``cohort.csv`` and ``patients.csv``; return what became of each.
 
-    The last two are written however the run ends, and every minute or so before.
+    The last two are written however the run ends, and every minute or so before; without `totals` they are left as they
+    are, which many runs on one folder do. For limits and `only_failed` see `tile`.
 
     `model` is the folder of a bundle, or those of several, whose mean is taken. Bundles, stride and device are checked
     before any slide: see `check_bundles`, `tiling_of` and `pick_device`.
@@ -317,7 +352,9 @@ def predict(
     require_apart(out, deidentify=config.deidentify)
     rows = pseudonymous(cohort) if config.deidentify else cohort  # those that have such names keep them
     tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
-    with workers_for(tasks, workers, limit_s=limit_s) as processes:  # which load their libraries meanwhile
+    tasks = _asked(tasks, only_failed=only_failed)
+    # The processes load their libraries meanwhile.
+    with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         from pathopatch.heatmaps import tiling_of
         from pathopatch.models import check_bundles, pick_device
         from pathopatch.totals import cohort_kept
@@ -325,8 +362,14 @@ def predict(
         # What is wrong with the command is one error, not one a slide that takes the place of what was found before.
         tiling_of(check_bundles(models), config)
         pick_device(config.device)
-        with cohort_kept(out, _counter("predict", len(tasks), progress)) as on_done:
-            return run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
+        counted = _counter("predict", len(tasks), progress)
+        with (
+            cohort_kept(out, counted) if totals else nullcontext(counted) as kept,
+            logged(out, "predict", kept, slides=len(tasks), names_nothing=config.deidentify) as on_done,
+        ):
+            outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
+    roll(out)
+    return outcomes
 
 
 def report(work: Path) -> Path:
@@ -340,25 +383,37 @@ def report(work: Path) -> Path:
 
 
 def run_study(
-    study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
+    study: StudyConfig,
+    *,
+    until: Until = "report",
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Run all stages from the manifest, or the ready patches, to the report; return what became of the slides.
 
     The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
-    prefers at the first threshold; the test split selects nothing.
+    prefers at the first threshold; the test split selects nothing. `until` names the last stage to run.
     """
     from pathopatch.training import train_many
 
     runs, work = study_runs(study), study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, workers=workers, force=force, progress=progress)
+    if until == "tile":
+        return outcomes
     groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
+    if until == "groups":
+        return outcomes
     for part in parts(work):
         train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
+    if until == "train":
+        return outcomes
     evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
-    if study.predict_split != "none":
+    if study.predict_split != "none" and until != "evaluate":
         outcomes += predict_split(study, workers=workers, force=force, progress=progress)
-    report(work)
+    if until == "report":
+        report(work)
     return outcomes
 
 

@@ -16,9 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.claims import gate
 from pathopatch.errors import DuplicateIdError, InputCorruptError, InputMissingError, StaleArtefactError
-from pathopatch.files import atomic_path, inside, plain, read_json, write_json
+from pathopatch.files import atomic_path, plain, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,7 +260,7 @@ def write_tables(path: Path, parts: Iterable[pd.DataFrame], stamp: Stamp) -> Non
     import pyarrow as pa  # here, and below: processes must start before this one has loaded all that it will need
     import pyarrow.parquet as pq
 
-    metadata = {_STAMP_KEY: _canonical(stamp.to_dict()).encode()}
+    metadata = stamped_metadata(stamp)
     writer: pq.ParquetWriter | None = None
     with atomic_path(path) as temporary:
         try:
@@ -275,6 +274,11 @@ def write_tables(path: Path, parts: Iterable[pd.DataFrame], stamp: Stamp) -> Non
         finally:
             if writer is not None:
                 writer.close()
+
+
+def stamped_metadata(stamp: Stamp) -> dict[bytes, bytes]:
+    """Return how a Parquet file carries a stamp."""
+    return {_STAMP_KEY: _canonical(stamp.to_dict()).encode()}
 
 
 def read_table(path: Path, *, slide_id: str | None = None) -> pd.DataFrame:
@@ -336,36 +340,3 @@ def json_stamp(path: Path, key: str = "stamp") -> Stamp | None:
         return None
     raw = read_json(path).get(key)
     return Stamp.from_dict(raw) if raw else None
-
-
-def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]) -> None:
-    """Write what became of one slide in one stage into ``status/<slide_id>.json``, keeping the other stages' entries.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    slide_id : str
-        A checked slide id.
-    stage : str
-        ``tile`` or ``predict``.
-    entry : mapping
-        At least ``state`` (done, done_empty, failed); times and host may stand here, and only here.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the earlier file is untouched.
-    """
-    path = inside(out, "status", f"{slide_id}.json")
-    with gate(out):  # two stages may be at one slide
-        write_json(path, {**read_status(out, slide_id), stage: dict(entry)})
-
-
-def read_status(out: Path, slide_id: str) -> dict[str, Any]:
-    """Return what is known of one slide, a key per stage; empty if nothing is or the file is damaged."""
-    path = inside(out, "status", f"{slide_id}.json")
-    try:
-        return read_json(path)
-    except (InputMissingError, InputCorruptError):
-        return {}

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pathopatch.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.manifest import Fragment, SlideRow, split_fragment
-from pathopatch.provenance import fingerprint, fingerprint_file, read_status
+from pathopatch.provenance import fingerprint, fingerprint_file
+from pathopatch.statuses import read_status
 
 _DIGITS = 16
 _PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")

@@ -6,7 +6,6 @@ written at the end of a run, however that comes, and now and then before.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from pathopatch import files, provenance
+from pathopatch import files
 from pathopatch.claims import claimed
 from pathopatch.errors import PathopatchError
 from pathopatch.heatmaps.summary import SUMMARY
+from pathopatch.statuses import StatusTable
 
 if TYPE_CHECKING:
     from pathopatch.tasks import Outcome
@@ -31,6 +31,7 @@ PATIENTS = (
     "positive_share", "largest_region_mm2", "flagged_share",
 )  # fmt: skip
 """Columns of ``patients.csv``: sums over the slides that are done, and of the largest region the largest."""
+_TEXTS = ("patient_id", "state", "code", "warnings")
 _GOOD = ("done", "done_empty")
 _EVERY_S = 60.0
 _REST = 20  # the tables take at most this part of a run: one twentieth
@@ -47,7 +48,7 @@ class CohortTables:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._known: dict[str, tuple[tuple[int, ...], dict[str, Any] | None]] = {}
+        self._statuses = StatusTable(out, COHORT[1:])
 
     def write(self) -> None:
         """Write both, each by rename; of processes that do so at a time the last one has what all wrote before.
@@ -65,18 +66,13 @@ class CohortTables:
 
     def slides(self) -> pd.DataFrame:
         """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
-        rows = [self._row(path) for path in sorted((self.out / "status").glob("*.json"))]
-        table = pd.DataFrame([row for row in rows if row is not None], columns=list(COHORT))
-        return table.astype(dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64"))
-
-    def _row(self, path: Path) -> dict[str, Any] | None:
-        """Return what a status file says of a slide's prediction; None if nothing."""
-        status = os.stat(path)  # noqa: PTH116
-        written = (status.st_mtime_ns, status.st_ino, status.st_size)
-        if path.stem not in self._known or self._known[path.stem][0] != written:
-            entry = provenance.read_status(self.out, path.stem).get("predict")
-            self._known[path.stem] = written, _row(path.stem, entry) if entry else None
-        return self._known[path.stem][1]
+        found = self._statuses.read()
+        table = found[found["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
+        for name in _TEXTS:
+            table[name] = table[name].astype(object).where(table[name].notna(), "")
+        types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
+        known: pd.DataFrame = table.astype(types)
+        return known
 
 
 def write_cohort(out: Path) -> None:
@@ -132,14 +128,6 @@ def cohort_kept(
             tables.write()
         raise
     tables.write()
-
-
-def _row(slide_id: str, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return what a slide's status says; a slide that failed shows no numbers of an earlier run."""
-    found = {"slide_id": slide_id, "patient_id": entry.get("patient_id", "")}
-    found |= {name: entry.get(name, "") for name in ("state", "code")}
-    found["warnings"] = "; ".join(entry.get("warnings", ()))
-    return {**found, **entry.get("counts", {}), **entry.get("summary", {})}
 
 
 def patient_table(slides: pd.DataFrame) -> pd.DataFrame:

@@ -17,9 +17,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from pathopatch.errors import InputUnsupportedError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -28,11 +31,16 @@ _CONTEXT = get_context("spawn")
 _GRACE_S = 10.0  # for a process without work to end by itself
 
 
+_LOOK_S = 0.5  # between two looks at how much memory processes hold
+_STATM = Path("/proc/self/statm")
+
+
 @dataclass(frozen=True)
 class Lost:
-    """A piece of work that has no result: its process died at it, or was ended since it took too long."""
+    """A piece of work that has no result: its process died at it, or was ended for its time or its memory."""
 
     is_late: bool = False
+    is_large: bool = False
 
 
 @dataclass
@@ -57,12 +65,31 @@ class Workers:
     limit_s : float, optional
         A process that is longer at one piece, its start included, is ended; None: never. Without effect in this
         process.
+    limit_bytes : int, optional
+        A process that holds more resident memory while it is at a piece is ended; None: never. Without effect in this
+        process.
+
+    Raises
+    ------
+    InputUnsupportedError
+        This system does not say how much memory a process holds.
     """
 
-    def __init__(self, count: int, *, prepare: Callable[[], None] | None = None, limit_s: float | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        prepare: Callable[[], None] | None = None,
+        limit_s: float | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:
+        if limit_bytes is not None and not _STATM.exists():
+            raise InputUnsupportedError(
+                "this system does not say how much memory a process holds", remedy="leave out --memory-gb"
+            )
         self.count = count
         self._prepare = prepare
-        self.limit_s = limit_s
+        self.limit_s, self.limit_bytes = limit_s, limit_bytes
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
@@ -99,7 +126,7 @@ class Workers:
             return
         again: list[int] = []
         for index, result in self._share(work, enumerate(items), self.count):
-            if isinstance(result, Lost) and not result.is_late:
+            if isinstance(result, Lost) and not (result.is_late or result.is_large):
                 again.append(index)
             else:
                 yield index, result
@@ -119,13 +146,15 @@ class Workers:
             if not busy:
                 return
             first = min(worker.due for worker in busy)
-            patience = None if first == math.inf else max(0.0, first - time.monotonic())
-            wait([worker.pipe for worker in busy], patience)
+            patience = min(first - time.monotonic(), math.inf if self.limit_bytes is None else _LOOK_S)
+            wait([worker.pipe for worker in busy], None if patience == math.inf else max(0.0, patience))
             for worker in busy:
                 if worker.pipe.poll():
                     yield self._take(worker)
                 elif worker.due <= time.monotonic():
                     yield self._end(worker, Lost(is_late=True))
+                elif self.limit_bytes is not None and _resident_bytes(worker.process) > self.limit_bytes:
+                    yield self._end(worker, Lost(is_large=True))
 
     def _give(self, index: int, piece: tuple[Any, Any]) -> _Worker:
         """Return the process that is at a piece from now on, a new one if none is free."""
@@ -165,6 +194,15 @@ class Workers:
         process.start()
         theirs.close()  # the process has the only other end, so that its death closes the pipe
         return _Worker(process, ours)
+
+
+def _resident_bytes(process: SpawnProcess) -> int:
+    """Return how much memory a process holds; 0 of one that is gone."""
+    try:
+        pages = Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:

@@ -16,6 +16,17 @@ sys.path.append(str(Path(__file__).parent))  # so that tests can say `import mad
 
 pytest_plugins = ["array_slides"]
 
+_LONG = (
+    "test_workflows.py", "test_study.py", "test_kill_training.py", "test_cli.py", "test_kill.py", "test_page.py",
+    "test_audit_pages.py", "test_ranks.py",
+)  # fmt: skip
+"""Files of tests that take longest, the longest first: begun last, one core would be at them alone."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

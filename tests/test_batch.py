@@ -19,7 +19,7 @@ from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.progress import Progress
-from pathopatch.provenance import read_status, update_status
+from pathopatch.statuses import read_status, update_status
 from pathopatch.tasks import Outcome
 
 
@@ -125,6 +125,6 @@ def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> No
         out = tmp_path / str(workers)
         outcomes = pipeline.predict(rows, tmp_path / "model", out, config, workers=workers)
         assert [(each.slide_id, each.state) for each in outcomes] == [("s0", "done"), ("s1", "done")]
-        files = [path for path in out.rglob("*") if path.is_file() and path.parent.name != "status"]
+        files = [path for path in out.rglob("*") if path.is_file() and path.parent.name not in ("status", "logs")]
         written.append({path.relative_to(out): path.read_bytes() for path in files})
     assert written[0] == written[1]

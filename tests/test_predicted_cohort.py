@@ -48,7 +48,8 @@ def predict(
     lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
-    options = {name: changed.pop(name) for name in ("workers", "force", "progress") if name in changed}
+    names = ("workers", "force", "progress", "only_failed", "totals")
+    options = {name: changed.pop(name) for name in names if name in changed}
     config = CONFIG.model_copy(update=changed)
     return pipeline.predict(rows, [folder / name for name in models], folder / "out", config, **options)
 
@@ -131,3 +132,20 @@ def test_a_bundle_that_was_trained_anew_in_its_place_is_read_anew(folder: Path) 
     torch.manual_seed(1)
     save_bundle(folder / "model", build_network("small-groupnorm", 3), read_spec(folder / "model"))
     assert [outcome.code for outcome in predict(folder)][0] == "STALE_ARTEFACT"
+
+
+def test_only_what_failed_is_tried_again_when_that_is_asked_for(folder: Path) -> None:
+    assert [each.state for each in predict(folder)] == ["done", "failed", "done"]
+    mended = made.disc_image(96, 80, (50, 40), 28, tissue=(180, 90, 150), glass=(245, 245, 245))
+    made.write_aperio(folder / "spoilt.svs", mended, levels=1)
+    found = predict(folder, only_failed=True)
+    assert [(each.slide_id, each.state) for each in found] == [("spoilt", "done")]
+    assert predict(folder, only_failed=True) == []
+    assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "other": "done", "spoilt": "done"}
+
+
+def test_many_runs_on_one_folder_may_leave_the_totals_to_one(folder: Path) -> None:
+    predict(folder, totals=False)
+    assert not (folder / "out" / "cohort.csv").exists()
+    predict(folder)
+    assert len(table(folder, "cohort.csv")) == 3

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pathopatch import files, provenance
+from pathopatch import files, provenance, statuses
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputCorruptError, StaleArtefactError
 from pathopatch.provenance import Stamp
@@ -73,9 +73,9 @@ def test_a_cut_table_is_corrupt(tmp_path: Path) -> None:
 
 
 def test_a_slides_status_keeps_the_other_stages(tmp_path: Path) -> None:
-    provenance.update_status(tmp_path, "a", "tile", {"state": "done"})
-    provenance.update_status(tmp_path, "a", "predict", {"state": "failed"})
-    assert provenance.read_status(tmp_path, "a") == {"tile": {"state": "done"}, "predict": {"state": "failed"}}
+    statuses.update_status(tmp_path, "a", "tile", {"state": "done"})
+    statuses.update_status(tmp_path, "a", "predict", {"state": "failed"})
+    assert statuses.read_status(tmp_path, "a") == {"tile": {"state": "done"}, "predict": {"state": "failed"}}
 
 
 @pytest.mark.parametrize("limit", [2**30, 100])  # hashed whole; by names, sizes, samples and metadata

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pathopatch import provenance
+from pathopatch import statuses
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.provenance import update_status
+from pathopatch.statuses import update_status
 from pathopatch.tasks import Outcome
 from pathopatch.totals import COHORT, PATIENTS, CohortTables, cohort_kept, write_cohort
 
@@ -83,20 +83,18 @@ def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_ta
 
 def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    honest = provenance.read_status
+    honest = statuses._of_file
 
-    def counted(out: Path, slide_id: str) -> dict[str, Any]:
-        read.append(slide_id)
-        return honest(out, slide_id)
+    def counted(path: Path) -> dict[str, Any]:
+        read.append(path.stem)
+        return honest(path)
 
     add(tmp_path, "a", "A", tissue_mm2=1.0)
     add(tmp_path, "b", "A", tissue_mm2=1.0)
     tables = CohortTables(tmp_path)
-    monkeypatch.setattr(provenance, "read_status", counted)
+    monkeypatch.setattr(statuses, "_of_file", counted)
     tables.write()
-    monkeypatch.setattr(provenance, "read_status", honest)
     add(tmp_path, "b", "A", tissue_mm2=3.0)
-    monkeypatch.setattr(provenance, "read_status", counted)
     tables.write()
     assert read == ["a", "b", "b"]
     assert pd.read_csv(tmp_path / "cohort.csv")["tissue_mm2"].tolist() == [1.0, 3.0]

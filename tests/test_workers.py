@@ -28,6 +28,10 @@ def work(item: Item) -> str:
         os.abort()
     if name == "hangs":
         time.sleep(600)
+    if name == "grows":
+        held = bytearray(os.urandom(1)) * 600_000_000
+        time.sleep(600)
+        return str(len(held))
     return name.upper()
 
 
@@ -51,6 +55,13 @@ def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path
         results = dict(workers.run(work, [(tmp_path / "log", name) for name in ("hangs", "a")]))
     assert results == {0: Lost(is_late=True), 1: "A"}
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"hangs": 1, "a": 1}
+
+
+def test_a_piece_that_takes_too_much_memory_is_given_up_once_and_for_all(tmp_path: Path) -> None:
+    with Workers(2, limit_bytes=500_000_000) as workers:
+        results = dict(workers.run(work, [(tmp_path / "log", name) for name in ("grows", "a", "b")]))
+    assert results == {0: Lost(is_large=True), 1: "A", 2: "B"}
+    assert Counter(name for name, _ in logged(tmp_path / "log")) == {"grows": 1, "a": 1, "b": 1}
 
 
 def test_processes_live_through_several_lists_and_end_with_the_block(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -23,6 +23,8 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     reviewing.review,
     studies.run,
     studies.demo,
+    upkeep.status,
+    upkeep.index,
     upkeep.clean,
     upkeep.doctor,
 )
@@ -34,14 +36,36 @@ _EXPORTS: dict[str, Callable[..., Any]] = {
     "review": exporting.export_review,
 }
 
+_HELP = (
+    "Patch-wise tumour classification that does not learn the tissue-area shortcut. "
+    "Research use only, not for diagnosis."
+)
+
 app = typer.Typer(
     name="pathopatch",
-    help="Patch-wise tumour classification that does not learn the tissue-area shortcut. "
-    "Research use only, not for diagnosis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        from importlib.metadata import version
+
+        print(f"pathopatch {version('pathopatch')}")
+        raise typer.Exit
+
+
+@app.callback(help=_HELP)
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    pass
+
+
 for command in _COMMANDS:
     app.command()(command)
 

@@ -24,6 +24,10 @@ Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide a
 Timeout = Annotated[
     float | None, typer.Option(min=1, help="With several workers: give up a slide that takes more seconds.")
 ]
+MemoryGb = Annotated[
+    float | None, typer.Option(min=0.1, help="With several workers: give up a slide for which one holds more GB.")
+]
+RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Only the slides that failed before.")]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]
 SlideMpp = Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")]
 Method = Annotated[
@@ -46,6 +50,11 @@ def cuts(text: str) -> tuple[float, ...] | None:
         return tuple(float(part) for part in text.split(",")) if text else None
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no list of numbers") from error
+
+
+def in_bytes(gigabytes: float | None) -> int | None:
+    """Return a number of GB in bytes."""
+    return None if gigabytes is None else int(gigabytes * 1e9)
 
 
 def with_options(config: Config, **values: object) -> Any:

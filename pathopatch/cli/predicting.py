@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from pathopatch.cli.options import Device, DryRun, Force, Out, Quiet, SlideMpp, Timeout, Work, Workers, with_options
+from pathopatch.cli.options import (
+    Device,
+    DryRun,
+    Force,
+    MemoryGb,
+    Out,
+    Quiet,
+    RetryFailed,
+    SlideMpp,
+    Timeout,
+    Work,
+    Workers,
+    in_bytes,
+    with_options,
+)
 from pathopatch.cli.output import finish, progress_bars, say, show_plan
 
 
@@ -38,6 +52,11 @@ def predict(
     device: Device = "auto",
     workers: Workers = 1,
     timeout: Timeout = None,
+    memory_gb: MemoryGb = None,
+    retry_failed: RetryFailed = False,
+    no_totals: Annotated[
+        bool, typer.Option("--no-totals", help="Leave cohort.csv and patients.csv to a later `pathopatch index`.")
+    ] = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -75,6 +94,9 @@ def predict(
             slide_mpp=slide_mpp,
             workers=workers,
             limit_s=timeout,
+            limit_bytes=in_bytes(memory_gb),
+            only_failed=retry_failed,
+            totals=not no_totals,
             force=force,
             progress=progress,
         )

@@ -11,13 +11,16 @@ from pathopatch.cli.options import (
     DryRun,
     Force,
     Manifest,
+    MemoryGb,
     Out,
     Quiet,
+    RetryFailed,
     SlideMpp,
     Source,
     Timeout,
     WarnShift,
     Workers,
+    in_bytes,
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, show_plan
@@ -27,6 +30,10 @@ def check(
     manifest: Manifest,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Work folder for slides.parquet.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Do not look for tissue, shifts and saturation.")] = False,
+    slides_per_part: Annotated[
+        int | None,
+        typer.Option(min=1, help="Open no slide: write the manifest in parts of so many slides to OUT/parts/."),
+    ] = None,
     warn_shift_um: WarnShift = None,
     quiet: Quiet = False,
     force: Force = False,
@@ -34,6 +41,14 @@ def check(
     """Check a manifest and open every slide in it; report every problem in one go, and what each slide is."""
     from pathopatch import pipeline
 
+    if slides_per_part is not None:
+        if out is None:
+            raise typer.BadParameter("--slides-per-part writes to OUT/parts/: give --out")
+        from pathopatch.manifest import read_manifest, write_parts
+
+        for path in write_parts(read_manifest(manifest), out / "parts", slides_per_part):
+            print(path)
+        return
     measure = None if quick else _looking(warn_shift_um)
     with progress_bars(quiet) as progress:
         slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
@@ -103,6 +118,8 @@ def tile(
     warn_shift_um: WarnShift = None,
     workers: Workers = 1,
     timeout: Timeout = None,
+    memory_gb: MemoryGb = None,
+    retry_failed: RetryFailed = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
     force: Force = False,
@@ -138,7 +155,15 @@ def tile(
         return
     with progress_bars(quiet) as progress:
         outcomes = pipeline.tile(
-            manifest, out, config, workers=workers, limit_s=timeout, force=force, progress=progress
+            manifest,
+            out,
+            config,
+            workers=workers,
+            limit_s=timeout,
+            limit_bytes=in_bytes(memory_gb),
+            only_failed=retry_failed,
+            force=force,
+            progress=progress,
         )
     finish(outcomes)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from pathopatch.cli.output import finish, progress_bars, say
 def run(
     study: Annotated[Path, typer.Argument(help="TOML study file.", metavar="STUDY.toml", show_default=False)],
     workers: Workers = 1,
+    until: Annotated[
+        Literal["tile", "groups", "train", "evaluate", "predict", "report"], typer.Option(help="The last stage to run.")
+    ] = "report",
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -27,10 +30,13 @@ def run(
 
         say(search_text(pipeline.study_runs(settings), settings.tune))
     with progress_bars(quiet) as progress:
-        outcomes = pipeline.run_study(settings, workers=workers, force=force, progress=progress)
-    print(pipeline.audit_text(settings.work))
-    print(pipeline.comparison_text(settings.work))
-    print(f"report: {settings.work / 'report' / 'index.html'}")
+        outcomes = pipeline.run_study(settings, until=until, workers=workers, force=force, progress=progress)
+    if until != "tile":
+        print(pipeline.audit_text(settings.work))
+    if until in ("evaluate", "predict", "report"):
+        print(pipeline.comparison_text(settings.work))
+    if until == "report":
+        print(f"report: {settings.work / 'report' / 'index.html'}")
     finish(outcomes)
 
 

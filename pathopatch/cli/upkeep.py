@@ -1,4 +1,4 @@
-"""What one types to look after a work folder and a machine: clean, doctor."""
+"""What one types to look after a work folder and a machine: status, index, clean, doctor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,35 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import Force, Quiet
-from pathopatch.cli.output import say
+from pathopatch.cli.output import progress_bars, say
+
+
+def status(
+    out: Annotated[Path, typer.Argument(help="Work folder.", metavar="OUT", show_default=False)],
+    slides: Annotated[bool, typer.Option("--slides", help="List every slide, however many there are.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="The exit code only.")] = False,
+    force: Force = False,
+) -> None:
+    """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
+    from pathopatch.standing import standing
+
+    found = standing(out)
+    if not quiet:
+        print(found.text(all_slides=slides))
+    if found.exit_code:
+        raise typer.Exit(found.exit_code)
+
+
+def index(
+    out: Annotated[Path, typer.Argument(help="Folder that predict wrote.", metavar="OUT", show_default=False)],
+    quiet: Quiet = False,
+    force: Annotated[bool, typer.Option("--force", help="Write what is current anew, too.")] = False,
+) -> None:
+    """Gather all predictions into index/: Parquet tables of slides and patches for DuckDB, Polars and others."""
+    from pathopatch.indexing import write_index
+
+    with progress_bars(quiet) as progress:
+        print(write_index(out, force=force, progress=progress))
 
 
 def clean(

@@ -34,13 +34,12 @@ from pathopatch.provenance import (
     fingerprint_file,
     is_current,
     json_stamp,
-    read_status,
     require_same_source,
     table_stamp,
-    update_status,
     write_tables,
 )
 from pathopatch.slides import Slide
+from pathopatch.statuses import read_status, update_status
 
 STAGE = "predict"
 _PROBES, _PROBE_PX = 6, 32  # per axis

@@ -5,6 +5,7 @@ from pathopatch.manifest.ids import slide_id_from_path, valid_slide_id
 from pathopatch.manifest.paths import Fragment, expanded, split_fragment
 from pathopatch.manifest.read import read_manifest
 from pathopatch.manifest.rows import SPLITS, Manifest, SlideRow
+from pathopatch.manifest.write import manifest_text, write_parts
 
 __all__ = [
     "ANNOTATION_SUFFIXES",
@@ -13,8 +14,10 @@ __all__ = [
     "Manifest",
     "SlideRow",
     "expanded",
+    "manifest_text",
     "read_manifest",
     "slide_id_from_path",
     "split_fragment",
     "valid_slide_id",
+    "write_parts",
 ]

@@ -11,16 +11,9 @@ from pathopatch.config import TileConfig
 from pathopatch.files import inside
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore, store_source, store_stamp
-from pathopatch.provenance import (
-    Stamp,
-    fingerprint,
-    fingerprint_file,
-    is_current,
-    read_status,
-    require_same_source,
-    table_stamp,
-)
+from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, require_same_source, table_stamp
 from pathopatch.slides import Slide
+from pathopatch.statuses import read_status
 
 STAGE = "tile"
 _PROBES = 8  # per axis

@@ -33,17 +33,9 @@ from pathopatch.patches.ready_list import LIST_NAME, read_list
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.patches.tile import COLUMNS, TileResult, write_status
 from pathopatch.patches.tissue import TissueModel, fit_tissue
-from pathopatch.provenance import (
-    Stamp,
-    fingerprint,
-    fingerprint_file,
-    is_current,
-    read_status,
-    read_table,
-    update_status,
-    write_table,
-)
+from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, read_table, write_table
 from pathopatch.slides.background import guess_background
+from pathopatch.statuses import read_status, update_status
 
 _SHEET_PX = 4096
 _BATCH_BYTES = 32 * 2**20

@@ -29,14 +29,9 @@ from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
 from pathopatch.patches.source import source_record
 from pathopatch.patches.store_writer import StoreWriter
-from pathopatch.provenance import (
-    Stamp,
-    read_status,
-    read_table,
-    update_status,
-    write_table,
-)
+from pathopatch.provenance import Stamp, read_table, write_table
 from pathopatch.slides import Slide
+from pathopatch.statuses import read_status, update_status
 
 COLUMNS = (
     "patch_id",

@@ -25,11 +25,11 @@ from pathopatch.provenance import (
     fingerprint,
     fingerprint_file,
     json_stamp,
-    read_status,
     read_table,
     require_schema,
     table_stamp,
 )
+from pathopatch.statuses import read_status, slide_ids
 
 SPLITS = ("train", "val", "test")
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
@@ -211,7 +211,7 @@ def _slides(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame:
         str(row["slide_id"]): {str(key): value for key, value in row.items()} for row in checked.to_dict("records")
     }
     names = {*known, *(path.stem for path in work.glob("patches/*.parquet"))}
-    names |= {path.stem for path in work.glob("status/*.json")}
+    names |= set(slide_ids(work))
     return pd.DataFrame(
         [row for name in sorted(map(str, names)) for row in _slide(work, name, known.get(name, {}), groups)]
     )

@@ -13,10 +13,10 @@ from typing import Any
 from pathopatch.errors import InputMissingError, PathopatchError
 from pathopatch.heatmaps import FACTS
 from pathopatch.manifest import SlideRow, read_manifest, valid_slide_id
-from pathopatch.provenance import read_status
 from pathopatch.pseudonyms import pseudonym
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_facts
+from pathopatch.statuses import read_status, slide_ids
 
 _OPEN_SLIDES = 8
 _COUNTS = ("patches", "predicted", "tumour")
@@ -216,7 +216,7 @@ class ReviewedCohort:
     def _refresh(self) -> None:
         """Read the rows of new slides and of those whose files have changed, and forget those that are gone."""
         folders = self._folders_now()
-        status = {path[:-5] for path in _names(self.out / "status") if path.endswith(".json")}
+        status = set(slide_ids(self.out))
         heatmaps = set(_names(self.out / "heatmaps"))
         known: dict[str, tuple[_Mark, dict[str, Any]]] = {}
         for slide_id in sorted(each for each in status | heatmaps if valid_slide_id(each)):
@@ -224,7 +224,7 @@ class ReviewedCohort:
             before = self._rows.get(slide_id)
             if before is not None and before[0] == mark:
                 known[slide_id] = before
-            elif any(mark) and (row := _row(self.out, slide_id)) is not None:
+            elif (any(mark) or slide_id in status) and (row := _row(self.out, slide_id)) is not None:
                 known[slide_id] = mark, row
         self._rows, self._folders = known, folders
 

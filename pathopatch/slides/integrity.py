@@ -13,8 +13,17 @@ import tifffile
 
 from pathopatch.errors import InputCorruptError, InputTooLargeError, PathopatchError
 
-DECODING_ERRORS = (ValueError, RuntimeError, TypeError, LookupError, OSError, struct.error, ArithmeticError)
-"""What tifffile and imagecodecs raise on broken input (their own errors are children of these)."""
+DECODING_ERRORS = (
+    ValueError,
+    RuntimeError,
+    TypeError,
+    LookupError,
+    OSError,
+    struct.error,
+    ArithmeticError,
+    SyntaxError,
+)
+"""What tifffile and imagecodecs raise on broken input: their own errors are children of these, XML's is the last."""
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
@@ -40,7 +49,10 @@ def checked_tiff(path: Path) -> Iterator[Any]:
         A page claims more pixels than its bytes could hold.
     """
     try:
+        _refuse_endless(path)
         tiff = tifffile.TiffFile(path, _multifile=False)  # never the other files that OME-XML may name
+    except PathopatchError:
+        raise
     except DECODING_ERRORS as error:
         raise _corrupt(path, f"its structure cannot be read: {error}") from error
     with tiff:
@@ -84,6 +96,40 @@ def check_tiff(tiff: Any, path: Path) -> None:
 
 def _corrupt(path: Path, what: str) -> InputCorruptError:
     return InputCorruptError(what, place=str(path), remedy="copy the file again from its source")
+
+
+def _refuse_endless(path: Path) -> None:
+    """Refuse a file one of whose directories is followed by an earlier one: libraries go round for minutes.
+
+    Where the chain breaks is not seen here. Of a classic file beyond 4 GiB, such as NDPI writes, nothing is said: its
+    offsets are longer than they look.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        signature = stream.read(4)
+        order = "<" if signature[:2] == b"II" else ">"
+        is_big = signature in (b"II+\0", b"MM\0+")
+        if not is_big and size > 2**32:
+            return
+        count_format, tag_bytes, offset_format = ("Q", 20, "Q") if is_big else ("H", 12, "I")
+        count_format, offset_format = order + count_format, order + offset_format
+        stream.seek(8 if is_big else 4)
+        seen: set[int] = set()
+        while True:
+            (offset,) = _unpacked(offset_format, stream.read(struct.calcsize(offset_format)))
+            if offset in seen:
+                raise _corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
+            if not 0 < offset < size:
+                return
+            seen.add(offset)
+            stream.seek(offset)
+            (count,) = _unpacked(count_format, stream.read(struct.calcsize(count_format)))
+            stream.seek(min(size, stream.tell() + count * tag_bytes))
+
+
+def _unpacked(form: str, raw: bytes) -> tuple[int, ...]:
+    """Return numbers; 0, which ends a chain, where the file ends early."""
+    return struct.unpack(form, raw) if len(raw) == struct.calcsize(form) else (0,)
 
 
 def _check_chain(tiff: Any, path: Path) -> None:

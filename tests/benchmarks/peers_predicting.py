@@ -5,17 +5,13 @@ each one's own table (CSV, CSV, Zarr), and of us the search for tissue, which th
 before, but for wsinfer, which loads it in a tenth of a second within. wsinfer has its defaults, by which it reads
 through TiffSlide; its command line fetches a list of models when it starts, so its functions are called.
 
-What limits whom, ms a patch (tf_efficientnet_lite0, float32, a processor with AVX-512, other work beside):
+What limits whom, ms a patch (tf_efficientnet_lite0, float32, one thread, a processor with AVX2, nothing beside):
 
-- The forward pass is nearly all. With channels first, as both peers have it, it takes 70 to 85, with channels last, as
-  we have it, 43 to 50: that is our lead. Batch norms are a seventh of it. Folded into the convolutions before them they
-  leave 29 to 32, with the same logits; wsinfer does so under ``--speedup``, off by default: 51 to 52 with all.
-- Reading and scaling: wsinfer 1.0 (2.5 through OpenSlide), tiatoolbox 3.1 to 3.4, half of it scaling. Ours, with the
-  search for tissue and what is measured of each patch, 5 to 8 on this slide, which is no larger than its overview, and
-  3.2 on one of four times the area.
-- bfloat16 would halve our pass, to 20 to 24, but is not taken of itself: this network's last layer is random, logits of
-  14 on average move by up to 3.5, and a probability by 0.09. With folded norms, and float32 to the end of the first
-  stage, no probability of these patches moved by more than 0.005, at 16 to 18.
+- The forward pass is nearly all: 34 as we have it, channels last, batch norms folded into the convolutions, a few
+  patches at a time; 130 as both peers have it, channels first, whole batches. wsinfer folds under ``--speedup``, which
+  is off by default.
+- Reading and scaling: ours, with the search for tissue and what is measured of each patch, 4 to 5 on this slide, which
+  is no larger than its overview, and 2.8 to 4 on one of four times the area.
 """
 
 from __future__ import annotations

@@ -21,9 +21,10 @@ from pathopatch.manifest import read_manifest
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
-from pathopatch.provenance import Stamp, read_status, read_table, update_status, write_tables
+from pathopatch.provenance import Stamp, read_table, write_tables
 from pathopatch.slides import open_slide
 from pathopatch.slides.slide import Slide
+from pathopatch.statuses import read_status, update_status
 
 MODALITIES = "demo-multimodal"
 """Id of the made slide of CARS, TPEF and SHG."""

@@ -22,8 +22,8 @@ from pathopatch.heatmaps import folder
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.manifest import SlideRow
 from pathopatch.plan import predict_plan
-from pathopatch.provenance import read_status, update_status
 from pathopatch.pseudonyms import pseudonym, pseudonymous, require_apart
+from pathopatch.statuses import read_status, update_status
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1, deidentify=True)
 NAMES = ("MRS-SMITH", "S0M3-1D", "P4T13NT", MARKER)

@@ -24,7 +24,8 @@ from pathopatch.errors import DiskFullError
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = TileConfig(patch_px=32)
-read = lambda: {str(p): p.read_bytes() for p in out.rglob("*") if p.is_file() and "status" not in str(p)}
+times = ("status", "logs")
+read = lambda: {str(p): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.parent.name not in times}
 said = {"first": [o.state for o in pipeline.tile(folder / "one.csv", out, config)]}
 before = read()
 with (out / "filler").open("wb", buffering=0) as filler:

@@ -23,9 +23,10 @@ from pathopatch.batch import exit_code
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputCorruptError
 from pathopatch.patches import is_tiled
-from pathopatch.provenance import read_status, read_table
+from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
 from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.statuses import read_status
 from pathopatch.tasks import Outcome
 
 Row = dict[str, str]
@@ -271,7 +272,7 @@ def failed_alone(bad: Outcome, out: Path, code: str, said: str) -> None:
     assert said in bad.message
     entry = read_status(out, bad.slide_id)["tile"]
     assert (entry["state"], entry["code"]) == ("failed", code)
-    assert not [name for name in files(out) if bad.slide_id in name and not name.startswith("status")]
+    assert not [name for name in files(out) if bad.slide_id in name and not name.startswith(("status", "logs"))]
     assert not [name for name in files(out) if ".tmp-" in name]
 
 

@@ -15,7 +15,7 @@ import pytest
 from made_model import write_model
 
 from pathopatch.faultpoints import VARIABLE
-from pathopatch.provenance import read_status
+from pathopatch.statuses import read_status
 
 POINTS = ("chunk", "rename", "renamed")
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
@@ -76,7 +76,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def artefacts(out: Path) -> dict[str, bytes]:
     """Every finished file but status, which holds times; what is temporary is not finished."""
     files = [path for path in out.rglob("*") if path.is_file() and ".tmp-" not in str(path)]
-    return {str(p.relative_to(out)): p.read_bytes() for p in files if p.relative_to(out).parts[0] != "status"}
+    return {
+        str(p.relative_to(out)): p.read_bytes() for p in files if p.relative_to(out).parts[0] not in ("status", "logs")
+    }
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -24,7 +24,7 @@ from pathopatch.claims import GATE, claimed, is_claimed, of_slide
 from pathopatch.clean import find
 from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.manifest import SlideRow
-from pathopatch.provenance import read_status, update_status
+from pathopatch.statuses import read_status, update_status
 from pathopatch.tasks import PredictTask, SlideTask, TileTask
 
 WORKERS = 4

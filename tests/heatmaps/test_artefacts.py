@@ -24,8 +24,9 @@ from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.patches.analysis import SlideAnalysis
-from pathopatch.provenance import read_status, read_table
+from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
+from pathopatch.statuses import read_status
 
 GLASS, TISSUE, TUMOUR = 10, 100, 200
 

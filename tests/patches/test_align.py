@@ -14,7 +14,7 @@ import pytest
 from pathopatch.config import RegistrationConfig, TileConfig
 from pathopatch.errors import StaleArtefactError
 from pathopatch.patches import PatchStore, tile_slide
-from pathopatch.provenance import read_status
+from pathopatch.statuses import read_status
 
 Make = Callable[..., Any]
 ALIGNED = TileConfig(patch_px=64, registration=RegistrationConfig(align=True))

@@ -14,7 +14,8 @@ from pathopatch.config import EvaluateConfig, TrainConfig
 from pathopatch.evaluation.evaluate import group_table, judge_predictions, sweep_table
 from pathopatch.files import write_bytes, write_json
 from pathopatch.groups import assign_groups, audit
-from pathopatch.provenance import Stamp, update_status, write_table
+from pathopatch.provenance import Stamp, write_table
+from pathopatch.statuses import update_status
 
 QUICK = EvaluateConfig(bootstrap=40)
 THRESHOLDS = (0.25, 0.5)

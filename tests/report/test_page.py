@@ -20,8 +20,9 @@ from pathopatch.errors import StaleArtefactError
 from pathopatch.evaluation import compare, comparison_table
 from pathopatch.files import read_json, write_bytes, write_json
 from pathopatch.groups import audit
-from pathopatch.provenance import Stamp, update_status, write_table
+from pathopatch.provenance import Stamp, write_table
 from pathopatch.report import write_report
+from pathopatch.statuses import update_status
 
 QUICK = EvaluateConfig(bootstrap=40)
 

@@ -16,11 +16,12 @@ from pathopatch import pipeline
 from pathopatch.errors import InputMissingError
 from pathopatch.files import read_json, write_json
 from pathopatch.heatmaps import FACTS
-from pathopatch.provenance import Stamp, fingerprint, read_status, update_status
+from pathopatch.provenance import Stamp, fingerprint
 from pathopatch.pseudonyms import pseudonymous
 from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import facts, values
+from pathopatch.statuses import read_status, update_status
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -160,3 +161,35 @@ def test_pixels_in_other_files_are_not_followed(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint16), description=elsewhere, metadata=None)
     with pytest.raises((InputCorruptError, InputUnsupportedError)):
         open_slide(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+def test_directories_that_go_round_are_refused_at_once(tmp_path: Path, is_big: bool) -> None:
+    """Found by the fuzzer: tifffile walks round them two to the 32 times."""
+    path = tmp_path / "round.tif"
+    tifffile.imwrite(path, np.zeros((3, 16, 16), np.uint8), photometric="minisblack", bigtiff=is_big)
+    with tifffile.TiffFile(path) as tiff:
+        first, last = tiff.pages[1].offset, tiff.pages[-1]
+        end = last.offset + (8 + 20 * len(last.tags) if is_big else 2 + 12 * len(last.tags))
+    with path.open("r+b") as stream:
+        stream.seek(end)
+        stream.write(first.to_bytes(8 if is_big else 4, "little"))
+    started = time.monotonic()
+    with pytest.raises(InputCorruptError, match=f"the one at byte {first} comes twice"):
+        open_slide(path, mpp=0.5)
+    assert time.monotonic() - started < 5
+
+
+def test_a_leica_description_that_is_no_xml_is_refused(tmp_path: Path) -> None:
+    """Found by the fuzzer: what parses XML raises an error of its own kind."""
+    made.write_scn(
+        tmp_path / "a.tif",
+        made.disc_image(64, 48, (30, 20), 12, tissue=(9, 9, 9), glass=(99, 99, 99)),
+        (5, 5),
+        (80, 80),
+    )
+    content = (tmp_path / "a.tif").read_bytes()
+    at = content.index(b"</")
+    (tmp_path / "a.tif").write_bytes(content[: at + 2] + b"?" + content[at + 3 :])
+    with pytest.raises(InputCorruptError, match="structure cannot be read"):
+        open_slide(tmp_path / "a.tif", mpp=0.5)

@@ -1,0 +1,32 @@
+# The manifest in parts, and a job a part. Slides that are done are left as they are, so that a job may end at any time and be begun
+# again. Exit code 3 says that some slides failed: the job is done, and the summary lists them.
+rule split:
+    input:
+        config["manifest"],
+    output:
+        expand(OUT + "/parts/{part}.csv", part=PARTS),
+    params:
+        out=shlex.quote(OUT),
+    shell:
+        "pathopatch check {input:q} -o {params.out} --slides-per-part {config[slides_per_job]}"
+
+
+rule predict:
+    input:
+        manifest=OUT + "/parts/{part}.csv",
+        models=expand("{model}/model.json", model=config["models"]),
+    output:
+        touch(OUT + "/parts/{part}.done"),
+    log:
+        OUT + "/logs/part-{part}.txt",
+    params:
+        models=" ".join(f"--model {shlex.quote(model)}" for model in config["models"]),
+        out=shlex.quote(OUT),
+        memory_gb=config["memory_gb"] / config["workers"],
+    threads: config["workers"]
+    resources:
+        mem_mb=int(config["memory_gb"] * 1000),
+    shell:
+        "code=0; pathopatch predict {input.manifest:q} {params.models} -o {params.out}"
+        " --workers {threads} --timeout {config[timeout_s]} --memory-gb {params.memory_gb} --no-totals --quiet"
+        " {config[options]} > {log:q} 2>&1 || code=$?; test $code -eq 0 -o $code -eq 3"

@@ -1,0 +1,15 @@
+# What is done by now is found done; what is left is to judge the runs, to predict with the best of them, and the report.
+rule results:
+    input:
+        expand(WORK + "/jobs/{run}.{share}.done", run=RUNS, share=SHARES),
+        study=config["study"],
+    output:
+        WORK + "/report/index.html",
+    log:
+        WORK + "/jobs/results.txt",
+    threads: config["tile_workers"]
+    resources:
+        mem_mb=int(config["memory_gb"] * 1000),
+    shell:
+        "code=0; pathopatch run {input.study:q} --workers {threads} --quiet > {log:q} 2>&1 || code=$?;"
+        " test $code -eq 0 -o $code -eq 3"

@@ -1,0 +1,19 @@
+# The searches. Jobs of one run share its trials; the first one that finds them all done writes the winner.
+rule run:
+    input:
+        WORK + "/jobs/groups.done",
+        study=config["study"],
+    output:
+        touch(WORK + "/jobs/{run}.{share}.done"),
+    log:
+        WORK + "/jobs/{run}.{share}.txt",
+    params:
+        command="tune" if SEARCHES else "train",
+        work=shlex.quote(WORK),
+        options=lambda wildcards: RUNS[wildcards.run],
+    threads: config["threads"]
+    resources:
+        mem_mb=int(config["memory_gb"] * 1000),
+    shell:
+        "OMP_NUM_THREADS={threads} pathopatch {params.command} {params.work} --config {input.study:q} {params.options}"
+        " --quiet > {log:q} 2>&1"

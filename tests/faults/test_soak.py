@@ -1,0 +1,26 @@
+"""The soak in short: some slides, some of each fault, some kills."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))  # so that it can say `import soak`
+
+import soak
+
+
+def test_a_run_that_is_killed_again_and_again_ends_with_every_slide_as_it_must_be(tmp_path: Path) -> None:
+    run = soak.make(tmp_path / "cohort", 60, share=0.04, seed=1)
+    soak.interrupted(run, kills=3, workers=2, every_s=4, seed=1)
+    assert soak.finished(run, workers=2) == 3
+    assert soak.faults_found(run) == []
+    one, two = [run.out / "predictions" / f"{slide_id}.parquet" for slide_id, due in run.due.items() if due == "done"][
+        :2
+    ]
+    one.write_bytes(two.read_bytes())
+    (run.out / "left.tmp-1-2").touch()
+    assert [each.partition(":")[0] for each in soak.faults_found(run)] == [
+        one.stem,
+        "left over",
+    ]  # it sees what is wrong
