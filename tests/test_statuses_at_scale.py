@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -37,24 +37,35 @@ def write_chunks(out: Path) -> None:
         pq.write_table(table.set_column(0, "slide_id", ids), path, compression="zstd", row_group_size=size)
 
 
-def timed(command: list[str], said: Path) -> tuple[int, float, int]:
-    """Exit code, seconds and peak resident bytes of a command."""
+_MEASURED = """
+import sys
+from pathlib import Path
+from pathopatch.cli import main
+held = Path(sys.argv.pop())
+try:
+    main()
+finally:
+    (line,) = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM")]
+    held.write_text(line.split()[1])
+"""
+
+
+def timed(out: Path, held: Path) -> tuple[subprocess.CompletedProcess[str], float, int]:
+    """`status` in a process of its own, its seconds, and the most bytes that it held, its parent's not among them."""
+    command = [sys.executable, "-c", _MEASURED, "status", str(out), str(held)]
     started = time.perf_counter()
-    with said.open("wb") as stream:
-        pid = os.posix_spawn(command[0], command, os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, stream.fileno(), 1)])
-        _, status, usage = os.wait4(pid, 0)
-    return os.waitstatus_to_exitcode(status), time.perf_counter() - started, usage.ru_maxrss * 1024
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done, time.perf_counter() - started, int(held.read_text()) * 1024
 
 
 def test_a_million_slides_are_told_within_ten_seconds_and_a_gibibyte(tmp_path: Path) -> None:
     write_chunks(tmp_path / "out")
-    command = [sys.executable, "-m", "pathopatch.cli", "status", str(tmp_path / "out")]
     seconds = []
     while not seconds or (min(seconds) >= LIMIT_S and len(seconds) < 3):  # what else runs is no fault of ours
-        code, spent, peak = timed(command, tmp_path / "said")
+        done, spent, peak = timed(tmp_path / "out", tmp_path / "held")
         seconds.append(spent)
-    said = (tmp_path / "said").read_text()
-    assert code == 3
+    said = done.stdout
+    assert done.returncode == 3, done.stderr
     assert "predict: 999,000 done, 1,000 failed; 3,996,000,000 patches" in said
     assert said.count("INPUT_CORRUPT: a tile cannot be decoded") == 1000
     assert peak < LIMIT_BYTES

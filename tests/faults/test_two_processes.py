@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from made_model import write_model
 
-from pathopatch import provenance
+from pathopatch import statuses
 from pathopatch.batch import run_slides
 from pathopatch.claims import GATE, claimed, is_claimed, of_slide
 from pathopatch.clean import find
@@ -136,7 +136,7 @@ def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(
         for count in range(5):
             update_status(tmp_path, "a", stage, {"count": count})
 
-    monkeypatch.setattr(provenance, "read_status", slowly)
+    monkeypatch.setattr(statuses, "read_status", slowly)
     threads = [Thread(target=write, args=(stage,)) for stage in STAGES]
     for thread in threads:
         thread.start()
