@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pathopatch.errors import InputMissingError, PathopatchError
 from pathopatch.files import inside, remove
 from pathopatch.provenance import content_bytes
-from pathopatch.temporary import owner, temporary_path
+from pathopatch.temporary import MARK, owner, temporary_path
+
+_OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "status")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,25 @@ def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Findin
                 path = path.rename(temporary_path(path))
             remove(path)
     return findings
+
+
+def sweep(out: Path) -> None:
+    """Remove what killed processes of this machine left beside the outputs of a run; what cannot be removed stays.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder, none of whose outputs is looked into: with a million slides it takes a second.
+    """
+    for folder in (out, *(out / name for name in _OUTPUTS)):
+        try:
+            names = os.listdir(folder)  # noqa: PTH208  # paths as objects would take longer than all else
+        except OSError:
+            continue
+        for name in names:
+            if MARK in name and (writer := owner(folder / name)) is not None and writer.state == "dead":
+                with suppress(OSError, PathopatchError):
+                    remove(inside(out, str((folder / name).relative_to(out))))
 
 
 def _temporary_files(folder: Path) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pathopatch import files, provenance
 from pathopatch.auditing import audit_text
 from pathopatch.batch import fail, run_slides, workers_for
+from pathopatch.clean import sweep
 from pathopatch.cohort import (
     check,
     describe,
@@ -133,6 +134,7 @@ def tile(
                 each.slide_id: each
                 for each in run_slides(opened, workers=processes, on_done=on_done, progress=progress)
             }
+    sweep(work)
     roll(work)
     return [outcomes[task.slide_id] for task in tasks]
 
@@ -368,6 +370,7 @@ def predict(
             logged(out, "predict", kept, slides=len(tasks), names_nothing=config.deidentify) as on_done,
         ):
             outcomes = run_slides(tasks, workers=processes, on_done=on_done, progress=progress)
+    sweep(out)
     roll(out)
     return outcomes
 

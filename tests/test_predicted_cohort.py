@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pathopatch.errors import (
 )
 from pathopatch.models import build_network, read_spec, save_bundle
 from pathopatch.tasks import Outcome
+from pathopatch.temporary import temporary_path
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}
@@ -149,3 +152,25 @@ def test_many_runs_on_one_folder_may_leave_the_totals_to_one(folder: Path) -> No
     assert not (folder / "out" / "cohort.csv").exists()
     predict(folder)
     assert len(table(folder, "cohort.csv")) == 3
+
+
+def test_a_run_removes_what_killed_ones_left_and_nothing_of_those_that_run(folder: Path) -> None:
+    say = (
+        "import sys; from pathlib import Path; from pathopatch.temporary import temporary_path;"
+        "print(temporary_path(Path(sys.argv[1])))"
+    )
+    predict(folder)
+    heatmaps, predictions = folder / "out" / "heatmaps", folder / "out" / "predictions"
+    named = [
+        Path(subprocess.check_output([sys.executable, "-c", say, str(path)], text=True).strip())
+        for path in (heatmaps / "good", predictions / "good.parquet", folder / "out" / "cohort.csv")
+    ]
+    named[0].mkdir()
+    (named[0] / "overlay.png").touch()
+    named[1].touch()
+    named[2].touch()
+    own = temporary_path(heatmaps / "good")
+    own.mkdir()
+    predict(folder)
+    assert not any(path.exists() for path in named)
+    assert own.is_dir()
