@@ -226,7 +226,7 @@ class Problem:
 
 
 class ManifestError(PathopatchError, ValueError):
-    """Everything wrong in one manifest, in one go; ``code`` is that of the first problem.
+    """Everything wrong in one manifest, in one go; each problem has a code of its own, the first one's is `first_code`.
 
     Parameters
     ----------

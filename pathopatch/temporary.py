@@ -73,4 +73,13 @@ def _is_running(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return pid > 0
+    return pid > 0 and not _is_unburied(pid)
+
+
+def _is_unburied(pid: int) -> bool:
+    """Return whether a process has ended and only its parent has not asked how; in a container perhaps nobody will."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:  # no such system, or it is gone by now, which the next look finds
+        return False
+    return fields.rpartition(")")[2].split()[0] in "ZX"

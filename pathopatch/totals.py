@@ -23,7 +23,7 @@ from pathopatch.statuses import StatusTable
 if TYPE_CHECKING:
     from pathopatch.tasks import Outcome
 
-COUNTS = ("patches", "predicted", "tumour")
+COUNTS = ("patches", "predicted", "tumour", "unreadable")
 COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "warnings")
 """Columns of ``cohort.csv``; areas in mm2, shares in [0, 1], empty where a slide has no such number."""
 PATIENTS = (

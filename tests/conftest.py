@@ -14,7 +14,7 @@ from pathopatch import cli
 
 sys.path.append(str(Path(__file__).parent))  # so that tests can say `import made_slides`
 
-pytest_plugins = ["array_slides"]
+pytest_plugins = ["array_slides", "fault_table"]
 
 _LONG = (
     "test_workflows.py", "test_study.py", "test_kill_training.py", "test_cli.py", "test_kill.py", "test_page.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathopatch.config import TileConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.patches import PatchStore, tile_slide
 from pathopatch.slides import open_slide
+from pathopatch.temporary import Owner, owner, temporary_path
 
 CONFIG = TileConfig(patch_px=32)
 
@@ -46,6 +48,14 @@ def test_what_a_dead_process_left_goes_and_what_a_running_one_writes_stays(tmp_p
         assert running.stdin is not None
         running.stdin.close()
     assert (tmp_path / "patches" / "a.parquet").exists()
+
+
+def test_a_process_that_has_ended_and_that_nobody_asks_after_is_dead(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is not buried
+        os.kill(process.pid, 0)
+        name = temporary_path(tmp_path / "a").name.replace(f"-{os.getpid()}-", f"-{process.pid}-")
+        assert owner(tmp_path / name) == Owner("dead", process.pid)
 
 
 def test_a_file_being_written_here_bears_this_process(tmp_path: Path) -> None:

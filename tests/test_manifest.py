@@ -203,6 +203,16 @@ def test_a_table_of_the_wrong_shape_is_refused(
     assert expected in problems(tmp_path, text)
 
 
+def test_a_folder_that_is_no_image_is_refused_and_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("it may be a whole disk"))
+    text = "slide_id,patient_id,path\ns1,p1,one\ns2,p2,two\n"
+    assert problems(tmp_path, text) == [("INPUT_UNSUPPORTED", 2, "path"), ("INPUT_UNSUPPORTED", 3, "path")]
+
+
 def test_a_missing_manifest_and_one_in_another_encoding(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError):
         read_manifest(tmp_path / "nowhere.csv")

@@ -39,6 +39,7 @@ def logged(log: Path) -> list[tuple[str, int]]:
     return [(name, int(pid)) for name, pid in (line.split() for line in log.read_text().splitlines())]
 
 
+@pytest.mark.fault("native-crash")
 def test_a_process_that_dies_costs_its_own_piece_which_is_tried_once_more(tmp_path: Path) -> None:
     names = ["a", "dies", "b", "c"]
     with Workers(2) as workers:
@@ -48,6 +49,7 @@ def test_a_process_that_dies_costs_its_own_piece_which_is_tried_once_more(tmp_pa
     assert logged(tmp_path / "log")[-1][0] == "dies"
 
 
+@pytest.mark.fault("native-crash")
 def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path) -> None:
     with Workers(2) as workers:
         assert len(dict(workers.run(work, [(tmp_path / "start", name) for name in "ab"]))) == 2
@@ -57,6 +59,7 @@ def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"hangs": 1, "a": 1}
 
 
+@pytest.mark.fault("memory")
 def test_a_piece_that_takes_too_much_memory_is_given_up_once_and_for_all(tmp_path: Path) -> None:
     with Workers(2, limit_bytes=500_000_000) as workers:
         results = dict(workers.run(work, [(tmp_path / "log", name) for name in ("grows", "a", "b")]))
@@ -97,6 +100,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.fault("parent-killed")
 def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     script, log = tmp_path / "parent.py", tmp_path / "log"
     script.write_text(_PARENT)

@@ -43,6 +43,10 @@ def predict(
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: the bundle's.")] = None,
     all_patches: Annotated[bool, typer.Option("--all", help="Predict patches without tissue too.")] = False,
     min_tissue: Annotated[float | None, typer.Option(help="Least tissue fraction; default: the bundle's.")] = None,
+    max_bad_tiles: Annotated[
+        float | None,
+        typer.Option(help="Share of a slide's area that may be undecodable, such as 0.02; its patches have no value."),
+    ] = None,
     tta: Annotated[
         bool, typer.Option("--tta", help="Mean over the eight flips and quarter turns of each patch.")
     ] = False,
@@ -70,6 +74,7 @@ def predict(
         PredictConfig(),
         all_patches=all_patches,
         min_tissue=min_tissue,
+        max_bad_tiles=max_bad_tiles,
         stride_px=stride_px,
         device=device,
         tta=tta or None,

@@ -23,14 +23,15 @@ def run(
     """Run a whole study, from the manifest to the report."""
     from pathopatch import pipeline
     from pathopatch.config import load_study
+    from pathopatch.study import run_study, study_runs
 
     settings = load_study(study)
     if settings.tune and not quiet:
         from pathopatch.training import search_text
 
-        say(search_text(pipeline.study_runs(settings), settings.tune))
+        say(search_text(study_runs(settings), settings.tune))
     with progress_bars(quiet) as progress:
-        outcomes = pipeline.run_study(settings, until=until, workers=workers, force=force, progress=progress)
+        outcomes = run_study(settings, until=until, workers=workers, force=force, progress=progress)
     if until != "tile":
         print(pipeline.audit_text(settings.work))
     if until in ("evaluate", "predict", "report"):

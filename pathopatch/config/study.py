@@ -41,6 +41,7 @@ class PredictConfig(Config):
     deidentify: bool = False  # outputs name neither files nor patients; slides are called by their content
     all_patches: bool = False
     min_tissue: Fraction | None = None  # None: the bundle's
+    max_bad_tiles: Fraction = 0.0  # share of a slide's area that may be undecodable; its patches have no value
     stride_px: int | None = Field(default=None, ge=1)
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -20,6 +20,7 @@ from pathopatch.demo.controls import brightness_accuracy
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation import compare
 from pathopatch.progress import Progress
+from pathopatch.study import run_study, study_runs, tile_study
 from pathopatch.training import train_many
 
 THRESHOLDS = (0.25, 0.5)
@@ -49,7 +50,7 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
         Told how far each stage is.
     """
     study = study_of(work, seed=0, methods=TOUR_METHODS, trials=TOUR_TRIALS, jobs=jobs, progress=progress)
-    outcomes = pipeline.run_study(study, workers=study.jobs, force=force, progress=progress)
+    outcomes = run_study(study, workers=study.jobs, force=force, progress=progress)
     slides = sorted({outcome.slide_id for outcome in outcomes if outcome.state != "failed"})
     pictures = [work / "heatmaps" / slide / "overlay.png" for slide in slides]
     return "\n".join(
@@ -126,10 +127,10 @@ def run_seeds(
 def one_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progress | None) -> pd.DataFrame:
     """Tune every method at every threshold on one seed's cohort, train some winners twice as long; return the table."""
     study = study_of(work, seed=seed, methods=METHODS, trials=STUDY_TRIALS, jobs=jobs, progress=progress)
-    pipeline.tile_study(study, workers=study.jobs, force=force, progress=progress)
+    tile_study(study, workers=study.jobs, force=force, progress=progress)
     pipeline.groups(work, study.groups, force=force)
-    runs = train_many(work, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
-    once = pipeline.study_runs(study.model_copy(update={"methods": ONCE}))
+    runs = train_many(work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+    once = study_runs(study.model_copy(update={"methods": ONCE}))
     train_many(work, once, None, jobs=study.jobs, force=force, progress=progress)
     longer = [config for config in map(_twice_as_long, runs) if config.method in CLAIM]
     train_many(work, longer, None, jobs=study.jobs, force=force, progress=progress)
@@ -159,9 +160,9 @@ def one_control(work: Path, seed: int, *, jobs: int, force: bool, progress: Prog
         shortcut=False,
         progress=progress,
     )
-    pipeline.tile_study(study, workers=study.jobs, force=force, progress=progress)
+    tile_study(study, workers=study.jobs, force=force, progress=progress)
     pipeline.groups(fair, study.groups, force=force)
-    train_many(fair, pipeline.study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+    train_many(fair, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     table = pipeline.evaluate(fair, None, study.evaluate, force=force, progress=progress)
     table = table[table["threshold"] == table["trained_threshold"]]
     found = {

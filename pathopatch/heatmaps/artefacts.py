@@ -24,7 +24,7 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside, read_json
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.folder import write_folder
-from pathopatch.heatmaps.predict import DEFAULTS, Progress, predict_patches, tiling_of
+from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, tiling_of
 from pathopatch.manifest import split_fragment, valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide
 from pathopatch.models.ensemble import Ensemble
@@ -38,7 +38,7 @@ from pathopatch.provenance import (
     table_stamp,
     write_tables,
 )
-from pathopatch.slides import Slide
+from pathopatch.slides import Slide, tolerant
 from pathopatch.statuses import read_status, update_status
 
 STAGE = "predict"
@@ -56,7 +56,8 @@ class PredictResult:
     state : str
         ``done``, ``done_empty`` (no patch with tissue), or ``current`` (it was there already).
     counts : mapping of str to int
-        ``patches`` of the grid, ``predicted`` ones, and ``tumour``, those above the decision threshold.
+        ``patches`` of the grid, ``predicted`` ones, ``tumour``, those above the decision threshold, and
+        ``unreadable``, those that cannot be decoded.
     summary : mapping of str to float or None
         See `pathopatch.heatmaps.summary`.
     warnings : tuple of str
@@ -125,6 +126,7 @@ def predict_to(
         )
     voices = _voices(model)
     check_slide(voices.spec, slide)
+    slide = tolerant(slide, config.max_bad_tiles)
     known = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
     with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
         started = time.time()
@@ -135,6 +137,7 @@ def predict_to(
         update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname(), **known})
         prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
         warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
+        warnings += _unreadable(prediction)
         with atomic_path(folder) as temporary:
             temporary.mkdir()
             name = "" if config.deidentify else slide_id
@@ -143,6 +146,14 @@ def predict_to(
         result = _result(slide_id, facts)
         _record(out, result, known, seconds=time.time() - started)
         return result
+
+
+def _unreadable(prediction: Prediction) -> list[str]:
+    """Return in words how many patches cannot be decoded, if any cannot."""
+    lost, patches = prediction.unreadable, len(prediction.tissue_fraction)
+    if not lost:
+        return []
+    return [f"{lost} of {patches} patches ({lost / patches:.1%}) cannot be decoded and have no value"]
 
 
 def is_predicted(
@@ -162,6 +173,7 @@ def is_predicted(
     StaleArtefactError
         Outputs of another model, slide or setting stand there, and `force` is off.
     """
+    slide = tolerant(slide, config.max_bad_tiles)
     table_path, folder = _places(out, slide_id)
     if table_stamp(table_path) is None and json_stamp(folder / FACTS) is None:
         return False
@@ -197,7 +209,7 @@ def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
 
 def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
     """Return what the outputs depend on; how fast they are computed is no part of it."""
-    settings = {
+    settings: dict[str, Any] = {
         "all_patches": config.all_patches,
         "min_tissue": model.spec.min_tissue if config.min_tissue is None else config.min_tissue,
         "tiling": tiling_of(model.spec, config),
@@ -206,6 +218,8 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
         "deidentify": config.deidentify,
         "flags": config.flags,
     }
+    if config.max_bad_tiles:  # left out where nothing is tolerated: older outputs stay what they are
+        settings["max_bad_tiles"] = config.max_bad_tiles
     pixels = {
         "files": [fingerprint_file(path) for path in slide.paths],
         "chosen": _chosen(slide.source),

@@ -133,6 +133,7 @@ def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
         "patches": len(prediction.tissue_fraction),
         "predicted": len(prediction),
         "tumour": int(np.count_nonzero(prediction.known("logit") > spec.decision_threshold)),
+        "unreadable": prediction.unreadable,
     }
 
 

@@ -30,7 +30,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.measured import measure
-from pathopatch.slides import Slide
+from pathopatch.slides import Slide, TolerantSlide, tolerant
 
 Progress = Callable[[int, int], None]
 """Called with the number of grid positions done, and of all."""
@@ -58,7 +58,7 @@ class Prediction:
     analysis : SlideAnalysis
         Grid, tissue and intensity windows.
     tissue_fraction : ndarray of float64, shape (N,)
-        Of every grid position, in the order of the grid's origins, in [0, 1].
+        Of every grid position, in the order of the grid's origins, in [0, 1]; NaN where pixels cannot be decoded.
     origins : ndarray of int64, shape (M, 2)
         Of the predicted patches, in that order, level-0 px.
     columns : dict of str to ndarray, or BooleanArray, of shape (M,)
@@ -73,6 +73,11 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.origins)
+
+    @property
+    def unreadable(self) -> int:
+        """Number of grid positions whose pixels cannot be decoded."""
+        return int(np.count_nonzero(np.isnan(self.tissue_fraction)))
 
     def known(self, name: str) -> NDArray[Any]:
         """Return a column of numbers, which every prediction has."""
@@ -170,7 +175,7 @@ def predict_slide(
     InputUnsupportedError
         The stride exceeds the patch.
     InputCorruptError
-        The slide cannot be decoded.
+        The slide cannot be decoded, or more of it cannot than `config` allows.
     NonFiniteError
         The model returned NaN or infinity.
     """
@@ -191,6 +196,7 @@ def predict_patches(
     voices = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = voices.spec
     check_slide(spec, slide)
+    slide = tolerant(slide, config.max_bad_tiles)
     analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)
     tissue = np.zeros(len(origins))
@@ -207,6 +213,9 @@ def predict_patches(
     if progress is not None:
         progress(len(origins), len(origins))
     rows, known = found.joined()
+    is_lost = _lost(slide, analysis, origins)
+    tissue[is_lost] = np.nan
+    rows, known = rows[~is_lost[rows]], {name: values[~is_lost[rows]] for name, values in known.items()}
     _refuse_nonfinite(slide_id, origins[rows], known["logit"])
     mean = known.pop("mean")
     raised = flags(
@@ -222,6 +231,14 @@ def predict_patches(
     return Prediction(
         slide_id=slide_id, analysis=analysis, tissue_fraction=tissue, origins=origins[rows], columns=columns
     )
+
+
+def _lost(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which patches (N,) touch what could not be decoded, in any channel."""
+    if not isinstance(slide, TolerantSlide):
+        return np.zeros(len(origins), np.bool_)
+    moved = max((abs(move) for offset in analysis.offsets for move in offset), default=0)
+    return slide.is_lost(origins - moved, analysis.grid.extent + 2 * moved)
 
 
 def decision_probability(spec: BundleSpec) -> float:

@@ -10,7 +10,7 @@ from typing import cast
 
 from pathopatch.config import MPP_RANGE
 from pathopatch.manifest.ids import valid_slide_id
-from pathopatch.manifest.paths import exists, expanded, is_file, split_fragment
+from pathopatch.manifest.paths import expanded, is_file, is_folder, is_slide, split_fragment
 from pathopatch.manifest.rows import SPLITS, Background, SlideRow
 from pathopatch.manifest.table import Table
 
@@ -125,7 +125,12 @@ class Cells:
                          f"set {undefined}, or write the path out")  # fmt: skip
             return text
         absolute = str((self.table.path.parent / text).absolute())
-        is_there = exists if folders else is_file
-        if not (is_there(absolute) or is_there(split_fragment(absolute).path)):
+        is_there = is_slide if folders else is_file
+        if is_there(absolute) or is_there(split_fragment(absolute).path):
+            return absolute
+        if folders and is_folder(absolute):
+            self.problem("INPUT_UNSUPPORTED", column, f"the folder {absolute} is no OME-Zarr image",
+                         "name a file, or an OME-Zarr folder")  # fmt: skip
+        else:
             self.problem("INPUT_MISSING", column, f"no file {absolute}", "correct the path (relative to the manifest)")
         return absolute

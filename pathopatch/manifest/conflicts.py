@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pathopatch.manifest.paths import Fragment, exists, split_fragment
+from pathopatch.manifest.paths import Fragment, is_slide, split_fragment
 from pathopatch.manifest.rows import SlideRow
 from pathopatch.manifest.table import Table
 from pathopatch.provenance import content_bytes, fingerprint_file
@@ -43,8 +43,8 @@ def check_content(table: Table, rows: list[SlideRow]) -> None:
     users: dict[tuple[int, str], list[tuple[SlideRow, Fragment]]] = defaultdict(list)
     for row in rows:
         for source in () if row.exclude else row.sources:
-            fragment = Fragment(source) if exists(source) else split_fragment(source)
-            if not exists(fragment.path):
+            fragment = Fragment(source) if is_slide(source) else split_fragment(source)
+            if not is_slide(fragment.path):
                 continue  # noted already
             users[content_bytes(Path(fragment.path)), str(replace(fragment, path=""))].append((row, fragment))
     reported: set[tuple[int, ...]] = set()

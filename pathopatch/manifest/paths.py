@@ -10,6 +10,8 @@ from pathlib import Path
 _CHOICE = r"(?:page|plane|z|t)=\d{1,9}"
 _FRAGMENT = re.compile(rf"(?P<path>.+?)#(?P<choices>{_CHOICE}(?:&{_CHOICE}){{0,3}})")
 
+_ZARR_GROUP = ("zarr.json", ".zattrs", ".zgroup")
+
 
 @dataclass(frozen=True)
 class Fragment:
@@ -64,9 +66,17 @@ def is_file(path: str) -> bool:
         return False
 
 
-def exists(path: str) -> bool:
-    """Return whether a text is the path of a file or folder that is there."""
+def is_folder(path: str) -> bool:
+    """Return whether a text is the path of a folder that is there."""
     try:
-        return Path(path).exists()
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_slide(path: str) -> bool:
+    """Return whether a text is the path of a file, or of a Zarr folder: no other folder is looked through."""
+    try:
+        return Path(path).is_file() or any((Path(path) / name).is_file() for name in _ZARR_GROUP)
     except (OSError, ValueError):
         return False

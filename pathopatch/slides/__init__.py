@@ -4,5 +4,6 @@ from pathopatch.slides.facts import Level
 from pathopatch.slides.open import open_slide, parse_source
 from pathopatch.slides.registration import Shift, aligned
 from pathopatch.slides.slide import Slide
+from pathopatch.slides.tolerant import TolerantSlide, tolerant
 
-__all__ = ["Level", "Shift", "Slide", "aligned", "open_slide", "parse_source"]
+__all__ = ["Level", "Shift", "Slide", "TolerantSlide", "aligned", "open_slide", "parse_source", "tolerant"]

@@ -110,7 +110,7 @@ def _dtype(place: Path, name: Any) -> np.dtype[np.generic]:
         dtype = np.dtype(name).newbyteorder("=") if isinstance(name, str) else None
     except TypeError:
         dtype = None
-    if dtype not in DTYPES:
+    if dtype is None or dtype not in DTYPES:  # NumPy takes None for float64
         allowed = ", ".join(each.name for each in DTYPES)
         raise unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
     return dtype

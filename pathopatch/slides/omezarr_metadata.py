@@ -93,8 +93,8 @@ def _ome(folder: Path) -> dict[str, Any]:
         found = read_object(folder / "zarr.json")
         if found.get("node_type") == "array":
             raise unsupported(folder, "it is one array, not an image", f"name the image's folder: {folder.parent}")
-        attributes = found.get("attributes") or {}
-        ome = attributes.get("ome")
+        attributes = found.get("attributes")
+        ome = attributes.get("ome") if isinstance(attributes, dict) else None
         if not isinstance(ome, dict):
             if (folder / "overview" / "zarr.json").is_file():
                 raise unsupported(folder, "it is a store of patches", f"name its overview: {folder / 'overview'}")
@@ -105,7 +105,7 @@ def _ome(folder: Path) -> dict[str, Any]:
         return ome
     if (folder / ".zattrs").is_file():
         ome = read_object(folder / ".zattrs")
-        for entry in ome.get("multiscales") or []:
+        for entry in read_list(ome, "multiscales", folder) if ome.get("multiscales") else []:
             version = str(entry.get("version", "0.4")) if isinstance(entry, dict) else "missing"
             if version != "0.4":
                 raise unsupported(folder, f"OME-Zarr version {version} on Zarr v2", "convert it to version 0.4 or 0.5")

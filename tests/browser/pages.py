@@ -14,11 +14,15 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 READY = "body[data-ready=yes]"
 expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
+_windows: list[Visit] = []  # those that are open
 
 
 @contextmanager
 def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterator[str]:
-    """Run `pathopatch review` on a free port; yields its address without the slash at the end."""
+    """Run `pathopatch review` on a free port; yields its address without the slash at the end.
+
+    Windows that still show it are closed before it ends: what they go on asking for would not be answered.
+    """
     command = [
         sys.executable,
         "-m",
@@ -39,6 +43,8 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
             assert address.startswith("http://127.0.0.1:"), "the command ended before it printed an address"
             yield address.rstrip("/")
         finally:
+            for window in [each for each in _windows if each.address == address.rstrip("/")]:
+                window.close()
             process.terminate()
             process.wait(timeout=20)
 
@@ -57,6 +63,7 @@ class Visit:
         self.page.on("console", lambda said: self._hear(said.type, said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url))
+        _windows.append(self)
 
     def _hear(self, kind: str, text: str) -> None:
         if kind in ("error", "warning") and "willReadFrequently" not in text:  # that is of the tests' own looking
@@ -69,7 +76,9 @@ class Visit:
 
     def close(self) -> None:
         """Close the window; a second time is no fault."""
-        self._context.close()
+        if self in _windows:
+            _windows.remove(self)
+            self._context.close()
 
     def cohort(self, query: str = "") -> Page:
         self.page.goto(f"{self.address}/{query}")

@@ -76,7 +76,6 @@ def test_an_exported_review_comes_back_elsewhere(folder, visit, tmp_path):
         (tmp_path / "review.csv").write_bytes(answer.body())
         told = json.loads(page.request.get(f"{address}/export/decisions.json").body())
         assert "=SUM(A1)" in json.dumps(told)
-        window.close()  # before the page is no longer served
     for file in folder.glob("review.sqlite*"):
         file.unlink()
     with serving(folder, "--import", tmp_path / "review.csv", reviewer="C. Reader") as address:

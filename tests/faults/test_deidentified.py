@@ -25,6 +25,8 @@ from pathopatch.plan import predict_plan
 from pathopatch.pseudonyms import pseudonym, pseudonymous, require_apart
 from pathopatch.statuses import read_status, update_status
 
+pytestmark = pytest.mark.fault("patient-data")
+
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1, deidentify=True)
 NAMES = ("MRS-SMITH", "S0M3-1D", "P4T13NT", MARKER)
 

@@ -208,35 +208,53 @@ def coarse(folder: Path) -> Row:
     return {"path": "coarse.tif"}
 
 
-ROWS: list[tuple[str, Make, str, str]] = [
-    ("a few bytes that claim 10^12 px", giant, "INPUT_TOO_LARGE", "1000000 x 1000000"),
-    ("a folder of some bytes that claims 10^12 px", giant_zarr, "INPUT_TOO_LARGE", "1000000 x 1000000"),
-    ("a spoilt tile in a pyramid", spoilt(made.write_rgb_pyramid, "b.tif"), "INPUT_CORRUPT", "b.tif"),
-    ("a spoilt tile in an Aperio slide", spoilt(made.write_aperio, "b.svs"), "INPUT_CORRUPT", "b.svs"),
-    ("a spoilt tile in a Leica slide", spoilt(scn, "b.scn", page=1), "INPUT_CORRUPT", "b.scn"),
-    ("a spoilt chunk in an OME-Zarr", spoilt_zarr, "INPUT_CORRUPT", "b.zarr"),
-    ("text named .svs", text, "INPUT_CORRUPT", "text.svs"),
-    ("another kind of file", other_kind, "INPUT_UNSUPPORTED", "no reader for slide.docx"),
-    ("a modality one row short", modalities(plane(), plane(9, 127)), "MODALITY_MISMATCH", "160x128 against 160x127"),
-    ("modalities of two scales", modalities(plane(), plane(9), 1.0), "MODALITY_MISMATCH", "0.5 against 1"),
-    ("modalities of two types", modalities(plane(), plane(9).astype(np.uint8)), "MODALITY_MISMATCH", "uint16"),
-    ("a colour file as one channel", rgb_as_channel, "CHANNEL_MISMATCH", "SHG should be one channel"),
-    ("two names for three planes", names(2), "CHANNEL_MISMATCH", "2 channel names"),
-    ("four names for three planes", names(4), "CHANNEL_MISMATCH", "4 channel names"),
-    ("samples of 32 bits", wide_samples, "INPUT_UNSUPPORTED", "32-bit"),
-    ("a pixel that is no number", not_a_number, "NONFINITE", "1 in C0"),
-    ("an infinite pixel at level 0 alone", hidden_not_a_number, "NONFINITE", "1 in C0"),
-    ("a resolution without a unit", no_unit, "MPP_MISSING", "column mpp"),
-    ("a resolution that is no number", nan_mpp, "MPP_MISSING", "nan"),
-    ("no resolution", no_mpp, "MPP_MISSING", "column mpp"),
-    ("a resolution with a zero below", odd_mpp(20000, 0), "MPP_MISSING", "20000/0"),
-    ("a resolution of zero", odd_mpp(0, 1), "MPP_MISSING", "0/1"),
-    ("an absurdly coarse resolution", odd_mpp(1, 1), "MPP_MISSING", "outside 0.05 to 20"),
-    ("an absurdly fine resolution", odd_mpp(2 * 10**9, 1), "MPP_MISSING", "outside 0.05 to 20"),
-    ("a resolution that differs by axis", oblong_mpp, "MPP_MISSING", "must be square"),
-    ("a mask of another shape", mask(100, 128), "MODALITY_MISMATCH", "100 x 128"),
-    ("a mask that is cut", cut_mask, "INPUT_CORRUPT", "cut-mask.tif"),
-    ("a slide coarser than the target", coarse, "INPUT_UNSUPPORTED", "2 um/px"),
+ROWS: list[tuple[str, str, Make, str, str]] = [
+    ("giant", "a few bytes that claim 10^12 px", giant, "INPUT_TOO_LARGE", "1000000 x 1000000"),
+    ("giant", "a folder of some bytes that claims 10^12 px", giant_zarr, "INPUT_TOO_LARGE", "1000000 x 1000000"),
+    ("corrupt-tile", "a spoilt tile in a pyramid", spoilt(made.write_rgb_pyramid, "b.tif"), "INPUT_CORRUPT", "b.tif"),
+    ("corrupt-tile", "a spoilt tile in an Aperio slide", spoilt(made.write_aperio, "b.svs"), "INPUT_CORRUPT", "b.svs"),
+    ("corrupt-tile", "a spoilt tile in a Leica slide", spoilt(scn, "b.scn", page=1), "INPUT_CORRUPT", "b.scn"),
+    ("corrupt-tile", "a spoilt chunk in an OME-Zarr", spoilt_zarr, "INPUT_CORRUPT", "b.zarr"),
+    ("other-kinds", "text named .svs", text, "INPUT_CORRUPT", "text.svs"),
+    ("other-kinds", "another kind of file", other_kind, "INPUT_UNSUPPORTED", "no reader for slide.docx"),
+    (
+        "modalities",
+        "a modality one row short",
+        modalities(plane(), plane(9, 127)),
+        "MODALITY_MISMATCH",
+        "160x128 against 160x127",
+    ),
+    (
+        "modalities",
+        "modalities of two scales",
+        modalities(plane(), plane(9), 1.0),
+        "MODALITY_MISMATCH",
+        "0.5 against 1",
+    ),
+    (
+        "modalities",
+        "modalities of two types",
+        modalities(plane(), plane(9).astype(np.uint8)),
+        "MODALITY_MISMATCH",
+        "uint16",
+    ),
+    ("channels", "a colour file as one channel", rgb_as_channel, "CHANNEL_MISMATCH", "SHG should be one channel"),
+    ("channels", "two names for three planes", names(2), "CHANNEL_MISMATCH", "2 channel names"),
+    ("channels", "four names for three planes", names(4), "CHANNEL_MISMATCH", "4 channel names"),
+    ("channels", "samples of 32 bits", wide_samples, "INPUT_UNSUPPORTED", "32-bit"),
+    ("channels", "a pixel that is no number", not_a_number, "NONFINITE", "1 in C0"),
+    ("channels", "an infinite pixel at level 0 alone", hidden_not_a_number, "NONFINITE", "1 in C0"),
+    ("mpp", "a resolution without a unit", no_unit, "MPP_MISSING", "column mpp"),
+    ("mpp", "a resolution that is no number", nan_mpp, "MPP_MISSING", "nan"),
+    ("mpp", "no resolution", no_mpp, "MPP_MISSING", "column mpp"),
+    ("mpp", "a resolution with a zero below", odd_mpp(20000, 0), "MPP_MISSING", "20000/0"),
+    ("mpp", "a resolution of zero", odd_mpp(0, 1), "MPP_MISSING", "0/1"),
+    ("mpp", "an absurdly coarse resolution", odd_mpp(1, 1), "MPP_MISSING", "outside 0.05 to 20"),
+    ("mpp", "an absurdly fine resolution", odd_mpp(2 * 10**9, 1), "MPP_MISSING", "outside 0.05 to 20"),
+    ("mpp", "a resolution that differs by axis", oblong_mpp, "MPP_MISSING", "must be square"),
+    ("modalities", "a mask of another shape", mask(100, 128), "MODALITY_MISMATCH", "100 x 128"),
+    ("truncated", "a mask that is cut", cut_mask, "INPUT_CORRUPT", "cut-mask.tif"),
+    ("other-kinds", "a slide coarser than the target", coarse, "INPUT_UNSUPPORTED", "2 um/px"),
 ]
 
 
@@ -254,7 +272,9 @@ def files(folder: Path) -> list[str]:
     return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize(("make", "code", "said"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+@pytest.mark.parametrize(
+    ("make", "code", "said"), [pytest.param(*row[2:], id=row[1], marks=pytest.mark.fault(row[0])) for row in ROWS]
+)
 def test_a_bad_slide_fails_alone_by_its_code_and_leaves_nothing(
     make: Make, code: str, said: str, tmp_path: Path
 ) -> None:
@@ -288,6 +308,7 @@ READERS: dict[str, tuple[Callable[..., object], str]] = {
 }
 
 
+@pytest.mark.fault("truncated")
 @pytest.mark.parametrize("reader", READERS)
 def test_a_slide_cut_at_30_60_or_95_percent_fails_alone_whatever_reads_it(reader: str, tmp_path: Path) -> None:
     write, name = READERS[reader]
@@ -303,6 +324,7 @@ def test_a_slide_cut_at_30_60_or_95_percent_fails_alone_whatever_reads_it(reader
         failed_alone(each, tmp_path / "out", "INPUT_CORRUPT", f"{each.slide_id}-{name}")
 
 
+@pytest.mark.fault("corrupt-tile")
 def test_openslide_answers_again_after_a_spoilt_tile(tmp_path: Path) -> None:
     path = tmp_path / "a.svs"
     levels = made.write_aperio(path, made.noise(3, 128, 128, np.uint8), levels=1)
@@ -315,6 +337,7 @@ def test_openslide_answers_again_after_a_spoilt_tile(tmp_path: Path) -> None:
         np.testing.assert_array_equal(slide.read_region(0, 0, 64, 64), levels[0][:, :64, :64])
 
 
+@pytest.mark.fault("modalities")
 def test_a_modality_shifted_by_12_px_is_done_with_a_warning(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     smooth = cv2.GaussianBlur(generator.normal(size=(320, 400)), (0, 0), 6)
@@ -327,6 +350,7 @@ def test_a_modality_shifted_by_12_px_is_done_with_a_warning(tmp_path: Path) -> N
     assert warning.startswith("channel SHG is shifted by 6.0 um (+12.0 px across")
 
 
+@pytest.mark.fault("background-only")
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_slide_of_background_only_is_done_empty(value: int, tmp_path: Path) -> None:
     made.write_rgb_pyramid(tmp_path / "blank.tif", np.full((3, 128, 160), value, np.uint8))

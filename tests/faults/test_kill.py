@@ -81,6 +81,7 @@ def artefacts(out: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.fault("kill", "kill-before-status")
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_kill_at_any_point_leaves_nothing_finished_and_a_rerun_completes(

@@ -12,27 +12,45 @@ import pytest
 from pathopatch import pipeline
 from pathopatch.config import IntensityConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
-from pathopatch.provenance import read_table
 from pathopatch.statuses import read_status
 from pathopatch.tasks import WITHIN
 
 CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
-# Python runs a module of this name when it starts, so a worker process finds a reader that aborts.
-_ABORTING = """
-import os, sys
+# Python runs a module of this name when it starts, so a worker process finds a reader that does as its file is called.
+_FAULTY = """
+import os, sys, time
 
 if "--multiprocessing-fork" in sys.argv:
     import pathopatch.slides
 
     honest = pathopatch.slides.open_slide
 
+    def hang(*_):
+        time.sleep(600)
+
+    def grow(*_):
+        held = bytearray(os.urandom(1)) * 3_000_000_000
+        time.sleep(600)
+
     def open_slide(source, **arguments):
-        if "native" in source:
+        if "aborts-opening" in source:
             os.abort()
-        return honest(source, **arguments)
+        slide = honest(source, **arguments)
+        for name, act in (("aborts-reading", lambda *_: os.abort()), ("hangs", hang), ("grows", grow)):
+            if name in source:
+                slide.read_overview = act
+        return slide
 
     pathopatch.slides.open_slide = open_slide
 """
+_BECOMES = {
+    "a": "",
+    "aborts-opening": "WORKER_CRASH",
+    "aborts-reading": "WORKER_CRASH",
+    "hangs": "TIMEOUT",
+    "grows": "OUT_OF_MEMORY",
+    "b": "",
+}
 
 
 def cohort(folder: Path, names: tuple[str, ...], *, mpp: tuple[float, ...] = (0.5,)) -> Path:
@@ -53,24 +71,24 @@ def artefacts(out: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if not name.startswith(("status", "logs"))}
 
 
-def test_a_reader_that_aborts_while_opening_takes_down_its_own_slide_only(
+@pytest.mark.fault("native-crash", "memory")
+def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manifest = cohort(tmp_path, ("a", "native", "b"))
+    manifest = cohort(tmp_path, tuple(_BECOMES))
     (tmp_path / "start").mkdir()
-    (tmp_path / "start" / "sitecustomize.py").write_text(_ABORTING)
+    (tmp_path / "start" / "sitecustomize.py").write_text(_FAULTY)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         paths = [str(tmp_path / "start"), str(Path(pipeline.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        outcomes = pipeline.tile(manifest, out, CONFIG, workers=2)
-    assert [(each.slide_id, each.state, each.code) for each in outcomes] == [
-        ("a", "done", ""),
-        ("native", "failed", "WORKER_CRASH"),
-        ("b", "done", ""),
-    ]
-    assert read_status(out, "native")["tile"]["code"] == "WORKER_CRASH"
-    assert read_table(out / "slides.parquet")["slide_id"].tolist() == ["a", "b"]
+        config = TileConfig(patch_px=32)
+        outcomes = pipeline.tile(manifest, out, config, workers=2, limit_s=20, limit_bytes=2_000_000_000)
+    assert {each.slide_id: each.code for each in outcomes} == _BECOMES
+    for slide_id, code in _BECOMES.items():
+        entry = read_status(out, slide_id)["tile"]
+        assert (entry["state"], entry.get("code", "")) == ("failed" if code else "done", code)
+    assert sorted(path.stem for path in (out / "patches").glob("*.parquet")) == ["a", "b"]
 
 
 def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_current(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.fault("symlink")
 @pytest.mark.parametrize("link", ["slides", "slides/a.zarr", "patches", "patches/a.parquet", "status", "status/a.json"])
 def test_a_link_in_the_work_folder_that_leads_outside_is_refused(link: str, folder: Path) -> None:
     outside, out = folder / "outside", folder / "out"
@@ -65,6 +66,7 @@ def test_a_link_in_the_work_folder_that_leads_outside_is_refused(link: str, fold
     assert contents(outside) == {}
 
 
+@pytest.mark.fault("output-folder")
 def test_a_work_folder_that_is_gone_is_said_before_any_work(folder: Path) -> None:
     (folder / "out").symlink_to(folder / "unmounted")
     with pytest.raises(InputUnsupportedError, match="cannot write here.*still mounted"):
@@ -82,6 +84,7 @@ def predict(folder: Path, name: str, *, force: bool = False) -> Outcome:
     return outcome
 
 
+@pytest.mark.fault("same-twice")
 def test_a_second_slide_of_the_same_stem_is_not_predicted_into_the_firsts_place(folder: Path) -> None:
     write_model(folder / "model")
     assert predict(folder, "a.svs").state == "done"
@@ -111,6 +114,7 @@ def test_a_slide_that_changed_under_its_own_name_is_stale_and_no_duplicate(folde
     assert contents(folder / "out") == before
 
 
+@pytest.mark.fault("same-twice")
 def test_a_second_slide_of_the_same_stem_or_id_is_not_tiled_into_the_firsts_place(folder: Path) -> None:
     out = folder / "out"
     pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
@@ -155,6 +159,7 @@ OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None],
 }
 
 
+@pytest.mark.fault("older-version")
 @pytest.mark.parametrize("what", OLD)
 def test_what_an_older_version_made_is_refused_with_the_command_that_makes_it_anew(what: str, tmp_path: Path) -> None:
     read, write, path, stage, command = OLD[what]
@@ -164,6 +169,7 @@ def test_what_an_older_version_made_is_refused_with_the_command_that_makes_it_an
     assert path.removesuffix("/run.json") in caught.value.place
 
 
+@pytest.mark.fault("older-version")
 def test_the_groups_of_a_store_of_an_older_version_are_refused_with_the_command_too(folder: Path) -> None:
     out = folder / "out"
     pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
@@ -183,6 +189,7 @@ def test_the_groups_of_a_store_of_an_older_version_are_refused_with_the_command_
     assert read_study(out).slides["tile_state"].tolist() == ["done"]
 
 
+@pytest.mark.fault("older-version", "checkpoint")
 def test_a_bundle_of_another_version_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
     write_json(tmp_path / "model.json", {"schema_version": 0})
     with pytest.raises(CheckpointIncompatibleError, match="version 0.*run pathopatch train WORK"):

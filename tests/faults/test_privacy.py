@@ -8,6 +8,7 @@ from pathlib import Path
 
 import made_slides as made
 import numpy as np
+import pytest
 from made_model import write_model
 from marked_files import MARKER, readable
 from PIL import Image
@@ -16,6 +17,8 @@ from pathopatch import pipeline
 from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.export import export_ome_zarr
 from pathopatch.patches import PatchStore
+
+pytestmark = pytest.mark.fault("patient-data")
 
 RED = (255, 0, 0)  # of their label, macro and thumbnail images
 

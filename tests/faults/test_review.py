@@ -35,6 +35,7 @@ def is_whole(path: Path) -> bool:
     return found == [("ok",)]
 
 
+@pytest.mark.fault("two-reviewers")
 @pytest.mark.parametrize("share", [True, False])
 def test_of_two_reviewers_at_once_one_decides_and_the_other_is_told_of_it(tmp_path: Path, share: bool) -> None:
     """In 20 rounds on one log, or each on a log of the same file."""
@@ -86,6 +87,7 @@ def test_four_processes_that_make_one_log_at_once_lose_no_row(tmp_path: Path) ->
     assert is_whole(path)
 
 
+@pytest.mark.fault("two-reviewers")
 def test_a_log_that_is_locked_for_a_while_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     with Decisions(path) as decisions:
@@ -153,6 +155,7 @@ def killed(path: Path, *, fault: str = "") -> list[str]:
     return ended.stdout.split("\n")[:-1]
 
 
+@pytest.mark.fault("two-reviewers")
 @pytest.mark.parametrize(
     ("fault", "acknowledged", "there"),
     [("", 3, 3), ("deciding:1", 0, 0), ("deciding:2", 0, 0), ("decided:2", 0, 1), ("deciding:4", 2, 2),
@@ -178,6 +181,7 @@ def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
     assert (level, mode) == (2, "wal")  # 2: FULL
 
 
+@pytest.mark.fault("disk-full")
 def test_a_full_disk_is_told_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     with Decisions(path) as decisions:

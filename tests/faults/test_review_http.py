@@ -15,6 +15,8 @@ from review_page import DECISIONS, WRITE, Page, answering, predicted
 from pathopatch.review.routes import ROUTES
 from pathopatch.review.security import Access
 
+pytestmark = pytest.mark.fault("review-page")
+
 RED = (255, 0, 0)  # of the label and macro images in the slide's file
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "

@@ -10,6 +10,8 @@ from review_page import DECISIONS, WRITE, Page, answering, predicted
 
 from pathopatch.review.security import LOOPBACK, Access, access_for
 
+pytestmark = pytest.mark.fault("review-page")
+
 TOKEN = "t0ken-of-the-test"
 
 

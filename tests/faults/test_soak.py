@@ -7,9 +7,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))  # so that it can say `import soak`
 
+import pytest
 import soak
 
 
+@pytest.mark.fault("all-at-once")
 def test_a_run_that_is_killed_again_and_again_ends_with_every_slide_as_it_must_be(tmp_path: Path) -> None:
     run = soak.make(tmp_path / "cohort", 60, share=0.04, seed=1)
     soak.interrupted(run, kills=3, workers=2, every_s=4, seed=1)

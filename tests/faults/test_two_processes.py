@@ -27,6 +27,8 @@ from pathopatch.manifest import SlideRow
 from pathopatch.statuses import read_status, update_status
 from pathopatch.tasks import PredictTask, SlideTask, TileTask
 
+pytestmark = pytest.mark.fault("two-processes")
+
 WORKERS = 4
 SLIDES = {"tile": 50, "predict": 4}
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start

@@ -85,7 +85,7 @@ def _without_status(out):
 
 def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
     result = predict_to(slide, model(), tmp_path / "out", slide_id="s1")
-    assert (result.state, result.counts) == ("done", {"patches": 42, "predicted": 2, "tumour": 1})
+    assert (result.state, result.counts) == ("done", {"patches": 42, "predicted": 2, "tumour": 1, "unreadable": 0})
     folder = tmp_path / "out/heatmaps/s1"
     assert sorted(path.name for path in folder.iterdir()) == [
         "heatmap.json", "heatmap.ome.tif", "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "patches.csv",

@@ -112,6 +112,7 @@ def test_equal_models_give_equal_bytes(bundle, tmp_path):
         assert (bundle / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+@pytest.mark.fault("checkpoint")
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -158,6 +159,7 @@ def test_the_decision_threshold_may_be_set_anew(bundle):
     assert load_model(bundle).spec.decision_threshold == 1.5
 
 
+@pytest.mark.fault("cut-weights")
 @pytest.mark.parametrize("kept", [-3, 20, 4, 0])
 def test_cut_weights_are_refused_as_corrupt(bundle, kept):
     path = bundle / "model.safetensors"
@@ -174,6 +176,7 @@ class _Payload:
         return Path.touch, (self.target,)
 
 
+@pytest.mark.fault("pickle")
 @pytest.mark.parametrize("name", ["model.pt", "model.safetensors", "model.pkl"])
 def test_a_pickle_with_a_payload_is_refused_and_its_code_does_not_run(bundle, name):
     (bundle / name).write_bytes(pickle.dumps(_Payload(bundle / "ran")))
@@ -219,6 +222,7 @@ def test_a_slide_that_fits_passes_as_does_a_finer_one():
     check_slide(_spec(), _slide(mpp=0.25))
 
 
+@pytest.mark.fault("checkpoint", "channels")
 @pytest.mark.parametrize(
     ("slide", "error", "said"),
     [

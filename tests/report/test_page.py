@@ -57,11 +57,13 @@ def test_failed_and_empty_slides_are_named(page: Page) -> None:
     assert "1 of 26 slides need a look: slide03 (channel SHG is shifted by 6.1 um)." in page.text
 
 
+@pytest.mark.fault("escaped")
 def test_a_hostile_message_stays_text(page: Page) -> None:
     assert "script" not in page.tags
     assert "<script>alert('x')</script> & $\\alpha$" in page.text
 
 
+@pytest.mark.fault("escaped")
 def test_a_hostile_patient_and_run_stay_text(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "<b>study")
     table = pd.read_parquet(copy / "slides.parquet")

@@ -90,6 +90,7 @@ def test_the_folder_opens_elsewhere_without_a_network(out: Path, tmp_path: Path)
     assert {path.suffix for path in mailed.rglob("*") if path.is_file()} == {".html", ".png", ".csv"}
 
 
+@pytest.mark.fault("escaped")
 def test_decisions_are_counted_and_shown_as_text(out: Path) -> None:
     bound = {slide: heatmap_fingerprint(out, slide) for slide in ("s0", "s1")}
     decide(

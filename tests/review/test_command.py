@@ -49,6 +49,7 @@ def reviewing(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]
         started.communicate()
 
 
+@pytest.mark.fault("sigterm")
 @needs_viewer
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_the_page_is_ready_when_its_address_is_printed_and_ends_cleanly_with_every_decision_kept(

@@ -86,6 +86,7 @@ TEXT = st.one_of(
 )
 
 
+@pytest.mark.fault("escaped")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
 @given(reason=TEXT, comment=TEXT, reviewer=TEXT.filter(str.strip), threshold=st.none() | st.floats(0, 1))
 def test_any_text_and_threshold_come_back_and_no_cell_begins_a_formula(

@@ -9,8 +9,8 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.evaluation import comparison, evaluate_run
 from pathopatch.files import read_json
 from pathopatch.groups import assign_groups
-from pathopatch.pipeline import run_study, study_runs
 from pathopatch.provenance import Stamp, write_table
+from pathopatch.study import run_study, study_runs
 from pathopatch.training import fit, tune
 from pathopatch.training.dataset import load_patches
 from pathopatch.training.run import load_sets

@@ -207,6 +207,7 @@ class _Explodes(nn.Module):
         return loss.mean() * (float("inf") if self.calls > 5 else 1.0)
 
 
+@pytest.mark.fault("nonfinite")
 def test_an_infinite_loss_stops_the_run_keeps_the_last_good_checkpoint_and_names_the_patches(tmp_path):
     phases = [Phase(sampler=UniformBatchSampler, objective=lambda n: _Explodes())]
     with pytest.raises(NonFiniteError, match=r"step 6, batch in nonfinite\.json"):
@@ -228,6 +229,7 @@ class _Decays(PatchSet):
         return x
 
 
+@pytest.mark.fault("nonfinite")
 def test_one_nan_pixel_stops_the_run_names_its_patch_and_the_last_good_checkpoint_is_kept(tmp_path):
     patches = _Decays(**{name: getattr(TRAIN, name) for name in PatchSet.__dataclass_fields__})
     config = _config(method="erm", steps=40, checkpoint_every=1)
@@ -243,6 +245,7 @@ def test_one_nan_pixel_stops_the_run_names_its_patch_and_the_last_good_checkpoin
     assert fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f")).history  # mended, it goes on from there
 
 
+@pytest.mark.fault("nonfinite")
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_learning_rate_of_1e20_stops_the_run_and_a_checkpoint_holds_numbers_or_is_not_there(tmp_path, optimizer):
     with pytest.raises(NonFiniteError):
@@ -269,11 +272,13 @@ def test_a_nan_pixel_stops_the_run_by_the_patchs_name():
         fit_arrays(patches, VAL, _config())
 
 
+@pytest.mark.fault("beta")
 def test_beta_outside_its_bounds_is_refused_with_the_bounds():
     with pytest.raises(BetaOutOfBoundsError, match=r"beta = 9 is outside \[-2, 4\]"):  # 0 <= 5/6 - s/3 <= 1
         fit_arrays(TRAIN, VAL, _config(beta=9.0))
 
 
+@pytest.mark.fault("empty-group")
 def test_an_empty_training_group_stops_gerne_with_the_counts_while_erm_goes_on():
     emptied = toy([[20, 0], [5, 20]], seed=0)
     with pytest.raises(GroupEmptyError, match=r"\[\[20, 0\], \[5, 20\]\]"):
@@ -282,6 +287,7 @@ def test_an_empty_training_group_stops_gerne_with_the_counts_while_erm_goes_on()
         fit_arrays(emptied, VAL, _config(method=name, steps=2))
 
 
+@pytest.mark.fault("empty-group")
 def test_an_empty_validation_group_stops_gerne_while_erm_is_selected_by_the_others():
     emptied = toy([[6, 0], [6, 6]], seed=0)
     with pytest.raises(GroupEmptyError, match="in validation"):

@@ -1,0 +1,104 @@
+"""The table of faults: what can go wrong, and whether the tests that show it passed. Printed at the end of a run.
+
+A test says by ``@pytest.mark.fault("truncated")`` which row it shows; several tests may show one, and one several.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Generator
+
+import pytest
+
+ROWS = {
+    "kill": "killed in the middle of tiling, predicting, training",
+    "kill-before-status": "killed between rename and status",
+    "parent-killed": "the parent of a batch killed",
+    "truncated": "a slide cut at 30, 60 or 95 %",
+    "corrupt-tile": "one tile that cannot be decoded",
+    "native-crash": "a native crash or a hang in a decoder",
+    "giant": "a few bytes that claim 10^6 x 10^6 px",
+    "disk-full": "a disk that is full",
+    "output-folder": "an output folder that is read-only or gone",
+    "channels": "other channels, another sample type, NaN pixels",
+    "modalities": "modalities of another size, scale or place",
+    "mpp": "a scale that is missing, 0, NaN, absurd, or differs by axis",
+    "background-only": "a slide of background only",
+    "empty-group": "a group without patches",
+    "beta": "a beta out of its bounds",
+    "same-twice": "one id, or one content, twice",
+    "patient-in-two-splits": "a patient in two splits",
+    "checkpoint": "a model with other channels, classes, scaling or version",
+    "pickle": "a pickle with a payload as model",
+    "cut-weights": "weights that are cut off",
+    "nonfinite": "a loss that is NaN or infinite",
+    "slide-id": "a slide id that climbs, is absolute, reserved, a formula",
+    "escaped": "markup or formulas in what people typed",
+    "symlink": "a link in the work folder that leads outside",
+    "review-page": "forged addresses, hosts and writes at the review page",
+    "patient-data": "what a slide file says of the patient",
+    "two-processes": "two processes on one slide",
+    "two-reviewers": "two reviewers on one slide, a locked log, a kill while saving",
+    "sigterm": "a scheduler's SIGTERM",
+    "memory": "a slide that takes more memory than allowed",
+    "other-kinds": "files of another kind, or coarser than asked for",
+    "older-version": "outputs of an older version",
+    "any-bytes": "bytes that a fuzzer makes up",
+    "all-at-once": "thousands of slides, each fault among them, killed again and again",
+}
+"""Faults by name, in the words of the table."""
+
+_FAULT = "fault"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "fault(*names): shows what happens at these faults; see tests/fault_table.py")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send the names along with the report: the table is printed by a process that has no items."""
+    report = yield
+    for name in faults_of(item):
+        report.user_properties.append((_FAULT, name))
+    return report
+
+
+def faults_of(item: pytest.Item) -> list[str]:
+    """Return the rows that a test shows.
+
+    Raises
+    ------
+    UsageError
+        There is no such row.
+    """
+    names = [str(name) for mark in item.iter_markers(_FAULT) for name in mark.args]
+    if unknown := [name for name in names if name not in ROWS]:
+        raise pytest.UsageError(f"{item.nodeid}: no fault is called {', '.join(unknown)}")
+    return names
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print each row of which a test ran."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for kind in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(kind, ()):
+            for name in {value for key, value in report.user_properties if key == _FAULT}:
+                counts[name][kind] += 1
+    if not counts:
+        return
+    terminalreporter.section("faults")
+    width = max(map(len, ROWS.values()))
+    for name, words in ROWS.items():
+        if name in counts:
+            terminalreporter.write_line(f"{words:{width}}: {_said(counts[name])}")
+
+
+def _said(counts: Counter[str]) -> str:
+    """Return what became of a row's tests in words; one that failed outweighs all others."""
+    bad = counts["failed"] + counts["error"]
+    if bad:
+        return f"FAILED ({bad} of {bad + counts['passed']})"
+    if not counts["passed"]:
+        return f"skipped ({counts['skipped']})"
+    return f"passed ({counts['passed']})" + (f", {counts['skipped']} skipped" if counts["skipped"] else "")
