@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch import files, provenance
-from pathopatch.batch import Failure, each_slide
+from pathopatch.batch.run import Failure, each_slide
+from pathopatch.batch.tasks import open_row
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
 from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
 from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp
-from pathopatch.tasks import open_row
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pathopatch.batch.tasks import open_row
 from pathopatch.cohort import slides_to_predict
 from pathopatch.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.files import write_bytes
 from pathopatch.progress import Progress
-from pathopatch.tasks import open_row
 
 _MODEL = "model"  # what a run calls its bundle: the run's name says more
 

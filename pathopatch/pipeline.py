@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pathopatch import files
 from pathopatch.auditing import audit_text
-from pathopatch.batch import fail, run_slides, workers_for
+from pathopatch.batch.run import fail, run_slides, workers_for
+from pathopatch.batch.runlog import logged
+from pathopatch.batch.tasks import Outcome, PredictTask, SlideTask, TileTask
 from pathopatch.clean import sweep
 from pathopatch.cohort import (
     check,
@@ -38,9 +40,7 @@ from pathopatch.errors import InputMissingError, InputUnsupportedError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
 from pathopatch.pseudonyms import pseudonymous, require_apart
-from pathopatch.runlog import logged
 from pathopatch.statuses import read_status, roll
-from pathopatch.tasks import Outcome, PredictTask, SlideTask, TileTask
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:
@@ -354,9 +354,9 @@ def predict(
     tasks = _asked(tasks, only_failed=only_failed)
     # The processes load their libraries meanwhile.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+        from pathopatch.batch.totals import cohort_kept
         from pathopatch.heatmaps import tiling_of
         from pathopatch.models import check_bundles, pick_device
-        from pathopatch.totals import cohort_kept
 
         # What is wrong with the command is one error, not one a slide that takes the place of what was found before.
         tiling_of(check_bundles(models), config)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from pathopatch.batch.tasks import Outcome, label_source, open_row
 from pathopatch.cohort import measure_intensities, open_slides
 from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.errors import PathopatchError
@@ -26,7 +27,6 @@ from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.pipeline import one_mpp
 from pathopatch.provenance import content_bytes
 from pathopatch.pseudonyms import require_apart
-from pathopatch.tasks import Outcome, label_source, open_row
 from pathopatch.workers import Workers
 
 if TYPE_CHECKING:

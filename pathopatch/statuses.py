@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FOLDER, CHUNK = "status", "chunk-"
-SETTLED = ("done", "done_empty", "failed")
+FINISHED = ("done", "done_empty")
+"""States of a slide whose outputs are there."""
+SETTLED = (*FINISHED, "failed")
 """States in which nobody works on a slide."""
 ROLLED_FROM = 5000
 """So many settled files are left as they are: they are read in a second."""
@@ -56,6 +58,11 @@ def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]
     path = inside(out, FOLDER, f"{slide_id}.json")
     with gate(out):  # two stages may be at one slide
         write_json(path, {**read_status(out, slide_id), stage: dict(entry)})
+
+
+def is_recorded_done(out: Path, slide_id: str, stage: str) -> bool:
+    """Return whether a status says that a stage is done; if its outputs still hold, only the stage can tell."""
+    return read_status(out, slide_id).get(stage, {}).get("state") in FINISHED
 
 
 def read_status(out: Path, slide_id: str) -> dict[str, Any]:

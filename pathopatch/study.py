@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pathopatch import files, pipeline, provenance
+from pathopatch.batch.tasks import Outcome
 from pathopatch.cohort import included
 from pathopatch.config import RANK_METHODS, StudyConfig, TrainConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.manifest import read_manifest
 from pathopatch.progress import Progress
-from pathopatch.tasks import Outcome
 
 Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 """The last stage to run."""

@@ -16,7 +16,8 @@ from made_model import write_model
 
 from pathopatch import pipeline
 from pathopatch.config import PredictConfig
-from pathopatch.review.app import create_app, opened
+from pathopatch.review.app import create_app
+from pathopatch.review.opened import opened
 from pathopatch.review.security import Access
 from pathopatch.review.server import listen, server_of
 

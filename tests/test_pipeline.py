@@ -5,11 +5,11 @@ import pytest
 import tifffile
 from made_slides import write_channel
 
+from pathopatch.batch.tasks import open_row
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.manifest import SlideRow
 from pathopatch.pipeline import slides_to_predict
 from pathopatch.slides import open_slide
-from pathopatch.tasks import open_row
 
 
 def row(path: Path, mpp: float | None = None) -> SlideRow:

@@ -12,13 +12,13 @@ import torch
 from made_slides import disc_image, write_channel
 
 from pathopatch import pipeline, plan
+from pathopatch.batch.tasks import open_row
 from pathopatch.config import IntensityConfig, PredictConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.heatmaps import predict_to
 from pathopatch.manifest import read_manifest
 from pathopatch.models import BundleSpec, PatchClassifier
 from pathopatch.provenance import read_table
-from pathopatch.tasks import open_row
 
 
 def cohort(folder: Path, *, mpp: tuple[float, ...] = (0.5, 0.5), broken: bool = False) -> Path:

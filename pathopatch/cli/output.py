@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from pathopatch.batch.tasks import Outcome
     from pathopatch.plan import Plan
     from pathopatch.progress import Progress
-    from pathopatch.tasks import Outcome
 
 
 def say(text: str) -> None:
@@ -73,7 +73,7 @@ def finish(outcomes: list[Outcome]) -> None:
     """Print what became of the slides and exit with the batch's code."""
     from collections import Counter
 
-    from pathopatch.batch import exit_code
+    from pathopatch.batch.run import exit_code
 
     for outcome in outcomes:
         if outcome.state == "failed":

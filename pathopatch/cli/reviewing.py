@@ -38,7 +38,8 @@ def review(
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("the review page needs its extra", remedy="pip install 'pathopatch[review]'")
     from pathopatch.review import viewer
-    from pathopatch.review.app import create_app, opened
+    from pathopatch.review.app import create_app
+    from pathopatch.review.opened import opened
     from pathopatch.review.security import access_for
     from pathopatch.review.server import listen, serve
 

@@ -18,7 +18,7 @@ def status(
     force: Force = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
-    from pathopatch.standing import standing
+    from pathopatch.batch.standing import standing
 
     found = standing(out)
     if not quiet:
@@ -33,7 +33,7 @@ def index(
     force: Annotated[bool, typer.Option("--force", help="Write what is current anew, too.")] = False,
 ) -> None:
     """Gather all predictions into index/: Parquet tables of slides and patches for DuckDB, Polars and others."""
-    from pathopatch.indexing import write_index
+    from pathopatch.batch.indexing import write_index
 
     with progress_bars(quiet) as progress:
         print(write_index(out, force=force, progress=progress))

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch import provenance
+from pathopatch.batch.tasks import open_row
 from pathopatch.config import TileConfig
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
-from pathopatch.tasks import open_row
 
 
 def brightness_accuracy(work: Path, config: TileConfig, manifest: Path, *, threshold: float) -> float:

@@ -39,7 +39,7 @@ from pathopatch.provenance import (
     write_tables,
 )
 from pathopatch.slides import Slide, tolerant
-from pathopatch.statuses import read_status, update_status
+from pathopatch.statuses import FINISHED, read_status, update_status
 
 STAGE = "predict"
 _PROBES, _PROBE_PX = 6, 32  # per axis
@@ -267,7 +267,7 @@ def _adopted(out: Path, slide_id: str, folder: Path, of_it: Mapping[str, Any]) -
     result = _result(slide_id, read_json(folder / FACTS))
     entry = read_status(out, slide_id).get(STAGE, {})
     known = {name: value for name, value in of_it.items() if value}
-    if entry.get("state") not in ("done", "done_empty"):
+    if entry.get("state") not in FINISHED:
         _record(out, result, of_it)
     elif any(entry.get(name) != value for name, value in known.items()):
         update_status(out, slide_id, STAGE, {**entry, **known})

@@ -74,7 +74,7 @@ def write_folder(
         folder / "heatmap.ome.zarr", shown, channels=channels, cell_um=cell_um, over_um=over_um, name=slide_id
     )
     write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um)
-    write_png(folder / "overlay.png", _overlay(slide, analysis, probability, drawn_name, spec))
+    write_png(folder / "overlay.png", _overlay(slide, analysis, cells, drawn_name, spec))
     regions = positive_regions(
         probability,
         decision_probability=threshold,
@@ -137,16 +137,16 @@ def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
     }
 
 
-def _overlay(
-    slide: Slide, analysis: SlideAnalysis, probability: NDArray[np.float64], name: str, spec: BundleSpec
-) -> Picture:
-    """Return the picture of the map on the slide."""
+def _overlay(slide: Slide, analysis: SlideAnalysis, cells: NDArray[np.float64], name: str, spec: BundleSpec) -> Picture:
+    """Return the picture of the map on the slide; where even the tissue is unknown, pixels cannot be decoded."""
+    probability, tissue, *_ = cells
     overview = shrunk(analysis.overview, _OVERVIEW_PX)
     scale_y, scale_x = slide.size[1] / overview.shape[1], slide.size[0] / overview.shape[2]
     stride = analysis.grid.stride
     return render(
         compose(overview, analysis.windows, is_rgb=slide.is_rgb),
         probability,
+        unreadable=np.isnan(tissue),
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=slide.mpp * scale_x,
         legend=Legend(

@@ -29,6 +29,7 @@ from pathopatch.patches.picture import (
 
 ALPHA = 0.45  # the tissue stays readable through the map
 _SHORTEST_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
+_HATCH_PX, _HATCH = 6, (150, 150, 150)  # width of a stripe, of every third, and its colour
 _SWATCH = 96  # grey of the legend's ground where nothing was predicted
 
 
@@ -110,10 +111,33 @@ def blend(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[flo
     return blended
 
 
+def hatched(picture: Picture, marked: NDArray[np.bool_], cell_px: tuple[float, float]) -> Picture:
+    """Return the picture with slanted stripes over some cells.
+
+    Parameters
+    ----------
+    picture : ndarray of uint8, shape (h, w, 3)
+    marked : ndarray of bool, shape (ny, nx)
+        Which cells.
+    cell_px : tuple of float
+        (height, width) of a cell, px of the picture.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+    """
+    row, column = cells_under(picture.shape[:2], cell_px, marked.shape)
+    striped, across = picture.copy(), np.arange(picture.shape[1])
+    for line, cell_row in enumerate(row):
+        striped[line, marked[cell_row][column] & ((line + across) // _HATCH_PX % 3 == 0)] = _HATCH
+    return striped
+
+
 def render(
     picture: Picture,
     probability: NDArray[np.float64],
     *,
+    unreadable: NDArray[np.bool_] | None = None,
     cell_px: tuple[float, float],
     um_per_px: float,
     legend: Legend = PLAIN,
@@ -126,6 +150,8 @@ def render(
         From `compose`.
     probability : ndarray of float64, shape (ny, nx)
         In [0, 1], NaN where nothing was predicted; cell (0, 0) starts at the picture's corner.
+    unreadable : ndarray of bool, shape (ny, nx), optional
+        Cells whose pixels cannot be decoded; they are hatched, so that nobody takes them for glass.
     cell_px : tuple of float
         (height, width) of a cell, px of the picture.
     um_per_px : float
@@ -147,6 +173,9 @@ def render(
     notes = ["clear: not predicted"] if np.isfinite(probability).any() else ["nothing predicted: too little tissue"]
     if legend.threshold is not None:
         notes.append(f"outlined: called {legend.class_name}")
+    if unreadable is not None and unreadable.any():
+        view = hatched(view, unreadable, cell_px)
+        notes.append("hatched: unreadable")
     return _framed(view, ground, um_per_px / factor, legend, notes)
 
 
@@ -236,7 +265,7 @@ def _draw_bar(
     """Draw the colour bar with its ticks, the decision threshold, and the notes below it."""
     small, (x, y) = font(FONT_PX), corner
     draw.text((x, y), f"{legend.class_name} probability", fill=INK, font=small)
-    top, length, bar = y + 40, max(height - 40 - 26 * (4 + len(legend.channels)), 120), 28
+    top, length, bar = y + 40, max(height - 40 - 26 * (2 + len(notes) + len(legend.channels)), 120), 28
     shades = (1 - ALPHA) * ground + ALPHA * map_colors(np.linspace(1, 0, length))
     strip = np.asarray(np.rint(shades), np.uint8)[:, None].repeat(bar, axis=1)
     sheet.paste(Image.fromarray(strip), (x, top))

@@ -13,7 +13,7 @@ from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore, store_source, store_stamp
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, require_same_source, table_stamp
 from pathopatch.slides import Slide
-from pathopatch.statuses import read_status
+from pathopatch.statuses import is_recorded_done
 
 STAGE = "tile"
 _PROBES = 8  # per axis
@@ -129,7 +129,7 @@ def is_tiled(work: Path, slide_id: str) -> bool:
     slide_id : str
         A checked slide id.
     """
-    if read_status(work, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
+    if not is_recorded_done(work, slide_id, STAGE):
         return False
     return finished_stamp(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
 

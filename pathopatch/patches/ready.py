@@ -35,7 +35,7 @@ from pathopatch.patches.tile import COLUMNS, TileResult, write_status
 from pathopatch.patches.tissue import TissueModel, fit_tissue
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, read_table, write_table
 from pathopatch.slides.background import guess_background
-from pathopatch.statuses import read_status, update_status
+from pathopatch.statuses import is_recorded_done, update_status
 
 _SHEET_PX = 4096
 _BATCH_BYTES = 32 * 2**20
@@ -110,7 +110,7 @@ def tile_patches(
         state: Literal["done", "done_empty", "current"] = "current"
         if is_current(stamp, existing, place=store_path, force=force):
             table = read_table(table_path)
-            if read_status(out, name).get(STAGE, {}).get("state") not in ("done", "done_empty"):
+            if not is_recorded_done(out, name, STAGE):
                 write_status(out, name, table, stamp, started)  # cut off between the table and the status
         else:
             update_status(out, name, STAGE, {"state": "running", "host": socket.gethostname()})

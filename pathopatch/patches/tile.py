@@ -31,7 +31,7 @@ from pathopatch.patches.source import source_record
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import Stamp, read_table, write_table
 from pathopatch.slides import Slide
-from pathopatch.statuses import read_status, update_status
+from pathopatch.statuses import is_recorded_done, read_status, update_status
 
 COLUMNS = (
     "patch_id",
@@ -138,7 +138,7 @@ def tile_slide(
         stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
         if is_current_output(slide, stamp, config, store_path, table_path, force):
             table = read_table(table_path)
-            if read_status(out, slide_id).get(STAGE, {}).get("state") not in ("done", "done_empty"):
+            if not is_recorded_done(out, slide_id, STAGE):
                 write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
             said = tuple(read_status(out, slide_id)[STAGE].get("warnings", ()))
             return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=said)

@@ -16,7 +16,7 @@ from pathopatch.manifest import SlideRow, read_manifest, valid_slide_id
 from pathopatch.pseudonyms import pseudonym
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_facts
-from pathopatch.statuses import read_status, slide_ids
+from pathopatch.statuses import FINISHED, read_status, slide_ids
 
 _OPEN_SLIDES = 8
 _COUNTS = ("patches", "predicted", "tumour")
@@ -294,7 +294,7 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
     if not entry and not facts:
         return None
     state = entry.get("state") or ("done" if facts["counts"]["predicted"] else "done_empty")
-    is_done = state in ("done", "done_empty")
+    is_done = state in FINISHED
     known = {**facts, **entry} if is_done else {}  # numbers of an earlier run do not stand beside a failure
     counts, summary = known.get("counts", {}), known.get("summary", {})
     predicted, tumour, tissue = counts.get("predicted"), counts.get("tumour"), summary.get("tissue_mm2")

@@ -26,7 +26,7 @@ from pathopatch.files import json_text
 from pathopatch.review.security import MAX_BODY_BYTES, too_large
 
 if TYPE_CHECKING:
-    from pathopatch.review.app import Review
+    from pathopatch.review.opened import Review
     from pathopatch.review.slide import ReviewedSlide
 
 NOTE = "Research use only, not for diagnosis"

@@ -19,7 +19,8 @@ import tifffile
 from made_omezarr import chunk_files, write_omezarr
 
 from pathopatch import pipeline
-from pathopatch.batch import exit_code
+from pathopatch.batch.run import exit_code
+from pathopatch.batch.tasks import Outcome
 from pathopatch.config import TileConfig
 from pathopatch.errors import InputCorruptError
 from pathopatch.patches import is_tiled
@@ -27,7 +28,6 @@ from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
 from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.statuses import read_status
-from pathopatch.tasks import Outcome
 
 Row = dict[str, str]
 Make = Callable[[Path], Row]

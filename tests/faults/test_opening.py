@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pathopatch import pipeline
+from pathopatch.batch.tasks import WITHIN
 from pathopatch.config import IntensityConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.statuses import read_status
-from pathopatch.tasks import WITHIN
 
 CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
 # Python runs a module of this name when it starts, so a worker process finds a reader that does as its file is called.

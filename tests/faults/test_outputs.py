@@ -14,6 +14,7 @@ import pytest
 from made_model import write_model
 
 from pathopatch import pipeline
+from pathopatch.batch.tasks import Outcome
 from pathopatch.config import GroupsConfig, PredictConfig, TileConfig
 from pathopatch.errors import CheckpointIncompatibleError, DuplicateIdError, InputUnsupportedError, StaleArtefactError
 from pathopatch.files import write_json
@@ -22,7 +23,6 @@ from pathopatch.patches import tile_slide
 from pathopatch.provenance import Stamp, write_table
 from pathopatch.report.collect import read_study
 from pathopatch.slides import open_slide
-from pathopatch.tasks import Outcome
 
 CONFIG = TileConfig(patch_px=16)
 

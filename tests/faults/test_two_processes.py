@@ -19,13 +19,13 @@ import pytest
 from made_model import write_model
 
 from pathopatch import statuses
-from pathopatch.batch import run_slides
+from pathopatch.batch.run import run_slides
+from pathopatch.batch.tasks import PredictTask, SlideTask, TileTask
 from pathopatch.claims import GATE, claimed, is_claimed, of_slide
 from pathopatch.clean import find
 from pathopatch.config import PredictConfig, TileConfig
 from pathopatch.manifest import SlideRow
 from pathopatch.statuses import read_status, update_status
-from pathopatch.tasks import PredictTask, SlideTask, TileTask
 
 pytestmark = pytest.mark.fault("two-processes")
 

@@ -14,6 +14,7 @@ from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 
 from pathopatch import pipeline
+from pathopatch.batch.tasks import Outcome
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputCorruptError
 from pathopatch.files import read_json
@@ -21,7 +22,6 @@ from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.manifest import SlideRow
 from pathopatch.provenance import read_table
 from pathopatch.slides import TolerantSlide, open_slide
-from pathopatch.tasks import Outcome
 
 pytestmark = pytest.mark.fault("corrupt-tile")
 

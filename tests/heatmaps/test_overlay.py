@@ -142,3 +142,18 @@ def test_where_the_slide_stands_in_the_picture_can_be_told_from_its_size(shape):
     assert sheet[top + height, left].any()
     if max(shape) == 1536:  # as large as pictures get: of a larger slide, whose sides were rounded
         assert view_size(sheet.shape[:2], tuple(37 * side + 9 for side in shape)) == (height, width)
+
+
+def test_what_cannot_be_decoded_is_hatched_to_its_edge_and_the_legend_says_so():
+    picture, cells = _grey(1000, 1000), _one_cell(10, 10, 4, 5)
+    unreadable = np.zeros((10, 10), bool)
+    unreadable[2, 3] = True
+    plain, found = (
+        render(picture, cells, unreadable=marked, cell_px=(100.0, 100.0), um_per_px=0.5)
+        for marked in (np.zeros_like(unreadable), unreadable)
+    )
+    row, column = origin()
+    changed = np.argwhere((plain != found).any(axis=2)[row : row + 1000, column : column + 1000])
+    assert (changed.min(axis=0).tolist(), changed.max(axis=0).tolist()) == ([200, 300], [299, 399])
+    assert 0.2 < len(changed) / 100**2 < 0.5
+    assert (plain != found)[row : row + 1000, column + 1000 :].any()

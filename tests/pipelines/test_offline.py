@@ -52,7 +52,9 @@ def test_a_wheelhouse_installs_and_predicts_where_there_is_no_route(tmp_path: Pa
     assert len(inside("cat /proc/net/route").splitlines()) <= 1  # the headings alone
     inside(install.replace("/opt/wheelhouse", str(house)))
     made.write_aperio(
-        tmp_path / "a.svs", made.disc_image(96, 80, (40, 40), 25, (180, 90, 150), (245, 245, 245)), levels=1
+        tmp_path / "a.svs",
+        made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245)),
+        levels=1,
     )
     write_model(tmp_path / "model")
     assert inside("pathopatch predict a.svs --model model -o out --device cpu").strip().endswith("slides: 1 done")

@@ -120,7 +120,8 @@ def test_neither_torch_nor_what_trains_is_loaded_to_show_a_slide(out: Path) -> N
     look = f"""
 import sys
 from pathlib import Path
-from pathopatch.review.app import create_app, opened
+from pathopatch.review.app import create_app
+from pathopatch.review.opened import opened
 from pathopatch.review.security import Access
 from pathopatch.review.values import facts, values
 from pathopatch.review.tiles import thumbnail, tile

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from pathopatch.batch.tasks import OfSlide, Outcome, SlideTask
 from pathopatch.claims import is_claimed, of_slide
 from pathopatch.errors import (
     DuplicateIdError,
@@ -25,14 +26,13 @@ from pathopatch.errors import (
     WorkerCrashError,
 )
 from pathopatch.progress import Progress
-from pathopatch.statuses import read_status, update_status
-from pathopatch.tasks import OfSlide, Outcome, SlideTask
+from pathopatch.statuses import FINISHED, is_recorded_done, read_status, update_status
 from pathopatch.workers import Lost, Workers
 
 R = TypeVar("R")
 S = TypeVar("S", bound=OfSlide)
 
-GOOD_STATES = ("done", "done_empty", "current")
+GOOD_STATES = (*FINISHED, "current")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def workers_for(
 def _is_finished(task: SlideTask) -> bool:
     """Return whether a slide's status says done; if its output still holds, only its stage can tell."""
     try:
-        return read_status(task.out, task.slide_id).get(task.stage, {}).get("state") in ("done", "done_empty")
+        return is_recorded_done(task.out, task.slide_id, task.stage)
     except PathopatchError:  # what is wrong with the work folder is said when it is worked in
         return False
 

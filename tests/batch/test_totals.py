@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from pathopatch import statuses
+from pathopatch.batch.tasks import Outcome
+from pathopatch.batch.totals import COHORT, PATIENTS, CohortTables, cohort_kept, write_cohort
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.statuses import update_status
-from pathopatch.tasks import Outcome
-from pathopatch.totals import COHORT, PATIENTS, CohortTables, cohort_kept, write_cohort
 
 
 def add(out: Path, slide_id: str, patient: str, state: str = "done", **summary: Any) -> None:

@@ -18,10 +18,10 @@ from pathopatch import files
 from pathopatch.claims import claimed
 from pathopatch.errors import PathopatchError
 from pathopatch.heatmaps.summary import SUMMARY
-from pathopatch.statuses import StatusTable
+from pathopatch.statuses import FINISHED, StatusTable
 
 if TYPE_CHECKING:
-    from pathopatch.tasks import Outcome
+    from pathopatch.batch.tasks import Outcome
 
 COUNTS = ("patches", "predicted", "tumour", "unreadable")
 COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "warnings")
@@ -32,7 +32,6 @@ PATIENTS = (
 )  # fmt: skip
 """Columns of ``patients.csv``: sums over the slides that are done, and of the largest region the largest."""
 _TEXTS = ("patient_id", "state", "code", "warnings")
-_GOOD = ("done", "done_empty")
 _EVERY_S = 60.0
 _REST = 20  # the tables take at most this part of a run: one twentieth
 
@@ -145,7 +144,7 @@ def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
 
 def _patient(name: str, slides: pd.DataFrame) -> dict[str, Any]:
     """Return one patient's row; flagged patches count over all predicted ones."""
-    done = slides[slides["state"].isin(_GOOD)]
+    done = slides[slides["state"].isin(FINISHED)]
     sums = {each: int(done[each].sum()) for each in COUNTS}
     areas = {each: float(done[each].sum()) for each in ("tissue_mm2", "positive_mm2", "positive_tissue_mm2")}
     flagged = float((done["flagged_share"].fillna(0.0) * done["predicted"].astype("float64")).sum())

@@ -17,6 +17,7 @@ import torch
 from made_model import write_model
 
 from pathopatch import pipeline
+from pathopatch.batch.tasks import Outcome
 from pathopatch.config import PredictConfig
 from pathopatch.errors import (
     CheckpointIncompatibleError,
@@ -26,7 +27,6 @@ from pathopatch.errors import (
     PathopatchError,
 )
 from pathopatch.models import build_network, read_spec, save_bundle
-from pathopatch.tasks import Outcome
 from pathopatch.temporary import temporary_path
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)

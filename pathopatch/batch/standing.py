@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathopatch.errors import InputMissingError
-from pathopatch.statuses import StatusTable
+from pathopatch.statuses import FINISHED, SETTLED, StatusTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STATES = ("done", "done_empty", "failed", "running")
+STATES = (*SETTLED, "running")
 """In the order in which they are shown; `running` is also what a killed process leaves."""
-GOOD = ("done", "done_empty")
 _COLUMNS = ("state", "code", "message", "patches", "predicted", "tumour", "seconds", "ended")
 _SHOWN = ("slide_id", "stage", "state", "code", "patches", "predicted", "tumour", "seconds")
 _FEW = 40  # slides: so many are listed without being asked for
@@ -43,7 +42,7 @@ class Standing:
     @property
     def exit_code(self) -> int:
         """As of a run: 0 when every slide is done, 3 when some are not, 1 when none is."""
-        good = int(self.counts[list(GOOD)].to_numpy().sum())
+        good = int(self.counts[list(FINISHED)].to_numpy().sum())
         if good == len(self.table):
             return 0
         return 3 if good else 1
@@ -52,7 +51,7 @@ class Standing:
         """Return table and totals in words; of many slides those that are not done, unless all are asked for."""
         lines = []
         is_few = self.table["slide_id"].nunique() <= _FEW
-        rows = self.table if all_slides or is_few else self.table[~self.table["state"].isin(GOOD)]
+        rows = self.table if all_slides or is_few else self.table[~self.table["state"].isin(FINISHED)]
         if len(rows):
             lines += [_columns(rows), ""]
         lines.append(f"{self.table['slide_id'].nunique():,} slides")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from pathopatch.files import disk_errors, inside
 
 if TYPE_CHECKING:
-    from pathopatch.tasks import Outcome
+    from pathopatch.batch.tasks import Outcome
 
 FOLDER = "logs"
 KEPT_RUNS = 20

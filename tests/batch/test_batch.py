@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pathopatch import pipeline
-from pathopatch.batch import exit_code, run_slides, workers_for
+from pathopatch.batch.run import exit_code, run_slides, workers_for
+from pathopatch.batch.tasks import Outcome
 from pathopatch.claims import claimed, of_slide
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputCorruptError
@@ -20,7 +21,6 @@ from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.progress import Progress
 from pathopatch.statuses import read_status, update_status
-from pathopatch.tasks import Outcome
 
 
 @dataclass(frozen=True)

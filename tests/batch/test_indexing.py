@@ -13,10 +13,11 @@ import pytest
 from made_model import write_model
 from made_review import write_other_model
 
-from pathopatch import indexing, pipeline
+from pathopatch import pipeline
+from pathopatch.batch import indexing
+from pathopatch.batch.indexing import write_index
 from pathopatch.config import PredictConfig
 from pathopatch.errors import InputMissingError
-from pathopatch.indexing import write_index
 from pathopatch.provenance import read_table
 from pathopatch.statuses import update_status
 
@@ -111,7 +112,7 @@ def test_a_folder_without_predictions_and_a_table_that_is_gone_are_named(folder:
 
 def queries() -> list[str]:
     """The queries as the manual shows them."""
-    text = (Path(__file__).parents[1] / "pipelines" / "batch-inference" / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "pipelines" / "batch-inference" / "README.md").read_text(encoding="utf-8")
     return [part.split("```")[0] for part in text.split("```sql\n")[1:]]
 
 

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pathopatch.batch.totals import CohortTables
 from pathopatch.errors import InputMissingError
 from pathopatch.files import atomic_path, inside, remove
 from pathopatch.progress import Progress
 from pathopatch.provenance import Stamp, fingerprint, require_schema, stamped_metadata, table_stamp, write_table
-from pathopatch.totals import CohortTables
+from pathopatch.statuses import FINISHED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ def write_index(out: Path, *, force: bool = False, progress: Progress | None = N
     """
     tables = CohortTables(out)
     slides = tables.slides()
-    done = slides[slides["state"].isin(("done", "done_empty"))]
+    done = slides[slides["state"].isin(FINISHED)]
     if done.empty:
         raise InputMissingError(
             "no predicted slide here", place=str(out), remedy="name the folder that pathopatch predict wrote to"

@@ -8,9 +8,9 @@ from typing import IO, Any
 
 import pytest
 
-from pathopatch import runlog
-from pathopatch.runlog import logged
-from pathopatch.tasks import Outcome
+from pathopatch.batch import runlog
+from pathopatch.batch.runlog import logged
+from pathopatch.batch.tasks import Outcome
 
 DONE = Outcome(slide_id="a", state="done", counts={"patches": 4}, warnings=("thin /data/a.svs",))
 FAILED = Outcome(slide_id="b", state="failed", code="INPUT_CORRUPT", message='cut: /data/b.svs\n"x"')
