@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import SlideFacts
 from pathopatch.slides.planes import Pixels
 from pathopatch.slides.slide import Slide
 
@@ -148,15 +147,7 @@ class AlignedSlide(Slide):
 
     def __init__(self, *, slide: Slide, offsets: Offsets, **options: Any) -> None:
         self._slide, self._offsets = slide, offsets
-        facts = SlideFacts(
-            channels=slide.channels,
-            dtype=slide.dtype,
-            levels=slide.levels,
-            resolution=slide._resolution,
-            paths=slide.paths,
-            bounds=slide.bounds,
-        )
-        super().__init__(facts, {"slide": slide, "offsets": offsets}, **options)
+        super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
 
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +75,11 @@ class Slide(ABC):
             self._resolution = resolution(mpp, mpp, source="the value given")
             if self._resolution.mpp is None:
                 raise self._mpp_missing()
+
+    @property
+    def facts(self) -> SlideFacts:
+        """What is known of it without reading pixels, names and scale given by the caller in place of the file's."""
+        return replace(self._facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds)
 
     @property
     def channels(self) -> tuple[str, ...]:

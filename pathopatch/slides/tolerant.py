@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputCorruptError
-from pathopatch.slides.facts import SlideFacts
 from pathopatch.slides.planes import Pixels
 from pathopatch.slides.slide import Slide
 
@@ -40,15 +39,7 @@ class TolerantSlide(Slide):
     def __init__(self, *, slide: Slide, share: float, **options: Any) -> None:
         self._slide, self._share = slide, share
         self._lost: dict[int, set[tuple[int, int]]] = {}  # by level: (column, row) of squares
-        facts = SlideFacts(
-            channels=slide.channels,
-            dtype=slide.dtype,
-            levels=slide.levels,
-            resolution=slide._resolution,
-            paths=slide.paths,
-            bounds=slide.bounds,
-        )
-        super().__init__(facts, {"slide": slide, "share": share}, **{"background": slide._background, **options})
+        super().__init__(slide.facts, {"slide": slide, "share": share}, **{"background": slide._background, **options})
 
     @property
     def source(self) -> str | dict[str, str]:
