@@ -19,7 +19,7 @@ from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_fac
 from pathopatch.statuses import FINISHED, read_status, slide_ids
 
 _OPEN_SLIDES = 8
-_COUNTS = ("patches", "predicted", "tumour")
+_COUNTS = ("patches", "predicted", "tumour", "unreadable")
 _Mark = tuple[int, ...]
 
 

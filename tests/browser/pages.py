@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 READY = "body[data-ready=yes]"
 expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
 _windows: list[Visit] = []  # those that are open
+_servers: dict[str, int] = {}  # address: process
 
 
 @contextmanager
@@ -41,6 +43,7 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
         try:
             address = process.stdout.readline().strip()
             assert address.startswith("http://127.0.0.1:"), "the command ended before it printed an address"
+            _servers[address.rstrip("/")] = process.pid
             yield address.rstrip("/")
         finally:
             for window in [each for each in _windows if each.address == address.rstrip("/")]:
@@ -63,6 +66,8 @@ class Visit:
         self.page.on("console", lambda said: self._hear(said.type, said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url))
+        self._devtools = self._context.new_cdp_session(self.page)
+        self._devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
         _windows.append(self)
 
     def _hear(self, kind: str, text: str) -> None:
@@ -79,6 +84,13 @@ class Visit:
         if self in _windows:
             _windows.remove(self)
             self._context.close()
+
+    def worked_ms(self) -> float:
+        """How long the page (this document so far) and its server have been at work, ms of CPU."""
+        metrics = {each["name"]: each["value"] for each in self._devtools.send("Performance.getMetrics")["metrics"]}
+        fields = Path(f"/proc/{_servers[self.address]}/stat").read_text().rpartition(")")[2].split()
+        served = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return 1000 * (metrics["TaskDuration"] + served)
 
     def cohort(self, query: str = "") -> Page:
         self.page.goto(f"{self.address}/{query}")
