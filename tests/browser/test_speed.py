@@ -18,8 +18,8 @@ FRAME_MS, SECOND_MS = 1000 / 60, 1000
 TRIES = 6
 IS_IDLE = bool(os.environ.get("PATHOPATCH_IDLE"))
 TABLE_MS, HEAT_MS = (SECOND_MS, SECOND_MS) if IS_IDLE else (2 * SECOND_MS, SECOND_MS)
-"""The page of a thousand slides goes on working after its table is there. Seen where nothing else ran: 1300 and 500 ms of
-work, 720 and 780 ms by the clock."""
+"""The page of a thousand slides goes on working after its table is there. Seen where nothing else ran: 1300 and 500 ms
+of work, 720 and 780 ms by the clock."""
 
 
 def best_of(measure, limit):
