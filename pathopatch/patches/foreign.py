@@ -15,6 +15,7 @@ and a rule that did on some scanners would cost others the densest tumour. Draw 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import cv2
 import numpy as np
@@ -105,18 +106,11 @@ def _inks(rgb: NDArray[np.uint8]) -> tuple[Mask, Mask]:
 
 def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     """Return which pixels are a near-black border of the image or were never scanned, ndarray of bool, shape (h, w)."""
-    lightest = overview.max(axis=0)
-    height, width = lightest.shape
-    count, pieces, stats, _ = cv2.connectedComponentsWithStats((lightest <= _NEAR_BLACK).astype(np.uint8))
-    across, down = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]
-    left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
-    at_side = ((left == 0) | (left + across == width), (top == 0) | (top + down == height))
-    is_long = (at_side[1] & (across >= _LEAST_BORDER_SHARE * width)) | (
-        at_side[0] & (down >= _LEAST_BORDER_SHARE * height)
-    )
-    is_large = (stats[:, cv2.CC_STAT_AREA] * um_per_px**2 >= _LEAST_BORDER_UM2) & (at_side[0] | at_side[1])
-    is_border = (is_long | is_large) & (np.arange(count) > 0)  # component 0 is what is not near black
-    black = is_border[pieces] | _large(lightest <= _UNSCANNED, _LEAST_BORDER_UM2 / um_per_px**2)
+    lightest = reduce(np.maximum, overview)
+    black = _large(lightest <= _UNSCANNED, _LEAST_BORDER_UM2 / um_per_px**2)
+    near_black = lightest <= _NEAR_BLACK
+    if any(side.any() for side in (near_black[0], near_black[-1], near_black[:, 0], near_black[:, -1])):
+        black |= _borders(near_black, _LEAST_BORDER_UM2 / um_per_px**2)
     if not black.any():
         return np.asarray(black, np.bool_)
     chroma = lightest - overview.min(axis=0)
@@ -124,8 +118,25 @@ def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     return _grown(black | rim, 3)
 
 
+def _borders(mask: Mask, least_px: float) -> Mask:
+    """Return the pieces of a mask (8 neighbours) that touch a side of the image and are large or lie along it."""
+    height, width = mask.shape
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    across, down = stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT]
+    left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
+    at_side = ((left == 0) | (left + across == width), (top == 0) | (top + down == height))
+    is_long = (at_side[1] & (across >= _LEAST_BORDER_SHARE * width)) | (
+        at_side[0] & (down >= _LEAST_BORDER_SHARE * height)
+    )
+    is_large = (stats[:, cv2.CC_STAT_AREA] >= least_px) & (at_side[0] | at_side[1])
+    is_border = (is_long | is_large) & (np.arange(count) > 0)  # component 0 is what the mask leaves out
+    return np.asarray(is_border[pieces], np.bool_)
+
+
 def _large(mask: Mask, least_px: float) -> Mask:
     """Return the pieces of a mask (8 neighbours) of an area or more."""
+    if not mask.any():
+        return mask
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     is_large = stats[:, cv2.CC_STAT_AREA] >= least_px
     is_large[0] = False

@@ -62,7 +62,7 @@ def find_threshold(
     if method == "fixed":
         return fixed
     values = _averaged(signal, usable)
-    split = accepted_split(signal, spread, usable=usable, is_white_known=is_white_known)
+    split = _accepted(values, spread, is_white_known=is_white_known)
     if split is None:
         if not is_white_known or values.size == 0 or float(np.median(values)) <= _DARKEST_GLASS:
             return None
@@ -94,7 +94,11 @@ def accepted_split(
     is_white_known : bool
         Whether the slide is uint8 RGB on a bright background.
     """
-    values = _averaged(signal, usable)
+    return _accepted(_averaged(signal, usable), spread, is_white_known=is_white_known)
+
+
+def _accepted(values: NDArray[np.float32], spread: float, *, is_white_known: bool) -> float | None:
+    """Return the split of averaged signals that is accepted, if one is."""
     for _ in range(SPLITS):
         split = _split(values, spread)
         if split is None:

@@ -8,7 +8,7 @@ tissue. A mask that was supplied takes the place of all this. Pure arithmetic on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -22,6 +22,7 @@ from pathopatch.patches.signal import Background, signal_windows, spread_floor, 
 from pathopatch.patches.threshold import find_threshold, passing
 
 __all__ = ["SUPPLIED", "Background", "TissueModel", "clean_mask", "fit_tissue", "supplied_tissue"]
+_ROWS_AT_ONCE = 64
 
 
 def clean_mask(
@@ -43,24 +44,52 @@ def clean_mask(
         no hole.
     """
     reach = 2 * math.floor(math.sqrt(min_speck_um2 / um2_per_px) / 2) + 1
-    grown = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8))
-    count, pieces = cv2.connectedComponents(grown, connectivity=8)
-    area_um2 = np.bincount(pieces[mask], minlength=count) * um2_per_px
-    kept = mask & (area_um2 >= min_speck_um2)[pieces]
-    holes = _small_holes(kept, max_hole_um2 / um2_per_px)
-    return np.asarray(kept | holes, np.bool_)
+    grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
+    pieces, count = _numbered(grown, connectivity=8)
+    is_large = _areas(pieces, count, mask) * um2_per_px >= min_speck_um2
+    kept = mask if is_large[1:].all() else mask & _painted(pieces, is_large)
+    return kept | _small_holes(kept, max_hole_um2 / um2_per_px)
 
 
 def _small_holes(mask: NDArray[np.bool_], max_hole_px: float) -> NDArray[np.bool_]:
     """Return the enclosed pieces of background up to an area."""
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    height, width = mask.shape
-    left, top = stats[:, cv2.CC_STAT_LEFT], stats[:, cv2.CC_STAT_TOP]
-    right, bottom = left + stats[:, cv2.CC_STAT_WIDTH], top + stats[:, cv2.CC_STAT_HEIGHT]
-    is_hole = (left > 0) & (top > 0) & (right < width) & (bottom < height)
-    is_hole &= stats[:, cv2.CC_STAT_AREA] <= max_hole_px
+    ground = ~mask
+    pieces, count = _numbered(ground.view(np.uint8), connectivity=4)
+    is_hole = _areas(pieces, count, ground) <= max_hole_px
+    for side in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        is_hole[side] = False
     is_hole[0] = False  # component 0 is the mask itself
-    return np.asarray(is_hole[pieces], np.bool_)
+    return _painted(pieces, is_hole)
+
+
+def _numbered(mask: cv2.typing.MatLike, *, connectivity: int) -> tuple[NDArray[np.int32], int]:
+    """Return the number of each pixel's piece, 0 outside of the mask, and how many numbers there are."""
+    count, pieces = cv2.connectedComponents(mask, connectivity=connectivity)
+    return np.asarray(pieces, np.int32), count
+
+
+def _areas(pieces: NDArray[np.int32], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many pixels of a mask (H, W) each of the numbered pieces (H, W) has, (count,)."""
+    area = np.zeros(count, np.int64)
+    for rows in _bands(len(mask)):
+        found = np.bincount(pieces[rows][mask[rows]])
+        area[: len(found)] += found
+    return area
+
+
+def _painted(pieces: NDArray[np.int32], is_chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of the pieces that are chosen by their numbers."""
+    found = np.zeros(pieces.shape, np.bool_)
+    if is_chosen.any():
+        for rows in _bands(len(pieces)):
+            found[rows] = is_chosen[pieces[rows]]
+    return found
+
+
+def _bands(height: int) -> Iterator[slice]:
+    """Yield some rows at a time: numbers of a whole overview in numpy's own type of index would be new memory."""
+    for top in range(0, height, _ROWS_AT_ONCE):
+        yield slice(top, top + _ROWS_AT_ONCE)
 
 
 SUPPLIED = -1.0
@@ -282,8 +311,8 @@ def fit_tissue(
         mask=(mask & specimen).astype(np.uint8),
         scale_x=scale_x,
         scale_y=scale_y,
-        ink_share=float(ink.mean()),
-        black_share=float(black.mean()),
+        ink_share=np.count_nonzero(ink) / ink.size,
+        black_share=np.count_nonzero(black) / black.size,
     )
 
 

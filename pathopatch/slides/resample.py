@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from pathopatch.slides.planes import Pixels, planes
 
 _BAND_BYTES = 64 * 2**20  # source pixels held at a time
-_ROWS_AT_ONCE = 8  # target rows of one product: more of them multiply more zeros
+_ROWS_AT_ONCE = 8  # target rows that are summed together: what they take fits into a cache
+_CV2_MEANS = ("uint8", "uint16", "int16")  # integers that cv2 takes area means of
+_CV2_CHANNELS = 4  # that it does so for at once
 SAME_FACTOR = 1e-5  # factors this close to 1 move a pixel of a 4096 px patch by 0.04 px: no resampling
 
 
@@ -105,27 +107,28 @@ def shrink_in_bands(
         Height and width of the result.
     factors : (float, float)
         Source px per target px, down and across, at least 1 each, kept exactly. Target pixels that reach past the
-        source are means of what is inside.
+        source are means of what is inside. Means of integers that lie in the middle of two are rounded to either.
     """
     channels, height, width = source
     out = np.empty((channels, *target), dtype)
     is_plain = target == (height, width) and factors == (1, 1)
     edges = np.clip(np.arange(target[0] + 1) * factors[0], 0, height)
     rows = max(1, int(_BAND_BYTES / (channels * width * dtype.itemsize) / factors[0]))
-    for first in range(0, target[0], rows):
-        last = min(first + rows, target[0])
+    blocks = _rows_of_blocks(source, target, factors) if dtype.name in _CV2_MEANS else 0
+    first = 0
+    while first < target[0]:
+        last = min(first + rows, blocks if first < blocks else target[0])
         band_edges = edges[first : last + 1]
         top = min(int(band_edges[0]), height - 1)
         bottom = max(top + 1, math.ceil(band_edges[-1]))
         band = read(top, bottom - top)
-        if isinstance(band, np.ndarray):
-            band = planes(band)
-        for channel, plane in zip(out, band, strict=True):
-            if is_plain:
-                channel[first:last] = plane
-                continue
-            across = _shrink_across(plane, target[1], factors[1])
-            channel[first:last] = _cast(_shrink_down(across, band_edges - top), dtype)
+        if last <= blocks:
+            _shrink_blocks(band, out[:, first:last], (round(factors[0]), round(factors[1])))
+        else:
+            for channel, plane in zip(out, planes(band) if isinstance(band, np.ndarray) else band, strict=True):
+                across = plane if is_plain else _shrink_across(plane, target[1], factors[1])
+                channel[first:last] = across if is_plain else _cast(_shrink_down(across, band_edges - top), dtype)
+        first = last
     return out
 
 
@@ -152,15 +155,43 @@ def _row_weights(edges: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     return normalised
 
 
+def _rows_of_blocks(source: tuple[int, int, int], target: tuple[int, int], factors: tuple[float, float]) -> int:
+    """Return how many rows of the target are means of whole blocks of source pixels; 0 if a factor is no integer."""
+    down, across = round(factors[0]), round(factors[1])
+    is_whole = factors[0] == down and factors[1] == across and down * across > 1
+    return min(target[0], source[1] // down) if is_whole and target[1] * across <= source[2] else 0
+
+
+def _shrink_blocks(band: Pixels | list[Pixels], out: Pixels, factors: tuple[int, int]) -> None:
+    """Fill ``out`` (C, h, w) with the means of blocks; ``factors`` are their height and width."""
+    height, width = out.shape[1:]
+    rows, columns = height * factors[0], width * factors[1]
+    if isinstance(band, np.ndarray) and band.transpose(1, 2, 0).flags.c_contiguous and 1 < len(band) <= _CV2_CHANNELS:
+        mixed = cast(Any, band.transpose(1, 2, 0)[:rows, :columns])
+        means = cv2.resize(mixed, (width, height), interpolation=cv2.INTER_AREA)  # (h, w, C)
+        np.copyto(out, planes(means.transpose(2, 0, 1)))
+        return
+    for channel, plane in zip(out, band, strict=True):
+        part = cast(Any, np.ascontiguousarray(plane[:rows, :columns]))
+        channel[:] = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def _shrink_down(rows: NDArray[np.floating], edges: NDArray[np.float64]) -> NDArray[np.floating]:
-    """Return the means of the rows between consecutive edges; each edge counts rows from the first."""
-    means = np.empty((len(edges) - 1, rows.shape[1]), rows.dtype)
+    """Return the means of the rows between consecutive edges; each edge counts rows from the first.
+
+    Not as a product of matrices: for so little work its threads cost more than they save.
+    """
+    means = np.zeros((len(edges) - 1, rows.shape[1]), rows.dtype)
     for first in range(0, len(means), _ROWS_AT_ONCE):
         few = edges[first : first + _ROWS_AT_ONCE + 1]
         top = min(int(few[0]), len(rows) - 1)
         bottom = min(max(top + 1, math.ceil(few[-1])), len(rows))
-        weights = _row_weights(few - top, bottom - top)
-        np.matmul(weights.astype(rows.dtype), rows[top:bottom], out=means[first : first + len(few) - 1])
+        weights = _row_weights(few - top, bottom - top).astype(rows.dtype)
+        starts = np.argmax(weights > 0, axis=1)
+        for further in range(int(np.count_nonzero(weights, axis=1).max())):
+            places = np.minimum(starts + further, bottom - top - 1)
+            share = np.where(starts + further == places, weights[np.arange(len(places)), places], 0).astype(rows.dtype)
+            means[first : first + len(few) - 1] += share[:, None] * rows[top + places]
     return means
 
 

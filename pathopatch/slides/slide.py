@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pathopatch.errors import InputUnsupportedError, MppMissingError
 from pathopatch.slides.background import Background, guess_background
 from pathopatch.slides.facts import RGB, Level, SlideFacts
-from pathopatch.slides.planes import Pixels
+from pathopatch.slides.planes import Pixels, planes
 from pathopatch.slides.resample import SAME_FACTOR, level_for, shrink, shrink_in_bands
 from pathopatch.slides.resolution import resolution
 
@@ -362,9 +362,9 @@ class Slide(ABC):
         """Return the planes inside a level and, as one more, their opacity from 0 to 255; nothing is mixed."""
         pixels, opacity = self._read_level(left, top, width, height, level)
         if opacity is None:
-            return [*pixels, np.broadcast_to(np.array(255, self.dtype), (height, width))]
+            return [*planes(pixels), np.broadcast_to(np.array(255, self.dtype), (height, width))]
         cover = opacity.max(axis=0) if opacity.ndim == 3 else opacity
-        return [*pixels, cover.astype(self.dtype)]
+        return [*planes(pixels), cover.astype(self.dtype)]
 
     def _overview(self, max_px: int, *, with_cover: bool) -> tuple[Pixels, float, float]:
         """Return the overview and its scales, with the opacity as last channel if asked."""

@@ -97,8 +97,32 @@ def test_a_patch_of_a_very_coarse_target_is_read_in_bands(tmp_path: Path, monkey
     assert np.abs(banded.astype(int) - whole.astype(int)).max() <= 1
 
 
-@pytest.mark.parametrize(("down", "across"), [(1.0, 1.0), (1.0, 2.0), (2.5, 1.25), (8.0, 4.0)])
-def test_means_do_not_depend_on_how_many_rows_are_multiplied_at_once(
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int32, np.float32])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize(("down", "across"), [(2, 2), (3, 2), (1, 4), (16, 16)])
+def test_blocks_of_whole_pixels_have_the_mean_of_theirs(dtype: type, channels: int, down: int, across: int) -> None:
+    image = made.noise(channels, 211, 160, np.uint16).astype(dtype)
+    interleaved = np.ascontiguousarray(image.transpose(1, 2, 0)).transpose(2, 0, 1)
+    target = (-(-211 // down), 160 // across)  # the last row may be a part of a block
+    exact = np.empty((channels, *target))
+    for row in range(target[0]):
+        block = image[:, row * down : (row + 1) * down, : target[1] * across].astype(np.float64)
+        exact[:, row] = block.reshape(channels, -1, target[1], across).mean(axis=(1, 3))
+    for pixels in (image, interleaved):
+        found = shrink_in_bands(
+            lambda top, rows, pixels=pixels: pixels[:, top : top + rows],
+            source=image.shape,
+            dtype=image.dtype,
+            target=target,
+            factors=(float(down), float(across)),
+        )
+        assert found.dtype == dtype
+        off = np.abs(found.astype(np.float64) - exact).max()
+        assert off <= (1e-6 * np.abs(exact).max() if np.dtype(dtype).kind == "f" else 0.5 + 1e-3)
+
+
+@pytest.mark.parametrize(("down", "across"), [(1.0, 1.0), (1.0, 2.0), (2.0, 2.0), (2.5, 1.25), (8.0, 4.0)])
+def test_means_do_not_depend_on_how_many_rows_are_summed_at_once(
     down: float, across: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = made.noise(2, 211, 160, np.uint16)
