@@ -299,8 +299,11 @@ def _batches(
         tissue[rows] = fractions
         done = int(rows[-1]) + 1
         is_wanted = np.ones(len(rows), np.bool_) if config.all_patches else fractions >= least
-        waiting_rows = np.concatenate([waiting_rows, rows[is_wanted]])
-        waiting = np.concatenate([waiting, patches[is_wanted]])
+        if not is_wanted.all():
+            rows, patches = rows[is_wanted], patches[is_wanted]
+        if len(waiting_rows):
+            rows, patches = np.concatenate([waiting_rows, rows]), np.concatenate([waiting, patches])
+        waiting_rows, waiting = rows, patches
         whole = len(waiting_rows) - len(waiting_rows) % config.batch
         for start in range(0, whole, config.batch):
             part = slice(start, start + config.batch)

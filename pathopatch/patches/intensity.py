@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, cast
 
 import cv2
@@ -177,10 +177,14 @@ def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64], 
     """
     if patch.size == 0:
         return 0.0
-    is_saturated = np.zeros(patch.shape[1:], np.bool_)
-    for plane, (low, high) in zip(patch, window, strict=True):
-        if high > low:
-            is_saturated |= _up_to(plane, low) if is_bright_background else _reaching(plane, high)
+    shown = [channel for channel, (low, high) in enumerate(window.tolist()) if high > low]
+    if not shown:
+        return 0.0
+    first, reached, end = (np.minimum, _up_to, 0) if is_bright_background else (np.maximum, _reaching, 1)
+    if (window[shown] == window[shown[0]]).all():  # the channel that is furthest out decides
+        is_saturated = reached(reduce(first, [patch[channel] for channel in shown]), window[shown[0], end])
+    else:
+        is_saturated = reduce(np.logical_or, [reached(patch[channel], window[channel, end]) for channel in shown])
     return float(np.count_nonzero(is_saturated) / is_saturated.size)
 
 
@@ -196,10 +200,14 @@ def _reaching(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_
 
 
 def _up_to(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:
-    """Return which pixels are at most as high as a level."""
-    if plane.dtype.kind not in "iu":
+    """Return which pixels are at most as high as a level; integers are compared as such."""
+    if plane.dtype.kind not in "iu" or not np.isfinite(level):
         return np.asarray(np.less_equal(plane, level), np.bool_)
-    return ~_reaching(plane, np.floor(level) + 1)
+    limits = np.iinfo(str(plane.dtype))
+    most = math.floor(level)
+    if not limits.min <= most <= limits.max:
+        return np.full(plane.shape, most > limits.max, np.bool_)
+    return np.asarray(np.less_equal(plane, plane.dtype.type(most)), np.bool_)
 
 
 def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:

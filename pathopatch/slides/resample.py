@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathopatch.slides.planes import Pixels, planes
 
-_BAND_BYTES = 64 * 2**20  # source pixels held at a time
+_BAND_BYTES = 32 * 2**20  # source pixels held at a time; the C library keeps no larger memory for the next band
 _ROWS_AT_ONCE = 8  # target rows that are summed together: what they take fits into a cache
 _CV2_MEANS = ("uint8", "uint16", "int16")  # integers that cv2 takes area means of
 _CV2_CHANNELS = 4  # that it does so for at once
