@@ -62,6 +62,18 @@ def test_on_a_bright_background_black_is_saturated_and_white_glass_is_not() -> N
     assert intensity.saturated_fraction(transmitted, window, is_bright_background=True) == 0.5
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("windows", [[[3, 200]] * 3, [[3, 200], [3, 180], [9, 200]], [[0, 0], [3, 200], [3, 200]]])
+def test_saturation_is_what_each_channel_says_by_itself(dtype: type, windows: list[list[float]]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 30)).astype(dtype)
+    limits = np.array(windows, np.float64)
+    shown = [(plane, low, high) for plane, (low, high) in zip(pixels, windows, strict=True) if high > low]
+    dark = np.any([plane >= high for plane, _, high in shown], axis=0).mean()
+    bright = np.any([plane <= low for plane, low, _ in shown], axis=0).mean()
+    assert intensity.saturated_fraction(pixels, limits, is_bright_background=False) == dark > 0
+    assert intensity.saturated_fraction(pixels, limits, is_bright_background=True) == bright > 0
+
+
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     spot = np.zeros((1, 5, 5), np.float32)
     spot[0, 2, 2] = 1

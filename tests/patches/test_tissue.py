@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pathopatch.config import TileConfig, TissueConfig
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.manifest import read_manifest
-from pathopatch.patches import analyse_slide, iterate_patches
+from pathopatch.patches import analyse_slide, intensity, iterate_patches
 from pathopatch.patches.signal import Background, signal_windows, tissue_signal
 from pathopatch.patches.threshold import find_threshold
 from pathopatch.patches.tissue import TissueModel, clean_mask, fit_tissue, supplied_tissue
@@ -124,6 +124,16 @@ def test_the_signal_is_high_on_tissue_for_either_polarity() -> None:
     assert np.allclose(tissue_signal(pixels, background="dark", windows=windows), [[1, 0.6]])
 
 
+@pytest.mark.parametrize("windows", [[[5, 99]] * 3, [[5, 99], [4, 99], [5, 80]], [[0, 0], [5, 99], [5, 99]]])
+def test_the_signal_is_that_of_the_channel_with_most_of_it(windows: list[list[float]]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 30)).astype(np.uint8)
+    limits = np.array(windows, np.float64)
+    of_each = np.stack([intensity.scale(pixels[[c]], limits[[c]])[0] for c in range(3) if limits[c, 1] > limits[c, 0]])
+    dark, bright = of_each.max(axis=0), (1 - of_each).max(axis=0)
+    np.testing.assert_array_equal(tissue_signal(pixels, background="dark", windows=limits), dark)
+    np.testing.assert_array_equal(tissue_signal(pixels, background="bright", windows=limits), bright)
+
+
 def test_a_fixed_threshold_is_taken_as_it_is() -> None:
     assert find_threshold(np.zeros((9, 9), np.float32), "fixed", 0.3) == 0.3
 
@@ -139,6 +149,18 @@ def test_specks_go_small_holes_close_and_the_rest_stays() -> None:
     mask[30:32, 30:32] = True  # a speck of 4 px
     found = clean_mask(mask, um2_per_px=2.0, min_speck_um2=10.0, max_hole_um2=8.0)
     assert (found == expected).all()
+
+
+def test_pieces_are_counted_whole_however_tall_they_are() -> None:
+    mask = np.zeros((300, 80), bool)
+    mask[5:295, 4:25] = True  # one piece
+    mask[40:240, 10:12] = False  # a hole of 400 px
+    mask[10:290, 60] = True  # a speck of 280 px
+    for least, is_kept in ((280.0, True), (281.0, False)):
+        for most, is_filled in ((400.0, True), (399.0, False)):
+            found = clean_mask(mask, um2_per_px=1.0, min_speck_um2=least, max_hole_um2=most)
+            assert found[10:290, 60].all() == found[10:290, 60].any() == is_kept
+            assert found[40:240, 10:12].all() == found[40:240, 10:12].any() == is_filled
 
 
 def test_fibres_that_lie_in_company_are_no_specks() -> None:
