@@ -24,7 +24,7 @@ from pathopatch.slides import open_slide
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 BATCH = 32
-_PATCHES = 64  # that are passed forward alone
+_PATCHES = 256  # that are passed forward alone; fewer came out a fifth apart from one time to the next
 _ACROSS = 32  # patches along a side of the slide: a slide of few is mostly overview
 _IN_FLIGHT = 4 * PredictConfig().batch  # patches: one batch in the network, two that wait, one in the making
 _REPEATS = 3
