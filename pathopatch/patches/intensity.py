@@ -200,14 +200,10 @@ def _reaching(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_
 
 
 def _up_to(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:
-    """Return which pixels are at most as high as a level; integers are compared as such."""
-    if plane.dtype.kind not in "iu" or not np.isfinite(level):
+    """Return which pixels are at most as high as a level."""
+    if plane.dtype.kind not in "iu":
         return np.asarray(np.less_equal(plane, level), np.bool_)
-    limits = np.iinfo(str(plane.dtype))
-    most = math.floor(level)
-    if not limits.min <= most <= limits.max:
-        return np.full(plane.shape, most > limits.max, np.bool_)
-    return np.asarray(np.less_equal(plane, plane.dtype.type(most)), np.bool_)
+    return ~_reaching(plane, np.floor(level) + 1)
 
 
 def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:

@@ -39,19 +39,13 @@ def tissue_signal(
     ndarray of float32, shape (H, W)
         In [0, 1]: the largest of the channels, scaled, on a dark background; 1 minus the smallest on a bright one.
     """
-    shown = np.flatnonzero(windows[:, 1] > windows[:, 0])
-    signal = np.zeros(pixels.shape[1:], np.float32)
-    if not shown.size:
-        return signal
-    if (windows[shown] == windows[shown[0]]).all():  # scaling keeps the order: the channel that counts is known before
+    shown = [(pixels[channel], windows[channel]) for channel in np.flatnonzero(windows[:, 1] > windows[:, 0])]
+    if len({tuple(window.tolist()) for _, window in shown}) == 1:  # scaling keeps the order
         first = np.minimum if background == "bright" else np.maximum
-        pixels, windows, shown = (
-            reduce(first, [pixels[channel] for channel in shown])[None],
-            windows[shown[:1]],
-            np.zeros(1, np.int64),
-        )
-    for channel in shown:
-        scaled = scale(pixels[channel : channel + 1], windows[channel : channel + 1])[0]  # (H, W)
+        shown = [(reduce(first, [plane for plane, _ in shown]), shown[0][1])]
+    signal = np.zeros(pixels.shape[1:], np.float32)
+    for plane, window in shown:
+        scaled = scale(plane[None], window[None])[0]  # (H, W)
         np.maximum(signal, scaled if background == "dark" else np.subtract(1, scaled, out=scaled), out=signal)
     return signal
 

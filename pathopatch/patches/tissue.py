@@ -22,7 +22,7 @@ from pathopatch.patches.signal import Background, signal_windows, spread_floor, 
 from pathopatch.patches.threshold import find_threshold, passing
 
 __all__ = ["SUPPLIED", "Background", "TissueModel", "clean_mask", "fit_tissue", "supplied_tissue"]
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 64  # of an overview's numbered pieces
 
 
 def clean_mask(
