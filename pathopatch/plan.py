@@ -173,6 +173,7 @@ def predict_plan(
     """
     from pathopatch.heatmaps import is_predicted, tiling_of
     from pathopatch.models import check_slide, load_ensemble
+    from pathopatch.slides import tolerant
 
     if out is not None:
         require_apart(out, deidentify=config.deidentify)
@@ -180,7 +181,7 @@ def predict_plan(
     settings = tiling_of(network.spec, config)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
-        check_slide(network.spec, slide)
+        check_slide(network.spec, tolerant(slide, config.max_bad_tiles))
         return out is not None and is_predicted(
             slide, network, out, slide_id=row.slide_id, tissue_mask=row.tissue_mask, config=config, force=force
         )

@@ -129,7 +129,7 @@ def bundle_name(bundle: Path) -> str:
 
 
 def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[str]:
-    """Refuse patches that a model was not trained for; return what cannot be checked, in words.
+    """Refuse patches that a model was not trained for; return in words what may not fit.
 
     Parameters
     ----------
@@ -171,8 +171,12 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
             place=place,
             remedy="tile the cohort as the model's README.md says: channels in this order, patch_px, mpp, intensity",
         )
-    unknown = ["The scale (mpp) of the model or of the patches is not known, so that it was not compared."]
-    return unknown if len(mpps) < 2 else []
+    warnings = []
+    if len(mpps) < 2:
+        warnings.append("The scale (mpp) of the model or of the patches is not known, so that it was not compared.")
+    if "auto" not in (source.background, spec.background) and source.background != spec.background:
+        warnings.append(f"Where there is no tissue the patches are {source.background}, the model's {spec.background}.")
+    return warnings
 
 
 def seen_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[str]:

@@ -125,8 +125,8 @@ def predict_to(
             f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
         )
     voices = _voices(model)
-    check_slide(voices.spec, slide)
     slide = tolerant(slide, config.max_bad_tiles)
+    warnings = check_slide(voices.spec, slide)
     known = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
     with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
         started = time.time()
@@ -136,7 +136,7 @@ def predict_to(
             return _adopted(out, slide_id, folder, known)
         update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname(), **known})
         prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-        warnings = prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
+        warnings += prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
         warnings += _unreadable(prediction)
         with atomic_path(folder) as temporary:
             temporary.mkdir()

@@ -195,8 +195,8 @@ def predict_patches(
     """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
     voices = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = voices.spec
-    check_slide(spec, slide)
     slide = tolerant(slide, config.max_bad_tiles)
+    check_slide(spec, slide)
     analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)
     tissue = np.zeros(len(origins))

@@ -256,7 +256,7 @@ def read_spec(folder: Path) -> BundleSpec:
         ) from error
 
 
-def check_slide(spec: BundleSpec, slide: Slide) -> None:
+def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
     """Refuse a slide that a model was not made for.
 
     Parameters
@@ -266,12 +266,18 @@ def check_slide(spec: BundleSpec, slide: Slide) -> None:
     slide : Slide
         The slide to predict.
 
+    Returns
+    -------
+    list of str
+        A warning where the model states how all slides are to be taken, and this one looks otherwise.
+
     Raises
     ------
     ChannelMismatchError
         Another number of channels, or another type of pixels; both sides are named.
     CheckpointIncompatibleError
-        The same number of channels under other names or in another order, or a slide coarser than the model's mpp.
+        The same number of channels under other names or in another order, a slide coarser than the model's mpp, or one
+        that is dark where there is no tissue for a model of bright slides, or the other way round.
     MppMissingError
         The model needs a scale and the slide has none.
     """
@@ -295,6 +301,16 @@ def check_slide(spec: BundleSpec, slide: Slide) -> None:
             place=place,
             remedy="scan at a finer resolution, or use a model trained at this one",
         )
+    if spec.background in ("auto", slide.background):
+        return []
+    if spec.tissue.background != "auto":  # stated for whatever is cut under this model's rules
+        return [f"taken as {spec.tissue.background} where there is no tissue, as the model states; it looks otherwise"]
+    raise CheckpointIncompatibleError(
+        f"the slide is {slide.background} where there is no tissue, the model's slides are {spec.background}",
+        place=place,
+        remedy=f"use a model trained on such slides; if this one is {spec.background} in truth, say so in the "
+        "manifest's column background",
+    )
 
 
 def _listed(channels: tuple[str, ...]) -> str:

@@ -15,6 +15,7 @@ Says of each patch of a slide whether it is {classes}. **For research only; not 
 |---|---|
 | network | {architecture}, input {input_px} px |
 | channels, in order | {channels} ({dtype}) |
+| where there is no tissue | {background} |
 | patch | {patch_px} px, step {stride_px} px, {scale} |
 | intensity | {intensity} |
 | blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
@@ -63,6 +64,7 @@ def model_card(spec: BundleSpec) -> str:
         input_px=spec.input_px,
         channels=", ".join(spec.channels),
         dtype=spec.dtype,
+        background="dark or bright" if spec.background == "auto" else spec.background,
         patch_px=spec.patch_px,
         stride_px=spec.stride_px,
         scale=scale_text(spec),

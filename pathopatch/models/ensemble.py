@@ -16,7 +16,7 @@ from pathopatch.models.bundle import WEIGHTS, PatchClassifier, check_bundle, loa
 from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.provenance import fingerprint_file
 
-_OWN = {"architecture", "input_px", "mean", "std", "method", "background", "schema_version"}
+_OWN = {"architecture", "input_px", "mean", "std", "method", "schema_version"}
 """What the contracts of members may differ in: anything that a slide is not cut or scaled by."""
 
 
@@ -165,6 +165,8 @@ def _refuse_differences(one: BundleSpec, other: BundleSpec) -> None:
     kept = {**other.contract(), "min_tissue": other.min_tissue, "align": other.align}
     due = {**one.contract(), "min_tissue": one.min_tissue, "align": one.align}
     differing = [name for name in due if name not in _OWN and due[name] != kept.get(name)]
+    if "auto" in (one.background, other.background):  # one of them takes slides of either kind
+        differing = [name for name in differing if name != "background"]
     if differing:
         said = "; ".join(f"{name} is {due[name]!r} and {kept.get(name)!r}" for name in differing)
         raise CheckpointIncompatibleError(
@@ -180,6 +182,7 @@ def _joint(specs: Sequence[BundleSpec]) -> BundleSpec:
     Each threshold is on its member's logit z1 - z0, the joint one on the mean of the logits over their temperatures.
     """
     changed = {
+        "background": next((spec.background for spec in specs if spec.background != "auto"), "auto"),
         "decision_threshold": float(np.mean([spec.decision_threshold / spec.temperature for spec in specs])),
         "decision_chosen_for": ", ".join(dict.fromkeys(spec.decision_chosen_for for spec in specs)),
         "temperature": 1.0,

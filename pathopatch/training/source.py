@@ -28,7 +28,8 @@ class Source:
     mpp : float or None
         Target scale, um/px.
     background : str
-        ``dark``, ``bright``, or ``auto`` where the slides differ.
+        ``dark``, ``bright``, or ``auto`` where the slides differ, or where nobody said it of ready patches: crops show
+        too little of it.
     intensity, tissue : mapping
         The rules, as the configuration of `tile` has them.
     align : bool
@@ -80,13 +81,14 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
 def _source_of(store: PatchStore) -> Source:
     """Return what a store says of its slide."""
     known = store.attributes
+    is_guess = known.get("is_ready_set", False) and known["tissue"]["background"] == "auto"
     return Source(
         channels=tuple(known["channels"]),
         dtype=known["dtype"],
         patch_px=known["patch_px"],
         stride_px=known["stride_px"],
         mpp=known["target_mpp"],
-        background=known["background"],
+        background="auto" if is_guess else known["background"],
         intensity=known["intensity"],
         tissue={name: value for name, value in known["tissue"].items() if name in TissueConfig.model_fields},
         align=known.get("registration", {}).get("align", False),

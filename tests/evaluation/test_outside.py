@@ -182,6 +182,13 @@ def test_a_scale_within_two_percent_fits_and_an_unknown_one_is_said(bundle: Path
     assert "not known" in check_patches(spec, replace(fitting(), mpp=None))[0]
 
 
+def test_patches_of_another_background_are_judged_and_it_is_said(bundle: Path) -> None:
+    from dataclasses import replace
+
+    said = check_patches(read_spec(bundle), replace(fitting(), background="bright"))
+    assert said == ["Where there is no tissue the patches are bright, the model's dark."]
+
+
 def test_of_brightfield_colour_the_percentiles_do_not_matter(bundle: Path) -> None:
     from dataclasses import replace
 

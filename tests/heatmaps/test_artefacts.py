@@ -16,10 +16,11 @@ from PIL import Image
 from shapely.geometry import box, shape
 
 from pathopatch.config import FlagsConfig, IntensityConfig, PredictConfig, TissueConfig
-from pathopatch.errors import DuplicateIdError, InputUnsupportedError, StaleArtefactError
+from pathopatch.errors import CheckpointIncompatibleError, DuplicateIdError, InputUnsupportedError, StaleArtefactError
 from pathopatch.heatmaps import artefacts, folder, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
+from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec, SeenRange
@@ -389,6 +390,29 @@ def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
     assert (coverage == 0).all()
     assert len(read_table(tmp_path / "predictions/s1.parquet")) == 0
     assert json.loads(gzip.decompress((tmp_path / "heatmaps/s1/patches.geojson.gz").read_bytes()))["features"] == []
+
+
+def test_a_slide_that_looks_otherwise_than_the_model_states_is_warned_of(tmp_path, image):
+    _open(tmp_path / "s.tif", 255 - image).close()
+    with open_slide(tmp_path / "s.tif", channels=("SHG",), background="bright") as slide:
+        assert "looks otherwise" in predict_to(slide, model(), tmp_path, slide_id="s1").warnings[0]
+
+
+@pytest.mark.fault("checkpoint")
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_a_slide_of_another_background_is_refused_unless_it_is_stated(tmp_path, image, share):
+    guessed = model(tissue=TissueConfig(method="fixed", fixed_threshold=0.25, min_speck_um2=0, max_hole_um2=0))
+    config = PredictConfig(max_bad_tiles=share)
+    _open(tmp_path / "s.tif", 255 - image).close()
+    with open_slide(tmp_path / "s.tif", channels=("SHG",)) as slide:
+        with pytest.raises(CheckpointIncompatibleError, match="bright where there is no tissue") as raised:
+            predict_to(slide, guessed, tmp_path / "out", slide_id="s1", config=config)
+        with pytest.raises(CheckpointIncompatibleError, match="bright"):
+            predict_slide(slide, guessed, config=config)
+    assert "manifest's column background" in raised.value.remedy
+    assert not (tmp_path / "out" / "heatmaps").exists()
+    with open_slide(tmp_path / "s.tif", channels=("SHG",), background="dark") as slide:
+        assert predict_to(slide, guessed, tmp_path / "out", slide_id="s1", config=config).state == "done"
 
 
 @pytest.mark.parametrize("bad", ["../x", "CON", "=cmd()", "a/b", ""])

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from pathopatch.config import TissueConfig
 from pathopatch.errors import (
     ChannelMismatchError,
     CheckpointIncompatibleError,
@@ -213,13 +214,25 @@ def test_patches_of_other_channels_are_refused_with_both_numbers(bundle):
 
 
 def _slide(**changes):
-    values = {"channels": CHANNELS, "dtype": np.dtype("uint16"), "mpp": 0.5, "paths": (Path("a.tif"),)}
+    values = {
+        "channels": CHANNELS, "dtype": np.dtype("uint16"), "mpp": 0.5, "paths": (Path("a.tif"),), "background": "dark",
+    }  # fmt: skip
     return SimpleNamespace(**{**values, **changes})
 
 
 def test_a_slide_that_fits_passes_as_does_a_finer_one():
-    check_slide(_spec(), _slide())
-    check_slide(_spec(), _slide(mpp=0.25))
+    assert check_slide(_spec(), _slide()) == []
+    assert check_slide(_spec(), _slide(mpp=0.25)) == []
+
+
+def test_a_model_of_slides_of_both_kinds_takes_either():
+    assert check_slide(_spec(background="auto"), _slide(background="bright")) == []
+
+
+def test_a_model_that_states_what_all_slides_are_takes_the_slide_and_says_that_it_looks_otherwise():
+    stated = _spec(tissue=TissueConfig(background="dark"))
+    assert check_slide(stated, _slide()) == []
+    assert "taken as dark" in check_slide(stated, _slide(background="bright"))[0]
 
 
 @pytest.mark.fault("checkpoint", "channels")
@@ -230,6 +243,7 @@ def test_a_slide_that_fits_passes_as_does_a_finer_one():
         (_slide(dtype=np.dtype("uint8")), ChannelMismatchError, "uint8.*uint16"),
         (_slide(channels=("TPEF", "CARS", "SHG")), CheckpointIncompatibleError, "TPEF, CARS, SHG"),
         (_slide(mpp=1.0), CheckpointIncompatibleError, "1 um/px.*0.5"),
+        (_slide(background="bright"), CheckpointIncompatibleError, "slide is bright .* model's slides are dark"),
     ],
 )
 def test_a_slide_that_does_not_fit_is_refused_with_both_sides(slide, error, said):

@@ -107,6 +107,11 @@ def test_the_card_gives_the_threshold_as_a_logit_and_as_a_probability():
     assert _spec(class_names=("a", "b", "c")).decision_probability is None
 
 
+def test_the_card_says_whether_slides_are_dark_or_bright_where_there_is_no_tissue():
+    assert "| where there is no tissue | dark |" in model_card(_spec(background="dark"))
+    assert "| where there is no tissue | dark or bright |" in model_card(_spec())
+
+
 def test_the_card_names_the_smallest_group_and_where_the_threshold_comes_from():
     limits = model_card(_spec()).partition("## Limits")[2]
     assert "The smallest training group has 5 patches: tumour, little tissue." in limits

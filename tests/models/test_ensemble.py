@@ -73,15 +73,20 @@ def test_the_symmetries_of_a_patch_give_one_answer_which_is_the_mean_over_them()
         ({"channels": ("B", "A")}, "channels"),
         ({"min_tissue": 0.2}, "min_tissue is 0.01 and 0.2"),
         ({"align": True}, "align is False and True"),
+        ({"background": "bright"}, "background is 'dark' and 'bright'"),
     ],
 )
 def test_members_that_see_other_patches_are_refused_with_the_difference(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(CheckpointIncompatibleError, match=said):
-        Ensemble([member(), member(**changed)])
+        Ensemble([member(background="dark"), member(**{"background": "dark", **changed})])
 
 
 def test_members_may_differ_in_network_and_training() -> None:
     assert len(Ensemble([member(), member(1, input_px=24, mean=(0.1, 0.1), method="erm")]).members) == 2
+
+
+def test_of_a_member_for_both_backgrounds_and_one_for_bright_slides_bright_ones_are_asked_for() -> None:
+    assert Ensemble([member(background="auto"), member(background="bright")]).spec.background == "bright"
 
 
 def test_a_patch_is_out_of_range_only_if_no_member_saw_such() -> None:

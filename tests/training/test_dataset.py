@@ -1,10 +1,12 @@
 """Loading: each patch has the pixels of its own id, scaled by its slide's window, in memory or read when needed."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
+import zarr
 from made_patches import CHANNELS, toy, write_work
 from made_slides import write_channel
 
@@ -65,6 +67,18 @@ def test_what_the_bundle_must_know_comes_from_the_stores(tmp_path):
     assert (source.channels, source.dtype, source.mpp, source.background) == (CHANNELS, "uint16", 0.5, "dark")
     assert source.tissue == {"background": "auto", "method": "otsu"}
     assert not source.is_rgb
+
+
+def test_what_crops_look_like_is_not_what_slides_must_be_unless_it_was_stated(tmp_path):
+    groups = write_work(tmp_path)
+    for store in (tmp_path / "slides").glob("*.zarr"):
+        zarr.open_group(store, mode="r+").attrs["is_ready_set"] = True
+    read = partial(load_patches, tmp_path, groups, input_px=16, splits=("train",), threshold=0.25)
+    assert read().source.background == "auto"
+    for store in (tmp_path / "slides").glob("*.zarr"):
+        attributes = zarr.open_group(store, mode="r+").attrs
+        attributes["tissue"] = {**attributes["tissue"], "background": "dark"}
+    assert read().source.background == "dark"
 
 
 def test_slides_of_other_channels_are_refused_with_both_sides(tmp_path):
