@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -134,14 +135,14 @@ def check_bundles(folders: Sequence[Path]) -> BundleSpec:
 
 def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
     """Return what holds for one or more models together; errors as of `Ensemble`."""
-    first, *others = specs
+    first = specs[0]
     if len(first.class_names) != 2:
         raise CheckpointIncompatibleError(
             f"the model has classes {first.class_names}", place="class_names", remedy="use a model of two classes"
         )
-    for other in others:
-        _refuse_differences(first, other)
-    return _joint(specs) if others else first
+    for one, other in combinations(specs, 2):
+        _refuse_differences(one, other)
+    return _joint(specs) if len(specs) > 1 else first
 
 
 def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -85,6 +85,11 @@ def test_members_may_differ_in_network_and_training() -> None:
     assert len(Ensemble([member(), member(1, input_px=24, mean=(0.1, 0.1), method="erm")]).members) == 2
 
 
+def test_a_member_for_both_backgrounds_does_not_bring_together_two_that_contradict_each_other() -> None:
+    with pytest.raises(CheckpointIncompatibleError, match="background is 'bright' and 'dark'"):
+        Ensemble([member(background=each) for each in ("auto", "bright", "dark")])
+
+
 def test_of_a_member_for_both_backgrounds_and_one_for_bright_slides_bright_ones_are_asked_for() -> None:
     assert Ensemble([member(background="auto"), member(background="bright")]).spec.background == "bright"
 
