@@ -173,7 +173,6 @@ def predict_plan(
     """
     from pathopatch.heatmaps import is_predicted, tiling_of
     from pathopatch.models import check_slide, load_ensemble
-    from pathopatch.slides import tolerant
 
     if out is not None:
         require_apart(out, deidentify=config.deidentify)
@@ -181,12 +180,13 @@ def predict_plan(
     settings = tiling_of(network.spec, config)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
-        check_slide(network.spec, tolerant(slide, config.max_bad_tiles))
+        check_slide(network.spec, slide)
         return out is not None and is_predicted(
             slide, network, out, slide_id=row.slide_id, tissue_mask=row.tissue_mask, config=config, force=force
         )
 
-    return _plan(cohort, settings, _predict_some(network, config), is_done, slide_mpp=slide_mpp)
+    share = config.max_bad_tiles
+    return _plan(cohort, settings, _predict_some(network, config), is_done, slide_mpp=slide_mpp, share=share)
 
 
 def _plan(
@@ -196,10 +196,15 @@ def _plan(
     is_done: Callable[[SlideRow, Slide], bool],
     *,
     slide_mpp: float | None = None,
+    share: float = 0.0,
     keeps: bool = True,
 ) -> Plan:
-    """Return the plan of a stage that does `work` with each patch; `is_done` raises where a slide is refused."""
+    """Return the plan of a stage that does `work` with each patch; `is_done` raises where a slide is refused.
+
+    A slide of which as large a `share` cannot be decoded is worked on nevertheless.
+    """
     from pathopatch.patches import grid_of
+    from pathopatch.slides import tolerant
 
     lines: list[dict[str, Any]] = []
     finished: list[dict[str, Any]] = []
@@ -208,7 +213,8 @@ def _plan(
     basis = ""
     for row in rows:
         try:
-            with open_row(row, fallback_mpp=slide_mpp) as slide:
+            with open_row(row, fallback_mpp=slide_mpp) as opened:
+                slide = tolerant(opened, share)
                 if is_done(row, slide):
                     finished.append({"slide_id": row.slide_id, "mpp": slide.mpp})
                     continue

@@ -20,6 +20,7 @@ from pathopatch.errors import InputCorruptError
 from pathopatch.files import read_json
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.manifest import SlideRow
+from pathopatch.plan import Plan, predict_plan
 from pathopatch.provenance import read_table
 from pathopatch.slides import TolerantSlide, open_slide
 
@@ -55,10 +56,13 @@ KINDS: dict[str, tuple[str, Write, Callable[[Path], None]]] = {
 
 
 def predict(folder: Path, path: Path, **changes: object) -> Outcome:
-    row = SlideRow(row=2, slide_id="a", patient_id="p", source=str(path), mpp=0.5)
     config = CONFIG.model_copy(update=changes)
-    (outcome,) = pipeline.predict([row], folder / "model", folder / f"out-{path.stem}", config)
+    (outcome,) = pipeline.predict([row(path)], folder / "model", folder / f"out-{path.stem}", config)
     return outcome
+
+
+def row(path: Path) -> SlideRow:
+    return SlideRow(row=2, slide_id="a", patient_id="p", source=str(path), mpp=0.5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,6 +112,25 @@ def test_more_than_is_allowed_fails_the_slide(tmp_path: Path) -> None:
     outcome = predict(tmp_path, tmp_path / name, max_bad_tiles=0.05)
     assert (outcome.state, outcome.code) == ("failed", "INPUT_CORRUPT")
     assert "more than 5.00% of level 0 cannot be decoded" in outcome.message
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_dry_run_says_of_it_what_predicting_will(kind: str, tmp_path: Path) -> None:
+    name, write, spoil = KINDS[kind]
+    write_model(tmp_path / "model")
+    write(tmp_path / name, image())
+    spoil(tmp_path / name)
+
+    def planned(share: float) -> Plan:
+        config = CONFIG.model_copy(update={"max_bad_tiles": share})
+        return predict_plan([row(tmp_path / name)], [tmp_path / "model"], config, out=tmp_path / "out-a")
+
+    (refused,) = planned(0.05).failed
+    assert (refused.code, len(planned(0.05).table)) == ("INPUT_CORRUPT", 0)
+    allowed = planned(0.1)
+    assert (allowed.failed, allowed.table["patches"].tolist()) == ((), [192])
+    assert predict(tmp_path, tmp_path / name, max_bad_tiles=0.1).state == "done"
+    assert planned(0.1).finished["slide_id"].tolist() == ["a"]
 
 
 def test_overlapping_patches_that_touch_it_have_no_value_and_its_cells_take_none_of_them(tmp_path: Path) -> None:
