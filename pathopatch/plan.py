@@ -22,6 +22,7 @@ import pandas as pd
 from pathopatch.batch.tasks import Outcome, label_source, open_row
 from pathopatch.cohort import measure_intensities, open_slides
 from pathopatch.config import PredictConfig, TileConfig
+from pathopatch.counted import counted
 from pathopatch.errors import PathopatchError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.pipeline import one_mpp
@@ -80,10 +81,10 @@ class Plan:
             return done or "no slide can be worked on"
         sums = self.table[["patches", "gigabytes", "minutes"]].sum()
         minutes = max(sums["minutes"] / workers, float(self.table["minutes"].max()))
-        processes = "1 process" if workers == 1 else f"{workers} processes"
+        processes = counted(workers, "process")
         totals = (
-            f"{len(self.table)} slides, {int(sums['patches'])} patches, {sums['gigabytes']:.3g} GB of pixels, "
-            f"about {minutes:.2g} min with {processes}"
+            f"{counted(len(self.table), 'slide')}, {counted(int(sums['patches']), 'patch')}, "
+            f"{sums['gigabytes']:.3g} GB of pixels, about {minutes:.2g} min with {processes}"
         )
         shown = self.table.to_string(index=False, float_format=lambda value: f"{value:.3g}")
         return "\n".join(line for line in (shown, totals, done, self.basis) if line)
@@ -271,14 +272,14 @@ def _probe(slide: Slide, slide_id: str, config: TileConfig, work: Work) -> tuple
         seconds.append(time.perf_counter() - started)
         if sum(seconds) > _PROBE_SECONDS:
             break
-    counted = seconds[1:] or seconds
-    patch_seconds = sum(counted) / len(counted) / length
+    steady = seconds[1:] or seconds
+    patch_seconds = sum(steady) / len(steady) / length
     measured = length * len(seconds)
     raw = measured * len(slide.channels) * config.patch_px**2 * min(slide.dtype.itemsize, 4)
     basis = (
         f"measured with one process on this machine ({os.cpu_count()} processors) as busy as it is now, "
         f"on slide {slide_id}: overview {overview_seconds:.2g} s, {1e3 * patch_seconds:.2g} ms a patch "
-        f"({measured} patches" + (f", stored at {kept / raw:.0%} of their size)" if kept else ")")
+        f"({counted(measured, 'patch')}" + (f", stored at {kept / raw:.0%} of their size)" if kept else ")")
     )
     return (overview_seconds / _overview_source_px(slide), patch_seconds), basis
 

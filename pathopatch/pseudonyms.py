@@ -84,7 +84,7 @@ def require_apart(out: Path, *, deidentify: bool) -> None:
         )
     if nameless and not deidentify:
         raise InputUnsupportedError(
-            f"{len(nameless)} slides stand here without their names, and would stand beside names",
+            f"slides stand here without their names ({len(nameless)}), and would stand beside names",
             place=str(out),
             remedy="give --deidentify as before, or choose another folder",
         )

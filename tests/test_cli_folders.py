@@ -47,7 +47,7 @@ def test_a_dry_run_lists_good_and_bad_slides_and_ends_as_the_stage_would(
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\ncut,p,cut.tif\na,q,a.tif\n")
     assert typed("tile", tmp_path / "m.csv", "-o", tmp_path / "out", "--patch-px", 32, "--dry-run") == 3
     said = capsys.readouterr()
-    assert "1 slides, 20 patches" in said.out
+    assert "1 slide, 20 patches" in said.out
     assert "failed: cut: INPUT_CORRUPT" in said.err
     assert not (tmp_path / "out").exists()
 

@@ -61,7 +61,7 @@ def test_slides_that_are_finished_are_counted_apart_and_stale_ones_fail_unless_f
     manifest.write_text(both)
     found = plan.tile_plan(manifest, config, out=out)
     assert (found.table["slide_id"].tolist(), found.finished["slide_id"].tolist()) == (["s1"], ["s0"])
-    assert "1 slides, 36 patches" in found.text()
+    assert "1 slide, 36 patches" in found.text()
     assert "slides finished already, not counted: 1\n" in found.text()
     other = config.model_copy(update={"stride_px": 16})
     stale = plan.tile_plan(manifest, other, out=out)

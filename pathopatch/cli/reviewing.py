@@ -11,6 +11,7 @@ import typer
 
 from pathopatch.cli.options import Force, Quiet
 from pathopatch.cli.output import if_ended, say
+from pathopatch.counted import counted
 from pathopatch.errors import InputMissingError
 
 
@@ -57,7 +58,8 @@ def review(
         if access.token:
             say("others can reach this page: the token opens it, and what is sent is not encrypted")
         if not quiet:
-            say(f"research use only, not for diagnosis; {len(found.cohort.ids())} slides; Ctrl-C ends the page")
+            slides = counted(len(found.cohort.ids()), "slide")
+            say(f"research use only, not for diagnosis; {slides}; Ctrl-C ends the page")
         serve(create_app(found, access), listener)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.counted import counted
 from pathopatch.decided.rows import PATCH_VERDICTS, Recorded, standing
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 
@@ -115,7 +116,7 @@ def counted_text(facts: Mapping[str, Any]) -> str:
         ``decided`` of ``groups/audit.json``.
     """
     rejected, by = facts["rejected"], ", ".join(facts["reviewers"]) or "nobody"
-    slides = f"slides rejected: {', '.join(rejected)} ({facts['patches_rejected']} patches)"
+    slides = f"slides rejected: {', '.join(rejected)} ({counted(facts['patches_rejected'], 'patch')})"
     relabelled = ", ".join(f"{n} {verdict}" for verdict, n in facts["relabelled"].items() if n)
     changed = ", ".join(f"{n} in {split}" for split, n in facts.get("labels_changed", {}).items())
     patches = f"patches relabelled: {relabelled}; labels that changed by that: {changed or 'none'}"

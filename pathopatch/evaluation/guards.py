@@ -40,7 +40,7 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
     seen = sorted(name for name, mark in slide_marks(tiled_in(work), rows).items() if mark in trained)
     if seen:
         raise SplitLeakageError(
-            f"the run was trained on {len(seen)} slides or patients that are in split {' or '.join(splits)} by now, "
+            f"the run was trained on slides or patients that are in split {' or '.join(splits)} by now: {len(seen)}, "
             f"the first is {seen[0]}",
             place=str(place),
             remedy="train it again by the groups as they are: pathopatch train, or run, with --force",

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.config import EvaluateConfig, IntensityConfig
+from pathopatch.counted import patches_of
 from pathopatch.errors import CheckpointIncompatibleError, InputMissingError
 from pathopatch.evaluation.evaluate import (
     SWEEP,
@@ -224,7 +225,7 @@ def outside_text(folder: Path) -> str:
     for split, content in numbers["splits"].items():
         alone = content["fraction_only"]
         first = next(iter(content["thresholds"].values()))
-        lines += ["", f"Split {split}: {first['n']} patches of {first['patients']} patients; in percent"]
+        lines += ["", f"Split {split}: {patches_of(first['n'], first['patients'])}; in percent"]
         lines.append(
             f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, of the tissue fraction alone "
             + ("-" if alone["auroc"] is None else f"{alone['auroc']:.3f}")

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.config import EvaluateConfig
+from pathopatch.counted import patches_of
 from pathopatch.evaluation.judge import patient_counts, pooled_accuracy, with_interval
 from pathopatch.groups import Naming
 from pathopatch.groups.sweep import SWEEP
@@ -67,7 +68,7 @@ def _row(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) 
         seed=config.seed,
     )
     names = Naming().names
-    note = [f"group {g} ({names[g]}): {size[g]} patches of {people[g]} patients" for g in np.flatnonzero(is_small)]
+    note = [f"group {g} ({names[g]}): {patches_of(size[g], people[g])}" for g in np.flatnonzero(is_small)]
     return {
         **{f"n_{g}": int(size[g]) for g in range(4)},
         **{f"patients_{g}": int(people[g]) for g in range(4)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from pathopatch.counted import counted
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 
 LEAST_FOLDS = 3
@@ -41,7 +42,7 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
     label = patches["label"].groupby(patches["patient_id"].astype(str)).max()
     if not LEAST_FOLDS <= folds <= len(label):
         raise InputUnsupportedError(
-            f"{folds} folds of {len(label)} patients",
+            f"{folds} folds of {counted(len(label), 'patient')}",
             place="splits.folds",
             remedy=f"use at least {LEAST_FOLDS} folds and at most as many as there are patients",
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.counted import counted, patches_of
 from pathopatch.groups.naming import LABELS, Naming
 from pathopatch.groups.shortcut import FLAGGED, LEAST_PATIENTS, LEAST_PATIENTS_OF_A_LABEL, NEGLIGIBLE, NOT_SHOWN
 
@@ -40,7 +41,7 @@ def verdict_text(found: Mapping[str, Any]) -> str:
         return "NOT KNOWN. There is one label only, so that nothing can give it away."
     alone = "the patches' own attribute" if is_own else "the tissue fraction"
     seen = f"in {where} {alone} alone tells the label with AUROC {_interval(told, 'auroc')}"
-    people = f"{told['patients']} patients"
+    people = counted(told["patients"], "patient")
     if verdict["verdict"] == FLAGGED:
         side = f"above {0.5 + effect:g}" if told["auroc"] > 0.5 else f"below {0.5 - effect:g}"
         by = "that attribute" if is_own else "tissue area"
@@ -51,9 +52,10 @@ def verdict_text(found: Mapping[str, Any]) -> str:
         ends = (0.5 if is_own else told["auroc_low"], told["auroc_high"])
         far = max(ends) if is_own else max(ends, key=lambda end: abs(end - 0.5))
         return f"No shortcut is shown: {seen} ({people}). One as strong as {far:.2f} is not excluded."
+    are = "is" if told["patients"] == 1 else "are"
     return (
         f"NOT KNOWN. {seen[0].upper()}{seen[1:]}, but {people} ({told['patients_with_tumor']} with {tumor}, "
-        f"{told['patients_with_non_tumor']} with {other}) are too few for a verdict, which takes "
+        f"{told['patients_with_non_tumor']} with {other}) {are} too few for a verdict, which takes "
         f"{LEAST_PATIENTS} and {LEAST_PATIENTS_OF_A_LABEL} of each label."
     )
 
@@ -148,7 +150,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
 
 def _fraction_line(split: str, told: Mapping[str, Any], tumor: str) -> str:
     """Return one split's line about the fraction alone."""
-    line = f"  {split:<6} {told['n']:>7} patches of {told['patients']} patients, {told['tumor']} {tumor}"
+    line = f"  {split:<6} {told['n']:>7} patches of {counted(told['patients'], 'patient')}, {told['tumor']} {tumor}"
     if told["auroc"] is None:
         return f"{line}: one label only"
     side = ">=" if told["larger_is_tumor"] else "<"
@@ -201,6 +203,4 @@ def _small(cell: Mapping[str, Any], naming: Naming) -> str:
     name = naming.names[cell["group"]]
     if not cell["n"]:
         return f"{name} (no patches)"
-    return (
-        f"{name} ({cell['n']} patches of {cell['patients']} patients: known to {100 * cell['half_width']:.0f} points)"
-    )
+    return f"{name} ({patches_of(cell['n'], cell['patients'])}: known to {100 * cell['half_width']:.0f} points)"

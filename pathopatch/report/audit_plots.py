@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from pathopatch.counted import counted
 from pathopatch.groups import Naming
 from pathopatch.groups.expected import SMALL_CELL
 from pathopatch.groups.naming import LABELS as LABEL_NAMES
@@ -69,7 +70,10 @@ def shortcut_strength(
     dress(left, title=title, x="AUROC for the label (shaded: too weak to count)")
     left.set_xlim(0, 1.6)
     left.set_xticks(np.linspace(0, 1, 5))
-    names = [plain(f"{split}: {told['n']} patches,\n{told['patients']} patients") for split, told in alone.items()]
+    names = [
+        plain(f"{split}: {counted(told['n'], 'patch')},\n{counted(told['patients'], 'patient')}")
+        for split, told in alone.items()
+    ]
     left.set_yticks(range(len(alone)), names)
     left.tick_params(axis="y", labelcolor=_INK)
     left.set_ylim(len(alone) - 0.4, -0.6)
@@ -148,7 +152,8 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, naming: Naming
             ends = max(0, true - cell["half_width"]), min(1, true + cell["half_width"])
             axes.hlines(place, *ends, color=colors[place], linewidth=3)
             axes.plot(true, place, "o", color=colors[place], markersize=6.5, markeredgecolor="white")
-            axes.text(1.04, place, f"n = {cell['n']}, {cell['patients']} patients", va="center", fontsize=8, color=_INK)
+            people = counted(cell["patients"], "patient")
+            axes.text(1.04, place, f"n = {cell['n']}, {people}", va="center", fontsize=8, color=_INK)
         wga = told["wga"]
         if wga["mean"] is not None:
             axes.hlines(n_groups, wga["low"], wga["high"], color=_INK, linewidth=3)

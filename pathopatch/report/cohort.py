@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.counted import counted
 from pathopatch.decided.rows import standing
 from pathopatch.report.collect import SPLITS, Study, patients_in
 from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
@@ -176,9 +177,7 @@ def _scanner_facts(study: Study) -> Html:
         counts = values.value_counts().sort_index()
         items += [
             tag("dt", name),
-            tag(
-                "dd", "; ".join(f"{value} ({count} slide{'s' if count > 1 else ''})" for value, count in counts.items())
-            ),
+            tag("dd", "; ".join(f"{value} ({counted(count, 'slide')})" for value, count in counts.items())),
         ]
     return tag("dl", *items)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.counted import counted
 from pathopatch.evaluation.compare import ERM_METHODS
 from pathopatch.evaluation.judge import SMALL_GROUP
 from pathopatch.groups import Naming
@@ -104,7 +105,7 @@ def number_warnings(study: Study) -> list[Html]:
     if seeds.min() < _FEW_SEEDS:
         found.append(
             warning(
-                f"Some methods were trained with {int(seeds.min())} seed{'s' if seeds.min() > 1 else ''}; a claim "
+                f"Some methods were trained with {counted(int(seeds.min()), 'seed')}; a claim "
                 f"about a method needs at least {_FEW_SEEDS}. Differences between runs include the chance of training."
             )
         )
@@ -145,11 +146,11 @@ def group_warnings(rows: pd.DataFrame, threshold: float, naming: Naming) -> list
         group = sizes.index(min(sizes))
         said.append(
             f"the smallest group of the {row['split']} split is group {group} ({naming.names[group]}) with "
-            f"n = {sizes[group]} patches, fewer than {SMALL_GROUP}, so that WGA may rest on chance"
+            f"n = {counted(sizes[group], 'patch')}, fewer than {SMALL_GROUP}, so that WGA may rest on chance"
         )
     if min(people) < _FEW_PATIENTS:
         said.append(
-            f"a group of the {row['split']} split comes from {min(people)} patient{'s' if min(people) > 1 else ''}; "
+            f"a group of the {row['split']} split comes from {counted(min(people), 'patient')}; "
             f"with fewer than {_FEW_PATIENTS} the intervals are too narrow"
         )
     return [warning(f"{where} ", "; and ".join(said), ".")] if said else []
@@ -165,8 +166,8 @@ def _validation_warnings(study: Study) -> list[Html]:
             found.append(
                 warning(
                     f"{capital(study.naming.at(threshold))} the smallest group of the validation split has n = "
-                    f"{smallest} patches, fewer than {SMALL_GROUP}: what was chosen on it (checkpoints, decision "
-                    "thresholds, the preferred run) may rest on chance."
+                    f"{counted(smallest, 'patch')}, fewer than {SMALL_GROUP}: what was chosen on it (checkpoints, "
+                    "decision thresholds, the preferred run) may rest on chance."
                 )
             )
     return found
@@ -300,7 +301,7 @@ def _counts_table(thresholds: dict[str, Any], naming: Naming) -> Html:
                 tag(
                     "span",
                     str(cells["counts"][y][a]),
-                    tag("span", f"{cells['patients'][y][a]} patients", class_="interval"),
+                    tag("span", counted(cells["patients"][y][a], "patient"), class_="interval"),
                 )
                 for y in (0, 1)
                 for a in range(len(naming.values))

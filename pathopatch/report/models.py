@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.counted import counted
 from pathopatch.evaluation.compare import ERM_METHODS, trained_text
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.curves import training_histories
@@ -164,7 +165,7 @@ def summary(study: Study) -> Html:
     slides, patients = (study.slides["slide_id"].nunique(), patients_in(study.slides)) if len(study.slides) else (0, 0)
     hashes = {stage: {s.config[:12] for s in study.stamps.values() if s.stage == stage} for stage in _STAGES}
     facts = {
-        "Cohort": f"{slides} slides of {patients} patients",
+        "Cohort": f"{counted(slides, 'slide')} of {counted(patients, 'patient')}",
         "Groups by the patches' own attribute": ", ".join(study.naming.values) if study.naming.is_own else "",
         "Tissue thresholds": "" if study.naming.is_own else ", ".join(f"{cut:g}" for cut in study.thresholds),
         "Methods": ", ".join(methods["method"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pathopatch.counted import counted
 from pathopatch.evaluation.judge import SMALL_GROUP
 from pathopatch.groups import Naming
 from pathopatch.groups.naming import naming_of_bins
@@ -114,7 +115,9 @@ def _of_group(row: Mapping[str, Any]) -> Html:
     """Return a group's accuracy with its interval and size."""
     told = between(*(percent(row[end]) for end in ("accuracy", "low", "high")))
     small = " – SMALL" if row["n"] < SMALL_GROUP else ""
-    return Html(safe(told) + tag("span", f"n = {row['n']}, {row['patients']} patients{small}", class_="interval"))
+    return Html(
+        safe(told) + tag("span", f"n = {row['n']}, {counted(row['patients'], 'patient')}{small}", class_="interval")
+    )
 
 
 def _slope(row: Mapping[str, Any]) -> tuple[Html, Html]:

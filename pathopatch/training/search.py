@@ -22,6 +22,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pathopatch.config import TrainConfig, TuneConfig
+from pathopatch.counted import counted
 from pathopatch.debias.methods import steps_in_all
 from pathopatch.debias.searched import searched
 from pathopatch.errors import InputUnsupportedError, NonFiniteError
@@ -73,7 +74,7 @@ class SearchPlan:
     @property
     def offered(self) -> str:
         """What every method of a comparison must be given alike."""
-        return f"{self.trials} trials" if self.budget_steps is None else f"{self.budget_steps} steps"
+        return counted(self.trials, "trial") if self.budget_steps is None else f"{self.budget_steps} steps"
 
     def pays(self, number: int, known: Sequence[FrozenTrial]) -> bool:
         """Return whether a trial may be run, given those of earlier waves; its own wave is counted in full."""
@@ -83,8 +84,7 @@ class SearchPlan:
         return taken + (number % WAVE + 1) * self.steps_each <= self.budget_steps
 
     def __str__(self) -> str:
-        count = f"{self.trials} trial{'s' if self.trials > 1 else ''}"
-        total = f"{count} x {self.steps_each} steps = {self.trials * self.steps_each} steps"
+        total = f"{counted(self.trials, 'trial')} x {self.steps_each} steps = {self.trials * self.steps_each} steps"
         return total if self.budget_steps is None else f"{total}, of a budget of {self.budget_steps}"
 
 

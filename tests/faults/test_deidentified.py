@@ -134,8 +134,8 @@ def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
 MIXED = {
     "a slide was predicted under its name": (0, False, "the folder names slides"),
     "a slide failed under its name": (1, False, "the folder names slides"),
-    "a slide was predicted without its name": (0, True, "1 slides stand here without their names"),
-    "a slide failed without its name": (1, True, "1 slides stand here without their names"),
+    "a slide was predicted without its name": (0, True, "slides stand here without their names"),
+    "a slide failed without its name": (1, True, "slides stand here without their names"),
 }
 
 

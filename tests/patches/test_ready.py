@@ -267,7 +267,7 @@ def test_a_study_file_runs_a_set_to_its_report(tmp_path: Path) -> None:
     assert "Groups: 0 non-tumour, clean; 1 non-tumour, ink; 2 tumour, clean; 3 tumour, ink." in done.stdout
     page = (tmp_path / "work" / "report" / "index.html").read_text()
     assert "tumour, ink" in page
-    assert "1 slides of 12 patients" in page
+    assert "1 slide of 12 patients" in page
     assert re.search(r"<th[^>]*>test</th><td[^>]*>1</td><td[^>]*>2</td><td[^>]*>8</td>", page)
     assert not (tmp_path / "work" / "predictions").exists()
 
