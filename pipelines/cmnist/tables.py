@@ -26,7 +26,7 @@ PUBLISHED: dict[str, dict[float, str]] = {
 }
 """Group-balanced accuracy on the unbiased test set, three seeds: table 1 of arXiv:2503.13236."""
 
-# (what is demanded, percent, method, what is taken off, measure, at least)
+# (what is demanded, percent, method, what is taken off, measure, at least; and by which protocol, if not as published)
 DEMANDS = (
     ("resample", 0.5, "resample", None, "gba", 77.0),
     ("gerne", 0.5, "gerne", None, "gba", 75.0),
@@ -39,6 +39,8 @@ DEMANDS = (
     ("gerne", 5.0, "gerne", None, "gba", 85.0),
     ("gerne-auto", 0.5, "gerne-auto", None, "gba", 81.0),
     ("gerne-auto less resample", 0.5, "gerne-auto", "resample", "gba", 0.0),
+    ("gerne-auto, protocol 'decayed'", 0.5, "gerne-auto", None, "gba", 81.0, "decayed"),
+    ("gerne-auto less resample, protocol 'decayed'", 0.5, "gerne-auto", "resample", "gba", 0.0, "decayed"),
 )
 
 
@@ -65,9 +67,8 @@ def write_tables(readme: Path, rows: Rows, study: dict[str, Any]) -> None:
 def main_tables(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of the tables over all methods, of the first colour table, with averaged weights."""
     percents, methods = part["percents"], part["methods"]
-    published = _by_protocol(rows, part)
-    rows = [row for row in published if row["table"] == part["tables"][0] and row["average"]]
-    seeded = [row for row in rows if row["seed"] in part["seeds"]]
+    every = [row for row in rows if row["table"] == part["tables"][0] and row["average"]]
+    seeded = [row for row in _by_protocol(every, part) if row["seed"] in part["seeds"]]
     head = ["conflicting", *(f"{p:g} %" for p in percents)]
     yield "Group-balanced accuracy on the unbiased test set, mean ± sd over the seeds, *as published* beneath:\n"
     yield from _table(head, _by_percent(seeded, percents, methods))
@@ -77,8 +78,9 @@ def main_tables(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
     head = ["method", "own colour", "other colours", "precision", "recall"]
     measures = ("aligned", "conflicting", "precision", "recall")
     yield from _table(head, ([name, *(_cell(_of(seeded, percents[0], name), m) for m in measures)] for name in methods))
-    yield "\nWhat was demanded (the last two: six seeds):\n"
-    yield from _table(["", "conflicting", "at least", "reached", ""], (_demand(rows, seeded, *d) for d in DEMANDS))
+    yield "\nWhat was demanded (of gerne-auto: six seeds):\n"
+    head = ["", "conflicting", "at least", "reached", ""]
+    yield from _table(head, (_demand(every, seeded, *demand) for demand in DEMANDS))
 
 
 def paired_table(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
@@ -129,18 +131,27 @@ def _by_percent(rows: Rows, percents: Sequence[float], methods: Sequence[str]) -
 
 
 def _demand(
-    rows: Rows, seeded: Rows, what: str, percent: float, name: str, less: str | None, measure: str, at_least: float
+    rows: Rows,
+    seeded: Rows,
+    what: str,
+    percent: float,
+    name: str,
+    less: str | None,
+    measure: str,
+    at_least: float,
+    protocol: str = PROTOCOL,
 ) -> list[str]:
     """Return the line of one demand; those on gerne-auto take all seeds there are, paired."""
-    pool = rows if name == "gerne-auto" else seeded
+    pool = _by_protocol(rows, {"protocol": protocol}) if name == "gerne-auto" else seeded
     found = {row["seed"]: row[measure] for row in _of(pool, percent, name) if row[measure] is not None}
     taken = {row["seed"]: row[measure] for row in _of(pool, percent, less)} if less else dict.fromkeys(found, 0.0)
     values = [found[seed] - taken[seed] for seed in found.keys() & taken.keys()]
+    told = [what, f"{percent:g} %", f"{at_least:g}"]
     if not values:
-        return [what, f"{percent:g} %", f"{at_least:g}", "", "not measured"]
+        return [*told, "", "not measured"]
     verdict = "met" if mean(values) >= at_least else "**missed**"
     verdict = verdict if len(values) >= 3 else "too few seeds"
-    return [what, f"{percent:g} %", f"{at_least:g}", f"{mean(values):.3g} ({len(values)} seeds)", verdict]
+    return [*told, f"{mean(values):.3g} ({len(values)} seeds)", verdict]
 
 
 def _by_protocol(rows: Rows, part: dict[str, Any]) -> Rows:

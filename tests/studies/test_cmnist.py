@@ -172,6 +172,17 @@ def test_another_protocol_or_colour_table_and_last_weights_stay_out_of_the_main_
     assert "| erm | 20.0 (1) |  |" in list(tables.main_tables(rows, MAIN))
 
 
+def test_gerne_auto_is_judged_by_the_protocol_that_the_demand_names() -> None:
+    rows = [_row("gerne-auto", seed, 80.0) for seed in range(6)]
+    rows += [_row("gerne-auto", seed, 82.0, protocol="decayed") for seed in range(3)]
+    rows += [_row("resample", seed, 81.5, protocol="decayed") for seed in range(3)]
+    lines = list(tables.main_tables(rows, MAIN))
+    assert "| gerne-auto | 0.5 % | 81 | 80 (6 seeds) | **missed** |" in lines
+    assert "| gerne-auto less resample | 0.5 % | 0 |  | not measured |" in lines
+    assert "| gerne-auto, protocol 'decayed' | 0.5 % | 81 | 82 (3 seeds) | met |" in lines
+    assert "| gerne-auto less resample, protocol 'decayed' | 0.5 % | 0 | 0.5 (3 seeds) | met |" in lines
+
+
 def test_the_paired_difference_is_taken_seed_by_seed_with_its_t_interval() -> None:
     rows = [_row("resample", seed, 80.0 + seed) for seed in range(4)]
     rows += [_row("gerne-auto", seed, 80.0 + seed + gain) for seed, gain in enumerate((1.0, 2.0, 3.0))]
