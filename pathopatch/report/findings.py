@@ -174,10 +174,11 @@ def _validation_warnings(study: Study) -> list[Html]:
 
 
 def _card(rows: pd.DataFrame, by: str) -> Html | None:
-    """Return the headline of one threshold, which is named in words."""
+    """Return the headline of one threshold, which is named in words; None where no run was evaluated."""
+    title = tag("h3", f"Worst-group accuracy, {by}")
     best = preferred(rows)
     if best is None:
-        return None
+        return None if rows.empty else tag("div", title, _without_preference(rows), class_="card")
     sides = []
     reference = rows[rows["run"] == best["reference"]]
     if len(reference) and best["run"] != best["reference"]:
@@ -195,13 +196,22 @@ def _card(rows: pd.DataFrame, by: str) -> Html | None:
         )
         for name, row in sides
     ]
-    title = f"Worst-group accuracy, {by}"
     return tag(
         "div",
-        tag("h3", title),
+        title,
         tag("div", *boxes, class_="duel"),
         paragraph(_verdict(best), f" Split {best['split']}{small}."),
         class_="card",
+    )
+
+
+def _without_preference(rows: pd.DataFrame) -> Html:
+    """Return the range of runs none of which is preferred, since validation says nothing of them."""
+    wga = rows["wga"].dropna()
+    ends = f", from {percent(wga.min())} to {percent(wga.max())} % on split {rows['split'].iloc[0]}" if len(wga) else ""
+    return paragraph(
+        f"{counted(rows['run'].nunique(), 'run')}{ends}. Validation says nothing of them, so that none can be "
+        "preferred: the best of them would be chosen by the patches that it is judged on."
     )
 
 

@@ -151,6 +151,23 @@ def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Pat
     assert "has no patch in group 2 (tumour, little tissue): WGA and GBA are not known" in page.text
 
 
+def test_without_validation_no_run_is_preferred_and_their_range_is_said(tmp_path: Path, work: Path) -> None:
+    copy = shutil.copytree(work, tmp_path / "study")
+    found = {"0.25": [], "0.5": []}
+    for path in copy.glob("runs/*/evaluation/metrics.json"):
+        numbers = read_json(path)
+        del numbers["splits"]["val"]
+        write_json(path, numbers)
+        tau = numbers["run"].split("-t")[1].split("-")[0]
+        found[tau].append(100 * numbers["splits"]["test"]["thresholds"][tau]["wga"]["value"])
+    text = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0))).text
+    assert "No run has been evaluated" not in text
+    assert "Preferred by validation" not in text
+    for tau, wga in found.items():
+        told = f"{len(wga)} runs, from {min(wga):.1f} to {max(wga):.1f} % on split test."
+        assert f"Worst-group accuracy, tissue threshold {tau}{told}" in text
+
+
 def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_path: Path, made: Any) -> None:
     copy = made(tmp_path / "two", own=("ink", "<b>fold"), patients=8)
     page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
