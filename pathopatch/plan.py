@@ -308,7 +308,7 @@ def _tile_some(config: TileConfig) -> Work:
                 len(origins),
                 windows=analysis.windows,
                 sharpness_factor=config.intensity.sharpness_mpp / (slide.mpp * analysis.grid.downsample),
-                is_bright_background=analysis.tissue.background == "bright",
+                polarities=analysis.tissue.polarities,
             )
             writer.finish({})
             pixels = Path(folder) / "probe.zarr" / "patches"

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from pathopatch.config.base import MPP_RANGE, Config, Fraction
 
+_POLARITY = r"(?:dark|bright)"
+_BACKGROUND = rf"^(?:auto|{_POLARITY}|[^=,]+={_POLARITY}(?:,[^=,]+={_POLARITY})*)$"
+
 
 class TissueConfig(Config):
     """How tissue is told from background (found on the overview, applied at the target mpp).
@@ -15,12 +18,18 @@ class TissueConfig(Config):
     A slide whose manifest row names a `tissue_mask` takes that in place of all this.
     """
 
-    background: Literal["auto", "dark", "bright"] = "auto"
+    background: str = Field(default="auto", pattern=_BACKGROUND)  # auto, dark, bright, or CARS=dark,HE=bright
+    # Intensity of a channel where there is no tissue, source units: a dark channel's black level or camera offset, a
+    # bright one's glass. Measured where it is not given.
+    background_level: dict[str, float] = {}
+    when_unsure: Literal["all", "none", "fail"] = "all"  # where no background is in view, what is tissue
     method: Literal["otsu", "triangle", "fixed"] = "otsu"
-    fixed_threshold: Fraction | None = None  # on the tissue signal in [0, 1]; for method = "fixed"
+    # On the tissue signal in [0, 1]: a dark channel's 1st to 99.9th percentile, a bright one's absorption against its
+    # glass; for method = "fixed".
+    fixed_threshold: Fraction | None = None
     channels: tuple[str, ...] = ()  # which count; empty: all that show any tissue
-    # A threshold for each channel, and a pixel is tissue if it passes any: a bright channel must not hide a dim one. Or
-    # one threshold on the largest of the scaled channels, as always with method = "fixed" and for brightfield RGB.
+    # A threshold for each dark channel, and a pixel is tissue if it passes any: a bright channel must not hide a dim
+    # one. Or one threshold on the largest of the scaled dark channels, as always with method = "fixed".
     combine: Literal["each", "maximum"] = "each"
     ignore_pens: bool = True  # brightfield RGB; off for blue and green stains (trichrome, Alcian blue)
     ignore_borders: bool = True  # brightfield RGB: near-black borders, black unscanned areas

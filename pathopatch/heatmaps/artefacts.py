@@ -136,7 +136,7 @@ def predict_to(
             return _adopted(out, slide_id, folder, known)
         update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname(), **known})
         prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-        warnings += prediction.analysis.far_shifts(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
+        warnings += prediction.analysis.warnings(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
         warnings += _unreadable(prediction)
         with atomic_path(folder) as temporary:
             temporary.mkdir()

@@ -180,7 +180,7 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "decision_threshold": spec.decision_threshold,
         "decision_probability": decision_probability(spec),
         "temperature": spec.temperature,
-        "background": analysis.tissue.background,
+        "background": analysis.background,
         "tissue_threshold": analysis.tissue.threshold,
         "intensity_windows": analysis.windows.tolist(),
         "shifts": [shift.to_dict() for shift in analysis.shifts],

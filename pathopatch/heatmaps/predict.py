@@ -329,17 +329,18 @@ def _ready(
     """Return patches (n, C, P, P) in the slide's type as a batch, measured and scaled."""
     grid = analysis.grid
     factor = voices.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
-    is_bright = analysis.tissue.background == "bright"
     scaled = intensity.scale(patches, analysis.windows)
     measured = np.empty((len(rows), 2))
     for number, row in enumerate(rows.tolist()):
-        width, height = grid.inside(*origins[row].tolist())
+        x, y = origins[row].tolist()
+        width, height = grid.inside(x, y)
         measured[number] = measure(
             patches[number, :, :height, :width],
             scaled[number, :, :height, :width],
             analysis.windows,
             sharpness_factor=factor,
-            is_bright_background=is_bright,
+            polarities=analysis.tissue.polarities,
+            scanned=analysis.tissue.scanned(x, y, grid.downsample, (width, height)),
         )
     values = {
         "saturated_fraction": measured[:, 0],

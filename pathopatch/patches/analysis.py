@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from pathopatch.annotations.masks import MaskFractions, read_mask
 from pathopatch.config import TileConfig
-from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
+from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.source import read_padded
-from pathopatch.patches.tissue import TissueModel, fit_tissue, supplied_tissue
+from pathopatch.patches.tissue import UNCERTAIN, TissueModel, supplied_tissue
+from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
-from pathopatch.slides.background import Background, guess_background
+from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.planes import planes
 from pathopatch.slides.registration import measure_shifts, whole_offsets
 
@@ -28,6 +29,10 @@ _MPP_TOLERANCE = 1.02  # mpp values that agree within 2 % count as equal
 _BAND_PX = 2048
 _BATCH_PATCHES = 256
 _BATCH_BYTES = 32 * 2**20  # patches held at a time
+_LOOK_AT_TISSUE = (
+    "Look at its outline; give a tissue_mask in the manifest, or set background_level, method = 'fixed' or when_unsure "
+    "in [tile.tissue]"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +49,10 @@ class SlideAnalysis:
         Intensities that become 0 and 1, source units.
     overview : ndarray, shape (C, h, w)
         The whole slide, longest side at most 4096 px, source units.
-    fill : int or float
-        Value of the pixels beyond the slide.
+    fill : ndarray, shape (C,)
+        Value of the pixels beyond the slide, source units.
+    background : str
+        The polarities as a text, see `pathopatch.slides.background.parse_background`.
     shifts : tuple of Shift
         How far each channel but the first lies from it, as recorded; empty where that is not measured.
     offsets : tuple of (int, int)
@@ -56,12 +63,13 @@ class SlideAnalysis:
     tissue: TissueModel
     windows: NDArray[np.float64]
     overview: NDArray[np.generic]
-    fill: int | float
+    fill: NDArray[np.generic]
+    background: Background
     shifts: tuple[Shift, ...] = ()
     offsets: tuple[tuple[int, int], ...] = ()
 
-    def far_shifts(self, mpp: float, warn_um: float) -> list[str]:
-        """Return in words each channel that lies further from the first than so many um.
+    def warnings(self, mpp: float, warn_um: float) -> list[str]:
+        """Return in words what a person should know: doubts of the tissue, and channels that lie far from the first.
 
         Parameters
         ----------
@@ -71,11 +79,18 @@ class SlideAnalysis:
             Distance from which a shift is worth a word.
         """
         done = "corrected by whole px" if self.offsets else "run tile with --align, or register the files"
-        return [
+        far = [
             f"channel {shift.channel} is shifted by {shift.distance_px * mpp:.1f} um ({shift.x_px:+.1f} px across, "
             f"{shift.y_px:+.1f} px down) against the first: {done}"
             for shift in self.shifts
             if shift.is_measured and shift.distance_px * mpp > warn_um
+        ]
+        if self.tissue.confidence >= UNCERTAIN:
+            return far
+        doubts = "; ".join(self.tissue.doubts)
+        return [
+            f"the tissue is uncertain (confidence {self.tissue.confidence:.2f}): {doubts}. {_LOOK_AT_TISSUE}",
+            *far,
         ]
 
 
@@ -182,79 +197,73 @@ def _refuse_channels(slide: Slide, config: TileConfig) -> None:
 
 def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | None) -> SlideAnalysis:
     """Return a slide's analysis, the configuration being checked."""
-    overview, scale_x, scale_y = slide.read_overview()
+    overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
     _refuse_nonfinite(overview, slide)
-    shifts = measure_shifts(slide, overview, scale_x, scale_y)
+    shifts = measure_shifts(slide, overview, scale_x, scale_y, unscanned.mask)
     offsets = whole_offsets(shifts) if config.registration.align else ()
-    background = slide.background if config.tissue.background == "auto" else config.tissue.background
+    polarities = polarities_of(slide, config)
+    background = background_text(slide.channels, polarities)
     if any(x or y for x, y in offsets):
         slide = aligned(slide, offsets, background)
-        overview, scale_x, scale_y = slide.read_overview()
+        overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
     if tissue_mask is None:
-        chosen = config.tissue.channels
         tissue = fit_tissue(
             overview,
-            background=background,
+            polarities=polarities,
+            is_colour=slide.is_colour,
             config=config.tissue,
-            is_rgb_uint8=slide.is_rgb,
             scale_x=scale_x,
             scale_y=scale_y,
             mpp=slide.mpp,
-            counts=[name in chosen for name in slide.channels] if chosen else None,
+            channels=slide.channels,
+            unscanned=unscanned,
         )
+        if tissue.is_unsure and config.tissue.when_unsure == "fail":
+            raise NoTissueError(
+                f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",
+                place=str(slide.paths[0]),
+                remedy=_LOOK_AT_TISSUE,
+            )
     else:
         mask = read_mask(tissue_mask)
         MaskFractions(mask, slide.size)  # refuses a mask that is out of proportion
         tissue = supplied_tissue(
             mask,
-            background=background,
-            channels=len(slide.channels),
+            polarities=polarities,
             overview_px=(overview.shape[2], overview.shape[1]),
             scale_x=scale_x,
             scale_y=scale_y,
+            unscanned=unscanned.mask,
         )
     windows = intensity.windows(
-        overview, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=slide.is_rgb, channels=slide.channels
+        overview,
+        tissue.mask != 0,
+        rule=config.intensity,
+        is_rgb_uint8=slide.is_rgb,
+        polarities=polarities,
+        channels=slide.channels,
+        scanned=None if tissue.unscanned is None else tissue.unscanned == 0,
     )
     return SlideAnalysis(
         grid=grid,
         tissue=tissue,
         windows=windows,
         overview=overview,
-        fill=slide.value_of(background),
+        fill=slide.values_of(polarities),
+        background=background,
         shifts=shifts,
         offsets=offsets,
     )
 
 
-def other_polarities(
-    slide: Slide, config: TileConfig, overview: NDArray[np.generic], background: Background
-) -> list[str]:
-    """Return in words each channel that looks to be of the other polarity than the slide: its glass counts as tissue.
-
-    It may as well be full of tissue, which looks alike: so it is not left out unasked.
-
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    config : TileConfig
-        Who states the polarity, or names the channels that show tissue, knows.
-    overview : ndarray, shape (C, h, w)
-        The whole slide.
-    background : "dark" or "bright"
-        What the slide was taken for.
-    """
-    is_known = config.tissue.background != "auto" or bool(config.tissue.channels)
-    if is_known or slide.is_rgb or len(slide.channels) < 2:
-        return []
-    own = [guess_background(plane[None]) for plane in overview]
-    return [
-        f"channel {name} looks {look} where there is no tissue, the slide {background}: if so, name the other channels "
-        "in tissue.channels"
-        for name, look in zip(slide.channels, own, strict=True)
-        if look != background
-    ]
+def polarities_of(slide: Slide, config: TileConfig) -> Polarities:
+    """Return the polarity of each channel: as the configuration states it, else as the slide has it."""
+    if config.tissue.background == "auto":
+        return slide.polarities
+    stated = parse_background(config.tissue.background, slide.channels, place="[tile.tissue] background")
+    if None not in stated:
+        return tuple(each for each in stated if each is not None)
+    return tuple(one or other for one, other in zip(stated, slide.polarities, strict=True))
 
 
 def _refuse_nonfinite(pixels: NDArray[np.generic], slide: Slide) -> None:
@@ -307,10 +316,10 @@ def iterate_patches(
     patches : ndarray, shape (n, C, P, P)
         Source type and units; what lies beyond the slide has the background value.
     tissue_fraction : ndarray of float64, shape (n,)
-        Share of tissue in the patch's part on the slide, the exact mean of its mask; 0 for a patch beyond the slide.
+        Share of tissue in what was scanned of the patch, the exact mean of its mask; 0 where nothing was.
     """
     grid, tissue = analysis.grid, analysis.tissue
-    slide = aligned(slide, analysis.offsets, tissue.background)
+    slide = aligned(slide, analysis.offsets, analysis.background)
     places = grid.origins() if origins is None else origins
     patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
     limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
@@ -326,7 +335,9 @@ def iterate_patches(
             patch = planes(read_padded(slide, grid, analysis.fill, x, y), held[len(rows)])
             _refuse_nonfinite(patch, slide)  # the levels that the overview came from may hide them
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
-            fraction = np.count_nonzero(mask) / max(1, within[0] * within[1])
+            scanned = tissue.scanned(x, y, grid.downsample, within)
+            scanned_px = within[0] * within[1] if scanned is None else np.count_nonzero(scanned)
+            fraction = np.count_nonzero(mask) / max(1, scanned_px)
             if fraction >= min_tissue:
                 rows.append(row)
                 fractions.append(fraction)

@@ -24,10 +24,11 @@ from pathopatch.errors import (
 )
 from pathopatch.files import read_json, write_json
 from pathopatch.manifest import SlideRow
-from pathopatch.patches.analysis import slide_quantiles
+from pathopatch.patches.analysis import polarities_of, slide_quantiles
 from pathopatch.patches.intensity import pooled_windows
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp
 from pathopatch.slides import Slide
+from pathopatch.slides.background import Polarities
 
 NAME = "windows.json"
 
@@ -40,11 +41,14 @@ class Intensities:
     ----------
     channels : tuple of str
         In the order of the quantiles.
+    polarities : tuple of {"dark", "bright"}
+        Of each channel.
     quantiles : ndarray of float64, shape (C, 2001) or (C, 0), or None
         Of the tissue, see `pathopatch.patches.analysis.slide_quantiles`; None for uint8 RGB, which needs no windows.
     """
 
     channels: tuple[str, ...]
+    polarities: Polarities
     quantiles: NDArray[np.float64] | None
 
 
@@ -55,7 +59,7 @@ Measured = Callable[[Sequence[SlideRow]], Mapping[str, Intensities | PathopatchE
 def tissue_intensities(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> Intensities:
     """Return what one slide adds to the windows of its cohort; arguments and errors as of `slide_quantiles`."""
     quantiles = None if slide.is_rgb else slide_quantiles(slide, config, tissue_mask=tissue_mask)
-    return Intensities(channels=slide.channels, quantiles=quantiles)
+    return Intensities(channels=slide.channels, polarities=polarities_of(slide, config), quantiles=quantiles)
 
 
 def cohort_config(
@@ -137,6 +141,7 @@ def _pooled(
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """Return the windows by channel, and why slides were left out; no windows for uint8 RGB, which needs none."""
     quantiles, channels, left_out = [], None, {}
+    polarities: Polarities = ()
     for row in rows:
         found = measured[row.slide_id]
         if isinstance(found, PathopatchError):  # it fails alone when it is tiled
@@ -151,7 +156,7 @@ def _pooled(
                 place=f"slide {row.slide_id}",
                 remedy="tile slides of different channels into different work folders",
             )
-        channels = names
+        channels, polarities = names, found.polarities
         quantiles.append(found.quantiles)
     if channels is None:
         raise InputMissingError(
@@ -165,5 +170,5 @@ def _pooled(
             place="intensity.scope = 'cohort'",
             remedy="look at the slides' background and tissue settings, or use scope = 'slide'",
         )
-    pooled = pooled_windows(quantiles, config.intensity)
+    pooled = pooled_windows(quantiles, config.intensity, polarities)
     return {name: (low, high) for name, (low, high) in zip(channels, pooled.tolist(), strict=True)}, left_out

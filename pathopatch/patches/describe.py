@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from pathopatch.config import TileConfig
 from pathopatch.patches import intensity
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, other_polarities
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities_of
+from pathopatch.patches.tissue import nearest_part
 from pathopatch.slides import Level, Slide
+from pathopatch.slides.background import Polarities
 
 _SAMPLE_PX, _SAMPLES = 256, 8  # windows at level 0, per axis
 _WHOLE_PX = 2048  # smaller slides are read whole
@@ -74,8 +76,8 @@ class Description:
 
     @property
     def tissue_share(self) -> float:
-        """Share of the slide that is tissue, on the overview, in [0, 1]; NaN where it is not looked for."""
-        return math.nan if self.analysis is None else float(self.analysis.tissue.mask.mean())
+        """Share of what was scanned that is tissue, on the overview, in [0, 1]; NaN where it is not looked for."""
+        return math.nan if self.analysis is None else self.analysis.tissue.share
 
     @property
     def shift_um(self) -> float:
@@ -91,6 +93,7 @@ class Description:
         return {
             "tissue_share": self.tissue_share,
             "tissue_threshold": math.nan if threshold is None else threshold,
+            "tissue_confidence": math.nan if self.analysis is None else self.analysis.tissue.confidence,
             "shift_um": self.shift_um,
             "saturated": max(self.saturated, default=math.nan),
             "warnings": self.warnings,
@@ -120,9 +123,12 @@ class Description:
         if self.analysis is None:
             return [("tissue", "not looked for: its least size is in um")]
         tissue = self.analysis.tissue
+        lines = [("not scanned", f"{tissue.unscanned_share:.1%} of the slide")] if tissue.unscanned_share else []
+        sure = f"confidence {tissue.confidence:.2f}"
         if tissue.threshold is None:
-            return [("tissue", "none found")]
-        return [("tissue", f"{self.tissue_share:.1%} of the slide, above {tissue.threshold:.3f} of the signal")]
+            return [*lines, ("tissue", f"none found, {sure}")]
+        above = "" if tissue.threshold < 0 else f", above {tissue.threshold:.3f} of the signal"
+        return [*lines, ("tissue", f"{self.tissue_share:.1%} of the slide{above}, {sure}")]
 
     def _channel_lines(self) -> list[tuple[str, str]]:
         lines = []
@@ -165,17 +171,25 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
     """
     analysis = analyse_slide(slide, config) if slide.has_mpp else None
     if analysis is not None:
-        overview, windows, background = analysis.overview, analysis.windows, analysis.tissue.background
+        overview, windows, background = analysis.overview, analysis.windows, analysis.background
+        missing = np.zeros((1, 1), np.bool_) if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
     else:
-        overview, _, _ = slide.read_overview()
+        overview, found, _, _ = slide.read_scanned_overview()
+        missing = found.mask
         nowhere = np.zeros(overview.shape[1:], np.bool_)
-        windows = intensity.windows(overview, nowhere, rule=config.intensity, is_rgb_uint8=slide.is_rgb)
+        windows = intensity.windows(
+            overview,
+            nowhere,
+            rule=config.intensity,
+            is_rgb_uint8=slide.is_rgb,
+            polarities=slide.polarities,
+            scanned=~missing,
+        )
         background = slide.background
     mpp = slide.mpp if slide.has_mpp else None
-    warnings = analysis.far_shifts(mpp, config.registration.warn_um) if analysis is not None and mpp is not None else []
+    warnings = analysis.warnings(mpp, config.registration.warn_um) if analysis is not None and mpp is not None else []
     if analysis is not None and not analysis.tissue.mask.any():
         warnings.append("no tissue found")
-    warnings += other_polarities(slide, config, overview, background)
     return Description(
         slide_id=slide_id,
         channels=slide.channels,
@@ -188,16 +202,18 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
         is_rgb=slide.is_rgb,
         overview=overview,
         windows=windows,
-        saturated=saturated_shares(slide),
+        saturated=saturated_shares(slide, polarities_of(slide, config), missing),
         analysis=analysis,
         warnings=tuple(warnings),
     )
 
 
-def saturated_shares(slide: Slide) -> tuple[float, ...]:
+def saturated_shares(
+    slide: Slide, polarities: Polarities, unscanned: NDArray[np.bool_] | None = None
+) -> tuple[float, ...]:
     """Return the share of pixels at the detector's limit, per channel, in [0, 1]; NaN for floating point.
 
-    On a dark background that is its ceiling, on a bright one the type's least value: white glass is as it should be.
+    Of a dark channel that is its ceiling, of a bright one the type's least value: white glass is as it should be.
     Counted at level 0, since means of several pixels hide it: on the whole of a small slide, else on 64 windows.
     The ceiling is the type's largest value or, where no pixel of a uint16 channel exceeds it and some reach it, that of
     10, 12 or 14 bits, be they the lower or the higher ones of the word.
@@ -206,24 +222,33 @@ def saturated_shares(slide: Slide) -> tuple[float, ...]:
     ----------
     slide : Slide
         An open slide.
+    polarities : tuple of {"dark", "bright"}, length C
+        Of each channel.
+    unscanned : ndarray of bool, shape (h, w), optional
+        The whole slide at low resolution: what was never scanned takes no part.
     """
     if slide.dtype.kind == "f":
         return (math.nan,) * len(slide.channels)
-    is_bright = slide.background == "bright"
     counts: list[dict[int, int]] = [{} for _ in slide.channels]
     total = 0
     for x, y, width, height in _windows(*slide.bounds):
         pixels = slide.read_region(x, y, width, height)
-        total += width * height
-        for found, plane in zip(counts, pixels, strict=True):
-            end = int(cast(Any, plane.min() if is_bright else plane.max()))
-            found[end] = found.get(end, 0) + int(np.count_nonzero(plane == end))
+        values = pixels.reshape(len(pixels), -1)
+        if unscanned is not None and unscanned.any():
+            scale = slide.size[0] / unscanned.shape[1], slide.size[1] / unscanned.shape[0]
+            values = pixels[:, ~nearest_part(unscanned, scale, (x, y), 1.0, (width, height))]
+        total += values.shape[1]
+        for found, plane, polarity in zip(counts, values, polarities, strict=True):
+            if plane.size:
+                end = int(cast(Any, plane.min() if polarity == "bright" else plane.max()))
+                found[end] = found.get(end, 0) + int(np.count_nonzero(plane == end))
     limits = np.iinfo(cast(Any, slide.dtype))
     shares = []
-    for found in counts:
-        end = min(found) if is_bright else max(found)
+    for found, polarity in zip(counts, polarities, strict=True):
+        end = (min if polarity == "bright" else max)(found, default=0)
         is_ceiling = end == limits.max or (slide.dtype == np.uint16 and end in _CEILINGS)
-        shares.append(found[end] / total if (end == limits.min if is_bright else is_ceiling) else 0.0)
+        is_limit = end == limits.min if polarity == "bright" else is_ceiling
+        shares.append(found.get(end, 0) / total if is_limit and total else 0.0)
     return tuple(shares)
 
 

@@ -14,7 +14,6 @@ and a rule that did on some scanners would cost others the densest tumour. Draw 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import reduce
 
 import cv2
@@ -30,45 +29,6 @@ _LEAST_BORDER_UM2 = 1e4
 _LEAST_BORDER_SHARE = 0.25  # of a side, for the borders of small fields
 _NEAR_BLACK, _UNSCANNED = 45, 8  # largest channel, of 255
 _RIM_PX = 3  # blurred edge of a black border, overview px
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Foreign:
-    """What is no part of the specimen.
-
-    Parameters
-    ----------
-    ink, black : ndarray of bool, shape (h, w)
-        Pen marks; dark borders and unscanned areas.
-    """
-
-    ink: Mask
-    black: Mask
-
-    @property
-    def any(self) -> Mask:
-        """Either of them: ndarray of bool, shape (h, w)."""
-        return np.asarray(self.ink | self.black, np.bool_)
-
-
-def find_foreign(
-    overview: NDArray[np.uint8], *, um_per_px: float, ignore_pens: bool = True, ignore_borders: bool = True
-) -> Foreign:
-    """Return what is neither glass nor specimen on the overview of a brightfield slide.
-
-    Parameters
-    ----------
-    overview : ndarray of uint8, shape (3, h, w)
-        R, G, B.
-    um_per_px : float
-        Micrometres per overview px.
-    ignore_pens, ignore_borders : bool
-        What to look for; what is not looked for comes back empty.
-    """
-    none = np.zeros(overview.shape[1:], np.bool_)
-    black = find_black(overview, um_per_px=um_per_px) if ignore_borders else none
-    ink = find_ink(overview, um_per_px=um_per_px) & ~black if ignore_pens else none
-    return Foreign(ink=ink, black=black)
 
 
 def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.config import IntensityConfig
+from pathopatch.slides.background import Polarity
 
 _LEVELS = 2001  # quantiles that stand for a slide in a cohort: every 0.05 %
 _SAME_SCALE = 1.02  # mpp values that agree within 2 % count as equal
@@ -27,7 +28,9 @@ def windows(
     *,
     rule: IntensityConfig,
     is_rgb_uint8: bool,
+    polarities: Sequence[Polarity] = (),
     channels: Sequence[str] = (),
+    scanned: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Return the intensities that become 0 and 1, per channel.
 
@@ -36,13 +39,18 @@ def windows(
     pixels : ndarray, shape (C, H, W)
         The overview in the source's units.
     tissue : ndarray of bool, shape (H, W)
-        Which pixels are tissue. Where none is, all pixels stand in for them.
+        Which pixels are tissue. Where none is, all that were scanned stand in for them.
     rule : IntensityConfig
         The percentiles, and windows that are given; a given window goes before all else.
     is_rgb_uint8 : bool
         Brightfield colour: the window is 0 to 255, whatever the pixels are.
+    polarities : sequence of {"dark", "bright"}, length C, optional
+        Of each channel; all are dark if not given. The percentiles of a bright channel are counted from above: its
+        signal is what it lacks.
     channels : sequence of str
         Names, by which given windows are found.
+    scanned : ndarray of bool, shape (H, W), optional
+        All were if not given.
 
     Returns
     -------
@@ -50,15 +58,16 @@ def windows(
         (low, high) per channel, source units; low equals high where a channel is constant.
     """
     found = np.tile(np.array([[0.0, 255.0]]), (len(pixels), 1))
-    percentiles = (rule.low_percentile, rule.high_percentile)
-    has_tissue = tissue.any()
+    chosen = tissue if tissue.any() or scanned is None or not scanned.any() else scanned
     names = channels or [""] * len(pixels)
-    for bounds, channel, name in zip(found, pixels, names, strict=True):
+    for bounds, channel, name, percentiles in zip(
+        found, pixels, names, _ends(rule, polarities, len(pixels)), strict=True
+    ):
         if name in rule.windows:
             bounds[:] = rule.windows[name]
         elif not is_rgb_uint8:
-            chosen = channel[tissue] if has_tissue else channel
-            bounds[:] = np.percentile(chosen.astype(np.float64), percentiles)
+            values = channel[chosen] if chosen.any() else channel
+            bounds[:] = np.percentile(values.astype(np.float64), percentiles)
     return found
 
 
@@ -83,7 +92,15 @@ def tissue_quantiles(pixels: NDArray[np.generic], tissue: NDArray[np.bool_]) -> 
     return np.stack([np.percentile(channel[tissue].astype(np.float64), levels) for channel in pixels])
 
 
-def pooled_windows(quantiles: Sequence[NDArray[np.float64]], rule: IntensityConfig) -> NDArray[np.float64]:
+def _ends(rule: IntensityConfig, polarities: Sequence[Polarity], count: int) -> list[tuple[float, float]]:
+    """Return the percentiles (low, high) of each channel."""
+    dark, bright = (rule.low_percentile, rule.high_percentile), (100 - rule.high_percentile, 100 - rule.low_percentile)
+    return [bright if polarity == "bright" else dark for polarity in polarities or ("dark",) * count]
+
+
+def pooled_windows(
+    quantiles: Sequence[NDArray[np.float64]], rule: IntensityConfig, polarities: Sequence[Polarity] = ()
+) -> NDArray[np.float64]:
     """Return the intensities that become 0 and 1 over a cohort, per channel.
 
     Parameters
@@ -92,6 +109,8 @@ def pooled_windows(quantiles: Sequence[NDArray[np.float64]], rule: IntensityConf
         Of each slide, see `tissue_quantiles`. Slides count alike, however much tissue they hold.
     rule : IntensityConfig
         The percentiles.
+    polarities : sequence of {"dark", "bright"}, length C, optional
+        See `windows`.
 
     Returns
     -------
@@ -99,7 +118,8 @@ def pooled_windows(quantiles: Sequence[NDArray[np.float64]], rule: IntensityConf
         (low, high) per channel, source units. Of one slide, these are the slide's own windows.
     """
     pooled = np.concatenate(quantiles, axis=1)  # (C, slides * levels)
-    return np.percentile(pooled, (rule.low_percentile, rule.high_percentile), axis=1).T
+    ends = _ends(rule, polarities, len(pooled))
+    return np.stack([np.percentile(values, each) for values, each in zip(pooled, ends, strict=True)])
 
 
 def scale(
@@ -157,7 +177,13 @@ def _scaled(
     return np.clip(scaled, 0.0, 1.0, out=scaled)
 
 
-def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64], *, is_bright_background: bool) -> float:
+def saturated_fraction(
+    patch: NDArray[np.generic],
+    window: NDArray[np.float64],
+    *,
+    polarities: Sequence[Polarity],
+    scanned: NDArray[np.bool_] | None = None,
+) -> float:
     """Return the share of pixels whose signal reaches the end of the window in any channel.
 
     Parameters
@@ -166,26 +192,34 @@ def saturated_fraction(patch: NDArray[np.generic], window: NDArray[np.float64], 
         The part of a patch that lies on the slide, source units.
     window : ndarray of float64, shape (C, 2)
         (low, high) per channel, source units.
-    is_bright_background : bool
-        The signal is what the tissue absorbs: the lower end counts (black), and white glass is as it should be. On a
-        dark background it is light, and the upper end counts.
+    polarities : sequence of {"dark", "bright"}, length C
+        The signal of a dark channel is light, and the upper end counts. That of a bright one is what the tissue
+        absorbs: the lower end counts (black), and white glass is as it should be.
+    scanned : ndarray of bool, shape (H, W), optional
+        Pixels that count; all if not given.
 
     Returns
     -------
     float
         In [0, 1]; 0 for a patch without pixels. A channel whose window is empty is never saturated.
     """
-    if patch.size == 0:
-        return 0.0
     shown = [channel for channel, (low, high) in enumerate(window.tolist()) if high > low]
-    if not shown:
+    if patch.size == 0 or not shown:
         return 0.0
-    first, reached, end = (np.minimum, _up_to, 0) if is_bright_background else (np.maximum, _reaching, 1)
-    if (window[shown] == window[shown[0]]).all():  # the channel that is furthest out decides
-        is_saturated = reached(reduce(first, [patch[channel] for channel in shown]), window[shown[0], end])
-    else:
-        is_saturated = reduce(np.logical_or, [reached(patch[channel], window[channel, end]) for channel in shown])
-    return float(np.count_nonzero(is_saturated) / is_saturated.size)
+    found: NDArray[np.bool_] | None = None
+    for polarity, first, reached, end in (("dark", np.maximum, _reaching, 1), ("bright", np.minimum, _up_to, 0)):
+        channels = [channel for channel in shown if polarities[channel] == polarity]
+        if not channels:
+            continue
+        if (window[channels] == window[channels[0]]).all():  # the channel that is furthest out decides
+            own = reached(reduce(first, [patch[channel] for channel in channels]), window[channels[0], end])
+        else:
+            own = reduce(np.logical_or, [reached(patch[channel], window[channel, end]) for channel in channels])
+        found = own if found is None else found | own
+    assert found is not None
+    if scanned is not None:
+        return int(np.count_nonzero(found & scanned)) / max(1, int(np.count_nonzero(scanned)))
+    return float(np.count_nonzero(found) / found.size)
 
 
 def _reaching(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.patches import intensity
 from pathopatch.patches.store_writer import StoreWriter
+from pathopatch.slides.background import Polarity
 
 MEASURED = ("tissue_fraction", "saturated_fraction", "sharpness")
 """Columns of the patch table that are known only after its pixels were read."""
@@ -20,7 +21,8 @@ def measure(
     windows: NDArray[np.float64],
     *,
     sharpness_factor: float,
-    is_bright_background: bool,
+    polarities: Sequence[Polarity],
+    scanned: NDArray[np.bool_] | None = None,
 ) -> tuple[float, float]:
     """Return the saturated share and the sharpness of a patch; other arguments as of `store_measured`.
 
@@ -30,8 +32,10 @@ def measure(
         What of the patch lies on the slide, source units.
     scaled : ndarray of float32, shape (C, H, W)
         The same in [0, 1].
+    scanned : ndarray of bool, shape (H, W), optional
+        Pixels that were scanned; all if not given.
     """
-    saturated = intensity.saturated_fraction(part, windows, is_bright_background=is_bright_background)
+    saturated = intensity.saturated_fraction(part, windows, polarities=polarities, scanned=scanned)
     return saturated, intensity.sharpness(scaled, factor=sharpness_factor)
 
 
@@ -42,8 +46,9 @@ def store_measured(
     *,
     windows: NDArray[np.float64],
     sharpness_factor: float = 1.0,
-    is_bright_background: bool,
+    polarities: Sequence[Polarity],
     inside: Callable[[int], tuple[int, int]] | None = None,
+    scanned: Callable[[int], NDArray[np.bool_] | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Append patches to a store and return what was measured on the way, per patch.
@@ -61,10 +66,12 @@ def store_measured(
         Intensities that become 0 and 1, source units.
     sharpness_factor : float
         How many px of a patch are one at the scale at which sharpness is measured.
-    is_bright_background : bool
-        Which end of the window is a saturated signal, see `pathopatch.patches.intensity.saturated_fraction`.
+    polarities : sequence of {"dark", "bright"}, length C
+        Which end of a window is a saturated signal, see `pathopatch.patches.intensity.saturated_fraction`.
     inside : callable, optional
         Returns the (width, height) of a row's part on the slide, px; without it a patch lies on it whole.
+    scanned : callable, optional
+        Returns which pixels of that part were scanned, (height, width); None, as without it: all were.
     progress : callable, optional
         Called with (patches done, patches in all).
 
@@ -85,7 +92,8 @@ def store_measured(
                 intensity.scale(part, windows),
                 windows,
                 sharpness_factor=sharpness_factor,
-                is_bright_background=is_bright_background,
+                polarities=polarities,
+                scanned=None if scanned is None else scanned(row),
             )
             measured["saturated_fraction"][row], measured["sharpness"][row] = saturated, sharpness
         if progress is not None:

@@ -17,6 +17,7 @@ from pathopatch.slides.omezarr_attributes import Version, compressor, image_attr
 _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
 _OME_VERSION: Version = "0.5"
+_LABEL_COLORS = {"tissue": [0, 160, 90, 128], "unscanned": [128, 128, 128, 200]}
 
 
 def write_overview(
@@ -24,11 +25,12 @@ def write_overview(
     overview: NDArray[np.generic],
     tissue: NDArray[np.uint8],
     *,
+    unscanned: NDArray[np.uint8] | None = None,
     channels: Sequence[str],
     um_per_px: tuple[float, float],
     windows: NDArray[np.float64],
 ) -> None:
-    """Write ``overview`` and ``overview/labels/tissue`` into a store.
+    """Write ``overview`` and its label images ``tissue`` and, where something was not scanned, ``unscanned``.
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ def write_overview(
         The whole slide, small, source units.
     tissue : ndarray of uint8, shape (h, w)
         1 is tissue.
+    unscanned : ndarray of uint8, shape (h, w), optional
+        1 was never scanned; all was if not given.
     channels : sequence of str
         Names.
     um_per_px : tuple of float
@@ -50,17 +54,19 @@ def write_overview(
     pyramid = multiscales("overview", ("c", "y", "x"), levels, um_per_px)
     image.attrs.update(image_attributes(pyramid, channels, windows, version=_OME_VERSION))
     labels = image.create_group("labels")
-    labels.attrs["ome"] = {"version": _OME_VERSION, "labels": ["tissue"]}
-    mask = labels.create_group("tissue")
-    levels = _write_pyramid(mask, tissue[None], cv2.INTER_NEAREST, drop_channel=True)
-    mask.attrs["ome"] = {
-        "version": _OME_VERSION,
-        "multiscales": multiscales("tissue", ("y", "x"), levels, um_per_px),
-        "image-label": {
-            "colors": [{"label-value": 1, "rgba": [0, 160, 90, 128]}],
-            "source": {"image": "../../"},
-        },
-    }
+    masks = {"tissue": tissue} | ({} if unscanned is None else {"unscanned": unscanned})
+    labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
+    for name, mask in masks.items():
+        label = labels.create_group(name)
+        levels = _write_pyramid(label, mask[None], cv2.INTER_NEAREST, drop_channel=True)
+        label.attrs["ome"] = {
+            "version": _OME_VERSION,
+            "multiscales": multiscales(name, ("y", "x"), levels, um_per_px),
+            "image-label": {
+                "colors": [{"label-value": 1, "rgba": _LABEL_COLORS[name]}],
+                "source": {"image": "../../"},
+            },
+        }
 
 
 def write_array(

@@ -32,9 +32,10 @@ from pathopatch.patches.ready_images import Look, common_look, read_image
 from pathopatch.patches.ready_list import LIST_NAME, read_list
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.patches.tile import COLUMNS, TileResult, write_status
-from pathopatch.patches.tissue import TissueModel, fit_tissue
+from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, read_table, write_table
-from pathopatch.slides.background import guess_background
+from pathopatch.slides.background import background_text, guess_polarities, parse_background
 from pathopatch.statuses import is_recorded_done, update_status
 
 _SHEET_PX = 4096
@@ -178,19 +179,28 @@ def analyse_set(files: Sequence[Path], look: Look, config: TileConfig) -> SetAna
     side, columns = look.width, math.ceil(math.sqrt(len(files)))
     small = max(1, min(side, _SHEET_PX // columns))
     strip = _strip(files, look, small)
-    background = guess_background(strip) if config.tissue.background == "auto" else config.tissue.background
+    polarities = guess_polarities(strip, is_colour=look.is_colour)
+    if config.tissue.background != "auto":
+        stated = parse_background(config.tissue.background, look.channels, place="[tile.tissue] background")
+        polarities = tuple(one or other for one, other in zip(stated, polarities, strict=True))
     tissue = fit_tissue(
         strip,
-        background=background,
+        polarities=polarities,
+        is_colour=look.is_colour,
         config=config.tissue.model_copy(update={"min_speck_um2": 0.0, "max_hole_um2": 0.0}),
-        is_rgb_uint8=look.is_rgb,
         scale_x=side / small,
         scale_y=side / small,
         mpp=1.0,  # of no effect: nothing is cleaned by its area
-        counts=[name in config.tissue.channels for name in look.channels] if config.tissue.channels else None,
+        channels=look.channels,
+        is_flat=True,
     )
     windows = intensity.windows(
-        strip, tissue.mask != 0, rule=config.intensity, is_rgb_uint8=look.is_rgb, channels=look.channels
+        strip,
+        tissue.mask != 0,
+        rule=config.intensity,
+        is_rgb_uint8=look.is_rgb,
+        polarities=polarities,
+        channels=look.channels,
     )
     return SetAnalysis(files=tuple(files), look=look, tissue=tissue, windows=windows, columns=columns)
 
@@ -225,7 +235,7 @@ def _write_store(
         len(origins),
         windows=sheet.windows,
         sharpness_factor=blur,
-        is_bright_background=sheet.tissue.background == "bright",
+        polarities=sheet.tissue.polarities,
         progress=progress,
     )
     writer.finish(_attributes(sheet, config, name, stamp))
@@ -249,7 +259,7 @@ def _attributes(sheet: SetAnalysis, config: TileConfig, name: str, stamp: Stamp)
         "stride_px": look.width,
         "grid": [sheet.columns, rows],
         "is_rgb": look.is_rgb,
-        "background": tissue.background,
+        "background": background_text(look.channels, tissue.polarities),
         "windows": sheet.windows.tolist(),
         "intensity": config.intensity.model_dump(mode="json"),
         "tissue": {
@@ -257,6 +267,8 @@ def _attributes(sheet: SetAnalysis, config: TileConfig, name: str, stamp: Stamp)
             "threshold": tissue.threshold,
             "windows": tissue.windows.tolist(),
             "scale": [tissue.scale_x, tissue.scale_y],
+            "confidence": tissue.confidence,
+            "doubts": list(tissue.doubts),
         },
         "stamp": stamp.to_dict(),
     }

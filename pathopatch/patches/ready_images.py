@@ -48,6 +48,11 @@ class Look:
         return f"{self.width} x {self.height} px, {', '.join(self.channels)}, {self.dtype}"
 
     @property
+    def is_colour(self) -> bool:
+        """Whether the channels are red, green and blue."""
+        return self.channels == _RGB
+
+    @property
     def is_rgb(self) -> bool:
         """Whether the channels are uint8 red, green and blue."""
         return self.channels == _RGB and self.dtype == "uint8"

@@ -1,27 +1,27 @@
-"""How much like tissue each pixel of a slide is: one number in [0, 1], high on tissue for either polarity.
+"""Compute how much like tissue each pixel is: one number in [0, 1], high on tissue for either polarity.
 
-On a bright background the darkest channel counts, on a dark background the brightest one. Pure arithmetic on arrays.
+A dark channel gives its intensity, a bright one what it lacks; the largest of the channels counts. Pure arithmetic on
+arrays.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.patches.intensity import scale
-from pathopatch.patches.threshold import accepted_split, find_threshold
+from pathopatch.slides.background import Polarity
+from pathopatch.slides.glass import Illumination
 
-Background = Literal["dark", "bright"]
 _DARK_PERCENTILES = (1.0, 99.9)
-_BRIGHT_PERCENTILES = (0.1, 99.0)
-_GLASS_SPREAD = 0.01  # of full scale: glass is never called more even than that, so 10 grey levels are no tissue
 
 
 def tissue_signal(
-    pixels: NDArray[np.generic], *, background: Background, windows: NDArray[np.float64]
+    pixels: NDArray[np.generic], *, polarities: Sequence[Polarity], windows: NDArray[np.float64]
 ) -> NDArray[np.float32]:
     """Return how much like tissue each pixel is.
 
@@ -29,108 +29,67 @@ def tissue_signal(
     ----------
     pixels : ndarray, shape (C, H, W)
         Source units.
-    background : "dark" or "bright"
-        Polarity.
+    polarities : sequence of {"dark", "bright"}, length C
+        Of each channel.
     windows : ndarray of float64, shape (C, 2)
         (low, high) per channel; a channel whose window is empty does not count.
 
     Returns
     -------
     ndarray of float32, shape (H, W)
-        In [0, 1]: the largest of the channels, scaled, on a dark background; 1 minus the smallest on a bright one.
+        In [0, 1]: the largest over the channels of the scaled value (dark) and of 1 minus it (bright).
     """
-    shown = [(pixels[channel], windows[channel]) for channel in np.flatnonzero(windows[:, 1] > windows[:, 0])]
-    if len({tuple(window.tolist()) for _, window in shown}) == 1:  # scaling keeps the order
-        first = np.minimum if background == "bright" else np.maximum
-        shown = [(reduce(first, [plane for plane, _ in shown]), shown[0][1])]
+    counting = np.flatnonzero(windows[:, 1] > windows[:, 0]).tolist()
+    shown = [(pixels[channel], polarities[channel], windows[channel]) for channel in counting]
+    if len({(polarity, *window.tolist()) for _, polarity, window in shown}) == 1:  # scaling keeps the order
+        _, polarity, window = shown[0]
+        furthest = np.maximum if polarity == "dark" else np.minimum
+        shown = [(reduce(furthest, [plane for plane, _, _ in shown]), polarity, window)]
     signal = np.zeros(pixels.shape[1:], np.float32)
-    for plane, window in shown:
+    for plane, polarity, window in shown:
         scaled = scale(plane[None], window[None])[0]  # (H, W)
-        np.maximum(signal, scaled if background == "dark" else np.subtract(1, scaled, out=scaled), out=signal)
+        np.maximum(signal, scaled if polarity == "dark" else np.subtract(1, scaled, out=scaled), out=signal)
     return signal
 
 
-def signal_windows(overview: NDArray[np.generic], *, background: Background, is_rgb_uint8: bool) -> NDArray[np.float64]:
-    """Return the intensities between which the tissue signal runs, per channel.
+def signal_of(
+    overview: NDArray[np.generic],
+    polarities: Sequence[Polarity],
+    windows: NDArray[np.float64],
+    light: Illumination | None,
+) -> NDArray[np.float32]:
+    """Return the signal of a whole overview, its bright channels divided by the illumination; see `tissue_signal`."""
+    if light is not None:
+        is_bright = np.array([polarity == "bright" for polarity in polarities])[:, None, None]
+        overview = np.where(is_bright, overview.astype(np.float32) / light.over(*overview.shape[1:]), overview).astype(
+            np.float32
+        )
+    return tissue_signal(overview, polarities=polarities, windows=windows)
+
+
+def dark_window(plane: NDArray[np.generic], usable: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the intensities between which the signal of a dark channel runs.
 
     Parameters
     ----------
-    overview : ndarray, shape (C, H, W)
+    plane : ndarray, shape (H, W)
         The whole slide, source units. No tissue is known yet, so every pixel counts.
-    background : "dark" or "bright"
-        Polarity.
-    is_rgb_uint8 : bool
-        Brightfield colour: on a bright background the windows are 0 to 255.
+    usable : ndarray of bool, shape (H, W)
+        Pixels that were scanned.
 
     Returns
     -------
-    ndarray of float64, shape (C, 2)
-        (low, high) percentiles. A channel that shows no tissue of its own (noise alone) gets an empty window, high
-        equal to low: its noise must not drown the other channels.
+    low, high : float
+        The 1st and the 99.9th percentile; both 0 without a pixel.
     """
-    if background == "bright" and is_rgb_uint8:
-        return np.tile(np.array([[0.0, 255.0]]), (len(overview), 1))
-    percentiles = _DARK_PERCENTILES if background == "dark" else _BRIGHT_PERCENTILES
-    found = np.empty((len(overview), 2))
-    for index, channel in enumerate(overview):
-        low, high = np.percentile(channel, percentiles).astype(np.float64)
-        window = np.array([[low, high]])
-        signal = tissue_signal(overview[index : index + 1], background=background, windows=window)
-        spread = spread_floor(window, overview.dtype, is_white_known=False)
-        found[index] = window if accepted_split(signal, spread) is not None else (low, low)
-    return found
+    values: NDArray[Any] = plane.ravel() if usable.all() else plane[usable]
+    if not values.size:
+        return 0.0, 0.0
+    low, high = np.percentile(np.asarray(values), _DARK_PERCENTILES).tolist()
+    return float(low), float(high)
 
 
-def spread_floor(windows: NDArray[np.float64], dtype: np.dtype[np.generic], *, is_white_known: bool) -> float:
-    """Return the least standard deviation that a background is credited with, in units of the signal.
-
-    Parameters
-    ----------
-    windows : ndarray of float64, shape (C, 2)
-        (low, high) per channel, source units.
-    dtype : dtype
-        The source's type: integers are never known better than to half a step.
-    is_white_known : bool
-        Whether the slide is uint8 RGB on a bright background.
-    """
-    if is_white_known:
-        return _GLASS_SPREAD
-    widths = windows[:, 1] - windows[:, 0]
-    if dtype.kind not in "iu" or not (widths > 0).any():
-        return 1e-6
-    return float(0.5 / widths[widths > 0].max())
-
-
-def windows_by_threshold(
-    overview: NDArray[np.generic], windows: NDArray[np.float64], *, background: Background, method: str
-) -> NDArray[np.float64]:
-    """Return windows within which each channel's signal passes 0.5 where it passes the channel's own threshold.
-
-    The largest signal then passes 0.5 where any channel passes its own.
-
-    Parameters
-    ----------
-    overview : ndarray, shape (C, H, W)
-        The whole slide, source units.
-    windows : ndarray of float64, shape (C, 2)
-        (low, high) of the signal per channel; an empty one stays empty.
-    background : "dark" or "bright"
-        Polarity.
-    method : "otsu" or "triangle"
-        How thresholds are found.
-
-    Returns
-    -------
-    ndarray of float64, shape (C, 2)
-        (low, high) per channel; empty where a channel shows no tissue.
-    """
-    found = windows.copy()
-    for index in np.flatnonzero(windows[:, 1] > windows[:, 0]).tolist():
-        part, window = overview[index : index + 1], windows[index : index + 1]
-        signal = tissue_signal(part, background=background, windows=window)
-        spread = spread_floor(window, overview.dtype, is_white_known=False)
-        threshold = find_threshold(signal, method, spread=spread)
-        low, high = window[0].tolist()
-        width = 2 * (threshold or 0.0) * (high - low)
-        found[index] = (low, low + width) if background == "dark" else (high - width, high)
-    return found
+def rounding_spread(window: tuple[float, float], dtype: np.dtype[np.generic]) -> float:
+    """Return half a step of a type in units of the signal: a background is never known better than that."""
+    low, high = window
+    return 0.5 / (high - low) if dtype.kind in "iu" and high > low else 1e-6

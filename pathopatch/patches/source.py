@@ -32,7 +32,7 @@ def source_record(slide: Slide) -> dict[str, Any]:
     }
 
 
-def read_padded(slide: Slide, grid: Grid, fill: float, x: int, y: int) -> NDArray[np.generic]:
+def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:
     """Return one patch; what lies beyond the slide has the value that its tissue's polarity asks for.
 
     Parameters
@@ -41,8 +41,8 @@ def read_padded(slide: Slide, grid: Grid, fill: float, x: int, y: int) -> NDArra
         An open slide.
     grid : Grid
         Of this slide.
-    fill : float
-        Value beyond the slide.
+    fill : ndarray, shape (C,)
+        Value of each channel beyond the slide.
     x, y : int
         Origin, level-0 px.
 
@@ -53,10 +53,10 @@ def read_padded(slide: Slide, grid: Grid, fill: float, x: int, y: int) -> NDArra
     """
     patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
     width, height = grid.inside(x, y)
-    if (width, height) != (grid.patch_px, grid.patch_px) and fill != slide.background_value:
+    if (width, height) != (grid.patch_px, grid.patch_px) and (fill != slide.background_values).any():
         patch = patch.copy()
-        patch[:, height:] = fill
-        patch[:, :, width:] = fill
+        patch[:, height:] = fill[:, None, None]
+        patch[:, :, width:] = fill[:, None, None]
     return patch
 
 
@@ -128,9 +128,10 @@ class SourcePatches:
             if self._slide is None:
                 self._slide = self._opened()
             out = np.empty((len(origins), channels, side, side), self._slide.dtype)
+            fill = np.array(self._attributes["fill"], self._slide.dtype)
             for place in np.lexsort((origins[:, 0], origins[:, 1])).tolist():  # row by row: tiles are decoded once
                 x, y = origins[place].tolist()
-                planes(read_padded(self._slide, self._grid, self._attributes["fill"], x, y), out[place])
+                planes(read_padded(self._slide, self._grid, fill, x, y), out[place])
         return out
 
     def check(self) -> None:

@@ -183,6 +183,12 @@ class PatchStore:
         """Return the overview's tissue mask, ndarray of uint8, shape (h, w); 1 is tissue."""
         return np.asarray(self._small(f"overview/labels/tissue/{level}"), np.uint8)
 
+    def unscanned(self, level: int = 0) -> NDArray[np.uint8] | None:
+        """Return the overview's mask of what was never scanned, as `tissue`; None: all was."""
+        if not (self.path / "overview" / "labels" / "unscanned").is_dir():
+            return None
+        return np.asarray(self._small(f"overview/labels/unscanned/{level}"), np.uint8)
+
     @cached_property
     def _patches(self) -> ZarrReader:
         """What reads the stored patches."""

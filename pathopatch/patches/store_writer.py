@@ -106,13 +106,16 @@ class StoreWriter:
         overview: NDArray[np.generic],
         tissue: NDArray[np.uint8],
         *,
+        unscanned: NDArray[np.uint8] | None = None,
         channels: Sequence[str],
         um_per_px: tuple[float, float],
         windows: NDArray[np.float64],
     ) -> None:
-        """Write the overview and its tissue mask; see `pathopatch.patches.overview.write_overview`."""
+        """Write the overview and its masks; see `pathopatch.patches.overview.write_overview`."""
         pixels = overview.astype(stored_dtype(overview.dtype), copy=False)
-        write_overview(self._root, pixels, tissue, channels=channels, um_per_px=um_per_px, windows=windows)
+        write_overview(
+            self._root, pixels, tissue, unscanned=unscanned, channels=channels, um_per_px=um_per_px, windows=windows
+        )
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
         """Write the last patches and the attributes; ``complete: true`` comes last."""

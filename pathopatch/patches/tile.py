@@ -23,7 +23,7 @@ from pathopatch.config import TileConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path, valid_slide_id
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, other_polarities
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.finished import STAGE, is_current_output, tile_stamp
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
@@ -50,9 +50,10 @@ COLUMNS = (
 
 x, y: the patch's origin, level-0 px. tissue_fraction, tumor_fraction, labelled_fraction: shares of its part on the
 slide, in [0, 1]; tumor_fraction is NaN where nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
-saturated_fraction: share of pixels whose signal is cut off in any channel; on a dark background those at or above the
-upper end of the channel's window, on a bright one those at or below its lower end (0 for uint8 RGB), for white glass is
-no loss there and black is. sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
+saturated_fraction: share of pixels whose signal is cut off in any channel; of a dark channel those at or above the
+upper end of its window, of a bright one those at or below its lower end (0 for uint8 RGB), for white glass is no loss
+there and black is. What was never scanned takes no part in any of these shares.
+sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
 """
 _log = logging.getLogger(__name__)
 
@@ -149,10 +150,10 @@ def tile_slide(
             measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
         table = table.assign(**measured)[list(COLUMNS)]
         write_table(table_path, table, stamp)
-        warnings = analysis.far_shifts(slide.mpp, config.registration.warn_um)
-        if not analysis.tissue.is_supplied:
-            warnings += other_polarities(slide, config, analysis.overview, analysis.tissue.background)
-        state = write_status(out, slide_id, table, stamp, started, warnings)
+        warnings = analysis.warnings(slide.mpp, config.registration.warn_um)
+        state = write_status(
+            out, slide_id, table, stamp, started, warnings, tissue_confidence=analysis.tissue.confidence
+        )
         if state == "done_empty":
             _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
         return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
@@ -214,18 +215,25 @@ def _write_store(
     writer.write_overview(
         analysis.overview,
         tissue.mask,
+        unscanned=tissue.unscanned,
         channels=slide.channels,
         um_per_px=(slide.mpp * tissue.scale_x, slide.mpp * tissue.scale_y),
         windows=analysis.windows,
     )
+
+    def scanned(row: int) -> NDArray[np.bool_] | None:
+        x, y = origins[row].tolist()
+        return tissue.scanned(x, y, grid.downsample, grid.inside(x, y))
+
     measured = store_measured(
         writer,
         iterate_patches(slide, analysis),
         len(origins),
         windows=analysis.windows,
         sharpness_factor=config.intensity.sharpness_mpp / (slide.mpp * grid.downsample),
-        is_bright_background=tissue.background == "bright",
+        polarities=tissue.polarities,
         inside=lambda row: grid.inside(*origins[row].tolist()),
+        scanned=scanned,
         progress=progress,
     )
     writer.finish(_attributes(slide, config, analysis, slide_id, stamp))
@@ -250,8 +258,8 @@ def _attributes(
         "stride_px": grid.stride_px,
         "grid": [grid.nx, grid.ny],
         "is_rgb": slide.is_rgb,
-        "background": tissue.background,
-        "fill": analysis.fill,
+        "background": analysis.background,
+        "fill": analysis.fill.tolist(),
         "windows": analysis.windows.tolist(),
         "intensity": config.intensity.model_dump(mode="json"),
         "tissue": {
@@ -261,7 +269,9 @@ def _attributes(
             "scale": [tissue.scale_x, tissue.scale_y],
             "is_supplied": tissue.is_supplied,
             "ink_share": tissue.ink_share,
-            "black_share": tissue.black_share,
+            "unscanned_share": tissue.unscanned_share,
+            "confidence": tissue.confidence,
+            "doubts": list(tissue.doubts),
         },
         "registration": {
             "align": config.registration.align,
@@ -273,7 +283,14 @@ def _attributes(
 
 
 def write_status(
-    out: Path, slide_id: str, table: pd.DataFrame, stamp: Stamp, started: float, warnings: Sequence[str] = ()
+    out: Path,
+    slide_id: str,
+    table: pd.DataFrame,
+    stamp: Stamp,
+    started: float,
+    warnings: Sequence[str] = (),
+    *,
+    tissue_confidence: float | None = None,
 ) -> Literal["done", "done_empty"]:
     """Write how the stage ended; times and host stand here and nowhere else."""
     state: Literal["done", "done_empty"] = "done" if (table["tissue_fraction"] > 0).any() else "done_empty"
@@ -282,6 +299,7 @@ def write_status(
         "patches": len(table),
         "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
         "labelled_patches": int((table["label"] >= 0).sum()),
+        "tissue_confidence": tissue_confidence,
         "warnings": list(warnings),
         "stamp": stamp.to_dict(),
         "host": socket.gethostname(),

@@ -1,27 +1,25 @@
-"""Which pixels of a slide are tissue.
+"""Tell which pixels of a slide are tissue, and which were never scanned.
 
-The thresholds and the cleaned mask come from the overview; at the target mpp a pixel is tissue if it passes a
-threshold and lies in the mask. What the overview's colours show to be ink, a scanner's border or never scanned is no
-tissue. A mask that was supplied takes the place of all this. Pure arithmetic on arrays.
+At the target mpp a pixel is tissue if it passes a threshold and lies in the overview's cleaned mask; both come from
+`pathopatch.patches.tissue_fit`. A mask that was supplied takes the place of this. Pure arithmetic on arrays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import TissueConfig
-from pathopatch.patches.foreign import find_foreign
-from pathopatch.patches.signal import Background, signal_windows, spread_floor, tissue_signal, windows_by_threshold
-from pathopatch.patches.threshold import find_threshold, passing
+from pathopatch.patches.signal import tissue_signal
+from pathopatch.slides.background import Polarities
+from pathopatch.slides.glass import Illumination
 
-__all__ = ["SUPPLIED", "Background", "TissueModel", "clean_mask", "fit_tissue", "supplied_tissue"]
 _ROWS_AT_ONCE = 64  # of an overview's numbered pieces
 
 
@@ -92,8 +90,10 @@ def _bands(height: int) -> Iterator[slice]:
         yield slice(top, top + _ROWS_AT_ONCE)
 
 
-SUPPLIED = -1.0
-"""Threshold of a supplied mask: every pixel passes, the mask alone decides."""
+EVERY_PIXEL = -1.0
+"""Threshold that every pixel passes: the mask alone decides."""
+UNCERTAIN = 0.5
+"""Confidence below which a slide's tissue is to be looked at by a person."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,33 +102,56 @@ class TissueModel:
 
     Parameters
     ----------
-    background : "dark" or "bright"
-        Polarity.
+    polarities : tuple of {"dark", "bright"}, length C
+        Of each channel.
     windows : ndarray of float64, shape (C, 2)
         (low, high) of the tissue signal per channel, source units; empty for a channel that shows no tissue.
     threshold : float or None
-        A pixel passes if its signal is above it; None: the slide shows no tissue; `SUPPLIED`: the mask alone decides.
+        A pixel passes if its signal is above it; None: the slide shows no tissue; `EVERY_PIXEL`: the mask decides.
     mask : ndarray of uint8, shape (h, w)
         Cleaned mask on the overview, 1 is tissue.
     scale_x, scale_y : float
         Level-0 px per overview px.
-    ink_share, black_share : float
-        Shares of the overview that are pen marks, and black borders or unscanned areas; none of it is tissue.
+    unscanned : ndarray of uint8, shape (h, w), optional
+        1 is an overview pixel that was never scanned: neither tissue nor background. None: all was scanned.
+    illumination : Illumination, optional
+        By which the windows of bright channels are multiplied; None: even light.
+    is_supplied : bool
+        The mask was supplied, not found.
+    is_unsure : bool
+        Nothing told tissue from background: the configuration decided.
+    ink_share : float
+        Share of the overview that is pen marks, which are no tissue.
+    confidence : float
+        How sure the mask is, in [0, 1].
+    doubts : tuple of str
+        Why it is not sure; empty from `UNCERTAIN` on.
     """
 
-    background: Background
+    polarities: Polarities
     windows: NDArray[np.float64]
     threshold: float | None
     mask: NDArray[np.uint8]
     scale_x: float
     scale_y: float
+    unscanned: NDArray[np.uint8] | None = None
+    illumination: Illumination | None = None
+    is_supplied: bool = False
+    is_unsure: bool = False
     ink_share: float = 0.0
-    black_share: float = 0.0
+    confidence: float = 1.0
+    doubts: tuple[str, ...] = ()
 
     @property
-    def is_supplied(self) -> bool:
-        """Whether the mask was supplied, not found."""
-        return self.threshold == SUPPLIED
+    def unscanned_share(self) -> float:
+        """Share of the overview that was never scanned."""
+        return 0.0 if self.unscanned is None else float(self.unscanned.mean())
+
+    @property
+    def share(self) -> float:
+        """Share of the scanned part of the overview that is tissue; 0 where nothing was scanned."""
+        scanned = self.mask.size if self.unscanned is None else int(np.count_nonzero(self.unscanned == 0))
+        return np.count_nonzero(self.mask) / max(1, scanned)
 
     def near(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
         """Return the overview's mask as the pixels of a patch see it (nearest).
@@ -146,19 +169,14 @@ class TissueModel:
         -------
         ndarray of bool, shape (height, width)
         """
-        columns, rows = (
-            _nearest(start, n, downsample, step, size)
-            for start, n, step, size in zip(
-                (x, y), inside, (self.scale_x, self.scale_y), self.mask.shape[::-1], strict=True
-            )
-        )
-        if not (columns.size and rows.size):
-            return np.zeros((rows.size, columns.size), np.bool_)
-        part = self.mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 0
-        if not part.any() or part.all():
-            return np.full((rows.size, columns.size), part[0, 0], np.bool_)
-        wide = _picked(part, columns - columns[0], axis=1)  # narrow first: few rows are picked column by column
-        return _picked(wide, rows - rows[0], axis=0)
+        return nearest_part(self.mask, (self.scale_x, self.scale_y), (x, y), downsample, inside)
+
+    def scanned(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_] | None:
+        """Return which pixels of a patch were scanned, (height, width); None if all were. Arguments as of `near`."""
+        if self.unscanned is None:
+            return None
+        missing = nearest_part(self.unscanned, (self.scale_x, self.scale_y), (x, y), downsample, inside)
+        return ~missing if missing.any() else None
 
     def patch_mask(
         self, patch: NDArray[np.generic], x: int, y: int, downsample: float, inside: tuple[int, int]
@@ -182,47 +200,99 @@ class TissueModel:
         """
         width, height = inside
         near = np.zeros((height, width), np.bool_) if self.threshold is None else self.near(x, y, downsample, inside)
-        if near.any():
-            np.logical_and(near, self._passing(patch[:, :height, :width]), out=near)
+        if near.any() and self.threshold != EVERY_PIXEL:
+            light = None if self.illumination is None else self._light(x, y, downsample, inside)
+            np.logical_and(near, self._passing(patch[:, :height, :width], light), out=near)
         if near.shape == patch.shape[1:]:
             return near
         found = np.zeros(patch.shape[1:], np.bool_)
         found[:height, :width] = near
         return found
 
-    def _passing(self, pixels: NDArray[np.generic]) -> NDArray[np.bool_]:
+    def _light(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the illumination at the pixels of a patch, (height, width)."""
+        assert self.illumination is not None
+        height, width = self.mask.shape
+        columns, rows = (
+            2 * (start + (np.arange(n) + 0.5) * downsample) / size - 1
+            for start, n, size in zip((x, y), inside, (width * self.scale_x, height * self.scale_y), strict=True)
+        )
+        return self.illumination.at(columns, rows)
+
+    def _passing(self, pixels: NDArray[np.generic], light: NDArray[np.float32] | None) -> NDArray[np.bool_]:
         """Return which pixels (C, H, W) have a signal above the threshold, (H, W).
 
         Integers are compared with the first or last value that passes: the signal rises or falls with the value.
         """
         threshold = np.float32(0 if self.threshold is None else self.threshold)
-        if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2 or threshold < 0:
-            return tissue_signal(pixels, background=self.background, windows=self.windows) > threshold
-        compare = np.greater_equal if self.background == "dark" else np.less_equal
+        if light is not None:
+            is_bright = np.array([polarity == "bright" for polarity in self.polarities])[:, None, None]
+            pixels = np.where(is_bright, pixels.astype(np.float32) / light, pixels).astype(np.float32)
+        if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
+            return tissue_signal(pixels, polarities=self.polarities, windows=self.windows) > threshold
         found: NDArray[np.bool_] | None = None
-        for plane, limit in zip(pixels, self._limits(pixels.dtype), strict=True):
+        for plane, polarity, limit in zip(pixels, self.polarities, self._limits(pixels.dtype), strict=True):
             if limit is not None:
-                passing = compare(plane, limit)
+                passing = plane >= limit if polarity == "dark" else plane <= limit
                 found = passing if found is None else np.logical_or(found, passing, out=found)
         return np.zeros(pixels.shape[1:], np.bool_) if found is None else found
 
-    def _limits(self, dtype: np.dtype[np.generic]) -> list[np.generic | None]:
+    def _limits(self, dtype: np.dtype[np.generic]) -> list[Any | None]:
         """Return, per channel, the value from which on (dark) or up to which (bright) pixels pass; None: none does."""
         if dtype not in self._limits_of:
             bounds = np.iinfo(str(dtype))
             values = np.arange(bounds.min, bounds.max + 1).astype(dtype)
-            limits: list[np.generic | None] = []
-            for window in self.windows:
-                signal = tissue_signal(values[None, None, :], background=self.background, windows=window[None])[0]
+            limits: list[Any | None] = []
+            for window, polarity in zip(self.windows, self.polarities, strict=True):
+                signal = tissue_signal(values[None, None, :], polarities=(polarity,), windows=window[None])[0]
                 passing = values[signal > np.float32(self.threshold or 0)]
-                limits.append((passing[0] if self.background == "dark" else passing[-1]) if passing.size else None)
+                limits.append((passing[0] if polarity == "dark" else passing[-1]) if passing.size else None)
             self._limits_of[dtype] = limits
         return self._limits_of[dtype]
 
     @cached_property
-    def _limits_of(self) -> dict[np.dtype[np.generic], list[np.generic | None]]:
+    def _limits_of(self) -> dict[np.dtype[np.generic], list[Any | None]]:
         """What `_limits` has worked out."""
         return {}
+
+
+def nearest_part(
+    image: NDArray[Any],
+    scale: tuple[float, float],
+    origin: tuple[int, int],
+    downsample: float,
+    inside: tuple[int, int],
+) -> NDArray[np.bool_]:
+    """Return a mask of the whole slide as the pixels of a patch see it (nearest).
+
+    Parameters
+    ----------
+    image : ndarray, shape (h, w)
+        The mask; not 0 is in it.
+    scale : tuple of float
+        Level-0 px per px of the mask, (x, y).
+    origin : tuple of int
+        (x, y) of the patch, level-0 px.
+    downsample : float
+        Level-0 px per px of the patch.
+    inside : tuple of int
+        (width, height) of the patch's part on the slide, px.
+
+    Returns
+    -------
+    ndarray of bool, shape (height, width)
+    """
+    columns, rows = (
+        _nearest(start, n, downsample, step, size)
+        for start, n, step, size in zip(origin, inside, scale, image.shape[::-1], strict=True)
+    )
+    if not (columns.size and rows.size):
+        return np.zeros((rows.size, columns.size), np.bool_)
+    part = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 0
+    if not part.any() or part.all():
+        return np.full((rows.size, columns.size), part[0, 0], np.bool_)
+    wide = _picked(part, columns - columns[0], axis=1)  # narrow first: few rows are picked column by column
+    return _picked(wide, rows - rows[0], axis=0)
 
 
 @lru_cache(maxsize=1024)  # the patches of a column, and of a row, share theirs
@@ -239,91 +309,14 @@ def _picked(mask: NDArray[np.bool_], places: NDArray[np.int64], *, axis: int) ->
     return mask if is_whole else np.take(mask, places, axis=axis)
 
 
-def fit_tissue(
-    overview: NDArray[np.generic],
-    *,
-    background: Background,
-    config: TissueConfig,
-    is_rgb_uint8: bool,
-    scale_x: float,
-    scale_y: float,
-    mpp: float,
-    counts: Sequence[bool] | None = None,
-) -> TissueModel:
-    """Return what tells tissue from background, found on a slide's overview.
-
-    Parameters
-    ----------
-    overview : ndarray, shape (C, h, w)
-        The whole slide, small, source units.
-    background : "dark" or "bright"
-        Polarity.
-    config : TissueConfig
-        Method, sizes and what is ignored; its `background` and `channels` are not read here.
-    is_rgb_uint8 : bool
-        Brightfield colour.
-    scale_x, scale_y : float
-        Level-0 px per overview px.
-    mpp : float
-        Micrometres per level-0 px.
-    counts : sequence of bool, length C, optional
-        Which channels make the signal; all if not given.
-    """
-    is_white_known = is_rgb_uint8 and background == "bright"
-    um2_per_px = scale_x * scale_y * mpp**2
-    none = np.zeros(overview.shape[1:], np.bool_)
-    ink = black = none
-    if is_white_known:
-        found = find_foreign(
-            overview.astype(np.uint8, copy=False),
-            um_per_px=math.sqrt(um2_per_px),
-            ignore_pens=config.ignore_pens,
-            ignore_borders=config.ignore_borders,
-        )
-        ink, black = found.ink, found.black
-    specimen = ~(ink | black)
-    windows = signal_windows(overview, background=background, is_rgb_uint8=is_rgb_uint8)
-    if counts is not None:
-        windows[~np.asarray(counts, np.bool_)] = 0.0
-    method, fixed = config.method, config.fixed_threshold
-    if config.combine == "each" and method != "fixed" and not is_white_known:
-        windows = windows_by_threshold(overview, windows, background=background, method=config.method)
-        method, fixed = "fixed", 0.5 if (windows[:, 1] > windows[:, 0]).any() else None
-    signal = tissue_signal(overview, background=background, windows=windows)
-    threshold = find_threshold(
-        signal,
-        method,
-        fixed,
-        usable=specimen,
-        spread=spread_floor(windows, overview.dtype, is_white_known=is_white_known),
-        is_white_known=is_white_known,
-    )
-    mask = clean_mask(
-        passing(signal, threshold) & specimen,
-        um2_per_px=um2_per_px,
-        min_speck_um2=config.min_speck_um2,
-        max_hole_um2=config.max_hole_um2,
-    )
-    return TissueModel(
-        background=background,
-        windows=windows,
-        threshold=threshold,
-        mask=(mask & specimen).astype(np.uint8),
-        scale_x=scale_x,
-        scale_y=scale_y,
-        ink_share=np.count_nonzero(ink) / ink.size,
-        black_share=np.count_nonzero(black) / black.size,
-    )
-
-
 def supplied_tissue(
     mask: NDArray[np.bool_],
     *,
-    background: Background,
-    channels: int,
+    polarities: Polarities,
     overview_px: tuple[int, int],
     scale_x: float,
     scale_y: float,
+    unscanned: NDArray[np.bool_] | None = None,
 ) -> TissueModel:
     """Return a slide's tissue as a supplied mask tells it.
 
@@ -332,23 +325,27 @@ def supplied_tissue(
     mask : ndarray of bool, shape (H, W)
         Any scale, covering the whole slide. It is brought to the overview's grid: a pixel there is tissue if at least
         half of what it covers is; neither specks nor holes are touched.
-    background : "dark" or "bright"
-        Polarity.
-    channels : int
-        Number of the slide's channels, C.
+    polarities : tuple of {"dark", "bright"}, length C
+        Of each channel.
     overview_px : tuple of int
         (width, height) of the overview.
     scale_x, scale_y : float
         Level-0 px per overview px.
+    unscanned : ndarray of bool, shape (h, w), optional
+        Overview pixels that were never scanned; they are no tissue.
     """
     is_finer = mask.shape[1] > overview_px[0] or mask.shape[0] > overview_px[1]
     interpolation = cv2.INTER_AREA if is_finer else cv2.INTER_NEAREST_EXACT
     shares = cv2.resize(mask.astype(np.float32), overview_px, interpolation=interpolation)
+    is_tissue = shares >= 0.5 - 1e-6
+    missing = unscanned if unscanned is not None and unscanned.any() else None
     return TissueModel(
-        background=background,
-        windows=np.zeros((channels, 2)),
-        threshold=SUPPLIED,
-        mask=(shares >= 0.5 - 1e-6).astype(np.uint8),
+        polarities=polarities,
+        windows=np.zeros((len(polarities), 2)),
+        threshold=EVERY_PIXEL,
+        mask=(is_tissue if missing is None else is_tissue & ~missing).astype(np.uint8),
         scale_x=scale_x,
         scale_y=scale_y,
+        unscanned=None if missing is None else missing.astype(np.uint8),
+        is_supplied=True,
     )

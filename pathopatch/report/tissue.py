@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from pathopatch.files import write_bytes
 from pathopatch.patches import PatchStore
 from pathopatch.patches.picture import Picture, compose, outlined, shrunk
+from pathopatch.patches.tissue import EVERY_PIXEL
 from pathopatch.report.markup import Html, paragraph, percent, safe, tag
 
 _LONGEST_PX = 800
-_OUTLINE = {"bright": (0, 200, 70), "dark": (255, 225, 0)}  # RGB; seen on either background
+_BRIGHT_OUTLINE, _DARK_OUTLINE = (0, 200, 70), (255, 225, 0)  # RGB; seen on either background
+_UNSCANNED = (128, 128, 128)
 _JPEG = (  # a line of one pixel keeps its colour
     cv2.IMWRITE_JPEG_QUALITY, 88,
     cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -60,7 +62,11 @@ def tissue_picture(store: PatchStore, *, longest_px: int = _LONGEST_PX) -> Pictu
     picture = compose(overview, store.windows, is_rgb=known["is_rgb"])
     height, width = picture.shape[:2]
     mask = cv2.resize(store.tissue(), (width, height), interpolation=cv2.INTER_NEAREST)
-    return outlined(picture, mask > 0, colors=[_OUTLINE[known["background"]]])
+    if (unscanned := store.unscanned()) is not None:
+        missing = cv2.resize(unscanned, (width, height), interpolation=cv2.INTER_NEAREST) != 0
+        stripes = np.add.outer(np.arange(height), np.arange(width)) % 8 < 2
+        picture[missing] = np.where(stripes[missing, None], 90, _UNSCANNED)
+    return outlined(picture, mask > 0, colors=[_BRIGHT_OUTLINE if known["background"] == "bright" else _DARK_OUTLINE])
 
 
 def write_outlines(stores: Mapping[str, Path], folder: Path) -> dict[str, Outlined]:
@@ -101,15 +107,18 @@ def tissue_section(outlines: Mapping[str, Outlined]) -> Html:
 def _caption(slide: str, known: Mapping[str, Any], mask: NDArray[np.uint8]) -> str:
     """Return in words how much of a slide is tissue, and what says so."""
     tissue = known["tissue"]
-    told = [f"{slide}: {percent(float(mask.mean()))} % of the overview is tissue"]
+    scanned = 1 - tissue.get("unscanned_share", 0.0)
+    told = [f"{slide}: {percent(float(mask.mean()) / scanned if scanned else 0.0)} % of what was scanned is tissue"]
     if tissue.get("is_supplied"):
         told.append("by the mask that was supplied")
+    elif tissue["threshold"] == EVERY_PIXEL:
+        told.append(f"{known['background']} background, of which none is in view")
     elif tissue["threshold"] is None:
         told.append(f"{known['background']} background, no tissue was found")
     else:
         told.append(f"{known['background']} background, {tissue['method']}, signal above {tissue['threshold']:.3f}")
         used = [name for name, (low, high) in zip(known["channels"], tissue["windows"], strict=True) if high > low]
         told += [f"signal of {', '.join(used)}"] if len(used) < len(known["channels"]) else []
-    for key, what in (("ink_share", "pen marks"), ("black_share", "black borders or unscanned")):
+    for key, what in (("ink_share", "pen marks"), ("unscanned_share", "not scanned")):
         told += [f"{percent(tissue[key], 2)} % {what}, left out"] if tissue.get(key) else []
     return "; ".join(told) + "."

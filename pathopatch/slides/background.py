@@ -1,44 +1,146 @@
-"""Is a slide dark or bright where there is no tissue? A guess from the border and the mode of its overview."""
+"""Guess whether each channel of a slide is dark or bright where there is no tissue.
+
+A polarity belongs to a channel: SHG is dark, an H&E plane beside it is bright. No rule depends on exposure: levels are
+compared with the channel's own range. Channels that rise and fall together have one polarity, as have the channels of a
+colour image. Pure arithmetic on arrays.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Background = Literal["dark", "bright"]
+from pathopatch.errors import InputUnsupportedError
 
-_BRIGHT_RGB = 110.0  # glass is above 200, dense H&E tissue about 120, a fluorescence background below 60
+Polarity = Literal["dark", "bright"]
+Polarities = tuple[Polarity, ...]
+Background = str
+"""Polarities as a text, see `parse_background`."""
+
 _BORDER_SHARE = 0.03  # of the shorter side, on each edge
 _HISTOGRAM_BINS = 64
 _UNDECIDED = 0.25  # tissue on less than a hundredth of a slide leaves noise alone, which votes by chance
 _LEAST_BRIGHT = 0.2  # a slide of noise alone votes within 0.15, and is dark
+_BRIGHT_COLOUR, _DARK_COLOUR = 0.5, 0.25  # median over 99.5th percentile: brightfield 0.69 to 1, fluorescence to 0.22
+_DARKEST_BRIGHT = 50  # of 255: glass at a fifth of the usual exposure
+_SAME_CONTENT = 0.5  # correlation of channels that show the same thing
+_ENTRY = re.compile(r"\s*(?:(?P<channel>[^=,]+?)\s*=\s*)?(?P<polarity>[A-Za-z]+)\s*")
 
 
-def guess_background(overview: NDArray[np.generic], *, valid: NDArray[np.bool_] | None = None) -> Background:
-    """Return whether the background is dark or bright.
-
-    The border of a slide is mostly background, and so is its most frequent value; the mean of the two, per channel,
-    is compared with a fixed level for uint8 images of three channels, and with the middle of the channel's 1st to
-    99th percentile otherwise; where that says little, since tissue is sparse, with the middle of its extremes. The
-    channels vote by their mean. Without any pixel the answer is ``"bright"`` for three uint8 channels and ``"dark"``
-    otherwise, and so it is for noise alone.
+def guess_polarities(
+    overview: NDArray[np.generic], *, is_colour: bool, valid: NDArray[np.bool_] | None = None
+) -> Polarities:
+    """Return whether each channel is dark or bright where there is no tissue.
 
     Parameters
     ----------
     overview : ndarray, shape (C, h, w)
         The whole slide at low resolution, any real type; values that are not finite are left out.
+    is_colour : bool
+        The channels are red, green and blue of one image. It is bright where its median, taken of the brightest
+        channel, is at least half of its 99.5th percentile, and dark where it is below a quarter. Between the two, and
+        for other channels, the border and the most frequent value are compared with the middle of the range.
     valid : ndarray of bool, shape (h, w), optional
         Pixels that were scanned; all if not given.
+
+    Returns
+    -------
+    tuple of {"dark", "bright"}, length C
+        Without any pixel, colour is bright and all else is dark; noise alone is dark.
     """
-    is_rgb = overview.shape[0] == 3 and overview.dtype == np.uint8
     inside = np.ones(overview.shape[1:], bool) if valid is None else valid
     border = _border(overview.shape[1], overview.shape[2])
-    votes = [vote for plane in overview if (vote := _vote(plane, inside, border, is_rgb)) is not None]
-    if not votes:
-        return "bright" if is_rgb else "dark"
-    return "bright" if float(np.mean(votes)) > (0 if is_rgb else _LEAST_BRIGHT) else "dark"
+    votes = [_vote(plane, inside, border) for plane in overview]
+    if is_colour:
+        return (_of_colour(overview, inside, [vote for vote in votes if vote is not None]),) * len(overview)
+    found = np.zeros(len(overview))
+    for group in correlated_channels(overview, inside):
+        known = [vote for channel in group if (vote := votes[channel]) is not None]
+        found[group] = float(np.mean(known)) if known else -1.0
+    return tuple("bright" if vote > _LEAST_BRIGHT else "dark" for vote in found.tolist())
+
+
+def correlated_channels(overview: NDArray[np.generic], inside: NDArray[np.bool_]) -> list[list[int]]:
+    """Return groups of channels that rise and fall together; arguments as of `guess_polarities`."""
+    groups: list[list[int]] = []
+    values = overview[:, inside].astype(np.float64)
+    values = values[:, np.isfinite(values).all(axis=0)]
+    for channel, value in enumerate(values):
+        for group in groups:
+            if _correlation(values[group[0]], value) >= _SAME_CONTENT:
+                group.append(channel)
+                break
+        else:
+            groups.append([channel])
+    return groups
+
+
+def parse_background(text: str, channels: Sequence[str], *, place: str = "") -> tuple[Polarity | None, ...]:
+    """Return the polarity that a text states for each channel; None where it states none.
+
+    Parameters
+    ----------
+    text : str
+        ``dark`` or ``bright`` for all channels, or for some of them, ``CARS=dark,HE=bright``.
+    channels : sequence of str
+        Names of the channels.
+    place : str
+        Of the text or the slide, for messages.
+
+    Raises
+    ------
+    InputUnsupportedError
+        It is neither, or names a channel that is not there.
+    """
+    stated: dict[str, Polarity] = {}
+    for entry in text.split(","):
+        match = _ENTRY.fullmatch(entry)
+        polarity = match["polarity"].casefold() if match else ""
+        if match is None or polarity not in get_args(Polarity):
+            raise InputUnsupportedError(
+                f"background {text!r}", place=place, remedy="say dark, bright, or CHANNEL=dark,CHANNEL=bright"
+            )
+        names = channels if match["channel"] is None else [match["channel"]]
+        stated |= dict.fromkeys(names, cast(Polarity, polarity))
+    if unknown := [name for name in stated if name not in channels]:
+        raise InputUnsupportedError(
+            f"background {text!r} names {', '.join(unknown)}, the slide has {', '.join(channels)}",
+            place=place,
+            remedy="name channels of the slide",
+        )
+    return tuple(stated.get(name) for name in channels)
+
+
+def background_text(channels: Sequence[str], polarities: Sequence[Polarity]) -> str:
+    """Return polarities as `parse_background` reads them: one word where all agree."""
+    if len(set(polarities)) == 1:
+        return polarities[0]
+    return ",".join(f"{name}={polarity}" for name, polarity in zip(channels, polarities, strict=True))
+
+
+def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], votes: list[float]) -> Polarity:
+    """Return the polarity of a colour image."""
+    pixels = overview.max(axis=0)[inside].astype(np.float64)
+    pixels = pixels[np.isfinite(pixels)]
+    if not pixels.size:
+        return "bright"
+    middle, high = np.percentile(pixels, (50, 99.5)).tolist()
+    if high <= 0 or (overview.dtype == np.uint8 and high < _DARKEST_BRIGHT):
+        return "dark"
+    if _DARK_COLOUR <= middle / high < _BRIGHT_COLOUR:
+        return "bright" if float(np.mean(votes)) > 0 else "dark"
+    return "bright" if middle / high >= _BRIGHT_COLOUR else "dark"
+
+
+def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return Pearson's correlation; 0 where a side is constant."""
+    if one.size < 2 or one.min() == one.max() or other.min() == other.max():
+        return 0.0
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _border(height: int, width: int) -> NDArray[np.bool_]:
@@ -49,10 +151,12 @@ def _border(height: int, width: int) -> NDArray[np.bool_]:
     return frame
 
 
-def _vote(
-    plane: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_], is_rgb: bool
-) -> float | None:
-    """Return how far the background lies above the middle (in [-1, 1]); None without a pixel."""
+def _vote(plane: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_]) -> float | None:
+    """Return how far the background lies above the middle of the range (in [-1, 1]); None without a pixel.
+
+    The border of a slide is mostly background, and so is its most frequent value; the mean of the two counts. The range
+    is that of the 1st to 99th percentile; where that says little, since tissue is sparse, that of the extremes.
+    """
     values = plane.astype(np.float64)
     usable = inside & np.isfinite(values)
     pixels = values[usable]
@@ -60,8 +164,6 @@ def _vote(
         return None
     edge = values[usable & border]
     rim = float(np.median(edge if edge.size else pixels))
-    if is_rgb:
-        return ((rim + _mode(pixels, 0.0, 255.0)) / 2 - _BRIGHT_RGB) / 255.0
     low, high = np.percentile(pixels, (1, 99))
     if low == high:
         is_full = plane.dtype.kind in "iu" and low == np.iinfo(cast(Any, plane.dtype)).max

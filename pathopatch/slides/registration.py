@@ -11,8 +11,9 @@ The overview gives the shift, and windows at level 0 make it exact where the ove
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -34,6 +35,8 @@ _PEAK_PX = 1.5  # standard deviation of the correlation's peak
 _WINDOW_PX, _WINDOWS = 1024, 9
 
 Offsets = tuple[tuple[int, int], ...]
+View = Callable[[Pixels], NDArray[np.generic]]
+"""Makes one image of a slide's channels: (C, h, w) -> (h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +51,20 @@ class Shift:
         What stands at (u, v) in the first channel stands at (u + x_px, v + y_px) in this one, level-0 px.
     confidence : float
         Height of the correlation's peak, in standard deviations of its surface.
+    is_same_file : bool
+        It is a plane of the first channel's file and lies on it.
     """
 
     channel: str
     x_px: float
     y_px: float
     confidence: float
+    is_same_file: bool = False
 
     @property
     def is_measured(self) -> bool:
-        """Whether the peak is no chance; otherwise the shift means nothing."""
-        return self.confidence >= LEAST_CONFIDENCE
+        """Whether the peak is no chance, or the channel needs none; otherwise the shift means nothing."""
+        return self.is_same_file or self.confidence >= LEAST_CONFIDENCE
 
     @property
     def distance_px(self) -> float:
@@ -70,10 +76,14 @@ class Shift:
         return {**asdict(self), "is_measured": self.is_measured}
 
 
-def measure_shifts(slide: Slide, overview: Pixels, scale_x: float, scale_y: float) -> tuple[Shift, ...]:
+def measure_shifts(
+    slide: Slide, overview: Pixels, scale_x: float, scale_y: float, unscanned: NDArray[np.bool_] | None = None
+) -> tuple[Shift, ...]:
     """Return the shift of each further channel against the first.
 
-    The channels of a colour camera are not compared: they come from one exposure.
+    The channels of a colour camera are not compared: they come from one exposure. Of a slide of several files, the
+    planes of one file lie on each other, and the most confident of their shifts is that of all. Beside its planes their
+    second principal component is compared, the difference of the stains: collagen shows in it as it does in SHG.
 
     Parameters
     ----------
@@ -83,28 +93,102 @@ def measure_shifts(slide: Slide, overview: Pixels, scale_x: float, scale_y: floa
         The whole slide, as `Slide.read_overview` returns it with the scales; finite.
     scale_x, scale_y : float
         Level-0 px per overview px.
+    unscanned : ndarray of bool, shape (h, w), optional
+        What of the overview was never scanned: its edges are none of the tissue's.
 
     Returns
     -------
     tuple of Shift
         One for each channel but the first; empty for RGB and for one channel.
     """
-    if slide.is_rgb or len(slide.channels) < 2:
+    if slide.is_colour or len(slide.channels) < 2:
         return ()
-    inside, scales = _scanned_part(slide, overview, scale_x, scale_y)
+    missing = np.zeros(overview.shape[1:], np.bool_) if unscanned is None else unscanned
+    whole = np.concatenate([overview, missing[None].astype(overview.dtype)])
+    inside, scales = _scanned_part(slide, whole, scale_x, scale_y)
+    inside, missing = inside[:-1], np.asarray(inside[-1] > 0)
     if min(inside.shape[1:]) < _SMALLEST_PX:
         return tuple(Shift(channel=name, x_px=0.0, y_px=0.0, confidence=0.0) for name in slide.channels[1:])
-    first = edges(inside[0])
-    found = []
-    for number, name in enumerate(slide.channels[1:], start=1):
-        other = edges(inside[number])
-        x, y, confidence = peak(correlation(first, other))
-        x, y = x * scales[0], y * scales[1]
-        if confidence >= LEAST_CONFIDENCE and max(scales) > 1:
-            places = _strong_places(np.minimum(_at_most_one(first), _at_most_one(other)), scales, slide)
-            x, y = _refined(slide, number, places, (x, y), max(scales))
-        found.append(Shift(channel=name, x_px=round(x, 2), y_px=round(y, 2), confidence=round(confidence, 1)))
-    return tuple(found)
+    together = _moving_together(slide)
+    views = {
+        group: _views(inside, [n for n, own in enumerate(together) if own == group], ~missing)
+        for group in set(together)
+    }
+    of_group = {
+        group: max(
+            (
+                _shift(slide, (one, other), (_outside(one(inside), missing), _outside(other(inside), missing)), scales)
+                for one in views[together[0]]
+                for other in views[group]
+            ),
+            key=lambda found: found[2],
+        )
+        for group in dict.fromkeys(together)
+        if group != together[0]
+    }
+    shifts = []
+    for name, group in zip(slide.channels[1:], together[1:], strict=True):
+        x, y, confidence = of_group.get(group, (0.0, 0.0, 0.0))
+        shifts.append(
+            Shift(channel=name, x_px=round(x, 2), y_px=round(y, 2), confidence=round(confidence, 1),
+                  is_same_file=group not in of_group)
+        )  # fmt: skip
+    return tuple(shifts)
+
+
+def _moving_together(slide: Slide) -> tuple[int, ...]:
+    """Return a number for each channel, equal where channels lie on each other for certain."""
+    return slide.file_of if len(set(slide.file_of)) > 1 else tuple(range(len(slide.channels)))
+
+
+def _views(pixels: Pixels, channels: list[int], scanned: NDArray[np.bool_]) -> list[View]:
+    """Return what is compared of channels that lie on each other: each of them, and their stains' difference."""
+    views: list[View] = [partial(_plane, channel) for channel in channels]
+    if len(channels) > 1 and np.count_nonzero(scanned) > 1:
+        logs = _logs(pixels[channels])[:, scanned]
+        _, vectors = np.linalg.eigh(np.cov(logs))
+        views.append(partial(_difference, channels, vectors[:, -2].astype(np.float32)))
+    return views
+
+
+def _plane(channel: int, pixels: Pixels) -> NDArray[np.generic]:
+    return np.asarray(pixels[channel])
+
+
+def _difference(channels: list[int], weights: NDArray[np.float32], pixels: Pixels) -> NDArray[np.generic]:
+    return np.asarray(np.tensordot(weights, _logs(pixels[channels]), 1))
+
+
+def _logs(pixels: Pixels) -> NDArray[np.float32]:
+    """Return logarithms, in which stains add up; black is kept finite."""
+    least = 0.03 * max(1e-6, float(pixels.max()))
+    return np.asarray(np.log(np.maximum(pixels.astype(np.float32), 0) + np.float32(least)), np.float32)
+
+
+def _outside(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the edges of a plane without those of what was never scanned."""
+    if not missing.any() or missing.all():
+        return edges(plane)
+    filled = np.where(missing, np.median(plane[~missing].astype(np.float32)), plane)
+    side = 2 * math.ceil(3 * _BLUR_PX) + 1
+    near = cv2.dilate(missing.astype(np.uint8), np.ones((side, side), np.uint8)) != 0
+    return np.where(near, np.float32(0), edges(filled))
+
+
+def _shift(
+    slide: Slide,
+    views: tuple[View, View],
+    strengths: tuple[NDArray[np.float32], NDArray[np.float32]],
+    scales: tuple[float, float],
+) -> tuple[float, float, float]:
+    """Return the shift (x, y) of the second view against the first, level-0 px, and its confidence."""
+    one, other = strengths
+    x, y, confidence = peak(correlation(one, other))
+    x, y = x * scales[0], y * scales[1]
+    if confidence >= LEAST_CONFIDENCE and max(scales) > 1:
+        places = _strong_places(np.minimum(_at_most_one(one), _at_most_one(other)), scales, slide)
+        x, y = _refined(slide, views, places, (x, y), max(scales))
+    return x, y, confidence
 
 
 def whole_offsets(shifts: Sequence[Shift]) -> Offsets:
@@ -122,7 +206,7 @@ def aligned(slide: Slide, offsets: Offsets, background: Background | None = None
         An open slide.
     offsets : tuple of (int, int), one per channel
         From `whole_offsets`.
-    background : {"dark", "bright"}, optional
+    background : str, optional
         Of what comes from outside; the slide's own if not given.
     """
     if not any(x or y for x, y in offsets):
@@ -148,6 +232,11 @@ class AlignedSlide(Slide):
     def __init__(self, *, slide: Slide, offsets: Offsets, **options: Any) -> None:
         self._slide, self._offsets = slide, offsets
         super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
+
+    @property
+    def file_of(self) -> tuple[int, ...]:
+        """Number of the file that each channel comes from."""
+        return self._slide.file_of
 
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
@@ -302,14 +391,18 @@ def _strong_places(strength: NDArray[np.float32], scales: tuple[float, float], s
 
 
 def _refined(
-    slide: Slide, number: int, places: list[tuple[int, int]], shift: tuple[float, float], reach: float
+    slide: Slide,
+    views: tuple[View, View],
+    places: list[tuple[int, int]],
+    shift: tuple[float, float],
+    reach: float,
 ) -> tuple[float, float]:
     """Return a shift measured again on windows at level 0, or as it was if they say nothing."""
     x, y = round(shift[0]), round(shift[1])
     total: NDArray[np.float32] | None = None
     for left, top in places:
-        one = slide.read_region(left, top, _WINDOW_PX, _WINDOW_PX)[0]
-        other = slide.read_region(left + x, top + y, _WINDOW_PX, _WINDOW_PX)[number]
+        one = views[0](slide.read_region(left, top, _WINDOW_PX, _WINDOW_PX))
+        other = views[1](slide.read_region(left + x, top + y, _WINDOW_PX, _WINDOW_PX))
         surface = correlation(*(edges(plane, _WINDOW_BLUR_PX) for plane in (one, other)))
         total = surface if total is None else total + surface
     if total is None:

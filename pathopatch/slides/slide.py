@@ -9,21 +9,67 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.errors import InputUnsupportedError, MppMissingError
-from pathopatch.slides.background import Background, guess_background
+from pathopatch.slides.background import (
+    Background,
+    Polarities,
+    Polarity,
+    background_text,
+    guess_polarities,
+    parse_background,
+)
 from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.planes import Pixels, planes
 from pathopatch.slides.resample import SAME_FACTOR, level_for, shrink, shrink_in_bands
 from pathopatch.slides.resolution import resolution
+from pathopatch.slides.unscanned import Unscanned, find_unscanned
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _COARSEST_UPSCALING = 1.02  # mpp values that agree within 2 % count as equal
+
+
+class _Glance(NamedTuple):
+    """What a small overview looks like: polarities, and the (least, largest) value of each channel."""
+
+    polarities: Polarities
+    extremes: list[tuple[float, float]]
+
+
+class _Cover:
+    """Where a level is not opaque, noted band by band at a bounded size; nothing is held while all is opaque."""
+
+    _LONGEST_PX = 8192
+
+    def __init__(self) -> None:
+        self._opaque: NDArray[np.bool_] | None = None
+        self._step = 1
+
+    def add(self, opacity: NDArray[np.uint8], top: int, height: int) -> None:
+        """Note the opacity, (H, W) or (C, H, W), of a band of whole rows of a level so many rows high."""
+        least = opacity.min(axis=0) if opacity.ndim == 3 else opacity
+        if self._opaque is None:
+            self._step = max(1, max(height, least.shape[1]) // self._LONGEST_PX)
+            self._opaque = np.ones((-(-height // self._step), -(-least.shape[1] // self._step)), np.bool_)
+        first = -top % self._step
+        rows = least[first :: self._step, :: self._step] >= 128
+        start = (top + first) // self._step
+        self._opaque[start : start + len(rows)] = rows
+
+    def is_clear(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Return which pixels of an image of the level are not opaque, by their middles; None where all are."""
+        if self._opaque is None:
+            return None
+        rows, columns = (
+            np.minimum(((np.arange(n) + 0.5) * size / n).astype(int), size - 1)
+            for n, size in zip(shape, self._opaque.shape, strict=True)
+        )
+        return ~self._opaque[np.ix_(rows, columns)]
 
 
 class Slide(ABC):
@@ -42,8 +88,8 @@ class Slide(ABC):
         um per level-0 px, in place of what the file says.
     channels : tuple of str, optional
         Names of the planes, in place of the file's.
-    background : {"dark", "bright"}, optional
-        In place of the guess.
+    background : str, optional
+        ``dark``, ``bright`` or ``CARS=dark,HE=bright``, in place of the guess.
 
     Raises
     ------
@@ -51,6 +97,8 @@ class Slide(ABC):
         `mpp` is given and out of range.
     ChannelMismatchError
         The number of names differs from the number of planes.
+    InputUnsupportedError
+        `background` is no polarity, or names another channel.
     """
 
     def __init__(
@@ -62,13 +110,12 @@ class Slide(ABC):
         channels: tuple[str, ...] | None = None,
         background: Background | None = None,
     ) -> None:
-        if background not in (None, "dark", "bright"):
-            raise InputUnsupportedError(
-                f"background {background!r}", place=str(facts.paths[0]), remedy="say dark or bright"
-            )
         self._facts = facts
         self._channels = facts.renamed(channels)
         self._background = background
+        self._stated: tuple[Polarity | None, ...] = (None,) * len(self._channels)
+        if background is not None:
+            self._stated = parse_background(background, self._channels, place=str(facts.paths[0]))
         self._resolution = facts.resolution
         self._arguments = {**arguments, "mpp": mpp, "channels": channels}
         if mpp is not None:
@@ -139,35 +186,61 @@ class Slide(ABC):
         return self._resolution.mpp
 
     @property
+    def is_colour(self) -> bool:
+        """Whether the channels are red, green and blue of one image."""
+        return self.channels == RGB and len(set(self.file_of)) == 1
+
+    @property
     def is_rgb(self) -> bool:
         """Whether the channels are uint8 red, green and blue."""
         return self.channels == RGB and self.dtype == np.uint8
 
     @property
-    def background(self) -> Background:
-        """What the slide is where there is no tissue; guessed from the overview unless given."""
-        if self._background is None:
-            self._background = self._glance[0]
-        return self._background
+    def polarities(self) -> Polarities:
+        """Whether each channel is dark or bright where there is no tissue; guessed from the overview unless given."""
+        if None in self._stated:
+            guessed = self._glance.polarities
+            self._stated = tuple(one or other for one, other in zip(self._stated, guessed, strict=True))
+        return cast(Polarities, self._stated)
 
     @property
-    def background_value(self) -> int | float:
-        """Value of every channel outside the slide, see `value_of`."""
-        return self.value_of(self.background)
+    def background(self) -> Background:
+        """The polarities as a text: ``dark``, ``bright``, or ``CARS=dark,HE=bright`` where channels differ."""
+        return background_text(self.channels, self.polarities)
 
-    def value_of(self, background: Background) -> int | float:
-        """Return the value that stands for no tissue.
+    @property
+    def file_of(self) -> tuple[int, ...]:
+        """Number of the file that each channel comes from: planes of one file were scanned together."""
+        return (0,) * len(self.channels)
 
-        The largest of an integer type if it is bright, 0 if it is dark. Where this says nothing, for floating point
-        and below 0, it is the largest or the least value on the overview.
+    @property
+    def background_values(self) -> Pixels:
+        """Value of each channel outside the slide, see `values_of`."""
+        return self.values_of(self.polarities)
+
+    def values_of(self, polarities: Polarities) -> Pixels:
+        """Return the value of each channel that stands for no tissue.
+
+        Parameters
+        ----------
+        polarities : tuple of {"dark", "bright"}, length C
+            The largest value of an integer type is bright, 0 is dark. Where this says nothing, for floating point and
+            below 0, it is the channel's largest or least value on the overview.
+
+        Returns
+        -------
+        ndarray, shape (C,)
+            Source type.
         """
-        if background == "bright" and self.dtype.kind in "iu":
+        return np.array([self._value_of(*each) for each in enumerate(polarities)], self.dtype)
+
+    def _value_of(self, channel: int, polarity: Polarity) -> int | float:
+        if polarity == "bright" and self.dtype.kind in "iu":
             return int(np.iinfo(cast(Any, self.dtype)).max)
         if self.dtype.kind == "u":
             return 0
-        _, low, high = self._glance
-        value = high if background == "bright" else min(low, 0.0)
-        return value if self.dtype.kind == "f" else int(value)
+        low, high = self._glance.extremes[channel]
+        return high if polarity == "bright" else min(low, 0.0)
 
     def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
         """Return a rectangle of one level.
@@ -279,7 +352,19 @@ class Slide(ABC):
         InputCorruptError
             The file cannot be decoded.
         """
-        return self._overview(max_px, with_cover=False)
+        return self._overview(max_px, self._blended, len(self.channels))
+
+    def read_scanned_overview(self, max_px: int = 4096) -> tuple[Pixels, Unscanned, float, float]:
+        """Return the overview with what of it was never scanned; arguments and errors as of `read_overview`.
+
+        A pixel was scanned if all channels were there: at least half of it is opaque, and it is no fill, see
+        `pathopatch.slides.unscanned`.
+        """
+        cover = _Cover()
+        pixels, scale_x, scale_y = self._overview(max_px, self._blended, len(self.channels), cover)
+        found = self._unscanned(pixels)
+        is_clear = cover.is_clear(pixels.shape[1:])
+        return pixels, found if is_clear is None else replace(found, mask=found.mask | is_clear), scale_x, scale_y
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""
@@ -316,7 +401,8 @@ class Slide(ABC):
             return self._blended(left, top, width, height, level)
         x0, x1 = max(left, 0), min(left + width, box.width)
         y0, y1 = max(top, 0), min(top + height, box.height)
-        out = np.full((len(self.channels), height, width), self.background_value, self.dtype)
+        out = np.empty((len(self.channels), height, width), self.dtype)
+        out[:] = self.background_values[:, None, None]
         if x0 < x1 and y0 < y1:
             inside = self._blended(x0, y0, x1 - x0, y1 - y0, level)
             out[:, y0 - top : y1 - top, x0 - left : x1 - left] = inside
@@ -343,56 +429,88 @@ class Slide(ABC):
         )
         rest = self.size[0] - x, self.size[1] - y
         across, down = (max(1, math.floor(length / downsample + 0.5)) for length in rest)
-        patch[:, down:] = self.background_value
-        patch[:, :, across:] = self.background_value
+        patch[:, down:] = self.background_values[:, None, None]
+        patch[:, :, across:] = self.background_values[:, None, None]
         return patch
 
-    def _blended(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
-        """Return pixels inside a level, those not opaque mixed with the background value."""
+    def _blended(self, left: int, top: int, width: int, height: int, level: int, cover: _Cover | None = None) -> Pixels:
+        """Return pixels inside a level, those not opaque mixed with the background value; note what is not opaque."""
         pixels, opacity = self._read_level(left, top, width, height, level)
         if opacity is None:
             return pixels
+        if cover is not None:
+            cover.add(opacity, top, self.levels[level].height)
+        return self._mixed(pixels, opacity)
+
+    def _mixed(self, pixels: Pixels, opacity: NDArray[np.uint8]) -> Pixels:
+        """Return pixels mixed with the background value by their opacity."""
         share = opacity.astype(np.float32) / 255
-        mixed = pixels.astype(np.float64) * share + self.background_value * (1 - share)
+        mixed = pixels.astype(np.float64) * share + self.background_values.astype(np.float64)[:, None, None] * (
+            1 - share
+        )
         if self.dtype.kind in "iu":
             mixed = np.rint(mixed)
-        return mixed.astype(self.dtype)
+        return np.asarray(mixed.astype(self.dtype))
 
-    def _read_with_cover(self, left: int, top: int, width: int, height: int, level: int) -> list[Pixels]:
-        """Return the planes inside a level and, as one more, their opacity from 0 to 255; nothing is mixed."""
+    def _with_cover(self, left: int, top: int, width: int, height: int, level: int) -> list[Pixels]:
+        """Return the planes inside a level and, as one more, their opacity from 0 to `_opaque`; nothing is mixed."""
         pixels, opacity = self._read_level(left, top, width, height, level)
-        if opacity is None:
-            return [*planes(pixels), np.broadcast_to(np.array(255, self.dtype), (height, width))]
-        cover = opacity.max(axis=0) if opacity.ndim == 3 else opacity
-        return [*planes(pixels), cover.astype(self.dtype)]
+        return [*planes(pixels), self._cover(opacity, height, width)]
 
-    def _overview(self, max_px: int, *, with_cover: bool) -> tuple[Pixels, float, float]:
-        """Return the overview and its scales, with the opacity as last channel if asked."""
+    @property
+    def _opaque(self) -> int:
+        """Value of a cover where all is opaque: the largest that every type of pixels holds."""
+        return 127
+
+    def _cover(self, opacity: NDArray[np.uint8] | None, height: int, width: int) -> Pixels:
+        """Return an opacity as a plane; a pixel is as opaque as the channel that is least so."""
+        if opacity is None:
+            return np.broadcast_to(np.array(self._opaque, self.dtype), (height, width))
+        return ((opacity.min(axis=0) if opacity.ndim == 3 else opacity) // 2).astype(self.dtype)
+
+    def _overview(
+        self, max_px: int, read: Callable[..., Pixels | list[Pixels]], count: int, *more: _Cover
+    ) -> tuple[Pixels, float, float]:
+        """Return the overview of what a function reads of a level, `count` planes, and its scales."""
         width, height = self.size
         shrinkage = max(1.0, max(width, height) / max_px)
         w, h = max(1, round(width / shrinkage)), max(1, round(height / shrinkage))
         scale_x, scale_y = width / w, height / h
         level = level_for([each.downsample for each in self.levels], min(scale_x, scale_y))
         box = self.levels[level]
-        read: Callable[..., Pixels | list[Pixels]] = self._read_with_cover if with_cover else self._blended
         pixels = shrink_in_bands(
-            lambda top, rows: read(0, top, box.width, rows, level),
-            source=(len(self.channels) + with_cover, box.height, box.width),
+            lambda top, rows: read(0, top, box.width, rows, level, *more),
+            source=(count, box.height, box.width),
             dtype=self.dtype,
             target=(h, w),
             factors=(max(1.0, scale_y / box.downsample), max(1.0, scale_x / box.downsample)),
         )
         return pixels, scale_x, scale_y
 
+    def _unscanned(self, overview: Pixels) -> Unscanned:
+        """Return what of an overview was never scanned, by file: a pixel that is missing in one of them is missing."""
+        found = Unscanned(mask=np.zeros(overview.shape[1:], np.bool_))
+        for number in sorted(set(self.file_of)):
+            part = overview[[channel for channel, file in enumerate(self.file_of) if file == number]]
+            if part.dtype.kind == "f" and not np.isfinite(part).all():
+                continue  # refused when it is analysed
+            one = find_unscanned(part, is_colour=self.is_colour)
+            share = max(found.doubtful_share, one.doubtful_share)
+            found = Unscanned(mask=found.mask | one.mask, doubtful_share=share)
+        return found
+
     @cached_property
-    def _glance(self) -> tuple[Background, float, float]:
-        """The background as the overview looks like, and the overview's least and largest value."""
-        overview, _, _ = self._overview(_GUESS_PX, with_cover=True)
-        valid = np.asarray(overview[-1] >= 255)
-        seen = overview[:-1, valid].astype(np.float64)
-        seen = seen[np.isfinite(seen)]
-        extremes = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)
-        return guess_background(overview[:-1], valid=valid), *extremes
+    def _glance(self) -> _Glance:
+        """What a small overview looks like."""
+        overview, _, _ = self._overview(_GUESS_PX, self._with_cover, len(self.channels) + 1)
+        overview, cover = overview[:-1], overview[-1]
+        valid = np.asarray((cover >= self._opaque) & ~self._unscanned(overview).mask)
+        seen = overview[:, valid].astype(np.float64)
+        seen = np.where(np.isfinite(seen), seen, np.nan)
+        extremes = [(0.0, 0.0)] * len(seen)
+        if seen.size and not np.isnan(seen).all(axis=1).any():
+            extremes = list(zip(np.nanmin(seen, axis=1).tolist(), np.nanmax(seen, axis=1).tolist(), strict=True))
+        return _Glance(guess_polarities(overview, is_colour=self.is_colour, valid=valid), extremes)
 
     def _mpp_missing(self) -> MppMissingError:
         return MppMissingError(

@@ -66,6 +66,11 @@ class ChannelStack(Slide):
         super().__init__(facts, {"slides": self._slides}, mpp=mpp, channels=channels, background=background)
 
     @property
+    def file_of(self) -> tuple[int, ...]:
+        """Number of the file that each channel comes from, in the order of `paths`."""
+        return tuple(self.paths.index(part.paths[0]) for part in self._slides.values())
+
+    @property
     def source(self) -> dict[str, str]:
         """Absolute path with its fragment of each channel."""
         return {name: str(part.source) for name, part in self._slides.items()}

@@ -69,7 +69,7 @@ def _work(each: Callable[[int], object], indices: Sequence[int]) -> Callable[[],
 
 def _model(mask: np.ndarray) -> TissueModel:
     """Bright background, RGB."""
-    return TissueModel(background="bright", windows=np.array([[0.0, 255.0]] * 3), threshold=_THRESHOLD,
+    return TissueModel(polarities=("bright",) * 3, windows=np.array([[0.0, 255.0]] * 3), threshold=_THRESHOLD,
                        mask=mask.astype(np.uint8), scale_x=float(_SCALE), scale_y=float(_SCALE))  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _error() -> float:
     for dtype in (np.uint8, np.uint16, np.float32):
         for _ in range(20):
             patch = rng.integers(0, 256, (1, 64, 64)).astype(dtype)
-            model = TissueModel(background="dark", windows=np.array([[0.0, 255.0]]), threshold=0.5,
+            model = TissueModel(polarities=("dark",), windows=np.array([[0.0, 255.0]]), threshold=0.5,
                                 mask=np.ones((8, 8), np.uint8), scale_x=8.0, scale_y=8.0)  # fmt: skip
             found = np.count_nonzero(model.patch_mask(patch, 0, 0, 1.0, (64, 64))) / 64**2
             worst = max(worst, abs(found - float((patch[0] / 255 > 0.5).mean())))

@@ -14,7 +14,6 @@ from array_slides import h_and_e
 from numpy.typing import NDArray
 
 from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
-from pathopatch.patches import tile_slide
 from pathopatch.patches.describe import Description, describe_slide, saturated_shares
 from pathopatch.patches.picture import compose
 from pathopatch.patches.thumbnail import corner, thumbnail
@@ -43,7 +42,8 @@ def test_a_slide_is_described_by_its_facts_and_its_tissue(make_slide: Make, two_
 
 def test_a_slide_without_tissue_is_a_warning(make_slide: Make) -> None:
     found = describe_slide(make_slide(np.full((3, 60, 60), 245, np.uint8)), CONFIG, slide_id="s")
-    assert (found.warnings, told(found)["tissue"], found.tissue_share) == (("no tissue found",), "none found", 0)
+    assert (found.warnings, told(found)["tissue"]) == (("no tissue found",), "none found, confidence 0.90")
+    assert found.tissue_share == 0
 
 
 def test_a_shift_is_told_in_px_and_um_and_an_unknown_one_as_unknown(make_slide: Make) -> None:
@@ -75,21 +75,21 @@ def test_saturation_is_the_share_at_the_detectors_ceiling(
     plane = np.full((10, 100), 17, dtype)
     plane[0] = highest  # a tenth of the pixels
     slide = make_slide(np.stack([plane, np.full_like(plane, 3)]))
-    assert saturated_shares(slide) == (pytest.approx(expected), 0.0)
+    assert saturated_shares(slide, slide.polarities) == (pytest.approx(expected), 0.0)
 
 
 def test_on_a_bright_background_black_counts_and_white_glass_does_not(make_slide: Make) -> None:
     pixels = np.full((3, 10, 100), 255, np.uint8)
     pixels[1, 0] = 0
     slide = make_slide(pixels, background="bright")
-    assert saturated_shares(slide) == (0.0, pytest.approx(0.1), 0.0)
+    assert saturated_shares(slide, slide.polarities) == (0.0, pytest.approx(0.1), 0.0)
 
 
 def test_floating_point_has_no_ceiling_and_a_large_slide_is_sampled(make_slide: Make) -> None:
-    assert math.isnan(saturated_shares(make_slide(np.ones((1, 9, 9), np.float32), channels=("SHG",)))[0])
+    assert math.isnan(saturated_shares(make_slide(np.ones((1, 9, 9), np.float32), channels=("SHG",)), ("dark",))[0])
     plane = np.zeros((1, 300, 2100), np.uint8)
     plane[:, :, ::2] = 255
-    assert saturated_shares(make_slide(plane, channels=("SHG",)))[0] == pytest.approx(0.5)
+    assert saturated_shares(make_slide(plane, channels=("SHG",)), ("dark",))[0] == pytest.approx(0.5)
 
 
 def test_without_mpp_the_rest_is_told_and_no_tissue_is_looked_for(tmp_path: Path) -> None:
@@ -131,17 +131,13 @@ def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> No
     assert not (picture == [255, 0, 0]).all(axis=2).any()
 
 
-def test_a_channel_of_the_other_polarity_is_a_warning_unless_the_others_are_named(
-    make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path
+def test_a_bright_channel_beside_dark_ones_tells_tissue_by_its_own_polarity(
+    make_slide: Make, two_discs: NDArray[np.bool_]
 ) -> None:
     shg, transmission = np.where(two_discs, 900, 100), np.where(two_discs, 700, 1000)
     slide = make_slide(np.stack([shg, shg, transmission]).astype(np.uint16), channels=("CARS", "SHG", "TRANS"))
-    assert [said[:30] for said in describe_slide(slide, CONFIG, slide_id="s").warnings] == [
-        "channel TRANS looks bright whe"
-    ]
-    named = CONFIG.model_copy(update={"tissue": CONFIG.tissue.model_copy(update={"channels": ("CARS", "SHG")})})
-    found = describe_slide(slide, named, slide_id="s")
+    assert slide.background == "CARS=dark,SHG=dark,TRANS=bright"
+    assert slide.background_values.tolist() == [0, 0, 65535]
+    found = describe_slide(slide, CONFIG, slide_id="s")
     assert (found.warnings, found.tissue_share) == ((), two_discs.mean())
-    (said,) = tile_slide(slide, CONFIG, tmp_path / "all").warnings
-    assert said.startswith("channel TRANS looks bright whe")
-    assert tile_slide(slide, named, tmp_path / "named").warnings == ()
+    assert max(found.saturated) == 0

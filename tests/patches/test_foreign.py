@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from pathopatch.config import TissueConfig
 from pathopatch.patches import foreign
-from pathopatch.patches.foreign import find_black, find_foreign, find_ink
-from pathopatch.patches.tissue import TissueModel, fit_tissue
+from pathopatch.patches.foreign import find_black, find_ink
+from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.tissue_fit import fit_tissue
 
 SIDE, UM = 500, 8.0  # a slide of 4 mm
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])  # optical densities of R, G, B
@@ -70,9 +71,9 @@ def stroke() -> NDArray[np.uint8]:
 def fit(picture: Picture, **settings: Any) -> TissueModel:
     return fit_tissue(
         picture,
-        background="bright",
+        polarities=("bright",) * 3,
+        is_colour=True,
         config=TissueConfig(**settings),
-        is_rgb_uint8=True,
         scale_x=1.0,
         scale_y=1.0,
         mpp=UM,
@@ -118,7 +119,7 @@ def test_black_borders_and_unscanned_areas_are_no_tissue(h_and_e: Picture) -> No
     near = cv2.dilate(black.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
     assert not model.mask[near & (np.mgrid[:SIDE, :SIDE][0] < 150)].any()
     assert (model.mask[~near] == fit(h_and_e).mask[~near]).mean() > 0.999
-    assert model.black_share == pytest.approx(black.mean(), rel=0.25)
+    assert model.unscanned_share == pytest.approx(black.mean(), rel=0.25)
     assert fit(picture, ignore_borders=False, ignore_pens=False).mask[black].mean() > 0.9
 
 
@@ -135,8 +136,7 @@ def test_a_dark_nucleus_at_the_border_is_no_border_and_a_thin_frame_of_a_small_f
 def test_what_is_not_asked_for_is_not_looked_for(h_and_e: Picture) -> None:
     picture = drawn(h_and_e, INKS["green"], stroke())
     picture[:, :, :30] = 0
-    found = find_foreign(picture, um_per_px=UM, ignore_pens=False)
-    assert (found.ink.any(), found.black.any()) == (False, True)
-    found = find_foreign(picture, um_per_px=UM, ignore_borders=False)
-    assert found.ink[60, 40]
-    assert not found.black.any()
+    found = fit(picture, ignore_pens=False)
+    assert (found.ink_share > 0, found.unscanned_share > 0) == (False, True)
+    found = fit(picture, ignore_borders=False)
+    assert (found.ink_share > 0, found.unscanned_share > 0) == (True, False)

@@ -40,26 +40,26 @@ def test_scaling_is_clipped_and_uses_the_low_end() -> None:
 def test_a_constant_channel_is_zero_and_never_saturated() -> None:
     pixels = np.full((1, 2, 2), 7, np.uint16)
     assert intensity.scale(pixels, np.array([[7.0, 7.0]])).max() == 0
-    for is_bright in (False, True):
-        assert intensity.saturated_fraction(pixels, np.array([[7.0, 7.0]]), is_bright_background=is_bright) == 0
+    for polarity in ("dark", "bright"):
+        assert intensity.saturated_fraction(pixels, np.array([[7.0, 7.0]]), polarities=(polarity,)) == 0
 
 
 def test_a_pixel_is_saturated_if_any_channel_is() -> None:
     pixels = np.zeros((2, 2, 2), np.uint8)
     pixels[0, 0, 0] = pixels[1, 0, 0] = pixels[1, 1, 1] = 255
     windows = np.array([[0.0, 255.0]] * 2)
-    assert intensity.saturated_fraction(pixels, windows, is_bright_background=False) == 0.5
-    assert intensity.saturated_fraction(pixels[:, :0], windows, is_bright_background=False) == 0
+    assert intensity.saturated_fraction(pixels, windows, polarities=("dark",) * len(pixels)) == 0.5
+    assert intensity.saturated_fraction(pixels[:, :0], windows, polarities=("dark",) * len(pixels)) == 0
 
 
 def test_on_a_bright_background_black_is_saturated_and_white_glass_is_not() -> None:
     white, black, red = np.full(3, 255, np.uint8), np.zeros(3, np.uint8), np.array([200, 0, 40], np.uint8)
     pixels = np.stack([white, white, black, red]).T.reshape(3, 2, 2)
     windows = np.array([[0.0, 255.0]] * 3)
-    assert intensity.saturated_fraction(pixels, windows, is_bright_background=True) == 0.5
+    assert intensity.saturated_fraction(pixels, windows, polarities=("bright",) * len(pixels)) == 0.5
     transmitted = np.array([[[99, 100], [101, 4000]]], np.uint16)
     window = np.array([[100.5, 3000.0]])
-    assert intensity.saturated_fraction(transmitted, window, is_bright_background=True) == 0.5
+    assert intensity.saturated_fraction(transmitted, window, polarities=("bright",) * len(transmitted)) == 0.5
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
@@ -70,8 +70,8 @@ def test_saturation_is_what_each_channel_says_by_itself(dtype: type, windows: li
     shown = [(plane, low, high) for plane, (low, high) in zip(pixels, windows, strict=True) if high > low]
     dark = np.any([plane >= high for plane, _, high in shown], axis=0).mean()
     bright = np.any([plane <= low for plane, low, _ in shown], axis=0).mean()
-    assert intensity.saturated_fraction(pixels, limits, is_bright_background=False) == dark > 0
-    assert intensity.saturated_fraction(pixels, limits, is_bright_background=True) == bright > 0
+    assert intensity.saturated_fraction(pixels, limits, polarities=("dark",) * len(pixels)) == dark > 0
+    assert intensity.saturated_fraction(pixels, limits, polarities=("bright",) * len(pixels)) == bright > 0
 
 
 def test_sharpness_is_the_variance_of_the_laplacian() -> None:
@@ -86,9 +86,11 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
 @pytest.mark.parametrize(("level", "expected"), [(254.0, 0.5), (254.3, 0.25), (255.0, 0.25), (255.4, 0), (-1.0, 1.0)])
 def test_the_level_of_saturation_lies_between_integers_or_outside_their_range(level: float, expected: float) -> None:
     pixels = np.array([[[0, 100], [254, 255]]], np.uint8)
-    assert intensity.saturated_fraction(pixels, np.array([[-5.0, level]]), is_bright_background=False) == expected
+    assert (
+        intensity.saturated_fraction(pixels, np.array([[-5.0, level]]), polarities=("dark",) * len(pixels)) == expected
+    )
     inverted, window = 255 - pixels, np.array([[255 - level, 260.0]])
-    assert intensity.saturated_fraction(inverted, window, is_bright_background=True) == expected
+    assert intensity.saturated_fraction(inverted, window, polarities=("bright",) * len(inverted)) == expected
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])

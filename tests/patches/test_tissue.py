@@ -14,21 +14,23 @@ from pathopatch.config import TileConfig, TissueConfig
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.manifest import read_manifest
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
-from pathopatch.patches.signal import Background, signal_windows, tissue_signal
-from pathopatch.patches.threshold import find_threshold
-from pathopatch.patches.tissue import TissueModel, clean_mask, fit_tissue, supplied_tissue
+from pathopatch.patches.signal import tissue_signal
+from pathopatch.patches.tissue import UNCERTAIN, TissueModel, clean_mask, supplied_tissue
+from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import open_slide
+from pathopatch.slides.background import Polarity
+from pathopatch.slides.glass import Illumination
+from pathopatch.slides.unscanned import Unscanned
 
 SIZE = 300
 
 
-def fit(overview: NDArray[Any], background: Background, **settings: Any) -> TissueModel:
-    is_rgb = overview.dtype == np.uint8 and len(overview) == 3
+def fit(overview: NDArray[Any], background: Polarity, **settings: Any) -> TissueModel:
     return fit_tissue(
         overview,
-        background=background,
+        polarities=(background,) * len(overview),
+        is_colour=overview.dtype == np.uint8 and len(overview) == 3,
         config=TissueConfig(**settings),
-        is_rgb_uint8=is_rgb,
         scale_x=1.0,
         scale_y=1.0,
         mpp=4.0,
@@ -44,7 +46,7 @@ def vignette() -> NDArray[np.float64]:
     return np.asarray(np.cos(np.hypot(x, y) / SIZE) ** 4)
 
 
-EMPTY: dict[str, tuple[Callable[[], NDArray[Any]], Background]] = {
+EMPTY: dict[str, tuple[Callable[[], NDArray[Any]], Polarity]] = {
     "white": (lambda: np.full((3, SIZE, SIZE), 255, np.uint8), "bright"),
     "grey glass": (lambda: np.full((3, SIZE, SIZE), 225, np.uint8), "bright"),
     "noisy white": (lambda: draw().normal(235, 8, (3, SIZE, SIZE)).clip(0, 255).astype(np.uint8), "bright"),
@@ -55,7 +57,6 @@ EMPTY: dict[str, tuple[Callable[[], NDArray[Any]], Background]] = {
     "few photons": (lambda: draw().poisson(1, (2, SIZE, SIZE)).astype(np.uint16), "dark"),
     "float noise": (lambda: draw().normal(0, 1, (1, SIZE, SIZE)).astype(np.float32), "dark"),
     "exponential noise": (lambda: draw().exponential(1, (1, SIZE, SIZE)), "dark"),
-    "blurred noise": (lambda: cv2.GaussianBlur(draw().normal(0, 1, (SIZE, SIZE)), (0, 0), 5)[None], "dark"),
     "uneven dark": (lambda: (vignette() * 20 + draw().normal(100, 3, (SIZE, SIZE)))[None], "dark"),
     "hot pixels": (lambda: np.where(draw().random((1, SIZE, SIZE)) < 1e-4, 4000, 3).astype(np.uint16), "dark"),
 }
@@ -102,7 +103,8 @@ def test_tissue_is_found_whether_it_covers_little_or_nearly_all(kind: str, share
 
 
 def test_a_field_of_tissue_without_any_glass_is_tissue_throughout() -> None:
-    pixels = draw().normal(130, 25, (3, SIZE, SIZE)).clip(0, 255).astype(np.uint8)
+    texture = 130 + 400 * cv2.GaussianBlur(draw().normal(0, 1, (SIZE, SIZE)), (0, 0), 3)
+    pixels = np.tile(texture, (3, 1, 1)).clip(0, 255).astype(np.uint8)
     assert fit(pixels, "bright").mask.all()
 
 
@@ -110,18 +112,18 @@ def test_a_channel_of_noise_gets_an_empty_window() -> None:
     signal = np.zeros((SIZE, SIZE))
     signal[:100] = 200
     pixels = np.stack([signal, draw().normal(1000, 100, (SIZE, SIZE))]).astype(np.uint16)
-    found = signal_windows(pixels, background="dark", is_rgb_uint8=False)
-    assert found[0].tolist() == [0, 200]
+    found = fit(pixels, "dark").windows
+    assert found[0, 0] == 0 < found[0, 1]
     assert found[1, 0] == found[1, 1]
 
 
 def test_the_signal_is_high_on_tissue_for_either_polarity() -> None:
     pixels = np.array([[[255, 51]], [[255, 204]], [[255, 153]]], np.uint8)
     windows = np.array([[0.0, 255.0]] * 3)
-    assert np.allclose(tissue_signal(pixels, background="bright", windows=windows), [[0, 0.8]])
-    assert np.allclose(tissue_signal(pixels, background="dark", windows=windows), [[1, 0.8]])
+    assert np.allclose(tissue_signal(pixels, polarities=("bright",) * 3, windows=windows), [[0, 0.8]])
+    assert np.allclose(tissue_signal(pixels, polarities=("dark",) * 3, windows=windows), [[1, 0.8]])
     windows[1] = 0
-    assert np.allclose(tissue_signal(pixels, background="dark", windows=windows), [[1, 0.6]])
+    assert np.allclose(tissue_signal(pixels, polarities=("dark",) * 3, windows=windows), [[1, 0.6]])
 
 
 @pytest.mark.parametrize("windows", [[[5, 99]] * 3, [[5, 99], [4, 99], [5, 80]], [[0, 0], [5, 99], [5, 99]]])
@@ -130,12 +132,14 @@ def test_the_signal_is_that_of_the_channel_with_most_of_it(windows: list[list[fl
     limits = np.array(windows, np.float64)
     of_each = np.stack([intensity.scale(pixels[[c]], limits[[c]])[0] for c in range(3) if limits[c, 1] > limits[c, 0]])
     dark, bright = of_each.max(axis=0), (1 - of_each).max(axis=0)
-    np.testing.assert_array_equal(tissue_signal(pixels, background="dark", windows=limits), dark)
-    np.testing.assert_array_equal(tissue_signal(pixels, background="bright", windows=limits), bright)
+    np.testing.assert_array_equal(tissue_signal(pixels, polarities=("dark",) * 3, windows=limits), dark)
+    np.testing.assert_array_equal(tissue_signal(pixels, polarities=("bright",) * 3, windows=limits), bright)
 
 
-def test_a_fixed_threshold_is_taken_as_it_is() -> None:
-    assert find_threshold(np.zeros((9, 9), np.float32), "fixed", 0.3) == 0.3
+@pytest.mark.parametrize("background", ["dark", "bright"])
+def test_a_fixed_threshold_is_taken_as_it_is(background: Polarity) -> None:
+    ramp = np.tile(np.linspace(0, 250, SIZE).astype(np.uint8), (3, SIZE, 1))
+    assert fit(ramp, background, method="fixed", fixed_threshold=0.3).threshold == 0.3
 
 
 def test_specks_go_small_holes_close_and_the_rest_stays() -> None:
@@ -175,7 +179,7 @@ def test_a_patch_sees_the_overviews_mask_by_the_centres_of_its_pixels() -> None:
     mask = np.zeros((2, 2), np.uint8)
     mask[0, 1] = 1
     model = TissueModel(
-        background="dark", windows=np.array([[0.0, 10.0]]), threshold=0.5, mask=mask, scale_x=4.0, scale_y=4.0
+        polarities=("dark",), windows=np.array([[0.0, 10.0]]), threshold=0.5, mask=mask, scale_x=4.0, scale_y=4.0
     )
     patch = np.full((1, 4, 4), 9, np.uint8)
     patch[0, 1, 3] = 2  # in the mask, below the threshold
@@ -187,14 +191,14 @@ def test_a_patch_sees_the_overviews_mask_by_the_centres_of_its_pixels() -> None:
 @pytest.mark.parametrize("background", ["dark", "bright"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 def test_a_patchs_mask_is_its_signal_above_the_threshold_within_the_overviews_mask(
-    dtype: type[np.generic], background: str
+    dtype: type[np.generic], background: Polarity
 ) -> None:
     rng = np.random.default_rng(3)
     for threshold in (0.0, 0.31, 1.0):
         for scale, downsample, inside in ((1.0, 1.0, (40, 33)), (2.7, 1.3, (40, 40)), (9.0, 1.0, (1, 7))):
             windows = np.array([[11.3, 201.7], [50.0, 50.0], [-7.0, 300.0]])
             mask = (rng.random((60, 70)) < 0.7).astype(np.uint8)
-            model = TissueModel(background=background, windows=windows, threshold=threshold, mask=mask,
+            model = TissueModel(polarities=(background,) * 3, windows=windows, threshold=threshold, mask=mask,
                                 scale_x=scale, scale_y=scale)  # fmt: skip
             for x, y in rng.integers(0, 50, (5, 2)).tolist():
                 patch = rng.integers(0, 256, (3, 40, 40)).astype(dtype)
@@ -203,7 +207,7 @@ def test_a_patchs_mask_is_its_signal_above_the_threshold_within_the_overviews_ma
                     for at, n, side in zip((x, y), inside, (70, 60), strict=True)
                 )
                 part = patch[:, : inside[1], : inside[0]]
-                signal = tissue_signal(part, background=background, windows=windows)
+                signal = tissue_signal(part, polarities=(background,) * 3, windows=windows)
                 expected = np.zeros((40, 40), bool)
                 expected[: inside[1], : inside[0]] = (mask[np.ix_(rows, columns)] != 0) & (
                     signal > np.float32(threshold)
@@ -241,12 +245,13 @@ def test_padding_and_glass_are_two_levels_but_neither_is_tissue() -> None:
     assert overlap(fit(counts, "dark").mask, truth) > 0.97
 
 
-def test_stroma_around_nuclei_is_no_glass_and_tinted_glass_is() -> None:
-    stroma = draw().normal(110, 5, (3, SIZE, SIZE))
-    stroma[:, ::20, ::20] = 40
-    pixels = np.stack([cv2.dilate(255 - plane, np.ones((7, 7))) for plane in stroma])
-    nuclei = (255 - pixels).clip(0, 255).astype(np.uint8)
-    assert fit(nuclei, "bright").mask.all()
+def test_textured_stroma_around_nuclei_is_no_glass_and_tinted_glass_is() -> None:
+    stroma = 110 + 40 * cv2.GaussianBlur(draw().normal(0, 3, (SIZE, SIZE)), (0, 0), 3)
+    stroma[::20, ::20] = 40
+    nuclei = 255 - cv2.dilate(255 - stroma, np.ones((7, 7)))
+    model = fit(np.tile(nuclei, (3, 1, 1)).clip(0, 255).astype(np.uint8), "bright")
+    assert model.mask.all()
+    assert model.confidence < UNCERTAIN
     tinted = np.stack([draw().normal(level, 3, (SIZE, SIZE)) for level in (250, 220, 175)])
     tinted[:, :, 200:] -= 110
     assert fit(tinted.clip(0, 255).astype(np.uint8), "bright").mask.mean() == pytest.approx(1 / 3, abs=0.01)
@@ -256,34 +261,36 @@ def test_only_the_chosen_channels_make_the_signal() -> None:
     pixels = np.zeros((2, SIZE, SIZE), np.uint16)
     pixels[0, :100] = pixels[1, :, :100] = 500
     settings: dict[str, Any] = {
-        "background": "dark", "config": TissueConfig(), "is_rgb_uint8": False, "scale_x": 1.0, "scale_y": 1.0,
-        "mpp": 4.0,
+        "polarities": ("dark", "dark"), "is_colour": False, "scale_x": 1.0, "scale_y": 1.0, "mpp": 4.0,
+        "channels": ("CARS", "SHG"),
     }  # fmt: skip
-    both = fit_tissue(pixels, **settings)
-    second = fit_tissue(pixels, counts=[False, True], **settings)
+    both = fit_tissue(pixels, config=TissueConfig(), **settings)
+    second = fit_tissue(pixels, config=TissueConfig(channels=("SHG",)), **settings)
     assert both.mask.mean() == pytest.approx(5 / 9, abs=0.02)
     assert (second.mask == (pixels[1] > 0)).mean() > 0.99
     assert not second.patch_mask(pixels[:, :50, 150:200], 150, 0, 1.0, (50, 50)).any()
 
 
 @pytest.mark.parametrize("background", ["dark", "bright"])
-def test_with_a_threshold_each_a_dim_channel_is_not_lost_beside_a_bright_one(background: Background) -> None:
+def test_with_a_threshold_each_a_dim_channel_is_not_lost_beside_a_bright_one(background: Polarity) -> None:
     stroma, nuclei = np.zeros((2, SIZE, SIZE), bool)
     stroma[:, 100:] = True
     for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
         nuclei[y::8, 100 + x :: 8] = True
-    counts = np.where(stroma, 32, 1)
-    counts[100:160, 150:220] = 160  # bright cells
-    counts[100:120, 150:170] = 400
+    scale = 1 if background == "dark" else 12  # what a bright channel lacks is measured against its glass
+    counts = np.where(stroma, 32, 1) * scale
+    counts[100:160, 150:220] = 160 * scale  # bright cells
+    counts[100:120, 150:170] = 300 * scale
     pixels = np.stack([draw().poisson(1 + 3000 * nuclei), draw(1).poisson(counts)])
     seen = (pixels if background == "dark" else 4000 - pixels).astype(np.uint16)
     model = fit(seen, background)
     middles = model.windows.mean(axis=1)
     assert overlap(model.mask, stroma) > 0.97
-    assert 4 < (middles[1] if background == "dark" else 4000 - middles[1]) < 30
+    assert 4 < (middles[1] if background == "dark" else 4000 - middles[1]) / scale < 30
     assert model.threshold == 0.5
     assert fit(draw().poisson(3, (2, SIZE, SIZE)).astype(np.uint16), background).mask.sum() == 0
-    assert fit(seen, background, combine="maximum").threshold != 0.5
+    if background == "dark":
+        assert fit(seen, background, combine="maximum").threshold != 0.5
 
 
 def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) -> None:
@@ -300,8 +307,7 @@ def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) 
 
 def test_a_supplied_mask_decides_alone_at_any_scale() -> None:
     settings: dict[str, Any] = {
-        "background": "bright",
-        "channels": 3,
+        "polarities": ("bright",) * 3,
         "overview_px": (8, 4),
         "scale_x": 2.0,
         "scale_y": 2.0,
@@ -313,3 +319,87 @@ def test_a_supplied_mask_decides_alone_at_any_scale() -> None:
     assert np.argwhere(supplied_tissue(fine, **settings).mask).tolist() == [[0, 0]]
     black = coarse.patch_mask(np.zeros((3, 8, 8), np.uint8), 0, 0, 1.0, (8, 8))
     assert black.mean() == 0.5
+
+
+def structured_field(seed: int = 0, level: float = 1000.0) -> NDArray[np.uint16]:
+    """Return a camera's view of tissue throughout, (1, SIZE, SIZE): black level 100, noise, no background."""
+    texture = cv2.GaussianBlur(draw(seed).normal(size=(SIZE, SIZE)), (0, 0), 6)
+    signal = level * np.exp(0.4 * texture / texture.std())
+    return draw(seed + 1).poisson(100 + signal)[None].astype(np.uint16)
+
+
+@pytest.mark.parametrize(("choice", "share"), [("all", 1.0), ("none", 0.0), ("fail", 0.0)])
+def test_where_no_background_is_in_view_the_choice_decides_and_it_is_said(choice: str, share: float) -> None:
+    model = fit(structured_field(), "dark", when_unsure=choice)
+    assert (model.is_unsure, model.mask.mean()) == (True, share)
+    assert model.confidence < UNCERTAIN
+    assert "no background is in view" in model.doubts[0]
+
+
+def test_a_stated_black_level_tells_a_full_field_from_an_empty_one() -> None:
+    settings: dict[str, Any] = {
+        "polarities": ("dark",), "is_colour": False, "scale_x": 1.0, "scale_y": 1.0, "mpp": 4.0,
+        "channels": ("SHG",), "config": TissueConfig(background_level={"SHG": 100.0}),
+    }  # fmt: skip
+    full = fit_tissue(structured_field(), **settings)
+    assert (full.is_unsure, full.mask.mean()) == (False, 1.0)
+    assert full.confidence >= UNCERTAIN
+    empty = fit_tissue(draw().poisson(100, (1, SIZE, SIZE)).astype(np.uint16), **settings)
+    assert (empty.threshold, empty.mask.any(), empty.is_unsure) == (None, False, False)
+    half = structured_field()
+    half[:, :, : SIZE // 2] = draw().poisson(100, (1, SIZE, SIZE // 2))
+    assert fit_tissue(half, **settings).mask.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_stated_glass_level_tells_a_full_field_from_an_empty_one() -> None:
+    texture = cv2.GaussianBlur(draw().normal(size=(SIZE, SIZE)), (0, 0), 3)
+    tissue = np.tile(90 + 100 * texture, (3, 1, 1)).clip(0, 115).astype(np.uint8)
+    glass = draw().normal(130, 1, (3, SIZE, SIZE)).astype(np.uint8)
+    settings: dict[str, Any] = {
+        "polarities": ("bright",) * 3, "is_colour": True, "scale_x": 1.0, "scale_y": 1.0, "mpp": 4.0,
+        "channels": ("R", "G", "B"), "config": TissueConfig(background_level={"R": 130, "G": 130, "B": 130}),
+    }  # fmt: skip
+    assert fit_tissue(tissue, **settings).mask.all()
+    empty = fit_tissue(glass, **settings)
+    assert (empty.mask.any(), empty.confidence >= UNCERTAIN) == (False, True)
+
+
+def test_what_was_never_scanned_is_no_tissue_and_takes_no_part_in_shares() -> None:
+    pixels, truth = glass_and_two_tissues()
+    missing = np.zeros((SIZE, SIZE), bool)
+    missing[:60] = True
+    pixels[:, missing] = 0
+    model = fit_tissue(
+        pixels, polarities=("bright",) * 3, is_colour=True, config=TissueConfig(), scale_x=1.0, scale_y=1.0, mpp=4.0,
+        unscanned=Unscanned(mask=missing),
+    )  # fmt: skip
+    assert not model.mask[missing].any()
+    assert model.share == pytest.approx(truth[~missing].mean(), abs=0.01)
+    assert model.unscanned_share == missing.mean()
+    scanned = model.scanned(0, 50, 1.0, (20, 20))
+    assert scanned is not None
+    assert scanned.sum() == 10 * 20
+    assert model.scanned(0, 100, 1.0, (20, 20)) is None
+
+
+def test_a_patch_under_uneven_light_is_judged_by_the_light_at_its_place() -> None:
+    model = TissueModel(
+        polarities=("bright",), windows=np.array([[0.0, 200.0]]), threshold=0.1, mask=np.ones((SIZE, SIZE), np.uint8),
+        scale_x=1.0, scale_y=1.0,
+        illumination=Illumination(coefficients=(float(np.log(0.6**0.5)), float(np.log(0.6**0.5)), 0, 0, 0, 0)),
+    )  # fmt: skip
+    glass = np.tile(200 * np.exp(np.linspace(0, np.log(0.6), SIZE)), (1, SIZE, 1))
+    for dtype in (np.float32, np.uint8):
+        for x in (0, 200):
+            patch = glass[:, :100, x : x + 100]
+            assert not model.patch_mask(patch.astype(dtype), x, 0, 1.0, (100, 100)).any()
+            assert model.patch_mask((patch * 0.85).astype(dtype), x, 0, 1.0, (100, 100)).all()
+
+
+def test_channels_that_show_tissue_at_different_places_lower_the_confidence() -> None:
+    apart = np.full((2, SIZE, SIZE), 0.0)
+    apart[0, :100], apart[1, 180:] = 500, 500
+    apart += draw().normal(20, 3, apart.shape)
+    assert fit(apart.astype(np.uint16), "dark").confidence < UNCERTAIN
+    apart[1] = apart[0]
+    assert fit(apart.astype(np.uint16), "dark").confidence >= UNCERTAIN

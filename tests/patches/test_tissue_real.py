@@ -10,7 +10,7 @@ import pytest
 
 from pathopatch.config import TileConfig, TissueConfig
 from pathopatch.patches import analyse_slide
-from pathopatch.patches.tissue import fit_tissue
+from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import open_slide
 
 pytestmark = pytest.mark.real
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.real
         ("wsi/idc_14306.tif", "bright", 0.214, 0.015),
         ("multimodal/curvealign-2B_D9_ROI1-shg.tif", "dark", 0.255, 0.03),
         ("multimodal/curvealign-2B_D9_ROI2-shg.tif", "dark", 0.286, 0.03),
-        ("multimodal/curvealign-2B_D9_ROI1-he.tif", "bright", 1.0, 0.001),
-        ("multimodal/curvealign-2B_D9_ROI2-he.tif", "bright", 1.0, 0.001),
+        ("multimodal/curvealign-2B_D9_ROI1-he.tif", "bright", 0.976, 0.01),
+        ("multimodal/curvealign-2B_D9_ROI2-he.tif", "bright", 0.991, 0.005),
         ("multimodal/test-pyfibre-pl-shg-Stack.tif#page=0&plane=1", "dark", 0.52, 0.04),
         ("multimodal/test-pyfibre-pl-shg-Stack.tif#page=1&plane=1", "dark", 0.685, 0.04),
         ("multimodal/test-pyfibre-shg-Stack.tif#plane=2", "dark", 0.50, 0.04),
@@ -38,9 +38,9 @@ def test_the_share_of_tissue_is_what_the_eye_sees_and_none_of_it_is_ink(
     mpp = None if path.startswith("wsi/CMU") else 4.0 if path.startswith("wsi") else 0.5
     with open_slide(f"{real_data / path}{'#' * bool(fragment)}{fragment}", mpp=mpp) as slide:
         tissue = analyse_slide(slide, TileConfig()).tissue
-    assert tissue.background == background
+    assert set(tissue.polarities) == {background}
     assert tissue.mask.mean() == pytest.approx(share, abs=tolerance)
-    assert (tissue.ink_share, tissue.black_share) == (0, 0)
+    assert tissue.ink_share == 0
 
 
 def test_the_whole_tissue_of_a_fluorescence_pair_shows_in_one_of_its_channels(real_data: Path) -> None:
@@ -50,15 +50,15 @@ def test_the_whole_tissue_of_a_fluorescence_pair_shows_in_one_of_its_channels(re
         shares = [
             fit_tissue(
                 overview,
-                background=slide.background,
-                config=TissueConfig(),
-                is_rgb_uint8=False,
+                polarities=slide.polarities,
+                is_colour=False,
+                config=TissueConfig(channels=channels),
                 scale_x=scale_x,
                 scale_y=scale_y,
                 mpp=slide.mpp,
-                counts=counts,
+                channels=slide.channels,
             ).mask.mean()
-            for counts in ([True, False], [False, True], None)
+            for channels in (("DAPI",), ("TRITC",), ())
         ]
     assert shares == [pytest.approx(share, abs=0.05) for share in (0.24, 0.79, 0.79)]
 
@@ -77,12 +77,12 @@ def test_pale_tissue_of_a_field_is_tissue_and_fat_is_not(real_data: Path, name: 
     pixels = imagecodecs.jpeg8_decode((real_data / "tumor_masks" / name).read_bytes()).transpose(2, 0, 1)
     model = fit_tissue(
         np.ascontiguousarray(pixels),
-        background="bright",
+        polarities=("bright",) * 3,
+        is_colour=True,
         config=TissueConfig(),
-        is_rgb_uint8=True,
         scale_x=1.0,
         scale_y=1.0,
         mpp=mpp,
     )
     assert model.mask.mean() == pytest.approx(share, abs=0.02)
-    assert (model.ink_share, model.black_share) == (0, 0)
+    assert model.ink_share == 0

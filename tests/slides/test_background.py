@@ -11,7 +11,15 @@ import pytest
 
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.slides import open_slide
-from pathopatch.slides.background import guess_background
+from pathopatch.slides.background import Polarity, guess_polarities
+
+
+def guess(image: np.ndarray, *, valid: np.ndarray | None = None) -> Polarity:
+    """Return the polarity of all channels; three of uint8 are colour."""
+    is_colour = len(image) == 3 and image.dtype == np.uint8
+    found = set(guess_polarities(image, is_colour=is_colour, valid=valid))
+    assert len(found) == 1
+    return found.pop()
 
 
 def disc(tissue: float, glass: float, channels: int, dtype: type[np.generic]) -> np.ndarray:
@@ -21,44 +29,44 @@ def disc(tissue: float, glass: float, channels: int, dtype: type[np.generic]) ->
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32, np.float64])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_polarity_of_a_disc_is_seen(channels: int, dtype: type[np.generic]) -> None:
-    assert guess_background(disc(40, 240, channels, dtype)) == "bright"
-    assert guess_background(disc(240, 10, channels, dtype)) == "dark"
+    assert guess(disc(40, 240, channels, dtype)) == "bright"
+    assert guess(disc(240, 10, channels, dtype)) == "dark"
 
 
 def test_a_field_full_of_stained_tissue_is_bright() -> None:
     colours = np.array([170, 120, 160])[:, None, None]
     image = colours + np.random.default_rng(0).normal(0, 12, (3, 100, 100))
-    assert guess_background(np.clip(image, 0, 255).astype(np.uint8)) == "bright"
+    assert guess(np.clip(image, 0, 255).astype(np.uint8)) == "bright"
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int16, np.float32])
 def test_tissue_on_a_thousandth_of_a_noisy_slide_tells_the_polarity(dtype: type[np.generic]) -> None:
     for seed in range(8):  # the noise itself is as often on one side as on the other
         plane = np.random.default_rng(seed).normal(1000, 20, (200, 250))
-        assert guess_background(plane[None].astype(dtype)) == "dark"
+        assert guess(plane[None].astype(dtype)) == "dark"
         for tissue, expected in ((1800, "dark"), (200, "bright")):
             sparse = plane.copy()
             sparse[90:95, 60:70] = tissue
-            assert guess_background(sparse[None].astype(dtype)) == expected
+            assert guess(sparse[None].astype(dtype)) == expected
 
 
 def test_a_constant_slide_has_a_polarity() -> None:
     for value, expected in ((255, "bright"), (0, "dark")):
-        assert guess_background(np.full((3, 9, 9), value, np.uint8)) == expected
-        assert guess_background(np.full((1, 9, 9), value, np.uint8)) == expected
-    assert guess_background(np.full((2, 9, 9), 7, np.uint16)) == "dark"
+        assert guess(np.full((3, 9, 9), value, np.uint8)) == expected
+        assert guess(np.full((1, 9, 9), value, np.uint8)) == expected
+    assert guess(np.full((2, 9, 9), 7, np.uint16)) == "dark"
 
 
 def test_values_that_are_no_numbers_and_unscanned_pixels_are_left_out() -> None:
     image = disc(240, 10, 1, np.float32)
     image[:, :5] = np.nan
-    assert guess_background(image) == "dark"
+    assert guess(image) == "dark"
     image[:, :, :40] = 1e6
     valid = np.ones((160, 200), bool)
     valid[:, :40] = False
-    assert guess_background(image, valid=valid) == "dark"
-    assert guess_background(image, valid=np.zeros((160, 200), bool)) == "dark"
-    assert guess_background(np.zeros((3, 9, 9), np.uint8), valid=np.zeros((9, 9), bool)) == "bright"
+    assert guess(image, valid=valid) == "dark"
+    assert guess(image, valid=np.zeros((160, 200), bool)) == "dark"
+    assert guess(np.zeros((3, 9, 9), np.uint8), valid=np.zeros((9, 9), bool)) == "bright"
 
 
 def test_an_unscanned_surround_does_not_decide(tmp_path: Path) -> None:
@@ -76,7 +84,7 @@ def test_an_unscanned_surround_does_not_decide(tmp_path: Path) -> None:
 def test_a_stated_polarity_survives_pickling(tmp_path: Path) -> None:
     made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), np.uint16))
     slide = open_slide(tmp_path / "a.tif", background="bright")
-    assert pickle.loads(pickle.dumps(slide)).background_value == 65535
+    assert pickle.loads(pickle.dumps(slide)).background_values.tolist() == [65535]
 
 
 @pytest.mark.parametrize(
@@ -84,14 +92,14 @@ def test_a_stated_polarity_survives_pickling(tmp_path: Path) -> None:
     [(np.float32, (0.25, 1.5), "bright", 1.5), (np.float64, (-3.5, 2.0), "dark", -3.5), (np.float32, (1, 2), "dark", 0),
      (np.int16, (-700, 900), "dark", -700), (np.int16, (100, 900), "dark", 0)],
 )  # fmt: skip
-def test_the_background_value_is_looked_up_where_the_type_does_not_tell(
+def test_the_background_values_is_looked_up_where_the_type_does_not_tell(
     dtype: type[np.generic], values: tuple[float, float], background: str, value: float, tmp_path: Path
 ) -> None:
     plane = np.full((30, 30), values[0], dtype)
     plane[10:20] = values[1]
     made.write_channel(tmp_path / "a.tif", plane)
     slide = open_slide(tmp_path / "a.tif", background=background)  # type: ignore[arg-type]
-    assert slide.background_value == value
+    assert slide.background_values.tolist() == [value]
     assert (slide.read_region(-5, 0, 5, 30) == value).all()
 
 
@@ -100,11 +108,11 @@ def test_the_background_value_is_looked_up_where_the_type_does_not_tell(
     [(np.uint8, "bright", 255), (np.uint16, "bright", 65535), (np.int16, "bright", 32767), (np.float32, "bright", 0),
      (np.uint16, "dark", 0)],
 )  # fmt: skip
-def test_the_background_value_follows_type_and_polarity(
+def test_the_background_values_follows_type_and_polarity(
     dtype: type[np.generic], background: str, value: int, tmp_path: Path
 ) -> None:
     made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), dtype))
-    assert open_slide(tmp_path / "a.tif", background=background).background_value == value  # type: ignore[arg-type]
+    assert open_slide(tmp_path / "a.tif", background=background).background_values.tolist() == [value]  # type: ignore[arg-type]
 
 
 def test_another_word_is_refused(tmp_path: Path) -> None:

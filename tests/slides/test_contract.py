@@ -174,13 +174,13 @@ def test_a_region_is_cut_where_its_corner_says_at_every_level(known: Known) -> N
 def test_outside_the_slide_there_is_background(known: Known) -> None:
     slide, expected = known.slide, known.levels[0]
     pixels = slide.read_region(-3, -2, 8, 6)
-    assert (pixels[:, :2] == slide.background_value).all()
-    assert (pixels[:, :, :3] == slide.background_value).all()
+    assert (pixels[:, :2] == slide.background_values[:, None, None]).all()
+    assert (pixels[:, :, :3] == slide.background_values[:, None, None]).all()
     np.testing.assert_array_equal(pixels[:, 2:, 3:], expected[:, :4, :5])
     corner = slide.read_region(slide.size[0] - 5, slide.size[1] - 4, 8, 6)
     np.testing.assert_array_equal(corner[:, :4, :5], expected[:, -4:, -5:])
-    assert (corner[:, 4:] == slide.background_value).all()
-    assert (slide.read_region(10**7, -(10**7), 4, 4) == slide.background_value).all()
+    assert (corner[:, 4:] == slide.background_values[:, None, None]).all()
+    assert (slide.read_region(10**7, -(10**7), 4, 4) == slide.background_values[:, None, None]).all()
 
 
 def test_a_pickled_slide_opens_again_with_the_same_pixels_and_facts(known: Known) -> None:
@@ -266,8 +266,8 @@ def test_a_patch_over_the_edge_holds_means_of_what_is_inside_and_then_background
     expected = np.pad(means, ((0, 0), (0, down - held[0]), (0, across - held[1])), mode="edge")  # a level rounded down
     patch = slide.read_patch(x, y, 32, downsample=downsample)
     assert_close(patch[:, :down, :across], expected)
-    assert (patch[:, down:] == slide.background_value).all()
-    assert (patch[:, :, across:] == slide.background_value).all()
+    assert (patch[:, down:] == slide.background_values[:, None, None]).all()
+    assert (patch[:, :, across:] == slide.background_values[:, None, None]).all()
 
 
 def test_a_patch_that_only_touches_the_slide_keeps_a_pixel_of_it(known: Known) -> None:

@@ -15,7 +15,7 @@ from pathopatch.config import TissueConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.patches.ready_images import common_look, read_image
 from pathopatch.patches.ready_list import read_list
-from pathopatch.patches.tissue import fit_tissue
+from pathopatch.patches.tissue_fit import fit_tissue
 
 SPLITS = ("train", "val", "test")
 _STEP_PX = 4  # grid of places that are tried
@@ -101,7 +101,9 @@ def _resized(picture: NDArray[Any], side_px: int) -> NDArray[Any]:
 def tissue_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return which pixels of a brightfield image (3, H, W) are tissue, (H, W)."""
     height, width = image.shape[1:]
-    model = fit_tissue(image, background="bright", config=_TISSUE, is_rgb_uint8=True, scale_x=1.0, scale_y=1.0, mpp=1.0)
+    model = fit_tissue(
+        image, polarities=("bright",) * 3, is_colour=True, config=_TISSUE, scale_x=1.0, scale_y=1.0, mpp=1.0
+    )
     return model.patch_mask(image, 0, 0, 1.0, (width, height))
 
 

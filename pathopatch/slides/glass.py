@@ -1,0 +1,243 @@
+"""Find the glass of a brightfield image: its level in each channel, and how evenly it is lit.
+
+Glass is the brightest compact peak of an image, whatever its level: stain only absorbs light. So nothing here depends
+on exposure, white balance or bit depth. The *absorption* of a pixel is 1 minus its smallest share of the glass over
+the channels: 0 on glass, 1 on black.
+
+On 47 real brightfield fields the peak stands at an absorption of 0.00 to 0.06 below the 99.5th percentile and has a
+standard deviation of 0.005 to 0.028, also where glass is 0.2 % of the field. Fields of tissue alone have no such peak:
+their first one is that of stroma or nuclei, with a standard deviation of 0.09 to 0.18. Smooth stroma alone may have
+0.03: `Glass.spread` tells how far to trust it. Pure arithmetic on arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_SAMPLE_PX = 2**20
+_BIN = 0.004  # of absorption
+_LEAST_BLUR = 0.006  # of the histogram, absorption; also above the steps of dim uint8 images
+_LOWEST = -0.15  # absorption; highlights are brighter than glass
+_PROMINENCE = 1.3  # by which the density falls behind a peak, and rises again behind a valley
+_LEAST_SHARE = 0.002  # of the pixels: what is rarer is a highlight
+_LARGEST_SPREAD = 0.04
+_BLOCKS = 32  # along the longer side, for the illumination
+_LEAST_RANGE, _LARGEST_RANGE = 0.1, 0.8  # natural logarithm: a vignette of +-5 % and of +-40 %
+_BELOW_WEIGHT = 0.1
+_LEAST_BLOCKS = 0.15  # share of the blocks in which glass is seen, for an illumination to be believed
+_HIGHLIGHT, _LARGEST_HIGHLIGHTS = 0.03, 0.02  # absorption below that of glass, and the share of such pixels
+_NEAR, _GAIN = 0.01, 1.5  # absorption from that of glass, and by which an illumination must add to such pixels
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Illumination:
+    """Light that falls off towards some side: a factor on every channel, at most 1.
+
+    Parameters
+    ----------
+    coefficients : tuple of float
+        Of its natural logarithm over (1, x, y, x^2, xy, y^2); x and y run from -1 to 1 over the slide.
+    """
+
+    coefficients: tuple[float, ...]
+
+    def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Return the factor on a lattice.
+
+        Parameters
+        ----------
+        x, y : ndarray of float64, shapes (W,) and (H,)
+            Positions from -1 to 1 over the slide.
+
+        Returns
+        -------
+        ndarray of float32, shape (H, W)
+        """
+        one, of_x, of_y, of_xx, of_xy, of_yy = self.coefficients
+        rows = (one + of_y * y + of_yy * y * y)[:, None]
+        columns = (of_x * x + of_xx * x * x)[None]
+        return np.exp(rows + columns + of_xy * y[:, None] * x[None]).astype(np.float32)
+
+    def over(self, height: int, width: int) -> NDArray[np.float32]:
+        """Return the factor at the pixels of an image of the whole slide, (height, width)."""
+        return self.at(_positions(width), _positions(height))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Glass:
+    """The glass of a brightfield image.
+
+    Parameters
+    ----------
+    level : ndarray of float64, shape (C,)
+        Its intensity per channel, source units; where the light is uneven, where it is brightest.
+    spread : float
+        Standard deviation of its absorption.
+    valley : float or None
+        Absorption at which pixels are rarest between glass and tissue; None where the density does not rise again.
+    share : float
+        Share of the pixels whose absorption is below the valley, or within two spreads of the glass without one.
+    illumination : Illumination or None
+        None where the light is even.
+    may_be_uneven : bool
+        The brightest places suggest uneven light, and too little glass shows it.
+    """
+
+    level: NDArray[np.float64]
+    spread: float
+    valley: float | None
+    share: float
+    illumination: Illumination | None = None
+    may_be_uneven: bool = False
+
+    def absorption(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Return the absorption of an image of the whole slide, (C, H, W) -> (H, W) in [0, 1]."""
+        light = None if self.illumination is None else self.illumination.over(*pixels.shape[1:])
+        return np.clip(_absorption(pixels, self.level, light), 0, 1)
+
+
+def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_flat: bool = False) -> Glass | None:
+    """Return the glass of a brightfield image; None where none is in view.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (C, H, W)
+        The whole slide, small, source units.
+    usable : ndarray of bool, shape (H, W)
+        Pixels that count.
+    is_flat : bool
+        Do not look for uneven light: the pixels are no picture of one field.
+    """
+    smooth = np.stack([cv2.blur(plane.astype(np.float32, copy=False), (3, 3)) for plane in pixels])
+    step = 1.0 if pixels.dtype.kind in "iu" else 0.0
+    found = _peak(smooth, usable, step, None)
+    if is_flat or (found is not None and found[1] > 0.5):  # half of the slide is as bright as glass: it is evenly lit
+        return found and found[0]
+    light = _illumination(smooth, usable)
+    if light is None:
+        return found and found[0]
+    lit = _peak(smooth, usable, step, light)
+    seen = 0.0 if found is None else found[1]
+    if lit is not None and lit[1] > max(_GAIN * seen, 10 * _LEAST_SHARE):
+        return lit[0]
+    return found and replace(found[0], may_be_uneven=True)
+
+
+def _absorption(
+    pixels: NDArray[np.generic], level: NDArray[np.float64], light: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Return 1 minus the smallest share of a level over the channels, (C, H, W) -> (H, W); highlights are below 0."""
+    smallest = pixels[0] * np.float32(1 / level[0])
+    for plane, of_channel in zip(pixels[1:], level[1:], strict=True):
+        np.minimum(smallest, plane * np.float32(1 / of_channel), out=smallest)
+    if light is not None:
+        smallest /= light
+    return np.asarray(np.subtract(np.float32(1), smallest, out=smallest), np.float32)
+
+
+def _peak(
+    smooth: NDArray[np.float32], usable: NDArray[np.bool_], step: float, light: Illumination | None
+) -> tuple[Glass, float] | None:
+    """Return the glass and the share of pixels near its level; None where the first peak is not compact."""
+    thin = max(1, int((usable.size / _SAMPLE_PX) ** 0.5))
+    part = usable[::thin, ::thin]
+    values = smooth[:, ::thin, ::thin][:, part]  # (C, N)
+    if light is not None:
+        values = values / light.over(*usable.shape)[::thin, ::thin][part]
+    if not values.size:
+        return None
+    reference = np.percentile(values, 99.5, axis=1).astype(np.float64)
+    if not (reference > 0).all():
+        return None
+    absorbed = _absorption(values[:, None], reference, None)[0]
+    place = _first_peak(absorbed, step / float(reference.min()))
+    if place is None or place[1] > _LARGEST_SPREAD:
+        return None
+    middle, spread, valley = place
+    distance = np.abs(absorbed - middle)
+    if light is not None and np.count_nonzero(absorbed < middle - _HIGHLIGHT) > _LARGEST_HIGHLIGHTS * absorbed.size:
+        return None  # the light was fitted to tissue: nothing is brighter than glass
+    level = np.median(values[:, distance <= max(2 * spread, _LEAST_BLUR)], axis=1).astype(np.float64)
+    if not (level > 0).all():
+        return None
+    below = distance <= 2 * spread if valley is None else absorbed < valley
+    glass = Glass(
+        level=level,
+        spread=spread / (1 - middle),
+        valley=None if valley is None else (valley - middle) / (1 - middle),
+        share=float(np.count_nonzero(below) / below.size),
+        illumination=light,
+    )
+    return glass, float(np.count_nonzero(distance <= _NEAR) / distance.size)
+
+
+def _first_peak(absorbed: NDArray[np.float32], step: float) -> tuple[float, float, float | None] | None:
+    """Return place and standard deviation of the first peak of a density, and the valley behind it."""
+    bins = round((1 - _LOWEST) / _BIN)
+    counts, edges = np.histogram(np.clip(absorbed, _LOWEST, 1), bins=bins, range=(_LOWEST, 1))
+    blur = max(_LEAST_BLUR, 0.6 * step) / _BIN
+    density = cv2.GaussianBlur(counts.astype(np.float64)[None], (0, 0), blur, borderType=cv2.BORDER_CONSTANT)[0]
+    centres = (edges[:-1] + edges[1:]) / 2
+    is_seen = np.cumsum(counts) > max(_LEAST_SHARE * absorbed.size, 30)
+    highest = np.maximum.accumulate(density)
+    behind = np.flatnonzero(is_seen & (density < highest / _PROMINENCE))
+    if not behind.size:
+        return None
+    top = int(np.argmax(density[: behind[0]]))
+    lowest = np.minimum.accumulate(density[top:])
+    rises = np.flatnonzero((density[top:] > _PROMINENCE * lowest) & (density[top:] > 1e-5 * absorbed.size))
+    valley = float(centres[top + int(np.argmin(density[top : top + rises[0]]))]) if rises.size else None
+    is_above = density > density[top] * np.exp(-0.5)
+    left = top - int(np.flatnonzero(~is_above[: top + 1])[-1]) if not is_above[: top + 1].all() else top
+    right = int(np.flatnonzero(~is_above[top:])[0]) if not is_above[top:].all() else len(density) - top
+    spread = max(min(left, right) ** 2 - blur**2, 0.25) ** 0.5 * _BIN  # pale tissue widens one side only
+    return float(centres[top]), spread, valley
+
+
+def _illumination(smooth: NDArray[np.float32], usable: NDArray[np.bool_]) -> Illumination | None:
+    """Return the light fitted through the brightest pixels of each block; None where they do not tell or it is even.
+
+    Blocks whose brightest pixels lie below the fit hold no glass and are left out, step by step.
+    """
+    height, width = usable.shape
+    side = max(8, max(height, width) // _BLOCKS)
+    down, across = height // side, width // side
+    if down * across < 24:
+        return None
+    logs = np.log(np.maximum(smooth[:, : down * side, : across * side], 1e-3)).mean(axis=0)
+    blocks = logs.reshape(down, side, across, side).transpose(0, 2, 1, 3).reshape(down * across, -1)
+    inside = usable[: down * side, : across * side].reshape(down, side, across, side)
+    is_whole = inside.mean(axis=(1, 3)).ravel() > 0.9
+    brightest = np.percentile(blocks, 95, axis=1)[is_whole]
+    x, y = (np.arange(count) * side + side / 2 for count in (across, down))
+    x, y = (points.ravel()[is_whole] for points in np.meshgrid(2 * x / width - 1, 2 * y / height - 1))
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+    weights = np.ones(len(brightest))
+    coefficients = np.zeros(6)
+    for _ in range(20):  # an envelope: blocks below it count little
+        coefficients = np.linalg.lstsq(terms * weights[:, None], brightest * weights, rcond=None)[0]
+        weights = np.where(brightest > terms @ coefficients, 1.0, _BELOW_WEIGHT)
+    limit = 0.15
+    for _ in range(8):
+        above = brightest - terms @ coefficients
+        is_glass = np.abs(above) < limit
+        if np.count_nonzero(is_glass) < max(12, _LEAST_BLOCKS * len(brightest)):
+            return None
+        coefficients = np.linalg.lstsq(terms[is_glass], brightest[is_glass], rcond=None)[0]
+        limit = max(0.03, 0.7 * limit)
+    coefficients[0] = 0.0
+    field = Illumination(coefficients=tuple(coefficients.tolist())).over(height, width)[usable]
+    highest = float(np.log(field.max()))
+    if not _LEAST_RANGE <= highest - float(np.log(field.min())) <= _LARGEST_RANGE:
+        return None
+    coefficients[0] = -highest
+    return Illumination(coefficients=tuple(coefficients.tolist()))
+
+
+def _positions(count: int) -> NDArray[np.float64]:
+    """Return the middles of pixels along an axis, from -1 to 1 over the slide."""
+    return (2 * np.arange(count) + 1) / count - 1

@@ -1,0 +1,181 @@
+"""Find what was never scanned: the fill that registration, rotation and mosaics leave around a slide.
+
+Such a fill is one exact value, black or white, that touches the border and ends in straight edges. Glass that a camera
+clips to white, and a background that it clips to black, are one value too: they go over into their surroundings step by
+step. And a value that is a slide's only background is no fill: a disc on black has a dark background. Where its edges
+are straight it may be a fill all the same, and that is said. Pure arithmetic on arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.slides.background import guess_polarities
+from pathopatch.slides.glass import find_glass
+from pathopatch.slides.separation import accepted_split
+
+_LEAST_SHARE = 1e-3  # of the image
+_LEAST_GAP_PX = 64  # of a gap inside the slide
+_DECIDED_PX = 2048  # longer overviews are thinned out for the decision
+_JPEG_STEPS = 2  # by which JPEG moves a constant area of uint8
+_RING_PX = (5, 13)  # sides of the squares between whose dilations the surroundings lie: interpolated edges are left out
+_LEAST_STEP, _LEAST_RANGE_SHARE = 3, 0.05  # of the surroundings from the fill: grey levels, share of the range
+_STRAIGHT_SHARE = 0.5  # of the edge's length
+_UPRIGHT_PX, _UPRIGHT_SIDE_SHARE = 12, 0.015  # from which a part along an axis is straight; share of the shorter side
+_OBLIQUE_SIDE_SHARE = 0.15  # the same for others: a part of a circle is bent by less than a pixel too
+_BENT_PX = 1.0  # by which a straight part of the edge may be bent
+_BRIGHTFIELD_GREY = 0.25  # median of darkest over brightest channel: H&E from 0.45, fluorescence to 0.2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Unscanned:
+    """What was never scanned.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (h, w)
+        With the pixel beside it, into which the edge is mixed.
+    doubtful_share : float
+        Share of the image that has the value and the straight edges of a fill, but is the only background in view.
+    """
+
+    mask: NDArray[np.bool_]
+    doubtful_share: float = 0.0
+
+
+def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscanned:
+    """Return which pixels of one file were never scanned.
+
+    Parameters
+    ----------
+    overview : ndarray, shape (C, h, w)
+        The planes of one file at low resolution, finite.
+    is_colour : bool
+        They are red, green and blue of one image.
+    """
+    found = np.zeros(overview.shape[1:], np.bool_)
+    doubtful = 0
+    thin = max(1, max(found.shape) // _DECIDED_PX)  # single pixels keep their value, means of several do not
+    small = overview[:, ::thin, ::thin]
+    for value, tolerance in _extremes(overview):
+        constant = _constant(small, value, tolerance)
+        region = _touching_border(constant)
+        if not region.any() or constant.all() or not _is_cut_off(small, region, constant, value):
+            continue
+        if _has_background(small, ~constant, value, is_colour):
+            found |= _pieces(_constant(overview, value, tolerance))  # gaps inside the slide too
+        else:
+            doubtful += int(np.count_nonzero(region)) * thin**2
+    if found.any():
+        found = np.asarray(cv2.dilate(found.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)
+    return Unscanned(mask=found, doubtful_share=doubtful / found.size)
+
+
+def _extremes(overview: NDArray[np.generic]) -> list[tuple[float, float]]:
+    """Return black and white, and how far a pixel may be off."""
+    if overview.dtype.kind == "f":
+        highest = float(overview.max())
+        return [(0.0, 0.0), (highest, 0.0)] if highest > 0 else [(0.0, 0.0)]
+    tolerance = float(_JPEG_STEPS) if overview.dtype == np.uint8 else 0.0
+    return [(0.0, tolerance), (float(np.iinfo(cast(Any, overview.dtype)).max), tolerance)]
+
+
+def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> NDArray[np.bool_]:
+    """Return which pixels have a value in all channels."""
+    found = np.ones(overview.shape[1:], np.bool_)
+    for plane in overview:
+        found &= plane <= value + tolerance if value <= 0 else plane >= value - tolerance
+    return found
+
+
+def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pieces of a mask that are larger than a few pixels."""
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    is_large = stats[:, cv2.CC_STAT_AREA] >= _LEAST_GAP_PX
+    is_large[0] = False
+    return np.asarray(is_large[pieces], np.bool_)
+
+
+def _touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pieces of a mask that touch the border of the image and are of some size."""
+    sides = mask[0], mask[-1], mask[:, 0], mask[:, -1]
+    if not any(side.any() for side in sides):
+        return np.zeros(mask.shape, np.bool_)
+    count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+    chosen = np.zeros(count, np.bool_)
+    for side in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+        chosen[side] = True
+    chosen &= stats[:, cv2.CC_STAT_AREA] >= max(4, _LEAST_SHARE * mask.size)
+    chosen[0] = False
+    return np.asarray(chosen[pieces], np.bool_)
+
+
+def _is_cut_off(
+    overview: NDArray[np.generic], region: NDArray[np.bool_], constant: NDArray[np.bool_], value: float
+) -> bool:
+    """Return whether a region ends in straight edges, beyond which no pixel is close to its value."""
+    inner, outer = (cv2.dilate(region.view(np.uint8), np.ones((side, side), np.uint8)) for side in _RING_PX)
+    ring = (outer != 0) & (inner == 0) & ~constant
+    if not ring.any():
+        return False
+    pixels = overview[:, ring].astype(np.float64)
+    difference = np.abs(pixels - value).max(axis=0)
+    low, high = np.percentile(overview[:, ~constant].astype(np.float64), (1, 99), axis=1)
+    least = max(_LEAST_STEP if overview.dtype.kind in "iu" else 0.0, _LEAST_RANGE_SHARE * float((high - low).max()))
+    return float(np.percentile(difference, 5)) > least and _has_straight_edges(region)
+
+
+def _has_straight_edges(region: NDArray[np.bool_]) -> bool:
+    """Return whether most of a region's edge inside the image is straight."""
+    height, width = region.shape
+    upright, oblique = (
+        max(_UPRIGHT_PX, _UPRIGHT_SIDE_SHARE * min(height, width)),
+        _OBLIQUE_SIDE_SHARE * min(height, width),
+    )
+    contours, _ = cv2.findContours(region.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    total = straight = 0.0
+    for contour in contours:
+        corners = cv2.approxPolyDP(contour, _BENT_PX, closed=True)[:, 0].astype(np.float64)
+        for one, other in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+            is_side = [
+                (one[axis] <= 1 and other[axis] <= 1) or (one[axis] >= last - 1 and other[axis] >= last - 1)
+                for axis, last in ((0, width - 1), (1, height - 1))
+            ]
+            if not any(is_side):
+                length = float(np.hypot(*(other - one)))
+                total += length
+                least = upright if np.abs(other - one).min() <= 1 else oblique
+                straight += length if length >= least else 0.0
+    return total > 0 and straight >= _STRAIGHT_SHARE * total
+
+
+def _has_background(overview: NDArray[np.generic], rest: NDArray[np.bool_], value: float, is_colour: bool) -> bool:
+    """Return whether what is left has a background of its own, or is plainly brightfield beside black."""
+    polarities = guess_polarities(overview, is_colour=is_colour, valid=rest)
+    if is_colour and polarities[0] == "bright" and value <= 0:
+        pixels = overview[:, rest].astype(np.float64)
+        if float(np.median(pixels.min(axis=0) / np.maximum(pixels.max(axis=0), 1e-9))) >= _BRIGHTFIELD_GREY:
+            return True
+    if "bright" in polarities:
+        bright = [channel for channel, polarity in enumerate(polarities) if polarity == "bright"]
+        if find_glass(overview[bright], rest) is not None:
+            return True
+    return any(
+        _has_dark_background(plane[rest])
+        for plane, polarity in zip(overview, polarities, strict=True)
+        if polarity == "dark"
+    )
+
+
+def _has_dark_background(values: NDArray[Any]) -> bool:
+    """Return whether values hold a compact dark background and something brighter."""
+    low, high = np.percentile(values, (1, 99.9)).tolist()
+    if not high > low:
+        return False
+    signal = np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    return accepted_split(signal, 0.5 / (high - low) if values.dtype.kind in "iu" else 1e-6) is not None
