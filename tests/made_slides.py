@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -36,7 +37,7 @@ def noise(channels: int, height: int, width: int, dtype: type[np.generic], seed:
     generator = np.random.default_rng(seed)
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
-        low = 0 if limits.min == 0 else -1000
+        low = 0 if limits.min == 0 else max(limits.min, -1000)
         return generator.integers(low, min(limits.max, 5000), (channels, height, width)).astype(dtype)
     return generator.normal(100, 30, (channels, height, width)).astype(dtype)
 
@@ -148,6 +149,11 @@ def write_channel(
         resolutionunit="NONE" if across is None else "CENTIMETER",
         metadata=None,
     )
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """A PNG of an image (C, h, w): grey, grey and alpha, RGB, or RGB and alpha."""
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(np.squeeze(image.transpose(1, 2, 0)))))
 
 
 def write_modalities(

@@ -126,7 +126,7 @@ def predict_to(
         )
     voices = _voices(model)
     slide = tolerant(slide, config.max_bad_tiles)
-    warnings = check_slide(voices.spec, slide)
+    warnings = [*slide.notes, *check_slide(voices.spec, slide)]
     known = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
     with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
         started = time.time()

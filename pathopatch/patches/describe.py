@@ -172,7 +172,9 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
         windows = intensity.windows(overview, nowhere, rule=config.intensity, is_rgb_uint8=slide.is_rgb)
         background = slide.background
     mpp = slide.mpp if slide.has_mpp else None
-    warnings = analysis.far_shifts(mpp, config.registration.warn_um) if analysis is not None and mpp is not None else []
+    warnings = list(slide.notes)
+    if analysis is not None and mpp is not None:
+        warnings += analysis.far_shifts(mpp, config.registration.warn_um)
     if analysis is not None and not analysis.tissue.mask.any():
         warnings.append("no tissue found")
     warnings += other_polarities(slide, config, overview, background)

@@ -16,6 +16,7 @@ from pathopatch.config import ReadyConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.slides import open_slide
 from pathopatch.slides.rasters import raster
+from pathopatch.slides.resample import resized
 
 _RGB = ("R", "G", "B")
 _LISTED = 10
@@ -147,5 +148,5 @@ def _fitted(pixels: NDArray[np.generic], look: Look) -> NDArray[np.generic]:
         pixels = pixels[:, top : top + side, left : left + side]
     shrinks = pixels.shape[1] >= look.height and pixels.shape[2] >= look.width
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    planes = [cv2.resize(np.ascontiguousarray(plane), (look.width, look.height), interpolation=how) for plane in pixels]
-    return np.stack(planes).astype(look.dtype)
+    planes = map(np.ascontiguousarray, pixels)
+    return resized(planes, (look.width, look.height), interpolation=how).astype(look.dtype)

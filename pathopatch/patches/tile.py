@@ -149,7 +149,7 @@ def tile_slide(
             measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
         table = table.assign(**measured)[list(COLUMNS)]
         write_table(table_path, table, stamp)
-        warnings = analysis.far_shifts(slide.mpp, config.registration.warn_um)
+        warnings = [*slide.notes, *analysis.far_shifts(slide.mpp, config.registration.warn_um)]
         if not analysis.tissue.is_supplied:
             warnings += other_polarities(slide, config, analysis.overview, analysis.tissue.background)
         state = write_status(out, slide_id, table, stamp, started, warnings)

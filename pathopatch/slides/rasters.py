@@ -34,6 +34,7 @@ _SPARE_PIXELS = 2**24  # below this, no ratio is looked at
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PNG_PALETTE = 3
+_ORIENTATION = 274  # EXIF's tag
 _DECODE_ERRORS = (
     ValueError,
     RuntimeError,
@@ -67,6 +68,8 @@ class Raster:
         Its value 0 is white (a TIFF's photometric interpretation).
     piece_pixels : int
         Pixels that must be decoded together: a tile or strip of a TIFF; 0 for other formats, which are one piece.
+    orientation : int
+        EXIF's number of a JPEG file, 1 to 8, see `pathopatch.slides.planes.upright`; `pixels` does not apply it.
     """
 
     path: Path
@@ -78,6 +81,7 @@ class Raster:
     is_palette: bool = False
     is_inverted: bool = False
     piece_pixels: int = 0
+    orientation: int = 1
 
     def pixels(self) -> NDArray[np.generic]:
         """Return the pixels, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
@@ -146,7 +150,7 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
         raise InputTooLargeError(
             f"the image claims {found.width} x {found.height} px in a file of {size} bytes",
             place=str(path),
-            remedy=f"at most {MAX_PIXELS} px are read at once: write it at a coarser scale, a mask as a tiled TIFF",
+            remedy=f"at most {MAX_PIXELS} px are read at once: write it as a tiled TIFF, or at a coarser scale",
         )
     return found
 
@@ -165,7 +169,12 @@ def _jpeg(path: Path) -> Raster:
     """Return what the header of a JPEG file says."""
     with path.open("rb") as stream:
         image = JpegImageFile(stream)
-        return Raster(path, "jpeg", *image.size, len(image.getbands()), 8)
+        try:
+            said = image.getexif().get(_ORIENTATION, 1)
+        except _DECODE_ERRORS:  # the picture can be read without its EXIF data
+            said = 1
+        orientation = said if said in range(1, 9) else 1
+        return Raster(path, "jpeg", *image.size, len(image.getbands()), 8, orientation=orientation)
 
 
 def _tiff(path: Path) -> Raster:

@@ -107,6 +107,11 @@ class Slide(ABC):
         return self._facts.bounds or (0, 0, *self.size)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen or assumed in reading the files, for a person to check; mostly nothing."""
+        return self._facts.notes
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """Files that the pixels come from, without fragments, each once."""
         return self._facts.paths
@@ -359,12 +364,17 @@ class Slide(ABC):
         return mixed.astype(self.dtype)
 
     def _read_with_cover(self, left: int, top: int, width: int, height: int, level: int) -> list[Pixels]:
-        """Return the planes inside a level and, as one more, their opacity from 0 to 255; nothing is mixed."""
+        """Return the planes inside a level and, as one more, their opacity from 0 to `_opaque`; nothing is mixed."""
         pixels, opacity = self._read_level(left, top, width, height, level)
         if opacity is None:
-            return [*planes(pixels), np.broadcast_to(np.array(255, self.dtype), (height, width))]
+            return [*planes(pixels), np.broadcast_to(np.array(self._opaque, self.dtype), (height, width))]
         cover = opacity.max(axis=0) if opacity.ndim == 3 else opacity
-        return [*planes(pixels), cover.astype(self.dtype)]
+        return [*planes(pixels), (cover >> (self._opaque < 255)).astype(self.dtype)]
+
+    @property
+    def _opaque(self) -> int:
+        """Full opacity as a value of the slide's type: int8 holds no 255."""
+        return 127 if self.dtype == np.int8 else 255
 
     def _overview(self, max_px: int, *, with_cover: bool) -> tuple[Pixels, float, float]:
         """Return the overview and its scales, with the opacity as last channel if asked."""
@@ -388,7 +398,7 @@ class Slide(ABC):
     def _glance(self) -> tuple[Background, float, float]:
         """The background as the overview looks like, and the overview's least and largest value."""
         overview, _, _ = self._overview(_GUESS_PX, with_cover=True)
-        valid = np.asarray(overview[-1] >= 255)
+        valid = np.asarray(overview[-1] >= self._opaque)
         seen = overview[:-1, valid].astype(np.float64)
         seen = seen[np.isfinite(seen)]
         extremes = (float(seen.min()), float(seen.max())) if seen.size else (0.0, 0.0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import imagecodecs
 import made_slides as made
 import numpy as np
 import pytest
@@ -124,6 +125,22 @@ def ome_zarr(version: str, *, shards: bool = False) -> Callable[[Path], Known]:
     return write
 
 
+def png(channels: int, dtype: type[np.generic]) -> Callable[[Path], Known]:
+    def write(folder: Path) -> Known:
+        image = made.noise(channels, HEIGHT, WIDTH, dtype)
+        made.write_png(folder / "a.png", image)
+        return Known(open_slide(folder / "a.png", mpp=0.5), [image])
+
+    return write
+
+
+def jpeg(folder: Path) -> Known:
+    image = made.noise(3, HEIGHT, WIDTH, np.uint8)
+    encoded = imagecodecs.jpeg8_encode(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    (folder / "a.jpg").write_bytes(encoded)
+    return Known(open_slide(folder / "a.jpg", mpp=0.5), [imagecodecs.jpeg8_decode(encoded).transpose(2, 0, 1)])
+
+
 READERS = {
     "RGB pyramid": rgb_deflate,
     "RGB pyramid, JPEG": rgb_jpeg,
@@ -137,6 +154,7 @@ READERS = {
     "many strips, deflate": channel(np.uint16, compression="deflate", rows_per_strip=7, predictor=True),
     "tiles, zstd": channel(np.uint16, tile_px=64, compression="zstd"),
     "tiles, plain": channel(np.uint8, tile_px=64),
+    "int8": channel(np.int8, tile_px=32, compression="lzw"),
     "int16": channel(np.int16, tile_px=32, compression="lzw"),
     "float32": channel(np.float32, tile_px=64, compression="deflate"),
     "float64": channel(np.float64),
@@ -144,6 +162,9 @@ READERS = {
     "planar": planes_stored_apart,
     "ImageJ": imagej_channels,
     "OME": ome_pyramid,
+    "PNG": png(3, np.uint8),
+    "PNG, grey of 16 bits": png(1, np.uint16),
+    "JPEG": jpeg,
     "OME-Zarr 0.4": ome_zarr("0.4"),
     "OME-Zarr 0.5, shards": ome_zarr("0.5", shards=True),
 }

@@ -141,7 +141,7 @@ def test_a_colour_space_that_would_be_misread_is_refused(options: dict[str, obje
         open_slide(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int8, np.complex64, np.float16])
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.complex64, np.float16])
 def test_another_sample_type_is_refused_not_cast(dtype: type[np.generic], tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), dtype))
     with pytest.raises(InputUnsupportedError, match="convert them to one of uint8"):

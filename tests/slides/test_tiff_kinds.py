@@ -23,7 +23,7 @@ def values(dtype: str, bits: int, shape: tuple[int, ...] = (HEIGHT, WIDTH)) -> n
     noisy = np.clip(ramp + generator.normal(0, 0.1, shape), 0, 1)
     if dtype.startswith("float"):
         return (noisy * 3000 - 900).astype(dtype)
-    low = -(2 ** (bits - 1)) if dtype == "int16" else 0
+    low = -(2 ** (bits - 1)) if dtype.startswith("int") else 0
     return (low + noisy * (2**bits - 1)).astype(dtype)
 
 
@@ -35,6 +35,7 @@ SAMPLES = {
     "10 bits packed": ("uint16", 10, {"bitspersample": 10}),
     "12 bits packed": ("uint16", 12, {"bitspersample": 12}),
     "14 bits packed": ("uint16", 14, {"bitspersample": 14}),
+    "int8 with negatives": ("int8", 8, {}),
     "int16 with negatives": ("int16", 16, {}),
     "float32": ("float32", 32, {}),
     "float64": ("float64", 64, {}),
