@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import ALPHA_NOTE, RGB, Level, SlideFacts
-from pathopatch.slides.planes import Pixels, opacity_of, upright
+from pathopatch.slides.planes import Pixels, opacity_of
 from pathopatch.slides.rasters import Raster, raster
 from pathopatch.slides.resolution import Resolution
 from pathopatch.slides.slide import Slide
@@ -67,11 +67,10 @@ class JpegPngSlide(Slide):
             )
         self._count = len(names)
         self._planes = slice(0, len(names)) if plane is None else slice(plane, plane + 1)
-        size = self._raster.width, self._raster.height
         facts = SlideFacts(
             channels=names[self._planes],
             dtype=np.dtype(f"uint{self._raster.bits}"),
-            levels=(Level(*(size[::-1] if self._raster.orientation > 4 else size), 1.0),),
+            levels=(Level(self._raster.width, self._raster.height, 1.0),),
             resolution=Resolution(None, f"a {self._raster.kind.upper()} file does not state it"),
             paths=(path,),
             notes=(ALPHA_NOTE,) if self._raster.samples > len(names) else (),
@@ -88,9 +87,9 @@ class JpegPngSlide(Slide):
         return pixels[(self._planes, *place)].copy(order="K"), None if opacity is None else opacity[place]
 
     def _decode(self) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        """Return the whole picture upright, (C, H, W), and its opacity (H, W); None if it has none."""
+        """Return the whole picture, (C, H, W), and its opacity (H, W); None if it has none."""
         values = self._raster.pixels()
-        pixels = upright(values[None] if values.ndim == 2 else values.transpose(2, 0, 1), self._raster.orientation)
+        pixels = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
         if len(pixels) == self._count:
             return pixels, None
         opacity = opacity_of(pixels[self._count])

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.generic]
 
+ORIENTATION_TAG = 274
+"""Of TIFF and EXIF."""
+MIRRORED_ACROSS, MIRRORED_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Orientations whose stored pixels, transposed from 5 on, are then mirrored, see `upright`."""
+
 _SPLIT_BYTES = (1, 2, 4, 8)  # sizes of a sample that cv2 takes apart
 _SPLIT_CHANNELS = 512  # and how many at most
 
@@ -34,6 +39,11 @@ def opacity_of(alpha: Pixels) -> NDArray[np.uint8]:
     return np.asarray(highest_byte, np.uint8)
 
 
+def orientation_of(value: object) -> int:
+    """Return the orientation that a tag states, see `upright`; 1 where it states none that is known."""
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
 def upright(pixels: Pixels, orientation: int) -> Pixels:
     """Return stored pixels (C, H, W) as they are to be shown; nothing is copied.
 
@@ -46,7 +56,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
         3 bottom, right; 4 bottom, left; 5 left, top; 6 right, top; 7 right, bottom; 8 left, bottom.
     """
     shown = pixels.transpose(0, 2, 1) if orientation > 4 else pixels
-    across, down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    across, down = orientation in MIRRORED_ACROSS, orientation in MIRRORED_DOWN
     return shown[:, :: -1 if down else 1, :: -1 if across else 1]
 
 

@@ -25,6 +25,7 @@ from pathopatch.errors import (
     PathopatchError,
 )
 from pathopatch.slides.integrity import checked_tiff
+from pathopatch.slides.planes import ORIENTATION_TAG, orientation_of, upright
 
 Kind = Literal["png", "jpeg", "tiff"]
 SUFFIXES: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
@@ -34,7 +35,6 @@ _SPARE_PIXELS = 2**24  # below this, no ratio is looked at
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PNG_PALETTE = 3
-_ORIENTATION = 274  # EXIF's tag
 _DECODE_ERRORS = (
     ValueError,
     RuntimeError,
@@ -57,7 +57,7 @@ class Raster:
     kind : {"png", "jpeg", "tiff"}
         Its format, by its name.
     width, height : int
-        What its header claims, px.
+        What its header claims, px, as the image is shown.
     samples : int
         Values a pixel, alpha among them.
     bits : int
@@ -69,7 +69,8 @@ class Raster:
     piece_pixels : int
         Pixels that must be decoded together: a tile or strip of a TIFF; 0 for other formats, which are one piece.
     orientation : int
-        EXIF's number of a JPEG file, 1 to 8, see `pathopatch.slides.planes.upright`; `pixels` does not apply it.
+        How the stored rows and columns are shown, by the number of TIFF and EXIF, see
+        `pathopatch.slides.planes.upright`.
     """
 
     path: Path
@@ -84,13 +85,22 @@ class Raster:
     orientation: int = 1
 
     def pixels(self) -> NDArray[np.generic]:
-        """Return the pixels, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
+        """Return the pixels as shown, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
 
         Raises
         ------
         InputCorruptError
             They cannot be decoded in full.
         """
+        stored = self._stored()
+        if self.orientation == 1:
+            return stored
+        planes = stored[None] if stored.ndim == 2 else np.moveaxis(stored, -1, 0)
+        shown = np.moveaxis(upright(planes, self.orientation), 0, -1)
+        return np.ascontiguousarray(shown[..., 0] if stored.ndim == 2 else shown)
+
+    def _stored(self) -> NDArray[np.generic]:
+        """Return the pixels as they stand in the file."""
         try:
             if self.kind == "tiff":
                 with checked_tiff(self.path) as file:
@@ -170,27 +180,29 @@ def _jpeg(path: Path) -> Raster:
     with path.open("rb") as stream:
         image = JpegImageFile(stream)
         try:
-            said = image.getexif().get(_ORIENTATION, 1)
+            orientation = orientation_of(image.getexif().get(ORIENTATION_TAG))
         except _DECODE_ERRORS:  # the picture can be read without its EXIF data
-            said = 1
-        orientation = said if said in range(1, 9) else 1
-        return Raster(path, "jpeg", *image.size, len(image.getbands()), 8, orientation=orientation)
+            orientation = 1
+        size = image.size[::-1] if orientation > 4 else image.size
+        return Raster(path, "jpeg", *size, len(image.getbands()), 8, orientation=orientation)
 
 
 def _tiff(path: Path) -> Raster:
     """Return what the first page of a TIFF file says."""
     with checked_tiff(path) as file:
         page = file.pages[0]
+        orientation = orientation_of(page.tags.valueof(ORIENTATION_TAG))
+        size = page.imagewidth, page.imagelength
         return Raster(
             path,
             "tiff",
-            page.imagewidth,
-            page.imagelength,
+            *(size[::-1] if orientation > 4 else size),
             page.samplesperpixel,
             page.bitspersample,
             is_palette=page.photometric == tifffile.PHOTOMETRIC.PALETTE,
             is_inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
             piece_pixels=math.prod(page.chunks),
+            orientation=orientation,
         )
 
 

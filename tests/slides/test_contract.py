@@ -125,6 +125,24 @@ def ome_zarr(version: str, *, shards: bool = False) -> Callable[[Path], Known]:
     return write
 
 
+def turned(orientation: int, *, levels: int = 1) -> Callable[[Path], Known]:
+    def write(folder: Path) -> Known:
+        shown = made.pyramid_of(made.noise(3, HEIGHT + 1, WIDTH + 1, np.uint8), levels)  # 300 x 204: both halve
+        stored = [np.transpose(each, (0, 2, 1)) if orientation > 4 else each for each in shown]
+        across, down = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[
+            orientation
+        ]  # of the stored image, by the definition of the tag
+        with tifffile.TiffWriter(folder / "a.tif") as writer:
+            for level, pixels in enumerate(stored):
+                mirrored = pixels[:, :: -1 if down else 1, :: -1 if across else 1].transpose(1, 2, 0)
+                writer.write(np.ascontiguousarray(mirrored), photometric="rgb", tile=(64, 32), compression="deflate",
+                             subfiletype=int(level > 0), resolution=(20_000 / 2**level,) * 2, metadata=None,
+                             resolutionunit="CENTIMETER", extratags=[(274, "H", 1, orientation, True)])  # fmt: skip
+        return Known(open_slide(folder / "a.tif"), shown)
+
+    return write
+
+
 def png(channels: int, dtype: type[np.generic]) -> Callable[[Path], Known]:
     def write(folder: Path) -> Known:
         image = made.noise(channels, HEIGHT, WIDTH, dtype)
@@ -162,6 +180,10 @@ READERS = {
     "planar": planes_stored_apart,
     "ImageJ": imagej_channels,
     "OME": ome_pyramid,
+    "mirrored": turned(2),
+    "upside down, pyramid": turned(3, levels=2),
+    "turned left": turned(8),
+    "turned right, pyramid": turned(6, levels=2),
     "PNG": png(3, np.uint8),
     "PNG, grey of 16 bits": png(1, np.uint16),
     "JPEG": jpeg,
