@@ -19,6 +19,7 @@ from pathopatch.manifest import Fragment, split_fragment
 from pathopatch.slides.aperio import is_shown_alike
 from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
+from pathopatch.slides.czi import CziSlide, is_czi
 from pathopatch.slides.integrity import checked_tiff, is_tiff
 from pathopatch.slides.jpeg_png import SUFFIXES as JPEG_PNG_SUFFIXES
 from pathopatch.slides.jpeg_png import JpegPngSlide
@@ -120,9 +121,9 @@ def _open_file(
     is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
     adapter = _adapter(path, is_chosen=is_chosen)
     options: dict[str, Any] = {"mpp": mpp, "channels": channels, "background": background}
-    if adapter is TiffSlide:
+    if adapter in (TiffSlide, CziSlide):
         choice = Choice(page=fragment.page, plane=fragment.plane, z=fragment.z, t=fragment.t)
-        return TiffSlide(path, choice=choice, **options)
+        return adapter(path, choice=choice, **options)
     if is_chosen:
         raise InputUnsupportedError(
             f"{path.name} has no pages to choose from",
@@ -140,7 +141,7 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     path : Path
         Without a fragment.
     is_chosen : bool
-        Whether a page or a position on an axis is chosen, which only a TIFF's own pages have.
+        Whether a page or a position on an axis is chosen, which only TIFF and CZI files have.
     """
     if path.is_dir():
         if is_zarr(path):
@@ -152,12 +153,14 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     if is_tiff(path):
         return OpenSlideSlide if not is_chosen and _is_for_openslide(path) else TiffSlide
+    if is_czi(path):
+        return CziSlide
     suffix = path.suffix.lower()
     if suffix in JPEG_PNG_SUFFIXES:
         return JpegPngSlide
-    if suffix in _TIFF_SUFFIXES:
+    if suffix in (*_TIFF_SUFFIXES, ".czi"):
         raise InputCorruptError(
-            f"it is named {path.suffix} and does not begin as a TIFF",
+            f"it is named {path.suffix} and does not begin as a {'CZI file' if suffix == '.czi' else 'TIFF'}",
             place=str(path),
             remedy="copy the file again from its source",
         )

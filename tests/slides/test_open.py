@@ -126,9 +126,10 @@ def test_names_must_be_as_many_as_planes(tmp_path: Path) -> None:
 def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="nowhere"):
         open_slide(tmp_path / "nowhere.tif")
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(InputUnsupportedError, match="no reader"):
-        open_slide(tmp_path / "notes.txt")
+    for name in ("a.nd2", "a.lif"):
+        (tmp_path / name).write_text("no image")
+        with pytest.raises(InputUnsupportedError, match=rf"no reader.*`bfconvert {name} a.ome.tif`.*or in QuPath"):
+            open_slide(tmp_path / name)
 
 
 SHADES = np.arange(256, dtype=np.uint16)
