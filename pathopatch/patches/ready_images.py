@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pathopatch.config import ReadyConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.slides import open_slide
+from pathopatch.slides.facts import ALPHA_NOTE
 from pathopatch.slides.rasters import raster
 from pathopatch.slides.resample import resized
 
@@ -73,6 +74,10 @@ def look_of(path: Path) -> Look:
         )
     if found.kind == "tiff":
         with open_slide(path) as slide:
+            if ALPHA_NOTE in slide.notes:
+                raise InputUnsupportedError(
+                    "alpha", place=str(path), remedy="save it as grey values or RGB without alpha"
+                )
             return Look(slide.channels, str(slide.dtype), *slide.size)
     if found.samples not in (1, 3):
         raise InputUnsupportedError(

@@ -145,3 +145,12 @@ def test_a_channel_of_the_other_polarity_is_a_warning_unless_the_others_are_name
     (said,) = tile_slide(slide, CONFIG, tmp_path / "all").warnings
     assert said.startswith("channel TRANS looks bright whe")
     assert tile_slide(slide, named, tmp_path / "named").warnings == ()
+
+
+def test_what_was_assumed_in_reading_a_file_is_a_warning(tmp_path: Path) -> None:
+    image = made.noise(4, 60, 80, np.uint8)
+    image[3] = 255
+    made.write_png(tmp_path / "a.png", image)
+    with open_slide(tmp_path / "a.png", mpp=1.0) as slide:
+        assert "alpha sample is taken as opacity" in describe_slide(slide, CONFIG, slide_id="s").warnings[0]
+        assert "alpha sample is taken as opacity" in tile_slide(slide, CONFIG, tmp_path / "work").warnings[0]
