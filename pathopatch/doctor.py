@@ -22,6 +22,7 @@ _EXTRAS = (
         "pip install 'pathopatch[pretrained]'",
     ),
     ("onnx", "export to ONNX", "pip install 'pathopatch[export]'"),
+    ("pylibCZIrw", "Zeiss CZI slides", "pip install 'pathopatch[czi]'"),
     ("starlette", "the review page", "pip install 'pathopatch[review]'"),
     ("snakemake", "cluster workflows", "pip install 'pathopatch[pipelines]'"),
 )

@@ -117,7 +117,7 @@ def tile(
         if len(table):
             one_mpp(table, config)
             write_slides(work, table, force=force)
-            rows = _with_backgrounds(rows, table)
+            rows = _with_what_is_known(rows, table)
             config = _with_cohort_windows(rows, table, config, work, processes, force=force)
         counted = _counter("tile", len(tasks), progress)
         with logged(work, "tile", counted, slides=len(tasks)) as on_done:
@@ -143,10 +143,11 @@ def _asked(tasks: list[Task], *, only_failed: bool) -> list[Task]:
     return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
 
 
-def _with_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[SlideRow]:
-    """Return rows that say their slide's background where it is known by now, so that it is not guessed again."""
+def _with_what_is_known(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[SlideRow]:
+    """Return rows with their slide's background, which is then not guessed again, and the first slide's channels."""
     known = dict(zip(table["slide_id"], table["background"], strict=True))
-    return [replace(row, background=known.get(row.slide_id, row.background)) for row in rows]
+    order = tuple(str(table["channels"].iloc[0]).split(","))
+    return [replace(row, background=known.get(row.slide_id, row.background), channel_order=order) for row in rows]
 
 
 def _with_cohort_windows(

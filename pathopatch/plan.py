@@ -187,7 +187,8 @@ def predict_plan(
         )
 
     share = config.max_bad_tiles
-    return _plan(cohort, settings, _predict_some(network, config), is_done, slide_mpp=slide_mpp, share=share)
+    work, names = _predict_some(network, config), network.spec.channels
+    return _plan(cohort, settings, work, is_done, channels=names, slide_mpp=slide_mpp, share=share)
 
 
 def _plan(
@@ -196,16 +197,18 @@ def _plan(
     work: Work,
     is_done: Callable[[SlideRow, Slide], bool],
     *,
+    channels: tuple[str, ...] | None = None,
     slide_mpp: float | None = None,
     share: float = 0.0,
     keeps: bool = True,
 ) -> Plan:
     """Return the plan of a stage that does `work` with each patch; `is_done` raises where a slide is refused.
 
+    Slides are read in the order of `channels`, else of the first slide's.
     A slide of which as large a `share` cannot be decoded is worked on nevertheless.
     """
     from pathopatch.patches import grid_of
-    from pathopatch.slides import tolerant
+    from pathopatch.slides import in_order, tolerant
 
     lines: list[dict[str, Any]] = []
     finished: list[dict[str, Any]] = []
@@ -215,7 +218,8 @@ def _plan(
     for row in rows:
         try:
             with open_row(row, fallback_mpp=slide_mpp) as opened:
-                slide = tolerant(opened, share)
+                channels = channels or opened.channels
+                slide = tolerant(in_order(opened, channels), share)
                 if is_done(row, slide):
                     finished.append({"slide_id": row.slide_id, "mpp": slide.mpp})
                     continue

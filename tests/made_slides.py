@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -36,7 +37,7 @@ def noise(channels: int, height: int, width: int, dtype: type[np.generic], seed:
     generator = np.random.default_rng(seed)
     if np.issubdtype(dtype, np.integer):
         limits = np.iinfo(dtype)
-        low = 0 if limits.min == 0 else -1000
+        low = 0 if limits.min == 0 else max(limits.min, -1000)
         return generator.integers(low, min(limits.max, 5000), (channels, height, width)).astype(dtype)
     return generator.normal(100, 30, (channels, height, width)).astype(dtype)
 
@@ -148,6 +149,39 @@ def write_channel(
         resolutionunit="NONE" if across is None else "CENTIMETER",
         metadata=None,
     )
+
+
+def write_czi(
+    path: Path,
+    tiles: dict[tuple[int, int], np.ndarray],
+    *,
+    names: Sequence[str] = (),
+    mpp: float = 0.5,
+    z: int = 1,
+    t: int = 1,
+) -> None:
+    """A CZI file of tiles (C, h, w) by left and top edge; three uint8 or uint16 channels without names are colour.
+
+    Position i on Z and j on T hold the pixels plus i + 10 j.
+    """
+    from pylibCZIrw import czi
+
+    with czi.create_czi(str(path)) as writer:
+        for location, tile in tiles.items():
+            for i, j in np.ndindex(z, t):
+                values = tile + np.array(i + 10 * j, tile.dtype)
+                if not names and len(tile) == 3:
+                    mixed = np.ascontiguousarray(values[::-1].transpose(1, 2, 0))  # blue first
+                    writer.write(mixed, location=location, plane={"C": 0, "Z": i, "T": j})
+                    continue
+                for number, plane in enumerate(values):
+                    writer.write(plane[..., None], location=location, plane={"C": number, "Z": i, "T": j})
+        writer.write_metadata("a", channel_names=dict(enumerate(names)), scale_x=mpp * 1e-6, scale_y=mpp * 1e-6)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """A PNG of an image (C, h, w): grey, grey and alpha, RGB, or RGB and alpha."""
+    path.write_bytes(imagecodecs.png_encode(np.ascontiguousarray(np.squeeze(image.transpose(1, 2, 0)))))
 
 
 def write_modalities(

@@ -6,9 +6,11 @@ import tifffile
 from made_slides import write_channel
 
 from pathopatch.batch.tasks import open_row
+from pathopatch.config import IntensityConfig, TileConfig, TissueConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.manifest import SlideRow
-from pathopatch.pipeline import slides_to_predict
+from pathopatch.patches.store import PatchStore
+from pathopatch.pipeline import slides_to_predict, tile
 from pathopatch.slides import open_slide
 
 
@@ -61,3 +63,31 @@ def test_an_empty_tile_of_one_channel_leaves_the_others_as_they_are(tmp_path: Pa
     assert (pixels[1, :, :64] == 500).all()
     assert (pixels[1, :, 64:] == 0).all()
     np.testing.assert_array_equal(overview, pixels)
+
+
+@pytest.mark.parametrize("scope", ["slide", "cohort"])
+def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(2000, 4000, (3, 64, 96)).astype(np.uint16)
+    image[:, :, 40:] //= 40  # no tissue there
+    lines = ["slide_id,patient_id,split,path,mpp,path:tpef,path:cars,path:shg"]
+    for name, order, case in (("a", [0, 1, 2], str.upper), ("b", [2, 0, 1], str.lower)):
+        names = [case(each) for each in np.array(["CARS", "TPEF", "SHG"])[order].tolist()]
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", image[order], photometric="minisblack",
+                         metadata={"axes": "CYX", "Channel": {"Name": names}})  # fmt: skip
+        lines.append(f"{name},{name},train,{name}.ome.tif,1.0,,,")
+    for number, channel in enumerate(("CARS", "TPEF", "SHG")):
+        write_channel(tmp_path / f"{channel}.tif", image[number], mpp=1.0)
+    lines.append("c,c,train,,1.0,TPEF.tif,CARS.tif,SHG.tif")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    settings = {"intensity": IntensityConfig(scope=scope), "tissue": TissueConfig(background="dark")}
+    config = TileConfig(patch_px=32, mpp=1.0, **settings)
+    outcomes = tile(tmp_path / "m.csv", tmp_path / "work", config)
+    assert [(each.slide_id, each.state) for each in outcomes] == [("a", "done"), ("b", "done"), ("c", "done")]
+    first, *others = (PatchStore(tmp_path / "work" / "slides" / f"{name}.zarr") for name in "abc")
+    pixels = first.read(np.arange(6))
+    np.testing.assert_array_equal(pixels[0], image[:, :32, :32])
+    for store in others:
+        assert store.attributes["channels"] == first.attributes["channels"] == ["CARS", "TPEF", "SHG"]
+        np.testing.assert_array_equal(store.read(np.arange(6)), pixels)
+    again = tile(tmp_path / "m.csv", tmp_path / "work", config)
+    assert [each.state for each in again] == ["current"] * 3

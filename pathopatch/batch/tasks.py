@@ -85,13 +85,16 @@ def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     fallback_mpp : float, optional
         The slide's um per px where neither its file nor the manifest states one.
     """
-    from pathopatch.slides import open_slide
+    from pathopatch.slides import in_order, open_slide
 
     slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
-    if slide.has_mpp or fallback_mpp is None:
-        return slide
-    slide.close()
-    return open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
+    if not slide.has_mpp and fallback_mpp is not None:
+        slide.close()
+        slide = open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
+    ordered = in_order(slide, row.channel_order)
+    if ordered is not slide:
+        slide.close()
+    return ordered
 
 
 def label_source(row: SlideRow) -> LabelSource:

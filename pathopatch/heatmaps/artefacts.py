@@ -38,7 +38,7 @@ from pathopatch.provenance import (
     table_stamp,
     write_tables,
 )
-from pathopatch.slides import Slide, tolerant
+from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.statuses import FINISHED, read_status, update_status
 
 STAGE = "predict"
@@ -125,8 +125,8 @@ def predict_to(
             f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
         )
     voices = _voices(model)
-    slide = tolerant(slide, config.max_bad_tiles)
-    warnings = check_slide(voices.spec, slide)
+    slide = tolerant(in_order(slide, voices.spec.channels), config.max_bad_tiles)
+    warnings = [*slide.notes, *check_slide(voices.spec, slide)]
     known = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
     with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
         started = time.time()
@@ -173,7 +173,7 @@ def is_predicted(
     StaleArtefactError
         Outputs of another model, slide or setting stand there, and `force` is off.
     """
-    slide = tolerant(slide, config.max_bad_tiles)
+    slide = tolerant(in_order(slide, _voices(model).spec.channels), config.max_bad_tiles)
     table_path, folder = _places(out, slide_id)
     if table_stamp(table_path) is None and json_stamp(folder / FACTS) is None:
         return False

@@ -30,7 +30,7 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.measured import measure
-from pathopatch.slides import Slide, TolerantSlide, tolerant
+from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
 
 Progress = Callable[[int, int], None]
 """Called with the number of grid positions done, and of all."""
@@ -195,7 +195,7 @@ def predict_patches(
     """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
     voices = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = voices.spec
-    slide = tolerant(slide, config.max_bad_tiles)
+    slide = tolerant(in_order(slide, spec.channels), config.max_bad_tiles)
     check_slide(spec, slide)
     analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)

@@ -41,6 +41,9 @@ class SlideRow:
         None: to be guessed.
     exclude : bool
         Checked, and left out of the work.
+    channel_order : tuple of str or None
+        The channels of the cohort, not of the manifest: a slide that has the same ones in another order or case is
+        read in this one.
     row : int
         Row of the table as a spreadsheet counts; the header is row 1.
     """
@@ -59,6 +62,7 @@ class SlideRow:
     tissue_mask: Path | None = None
     background: Background | None = None
     exclude: bool = False
+    channel_order: tuple[str, ...] | None = None
 
     @property
     def has_tumor(self) -> bool:

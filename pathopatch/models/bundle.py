@@ -293,7 +293,7 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
         raise CheckpointIncompatibleError(
             f"the slide's channels are {_listed(slide.channels)}, the model's {_listed(spec.channels)}",
             place=place,
-            remedy="name the channels in the manifest and give them in the model's order",
+            remedy="give the model's channels under its names; their order and case do not matter to predict",
         )
     if spec.mpp is not None and slide.mpp > spec.mpp * _MPP_TOLERANCE:
         raise CheckpointIncompatibleError(

@@ -187,7 +187,9 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
         )
         background = slide.background
     mpp = slide.mpp if slide.has_mpp else None
-    warnings = analysis.warnings(mpp, config.registration.warn_um) if analysis is not None and mpp is not None else []
+    warnings = list(slide.notes)
+    if analysis is not None and mpp is not None:
+        warnings += analysis.warnings(mpp, config.registration.warn_um)
     if analysis is not None and not analysis.tissue.mask.any():
         warnings.append("no tissue found")
     return Description(

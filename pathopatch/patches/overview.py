@@ -13,6 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pathopatch.slides.omezarr_attributes import Version, compressor, image_attributes, multiscales
+from pathopatch.slides.resample import resized
 
 _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
@@ -106,4 +107,4 @@ def _write_pyramid(
         if max(h, w) <= _SMALLEST_LEVEL_PX:
             return found
         size = (max(1, w // 2), max(1, h // 2))
-        pixels = np.stack([cv2.resize(plane, size, interpolation=interpolation) for plane in pixels])
+        pixels = resized(pixels, size, interpolation=interpolation)

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
-import cv2
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from pathopatch.slides.resample import resized
 
 Picture = NDArray[np.uint8]
 """(h, w, 3), red, green, blue."""
@@ -55,7 +56,7 @@ def shrunk(overview: NDArray[np.generic], longest_px: int) -> NDArray[np.generic
     if factor <= 1:
         return overview
     size = max(1, round(width / factor)), max(1, round(height / factor))
-    return np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in overview])
+    return resized(overview, size)
 
 
 def compose(

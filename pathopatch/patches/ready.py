@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -36,6 +35,7 @@ from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, read_table, write_table
 from pathopatch.slides.background import background_text, guess_polarities, parse_background
+from pathopatch.slides.resample import resized
 from pathopatch.statuses import is_recorded_done, update_status
 
 _SHEET_PX = 4096
@@ -210,8 +210,7 @@ def _strip(files: Sequence[Path], look: Look, small: int) -> NDArray[np.generic]
     strip = np.empty((len(look.channels), len(files) * small, small), np.dtype(look.dtype))
     for number, file in enumerate(files):
         rows = slice(number * small, (number + 1) * small)
-        for channel, plane in enumerate(read_image(file, look)):
-            strip[channel, rows] = cv2.resize(plane, (small, small), interpolation=cv2.INTER_AREA)
+        strip[:, rows] = resized(read_image(file, look), (small, small))
     return strip
 
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from pathopatch.config import ReadyConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.slides import open_slide
+from pathopatch.slides.facts import ALPHA_NOTE
 from pathopatch.slides.rasters import raster
+from pathopatch.slides.resample import resized
 
 _RGB = ("R", "G", "B")
 _LISTED = 10
@@ -77,6 +79,10 @@ def look_of(path: Path) -> Look:
         )
     if found.kind == "tiff":
         with open_slide(path) as slide:
+            if ALPHA_NOTE in slide.notes:
+                raise InputUnsupportedError(
+                    "alpha", place=str(path), remedy="save it as grey values or RGB without alpha"
+                )
             return Look(slide.channels, str(slide.dtype), *slide.size)
     if found.samples not in (1, 3):
         raise InputUnsupportedError(
@@ -152,5 +158,5 @@ def _fitted(pixels: NDArray[np.generic], look: Look) -> NDArray[np.generic]:
         pixels = pixels[:, top : top + side, left : left + side]
     shrinks = pixels.shape[1] >= look.height and pixels.shape[2] >= look.width
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    planes = [cv2.resize(np.ascontiguousarray(plane), (look.width, look.height), interpolation=how) for plane in pixels]
-    return np.stack(planes).astype(look.dtype)
+    planes = map(np.ascontiguousarray, pixels)
+    return resized(planes, (look.width, look.height), interpolation=how).astype(look.dtype)

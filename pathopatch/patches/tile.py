@@ -150,7 +150,7 @@ def tile_slide(
             measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
         table = table.assign(**measured)[list(COLUMNS)]
         write_table(table_path, table, stamp)
-        warnings = analysis.warnings(slide.mpp, config.registration.warn_um)
+        warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
         state = write_status(
             out, slide_id, table, stamp, started, warnings, tissue_confidence=analysis.tissue.confidence
         )

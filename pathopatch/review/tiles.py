@@ -20,7 +20,7 @@ from pathopatch.errors import InputMissingError
 from pathopatch.heatmaps.overlay import origin, view_size
 from pathopatch.patches.picture import Picture, compose
 from pathopatch.review.slide import ReviewedSlide
-from pathopatch.slides.resample import level_for
+from pathopatch.slides.resample import level_for, resized
 
 TILE_PX = 256
 _MOST_PX = 2048  # side of what is read from a file for one tile; beyond, tiles are cut out of an overview
@@ -213,8 +213,7 @@ def _is_near(downsamples: Sequence[float], step: int, size: int, slide_size: tup
 def _resized(whole: NDArray[np.generic], size: tuple[int, int], step: int) -> NDArray[np.generic]:
     """Return an overview, (C, h, w), at the size of a halved slide."""
     target = -(-size[0] // step), -(-size[1] // step)
-    planes: list[Any] = [cv2.resize(plane, target, interpolation=cv2.INTER_AREA) for plane in whole]
-    return np.stack(planes)
+    return resized(whole, target)
 
 
 def _jpeg(picture: Picture, *, is_fine: bool) -> bytes:

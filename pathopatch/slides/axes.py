@@ -12,6 +12,7 @@ import numpy as np
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.resolution import ome_pixels
 
+_REGION_SHARE = 0.1  # of the largest image's pixels; a label or macro image has fewer
 _SCANNER_FLAGS = ("svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "sis")
 
 
@@ -130,8 +131,8 @@ def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[
     InputCorruptError
         Its description counts more images than it holds.
     """
-    first = tiff.series[0]
-    _refuse_scattered_images(first, path)
+    main = _main_image(tiff, path, choice)
+    _refuse_scattered_images(main, path)
     _refuse_missing_images(tiff, path)
     pages = _pages(tiff)
     if choice.page is not None:
@@ -139,17 +140,10 @@ def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[
             raise unsupported(path, "a page is chosen, and a position on an axis too", "choose one of them")
         _require(path, "page", choice.page, len(pages))
         pages = pages[choice.page : choice.page + 1]
-    elif rivals := _rivals(tiff):
-        sizes = ", ".join(f"{s.keyframe.imagewidth} x {s.keyframe.imagelength} px" for s in (first, *rivals))
-        raise unsupported(
-            path,
-            f"{1 + len(rivals)} images in one file ({sizes}), and nothing says which is the slide",
-            f"choose one page with #page=0 to #page={len(pages) - 1}, or write each image into a file of its own",
-        )
-    elif choice.positions or (not first.is_pyramidal and len(pages) > 1) or _count(first) > 1:
-        pages = _implied_pages(first, path, pages, choice, named)
+    elif choice.positions or _count(main) > 1:
+        pages = _implied_pages(main, path, pages, choice, named)
     else:
-        pages = pages[:1]
+        pages = [(main, 0)]
     planes = []
     for position, (series, index) in enumerate(pages):
         samples = int(page_of(series, index).keyframe.samplesperpixel)
@@ -159,6 +153,27 @@ def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[
         _require(path, "plane", choice.plane, len(planes))
         planes = planes[choice.plane : choice.plane + 1]
     return planes
+
+
+def image_note(tiff: Any, planes: list[Plane], choice: Choice) -> str:
+    """Return in words that a file's largest image was taken for the slide; empty where there is no other, or a page is.
+
+    Parameters
+    ----------
+    tiff : tifffile.TiffFile
+        The open file.
+    planes : list of Plane
+        What was taken.
+    choice : Choice
+        What the path chooses.
+    """
+    taken, others = planes[0].series, [each for each in _images(tiff) if each is not planes[0].series]
+    if choice.page is not None or not others:
+        return ""
+    return (
+        f"{1 + len(others)} images in one file: the largest, {_sized(taken)}, is taken for the slide, not "
+        f"{', '.join(map(_sized, others))}; #page=0 to #page={len(_pages(tiff)) - 1} chooses another"
+    )
 
 
 def unsupported(path: Path, what: str, remedy: str) -> InputUnsupportedError:
@@ -179,26 +194,44 @@ def _pages(tiff: Any) -> list[tuple[Any, int]]:
     return [(series, index) for _, _, series, index in sorted(found, key=lambda item: (item[0], item[1], item[3]))]
 
 
-def _rivals(tiff: Any) -> list[Any]:
-    """Return the images of a file that may be the slide as well as its first one.
-
-    That is who is as large, or of the same stated size of a pixel; what is smaller is a label, a macro or a thumbnail.
-    """
+def _images(tiff: Any) -> list[Any]:
+    """Return the images of a file that may be the slide; a scanner's file has one, its first."""
     first, *others = tiff.series
-    if _is_scan(tiff):
-        return []
-    description = tiff.pages[0].description
-    pixels = [ome_pixels(description, number) if tiff.is_ome else None for number in range(len(tiff.series))]
+    return [first] if _is_scan(tiff) else [first, *(each for each in others if not each.keyframe.is_reduced)]
+
+
+def _main_image(tiff: Any, path: Path, choice: Choice) -> Any:
+    """Return the largest image of a file: a label or a macro image is smaller than the slide.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Another is as large, or a second region of the stated scale; and no page is chosen.
+    """
+    images = _images(tiff)
+    areas = [each.keyframe.imagewidth * each.keyframe.imagelength for each in images]
+    largest = areas.index(max(areas))
+    numbers = [tiff.series.index(each) for each in images]
+    pixels = [ome_pixels(tiff.pages[0].description, number) if tiff.is_ome else None for number in numbers]
     sides = [None if each is None else each.get("PhysicalSizeX") for each in pixels]
-    area = first.keyframe.imagewidth * first.keyframe.imagelength
-    return [
-        series
-        for series, side in zip(others, sides[1:], strict=True)
-        if not series.keyframe.is_reduced
-        and (
-            series.keyframe.imagewidth * series.keyframe.imagelength >= area or (side is not None and side == sides[0])
-        )
+    rivals = [
+        image
+        for image, area, side in zip(images, areas, sides, strict=True)
+        if image is not images[largest]
+        and (area == areas[largest] or (side == sides[largest] is not None and area > _REGION_SHARE * areas[largest]))
     ]
+    if rivals and choice.page is None:
+        last = len(_pages(tiff)) - 1
+        raise unsupported(
+            path,
+            f"{len(images)} images in one file ({', '.join(map(_sized, images))}), and nothing says which is the slide",
+            f"choose one page with #page=0 to #page={last}, or write each image into a file of its own",
+        )
+    return images[largest]
+
+
+def _sized(series: Any) -> str:
+    return f"{series.keyframe.imagewidth} x {series.keyframe.imagelength} px"
 
 
 def _is_scan(tiff: Any) -> bool:

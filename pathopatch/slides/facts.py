@@ -11,8 +11,9 @@ from pathopatch.errors import ChannelMismatchError
 from pathopatch.slides.resolution import Resolution
 
 RGB = ("R", "G", "B")
-DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int16", "float32", "float64"))
+DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int8", "int16", "float32", "float64"))
 """Sample types that a slide may have."""
+ALPHA_NOTE = "the alpha sample is taken as opacity; if it is a channel, name all samples in the column channels"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class SlideFacts:
     resolution: Resolution
     paths: tuple[Path, ...]
     bounds: tuple[int, int, int, int] | None = None  # x, y, width, height, level-0 px
+    notes: tuple[str, ...] = ()  # what was chosen or assumed in reading the file, for a person to check
 
     def renamed(self, channels: tuple[str, ...] | None) -> tuple[str, ...]:
         """Return the names that were asked for, or the file's own.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import openslide
 
@@ -18,7 +19,10 @@ from pathopatch.manifest import Fragment, split_fragment
 from pathopatch.slides.aperio import is_shown_alike
 from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
+from pathopatch.slides.czi import CziSlide, is_czi
 from pathopatch.slides.integrity import checked_tiff, is_tiff
+from pathopatch.slides.jpeg_png import SUFFIXES as JPEG_PNG_SUFFIXES
+from pathopatch.slides.jpeg_png import JpegPngSlide
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.slides.slide import Slide
@@ -114,46 +118,60 @@ def _open_file(
     text = str(source)
     fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
     path = Path(fragment.path)
-    if path.is_dir() and is_zarr(path):
-        if fragment.page is not None:
-            raise InputUnsupportedError(
-                f"{path.name} has no pages to choose from", place=str(path), remedy="choose a channel with #plane="
-            )
-        return OmeZarrSlide(path, plane=fragment.plane, mpp=mpp, channels=channels, background=background)
+    is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
+    adapter = _adapter(path, is_chosen=is_chosen)
+    options: dict[str, Any] = {"mpp": mpp, "channels": channels, "background": background}
+    if adapter in (TiffSlide, CziSlide):
+        choice = Choice(page=fragment.page, plane=fragment.plane, z=fragment.z, t=fragment.t)
+        return adapter(path, choice=choice, **options)
+    if is_chosen:
+        raise InputUnsupportedError(
+            f"{path.name} has no pages to choose from",
+            place=str(path),
+            remedy="leave #page=, #z= and #t= out; #plane= chooses a channel",
+        )
+    return adapter(path, plane=fragment.plane, **options)
+
+
+def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
+    """Return the class that reads a file or folder.
+
+    Parameters
+    ----------
+    path : Path
+        Without a fragment.
+    is_chosen : bool
+        Whether a page or a position on an axis is chosen, which only TIFF and CZI files have.
+    """
     if path.is_dir():
+        if is_zarr(path):
+            return OmeZarrSlide
         raise InputUnsupportedError(
             f"{path.name} is a folder and no OME-Zarr image", place=str(path), remedy="name a file in it"
         )
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     if is_tiff(path):
-        is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
-        use_openslide = not is_chosen and _is_for_openslide(path)
-    elif path.suffix.lower() in _TIFF_SUFFIXES:
+        return OpenSlideSlide if not is_chosen and _is_for_openslide(path) else TiffSlide
+    if is_czi(path):
+        return CziSlide
+    suffix = path.suffix.lower()
+    if suffix in JPEG_PNG_SUFFIXES:
+        return JpegPngSlide
+    if suffix in (*_TIFF_SUFFIXES, ".czi"):
         raise InputCorruptError(
-            f"it is named {path.suffix} and does not begin as a TIFF",
+            f"it is named {path.suffix} and does not begin as a {'CZI file' if suffix == '.czi' else 'TIFF'}",
             place=str(path),
             remedy="copy the file again from its source",
         )
-    elif openslide.OpenSlide.detect_format(path) is not None:
-        use_openslide = True
-    else:
-        raise InputUnsupportedError(
-            f"no reader for {path.name}", place=str(path), remedy="convert it to TIFF or OME-TIFF"
-        )
-    if not use_openslide:
-        return TiffSlide(
-            path,
-            choice=Choice(page=fragment.page, plane=fragment.plane, z=fragment.z, t=fragment.t),
-            mpp=mpp,
-            channels=channels,
-            background=background,
-        )
-    if (fragment.page, fragment.z, fragment.t) != (None, None, None):
-        raise InputUnsupportedError(
-            f"{path.name} has no pages to choose from", place=str(path), remedy="leave #page=, #z= and #t= out"
-        )
-    return OpenSlideSlide(path, plane=fragment.plane, mpp=mpp, channels=channels, background=background)
+    if openslide.OpenSlide.detect_format(path) is not None:
+        return OpenSlideSlide
+    raise InputUnsupportedError(
+        f"no reader for {path.name}",
+        place=str(path),
+        remedy=f"write an OME-TIFF of it: `bfconvert {path.name} {path.stem}.ome.tif` (Bio-Formats), or in QuPath "
+        '"File > Export images > OME TIFF"',
+    )
 
 
 def _is_for_openslide(path: Path) -> bool:

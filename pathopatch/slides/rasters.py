@@ -25,6 +25,7 @@ from pathopatch.errors import (
     PathopatchError,
 )
 from pathopatch.slides.integrity import checked_tiff
+from pathopatch.slides.planes import ORIENTATION_TAG, orientation_of, upright
 
 Kind = Literal["png", "jpeg", "tiff"]
 SUFFIXES: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
@@ -56,7 +57,7 @@ class Raster:
     kind : {"png", "jpeg", "tiff"}
         Its format, by its name.
     width, height : int
-        What its header claims, px.
+        What its header claims, px, as the image is shown.
     samples : int
         Values a pixel, alpha among them.
     bits : int
@@ -67,6 +68,9 @@ class Raster:
         Its value 0 is white (a TIFF's photometric interpretation).
     piece_pixels : int
         Pixels that must be decoded together: a tile or strip of a TIFF; 0 for other formats, which are one piece.
+    orientation : int
+        How the stored rows and columns are shown, by the number of TIFF and EXIF, see
+        `pathopatch.slides.planes.upright`.
     """
 
     path: Path
@@ -78,15 +82,25 @@ class Raster:
     is_palette: bool = False
     is_inverted: bool = False
     piece_pixels: int = 0
+    orientation: int = 1
 
     def pixels(self) -> NDArray[np.generic]:
-        """Return the pixels, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
+        """Return the pixels as shown, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
 
         Raises
         ------
         InputCorruptError
             They cannot be decoded in full.
         """
+        stored = self._stored()
+        if self.orientation == 1:
+            return stored
+        planes = stored[None] if stored.ndim == 2 else np.moveaxis(stored, -1, 0)
+        shown = np.moveaxis(upright(planes, self.orientation), 0, -1)
+        return np.ascontiguousarray(shown[..., 0] if stored.ndim == 2 else shown)
+
+    def _stored(self) -> NDArray[np.generic]:
+        """Return the pixels as they stand in the file."""
         try:
             if self.kind == "tiff":
                 with checked_tiff(self.path) as file:
@@ -146,7 +160,7 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
         raise InputTooLargeError(
             f"the image claims {found.width} x {found.height} px in a file of {size} bytes",
             place=str(path),
-            remedy=f"at most {MAX_PIXELS} px are read at once: write it at a coarser scale, a mask as a tiled TIFF",
+            remedy=f"at most {MAX_PIXELS} px are read at once: write it as a tiled TIFF, or at a coarser scale",
         )
     return found
 
@@ -165,23 +179,30 @@ def _jpeg(path: Path) -> Raster:
     """Return what the header of a JPEG file says."""
     with path.open("rb") as stream:
         image = JpegImageFile(stream)
-        return Raster(path, "jpeg", *image.size, len(image.getbands()), 8)
+        try:
+            orientation = orientation_of(image.getexif().get(ORIENTATION_TAG))
+        except _DECODE_ERRORS:  # the picture can be read without its EXIF data
+            orientation = 1
+        size = image.size[::-1] if orientation > 4 else image.size
+        return Raster(path, "jpeg", *size, len(image.getbands()), 8, orientation=orientation)
 
 
 def _tiff(path: Path) -> Raster:
     """Return what the first page of a TIFF file says."""
     with checked_tiff(path) as file:
         page = file.pages[0]
+        orientation = orientation_of(page.tags.valueof(ORIENTATION_TAG))
+        size = page.imagewidth, page.imagelength
         return Raster(
             path,
             "tiff",
-            page.imagewidth,
-            page.imagelength,
+            *(size[::-1] if orientation > 4 else size),
             page.samplesperpixel,
             page.bitspersample,
             is_palette=page.photometric == tifffile.PHOTOMETRIC.PALETTE,
             is_inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
             piece_pixels=math.prod(page.chunks),
+            orientation=orientation,
         )
 
 

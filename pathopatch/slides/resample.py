@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import cv2
@@ -72,6 +72,8 @@ def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
     ndarray, shape (C, side_px, side_px)
         The region's type, rounded to the nearest integer where it is one.
     """
+    if region.dtype == np.int8:  # cv2 resizes none
+        return shrink(region.astype(np.int16), side_px, factor).astype(np.int8)
     out = np.empty((region.shape[0], side_px, side_px), region.dtype)
     method = cv2.INTER_AREA if factor >= 1 else cv2.INTER_LINEAR
     whole = round(factor)
@@ -83,6 +85,25 @@ def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
         else:
             channel[:] = _resized(plane, factor, factor, method)[:side_px, :side_px]
     return out
+
+
+def resized(planes: Iterable[Pixels], size: tuple[int, int], *, interpolation: int = cv2.INTER_AREA) -> Pixels:
+    """Return planes (h, w) at another size, ndarray of shape (C, height, width) in their type.
+
+    Parameters
+    ----------
+    planes : iterable of ndarray
+        The channels.
+    size : (int, int)
+        Width and height, px.
+    interpolation : int
+        One of cv2's.
+    """
+    out = []
+    for plane in planes:
+        known = plane.astype(np.int16) if plane.dtype == np.int8 else plane  # cv2 resizes no int8
+        out.append(cv2.resize(cast(Any, known), size, interpolation=interpolation).astype(plane.dtype, copy=False))
+    return np.stack(out)
 
 
 def shrink_in_bands(

@@ -154,6 +154,11 @@ class Slide(ABC):
         return self._facts.bounds or (0, 0, *self.size)
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen or assumed in reading the files, for a person to check; mostly nothing."""
+        return self._facts.notes
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """Files that the pixels come from, without fragments, each once."""
         return self._facts.paths

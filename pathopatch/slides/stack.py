@@ -62,6 +62,7 @@ class ChannelStack(Slide):
             resolution=Resolution(known[0].mpp) if known else unknown,
             paths=tuple(dict.fromkeys(path for part in parts for path in part.paths)),
             bounds=parts[0].bounds,
+            notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         )
         super().__init__(facts, {"slides": self._slides}, mpp=mpp, channels=channels, background=background)
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.slides.axes import Choice, Plane, chosen_planes, page_of, unsupported
+from pathopatch.slides.axes import Choice, Plane, chosen_planes, image_note, page_of, unsupported
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import DTYPES, RGB, Level, SlideFacts
+from pathopatch.slides.facts import ALPHA_NOTE, DTYPES, RGB, Level, SlideFacts
 from pathopatch.slides.integrity import checked_tiff
-from pathopatch.slides.planes import Pixels, interleaved
+from pathopatch.slides.planes import (
+    MIRRORED_ACROSS,
+    MIRRORED_DOWN,
+    ORIENTATION_TAG,
+    Pixels,
+    interleaved,
+    opacity_of,
+    orientation_of,
+    upright,
+)
 from pathopatch.slides.resample import nominal_downsample
 from pathopatch.slides.resolution import ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
@@ -25,6 +36,10 @@ EVERYTHING = Choice()
 
 _PHOTOMETRICS = {1: "minisblack", 2: "rgb", 6: "ycbcr"}
 _APERIO_YCBCR = 33003  # in Aperio's files only: Bio-Formats writes RGB under this number
+_SHADE = 257  # of a table's 65,535: tables are written from 8 bits, as multiples of 256 or of 257
+_ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of alpha: the colours are multiplied by it, or are not
+_POSITION = re.compile(r"^(?:[czt]:\d+/\d+\s*)+(?:-\s*)?")  # "c:1/3 z:2/9 - ", as Bio-Formats begins a label
+_IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".dcm", ".lsm", ".czi", ".nd2", ".lif")
 _YCBCR_COMPRESSIONS = (6, 7)  # the JPEG decoder returns RGB; elsewhere YCbCr would come out as it is
 
 
@@ -67,15 +82,18 @@ class TiffSlide(Slide):
             planes = chosen_planes(tiff, path, choice, named=named)
             for each in planes:
                 _require_readable(each.series.keyframe, path)
-            _refuse_alpha(planes, path, named)
-            sizes = _level_sizes(planes)
+            planes, alpha = _without_alpha(planes, path, named)
+            self._orientation = _orientation(planes, path)
+            self._is_premultiplied = alpha is not None and int(alpha.series.keyframe.extrasamples[0]) == _ASSOCIATED
+            self._has_alpha = alpha is not None
+            sizes = _level_sizes(planes, is_turned=self._orientation != 1)
             self._cache = TileCache(path)
             readers: dict[tuple[int, int, int], PageReader] = {}
             self._sources: list[list[tuple[PageReader, int]]] = []  # per level, per channel
             self._readers_of: dict[int, list[tuple[PageReader, list[tuple[int, int]], bool]]] = {}
             for level in range(len(sizes)):
                 row = []
-                for each in planes:
+                for each in planes if alpha is None else [*planes, alpha]:
                     key = (level, id(each.series), each.index)
                     if key not in readers:
                         pages = each.series.levels[level]
@@ -84,13 +102,15 @@ class TiffSlide(Slide):
                 self._sources.append(row)
             first = planes[0].series.keyframe
             description = tiff.pages[0].description
+            shown = [size[::-1] for size in sizes] if self._orientation > 4 else sizes
             image = next(i for i, series in enumerate(tiff.series) if series is planes[0].series)
             facts = SlideFacts(
-                channels=_names(planes, description, image),
+                channels=_names(planes, tiff, image),
                 dtype=first.dtype.newbyteorder("="),
-                levels=tuple(Level(*size, nominal_downsample(sizes[0], size)) for size in sizes),
+                levels=tuple(Level(*size, nominal_downsample(shown[0], size)) for size in shown),
                 resolution=tiff_resolution(first, description=description, imagej=tiff.imagej_metadata, image=image),
                 paths=(path,),
+                notes=tuple(filter(None, [image_note(tiff, planes, choice), "" if alpha is None else ALPHA_NOTE])),
             )
         arguments = {"path": path, "choice": choice}
         super().__init__(facts, arguments, mpp=mpp, channels=channels, background=background)
@@ -98,6 +118,33 @@ class TiffSlide(Slide):
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        if self._orientation != 1:
+            left, top, width, height = self._stored(left, top, width, height, level)
+        pixels, opacity = self._read_stored(left, top, width, height, level)
+        if self._has_alpha:
+            alpha = pixels[-1]
+            opacity = None if alpha.min() == np.iinfo(cast(Any, alpha.dtype)).max else opacity_of(alpha)
+            pixels = _unmultiplied(pixels[:-1], alpha) if self._is_premultiplied else pixels[:-1]
+        if self._orientation != 1:
+            pixels = np.ascontiguousarray(upright(pixels, self._orientation))
+            if opacity is not None:
+                cover: Any = upright(opacity if opacity.ndim == 3 else opacity[None], self._orientation)
+                opacity = cover if opacity.ndim == 3 else cover[0]
+        return pixels, opacity
+
+    def _stored(self, left: int, top: int, width: int, height: int, level: int) -> tuple[int, int, int, int]:
+        """Return where a rectangle of a level stands in the file, whose rows and columns run by the orientation."""
+        box = self.levels[level]
+        if self._orientation in MIRRORED_ACROSS:
+            left = box.width - left - width
+        if self._orientation in MIRRORED_DOWN:
+            top = box.height - top - height
+        return (top, left, height, width) if self._orientation > 4 else (left, top, width, height)
+
+    def _read_stored(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        """Return a rectangle as it stands in the file, alpha as its last plane."""
         readers = self._readers(level)
         first, is_everything = readers[0][0], len(readers) == 1 and readers[0][2]
         tile = first.whole_tile(left, top, width, height) if is_everything else None
@@ -144,12 +191,19 @@ def _require_readable(page: Any, path: Path) -> None:
     if page.dtype is None or page.dtype.newbyteorder("=") not in DTYPES:
         kind = f"{page.bitspersample}-bit, sample format {int(page.sampleformat)}"
         raise unsupported(path, f"samples are {kind}", f"convert them to one of {allowed}")
-    is_ycbcr = int(page.photometric) == 6
-    if int(page.photometric) not in _PHOTOMETRICS or (is_ycbcr and int(page.compression) not in _YCBCR_COMPRESSIONS):
+    is_ycbcr, is_palette = int(page.photometric) == 6, int(page.photometric) == 3
+    if is_palette and not _is_ramp(page.colormap):
+        raise unsupported(
+            path,
+            "photometric interpretation 3, a table of colours that are not the shades of one",
+            'save it as RGB: in Fiji, "Image > Type > RGB Color"; or as grey values: "Image > Lookup Tables > Grays"',
+        )
+    is_known = is_palette or int(page.photometric) in _PHOTOMETRICS
+    if not is_known or (is_ycbcr and int(page.compression) not in _YCBCR_COMPRESSIONS):
         raise unsupported(
             path,
             f"photometric interpretation {int(page.photometric)}",
-            "convert it to RGB or to grey with black as zero",
+            'convert it to RGB, in Fiji "Image > Type > RGB Color", or to grey with black as zero',
         )
     if int(page.compression) == _APERIO_YCBCR and page.parent.is_svs and page.samplesperpixel == 3:
         raise unsupported(
@@ -161,28 +215,69 @@ def _require_readable(page: Any, path: Path) -> None:
         raise unsupported(path, "volumes in one page", "write one page per section")
 
 
-def _refuse_alpha(planes: list[Plane], path: Path, named: int) -> None:
-    """Refuse a fourth sample beside uint8 red, green and blue: opacity, or a channel that a writer called so.
+def _is_ramp(table: NDArray[np.uint16] | None) -> bool:
+    """Return whether a table of colours, (3, N), rises evenly from black to one colour: its index is an intensity."""
+    if table is None or table.size == 0 or not table.any():
+        return False
+    shades = table[:, -1:] * np.linspace(0, 1, table.shape[1])
+    return bool(np.abs(table - shades).max() <= _SHADE)
+
+
+def _without_alpha(planes: list[Plane], path: Path, named: int) -> tuple[list[Plane], Plane | None]:
+    """Return the planes of colour or grey, and that of opacity, if the file says that there is one.
+
+    All planes stay where all are named or one is chosen.
 
     Raises
     ------
     InputUnsupportedError
-        There is one, and neither are all planes named nor one chosen.
+        There are more than three samples beside uint8 red, green and blue, and nothing says what they are.
     """
     page = planes[0].series.keyframe
-    is_colour = int(page.photometric) in (2, 6) and page.dtype == np.uint8
-    if is_colour and page.samplesperpixel > len(RGB) and len(planes) not in (1, named):
+    is_colour = int(page.photometric) in (2, 6)
+    count = len(RGB) if is_colour else 1
+    if len(planes) in (1, named) or page.samplesperpixel == count:
+        return planes, None
+    kinds = [int(each) for each in page.extrasamples]
+    is_one_page = len(planes) == page.samplesperpixel == count + 1
+    if is_one_page and kinds in ([_ASSOCIATED], [_UNASSOCIATED]) and page.dtype.kind == "u":
+        return planes[:count], planes[count]
+    if is_colour and page.dtype == np.uint8:
         raise unsupported(
             path,
             f"{page.samplesperpixel} samples a pixel, of which three are red, green and blue: alpha, or channels",
             "save it as RGB without alpha; or, if all are channels, name each in the column channels",
         )
+    return planes, None
 
 
-def _level_sizes(planes: list[Plane]) -> list[tuple[int, int]]:
-    """Return (width, height) of level 0 and of the levels below it that show the same field in every plane.
+def _unmultiplied(pixels: Pixels, alpha: Pixels) -> Pixels:
+    """Return colours (C, H, W) that were stored as their product with alpha (H, W)."""
+    full = np.iinfo(cast(Any, alpha.dtype)).max
+    share = np.maximum(alpha, 1).astype(np.float64) / full
+    colours: NDArray[np.float64] = np.rint(pixels.astype(np.float64) / share)
+    return np.clip(colours, 0, full).astype(pixels.dtype)
 
-    A level of another sample type ends the chain: its values would mean something else.
+
+def _orientation(planes: list[Plane], path: Path) -> int:
+    """Return by its TIFF number how the stored rows and columns are shown.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The planes differ.
+    """
+    found = {orientation_of(each.series.keyframe.tags.valueof(ORIENTATION_TAG)) for each in planes}
+    if len(found) > 1:
+        raise unsupported(path, f"planes of orientations {sorted(found)}", "write them again in one orientation")
+    return found.pop()
+
+
+def _level_sizes(planes: list[Plane], *, is_turned: bool) -> list[tuple[int, int]]:
+    """Return (width, height) of level 0 and of the levels below it that show the same field in every plane, as stored.
+
+    A level of another sample type ends the chain: its values would mean something else. So does one whose odd pixel was
+    dropped if the slide is turned: the pixels left are no longer those that begin at the corner.
     """
     chains = [
         [(int(page.imagewidth), int(page.imagelength)) for page in takewhile(_alike(planes[0]), _keyframes(each))]
@@ -194,7 +289,8 @@ def _level_sizes(planes: list[Plane]) -> list[tuple[int, int]]:
         slack = 0.02 + 1 / min(size)  # sizes are rounded to whole pixels
         is_same_field = abs(quotient_x - quotient_y) <= slack * max(quotient_x, quotient_y)
         is_shared = all(len(chain) > rank and chain[rank] == size for chain in chains)
-        if not (is_same_field and is_shared and size[0] <= sizes[-1][0]):
+        is_aligned = not is_turned or (sizes[0][0] % size[0] == 0 and sizes[0][1] % size[1] == 0)
+        if not (is_same_field and is_shared and is_aligned and size[0] <= sizes[-1][0]):
             break
         sizes.append(size)
     return sizes
@@ -211,18 +307,50 @@ def _keyframes(plane: Plane) -> list[Any]:
     return [level.keyframe for level in plane.series.levels]
 
 
-def _names(planes: list[Plane], description: str, image: int) -> tuple[str, ...]:
-    """Return the channel names: OME's, R, G, B for three uint8 colour samples, else C0, C1 and so on."""
+def _names(planes: list[Plane], tiff: Any, image: int) -> tuple[str, ...]:
+    """Return the channel names: the file's own, R, G, B for three uint8 colour samples, else C0, C1 and so on."""
     keyframe = planes[0].series.keyframe
     is_one_page = len({(id(plane.series), plane.index) for plane in planes}) == 1
     is_colour = int(keyframe.photometric) in (2, 6) and keyframe.dtype == np.uint8
     if is_colour and is_one_page and keyframe.samplesperpixel in (3, 4):
         return tuple((*RGB, "A")[plane.sample] for plane in planes)
-    size = int(keyframe.imagewidth), int(keyframe.imagelength)
-    if description.lstrip().startswith("<") and (pixels := ome_pixels(description, image, size=size)) is not None:
-        names = [channel.get("Name") or "" for channel in pixels.findall("{*}Channel")]
-        is_named = max(plane.channel for plane in planes) < len(names)
-        found = tuple(names[plane.channel] for plane in planes) if is_named else ()
+    for found in (_ome_names(planes, tiff, image), _qpi_names(planes, tiff), _imagej_names(planes, tiff)):
         if found and all(found) and len(set(found)) == len(found):
-            return found
+            return tuple(found)
     return tuple(f"C{plane.channel}" for plane in planes)
+
+
+def _ome_names(planes: list[Plane], tiff: Any, image: int) -> list[str]:
+    """Return what OME-XML calls the planes; nothing where it does not name them all."""
+    description, keyframe = tiff.pages[0].description, planes[0].series.keyframe
+    size = int(keyframe.imagewidth), int(keyframe.imagelength)
+    pixels = ome_pixels(description, image, size=size) if description.lstrip().startswith("<") else None
+    names = [] if pixels is None else [each.get("Name") or "" for each in pixels.findall("{*}Channel")]
+    return [names[plane.channel] for plane in planes] if max(plane.channel for plane in planes) < len(names) else []
+
+
+def _qpi_names(planes: list[Plane], tiff: Any) -> list[str]:
+    """Return what each page of a PerkinElmer or Akoya file calls itself: its biomarker, else its fluorophore."""
+    if not tiff.is_qpi or int(planes[0].series.keyframe.samplesperpixel) != 1:
+        return []
+    found = []
+    for plane in planes:
+        description = page_of(plane.series, plane.index).aspage().description
+        try:
+            said = ET.fromstring("" if "<!ENTITY" in description else description)
+        except ET.ParseError:
+            return []
+        found.append((said.findtext("Biomarker") or said.findtext("Name") or "").strip())
+    return found
+
+
+def _imagej_names(planes: list[Plane], tiff: Any) -> list[str]:
+    """Return the slice labels that ImageJ wrote; nothing where there are none, or they name files."""
+    labels = (tiff.imagej_metadata or {}).get("Labels", [])
+    series = planes[0].series
+    is_labelled = len(labels) > max(plane.index for plane in planes) and series is tiff.series[0]
+    if not is_labelled or int(series.keyframe.samplesperpixel) != 1:
+        return []
+    lines = [str(labels[plane.index]).strip().partition("\n")[0] for plane in planes]  # DICOM's details may follow
+    names = [_POSITION.sub("", line).strip() for line in lines]
+    return [] if any(Path(name).suffix.lower() in _IMAGE_SUFFIXES for name in names) else names

@@ -248,3 +248,13 @@ def test_a_large_mask_has_neither_alpha_nor_tiles_that_are_not_stored(
         assert MaskFractions(tmp_path / name, (64, 64)).fractions(at(0, 32, 16), at(0, 0, 16), 32.0).tolist() == [
             1.0, 0.0, 0.25,
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_a_mask_is_turned_as_viewers_show_it(orientation: int, tmp_path: Path) -> None:
+    stored = np.zeros((20, 30), np.uint8)
+    stored[:5, :10] = 255
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(tmp_path / "a.tif", stored, photometric="minisblack", extratags=tags)
+    shown = stored[::-1, ::-1] if orientation == 3 else np.rot90(stored, -1)  # 6: a quarter to the right
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.tif"), shown > 0)

@@ -195,6 +195,27 @@ def test_an_empty_slide_gives_an_empty_table_with_typed_columns(tmp_path):
     assert empty.dtypes.to_dict() == full.dtypes.to_dict()
 
 
+class FirstChannel(MeanIntensity):
+    """Two logits, 0 and the mean of the first channel."""
+
+    def forward(self, x):
+        return super().forward(x[:, :1])
+
+
+def test_channels_are_taken_by_name_whatever_their_order_and_case(tmp_path):
+    image = np.stack([checkered(96, 96, 16)[0], np.full((96, 96), DARK)]).astype(np.uint8)
+    model = mean_model(network=FirstChannel, channels=("CARS", "SHG"), mean=(0.0, 0.0), std=(1.0, 1.0))
+    found = []
+    for name, planes, channels in (("a", image, ("CARS", "SHG")), ("b", image[::-1], ("shg", "Cars"))):
+        metadata = {"axes": "CYX", "PhysicalSizeX": MPP, "PhysicalSizeY": MPP, "Channel": {"Name": list(channels)}}
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", planes, photometric="minisblack", metadata=metadata)
+        with open_slide(tmp_path / f"{name}.ome.tif", background="dark") as slide:
+            assert slide.channels == channels
+            found.append(predict_slide(slide, model, config=ALL, slide_id="s"))
+    assert found[0].logit.nunique() > 1
+    pd.testing.assert_frame_equal(*found)
+
+
 def test_a_slide_of_other_channels_is_refused(tmp_path):
     with (
         painted_slide(tmp_path / "a.tif", np.zeros((64, 64), np.uint16)) as slide,

@@ -14,6 +14,7 @@ from array_slides import h_and_e
 from numpy.typing import NDArray
 
 from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+from pathopatch.patches import tile_slide
 from pathopatch.patches.describe import Description, describe_slide, saturated_shares
 from pathopatch.patches.picture import compose
 from pathopatch.patches.thumbnail import corner, thumbnail
@@ -141,3 +142,12 @@ def test_a_bright_channel_beside_dark_ones_tells_tissue_by_its_own_polarity(
     found = describe_slide(slide, CONFIG, slide_id="s")
     assert (found.warnings, found.tissue_share) == ((), two_discs.mean())
     assert max(found.saturated) == 0
+
+
+def test_what_was_assumed_in_reading_a_file_is_a_warning(tmp_path: Path) -> None:
+    image = made.noise(4, 60, 80, np.uint8)
+    image[3] = 255
+    made.write_png(tmp_path / "a.png", image)
+    with open_slide(tmp_path / "a.png", mpp=1.0) as slide:
+        assert "alpha sample is taken as opacity" in describe_slide(slide, CONFIG, slide_id="s").warnings[0]
+        assert "alpha sample is taken as opacity" in tile_slide(slide, CONFIG, tmp_path / "work").warnings[0]

@@ -207,3 +207,20 @@ def test_progress_counts_up_to_all_patches(make_slide: Make, two_discs: Discs, t
     slide = make_slide(low_counts(two_discs))
     tile_slide(slide, CONFIG, tmp_path / "work", progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (35, 35)
+
+
+def test_int8_gives_the_fractions_and_pixels_of_int16(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
+    pixels = low_counts(two_discs).astype(np.int16)
+    pixels = np.stack([pixels[0] - 80, pixels[1] // 10 - 100])  # -80 and 77; about 0
+    config = CONFIG.model_copy(update={"patch_px": 16, "mpp": 1.7})
+    stores = {}
+    for dtype in ("int8", "int16"):
+        slide = make_slide(pixels.astype(dtype), name=dtype, background="dark")
+        tile_slide(slide, config, tmp_path / "work", patient_id="p")
+        stores[dtype] = PatchStore(tmp_path / "work" / "slides" / f"{dtype}.zarr")
+    narrow, wide = (table_of(tmp_path / "work", name).drop(columns=["patch_id", "slide_id"]) for name in stores)
+    pd.testing.assert_frame_equal(narrow, wide)
+    assert 0 < narrow.tissue_fraction.mean() < 1
+    index = np.arange(len(narrow))
+    np.testing.assert_array_equal(stores["int8"].read(index), stores["int16"].read(index))
+    assert stores["int8"].read(index).dtype == np.int8

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import imagecodecs
 import made_slides as made
 import numpy as np
 import pytest
@@ -124,6 +125,50 @@ def ome_zarr(version: str, *, shards: bool = False) -> Callable[[Path], Known]:
     return write
 
 
+def turned(orientation: int, *, levels: int = 1) -> Callable[[Path], Known]:
+    def write(folder: Path) -> Known:
+        shown = made.pyramid_of(made.noise(3, HEIGHT + 1, WIDTH + 1, np.uint8), levels)  # 300 x 204: both halve
+        stored = [np.transpose(each, (0, 2, 1)) if orientation > 4 else each for each in shown]
+        across, down = {1: (0, 0), 2: (1, 0), 3: (1, 1), 4: (0, 1), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0)}[
+            orientation
+        ]  # of the stored image, by the definition of the tag
+        with tifffile.TiffWriter(folder / "a.tif") as writer:
+            for level, pixels in enumerate(stored):
+                mirrored = pixels[:, :: -1 if down else 1, :: -1 if across else 1].transpose(1, 2, 0)
+                writer.write(np.ascontiguousarray(mirrored), photometric="rgb", tile=(64, 32), compression="deflate",
+                             subfiletype=int(level > 0), resolution=(20_000 / 2**level,) * 2, metadata=None,
+                             resolutionunit="CENTIMETER", extratags=[(274, "H", 1, orientation, True)])  # fmt: skip
+        return Known(open_slide(folder / "a.tif"), shown)
+
+    return write
+
+
+def czi_mosaic(channels: int, dtype: type[np.generic], names: tuple[str, ...]) -> Callable[[Path], Known]:
+    def write(folder: Path) -> Known:
+        image = made.noise(channels, HEIGHT, WIDTH, dtype)
+        tiles = {(x - 70, y + 30): image[:, y : y + 80, x : x + 130] for y in (0, 80, 160) for x in (0, 130, 260)}
+        made.write_czi(folder / "a.czi", tiles, names=names)
+        return Known(open_slide(folder / "a.czi"), [image])
+
+    return write
+
+
+def png(channels: int, dtype: type[np.generic]) -> Callable[[Path], Known]:
+    def write(folder: Path) -> Known:
+        image = made.noise(channels, HEIGHT, WIDTH, dtype)
+        made.write_png(folder / "a.png", image)
+        return Known(open_slide(folder / "a.png", mpp=0.5), [image])
+
+    return write
+
+
+def jpeg(folder: Path) -> Known:
+    image = made.noise(3, HEIGHT, WIDTH, np.uint8)
+    encoded = imagecodecs.jpeg8_encode(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    (folder / "a.jpg").write_bytes(encoded)
+    return Known(open_slide(folder / "a.jpg", mpp=0.5), [imagecodecs.jpeg8_decode(encoded).transpose(2, 0, 1)])
+
+
 READERS = {
     "RGB pyramid": rgb_deflate,
     "RGB pyramid, JPEG": rgb_jpeg,
@@ -137,6 +182,7 @@ READERS = {
     "many strips, deflate": channel(np.uint16, compression="deflate", rows_per_strip=7, predictor=True),
     "tiles, zstd": channel(np.uint16, tile_px=64, compression="zstd"),
     "tiles, plain": channel(np.uint8, tile_px=64),
+    "int8": channel(np.int8, tile_px=32, compression="lzw"),
     "int16": channel(np.int16, tile_px=32, compression="lzw"),
     "float32": channel(np.float32, tile_px=64, compression="deflate"),
     "float64": channel(np.float64),
@@ -144,6 +190,16 @@ READERS = {
     "planar": planes_stored_apart,
     "ImageJ": imagej_channels,
     "OME": ome_pyramid,
+    "mirrored": turned(2),
+    "upside down, pyramid": turned(3, levels=2),
+    "turned left": turned(8),
+    "turned right, pyramid": turned(6, levels=2),
+    "CZI, colour": czi_mosaic(3, np.uint8, ()),
+    "CZI, fluorescence": czi_mosaic(2, np.uint16, ("DAPI", "FITC")),
+    "CZI, float": czi_mosaic(1, np.float32, ("SHG",)),
+    "PNG": png(3, np.uint8),
+    "PNG, grey of 16 bits": png(1, np.uint16),
+    "JPEG": jpeg,
     "OME-Zarr 0.4": ome_zarr("0.4"),
     "OME-Zarr 0.5, shards": ome_zarr("0.5", shards=True),
 }

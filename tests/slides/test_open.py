@@ -126,22 +126,49 @@ def test_names_must_be_as_many_as_planes(tmp_path: Path) -> None:
 def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="nowhere"):
         open_slide(tmp_path / "nowhere.tif")
-    (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(InputUnsupportedError, match="no reader"):
-        open_slide(tmp_path / "notes.txt")
+    for name in ("a.nd2", "a.lif"):
+        (tmp_path / name).write_text("no image")
+        with pytest.raises(InputUnsupportedError, match=rf"no reader.*`bfconvert {name} a.ome.tif`.*or in QuPath"):
+            open_slide(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, {"photometric": "miniswhite"}],
-)
+SHADES = np.arange(256, dtype=np.uint16)
+
+
+@pytest.mark.parametrize("step", [256, 257])
+@pytest.mark.parametrize("colour", [(1, 1, 1), (0, 1, 0), (1, 0.5, 0)])
+def test_shades_of_one_colour_are_read_as_their_index(colour: tuple[float, ...], step: int, tmp_path: Path) -> None:
+    table = np.stack([np.round(SHADES * part) * step for part in colour]).astype(np.uint16)
+    image = made.noise(1, 50, 60, np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image[0], photometric="palette", colormap=table, compression="lzw")
+    slide = open_slide(tmp_path / "a.tif")
+    assert (slide.channels, slide.dtype) == (("C0",), np.uint8)
+    np.testing.assert_array_equal(slide.read_region(0, 0, 60, 50), image)
+
+
+TABLES = {
+    "black": np.zeros((3, 256), np.uint16),
+    "inverted": np.stack([SHADES[::-1] * 257] * 3),
+    "curved": np.stack([(SHADES.astype(float) ** 2 * 257 / 255).astype(np.uint16)] * 3),
+    "fire": np.stack([np.minimum(SHADES * 3, 255) * 257, SHADES * 257, SHADES // 2 * 257]),
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_any_other_table_of_colours_is_refused(table: str, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((9, 9), np.uint8), photometric="palette", colormap=TABLES[table])
+    with pytest.raises(InputUnsupportedError, match="table of colours.*Image > Type > RGB Color"):
+        open_slide(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("options", [{"photometric": "miniswhite"}])
 def test_a_colour_space_that_would_be_misread_is_refused(options: dict[str, object], tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), **options)
     with pytest.raises(InputUnsupportedError, match="photometric"):
         open_slide(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int8, np.complex64, np.float16])
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.complex64, np.float16])
 def test_another_sample_type_is_refused_not_cast(dtype: type[np.generic], tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), dtype))
     with pytest.raises(InputUnsupportedError, match="convert them to one of uint8"):
@@ -195,14 +222,58 @@ def test_a_spawned_process_opens_its_own_handle(name: str, tmp_path: Path) -> No
     assert process.exitcode == 0
 
 
-def test_a_fourth_sample_beside_red_green_and_blue_is_neither_shown_nor_dropped_unasked(tmp_path: Path) -> None:
+def rgba(path: Path, image: np.ndarray, kind: str | int, **options: object) -> Path:
+    """An image (4, h, w) whose last sample is of a kind of extra sample."""
+    mixed = np.ascontiguousarray(image.transpose(1, 2, 0))
+    tifffile.imwrite(path, mixed, photometric="rgb", extrasamples=[kind], metadata=None, **options)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_an_opaque_alpha_sample_leaves_the_colours_as_they_are(dtype: type[np.generic], tmp_path: Path) -> None:
+    image = made.noise(4, 50, 60, dtype)
+    image[3] = np.iinfo(dtype).max
+    slide = open_slide(rgba(tmp_path / "a.tif", image, "unassalpha", tile=(32, 32)))
+    assert slide.channels == (("R", "G", "B") if dtype == np.uint8 else ("C0", "C1", "C2"))
+    np.testing.assert_array_equal(slide.read_region(0, 0, 60, 50), image[:3])
+    np.testing.assert_array_equal(slide.read_region(32, 0, 28, 32), image[:3, :32, 32:])
+    assert ["alpha" in note for note in slide.notes] == [True]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_is_opacity_and_mixes_with_the_background(dtype: type[np.generic], tmp_path: Path) -> None:
+    full = np.iinfo(dtype).max
+    image = np.full((4, 50, 60), full // 5, dtype)  # colours of a fifth
+    image[3, :, :20], image[3, :, 20:40], image[3, :, 40:] = 0, full // 5 * 2, full
+    slide = open_slide(rgba(tmp_path / "a.tif", image, "unassalpha"), background="bright")
+    shown = slide.read_region(0, 0, 60, 50)
+    expected = [full, round(full * (0.2 * 0.4 + 0.6)), full // 5]
+    assert [np.unique(shown[:, :, x : x + 20]).tolist() for x in (0, 20, 40)] == [[value] for value in expected]
+
+
+def test_colours_multiplied_by_their_alpha_are_divided_by_it(tmp_path: Path) -> None:
+    image = np.full((4, 50, 60), 40, np.uint8)
+    image[3] = 51  # 0.2: the colour was 200
+    slide = open_slide(rgba(tmp_path / "a.tif", image, "assocalpha"), background="dark")
+    pixels, opacity = slide._read_level(0, 0, 60, 50, 0)
+    assert (pixels == 200).all()
+    assert (opacity == 51).all()
+    assert (slide.read_region(0, 0, 60, 50) == 40).all()  # on black it is what it was
+
+
+def test_samples_that_are_all_named_are_channels_even_if_one_is_called_alpha(tmp_path: Path) -> None:
     image = made.noise(4, 50, 60, np.uint8)
-    tifffile.imwrite(tmp_path / "a.tif", image.transpose(1, 2, 0), photometric="rgb", extrasamples=["unassalpha"])
-    with pytest.raises(InputUnsupportedError, match="4 samples a pixel.*Remedy: save it as RGB without alpha; or,"):
-        open_slide(tmp_path / "a.tif")
-    named = open_slide(tmp_path / "a.tif", channels=("DAPI", "FITC", "CY3", "CY5"))
+    path = rgba(tmp_path / "a.tif", image, "unassalpha")
+    named = open_slide(path, channels=("DAPI", "FITC", "CY3", "CY5"))
     np.testing.assert_array_equal(named.read_region(0, 0, 60, 50), image)
-    assert open_slide(f"{tmp_path / 'a.tif'}#plane=1").channels == ("G",)
+    assert named.notes == ()
+    assert open_slide(f"{path}#plane=1").channels == ("G",)
+
+
+def test_a_fourth_sample_that_nothing_explains_is_refused(tmp_path: Path) -> None:
+    path = rgba(tmp_path / "a.tif", made.noise(4, 50, 60, np.uint8), "unspecified")
+    with pytest.raises(InputUnsupportedError, match="4 samples a pixel.*Remedy: save it as RGB without alpha; or,"):
+        open_slide(path)
 
 
 def test_a_chosen_page_of_aperios_ycbcr_is_not_shown_as_rgb(tmp_path: Path) -> None:

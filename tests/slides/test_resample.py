@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pathopatch.slides import open_slide, slide
-from pathopatch.slides.resample import level_for, nominal_downsample, shrink, shrink_in_bands
+from pathopatch.slides.resample import level_for, nominal_downsample, resized, shrink, shrink_in_bands
 
 
 @pytest.mark.parametrize(
@@ -144,3 +144,10 @@ def test_means_do_not_depend_on_how_many_rows_are_summed_at_once(
     np.testing.assert_array_equal(found[1], found[2])
     if (down, across) == (1.0, 1.0):
         np.testing.assert_array_equal(found[0], image)
+
+
+def test_int8_is_resized_to_the_values_of_int16() -> None:
+    image = made.noise(2, 60, 90, np.int8)
+    small = resized(image, (31, 17))
+    assert (small.dtype, small.shape) == (np.int8, (2, 17, 31))
+    np.testing.assert_array_equal(small, resized(image.astype(np.int16), (31, 17)))

@@ -23,7 +23,7 @@ def values(dtype: str, bits: int, shape: tuple[int, ...] = (HEIGHT, WIDTH)) -> n
     noisy = np.clip(ramp + generator.normal(0, 0.1, shape), 0, 1)
     if dtype.startswith("float"):
         return (noisy * 3000 - 900).astype(dtype)
-    low = -(2 ** (bits - 1)) if dtype == "int16" else 0
+    low = -(2 ** (bits - 1)) if dtype.startswith("int") else 0
     return (low + noisy * (2**bits - 1)).astype(dtype)
 
 
@@ -35,6 +35,7 @@ SAMPLES = {
     "10 bits packed": ("uint16", 10, {"bitspersample": 10}),
     "12 bits packed": ("uint16", 12, {"bitspersample": 12}),
     "14 bits packed": ("uint16", 14, {"bitspersample": 14}),
+    "int8 with negatives": ("int8", 8, {}),
     "int16 with negatives": ("int16", 16, {}),
     "float32": ("float32", 32, {}),
     "float64": ("float64", 64, {}),
@@ -201,8 +202,8 @@ def test_a_stack_with_one_directory_that_ends_early_is_refused(options: dict[str
         open_slide(cut)
 
 
-def ome_images(path: Path, sizes_um: tuple[float, float], shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarray]:
-    """Write two images into one OME-TIFF, their channels named A, B and so on from the first image on."""
+def ome_images(path: Path, sizes_um: tuple[float, ...], shapes: tuple[tuple[int, ...], ...]) -> list[np.ndarray]:
+    """Write images into one OME-TIFF, their channels named A, B and so on from the first image on."""
     names = iter("ABCDEF")
     images = [values("uint16", 16, shape) for shape in shapes]
     with tifffile.TiffWriter(path, ome=True) as writer:
@@ -223,10 +224,25 @@ def test_a_page_of_the_second_image_of_an_ome_file_has_that_images_mpp_and_name(
         np.testing.assert_array_equal(slide.read_region(0, 0, 30, 20), second)
 
 
+def test_of_an_ome_files_images_the_largest_is_the_slide_and_a_note_says_so(tmp_path: Path) -> None:
+    label, second, _ = ome_images(tmp_path / "a.ome.tif", (4.0, 0.5, 4.0), ((1, 20, 30), (2, HEIGHT, WIDTH), (1, 9, 9)))
+    with open_slide(tmp_path / "a.ome.tif") as slide:
+        assert (slide.mpp, slide.channels) == (0.5, ("B", "C"))
+        np.testing.assert_array_equal(slide.read_region(0, 0, WIDTH, HEIGHT), second)
+        assert slide.notes == (
+            "3 images in one file: the largest, 90 x 61 px, is taken for the slide, not 30 x 20 px, 9 x 9 px; "
+            "#page=0 to #page=3 chooses another",
+        )
+        assert slide.facts.notes == slide.notes
+    with open_slide(f"{tmp_path / 'a.ome.tif'}#page=0") as slide:
+        assert (slide.size, slide.notes) == ((30, 20), ())
+        np.testing.assert_array_equal(slide.read_region(0, 0, 30, 20), label)
+
+
 @pytest.mark.parametrize(
     ("sizes_um", "shapes"),
-    [((4.0, 0.5), ((1, 20, 30), (1, HEIGHT, WIDTH))), ((0.5, 0.5), ((1, HEIGHT, WIDTH), (1, 50, 60)))],
-    ids=["the second is larger", "two regions of one scale"],
+    [((4.0, 0.5), ((1, HEIGHT, WIDTH), (1, HEIGHT, WIDTH))), ((0.5, 0.5), ((1, HEIGHT, WIDTH), (1, 50, 60)))],
+    ids=["of one size", "two regions of one scale"],
 )
 def test_of_two_images_that_may_be_the_slide_none_is_taken(
     sizes_um: tuple[float, float], shapes: tuple[tuple[int, ...], ...], tmp_path: Path
@@ -245,3 +261,69 @@ def test_a_level_of_another_sample_type_is_no_level(tmp_path: Path) -> None:
         writer.write((image[:, ::2, ::2] >> 8).astype(np.uint8), subfiletype=1, photometric="minisblack")
     with open_slide(tmp_path / "a.ome.tif") as slide:
         assert len(slide.levels) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "channels"),
+    [
+        (["CARS", "TPEF", "SHG"], ("CARS", "TPEF", "SHG")),
+        (["c:1/3 - CARS", "c:2/3 - TPEF", "c:3/3 - SHG"], ("CARS", "TPEF", "SHG")),
+        (["DAPI\n0008,0008: ORIGINAL", "FITC", "Cy5"], ("DAPI", "FITC", "Cy5")),
+        (["CARS", "CARS", "SHG"], ("C0", "C1", "C2")),
+        (["c:1/3 - scan", "c:2/3 - scan", "c:3/3 - scan"], ("C0", "C1", "C2")),
+        (["CARS", "", "SHG"], ("C0", "C1", "C2")),
+        (["case7_cars.tif", "case7_tpef.tif", "case7_shg.tif"], ("C0", "C1", "C2")),
+    ],
+)
+def test_imagej_labels_name_the_channels_where_they_differ_and_are_no_files(
+    labels: list[str], channels: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = written_stack(tmp_path, "ImageJ", STACK[0], "CYX", Labels=labels)
+    with open_slide(path) as slide:
+        assert slide.channels == channels
+        np.testing.assert_array_equal(slide.read_region(0, 0, WIDTH, HEIGHT), STACK[0])
+
+
+def test_imagej_labels_go_with_their_slices_whatever_is_chosen(tmp_path: Path) -> None:
+    labels = [f"{name}{z}" for z in range(4) for name in ("CARS", "TPEF", "SHG")]
+    path = written_stack(tmp_path, "ImageJ", STACK, "ZCYX", Labels=labels)
+    assert open_slide(f"{path}#z=2").channels == ("CARS2", "TPEF2", "SHG2")
+    assert open_slide(f"{path}#page=10").channels == ("TPEF3",)
+
+
+def write_qptiff(path: Path, image: np.ndarray, said: list[str]) -> None:
+    """Planes and their halves as PerkinElmer and Akoya write them: thumbnail between the levels, macro at the end."""
+    options = {"software": "PerkinElmer-QPI", "photometric": "minisblack", "metadata": None}
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level, pixels in enumerate(made.pyramid_of(image, 2)):
+            for plane, words in zip(pixels, said, strict=True):
+                description = f"<PerkinElmer-QPI-ImageDescription>{words}</PerkinElmer-QPI-ImageDescription>"
+                per_cm = (20_000 / 2**level,) * 2
+                writer.write(plane, tile=(32, 32), description=description, resolution=per_cm,
+                             resolutionunit="CENTIMETER", **options)  # fmt: skip
+            if level == 0:
+                writer.write(np.zeros((11, 13, 3), np.uint8), software="PerkinElmer-QPI", photometric="rgb")
+        writer.write(np.zeros((15, 17, 3), np.uint8), software="PerkinElmer-QPI", photometric="rgb")
+
+
+@pytest.mark.parametrize(
+    ("said", "channels"),
+    [
+        (["<Name>DAPI</Name>", "<Name>Opal 520</Name>"], ("DAPI", "Opal 520")),
+        (["<Name>DAPI</Name>", "<Name>Opal 520</Name><Biomarker>CD8</Biomarker>"], ("DAPI", "CD8")),
+        (["<Name>DAPI</Name><Biomarker/>", "<Name>Cy5</Name>"], ("DAPI", "Cy5")),
+        (["<Name>DAPI</Name>", "<Name>DAPI</Name>"], ("C0", "C1")),
+        (["<Name>DAPI</Name>", ""], ("C0", "C1")),
+        (["<Name>DAPI</Name>", "<Name>"], ("C0", "C1")),
+    ],
+)
+def test_qptiff_channels_are_named_by_biomarker_or_fluorophore(
+    said: list[str], channels: tuple[str, ...], tmp_path: Path
+) -> None:
+    image = made.noise(2, 64, 96, np.uint16)
+    write_qptiff(tmp_path / "a.qptiff", image, said)
+    with open_slide(tmp_path / "a.qptiff") as slide:
+        assert (slide.channels, slide.mpp, len(slide.levels)) == (channels, 0.5, 2)
+        np.testing.assert_array_equal(slide.read_region(0, 0, 96, 64), image)
+    if channels != ("C0", "C1"):
+        assert open_slide(f"{tmp_path / 'a.qptiff'}#plane=1").channels == channels[1:]

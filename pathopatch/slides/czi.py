@@ -1,0 +1,284 @@
+"""Slides in Zeiss CZI files: brightfield and fluorescence, mosaics and pyramids, read by pylibCZIrw."""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputCorruptError, PathopatchError
+from pathopatch.slides.axes import Choice, unsupported
+from pathopatch.slides.background import Background
+from pathopatch.slides.facts import RGB, Level, SlideFacts
+from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resolution import UNSTATED, Resolution, resolution
+from pathopatch.slides.slide import Slide
+
+_DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32", "Bgr24": "uint8", "Bgr48": "uint16"}
+_COLOURS = ("Bgr24", "Bgr48")
+_CACHE_BYTES = 256 * 2**20  # decoded blocks that libCZI keeps: a row of patches decodes each once
+_SAME_ZOOM = 0.02  # blocks of a pyramid are rounded to whole pixels
+_SIGNATURE = b"ZISRAWFILE"
+_EXPORT = 'or export an OME-TIFF in ZEN ("Processing > OME TIFF-Export")'
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What a file holds, as far as it is read.
+
+    Parameters
+    ----------
+    corner : (int, int)
+        Left and top edge of the slide among the file's coordinates.
+    position : dict of str to int
+        Of the chosen plane on the axes Z and T, as the file counts.
+    types : list of str
+        Pixel type of each channel, by the library's names.
+    channels : tuple of int
+        The file's numbers of the channels.
+    blocks : ndarray of int64, shape (N, 5)
+        Channel, left, top, right and bottom edge of each block of full resolution.
+    steps : tuple of int
+        Downsample of each level.
+    size : (int, int)
+        Width and height, px.
+    """
+
+    corner: tuple[int, int]
+    position: dict[str, int]
+    types: list[str]
+    channels: tuple[int, ...]
+    blocks: NDArray[np.int64]
+    steps: tuple[int, ...]
+    size: tuple[int, int]
+
+
+class CziSlide(Slide):
+    """A slide in a CZI file: the box around all scenes; what no block covers was not scanned.
+
+    Levels beyond the first are those that the file's pyramid holds.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    choice : Choice
+        Which plane, and which position on the axes Z and T if there are several; a file has no pages.
+    mpp, channels, background
+        See `Slide`.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The library is not installed; there is no such position or plane, or several and none is chosen; or the pixels
+        are of a type that is not read.
+    InputCorruptError
+        Its structure cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        choice: Choice,
+        mpp: float | None = None,
+        channels: tuple[str, ...] | None = None,
+        background: Background | None = None,
+    ) -> None:
+        self._path = path
+        self._handle: Any = None
+        self._pid = -1
+        if choice.page is not None:
+            raise unsupported(path, f"{path.name} has no pages to choose from", "leave #page= out")
+        try:
+            reader = self._open()
+            self._contents = _contents(reader, path, choice)
+            described = ET.fromstring(reader.raw_metadata)
+        except PathopatchError:
+            raise
+        except DECODING_ERRORS as error:
+            raise _corrupt(path, f"its structure cannot be read: {error}") from error
+        self._is_colour = self._contents.types[0] in _COLOURS
+        names = RGB if self._is_colour else _names(described, self._contents.channels)
+        if choice.plane is not None and choice.plane >= len(names):
+            raise unsupported(path, f"there is no plane {choice.plane}", f"choose 0 to {len(names) - 1}")
+        self._planes = range(len(names)) if choice.plane is None else range(choice.plane, choice.plane + 1)
+        width, height = self._contents.size
+        facts = SlideFacts(
+            channels=tuple(names[plane] for plane in self._planes),
+            dtype=np.dtype(_DTYPES[self._contents.types[0]]),
+            levels=tuple(Level(width // step, height // step, float(step)) for step in self._contents.steps),
+            resolution=_resolution(described),
+            paths=(path,),
+        )
+        arguments = {"path": path, "choice": choice}
+        super().__init__(facts, arguments, mpp=mpp, channels=channels, background=background)
+
+    def _open(self) -> Any:
+        """Return this process's handle; one of another process must not be shared."""
+        if self._handle is None or self._pid != os.getpid():
+            czi = _library(self._path)
+            cache = czi.CacheOptions(type=czi.CacheType.Standard, max_memory_usage=_CACHE_BYTES)
+            self._handle, self._pid = czi.CziReader(str(self._path), cache_options=cache), os.getpid()
+        return self._handle
+
+    def _close(self) -> None:
+        if self._handle is not None and self._pid == os.getpid():
+            self._handle.close()
+        self._handle = None
+
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        step = self._contents.steps[level]
+        x, y = self._contents.corner
+        box = x + left * step, y + top * step, width * step, height * step
+        numbers = self._contents.channels[:1] if self._is_colour else self._contents.channels
+        wanted = numbers if self._is_colour else [numbers[plane] for plane in self._planes]
+        try:
+            read = [self._read_channel(number, box, step, (height, width)) for number in wanted]
+        except DECODING_ERRORS as error:
+            self._close()
+            place = f"({left * step}, {top * step})"
+            raise _corrupt(self._path, f"level {level} cannot be decoded at {place}: {error}") from error
+        covers = [_cover(self._contents.blocks, number, box, step) for number in wanted]
+        if self._is_colour:
+            mixed = read[0][:, :, ::-1].transpose(2, 0, 1)  # stored as blue, green, red
+            pixels = np.ascontiguousarray(mixed[self._planes.start : self._planes.stop])
+            return pixels, None if covers[0].all() else covers[0]
+        pixels = np.stack([each[:, :, 0] for each in read])
+        return pixels, None if all(cover.all() for cover in covers) else np.stack(covers)
+
+    def _read_channel(
+        self, number: int, box: tuple[int, int, int, int], step: int, shape: tuple[int, int]
+    ) -> NDArray[Any]:
+        """Return one channel's pixels, (height, width, samples)."""
+        plane = {"C": number, **self._contents.position}
+        pixels = np.asarray(self._open().read(roi=box, plane=plane, zoom=1 / step))
+        if pixels.shape[:2] != shape:
+            raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} px came of {shape[1]} x {shape[0]}")
+        return pixels
+
+
+def is_czi(path: Path) -> bool:
+    """Return whether a file begins as a CZI file does."""
+    with path.open("rb") as stream:
+        return stream.read(len(_SIGNATURE)) == _SIGNATURE
+
+
+def _library(path: Path) -> Any:
+    """Return the library that reads CZI files."""
+    try:
+        from pylibCZIrw import czi
+    except ImportError as error:
+        raise unsupported(
+            path, "a CZI file, and pylibCZIrw is not installed", f"pip install 'pathopatch[czi]', {_EXPORT}"
+        ) from error
+    return czi
+
+
+def _contents(reader: Any, path: Path, choice: Choice) -> _Contents:
+    """Return what a file holds at the chosen position."""
+    ranges = {axis: (int(low), int(high)) for axis, (low, high) in reader.total_bounding_box.items()}
+    position = _position(ranges, path, choice)
+    low, high = ranges.get("C", (0, 1))
+    channels = tuple(range(low, high))
+    types = [str(reader.get_channel_pixel_type(number)) for number in channels]
+    if len(set(types)) > 1 or types[0] not in _DTYPES or (types[0] in _COLOURS and len(types) > 1):
+        raise unsupported(
+            path,
+            f"channels of the pixel types {', '.join(types)}",
+            f"read are one of {', '.join(_COLOURS)}, or any number of one of "
+            f"{', '.join(name for name in _DTYPES if name not in _COLOURS)}: split the channels in ZEN, {_EXPORT}",
+        )
+    blocks: list[tuple[int, ...]] = []
+    zooms: set[float] = set()
+
+    def note(_: int, info: Any) -> bool:
+        place = info.coordinate.to_dict()
+        if all(place.get(axis, value) == value for axis, value in position.items()):
+            zooms.add(round(float(info.get_zoom()), 4))
+            box = info.logicalRect
+            if info.get_zoom() > 1 - _SAME_ZOOM:
+                blocks.append((int(place.get("C", low)), box.x, box.y, box.x + box.w, box.y + box.h))
+        return True
+
+    reader.enumerate_subblocks(note)
+    corner = ranges["X"][0], ranges["Y"][0]
+    size = ranges["X"][1] - corner[0], ranges["Y"][1] - corner[1]
+    return _Contents(
+        corner=corner,
+        position=position,
+        types=types,
+        channels=channels,
+        blocks=np.array(blocks, np.int64).reshape(-1, 5),
+        steps=_steps(zooms, size),
+        size=size,
+    )
+
+
+def _position(ranges: dict[str, tuple[int, int]], path: Path, choice: Choice) -> dict[str, int]:
+    """Return the position on the axes Z and T; several on other axes but channels, scenes and mosaics are refused."""
+    position = {}
+    for axis, (low, high) in ranges.items():
+        count, chosen = high - low, choice.positions.get(axis)
+        if axis in "ZT":
+            if chosen is None and count > 1:
+                raise unsupported(
+                    path,
+                    f"{count} positions on the axis {axis}, and nothing says which is the slide",
+                    f"choose one with #{axis.lower()}=0 to #{axis.lower()}={count - 1}",
+                )
+            if chosen is not None and chosen >= count:
+                raise unsupported(path, f"there is no {axis.lower()} {chosen}", f"choose 0 to {count - 1}")
+            position[axis] = low + (chosen or 0)
+        elif axis not in "CXYSM" and count > 1:
+            raise unsupported(path, f"{count} positions on the axis {axis}", f"split the file by it in ZEN, {_EXPORT}")
+    return position
+
+
+def _steps(zooms: set[float], size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the downsamples, powers of 2, that the file holds blocks of; for others the library would skip pixels."""
+    steps = [1]
+    while min(size) >= 2 * steps[-1] and any(abs(zoom * 2 * steps[-1] - 1) <= _SAME_ZOOM for zoom in zooms):
+        steps.append(2 * steps[-1])
+    return tuple(steps)
+
+
+def _cover(blocks: NDArray[np.int64], channel: int, box: tuple[int, int, int, int], step: int) -> NDArray[np.uint8]:
+    """Return the opacity (H, W) of a rectangle (left, top, width, height; px of the file): 255 where a block lies."""
+    left, top, width, height = box
+    cover = np.zeros((height // step, width // step), np.uint8)
+    edges = blocks[blocks[:, 0] == channel, 1:] - [left, top, left, top]
+    inside = (edges[:, :2] < [width, height]).all(axis=1) & (edges[:, 2:] > 0).all(axis=1)
+    for x0, y0, x1, y1 in np.maximum((edges[inside] + step // 2) // step, 0).tolist():
+        cover[y0:y1, x0:x1] = 255
+    return cover
+
+
+def _names(described: ET.Element, channels: tuple[int, ...]) -> tuple[str, ...]:
+    """Return what the metadata call the channels, if they name each once; else C0, C1 and so on."""
+    found = described.findall(".//Information/Image/Dimensions/Channels/Channel")
+    names = tuple((each.get("Name") or "").strip() for each in found)
+    is_named = len(names) == len(channels) == len(set(names)) and all(names)
+    return names if is_named else tuple(f"C{number}" for number in range(len(channels)))
+
+
+def _resolution(described: ET.Element) -> Resolution:
+    """Return the resolution that the metadata state, in metres; the writer's 0 states none."""
+    said = [described.findtext(f".//Scaling/Items/Distance[@Id='{axis}']/Value") for axis in "XY"]
+    try:
+        metres = [float(value or 0) for value in said]
+    except ValueError:
+        return Resolution(None, f"the scaling is not a number: {said}")
+    return resolution(metres[0] * 1e6, metres[1] * 1e6, source="the scaling") if all(metres) else UNSTATED
+
+
+def _corrupt(path: Path, what: str) -> InputCorruptError:
+    return InputCorruptError(what, place=str(path), remedy="copy the file again from its source")

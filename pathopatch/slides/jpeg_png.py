@@ -1,0 +1,116 @@
+"""Slides in plain pictures: JPEG and PNG files, one level, decoded as a whole."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.slides.background import Background
+from pathopatch.slides.facts import ALPHA_NOTE, RGB, Level, SlideFacts
+from pathopatch.slides.planes import Pixels, opacity_of
+from pathopatch.slides.rasters import Raster, raster
+from pathopatch.slides.resolution import Resolution
+from pathopatch.slides.slide import Slide
+
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""Endings of the files that are read here."""
+
+_SAMPLES = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}  # grey, grey and alpha, RGB, RGB and alpha
+
+
+class JpegPngSlide(Slide):
+    """A slide in a JPEG or PNG file.
+
+    The file states no scale: the dots per inch of a picture are those of a screen or printer. Alpha is opacity. An
+    orientation in a JPEG's EXIF data is applied, so that the slide looks as viewers show the picture.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    plane : int, optional
+        Only this plane, counted from 0.
+    mpp, channels, background
+        See `Slide`.
+
+    Raises
+    ------
+    InputUnsupportedError
+        It has a table of colours, CMYK, or samples of less than 8 bits; or there is no such plane.
+    InputCorruptError
+        Its header cannot be read.
+    InputTooLargeError
+        It has more pixels than are decoded at once.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        plane: int | None = None,
+        mpp: float | None = None,
+        channels: tuple[str, ...] | None = None,
+        background: Background | None = None,
+    ) -> None:
+        self._raster = raster(path)
+        self._decoded: tuple[Pixels, NDArray[np.uint8] | None] | None = None
+        self._pid = -1
+        _require_readable(self._raster)
+        names: tuple[str, ...] = ("C0",) if self._raster.samples < len(RGB) else RGB
+        if plane is not None and not 0 <= plane < len(names):
+            raise InputUnsupportedError(
+                f"there is no plane {plane}", place=str(path), remedy=f"choose 0 to {len(names) - 1}"
+            )
+        self._count = len(names)
+        self._planes = slice(0, len(names)) if plane is None else slice(plane, plane + 1)
+        facts = SlideFacts(
+            channels=names[self._planes],
+            dtype=np.dtype(f"uint{self._raster.bits}"),
+            levels=(Level(self._raster.width, self._raster.height, 1.0),),
+            resolution=Resolution(None, f"a {self._raster.kind.upper()} file does not state it"),
+            paths=(path,),
+            notes=(ALPHA_NOTE,) if self._raster.samples > len(names) else (),
+        )
+        super().__init__(facts, {"path": path, "plane": plane}, mpp=mpp, channels=channels, background=background)
+
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        if self._decoded is None or self._pid != os.getpid():
+            self._decoded, self._pid = self._decode(), os.getpid()
+        place = slice(top, top + height), slice(left, left + width)
+        pixels, opacity = self._decoded
+        return pixels[(self._planes, *place)].copy(order="K"), None if opacity is None else opacity[place]
+
+    def _decode(self) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        """Return the whole picture, (C, H, W), and its opacity (H, W); None if it has none."""
+        values = self._raster.pixels()
+        pixels = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
+        if len(pixels) == self._count:
+            return pixels, None
+        opacity = opacity_of(pixels[self._count])
+        return pixels[: self._count], None if opacity.min() == 255 else opacity
+
+    def _close(self) -> None:
+        self._decoded = None
+
+
+def _require_readable(found: Raster) -> None:
+    """Refuse samples that are no intensities of grey, or of red, green and blue."""
+    if found.is_palette:
+        what = "a table of colours"
+    elif found.bits not in (8, 16):
+        what = f"samples of {found.bits} bits"
+    elif found.samples not in _SAMPLES[found.kind]:
+        what = f"{found.samples} samples a pixel (CMYK)"
+    else:
+        return
+    raise InputUnsupportedError(
+        what,
+        place=str(found.path),
+        remedy='save it as grey or RGB of 8 or 16 bits: in Fiji, "Image > Type > RGB Color"',
+    )
