@@ -108,7 +108,10 @@ def tile(
     fit: Annotated[str | None, typer.Option(help="How: crop (the middle square, the default) or stretch.")] = None,
     patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Target um per px; default: the slides' own. Ready patches: the images' own um per px."),
+    ] = None,
     background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
     store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
     settings: Annotated[
@@ -135,13 +138,14 @@ def tile(
         "tissue": with_options(base.tissue, background=background),
         "registration": with_options(base.registration, align=align or None, warn_um=warn_shift_um),
     }
-    config = with_options(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, **parts)
+    target = mpp if patches is None else None
+    config = with_options(base, patch_px=patch_px, stride_px=stride_px, mpp=target, store=store, **parts)
     if patches is not None:
         if patch_px or stride_px or dry_run:
             raise typer.BadParameter(
                 "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
             )
-        ready = with_options(load_study(settings).ready if settings else ReadyConfig(), px=resize_px, fit=fit)
+        ready = with_options(load_study(settings).ready if settings else ReadyConfig(), px=resize_px, fit=fit, mpp=mpp)
         with progress_bars(quiet) as progress:
             finish(pipeline.tile_patches(patches, out, config, ready=ready, force=force, progress=progress))
         return

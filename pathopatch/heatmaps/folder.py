@@ -154,6 +154,7 @@ def _overlay(slide: Slide, analysis: SlideAnalysis, cells: NDArray[np.float64], 
             name=name,
             class_name=spec.class_names[1],
             channels=() if slide.is_rgb else slide.channels,
+            warning="" if spec.mpp is not None else "model's scale: unknown",
         ),
     )
 
@@ -166,6 +167,7 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "size_px": list(slide.size),
         "bounds_px": list(slide.bounds),
         "mpp": slide.mpp,
+        "model_mpp": spec.mpp,
         "channels": list(slide.channels),
         "dtype": str(slide.dtype),
         "files": [fingerprint_file(path) for path in slide.paths],

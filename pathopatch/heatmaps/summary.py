@@ -48,8 +48,8 @@ def summary(
     dict of str to float or None
         `SUMMARY`: areas in mm2, of what lies on the slide. Tissue is that of all patches, predicted or not. Patches
         that overlap share it among their cells: exact but at the edge, if the stride divides the patch.
-        ``positive_share`` is `share_of_tissue`. The largest region is of positive cells that touch along a side. ``lowest_margin``
-        is the least ``|probability - decision_probability|``.
+        ``positive_share`` is `share_of_tissue`. The largest region is of positive cells that touch along a side.
+        ``lowest_margin`` is the least ``|probability - decision_probability|``.
         ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those of which this one
         can be said.
     """

@@ -35,6 +35,8 @@ Says of each patch of a slide whether it is {classes}. **For research only; not 
 _LIMITS = """Other channels, stains, scanners or scales than those above are outside what it was trained on. Tissue
 share predicts the label in its training data; the shortcut audit of the evaluation says how far the model still follows
 it."""
+_UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide is predicted at its own scale, with a
+warning; where the training patches had another scale the probabilities mean nothing."""
 _SELECTED = """The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on
 patients that neither training nor selection has seen. Group accuracies of few patches are noisy."""
 _MEASURES = (
@@ -183,7 +185,7 @@ def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]
 
 def _limits_of_data(spec: BundleSpec) -> list[str]:
     """Return what the numbers themselves say of the model's limits."""
-    said = []
+    said = [] if spec.mpp is not None else [_UNKNOWN_SCALE]
     if part := spec.data.get("trained"):
         cells, names = _cells(part), _groups(spec, part)
         least = min(cells)
