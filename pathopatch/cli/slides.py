@@ -67,6 +67,7 @@ def info(
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
     background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    mpp: Annotated[float | None, typer.Option(help="Target um per px: say from which level it is read.")] = None,
     warn_shift_um: WarnShift = None,
     quiet: Quiet = False,
     force: Force = False,
@@ -76,7 +77,7 @@ def info(
 
     (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
     picture = Path(f"{row.slide_id}-info.png") if out is None else out
-    described = pipeline.describe(row, _looking(warn_shift_um, background), slide_mpp=slide_mpp, picture=picture)
+    described = pipeline.describe(row, _looking(warn_shift_um, background, mpp), slide_mpp=slide_mpp, picture=picture)
     width = max(len(name) for name, _ in described.lines())
     for name, text in [*described.lines(), ("picture", str(picture))]:
         print(f"{name:{width}}  {text}")
@@ -84,13 +85,13 @@ def info(
         say(f"warning: {row.slide_id}: {warning}")
 
 
-def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:
+def _looking(warn_shift_um: float | None, background: str | None = None, mpp: float | None = None) -> Any:
     """Return the settings by which pixels are looked at where nothing is tiled."""
     from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
 
     registration = with_options(RegistrationConfig(), warn_um=warn_shift_um)
     return with_options(
-        TileConfig(), registration=registration, tissue=with_options(TissueConfig(), background=background)
+        TileConfig(), registration=registration, tissue=with_options(TissueConfig(), background=background), mpp=mpp
     )
 
 

@@ -29,6 +29,7 @@ from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
+from pathopatch.patches.source import read_level
 from pathopatch.provenance import Stamp, fingerprint_file
 from pathopatch.slides import Slide
 
@@ -174,6 +175,7 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "downsample": grid.downsample,
+        **read_level(slide, grid.downsample),
         "cell_px": grid.stride,
         "cell_um": round(grid.stride * slide.mpp, 9),
         "cells": [grid.nx, grid.ny],
