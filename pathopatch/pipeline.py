@@ -191,7 +191,8 @@ def tile_patches(
 
     result, facts = store_patches(source, config, work, ready=ready, force=force, progress=count)
     write_slides(work, pd.DataFrame([facts]), force=force)
-    return [Outcome(slide_id=result.slide_id, state=result.state, counts={"patches": result.patches})]
+    counts = {"patches": result.patches}
+    return [Outcome(slide_id=result.slide_id, state=result.state, counts=counts, warnings=result.warnings)]
 
 
 def one_mpp(table: pd.DataFrame, config: TileConfig) -> None:

@@ -17,7 +17,7 @@ import pandas as pd
 from pathopatch import files
 from pathopatch.claims import claimed
 from pathopatch.errors import PathopatchError
-from pathopatch.heatmaps.summary import SUMMARY
+from pathopatch.heatmaps.summary import SUMMARY, share_of_tissue
 from pathopatch.statuses import FINISHED, StatusTable
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _patient(name: str, slides: pd.DataFrame) -> dict[str, Any]:
         "failed": int((slides["state"] == "failed").sum()),
         **sums,
         **areas,
-        "positive_share": areas["positive_tissue_mm2"] / areas["tissue_mm2"] if areas["tissue_mm2"] else None,
+        "positive_share": share_of_tissue(areas["positive_tissue_mm2"], areas["tissue_mm2"]),
         "largest_region_mm2": float(done["largest_region_mm2"].max()) if len(done) else None,
         "flagged_share": flagged / sums["predicted"] if sums["predicted"] else None,
     }

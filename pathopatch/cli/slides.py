@@ -67,6 +67,7 @@ def info(
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
     background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    mpp: Annotated[float | None, typer.Option(help="Target um per px: say from which level it is read.")] = None,
     warn_shift_um: WarnShift = None,
     quiet: Quiet = False,
     force: Force = False,
@@ -76,7 +77,7 @@ def info(
 
     (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
     picture = Path(f"{row.slide_id}-info.png") if out is None else out
-    described = pipeline.describe(row, _looking(warn_shift_um, background), slide_mpp=slide_mpp, picture=picture)
+    described = pipeline.describe(row, _looking(warn_shift_um, background, mpp), slide_mpp=slide_mpp, picture=picture)
     width = max(len(name) for name, _ in described.lines())
     for name, text in [*described.lines(), ("picture", str(picture))]:
         print(f"{name:{width}}  {text}")
@@ -84,13 +85,13 @@ def info(
         say(f"warning: {row.slide_id}: {warning}")
 
 
-def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:
+def _looking(warn_shift_um: float | None, background: str | None = None, mpp: float | None = None) -> Any:
     """Return the settings by which pixels are looked at where nothing is tiled."""
     from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
 
     registration = with_options(RegistrationConfig(), warn_um=warn_shift_um)
     return with_options(
-        TileConfig(), registration=registration, tissue=with_options(TissueConfig(), background=background)
+        TileConfig(), registration=registration, tissue=with_options(TissueConfig(), background=background), mpp=mpp
     )
 
 
@@ -108,7 +109,10 @@ def tile(
     fit: Annotated[str | None, typer.Option(help="How: crop (the middle square, the default) or stretch.")] = None,
     patch_px: Annotated[int | None, typer.Option(help="Patch side, px at the target mpp. Default: 256.")] = None,
     stride_px: Annotated[int | None, typer.Option(help="Step between patches; default: patch_px.")] = None,
-    mpp: Annotated[float | None, typer.Option(help="Target um per px; default: the slides' own.")] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(help="Target um per px; default: the slides' own. Ready patches: the images' own um per px."),
+    ] = None,
     background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
     store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
     settings: Annotated[
@@ -135,13 +139,14 @@ def tile(
         "tissue": with_options(base.tissue, background=background),
         "registration": with_options(base.registration, align=align or None, warn_um=warn_shift_um),
     }
-    config = with_options(base, patch_px=patch_px, stride_px=stride_px, mpp=mpp, store=store, **parts)
+    target = mpp if patches is None else None
+    config = with_options(base, patch_px=patch_px, stride_px=stride_px, mpp=target, store=store, **parts)
     if patches is not None:
         if patch_px or stride_px or dry_run:
             raise typer.BadParameter(
                 "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
             )
-        ready = with_options(load_study(settings).ready if settings else ReadyConfig(), px=resize_px, fit=fit)
+        ready = with_options(load_study(settings).ready if settings else ReadyConfig(), px=resize_px, fit=fit, mpp=mpp)
         with progress_bars(quiet) as progress:
             finish(pipeline.tile_patches(patches, out, config, ready=ready, force=force, progress=progress))
         return

@@ -144,8 +144,10 @@ class TileConfig(Config):
 
 
 class ReadyConfig(Config):
-    """What is done to ready images that are not of one size."""
+    """Which scale ready images have, and what is done to those that are not of one size."""
 
+    # um per px of the images as they are; None: unknown, and so is the scale of models that are trained on them
+    mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
     px: int | None = Field(default=None, ge=8, le=4096)  # side that all are brought to; None: they are as they are
     # crop: the middle square, resampled; stretch: the whole image, its sides resampled apart
     fit: Literal["crop", "stretch"] = "crop"

@@ -28,6 +28,8 @@ from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_
 from pathopatch.manifest import split_fragment, valid_slide_id
 from pathopatch.models.bundle import PatchClassifier, check_slide
 from pathopatch.models.ensemble import Ensemble
+from pathopatch.patches.analysis import grid_of
+from pathopatch.patches.source import finer_level
 from pathopatch.provenance import (
     Stamp,
     fingerprint,
@@ -42,6 +44,7 @@ from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.statuses import FINISHED, read_status, update_status
 
 STAGE = "predict"
+_LEVEL = ("read_level", "read_level_downsample")
 _PROBES, _PROBE_PX = 6, 32  # per axis
 
 
@@ -62,6 +65,9 @@ class PredictResult:
         See `pathopatch.heatmaps.summary`.
     warnings : tuple of str
         What a person should know of the slide.
+    level : mapping
+        ``read_level``, which level the patches were read from, and ``read_level_downsample``, level-0 px per px of it;
+        empty of outputs from before they were kept.
     """
 
     slide_id: str
@@ -69,6 +75,7 @@ class PredictResult:
     counts: Mapping[str, int] = field(default_factory=dict)
     summary: Mapping[str, float | None] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    level: Mapping[str, float] = field(default_factory=dict)
 
 
 def predict_to(
@@ -218,6 +225,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
         "deidentify": config.deidentify,
         "flags": config.flags,
     }
+    settings |= finer_level(slide, grid_of(slide, settings["tiling"]).downsample)
     if config.max_bad_tiles:  # left out where nothing is tolerated: older outputs stay what they are
         settings["max_bad_tiles"] = config.max_bad_tiles
     pixels = {
@@ -279,7 +287,10 @@ def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
     counts = {name: int(value) for name, value in facts["counts"].items()}
     state = "done" if counts["predicted"] else "done_empty"
     warnings = tuple(facts.get("warnings", ()))
-    return PredictResult(slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=warnings)
+    level = {name: facts[name] for name in _LEVEL if name in facts}
+    return PredictResult(
+        slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=warnings, level=level
+    )
 
 
 def _record(out: Path, result: PredictResult, of_it: Mapping[str, Any], *, seconds: float | None = None) -> None:
@@ -290,6 +301,7 @@ def _record(out: Path, result: PredictResult, of_it: Mapping[str, Any], *, secon
         "counts": dict(result.counts),
         "summary": dict(result.summary),
         "warnings": list(result.warnings),
+        **result.level,
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }

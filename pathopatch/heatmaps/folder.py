@@ -29,6 +29,7 @@ from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
+from pathopatch.patches.source import read_level
 from pathopatch.provenance import Stamp, fingerprint_file
 from pathopatch.slides import Slide
 
@@ -154,6 +155,7 @@ def _overlay(slide: Slide, analysis: SlideAnalysis, cells: NDArray[np.float64], 
             name=name,
             class_name=spec.class_names[1],
             channels=() if slide.is_rgb else slide.channels,
+            warning="" if spec.mpp is not None else "model's scale: unknown",
         ),
     )
 
@@ -166,12 +168,14 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "size_px": list(slide.size),
         "bounds_px": list(slide.bounds),
         "mpp": slide.mpp,
+        "model_mpp": spec.mpp,
         "channels": list(slide.channels),
         "dtype": str(slide.dtype),
         "files": [fingerprint_file(path) for path in slide.paths],
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "downsample": grid.downsample,
+        **read_level(slide, grid.downsample),
         "cell_px": grid.stride,
         "cell_um": round(grid.stride * slide.mpp, 9),
         "cells": [grid.nx, grid.ny],

@@ -47,12 +47,15 @@ class Legend:
         Class whose probability the colours show.
     channels : tuple of str
         Names of a dark slide's channels, shown in their colours; empty for brightfield.
+    warning : str
+        What nobody should overlook, in a few words; empty: nothing.
     """
 
     threshold: float | None = None
     name: str = ""
     class_name: str = "tumour"
     channels: tuple[str, ...] = ()
+    warning: str = ""
 
 
 PLAIN = Legend()
@@ -176,6 +179,8 @@ def render(
     if unreadable is not None and unreadable.any():
         view = hatched(view, unreadable, cell_px)
         notes.append("hatched: unreadable")
+    if legend.warning:
+        notes.append(legend.warning)
     return _framed(view, ground, um_per_px / factor, legend, notes)
 
 

@@ -48,8 +48,8 @@ def summary(
     dict of str to float or None
         `SUMMARY`: areas in mm2, of what lies on the slide. Tissue is that of all patches, predicted or not. Patches
         that overlap share it among their cells: exact but at the edge, if the stride divides the patch.
-        ``positive_share`` is the tissue in positive cells over all tissue. The largest region is of positive cells that
-        touch along a side. ``lowest_margin`` is the least ``|probability - decision_probability|``.
+        ``positive_share`` is `share_of_tissue`. The largest region is of positive cells that touch along a side.
+        ``lowest_margin`` is the least ``|probability - decision_probability|``.
         ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those of which this one
         can be said.
     """
@@ -64,7 +64,7 @@ def summary(
         tissue_mm2,
         regions.total_mm2,
         positive_tissue,
-        positive_tissue / tissue_mm2 if tissue_mm2 else None,
+        share_of_tissue(positive_tissue, tissue_mm2),
         regions.largest_mm2,
         _mean(np.asarray(prediction.columns["probability"])),
         decision_probability,
@@ -73,6 +73,22 @@ def summary(
         *(_mean(each[~each.isna()].to_numpy(np.bool_)) for each in raised.values()),
     )
     return {name: None if value is None else _rounded(value) for name, value in zip(SUMMARY, values, strict=True)}
+
+
+def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | None:
+    """Return the share of the tissue area above the threshold, in [0, 1]; None where there is no tissue.
+
+    This is `positive_share` wherever it stands: in ``heatmap.json``, ``cohort.csv``, ``patients.csv``, the report and
+    the review. Glass within a positive patch does not count, nor does tissue twice where patches overlap.
+
+    Parameters
+    ----------
+    positive_tissue_mm2 : float
+        Tissue in cells whose probability is above the decision threshold.
+    tissue_mm2 : float
+        All tissue, of unpredicted cells too.
+    """
+    return positive_tissue_mm2 / tissue_mm2 if tissue_mm2 else None
 
 
 def _mean(values: NDArray[np.generic]) -> float | None:

@@ -269,7 +269,8 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
     Returns
     -------
     list of str
-        A warning where the model states how all slides are to be taken, and this one looks otherwise.
+        Warnings: the model's scale is unknown; the model states how all slides are to be taken, and this one looks
+        otherwise.
 
     Raises
     ------
@@ -301,15 +302,25 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
             place=place,
             remedy="scan at a finer resolution, or use a model trained at this one",
         )
+    warnings = [] if spec.mpp is not None else [_unknown_scale(slide)]
     if spec.background in ("auto", slide.background):
-        return []
+        return warnings
     if spec.tissue.background != "auto":  # stated for whatever is cut under this model's rules
-        return [f"taken as {spec.tissue.background} where there is no tissue, as the model states; it looks otherwise"]
+        stated = spec.tissue.background
+        return [*warnings, f"taken as {stated} where there is no tissue, as the model states; it looks otherwise"]
     raise CheckpointIncompatibleError(
         f"the slide is {slide.background} where there is no tissue, the model's slides are {spec.background}",
         place=place,
         remedy=f"use a model trained on such slides; if this one is {spec.background} in truth, say so in the "
         "manifest's column background",
+    )
+
+
+def _unknown_scale(slide: Slide) -> str:
+    """Return the warning of a slide that is predicted by a model of unknown scale."""
+    return (
+        f"the model's scale is unknown: the slide is read at its own {slide.mpp:g} um/px; where the training patches "
+        "had another scale the probabilities mean nothing"
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pathopatch.models.spec import BundleSpec
+from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 _CARD = """# Patch classifier: {method}
 
@@ -17,6 +18,7 @@ Says of each patch of a slide whether it is {classes}. **For research only; not 
 | channels, in order | {channels} ({dtype}) |
 | where there is no tissue | {background} |
 | patch | {patch_px} px, step {stride_px} px, {scale} |
+| read from | {level} |
 | intensity | {intensity} |
 | blank glass | below a tissue share of {min_tissue:g} nothing is predicted |
 | decision | {decision} |
@@ -35,6 +37,8 @@ Says of each patch of a slide whether it is {classes}. **For research only; not 
 _LIMITS = """Other channels, stains, scanners or scales than those above are outside what it was trained on. Tissue
 share predicts the label in its training data; the shortcut audit of the evaluation says how far the model still follows
 it."""
+_UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide is predicted at its own scale, with a
+warning; where the training patches had another scale the probabilities mean nothing."""
 _SELECTED = """The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on
 patients that neither training nor selection has seen. Group accuracies of few patches are noisy."""
 _MEASURES = (
@@ -68,6 +72,7 @@ def model_card(spec: BundleSpec) -> str:
         patch_px=spec.patch_px,
         stride_px=spec.stride_px,
         scale=scale_text(spec),
+        level=_level_text(spec),
         intensity=intensity_text(spec),
         min_tissue=spec.min_tissue,
         temperature=spec.temperature,
@@ -91,6 +96,17 @@ def decision_text(spec: BundleSpec) -> str:
 def scale_text(spec: BundleSpec) -> str:
     """Return in words at which scale patches are cut."""
     return "unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px"
+
+
+def _level_text(spec: BundleSpec) -> str:
+    """Return in words which of a slide's levels patches are read from."""
+    if spec.mpp is None:
+        return "the finest level"
+    least = spec.mpp / EXACT_READ_FACTOR
+    return (
+        f"the slide's finest level of {least:g} to {spec.mpp:g} um/px; where it has none, its coarsest finer one; "
+        "each px is the mean of the area that it covers"
+    )
 
 
 def intensity_text(spec: BundleSpec) -> str:
@@ -183,7 +199,7 @@ def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]
 
 def _limits_of_data(spec: BundleSpec) -> list[str]:
     """Return what the numbers themselves say of the model's limits."""
-    said = []
+    said = [] if spec.mpp is not None else [_UNKNOWN_SCALE]
     if part := spec.data.get("trained"):
         cells, names = _cells(part), _groups(spec, part)
         least = min(cells)

@@ -15,6 +15,7 @@ from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities
 from pathopatch.patches.tissue import nearest_part
 from pathopatch.slides import Level, Slide
 from pathopatch.slides.background import Polarities
+from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for
 
 _SAMPLE_PX, _SAMPLES = 256, 8  # windows at level 0, per axis
 _WHOLE_PX = 2048  # smaller slides are read whole
@@ -57,6 +58,8 @@ class Description:
         Tissue and shifts; None without mpp.
     warnings : tuple of str
         What a person should look at.
+    target_mpp : float or None
+        um per px of patches, of which it is said from which level they are read; None: not said.
     """
 
     slide_id: str
@@ -73,6 +76,7 @@ class Description:
     saturated: tuple[float, ...]
     analysis: SlideAnalysis | None
     warnings: tuple[str, ...] = ()
+    target_mpp: float | None = None
 
     @property
     def tissue_share(self) -> float:
@@ -117,7 +121,17 @@ class Description:
         ]
         if (width, height) != self.size:
             found.append(("scanned part", f"{width} x {height} px at ({x}, {y})"))
-        return [*found, *self._tissue_lines(), *self._channel_lines()]
+        return [*found, *self._level_lines(), *self._tissue_lines(), *self._channel_lines()]
+
+    def _level_lines(self) -> list[tuple[str, str]]:
+        """Return from which level patches of the target scale are read, where there is a target."""
+        if self.target_mpp is None or self.analysis is None:
+            return []
+        downsample = self.analysis.grid.downsample
+        level = level_for([each.downsample for each in self.levels], downsample, exact_factor=EXACT_READ_FACTOR)
+        scale = self.levels[level].downsample
+        text = f"level {level} (1/{scale:g}), {downsample / scale:.4g} px by as many to one"
+        return [(f"at {self.target_mpp:g} um/px", f"read from {text}")]
 
     def _tissue_lines(self) -> list[tuple[str, str]]:
         if self.analysis is None:
@@ -207,6 +221,7 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
         saturated=saturated_shares(slide, polarities_of(slide, config), missing),
         analysis=analysis,
         warnings=tuple(warnings),
+        target_mpp=config.mpp,
     )
 
 

@@ -9,7 +9,9 @@ import numpy as np
 
 from pathopatch.config import TileConfig
 from pathopatch.files import inside
+from pathopatch.patches.analysis import grid_of
 from pathopatch.patches.labels import LabelSource
+from pathopatch.patches.source import finer_level
 from pathopatch.patches.store import PatchStore, store_source, store_stamp
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, require_same_source, table_stamp
 from pathopatch.slides import Slide
@@ -98,6 +100,7 @@ def tile_stamp(
         "mpp": slide.mpp,
         "background": slide.background,
         "whole_slide_non_tumor": source is not None and source.whole_slide_non_tumor,
+        **finer_level(slide, grid_of(slide, config).downsample),
     }
     inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
     inputs["pixels"] = _probe(slide)

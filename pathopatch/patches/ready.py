@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.claims import claimed, of_slide
-from pathopatch.config import ReadyConfig, TileConfig
+from pathopatch.config import ReadyConfig, TileConfig, parse
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path
@@ -66,12 +66,12 @@ def tile_patches(
     source : Path
         CSV file or folder, see `pathopatch.patches.ready_list.read_list`.
     config : TileConfig
-        Its rules of tissue and intensity count, and `mpp`, which states the patches' own scale; without it the scale
-        is unknown, and a model trained on them takes slides as they are. The images decide the patch size.
+        Its rules of tissue and intensity count. The images decide the patch size, and `ready` states their scale.
     out : Path
         Work folder.
     ready : ReadyConfig, optional
-        The size that images of several sizes are brought to.
+        The scale of the images as they are, and the size that images of several sizes are brought to. Where the scale
+        of the patches is unknown, the result has a warning, and so has each prediction by a model trained on them.
     force : bool
         Redo what was made otherwise, in place of stopping.
     progress : callable, optional
@@ -87,7 +87,8 @@ def tile_patches(
     Raises
     ------
     InputUnsupportedError
-        ``store = "none"``: there is no slide to read the patches from later. Or see `read_list`, `common_look`.
+        ``store = "none"``: there is no slide to read the patches from later. Or `config` has an `mpp`, which is for
+        slides. Or see `read_list`, `common_look`.
     ManifestError, InputMissingError, InputCorruptError, InputTooLargeError, ChannelMismatchError, NonFiniteError
         The list or an image is wrong, see `read_list` and `common_look`.
     StaleArtefactError
@@ -99,10 +100,18 @@ def tile_patches(
         raise InputUnsupportedError(
             "ready patches without a store", place=str(source), remedy='leave store = "zarr": no slide holds the pixels'
         )
+    if config.mpp is not None:
+        raise InputUnsupportedError(
+            f"a target of {config.mpp:g} um/px for ready patches, which are as they are",
+            place="[tile] mpp",
+            remedy="leave it out, and state the images' own scale: mpp of [ready], --mpp",
+        )
     name, started = set_id(source), time.time()
     listed = read_list(source)
     files = [Path(file) for file in listed["file"]]
     look = common_look(files, ready)
+    mpp, warnings = _scale(look, ready)
+    config = parse(TileConfig, {**config.model_dump(), "mpp": mpp}, place="[ready]")
     prints = [fingerprint_file(file) for file in files]
     stamp = _stamp(listed, config, name, prints, ready)
     store_path, table_path = inside(out, "slides", f"{name}.zarr"), inside(out, "patches", f"{name}.parquet")
@@ -112,7 +121,7 @@ def tile_patches(
         if is_current(stamp, existing, place=store_path, force=force):
             table = read_table(table_path)
             if not is_recorded_done(out, name, STAGE):
-                write_status(out, name, table, stamp, started)  # cut off between the table and the status
+                write_status(out, name, table, stamp, started, warnings)  # cut off between the table and the status
         else:
             update_status(out, name, STAGE, {"state": "running", "host": socket.gethostname()})
             sheet = analyse_set(files, look, config)
@@ -120,9 +129,21 @@ def tile_patches(
                 measured = _write_store(temporary, sheet, config, name, stamp, progress)
             table = _table(listed, sheet, measured, name)
             write_table(table_path, table, stamp)
-            state = write_status(out, name, table, stamp, started)
-    result = TileResult(slide_id=name, patches=len(table), state=state)
+            state = write_status(out, name, table, stamp, started, warnings)
+    result = TileResult(slide_id=name, patches=len(table), state=state, warnings=warnings)
     return result, _facts(source, listed, look, config, result, fingerprint(prints))
+
+
+def _scale(look: Look, ready: ReadyConfig | None) -> tuple[float | None, tuple[str, ...]]:
+    """Return um per px of the patches, None if unknown, and then a warning that says why."""
+    if ready is not None and ready.mpp is not None and look.shrinkage is not None:
+        return ready.mpp * look.shrinkage, ()
+    if ready is None or ready.mpp is None:
+        why, remedy = "nobody stated it", "state mpp of [ready], or --mpp"
+    else:
+        why = f"images of {ready.mpp:g} um/px are brought to {look.width} px by factors that differ"
+        remedy = "give images of one size"
+    return None, (f"the patches' scale is unknown: {why}; models trained on them take slides at any scale; {remedy}",)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -307,7 +328,7 @@ def _stamp(
         "set_id": name,
     }
     if ready is not None and ready.px is not None:
-        rules["ready"] = ready
+        rules["ready"] = ready.model_dump(mode="json", exclude={"mpp"})  # the patches' own stands beside it
     said = {column: list(map(str, listed[column])) for column in listed if column != "file"}
     return Stamp(
         stage=STAGE,

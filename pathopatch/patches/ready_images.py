@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from pathopatch.slides.resample import resized
 _RGB = ("R", "G", "B")
 _LISTED = 10
 _PX = (8, 4096)
+_SCALE_TOLERANCE = 1.02  # as between the slides of a cohort
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Look:
         Size, px.
     fit : {"crop", "stretch"}
         How an image of another size is brought to this one, see `ReadyConfig`.
+    shrinkage : float, optional
+        Px of the images as they are per px of this size; None where images, or the sides of one, differ by over 2 %.
     """
 
     channels: tuple[str, ...]
@@ -45,6 +49,7 @@ class Look:
     width: int
     height: int
     fit: Literal["crop", "stretch"] = "crop"
+    shrinkage: float | None = field(default=1.0, compare=False)
 
     def __str__(self) -> str:
         return f"{self.width} x {self.height} px, {', '.join(self.channels)}, {self.dtype}"
@@ -103,7 +108,8 @@ def common_look(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Look
     """
     looks = [look_of(path) for path in paths]
     if ready is not None and ready.px is not None:
-        looks = [replace(look, width=ready.px, height=ready.px, fit=ready.fit) for look in looks]
+        shrinkage = _common_shrinkage(looks, ready.px, ready.fit)
+        looks = [replace(look, width=ready.px, height=ready.px, fit=ready.fit, shrinkage=shrinkage) for look in looks]
     counts = Counter(looks)
     usual, n = counts.most_common(1)[0]
     if len(counts) > 1:
@@ -123,6 +129,14 @@ def common_look(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Look
             "--resize-px)",
         )
     return usual
+
+
+def _common_shrinkage(looks: Sequence[Look], px: int, fit: Literal["crop", "stretch"]) -> float | None:
+    """Return how many px of each image make one of `px`; None if that differs by over 2 %."""
+    sizes = [(look.width, look.height) for look in looks]
+    sides = [min(size) for size in sizes] if fit == "crop" else [side for size in sizes for side in size]
+    low, high = min(sides), max(sides)
+    return None if high > _SCALE_TOLERANCE * low else math.sqrt(low * high) / px
 
 
 def read_image(path: Path, look: Look) -> NDArray[np.generic]:

@@ -20,6 +20,7 @@ from pathopatch.patches.grid import Grid
 from pathopatch.provenance import fingerprint_file
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.planes import planes
+from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for
 
 
 def source_record(slide: Slide) -> dict[str, Any]:
@@ -30,6 +31,31 @@ def source_record(slide: Slide) -> dict[str, Any]:
         "channels": list(slide.channels),
         "background": slide.background,
     }
+
+
+def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
+    """Return which level patches are read from and its downsample, by the names under which they are recorded.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    downsample : float
+        Level-0 px per target px.
+    """
+    downsamples = [level.downsample for level in slide.levels]
+    level = level_for(downsamples, downsample, exact_factor=EXACT_READ_FACTOR)
+    return {"read_level": level, "read_level_downsample": downsamples[level]}
+
+
+def finer_level(slide: Slide, downsample: float) -> dict[str, int]:
+    """Return, for a stamp, the level that patches are read from where a coarser one is fine enough; else nothing.
+
+    Outputs of other slides stay what they are from when the coarsest was always read.
+    """
+    level = int(read_level(slide, downsample)["read_level"])
+    coarsest = level_for([each.downsample for each in slide.levels], downsample)
+    return {} if level == coarsest else {"read_level": level}
 
 
 def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:

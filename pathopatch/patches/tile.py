@@ -27,7 +27,7 @@ from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_pa
 from pathopatch.patches.finished import STAGE, is_current_output, tile_stamp
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
-from pathopatch.patches.source import source_record
+from pathopatch.patches.source import read_level, source_record
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.provenance import Stamp, read_table, write_table
 from pathopatch.slides import Slide
@@ -254,6 +254,7 @@ def _attributes(
         "mpp": slide.mpp,
         "target_mpp": slide.mpp * grid.downsample,
         "downsample": grid.downsample,
+        **read_level(slide, grid.downsample),
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "grid": [grid.nx, grid.ny],

@@ -77,8 +77,8 @@ def predicted_section(study: Study) -> Html:
         "div",
         paragraph(tag("a", "predictions.csv", href="predictions.csv"), " has these numbers for spreadsheets."),
         table(
-            "One row a slide. Positive: the map's probability is above the decision threshold. Positive share: of the "
-            "tissue. Margin: how near the nearest patch comes to the threshold.",
+            "One row a slide. Positive: the map's probability is above the decision threshold. Positive share: "
+            "share of the tissue area above the threshold. Margin: how near the nearest patch comes to the threshold.",
             ("slide", "patient", "state", "decision", "predicted patches", "called tumour", "tissue, mm2",
              "positive, mm2", "positive share, %", "largest region, mm2", "mean probability", "threshold", "margin"),
             [_summary_row(row, found.get(row["slide_id"])) for row in rows],

@@ -64,9 +64,9 @@ class ReviewedCohort:
         Returns
         -------
         list of dict
-            slide_id, patient_id, state, code, message; patches, predicted, tumour (counts); positive_share = tumour /
-            predicted; tissue_area_mm2, tissue_share (of the scanned part), positive_area_mm2, flagged_share,
-            lowest_margin, warnings (a list), fingerprint. None where there is no such number.
+            slide_id, patient_id, state, code, message; patches, predicted, tumour (counts); positive_share (of the
+            tissue area, as in ``cohort.csv``), tissue_area_mm2, tissue_share (of the scanned part), positive_area_mm2,
+            flagged_share, lowest_margin, warnings (a list), fingerprint. None where there is no such number.
         """
         with self._lock:
             self._refresh()
@@ -297,8 +297,7 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
     is_done = state in FINISHED
     known = {**facts, **entry} if is_done else {}  # numbers of an earlier run do not stand beside a failure
     counts, summary = known.get("counts", {}), known.get("summary", {})
-    predicted, tumour, tissue = counts.get("predicted"), counts.get("tumour"), summary.get("tissue_mm2")
-    area = _scanned_mm2(facts)
+    tissue, area = summary.get("tissue_mm2"), _scanned_mm2(facts)
     return {
         "slide_id": slide_id,
         "patient_id": str(entry.get("patient_id", "")),
@@ -306,7 +305,7 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
         "code": str(entry.get("code", "")),
         "message": str(entry.get("message", "")),
         **{name: counts.get(name) for name in _COUNTS},
-        "positive_share": tumour / predicted if predicted else None,
+        "positive_share": summary.get("positive_share"),
         "tissue_area_mm2": tissue,
         "tissue_share": tissue / area if area and tissue is not None else None,
         "positive_area_mm2": summary.get("positive_mm2"),

@@ -142,7 +142,7 @@ def patch_image(slide: ReviewedSlide, x: int, y: int, *, channels: Sequence[str]
         if span <= _PATCH_PX:
             read = pixels.read_region(x, y, span, span)
         else:
-            read = pixels.read_patch(x, y, _PATCH_PX, downsample=slide.grid.extent / _PATCH_PX)
+            read = pixels.read_patch(x, y, _PATCH_PX, downsample=slide.grid.extent / _PATCH_PX, exact_factor=1)
     return _encoded(compose(read, slide.windows, is_rgb=slide.is_rgb, shown=shown), "PNG")
 
 
@@ -196,7 +196,7 @@ def _read(slide: ReviewedSlide, halvings: int, box: tuple[int, int, int, int], s
         downsamples = [level.downsample for level in pixels.levels]
         if _is_near(downsamples, step, size, slide.size):
             side = max(width, height)
-            return pixels.read_patch(left * step, top * step, side, downsample=step)[:, :height, :width]
+            return pixels.read_patch(left * step, top * step, side, downsample=step, exact_factor=1)[:, :height, :width]
         first = step
         while not _is_near(downsamples, first // 2, size, slide.size):
             first //= 2

@@ -25,7 +25,7 @@ from pathopatch.slides.background import (
 )
 from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.planes import Pixels, planes
-from pathopatch.slides.resample import SAME_FACTOR, level_for, shrink, shrink_in_bands
+from pathopatch.slides.resample import EXACT_READ_FACTOR, SAME_FACTOR, level_for, shrink, shrink_in_bands
 from pathopatch.slides.resolution import resolution
 from pathopatch.slides.unscanned import Unscanned, find_unscanned
 
@@ -282,11 +282,13 @@ class Slide(ABC):
         left, top = math.floor(x / downsample + 0.5), math.floor(y / downsample + 0.5)
         return self._read_filled(left, top, width, height, level)
 
-    def read_patch(self, x: int, y: int, patch_px: int, *, downsample: float) -> Pixels:
+    def read_patch(
+        self, x: int, y: int, patch_px: int, *, downsample: float, exact_factor: float = EXACT_READ_FACTOR
+    ) -> Pixels:
         """Return a square at any resolution: each pixel the mean, per channel, of the area that it covers.
 
         Of a pixel that lies on the slide in part, that part counts if it is half of the pixel; else it is background.
-        Read from the coarsest level that is at least as fine; at a level's own downsample it is a plain crop.
+        Read from the level that `level_for` gives; at that level's own downsample it is a plain crop.
 
         Parameters
         ----------
@@ -296,6 +298,8 @@ class Slide(ABC):
             Width and height, target px.
         downsample : float
             Level-0 px per target px, kept exactly; the area is ``[x, x + patch_px * downsample)``.
+        exact_factor : float
+            How many times finer than the target a level may be to be preferred to coarser ones, see `level_for`.
 
         Returns
         -------
@@ -315,7 +319,7 @@ class Slide(ABC):
                 place=str(self.paths[0]),
                 remedy="choose a target mpp that is not below the slide's",
             )
-        level = level_for([each.downsample for each in self.levels], downsample)
+        level = level_for([each.downsample for each in self.levels], downsample, exact_factor=exact_factor)
         scale, box = self.levels[level].downsample, self.levels[level]
         factor = downsample / scale
         is_same = abs(factor - 1) <= SAME_FACTOR

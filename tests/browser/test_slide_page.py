@@ -31,6 +31,23 @@ def test_counted_positive_patches_are_the_tables(predicted, address, visit, slid
 
 
 @pytest.mark.parametrize("slide_id", SLIDES)
+def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, address, visit, slide_id):
+    page = visit(address).slide(slide_id)
+    facts = facts_of(predicted.out, slide_id)
+    place = page.locator("#positives")
+    expect(place).to_contain_text(f"{100 * facts['summary']['positive_share']:.1f}\u00a0% of the tissue area")
+    probability, tissue, *_ = read_ome_tiff(predicted.out / "heatmaps" / slide_id / "heatmap.ome.tif").levels[0]
+    width, height = (length / facts["cell_px"] for length in facts["size_px"])
+    down, across = tissue.shape
+    inside = np.clip(height - np.arange(down), 0, 1)[:, None] * np.clip(width - np.arange(across), 0, 1)
+    held = np.nan_to_num(tissue.astype(np.float64)) * inside
+    for threshold in (0.25, 0.7):
+        set_range(page, "#threshold", threshold)
+        share = held[probability > threshold].sum() / held.sum()
+        expect(place).to_contain_text(f"{100 * share:.1f}\u00a0% of the tissue area")
+
+
+@pytest.mark.parametrize("slide_id", SLIDES)
 def test_a_cell_has_the_colour_of_its_probability_and_none_where_nothing_was_predicted(
     predicted, address, visit, slide_id
 ):

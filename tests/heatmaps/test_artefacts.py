@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import made_slides as made
 import numpy as np
 import openslide
 import pandas as pd
@@ -17,6 +18,7 @@ from shapely.geometry import box, shape
 
 from pathopatch.config import FlagsConfig, IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.errors import CheckpointIncompatibleError, DuplicateIdError, InputUnsupportedError, StaleArtefactError
+from pathopatch.files import read_json
 from pathopatch.heatmaps import artefacts, folder, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
@@ -24,6 +26,7 @@ from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec, SeenRange
+from pathopatch.patches import source
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
@@ -436,3 +439,35 @@ def test_progress_counts_grid_positions_up_to_all(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1", progress=lambda done, total: seen.append((done, total)))
     assert seen == sorted(seen)
     assert seen[-1] == (42, 42)
+
+
+def test_facts_and_status_say_from_which_level_patches_were_read(tmp_path, slide):
+    predict_to(slide, model(), tmp_path, slide_id="s1")
+    known = read_json(tmp_path / "heatmaps/s1/heatmap.json"), read_status(tmp_path, "s1")["predict"]
+    assert [(each["read_level"], each["read_level_downsample"]) for each in known] == [(0, 1.0)] * 2
+    rgb = {"channels": ("R", "G", "B"), "mean": (0.0,) * 3, "std": (1.0,) * 3, "background": "bright", "mpp": 4.0}
+    path, out = tmp_path / "p.tif", tmp_path / "pyramid"
+    made.write_rgb_pyramid(path, made.noise(3, 300, 300, np.uint8), levels=4)
+    with open_slide(path, background="bright") as pyramid:  # 8 px of level 0 to one: twice the factor
+        predict_to(pyramid, model(**rgb), out, slide_id="s2")
+    known = read_json(out / "heatmaps/s2/heatmap.json"), read_status(out, "s2")["predict"]
+    assert [(each["read_level"], each["read_level_downsample"]) for each in known] == [(1, 2.0)] * 2
+
+
+def test_only_slides_that_are_read_from_a_finer_level_now_are_predicted_again(tmp_path, slide, monkeypatch):
+    voices, config = Ensemble([model()]), PredictConfig()
+    path = tmp_path / "p.tif"
+    made.write_rgb_pyramid(path, made.noise(3, 300, 300, np.uint8), levels=2)
+    rgb = {"channels": ("R", "G", "B"), "mean": (0.0,) * 3, "std": (1.0,) * 3, "background": "bright"}
+
+    def stamps(opened):
+        coarse = Ensemble([model(**rgb, mpp=1.0)])
+        pairs = (slide, voices), (opened, Ensemble([model(**rgb)])), (opened, coarse)
+        *same, other = (artefacts._stamp(*pair, config, None) for pair in pairs)
+        return same, other
+
+    with open_slide(path, background="bright") as opened:
+        same, other = stamps(opened)
+        monkeypatch.setattr(source, "EXACT_READ_FACTOR", 1.0)  # as it was
+        assert stamps(opened)[0] == same
+        assert stamps(opened)[1].config != other.config

@@ -157,3 +157,14 @@ def test_what_cannot_be_decoded_is_hatched_to_its_edge_and_the_legend_says_so():
     assert (changed.min(axis=0).tolist(), changed.max(axis=0).tolist()) == ([200, 300], [299, 399])
     assert 0.2 < len(changed) / 100**2 < 0.5
     assert (plain != found)[row : row + 1000, column + 1000 :].any()
+
+
+def test_a_warning_stands_in_the_legend_and_the_map_is_untouched():
+    picture, cells = _grey(1000, 1000), _one_cell(10, 10, 4, 5)
+    plain, found = (
+        render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5, legend=Legend(warning=warning))
+        for warning in ("", "model's scale: unknown")
+    )
+    changed = np.argwhere((plain != found).any(axis=2))
+    assert changed[:, 1].min() > origin()[1] + 1000
+    assert changed[:, 1].max() < plain.shape[1] - 1  # it ends on the sheet

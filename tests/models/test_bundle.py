@@ -225,6 +225,14 @@ def test_a_slide_that_fits_passes_as_does_a_finer_one():
     assert check_slide(_spec(), _slide(mpp=0.25)) == []
 
 
+def test_a_model_of_unknown_scale_takes_any_slide_and_warns_of_its_scale():
+    (warning,) = check_slide(_spec(mpp=None), _slide(mpp=3.5))
+    assert "scale is unknown" in warning
+    assert "3.5 um/px" in warning
+    stated = _spec(mpp=None, tissue=TissueConfig(background="dark"))
+    assert len(check_slide(stated, _slide(background="bright"))) == 2
+
+
 def test_a_model_of_slides_of_both_kinds_takes_either():
     assert check_slide(_spec(background="auto"), _slide(background="bright")) == []
 

@@ -75,6 +75,13 @@ def test_the_card_says_what_it_was_trained_and_validated_on():
     assert "marks each slide" not in model_card(_spec(training={"groups": "0123"}))
 
 
+def test_the_card_says_from_which_level_of_a_slide_patches_are_read():
+    assert "| read from | the slide's finest level of 0.5 to 2 um/px;" in model_card(_spec(mpp=2.0))
+    unknown = model_card(_spec(mpp=None))
+    assert "| read from | the finest level |" in unknown
+    assert "um/px of its training patches are unknown" in unknown
+
+
 def test_the_card_lists_each_group_with_its_training_and_validation_patches():
     rows = _rows(model_card(_spec()))
     start = rows.index("| group | trained on | validated on |")

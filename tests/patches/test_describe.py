@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from array_slides import h_and_e
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from pathopatch.cli import app
 from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.patches import tile_slide
 from pathopatch.patches.describe import Description, describe_slide, saturated_shares
@@ -39,6 +41,22 @@ def test_a_slide_is_described_by_its_facts_and_its_tissue(make_slide: Make, two_
     assert said["R"] == "window 0 to 255, saturated 0.00%"
     assert math.isnan(found.shift_um)
     assert found.warnings == ()
+
+
+def test_the_command_says_from_which_level_a_target_scale_is_read(tmp_path: Path) -> None:
+    path, picture = tmp_path / "s.tif", str(tmp_path / "s.png")
+    made.write_rgb_pyramid(path, made.noise(3, 300, 300, np.uint8), mpp=0.5, levels=4)
+    plain = CliRunner().invoke(app, ["info", str(path), "-o", picture]).stdout
+    assert "read from" not in plain
+    for mpp, said in (
+        ("0.5", "at 0.5 um/px read from level 0 (1/1), 1 px by as many to one"),
+        ("2", "at 2 um/px read from level 0 (1/1), 4 px by as many to one"),
+        ("4", "at 4 um/px read from level 1 (1/2), 4 px by as many to one"),
+    ):
+        found = CliRunner().invoke(app, ["info", str(path), "-o", picture, "--mpp", mpp])
+        assert said in [" ".join(line.split()) for line in found.stdout.splitlines()], found.output
+        rest = [line for line in found.stdout.splitlines() if not line.startswith("at ")]
+        assert [line.split() for line in rest] == [line.split() for line in plain.splitlines()]  # nothing else changes
 
 
 def test_a_slide_without_tissue_is_a_warning(make_slide: Make) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import made_slides as made
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from read_page import Page
 from typer.testing import CliRunner
 
 from pathopatch import pipeline
@@ -31,10 +33,15 @@ from pathopatch.errors import (
 )
 from pathopatch.files import read_json
 from pathopatch.groups import naming_of
+from pathopatch.models import read_spec
 from pathopatch.patches import PatchStore, tile_patches
 from pathopatch.patches.ready_images import common_look, read_image
 from pathopatch.patches.ready_list import read_list
 from pathopatch.provenance import read_table
+from pathopatch.report import write_report
+from pathopatch.review.cohort import open_cohort
+from pathopatch.review.values import facts
+from pathopatch.statuses import read_status
 
 CONFIG = TileConfig()
 GLASS, STAIN = 240, (90, 120, 180)
@@ -70,7 +77,7 @@ def test_the_store_and_table_hold_each_patch_its_exact_tissue_and_what_the_list_
     source = tmp_path / "set"
     source.mkdir()
     made_set(source, columns={"split": SPLITS})
-    result, facts = tile_patches(source, CONFIG, tmp_path / "work")
+    result, row = tile_patches(source, CONFIG, tmp_path / "work")
     assert (result.slide_id, result.patches, result.state) == ("set", 48, "done")
     table = read_table(tmp_path / "work" / "patches" / "set.parquet")
     assert table["tissue_fraction"].tolist() == [(4 + 3 * (i % 8)) ** 2 / 32**2 for i in range(48)]
@@ -83,7 +90,7 @@ def test_the_store_and_table_hold_each_patch_its_exact_tissue_and_what_the_list_
     for number in (0, 8, 47):
         pixels = store.read(store.rows([table["patch_id"][number]]))[0]
         np.testing.assert_array_equal(pixels.transpose(1, 2, 0), patch(4 + 3 * (number % 8), seed=number))
-    assert (facts["channels"], facts["dtype"], facts["mpp"]) == ("R,G,B", "uint8", None)
+    assert (row["channels"], row["dtype"], row["mpp"]) == ("R,G,B", "uint8", None)
 
 
 def test_a_second_run_does_nothing_and_another_image_or_label_is_stale(tmp_path: Path) -> None:
@@ -108,7 +115,7 @@ def test_sixteen_bit_channels_get_one_window_for_the_set(tmp_path: Path) -> None
                          planarconfig="separate")  # fmt: skip
     rows = "".join(f"{n}.tif,{n % 2},p{n}\n" for n in range(9))
     source = write_list(tmp_path, "path,label,patient_id\n" + rows)
-    tile_patches(source, TileConfig(mpp=0.5), tmp_path / "work")
+    tile_patches(source, CONFIG, tmp_path / "work", ready=ReadyConfig(mpp=0.5))
     store = PatchStore(tmp_path / "work" / "slides" / "l.zarr")
     assert (store.attributes["background"], store.attributes["target_mpp"]) == ("dark", 0.5)
     assert store.windows[0] == pytest.approx([1000, 1008], abs=1)
@@ -249,6 +256,7 @@ def test_the_command_takes_a_set_in_place_of_a_manifest(tmp_path: Path) -> None:
         assert CliRunner().invoke(app, [*command, *wrong]).exit_code == 2
     done = CliRunner().invoke(app, command)
     assert (done.exit_code, done.stdout) == (0, "slides: 1 done\n")
+    assert done.stderr.count("scale is unknown") == 1
     assert "1 current" in CliRunner().invoke(app, command).stdout
 
 
@@ -380,3 +388,75 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
     source.write_text(source.read_text().replace("plane", "ship", 1))
     found = problems(source)
     assert {(code, column) for code, _, column in found} == {("INPUT_UNSUPPORTED", "label_name")}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ready", "mpp"),
+    [
+        ([(32, 32), (32, 32)], {}, 0.5),  # as they are
+        ([(32, 32), (32, 32)], {"px": 16}, 1.0),  # two of their px in one
+        ([(48, 32), (32, 40)], {"px": 64}, 0.25),  # a middle of 32 px each, in twice as many
+        ([(32, 32), (32, 32)], {"px": 8, "fit": "stretch"}, 2.0),
+        ([(32, 32), (40, 40)], {"px": 16}, None),  # each image by its own factor
+        ([(48, 32), (48, 32)], {"px": 16, "fit": "stretch"}, None),  # each side by its own
+    ],
+)
+def test_the_patches_scale_follows_from_that_of_the_images_where_all_shrink_alike(
+    tmp_path: Path, sizes: list[tuple[int, int]], ready: dict[str, Any], mpp: float | None
+) -> None:
+    rng = np.random.default_rng(0)
+    for name, (width, height) in zip("ab", sizes, strict=True):
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "l.csv").write_text("path,label,patient_id\na.png,0,p1\nb.png,1,p2\n")
+    result, row = tile_patches(tmp_path / "l.csv", CONFIG, tmp_path / "work", ready=ReadyConfig(mpp=0.5, **ready))
+    known = PatchStore(tmp_path / "work" / "slides" / "l.zarr").attributes
+    assert (known["mpp"], known["target_mpp"], row["mpp"]) == (mpp, mpp, mpp)
+    assert len(result.warnings) == (mpp is None)
+    assert all("by factors that differ" in warning for warning in result.warnings)
+
+
+def test_a_set_without_a_stated_scale_is_warned_of_and_one_with_it_is_not(tmp_path: Path) -> None:
+    source = made_set(tmp_path)
+    result, _ = tile_patches(source, CONFIG, tmp_path / "unknown")
+    assert ["nobody stated it" in warning for warning in result.warnings] == [True]
+    assert read_status(tmp_path / "unknown", result.slide_id)["tile"]["warnings"] == list(result.warnings)
+    assert tile_patches(source, CONFIG, tmp_path / "unknown")[0].warnings == result.warnings  # current, still unknown
+    command = ["tile", "-o", str(tmp_path / "known"), "--quiet", "--patches", str(source), "--mpp", "0.25"]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert PatchStore(next((tmp_path / "known" / "slides").glob("*.zarr"))).attributes["target_mpp"] == 0.25
+    with pytest.raises(StaleArtefactError):  # another scale is another set
+        tile_patches(source, CONFIG, tmp_path / "known", ready=ReadyConfig(mpp=0.5))
+    with pytest.raises(InputUnsupportedError, match=r"target of 0\.5 um/px"):
+        tile_patches(source, TileConfig(mpp=0.5), tmp_path / "other")
+
+
+@pytest.mark.parametrize("mpp", [None, 0.5])
+def test_a_model_of_unknown_scale_is_warned_of_wherever_its_prediction_is_shown(
+    tmp_path: Path, mpp: float | None
+) -> None:
+    source, work, out = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work", tmp_path / "out"
+    pipeline.tile_patches(source, work, CONFIG, ready=ReadyConfig(mpp=mpp))
+    pipeline.groups(work, GroupsConfig(thresholds=(0.25,)))
+    bundle = pipeline.train(work, TRAIN) / "model"
+    assert read_spec(bundle).mpp == mpp
+    made.write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)
+    said = CliRunner().invoke(
+        app, ["predict", str(tmp_path / "s.tif"), "--model", str(bundle), "-o", str(out), "--quiet", "--all"]
+    )
+    assert said.exit_code == 0, said.output
+    cohort = open_cohort(out)
+    page = Page(write_report(out))
+    places = {
+        "card": (bundle / "README.md").read_text(),
+        "command": said.stderr,
+        "status": str(read_status(out, "s")["predict"]["warnings"]),
+        "heatmap.json": str(read_json(out / "heatmaps" / "s" / "heatmap.json")["warnings"]),
+        "cohort.csv": str(pd.read_csv(out / "cohort.csv").loc[0, "warnings"]),
+        "report": page.text,
+        "review table": str(cohort.rows()[0]["warnings"]),
+        "review page": str(facts(cohort.open("s"))["warnings"]),
+    }
+    warned = [name for name, text in places.items() if "scale is unknown" in text or "are unknown" in text]
+    assert warned == ([] if mpp else list(places))
+    assert read_json(out / "heatmaps" / "s" / "heatmap.json")["model_mpp"] == mpp

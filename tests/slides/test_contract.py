@@ -260,14 +260,14 @@ def test_the_mpp_is_the_one_in_the_file(reader: str, tmp_path: Path) -> None:
 
 def test_a_patch_at_a_levels_own_downsample_is_a_plain_crop(known: Known) -> None:
     for index, expected in enumerate(known.levels):
-        patch = known.slide.read_patch(32, 16, 20, downsample=2.0**index)
+        patch = known.slide.read_patch(32, 16, 20, downsample=2.0**index, exact_factor=1)
         x, y = 32 >> index, 16 >> index
         np.testing.assert_array_equal(patch, expected[:, y : y + 20, x : x + 20])
 
 
 def test_a_whole_downsample_gives_block_means(known: Known) -> None:
     for index, level in enumerate(known.levels):
-        patch = known.slide.read_patch(16, 8, 4, downsample=3.0 * 2**index)
+        patch = known.slide.read_patch(16, 8, 4, downsample=3.0 * 2**index, exact_factor=1)
         coarsest = max(i for i in range(len(known.levels)) if 2**i <= 3 * 2**index)
         if coarsest > index:
             continue  # a coarser level is read: the next test
@@ -296,21 +296,30 @@ def area_means(level: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.n
     return np.einsum("ir,crs,js->cij", down, level.astype(float), across, optimize=True)
 
 
+def level_read(slide: Slide, downsample: float, exact_factor: float) -> int:
+    """The finest level within the factor, or where there is none the coarsest that is fine enough."""
+    fitting = [i for i, level in enumerate(slide.levels) if level.downsample <= downsample]
+    near = [i for i in fitting if downsample / slide.levels[i].downsample <= exact_factor]
+    return min(near) if near else max(fitting)
+
+
+@pytest.mark.parametrize("exact_factor", [1, 1.9, 4])
 @pytest.mark.parametrize("downsample", [1.37, 2.9, 3.3])
-def test_a_real_downsample_gives_exact_area_means(known: Known, downsample: float) -> None:
-    fitting = [i for i, level in enumerate(known.slide.levels) if level.downsample <= downsample]
-    index = max(fitting)
+def test_a_real_downsample_gives_exact_area_means(known: Known, downsample: float, exact_factor: float) -> None:
+    index = level_read(known.slide, downsample, exact_factor)
     edges = np.arange(26) * downsample / 2**index
     expected = area_means(known.levels[index], (8 >> index) + edges, (16 >> index) + edges)
-    assert_close(known.slide.read_patch(16, 8, 25, downsample=downsample), expected)
+    patch = known.slide.read_patch(16, 8, 25, downsample=downsample, exact_factor=exact_factor)
+    assert_close(patch, expected)
 
 
+@pytest.mark.parametrize("exact_factor", [1, 4])
 @pytest.mark.parametrize("downsample", [1.7, 2.0, 3.3, 4.0])
 def test_a_patch_over_the_edge_holds_means_of_what_is_inside_and_then_background(
-    known: Known, downsample: float
+    known: Known, downsample: float, exact_factor: float
 ) -> None:
     slide = known.slide
-    index = max(i for i, level in enumerate(slide.levels) if level.downsample <= downsample)
+    index = level_read(slide, downsample, exact_factor)
     x, y = ((side - 24) // 8 * 8 for side in slide.size)
     across, down = (int((side - at) / downsample + 0.5) for side, at in zip(slide.size, (x, y), strict=True))
     edges = np.arange(33) * downsample / 2**index
@@ -320,7 +329,7 @@ def test_a_patch_over_the_edge_holds_means_of_what_is_inside_and_then_background
     ]
     means = area_means(known.levels[index], rows[: held[0] + 1], columns[: held[1] + 1])
     expected = np.pad(means, ((0, 0), (0, down - held[0]), (0, across - held[1])), mode="edge")  # a level rounded down
-    patch = slide.read_patch(x, y, 32, downsample=downsample)
+    patch = slide.read_patch(x, y, 32, downsample=downsample, exact_factor=exact_factor)
     assert_close(patch[:, :down, :across], expected)
     assert (patch[:, down:] == slide.background_values[:, None, None]).all()
     assert (patch[:, :, across:] == slide.background_values[:, None, None]).all()
@@ -328,9 +337,9 @@ def test_a_patch_over_the_edge_holds_means_of_what_is_inside_and_then_background
 
 def test_a_patch_that_only_touches_the_slide_keeps_a_pixel_of_it(known: Known) -> None:
     x, y = (side - 1 for side in known.slide.size)
-    for downsample in (3.3, 4.0):
-        pixel = known.slide.read_patch(x, y, 4, downsample=downsample)[:, 0, 0]
-        index = max(i for i, level in enumerate(known.slide.levels) if level.downsample <= downsample)
+    for downsample, exact_factor in ((3.3, 1), (4.0, 1), (4.0, 4)):
+        pixel = known.slide.read_patch(x, y, 4, downsample=downsample, exact_factor=exact_factor)[:, 0, 0]
+        index = level_read(known.slide, downsample, exact_factor)
         assert_close(pixel, known.levels[index][:, -1, -1].astype(float))
 
 

@@ -35,6 +35,47 @@ def test_the_coarsest_level_that_is_fine_enough_is_read() -> None:
     assert [level_for(levels, each) for each in asked] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
+@pytest.mark.parametrize(
+    ("levels", "asked", "due"),
+    [
+        ([1.0, 2.0, 4.0, 8.0], [1, 1.9, 2, 4, 4.05, 4.2, 8, 16], [0, 0, 0, 0, 0, 1, 1, 2]),
+        ([1.0, 4.0, 16.0], [4, 5, 16, 17, 64], [0, 1, 1, 2, 2]),
+        ([1.0, 16.0], [8, 15, 16, 100], [0, 0, 1, 1]),  # nothing within the factor: the coarsest that is fine enough
+        ([1.0], [0.99, 1, 100], [0, 0, 0]),
+    ],
+)
+def test_the_finest_level_within_the_factor_is_read(levels: list[float], asked: list[float], due: list[int]) -> None:
+    assert [level_for(levels, each, exact_factor=4) for each in asked] == due
+
+
+def test_a_file_with_a_pyramid_gives_the_pixels_of_one_without(tmp_path: Path) -> None:
+    image = made.noise(3, 300, 300, np.uint8)
+    made.write_rgb_pyramid(tmp_path / "one.tif", image, levels=1)
+    made.write_rgb_pyramid(tmp_path / "many.tif", image, levels=3)
+    with open_slide(tmp_path / "one.tif") as one, open_slide(tmp_path / "many.tif") as many:
+        for downsample in (1.0, 1.7, 2.0, 4.0):
+            expected = one.read_patch(11, 23, 40, downsample=downsample)
+            np.testing.assert_array_equal(many.read_patch(11, 23, 40, downsample=downsample), expected)
+        through = many.read_patch(11, 23, 40, downsample=4.0, exact_factor=1)
+        assert np.abs(through.astype(int) - expected).max() > 10  # what is lost through the coarsest level
+
+
+def test_at_a_levels_own_scale_no_finer_pixels_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 300, 300, np.uint8), levels=3)
+    asked: list[tuple[int, int, int]] = []
+    with open_slide(tmp_path / "a.tif") as many:
+        plain = many._read_level
+
+        def counted(left: int, top: int, width: int, height: int, level: int) -> object:
+            asked.append((width, height, level))
+            return plain(left, top, width, height, level)
+
+        monkeypatch.setattr(many, "_read_level", counted)
+        many.read_patch(11, 23, 40, downsample=1.0)
+        many.read_patch(11, 23, 40, downsample=4.0)
+    assert asked == [(40, 40, 0), (160, 160, 0)]
+
+
 @pytest.mark.parametrize("factor", [1.01, 1.5, 2, 2.37, 3, 7.9, 49])
 def test_a_painted_edge_stays_where_it_is(factor: float) -> None:
     side = 40

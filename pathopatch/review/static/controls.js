@@ -3,7 +3,7 @@
 import { MAPS } from "./colours.js";
 import { byId, el } from "./dom.js";
 import { count, fixed, percent } from "./text.js";
-import { positives } from "./values.js";
+import { positiveTissue, positives } from "./values.js";
 
 export function bindControls(facts, values, view) {
   const fields = [...document.querySelectorAll("[name=field]")];
@@ -71,9 +71,11 @@ function showThreshold(facts, values, now) {
   const place = byId("positives");
   place.dataset.positives = above;
   place.dataset.threshold = threshold;
-  const share = known ? ` (${percent(above / known)})` : "";
+  const cells = now.run === "b" ? values.beside : values.probability;
+  const isRecorded = isModels && now.run === "a";
+  const share = isRecorded ? facts.summary.positive_share : positiveTissue(facts, values, cells, threshold);
   const whose = isModels ? "the model’s threshold" : `threshold ${fixed(threshold, 3)}`;
-  place.replaceChildren(el("b", {}, count(above)), ` of ${count(known)} patches positive${share}, `, el("span", {}, whose));
+  place.replaceChildren(el("b", {}, count(above)), ` of ${count(known)} patches positive, ${percent(share)} of the tissue area, `, el("span", {}, whose));
 }
 
 function counted(values, run) {

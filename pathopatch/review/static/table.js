@@ -10,7 +10,7 @@ export const COLUMNS = [
   { name: "tissue_area_mm2", says: "Tissue mm²", of: (row) => row.tissue_area_mm2, write: (value) => fixed(value, 2), isNumber: true },
   { name: "tissue_share", says: "Tissue %", of: (row) => row.tissue_share, write: (value) => percent(value), isNumber: true, hint: "share of the slide" },
   { name: "tumour", says: "Positive", of: (row) => row.tumour, write: count, isNumber: true, hint: "patches above the model’s threshold" },
-  { name: "positive_share", says: "Positive %", of: (row) => row.positive_share, write: (value) => percent(value), isNumber: true, hint: "of the predicted patches", hasBar: true },
+  { name: "positive_share", says: "Positive %", of: (row) => row.positive_share, write: (value) => percent(value), isNumber: true, hint: "share of the tissue area above the model’s threshold", hasBar: true },
   { name: "lowest_margin", says: "Lowest margin", of: (row) => row.lowest_margin, write: least, isNumber: true, hint: "least distance of a patch’s probability from the threshold" },
   { name: "flagged_share", says: "Flagged %", of: (row) => row.flagged_share, write: (value) => percent(value), isNumber: true, hint: "patches with a quality flag" },
   { name: "state", says: "Status", of: (row) => stateText(row) },

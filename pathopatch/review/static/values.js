@@ -45,6 +45,22 @@ export function positives(probability, threshold) {
   return { above, known };
 }
 
+export function positiveTissue(facts, { across, down, tissue }, probability, threshold) {
+  // The share of the tissue area in cells above a threshold; null where there is no tissue. Cells overhang the slide.
+  const [width, height] = facts.size_px;
+  const inside = (length, index) => Math.min(1, length / facts.cell_px - index);
+  let positive = 0;
+  let all = 0;
+  for (let row = 0, cell = 0; row < down; row += 1) {
+    for (let column = 0; column < across; column += 1, cell += 1) {
+      const held = (tissue[cell] || 0) * inside(width, column) * inside(height, row);
+      all += held;
+      if (probability[cell] > threshold) positive += held;
+    }
+  }
+  return all ? positive / all : null;
+}
+
 const counted = new WeakMap(); // by the values: they never change
 
 export function histogram(values, low, high, bins) {
