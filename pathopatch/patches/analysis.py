@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.annotations.masks import MaskFractions, read_mask
+from pathopatch.annotations.tissue_outlines import read_tissue_mask
 from pathopatch.config import TileConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.patches import intensity
@@ -129,7 +129,8 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         Without a target mpp the slide's own is kept. With ``registration.align`` all else is that of the slide after
         its channels were moved onto each other.
     tissue_mask : Path, optional
-        Raster at any scale that covers the whole slide; it takes the place of the tissue that would be found.
+        Raster at any scale that covers the whole slide, or outlines of QuPath or ASAP; it takes the place of the tissue
+        that would be found.
 
     Raises
     ------
@@ -203,13 +204,18 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
             counts=[name in chosen for name in slide.channels] if chosen else None,
         )
     else:
-        mask = read_mask(tissue_mask)
-        MaskFractions(mask, slide.size)  # refuses a mask that is out of proportion
+        overview_px = (overview.shape[2], overview.shape[1])
+        is_from_bounds = config.labels.annotations.subtracted_bounds
         tissue = supplied_tissue(
-            mask,
+            read_tissue_mask(
+                tissue_mask,
+                slide_size=slide.size,
+                overview_px=overview_px,
+                bounds_origin=slide.bounds[:2] if is_from_bounds else (0, 0),
+            ),
             background=background,
             channels=len(slide.channels),
-            overview_px=(overview.shape[2], overview.shape[1]),
+            overview_px=overview_px,
             scale_x=scale_x,
             scale_y=scale_y,
         )
