@@ -29,6 +29,8 @@ FINISHED = ("done", "done_empty")
 """States of a slide whose outputs are there."""
 SETTLED = (*FINISHED, "failed")
 """States in which nobody works on a slide."""
+UNCERTAIN_BELOW = 0.5
+"""The tissue of a slide is uncertain below this `tissue_confidence` of stage `tile`, and a person has to look at it."""
 ROLLED_FROM = 5000
 """So many settled files are left as they are: they are read in a second."""
 _ENTRY = "entry"
