@@ -225,7 +225,8 @@ def _measured_facts(row: SlideRow, config: TileConfig) -> dict[str, Any]:
     from pathopatch.patches.describe import describe_slide
 
     with open_row(row) as slide:
-        return {**_facts(row, slide), **describe_slide(slide, config, slide_id=row.slide_id).measured()}
+        described = describe_slide(slide, config, slide_id=row.slide_id, tissue_mask=row.tissue_mask)
+        return {**_facts(row, slide), **described.measured()}
 
 
 def _annotation_classes(row: SlideRow) -> str:
@@ -239,6 +240,10 @@ def _annotation_classes(row: SlideRow) -> str:
 
 def _facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
     """Return the columns of ``slides.parquet``."""
+    if row.tissue_mask is not None:
+        from pathopatch.annotations.tissue_outlines import require_tissue_mask
+
+        require_tissue_mask(row.tissue_mask, slide.size)
     width, height = slide.size
     values = (
         row.slide_id,
@@ -266,6 +271,8 @@ def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
         column, value = "mpp", ""
     elif error.place == str(row.annotations):
         column, value = "annotations", str(row.annotations)
+    elif error.place == str(row.tissue_mask):
+        column, value = "tissue_mask", str(row.tissue_mask)
     message = f"slide {row.slide_id}: {error.message}"
     return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
 

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pathopatch.config import GroupsConfig
+    from pathopatch.report.contact_sheet import ContactSheet
 
 __all__ = [
     "Progress",
@@ -161,6 +162,15 @@ def _with_cohort_windows(
     fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True))
     measured = partial(measure_intensities, config=config, workers=workers)
     return cohort_config(rows, config, work, fingerprints=fingerprints, measured=measured, force=force)
+
+
+def tissue(
+    work: Path, out: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> ContactSheet:
+    """Draw what was taken for tissue on every tiled slide; see `pathopatch.report.contact_sheet`."""
+    from pathopatch.report.contact_sheet import write_contact_sheet
+
+    return write_contact_sheet(work, out, force=force, progress=progress)
 
 
 def tile_patches(

@@ -61,6 +61,40 @@ def test_pixels_that_cannot_be_used_are_a_problem_of_their_row(tmp_path: Path) -
         check(tmp_path / "m.csv", measure=TileConfig())
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.geojson", b'{"type": "FeatureCollection"', "INPUT_CORRUPT.*not JSON"),
+        ("t.xml", b"<svg/>", "INPUT_CORRUPT.*ASAP_Annotations"),
+        ("t.png", b"no picture", "INPUT_CORRUPT.*cannot be read"),
+        ("t.txt", b"x", "INPUT_UNSUPPORTED.*format '.txt'"),
+    ],
+)
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_a_broken_tissue_mask_is_a_problem_of_its_column(
+    tmp_path: Path, name: str, content: bytes, said: str, is_quick: bool
+) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue())
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,{name}\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=said) as caught:
+        check(tmp_path / "m.csv", measure=None if is_quick else EXACT)
+    (problem,) = caught.value.problems
+    assert (problem.row, problem.column, problem.value) == (2, "tissue_mask", str(tmp_path / name))
+
+
+def test_the_tissue_share_is_that_of_the_outlines_which_the_manifest_names(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue())
+    ring = "[[0, 0], [100, 0], [100, 300], [0, 300], [0, 0]]"
+    (tmp_path / "t.geojson").write_text(
+        f'{{"type": "Feature", "geometry": {{"type": "Polygon", "coordinates": [{ring}]}}}}', encoding="utf-8"
+    )
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,t.geojson\n", encoding="utf-8")
+    row = check(tmp_path / "m.csv", measure=EXACT).iloc[0]
+    assert row["tissue_share"] == 0.25
+    assert np.isnan(row["tissue_threshold"])
+
+
 def test_a_picture_never_replaces_the_slide(tmp_path: Path) -> None:
     slide = tmp_path / "a.png"  # a TIFF by its content
     made.write_channel(slide, tissue())

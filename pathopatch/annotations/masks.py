@@ -70,6 +70,26 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return np.asarray(np.greater(pixels, limit), np.bool_)
 
 
+def require_proportions(mask_px: tuple[int, int], slide_size: tuple[int, int], *, place: str) -> None:
+    """Refuse a mask whose (width, height) are not in proportion to the slide's within 2 %.
+
+    Raises
+    ------
+    ModalityMismatchError
+        See above.
+    """
+    (width, height), (slide_width, slide_height) = mask_px, slide_size
+    # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
+    allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
+    if abs(slide_width / width / (slide_height / height) - 1) > allowed:
+        raise ModalityMismatchError(
+            f"the mask is {width} x {height} px and the slide {slide_width} x {slide_height} px: "
+            "their proportions differ by more than 2 %",
+            place=place,
+            remedy="give the mask that belongs to this slide; it must cover the whole of it",
+        )
+
+
 class MaskFractions:
     """Area means of a mask over rectangles given in level-0 px.
 
@@ -97,16 +117,7 @@ class MaskFractions:
         else:
             self._mask = read_mask(mask) if isinstance(mask, Path) else mask
             height, width = self._mask.shape
-        scale_x, scale_y = slide_size[0] / width, slide_size[1] / height
-        # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
-        allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
-        if abs(scale_x / scale_y - 1) > allowed:
-            raise ModalityMismatchError(
-                f"the mask is {width} x {height} px and the slide {slide_size[0]} x {slide_size[1]} px: "
-                "their proportions differ by more than 2 %",
-                place=str(mask) if isinstance(mask, Path) else "",
-                remedy="give the mask that belongs to this slide; it must cover the whole of it",
-            )
+        require_proportions((width, height), slide_size, place=str(mask) if isinstance(mask, Path) else "")
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
         """Return the mask's share of each patch's part on the slide.

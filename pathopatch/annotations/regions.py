@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 import shapely
-from numpy.typing import NDArray
 
 from pathopatch.annotations.asap import read_asap
 from pathopatch.annotations.outlines import Outlines
+from pathopatch.annotations.placing import on_slide
 from pathopatch.annotations.qupath import read_qupath
 from pathopatch.config import AnnotationConfig
-from pathopatch.errors import InputUnsupportedError, ModalityMismatchError
+from pathopatch.errors import InputUnsupportedError
 from pathopatch.manifest import ANNOTATION_SUFFIXES
 
 _TABLE = "tile.labels.annotations"
@@ -125,16 +125,14 @@ def regions(
         warnings.append(f"{ignored} outlines of ignored classes left out")
     names = np.array(outlines.names, dtype=object)[is_used]
     shapes = np.array(outlines.shapes, dtype=object)[is_used]
-    shapes, repaired = _valid(shapes)
-    if repaired:
-        warnings.append(f"{repaired} outlines that cross themselves were mended")
-    has_area = shapely.area(shapes) > 0
-    if flat := int((~has_area).sum()):
-        warnings.append(f"{flat} outlines without area left out")
-    names, shapes = names[has_area], shapes[has_area]
-    if outlines.is_from_bounds and config.subtracted_bounds:
-        shapes = np.array([shapely.transform(shape, lambda xy: xy + bounds_origin) for shape in shapes], dtype=object)
-    warnings += _beyond(shapes, slide_size, outlines.place)
+    names, shapes, mended = on_slide(
+        names,
+        shapes,
+        slide_size=slide_size,
+        bounds_origin=bounds_origin if outlines.is_from_bounds and config.subtracted_bounds else (0, 0),
+        place=outlines.place,
+    )
+    warnings += mended
     tumor, non_tumor, holes = (
         shapely.union_all(shapes[np.isin(names, listed)]) for listed in (config.tumor, config.non_tumor, config.holes)
     )
@@ -160,44 +158,3 @@ def _refuse_unmapped(outlines: Outlines, config: AnnotationConfig) -> None:
             place=outlines.place,
             remedy=f"name each in tumor, non_tumor, holes or ignored under [{_TABLE}] of the study file",
         )
-
-
-def _valid(shapes: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """Return valid shapes, and how many had to be mended.
-
-    An outline that crosses itself is taken as a hand drew it: what it goes round twice is inside, not a hole. What a
-    hole holds outside its outline is no area. Those without any area come out empty and do not count as mended.
-    """
-    broken = ~shapely.is_valid(shapes)
-    mended = shapes.copy()
-    mended[broken] = _structured(shapes[broken])
-    for index in np.flatnonzero(broken).tolist():
-        parts = shapely.get_parts(shapes[index])
-        if any(len(part.interiors) for part in parts):
-            outer = shapely.union_all(_structured(np.array([shapely.Polygon(part.exterior) for part in parts], object)))
-            mended[index] = shapely.intersection(mended[index], outer)
-    return mended, int((broken & (shapely.area(mended) > 0)).sum())
-
-
-def _structured(shapes: NDArray[Any]) -> NDArray[Any]:
-    """Return shapes made valid; parts without area are dropped."""
-    return np.asarray(shapely.make_valid(shapes, method="structure", keep_collapsed=False), object)
-
-
-def _beyond(shapes: NDArray[Any], slide_size: tuple[int, int], place: str) -> list[str]:
-    """Return warnings about outlines that lie beyond the slide; raise if all do."""
-    if not len(shapes):
-        return []
-    slide = shapely.box(0, 0, *slide_size)
-    off = ~shapely.intersects(shapes, slide)
-    if off.all():
-        left, top, right, bottom = shapely.total_bounds(shapes)
-        raise ModalityMismatchError(
-            f"all {len(shapes)} outlines lie beyond the slide: they span {left:.0f} to {right:.0f} and {top:.0f} to "
-            f"{bottom:.0f} px, the slide is {slide_size[0]} x {slide_size[1]} px",
-            place=place,
-            remedy="give the annotations that belong to this slide, in level-0 pixels",
-        )
-    over = ~off & ~shapely.covers(slide, shapes)
-    counts = ((off, "outlines beyond the slide left out"), (over, "outlines reach over the slide's edge and are cut"))
-    return [f"{int(which.sum())} {what}" for which, what in counts if which.any()]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pathopatch.config import UNCERTAIN_BELOW
 from pathopatch.errors import InputMissingError
 from pathopatch.statuses import FINISHED, SETTLED, StatusTable
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 STATES = (*SETTLED, "running")
 """In the order in which they are shown; `running` is also what a killed process leaves."""
-_COLUMNS = ("state", "code", "message", "patches", "predicted", "tumour", "seconds", "ended")
+_COLUMNS = ("state", "code", "message", "patches", "predicted", "tumour", "seconds", "ended", "tissue_confidence")
 _SHOWN = ("slide_id", "stage", "state", "code", "patches", "predicted", "tumour", "seconds")
 _FEW = 40  # slides: so many are listed without being asked for
 
@@ -26,7 +27,8 @@ class Standing:
     Parameters
     ----------
     table : DataFrame
-        slide_id, stage, state, code, message, patches, predicted, tumour, seconds, ended; a row a slide and stage.
+        slide_id, stage, state, code, message, patches, predicted, tumour, seconds, ended, tissue_confidence; a row a
+        slide and stage.
     counts : DataFrame
         Slides by stage (rows) and state (columns).
     """
@@ -59,6 +61,7 @@ class Standing:
             states = ", ".join(f"{count:,} {state}" for state, count in row.items() if count)
             patches = self.table.loc[self.table["stage"] == stage, "patches"].sum()
             lines.append(f"{stage}: {states}; {int(patches):,} patches")
+        lines += _uncertain(self.table)
         failed = self.failed
         if len(failed):
             codes = failed["code"].fillna("").value_counts(sort=True)
@@ -90,11 +93,24 @@ def standing(out: Path) -> Standing:
     return Standing(table=table, counts=counts.reindex(columns=list(STATES), fill_value=0))
 
 
+def _uncertain(table: pd.DataFrame) -> list[str]:
+    """Return how many slides' tissue is uncertain, and which; nothing where no status says how sure it is."""
+    known = table[table["tissue_confidence"].notna()]
+    if known.empty:
+        return []
+    names = known.loc[known["tissue_confidence"].astype(float) < UNCERTAIN_BELOW, "slide_id"].tolist()
+    line = f"tissue: {len(names):,} of {len(known):,} slides uncertain"
+    if names:
+        more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
+        line += f": {', '.join(names[:_FEW])}{more}; look at them with pathopatch tissue"
+    return [line]
+
+
 def _columns(rows: pd.DataFrame) -> str:
     """Return rows as aligned text, empty where nothing is known, each failure's message below its row."""
     shown = rows[list(_SHOWN)].astype(dict.fromkeys(("patches", "predicted", "tumour"), "Int64"))
     lines = shown.astype(object).where(shown.notna(), "").to_string(index=False).splitlines()
     told = [lines[0]]
-    for line, message in zip(lines[1:], rows["message"].fillna(""), strict=True):
+    for line, message in zip(lines[1:], rows["message"].astype(object).fillna(""), strict=True):
         told += [line] + ([f"    {message}"] if message else [])
     return "\n".join(told)

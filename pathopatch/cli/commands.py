@@ -13,6 +13,7 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     slides.check,
     slides.info,
     slides.tile,
+    slides.tissue,
     training.groups,
     training.audit,
     training.train,

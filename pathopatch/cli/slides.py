@@ -1,4 +1,4 @@
-"""What one types about slides: check, info, tile, export."""
+"""What one types about slides: check, info, tile, tissue, export."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from pathopatch.cli.options import (
     Source,
     Timeout,
     WarnShift,
+    Work,
     Workers,
     in_bytes,
     with_options,
@@ -171,6 +172,31 @@ def tile(
             progress=progress,
         )
     finish(outcomes)
+
+
+def tissue(
+    work: Work,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="PNG file of the contact sheet. Default: WORK/tissue/contact-sheet.png."),
+    ] = None,
+    quiet: Quiet = False,
+    force: Annotated[bool, typer.Option("--force", help="Also replace outlines that somebody changed.")] = False,
+) -> None:
+    """Draw every tiled slide with its tissue outlined, worst first, and write the outlines for QuPath."""
+    from pathopatch import pipeline
+
+    with progress_bars(quiet) as progress:
+        written = pipeline.tissue(work, out, force=force, progress=progress)
+    print(written.page)
+    for path in written.sheets:
+        print(path)
+    for slide in written.first:
+        say(f"look at: {slide.slide_id}: {'; '.join(slide.reasons)}")
+    for path in written.kept:
+        say(f"kept: {path}: it was changed since it was written; --force replaces it")
+    for name in written.without_overview:
+        say(f"warning: {name}: ready patches have no overview, so their tissue is not drawn")
 
 
 def export_ome_zarr(

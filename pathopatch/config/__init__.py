@@ -5,6 +5,7 @@ Configurations are read from TOML, checked once, and stored as JSON beside the r
 
 from pathopatch.config.base import MPP_RANGE, Config, Fraction, parse
 from pathopatch.config.slides import (
+    UNCERTAIN_BELOW,
     AnnotationConfig,
     IntensityConfig,
     LabelConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "TileConfig",
     "TissueConfig",
     "TrainConfig",
+    "UNCERTAIN_BELOW",
     "TuneConfig",
     "load_study",
     "parse",

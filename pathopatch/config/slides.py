@@ -112,6 +112,10 @@ class LabelConfig(Config):
         return self
 
 
+UNCERTAIN_BELOW = 0.5
+"""A slide's tissue is uncertain below this confidence, and a person has to look at it."""
+
+
 class RegistrationConfig(Config):
     """What is done about channels that do not lie on each other."""
 

@@ -107,7 +107,7 @@ def predict_to(
     patient_id : str
         Kept in the status, for the summary by patient.
     tissue_mask : Path, optional
-        Raster that says what is tissue; found on the slide if not given.
+        Raster or outlines that say what is tissue; found on the slide if not given.
     config : PredictConfig
     force : bool
         Redo outputs that were made of something else.

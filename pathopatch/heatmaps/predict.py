@@ -154,7 +154,7 @@ def predict_slide(
     slide_id : str, optional
         First part of each patch_id; the first file's stem if not given.
     tissue_mask : Path, optional
-        Raster that says what is tissue; found on the slide if not given.
+        Raster or outlines that say what is tissue; found on the slide if not given.
     config : PredictConfig
         Its device and precision are the model's already and not read here.
 

@@ -18,6 +18,7 @@ import shapely
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pathopatch.annotations.mask_polygons import mask_polygons
 from pathopatch.heatmaps.geojson import COLORS, id_maker, measurements, to_json, write_features
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:region")
@@ -98,7 +99,7 @@ def positive_regions(
     total = np.bincount(region, weights=probability[row, column], minlength=count)
     area_px = np.bincount(region, weights=height[row] * width[column], minlength=count)
     return PositiveRegions(
-        polygons=_on_slide(_outlines(positive, labels), x, y),
+        polygons=_on_slide(mask_polygons(positive, labels), x, y),
         area_mm2=np.asarray(area_px * (mpp**2 / _UM2_PER_MM2), np.float64),
         mean_probability=total / cells,
         cells=cells.astype(np.int64),
@@ -132,42 +133,6 @@ def write_regions(
         The slide's bounds (x, y), level-0 px; subtracted, as from tiles.
     """
     write_features(path, _annotations(regions, slide_id, run, class_name, origin))
-
-
-def _outlines(positive: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray[Any]:
-    """Return the polygon of each label, corners at whole cells, from the lines between positive and other cells."""
-    faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(_border_lines(positive))))
-    # The holes come as faces too. The cell below and right of a face's topmost, then leftmost corner is inside it.
-    corner, face = shapely.get_coordinates(shapely.get_exterior_ring(faces), return_index=True)
-    order = np.lexsort((corner[:, 0], corner[:, 1], face))
-    column, row = corner[order][np.diff(face[order], prepend=-1) > 0].astype(np.int64).T
-    label = labels[row, column]
-    found = np.empty(labels.max(initial=0), dtype=object)
-    found[label[label > 0] - 1] = faces[label > 0]
-    return found
-
-
-def _border_lines(positive: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return straight lines ((x, y), (x, y)) that meet at their ends only, ndarray of shape (n, 2, 2)."""
-    padded = np.pad(positive, 1)
-    along_x = np.pad(padded[1:] != padded[:-1], ((0, 0), (1, 1)))[:, 1:-1]  # (ny + 1, nx + 2)
-    along_y = np.pad(padded[:, 1:] != padded[:, :-1], ((1, 1), (0, 0)))[1:-1]  # (ny + 2, nx + 1)
-    is_crossing = along_x[:, 1:] & along_x[:, :-1] & along_y[1:] & along_y[:-1]  # (ny + 1, nx + 1), corners of cells
-    y, left, right = _runs(along_x[:, 1:-1], is_crossing)
-    x, top, bottom = _runs(along_y[1:-1].T, is_crossing.T)
-    ends = ((left, y, right, y), (x, top, x, bottom))
-    return np.concatenate([np.stack(end, axis=1) for end in ends]).reshape(-1, 2, 2).astype(np.float64)
-
-
-def _runs(
-    edges: NDArray[np.bool_], is_crossing: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return (line, first corner, last corner) of the runs of edges along each line, ended where two lines cross."""
-    before, after = np.zeros_like(edges), np.zeros_like(edges)
-    before[:, 1:], after[:, :-1] = edges[:, :-1], edges[:, 1:]
-    line, first = np.nonzero(edges & (~before | is_crossing[:, :-1]))
-    _, last = np.nonzero(edges & (~after | is_crossing[:, 1:]))
-    return line, first, last + 1
 
 
 def _on_slide(polygons: NDArray[Any], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[Any]:

@@ -36,7 +36,7 @@ class SlideRow:
     labelled_mask, annotations : Path or None
         What was labelled at all; outlines by a pathologist.
     tissue_mask : Path or None
-        Raster of the tissue; None: it is found.
+        Raster or outlines of the tissue; None: it is found.
     background : {"dark", "bright"} or None
         None: to be guessed.
     exclude : bool

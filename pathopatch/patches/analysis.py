@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.annotations.masks import MaskFractions, read_mask
-from pathopatch.config import TileConfig
+from pathopatch.annotations.tissue_outlines import read_tissue_mask
+from pathopatch.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.source import read_padded
-from pathopatch.patches.tissue import UNCERTAIN, TissueModel, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
@@ -85,7 +85,7 @@ class SlideAnalysis:
             for shift in self.shifts
             if shift.is_measured and shift.distance_px * mpp > warn_um
         ]
-        if self.tissue.confidence >= UNCERTAIN:
+        if self.tissue.confidence >= UNCERTAIN_BELOW:
             return far
         doubts = "; ".join(self.tissue.doubts)
         return [
@@ -144,7 +144,8 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         Without a target mpp the slide's own is kept. With ``registration.align`` all else is that of the slide after
         its channels were moved onto each other.
     tissue_mask : Path, optional
-        Raster at any scale that covers the whole slide; it takes the place of the tissue that would be found.
+        Raster at any scale that covers the whole slide, or outlines of QuPath or ASAP; it takes the place of the tissue
+        that would be found.
 
     Raises
     ------
@@ -225,12 +226,17 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
                 remedy=_LOOK_AT_TISSUE,
             )
     else:
-        mask = read_mask(tissue_mask)
-        MaskFractions(mask, slide.size)  # refuses a mask that is out of proportion
+        overview_px = (overview.shape[2], overview.shape[1])
+        is_from_bounds = config.labels.annotations.subtracted_bounds
         tissue = supplied_tissue(
-            mask,
+            read_tissue_mask(
+                tissue_mask,
+                slide_size=slide.size,
+                overview_px=overview_px,
+                bounds_origin=slide.bounds[:2] if is_from_bounds else (0, 0),
+            ),
             polarities=polarities,
-            overview_px=(overview.shape[2], overview.shape[1]),
+            overview_px=overview_px,
             scale_x=scale_x,
             scale_y=scale_y,
             unscanned=unscanned.mask,

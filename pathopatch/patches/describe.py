@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -93,7 +94,8 @@ class Description:
 
     def measured(self) -> dict[str, Any]:
         """Return what the pixels say as plain values, one row of a table."""
-        threshold = None if self.analysis is None else self.analysis.tissue.threshold
+        tissue = None if self.analysis is None else self.analysis.tissue
+        threshold = None if tissue is None or tissue.is_supplied else tissue.threshold
         return {
             "tissue_share": self.tissue_share,
             "tissue_threshold": math.nan if threshold is None else threshold,
@@ -162,7 +164,7 @@ class Description:
         return lines
 
 
-def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Description:
+def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_mask: Path | None = None) -> Description:
     """Return what is known of a slide; its overview and some windows are read.
 
     Parameters
@@ -173,6 +175,8 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
         How tissue and shifts are looked for.
     slide_id : str
         Its id.
+    tissue_mask : Path, optional
+        As of `analyse_slide`.
 
     Raises
     ------
@@ -181,9 +185,11 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str) -> Descri
     InputUnsupportedError
         The slide is coarser than the target mpp by more than 2 %.
     InputCorruptError
-        It cannot be decoded.
+        It cannot be decoded, or the tissue mask cannot.
+    InputMissingError, ModalityMismatchError
+        The tissue mask is missing or does not fit the slide.
     """
-    analysis = analyse_slide(slide, config) if slide.has_mpp else None
+    analysis = analyse_slide(slide, config, tissue_mask=tissue_mask) if slide.has_mpp else None
     if analysis is not None:
         overview, windows, background = analysis.overview, analysis.windows, analysis.background
         missing = np.zeros((1, 1), np.bool_) if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0

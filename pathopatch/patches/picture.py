@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ COLOR_NAMES = {
 INK, PAPER, FAINT = (25, 25, 25), (255, 255, 255), (110, 110, 110)
 FONT_PX = 20
 BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))  # lines seen on any ground
+_STRIPE_PX, _STRIPES = 4, (95, 165)
 
 
 def shrunk(overview: NDArray[np.generic], longest_px: int) -> NDArray[np.generic]:
@@ -122,6 +124,41 @@ def outlined(
         drawn[inside & ~core] = color
         inside = core
     return drawn
+
+
+def mask_under(view: Picture, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which pixels of a picture are set by more than half.
+
+    Parameters
+    ----------
+    view : ndarray of uint8, shape (h, w, 3)
+    mask : ndarray of uint8, shape (H, W)
+        Of any scale; it covers what the picture shows. 0 or 1.
+
+    Returns
+    -------
+    ndarray of bool, shape (h, w)
+    """
+    size = view.shape[1], view.shape[0]
+    method = cv2.INTER_AREA if mask.shape[1] >= size[0] else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(mask * np.uint8(255), size, interpolation=method) > 127, np.bool_)
+
+
+def hatched(view: Picture, where: NDArray[np.bool_]) -> Picture:
+    """Return the picture with slanting grey stripes in place of some pixels: seen on any ground, and no slide's look.
+
+    Parameters
+    ----------
+    view : ndarray of uint8, shape (h, w, 3)
+    where : ndarray of bool, shape (h, w)
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+    """
+    slant = np.add.outer(np.arange(where.shape[0]), np.arange(where.shape[1]))
+    stripes = np.array(_STRIPES, np.uint8)[slant // _STRIPE_PX % 2]
+    return np.where(where[..., None], stripes[..., None], view)
 
 
 def _shrunk(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -184,10 +184,19 @@ class PatchStore:
         return np.asarray(self._small(f"overview/labels/tissue/{level}"), np.uint8)
 
     def unscanned(self, level: int = 0) -> NDArray[np.uint8] | None:
-        """Return the overview's mask of what was never scanned, as `tissue`; None: all was."""
-        if not (self.path / "overview" / "labels" / "unscanned").is_dir():
-            return None
-        return np.asarray(self._small(f"overview/labels/unscanned/{level}"), np.uint8)
+        """Return which part of the overview was never scanned, as `tissue` does; None where nobody looked for it."""
+        name = f"overview/labels/unscanned/{level}"
+        return np.asarray(self._small(name), np.uint8) if (self.path / name).is_dir() else None
+
+    @property
+    def has_overview(self) -> bool:
+        """Whether there is an overview: ready patches have none, for nothing lies between them."""
+        return (self.path / "overview" / "zarr.json").is_file()
+
+    @property
+    def coarsest_level(self) -> int:
+        """The overview's smallest level, about 512 px on its longer side."""
+        return sum(1 for _ in (self.path / "overview").glob("[0-9]*")) - 1
 
     @cached_property
     def _patches(self) -> ZarrReader:

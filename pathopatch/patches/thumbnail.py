@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pathopatch.patches.describe import Description
@@ -18,6 +16,7 @@ from pathopatch.patches.picture import (
     draw_channels,
     draw_scale,
     font,
+    mask_under,
     outlined,
     shortened,
     shrunk,
@@ -45,7 +44,7 @@ def thumbnail(description: Description) -> Picture:
     factor = max(1, _SMALLEST_PX // max(view.shape[:2]))
     view = view.repeat(factor, axis=0).repeat(factor, axis=1)
     if description.analysis is not None:
-        view = outlined(view, _tissue_under(view, description.analysis.tissue.mask))
+        view = outlined(view, mask_under(view, description.analysis.tissue.mask))
     height, width = view.shape[:2]
     (top, left), channels = corner(), () if description.is_rgb else description.channels
     size = (2 * left + max(width, 420), top + height + _FOOT + _LINE * len(channels) + _MARGIN)
@@ -66,10 +65,3 @@ def thumbnail(description: Description) -> Picture:
 def corner() -> tuple[int, int]:
     """Return (row, column) at which the slide's corner stands in a thumbnail, px."""
     return _MARGIN + _HEAD, _MARGIN
-
-
-def _tissue_under(view: Picture, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which pixels of a picture are tissue by more than half."""
-    size = view.shape[1], view.shape[0]
-    method = cv2.INTER_AREA if mask.shape[1] >= size[0] else cv2.INTER_NEAREST
-    return np.asarray(cv2.resize(mask * np.uint8(255), size, interpolation=method) > 127, np.bool_)

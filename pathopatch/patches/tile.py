@@ -104,7 +104,7 @@ def tile_slide(
     labels : LabelSource, optional
         Where labels come from; without it no patch is labelled.
     tissue_mask : Path, optional
-        Raster that says what is tissue, see `analyse_slide`.
+        Raster or outlines that say what is tissue, see `analyse_slide`.
     force : bool
         Redo what was made otherwise, in place of stopping; write pixels again that were removed to free space.
     progress : callable, optional

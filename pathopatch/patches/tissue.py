@@ -92,8 +92,6 @@ def _bands(height: int) -> Iterator[slice]:
 
 EVERY_PIXEL = -1.0
 """Threshold that every pixel passes: the mask alone decides."""
-UNCERTAIN = 0.5
-"""Confidence below which a slide's tissue is to be looked at by a person."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -125,7 +123,7 @@ class TissueModel:
     confidence : float
         How sure the mask is, in [0, 1].
     doubts : tuple of str
-        Why it is not sure; empty from `UNCERTAIN` on.
+        Why it is not sure; empty from `UNCERTAIN_BELOW` on.
     """
 
     polarities: Polarities

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import TissueConfig
+from pathopatch.config import UNCERTAIN_BELOW, TissueConfig
 from pathopatch.patches.foreign import find_black, find_ink
 from pathopatch.patches.signal import dark_window, rounding_spread, signal_of, tissue_signal
 from pathopatch.patches.threshold import averaged, is_structured, passing, triangle
-from pathopatch.patches.tissue import EVERY_PIXEL, UNCERTAIN, TissueModel, clean_mask
+from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel, clean_mask
 from pathopatch.slides.background import Polarities, correlated_channels
 from pathopatch.slides.glass import Glass, Illumination, find_glass
 from pathopatch.slides.separation import SEPARATION, accepted_split
@@ -420,7 +420,7 @@ def _confidence(
         scores.append((1 - min(1.0, (more - less) / _UNSTABLE), told))
         scores += _agreement(view, known, tissue)
     confidence = min(score for score, _ in scores)
-    return round(confidence, 3), tuple(told for score, told in scores if score < UNCERTAIN)
+    return round(confidence, 3), tuple(told for score, told in scores if score < UNCERTAIN_BELOW)
 
 
 def _has_smooth_tissue(view: _View, told: _Told, tissue: TissueModel) -> bool:

@@ -68,8 +68,10 @@ def slides_section(study: Study) -> Html:
     """Return the table of all slides."""
     if study.slides.empty:
         return paragraph("No slide has been checked or tiled yet.", kind="absent")
-    header = ("slide", "patient", "split", "channels", "background", "tile", "predict", "mpp, um/px", "patches",
-              "with tissue", "labelled", "tumour", "tissue, %")  # fmt: skip
+    is_confidence_known = study.slides["tissue_confidence"].notna().any()  # older stores say nothing of it
+    header = ["slide", "patient", "split", "channels", "background", "tile", "predict", "mpp, um/px", "patches",
+              "with tissue", "labelled", "tumour", "tissue, %"]  # fmt: skip
+    header += ["tissue confidence"] if is_confidence_known else []
     rows = [
         (
             row["slide_id"],
@@ -82,6 +84,7 @@ def slides_section(study: Study) -> Html:
             number(_value(row["mpp"]), 4),
             *(_count(row[name]) for name in ("patches", "with_tissue", "labelled", "tumor")),
             percent(_value(row["tissue_share"])),
+            *((number(_value(row["tissue_confidence"]), 2),) if is_confidence_known else ()),
         )
         for row in study.slides.to_dict("records")
     ]

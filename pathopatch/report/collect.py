@@ -230,6 +230,7 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], groups: pd.DataFra
         "background": str(store.get("background", checked.get("background", ""))),
         "windows": store.get("windows", []),
         "tissue_threshold": store.get("tissue", {}).get("threshold"),
+        "tissue_confidence": store.get("tissue", {}).get("confidence"),
         "tile_state": str(tiled.get("state", "")),
         "tile_message": _said(tiled),
         "predict_state": str(predicted.get("state", "")),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
+
+BANNER = "Research use only. Not for diagnosis, nor for any decision about a patient."
 
 
 class Html(str):
@@ -38,6 +41,19 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
     if name in ("img", "meta", "br", "col"):
         return Html(f"<{name}{told}>")
     return Html(f"<{name}{told}>{''.join(safe(child) for child in children)}</{name}>")
+
+
+def document(title: str, *body: Html) -> str:
+    """Return a whole page with its style in it, so that it opens without a network."""
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("title", title),
+        tag("style", Html(files("pathopatch.report").joinpath("style.css").read_text(encoding="utf-8"))),
+    )
+    page = tag("html", head, tag("body", *body), lang="en")
+    return f"<!doctype html>\n{page}\n"
 
 
 def table(

@@ -5,9 +5,8 @@ Read from artefacts alone. What is not there is left out with a sentence; what w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 import cv2
@@ -21,7 +20,7 @@ from pathopatch.report.cohort import cohort_section, gallery_section, slides_sec
 from pathopatch.report.collect import Study, read_study
 from pathopatch.report.findings import audit_section, glance_section
 from pathopatch.report.folds import folds_section
-from pathopatch.report.markup import Html, paragraph, safe, tag
+from pathopatch.report.markup import BANNER, Html, document, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, runs_to_show, summary, training_section
 from pathopatch.report.outside import outside_section
 from pathopatch.report.predicted import (
@@ -35,7 +34,8 @@ from pathopatch.report.reading import reading_section
 from pathopatch.report.results import results_section
 from pathopatch.report.searches import searches_section
 from pathopatch.report.sweep import sweep_section
-from pathopatch.report.tissue import Outlined, tissue_section, write_outlines
+from pathopatch.report.tissue import tissue_section, write_outlines
+from pathopatch.report.tissue_facts import read_tissue_facts
 from pathopatch.report.trained import ablation_section, calibration_section, dependence_changes
 
 _THUMBNAIL_PX = 900
@@ -72,7 +72,9 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
         temporary.mkdir(parents=True)
         thumbnails = _write_thumbnails(study, temporary)
         pictures: dict[str, bytes] = {}
-        page = render(study, pictures, thumbnails, write_outlines(study.stores, temporary))
+        facts = read_tissue_facts(study.stores)
+        tissue = tissue_section(write_outlines(study.stores, facts, temporary / "tissue", href="tissue"), facts)
+        page = render(study, pictures, thumbnails, tissue)
         for name, content in pictures.items():
             write_bytes(temporary / name, content)
         if study.comparison is not None:
@@ -86,9 +88,7 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     return out / "index.html"
 
 
-def render(
-    study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str], outlines: Mapping[str, Outlined]
-) -> str:
+def render(study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str], tissue: Html) -> str:
     """Return the page of a study; the pictures that it shows are put into `pictures` by file name.
 
     Parameters
@@ -99,23 +99,23 @@ def render(
         Filled with PNG files.
     thumbnails : dict of str to str
         Slide -> file of its small overlay, relative to the page.
-    outlines : mapping of str to Outlined
-        Slide -> picture of its tissue.
+    tissue : Html
+        The section of the tissue.
     """
     if is_only_predicted(study):
         return _page(study, f"Predictions: {study.name}", _predictions_sections(study, thumbnails))
-    return _page(study, f"Study report: {study.name}", _study_sections(study, pictures, thumbnails, outlines))
+    return _page(study, f"Study report: {study.name}", _study_sections(study, pictures, thumbnails, tissue))
 
 
 def _study_sections(
-    study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str], outlines: Mapping[str, Outlined]
+    study: Study, pictures: dict[str, bytes], thumbnails: dict[str, str], tissue: Html
 ) -> list[tuple[str, str, Html]]:
     """Return what is told of a study: each section's id, title and content."""
     shown = runs_to_show(study)
     return [
         ("glance", "At a glance", glance_section(study)),
         ("cohort", "Cohort", cohort_section(study, pictures)),
-        ("tissue", "Tissue", tissue_section(outlines)),
+        ("tissue", "Tissue", tissue),
         ("audit", "Shortcut audit of the data", _audit(study, pictures)),
         ("results", "Results by group", results_section(study, pictures)),
         ("folds", "Over folds", folds_section(study)),
@@ -153,18 +153,8 @@ def _page(study: Study, title: str, sections: Sequence[tuple[str, str, Html]]) -
         tag("section", tag("h2", title, id=f"{name}-title"), content, id=name, aria_labelledby=f"{name}-title")
         for name, title, content in sections
     ]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("title", title),
-        tag("style", Html(files("pathopatch.report").joinpath("style.css").read_text(encoding="utf-8"))),
-    )
-    page = tag(
-        "html", head, tag("body", _header(title, study), tag("nav", tag("ul", *links), aria_label="Sections"),
-                          tag("main", *body), _footer()), lang="en",
-    )  # fmt: skip
-    return f"<!doctype html>\n{page}\n"
+    nav = tag("nav", tag("ul", *links), aria_label="Sections")
+    return document(title, _header(title, study), nav, tag("main", *body), _footer())
 
 
 def _audit(study: Study, pictures: dict[str, bytes]) -> Html:
@@ -188,7 +178,7 @@ def _header(title: str, study: Study) -> Html:
         "header",
         tag("h1", title),
         paragraph(what if is_only_predicted(study) else f"{what}, judged group by group for {shortcut}", kind="lead"),
-        paragraph("Research use only. Not for diagnosis, nor for any decision about a patient.", kind="banner"),
+        paragraph(BANNER, kind="banner"),
         summary(study),
     )
 

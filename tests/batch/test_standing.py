@@ -62,6 +62,28 @@ def test_its_exit_code_is_that_of_a_run(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("is_rolled", [False, True])
+def test_slides_whose_tissue_is_uncertain_are_counted_and_named(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], is_rolled: bool
+) -> None:
+    for slide, confidence in (("a", 0.49), ("b", 0.5), ("c", 0.1), ("old", None)):
+        said = {} if confidence is None else {"tissue_confidence": confidence}
+        update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **said})
+        update_status(tmp_path, slide, "predict", DONE)
+    if is_rolled:
+        roll(tmp_path, at_least=1)
+    assert typed("status", tmp_path) == 0
+    assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_tissue_where_no_status_says_how_sure_it_is(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, 2)
+    assert typed("status", tmp_path) == 0
+    assert "tissue" not in capsys.readouterr().out
+
+
 def test_a_folder_where_nothing_was_done_is_an_error(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from pathopatch.config import TileConfig, TissueConfig
+from pathopatch.config import UNCERTAIN_BELOW, TileConfig, TissueConfig
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.manifest import read_manifest
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
 from pathopatch.patches.signal import tissue_signal
-from pathopatch.patches.tissue import UNCERTAIN, TissueModel, clean_mask, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, clean_mask, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import open_slide
 from pathopatch.slides.background import Polarity
@@ -251,7 +251,7 @@ def test_textured_stroma_around_nuclei_is_no_glass_and_tinted_glass_is() -> None
     nuclei = 255 - cv2.dilate(255 - stroma, np.ones((7, 7)))
     model = fit(np.tile(nuclei, (3, 1, 1)).clip(0, 255).astype(np.uint8), "bright")
     assert model.mask.all()
-    assert model.confidence < UNCERTAIN
+    assert model.confidence < UNCERTAIN_BELOW
     tinted = np.stack([draw().normal(level, 3, (SIZE, SIZE)) for level in (250, 220, 175)])
     tinted[:, :, 200:] -= 110
     assert fit(tinted.clip(0, 255).astype(np.uint8), "bright").mask.mean() == pytest.approx(1 / 3, abs=0.01)
@@ -332,7 +332,7 @@ def structured_field(seed: int = 0, level: float = 1000.0) -> NDArray[np.uint16]
 def test_where_no_background_is_in_view_the_choice_decides_and_it_is_said(choice: str, share: float) -> None:
     model = fit(structured_field(), "dark", when_unsure=choice)
     assert (model.is_unsure, model.mask.mean()) == (True, share)
-    assert model.confidence < UNCERTAIN
+    assert model.confidence < UNCERTAIN_BELOW
     assert "no background is in view" in model.doubts[0]
 
 
@@ -343,7 +343,7 @@ def test_a_stated_black_level_tells_a_full_field_from_an_empty_one() -> None:
     }  # fmt: skip
     full = fit_tissue(structured_field(), **settings)
     assert (full.is_unsure, full.mask.mean()) == (False, 1.0)
-    assert full.confidence >= UNCERTAIN
+    assert full.confidence >= UNCERTAIN_BELOW
     empty = fit_tissue(draw().poisson(100, (1, SIZE, SIZE)).astype(np.uint16), **settings)
     assert (empty.threshold, empty.mask.any(), empty.is_unsure) == (None, False, False)
     half = structured_field()
@@ -361,7 +361,7 @@ def test_a_stated_glass_level_tells_a_full_field_from_an_empty_one() -> None:
     }  # fmt: skip
     assert fit_tissue(tissue, **settings).mask.all()
     empty = fit_tissue(glass, **settings)
-    assert (empty.mask.any(), empty.confidence >= UNCERTAIN) == (False, True)
+    assert (empty.mask.any(), empty.confidence >= UNCERTAIN_BELOW) == (False, True)
 
 
 def test_what_was_never_scanned_is_no_tissue_and_takes_no_part_in_shares() -> None:
@@ -400,6 +400,6 @@ def test_channels_that_show_tissue_at_different_places_lower_the_confidence() ->
     apart = np.full((2, SIZE, SIZE), 0.0)
     apart[0, :100], apart[1, 180:] = 500, 500
     apart += draw().normal(20, 3, apart.shape)
-    assert fit(apart.astype(np.uint16), "dark").confidence < UNCERTAIN
+    assert fit(apart.astype(np.uint16), "dark").confidence < UNCERTAIN_BELOW
     apart[1] = apart[0]
-    assert fit(apart.astype(np.uint16), "dark").confidence >= UNCERTAIN
+    assert fit(apart.astype(np.uint16), "dark").confidence >= UNCERTAIN_BELOW
