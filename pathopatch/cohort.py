@@ -267,7 +267,15 @@ def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
     elif error.place == str(row.annotations):
         column, value = "annotations", str(row.annotations)
     message = f"slide {row.slide_id}: {error.message}"
-    return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
+    return Problem(
+        code=error.code,
+        row=row.row,
+        column=column,
+        value=value,
+        message=message,
+        remedy=error.remedy,
+        own=(row.slide_id,),
+    )
 
 
 def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:

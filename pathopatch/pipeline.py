@@ -241,8 +241,9 @@ def groups(
 
 def train(work: Path, config: TrainConfig, *, force: bool = False, progress: Progress | None = None) -> Path:
     """Train one run; return its folder ``runs/<name>``, or with folds, in each of which it is trained, ``folds``."""
-    from pathopatch.training import train_one
+    from pathopatch.training import runs_with_groups, train_one
 
+    runs_with_groups(parts(work), [config])  # refused before the first of several folds is trained
     made = [train_one(each, config, force=force, progress=progress) for each in parts(work)]
     return made[0] if len(made) == 1 else work / files.FOLDS
 
@@ -257,8 +258,9 @@ def tune(
     progress: Progress | None = None,
 ) -> Path:
     """Search a method's settings by validation and keep the winner; return what `train` returns."""
-    from pathopatch.training import train_one
+    from pathopatch.training import runs_with_groups, train_one
 
+    runs_with_groups(parts(work), [config])
     made = [train_one(each, config, search, workers=workers, force=force, progress=progress) for each in parts(work)]
     return made[0] if len(made) == 1 else work / files.FOLDS
 

@@ -23,7 +23,7 @@ from pathopatch.cli.options import (
     in_bytes,
     with_options,
 )
-from pathopatch.cli.output import finish, progress_bars, say, show_plan
+from pathopatch.cli.output import finish, progress_bars, say_warnings, show_plan
 
 
 def check(
@@ -54,9 +54,7 @@ def check(
         slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
     shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
     print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
-    for row in slides.to_dict("records"):
-        for warning in row.get("warnings", ()):
-            say(f"warning: {row['slide_id']}: {warning}")
+    say_warnings((row["slide_id"], warning) for row in slides.to_dict("records") for warning in row.get("warnings", ()))
 
 
 def info(
@@ -80,8 +78,7 @@ def info(
     width = max(len(name) for name, _ in described.lines())
     for name, text in [*described.lines(), ("picture", str(picture))]:
         print(f"{name:{width}}  {text}")
-    for warning in described.warnings:
-        say(f"warning: {row.slide_id}: {warning}")
+    say_warnings((row.slide_id, warning) for warning in described.warnings)
 
 
 def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:

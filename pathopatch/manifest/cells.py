@@ -61,9 +61,9 @@ class Cells:
                          "leave it empty: the columns path:NAME name the channels")  # fmt: skip
         return row
 
-    def problem(self, code: str, column: str, message: str, remedy: str) -> None:
-        """Note a problem of this row."""
-        self.table.add(code, self.number, column, self.cells.get(column, ""), message, remedy)
+    def problem(self, code: str, column: str, message: str, remedy: str, *own: str) -> None:
+        """Note a problem of this row; `own` are words of the message that belong to it alone."""
+        self.table.add(code, self.number, column, self.cells.get(column, ""), message, remedy, *own)
 
     def identifier(self, column: str) -> str:
         """Return an id."""
@@ -130,7 +130,8 @@ class Cells:
             return absolute
         if folders and is_folder(absolute):
             self.problem("INPUT_UNSUPPORTED", column, f"the folder {absolute} is no OME-Zarr image",
-                         "name a file, or an OME-Zarr folder")  # fmt: skip
+                         "name a file, or an OME-Zarr folder", absolute)  # fmt: skip
         else:
-            self.problem("INPUT_MISSING", column, f"no file {absolute}", "correct the path (relative to the manifest)")
+            self.problem("INPUT_MISSING", column, f"no file {absolute}",
+                         "correct the path (relative to the manifest)", absolute)  # fmt: skip
         return absolute

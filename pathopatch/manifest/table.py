@@ -60,6 +60,8 @@ class Table:
         if header and "path" not in header and not self.channel_columns:
             self.add("INPUT_MISSING", None, "path", "", "no column names the files", "add path or path:NAME")
 
-    def add(self, code: str, row: int | None, column: str, value: str, message: str, remedy: str) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(code=code, row=row, column=column, value=value, message=message, remedy=remedy))
+    def add(self, code: str, row: int | None, column: str, value: str, message: str, remedy: str, *own: str) -> None:
+        """Note a problem; `own` are words of the message that belong to this row alone."""
+        self.problems.append(
+            Problem(code=code, row=row, column=column, value=value, message=message, remedy=remedy, own=own)
+        )
