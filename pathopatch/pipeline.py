@@ -358,11 +358,14 @@ def predict(
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         from pathopatch.batch.totals import cohort_kept
         from pathopatch.heatmaps import tiling_of
-        from pathopatch.models import check_bundles, pick_device
+        from pathopatch.models import check_bundles
 
         # What is wrong with the command is one error, not one a slide that takes the place of what was found before.
         tiling_of(check_bundles(models), config)
-        pick_device(config.device)
+        if config.device not in ("auto", "cpu"):  # which every machine has; the others need torch to be asked for
+            from pathopatch.models import pick_device
+
+            pick_device(config.device)
         counted = _counter("predict", len(tasks), progress)
         with (
             cohort_kept(out, counted) if totals else nullcontext(counted) as kept,

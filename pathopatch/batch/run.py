@@ -93,8 +93,8 @@ def _prepare(stage: str, workers: int) -> None:
     if stage == "tile":
         import pathopatch.patches
     else:
-        import pathopatch.heatmaps.predict
-        import pathopatch.models  # noqa: F401
+        import pathopatch.heatmaps.artefacts
+        import pathopatch.models.ensemble  # noqa: F401
 
 
 def run_slides(
