@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch import files, provenance
 from pathopatch.batch.run import Failure, each_slide
-from pathopatch.batch.tasks import open_row
-from pathopatch.config import TileConfig
+from pathopatch.batch.tasks import label_source, open_row
+from pathopatch.config import LabelConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
 from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
 from pathopatch.progress import Progress
@@ -42,10 +42,13 @@ def check(
     work: Path | None = None,
     *,
     measure: TileConfig | None = None,
+    labels: LabelConfig | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Return one row per slide that is not excluded, after opening every slide; write ``slides.parquet`` into `work`.
+
+    Masks and annotations are looked into as well; without `measure` at the headers of the masks alone.
 
     Parameters
     ----------
@@ -55,6 +58,8 @@ def check(
         Work folder.
     measure : TileConfig, optional
         Also look at the pixels, by these settings: the columns of `Description.measured` are added to the result.
+    labels : LabelConfig, optional
+        What the class names of annotations mean; None: not known yet, and any name is well.
     force : bool
         Replace what is known of a slide that changed under its id.
     progress : callable, optional
@@ -66,11 +71,16 @@ def check(
         Everything wrong with the manifest and its slides, in one go.
     """
     rows = included(read_manifest(manifest_path))
-    facts_of = slide_facts if measure is None else partial(_measured_facts, config=measure)
-    table, failures = open_slides(rows, facts_of=facts_of, progress=progress)
-    if failures:
-        problems = [_as_problem(row, failures[row.slide_id].error) for row in rows if row.slide_id in failures]
-        raise ManifestError(problems, place=str(manifest_path))
+    table, failures = open_slides(
+        rows, facts_of=partial(_checked_facts, measure=measure, labels=labels), progress=progress
+    )
+    problems = [_as_problem(row, failures[row.slide_id].error) for row in rows if row.slide_id in failures]
+    by_id = {row.slide_id: row for row in rows}
+    for slide_id, errors in zip(table.get("slide_id", ()), table.get("label_errors", ()), strict=True):
+        problems += [_as_problem(by_id[slide_id], error, role) for role, error in errors.items()]
+    if problems:
+        raise ManifestError(sorted(problems, key=lambda each: each.row or 0), place=str(manifest_path))
+    table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
         write_slides(work, table[list(SLIDE_COLUMNS)], force=force)
     return table
@@ -220,12 +230,25 @@ def slide_facts(row: SlideRow) -> dict[str, Any]:
         return _facts(row, slide)
 
 
-def _measured_facts(row: SlideRow, config: TileConfig) -> dict[str, Any]:
-    """Return what one slide is, and what its pixels say."""
-    from pathopatch.patches.describe import describe_slide
+def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfig | None) -> dict[str, Any]:
+    """Return what one slide is, what its pixels say, and under ``label_errors`` what is wrong with its masks."""
+    from pathopatch.patches.labels import label_file_errors
 
     with open_row(row) as slide:
-        return {**_facts(row, slide), **describe_slide(slide, config, slide_id=row.slide_id).measured()}
+        errors = label_file_errors(
+            label_source(row),
+            tissue_mask=row.tissue_mask,
+            slide_size=slide.size,
+            bounds_origin=slide.bounds[:2],
+            config=labels,
+            is_quick=measure is None,
+        )
+        known: dict[str, Any] = {"slide_id": row.slide_id, "label_errors": errors}
+        if measure is not None:
+            from pathopatch.patches.describe import describe_slide
+
+            known |= describe_slide(slide, measure, slide_id=row.slide_id).measured()
+        return known if errors else {**_facts(row, slide), **known}
 
 
 def _annotation_classes(row: SlideRow) -> str:
@@ -260,12 +283,14 @@ def _facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
     return dict(zip(SLIDE_COLUMNS, values, strict=True))
 
 
-def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
-    column, value = "path", str(row.source)
-    if isinstance(error, MppMissingError):
+def _as_problem(row: SlideRow, error: PathopatchError, column: str = "") -> Problem:
+    """Return an error of a slide, or of the file that a column names, as a problem of its row."""
+    if column:
+        value = str(getattr(row, column))
+    elif isinstance(error, MppMissingError):
         column, value = "mpp", ""
-    elif error.place == str(row.annotations):
-        column, value = "annotations", str(row.annotations)
+    else:
+        column, value = "path", str(row.source)
     message = f"slide {row.slide_id}: {error.message}"
     return Problem(
         code=error.code,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,14 @@ from pathlib import Path
 import made_slides as made
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from pathopatch import provenance
 from pathopatch.cohort import SLIDE_COLUMNS, check, describe, slides_to_predict
-from pathopatch.config import TileConfig, TissueConfig
+from pathopatch.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError
+from pathopatch.slides import rasters
 
 SQUARES = np.repeat(np.repeat(np.random.default_rng(0).random((30, 40)) > 0.7, 10, 0), 10, 1)
 EXACT = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
@@ -85,3 +88,86 @@ def test_info_prints_facts_and_leaves_a_picture_where_one_stands(manifest: Path,
     with Image.open(here / "cars-info.png") as picture:
         assert picture.info == {}
         assert picture.size[0] > 400
+
+
+def labelled(folder: Path, **cells: str) -> Path:
+    """A manifest of one slide of 400 x 300 px with the given cells."""
+    made.write_channel(folder / "a.tif", tissue())
+    path = folder / "labelled.csv"
+    path.write_text(f"slide_id,patient_id,path,{','.join(cells)}\ns1,p1,a.tif,{','.join(cells.values())}\n")
+    return path
+
+
+def write_mask(path: Path, width: int = 40, height: int = 30) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, (height, width), np.uint8) * 255).save(path)
+
+
+def told(manifest: Path, **options: object) -> list[tuple[str, int | None, str]]:
+    """Code, row and column of each problem that `check` finds."""
+    with pytest.raises(ManifestError) as caught:
+        check(manifest, **options)
+    return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("column", ["tumor_mask", "labelled_mask", "tissue_mask"])
+def test_a_mask_that_tile_could_not_use_is_a_problem_of_its_column(tmp_path: Path, column: str) -> None:
+    mask = tmp_path / "mask.png"
+    manifest = labelled(tmp_path, **{column: mask.name})
+    write_mask(mask)
+    assert len(check(manifest)) == len(check(manifest, measure=EXACT)) == 1
+    write_mask(mask, 30, 30)
+    assert told(manifest) == told(manifest, measure=EXACT) == [("MODALITY_MISMATCH", 2, column)]
+    write_mask(mask)
+    mask.write_bytes(mask.read_bytes()[:-60])
+    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, column)]
+    assert len(check(manifest)) == 1  # the header alone is looked at, and it is whole
+    mask.write_bytes(b"nothing")
+    assert told(manifest) == [("INPUT_CORRUPT", 2, column)]
+
+
+def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathopatch.annotations.masks.MAX_PIXELS", 1000)
+    monkeypatch.setattr(rasters, "MAX_PIXELS", 2000)
+    mask = tmp_path / "mask.tif"
+    pixels = np.random.default_rng(0).integers(0, 2, (96, 128), np.uint8) * 255
+    tifffile.imwrite(mask, pixels, tile=(32, 32), compression="zlib")
+    manifest = labelled(tmp_path, tumor_mask=mask.name)
+    assert len(check(manifest, measure=EXACT)) == 1
+    with tifffile.TiffFile(mask) as file:
+        start, size = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    content = bytearray(mask.read_bytes())
+    content[start : start + size] = bytes(size)
+    mask.write_bytes(content)
+    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, "tumor_mask")]
+
+
+def write_outline(path: Path, *, name: str = "Tumor", x: int = 0) -> None:
+    ring = [[x, 0], [x + 50, 0], [x + 50, 50], [x, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": name}},
+    }
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path: Path) -> None:
+    outlines = tmp_path / "a.geojson"
+    manifest = labelled(tmp_path, annotations=outlines.name)
+    known = LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",)))
+    write_outline(outlines)
+    assert check(manifest, labels=known)["annotation_classes"].tolist() == ["Tumor"]
+    write_outline(outlines, name="Stroma")
+    assert len(check(manifest)) == 1  # nobody has said yet what the names mean
+    assert told(manifest, labels=known) == [("INPUT_UNSUPPORTED", 2, "annotations")]
+    write_outline(outlines, x=4000)
+    assert told(manifest) == [("MODALITY_MISMATCH", 2, "annotations")]
+    outlines.write_text("{")
+    assert told(manifest) == [("INPUT_CORRUPT", 2, "annotations")]
+
+
+def test_all_that_is_wrong_with_the_masks_of_a_slide_is_told_at_once(tmp_path: Path) -> None:
+    manifest = labelled(tmp_path, tumor_mask="t.png", tissue_mask="s.png")
+    for name in ("t.png", "s.png"):
+        write_mask(tmp_path / name, 30, 30)
+    assert told(manifest) == [("MODALITY_MISMATCH", 2, "tumor_mask"), ("MODALITY_MISMATCH", 2, "tissue_mask")]

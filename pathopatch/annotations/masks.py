@@ -97,16 +97,7 @@ class MaskFractions:
         else:
             self._mask = read_mask(mask) if isinstance(mask, Path) else mask
             height, width = self._mask.shape
-        scale_x, scale_y = slide_size[0] / width, slide_size[1] / height
-        # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
-        allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
-        if abs(scale_x / scale_y - 1) > allowed:
-            raise ModalityMismatchError(
-                f"the mask is {width} x {height} px and the slide {slide_size[0]} x {slide_size[1]} px: "
-                "their proportions differ by more than 2 %",
-                place=str(mask) if isinstance(mask, Path) else "",
-                remedy="give the mask that belongs to this slide; it must cover the whole of it",
-            )
+        _check_proportion(width, height, slide_size, place=str(mask) if isinstance(mask, Path) else "")
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
         """Return the mask's share of each patch's part on the slide.
@@ -133,6 +124,50 @@ class MaskFractions:
             if part.size and part.any():
                 shares[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
         return shares
+
+
+def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
+    """Refuse a mask file that cannot be used with a slide.
+
+    Parameters
+    ----------
+    path : Path
+        The mask's file.
+    slide_size : tuple of int
+        (width, height) of the slide, level-0 px.
+    is_quick : bool
+        Look at the file's header alone: damaged pixels are not found.
+    is_banded : bool
+        A large TIFF may be read in bands; off for masks that are read at once.
+
+    Raises
+    ------
+    ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
+        See `MaskFractions`.
+    """
+    is_large = is_banded and _is_large(path)
+    source = raster(path, is_whole=not is_large)
+    _check_proportion(source.width, source.height, slide_size, place=str(path))
+    if is_quick:
+        return
+    if is_large:  # one patch that covers the slide, so that every band is decoded
+        banded_fractions(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
+    else:
+        read_mask(path)
+
+
+def _check_proportion(width: int, height: int, slide_size: tuple[int, int], *, place: str) -> None:
+    """Refuse a mask of other proportions than the slide."""
+    scale_x, scale_y = slide_size[0] / width, slide_size[1] / height
+    # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
+    allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
+    if abs(scale_x / scale_y - 1) > allowed:
+        raise ModalityMismatchError(
+            f"the mask is {width} x {height} px and the slide {slide_size[0]} x {slide_size[1]} px: "
+            "their proportions differ by more than 2 %",
+            place=place,
+            remedy="give the mask that belongs to this slide; it must cover the whole of it",
+        )
 
 
 def _is_large(path: Path) -> bool:

@@ -15,6 +15,7 @@ from pathopatch.cli.options import (
     Out,
     Quiet,
     RetryFailed,
+    Settings,
     SlideMpp,
     Source,
     Timeout,
@@ -35,10 +36,14 @@ def check(
         typer.Option(min=1, help="Open no slide: write the manifest in parts of so many slides to OUT/parts/."),
     ] = None,
     warn_shift_um: WarnShift = None,
+    settings: Settings = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Check a manifest and open every slide in it; report every problem in one go, and what each slide is."""
+    """Check a manifest and open every slide and mask in it; report every problem in one go, and what each slide is.
+
+    With --config the settings of [tile] hold, and the class names of annotations must be among them.
+    """
     from pathopatch import pipeline
 
     if slides_per_part is not None:
@@ -49,9 +54,16 @@ def check(
         for path in write_parts(read_manifest(manifest), out / "parts", slides_per_part):
             print(path)
         return
-    measure = None if quick else _looking(warn_shift_um)
+    config = _looking(settings, warn_shift_um)
     with progress_bars(quiet) as progress:
-        slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
+        slides = pipeline.check(
+            manifest,
+            out,
+            measure=None if quick else config,
+            labels=None if settings is None else config.labels,
+            force=force,
+            progress=progress,
+        )
     shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
     print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
     say_warnings((row["slide_id"], warning) for row in slides.to_dict("records") for warning in row.get("warnings", ()))
@@ -64,8 +76,9 @@ def info(
     ] = None,
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
-    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
     warn_shift_um: WarnShift = None,
+    settings: Settings = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -74,21 +87,22 @@ def info(
 
     (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
     picture = Path(f"{row.slide_id}-info.png") if out is None else out
-    described = pipeline.describe(row, _looking(warn_shift_um, background), slide_mpp=slide_mpp, picture=picture)
+    described = pipeline.describe(
+        row, _looking(settings, warn_shift_um, background), slide_mpp=slide_mpp, picture=picture
+    )
     width = max(len(name) for name, _ in described.lines())
     for name, text in [*described.lines(), ("picture", str(picture))]:
         print(f"{name:{width}}  {text}")
     say_warnings((row.slide_id, warning) for warning in described.warnings)
 
 
-def _looking(warn_shift_um: float | None, background: str | None = None) -> Any:
+def _looking(settings: Path | None, warn_shift_um: float | None, background: str | None = None) -> Any:
     """Return the settings by which pixels are looked at where nothing is tiled."""
-    from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+    from pathopatch.config import TileConfig, load_settings
 
-    registration = with_options(RegistrationConfig(), warn_um=warn_shift_um)
-    return with_options(
-        TileConfig(), registration=registration, tissue=with_options(TissueConfig(), background=background)
-    )
+    base = TileConfig() if settings is None else load_settings(settings, reads=("tile",)).tile
+    registration = with_options(base.registration, warn_um=warn_shift_um)
+    return with_options(base, registration=registration, tissue=with_options(base.tissue, background=background))
 
 
 def tile(
@@ -109,7 +123,7 @@ def tile(
     background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
     store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
     settings: Annotated[
-        Path | None, typer.Option("--config", help="Study TOML whose [tile] table holds all other settings.")
+        Path | None, typer.Option("--config", help="TOML whose [tile] table holds all other settings.")
     ] = None,
     align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
     warn_shift_um: WarnShift = None,
@@ -123,11 +137,12 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch import pipeline
-    from pathopatch.config import ReadyConfig, TileConfig, load_study
+    from pathopatch.config import SettingsConfig, load_settings
 
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
-    base = load_study(settings).tile if settings else TileConfig()
+    stored = load_settings(settings, reads=("tile", "ready")) if settings else SettingsConfig()
+    base = stored.tile
     parts = {
         "tissue": with_options(base.tissue, background=background),
         "registration": with_options(base.registration, align=align or None, warn_um=warn_shift_um),
@@ -138,7 +153,7 @@ def tile(
             raise typer.BadParameter(
                 "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
             )
-        ready = with_options(load_study(settings).ready if settings else ReadyConfig(), px=resize_px, fit=fit)
+        ready = with_options(stored.ready, px=resize_px, fit=fit)
         with progress_bars(quiet) as progress:
             finish(pipeline.tile_patches(patches, out, config, ready=ready, force=force, progress=progress))
         return

@@ -13,7 +13,16 @@ from pathopatch.config.slides import (
     TileConfig,
     TissueConfig,
 )
-from pathopatch.config.study import EvaluateConfig, FlagsConfig, PredictConfig, StudyConfig, load_study
+from pathopatch.config.study import (
+    EvaluateConfig,
+    FlagsConfig,
+    PredictConfig,
+    SettingsConfig,
+    StudyConfig,
+    load_settings,
+    load_study,
+    tables_of,
+)
 from pathopatch.config.training import (
     RANK_METHODS,
     AugmentConfig,
@@ -40,12 +49,15 @@ __all__ = [
     "RANK_METHODS",
     "ReadyConfig",
     "RegistrationConfig",
+    "SettingsConfig",
     "SplitsConfig",
     "StudyConfig",
     "TileConfig",
     "TissueConfig",
     "TrainConfig",
     "TuneConfig",
+    "load_settings",
     "load_study",
     "parse",
+    "tables_of",
 ]
