@@ -206,7 +206,7 @@ def one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
         low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
         raise InputUnsupportedError(
             f"the slides' mpp differ: {low} has {table['mpp'].min():g}, {high} has {table['mpp'].max():g} um/px",
-            place="tile",
+            place="[tile] mpp",
             remedy=f"give the target with --mpp, for instance --mpp {table['mpp'].max():g}",
         )
 

@@ -101,7 +101,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
     if study.train.bins or study.train.attribute != "groups":
         raise InputUnsupportedError(
             "[train] sets bins or attribute, and a study draws by each of its own attributes",
-            place="train",
+            place="[train]",
             remedy="set [groups] bins, and attributes = ['bins'] or ['rank'] beside methods",
         )
     threads = 1 if study.jobs > 1 else study.train.threads

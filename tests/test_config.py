@@ -24,7 +24,7 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path) -> None:
     [
         ('work = "w"\n', "give manifest or patches, one of the two"),
         ('manifest = "m.csv"\npatches = "p.csv"\nwork = "w"\n', "give manifest or patches, one of the two"),
-        ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out tile\.patch_px"),
+        ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out \[tile\] patch_px"),
         ('patches = "p"\nwork = "w"\npredict_split = "test"\n', "leave out predict_split"),
     ],
 )
@@ -47,7 +47,7 @@ def test_every_unknown_or_wrong_key_is_listed(tmp_path: Path) -> None:
     path = study(tmp_path, 'manifest = "m"\nwork = "w"\ncolour = 1\n[tile]\npatch_px = 2\n[train]\nmethd = "erm"\n')
     with pytest.raises(InputUnsupportedError) as caught:
         load_study(path)
-    for key in ("colour", "tile.patch_px", "train.methd"):
+    for key in ("colour", "[tile] patch_px", "[train] methd"):
         assert key in str(caught.value)
 
 
@@ -107,7 +107,7 @@ def test_settings_need_no_manifest_and_may_stand_alone(tmp_path: Path, text: str
         ('[train]\nmethod = "erm"\n', r"none of the tables that this command reads: \[tile\] .*under \[tile\]"),
         ("", r"none of the tables"),
         ('[tissue]\nmethod = "otsu"\n[tile.tissue]\nmethod = "otsu"\n', r"\[tissue\] and \[tile.tissue\] are one"),
-        ("[tile]\npatch = 4\n", r"tile\.patch: Extra inputs"),
+        ("[tile]\npatch = 4\n", r"\[tile\] patch: Extra inputs"),
         ("[tissues]\npatch = 4\n", r"tissues: Extra inputs"),
         ('manifest = "m.csv"\n[tile]\npatch_px = 64\n', r"work: Field required"),  # a study is checked as one
     ],

@@ -3,7 +3,7 @@
 Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
 """
 
-from pathopatch.config.base import MPP_RANGE, Config, Fraction, parse
+from pathopatch.config.base import MPP_RANGE, Config, Fraction, parse, tables_of
 from pathopatch.config.slides import (
     AnnotationConfig,
     IntensityConfig,
@@ -21,7 +21,6 @@ from pathopatch.config.study import (
     StudyConfig,
     load_settings,
     load_study,
-    tables_of,
 )
 from pathopatch.config.training import (
     RANK_METHODS,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.config.base import Config, Fraction, parse
+from pathopatch.config.base import Config, Fraction, parse, tables_of
 from pathopatch.config.slides import ReadyConfig, TileConfig
 from pathopatch.config.training import GroupsConfig, MethodName, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
@@ -92,7 +92,9 @@ class StudyConfig(SettingsConfig):
     @model_validator(mode="after")
     def _a_work_folder_names_its_slides(self) -> StudyConfig:
         if self.predict.deidentify and self.predict_split != "none":
-            raise ValueError("predict.deidentify: a study's work folder names its slides; predict into another folder")
+            raise ValueError(
+                "[predict] deidentify: a study's work folder names its slides; predict into another folder"
+            )
         return self
 
     @model_validator(mode="before")
@@ -107,11 +109,11 @@ class StudyConfig(SettingsConfig):
             raise ValueError("give manifest or patches, one of the two")
         if self.patches is None:
             if self.ready != ReadyConfig():
-                raise ValueError("ready goes with patches: slides are cut as [tile] says")
+                raise ValueError("[ready] goes with patches: slides are cut as [tile] says")
             return self
         default = TileConfig()
         asked = [
-            f"tile.{name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
+            f"[tile] {name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
         ]
         asked += ["predict_split"] if self.predict_split != "none" else []
         if asked:
@@ -185,16 +187,6 @@ def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
             remedy=f"write its settings under {listed}",
         )
     return settings
-
-
-def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
-    """Return the tables that a configuration holds, by name."""
-    found: dict[str, type[Config]] = {}
-    for name, field in kind.model_fields.items():
-        for each in (field.annotation, *get_args(field.annotation)):
-            if isinstance(each, type) and issubclass(each, Config):
-                found[name] = each
-    return found
 
 
 def _toml(path: Path) -> dict[str, Any]:

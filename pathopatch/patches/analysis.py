@@ -150,7 +150,8 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         raise InputUnsupportedError(
             f"no window of the cohort for {', '.join(sorted(set(slide.channels) - set(config.intensity.windows)))}",
             place=str(slide.paths[0]),
-            remedy="tile the cohort by its manifest, which finds them; or give intensity.windows; or scope = 'slide'",
+            remedy="tile the cohort by its manifest, which finds them; or give "
+            "[tile.intensity] windows, or scope = 'slide'",
         )
     return _analysed(slide, config, grid, tissue_mask)
 
@@ -251,7 +252,7 @@ def other_polarities(
     own = [guess_background(plane[None]) for plane in overview]
     return [
         f"channel {name} looks {look} where there is no tissue, the slide {background}: if so, name the other channels "
-        "in tissue.channels"
+        "in [tile.tissue] channels"
         for name, look in zip(slide.channels, own, strict=True)
         if look != background
     ]
