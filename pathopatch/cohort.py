@@ -117,10 +117,20 @@ def describe(
         if picture is not None:
             _require_picture(picture, slide)
         description = describe_slide(slide, config, slide_id=row.slide_id)
+        if not slide.has_mpp:
+            description = replace(description, warnings=(_missing_mpp(slide), *description.warnings))
     if picture is not None:
         with files.atomic_path(picture) as temporary:
             write_png(temporary, thumbnail(description))
     return description
+
+
+def _missing_mpp(slide: Slide) -> str:
+    """Return in the words of the error that every other command stops with that a slide's mpp is unknown."""
+    try:
+        return f"{slide.mpp:g} um/px"
+    except MppMissingError as error:
+        return str(error)
 
 
 def _require_picture(path: Path, slide: Slide) -> None:

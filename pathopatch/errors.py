@@ -290,12 +290,14 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"row {self.row}, " if self.row is not None else ""
-        return f"{self.code}: {where}column {self.column!r}, value {self.value!r}: {self.message} Remedy: {self.remedy}"
+        cell = f"{where}column {self.column!r}, value {self.value!r}: " if self.column else where
+        return f"{self.code}: {cell}{self.message} Remedy: {self.remedy}"
 
     def remark(self) -> Remark:
         """Return it as a line; other rows share it but for their values."""
         said = shared_text(self.message, *self.own, self.value)
-        text = f"{self.code}: column {self.column!r}: {said} Remedy: {self.remedy}"
+        cell = f"column {self.column!r}: " if self.column else ""
+        text = f"{self.code}: {cell}{said} Remedy: {self.remedy}"
         return Remark(self.value if self.row is None else str(self.row), str(self), text)
 
 

@@ -6,15 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
 import pytest
 import tifffile
+import typer
 from PIL import Image
 
 from pathopatch import provenance
+from pathopatch.batch.tasks import Outcome
+from pathopatch.cli.output import finish
 from pathopatch.cohort import SLIDE_COLUMNS, check, describe, slides_to_predict
 from pathopatch.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError
@@ -171,3 +175,57 @@ def test_all_that_is_wrong_with_the_masks_of_a_slide_is_told_at_once(tmp_path: P
     for name in ("t.png", "s.png"):
         write_mask(tmp_path / name, 30, 30)
     assert told(manifest) == [("MODALITY_MISMATCH", 2, "tumor_mask"), ("MODALITY_MISMATCH", 2, "tissue_mask")]
+
+
+def warned(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("warning")]
+
+
+@pytest.mark.parametrize("background", ["", "dark"])
+def test_info_warns_of_a_slide_in_the_words_of_check(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], background: str
+) -> None:
+    """The second channel is shifted, and the third is bright where there is no tissue."""
+    planes = [tissue(), tissue(12), 1100 - tissue()]
+    paths = made.write_modalities(tmp_path, np.stack(planes), ("CARS", "SHG", "TPEF"))
+    columns = ",".join(f"path:{name}" for name in paths)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(
+        f"slide_id,patient_id,background,{columns}\ncars,p,{background},{','.join(map(str, paths.values()))}\n"
+    )
+    assert typed("check", manifest, "--quiet") == 0
+    checked = warned(capsys.readouterr().err)
+    source = ",".join(f"{name}={path}" for name, path in paths.items())
+    options = ["--background", background] if background else []
+    assert typed("info", source, "-o", tmp_path / "a.png", "--quiet", *options) == 0
+    assert warned(capsys.readouterr().err) == checked
+    assert len(checked) == 2
+
+
+def test_info_warns_of_a_missing_mpp_in_the_words_in_which_check_refuses_it(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue(), mpp=None)
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
+    words = "micrometres per pixel are unknown"
+    assert typed("check", tmp_path / "m.csv", "--quiet") == 1
+    assert f"MPP_MISSING: row 2, column 'mpp', value '': slide a: {words}" in capsys.readouterr().err
+    assert typed("info", tmp_path / "a.tif", "-o", tmp_path / "a.png", "--quiet") == 0
+    assert f"warning: a: MPP_MISSING: {words}" in capsys.readouterr().err
+
+
+def test_600_slides_with_one_warning_are_one_line_and_count_once_over_stages(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiled = [Outcome(slide_id=f"s{n}", state="current", warnings=("no tissue",)) for n in range(600)]
+    predicted = [Outcome(slide_id=f"s{n}", state="done") for n in range(7)]
+    failed = [Outcome(slide_id="s7", state="failed", message="NO: no file [/x/s7.tif] Remedy: look")]
+    with pytest.raises(typer.Exit) as ended:
+        finish([*tiled, *predicted, *failed])
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "failed: s7: NO: no file [/x/s7.tif] Remedy: look",
+        "warning: no tissue (in 600 slides: s0, s1, s2, …)",
+    ]
+    assert said.out == "slides: 592 current, 7 done, 1 failed\n"
+    assert ended.value.exit_code == 3

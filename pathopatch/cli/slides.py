@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -76,7 +77,9 @@ def info(
     ] = None,
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
-    background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
+    background: Annotated[
+        Literal["auto", "dark", "bright"] | None, typer.Option(help="Where there is no tissue. Default: auto.")
+    ] = None,
     warn_shift_um: WarnShift = None,
     settings: Settings = None,
     quiet: Quiet = False,
@@ -86,23 +89,24 @@ def info(
     from pathopatch import pipeline
 
     (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    if (
+        background is not None and background != "auto"
+    ):  # as the manifest's column says it, so that `check` says the same
+        row = replace(row, background=background)
     picture = Path(f"{row.slide_id}-info.png") if out is None else out
-    described = pipeline.describe(
-        row, _looking(settings, warn_shift_um, background), slide_mpp=slide_mpp, picture=picture
-    )
+    described = pipeline.describe(row, _looking(settings, warn_shift_um), slide_mpp=slide_mpp, picture=picture)
     width = max(len(name) for name, _ in described.lines())
     for name, text in [*described.lines(), ("picture", str(picture))]:
         print(f"{name:{width}}  {text}")
     say_warnings((row.slide_id, warning) for warning in described.warnings)
 
 
-def _looking(settings: Path | None, warn_shift_um: float | None, background: str | None = None) -> Any:
+def _looking(settings: Path | None, warn_shift_um: float | None) -> Any:
     """Return the settings by which pixels are looked at where nothing is tiled."""
     from pathopatch.config import TileConfig, load_settings
 
     base = TileConfig() if settings is None else load_settings(settings, reads=("tile",)).tile
-    registration = with_options(base.registration, warn_um=warn_shift_um)
-    return with_options(base, registration=registration, tissue=with_options(base.tissue, background=background))
+    return with_options(base, registration=with_options(base.registration, warn_um=warn_shift_um))
 
 
 def tile(

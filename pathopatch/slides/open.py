@@ -131,7 +131,7 @@ def _open_file(
         use_openslide = not is_chosen and _is_for_openslide(path)
     elif path.suffix.lower() in _TIFF_SUFFIXES:
         raise InputCorruptError(
-            f"it is named {path.suffix} and does not begin as a TIFF",
+            f"it is named {path.suffix} and " + ("does not begin as a TIFF" if path.stat().st_size else "is empty"),
             place=str(path),
             remedy="copy the file again from its source",
         )

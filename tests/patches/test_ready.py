@@ -154,7 +154,7 @@ def test_one_image_under_two_patients_is_a_leak(tmp_path: Path) -> None:
         ("path,label\na.png,1\n", InputUnsupportedError, "missing patient_id"),
         ("path,label,patient_id,mpp\na.png,1,p,1\n", InputUnsupportedError, "unknown mpp"),
         ("path,label,patient_id\n", InputMissingError, "no patch"),
-        ("", InputCorruptError, "CSV"),
+        ("", InputMissingError, "the file is empty"),
         ('path,label,patient_id\n"a.png,1,p\n', InputCorruptError, "CSV"),
     ],
 )
@@ -380,3 +380,17 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
     source.write_text(source.read_text().replace("plane", "ship", 1))
     found = problems(source)
     assert {(code, column) for code, _, column in found} == {("INPUT_UNSUPPORTED", "label_name")}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the file is empty"),
+        ("path;label;patient_id;tissue_fraction\na.png;1;p;0,5\n", "separated by semicolons, not by commas"),
+        ("path\tlabel\tpatient_id\na.png\t1\tp\n", "separated by tabs, not by commas"),
+    ],
+)
+def test_an_empty_list_and_other_separators_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "patches.csv").write_text(text)
+    with pytest.raises((InputMissingError, InputUnsupportedError), match=reason):
+        read_list(tmp_path / "patches.csv")
