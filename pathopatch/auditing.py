@@ -122,7 +122,31 @@ def audit_text(work: Path, *, force: bool = False) -> str:
     found = audit(work, force=force)
     left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
     decided = f"{counted_text(found['decided'])}\n\n" if "decided" in found else ""
-    return left_out + decided + describe(found)
+    return left_out + decided + describe(found) + _empty_in_folds(work)
+
+
+def _empty_in_folds(work: Path) -> str:
+    """Return which groups are empty in a split of a fold; methods that need them are not trained there."""
+    from pathopatch.groups import attribute_values, naming_of, thresholds_of
+    from pathopatch.groups.empty_groups import empty_groups
+    from pathopatch.groups.splits import SPLITS
+
+    table = provenance.read_table(work / "groups.parquet")
+    if "fold" not in table or len(attribute_values(table)) > 2:
+        return ""
+    lines = []
+    for number in sorted(set(table["fold"])):
+        path = files.fold_folder(work, int(number)) / "groups.parquet"
+        if not path.is_file():  # the work folder is that of a fold itself
+            continue
+        fold = provenance.read_table(path)
+        lines += [
+            f"  fold {number}, split {split}, {naming_of(fold).at(cut)}: no patch of {' and none of '.join(empty)}"
+            for cut in thresholds_of(fold)
+            for split in SPLITS
+            if (empty := empty_groups(fold, float(cut), (split,)))
+        ]
+    return "\n\nGroups that are empty in a fold:\n" + "\n".join(lines) if lines else ""
 
 
 def _path(work: Path) -> Path:

@@ -7,6 +7,7 @@ A manifest is read and every slide in it opened; `slides.parquet` says what they
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch import files, provenance
 from pathopatch.batch.run import Failure, each_slide
-from pathopatch.batch.tasks import open_row
-from pathopatch.config import TileConfig
+from pathopatch.batch.tasks import label_source, open_row
+from pathopatch.config import LabelConfig, TileConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
 from pathopatch.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
 from pathopatch.progress import Progress
@@ -35,6 +36,7 @@ SLIDE_COLUMNS = (
     "has_labels", "annotation_classes", "source", "fingerprint",
 )  # fmt: skip
 """Columns of ``slides.parquet``."""
+_LOOKS = ("slide_id", "channels", "background")
 
 
 def check(
@@ -42,10 +44,13 @@ def check(
     work: Path | None = None,
     *,
     measure: TileConfig | None = None,
+    labels: LabelConfig | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Return one row per slide that is not excluded, after opening every slide; write ``slides.parquet`` into `work`.
+
+    Masks and annotations are looked into as well; without `measure` at the headers of the masks alone.
 
     Parameters
     ----------
@@ -55,6 +60,8 @@ def check(
         Work folder.
     measure : TileConfig, optional
         Also look at the pixels, by these settings: the columns of `Description.measured` are added to the result.
+    labels : LabelConfig, optional
+        What the class names of annotations mean; None: not known yet, and any name is well.
     force : bool
         Replace what is known of a slide that changed under its id.
     progress : callable, optional
@@ -66,14 +73,50 @@ def check(
         Everything wrong with the manifest and its slides, in one go.
     """
     rows = included(read_manifest(manifest_path))
-    facts_of = slide_facts if measure is None else partial(_measured_facts, config=measure)
-    table, failures = open_slides(rows, facts_of=facts_of, progress=progress)
-    if failures:
-        problems = [_as_problem(row, failures[row.slide_id].error) for row in rows if row.slide_id in failures]
-        raise ManifestError(problems, place=str(manifest_path))
+    table, failures = open_slides(
+        rows, facts_of=partial(_checked_facts, measure=measure, labels=labels), progress=progress
+    )
+    problems = [_as_problem(row, failures[row.slide_id].error) for row in rows if row.slide_id in failures]
+    by_id = {row.slide_id: row for row in rows}
+    for slide_id, errors in zip(table.get("slide_id", ()), table.get("label_errors", ()), strict=True):
+        problems += [_as_problem(by_id[slide_id], error, role) for role, error in errors.items()]
+    problems += mixed_backgrounds(rows, table)
+    if problems:
+        raise ManifestError(sorted(problems, key=lambda each: each.row or 0), place=str(manifest_path))
+    table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
         write_slides(work, table[list(SLIDE_COLUMNS)], force=force)
     return table
+
+
+def mixed_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Problem]:
+    """Return a problem for each slide that looks to have another background than most slides of its channels.
+
+    Slides whose background the manifest states are taken at its word.
+
+    Parameters
+    ----------
+    rows : sequence of SlideRow
+        Of the manifest.
+    table : DataFrame
+        Their facts, see `SLIDE_COLUMNS`.
+    """
+    by_id = {row.slide_id: row for row in rows}
+    groups: dict[str, dict[str, str]] = {}
+    for slide_id, channels, background in zip(*(table.get(name, ()) for name in _LOOKS), strict=True):
+        told = ",".join(sorted(str(background).casefold().split(",")))
+        groups.setdefault(",".join(sorted(str(channels).casefold().split(","))), {})[str(slide_id)] = told
+    problems = []
+    for slides in groups.values():
+        usual, count = Counter(slides.values()).most_common(1)[0]
+        for slide_id, background in slides.items():
+            row = by_id[slide_id]
+            if background != usual and row.background is None:
+                message = f"slide {slide_id} looks {background} where there is no tissue, {count} others look {usual}"
+                remedy = "write what is true into the column background, of this slide or of the others"
+                problems.append(Problem(code="MODALITY_MISMATCH", row=row.row, column="background", value="",
+                                        message=message, remedy=remedy, own=(slide_id,)))  # fmt: skip
+    return problems
 
 
 def describe(
@@ -107,10 +150,20 @@ def describe(
         if picture is not None:
             _require_picture(picture, slide)
         description = describe_slide(slide, config, slide_id=row.slide_id)
+        if not slide.has_mpp:
+            description = replace(description, warnings=(_missing_mpp(slide), *description.warnings))
     if picture is not None:
         with files.atomic_path(picture) as temporary:
             write_png(temporary, thumbnail(description))
     return description
+
+
+def _missing_mpp(slide: Slide) -> str:
+    """Return in the words of the error that every other command stops with that a slide's mpp is unknown."""
+    try:
+        return f"{slide.mpp:g} um/px"
+    except MppMissingError as error:
+        return str(error)
 
 
 def _require_picture(path: Path, slide: Slide) -> None:
@@ -220,13 +273,26 @@ def slide_facts(row: SlideRow) -> dict[str, Any]:
         return _facts(row, slide)
 
 
-def _measured_facts(row: SlideRow, config: TileConfig) -> dict[str, Any]:
-    """Return what one slide is, and what its pixels say."""
-    from pathopatch.patches.describe import describe_slide
+def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfig | None) -> dict[str, Any]:
+    """Return what one slide is, what its pixels say, and under ``label_errors`` what is wrong with its masks."""
+    from pathopatch.patches.labels import label_file_errors
 
     with open_row(row) as slide:
-        described = describe_slide(slide, config, slide_id=row.slide_id, tissue_mask=row.tissue_mask)
-        return {**_facts(row, slide), **described.measured()}
+        errors = label_file_errors(
+            label_source(row),
+            tissue_mask=row.tissue_mask,
+            slide_size=slide.size,
+            bounds_origin=slide.bounds[:2],
+            config=labels,
+            is_quick=measure is None,
+        )
+        known: dict[str, Any] = {"slide_id": row.slide_id, "label_errors": errors}
+        if measure is not None:
+            from pathopatch.patches.describe import describe_slide
+
+            mask = None if "tissue_mask" in errors else row.tissue_mask
+            known |= describe_slide(slide, measure, slide_id=row.slide_id, tissue_mask=mask).measured()
+        return known if errors else {**_facts(row, slide), **known}
 
 
 def _annotation_classes(row: SlideRow) -> str:
@@ -240,10 +306,6 @@ def _annotation_classes(row: SlideRow) -> str:
 
 def _facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
     """Return the columns of ``slides.parquet``."""
-    if row.tissue_mask is not None:
-        from pathopatch.annotations.tissue_outlines import require_tissue_mask
-
-        require_tissue_mask(row.tissue_mask, slide.size)
     width, height = slide.size
     values = (
         row.slide_id,
@@ -265,16 +327,24 @@ def _facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
     return dict(zip(SLIDE_COLUMNS, values, strict=True))
 
 
-def _as_problem(row: SlideRow, error: PathopatchError) -> Problem:
-    column, value = "path", str(row.source)
-    if isinstance(error, MppMissingError):
+def _as_problem(row: SlideRow, error: PathopatchError, column: str = "") -> Problem:
+    """Return an error of a slide, or of the file that a column names, as a problem of its row."""
+    if column:
+        value = str(getattr(row, column))
+    elif isinstance(error, MppMissingError):
         column, value = "mpp", ""
-    elif error.place == str(row.annotations):
-        column, value = "annotations", str(row.annotations)
-    elif error.place == str(row.tissue_mask):
-        column, value = "tissue_mask", str(row.tissue_mask)
+    else:
+        column, value = "path", str(row.source)
     message = f"slide {row.slide_id}: {error.message}"
-    return Problem(code=error.code, row=row.row, column=column, value=value, message=message, remedy=error.remedy)
+    return Problem(
+        code=error.code,
+        row=row.row,
+        column=column,
+        value=value,
+        message=message,
+        remedy=error.remedy,
+        own=(row.slide_id,),
+    )
 
 
 def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:

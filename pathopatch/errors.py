@@ -6,9 +6,14 @@ Outside code may rely on ``code``; the wording may change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
+
+_PLACE = re.compile(r" \[[^\[\]]*\](?=$| Remedy: )")  # as `PathopatchError` writes it
+_FEW = 3
+"""So many lines of one text are printed as they are, and so many places are named where there are more."""
 
 
 class PathopatchError(Exception):
@@ -209,9 +214,71 @@ class InternalError(PathopatchError, RuntimeError):
     code = "INTERNAL"
 
 
+@dataclass(frozen=True)
+class Remark:
+    """One line about one place.
+
+    Parameters
+    ----------
+    place : str
+        Slide, or number of a row.
+    line : str
+        The line, with its place.
+    text : str
+        What other places may share: the line without its place, nor values of its own.
+    """
+
+    place: str
+    line: str
+    text: str
+
+
+def shared_text(message: str, *own: str) -> str:
+    """Return what other places may share of an error's message: without the place in brackets and values of its own.
+
+    Parameters
+    ----------
+    message : str
+        Of an error, or of a warning.
+    *own : str
+        Values that only this place has, such as its slide_id.
+    """
+    text = _PLACE.sub("", message)
+    for value in own:
+        text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text) if value else text
+    return text
+
+
+def merged(remarks: Iterable[Remark], thing: str) -> list[str]:
+    """Return the lines of remarks in their order; a text of more than three places stands once, with their number.
+
+    Parameters
+    ----------
+    remarks : iterable of Remark
+        In the order in which they are told.
+    thing : str
+        What the places are, such as ``row``.
+    """
+    of_text: dict[str, dict[str, Remark]] = {}
+    for remark in remarks:
+        of_text.setdefault(remark.text, {}).setdefault(remark.place, remark)  # several stages may say it of one slide
+    lines: list[str] = []
+    for text, by_place in of_text.items():
+        alike = list(by_place.values())
+        if len(alike) <= _FEW:
+            lines += [remark.line for remark in alike]
+        else:
+            first = ", ".join(remark.place for remark in alike[:_FEW])
+            lines.append(f"{text} (in {len(alike):,} {thing}s: {first}, …)")
+    return lines
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing wrong in a table: where it stands, what it is, what to do."""
+    """One thing wrong in a table: where it stands, what it is, what to do.
+
+    ``own`` are words of the message that belong to this row alone, beside its value, such as its slide_id.
+    """
 
     code: str
     row: int | None
@@ -219,10 +286,19 @@ class Problem:
     value: str
     message: str
     remedy: str
+    own: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = f"row {self.row}, " if self.row is not None else ""
-        return f"{self.code}: {where}column {self.column!r}, value {self.value!r}: {self.message} Remedy: {self.remedy}"
+        cell = f"{where}column {self.column!r}, value {self.value!r}: " if self.column else where
+        return f"{self.code}: {cell}{self.message} Remedy: {self.remedy}"
+
+    def remark(self) -> Remark:
+        """Return it as a line; other rows share it but for their values."""
+        said = shared_text(self.message, *self.own, self.value)
+        cell = f"column {self.column!r}: " if self.column else ""
+        text = f"{self.code}: {cell}{said} Remedy: {self.remedy}"
+        return Remark(self.value if self.row is None else str(self.row), str(self), text)
 
 
 class ManifestError(PathopatchError, ValueError):
@@ -251,7 +327,7 @@ class ManifestError(PathopatchError, ValueError):
 
     def __str__(self) -> str:
         lines = [f"{self.message} [{self.place}]"]
-        lines += [f"  {problem}" for problem in self.problems]
+        lines += [f"  {line}" for line in merged([problem.remark() for problem in self.problems], "row")]
         return "\n".join(lines)
 
 

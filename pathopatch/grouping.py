@@ -23,10 +23,9 @@ from pathopatch.config import GroupsConfig
 from pathopatch.decided.applied import Applied, apply_decisions
 from pathopatch.decided.rows import Recorded
 from pathopatch.decided.table import read_decisions
-from pathopatch.errors import GroupEmptyError, InputMissingError
+from pathopatch.errors import InputMissingError
 from pathopatch.files import fold_folder
-from pathopatch.groups import assign_groups, assign_splits, check_groups, given_splits
-from pathopatch.groups.assign import attribute_values
+from pathopatch.groups import assign_groups, assign_splits, given_splits
 from pathopatch.groups.folds import assign_folds, split_in_fold
 from pathopatch.groups.splits import SPLITS
 from pathopatch.provenance import Stamp, fingerprint
@@ -45,8 +44,6 @@ def groups(
         No slide was tiled yet, or a relabelled patch is not among those that were.
     InputUnsupportedError
         The file of decisions holds mistakes, or rejects every slide.
-    GroupEmptyError
-        A group is empty in a split of a fold.
     StaleArtefactError
         The slides are not cut alike, or the groups were formed otherwise and `force` is off.
     """
@@ -103,9 +100,6 @@ def fold_tables(
 
     Raises
     ------
-    GroupEmptyError
-        A group has no patch in a split of a fold; the fold is named. An attribute of more than two values may have
-        empty groups.
     InputUnsupportedError
         More folds than patients, or fewer than three.
     """
@@ -117,23 +111,7 @@ def fold_tables(
     tables = {0: table}
     for number in range(1, folds + 1):
         tables[number] = table.assign(split=of_patch.map(split_in_fold(fold, number, folds=folds)))
-        if len(attribute_values(table)) <= 2:
-            _check(tables[number], config, number)
     return tables
-
-
-def _check(table: pd.DataFrame, config: GroupsConfig, number: int) -> None:
-    """Raise if a group is empty in a split of a fold."""
-    for split in SPLITS:
-        for threshold in config.thresholds:
-            try:
-                check_groups(table, threshold, splits=(split,))
-            except GroupEmptyError as error:
-                raise GroupEmptyError(
-                    error.message,
-                    place=f"fold {number}, split {split}",
-                    remedy="use fewer folds, another split_seed or threshold, or add patients",
-                ) from error
 
 
 def write_folds(

@@ -24,6 +24,7 @@ from pathopatch.cohort import (
     describe,
     included,
     measure_intensities,
+    mixed_backgrounds,
     open_slides,
     slides_to_predict,
     write_slides,
@@ -36,7 +37,7 @@ from pathopatch.config import (
     TrainConfig,
     TuneConfig,
 )
-from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.errors import InputMissingError, InputUnsupportedError, ManifestError
 from pathopatch.manifest import SlideRow, read_manifest
 from pathopatch.progress import Progress
 from pathopatch.pseudonyms import pseudonymous, require_apart
@@ -117,6 +118,8 @@ def tile(
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
             one_mpp(table, config)
+            if config.tissue.background == "auto" and (problems := mixed_backgrounds(rows, table)):
+                raise ManifestError(problems, place=str(manifest_path))
             write_slides(work, table, force=force)
             rows = _with_what_is_known(rows, table)
             config = _with_cohort_windows(rows, table, config, work, processes, force=force)
@@ -218,7 +221,7 @@ def one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
         low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
         raise InputUnsupportedError(
             f"the slides' mpp differ: {low} has {table['mpp'].min():g}, {high} has {table['mpp'].max():g} um/px",
-            place="tile",
+            place="[tile] mpp",
             remedy=f"give the target with --mpp, for instance --mpp {table['mpp'].max():g}",
         )
 
@@ -253,8 +256,9 @@ def groups(
 
 def train(work: Path, config: TrainConfig, *, force: bool = False, progress: Progress | None = None) -> Path:
     """Train one run; return its folder ``runs/<name>``, or with folds, in each of which it is trained, ``folds``."""
-    from pathopatch.training import train_one
+    from pathopatch.training import runs_with_groups, train_one
 
+    runs_with_groups(parts(work), [config])  # refused before the first of several folds is trained
     made = [train_one(each, config, force=force, progress=progress) for each in parts(work)]
     return made[0] if len(made) == 1 else work / files.FOLDS
 
@@ -269,8 +273,9 @@ def tune(
     progress: Progress | None = None,
 ) -> Path:
     """Search a method's settings by validation and keep the winner; return what `train` returns."""
-    from pathopatch.training import train_one
+    from pathopatch.training import runs_with_groups, train_one
 
+    runs_with_groups(parts(work), [config])
     made = [train_one(each, config, search, workers=workers, force=force, progress=progress) for each in parts(work)]
     return made[0] if len(made) == 1 else work / files.FOLDS
 
@@ -368,11 +373,14 @@ def predict(
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         from pathopatch.batch.totals import cohort_kept
         from pathopatch.heatmaps import tiling_of
-        from pathopatch.models import check_bundles, pick_device
+        from pathopatch.models import check_bundles
 
         # What is wrong with the command is one error, not one a slide that takes the place of what was found before.
         tiling_of(check_bundles(models), config)
-        pick_device(config.device)
+        if config.device not in ("auto", "cpu"):  # which every machine has; the others need torch to be asked for
+            from pathopatch.models import pick_device
+
+            pick_device(config.device)
         counted = _counter("predict", len(tasks), progress)
         with (
             cohort_kept(out, counted) if totals else nullcontext(counted) as kept,

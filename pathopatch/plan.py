@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from pathopatch.workers import Workers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pathopatch.models import Ensemble
     from pathopatch.patches import SlideAnalysis
     from pathopatch.slides import Slide
 
@@ -172,23 +173,35 @@ def predict_plan(
     force : bool
         What was made otherwise is to be redone, and no failure.
     """
-    from pathopatch.heatmaps import is_predicted, tiling_of
-    from pathopatch.models import check_slide, load_ensemble
+    from pathopatch.heatmaps import tiling_of
+    from pathopatch.models import check_bundles, check_slide
 
     if out is not None:
         require_apart(out, deidentify=config.deidentify)
-    network = load_ensemble(models, device=config.device, precision=config.precision)
-    settings = tiling_of(network.spec, config)
+    spec = check_bundles(models)
+    settings = tiling_of(spec, config)
+
+    @cache
+    def network() -> Ensemble:  # when the first slide has passed: it loads torch, which takes seconds
+        from pathopatch.models import load_ensemble
+
+        return load_ensemble(models, device=config.device, precision=config.precision)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
-        check_slide(network.spec, slide)
-        return out is not None and is_predicted(
-            slide, network, out, slide_id=row.slide_id, tissue_mask=row.tissue_mask, config=config, force=force
+        check_slide(spec, slide)
+        if out is None:
+            return False
+        from pathopatch.heatmaps import is_predicted
+
+        return is_predicted(
+            slide, network(), out, slide_id=row.slide_id, tissue_mask=row.tissue_mask, config=config, force=force
         )
 
+    def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
+        return _predict_some(network(), config)(slide, analysis, origins)
+
     share = config.max_bad_tiles
-    work, names = _predict_some(network, config), network.spec.channels
-    return _plan(cohort, settings, work, is_done, channels=names, slide_mpp=slide_mpp, share=share)
+    return _plan(cohort, settings, work, is_done, channels=spec.channels, slide_mpp=slide_mpp, share=share)
 
 
 def _plan(
@@ -321,7 +334,7 @@ def _tile_some(config: TileConfig) -> Work:
     return work
 
 
-def _predict_some(network: Any, config: PredictConfig) -> Work:
+def _predict_some(network: Ensemble, config: PredictConfig) -> Work:
     """Return what `predict` does with patches: read those with tissue and pass them through the network."""
     least = network.spec.min_tissue if config.min_tissue is None else config.min_tissue
 

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from pathopatch import files, pipeline, provenance
 from pathopatch.batch.tasks import Outcome
 from pathopatch.cohort import included
 from pathopatch.config import RANK_METHODS, StudyConfig, TrainConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.groups.empty_groups import empty_groups
 from pathopatch.manifest import read_manifest
 from pathopatch.progress import Progress
 
 Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 """The last stage to run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What became of a study.
+
+    Parameters
+    ----------
+    outcomes : tuple of Outcome
+        Of the slides, tiled and predicted.
+    untrained : mapping of str to GroupEmptyError
+        Why runs were not trained, by name: their methods need a group that has no patch.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    untrained: Mapping[str, GroupEmptyError] = field(default_factory=dict)
 
 
 def run_study(
@@ -23,32 +43,39 @@ def run_study(
     workers: int = 1,
     force: bool = False,
     progress: Progress | None = None,
-) -> list[Outcome]:
-    """Run all stages from the manifest, or the ready patches, to the report; return what became of the slides.
+) -> StudyResult:
+    """Run all stages from the manifest, or the ready patches, to the report; return what became of slides and runs.
 
     The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
-    prefers at the first threshold; the test split selects nothing. `until` names the last stage to run.
+    prefers at the first threshold at which no validation group is empty; the test split selects nothing. `until` names
+    the last stage to run. Runs whose method needs a group that is empty are left out, and the others go on.
+
+    Raises
+    ------
+    GroupEmptyError
+        No run is left.
     """
-    from pathopatch.training import train_many
+    from pathopatch.training import runs_with_groups, train_many
 
     runs, work = study_runs(study), study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))
     outcomes = tile_study(study, workers=workers, force=force, progress=progress)
     if until == "tile":
-        return outcomes
+        return StudyResult(outcomes=tuple(outcomes))
     pipeline.groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
     if until == "groups":
-        return outcomes
+        return StudyResult(outcomes=tuple(outcomes))
+    runs, untrained = runs_with_groups(pipeline.parts(work), runs)
     for part in pipeline.parts(work):
         train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
     if until == "train":
-        return outcomes
+        return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
     pipeline.evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none" and until != "evaluate":
-        outcomes += predict_split(study, workers=workers, force=force, progress=progress)
+        outcomes += predict_split(study, runs, workers=workers, force=force, progress=progress)
     if until == "report":
         pipeline.report(work)
-    return outcomes
+    return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
 
 
 def tile_study(
@@ -74,7 +101,7 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
     if study.train.bins or study.train.attribute != "groups":
         raise InputUnsupportedError(
             "[train] sets bins or attribute, and a study draws by each of its own attributes",
-            place="train",
+            place="[train]",
             remedy="set [groups] bins, and attributes = ['bins'] or ['rank'] beside methods",
         )
     threads = 1 if study.jobs > 1 else study.train.threads
@@ -95,13 +122,16 @@ def study_runs(study: StudyConfig) -> list[TrainConfig]:
 
 
 def predict_split(
-    study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
+    study: StudyConfig,
+    runs: Sequence[TrainConfig],
+    *,
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> list[Outcome]:
     """Predict the slides of the study's `predict_split` with the run that validation prefers, fold by fold."""
-    from pathopatch.evaluation import preferred_run
-
     assert study.manifest is not None
-    rows, runs = included(read_manifest(study.manifest)), study_runs(study)
+    rows = included(read_manifest(study.manifest))
     is_choice = len(runs) > 1  # a single run needs no validation to be preferred
     outcomes: list[Outcome] = []
     for part in pipeline.parts(study.work):
@@ -109,9 +139,18 @@ def predict_split(
         wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
         ids = set(wanted["slide_id"])
         cohort = [row for row in rows if row.slide_id in ids]
-        run = preferred_run(part, threshold=study.groups.thresholds[0]) if is_choice else runs[0].run_name
+        run = _preferred(part, study.groups.thresholds) if is_choice else runs[0].run_name
         model = part / "runs" / run / "model"
         outcomes += pipeline.predict(
             cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress
         )
     return outcomes
+
+
+def _preferred(work: Path, thresholds: Sequence[float]) -> str:
+    """Return the run that validation prefers at the first threshold at which no validation group is empty."""
+    from pathopatch.evaluation import preferred_run
+
+    table = provenance.read_table(work / "groups.parquet")
+    filled = [cut for cut in thresholds if not empty_groups(table, cut, ("val",))]
+    return preferred_run(work, threshold=(filled or thresholds)[0])

@@ -17,7 +17,7 @@ from pathopatch import pipeline
 from pathopatch.config import PredictConfig, TissueConfig
 from pathopatch.files import write_json
 from pathopatch.groups import assign_groups
-from pathopatch.models.bundle import read_spec, save_bundle
+from pathopatch.models import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.provenance import Stamp, write_table
 from pathopatch.slides import Slide

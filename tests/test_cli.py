@@ -145,7 +145,8 @@ def test_two_runs_of_tile_and_predict_give_equal_bytes(study: Path, slides: Path
 
 def test_another_configuration_is_refused_unless_forced(study: Path, slides: Path) -> None:
     done = run("tile", slides, "-o", study.parent / "one", "--patch-px", 16, "--quiet", code=1)
-    assert done.stderr.count("STALE_ARTEFACT") == 6
+    assert done.stderr.count("STALE_ARTEFACT") == 1
+    assert "(in 6 slides: s0, s1, s2, …)" in done.stderr
     assert provenance.read_table(study.parent / "one" / "patches" / "s0.parquet")["x"].max() == 5 * PATCH
 
 
@@ -331,3 +332,21 @@ def test_a_study_takes_what_reviewers_decided(slides: Path, tmp_path: Path) -> N
     assert "s1" not in left
     assert len(left) == 5
     assert "slides rejected: s1 (" in (work / "report" / "index.html").read_text()
+
+
+def test_an_empty_group_stops_only_the_runs_that_need_it_and_the_study_says_so(slides: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f'manifest = "{slides}"\nwork = "work"\nmethods = ["gerne", "erm"]\n[tile]\npatch_px = {PATCH}\n'
+        "[groups]\nthresholds = [0.95, 0.25]\n[train]\ninput_px = 32\nsteps = 2\nevaluations = 1\n"
+        "batch_per_class = 4\nthreads = 1\n[evaluate]\nbootstrap = 0\n"
+    )
+    done = run("run", study, "--quiet", code=3)
+    told = [line for line in done.stderr.splitlines() if line.startswith("not trained")]
+    assert len(told) == 1
+    assert told[0].startswith("not trained: gerne-t0.95-s0: GROUP_EMPTY: gerne needs every group, and at tissue")
+    runs = {path.parent.name for path in (tmp_path / "work" / "runs").glob("*/run.json")}
+    assert runs == {"erm-t0.95-s0", "erm-t0.25-s0", "gerne-t0.25-s0"}
+    assert (tmp_path / "work" / "report" / "index.html").is_file()
+    # six slides were tiled and two of them predicted: they are not eight
+    assert done.stdout.splitlines()[-1] == "slides: 6 done"

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from pathopatch import pipeline
 from pathopatch.cli import app
-from pathopatch.config import TrainConfig
+from pathopatch.config import PredictConfig, TrainConfig
 
 STUDY = """
 manifest = "m.csv"
@@ -49,3 +49,23 @@ def test_a_configuration_stands_where_an_option_is_not_given(
 @pytest.mark.parametrize("command", ["train", "tune"])
 def test_without_a_configuration_the_defaults_stand(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     assert settings_of(monkeypatch, command) == TrainConfig()
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_settings_alone_are_a_configuration_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("[train]\nseed = 7\n", encoding="utf-8")
+    assert settings_of(monkeypatch, command, "--config", str(path)).seed == 7
+
+
+def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('[predict]\ndevice = "cuda"\nall_patches = true\nbatch = 3\n[flags]\nlow_tissue = 0.3\n')
+    given: list[PredictConfig] = []
+    monkeypatch.setattr(pipeline, "predict", lambda *arguments, **_: given.append(arguments[3]) or [])
+    typed = ["predict", str(tmp_path / "a.tif"), "--model", "m", "-o", str(tmp_path), "--config", str(path), "--quiet"]
+    for extra in ((), ("--device", "cpu")):
+        CliRunner().invoke(app, [*typed, *extra], catch_exceptions=False)
+    first, second = given
+    assert (first.device, first.all_patches, first.batch, first.flags.low_tissue) == ("cuda", True, 3, 0.3)
+    assert (second.device, second.all_patches) == ("cpu", True)

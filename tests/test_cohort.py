@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
 import pytest
+import tifffile
+import typer
 from PIL import Image
 
 from pathopatch import provenance
+from pathopatch.batch.tasks import Outcome
+from pathopatch.cli.output import finish
 from pathopatch.cohort import SLIDE_COLUMNS, check, describe, slides_to_predict
-from pathopatch.config import TileConfig, TissueConfig
+from pathopatch.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.errors import InputUnsupportedError, ManifestError
+from pathopatch.slides import rasters
 
 SQUARES = np.repeat(np.repeat(np.random.default_rng(0).random((30, 40)) > 0.7, 10, 0), 10, 1)
 EXACT = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
@@ -119,3 +126,140 @@ def test_info_prints_facts_and_leaves_a_picture_where_one_stands(manifest: Path,
     with Image.open(here / "cars-info.png") as picture:
         assert picture.info == {}
         assert picture.size[0] > 400
+
+
+def labelled(folder: Path, **cells: str) -> Path:
+    """A manifest of one slide of 400 x 300 px with the given cells."""
+    made.write_channel(folder / "a.tif", tissue())
+    path = folder / "labelled.csv"
+    path.write_text(f"slide_id,patient_id,path,{','.join(cells)}\ns1,p1,a.tif,{','.join(cells.values())}\n")
+    return path
+
+
+def write_mask(path: Path, width: int = 40, height: int = 30) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, (height, width), np.uint8) * 255).save(path)
+
+
+def told(manifest: Path, **options: object) -> list[tuple[str, int | None, str]]:
+    """Code, row and column of each problem that `check` finds."""
+    with pytest.raises(ManifestError) as caught:
+        check(manifest, **options)
+    return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("column", ["tumor_mask", "labelled_mask", "tissue_mask"])
+def test_a_mask_that_tile_could_not_use_is_a_problem_of_its_column(tmp_path: Path, column: str) -> None:
+    mask = tmp_path / "mask.png"
+    manifest = labelled(tmp_path, **{column: mask.name})
+    write_mask(mask)
+    assert len(check(manifest)) == len(check(manifest, measure=EXACT)) == 1
+    write_mask(mask, 30, 30)
+    assert told(manifest) == told(manifest, measure=EXACT) == [("MODALITY_MISMATCH", 2, column)]
+    write_mask(mask)
+    mask.write_bytes(mask.read_bytes()[:-60])
+    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, column)]
+    assert len(check(manifest)) == 1  # the header alone is looked at, and it is whole
+    mask.write_bytes(b"nothing")
+    assert told(manifest) == [("INPUT_CORRUPT", 2, column)]
+
+
+def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathopatch.annotations.masks.MAX_PIXELS", 1000)
+    monkeypatch.setattr(rasters, "MAX_PIXELS", 2000)
+    mask = tmp_path / "mask.tif"
+    pixels = np.random.default_rng(0).integers(0, 2, (96, 128), np.uint8) * 255
+    tifffile.imwrite(mask, pixels, tile=(32, 32), compression="zlib")
+    manifest = labelled(tmp_path, tumor_mask=mask.name)
+    assert len(check(manifest, measure=EXACT)) == 1
+    with tifffile.TiffFile(mask) as file:
+        start, size = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    content = bytearray(mask.read_bytes())
+    content[start : start + size] = bytes(size)
+    mask.write_bytes(content)
+    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, "tumor_mask")]
+
+
+def write_outline(path: Path, *, name: str = "Tumor", x: int = 0) -> None:
+    ring = [[x, 0], [x + 50, 0], [x + 50, 50], [x, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": name}},
+    }
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path: Path) -> None:
+    outlines = tmp_path / "a.geojson"
+    manifest = labelled(tmp_path, annotations=outlines.name)
+    known = LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",)))
+    write_outline(outlines)
+    assert check(manifest, labels=known)["annotation_classes"].tolist() == ["Tumor"]
+    write_outline(outlines, name="Stroma")
+    assert len(check(manifest)) == 1  # nobody has said yet what the names mean
+    assert told(manifest, labels=known) == [("INPUT_UNSUPPORTED", 2, "annotations")]
+    write_outline(outlines, x=4000)
+    assert told(manifest) == [("MODALITY_MISMATCH", 2, "annotations")]
+    outlines.write_text("{")
+    assert told(manifest) == [("INPUT_CORRUPT", 2, "annotations")]
+
+
+def test_all_that_is_wrong_with_the_masks_of_a_slide_is_told_at_once(tmp_path: Path) -> None:
+    manifest = labelled(tmp_path, tumor_mask="t.png", tissue_mask="s.png")
+    for name in ("t.png", "s.png"):
+        write_mask(tmp_path / name, 30, 30)
+    assert told(manifest) == [("MODALITY_MISMATCH", 2, "tumor_mask"), ("MODALITY_MISMATCH", 2, "tissue_mask")]
+
+
+def warned(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("warning")]
+
+
+@pytest.mark.parametrize("background", ["", "dark"])
+def test_info_warns_of_a_slide_in_the_words_of_check(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], background: str
+) -> None:
+    """The second channel is shifted, and the third is bright where there is no tissue."""
+    planes = [tissue(), tissue(12), 1100 - tissue()]
+    paths = made.write_modalities(tmp_path, np.stack(planes), ("CARS", "SHG", "TPEF"))
+    columns = ",".join(f"path:{name}" for name in paths)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(
+        f"slide_id,patient_id,background,{columns}\ncars,p,{background},{','.join(map(str, paths.values()))}\n"
+    )
+    assert typed("check", manifest, "--quiet") == 0
+    checked = warned(capsys.readouterr().err)
+    source = ",".join(f"{name}={path}" for name, path in paths.items())
+    options = ["--background", background] if background else []
+    assert typed("info", source, "-o", tmp_path / "a.png", "--quiet", *options) == 0
+    assert warned(capsys.readouterr().err) == checked
+    assert len(checked) == 2
+
+
+def test_info_warns_of_a_missing_mpp_in_the_words_in_which_check_refuses_it(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue(), mpp=None)
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
+    words = "micrometres per pixel are unknown"
+    assert typed("check", tmp_path / "m.csv", "--quiet") == 1
+    assert f"MPP_MISSING: row 2, column 'mpp', value '': slide a: {words}" in capsys.readouterr().err
+    assert typed("info", tmp_path / "a.tif", "-o", tmp_path / "a.png", "--quiet") == 0
+    assert f"warning: a: MPP_MISSING: {words}" in capsys.readouterr().err
+
+
+def test_600_slides_with_one_warning_are_one_line_and_count_once_over_stages(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiled = [Outcome(slide_id=f"s{n}", state="current", warnings=("no tissue",)) for n in range(600)]
+    predicted = [Outcome(slide_id=f"s{n}", state="done") for n in range(7)]
+    failed = [Outcome(slide_id="s7", state="failed", message="NO: no file [/x/s7.tif] Remedy: look")]
+    with pytest.raises(typer.Exit) as ended:
+        finish([*tiled, *predicted, *failed])
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "failed: s7: NO: no file [/x/s7.tif] Remedy: look",
+        "warning: no tissue (in 600 slides: s0, s1, s2, …)",
+    ]
+    assert said.out == "slides: 592 current, 7 done, 1 failed\n"
+    assert ended.value.exit_code == 3

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pathopatch.config import GroupsConfig, StudyConfig, TileConfig, load_study, parse
+from pathopatch.config import GroupsConfig, StudyConfig, TileConfig, load_settings, load_study, parse
 from pathopatch.errors import InputMissingError, InputUnsupportedError
 
 
@@ -24,7 +24,7 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path) -> None:
     [
         ('work = "w"\n', "give manifest or patches, one of the two"),
         ('manifest = "m.csv"\npatches = "p.csv"\nwork = "w"\n', "give manifest or patches, one of the two"),
-        ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out tile\.patch_px"),
+        ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out \[tile\] patch_px"),
         ('patches = "p"\nwork = "w"\npredict_split = "test"\n', "leave out predict_split"),
         ('patches = "p"\nwork = "w"\n[tile]\nmpp = 0.5\n', r"leave out tile\.mpp .*ready\.mpp"),
     ],
@@ -48,7 +48,7 @@ def test_every_unknown_or_wrong_key_is_listed(tmp_path: Path) -> None:
     path = study(tmp_path, 'manifest = "m"\nwork = "w"\ncolour = 1\n[tile]\npatch_px = 2\n[train]\nmethd = "erm"\n')
     with pytest.raises(InputUnsupportedError) as caught:
         load_study(path)
-    for key in ("colour", "tile.patch_px", "train.methd"):
+    for key in ("colour", "[tile] patch_px", "[train] methd"):
         assert key in str(caught.value)
 
 
@@ -84,3 +84,35 @@ def test_equal_thresholds_and_unsorted_bins_are_refused() -> None:
 def test_a_resolved_study_survives_json() -> None:
     first = StudyConfig(manifest=Path("m.csv"), work=Path("w"))
     assert StudyConfig.model_validate_json(first.model_dump_json()) == first
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[tile.tissue]\nmethod = "triangle"\n',
+        '[tissue]\nmethod = "triangle"\n',
+        '[tile]\npatch_px = 256\n[tissue]\nmethod = "triangle"\n',
+        'work = "w"\n[tile.tissue]\nmethod = "triangle"\n[predict]\ntta = true\n',
+        'manifest = "m.csv"\nwork = "w"\n[tile.tissue]\nmethod = "triangle"\n',
+    ],
+)
+def test_settings_need_no_manifest_and_may_stand_alone(tmp_path: Path, text: str) -> None:
+    assert load_settings(study(tmp_path, text), reads=("tile",)).tile == parse(
+        TileConfig, {"tissue": {"method": "triangle"}}, place="test"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[train]\nmethod = "erm"\n', r"none of the tables that this command reads: \[tile\] .*under \[tile\]"),
+        ("", r"none of the tables"),
+        ('[tissue]\nmethod = "otsu"\n[tile.tissue]\nmethod = "otsu"\n', r"\[tissue\] and \[tile.tissue\] are one"),
+        ("[tile]\npatch = 4\n", r"\[tile\] patch: Extra inputs"),
+        ("[tissues]\npatch = 4\n", r"tissues: Extra inputs"),
+        ('manifest = "m.csv"\n[tile]\npatch_px = 64\n', r"work: Field required"),  # a study is checked as one
+    ],
+)
+def test_settings_that_the_command_does_not_read_or_know_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=reason):
+        load_settings(study(tmp_path, text), reads=("tile",))

@@ -3,7 +3,7 @@ import pickle
 import pytest
 
 from pathopatch import errors
-from pathopatch.errors import ManifestError, MppMissingError, PathopatchError, Problem
+from pathopatch.errors import ManifestError, MppMissingError, PathopatchError, Problem, Remark, merged, shared_text
 
 KINDS = [
     kind
@@ -40,3 +40,45 @@ def test_a_manifest_error_lists_every_problem_after_a_process_boundary() -> None
     assert str(again).count("MPP_MISSING") == 2
     assert "row 3, column 'mpp'" in str(again)
     assert again.first_code == "MPP_MISSING"
+
+
+def remarks(*pairs: tuple[str, str]) -> list[Remark]:
+    return [Remark(place, f"row {place}: {text}", text) for place, text in pairs]
+
+
+def test_a_text_of_four_places_or_more_stands_once_with_their_number() -> None:
+    few = remarks(("2", "no file"), ("3", "no mpp"), ("4", "no file"), ("5", "no file"))
+    assert merged(few, "row") == ["row 2: no file", "row 4: no file", "row 5: no file", "row 3: no mpp"]
+    many = [Remark(str(n), f"row {n}: no file", "no file") for n in range(2, 602)]
+    assert merged(many, "row") == ["no file (in 600 rows: 2, 3, 4, …)"]
+
+
+def test_slides_share_a_message_but_for_its_place_and_their_own_name() -> None:
+    said = {f"NO: mpp of {name} [/x/{name}.tif] Remedy: give it" for name in ("s1", "s2")}
+    assert {shared_text(text, name) for text in said for name in ("s1", "s2") if name in text} == {
+        "NO: mpp of … Remedy: give it"
+    }
+    assert shared_text("12 of 2", "2") == "12 of …"  # a name within a word is not the name
+
+
+def test_a_manifest_of_600_rows_without_their_files_is_two_lines() -> None:
+    problems = [
+        Problem(
+            code="INPUT_MISSING",
+            row=n,
+            column="path",
+            value=f"a{n}.tif",
+            message=f"no file /x/a{n}.tif",
+            remedy="correct the path",
+        )
+        for n in range(2, 602)
+    ]
+    assert str(ManifestError(problems, place="cohort.csv")).splitlines() == [
+        "600 problems in the manifest [cohort.csv]",
+        "  INPUT_MISSING: column 'path': no file /x/… Remedy: correct the path (in 600 rows: 2, 3, 4, …)",
+    ]
+
+
+def test_a_place_that_says_a_text_twice_counts_once() -> None:
+    twice = remarks(("s1", "no mpp"), ("s1", "no mpp"), ("s2", "no mpp"))
+    assert merged(twice, "slide") == ["row s1: no mpp", "row s2: no mpp"]

@@ -189,7 +189,7 @@ def test_channel_names_that_contradict_the_files_are_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", ("INPUT_MISSING", None, "slide_id")),
+        ("", ("INPUT_MISSING", None, "")),
         ("slide_id,patient_id,path\n", ("INPUT_MISSING", None, "slide_id")),
         ("slide_id,path\ns1,a.tif\n", ("INPUT_MISSING", None, "patient_id")),
         ("slide_id,patient_id\ns1,p1\n", ("INPUT_MISSING", None, "path")),
@@ -272,3 +272,22 @@ def test_a_fragment_names_a_page_and_a_plane(text: str, expected: Fragment) -> N
 def test_conflicts_of_a_row_that_is_wrong_otherwise_are_said_too(tmp_path: Path) -> None:
     text = "slide_id,patient_id,split,path\ns1,p1,train,a.tif\nS1,p1,test,gone.tif\n"
     assert {code for code, _, _ in problems(tmp_path, text)} == {"INPUT_MISSING", "DUPLICATE_ID", "SPLIT_LEAKAGE"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "INPUT_MISSING: the file is empty Remedy: write a header and one row per slide"),
+        ("\n\n", "INPUT_MISSING: the file is empty Remedy: write a header and one row per slide"),
+        ("slide_id;patient_id;path\na;p;a.tif\n", "separated by semicolons, not by commas Remedy: save it as CSV"),
+        ("slide_id\tpatient_id\tpath\na\tp\ta.tif\n", "separated by tabs, not by commas Remedy: save it as CSV"),
+        ('"slide_id";"note, long"\na;b\n', "separated by semicolons, not by commas"),
+    ],
+)
+def test_an_empty_file_and_other_separators_are_one_problem_that_names_them(tmp_path, text, problem):
+    path = tmp_path / "cohort.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert len(caught.value.problems) == 1
+    assert problem in str(caught.value)

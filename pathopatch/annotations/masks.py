@@ -146,6 +146,36 @@ class MaskFractions:
         return shares
 
 
+def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
+    """Refuse a mask file that cannot be used with a slide.
+
+    Parameters
+    ----------
+    path : Path
+        The mask's file.
+    slide_size : tuple of int
+        (width, height) of the slide, level-0 px.
+    is_quick : bool
+        Look at the file's header alone: damaged pixels are not found.
+    is_banded : bool
+        A large TIFF may be read in bands; off for masks that are read at once.
+
+    Raises
+    ------
+    ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
+        See `MaskFractions`.
+    """
+    is_large = is_banded and _is_large(path)
+    source = raster(path, is_whole=not is_large)
+    require_proportions((source.width, source.height), slide_size, place=str(path))
+    if is_quick:
+        return
+    if is_large:  # one patch that covers the slide, so that every band is decoded
+        banded_fractions(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
+    else:
+        read_mask(path)
+
+
 def _is_large(path: Path) -> bool:
     """Return whether a mask is a TIFF that is not decoded at once; one with a table of colours never is."""
     source = raster(path, is_whole=False)

@@ -23,7 +23,6 @@ from pathopatch.config import AnnotationConfig
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.manifest import ANNOTATION_SUFFIXES
 
-_TABLE = "tile.labels.annotations"
 _log = logging.getLogger(__name__)
 
 
@@ -156,5 +155,5 @@ def _refuse_unmapped(outlines: Outlines, config: AnnotationConfig) -> None:
         raise InputUnsupportedError(
             f"annotation classes without a meaning: {', '.join(map(repr, unmapped))}; in the file are {listed}",
             place=outlines.place,
-            remedy=f"name each in tumor, non_tumor, holes or ignored under [{_TABLE}] of the study file",
+            remedy="name each in tumor, non_tumor, holes or ignored under [tile.labels.annotations] of the study file",
         )

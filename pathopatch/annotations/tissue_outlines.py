@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathopatch.annotations.mask_polygons import mask_polygons
-from pathopatch.annotations.masks import read_mask, require_proportions
+from pathopatch.annotations.masks import check_mask, read_mask, require_proportions
 from pathopatch.annotations.placing import on_slide
 from pathopatch.annotations.regions import read_annotations
 from pathopatch.manifest import ANNOTATION_SUFFIXES
-from pathopatch.slides.rasters import raster
 
 NOT_TISSUE = ("Ignore*",)
 """Classes whose outlines are cut out of the tissue: QuPath's own name for what does not count. All others add."""
@@ -68,21 +67,29 @@ def read_tissue_mask(
     return rasterized(shapely.transform(region, lambda xy: xy * scale), overview_px)
 
 
-def require_tissue_mask(path: Path, slide_size: tuple[int, int]) -> None:
-    """Refuse a tissue mask that is not there or broken: outlines are read, of a raster the header alone.
+def check_tissue_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False) -> None:
+    """Refuse a tissue mask that is not there or broken.
+
+    Parameters
+    ----------
+    path : Path
+        Raster, or outlines of QuPath or ASAP; these are read.
+    slide_size : tuple of int
+        (width, height) of the slide, level-0 px.
+    is_quick : bool
+        Look at a raster's header alone.
 
     Raises
     ------
     ModalityMismatchError
         The raster is out of proportion.
     InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `raster` and `read_annotations`.
+        See `check_mask` and `read_annotations`.
     """
     if _is_outlines(path):
         read_annotations(path)
     else:
-        image = raster(path)
-        require_proportions((image.width, image.height), slide_size, place=str(path))
+        check_mask(path, slide_size, is_quick=is_quick, is_banded=False)
 
 
 def _is_outlines(path: Path) -> bool:

@@ -93,8 +93,8 @@ def _prepare(stage: str, workers: int) -> None:
     if stage == "tile":
         import pathopatch.patches
     else:
-        import pathopatch.heatmaps.predict
-        import pathopatch.models  # noqa: F401
+        import pathopatch.heatmaps.artefacts
+        import pathopatch.models.ensemble  # noqa: F401
 
 
 def run_slides(
@@ -245,3 +245,18 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     if good == len(outcomes):
         return 0
     return 3 if good else 1
+
+
+def states_by_slide(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return one state a slide, the worst that any of several stages left it in.
+
+    Parameters
+    ----------
+    outcomes : sequence of Outcome
+        In the order of the stages.
+    """
+    worst = ("failed", "done_empty", "done", "current")
+    states: dict[str, str] = {}
+    for outcome in outcomes:
+        states[outcome.slide_id] = min(states.get(outcome.slide_id, outcome.state), outcome.state, key=worst.index)
+    return states

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathopatch.config import UNCERTAIN_BELOW
-from pathopatch.errors import InputMissingError
+from pathopatch.errors import InputMissingError, Remark, merged, shared_text
 from pathopatch.statuses import FINISHED, SETTLED, StatusTable
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Standing:
         lines += _uncertain(self.table)
         failed = self.failed
         if len(failed):
-            codes = failed["code"].fillna("").value_counts(sort=True)
+            each = failed.assign(code=failed["code"].fillna("")).drop_duplicates(["slide_id", "code"])
+            codes = each["code"].value_counts(sort=True)  # of slides, whichever stages failed
             lines.append("failed, by code: " + ", ".join(f"{count:,} {code}" for code, count in codes.items()))
         return "\n".join(lines)
 
@@ -107,10 +108,11 @@ def _uncertain(table: pd.DataFrame) -> list[str]:
 
 
 def _columns(rows: pd.DataFrame) -> str:
-    """Return rows as aligned text, empty where nothing is known, each failure's message below its row."""
+    """Return rows as aligned text, empty where nothing is known, and below them the messages of failures."""
     shown = rows[list(_SHOWN)].astype(dict.fromkeys(("patches", "predicted", "tumour"), "Int64"))
-    lines = shown.astype(object).where(shown.notna(), "").to_string(index=False).splitlines()
-    told = [lines[0]]
-    for line, message in zip(lines[1:], rows["message"].astype(object).fillna(""), strict=True):
-        told += [line] + ([f"    {message}"] if message else [])
-    return "\n".join(told)
+    table: str = shown.astype(object).where(shown.notna(), "").to_string(index=False)
+    messages = zip(rows["slide_id"], rows["message"].fillna(""), strict=True)
+    remarks = [
+        Remark(slide, f"{slide}: {message}", shared_text(message, slide)) for slide, message in messages if message
+    ]
+    return "\n".join([table, *([""] if remarks else []), *merged(remarks, "slide")])

@@ -179,10 +179,16 @@ class PredictTask:
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Predict the slide."""
-        from pathopatch.heatmaps import predict_to
+        from pathopatch.models import check_bundles, check_slide
+        from pathopatch.slides import tolerant
 
-        model = _loaded(self.models, self.config.device, self.config.precision, _written(self.models))
+        spec = check_bundles(self.models)
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
+            check_slide(spec, tolerant(slide, self.config.max_bad_tiles))
+            # Only now torch is loaded, which takes seconds: a slide that is refused is told of at once.
+            from pathopatch.heatmaps import predict_to
+
+            model = _loaded(self.models, self.config.device, self.config.precision, _written(self.models))
             result = predict_to(
                 slide,
                 model,

@@ -15,6 +15,9 @@ Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were mad
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
 Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]
+Settings = Annotated[
+    Path | None, typer.Option("--config", help="TOML of a study, or of settings alone, for what has no option here.")
+]
 Threshold = Annotated[
     float | None, typer.Option(help="Threshold of the tissue fraction that forms the groups. Default: 0.25.")
 ]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from pathopatch.errors import Remark, merged, shared_text
+
 if TYPE_CHECKING:
     from pathopatch.batch.tasks import Outcome
+    from pathopatch.errors import PathopatchError
     from pathopatch.plan import Plan
     from pathopatch.progress import Progress
 
@@ -69,29 +72,45 @@ def progress_bars(quiet: bool) -> Iterator[Progress | None]:
         yield advance
 
 
-def finish(outcomes: list[Outcome]) -> None:
-    """Print what became of the slides and exit with the batch's code."""
+def finish(outcomes: Sequence[Outcome], *, untrained: Mapping[str, PathopatchError] | None = None) -> None:
+    """Print what became of the slides, and of runs that were not trained, and exit with the batch's code."""
     from collections import Counter
 
-    from pathopatch.batch.run import exit_code
+    from pathopatch.batch.run import exit_code, states_by_slide
 
-    for outcome in outcomes:
-        if outcome.state == "failed":
-            say(f"failed: {outcome.slide_id}: {outcome.message}")
-        elif outcome.state == "done_empty":
-            say(f"warning: {outcome.slide_id}: too little tissue found, its outputs are empty (done_empty)")
-        for warning in outcome.warnings:
-            say(f"warning: {outcome.slide_id}: {warning}")
-    states = Counter(outcome.state for outcome in outcomes)
+    say_failures(outcomes)
+    warnings = [(outcome.slide_id, warning) for outcome in outcomes for warning in outcome.warnings]
+    empty = "too little tissue found, its outputs are empty (done_empty)"
+    say_warnings([(outcome.slide_id, empty) for outcome in outcomes if outcome.state == "done_empty"] + warnings)
+    for line in merged([_remark("not trained: ", run, str(error)) for run, error in (untrained or {}).items()], "run"):
+        say(line)
+    states = Counter(states_by_slide(outcomes).values())
     print("slides: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())))
-    if code := exit_code(outcomes):
+    if code := exit_code(outcomes) or (3 if untrained else 0):
         raise typer.Exit(code)
+
+
+def say_warnings(warnings: Iterable[tuple[str, str]]) -> None:
+    """Print warnings of slides, given by slide_id; one that many slides share once."""
+    for line in merged([_remark("warning: ", slide_id, warning) for slide_id, warning in warnings], "slide"):
+        say(line)
+
+
+def say_failures(outcomes: Iterable[Outcome]) -> None:
+    """Print why slides failed; a reason that many of them share once."""
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for line in merged([_remark("failed: ", each.slide_id, each.message) for each in failed], "slide"):
+        say(line)
+
+
+def _remark(kind: str, place: str, message: str) -> Remark:
+    """Return a line about a slide or a run; what slides share is without their own files."""
+    return Remark(place, f"{kind}{place}: {message}", kind + shared_text(message, place))
 
 
 def show_plan(plan: Plan, workers: int) -> None:
     """Print a plan and the slides that cannot be worked on, and exit as the stage would."""
     print(plan.text(workers))
-    for outcome in plan.failed:
-        say(f"failed: {outcome.slide_id}: {outcome.message}")
+    say_failures(plan.failed)
     if plan.exit_code:
         raise typer.Exit(plan.exit_code)

@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import (
-    Device,
     DryRun,
     Force,
     MemoryGb,
     Out,
     Quiet,
     RetryFailed,
+    Settings,
     SlideMpp,
     Timeout,
+    TrainDevice,
     Work,
     Workers,
     in_bytes,
@@ -53,7 +54,8 @@ def predict(
     deidentify: Annotated[
         bool, typer.Option("--deidentify", help="Name neither files nor patients: slides are called by their content.")
     ] = False,
-    device: Device = "auto",
+    device: TrainDevice = None,
+    settings: Settings = None,
     workers: Workers = 1,
     timeout: Timeout = None,
     memory_gb: MemoryGb = None,
@@ -67,12 +69,12 @@ def predict(
 ) -> None:
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch import pipeline
-    from pathopatch.config import PredictConfig
+    from pathopatch.config import PredictConfig, load_settings
     from pathopatch.pseudonyms import pseudonymous
 
     config = with_options(
-        PredictConfig(),
-        all_patches=all_patches,
+        PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
+        all_patches=all_patches or None,
         min_tissue=min_tissue,
         max_bad_tiles=max_bad_tiles,
         stride_px=stride_px,
@@ -81,7 +83,7 @@ def predict(
         deidentify=deidentify or None,
     )
     cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
-    if deidentify:
+    if config.deidentify:
         named, cohort = cohort, pseudonymous(cohort)
         for before, after in zip(named, cohort, strict=True):
             say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone

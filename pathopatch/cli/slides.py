@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from pathopatch.cli.options import (
     Out,
     Quiet,
     RetryFailed,
+    Settings,
     SlideMpp,
     Source,
     Timeout,
@@ -24,7 +26,7 @@ from pathopatch.cli.options import (
     in_bytes,
     with_options,
 )
-from pathopatch.cli.output import finish, progress_bars, say, show_plan
+from pathopatch.cli.output import finish, progress_bars, say, say_warnings, show_plan
 
 
 def check(
@@ -36,10 +38,14 @@ def check(
         typer.Option(min=1, help="Open no slide: write the manifest in parts of so many slides to OUT/parts/."),
     ] = None,
     warn_shift_um: WarnShift = None,
+    settings: Settings = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
-    """Check a manifest and open every slide in it; report every problem in one go, and what each slide is."""
+    """Check a manifest and open every slide and mask in it; report every problem in one go, and what each slide is.
+
+    With --config the settings of [tile] hold, and the class names of annotations must be among them.
+    """
     from pathopatch import pipeline
 
     if slides_per_part is not None:
@@ -50,14 +56,19 @@ def check(
         for path in write_parts(read_manifest(manifest), out / "parts", slides_per_part):
             print(path)
         return
-    measure = None if quick else _looking(warn_shift_um)
+    config = _looking(settings, warn_shift_um)
     with progress_bars(quiet) as progress:
-        slides = pipeline.check(manifest, out, measure=measure, force=force, progress=progress)
+        slides = pipeline.check(
+            manifest,
+            out,
+            measure=None if quick else config,
+            labels=None if settings is None else config.labels,
+            force=force,
+            progress=progress,
+        )
     shown = slides.drop(columns=["source", "fingerprint", "bounds", "warnings"], errors="ignore")
     print(shown.to_string(index=False, na_rep="-", float_format="{:.4g}".format))
-    for row in slides.to_dict("records"):
-        for warning in row.get("warnings", ()):
-            say(f"warning: {row['slide_id']}: {warning}")
+    say_warnings((row["slide_id"], warning) for row in slides.to_dict("records") for warning in row.get("warnings", ()))
 
 
 def info(
@@ -67,9 +78,12 @@ def info(
     ] = None,
     slide_mpp: SlideMpp = None,
     slide_id: Annotated[str | None, typer.Option(help="Id of the slide; default: the file's stem.")] = None,
-    background: Annotated[str, typer.Option(help="auto, dark or bright.")] = "auto",
+    background: Annotated[
+        str | None, typer.Option(help="auto, dark, bright, or CHANNEL=dark,CHANNEL=bright. Default: auto.")
+    ] = None,
     mpp: Annotated[float | None, typer.Option(help="Target um per px: say from which level it is read.")] = None,
     warn_shift_um: WarnShift = None,
+    settings: Settings = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -77,23 +91,22 @@ def info(
     from pathopatch import pipeline
 
     (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    if background not in (None, "auto"):  # as the manifest's column says it, so that `check` says the same
+        row = replace(row, background=background)
     picture = Path(f"{row.slide_id}-info.png") if out is None else out
-    described = pipeline.describe(row, _looking(warn_shift_um, background, mpp), slide_mpp=slide_mpp, picture=picture)
+    described = pipeline.describe(row, _looking(settings, warn_shift_um, mpp), slide_mpp=slide_mpp, picture=picture)
     width = max(len(name) for name, _ in described.lines())
     for name, text in [*described.lines(), ("picture", str(picture))]:
         print(f"{name:{width}}  {text}")
-    for warning in described.warnings:
-        say(f"warning: {row.slide_id}: {warning}")
+    say_warnings((row.slide_id, warning) for warning in described.warnings)
 
 
-def _looking(warn_shift_um: float | None, background: str | None = None, mpp: float | None = None) -> Any:
+def _looking(settings: Path | None, warn_shift_um: float | None, mpp: float | None = None) -> Any:
     """Return the settings by which pixels are looked at where nothing is tiled."""
-    from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+    from pathopatch.config import TileConfig, load_settings
 
-    registration = with_options(RegistrationConfig(), warn_um=warn_shift_um)
-    return with_options(
-        TileConfig(), registration=registration, tissue=with_options(TissueConfig(), background=background), mpp=mpp
-    )
+    base = TileConfig() if settings is None else load_settings(settings, reads=("tile",)).tile
+    return with_options(base, registration=with_options(base.registration, warn_um=warn_shift_um), mpp=mpp)
 
 
 def tile(
@@ -114,10 +127,12 @@ def tile(
         float | None,
         typer.Option(help="Target um per px; default: the slides' own. Ready patches: the images' own um per px."),
     ] = None,
-    background: Annotated[str | None, typer.Option(help="auto, dark or bright. Default: auto.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="auto, dark, bright, or CHANNEL=dark,CHANNEL=bright. Default: auto.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="zarr (default), or none to keep the table only.")] = None,
     settings: Annotated[
-        Path | None, typer.Option("--config", help="Study TOML whose [tile] table holds all other settings.")
+        Path | None, typer.Option("--config", help="TOML whose [tile] table holds all other settings.")
     ] = None,
     align: Annotated[bool, typer.Option("--align", help="Move the channels onto each other by whole pixels.")] = False,
     warn_shift_um: WarnShift = None,
@@ -131,11 +146,12 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch import pipeline
-    from pathopatch.config import ReadyConfig, TileConfig, load_study
+    from pathopatch.config import SettingsConfig, load_settings
 
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
-    base = load_study(settings).tile if settings else TileConfig()
+    stored = load_settings(settings, reads=("tile", "ready")) if settings else SettingsConfig()
+    base = stored.tile
     parts = {
         "tissue": with_options(base.tissue, background=background),
         "registration": with_options(base.registration, align=align or None, warn_um=warn_shift_um),
@@ -147,7 +163,7 @@ def tile(
             raise typer.BadParameter(
                 "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
             )
-        ready = with_options(load_study(settings).ready if settings else ReadyConfig(), px=resize_px, fit=fit, mpp=mpp)
+        ready = with_options(stored.ready, px=resize_px, fit=fit, mpp=mpp)
         with progress_bars(quiet) as progress:
             finish(pipeline.tile_patches(patches, out, config, ready=ready, force=force, progress=progress))
         return

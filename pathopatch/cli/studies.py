@@ -31,14 +31,14 @@ def run(
 
         say(search_text(study_runs(settings), settings.tune))
     with progress_bars(quiet) as progress:
-        outcomes = run_study(settings, until=until, workers=workers, force=force, progress=progress)
+        result = run_study(settings, until=until, workers=workers, force=force, progress=progress)
     if until != "tile":
         print(pipeline.audit_text(settings.work))
     if until in ("evaluate", "predict", "report"):
         print(pipeline.comparison_text(settings.work))
     if until == "report":
         print(f"report: {settings.work / 'report' / 'index.html'}")
-    finish(outcomes)
+    finish(result.outcomes, untrained=result.untrained)
 
 
 def demo(

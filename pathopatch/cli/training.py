@@ -86,9 +86,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and augmentation. Default: 0.")] = None,
     device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Study TOML whose [train] table holds what is not given here.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML whose [train] table holds what is not given here.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     pretrained: Annotated[
@@ -128,9 +126,9 @@ def train(
 
 
 def _train_settings(config: Path | None) -> TrainConfig:
-    from pathopatch.config import TrainConfig, load_study
+    from pathopatch.config import TrainConfig, load_settings
 
-    return TrainConfig() if config is None else load_study(config).train
+    return TrainConfig() if config is None else load_settings(config, reads=("train", "tune")).train
 
 
 def tune(
@@ -155,20 +153,18 @@ def tune(
     seed: Annotated[int | None, typer.Option(help="Seed of search, weights and batches. Default: 0.")] = None,
     device: TrainDevice = None,
     name: Annotated[str | None, typer.Option(help="Ending of the run's folder name.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="Study TOML whose [train] and [tune] tables hold the rest.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML whose [train] and [tune] tables hold the rest.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of each trial.")] = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
     """Search learning rate, weight decay and what else the method has, such as s, by the worst group on validation."""
     from pathopatch import pipeline
-    from pathopatch.config import TuneConfig, load_study
+    from pathopatch.config import TuneConfig, load_settings
 
     if trials and budget_steps:
         raise typer.BadParameter("give --trials or --budget-steps, one of the two")
-    study = load_study(config) if config else None
+    study = load_settings(config, reads=("train", "tune")) if config else None
     base = (study and study.tune) or TuneConfig()
     if trials:
         base = base.model_copy(update={"budget_steps": None})

@@ -3,7 +3,7 @@
 Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
 """
 
-from pathopatch.config.base import MPP_RANGE, Config, Fraction, parse
+from pathopatch.config.base import MPP_RANGE, Config, Fraction, parse, tables_of
 from pathopatch.config.slides import (
     UNCERTAIN_BELOW,
     AnnotationConfig,
@@ -14,7 +14,15 @@ from pathopatch.config.slides import (
     TileConfig,
     TissueConfig,
 )
-from pathopatch.config.study import EvaluateConfig, FlagsConfig, PredictConfig, StudyConfig, load_study
+from pathopatch.config.study import (
+    EvaluateConfig,
+    FlagsConfig,
+    PredictConfig,
+    SettingsConfig,
+    StudyConfig,
+    load_settings,
+    load_study,
+)
 from pathopatch.config.training import (
     RANK_METHODS,
     AugmentConfig,
@@ -41,6 +49,7 @@ __all__ = [
     "RANK_METHODS",
     "ReadyConfig",
     "RegistrationConfig",
+    "SettingsConfig",
     "SplitsConfig",
     "StudyConfig",
     "TileConfig",
@@ -48,6 +57,8 @@ __all__ = [
     "TrainConfig",
     "UNCERTAIN_BELOW",
     "TuneConfig",
+    "load_settings",
     "load_study",
     "parse",
+    "tables_of",
 ]

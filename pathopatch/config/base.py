@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,7 +34,7 @@ def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
         return kind.model_validate(raw)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in item['loc']) or '(top)'}: {item['msg']} (got {item.get('input')!r})"
+            f"{_key(kind, item['loc'])}: {item['msg']} (got {item.get('input')!r})"
             for item in error.errors(include_url=False)
         ]
         raise InputUnsupportedError(
@@ -41,3 +42,28 @@ def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
             place=place,
             remedy="correct or remove these keys",
         ) from error
+
+
+def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
+    """Return the tables that a configuration holds, by name."""
+    found: dict[str, type[Config]] = {}
+    for name, field in kind.model_fields.items():
+        for each in (field.annotation, *get_args(field.annotation)):
+            if isinstance(each, type) and issubclass(each, Config):
+                found[name] = each
+    return found
+
+
+def _key(kind: type[Config], place: Sequence[int | str]) -> str:
+    """Return a key as a study file has it, ``[tile.tissue] channels``."""
+    tables: list[str] = []
+    parts = list(place)
+    while parts and (inner := tables_of(kind).get(str(parts[0]))) is not None:
+        kind = inner
+        tables.append(str(parts.pop(0)))
+        if parts and parts[0] == kind.__name__:  # which of several types was tried
+            parts.pop(0)
+    key = ".".join(str(part) for part in parts)
+    if not tables:
+        return key or "(top)"
+    return f"[{'.'.join(tables)}] {key}".rstrip()

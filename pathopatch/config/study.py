@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.config.base import Config, Fraction, parse
+from pathopatch.config.base import Config, Fraction, parse, tables_of
 from pathopatch.config.slides import ReadyConfig, TileConfig
 from pathopatch.config.training import GroupsConfig, MethodName, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.errors import InputMissingError, InputUnsupportedError
@@ -48,7 +49,20 @@ class PredictConfig(Config):
     threads: int | None = Field(default=None, ge=1)
 
 
-class StudyConfig(Config):
+class SettingsConfig(Config):
+    """The tables of settings, each of which a stage reads: what ``--config`` takes alone, and a study holds as well."""
+
+    tile: TileConfig = TileConfig()
+    ready: ReadyConfig = ReadyConfig()  # goes with patches
+    groups: GroupsConfig = GroupsConfig()
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig | None = None  # None: train once with the settings of [train]
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+    splits: SplitsConfig = SplitsConfig()
+
+
+class StudyConfig(SettingsConfig):
     """A whole study: ``pathopatch run study.toml``.
 
     It starts from slides (`manifest`) or from ready patches (`patches`), which have no slides to predict and are cut as
@@ -58,24 +72,16 @@ class StudyConfig(Config):
     manifest: Path | None = None
     patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
     work: Path
-    tile: TileConfig = TileConfig()
-    ready: ReadyConfig = ReadyConfig()  # goes with patches
-    groups: GroupsConfig = GroupsConfig()
     decisions: Path | None = None  # an exported review, as `pathopatch groups --decisions` takes it
     methods: tuple[MethodName, ...] = Field(
         default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
     )
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    train: TrainConfig = TrainConfig()
-    tune: TuneConfig | None = None  # None: train once with the settings of [train]
-    evaluate: EvaluateConfig = EvaluateConfig()
-    predict: PredictConfig = PredictConfig()
     predict_split: Literal["train", "val", "test", "all", "none"] = "test"
     jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
     # What the methods are trained by: each threshold of [groups], its bins if it has any, and, where a method has
     # such a form, the rank of the tissue fraction, selected at each threshold.
     attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
-    splits: SplitsConfig = SplitsConfig()
 
     @model_validator(mode="after")
     def _a_fold_predicts_what_it_tests(self) -> StudyConfig:
@@ -86,7 +92,9 @@ class StudyConfig(Config):
     @model_validator(mode="after")
     def _a_work_folder_names_its_slides(self) -> StudyConfig:
         if self.predict.deidentify and self.predict_split != "none":
-            raise ValueError("predict.deidentify: a study's work folder names its slides; predict into another folder")
+            raise ValueError(
+                "[predict] deidentify: a study's work folder names its slides; predict into another folder"
+            )
         return self
 
     @model_validator(mode="before")
@@ -101,11 +109,11 @@ class StudyConfig(Config):
             raise ValueError("give manifest or patches, one of the two")
         if self.patches is None:
             if self.ready != ReadyConfig():
-                raise ValueError("ready goes with patches: slides are cut as [tile] says")
+                raise ValueError("[ready] goes with patches: slides are cut as [tile] says")
             return self
         default = TileConfig()
         asked = [
-            f"tile.{name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
+            f"[tile] {name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
         ]
         asked += ["tile.mpp (the images' own scale is ready.mpp)"] if self.tile.mpp is not None else []
         asked += ["predict_split"] if self.predict_split != "none" else []
@@ -129,8 +137,63 @@ def load_study(path: Path) -> StudyConfig:
     InputUnsupportedError
         It is not TOML, or a key is unknown, missing or out of range; all such keys are listed.
     """
+    study = parse(StudyConfig, _toml(path), place=str(path))
+    base = path.resolve().parent
+    given = {name: getattr(study, name) for name in ("manifest", "patches", "decisions", "work")}
+    return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})
+
+
+def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
+    """Return the settings written in a TOML file: of a study, or tables alone, which need no manifest and no work.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file. Without a manifest or patches, a table within another may stand alone: ``[tissue]`` is
+        ``[tile.tissue]``.
+    reads : sequence of str
+        Tables that the command reads; a file of tables alone must hold one of them.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputUnsupportedError
+        As `load_study`; a table stands twice; or none of it is read.
+    """
+    raw = _toml(path)
+    if "manifest" in raw or "patches" in raw:
+        return load_study(path)
+    whole: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name == "work":  # of a study that has no manifest yet
+            continue
+        homes = [home for home, kind in tables_of(SettingsConfig).items() if name in tables_of(kind)]
+        if homes and isinstance(value, dict):
+            if name in raw.get(homes[0], {}):
+                raise InputUnsupportedError(
+                    f"[{name}] and [{homes[0]}.{name}] are one table",
+                    place=str(path),
+                    remedy=f"join them under [{homes[0]}.{name}]",
+                )
+            whole[homes[0]] = {**whole.get(homes[0], {}), name: value}
+        else:
+            whole[name] = {**whole.get(name, {}), **value} if isinstance(value, dict) else value
+    settings = parse(SettingsConfig, whole, place=str(path))
+    if not set(whole) & set(reads):
+        listed = " and ".join(f"[{name}]" for name in reads)
+        raise InputUnsupportedError(
+            f"none of the tables that this command reads: {listed}",
+            place=str(path),
+            remedy=f"write its settings under {listed}",
+        )
+    return settings
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputMissingError(
             f"no study file {path}", place=str(path), remedy="give the path of a TOML study file"
@@ -139,7 +202,3 @@ def load_study(path: Path) -> StudyConfig:
         raise InputUnsupportedError(
             f"not a TOML file: {error}", place=str(path), remedy="mend the syntax at that line"
         ) from error
-    study = parse(StudyConfig, raw, place=str(path))
-    base = path.resolve().parent
-    given = {name: getattr(study, name) for name in ("manifest", "patches", "decisions", "work")}
-    return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})

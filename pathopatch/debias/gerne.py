@@ -76,8 +76,12 @@ def check_cells(counts: npt.NDArray[np.int64]) -> None:
     """
     if not (counts == 0).any():
         return
-    empty = ", ".join(f"(label {y}, attribute {a})" for y, a in np.argwhere(counts == 0))
-    text = f"no sample in {empty}; counts, one row a label, one column an attribute: {counts.tolist()}"
+    if counts.shape[1] == 1:  # classes without an attribute
+        empty, shown = ", ".join(f"label {y}" for y, _ in np.argwhere(counts == 0)), "counts by label"
+    else:
+        empty = ", ".join(f"(label {y}, attribute {a})" for y, a in np.argwhere(counts == 0))
+        shown = "counts, one row a label, one column an attribute"
+    text = f"no sample in {empty}; {shown}: {counts.tolist()}"
     if counts.shape[1] == 2 or (counts.sum(axis=1) == 0).any():
         raise GroupEmptyError(text, remedy="Add samples of this group, or choose a threshold at which none is empty.")
     warnings.warn(f"{text}; each class aims at equal shares of its non-empty cells", UserWarning, stacklevel=3)

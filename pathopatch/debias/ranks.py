@@ -264,8 +264,8 @@ class RankStream:
         if unit > 1:
             raise InputUnsupportedError(
                 f"draws by rank do not come in units of {unit}",
-                place="attribute = 'rank'",
-                remedy="set cell_unit = 1, or draw by bins",
+                place="[train] attribute = 'rank'",
+                remedy="set [train] cell_unit = 1, or draw by bins",
             )
         return self
 

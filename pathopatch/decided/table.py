@@ -16,6 +16,7 @@ from typing import Any
 
 from pathopatch.decided.rows import UNDO, Recorded, newest, standing, utc_text
 from pathopatch.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.manifest.separator import REMEDY, other_separator
 
 COLUMNS = (
     "slide_id", "x", "y", "verdict", "reason", "comment", "reviewer", "made", "fingerprint", "run", "threshold",
@@ -109,6 +110,8 @@ def read_decisions(path: Path) -> list[Recorded]:
 
 def _csv_records(text: str, path: Path) -> list[dict[str, str]]:
     """Return the cells of each row by column."""
+    if separator := other_separator(text, ("slide_id",)):
+        raise InputUnsupportedError(f"separated by {separator}, not by commas", place=str(path), remedy=REMEDY)
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except csv.Error as error:

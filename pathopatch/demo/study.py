@@ -50,8 +50,8 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
         Told how far each stage is.
     """
     study = study_of(work, seed=0, methods=TOUR_METHODS, trials=TOUR_TRIALS, jobs=jobs, progress=progress)
-    outcomes = run_study(study, workers=study.jobs, force=force, progress=progress)
-    slides = sorted({outcome.slide_id for outcome in outcomes if outcome.state != "failed"})
+    result = run_study(study, workers=study.jobs, force=force, progress=progress)
+    slides = sorted({outcome.slide_id for outcome in result.outcomes if outcome.state != "failed"})
     pictures = [work / "heatmaps" / slide / "overlay.png" for slide in slides]
     return "\n".join(
         [

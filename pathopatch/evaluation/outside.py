@@ -29,7 +29,8 @@ from pathopatch.files import inside, read_json, tiled_in
 from pathopatch.groups import naming_of, thresholds_of
 from pathopatch.groups.naming import BINS
 from pathopatch.groups.shortcut import fraction_only
-from pathopatch.models.bundle import load_model, read_spec
+from pathopatch.models.bundle import load_model
+from pathopatch.models.compatibility import read_spec
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.store import PatchStore
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table

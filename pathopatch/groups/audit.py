@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.errors import GroupEmptyError, InputMissingError
+from pathopatch.errors import InputMissingError
 from pathopatch.groups.assign import attribute_column, group_column
+from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
 from pathopatch.groups.expected import expected
 from pathopatch.groups.naming import LABELS, naming_of
 from pathopatch.groups.shortcut import attribute_score, cohort_verdict, fraction_only
@@ -65,26 +66,13 @@ def check_groups(groups: pd.DataFrame, threshold: float, *, splits: Sequence[str
     Raises
     ------
     GroupEmptyError
-        States the counts of all groups.
+        States the empty groups, the counts of all, and thresholds at which none is empty.
     InputMissingError
         There is no such threshold.
     """
-    column = _column(groups, threshold)
-    part = groups[groups["split"].isin(list(splits))] if "split" in groups else groups
-    naming = naming_of(groups)
-    values = naming.values
-    counts = _counts(part[column].to_numpy(), len(values))
-    if (counts == 0).any():
-        shown = "; ".join(
-            f"label {label}: " + ", ".join(f"{n} with {value}" for n, value in zip(row, values, strict=True))
-            for label, row in enumerate(counts.tolist())
-        )
-        raise GroupEmptyError(
-            f"{naming.at(threshold)} a group is empty ({shown})",
-            place=f"split {' + '.join(splits)}",
-            remedy=("add patches" if naming.is_own else "choose another threshold, add slides")
-            + ", or train method erm, which needs no groups",
-        )
+    _column(groups, threshold)
+    if empty_groups(groups, threshold, splits):
+        raise empty_groups_error(groups, threshold, splits, (splits,))
 
 
 def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:

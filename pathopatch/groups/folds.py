@@ -43,7 +43,7 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
     if not LEAST_FOLDS <= folds <= len(label):
         raise InputUnsupportedError(
             f"{folds} folds of {counted(len(label), 'patient')}",
-            place="splits.folds",
+            place="[splits] folds",
             remedy=f"use at least {LEAST_FOLDS} folds and at most as many as there are patients",
         )
     generator = np.random.default_rng(seed)

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from pathopatch.heatmaps.artefacts import is_predicted as is_predicted
     from pathopatch.heatmaps.artefacts import predict_to as predict_to
     from pathopatch.heatmaps.predict import predict_slide as predict_slide
-    from pathopatch.heatmaps.predict import tiling_of as tiling_of
+    from pathopatch.heatmaps.tiling import tiling_of as tiling_of
 
 _HOMES = {
     "PredictResult": "pathopatch.heatmaps.artefacts",
     "is_predicted": "pathopatch.heatmaps.artefacts",
     "predict_slide": "pathopatch.heatmaps.predict",
     "predict_to": "pathopatch.heatmaps.artefacts",
-    "tiling_of": "pathopatch.heatmaps.predict",
+    "tiling_of": "pathopatch.heatmaps.tiling",
 }
 FACTS = "heatmap.json"
 """File in a heatmap's folder that says what its cells do not: geometry, windows, threshold, counts, stamp."""

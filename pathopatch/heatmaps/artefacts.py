@@ -24,9 +24,11 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside, read_json
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.folder import write_folder
-from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, tiling_of
+from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches
+from pathopatch.heatmaps.tiling import tiling_of
 from pathopatch.manifest import split_fragment, valid_slide_id
-from pathopatch.models.bundle import PatchClassifier, check_slide
+from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.compatibility import check_slide
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.patches.analysis import grid_of
 from pathopatch.patches.source import finer_level

@@ -20,11 +20,13 @@ from pandas.arrays import BooleanArray
 from torch import Tensor
 
 from pathopatch.ahead import read_ahead
-from pathopatch.config import PredictConfig, RegistrationConfig, TileConfig
-from pathopatch.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.config import PredictConfig
+from pathopatch.errors import NonFiniteError
 from pathopatch.heatmaps.flags import FLAGS, flags
+from pathopatch.heatmaps.tiling import tiling_of
 from pathopatch.manifest import slide_id_from_path
-from pathopatch.models.bundle import PatchClassifier, check_slide
+from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.compatibility import check_slide
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches import intensity
@@ -100,39 +102,6 @@ class Prediction:
     def table(self) -> pd.DataFrame:
         """The whole table."""
         return pd.concat(self.tables(), ignore_index=True)
-
-
-def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
-    """Return how a slide is cut for a model.
-
-    Parameters
-    ----------
-    spec : BundleSpec
-        The model's.
-    config : PredictConfig
-        Its `stride_px` replaces the model's.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The stride exceeds the patch.
-    """
-    stride_px = spec.stride_px if config.stride_px is None else config.stride_px
-    if stride_px > spec.patch_px:
-        raise InputUnsupportedError(
-            f"stride of {stride_px} px, patches have {spec.patch_px}",
-            place="--stride-px",
-            remedy=f"give at most {spec.patch_px}: the slide would not be covered",
-        )
-    return TileConfig(
-        patch_px=spec.patch_px,
-        stride_px=stride_px,
-        mpp=spec.mpp,
-        store="none",
-        tissue=spec.tissue,
-        intensity=spec.intensity,
-        registration=RegistrationConfig(align=spec.align),
-    )
 
 
 def predict_slide(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.heatmaps.flags import FLAGS
-from pathopatch.heatmaps.predict import Prediction
-from pathopatch.heatmaps.regions import PositiveRegions
 from pathopatch.heatmaps.stitch import inside_share
+
+if TYPE_CHECKING:  # the names of the numbers are wanted without torch
+    from pathopatch.heatmaps.predict import Prediction
+    from pathopatch.heatmaps.regions import PositiveRegions
 
 SUMMARY = (
     "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2", "mean_probability",

@@ -6,18 +6,17 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from pathopatch.config import MPP_RANGE
 from pathopatch.manifest.ids import valid_slide_id
 from pathopatch.manifest.paths import expanded, is_file, is_folder, is_slide, split_fragment
-from pathopatch.manifest.rows import SPLITS, Background, SlideRow
+from pathopatch.manifest.rows import SPLITS, SlideRow
 from pathopatch.manifest.table import Table
 
 ANNOTATION_SUFFIXES = (".geojson", ".json", ".geojson.gz", ".json.gz", ".xml")
 """Endings of the files that outlines are read from."""
 
-_BACKGROUNDS = ("", "auto", "dark", "bright")
+_BACKGROUND = re.compile(r"(?:dark|bright)|[^=,]+=(?:dark|bright)(?:,[^=,]+=(?:dark|bright))*", re.IGNORECASE)
 _TRUE, _FALSE = ("1", "true", "yes", "x"), ("", "0", "false", "no")
 
 
@@ -44,7 +43,7 @@ class Cells:
             labelled_mask=self.file("labelled_mask"),
             annotations=self.file("annotations"),
             tissue_mask=self.file("tissue_mask"),
-            background=cast(Background | None, self.one_of("background", _BACKGROUNDS).replace("auto", "") or None),
+            background=self.background(),
             exclude=self.one_of("exclude", _TRUE + _FALSE) in _TRUE,
             row=self.number,
         )
@@ -61,9 +60,9 @@ class Cells:
                          "leave it empty: the columns path:NAME name the channels")  # fmt: skip
         return row
 
-    def problem(self, code: str, column: str, message: str, remedy: str) -> None:
-        """Note a problem of this row."""
-        self.table.add(code, self.number, column, self.cells.get(column, ""), message, remedy)
+    def problem(self, code: str, column: str, message: str, remedy: str, *own: str) -> None:
+        """Note a problem of this row; `own` are words of the message that belong to it alone."""
+        self.table.add(code, self.number, column, self.cells.get(column, ""), message, remedy, *own)
 
     def identifier(self, column: str) -> str:
         """Return an id."""
@@ -80,6 +79,17 @@ class Cells:
         if text not in allowed:
             said = ", ".join(word or "nothing" for word in allowed)
             self.problem("INPUT_UNSUPPORTED", column, "not an allowed value", f"say {said}")
+        return text
+
+    def background(self) -> str | None:
+        """Return the stated background; whether it names the slide's channels is seen when that is opened."""
+        text = re.sub(r"\s*([=,])\s*", r"\1", self.cells.get("background", ""))
+        if text.casefold() in ("", "auto"):
+            return None
+        if not _BACKGROUND.fullmatch(text):
+            self.problem("INPUT_UNSUPPORTED", "background", "not an allowed value",
+                         "say dark, bright, or CHANNEL=dark,CHANNEL=bright")  # fmt: skip
+            return None
         return text
 
     def mpp(self) -> float | None:
@@ -130,7 +140,8 @@ class Cells:
             return absolute
         if folders and is_folder(absolute):
             self.problem("INPUT_UNSUPPORTED", column, f"the folder {absolute} is no OME-Zarr image",
-                         "name a file, or an OME-Zarr folder")  # fmt: skip
+                         "name a file, or an OME-Zarr folder", absolute)  # fmt: skip
         else:
-            self.problem("INPUT_MISSING", column, f"no file {absolute}", "correct the path (relative to the manifest)")
+            self.problem("INPUT_MISSING", column, f"no file {absolute}",
+                         "correct the path (relative to the manifest)", absolute)  # fmt: skip
         return absolute

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 SPLITS = ("", "train", "val", "test")
 """Allowed values of the column split; empty means: to be assigned, by patient."""
-
-Background = Literal["dark", "bright"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +34,7 @@ class SlideRow:
         What was labelled at all; outlines by a pathologist.
     tissue_mask : Path or None
         Raster or outlines of the tissue; None: it is found.
-    background : {"dark", "bright"} or None
+    background : str or None
         None: to be guessed.
     exclude : bool
         Checked, and left out of the work.
@@ -60,7 +57,7 @@ class SlideRow:
     labelled_mask: Path | None = None
     annotations: Path | None = None
     tissue_mask: Path | None = None
-    background: Background | None = None
+    background: str | None = None
     exclude: bool = False
     channel_order: tuple[str, ...] | None = None
 

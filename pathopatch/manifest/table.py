@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from pathopatch.errors import InputMissingError, Problem
+from pathopatch.manifest.separator import REMEDY, other_separator
 
 _REQUIRED = ("slide_id", "patient_id")
 _OPTIONAL = (
@@ -24,13 +25,7 @@ class Table:
         self.path = path
         self.problems: list[Problem] = []
         self.records: list[tuple[int, dict[str, str]]] = []
-        try:
-            lines = list(csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True))
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise InputMissingError(f"no manifest {path.name}", place=str(path), remedy="check the path") from error
-        except (UnicodeDecodeError, csv.Error) as error:
-            self.add("INPUT_CORRUPT", None, "", "", f"not a UTF-8 CSV file: {error}", "save it as CSV, UTF-8")
-            lines = []
+        lines = self._lines(path)
         header = [name.strip() for name in lines[0]] if lines else []
         self._check_header(header)
         for number, cells in enumerate(lines[1:], start=2):
@@ -44,6 +39,23 @@ class Table:
             self.records.append((number, named))
         if not self.records and not self.problems:
             self.add("INPUT_MISSING", None, "slide_id", "", "no rows", "write one row per slide")
+
+    def _lines(self, path: Path) -> list[list[str]]:
+        """Return the cells of each line; none where something is wrong with the file itself, which is noted."""
+        try:
+            text = path.read_text("utf-8-sig")
+            if separator := other_separator(text, _REQUIRED):
+                self.add("INPUT_UNSUPPORTED", None, "", "", f"separated by {separator}, not by commas", REMEDY)
+                return []
+            if not text.strip():
+                self.add("INPUT_MISSING", None, "", "", "the file is empty", "write a header and one row per slide")
+                return []
+            return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise InputMissingError(f"no manifest {path.name}", place=str(path), remedy="check the path") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            self.add("INPUT_CORRUPT", None, "", "", f"not a UTF-8 CSV file: {error}", "save it as CSV, UTF-8")
+            return []
 
     def _check_header(self, header: list[str]) -> None:
         self.channel_columns = {m[1]: name for name in header if (m := _CHANNEL_COLUMN.fullmatch(name))}
@@ -60,6 +72,8 @@ class Table:
         if header and "path" not in header and not self.channel_columns:
             self.add("INPUT_MISSING", None, "path", "", "no column names the files", "add path or path:NAME")
 
-    def add(self, code: str, row: int | None, column: str, value: str, message: str, remedy: str) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(code=code, row=row, column=column, value=value, message=message, remedy=remedy))
+    def add(self, code: str, row: int | None, column: str, value: str, message: str, remedy: str, *own: str) -> None:
+        """Note a problem; `own` are words of the message that belong to this row alone."""
+        self.problems.append(
+            Problem(code=code, row=row, column=column, value=value, message=message, remedy=remedy, own=own)
+        )

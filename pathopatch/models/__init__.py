@@ -1,11 +1,39 @@
-"""Which networks there are, how a trained one is stored and read safely, and how it turns patches into logits."""
+"""Which networks there are, how a trained one is stored and read safely, and how it turns patches into logits.
 
-from pathopatch.models.bundle import PatchClassifier, check_slide, load_model, read_spec, save_bundle
-from pathopatch.models.ensemble import Ensemble, check_bundles, load_ensemble
-from pathopatch.models.forward import pick_device
-from pathopatch.models.networks import build_network
-from pathopatch.models.spec import BundleSpec
+The names below are loaded on first use, so that bundles and slides are checked without torch.
+"""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathopatch.models.bundle import PatchClassifier as PatchClassifier
+    from pathopatch.models.bundle import load_model as load_model
+    from pathopatch.models.bundle import save_bundle as save_bundle
+    from pathopatch.models.compatibility import check_slide as check_slide
+    from pathopatch.models.compatibility import read_spec as read_spec
+    from pathopatch.models.ensemble import Ensemble as Ensemble
+    from pathopatch.models.ensemble import load_ensemble as load_ensemble
+    from pathopatch.models.forward import pick_device as pick_device
+    from pathopatch.models.joint_spec import check_bundles as check_bundles
+    from pathopatch.models.networks import build_network as build_network
+    from pathopatch.models.spec import BundleSpec as BundleSpec
+
+_HOMES = {
+    "BundleSpec": "spec",
+    "Ensemble": "ensemble",
+    "PatchClassifier": "bundle",
+    "build_network": "networks",
+    "check_bundles": "joint_spec",
+    "check_slide": "compatibility",
+    "load_ensemble": "ensemble",
+    "load_model": "bundle",
+    "pick_device": "forward",
+    "read_spec": "compatibility",
+    "save_bundle": "bundle",
+}
 __all__ = [
     "BundleSpec",
     "Ensemble",
@@ -19,3 +47,9 @@ __all__ = [
     "read_spec",
     "save_bundle",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -45,7 +45,7 @@ def pick_device(name: str = "auto") -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputUnsupportedError(
-            f"no device {name!r} on this machine", place="device", remedy="use device = 'auto' or 'cpu'"
+            f"no device {name!r} on this machine", place="--device", remedy="use 'auto' or 'cpu'"
         ) from error
     return device
 
@@ -91,7 +91,7 @@ def pick_precision(
         return "bfloat16"
     if requested != "auto":
         raise InputUnsupportedError(
-            f"no precision {requested!r}", place="precision", remedy="use 'auto', 'float32' or 'bfloat16'"
+            f"no precision {requested!r}", place="[predict] precision", remedy="use 'auto', 'float32' or 'bfloat16'"
         )
     if not is_bfloat16_native(device):
         return "float32"

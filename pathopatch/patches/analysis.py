@@ -166,7 +166,8 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         raise InputUnsupportedError(
             f"no window of the cohort for {', '.join(sorted(set(slide.channels) - set(config.intensity.windows)))}",
             place=str(slide.paths[0]),
-            remedy="tile the cohort by its manifest, which finds them; or give intensity.windows; or scope = 'slide'",
+            remedy="tile the cohort by its manifest, which finds them; or give "
+            "[tile.intensity] windows, or scope = 'slide'",
         )
     return _analysed(slide, config, grid, tissue_mask)
 

@@ -111,9 +111,9 @@ def cohort_config(
     training = [row for row in rows if row.split == "train"]
     if not training:
         raise InputUnsupportedError(
-            "intensity.scope = 'cohort' and no slide in the training split",
+            "[tile.intensity] scope = 'cohort' and no slide in the training split",
             place="column split",
-            remedy="write train, val or test into the manifest's column split, or use scope = 'slide'",
+            remedy="write train, val or test into the manifest's column split, or use [tile.intensity] scope = 'slide'",
         )
     usable = [row for row in training if row.slide_id in fingerprints]
     inputs = {row.slide_id: fingerprint([fingerprints[row.slide_id], *_of_mask(row)]) for row in usable}
@@ -161,14 +161,14 @@ def _pooled(
     if channels is None:
         raise InputMissingError(
             f"none of {len(rows)} training slides can be read: {'; '.join(left_out.values())}",
-            place="intensity.scope = 'cohort'",
-            remedy="mend the slides, or use scope = 'slide'",
+            place="[tile.intensity] scope = 'cohort'",
+            remedy="mend the slides, or use [tile.intensity] scope = 'slide'",
         )
     if not any(each.size for each in quantiles):
         raise NoTissueError(
             f"none of {len(quantiles)} training slides shows tissue",
-            place="intensity.scope = 'cohort'",
-            remedy="look at the slides' background and tissue settings, or use scope = 'slide'",
+            place="[tile.intensity] scope = 'cohort'",
+            remedy="look at the slides' background and at [tile.tissue], or use [tile.intensity] scope = 'slide'",
         )
     pooled = pooled_windows(quantiles, config.intensity, polarities)
     return {name: (low, high) for name, (low, high) in zip(channels, pooled.tolist(), strict=True)}, left_out

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.annotations.masks import MaskFractions
+from pathopatch.annotations.masks import MaskFractions, check_mask
 from pathopatch.annotations.polygons import PolygonFractions
-from pathopatch.annotations.regions import regions_of
-from pathopatch.config import LabelConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.annotations.regions import read_annotations, regions, regions_of
+from pathopatch.annotations.tissue_outlines import check_tissue_mask
+from pathopatch.config import AnnotationConfig, LabelConfig
+from pathopatch.errors import InputUnsupportedError, PathopatchError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,49 @@ def label_fractions(
     if source.labelled_mask is not None:
         labelled = MaskFractions(source.labelled_mask, slide_size).fractions(x, y, extent)
     return tumor, np.where(np.isnan(labelled) & ~np.isnan(tumor), 1.0, labelled)
+
+
+def label_file_errors(
+    source: LabelSource,
+    *,
+    tissue_mask: Path | None = None,
+    slide_size: tuple[int, int],
+    bounds_origin: tuple[int, int] = (0, 0),
+    config: LabelConfig | None = None,
+    is_quick: bool = False,
+) -> dict[str, PathopatchError]:
+    """Return what is wrong with the files that say tumour, labels and tissue of a slide, by role.
+
+    Parameters
+    ----------
+    source : LabelSource
+        Where labels come from.
+    tissue_mask : Path, optional
+        Raster or outlines of the tissue.
+    slide_size, bounds_origin : tuple of int
+        As for `label_fractions`.
+    config : LabelConfig, optional
+        What the names in annotations mean; None: not known yet, and any name is well.
+    is_quick : bool
+        Look at the headers of masks alone.
+    """
+    paths = {**source.paths, **({} if tissue_mask is None else {"tissue_mask": tissue_mask})}
+    errors: dict[str, PathopatchError] = {}
+    for role, path in paths.items():
+        try:
+            if role == "annotations":
+                outlines = read_annotations(path)
+                known = (
+                    AnnotationConfig(tumor=tuple(sorted(set(outlines.names)))) if config is None else config.annotations
+                )
+                regions(outlines, known, slide_size=slide_size, bounds_origin=bounds_origin)
+            elif role == "tissue_mask":
+                check_tissue_mask(path, slide_size, is_quick=is_quick)
+            else:
+                check_mask(path, slide_size, is_quick=is_quick)
+        except PathopatchError as error:
+            errors[role] = error
+    return errors
 
 
 def labels(

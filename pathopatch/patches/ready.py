@@ -98,7 +98,9 @@ def tile_patches(
     """
     if config.store == "none":
         raise InputUnsupportedError(
-            "ready patches without a store", place=str(source), remedy='leave store = "zarr": no slide holds the pixels'
+            "ready patches without a store",
+            place=str(source),
+            remedy="leave [tile] store = 'zarr': no slide holds the pixels",
         )
     if config.mpp is not None:
         raise InputUnsupportedError(

@@ -118,14 +118,14 @@ def common_look(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Look
         raise ChannelMismatchError(
             f"{n} patches are {usual}; {len(odd)} differ: {'; '.join(odd[:_LISTED])}{more}",
             place=str(paths[0].parent),
-            remedy="bring all patches to one size (px of [ready], --resize-px), type and set of channels, or leave "
+            remedy="bring all patches to one size ([ready] px, --resize-px), type and set of channels, or leave "
             "those out",
         )
     if usual.width != usual.height or not _PX[0] <= usual.width <= _PX[1]:
         raise InputUnsupportedError(
             f"patches of {usual.width} x {usual.height} px",
             place=str(paths[0].parent),
-            remedy=f"give square patches of {_PX[0]} to {_PX[1]} px, or a size to bring them to (px of [ready], "
+            remedy=f"give square patches of {_PX[0]} to {_PX[1]} px, or a size to bring them to ([ready] px, "
             "--resize-px)",
         )
     return usual

@@ -10,6 +10,7 @@ import pandas as pd
 
 from pathopatch.errors import InputCorruptError, InputMissingError, InputUnsupportedError, ManifestError, Problem
 from pathopatch.manifest import SPLITS, expanded, valid_slide_id
+from pathopatch.manifest.separator import REMEDY, other_separator
 from pathopatch.provenance import fingerprint_file
 from pathopatch.slides.rasters import SUFFIXES
 
@@ -81,12 +82,20 @@ def read_list(source: Path) -> pd.DataFrame:
 def _csv(path: Path) -> pd.DataFrame:
     """Return the cells of a file as text, all columns there, with the absolute path and the row of each line."""
     try:
+        with path.open(encoding="utf-8-sig") as stream:
+            separator = other_separator(stream.readline(), _REQUIRED)
+        if separator:
+            raise InputUnsupportedError(f"separated by {separator}, not by commas", place=str(path), remedy=REMEDY)
         cells: pd.DataFrame = pd.read_csv(
             path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
         )
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputMissingError(f"no list of patches {path.name}", place=str(path), remedy="check the path") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except pd.errors.EmptyDataError as error:
+        raise InputMissingError(
+            "the file is empty", place=str(path), remedy="write a header and one row per patch"
+        ) from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise InputCorruptError(
             f"not a UTF-8 CSV file: {error}", place=str(path), remedy="save it as CSV, UTF-8"
         ) from error

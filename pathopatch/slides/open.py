@@ -159,8 +159,9 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     if suffix in JPEG_PNG_SUFFIXES:
         return JpegPngSlide
     if suffix in (*_TIFF_SUFFIXES, ".czi"):
+        kind = "CZI file" if suffix == ".czi" else "TIFF"
         raise InputCorruptError(
-            f"it is named {path.suffix} and does not begin as a {'CZI file' if suffix == '.czi' else 'TIFF'}",
+            f"it is named {path.suffix} and " + (f"does not begin as a {kind}" if path.stat().st_size else "is empty"),
             place=str(path),
             remedy="copy the file again from its source",
         )

@@ -3,8 +3,20 @@
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import Fitted, fit_arrays
 from pathopatch.training.many import train_many, train_one
+from pathopatch.training.required_groups import runs_with_groups
 from pathopatch.training.run import fit
 from pathopatch.training.search import search_text
 from pathopatch.training.tune import tune
 
-__all__ = ["Fitted", "PatchSet", "fit", "fit_arrays", "load_patches", "search_text", "train_many", "train_one", "tune"]
+__all__ = [
+    "Fitted",
+    "PatchSet",
+    "fit",
+    "fit_arrays",
+    "load_patches",
+    "runs_with_groups",
+    "search_text",
+    "train_many",
+    "train_one",
+    "tune",
+]

@@ -72,13 +72,13 @@ def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple
     if colour and not is_rgb:
         raise ChannelMismatchError(
             f"{' and '.join(colour)} vary brightfield RGB, and the channels are {', '.join(channels) or 'others'}",
-            place="augment",
+            place="[train.augment]",
             remedy="leave them at 0; gain, offset and photons are for such channels",
         )
     if rules.photons is not None and is_rgb:
         raise ChannelMismatchError(
             "photons describes detectors that count them, and the channels are brightfield RGB",
-            place="augment",
+            place="[train.augment]",
             remedy="leave it out; stain and color are for such channels",
         )
 

@@ -405,5 +405,7 @@ def _stop(run: _Run, data: PatchSet, batch: Batch, state: State, what: str, bad:
         place += f", batch in {path.name}"
     kept = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
     return NonFiniteError(
-        f"{what}; {kept}", place=place, remedy="lower learning_rate or beta, or look at the batch's patches"
+        f"{what}; {kept}",
+        place=place,
+        remedy="lower [train] learning_rate or [train] beta, or look at the batch's patches",
     )

@@ -114,6 +114,7 @@ def require_tensorboard() -> None:
     if find_spec("tensorboard") is None:
         raise InputUnsupportedError(
             "event files are asked for and tensorboard is not installed",
-            place="tensorboard",
-            remedy="pip install 'pathopatch[tensorboard]', or set tensorboard = false; history.csv is written anyway",
+            place="[train] tensorboard",
+            remedy="pip install 'pathopatch[tensorboard]', or set [train] tensorboard = false: "
+            "history.csv is written anyway",
         )

@@ -112,8 +112,8 @@ def in_units(sampler: Batches, unit: int) -> Batches:
     if change is None:
         raise InputUnsupportedError(
             f"{type(sampler).__name__} does not draw in units of {unit}",
-            place="cell_unit",
-            remedy="give it a method in_units, or set cell_unit = 1",
+            place="[train] cell_unit",
+            remedy="give it a method in_units, or set [train] cell_unit = 1",
         )
     found: Batches = change(unit)
     return found

@@ -46,7 +46,7 @@ def training_dtype(requested: str, device: torch.device) -> torch.dtype:
     if requested == "float16" and device.type != "cuda":
         raise InputUnsupportedError(
             f"no training in float16 on {device.type}",
-            place="precision",
+            place="[train] precision",
             remedy="use 'auto', 'bfloat16' or 'float32'; float16 and its scaled loss are for CUDA devices",
         )
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[requested]
@@ -72,7 +72,9 @@ def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Ten
     """
     if device.type == "cpu" and not any(which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name):
         raise InputUnsupportedError(
-            "no C++ compiler to compile the network with", place="compile", remedy="install g++, or set compile = false"
+            "no C++ compiler to compile the network with",
+            place="[train] compile",
+            remedy="install g++, or set [train] compile = false",
         )
     forward: Callable[[Tensor], Tensor] = torch.compile(network)
     return forward

@@ -134,14 +134,14 @@ def check_ahead(
         if "val" in config.train_splits:
             raise InputUnsupportedError(
                 f"{config.method} learns from held-out patches of the split 'val', which is trained on",
-                place="train_splits",
-                remedy="leave 'val' out of train_splits, or train another method",
+                place="[train] train_splits",
+                remedy="leave 'val' out of [train] train_splits, or train another method",
             )
         if config.select_at is not None and (config.bins or config.select_at != config.threshold):
             raise InputUnsupportedError(
                 f"{config.method} draws from validation by the attribute that selects, and select_at is another",
-                place="select_at",
-                remedy=f"leave select_at out, or train {config.method} at threshold {config.select_at:g}",
+                place="[train] select_at",
+                remedy=f"leave [train] select_at out, or train {config.method} at threshold {config.select_at:g}",
             )
     for phase in phases[1:]:
         if phase.relabel is None:
@@ -155,14 +155,14 @@ def check_ahead(
         raise InputUnsupportedError(
             f"sensitivity = {config.sensitivity:g} with {n_classes} classes and "
             f"{len(validation.select or ())} validation patches",
-            place="sensitivity",
+            place="[train] sensitivity",
             remedy="leave it out: it is of the second of two classes, on validation",
         )
     if not (validation.select.label == 1).any():
         raise GroupEmptyError(
             f"sensitivity = {config.sensitivity:g}, and no validation patch of class 1",
             place="split 'val'",
-            remedy="move patients between the splits, or leave sensitivity out",
+            remedy="move patients between the splits, or leave [train] sensitivity out",
         )
 
 
@@ -195,7 +195,9 @@ def drawn(
     patches = train if phase.split == "train" else validation.out
     if patches is None:
         raise InputUnsupportedError(
-            f"the method needs patches of split {phase.split!r}", place="method", remedy="add patients to that split"
+            f"the method needs patches of split {phase.split!r}",
+            place="[train] method",
+            remedy="add patients to that split",
         )
     report: dict[str, Any] = {}
     if phase.split == "val":
@@ -240,7 +242,7 @@ def batches_of(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int,
     if phase.rank_sampler is None:
         raise InputUnsupportedError(
             f"method {config.method!r} does not draw by rank",
-            place="attribute",
+            place="[train] attribute",
             remedy="train resample or gerne, or by a threshold or bins",
         )
     return phase.rank_sampler(data.label, data.tissue_fraction, **sizes)

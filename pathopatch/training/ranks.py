@@ -67,7 +67,7 @@ class Ranks:
             return pick_device(name)
         if name.startswith("cuda:"):
             raise InputUnsupportedError(
-                f"{self.world} processes on {name}", place="device", remedy="use device = 'auto', 'cuda' or 'cpu'"
+                f"{self.world} processes on {name}", place="[train] device", remedy="use 'auto', 'cuda' or 'cpu'"
             )
         device = pick_device(name)
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
@@ -173,7 +173,7 @@ def shares(group: NDArray[np.int64], *, parts: int, world: int) -> NDArray[np.in
     if len(group) % (parts * world):
         raise InputUnsupportedError(
             f"a batch of {len(group)} in {parts} parts cannot be shared by {world} processes",
-            place="batch_per_class",
+            place="[train] batch_per_class",
             remedy=f"make it a multiple of {parts * world}",
         )
     halves = np.arange(len(group), dtype=np.int64).reshape(parts, -1)  # (parts, B / parts)

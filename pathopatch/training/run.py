@@ -30,6 +30,7 @@ from pathopatch.training.described import data_of
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.passing import own_parameters
 from pathopatch.training.ranks import joined
+from pathopatch.training.required_groups import require_groups
 from pathopatch.training.seen import seen
 from pathopatch.training.source import Source
 
@@ -66,6 +67,8 @@ def fit(work: Path, config: TrainConfig, *, progress: Progress | None = None, fo
         A finished run of other settings or inputs stands there and `force` is off.
     InputMissingError
         Groups or patches are missing.
+    GroupEmptyError
+        A group that the method needs has no patch.
     PathopatchError
         As `fit_arrays`.
     """
@@ -79,6 +82,7 @@ def fit(work: Path, config: TrainConfig, *, progress: Progress | None = None, fo
         ranks.barrier()  # all have looked before the first changes anything
         if is_done:
             return folder
+        require_groups(groups, config)
         if ranks.is_first:
             begin(folder)
         train, val = load_sets(work, groups, config)

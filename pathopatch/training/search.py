@@ -99,7 +99,7 @@ def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
     if "val" in config.train_splits:
         raise InputUnsupportedError(
             "trials are compared by the split 'val', and train_splits holds it",
-            place="train_splits",
+            place="[train] train_splits",
             remedy="search without it, then train the winner's settings on both",
         )
     steps_each = steps_in_all(phases_of(config), config.steps)
@@ -107,9 +107,9 @@ def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
         return SearchPlan(search.trials, steps_each)
     if search.budget_steps < steps_each:
         raise InputUnsupportedError(
-            f"budget_steps = {search.budget_steps}, but one trial of {config.method} takes {steps_each}",
-            place="tune",
-            remedy="raise budget_steps, or lower steps",
+            f"[tune] budget_steps = {search.budget_steps}, but one trial of {config.method} takes {steps_each}",
+            place="[tune] budget_steps",
+            remedy="raise [tune] budget_steps, or lower [train] steps",
         )
     return SearchPlan(search.budget_steps // steps_each, steps_each, search.budget_steps)
 

@@ -144,7 +144,7 @@ def score(measures: dict[str, float], rule: str) -> list[float]:
     """
     if rule not in ("wga", "gba", "cba"):
         raise InputUnsupportedError(
-            f"no rule {rule!r} to select by", place="select", remedy="use 'wga', 'gba', 'cba' or 'last'"
+            f"no rule {rule!r} to select by", place="[train] select", remedy="use 'wga', 'gba', 'cba' or 'last'"
         )
     return [measures[rule], measures["gba"]]
 
@@ -189,7 +189,7 @@ def check_validation(
         raise GroupEmptyError(
             "no labelled validation patches to select a checkpoint by",
             place="split 'val'",
-            remedy="give patients of the manifest the split 'val', or set select = 'last'",
+            remedy="give patients of the manifest the split 'val', or set [train] select = 'last'",
         )
     if needs_attribute and not (val.attribute >= 0).any():
         raise InputUnsupportedError(
@@ -206,5 +206,5 @@ def check_validation(
         raise GroupEmptyError(
             f"in validation, {error.message}",
             place="split 'val'",
-            remedy="move patients between the splits, choose another threshold, or set select = 'last'",
+            remedy="move patients between the splits, choose another threshold, or set [train] select = 'last'",
         ) from error

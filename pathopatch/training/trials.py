@@ -177,7 +177,9 @@ def winner(study: optuna.Study) -> FrozenTrial:
     best = best_of(finished(study))
     if best is None:
         raise NonFiniteError(
-            "every trial diverged", place="tune", remedy="lower learning_rates, or look for damaged patches"
+            "every trial diverged",
+            place="[tune] learning_rates",
+            remedy="lower [tune] learning_rates, or look for damaged patches",
         )
     return best
 

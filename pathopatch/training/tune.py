@@ -22,6 +22,7 @@ from pathopatch.errors import PathopatchError
 from pathopatch.files import inside, write_bytes, write_json
 from pathopatch.provenance import fingerprint, json_stamp
 from pathopatch.training.fit import Progress
+from pathopatch.training.required_groups import require_groups
 from pathopatch.training.run import RUN, begin, load_sets, run_stamp, settings_of, write_run
 from pathopatch.training.search import Trials, search_plan
 from pathopatch.training.trials import (
@@ -111,6 +112,7 @@ def _tune(
 
     if is_done():
         return folder
+    require_groups(groups, config)
     with alone(place):
         if is_done():
             return folder

@@ -33,11 +33,24 @@ def test_few_slides_are_listed_with_totals_and_errors(
         ["s000", "predict", "done"],
         ["s001", "predict", "done"],
     ]
-    assert "    MPP_MISSING: no mpp. Remedy: give one" in said
+    assert "\ns002: MPP_MISSING: no mpp. Remedy: give one\n" in said
     assert "4 slides" in said
     assert "predict: 2 done, 1 failed; 60 patches" in said
     assert "tile: 1 running; 0 patches" in said
     assert "failed, by code: 1 MPP_MISSING" in said
+
+
+def test_a_message_of_many_slides_stands_once_and_a_slide_counts_once_by_code(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, 1, 5)
+    update_status(tmp_path, "s001", "tile", FAILED)
+    assert typed("status", tmp_path) == 3
+    said = capsys.readouterr().out
+    assert said.count("Remedy: give one") == 1
+    assert "\nMPP_MISSING: no mpp. Remedy: give one (in 5 slides: s001, s002, s003, …)\n" in said
+    assert "6 slides\n" in said
+    assert "failed, by code: 5 MPP_MISSING" in said
 
 
 def test_of_many_slides_those_that_are_done_are_only_counted_unless_asked_for(

@@ -18,7 +18,7 @@ from pathopatch.errors import CheckpointIncompatibleError, InputMissingError, Sp
 from pathopatch.evaluation import evaluate_bundle, evaluate_run, outside_text
 from pathopatch.evaluation.outside import bundle_name, check_patches, seen_warnings
 from pathopatch.files import read_json
-from pathopatch.models.bundle import read_spec
+from pathopatch.models import read_spec
 from pathopatch.provenance import Stamp, fingerprint, read_table, write_table
 from pathopatch.training import fit
 from pathopatch.training.source import Source

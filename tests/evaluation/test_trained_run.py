@@ -12,7 +12,7 @@ from made_patches import write_work
 from pathopatch.config import EvaluateConfig, TrainConfig
 from pathopatch.evaluation import compare, evaluate_run, preferred_run
 from pathopatch.files import read_json
-from pathopatch.models.bundle import read_spec
+from pathopatch.models import read_spec
 from pathopatch.training import fit
 
 QUICK = EvaluateConfig(bootstrap=10)

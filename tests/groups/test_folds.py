@@ -4,10 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import GroupsConfig, SplitsConfig, StudyConfig, parse
-from pathopatch.errors import GroupEmptyError, InputUnsupportedError
-from pathopatch.grouping import fold_tables
+from pathopatch.auditing import audit_text
+from pathopatch.config import GroupsConfig, SplitsConfig, StudyConfig, TrainConfig, parse
+from pathopatch.errors import InputUnsupportedError
+from pathopatch.grouping import fold_tables, write_folds
 from pathopatch.groups.folds import assign_folds, split_in_fold
+from pathopatch.provenance import Stamp
+from pathopatch.training import runs_with_groups
 
 
 def patients(tumour, healthy):
@@ -65,18 +68,24 @@ def test_a_fold_has_its_own_splits_and_the_whole_cohort_is_tested_once():
         pd.testing.assert_series_equal(tables[k]["group@0.25"], whole["group@0.25"])
 
 
-def test_a_fold_in_which_a_group_is_empty_is_named():
+def test_a_fold_in_which_a_group_is_empty_stops_only_methods_that_need_groups(tmp_path):
     table = patches()
     config = GroupsConfig(thresholds=(0.25,))
-    number = int(fold_tables(table, config, folds=3)[0].set_index("patient_id")["fold"]["p2"].iloc[0])
-    others = fold_tables(table, config, folds=3)[0]
-    mates = set(others.loc[others["fold"] == number, "patient_id"])
+    whole = fold_tables(table, config, folds=3)[0]
+    number = int(whole.set_index("patient_id")["fold"]["p2"].iloc[0])
+    mates = set(whole.loc[whole["fold"] == number, "patient_id"])
     thin = table[~(table["patient_id"].isin(mates) & (table["label"] == 1) & (table["tissue_fraction"] < 0.25))]
-    with pytest.raises(GroupEmptyError, match=r"label 1: 0 with little tissue") as caught:
-        fold_tables(thin, config, folds=3)
+    stamp = Stamp(stage="groups", config="c")
+    write_folds(tmp_path, fold_tables(thin, config, folds=3), config, stamp=stamp, left_out=[])
     before = number - 1 or 3  # of the fold before it, it is the validation split
-    first = min((before, "val"), (number, "test"))
-    assert caught.value.place == f"fold {first[0]}, split {first[1]}"
+    empty = "at tissue threshold 0.25: no patch of tumour with little tissue"
+    said = audit_text(tmp_path)
+    assert f"fold {before}, split val, {empty}" in said
+    assert f"fold {number}, split test, {empty}" in said
+    folds = [tmp_path / "folds" / k for k in "123"]
+    left, refused = runs_with_groups(folds, [TrainConfig(method="erm"), TrainConfig(method="gerne")])
+    assert [config.method for config in left] == ["erm"]
+    assert refused["gerne-t0.25-s0"].place == f"fold {before}, split val"
 
 
 def test_two_folds_and_the_prediction_of_seen_slides_are_refused_in_a_study():

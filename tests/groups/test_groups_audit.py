@@ -8,6 +8,7 @@ import pytest
 
 from pathopatch.errors import GroupEmptyError, InputMissingError
 from pathopatch.groups import assign_groups, audit, check_groups, describe, group_counts
+from pathopatch.groups.empty_groups import filled_thresholds
 
 
 def grouped(cells: dict[str, list[tuple[int, float]]], **settings: float) -> pd.DataFrame:
@@ -32,14 +33,36 @@ def test_counts_hold_every_group_of_every_split_even_the_empty_ones() -> None:
     assert found["patients"].tolist() == [2, 1, 1, 2, 0, 0, 0, 1]
 
 
-def test_an_empty_group_is_refused_with_the_2x2_counts() -> None:
+def test_an_empty_group_is_refused_in_words_with_the_counts_and_the_threshold() -> None:
     groups = grouped({"train": TRAIN, "val": [(0, 0.1), (1, 0.9)]})
     check_groups(groups, 0.25)
     with pytest.raises(GroupEmptyError) as caught:
         check_groups(groups, 0.25, splits=("val",))
-    assert "label 0: 1 with little tissue, 0 with much" in caught.value.message
-    assert "label 1: 0 with little tissue, 1 with much" in caught.value.message
+    assert caught.value.message == (
+        "at tissue threshold 0.25 there is no patch of non-tumour with much tissue and none of tumour with little "
+        "tissue (non-tumour: 1 with little tissue, 0 with much tissue; tumour: 0 with little tissue, 1 with much "
+        "tissue)"
+    )
+    assert caught.value.place == "split val"
+    assert caught.value.remedy.startswith("at each threshold of 0.05, 0.1, … 0.95 a group is empty")
     check_groups(groups, 0.25, splits=("train", "val"))
+
+
+def test_the_thresholds_that_fill_every_group_are_those_between_the_fractions_of_both_labels() -> None:
+    # non-tumour at 0.1 and 0.72, tumour at 0.33 and 0.62: both labels have both groups from 0.35 to 0.6 alone
+    groups = grouped({"train": [(0, 0.1), (0, 0.72), (1, 0.33), (1, 0.62)], "val": [(0, 0.4), (0, 0.6), (1, 0.5)]})
+    with pytest.raises(GroupEmptyError, match=r"no patch of tumour with little tissue \(") as caught:
+        check_groups(groups, 0.25)
+    assert caught.value.remedy == (
+        "choose a threshold at which no group is empty: 0.5 in groups.parquet; 0.35 to 0.6 of 0.05, 0.1, … 0.95"
+    )
+
+
+def test_a_blank_patch_fills_no_group_at_any_threshold_of_the_sweep() -> None:
+    groups = grouped({"train": [(0, 0.001), (0, 0.9), (1, 0.1), (1, 0.9)]})
+    assert filled_thresholds(groups, [("train",)]) == ((), ())
+    groups = grouped({"train": [(0, 0.02), (0, 0.9), (1, 0.1), (1, 0.9), (1, 0.001)]})
+    assert filled_thresholds(groups, [("train",)])[1][0] == 0.15  # a fraction of 0.1 reaches 0.1
 
 
 def test_a_threshold_that_was_not_grouped_is_named() -> None:

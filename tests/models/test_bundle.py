@@ -19,7 +19,7 @@ from pathopatch.errors import (
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.models.bundle import check_slide, load_model, save_bundle
+from pathopatch.models import check_slide, load_model, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, class_names
 

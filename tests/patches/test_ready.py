@@ -161,7 +161,7 @@ def test_one_image_under_two_patients_is_a_leak(tmp_path: Path) -> None:
         ("path,label\na.png,1\n", InputUnsupportedError, "missing patient_id"),
         ("path,label,patient_id,mpp\na.png,1,p,1\n", InputUnsupportedError, "unknown mpp"),
         ("path,label,patient_id\n", InputMissingError, "no patch"),
-        ("", InputCorruptError, "CSV"),
+        ("", InputMissingError, "the file is empty"),
         ('path,label,patient_id\n"a.png,1,p\n', InputCorruptError, "CSV"),
     ],
 )
@@ -460,3 +460,17 @@ def test_a_model_of_unknown_scale_is_warned_of_wherever_its_prediction_is_shown(
     warned = [name for name, text in places.items() if "scale is unknown" in text or "are unknown" in text]
     assert warned == ([] if mpp else list(places))
     assert read_json(out / "heatmaps" / "s" / "heatmap.json")["model_mpp"] == mpp
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the file is empty"),
+        ("path;label;patient_id;tissue_fraction\na.png;1;p;0,5\n", "separated by semicolons, not by commas"),
+        ("path\tlabel\tpatient_id\na.png\t1\tp\n", "separated by tabs, not by commas"),
+    ],
+)
+def test_an_empty_list_and_other_separators_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "patches.csv").write_text(text)
+    with pytest.raises((InputMissingError, InputUnsupportedError), match=reason):
+        read_list(tmp_path / "patches.csv")

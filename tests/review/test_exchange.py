@@ -157,7 +157,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     ("name", "content", "error", "said"),
     [
         ("a.csv", b"slide_id,verdict\ns1,accept\n", InputUnsupportedError, "column 'reviewer' is missing"),
-        ("a.csv", b"slide_id;verdict;reviewer\ns1;accept;Ada\n", InputUnsupportedError, "separated by commas"),
+        ("a.csv", b"slide_id;verdict;reviewer\ns1;accept;Ada\n", InputUnsupportedError, "separated by semicolons"),
         ("a.csv", b"slide_id,verdict,reviewer,commment\n", InputUnsupportedError, "unknown column 'commment'"),
         ("a.csv", b"slide_id,verdict,reviewer,slide_id\n", InputUnsupportedError, "column 'slide_id' stands twice"),
         ("a.csv", b"slide_id,verdict,reviewer\ns1,accept\n", InputCorruptError, "row 2"),

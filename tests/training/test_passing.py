@@ -235,7 +235,7 @@ def test_dfr_neither_trains_on_what_it_holds_out_nor_draws_it_by_another_attribu
     on_both = _config(method="dfr", select="last", tune_threshold=False, train_splits=("train", "val"))
     with pytest.raises(InputUnsupportedError, match=r"held-out .*train_splits"):
         fit_arrays(TRAIN, VAL, on_both, progress=_never)
-    with pytest.raises(InputUnsupportedError, match="leave select_at out, or train dfr at threshold 0.5"):
+    with pytest.raises(InputUnsupportedError, match=r"leave \[train\] select_at out, or train dfr at threshold 0.5"):
         fit_arrays(TRAIN, VAL, _config(method="dfr", select_at=0.5), progress=_never)
 
 

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 from pathopatch.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.files import atomic_path, read_json, write_json
-from pathopatch.models.bundle import SPEC, WEIGHTS, load_model, read_spec
+from pathopatch.models.bundle import load_model
+from pathopatch.models.compatibility import SPEC, WEIGHTS, read_spec
 from pathopatch.models.export import onnx, wsinfer
 from pathopatch.models.export.facts import FACTS, README, facts_of, readme_of
 from pathopatch.models.export.network import ExportedNetwork

@@ -1,0 +1,116 @@
+"""Name the groups without patches, and the thresholds at which no group is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from pathopatch.errors import GroupEmptyError
+from pathopatch.groups.assign import attribute_column, group_column, thresholds_of
+from pathopatch.groups.naming import naming_of
+from pathopatch.groups.sweep import SWEEP
+
+Needed = Sequence[Sequence[str]]
+"""Sets of splits; each needs every group, its splits taken together."""
+
+
+def empty_groups(groups: pd.DataFrame, threshold: float, splits: Sequence[str]) -> tuple[str, ...]:
+    """Return the groups without a patch in some splits taken together, such as ``tumour with little tissue``.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        As `assign_groups` returns it, with the threshold. Without a split column all patches count.
+    threshold : float
+        Of the tissue fraction.
+    splits : sequence of str
+        Which patches count.
+    """
+    naming = naming_of(groups)
+    present = set(_of_splits(groups, splits)[group_column(threshold)])
+    named = [f"{label} with {value}" for label in naming.labels for value in naming.values]
+    return tuple(name for number, name in enumerate(named) if number not in present)
+
+
+def empty_groups_error(
+    groups: pd.DataFrame, threshold: float, splits: Sequence[str], needed: Needed
+) -> GroupEmptyError:
+    """Return the error of splits with an empty group: threshold, groups, counts, and thresholds that would do.
+
+    Parameters
+    ----------
+    groups, threshold, splits
+        As for `empty_groups`.
+    needed : sequence of sequence of str
+        All sets of splits that need every group: a threshold would do if no group is empty in any of them.
+    """
+    naming = naming_of(groups)
+    empty = empty_groups(groups, threshold, splits)
+    n_values = len(naming.values)
+    group = _of_splits(groups, splits)[group_column(threshold)].to_numpy(np.int64)
+    counts = np.bincount(group[group >= 0], minlength=2 * n_values).reshape(2, n_values)
+    shown = "; ".join(
+        f"{label}: " + ", ".join(f"{n} with {value}" for n, value in zip(row, naming.values, strict=True))
+        for label, row in zip(naming.labels, counts.tolist(), strict=True)
+    )
+    return GroupEmptyError(
+        f"{naming.at(threshold)} there is no patch of {' and none of '.join(empty)} ({shown})",
+        place=f"split {' + '.join(splits)}",
+        remedy="add slides that have them" if naming.is_own else _thresholds_text(groups, needed),
+    )
+
+
+def filled_thresholds(groups: pd.DataFrame, needed: Needed) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the thresholds at which no group is empty: of those in the table, and of 0.05, 0.1, … 0.95.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        As `assign_groups` returns it, of patches without an attribute of their own.
+    needed : sequence of sequence of str
+        See `empty_groups_error`.
+    """
+    known = thresholds_of(groups)
+    is_tissue = groups[attribute_column(float(known[0]))] >= 0  # blank patches are so at every threshold
+    counted = groups[is_tissue & (groups["label"] >= 0)]
+
+    def is_filled_at(cut: float) -> Callable[[Sequence[str]], bool]:
+        def is_filled(splits: Sequence[str]) -> bool:
+            part = _of_splits(counted, splits)
+            return len(set(zip(part["label"], part["tissue_fraction"] >= cut, strict=True))) == 4
+
+        return is_filled
+
+    tabled = tuple(text for text in known if not any(empty_groups(groups, float(text), splits) for splits in needed))
+    return tabled, tuple(cut for cut in SWEEP if all(map(is_filled_at(cut), needed)))
+
+
+def _thresholds_text(groups: pd.DataFrame, needed: Needed) -> str:
+    """Return in words which thresholds would do."""
+    tabled, swept = filled_thresholds(groups, needed)
+    steps = f"{SWEEP[0]:g}, {SWEEP[1]:g}, … {SWEEP[-1]:g}"
+    if not tabled and not swept:
+        return f"at each threshold of {steps} a group is empty: add slides, or move patients between the splits"
+    return (
+        "choose a threshold at which no group is empty: "
+        f"{', '.join(tabled) or 'none'} in groups.parquet; {_runs(swept) or 'none'} of {steps}"
+    )
+
+
+def _runs(swept: Sequence[float]) -> str:
+    """Return thresholds of the sweep in words, neighbours joined: ``0.1 to 0.3 and 0.5``."""
+    places = [SWEEP.index(cut) for cut in swept]
+    starts = [place for place in places if place - 1 not in places]
+    stops = [place for place in places if place + 1 not in places]
+    runs = [
+        f"{SWEEP[start]:g}" if start == stop else f"{SWEEP[start]:g} to {SWEEP[stop]:g}"
+        for start, stop in zip(starts, stops, strict=True)
+    ]
+    return " and ".join(runs)
+
+
+def _of_splits(groups: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
+    """Return the patches of some splits."""
+    return groups[groups["split"].isin(list(splits))] if "split" in groups else groups
