@@ -7,6 +7,7 @@ belong together and are made again: the store and the table count as finished on
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
 from pathopatch.patches.source import read_level, source_record
 from pathopatch.patches.store_writer import StoreWriter
+from pathopatch.patches.tissue import TissueModel
 from pathopatch.provenance import Stamp, read_table, write_table
 from pathopatch.slides import Slide
 from pathopatch.statuses import is_recorded_done, read_status, update_status
@@ -151,9 +153,7 @@ def tile_slide(
         table = table.assign(**measured)[list(COLUMNS)]
         write_table(table_path, table, stamp)
         warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
-        state = write_status(
-            out, slide_id, table, stamp, started, warnings, tissue_confidence=analysis.tissue.confidence
-        )
+        state = write_status(out, slide_id, table, stamp, started, warnings, tissue=analysis.tissue)
         if state == "done_empty":
             _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
         return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
@@ -271,6 +271,9 @@ def _attributes(
             "is_supplied": tissue.is_supplied,
             "ink_share": tissue.ink_share,
             "unscanned_share": tissue.unscanned_share,
+            "levels": {
+                name: level for name, level in zip(slide.channels, tissue.levels, strict=False) if not math.isnan(level)
+            },
             "confidence": tissue.confidence,
             "doubts": list(tissue.doubts),
         },
@@ -291,7 +294,7 @@ def write_status(
     started: float,
     warnings: Sequence[str] = (),
     *,
-    tissue_confidence: float | None = None,
+    tissue: TissueModel | None = None,
 ) -> Literal["done", "done_empty"]:
     """Write how the stage ended; times and host stand here and nowhere else."""
     state: Literal["done", "done_empty"] = "done" if (table["tissue_fraction"] > 0).any() else "done_empty"
@@ -300,7 +303,7 @@ def write_status(
         "patches": len(table),
         "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
         "labelled_patches": int((table["label"] >= 0).sum()),
-        "tissue_confidence": tissue_confidence,
+        "tissue_confidence": None if tissue is None else tissue.confidence,
         "warnings": list(warnings),
         "stamp": stamp.to_dict(),
         "host": socket.gethostname(),

@@ -112,6 +112,8 @@ class TissueModel:
         Level-0 px per overview px.
     unscanned : ndarray of uint8, shape (h, w), optional
         1 is an overview pixel that was never scanned: neither tissue nor background. None: all was scanned.
+    levels : tuple of float, length C
+        Background level of each channel, source units; NaN where it is not known.
     illumination : Illumination, optional
         By which the windows of bright channels are multiplied; None: even light.
     is_supplied : bool
@@ -133,6 +135,7 @@ class TissueModel:
     scale_x: float
     scale_y: float
     unscanned: NDArray[np.uint8] | None = None
+    levels: tuple[float, ...] = ()
     illumination: Illumination | None = None
     is_supplied: bool = False
     is_unsure: bool = False

@@ -29,6 +29,7 @@ from pathopatch.slides.unscanned import Unscanned
 _GLASS_SPREAD = 0.01  # absorption: glass is never called more even than that
 _LARGEST_SPLIT = 0.2  # absorption: what Otsu's method splits above lies within the tissue
 _LEAST_ABSORPTION, _USUAL_ABSORPTION = 0.04, 0.1  # of tissue: pale stroma on real fields has 0.05 to 0.12
+_STATED_ABSORPTION = 0.06  # the same where the level is stated and no valley is seen
 _LEAST_TISSUE, _LEAST_PALE = 0.002, 0.02  # share behind a valley, and where pale tissue leaves none
 _SURE_SPREAD, _DIM_SPREAD = 0.02, 0.03  # dim glass less even than this may be pale tissue, and is taken for it
 _DIM = 0.7  # of full scale
@@ -67,6 +68,8 @@ class _Told:
         What was taken for glass may be pale tissue.
     may_be_uneven : bool
         Darker glass may have been taken for tissue.
+    glass_level : ndarray of float64, shape (n,), or None
+        Of bright channels, source units.
     light : Illumination or None
         Of bright channels.
     """
@@ -79,6 +82,7 @@ class _Told:
     separation: float = math.nan
     is_doubtful: bool = False
     may_be_uneven: bool = False
+    glass_level: NDArray[np.float64] | None = None
     light: Illumination | None = None
 
 
@@ -140,10 +144,8 @@ def fit_tissue(
     ink, glass = np.zeros(overview.shape[1:], np.bool_), None
     if is_colour and set(polarities) == {"bright"}:
         glass = find_glass(overview, ~missing, is_flat=is_flat)
-        if overview.dtype == np.uint8 and (config.ignore_borders or config.ignore_pens):
-            rgb, um_per_px = _normalised(overview, glass, ~missing), math.sqrt(um2_per_px)
-            missing = missing | find_black(rgb, um_per_px=um_per_px) if config.ignore_borders else missing
-            ink = find_ink(rgb, um_per_px=um_per_px) & ~missing if config.ignore_pens else ink
+        if overview.dtype == np.uint8:
+            missing, ink = _borders_and_ink(overview, glass, missing, config, um_per_px=math.sqrt(um2_per_px))
     named = dict(zip(channels, range(len(overview)), strict=False))
     view = _View(
         pixels=overview,
@@ -157,18 +159,21 @@ def fit_tissue(
     )
     told = _tell(view, [named[name] for name in config.channels] if config.channels else list(range(len(overview))))
     known = [each for each in told if each.threshold is not None]
+    known = [each for each in known if not each.is_doubtful] or known
     untold = [channel for each in told if each.threshold is None and not each.is_empty for channel in each.channels]
     is_unsure = not known and any(is_structured(overview[channel], view.specimen) for channel in untold)
     windows, threshold = _united(known, view)
     light = next((each.light for each in known if each.light is not None), None)
     if is_unsure:
-        threshold = EVERY_PIXEL if config.when_unsure == "all" else None
-        mask = view.specimen if threshold is not None else np.zeros_like(view.specimen)
+        threshold, mask = _undecided(view)
     else:
         mask = passing(signal_of(overview, polarities, windows, light), threshold) & view.specimen
         mask = view.specimen & clean_mask(
             mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
         )
+    if known and not mask.any() and any(each.is_doubtful for each in known):  # what passes may be glass as well
+        is_unsure, known = True, []
+        threshold, mask = _undecided(view)
     tissue = TissueModel(
         polarities=polarities,
         windows=windows,
@@ -177,12 +182,46 @@ def fit_tissue(
         scale_x=scale_x,
         scale_y=scale_y,
         unscanned=missing.astype(np.uint8) if missing.any() else None,
+        levels=_levels(view, known, mask),
         illumination=light,
         is_unsure=is_unsure,
         ink_share=np.count_nonzero(ink) / ink.size,
     )
     confidence, doubts = _confidence(view, known, tissue, unscanned, is_unsure=is_unsure)
     return replace(tissue, confidence=confidence, doubts=doubts)
+
+
+def _undecided(view: _View) -> tuple[float | None, Mask]:
+    """Return threshold and mask where nothing tells tissue from background: the configuration decides."""
+    if view.config.when_unsure == "all":
+        return EVERY_PIXEL, view.specimen
+    return None, np.zeros_like(view.specimen)
+
+
+def _borders_and_ink(
+    overview: NDArray[np.generic], glass: Glass | None, missing: Mask, config: TissueConfig, *, um_per_px: float
+) -> tuple[Mask, Mask]:
+    """Return what was not scanned, near-black borders included, and what is ink."""
+    ink = np.zeros_like(missing)
+    if not (config.ignore_borders or config.ignore_pens):
+        return missing, ink
+    rgb = _normalised(overview, glass, ~missing)
+    if config.ignore_borders:
+        missing = missing | find_black(rgb, um_per_px=um_per_px)
+    return missing, find_ink(rgb, um_per_px=um_per_px) & ~missing if config.ignore_pens else ink
+
+
+def _levels(view: _View, known: Sequence[_Told], mask: Mask) -> tuple[float, ...]:
+    """Return the background level of each channel that tells tissue: of glass, or the median of what is no tissue."""
+    levels = [math.nan] * len(view.pixels)
+    ground = view.specimen & ~mask
+    for each in known:
+        for number, channel in enumerate(each.channels):
+            if each.glass_level is not None:
+                levels[channel] = float(each.glass_level[number])
+            elif ground.any():
+                levels[channel] = float(np.median(view.pixels[channel][ground]))
+    return tuple(levels)
 
 
 def _tell(view: _View, counting: list[int]) -> list[_Told]:
@@ -234,6 +273,7 @@ def _tell_bright(view: _View, channels: tuple[int, ...]) -> _Told:
         separation=_separation(values, threshold, max(glass.spread, _GLASS_SPREAD)),
         is_doubtful=is_dim and glass.spread > _SURE_SPREAD,
         may_be_uneven=glass.may_be_uneven,
+        glass_level=glass.level,
         light=glass.illumination,
     )
 
@@ -289,7 +329,7 @@ def _stated_glass(view: _View, channels: tuple[int, ...]) -> Glass | None:
     if not set(channels) <= set(view.levels):
         return None
     level = np.array([view.levels[channel] for channel in channels])
-    return Glass(level=level, spread=_GLASS_SPREAD, valley=_USUAL_ABSORPTION, share=math.nan)
+    return Glass(level=level, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan)
 
 
 def _white(pixels: NDArray[np.generic], usable: Mask) -> float:

@@ -1,0 +1,79 @@
+"""A slide full of tissue is told by the background level that the other slides of its cohort show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import tifffile
+from numpy.typing import NDArray
+
+from pathopatch import pipeline
+from pathopatch.config import TileConfig
+from pathopatch.files import read_json
+from pathopatch.patches.cohort_levels import NAME
+from pathopatch.statuses import read_status
+
+SIDE = 256
+CONFIG = TileConfig(patch_px=64)
+
+
+def field(kind: str, seed: int, offset: float = 100.0) -> NDArray[np.uint16]:
+    """Return photons over a camera's offset: tissue throughout, on the left half, or nowhere."""
+    rng = np.random.default_rng(seed)
+    texture = cv2.GaussianBlur(rng.normal(size=(SIDE, SIDE)), (0, 0), 6)
+    signal = 1000 * np.exp(0.4 * texture / texture.std())
+    if kind == "half":
+        signal[:, SIDE // 2 :] = 0
+    elif kind == "empty":
+        signal[:] = 0
+    return rng.poisson(offset + signal).astype(np.uint16)
+
+
+def cohort(folder: Path, slides: dict[str, NDArray[np.uint16]]) -> Path:
+    for name, pixels in slides.items():
+        tifffile.imwrite(folder / f"{name}.tif", pixels, photometric="minisblack", metadata=None)
+    lines = [f"{name},p{number},{name}.tif,1.0,dark" for number, name in enumerate(slides)]
+    (folder / "cohort.csv").write_text("\n".join(["slide_id,patient_id,path,mpp,background", *lines]))
+    return folder / "cohort.csv"
+
+
+def shares(work: Path) -> dict[str, float]:
+    tables = {path.stem: pd.read_parquet(path) for path in (work / "patches").glob("*.parquet")}
+    return {name: float(table["tissue_fraction"].mean()) for name, table in tables.items()}
+
+
+def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> None:
+    kinds = {"a": "half", "b": "half", "full": "full", "none": "empty"}
+    manifest = cohort(tmp_path, {name: field(kind, number) for number, (name, kind) in enumerate(kinds.items())})
+    work = tmp_path / "work"
+    outcomes = pipeline.tile(manifest, work, CONFIG)
+    assert [outcome.state for outcome in outcomes] == ["done", "done", "done", "done_empty"]
+    assert not any(outcome.warnings for outcome in outcomes[:3])
+    found = shares(work)
+    assert (found["full"], found["none"]) == (1.0, 0.0)
+    assert read_status(work, "full")["tile"]["tissue_confidence"] >= 0.5
+    taken = read_json(work / NAME)["slides"]
+    assert set(taken) == {"full"}
+    assert abs(taken["full"]["C0"] - 100) < 2
+    assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
+    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG, force=True)][2] == "done"
+    assert set(read_json(work / NAME)["slides"]) == {"full"}
+
+
+def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1, offset=900), "full": field("full", 2)}
+    outcomes = pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
+    assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
+    assert "the tissue is uncertain" in outcomes[2].warnings[0]
+    assert not (tmp_path / "work" / NAME).exists()
+
+
+def test_a_stated_level_is_not_asked_of_the_cohort(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
+    tissue = CONFIG.tissue.model_copy(update={"background_level": {"C0": 100.0}})
+    pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
+    assert not (tmp_path / "work" / NAME).exists()
+    assert shares(tmp_path / "work")["full"] == 1.0
