@@ -103,7 +103,8 @@ def mixed_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Pro
     """
     by_id = {row.slide_id: row for row in rows}
     groups: dict[str, dict[str, str]] = {}
-    for slide_id, channels, background in zip(*(table.get(name, ()) for name in _LOOKS), strict=True):
+    known = table.reindex(columns=list(_LOOKS)).dropna()  # what is wrong with the others is told as it is
+    for slide_id, channels, background in known.itertuples(index=False):
         told = ",".join(sorted(str(background).casefold().split(",")))
         groups.setdefault(",".join(sorted(str(channels).casefold().split(","))), {})[str(slide_id)] = told
     problems = []

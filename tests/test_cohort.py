@@ -16,7 +16,7 @@ import tifffile
 import typer
 from PIL import Image
 
-from pathopatch import provenance
+from pathopatch import pipeline, provenance
 from pathopatch.batch.tasks import Outcome
 from pathopatch.cli.output import finish
 from pathopatch.cohort import SLIDE_COLUMNS, check, describe, slides_to_predict
@@ -219,7 +219,7 @@ def warned(text: str) -> list[str]:
 def test_info_warns_of_a_slide_in_the_words_of_check(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], background: str
 ) -> None:
-    """The second channel is shifted, and the third is bright where there is no tissue."""
+    """The second channel is shifted. The third is bright: taken for dark it shows tissue where the others show none."""
     planes = [tissue(), tissue(12), 1100 - tissue()]
     paths = made.write_modalities(tmp_path, np.stack(planes), ("CARS", "SHG", "TPEF"))
     columns = ",".join(f"path:{name}" for name in paths)
@@ -233,7 +233,7 @@ def test_info_warns_of_a_slide_in_the_words_of_check(
     options = ["--background", background] if background else []
     assert typed("info", source, "-o", tmp_path / "a.png", "--quiet", *options) == 0
     assert warned(capsys.readouterr().err) == checked
-    assert len(checked) == 2
+    assert len(checked) == 1 + bool(background)
 
 
 def test_info_warns_of_a_missing_mpp_in_the_words_in_which_check_refuses_it(
@@ -263,3 +263,22 @@ def test_600_slides_with_one_warning_are_one_line_and_count_once_over_stages(
     ]
     assert said.out == "slides: 592 current, 7 done, 1 failed\n"
     assert ended.value.exit_code == 3
+
+
+def test_slides_of_both_backgrounds_are_an_error_until_the_manifest_says_so(tmp_path: Path) -> None:
+    names = ("a", "b", "odd")
+    for number, name in enumerate(names):
+        plane = tissue(8 * number) if name != "odd" else 1100 - tissue()
+        made.write_channel(tmp_path / f"{name}.tif", plane.astype(np.uint16), mpp=(0.5, 0.5))
+    header, manifest = "slide_id,patient_id,path,background\n", tmp_path / "m.csv"
+    manifest.write_text(header + "".join(f"{name},{name},{name}.tif,\n" for name in names))
+    for run in (lambda: check(manifest), lambda: pipeline.tile(manifest, tmp_path / "work", TileConfig(patch_px=64))):
+        with pytest.raises(ManifestError) as caught:
+            run()
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.row, problem.column) == ("MODALITY_MISMATCH", 4, "background")
+        assert "slide odd looks bright where there is no tissue, 2 others look dark" in problem.message
+    manifest.write_text(header + "a,a,a.tif,\nb,b,b.tif,\nodd,odd,odd.tif,bright\n")
+    assert list(check(manifest)["background"]) == ["dark", "dark", "bright"]
+    states = [outcome.state for outcome in pipeline.tile(manifest, tmp_path / "work", TileConfig(patch_px=64))]
+    assert states == ["done", "done", "done"]

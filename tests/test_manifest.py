@@ -291,3 +291,22 @@ def test_an_empty_file_and_other_separators_are_one_problem_that_names_them(tmp_
         read_manifest(path)
     assert len(caught.value.problems) == 1
     assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "background"),
+    [("", None), ("auto", None), ("dark", "dark"), ("CARS=dark, HE = bright", "CARS=dark,HE=bright")],
+)
+def test_a_background_is_stated_for_all_channels_or_by_name(tmp_path: Path, cell: str, background: str | None) -> None:
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "m.csv").write_text(f'slide_id,patient_id,path,background\na,a,a.tif,"{cell}"\n')
+    (row,) = read_manifest(tmp_path / "m.csv")
+    assert row.background == background
+
+
+@pytest.mark.parametrize("cell", ["grey", "CARS=grey", "CARS=dark,bright", "=dark"])
+def test_a_background_that_is_no_polarity_is_a_problem(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "m.csv").write_text(f'slide_id,patient_id,path,background\na,a,a.tif,"{cell}"\n')
+    with pytest.raises(ManifestError, match="CHANNEL=dark,CHANNEL=bright"):
+        read_manifest(tmp_path / "m.csv")

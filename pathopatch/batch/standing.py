@@ -64,7 +64,7 @@ class Standing:
         lines += _uncertain(self.table)
         failed = self.failed
         if len(failed):
-            each = failed.assign(code=failed["code"].fillna("")).drop_duplicates(["slide_id", "code"])
+            each = failed.assign(code=failed["code"].astype(object).fillna("")).drop_duplicates(["slide_id", "code"])
             codes = each["code"].value_counts(sort=True)  # of slides, whichever stages failed
             lines.append("failed, by code: " + ", ".join(f"{count:,} {code}" for code, count in codes.items()))
         return "\n".join(lines)
@@ -111,7 +111,7 @@ def _columns(rows: pd.DataFrame) -> str:
     """Return rows as aligned text, empty where nothing is known, and below them the messages of failures."""
     shown = rows[list(_SHOWN)].astype(dict.fromkeys(("patches", "predicted", "tumour"), "Int64"))
     table: str = shown.astype(object).where(shown.notna(), "").to_string(index=False)
-    messages = zip(rows["slide_id"], rows["message"].fillna(""), strict=True)
+    messages = zip(rows["slide_id"], rows["message"].astype(object).fillna(""), strict=True)
     remarks = [
         Remark(slide, f"{slide}: {message}", shared_text(message, slide)) for slide, message in messages if message
     ]

@@ -115,7 +115,7 @@ class StudyConfig(SettingsConfig):
         asked = [
             f"[tile] {name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
         ]
-        asked += ["tile.mpp (the images' own scale is ready.mpp)"] if self.tile.mpp is not None else []
+        asked += ["[tile] mpp (the images' own scale is [ready] mpp)"] if self.tile.mpp is not None else []
         asked += ["predict_split"] if self.predict_split != "none" else []
         if asked:
             raise ValueError(f"ready patches are as they are and have no slides: leave out {', '.join(asked)}")

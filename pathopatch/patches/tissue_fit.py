@@ -481,7 +481,7 @@ def _has_smooth_tissue(view: _View, told: _Told, tissue: TissueModel) -> bool:
 
 
 def _agreement(view: _View, known: Sequence[_Told], tissue: TissueModel) -> list[tuple[float, str]]:
-    """Return how far the tissue of each source lies within that of the source with most, over chance."""
+    """Return how far the tissue of each source lies within that of the source with most, against chance."""
     if len(known) < 2:
         return []
     masks = []
@@ -496,11 +496,10 @@ def _agreement(view: _View, known: Sequence[_Told], tissue: TissueModel) -> list
     found = []
     for mask in masks:
         size = np.count_nonzero(mask)
-        if mask is masks[largest] or size < _LEAST_TISSUE * usable or chance > 1 - _LEAST_TISSUE:
+        if mask is masks[largest] or size < _LEAST_TISSUE * usable:
             continue
         within = int(np.count_nonzero(mask & masks[largest])) / size
-        score = 0.5 + 0.5 * (within - chance) / (1 - chance)
-        found.append((min(1.0, max(0.0, score)), "channels show tissue at different places"))
+        found.append((min(1.0, within / chance), "channels show tissue at different places"))  # below half of chance
     return [min(found)] if found else []
 
 

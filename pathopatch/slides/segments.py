@@ -223,7 +223,14 @@ class PageReader:
         if self._plain is not None:
             pairs = [(i, i) for i in range(self.samples)] if wanted is None else wanted
             rows_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(pairs)
-            pixels = self._plain.view(self._cache.mapped(rows_bytes))
+            try:
+                pixels = self._plain.view(self._cache.mapped(rows_bytes))
+            except EOFError as error:
+                raise InputCorruptError(
+                    f"the file ends before its pixels do: {error}",
+                    place=str(self._path),
+                    remedy="copy the file again from its source",
+                ) from error
             for channel, sample in pairs:
                 out[channel] = pixels[sample, top : top + height, left : left + width]
             return []
@@ -347,8 +354,16 @@ class _PlainRun:
     is_planar: bool
 
     def view(self, content: mmap.mmap) -> Pixels:
-        """Return the pixels (samples, H, W), nothing copied."""
+        """Return the pixels (samples, H, W), nothing copied.
+
+        Raises
+        ------
+        EOFError
+            The file ends before its pixels do.
+        """
         count = self.shape[0] * self.shape[1] * self.shape[2]
+        if self.offset + count * self.dtype.itemsize > len(content):
+            raise EOFError(f"it ends at byte {len(content)}")
         pixels = np.frombuffer(content, self.dtype, count, self.offset).reshape(self.shape)
         return pixels if self.is_planar else pixels.transpose(2, 0, 1)
 

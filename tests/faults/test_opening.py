@@ -38,7 +38,7 @@ if "--multiprocessing-fork" in sys.argv:
         slide = honest(source, **arguments)
         for name, act in (("aborts-reading", lambda *_: os.abort()), ("hangs", hang), ("grows", grow)):
             if name in source:
-                slide.read_overview = act
+                slide.read_scanned_overview = act
         return slide
 
     pathopatch.slides.open_slide = open_slide

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
+import cv2
 import imagecodecs
 import numpy as np
 import pytest
+import tifffile
 
-from pathopatch.config import TileConfig, TissueConfig
+from pathopatch.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.patches import analyse_slide
+from pathopatch.patches.describe import saturated_shares
 from pathopatch.patches.tissue_fit import fit_tissue
-from pathopatch.slides import open_slide
+from pathopatch.slides import aligned, open_slide
 
 pytestmark = pytest.mark.real
 
@@ -86,3 +90,63 @@ def test_pale_tissue_of_a_field_is_tissue_and_fat_is_not(real_data: Path, name: 
     )
     assert model.mask.mean() == pytest.approx(share, abs=0.02)
     assert model.ink_share == 0
+
+
+TRANSFORMS = Path(__file__).parents[2] / "pipelines" / "tissue-gallery" / "transforms.py"
+
+
+@pytest.mark.parametrize(
+    ("name", "mpp"),
+    [
+        ("wsi/CMU-1-Small-Region.svs", None),
+        ("multimodal/curvealign-2B_D9_ROI1-he.tif", 0.5),
+        ("multimodal/curvealign-2B_D9_ROI2-he.tif", 0.5),
+    ],
+)
+def test_the_share_does_not_depend_on_exposure_tint_light_turn_or_file_or_that_is_said(
+    real_data: Path, tmp_path: Path, name: str, mpp: float | None
+) -> None:
+    spec = importlib.util.spec_from_file_location("transforms", TRANSFORMS)
+    assert spec is not None
+    assert spec.loader is not None
+    changes = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(changes)
+    with open_slide(real_data / name, mpp=mpp) as slide:
+        pixels, scale, _ = slide.read_overview(1500)
+        um, original = slide.mpp * scale, analyse_slide(slide, TileConfig()).tissue.share
+    wrong = []
+    for family, variant, changed in changes.transforms(np.ascontiguousarray(pixels)):
+        path = changes.write(tmp_path / "a.tif", changed, as_planes=family == "three planes")
+        with open_slide(path, mpp=um) as slide:
+            tissue = analyse_slide(slide, TileConfig()).tissue
+        if abs(tissue.share - original) > 0.05 and tissue.confidence >= UNCERTAIN_BELOW:
+            wrong.append((family, variant, tissue.share, tissue.confidence))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("field", ["ROI1", "ROI2"])
+@pytest.mark.parametrize(("move", "fill"), [((-9, 14), 0), ((-4, -28), 255)])
+def test_planes_of_stained_tissue_beside_shg_move_together_and_keep_their_tissue(
+    real_data: Path, tmp_path: Path, field: str, move: tuple[int, int], fill: int
+) -> None:
+    stain = tifffile.imread(real_data / f"multimodal/curvealign-2B_D9_{field}-he.tif")
+    shg = real_data / f"multimodal/curvealign-2B_D9_{field}-shg.tif"
+    config = TileConfig(registration=RegistrationConfig(align=True))
+    found = []
+    for x, y in ((0, 0), move):
+        shift = np.array([[1.0, 0, x], [0, 1, y]])
+        moved = cv2.warpAffine(stain, shift, stain.shape[1::-1], flags=cv2.INTER_NEAREST, borderValue=(fill,) * 3)
+        tifffile.imwrite(tmp_path / "he.tif", moved, photometric="rgb", metadata=None)
+        planes = {f"HE_{name}": f"{tmp_path}/he.tif#plane={number}" for number, name in enumerate("RGB")}
+        with open_slide({"SHG": str(shg), **planes}, mpp=0.5) as slide:
+            assert slide.background == "SHG=dark,HE_R=bright,HE_G=bright,HE_B=bright"
+            analysis = analyse_slide(slide, config)
+            lying = aligned(slide, analysis.offsets, analysis.background)
+            missing = None if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
+            assert max(saturated_shares(lying, analysis.tissue.polarities, missing)[1:]) < 0.005
+        (offset,) = set(analysis.offsets[1:])
+        found.append((offset, analysis.tissue))
+    (still, before), (seen, after) = found
+    assert np.abs(np.subtract(seen, still) - move).max() <= 1
+    assert after.share == pytest.approx(before.share, abs=0.03)
+    assert after.unscanned_share > 0

@@ -11,7 +11,7 @@ import pytest
 
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.slides import open_slide
-from pathopatch.slides.background import Polarity, guess_polarities
+from pathopatch.slides.background import Polarity, guess_polarities, parse_background
 
 
 def guess(image: np.ndarray, *, valid: np.ndarray | None = None) -> Polarity:
@@ -119,3 +119,46 @@ def test_another_word_is_refused(tmp_path: Path) -> None:
     made.write_channel(tmp_path / "a.tif", np.zeros((30, 30), np.uint8))
     with pytest.raises(InputUnsupportedError, match="grey"):
         open_slide(tmp_path / "a.tif", background="grey")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dark", ("dark", "dark", "dark")),
+        ("Bright", ("bright", "bright", "bright")),
+        ("CARS=dark, HE=bright", ("dark", "bright", None)),
+        ("dark,HE=bright", ("dark", "bright", "dark")),
+    ],
+)
+def test_a_text_states_the_polarity_of_all_channels_or_of_some(text: str, expected: tuple[str | None, ...]) -> None:
+    assert parse_background(text, ("CARS", "HE", "SHG")) == expected
+
+
+@pytest.mark.parametrize("text", ["grey", "CARS=grey", "TPEF=dark", "CARS:dark", ""])
+def test_a_text_that_is_no_polarity_or_names_no_channel_is_refused(text: str) -> None:
+    with pytest.raises(InputUnsupportedError, match="background"):
+        parse_background(text, ("CARS", "HE"))
+
+
+def test_the_polarity_belongs_to_the_channel() -> None:
+    shg, he = disc(240, 10, 1, np.uint8), disc(40, 240, 1, np.uint8)
+    both = np.concatenate([shg, he])
+    assert guess_polarities(both, is_colour=False) == ("dark", "bright")
+    assert guess_polarities(both[::-1], is_colour=False) == ("bright", "dark")
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.6, 0.35])
+def test_no_polarity_depends_on_exposure(factor: float) -> None:
+    for image, expected in ((disc(80, 240, 3, np.uint8), "bright"), (disc(240, 20, 3, np.uint8), "dark")):
+        assert guess((image * factor).astype(np.uint8)) == expected
+
+
+def test_channels_that_show_the_same_have_one_polarity() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=(100, 100))
+    level = 1000 + 100 * shared
+    level[:, :60] += 600  # most of the border and of the pixels are bright
+    other = 1000 + 100 * shared
+    other[:, :60] += 150  # alone it would say nothing
+    found = guess_polarities(np.stack([level, other]).astype(np.uint16), is_colour=False)
+    assert found == ("bright", "bright")

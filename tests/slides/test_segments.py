@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
 import pytest
+import tifffile
 
+from pathopatch.errors import InputCorruptError
+from pathopatch.slides import open_slide
 from pathopatch.slides.planes import interleaved, planes
 from pathopatch.slides.segments import TileCache
 from pathopatch.slides.tiff import TiffSlide
@@ -118,3 +122,16 @@ def test_planes_of_any_type_hold_the_same_pixels(dtype: type[np.generic], channe
     out = np.zeros_like(mixed, order="C")
     assert planes(mixed, out) is out
     np.testing.assert_array_equal(out, mixed)
+
+
+def test_plain_pixels_that_reach_past_the_end_of_the_file_are_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((60, 50), np.uint16), photometric="minisblack", metadata=None)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    at = content.index(struct.pack("<HHI", 273, 4, 1))  # StripOffsets
+    struct.pack_into("<I", content, at + 8, len(content) - 100)
+    (tmp_path / "a.tif").write_bytes(content)
+    with (
+        pytest.raises(InputCorruptError, match="ends before its pixels"),
+        open_slide(tmp_path / "a.tif", mpp=1.0) as slide,
+    ):
+        slide.read_region(0, 0, 16, 16)
