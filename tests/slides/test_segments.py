@@ -127,8 +127,9 @@ def test_planes_of_any_type_hold_the_same_pixels(dtype: type[np.generic], channe
 def test_plain_pixels_that_reach_past_the_end_of_the_file_are_refused(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((60, 50), np.uint16), photometric="minisblack", metadata=None)
     content = bytearray((tmp_path / "a.tif").read_bytes())
-    at = content.index(struct.pack("<HHI", 273, 4, 1))  # StripOffsets
-    struct.pack_into("<I", content, at + 8, len(content) - 100)
+    for tag, value in ((273, len(content) - 100), (279, 50)):  # StripOffsets, StripByteCounts
+        at = content.index(struct.pack("<HHI", tag, 4, 1))
+        struct.pack_into("<I", content, at + 8, value)
     (tmp_path / "a.tif").write_bytes(content)
     with (
         pytest.raises(InputCorruptError, match="ends before its pixels"),
