@@ -26,7 +26,7 @@ def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path) -> None:
         ('manifest = "m.csv"\npatches = "p.csv"\nwork = "w"\n', "give manifest or patches, one of the two"),
         ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out \[tile\] patch_px"),
         ('patches = "p"\nwork = "w"\npredict_split = "test"\n', "leave out predict_split"),
-        ('patches = "p"\nwork = "w"\n[tile]\nmpp = 0.5\n', r"leave out tile\.mpp .*ready\.mpp"),
+        ('patches = "p"\nwork = "w"\n[tile]\nmpp = 0.5\n', r"leave out \[tile\] mpp .*\[ready\] mpp"),
     ],
 )
 def test_a_study_starts_from_slides_or_from_ready_patches(tmp_path: Path, text: str, reason: str) -> None:
