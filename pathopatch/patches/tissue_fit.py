@@ -437,8 +437,8 @@ def _confidence(
     agreement of the channels, and whether a fill is the only background.
     """
     if is_unsure:
-        rest = "all is counted as tissue" if tissue.threshold is not None else "none is counted as tissue"
-        return 0.1, (f"no background is in view, {rest}",)
+        rest = {"all": ", all is counted as tissue", "none": ", none is counted as tissue", "fail": ""}
+        return 0.1, (f"no background is in view{rest[view.config.when_unsure]}",)
     scores: list[tuple[float, str]] = [(0.9, "")]
     if unscanned is not None and unscanned.doubtful_share > _DOUBTFUL_FILL:
         told = f"{unscanned.doubtful_share:.0%} of the image is one value with straight edges, taken for background"
