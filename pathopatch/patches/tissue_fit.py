@@ -34,9 +34,11 @@ _LEAST_TISSUE, _LEAST_PALE = 0.002, 0.02  # share behind a valley, and where pal
 _SURE_SPREAD, _DIM_SPREAD = 0.02, 0.03  # dim glass less even than this may be pale tissue, and is taken for it
 _DIM = 0.7  # of full scale
 _DARKEST_OF_SET, _PALEST_OF_SET = 0.45, 0.1  # absorption of full scale: tinted glass to 0.37; pale stroma over glass
+_COMMON_SHARE = 0.2  # of a set's pixels: less may be the glass of a few of its images
 _WHITE_STEP = 0.06  # absorption: in a set that is all tissue, what is this close to the whitest is a gap
 _CLEAR = 0.8  # of full scale: glass alone is known to be glass from here on
 _NOISE_SPREADS = 4.0  # above a stated level of a dark channel
+_THINNED_PX = 1024
 _CHANGE = 0.2  # of a threshold, for its stability
 _UNSTABLE = 0.3  # change of the share that leaves no confidence
 _SMOOTH_PX, _LEAST_SMOOTH_PX, _SMOOTH_SHARE = 7, 200, 0.015  # window; glass, and tissue that looks like it
@@ -70,6 +72,8 @@ class _Told:
         Darker glass may have been taken for tissue.
     glass_level : ndarray of float64, shape (n,), or None
         Of bright channels, source units.
+    signal : ndarray of float32, shape (h, w), or None
+        Of bright channels, by their windows: what `signal_of` would compute again.
     light : Illumination or None
         Of bright channels.
     """
@@ -83,6 +87,7 @@ class _Told:
     is_doubtful: bool = False
     may_be_uneven: bool = False
     glass_level: NDArray[np.float64] | None = None
+    signal: NDArray[np.float32] | None = None
     light: Illumination | None = None
 
 
@@ -167,7 +172,10 @@ def fit_tissue(
     if is_unsure:
         threshold, mask = _undecided(view)
     else:
-        mask = passing(signal_of(overview, polarities, windows, light), threshold) & view.specimen
+        signal = known[0].signal if len(known) == 1 else None
+        if signal is None:
+            signal = signal_of(overview, polarities, windows, light)
+        mask = passing(signal, threshold) & view.specimen
         mask = view.specimen & clean_mask(
             mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
         )
@@ -258,7 +266,8 @@ def _tell_bright(view: _View, channels: tuple[int, ...]) -> _Told:
     if glass is None or (is_dim and glass.spread > _DIM_SPREAD):
         return _Told(channels=channels, windows=np.zeros((len(channels), 2)))
     windows = np.stack([np.zeros(len(channels)), glass.level], axis=1)
-    values = averaged(glass.absorption(pixels), view.specimen)
+    signal = signal_of(pixels, ["bright"] * len(channels), windows, glass.illumination)
+    values = averaged(signal, view.specimen)
     threshold = _bright_threshold(values, glass)
     if threshold is None:
         is_known = bool(channels[0] in view.levels or float(glass.level.min()) >= _CLEAR * white)
@@ -274,6 +283,7 @@ def _tell_bright(view: _View, channels: tuple[int, ...]) -> _Told:
         is_doubtful=is_dim and glass.spread > _SURE_SPREAD,
         may_be_uneven=glass.may_be_uneven,
         glass_level=glass.level,
+        signal=signal,
         light=glass.illumination,
     )
 
@@ -281,10 +291,12 @@ def _tell_bright(view: _View, channels: tuple[int, ...]) -> _Told:
 def _tell_set(view: _View, channels: tuple[int, ...]) -> _Told:
     """Return what colour images of many fields tell: each has its own glass, so that full scale stands for all of it.
 
-    A set whose glass is even over all images is measured against that.
+    A set whose glass is even over its images is measured against that.
     """
     pixels, config = view.pixels[list(channels)], view.config
-    level = view.glass.level if view.glass is not None and view.glass.spread <= _SURE_SPREAD else np.full(3, 255.0)
+    glass = view.glass
+    is_common = glass is not None and glass.spread <= _SURE_SPREAD and glass.share >= _COMMON_SHARE
+    level = glass.level if glass is not None and is_common else np.full(3, 255.0)
     windows = np.stack([np.zeros(len(channels)), level], axis=1)
     values = averaged(tissue_signal(pixels, polarities=["bright"] * len(channels), windows=windows), view.specimen)
     if config.method == "fixed":
@@ -452,8 +464,9 @@ def _confidence(
         score = min(1.0, max(separations) / (1.5 * SEPARATION))
         scores.append((score, "tissue and background are hardly apart"))
     if known and tissue.threshold not in (None, EVERY_PIXEL):
-        light, usable = tissue.illumination, max(1, int(np.count_nonzero(view.specimen)))
-        signal = signal_of(view.pixels, tissue.polarities, tissue.windows, light)[view.specimen]
+        pixels, usable_px = _thinned(view)
+        usable = max(1, int(np.count_nonzero(usable_px)))
+        signal = signal_of(pixels, tissue.polarities, tissue.windows, tissue.illumination)[usable_px]
         threshold = tissue.threshold or 0.0
         more, less = (int(np.count_nonzero(signal > threshold * (1 + sign * _CHANGE))) / usable for sign in (-1, 1))
         told = f"the share depends on the threshold: {less:.0%} to {more:.0%} when it moves by a fifth"
@@ -461,6 +474,12 @@ def _confidence(
         scores += _agreement(view, known, tissue)
     confidence = min(score for score, _ in scores)
     return round(confidence, 3), tuple(told for score, told in scores if score < UNCERTAIN_BELOW)
+
+
+def _thinned(view: _View) -> tuple[NDArray[np.generic], Mask]:
+    """Return every k-th row and column of a large overview, and what of it counts: enough for shares."""
+    step = max(1, max(view.specimen.shape) // _THINNED_PX)
+    return view.pixels[:, ::step, ::step], view.specimen[::step, ::step]
 
 
 def _has_smooth_tissue(view: _View, told: _Told, tissue: TissueModel) -> bool:
@@ -484,14 +503,15 @@ def _agreement(view: _View, known: Sequence[_Told], tissue: TissueModel) -> list
     """Return how far the tissue of each source lies within that of the source with most, against chance."""
     if len(known) < 2:
         return []
+    pixels, usable_px = _thinned(view)
     masks = []
     for each in known:
         windows = np.zeros_like(tissue.windows)
         windows[list(each.channels)] = tissue.windows[list(each.channels)]
-        signal = signal_of(view.pixels, tissue.polarities, windows, tissue.illumination)
-        masks.append((signal > 0.5) & view.specimen)
+        signal = signal_of(pixels, tissue.polarities, windows, tissue.illumination)
+        masks.append((signal > 0.5) & usable_px)
     largest = max(range(len(masks)), key=lambda n: np.count_nonzero(masks[n]))
-    usable = max(1, int(np.count_nonzero(view.specimen)))
+    usable = max(1, int(np.count_nonzero(usable_px)))
     chance = int(np.count_nonzero(masks[largest])) / usable
     found = []
     for mask in masks:
@@ -505,14 +525,17 @@ def _agreement(view: _View, known: Sequence[_Told], tissue: TissueModel) -> list
 
 def _normalised(overview: NDArray[np.generic], glass: Glass | None, usable: Mask) -> NDArray[np.uint8]:
     """Return RGB as if the glass were at the level for which the rules of ink and borders were made."""
+    rgb = np.ascontiguousarray(overview, np.uint8)
     if not usable.any():
-        return overview.astype(np.uint8)
-    if glass is None:
-        level = np.full(3, max(1.0, float(np.percentile(overview.max(axis=0)[usable], 99.5))))
-    else:
-        level = glass.level
-    scaled = overview.astype(np.float32) * (_RULES_GLASS / level).astype(np.float32)[:, None, None]
+        return rgb
+    brightest = float(np.percentile(rgb.max(axis=0)[usable], 99.5)) if glass is None else 0.0
+    level = np.full(3, max(1.0, brightest)) if glass is None else glass.level
     if glass is not None and glass.illumination is not None:
-        scaled /= glass.illumination.over(*overview.shape[1:])
-    scaled[:, ~usable] = _RULES_GLASS  # mixed with its surroundings black would look like ink
-    return np.asarray(np.clip(np.rint(scaled), 0, 255), np.uint8)
+        light = level.astype(np.float32)[:, None, None] * glass.illumination.over(*rgb.shape[1:])
+        scaled = np.clip(np.rint(rgb * np.float32(_RULES_GLASS) / light), 0, 255).astype(np.uint8)
+    else:
+        values = np.clip(np.rint(np.multiply.outer(_RULES_GLASS / level, np.arange(256))), 0, 255).astype(np.uint8)
+        scaled = np.stack([cv2.LUT(plane, table) for plane, table in zip(rgb, values, strict=True)])
+    if not usable.all():
+        scaled[:, ~usable] = round(_RULES_GLASS)  # mixed with its surroundings black would look like ink
+    return scaled

@@ -25,7 +25,7 @@ _LOWEST = -0.15  # absorption; highlights are brighter than glass
 _PROMINENCE = 1.3  # by which the density falls behind a peak, and rises again behind a valley
 _LEAST_SHARE = 0.002  # of the pixels: what is rarer is a highlight
 _LARGEST_SPREAD = 0.04
-_BLOCKS = 32  # along the longer side, for the illumination
+_BLOCKS, _BLOCK_PX = 32, 24  # along the longer side, for the illumination, and about so many px wide
 _LEAST_RANGE, _LARGEST_RANGE = 0.1, 0.8  # natural logarithm: a vignette of +-5 % and of +-40 %
 _BELOW_WEIGHT = 0.1
 _LEAST_BLOCKS = 0.15  # share of the blocks in which glass is seen, for an illumination to be believed
@@ -112,19 +112,32 @@ def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_fla
     is_flat : bool
         Do not look for uneven light: the pixels are no picture of one field.
     """
-    smooth = np.stack([cv2.blur(plane.astype(np.float32, copy=False), (3, 3)) for plane in pixels])
     step = 1.0 if pixels.dtype.kind in "iu" else 0.0
-    found = _peak(smooth, usable, step, None)
+    thin = max(1, int((usable.size / _SAMPLE_PX) ** 0.5))
+    part = usable[::thin, ::thin]
+    values = np.stack([_means(plane, thin)[part] for plane in pixels])  # (C, N)
+    found = _peak(values, step, None)
     if is_flat or (found is not None and found[1] > 0.5):  # half of the slide is as bright as glass: it is evenly lit
         return found and found[0]
-    light = _illumination(smooth, usable)
+    light = _illumination(pixels, usable)
     if light is None:
         return found and found[0]
-    lit = _peak(smooth, usable, step, light)
+    lit = _peak(values / light.over(*usable.shape)[::thin, ::thin][part], step, light)
     seen = 0.0 if found is None else found[1]
     if lit is not None and lit[1] > max(_GAIN * seen, 10 * _LEAST_SHARE):
         return lit[0]
     return found and replace(found[0], may_be_uneven=True)
+
+
+def _means(plane: NDArray[np.generic], step: int) -> NDArray[np.float32]:
+    """Return means over 3 x 3 pixels, of every k-th row and column."""
+    height, width = plane.shape
+    padded = np.pad(plane, 1, mode="edge")
+    total = np.zeros((-(-height // step), -(-width // step)), np.float32)
+    for y in range(3):
+        for x in range(3):
+            total += padded[y : y + height : step, x : x + width : step]
+    return np.asarray(total / np.float32(9), np.float32)
 
 
 def _absorption(
@@ -139,15 +152,8 @@ def _absorption(
     return np.asarray(np.subtract(np.float32(1), smallest, out=smallest), np.float32)
 
 
-def _peak(
-    smooth: NDArray[np.float32], usable: NDArray[np.bool_], step: float, light: Illumination | None
-) -> tuple[Glass, float] | None:
-    """Return the glass and the share of pixels near its level; None where the first peak is not compact."""
-    thin = max(1, int((usable.size / _SAMPLE_PX) ** 0.5))
-    part = usable[::thin, ::thin]
-    values = smooth[:, ::thin, ::thin][:, part]  # (C, N)
-    if light is not None:
-        values = values / light.over(*usable.shape)[::thin, ::thin][part]
+def _peak(values: NDArray[np.float32], step: float, light: Illumination | None) -> tuple[Glass, float] | None:
+    """Return the glass of pixels (C, N) and the share of them near its level; None where no first peak is compact."""
     if not values.size:
         return None
     reference = np.percentile(values, 99.5, axis=1).astype(np.float64)
@@ -198,7 +204,7 @@ def _first_peak(absorbed: NDArray[np.float32], step: float) -> tuple[float, floa
     return float(centres[top]), spread, valley
 
 
-def _illumination(smooth: NDArray[np.float32], usable: NDArray[np.bool_]) -> Illumination | None:
+def _illumination(pixels: NDArray[np.generic], usable: NDArray[np.bool_]) -> Illumination | None:
     """Return the light fitted through the brightest pixels of each block; None where they do not tell or it is even.
 
     Blocks whose brightest pixels lie below the fit hold no glass and are left out, step by step.
@@ -208,9 +214,14 @@ def _illumination(smooth: NDArray[np.float32], usable: NDArray[np.bool_]) -> Ill
     down, across = height // side, width // side
     if down * across < 24:
         return None
-    logs = np.log(np.maximum(smooth[:, : down * side, : across * side], 1e-3)).mean(axis=0)
-    blocks = logs.reshape(down, side, across, side).transpose(0, 2, 1, 3).reshape(down * across, -1)
-    inside = usable[: down * side, : across * side].reshape(down, side, across, side)
+    thin = max(1, side // _BLOCK_PX)
+    logs = np.mean([np.log(np.maximum(_means(plane, thin), 1e-3)) for plane in pixels], axis=0)
+    part, small = usable[::thin, ::thin], max(1, side // thin)
+    side = small * thin
+    down, across = part.shape[0] // small, part.shape[1] // small
+    blocks = logs[: down * small, : across * small].reshape(down, small, across, small)
+    blocks = blocks.transpose(0, 2, 1, 3).reshape(down * across, -1)
+    inside = part[: down * small, : across * small].reshape(down, small, across, small)
     is_whole = inside.mean(axis=(1, 3)).ravel() > 0.9
     brightest = np.percentile(blocks, 95, axis=1)[is_whole]
     x, y = (np.arange(count) * side + side / 2 for count in (across, down))
