@@ -1,0 +1,106 @@
+"""Say how sure a tissue mask is. Pure arithmetic on arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.config import UNCERTAIN_BELOW
+from pathopatch.patches.signal import signal_of
+from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel
+from pathopatch.patches.tissue_evidence import LEAST_TISSUE, Evidence, Mask, View
+from pathopatch.slides.separation import SEPARATION
+from pathopatch.slides.unscanned import Unscanned
+
+_THINNED_PX = 1024
+_CHANGE = 0.2  # of a threshold, for its stability
+_UNSTABLE = 0.3  # change of the share that leaves no confidence
+_SMOOTH_PX, _LEAST_SMOOTH_PX, _SMOOTH_SHARE = 7, 200, 0.015  # window; glass, and tissue that looks like it
+_DOUBTFUL_FILL = 0.01  # share of the image
+
+
+def confidence_of(
+    view: View, known: Sequence[Evidence], tissue: TissueModel, unscanned: Unscanned | None, *, is_unsure: bool
+) -> tuple[float, tuple[str, ...]]:
+    """Return how sure a mask is, in [0, 1], and why it is not.
+
+    The least of: separation of tissue and background, stability of the share when the threshold moves by a fifth,
+    agreement of the channels, and whether a fill is the only background.
+    """
+    if is_unsure:
+        rest = {"all": ", all is counted as tissue", "none": ", none is counted as tissue", "fail": ""}
+        return 0.1, (f"no background is in view{rest[view.config.when_unsure]}",)
+    scores: list[tuple[float, str]] = [(0.9, "")]
+    if unscanned is not None and unscanned.doubtful_share > _DOUBTFUL_FILL:
+        doubt = f"{unscanned.doubtful_share:.0%} of the image is one value with straight edges, taken for background"
+        scores.append((0.3, doubt))
+    if any(each.is_doubtful for each in known):
+        scores.append((0.4, "what was taken for glass is uneven and dim, it may be pale tissue"))
+    if any(each.may_be_uneven and _has_smooth_tissue(view, each, tissue) for each in known):
+        scores.append((0.4, "areas as smooth as glass, but darker, are counted as tissue: the light may be uneven"))
+    separations = [each.separation for each in known if not math.isnan(each.separation)]
+    if separations:
+        score = min(1.0, max(separations) / (1.5 * SEPARATION))
+        scores.append((score, "tissue and background are hardly apart"))
+    if known and tissue.threshold not in (None, EVERY_PIXEL):
+        pixels, usable_px = _thinned(view)
+        usable = max(1, int(np.count_nonzero(usable_px)))
+        signal = signal_of(pixels, tissue.polarities, tissue.windows, tissue.illumination)[usable_px]
+        threshold = tissue.threshold or 0.0
+        more, less = (int(np.count_nonzero(signal > threshold * (1 + sign * _CHANGE))) / usable for sign in (-1, 1))
+        doubt = f"the share depends on the threshold: {less:.0%} to {more:.0%} when it moves by a fifth"
+        scores.append((1 - min(1.0, (more - less) / _UNSTABLE), doubt))
+        scores += _agreement(view, known, tissue)
+    confidence = min(score for score, _ in scores)
+    return round(confidence, 3), tuple(doubt for score, doubt in scores if score < UNCERTAIN_BELOW)
+
+
+def _thinned(view: View) -> tuple[NDArray[np.generic], Mask]:
+    """Return every k-th row and column of a large overview, and what of it counts: enough for shares."""
+    step = max(1, max(view.specimen.shape) // _THINNED_PX)
+    return view.pixels[:, ::step, ::step], view.specimen[::step, ::step]
+
+
+def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> bool:
+    """Return whether some of the tissue is as featureless as the glass: on even light 0.5 % of it at most."""
+    pixels = view.pixels[list(evidence.channels)].astype(np.float32)
+    roughness = np.zeros(pixels.shape[1:], np.float32)
+    for plane in pixels:
+        means, squares = (cv2.blur(values, (_SMOOTH_PX, _SMOOTH_PX)) for values in (plane, plane * plane))
+        spread = np.sqrt(np.maximum(squares - means * means, 0)) / np.maximum(means, 0.02 * float(plane.max()))
+        np.maximum(roughness, spread, out=roughness)
+    near = np.ones((_SMOOTH_PX + 2, _SMOOTH_PX + 2), np.uint8)
+    glass = cv2.erode((view.specimen & (tissue.mask == 0)).astype(np.uint8), near) != 0
+    if np.count_nonzero(glass) < _LEAST_SMOOTH_PX:
+        return False
+    limit = max(1.5 * float(np.percentile(roughness[glass], 75)), 0.004)
+    is_smooth = (cv2.erode(tissue.mask, near) != 0) & (roughness <= limit)
+    return int(np.count_nonzero(is_smooth)) > _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
+
+
+def _agreement(view: View, known: Sequence[Evidence], tissue: TissueModel) -> list[tuple[float, str]]:
+    """Return how far the tissue of each source lies within that of the source with most, against chance."""
+    if len(known) < 2:
+        return []
+    pixels, usable_px = _thinned(view)
+    masks = []
+    for each in known:
+        windows = np.zeros_like(tissue.windows)
+        windows[list(each.channels)] = tissue.windows[list(each.channels)]
+        signal = signal_of(pixels, tissue.polarities, windows, tissue.illumination)
+        masks.append((signal > 0.5) & usable_px)
+    largest = max(range(len(masks)), key=lambda n: np.count_nonzero(masks[n]))
+    usable = max(1, int(np.count_nonzero(usable_px)))
+    chance = int(np.count_nonzero(masks[largest])) / usable
+    found = []
+    for mask in masks:
+        size = np.count_nonzero(mask)
+        if mask is masks[largest] or size < LEAST_TISSUE * usable:
+            continue
+        within = int(np.count_nonzero(mask & masks[largest])) / size
+        found.append((min(1.0, within / chance), "channels show tissue at different places"))  # below half of chance
+    return [min(found)] if found else []
