@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -309,7 +310,7 @@ def _ready(
             analysis.windows,
             sharpness_factor=factor,
             polarities=analysis.tissue.polarities,
-            scanned=analysis.tissue.scanned(x, y, grid.downsample, (width, height)),
+            scanned=partial(analysis.tissue.scanned, x, y, grid.downsample, (width, height)),
         )
     values = {
         "saturated_fraction": measured[:, 0],

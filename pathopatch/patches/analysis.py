@@ -342,9 +342,10 @@ def iterate_patches(
             patch = planes(read_padded(slide, grid, analysis.fill, x, y), held[len(rows)])
             _refuse_nonfinite(patch, slide)  # the levels that the overview came from may hide them
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
-            scanned = tissue.scanned(x, y, grid.downsample, within)
-            scanned_px = within[0] * within[1] if scanned is None else np.count_nonzero(scanned)
-            fraction = np.count_nonzero(mask) / max(1, scanned_px)
+            tissue_px, scanned_px = np.count_nonzero(mask), within[0] * within[1]
+            if tissue_px and (scanned := tissue.scanned(x, y, grid.downsample, within)) is not None:
+                scanned_px = int(np.count_nonzero(scanned))
+            fraction = tissue_px / max(1, scanned_px)
             if fraction >= min_tissue:
                 rows.append(row)
                 fractions.append(fraction)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ def measure(
     *,
     sharpness_factor: float,
     polarities: Sequence[Polarity],
-    scanned: NDArray[np.bool_] | None = None,
+    scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
 ) -> tuple[float, float]:
     """Return the saturated share and the sharpness of a patch; other arguments as of `store_measured`.
 
@@ -32,10 +33,12 @@ def measure(
         What of the patch lies on the slide, source units.
     scaled : ndarray of float32, shape (C, H, W)
         The same in [0, 1].
-    scanned : ndarray of bool, shape (H, W), optional
-        Pixels that were scanned; all if not given.
+    scanned : callable, optional
+        Returns which pixels were scanned, (H, W), or None; asked only where it matters. All were if not given.
     """
-    saturated = intensity.saturated_fraction(part, windows, polarities=polarities, scanned=scanned)
+    saturated = intensity.saturated_fraction(part, windows, polarities=polarities)
+    if saturated and scanned is not None and (mask := scanned()) is not None:
+        saturated = intensity.saturated_fraction(part, windows, polarities=polarities, scanned=mask)
     return saturated, intensity.sharpness(scaled, factor=sharpness_factor)
 
 
@@ -93,7 +96,7 @@ def store_measured(
                 windows,
                 sharpness_factor=sharpness_factor,
                 polarities=polarities,
-                scanned=None if scanned is None else scanned(row),
+                scanned=None if scanned is None else partial(scanned, row),
             )
             measured["saturated_fraction"][row], measured["sharpness"][row] = saturated, sharpness
         if progress is not None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_SAMPLE_PX = 2**21  # thresholds are found on every k-th row and column of larger overviews
+_SAMPLE_PX = 2**20  # thresholds are found on every k-th row and column of larger overviews
 _BINS = 512
 _BLOCK_PX = 2  # nuclei at 1 um/px are some 7 px wide
 _STRUCTURE = 0.1  # correlation of neighbouring blocks; noise alone has 0

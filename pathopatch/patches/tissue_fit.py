@@ -26,6 +26,7 @@ from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
 from pathopatch.slides.unscanned import Unscanned
 
+_SAME_LEVEL = 0.03  # relative difference of levels for which nothing is scaled
 _RULES_GLASS = 245.0  # of 255, of the slides that the rules of ink and borders were made on
 
 
@@ -184,10 +185,13 @@ def _normalised(overview: NDArray[np.generic], glass: Glass | None, usable: Mask
     level = np.full(3, max(1.0, brightest)) if glass is None else glass.level
     if glass is not None and glass.illumination is not None:
         light = level.astype(np.float32)[:, None, None] * glass.illumination.over(*rgb.shape[1:])
-        scaled = np.clip(np.rint(rgb * np.float32(_RULES_GLASS) / light), 0, 255).astype(np.uint8)
-    else:
+        rgb = np.clip(np.rint(rgb * np.float32(_RULES_GLASS) / light), 0, 255).astype(np.uint8)
+    elif np.abs(level / _RULES_GLASS - 1).max() > _SAME_LEVEL:
         values = np.clip(np.rint(np.multiply.outer(_RULES_GLASS / level, np.arange(256))), 0, 255).astype(np.uint8)
-        scaled = np.stack([cv2.LUT(plane, table) for plane, table in zip(rgb, values, strict=True)])
-    if not usable.all():
-        scaled[:, ~usable] = round(_RULES_GLASS)  # mixed with its surroundings black would look like ink
-    return scaled
+        rgb = np.stack([cv2.LUT(plane, table) for plane, table in zip(rgb, values, strict=True)])
+    if usable.all():
+        return rgb
+    rgb, missing = rgb.copy(), ~usable
+    for plane in rgb:  # mixed with its surroundings black would look like ink
+        np.copyto(plane, np.uint8(_RULES_GLASS), where=missing)
+    return rgb

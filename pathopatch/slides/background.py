@@ -54,9 +54,9 @@ def guess_polarities(
     """
     inside = np.ones(overview.shape[1:], bool) if valid is None else valid
     border = _border(overview.shape[1], overview.shape[2])
-    votes = [_vote(plane, inside, border) for plane in overview]
     if is_colour:
-        return (_of_colour(overview, inside, [vote for vote in votes if vote is not None]),) * len(overview)
+        return (_of_colour(overview, inside, border),) * len(overview)
+    votes = [_vote(plane, inside, border) for plane in overview]
     found = np.zeros(len(overview))
     for group in correlated_channels(overview, inside):
         known = [vote for channel in group if (vote := votes[channel]) is not None]
@@ -122,7 +122,7 @@ def background_text(channels: Sequence[str], polarities: Sequence[Polarity]) -> 
     return ",".join(f"{name}={polarity}" for name, polarity in zip(channels, polarities, strict=True))
 
 
-def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], votes: list[float]) -> Polarity:
+def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_]) -> Polarity:
     """Return the polarity of a colour image."""
     pixels = overview.max(axis=0)[inside].astype(np.float64)
     pixels = pixels[np.isfinite(pixels)]
@@ -132,6 +132,7 @@ def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], votes: 
     if high <= 0 or (overview.dtype == np.uint8 and high < _DARKEST_BRIGHT):
         return "dark"
     if _DARK_COLOUR <= middle / high < _BRIGHT_COLOUR:
+        votes = [vote for plane in overview if (vote := _vote(plane, inside, border)) is not None]
         return "bright" if float(np.mean(votes)) > 0 else "dark"
     return "bright" if middle / high >= _BRIGHT_COLOUR else "dark"
 

@@ -25,7 +25,7 @@ _LOWEST = -0.15  # absorption; highlights are brighter than glass
 _PROMINENCE = 1.3  # by which the density falls behind a peak, and rises again behind a valley
 _LEAST_SHARE = 0.002  # of the pixels: what is rarer is a highlight
 _LARGEST_SPREAD = 0.04
-_BLOCKS, _BLOCK_PX = 32, 24  # along the longer side, for the illumination, and about so many px wide
+_BLOCKS, _BLOCK_PX = 32, 12  # along the longer side, for the illumination, and about so many px wide
 _LEAST_RANGE, _LARGEST_RANGE = 0.1, 0.8  # natural logarithm: a vignette of +-5 % and of +-40 %
 _BELOW_WEIGHT = 0.1
 _LEAST_BLOCKS = 0.15  # share of the blocks in which glass is seen, for an illumination to be believed
@@ -58,13 +58,16 @@ class Illumination:
         ndarray of float32, shape (H, W)
         """
         one, of_x, of_y, of_xx, of_xy, of_yy = self.coefficients
-        rows = (one + of_y * y + of_yy * y * y)[:, None]
-        columns = (of_x * x + of_xx * x * x)[None]
-        return np.exp(rows + columns + of_xy * y[:, None] * x[None]).astype(np.float32)
+        rows = (one + of_y * y + of_yy * y * y).astype(np.float32)[:, None]
+        columns = (of_x * x + of_xx * x * x).astype(np.float32)[None]
+        total = (of_xy * y).astype(np.float32)[:, None] * x.astype(np.float32)[None]
+        total += rows
+        total += columns
+        return np.asarray(np.exp(total, out=total), np.float32)
 
-    def over(self, height: int, width: int) -> NDArray[np.float32]:
-        """Return the factor at the pixels of an image of the whole slide, (height, width)."""
-        return self.at(_positions(width), _positions(height))
+    def over(self, height: int, width: int, *, step: int = 1) -> NDArray[np.float32]:
+        """Return the factor at the pixels of an image of the whole slide, (height, width), or at every k-th of them."""
+        return self.at(_positions(width)[::step], _positions(height)[::step])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,7 +125,7 @@ def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_fla
     light = _illumination(pixels, usable)
     if light is None:
         return found and found[0]
-    lit = _peak(values / light.over(*usable.shape)[::thin, ::thin][part], step, light)
+    lit = _peak(values / light.over(*usable.shape, step=thin)[part], step, light)
     seen = 0.0 if found is None else found[1]
     if lit is not None and lit[1] > max(_GAIN * seen, 10 * _LEAST_SHARE):
         return lit[0]
@@ -241,7 +244,7 @@ def _illumination(pixels: NDArray[np.generic], usable: NDArray[np.bool_]) -> Ill
         coefficients = np.linalg.lstsq(terms[is_glass], brightest[is_glass], rcond=None)[0]
         limit = max(0.03, 0.7 * limit)
     coefficients[0] = 0.0
-    field = Illumination(coefficients=tuple(coefficients.tolist())).over(height, width)[usable]
+    field = Illumination(coefficients=tuple(coefficients.tolist())).over(height, width, step=thin)[part]
     highest = float(np.log(field.max()))
     if not _LEAST_RANGE <= highest - float(np.log(field.min())) <= _LARGEST_RANGE:
         return None

@@ -19,7 +19,7 @@ from pathopatch.slides.background import guess_polarities
 from pathopatch.slides.glass import find_glass
 from pathopatch.slides.separation import accepted_split
 
-_LEAST_SHARE = 1e-3  # of the image
+_LEAST_SHARE, _LEAST_BORDER_SHARE = 1e-3, 5e-3  # of the image, and of its border
 _LEAST_GAP_PX = 64  # of a gap inside the slide
 _DECIDED_PX = 2048  # longer overviews are thinned out for the decision
 _JPEG_STEPS = 2  # by which JPEG moves a constant area of uint8
@@ -63,6 +63,8 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
     thin = max(1, max(found.shape) // _DECIDED_PX)  # single pixels keep their value, means of several do not
     small = overview[:, ::thin, ::thin]
     for value, tolerance in _extremes(overview):
+        if not _reaches_border(small, value, tolerance):
+            continue
         constant = _constant(small, value, tolerance)
         region = _touching_border(constant)
         if not region.any() or constant.all() or not _is_cut_off(small, region, constant, value):
@@ -83,6 +85,13 @@ def _extremes(overview: NDArray[np.generic]) -> list[tuple[float, float]]:
         return [(0.0, 0.0), (highest, 0.0)] if highest > 0 else [(0.0, 0.0)]
     tolerance = float(_JPEG_STEPS) if overview.dtype == np.uint8 else 0.0
     return [(0.0, tolerance), (float(np.iinfo(cast(Any, overview.dtype)).max), tolerance)]
+
+
+def _reaches_border(overview: NDArray[np.generic], value: float, tolerance: float) -> bool:
+    """Return whether some of the border has a value in all channels: most images end here."""
+    sides = (overview[:, :1], overview[:, -1:], overview[:, :, :1], overview[:, :, -1:])
+    found = sum(int(np.count_nonzero(_constant(side, value, tolerance))) for side in sides)
+    return bool(found >= max(1, _LEAST_BORDER_SHARE * sum(side[0].size for side in sides)))
 
 
 def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> NDArray[np.bool_]:
@@ -125,7 +134,8 @@ def _is_cut_off(
         return False
     pixels = overview[:, ring].astype(np.float64)
     difference = np.abs(pixels - value).max(axis=0)
-    low, high = np.percentile(overview[:, ~constant].astype(np.float64), (1, 99), axis=1)
+    rest = overview[:, ::4, ::4][:, ~constant[::4, ::4]] if constant.size > 2**16 else overview[:, ~constant]
+    low, high = np.percentile(rest.astype(np.float64), (1, 99), axis=1) if rest.size else (np.zeros(1), np.zeros(1))
     least = max(_LEAST_STEP if overview.dtype.kind in "iu" else 0.0, _LEAST_RANGE_SHARE * float((high - low).max()))
     return float(np.percentile(difference, 5)) > least and _has_straight_edges(region)
 
@@ -163,7 +173,7 @@ def _has_background(overview: NDArray[np.generic], rest: NDArray[np.bool_], valu
             return True
     if "bright" in polarities:
         bright = [channel for channel, polarity in enumerate(polarities) if polarity == "bright"]
-        if find_glass(overview[bright], rest) is not None:
+        if find_glass(overview[bright], rest, is_flat=True) is not None:
             return True
     return any(
         _has_dark_background(plane[rest])
