@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ _LEAST_BRIGHT = 0.2  # a slide of noise alone votes within 0.15, and is dark
 _BRIGHT_COLOUR, _DARK_COLOUR = 0.5, 0.25  # median over 99.5th percentile: brightfield 0.69 to 1, fluorescence to 0.22
 _DARKEST_BRIGHT = 50  # of 255: glass at a fifth of the usual exposure
 _SAME_CONTENT = 0.5  # correlation of channels that show the same thing
-_ENTRY = re.compile(r"\s*(?:(?P<channel>[^=,]+?)\s*=\s*)?(?P<polarity>[A-Za-z]+)\s*")
+_ENTRY = re.compile(r"\s*(?:(?P<channel>.+?)\s*=)??\s*(?P<polarity>dark|bright)\s*(?:,(?=.)|\Z)", re.IGNORECASE)
 
 
 def guess_polarities(
@@ -97,15 +97,17 @@ def parse_background(text: str, channels: Sequence[str], *, place: str = "") -> 
         It is neither, or names a channel that is not there.
     """
     stated: dict[str, Polarity] = {}
-    for entry in text.split(","):
-        match = _ENTRY.fullmatch(entry)
-        polarity = match["polarity"].casefold() if match else ""
-        if match is None or polarity not in get_args(Polarity):
+    known = {name.strip(): name for name in channels}  # names of files may hold commas, equals signs and outer spaces
+    position = 0
+    while position < len(text) or not text:
+        match = _ENTRY.match(text, position)
+        if match is None:
             raise InputUnsupportedError(
                 f"background {text!r}", place=place, remedy="say dark, bright, or CHANNEL=dark,CHANNEL=bright"
             )
-        names = channels if match["channel"] is None else [match["channel"]]
-        stated |= dict.fromkeys(names, cast(Polarity, polarity))
+        channel, position = match["channel"], match.end()
+        names = channels if channel is None else [known.get(channel.strip(), channel)]
+        stated |= dict.fromkeys(names, cast(Polarity, match["polarity"].casefold()))
     if unknown := [name for name in stated if name not in channels]:
         raise InputUnsupportedError(
             f"background {text!r} names {', '.join(unknown)}, the slide has {', '.join(channels)}",

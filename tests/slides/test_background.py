@@ -11,7 +11,7 @@ import pytest
 
 from pathopatch.errors import InputUnsupportedError
 from pathopatch.slides import open_slide
-from pathopatch.slides.background import Polarity, guess_polarities, parse_background
+from pathopatch.slides.background import Polarity, background_text, guess_polarities, parse_background
 
 
 def guess(image: np.ndarray, *, valid: np.ndarray | None = None) -> Polarity:
@@ -162,3 +162,10 @@ def test_channels_that_show_the_same_have_one_polarity() -> None:
     other[:, :60] += 150  # alone it would say nothing
     found = guess_polarities(np.stack([level, other]).astype(np.uint16), is_colour=False)
     assert found == ("bright", "bright")
+
+
+@pytest.mark.parametrize(
+    "channels", [("DAPI, 405", "HE=1"), (" CARS", "HE "), ("dark", "bright"), ("a=dark", "b,c=bright")]
+)
+def test_a_text_of_any_names_is_read_as_it_was_written(channels: tuple[str, str]) -> None:
+    assert parse_background(background_text(channels, ("dark", "bright")), channels) == ("dark", "bright")
