@@ -114,15 +114,9 @@ def measure_shifts(
         group: _views(inside, [n for n, own in enumerate(together) if own == group], ~missing)
         for group in set(together)
     }
+    strengths = {group: [_outside(view(inside), missing) for view in own] for group, own in views.items()}
     of_group = {
-        group: max(
-            (
-                _shift(slide, (one, other), (_outside(one(inside), missing), _outside(other(inside), missing)), scales)
-                for one in views[together[0]]
-                for other in views[group]
-            ),
-            key=lambda found: found[2],
-        )
+        group: _shift(slide, views[together[0]], views[group], strengths[together[0]], strengths[group], scales)
         for group in dict.fromkeys(together)
         if group != together[0]
     }
@@ -177,17 +171,24 @@ def _outside(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[
 
 def _shift(
     slide: Slide,
-    views: tuple[View, View],
-    strengths: tuple[NDArray[np.float32], NDArray[np.float32]],
+    ones: Sequence[View],
+    others: Sequence[View],
+    strengths: Sequence[NDArray[np.float32]],
+    other_strengths: Sequence[NDArray[np.float32]],
     scales: tuple[float, float],
 ) -> tuple[float, float, float]:
-    """Return the shift (x, y) of the second view against the first, level-0 px, and its confidence."""
-    one, other = strengths
-    x, y, confidence = peak(correlation(one, other))
+    """Return the most confident shift (x, y) of the other views against the first, level-0 px, and its confidence.
+
+    The strengths are the edges of each view on the overview. Only the most confident pair is measured again.
+    """
+    pairs = [(i, j) for i in range(len(ones)) for j in range(len(others))]
+    found = [peak(correlation(strengths[i], other_strengths[j])) for i, j in pairs]
+    best = max(range(len(pairs)), key=lambda number: found[number][2])
+    (i, j), (x, y, confidence) = pairs[best], found[best]
     x, y = x * scales[0], y * scales[1]
     if confidence >= LEAST_CONFIDENCE and max(scales) > 1:
-        places = _strong_places(np.minimum(_at_most_one(one), _at_most_one(other)), scales, slide)
-        x, y = _refined(slide, views, places, (x, y), max(scales))
+        both = np.minimum(_at_most_one(strengths[i]), _at_most_one(other_strengths[j]))
+        x, y = _refined(slide, (ones[i], others[j]), _strong_places(both, scales, slide), (x, y), max(scales))
     return x, y, confidence
 
 

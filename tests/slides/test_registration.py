@@ -64,6 +64,24 @@ def test_a_coarse_overview_is_refined_on_the_slide_itself(tmp_path: Path) -> Non
         assert (found.x_px, found.y_px) == pytest.approx((12, -5), abs=0.25)
 
 
+def test_of_two_files_with_several_planes_one_pair_is_read_at_full_resolution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = two_modalities((12, -5), 1500)
+    sources = {}
+    for file, plane in zip(("one", "other"), pair, strict=True):
+        tifffile.imwrite(tmp_path / f"{file}.tif", np.stack([plane, plane // 2]), photometric="minisblack",
+                         metadata={"axes": "CYX"}, resolution=(1e4, 1e4), resolutionunit="CENTIMETER")  # fmt: skip
+        sources |= {f"{file}{number}": f"{tmp_path / file}.tif#plane={number}" for number in (0, 1)}
+    slide = open_slide(sources)
+    overview = slide.read_overview(250)
+    reads = []
+    monkeypatch.setattr(type(slide), "read_region", lambda *place: reads.append(place) or np.zeros((4, 1024, 1024)))
+    shifts = measure_shifts(slide, *overview)
+    assert [shift.is_same_file for shift in shifts] == [True, False, False]
+    assert len(reads) == 2  # one window has room on the slide, in each file one
+
+
 @pytest.mark.parametrize("kind", ["noise", "unrelated", "constant", "black"])
 def test_no_shift_is_invented_where_nothing_is_shared(kind: str, tmp_path: Path) -> None:
     image = {
