@@ -75,7 +75,17 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
                     remedy="train on slides of the same channels, types, patch size, intensity rule and alignment",
                 )
     same = all(source.background == first.background for source in sources)
-    return first if same else replace(first, background="auto")
+    return replace(first, background=first.background if same else "auto", tissue=_common_tissue(sources))
+
+
+def _common_tissue(sources: Sequence[Source]) -> Mapping[str, Any]:
+    """Return the first slide's tissue rules, with the background levels that all slides share.
+
+    Others were taken from the cohort for a slide that shows no background; slides that do have their own.
+    """
+    levels = [source.tissue.get("background_level", {}) for source in sources]
+    shared = {name: level for name, level in levels[0].items() if all(own.get(name) == level for own in levels)}
+    return {**sources[0].tissue, "background_level": shared} if levels[0] else sources[0].tissue
 
 
 def _source_of(store: PatchStore) -> Source:
