@@ -117,7 +117,7 @@ def tile(
     wanted = {task.slide_id for task in tasks}
     from pathopatch.patches.cohort_levels import forget_levels, read_levels, with_levels
 
-    if force:
+    if force and not only_failed:  # the other slides' outputs are of these levels
         forget_levels(work)
     levels = read_levels(work)
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:

@@ -22,7 +22,7 @@ from pathopatch.statuses import read_status
 NAME = "background_levels.json"
 _LEAST_SLIDES = 2  # that show a channel's background
 _MOST_SLIDES = 200  # that are asked: a median of more is no better
-_AGREEMENT = 0.1  # largest robust deviation of the levels, of their median; one grey level is always allowed
+_AGREEMENT = 0.1  # largest deviation of levels that agree, of their median; one grey level is always allowed
 
 Levels = Mapping[str, Mapping[str, float]]
 """Background level by slide_id and channel, source units."""
@@ -41,7 +41,7 @@ def forget_levels(work: Path) -> None:
 
 
 def find_levels(work: Path, slide_ids: Sequence[str], known: Levels) -> Levels:
-    """Return levels for the slides whose tissue is uncertain and that have none yet; they are added to the file.
+    """Return levels for the uncertain slides that have none yet and measure another; they are added to the file.
 
     Parameters
     ----------
@@ -60,11 +60,13 @@ def find_levels(work: Path, slide_ids: Sequence[str], known: Levels) -> Levels:
         return {}
     step = max(1, len(sure) // _MOST_SLIDES)
     cohort = _agreed([_attributes(work, slide)["tissue"]["levels"] for slide in sure[::step]])
-    found = {
-        slide: {name: cohort[name] for name in _attributes(work, slide)["channels"] if name in cohort}
-        for slide in unsure
-    }
-    found = {slide: levels for slide, levels in found.items() if levels}
+    found = {}
+    for slide in unsure:
+        attributes = _attributes(work, slide)
+        own = attributes["tissue"]["levels"]
+        levels = {name: cohort[name] for name in attributes["channels"] if name in cohort}
+        if any(name not in own or not _is_close(own[name], level) for name, level in levels.items()):
+            found[slide] = levels  # a slide of the same level is uncertain for another reason: it keeps its doubts
     if found:
         write_json(work / NAME, {"slides": {**known, **found}})
     return found
@@ -89,6 +91,10 @@ def _agreed(slides: Sequence[Mapping[str, float]]) -> dict[str, float]:
         values = np.array([levels[name] for levels in slides if name in levels])
         middle = float(np.median(values))
         spread = 1.4826 * float(np.median(np.abs(values - middle)))
-        if len(values) >= _LEAST_SLIDES and spread <= max(1.0, _AGREEMENT * abs(middle)):
+        if len(values) >= _LEAST_SLIDES and _is_close(middle + spread, middle):
             found[name] = middle
     return found
+
+
+def _is_close(level: float, other: float) -> bool:
+    return abs(level - other) <= max(1.0, _AGREEMENT * abs(other))

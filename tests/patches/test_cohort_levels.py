@@ -14,6 +14,7 @@ from pathopatch import pipeline
 from pathopatch.config import TileConfig
 from pathopatch.files import read_json
 from pathopatch.patches.cohort_levels import NAME
+from pathopatch.plan import tile_plan
 from pathopatch.statuses import read_status
 
 SIDE = 256
@@ -77,3 +78,31 @@ def test_a_stated_level_is_not_asked_of_the_cohort(tmp_path: Path) -> None:
     pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
     assert not (tmp_path / "work" / NAME).exists()
     assert shares(tmp_path / "work")["full"] == 1.0
+
+
+def test_a_dry_run_knows_the_levels_that_were_taken(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
+    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    pipeline.tile(manifest, work, CONFIG)
+    plan = tile_plan(manifest, CONFIG, out=work)
+    assert (len(plan.finished), len(plan.table), plan.failed) == (3, 0, ())
+
+
+def test_a_forced_retry_of_failed_slides_leaves_the_levels_of_the_others(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
+    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    pipeline.tile(manifest, work, CONFIG)
+    assert pipeline.tile(manifest, work, CONFIG, only_failed=True, force=True) == []
+    assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
+
+
+def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Path) -> None:
+    y, x = np.mgrid[:SIDE, :SIDE] / (SIDE / 2) - 1
+    rng = np.random.default_rng(3)
+    texture = cv2.GaussianBlur(np.random.default_rng(9).normal(size=(SIDE, SIDE)), (0, 0), 6)
+    signal = np.where(texture > np.quantile(texture, 0.8), rng.normal(150, 45, (SIDE, SIDE)), 0)
+    uneven = rng.normal((300 + signal) * (1 - 0.25 * (x * x + y * y)), 8).astype(np.uint16)
+    slides = {"a": field("half", 0, offset=250), "b": field("half", 1, offset=250), "uneven": uneven}
+    outcomes = pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
+    assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
+    assert not (tmp_path / "work" / NAME).exists()
