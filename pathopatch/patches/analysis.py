@@ -187,7 +187,11 @@ def slide_quantiles(slide: Slide, config: TileConfig, *, tissue_mask: Path | Non
 
 def _refuse_channels(slide: Slide, config: TileConfig) -> None:
     """Raise if the configuration names a channel that the slide does not have."""
-    named = {"tissue.channels": config.tissue.channels, "intensity.windows": tuple(config.intensity.windows)}
+    named = {
+        "tissue.channels": config.tissue.channels,
+        "tissue.background_level": tuple(config.tissue.background_level),
+        "intensity.windows": tuple(config.intensity.windows),
+    }
     for key, names in named.items():
         if unknown := [name for name in names if name not in slide.channels]:
             raise ChannelMismatchError(

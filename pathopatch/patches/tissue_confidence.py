@@ -20,6 +20,7 @@ _THINNED_PX = 1024
 _CHANGE = 0.2  # of a threshold, for its stability
 _UNSTABLE = 0.3  # change of the share that leaves no confidence
 _SMOOTH_PX, _LEAST_SMOOTH_PX, _SMOOTH_SHARE = 7, 200, 0.015  # window; glass, and tissue that looks like it
+_DARKEST_GLASS = 0.25  # absorption: featureless areas that are darker are no glass
 _DOUBTFUL_FILL = 0.01  # share of the image
 
 
@@ -75,7 +76,9 @@ def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> b
     if np.count_nonzero(glass) < _LEAST_SMOOTH_PX:
         return False
     limit = max(1.5 * float(np.percentile(roughness[glass][::4], 75)), 0.004)
-    is_smooth = (cv2.erode(tissue.mask, near) != 0) & (roughness <= limit)
+    assert evidence.signal is not None and evidence.threshold is not None
+    is_own = (evidence.signal > evidence.threshold) & (evidence.signal <= _DARKEST_GLASS)  # not what others show
+    is_smooth = (cv2.erode(tissue.mask, near) != 0) & (roughness <= limit) & is_own
     return int(np.count_nonzero(is_smooth)) > _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.config import TissueConfig
+from pathopatch.errors import InputUnsupportedError
 from pathopatch.patches.signal import dark_window, rounding_spread, signal_of, tissue_signal
 from pathopatch.patches.threshold import averaged, triangle
 from pathopatch.slides.background import Polarities, correlated_channels
@@ -119,7 +120,8 @@ def _of_bright(view: View, channels: tuple[int, ...]) -> Evidence:
     if glass is None and view.is_flat and view.is_colour and pixels.dtype == np.uint8:
         return _of_set(view, channels)
     if glass is None:
-        glass = view.glass if view.is_colour else find_glass(pixels, view.specimen, is_flat=view.is_flat)
+        is_whole = view.is_colour and len(channels) == len(view.pixels)
+        glass = view.glass if is_whole else find_glass(pixels, view.specimen, is_flat=view.is_flat)
     white = _white(pixels, view.specimen)
     if config.method == "fixed":
         level = np.full(len(channels), white) if glass is None else glass.level
@@ -162,7 +164,7 @@ def _of_set(view: View, channels: tuple[int, ...]) -> Evidence:
     pixels, config = view.pixels[list(channels)], view.config
     glass = view.glass
     is_common = glass is not None and glass.spread <= _SURE_SPREAD and glass.share >= _COMMON_SHARE
-    level = glass.level if glass is not None and is_common else np.full(3, 255.0)
+    level = glass.level[list(channels)] if glass is not None and is_common else np.full(len(channels), 255.0)
     windows = np.stack([np.zeros(len(channels)), level], axis=1)
     values = averaged(tissue_signal(pixels, polarities=["bright"] * len(channels), windows=windows), view.specimen)
     if config.method == "fixed":
@@ -207,7 +209,13 @@ def _stated_glass(view: View, channels: tuple[int, ...]) -> Glass | None:
     if not set(channels) <= set(view.levels):
         return None
     level = np.array([view.levels[channel] for channel in channels])
-    return Glass(level=level, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan)
+    if level.min() <= 0:
+        raise InputUnsupportedError(
+            f"a background level of {level.min():g} for a channel that is bright where there is no tissue",
+            place="[tile.tissue] background_level",
+            remedy="give the level of glass, which is above 0",
+        )
+    return Glass(level=level, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan, may_be_uneven=True)
 
 
 def _white(pixels: NDArray[np.generic], usable: Mask) -> float:

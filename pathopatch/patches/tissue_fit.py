@@ -68,6 +68,11 @@ def fit_tissue(
         What was never scanned; all was if not given.
     is_flat : bool
         The overview is no picture of one field: do not look for uneven light.
+
+    Raises
+    ------
+    InputUnsupportedError
+        A bright channel is stated to have a background level of 0 or less.
     """
     um2_per_px = scale_x * scale_y * mpp**2
     missing = np.zeros(overview.shape[1:], np.bool_) if unscanned is None else unscanned.mask
@@ -146,10 +151,12 @@ def _borders_and_ink(
 
 
 def _levels(view: View, known: Sequence[Evidence], mask: Mask) -> tuple[float, ...]:
-    """Return the background level of each channel that tells tissue: of glass, or the median of what is no tissue."""
+    """Return the background level of each channel that shows it: of glass, or the median of what is no tissue."""
     levels = [math.nan] * len(view.pixels)
     ground = view.specimen & ~mask
     for each in known:
+        if each.is_doubtful:  # it may be the level of pale tissue
+            continue
         for number, channel in enumerate(each.channels):
             if each.glass_level is not None:
                 levels[channel] = float(each.glass_level[number])

@@ -87,7 +87,8 @@ class Glass:
     illumination : Illumination or None
         None where the light is even.
     may_be_uneven : bool
-        The brightest places suggest uneven light, and too little glass shows it.
+        Darker glass may be in view: the brightest places suggest uneven light that too little glass shows, or glass
+        fills half of the image, and no illumination was looked for.
     """
 
     level: NDArray[np.float64]
@@ -120,8 +121,10 @@ def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_fla
     part = usable[::thin, ::thin]
     values = np.stack([_means(plane, thin)[part] for plane in pixels])  # (C, N)
     found = _peak(values, step, None)
-    if is_flat or (found is not None and found[1] > 0.5):  # half of the slide is as bright as glass: it is evenly lit
+    if is_flat:
         return found and found[0]
+    if found is not None and found[1] > 0.5:  # no vignette, but the rest may be glass beside a seam or a bubble
+        return replace(found[0], may_be_uneven=True)
     light = _illumination(pixels, usable)
     if light is None:
         return found and found[0]
@@ -170,7 +173,10 @@ def _peak(values: NDArray[np.float32], step: float, light: Illumination | None) 
     distance = np.abs(absorbed - middle)
     if light is not None and np.count_nonzero(absorbed < middle - _HIGHLIGHT) > _LARGEST_HIGHLIGHTS * absorbed.size:
         return None  # the light was fitted to tissue: nothing is brighter than glass
-    level = np.median(values[:, distance <= max(2 * spread, _LEAST_BLUR)], axis=1).astype(np.float64)
+    is_near = distance <= max(2 * spread, _LEAST_BLUR)
+    if not is_near.any():  # a peak of the smoothed density between two values, of which none lies there
+        return None
+    level = np.median(values[:, is_near], axis=1).astype(np.float64)
     if not (level > 0).all():
         return None
     below = distance <= 2 * spread if valley is None else absorbed < valley

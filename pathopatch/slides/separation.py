@@ -64,7 +64,7 @@ def _split(values: NDArray[np.float32], spread: float) -> tuple[float, NDArray[n
 def otsu(values: NDArray[np.float32]) -> float | None:
     """Return the threshold of largest between-class variance, the middle of a plateau; None for one value only."""
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
-    if not high > low:
+    if not high - low > _BINS * np.finfo(np.float32).eps * max(abs(low), abs(high)):  # rounding cannot be binned
         return None
     counts, edges = np.histogram(values, bins=_BINS, range=(low, high))
     centres = (edges[:-1] + edges[1:]) / 2

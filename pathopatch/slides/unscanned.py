@@ -98,7 +98,10 @@ def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> 
     """Return which pixels have a value in all channels."""
     found = np.ones(overview.shape[1:], np.bool_)
     for plane in overview:
-        found &= plane <= value + tolerance if value <= 0 else plane >= value - tolerance
+        if plane.dtype.kind != "u":  # below 0 there are values, too
+            found &= plane == value
+        else:
+            found &= plane <= value + tolerance if value <= 0 else plane >= value - tolerance
     return found
 
 

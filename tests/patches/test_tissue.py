@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pathopatch.config import UNCERTAIN_BELOW, TileConfig, TissueConfig
 from pathopatch.demo.slides import CohortSpec, make_cohort
+from pathopatch.errors import InputUnsupportedError
 from pathopatch.manifest import read_manifest
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
 from pathopatch.patches.signal import tissue_signal
@@ -403,3 +404,64 @@ def test_channels_that_show_tissue_at_different_places_lower_the_confidence() ->
     assert fit(apart.astype(np.uint16), "dark").confidence < UNCERTAIN_BELOW
     apart[1] = apart[0]
     assert fit(apart.astype(np.uint16), "dark").confidence >= UNCERTAIN_BELOW
+
+
+def test_one_channel_of_a_colour_image_tells_its_tissue_alone() -> None:
+    truth = np.zeros((SIZE, SIZE), np.bool_)
+    truth[80:200, 90:220] = True
+    overview = np.where(truth, np.array([240, 120, 240])[:, None, None], 240) + draw().normal(0, 2, (3, SIZE, SIZE))
+    shares = [
+        fit_tissue(
+            overview.clip(0, 255).astype(np.uint8),
+            polarities=("bright",) * 3,
+            is_colour=True,
+            config=TissueConfig(channels=(name,)),
+            scale_x=1.0,
+            scale_y=1.0,
+            mpp=4.0,
+            channels=("R", "G", "B"),
+        ).share
+        for name in ("R", "G")
+    ]
+    assert shares == [0.0, pytest.approx(truth.mean(), abs=0.005)]
+
+
+def test_glass_of_level_zero_is_refused() -> None:
+    with pytest.raises(InputUnsupportedError, match="a background level of 0"):
+        fit_tissue(
+            np.full((1, 64, 64), 200, np.uint16),
+            polarities=("bright",),
+            is_colour=False,
+            config=TissueConfig(background_level={"HE": 0.0}),
+            scale_x=1.0,
+            scale_y=1.0,
+            mpp=1.0,
+            channels=("HE",),
+        )
+
+
+@pytest.mark.parametrize("stated", [{}, {"R": 240.0, "G": 240.0, "B": 240.0}])
+def test_darker_glass_beside_a_seam_is_doubted(stated: dict[str, float]) -> None:
+    overview, _ = glass_and_tissue_beside_a_seam()
+    model = fit_tissue(
+        overview,
+        polarities=("bright",) * 3,
+        is_colour=True,
+        config=TissueConfig(background_level=stated),
+        scale_x=1.0,
+        scale_y=1.0,
+        mpp=4.0,
+        channels=("R", "G", "B"),
+    )
+    assert model.confidence < UNCERTAIN_BELOW
+    assert any("as smooth as glass" in doubt for doubt in model.doubts)
+
+
+def glass_and_tissue_beside_a_seam() -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """Glass of 240, a fifth of the slide 10 % darker, and tissue of texture on a fifth of it."""
+    truth = np.zeros((SIZE, SIZE), np.bool_)
+    truth[80:200, 150:270] = True
+    absorbed = np.where(truth, 0.4 + 0.1 * textured(truth), 0)
+    light = np.where(np.arange(SIZE) < SIZE // 5, 0.9, 1.0)
+    pixels = 240 * light * (1 - absorbed) + draw().normal(0, 1.5, (3, SIZE, SIZE))
+    return pixels.clip(0, 255).astype(np.uint8), truth

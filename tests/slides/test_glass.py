@@ -96,3 +96,10 @@ def test_pale_tissue_that_fills_two_thirds_is_not_taken_for_uneven_light() -> No
     assert glass is not None
     assert glass.illumination is None
     assert glass.level == pytest.approx([240] * 3, abs=1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_image_of_two_values_is_no_glass_and_no_error(seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 2, (1, 64, 64)).astype(np.uint8)
+    glass = find_glass(pixels, np.ones((64, 64), np.bool_))
+    assert glass is None or (glass.level > 0).all()

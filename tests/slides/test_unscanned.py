@@ -107,3 +107,12 @@ def test_the_only_background_is_no_fill_and_straight_edges_leave_a_doubt() -> No
 def test_a_constant_image_was_scanned() -> None:
     for value in (0, 255):
         assert not find_unscanned(np.full((3, 50, 50), value, np.uint8), is_colour=True).mask.any()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_zero_around_an_image_with_values_below_zero_was_not_scanned(dtype: type[np.generic]) -> None:
+    signed = fluorescence().astype(np.float64) - 200
+    inside = np.zeros(signed.shape[1:], np.bool_)
+    inside[40:-40, 50:-50] = True
+    found = find_unscanned(np.where(inside, signed, 0).astype(dtype), is_colour=False).mask
+    assert (found == (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)).all()
