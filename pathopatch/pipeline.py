@@ -117,8 +117,8 @@ def tile(
     wanted = {task.slide_id for task in tasks}
     from pathopatch.patches.cohort_levels import forget_levels, read_levels, with_levels
 
-    if force and not only_failed:  # the other slides' outputs are of these levels
-        forget_levels(work)
+    if force:
+        forget_levels(work, wanted)  # of these alone: the outputs of other slides are of their levels
     levels = read_levels(work)
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         table, failures = open_slides(rows, workers=processes, progress=progress)

@@ -7,7 +7,7 @@ run finds the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,14 @@ def read_levels(work: Path) -> Levels:
     return levels
 
 
-def forget_levels(work: Path) -> None:
-    """Remove what earlier runs took: other settings may find other levels."""
-    (work / NAME).unlink(missing_ok=True)
+def forget_levels(work: Path, slide_ids: Collection[str]) -> None:
+    """Remove what earlier runs took for slides that are made anew: other settings may find other levels."""
+    known = read_levels(work)
+    kept = {slide: levels for slide, levels in known.items() if slide not in slide_ids}
+    if not kept:
+        (work / NAME).unlink(missing_ok=True)
+    elif len(kept) < len(known):
+        write_json(work / NAME, {"slides": kept})
 
 
 def find_levels(work: Path, slide_ids: Sequence[str], known: Levels) -> Levels:
@@ -68,7 +73,7 @@ def find_levels(work: Path, slide_ids: Sequence[str], known: Levels) -> Levels:
         if any(name not in own or not _is_close(own[name], level) for name, level in levels.items()):
             found[slide] = levels  # a slide of the same level is uncertain for another reason: it keeps its doubts
     if found:
-        write_json(work / NAME, {"slides": {**known, **found}})
+        write_json(work / NAME, {"slides": {**read_levels(work), **found}})  # other parts of the cohort may have added
     return found
 
 

@@ -96,6 +96,20 @@ def test_a_forced_retry_of_failed_slides_leaves_the_levels_of_the_others(tmp_pat
     assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
 
 
+def test_forcing_one_part_of_a_cohort_leaves_the_levels_of_the_other(tmp_path: Path) -> None:
+    slides = {
+        name: field("full" if name == "full" else "half", number) for number, name in enumerate(("a", "b", "full", "c"))
+    }
+    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    lines = manifest.read_text().splitlines()
+    parts = [tmp_path / "one.csv", tmp_path / "two.csv"]
+    for part, rows in zip(parts, (lines[1:4], lines[4:]), strict=True):
+        part.write_text("\n".join([lines[0], *rows]))
+        pipeline.tile(part, work, CONFIG)
+    pipeline.tile(parts[1], work, CONFIG, force=True)
+    assert {outcome.state for outcome in pipeline.tile(parts[0], work, CONFIG)} == {"current"}
+
+
 def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Path) -> None:
     y, x = np.mgrid[:SIDE, :SIDE] / (SIDE / 2) - 1
     rng = np.random.default_rng(3)
