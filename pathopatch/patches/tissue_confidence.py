@@ -76,7 +76,8 @@ def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> b
     if np.count_nonzero(glass) < _LEAST_SMOOTH_PX:
         return False
     limit = max(1.5 * float(np.percentile(roughness[glass][::4], 75)), 0.004)
-    assert evidence.signal is not None and evidence.threshold is not None
+    assert evidence.signal is not None
+    assert evidence.threshold is not None
     is_own = (evidence.signal > evidence.threshold) & (evidence.signal <= _DARKEST_GLASS)  # not what others show
     is_smooth = (cv2.erode(tissue.mask, near) != 0) & (roughness <= limit) & is_own
     return int(np.count_nonzero(is_smooth)) > _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
