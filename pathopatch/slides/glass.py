@@ -87,8 +87,8 @@ class Glass:
     illumination : Illumination or None
         None where the light is even.
     may_be_uneven : bool
-        Darker glass may be in view: the brightest places suggest uneven light that too little glass shows, or glass
-        fills half of the image, and no illumination was looked for.
+        Darker glass may be in view: the brightest places suggest uneven light, be it found or not, or glass fills half
+        of the image, and no illumination was looked for.
     """
 
     level: NDArray[np.float64]
@@ -131,7 +131,7 @@ def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_fla
     lit = _peak(values / light.over(*usable.shape, step=thin)[part], step, light)
     seen = 0.0 if found is None else found[1]
     if lit is not None and lit[1] > max(_GAIN * seen, 10 * _LEAST_SHARE):
-        return lit[0]
+        return replace(lit[0], may_be_uneven=True)  # the light may have been fitted to tissue here and there
     return found and replace(found[0], may_be_uneven=True)
 
 

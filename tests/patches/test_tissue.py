@@ -465,3 +465,14 @@ def glass_and_tissue_beside_a_seam() -> tuple[NDArray[np.uint8], NDArray[np.bool
     light = np.where(np.arange(SIZE) < SIZE // 5, 0.9, 1.0)
     pixels = 240 * light * (1 - absorbed) + draw().normal(0, 1.5, (3, SIZE, SIZE))
     return pixels.clip(0, 255).astype(np.uint8), truth
+
+
+def test_light_that_was_fitted_to_tissue_is_doubted() -> None:
+    side = 2 * SIZE
+    outline, texture = (cv2.GaussianBlur(draw(10 * size).normal(size=(side, side)), (0, 0), size) for size in (40, 2))
+    truth = outline > np.quantile(outline, 0.2)
+    absorbed = np.where(truth, np.clip(0.3 + 0.1 * texture / texture.std(), 0.1, 0.8), 0)
+    y, x = np.mgrid[:side, :side] / SIZE - 1
+    pixels = 243 * (1 - 0.15 * (x * x + y * y)) * (1 - absorbed) + draw().normal(0, 2, (3, side, side))
+    model = fit(pixels.clip(0, 255).astype(np.uint8), "bright")
+    assert model.confidence < UNCERTAIN_BELOW or model.share == pytest.approx(truth.mean(), abs=0.05)
