@@ -1,4 +1,4 @@
-"""What share of each patch does a raster mask set? Masks at any scale that cover the whole slide.
+"""Measure the share of each patch that a raster mask sets. Masks cover the whole slide, at any scale.
 
 A fraction is the exact area mean of the mask over the part of the patch that lies on the slide; the mask's pixels are
 squares, cut where the patch's edge cuts them.

@@ -1,4 +1,4 @@
-"""Which regions of a slide are tumour, and which were labelled? Told by the outlines that a person drew.
+"""Find the tumour regions and the labelled regions of a slide from the outlines that a person drew.
 
 Points are level-0 px. Two conventions differ: QuPath, through OpenSlide, measures from the corner of the slide's
 bounds, ASAP from the corner of the whole slide; here all is measured from the corner of the whole slide.

@@ -1,4 +1,4 @@
-"""How far is a work folder? Every slide's state, counted, and what went wrong with those that failed."""
+"""Count the slides of a work folder by state, and collect the errors of those that failed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be done with one slide, and what became of it? A task per stage, picklable, for a worker process."""
+"""Define the task of each stage for one slide, picklable for a worker process, and its outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What do many predicted slides come to? ``cohort.csv``, a row a slide, and ``patients.csv``, a row a patient.
+"""Summarize many predicted slides: ``cohort.csv``, a row a slide, and ``patients.csv``, a row a patient.
 
 Both are made of the slides' status files alone, for every slide that was ever predicted into a work folder. They are
 written at the end of a run, however that comes, and now and then before.

@@ -1,4 +1,4 @@
-"""Which commands are there? All of them, in the order in which `pathopatch --help` lists them."""
+"""List all commands, in the order in which `pathopatch --help` shows them."""
 
 from __future__ import annotations
 

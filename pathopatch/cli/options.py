@@ -1,4 +1,4 @@
-"""Which options do several commands share, and how do they enter the configuration? One name an option."""
+"""Define the options that several commands share, and how they enter the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does a command show? Words on standard error, progress bars, what became of slides, a plan."""
+"""Print what a command shows: messages on standard error, progress bars, outcomes of slides, a plan."""
 
 from __future__ import annotations
 

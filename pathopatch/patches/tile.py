@@ -54,7 +54,7 @@ x, y: the patch's origin, level-0 px. tissue_fraction, tumor_fraction, labelled_
 slide, in [0, 1]; tumor_fraction is NaN where nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
 saturated_fraction: share of pixels whose signal is cut off in any channel; of a dark channel those at or above the
 upper end of its window, of a bright one those at or below its lower end (0 for uint8 RGB), for white glass is no loss
-there and black is. What was never scanned takes no part in any of these shares.
+there and black is. tissue_fraction and saturated_fraction count scanned pixels only.
 sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
 """
 _log = logging.getLogger(__name__)
