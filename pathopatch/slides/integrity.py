@@ -27,6 +27,7 @@ DECODING_ERRORS = (
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
+_MAX_TILE_PX = 2**26  # of one tile, where the whole image has no more; scanners write tiles of at most 2**22
 
 
 def is_tiff(path: Path) -> bool:
@@ -185,6 +186,13 @@ def _check_page(page: Any, size: int, path: Path) -> None:
     chunk_bytes = claimed // max(needed, 1)
     item_bits = 8 * page.dtype.itemsize if page.dtype is not None else page.bitspersample
     stored = claimed * min(page.bitspersample, item_bits) // item_bits  # 12-bit samples stand packed in the file
+    tile_px = int(page.tilewidth) * int(page.tilelength) * int(page.tiledepth) if page.is_tiled else 0
+    if tile_px > max(_MAX_TILE_PX, int(page.imagewidth) * int(page.imagelength)):
+        raise _corrupt(
+            path,
+            f"page {page.index} claims tiles of {page.tilewidth} x {page.tilelength} px "
+            f"in an image of {page.imagewidth} x {page.imagelength} px",
+        )  # OpenSlide takes memory for a whole tile, and ends the process where there is not so much
     is_plain = page.compression == 1 and listed > 0 and bool((counts > 0).all())
     if (
         claimed > _MAX_COMPRESSION * size

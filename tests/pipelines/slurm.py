@@ -14,6 +14,7 @@ from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")
 _WAIT_S = 60.0
+_CLUSTER = "pathopatch-tests"
 _INSTALLED = Path("/etc/slurm/slurm.conf")  # where srun looks within a job, whose environment names no other place
 
 
@@ -28,7 +29,7 @@ def require() -> None:
         raise Unavailable(f"no {', '.join(missing)}: install slurmctld slurmd slurm-client munge")
     if os.getuid() != 0:
         raise Unavailable("a node daemon of one's own wants root")
-    if _INSTALLED.exists():
+    if _INSTALLED.exists() and f"ClusterName={_CLUSTER}\n" not in _INSTALLED.read_text(encoding="utf-8"):
         raise Unavailable(f"this machine has a Slurm of its own: {_INSTALLED}")
 
 
@@ -43,7 +44,7 @@ def node(folder: Path) -> Iterator[dict[str, str]]:
     controller, daemon = _free_port(), _free_port()
     config.write_text(
         f"""
-ClusterName=made
+ClusterName={_CLUSTER}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
 SlurmdPort={daemon}
@@ -74,7 +75,7 @@ PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
     environment = {**os.environ, "SLURM_CONF": str(config)}
     with ExitStack() as running:
         _INSTALLED.parent.mkdir(exist_ok=True)
-        _INSTALLED.unlink(missing_ok=True)  # a link that leads nowhere, of tests that were killed
+        _INSTALLED.unlink(missing_ok=True)  # of tests that were killed
         _INSTALLED.symlink_to(config)
         running.callback(_INSTALLED.unlink, missing_ok=True)
         _start_munge(folder, running)

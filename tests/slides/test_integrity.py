@@ -98,6 +98,13 @@ def test_one_strip_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeyp
         open_slide(tmp_path / "a.tif")
 
 
+def test_tiles_that_claim_a_million_times_the_image_are_refused(tmp_path: Path) -> None:
+    made.write_scn(tmp_path / "a.scn", made.noise(3, 40, 48, np.uint8), (5, 5), (60, 60))
+    made.patch_tag(tmp_path / "a.scn", 323, 2**26, page=1)
+    with pytest.raises(InputCorruptError, match="page 1 claims tiles of 64 x 67108864 px in an image of 48 x 40 px"):
+        open_slide(tmp_path / "a.scn")
+
+
 def test_a_blank_slide_that_compresses_a_thousandfold_is_not_taken_for_a_lie(tmp_path: Path) -> None:
     blank = np.full((2048, 2048), 7, np.uint16)
     made.write_channel(tmp_path / "a.tif", blank, tile_px=1024, compression="zstd")
