@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pathopatch.config import GroupsConfig
-    from pathopatch.patches.cohort_levels import Levels
     from pathopatch.report.contact_sheet import ContactSheet
 
 __all__ = [
@@ -115,11 +114,6 @@ def tile(
     rows = included(read_manifest(manifest_path))
     tasks = _asked([TileTask(row, config, work, force) for row in rows], only_failed=only_failed)
     wanted = {task.slide_id for task in tasks}
-    from pathopatch.patches.cohort_levels import forget_levels, read_levels, with_levels
-
-    if force:
-        forget_levels(work, wanted)  # of these alone: the outputs of other slides are of their levels
-    levels = read_levels(work)
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         table, failures = open_slides(rows, workers=processes, progress=progress)
         if len(table):
@@ -136,36 +130,26 @@ def tile(
             }
             for outcome in outcomes.values():
                 on_done(outcome)
-            opened = [
-                TileTask(row, with_levels(config, levels.get(row.slide_id)), work, force)
-                for row in rows
-                if row.slide_id in wanted - failures.keys()
-            ]
+            opened = [TileTask(row, config, work, force) for row in rows if row.slide_id in wanted - failures.keys()]
             outcomes |= {
                 each.slide_id: each
                 for each in run_slides(opened, workers=processes, on_done=on_done, progress=progress)
             }
         done = [task for task in opened if outcomes[task.slide_id].state != "failed"]
-        outcomes |= _tiled_by_the_cohorts_level(done, levels, processes, progress)
+        outcomes |= _tiled_by_the_cohorts_levels(done, [row.slide_id for row in rows], processes, progress)
     sweep(work)
     roll(work)
     return [outcomes[task.slide_id] for task in tasks]
 
 
-def _tiled_by_the_cohorts_level(
-    tasks: Sequence[TileTask], levels: Levels, workers: Workers, progress: Progress | None
+def _tiled_by_the_cohorts_levels(
+    tasks: Sequence[TileTask], cohort: Sequence[str], workers: Workers, progress: Progress | None
 ) -> dict[str, Outcome]:
     """Tile again the slides that show no background, where other slides of the cohort show it."""
-    from pathopatch.patches.cohort_levels import find_levels, with_levels
+    from pathopatch.patches.cohort_levels import find_levels
 
-    if not tasks:
-        return {}
-    found = find_levels(tasks[0].out, [task.slide_id for task in tasks], levels)
-    again = [
-        replace(task, config=with_levels(task.config, found[task.slide_id]), force=True)
-        for task in tasks
-        if task.slide_id in found
-    ]
+    found = find_levels(tasks[0].out, [task.slide_id for task in tasks], cohort) if tasks else {}
+    again = [replace(task, cohort_levels=found[task.slide_id], force=True) for task in tasks if task.slide_id in found]
     if not again:
         return {}
     counted = _counter("tile again", len(again), progress)

@@ -113,16 +113,14 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
         The cohort's intensity windows in the work folder were found otherwise, and `force` is off.
     """
     from pathopatch.patches import is_finished
-    from pathopatch.patches.cohort_levels import read_levels, with_levels
 
     rows = read_manifest(manifest_path).included
     known = config if out is None else _with_known_windows(rows, config, out, force=force)
-    levels = {} if out is None or force else read_levels(out)  # which a forced run forgets
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
         return out is not None and is_finished(
             slide,
-            with_levels(known, levels.get(row.slide_id)),
+            known,
             out,
             slide_id=row.slide_id,
             patient_id=row.patient_id,

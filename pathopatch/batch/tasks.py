@@ -111,12 +111,13 @@ def label_source(row: SlideRow) -> LabelSource:
 
 @dataclass(frozen=True)
 class TileTask:
-    """One slide to tile."""
+    """One slide to tile, by background levels of its cohort once these are known."""
 
     row: SlideRow
     config: TileConfig
     out: Path
     force: bool
+    cohort_levels: Mapping[str, float] | None = None
     stage: str = "tile"
     names_nothing: bool = False
 
@@ -143,6 +144,7 @@ class TileTask:
                 patient_id=self.row.patient_id,
                 labels=label_source(self.row),
                 tissue_mask=self.row.tissue_mask,
+                cohort_levels=self.cohort_levels,
                 force=self.force,
                 progress=_within(self.slide_id, progress),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pathopatch.files import inside
 from pathopatch.patches.analysis import grid_of
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.source import finer_level
-from pathopatch.patches.store import PatchStore, store_source, store_stamp
+from pathopatch.patches.store import PatchStore, store_levels, store_source, store_stamp
 from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, require_same_source, table_stamp
 from pathopatch.slides import Slide
 from pathopatch.statuses import is_recorded_done
@@ -45,6 +46,7 @@ def is_finished(
     store_path, table_path = inside(out, "slides", f"{slide_id}.zarr"), inside(out, "patches", f"{slide_id}.parquet")
     if finished_stamp(store_path, table_path) is None:
         return False
+    config = with_levels(config, {} if force else store_levels(store_path))
     stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
     return is_current_output(slide, stamp, config, store_path, table_path, force)
 
@@ -66,6 +68,14 @@ def is_current_output(
         require_same_source(store_source(store_path), slide.source, slide_id=store_path.stem, place=store_path)
     current = is_current(stamp, existing, place=store_path, force=force)
     return current and not (force and _lacks_pixels(store_path, config))
+
+
+def with_levels(config: TileConfig, levels: Mapping[str, float]) -> TileConfig:
+    """Return a configuration with a cohort's background levels for the channels of which it states none."""
+    if not levels:
+        return config
+    tissue = config.tissue.model_copy(update={"background_level": {**levels, **config.tissue.background_level}})
+    return config.model_copy(update={"tissue": tissue})
 
 
 def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from pathopatch.patches.finished import STAGE, finished_stamp
 from pathopatch.patches.measured import store_measured
 from pathopatch.patches.ready_images import Look, common_look, read_image
 from pathopatch.patches.ready_list import LIST_NAME, read_list
+from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.patches.tile import COLUMNS, TileResult, write_status
 from pathopatch.patches.tissue import TissueModel
@@ -123,15 +124,16 @@ def tile_patches(
         if is_current(stamp, existing, place=store_path, force=force):
             table = read_table(table_path)
             if not is_recorded_done(out, name, STAGE):
-                write_status(out, name, table, stamp, started, warnings)  # cut off between the table and the status
+                write_status(out, table, PatchStore(store_path).attributes, started)  # cut off before it
         else:
             update_status(out, name, STAGE, {"state": "running", "host": socket.gethostname()})
             sheet = analyse_set(files, look, config)
             with atomic_path(store_path) as temporary:
-                measured = _write_store(temporary, sheet, config, name, stamp, progress)
+                record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
+                measured = _write_store(temporary, sheet, config, record, progress)
             table = _table(listed, sheet, measured, name)
             write_table(table_path, table, stamp)
-            state = write_status(out, name, table, stamp, started, warnings)
+            state = write_status(out, table, PatchStore(store_path).attributes, started)
     result = TileResult(slide_id=name, patches=len(table), state=state, warnings=warnings)
     return result, _facts(source, listed, look, config, result, fingerprint(prints))
 
@@ -241,11 +243,10 @@ def _write_store(
     path: Path,
     sheet: SetAnalysis,
     config: TileConfig,
-    name: str,
-    stamp: Stamp,
+    record: Mapping[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Write the store and return what was measured on the way, per patch."""
+    """Write the store, its attributes with a record added; return what was measured on the way, per patch."""
     look, origins = sheet.look, sheet.origins
     writer = StoreWriter(
         path, origins=origins, channels=len(look.channels), patch_px=look.width, dtype=np.dtype(look.dtype)
@@ -260,16 +261,15 @@ def _write_store(
         polarities=sheet.tissue.polarities,
         progress=progress,
     )
-    writer.finish(_attributes(sheet, config, name, stamp))
+    writer.finish({**_attributes(sheet, config), **record})
     return measured
 
 
-def _attributes(sheet: SetAnalysis, config: TileConfig, name: str, stamp: Stamp) -> dict[str, object]:
-    """Return the store's attributes, those of a slide's store where they make sense."""
+def _attributes(sheet: SetAnalysis, config: TileConfig) -> dict[str, object]:
+    """Return what a reader of the patches must know: the attributes of a slide's store where they make sense."""
     look, tissue = sheet.look, sheet.tissue
     rows = math.ceil(len(sheet.files) / sheet.columns)
     return {
-        "slide_id": name,
         "is_ready_set": True,
         "channels": list(look.channels),
         "dtype": look.dtype,
@@ -292,7 +292,6 @@ def _attributes(sheet: SetAnalysis, config: TileConfig, name: str, stamp: Stamp)
             "confidence": tissue.confidence,
             "doubts": list(tissue.doubts),
         },
-        "stamp": stamp.to_dict(),
     }
 
 

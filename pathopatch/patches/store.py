@@ -39,6 +39,15 @@ def store_source(path: Path) -> Any:
     return record.get("path") if isinstance(record, dict) else None
 
 
+def store_levels(path: Path) -> dict[str, float]:
+    """Return the background levels by channel that a store took from its cohort; none if there is no store."""
+    try:
+        levels: Any = zarr.open_group(path, mode="r").attrs.asdict().get("cohort_levels", {})
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+    return dict(levels)
+
+
 class PatchStore:
     """A finished store, for reading; pickles by opening it again.
 

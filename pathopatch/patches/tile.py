@@ -10,10 +10,10 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,15 +25,15 @@ from pathopatch.errors import InputUnsupportedError
 from pathopatch.files import atomic_path, inside
 from pathopatch.manifest import slide_id_from_path, valid_slide_id
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.finished import STAGE, is_current_output, tile_stamp
+from pathopatch.patches.finished import STAGE, is_current_output, tile_stamp, with_levels
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.measured import store_measured
 from pathopatch.patches.source import read_level, source_record
+from pathopatch.patches.store import PatchStore, store_levels
 from pathopatch.patches.store_writer import StoreWriter
-from pathopatch.patches.tissue import TissueModel
-from pathopatch.provenance import Stamp, read_table, write_table
+from pathopatch.provenance import read_table, write_table
 from pathopatch.slides import Slide
-from pathopatch.statuses import is_recorded_done, read_status, update_status
+from pathopatch.statuses import is_recorded_done, update_status
 
 COLUMNS = (
     "patch_id",
@@ -84,6 +84,7 @@ def tile_slide(
     patient_id: str | None = None,
     labels: LabelSource | None = None,
     tissue_mask: Path | None = None,
+    cohort_levels: Mapping[str, float] | None = None,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileResult:
@@ -107,6 +108,9 @@ def tile_slide(
         Where labels come from; without it no patch is labelled.
     tissue_mask : Path, optional
         Raster or outlines that say what is tissue, see `analyse_slide`.
+    cohort_levels : mapping of str to float, optional
+        Background level of channels as other slides show it, source units; a level that `config` states comes first.
+        Without them those that an earlier run took are kept, unless `force` is on.
     force : bool
         Redo what was made otherwise, in place of stopping; write pixels again that were removed to free space.
     progress : callable, optional
@@ -138,22 +142,27 @@ def tile_slide(
         started = time.time()
         store_path = inside(out, "slides", f"{slide_id}.zarr")
         table_path = inside(out, "patches", f"{slide_id}.parquet")
+        if cohort_levels is None:
+            cohort_levels = {} if force else store_levels(store_path)
+        levels = {name: cohort_levels[name] for name in cohort_levels if name not in config.tissue.background_level}
+        config = with_levels(config, levels)
         stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
         if is_current_output(slide, stamp, config, store_path, table_path, force):
-            table = read_table(table_path)
+            table, facts = read_table(table_path), PatchStore(store_path).attributes
             if not is_recorded_done(out, slide_id, STAGE):
-                write_status(out, slide_id, table, stamp, started)  # cut off between the table and the status
-            said = tuple(read_status(out, slide_id)[STAGE].get("warnings", ()))
+                write_status(out, table, facts, started)  # cut off between the table and the status
+            said = tuple(facts["warnings"])
             return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=said)
         update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
         analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
         table = _table(slide, config, analysis, slide_id, patient_id, labels)
+        warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
+        record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
         with atomic_path(store_path) as temporary:
-            measured = _write_store(temporary, slide, config, analysis, slide_id, stamp, progress)
+            measured = _write_store(temporary, slide, config, analysis, record, progress)
         table = table.assign(**measured)[list(COLUMNS)]
         write_table(table_path, table, stamp)
-        warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
-        state = write_status(out, slide_id, table, stamp, started, warnings, tissue=analysis.tissue)
+        state = write_status(out, table, PatchStore(store_path).attributes, started)
         if state == "done_empty":
             _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
         return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
@@ -197,11 +206,10 @@ def _write_store(
     slide: Slide,
     config: TileConfig,
     analysis: SlideAnalysis,
-    slide_id: str,
-    stamp: Stamp,
+    record: Mapping[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Write the store and return what was measured on the way, per patch."""
+    """Write the store, its attributes with a record added; return what was measured on the way, per patch."""
     grid, tissue = analysis.grid, analysis.tissue
     origins = grid.origins()
     writer = StoreWriter(
@@ -236,17 +244,14 @@ def _write_store(
         scanned=scanned,
         progress=progress,
     )
-    writer.finish(_attributes(slide, config, analysis, slide_id, stamp))
+    writer.finish({**_attributes(slide, config, analysis), **record})
     return measured
 
 
-def _attributes(
-    slide: Slide, config: TileConfig, analysis: SlideAnalysis, slide_id: str, stamp: Stamp
-) -> dict[str, object]:
-    """Return the store's attributes: all that a reader of the patches must know."""
+def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> dict[str, object]:
+    """Return all that a reader of the patches must know."""
     grid, tissue = analysis.grid, analysis.tissue
     return {
-        "slide_id": slide_id,
         "source": source_record(slide),
         "channels": list(slide.channels),
         "dtype": str(slide.dtype),
@@ -282,33 +287,29 @@ def _attributes(
             "shifts": [shift.to_dict() for shift in analysis.shifts],
             "offsets_px": [list(offset) for offset in analysis.offsets],
         },
-        "stamp": stamp.to_dict(),
     }
 
 
 def write_status(
-    out: Path,
-    slide_id: str,
-    table: pd.DataFrame,
-    stamp: Stamp,
-    started: float,
-    warnings: Sequence[str] = (),
-    *,
-    tissue: TissueModel | None = None,
+    out: Path, table: pd.DataFrame, attributes: Mapping[str, Any], started: float
 ) -> Literal["done", "done_empty"]:
-    """Write how the stage ended; times and host stand here and nowhere else."""
+    """Write how the stage ended: what the patch table and the store's attributes say, and times and host.
+
+    Times and host stand here and nowhere else.
+    """
     state: Literal["done", "done_empty"] = "done" if (table["tissue_fraction"] > 0).any() else "done_empty"
     entry = {
         "state": state,
         "patches": len(table),
         "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
         "labelled_patches": int((table["label"] >= 0).sum()),
-        "tissue_confidence": None if tissue is None else tissue.confidence,
-        "warnings": list(warnings),
-        "stamp": stamp.to_dict(),
+        "tissue_confidence": attributes["tissue"]["confidence"],
+        "cohort_levels": attributes["cohort_levels"],
+        "warnings": attributes["warnings"],
+        "stamp": attributes["stamp"],
         "host": socket.gethostname(),
         "seconds": f"{time.time() - started:.2f}",
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    update_status(out, slide_id, STAGE, entry)
+    update_status(out, attributes["slide_id"], STAGE, entry)
     return state

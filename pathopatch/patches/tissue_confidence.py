@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,6 +14,7 @@ from pathopatch.config import UNCERTAIN_BELOW
 from pathopatch.patches.signal import signal_of
 from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel
 from pathopatch.patches.tissue_evidence import LEAST_TISSUE, Evidence, Mask, View
+from pathopatch.slides.background import plain_polarity
 from pathopatch.slides.separation import SEPARATION
 from pathopatch.slides.unscanned import Unscanned
 
@@ -30,7 +32,7 @@ def confidence_of(
     """Return how sure a mask is, in [0, 1], and why it is not.
 
     The least of: separation of tissue and background, stability of the share when the threshold moves by a fifth,
-    agreement of the channels, and whether a fill is the only background.
+    agreement of the channels, whether a fill is the only background, and whether a stated polarity shows.
     """
     if is_unsure:
         rest = {"all": ", all is counted as tissue", "none": ", none is counted as tissue", "fail": ""}
@@ -39,6 +41,8 @@ def confidence_of(
     if unscanned is not None and unscanned.doubtful_share > _DOUBTFUL_FILL:
         doubt = f"{unscanned.doubtful_share:.0%} of the image is one value with straight edges, taken for background"
         scores.append((0.3, doubt))
+    if view.is_colour and not view.levels and _looks_otherwise(view, unscanned):
+        scores.append((0.3, f"the background is said to be {view.polarities[0]}, and the image does not look so"))
     if any(each.is_doubtful for each in known):
         scores.append((0.4, "what was taken for glass is uneven and dim, it may be pale tissue"))
     if any(each.may_be_uneven and _has_smooth_tissue(view, each, tissue) for each in known):
@@ -62,8 +66,19 @@ def confidence_of(
 
 def _thinned(view: View) -> tuple[NDArray[np.generic], Mask]:
     """Return every k-th row and column of a large overview, and what of it counts: enough for shares."""
-    step = max(1, max(view.specimen.shape) // _THINNED_PX)
-    return view.pixels[:, ::step, ::step], view.specimen[::step, ::step]
+    return _thin(view.pixels), _thin(view.specimen)
+
+
+def _thin(image: NDArray[Any]) -> NDArray[Any]:
+    step = max(1, max(image.shape[-2:]) // _THINNED_PX)
+    return np.asarray(image[..., ::step, ::step])
+
+
+def _looks_otherwise(view: View, unscanned: Unscanned | None) -> bool:
+    """Return whether a colour image plainly has another polarity than is stated."""
+    missing = np.zeros_like(view.specimen) if unscanned is None else unscanned.mask
+    found = plain_polarity(_thin(view.pixels), ~_thin(missing))  # ink and black borders are told by the polarity stated
+    return found not in (None, *view.polarities)
 
 
 def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> bool:

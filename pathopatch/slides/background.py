@@ -28,6 +28,7 @@ _LEAST_BRIGHT = 0.2  # a slide of noise alone votes within 0.15, and is dark
 _BRIGHT_COLOUR, _DARK_COLOUR = 0.5, 0.25  # median over 99.5th percentile: brightfield 0.69 to 1, fluorescence to 0.22
 _DARKEST_BRIGHT = 50  # of 255: glass at a fifth of the usual exposure
 _SAME_CONTENT = 0.5  # correlation of channels that show the same thing
+_COMPARED_PX = 512  # from twice as long a side on, they are compared at every second pixel, and so on
 _ENTRY = re.compile(r"\s*(?:(?P<channel>.+?)\s*=)??\s*(?P<polarity>dark|bright)\s*(?:,(?=.)|\Z)", re.IGNORECASE)
 
 
@@ -67,7 +68,8 @@ def guess_polarities(
 def correlated_channels(overview: NDArray[np.generic], inside: NDArray[np.bool_]) -> list[list[int]]:
     """Return groups of channels that rise and fall together; arguments as of `guess_polarities`."""
     groups: list[list[int]] = []
-    values = overview[:, inside].astype(np.float64)
+    thin = max(1, max(inside.shape) // _COMPARED_PX)
+    values = overview[:, ::thin, ::thin][:, inside[::thin, ::thin]].astype(np.float64)
     values = values[:, np.isfinite(values).all(axis=0)]
     for channel, value in enumerate(values):
         for group in groups:
@@ -124,8 +126,8 @@ def background_text(channels: Sequence[str], polarities: Sequence[Polarity]) -> 
     return ",".join(f"{name}={polarity}" for name, polarity in zip(channels, polarities, strict=True))
 
 
-def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_]) -> Polarity:
-    """Return the polarity of a colour image."""
+def plain_polarity(overview: NDArray[np.generic], inside: NDArray[np.bool_]) -> Polarity | None:
+    """Return the polarity of a colour image as far as its brightness tells it; None where it does not."""
     pixels = overview.max(axis=0)[inside].astype(np.float64)
     pixels = pixels[np.isfinite(pixels)]
     if not pixels.size:
@@ -134,9 +136,17 @@ def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], border:
     if high <= 0 or (overview.dtype == np.uint8 and high < _DARKEST_BRIGHT):
         return "dark"
     if _DARK_COLOUR <= middle / high < _BRIGHT_COLOUR:
-        votes = [vote for plane in overview if (vote := _vote(plane, inside, border)) is not None]
-        return "bright" if float(np.mean(votes)) > 0 else "dark"
+        return None
     return "bright" if middle / high >= _BRIGHT_COLOUR else "dark"
+
+
+def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_]) -> Polarity:
+    """Return the polarity of a colour image."""
+    plain = plain_polarity(overview, inside)
+    if plain is not None:
+        return plain
+    votes = [vote for plane in overview if (vote := _vote(plane, inside, border)) is not None]
+    return "bright" if float(np.mean(votes)) > 0 else "dark"
 
 
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:

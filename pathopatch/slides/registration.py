@@ -262,8 +262,19 @@ class AlignedSlide(Slide):
             cover[channel, rows[0], columns[0]] = shown[channel, rows[1], columns[1]]
         return out, None if cover.min(initial=255) == 255 else cover
 
+    def _covered(self, channels: Sequence[int], height: int, width: int) -> tuple[slice, slice]:
+        """Return the rows and columns at which channels have pixels: at their edge a fill touches the file's border."""
+        across, down = zip(*(self._offsets[channel] for channel in channels), strict=True)
+        return _rest(down, height, self.size[1]), _rest(across, width, self.size[0])
+
     def _close(self) -> None:
         self._slide.close()
+
+
+def _rest(offsets: Sequence[int], length: int, full: int) -> slice:
+    """Return what of an axis of an overview all channels cover; offsets and full length in level-0 px."""
+    first, last = max(0, -min(offsets)), full - max(0, max(offsets))
+    return slice(math.ceil(first * length / full), max(0, math.floor(last * length / full)))
 
 
 def edges(plane: NDArray[np.generic], blur_px: float = _BLUR_PX) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -498,15 +498,21 @@ class Slide(ABC):
 
     def _unscanned(self, overview: Pixels) -> Unscanned:
         """Return what of an overview was never scanned, by file: a pixel that is missing in one of them is missing."""
-        found = Unscanned(mask=np.zeros(overview.shape[1:], np.bool_))
+        mask, doubtful_share = np.zeros(overview.shape[1:], np.bool_), 0.0
         for number in sorted(set(self.file_of)):
-            part = overview[[channel for channel, file in enumerate(self.file_of) if file == number]]
-            if part.dtype.kind == "f" and not np.isfinite(part).all():
-                continue  # refused when it is analysed
+            channels = [channel for channel, file in enumerate(self.file_of) if file == number]
+            rows, columns = self._covered(channels, *overview.shape[1:])
+            part = overview[channels, rows, columns]
+            if not part.size or (part.dtype.kind == "f" and not np.isfinite(part).all()):
+                continue  # the latter is refused when it is analysed
             one = find_unscanned(part, is_colour=self.is_colour)
-            share = max(found.doubtful_share, one.doubtful_share)
-            found = Unscanned(mask=found.mask | one.mask, doubtful_share=share)
-        return found
+            mask[rows, columns] |= one.mask
+            doubtful_share = max(doubtful_share, one.doubtful_share)
+        return Unscanned(mask=mask, doubtful_share=doubtful_share)
+
+    def _covered(self, channels: Sequence[int], height: int, width: int) -> tuple[slice, slice]:
+        """Return the rows and columns of an image of the whole slide at which channels of one file have pixels."""
+        return slice(0, height), slice(0, width)
 
     @cached_property
     def _glance(self) -> _Glance:

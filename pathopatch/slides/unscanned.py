@@ -3,7 +3,8 @@
 Such a fill is one exact value, black or white, that touches the border and ends in straight edges. Glass that a camera
 clips to white, and a background that it clips to black, are one value too: they go over into their surroundings step by
 step. And a value that is a slide's only background is no fill: a disc on black has a dark background. Where its edges
-are straight it may be a fill all the same, and that is said. Pure arithmetic on arrays.
+are straight it may be a fill all the same, and that is said. Only a stained image with glass in view may be cut out by
+curves: a core on black. Pure arithmetic on arrays.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _UPRIGHT_PX, _UPRIGHT_SIDE_SHARE = 12, 0.015  # from which a part along an axis 
 _OBLIQUE_SIDE_SHARE = 0.15  # the same for others: a part of a circle is bent by less than a pixel too
 _BENT_PX = 1.0  # by which a straight part of the edge may be bent
 _BRIGHTFIELD_GREY = 0.25  # median of darkest over brightest channel: H&E from 0.45, fluorescence to 0.2
+_STAINED_GREY = 0.9  # its 5th percentile at most, where anything is stained
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +71,10 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
         region = _touching_border(constant)
         if not region.any() or constant.all() or not _is_cut_off(small, region, constant, value):
             continue
-        if _has_background(small, ~constant, value, is_colour):
+        is_straight = _has_straight_edges(region)
+        if not is_straight and not (is_colour and value <= 0 and _is_stain_on_glass(small, ~constant)):
+            continue
+        if not is_straight or _has_background(small, ~constant, value, is_colour):
             found |= _pieces(_constant(overview, value, tolerance))  # gaps inside the slide too
         else:
             doubtful += int(np.count_nonzero(region)) * thin**2
@@ -130,7 +135,7 @@ def _touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _is_cut_off(
     overview: NDArray[np.generic], region: NDArray[np.bool_], constant: NDArray[np.bool_], value: float
 ) -> bool:
-    """Return whether a region ends in straight edges, beyond which no pixel is close to its value."""
+    """Return whether beyond a region's edge no pixel is close to its value."""
     inner, outer = (cv2.dilate(region.view(np.uint8), np.ones((side, side), np.uint8)) for side in _RING_PX)
     ring = (outer != 0) & (inner == 0) & ~constant
     if not ring.any():
@@ -140,7 +145,7 @@ def _is_cut_off(
     rest = overview[:, ::4, ::4][:, ~constant[::4, ::4]] if constant.size > 2**16 else overview[:, ~constant]
     low, high = np.percentile(rest.astype(np.float64), (1, 99), axis=1) if rest.size else (np.zeros(1), np.zeros(1))
     least = max(_LEAST_STEP if overview.dtype.kind in "iu" else 0.0, _LEAST_RANGE_SHARE * float((high - low).max()))
-    return float(np.percentile(difference, 5)) > least and _has_straight_edges(region)
+    return float(np.percentile(difference, 5)) > least
 
 
 def _has_straight_edges(region: NDArray[np.bool_]) -> bool:
@@ -170,10 +175,8 @@ def _has_straight_edges(region: NDArray[np.bool_]) -> bool:
 def _has_background(overview: NDArray[np.generic], rest: NDArray[np.bool_], value: float, is_colour: bool) -> bool:
     """Return whether what is left has a background of its own, or is plainly brightfield beside black."""
     polarities = guess_polarities(overview, is_colour=is_colour, valid=rest)
-    if is_colour and polarities[0] == "bright" and value <= 0:
-        pixels = overview[:, rest].astype(np.float64)
-        if float(np.median(pixels.min(axis=0) / np.maximum(pixels.max(axis=0), 1e-9))) >= _BRIGHTFIELD_GREY:
-            return True
+    if is_colour and polarities[0] == "bright" and value <= 0 and _is_greyish(overview[:, rest]):
+        return True
     if "bright" in polarities:
         bright = [channel for channel, polarity in enumerate(polarities) if polarity == "bright"]
         if find_glass(overview[bright], rest, is_flat=True) is not None:
@@ -183,6 +186,25 @@ def _has_background(overview: NDArray[np.generic], rest: NDArray[np.bool_], valu
         for plane, polarity in zip(overview, polarities, strict=True)
         if polarity == "dark"
     )
+
+
+def _is_stain_on_glass(overview: NDArray[np.generic], rest: NDArray[np.bool_]) -> bool:
+    """Return whether a colour image shows glass, and some of what is on it has a colour: no grey rendering does."""
+    if guess_polarities(overview, is_colour=True, valid=rest)[0] == "dark" or not _is_greyish(overview[:, rest]):
+        return False
+    greyness = _greyness(overview[:, rest])
+    return float(np.percentile(greyness, 5)) <= _STAINED_GREY and find_glass(overview, rest, is_flat=True) is not None
+
+
+def _is_greyish(pixels: NDArray[np.generic]) -> bool:
+    """Return whether the pixels (C, N) of a colour image are brightfield and no fluorescence, by their median."""
+    return float(np.median(_greyness(pixels))) >= _BRIGHTFIELD_GREY
+
+
+def _greyness(pixels: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Return the darkest over the brightest channel of each pixel."""
+    least, largest = pixels.min(axis=0).astype(np.float32), pixels.max(axis=0).astype(np.float32)
+    return np.asarray(least / np.maximum(largest, np.float32(1e-9)), np.float32)
 
 
 def _has_dark_background(values: NDArray[Any]) -> bool:

@@ -7,15 +7,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+import pytest
 import tifffile
 from numpy.typing import NDArray
 
 from pathopatch import pipeline
 from pathopatch.config import TileConfig
-from pathopatch.files import read_json
-from pathopatch.patches.cohort_levels import NAME
+from pathopatch.patches.store import store_levels
 from pathopatch.plan import tile_plan
-from pathopatch.statuses import read_status
+from pathopatch.statuses import read_status, update_status
 
 SIDE = 256
 CONFIG = TileConfig(patch_px=64)
@@ -46,6 +46,11 @@ def shares(work: Path) -> dict[str, float]:
     return {name: float(table["tissue_fraction"].mean()) for name, table in tables.items()}
 
 
+def taken(work: Path) -> dict[str, dict[str, float]]:
+    levels = {path.stem: store_levels(path) for path in (work / "slides").glob("*.zarr")}
+    return {name: found for name, found in levels.items() if found}
+
+
 def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> None:
     kinds = {"a": "half", "b": "half", "full": "full", "none": "empty"}
     manifest = cohort(tmp_path, {name: field(kind, number) for number, (name, kind) in enumerate(kinds.items())})
@@ -56,12 +61,11 @@ def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> No
     found = shares(work)
     assert (found["full"], found["none"]) == (1.0, 0.0)
     assert read_status(work, "full")["tile"]["tissue_confidence"] >= 0.5
-    taken = read_json(work / NAME)["slides"]
-    assert set(taken) == {"full"}
-    assert abs(taken["full"]["C0"] - 100) < 2
+    assert set(taken(work)) == {"full"}
+    assert abs(taken(work)["full"]["C0"] - 100) < 2
     assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
     assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG, force=True)][2] == "done"
-    assert set(read_json(work / NAME)["slides"]) == {"full"}
+    assert set(taken(work)) == {"full"}
 
 
 def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> None:
@@ -69,14 +73,14 @@ def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> No
     outcomes = pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
     assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
     assert "the tissue is uncertain" in outcomes[2].warnings[0]
-    assert not (tmp_path / "work" / NAME).exists()
+    assert not taken(tmp_path / "work")
 
 
 def test_a_stated_level_is_not_asked_of_the_cohort(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     tissue = CONFIG.tissue.model_copy(update={"background_level": {"C0": 100.0}})
     pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
-    assert not (tmp_path / "work" / NAME).exists()
+    assert not taken(tmp_path / "work")
     assert shares(tmp_path / "work")["full"] == 1.0
 
 
@@ -119,4 +123,46 @@ def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Pat
     slides = {"a": field("half", 0, offset=250), "b": field("half", 1, offset=250), "uneven": uneven}
     outcomes = pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
     assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
-    assert not (tmp_path / "work" / NAME).exists()
+    assert not taken(tmp_path / "work")
+
+
+def test_a_run_that_ends_before_the_second_tiling_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
+    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    with monkeypatch.context() as cut:
+        cut.setattr(pipeline, "_tiled_by_the_cohorts_levels", _cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.tile(manifest, work, CONFIG)
+    assert not taken(work)
+    update_status(work, "full", "tile", {"state": "running"})  # as the second tiling begins
+    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)] == ["current", "current", "done"]
+    assert set(taken(work)) == {"full"}
+    update_status(work, "full", "tile", {"state": "running"})
+    assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
+    assert read_status(work, "full")["tile"]["tissue_confidence"] >= 0.5
+
+
+def _cut_off(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_retried_slide_takes_the_level_of_slides_that_were_tiled_before(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
+    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    whole = (tmp_path / "full.tif").read_bytes()
+    (tmp_path / "full.tif").write_bytes(whole[:1000])
+    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)] == ["done", "done", "failed"]
+    (tmp_path / "full.tif").write_bytes(whole)
+    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG, only_failed=True)] == ["done"]
+    assert set(taken(work)) == {"full"}
+
+
+def test_a_stated_level_takes_the_place_of_the_cohorts(tmp_path: Path) -> None:
+    slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
+    manifest, work = cohort(tmp_path, slides), tmp_path / "work"
+    pipeline.tile(manifest, work, CONFIG)
+    stated = CONFIG.tissue.model_copy(update={"background_level": {"C0": 90.0}})
+    outcomes = pipeline.tile(manifest, work, CONFIG.model_copy(update={"tissue": stated}))
+    assert {(outcome.state, outcome.code) for outcome in outcomes} == {("failed", "STALE_ARTEFACT")}

@@ -406,6 +406,18 @@ def test_channels_that_show_tissue_at_different_places_lower_the_confidence() ->
     assert fit(apart.astype(np.uint16), "dark").confidence >= UNCERTAIN_BELOW
 
 
+@pytest.mark.parametrize("shown", ["bright", "dark"])
+def test_a_polarity_that_a_colour_image_plainly_lacks_is_doubted(shown: Polarity) -> None:
+    pixels = glass_and_two_tissues()[0] if shown == "bright" else draw().normal(12, 2, (3, SIZE, SIZE))
+    if shown == "dark":
+        pixels[:, :60, :60] += 150
+    pixels = pixels.clip(0, 255).astype(np.uint8)
+    doubted = fit(pixels, "dark" if shown == "bright" else "bright")
+    assert doubted.confidence < UNCERTAIN_BELOW
+    assert "and the image does not look so" in "".join(doubted.doubts)
+    assert fit(pixels, shown).confidence >= UNCERTAIN_BELOW
+
+
 def test_one_channel_of_a_colour_image_tells_its_tissue_alone() -> None:
     truth = np.zeros((SIZE, SIZE), np.bool_)
     truth[80:200, 90:220] = True

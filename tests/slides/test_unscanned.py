@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
+import made_slides as made
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pathopatch.slides import aligned, open_slide
 from pathopatch.slides.background import guess_polarities
 from pathopatch.slides.unscanned import find_unscanned
 
@@ -116,3 +120,33 @@ def test_zero_around_an_image_with_values_below_zero_was_not_scanned(dtype: type
     inside[40:-40, 50:-50] = True
     found = find_unscanned(np.where(inside, signed, 0).astype(dtype), is_colour=False).mask
     assert (found == (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)).all()
+
+
+def test_a_corner_moved_into_the_slide_by_alignment_stays_unscanned(tmp_path: Path) -> None:
+    stained = brightfield()
+    stained[:, :60, :80] = 0
+    made.write_channel(tmp_path / "shg.tif", (fluorescence()[0] // 8).astype(np.uint8))
+    made.write_rgb_pyramid(tmp_path / "he.tif", stained, levels=1, compression=None)
+    source = {"SHG": str(tmp_path / "shg.tif")} | {n: f"{tmp_path / 'he.tif'}#plane={i}" for i, n in enumerate("RGB")}
+    with open_slide(source, mpp=0.5, background="SHG=dark,R=bright,G=bright,B=bright") as slide:
+        found = aligned(slide, ((0, 0), *((-15, -20),) * 3)).read_scanned_overview()[1]
+    filled = np.zeros((SIDE, SIDE), np.bool_)
+    filled[:20] = filled[:, :15] = filled[20:80, 15:95] = True
+    assert found.mask[filled].all()
+    assert not found.mask[cv2.erode((~filled).astype(np.uint8), np.ones((5, 5))) != 0].any()
+
+
+@pytest.mark.parametrize("is_stained", [True, False])
+def test_a_round_black_mask_is_unscanned_where_a_stain_lies_on_glass(is_stained: bool) -> None:
+    core = brightfield(glass=200.0)
+    y, x = np.mgrid[:SIDE, :SIDE] - SIDE / 2
+    outside = np.hypot(x, y) > 130
+    if is_stained:
+        core[1, np.hypot(x, y) < 70] //= 2
+    core[:, outside] = 0
+    found = find_unscanned(core, is_colour=True)
+    if is_stained:
+        assert found.mask[outside].all()
+        assert found.mask[np.hypot(x, y) < 127].mean() < 0.01
+    else:
+        assert not found.mask.any()
