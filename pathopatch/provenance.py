@@ -22,9 +22,10 @@ from pathopatch.files import atomic_path, plain, read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept. 3: patches
-over the edge of resampled, float or signed slides are filled with background, not with a mixture of it."""
+over the edge of resampled, float or signed slides are filled with background, not with a mixture of it. 4: tissue is
+found relative to the glass; a store says what was never scanned, which levels came from its cohort, and warnings."""
 
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
 _SAMPLES = 64

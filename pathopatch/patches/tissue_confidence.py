@@ -22,6 +22,7 @@ _THINNED_PX = 1024
 _CHANGE = 0.2  # of a threshold, for its stability
 _UNSTABLE = 0.3  # change of the share that leaves no confidence
 _SMOOTH_PX, _LEAST_SMOOTH_PX, _SMOOTH_SHARE = 7, 200, 0.015  # window; glass, and tissue that looks like it
+_GLASS_COLOUR = 0.05  # difference between channels of glass under another light; 95 % of H&E tissue has 0.07 or more
 _DARKEST_GLASS = 0.25  # absorption: featureless areas that are darker are no glass
 _DOUBTFUL_FILL = 0.01  # share of the image
 
@@ -82,7 +83,7 @@ def _looks_otherwise(view: View, unscanned: Unscanned | None) -> bool:
 
 
 def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> bool:
-    """Return whether some of the tissue is as featureless as the glass: on even light 0.5 % of it at most."""
+    """Return whether some of the tissue is as featureless as the glass, and has its colour: 0.5 % on even light."""
     plane = view.pixels[list(evidence.channels)].mean(axis=0, dtype=np.float32)
     means, squares = (cv2.blur(values, (_SMOOTH_PX, _SMOOTH_PX)) for values in (plane, plane * plane))
     roughness = np.sqrt(np.maximum(squares - means * means, 0)) / np.maximum(means, 0.02 * float(plane.max()))
@@ -95,7 +96,19 @@ def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> b
     assert evidence.threshold is not None
     is_own = (evidence.signal > evidence.threshold) & (evidence.signal <= _DARKEST_GLASS)  # not what others show
     is_smooth = (cv2.erode(tissue.mask, near) != 0) & (roughness <= limit) & is_own
+    if view.is_colour and evidence.glass_level is not None:
+        is_smooth &= _colourfulness(view.pixels[list(evidence.channels)], evidence.glass_level) <= _GLASS_COLOUR
     return int(np.count_nonzero(is_smooth)) > _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
+
+
+def _colourfulness(pixels: NDArray[np.generic], glass: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return how far the channels lie apart in what they let pass of glass, over the largest: 0 under any light."""
+    shares = [
+        cv2.blur(plane.astype(np.float32), (_SMOOTH_PX, _SMOOTH_PX)) / np.float32(level)
+        for plane, level in zip(pixels, glass, strict=True)
+    ]
+    largest = np.maximum.reduce(shares)
+    return np.asarray((largest - np.minimum.reduce(shares)) / np.maximum(largest, np.float32(1e-6)), np.float32)
 
 
 def _agreement(view: View, known: Sequence[Evidence], tissue: TissueModel) -> list[tuple[float, str]]:
