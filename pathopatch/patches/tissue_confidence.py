@@ -22,6 +22,7 @@ _THINNED_PX = 1024
 _CHANGE = 0.2  # of a threshold, for its stability
 _UNSTABLE = 0.3  # change of the share that leaves no confidence
 _SMOOTH_PX, _LEAST_SMOOTH_PX, _SMOOTH_SHARE = 7, 200, 0.015  # window; glass, and tissue that looks like it
+_GLASS_ROUGHNESS = 0.02  # standard deviation over mean, JPEG included
 _GLASS_COLOUR = 0.05  # difference between channels of glass under another light; 95 % of H&E tissue has 0.07 or more
 _DARKEST_GLASS = 0.25  # absorption: featureless areas that are darker are no glass
 _DOUBTFUL_FILL = 0.01  # share of the image
@@ -89,15 +90,19 @@ def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> b
     roughness = np.sqrt(np.maximum(squares - means * means, 0)) / np.maximum(means, 0.02 * float(plane.max()))
     near = np.ones((_SMOOTH_PX + 2, _SMOOTH_PX + 2), np.uint8)
     glass = cv2.erode((view.specimen & (tissue.mask == 0)).astype(np.uint8), near) != 0
-    if np.count_nonzero(glass) < _LEAST_SMOOTH_PX:
+    colour = evidence.glass_level if view.is_colour else None
+    if np.count_nonzero(glass) >= _LEAST_SMOOTH_PX:
+        limit = max(1.5 * float(np.percentile(roughness[glass][::4], 75)), 0.004)
+    elif colour is not None:
+        limit = _GLASS_ROUGHNESS  # too little glass to tell: its colour has to do
+    else:
         return False
-    limit = max(1.5 * float(np.percentile(roughness[glass][::4], 75)), 0.004)
     assert evidence.signal is not None
     assert evidence.threshold is not None
     is_own = (evidence.signal > evidence.threshold) & (evidence.signal <= _DARKEST_GLASS)  # not what others show
     is_smooth = (cv2.erode(tissue.mask, near) != 0) & (roughness <= limit) & is_own
-    if view.is_colour and evidence.glass_level is not None:
-        is_smooth &= _colourfulness(view.pixels[list(evidence.channels)], evidence.glass_level) <= _GLASS_COLOUR
+    if colour is not None:
+        is_smooth &= _colourfulness(view.pixels[list(evidence.channels)], colour) <= _GLASS_COLOUR
     return int(np.count_nonzero(is_smooth)) > _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
 
 

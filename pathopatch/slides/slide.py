@@ -27,7 +27,7 @@ from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.planes import Pixels, planes
 from pathopatch.slides.resample import EXACT_READ_FACTOR, SAME_FACTOR, level_for, shrink, shrink_in_bands
 from pathopatch.slides.resolution import resolution
-from pathopatch.slides.unscanned import Unscanned, find_unscanned
+from pathopatch.slides.unscanned import Unscanned, find_unscanned, with_edge
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
@@ -373,7 +373,9 @@ class Slide(ABC):
         pixels, scale_x, scale_y = self._overview(max_px, self._blended, len(self.channels), cover)
         found = self._unscanned(pixels)
         is_clear = cover.is_clear(pixels.shape[1:])
-        return pixels, found if is_clear is None else replace(found, mask=found.mask | is_clear), scale_x, scale_y
+        if is_clear is not None:
+            found = replace(found, mask=found.mask | with_edge(is_clear))
+        return pixels, found, scale_x, scale_y
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""

@@ -78,9 +78,14 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
             found |= _pieces(_constant(overview, value, tolerance))  # gaps inside the slide too
         else:
             doubtful += int(np.count_nonzero(region)) * thin**2
-    if found.any():
-        found = np.asarray(cv2.dilate(found.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)
-    return Unscanned(mask=found, doubtful_share=doubtful / found.size)
+    return Unscanned(mask=with_edge(found), doubtful_share=doubtful / found.size)
+
+
+def with_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask with the pixel beside it, into which its edge is mixed."""
+    if not mask.any():
+        return mask
+    return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)
 
 
 def _extremes(overview: NDArray[np.generic]) -> list[tuple[float, float]]:

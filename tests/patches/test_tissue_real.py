@@ -148,5 +148,6 @@ def test_planes_of_stained_tissue_beside_shg_move_together_and_keep_their_tissue
         found.append((offset, analysis.tissue))
     (still, before), (seen, after) = found
     assert np.abs(np.subtract(seen, still) - move).max() <= 1
+    assert before.share == pytest.approx({"ROI1": 0.977, "ROI2": 0.991}[field], abs=0.008)
     assert after.share == pytest.approx(before.share, abs=0.03)
     assert after.unscanned_share > 0
