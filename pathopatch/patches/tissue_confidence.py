@@ -85,35 +85,54 @@ def _looks_otherwise(view: View, unscanned: Unscanned | None) -> bool:
 
 def _has_smooth_tissue(view: View, evidence: Evidence, tissue: TissueModel) -> bool:
     """Return whether some of the tissue is as featureless as the glass, and has its colour: 0.5 % on even light."""
-    plane = view.pixels[list(evidence.channels)].mean(axis=0, dtype=np.float32)
-    means, squares = (cv2.blur(values, (_SMOOTH_PX, _SMOOTH_PX)) for values in (plane, plane * plane))
-    roughness = np.sqrt(np.maximum(squares - means * means, 0)) / np.maximum(means, 0.02 * float(plane.max()))
-    near = np.ones((_SMOOTH_PX + 2, _SMOOTH_PX + 2), np.uint8)
-    glass = cv2.erode((view.specimen & (tissue.mask == 0)).astype(np.uint8), near) != 0
-    colour = evidence.glass_level if view.is_colour else None
-    if np.count_nonzero(glass) >= _LEAST_SMOOTH_PX:
-        limit = max(1.5 * float(np.percentile(roughness[glass][::4], 75)), 0.004)
-    elif colour is not None:
-        limit = _GLASS_ROUGHNESS  # too little glass to tell: its colour has to do
-    else:
-        return False
     assert evidence.signal is not None
     assert evidence.threshold is not None
+    least_px = _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
+    near = np.ones((_SMOOTH_PX + 2, _SMOOTH_PX + 2), np.uint8)
     is_own = (evidence.signal > evidence.threshold) & (evidence.signal <= _DARKEST_GLASS)  # not what others show
-    is_smooth = (cv2.erode(tissue.mask, near) != 0) & (roughness <= limit) & is_own
-    if colour is not None:
-        is_smooth &= _colourfulness(view.pixels[list(evidence.channels)], colour) <= _GLASS_COLOUR
-    return int(np.count_nonzero(is_smooth)) > _SMOOTH_SHARE * int(np.count_nonzero(tissue.mask))
+    places = np.flatnonzero((cv2.erode(tissue.mask, near) != 0) & is_own)
+    glass = np.flatnonzero(cv2.erode((view.specimen & (tissue.mask == 0)).view(np.uint8), near))
+    colour = evidence.glass_level if view.is_colour else None
+    if places.size <= least_px or (glass.size < _LEAST_SMOOTH_PX and colour is None):
+        return False
+    planes = [_for_opencv(view.pixels[channel]) for channel in evidence.channels]
+    light = planes[0].astype(np.float32) if len(planes) == 1 else cv2.add(planes[0], planes[1], dtype=cv2.CV_32F)
+    for plane in planes[2:]:
+        cv2.add(light, plane, light, dtype=cv2.CV_32F)
+    means = cv2.blur(light, (_SMOOTH_PX, _SMOOTH_PX))
+    squares = cv2.sqrBoxFilter(light, cv2.CV_32F, (_SMOOTH_PX, _SMOOTH_PX))
+    darkest = 0.02 * float(light.max())
+
+    def roughness(at: NDArray[np.intp]) -> NDArray[np.float32]:
+        mean = means.ravel()[at]
+        deviation = np.sqrt(np.maximum(squares.ravel()[at] - mean * mean, 0))
+        return np.asarray(deviation / np.maximum(mean, darkest), np.float32)
+
+    limit = _GLASS_ROUGHNESS  # where too little glass is in view to tell, its colour has to do
+    if glass.size >= _LEAST_SMOOTH_PX:
+        limit = max(1.5 * float(np.percentile(roughness(glass[::4]), 75)), 0.004)
+    places = places[roughness(places) <= limit]
+    if colour is not None and places.size > least_px:
+        places = places[_colourfulness(planes, colour, places) <= _GLASS_COLOUR]
+    return places.size > least_px
 
 
-def _colourfulness(pixels: NDArray[np.generic], glass: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return how far the channels lie apart in what they let pass of glass, over the largest: 0 under any light."""
-    shares = [
-        cv2.blur(plane.astype(np.float32), (_SMOOTH_PX, _SMOOTH_PX)) / np.float32(level)
-        for plane, level in zip(pixels, glass, strict=True)
-    ]
+def _for_opencv(plane: NDArray[Any]) -> NDArray[Any]:
+    """Return a plane in a type from which OpenCV sums into float32 on the way: a copy costs more than the filter."""
+    return plane if plane.dtype in (np.uint8, np.uint16, np.float32) else plane.astype(np.float32)
+
+
+def _colourfulness(
+    planes: Sequence[NDArray[Any]], glass: NDArray[np.float64], at: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Return how far the channels lie apart in what they let pass of glass, over the largest: 0 under any light.
+
+    `at` are the flat indices of the pixels that are asked for.
+    """
+    blurred = [cv2.boxFilter(plane, cv2.CV_32F, (_SMOOTH_PX, _SMOOTH_PX)) for plane in planes]
+    shares = [plane.ravel()[at] / level for plane, level in zip(blurred, glass.tolist(), strict=True)]
     largest = np.maximum.reduce(shares)
-    return np.asarray((largest - np.minimum.reduce(shares)) / np.maximum(largest, np.float32(1e-6)), np.float32)
+    return np.asarray((largest - np.minimum.reduce(shares)) / np.maximum(largest, 1e-6), np.float32)
 
 
 def _agreement(view: View, known: Sequence[Evidence], tissue: TissueModel) -> list[tuple[float, str]]:
