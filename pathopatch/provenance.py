@@ -1,4 +1,4 @@
-"""Where did an artefact come from? Fingerprints and stamps, and the tables and status files that carry them.
+"""Fingerprints and stamps of artefacts, and the tables that carry them.
 
 A stamp names the stage, its configuration and the fingerprints of its inputs. A stage that finds its finished output
 with an equal stamp does nothing; with another stamp it says what changed and stops, unless forced. Stamps hold no

@@ -1,4 +1,4 @@
-"""Is a slide tiled already, and of what was its output made? Store and table count only with one and the same stamp."""
+"""Check whether a slide is tiled, and of what. Store and table count only if they carry the same stamp."""
 
 from __future__ import annotations
 

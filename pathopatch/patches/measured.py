@@ -1,4 +1,4 @@
-"""What is measured of each patch while it is stored? Its shares of tissue and of saturated pixels, its sharpness."""
+"""Measure each patch while it is stored: tissue fraction, saturated fraction, sharpness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are a slide's patches, overview and numbers read back? From its store; unstored pixels from the slide itself."""
+"""Read a slide's patches, overview and attributes from its store; pixels that were not stored, from the slide."""
 
 from __future__ import annotations
 
@@ -21,10 +21,7 @@ from pathopatch.slides.zarr_reader import ZarrReader
 
 def store_stamp(path: Path) -> Stamp | None:
     """Return the stamp of a finished store; None if there is none or it is not complete."""
-    try:
-        attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+    attributes = _attributes_of(path)
     if attributes.get("complete") is not True or "stamp" not in attributes:
         return None
     return Stamp.from_dict(attributes["stamp"])
@@ -32,20 +29,21 @@ def store_stamp(path: Path) -> Stamp | None:
 
 def store_source(path: Path) -> Any:
     """Return the `Slide.source` that a store was made of; None if it does not say."""
-    try:
-        record: Any = zarr.open_group(path, mode="r").attrs.asdict().get("source")
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+    record = _attributes_of(path).get("source")
     return record.get("path") if isinstance(record, dict) else None
 
 
 def store_levels(path: Path) -> dict[str, float]:
-    """Return the background levels by channel that a store took from its cohort; none if there is no store."""
+    """Return the background levels by channel, source units, that a store took from its cohort; else none."""
+    return dict(_attributes_of(path).get("cohort_levels", {}))
+
+
+def _attributes_of(path: Path) -> dict[str, Any]:
+    """Return the attributes of a store; nothing where there is none, or none that can be read."""
     try:
-        levels: Any = zarr.open_group(path, mode="r").attrs.asdict().get("cohort_levels", {})
+        return dict(zarr.open_group(path, mode="r").attrs.asdict())
     except (FileNotFoundError, ValueError, KeyError):
         return {}
-    return dict(levels)
 
 
 class PatchStore:

@@ -127,7 +127,7 @@ def background_text(channels: Sequence[str], polarities: Sequence[Polarity]) -> 
 
 
 def plain_polarity(overview: NDArray[np.generic], inside: NDArray[np.bool_]) -> Polarity | None:
-    """Return the polarity of a colour image as far as its brightness tells it; None where it does not."""
+    """Return the polarity of a colour image (3, h, w) by its pixels `inside`; None if brightness does not tell."""
     pixels = overview.max(axis=0)[inside].astype(np.float64)
     pixels = pixels[np.isfinite(pixels)]
     if not pixels.size:

@@ -1,4 +1,4 @@
-"""Can a TIFF hold what it claims, and is it all there? Checked before any pixel is read or memory taken."""
+"""Check that a TIFF can hold what it claims and is complete, before any pixel is read or memory is taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Do the channels of a slide lie on each other? How far each is shifted against the first, and how to undo it.
+"""Measure how far each channel of a slide is shifted against the first, and undo it.
 
 Modalities differ in contrast, so their *edges* are compared: phase correlation of gradient images. The cross spectrum
 is weighted by a Gaussian, which makes the peak one of known shape and keeps noise down. How far the peak stands out of

@@ -82,7 +82,7 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
 
 
 def with_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask with the pixel beside it, into which its edge is mixed."""
+    """Return a mask (h, w), grown by the one pixel into which its edge is mixed."""
     if not mask.any():
         return mask
     return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)

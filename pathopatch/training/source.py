@@ -1,4 +1,4 @@
-"""What do the slides behind a set of patches have in common? What a model bundle must know of them."""
+"""Collect what the slides behind a set of patches have in common, for the model bundle."""
 
 from __future__ import annotations
 
