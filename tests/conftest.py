@@ -12,7 +12,7 @@ import pytest
 
 from pathopatch import cli
 
-sys.path.append(str(Path(__file__).parent))  # so that tests can say `import made_slides`
+sys.path.append(str(Path(__file__).parent / "helpers"))  # so that tests can say `import made_slides`
 
 pytest_plugins = ["array_slides", "fault_table"]
 

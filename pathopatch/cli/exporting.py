@@ -15,21 +15,21 @@ Folder = Annotated[Path | None, typer.Option("--out", "-o", help="Folder to writ
 
 def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model as TorchScript: patches in [0, 1] to probabilities."""
-    from pathopatch import export
+    from pathopatch.stages import export
 
     print(export.export_torchscript(bundle, out, force=force))
 
 
 def export_onnx(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `export`."""
-    from pathopatch import export
+    from pathopatch.stages import export
 
     print(export.export_onnx(bundle, out, force=force))
 
 
 def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model of 8-bit RGB slides for wsinfer and QuPath's wsinfer extension."""
-    from pathopatch import export
+    from pathopatch.stages import export
 
     print(export.export_wsinfer(bundle, out, force=force))
 
@@ -43,6 +43,6 @@ def export_review(
     force: Force = False,
 ) -> None:
     """Write what reviewers decided: CSV for spreadsheets and `groups --decisions`, or JSON."""
-    from pathopatch import export
+    from pathopatch.stages import export
 
     print(export.export_review(out, file, force=force))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from pathopatch.config import Config
+    from pathopatch.core.config import Config
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
 Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made otherwise.")]
@@ -62,7 +62,7 @@ def in_bytes(gigabytes: float | None) -> int | None:
 
 def with_options(config: Config, **values: object) -> Any:
     """Return a configuration with the given options in place of its own; None leaves a value as it is."""
-    from pathopatch.config import parse
+    from pathopatch.core.config import parse
 
     given = {key: value for key, value in values.items() if value is not None}
     return parse(type(config), {**config.model_dump(), **given}, place="command line")

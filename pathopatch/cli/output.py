@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pathopatch.errors import Remark, merged, shared_text
+from pathopatch.core.errors import Remark, merged, shared_text
 
 if TYPE_CHECKING:
-    from pathopatch.batch.tasks import Outcome
-    from pathopatch.errors import PathopatchError
-    from pathopatch.plan import Plan
-    from pathopatch.progress import Progress
+    from pathopatch.core.errors import PathopatchError
+    from pathopatch.core.progress import Progress
+    from pathopatch.stages.batch.tasks import Outcome
+    from pathopatch.stages.dry_run import Plan
 
 
 def say(text: str) -> None:
@@ -76,7 +76,7 @@ def finish(outcomes: Sequence[Outcome], *, untrained: Mapping[str, PathopatchErr
     """Print what became of the slides, and of runs that were not trained, and exit with the batch's code."""
     from collections import Counter
 
-    from pathopatch.batch.run import exit_code, states_by_slide
+    from pathopatch.stages.batch.run import exit_code, states_by_slide
 
     say_failures(outcomes)
     warnings = [(outcome.slide_id, warning) for outcome in outcomes for warning in outcome.warnings]

@@ -68,9 +68,9 @@ def predict(
     force: Force = False,
 ) -> None:
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
-    from pathopatch import pipeline
-    from pathopatch.config import PredictConfig, load_settings
-    from pathopatch.pseudonyms import pseudonymous
+    from pathopatch.core.config import PredictConfig, load_settings
+    from pathopatch.slides.pseudonyms import pseudonymous
+    from pathopatch.stages import pipeline
 
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
@@ -88,7 +88,7 @@ def predict(
         for before, after in zip(named, cohort, strict=True):
             say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
     if dry_run:
-        from pathopatch.plan import predict_plan
+        from pathopatch.stages.dry_run import predict_plan
 
         show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)
         return
@@ -115,6 +115,6 @@ def predict(
 
 def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:
     """Write report/index.html from whatever is in a work folder; it opens without a network."""
-    from pathopatch import pipeline
+    from pathopatch.stages import pipeline
 
     print(pipeline.report(work))

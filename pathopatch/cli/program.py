@@ -20,7 +20,7 @@ class _Terminated(BaseException):
 def main() -> None:
     """Run the command line and exit with the codes that the docstring of `pathopatch.cli` lists."""
     signal.signal(signal.SIGTERM, _on_sigterm)
-    from pathopatch.errors import PathopatchError
+    from pathopatch.core.errors import PathopatchError
 
     try:
         code = app(standalone_mode=False)

@@ -11,8 +11,8 @@ import typer
 
 from pathopatch.cli.options import Force, Quiet
 from pathopatch.cli.output import if_ended, say
-from pathopatch.counted import counted
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.text import counted
 
 
 def review(
@@ -40,9 +40,9 @@ def review(
         raise InputMissingError("the review page needs its extra", remedy="pip install 'pathopatch[review]'")
     from pathopatch.review import viewer
     from pathopatch.review.app import create_app
-    from pathopatch.review.opened import opened
     from pathopatch.review.security import access_for
     from pathopatch.review.server import listen, serve
+    from pathopatch.review.slide_pool import opened
 
     viewer.require()
     who = _user() if reviewer is None else reviewer

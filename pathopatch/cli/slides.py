@@ -46,12 +46,12 @@ def check(
 
     With --config the settings of [tile] hold, and the class names of annotations must be among them.
     """
-    from pathopatch import pipeline
+    from pathopatch.stages import pipeline
 
     if slides_per_part is not None:
         if out is None:
             raise typer.BadParameter("--slides-per-part writes to OUT/parts/: give --out")
-        from pathopatch.manifest import read_manifest, write_parts
+        from pathopatch.slides.manifest import read_manifest, write_parts
 
         for path in write_parts(read_manifest(manifest), out / "parts", slides_per_part):
             print(path)
@@ -88,7 +88,7 @@ def info(
     force: Force = False,
 ) -> None:
     """Say what a slide is, and draw it with its tissue outlined."""
-    from pathopatch import pipeline
+    from pathopatch.stages import pipeline
 
     (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
     if background not in (None, "auto"):  # as the manifest's column says it, so that `check` says the same
@@ -103,7 +103,7 @@ def info(
 
 def _looking(settings: Path | None, warn_shift_um: float | None, mpp: float | None = None) -> Any:
     """Return the settings by which pixels are looked at where nothing is tiled."""
-    from pathopatch.config import TileConfig, load_settings
+    from pathopatch.core.config import TileConfig, load_settings
 
     base = TileConfig() if settings is None else load_settings(settings, reads=("tile",)).tile
     return with_options(base, registration=with_options(base.registration, warn_um=warn_shift_um), mpp=mpp)
@@ -145,8 +145,8 @@ def tile(
     force: Force = False,
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
-    from pathopatch import pipeline
-    from pathopatch.config import SettingsConfig, load_settings
+    from pathopatch.core.config import SettingsConfig, load_settings
+    from pathopatch.stages import pipeline
 
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
@@ -171,7 +171,7 @@ def tile(
         raise typer.BadParameter("--resize-px and --fit go with --patches: slides are cut by --patch-px")
     assert manifest is not None
     if dry_run:
-        from pathopatch.plan import tile_plan
+        from pathopatch.stages.dry_run import tile_plan
 
         show_plan(tile_plan(manifest, config, out=out, force=force), workers)
         return
@@ -200,7 +200,7 @@ def tissue(
     force: Annotated[bool, typer.Option("--force", help="Also replace outlines that somebody changed.")] = False,
 ) -> None:
     """Draw every tiled slide with its tissue outlined, worst first, and write the outlines for QuPath."""
-    from pathopatch import pipeline
+    from pathopatch.stages import pipeline
 
     with progress_bars(quiet) as progress:
         written = pipeline.tissue(work, out, force=force, progress=progress)
@@ -227,7 +227,7 @@ def export_ome_zarr(
     force: Force = False,
 ) -> None:
     """Write a whole slide as an OME-Zarr pyramid that other viewers open."""
-    from pathopatch import export
+    from pathopatch.stages import export
 
     if version not in ("0.4", "0.5"):
         raise typer.BadParameter(f"{version!r} is not 0.4 or 0.5")

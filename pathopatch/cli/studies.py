@@ -21,9 +21,9 @@ def run(
     force: Force = False,
 ) -> None:
     """Run a whole study, from the manifest to the report."""
-    from pathopatch import pipeline
-    from pathopatch.config import load_study
-    from pathopatch.study import run_study, study_runs
+    from pathopatch.core.config import load_study
+    from pathopatch.stages import pipeline
+    from pathopatch.stages.study import run_study, study_runs
 
     settings = load_study(study)
     if settings.tune and not quiet:

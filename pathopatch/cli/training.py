@@ -24,7 +24,7 @@ from pathopatch.cli.options import (
 from pathopatch.cli.output import progress_bars, say
 
 if TYPE_CHECKING:
-    from pathopatch.config import TrainConfig
+    from pathopatch.core.config import TrainConfig
 
 
 def groups(
@@ -46,8 +46,8 @@ def groups(
     force: Force = False,
 ) -> None:
     """Form the (label, tissue) groups at each threshold and print the counts."""
-    from pathopatch import pipeline
-    from pathopatch.config import GroupsConfig, SplitsConfig, parse
+    from pathopatch.core.config import GroupsConfig, SplitsConfig, parse
+    from pathopatch.stages import pipeline
 
     config = with_options(
         GroupsConfig(),
@@ -64,7 +64,7 @@ def groups(
 
 def audit(work: Work, quiet: Quiet = False, force: Force = False) -> None:
     """Say before training how strong the tissue-area shortcut is, and what groups of these sizes can measure."""
-    from pathopatch import pipeline
+    from pathopatch.stages import pipeline
 
     print(pipeline.audit_text(work, force=force))
 
@@ -96,8 +96,8 @@ def train(
     force: Force = False,
 ) -> None:
     """Train one run and keep its model bundle; under torchrun on several GPUs or processes together."""
-    from pathopatch import pipeline
-    from pathopatch.training.ranks import is_first_process
+    from pathopatch.stages import pipeline
+    from pathopatch.training.distributed import is_first_process
 
     settings = with_options(
         _train_settings(config),
@@ -126,7 +126,7 @@ def train(
 
 
 def _train_settings(config: Path | None) -> TrainConfig:
-    from pathopatch.config import TrainConfig, load_settings
+    from pathopatch.core.config import TrainConfig, load_settings
 
     return TrainConfig() if config is None else load_settings(config, reads=("train", "tune")).train
 
@@ -159,8 +159,8 @@ def tune(
     force: Force = False,
 ) -> None:
     """Search learning rate, weight decay and what else the method has, such as s, by the worst group on validation."""
-    from pathopatch import pipeline
-    from pathopatch.config import TuneConfig, load_settings
+    from pathopatch.core.config import TuneConfig, load_settings
+    from pathopatch.stages import pipeline
 
     if trials and budget_steps:
         raise typer.BadParameter("give --trials or --budget-steps, one of the two")
@@ -198,8 +198,8 @@ def evaluate(
     force: Force = False,
 ) -> None:
     """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
-    from pathopatch import pipeline
-    from pathopatch.config import EvaluateConfig
+    from pathopatch.core.config import EvaluateConfig
+    from pathopatch.stages import pipeline
 
     if model is None and (split or name):
         raise typer.BadParameter("--split and --name go with --model")

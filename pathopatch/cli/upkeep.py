@@ -18,7 +18,7 @@ def status(
     force: Force = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
-    from pathopatch.batch.standing import standing
+    from pathopatch.stages.batch.status_summary import standing
 
     found = standing(out)
     if not quiet:
@@ -33,7 +33,7 @@ def index(
     force: Annotated[bool, typer.Option("--force", help="Write what is current anew, too.")] = False,
 ) -> None:
     """Gather all predictions into index/: Parquet tables of slides and patches for DuckDB, Polars and others."""
-    from pathopatch.batch.indexing import write_index
+    from pathopatch.stages.batch.indexing import write_index
 
     with progress_bars(quiet) as progress:
         print(write_index(out, force=force, progress=progress))
@@ -51,7 +51,7 @@ def clean(
     ] = False,
 ) -> None:
     """Remove temporary files of processes that have ended and, on request, pixels that can be read again."""
-    from pathopatch import clean as cleaning
+    from pathopatch.stages import clean as cleaning
 
     findings = (cleaning.find if dry_run else cleaning.clean)(out, store=store, force=force)
     for finding in findings:
@@ -72,7 +72,7 @@ def doctor(
     force: Force = False,
 ) -> None:
     """Say what this machine has, what is missing, and how to get it."""
-    from pathopatch.doctor import examine
+    from pathopatch.stages.doctor import examine
 
     if get_viewer:
         from pathopatch.review import viewer

@@ -28,6 +28,6 @@ A training loop with both halves of a GERNE batch in one forward pass::
         optimizer.step()
 """
 
-from pathopatch.debias import gerne, methods, objectives, oversampling, phases, pseudo, ranks, samplers
+from pathopatch.debias import gerne, methods, objectives, oversampling, phases, pseudo, rank_sampler, samplers
 
-__all__ = ["gerne", "methods", "objectives", "oversampling", "phases", "pseudo", "ranks", "samplers"]
+__all__ = ["gerne", "methods", "objectives", "oversampling", "phases", "pseudo", "rank_sampler", "samplers"]

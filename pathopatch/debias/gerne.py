@@ -18,7 +18,7 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 
-from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
+from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
 
 UNIFORM_TOLERANCE = 1e-12  # a cell this close to its target gives no bound: its i1 and i2 are rounding noise
 

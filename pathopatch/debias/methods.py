@@ -21,19 +21,19 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
 from pathopatch.debias.oversampling import ExtrapolatedBatchSampler, UpweightedBatchSampler, check_upweight
 from pathopatch.debias.phases import Batches, MakeSampler, Phase, steps_in_all
-from pathopatch.debias.ranks import RankBalancedBatchSampler, half_of, rank_gerne_sampler
+from pathopatch.debias.rank_sampler import RankBalancedBatchSampler, half_of, rank_gerne_sampler
 from pathopatch.debias.samplers import (
     ClassBalancedBatchSampler,
     GerneBatchSampler,
     GroupBalancedBatchSampler,
     UniformBatchSampler,
 )
-from pathopatch.errors import InputUnsupportedError
 
 __all__ = ["METHODS", "NAMES", "Batches", "MakeSampler", "Phase", "method", "parameters_of", "steps_in_all"]
 

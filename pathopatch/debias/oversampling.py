@@ -10,9 +10,9 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.samplers import BatchSampler, ClassStream, Indices, check_sizes, members
-from pathopatch.errors import InputUnsupportedError
 
 
 class ExtrapolatedBatchSampler(BatchSampler):

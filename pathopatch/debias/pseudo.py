@@ -13,8 +13,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
-from pathopatch.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
 
 _ROUNDING = 1e-9  # samples: .29 * 100 is 28.999999999999996 and means 29
 

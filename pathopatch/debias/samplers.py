@@ -22,9 +22,9 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.quota import CellSequence
-from pathopatch.errors import InputUnsupportedError
 
 _PERMUTATION, _ORDER = 1, 2  # what a generator is for: part of its seed, beside `quota.PHASE`
 _BIASED, _LESS_BIASED = 0, 1  # streams: part of the seed too, so that the two halves differ at equal shares

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch import provenance
-from pathopatch.batch.tasks import open_row
-from pathopatch.config import TileConfig
-from pathopatch.manifest import SlideRow, read_manifest
+from pathopatch.core import artefacts
+from pathopatch.core.config import TileConfig
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
+from pathopatch.slides.manifest import SlideRow, read_manifest
+from pathopatch.stages.batch.tasks import open_row
 
 
 def brightness_accuracy(work: Path, config: TileConfig, manifest: Path, *, threshold: float) -> float:
@@ -34,7 +34,7 @@ def brightness_accuracy(work: Path, config: TileConfig, manifest: Path, *, thres
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    groups = provenance.read_table(work / "groups.parquet").set_index("patch_id")
+    groups = artefacts.read_table(work / "groups.parquet").set_index("patch_id")
     groups = groups[(groups["label"] >= 0) & (groups[f"group@{threshold:g}"] >= 0)]
     means: dict[str, NDArray[np.float64]] = {}
     for row in read_manifest(manifest).rows:

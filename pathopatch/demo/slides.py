@@ -20,10 +20,10 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from pathopatch.core.artefacts import Stamp, fingerprint, is_current, json_stamp
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import atomic_path, write_bytes, write_json
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.files import atomic_path, write_bytes, write_json
-from pathopatch.provenance import Stamp, fingerprint, is_current, json_stamp
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 SPLITS = ("train", "val", "test")

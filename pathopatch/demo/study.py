@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pathopatch import files, pipeline
-from pathopatch.config import GroupsConfig, MethodName, StudyConfig, TileConfig, TrainConfig, TuneConfig
+from pathopatch.core import files
+from pathopatch.core.config import GroupsConfig, MethodName, StudyConfig, TileConfig, TrainConfig, TuneConfig
+from pathopatch.core.progress import Progress
 from pathopatch.demo.controls import brightness_accuracy
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation import compare
-from pathopatch.progress import Progress
-from pathopatch.study import run_study, study_runs, tile_study
+from pathopatch.stages import pipeline
+from pathopatch.stages.study import run_study, study_runs, tile_study
 from pathopatch.training import train_many
 
 THRESHOLDS = (0.25, 0.5)

@@ -8,8 +8,8 @@ from pathopatch.evaluation.audit import tissue_dependence
 from pathopatch.evaluation.compare import compare, comparison, preferred_run, summarise
 from pathopatch.evaluation.comparison_text import comparison_table
 from pathopatch.evaluation.evaluate import evaluate_run, judge_predictions
-from pathopatch.evaluation.judge import judge
-from pathopatch.evaluation.outside import evaluate_bundle, outside_text
+from pathopatch.evaluation.external_validation import evaluate_bundle, outside_text
+from pathopatch.evaluation.group_scores import judge
 from pathopatch.evaluation.pooled import fold_folders, pool_run, write_fold_tables
 
 __all__ = [

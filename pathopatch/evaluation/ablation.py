@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.evaluation.judge import patient_counts, pooled_accuracy
-from pathopatch.metrics import auroc, bootstrap_by_patient
-from pathopatch.resampling import auroc_of, interval, ratio, resampled
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy
+from pathopatch.metrics.accuracy import auroc, bootstrap_by_patient
+from pathopatch.metrics.bootstrap import auroc_of, interval, ratio, resampled
 
 WITHOUT = "logit without "
 """Column of a predictions table: the logit when the channel that follows is replaced by its mean."""

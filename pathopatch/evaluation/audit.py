@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.resampling import interval, ratio, resampled, sums_by_patient
+from pathopatch.metrics.bootstrap import interval, ratio, resampled, sums_by_patient
 
 
 def slope(tissue_fraction: NDArray[np.floating[Any]], probability: NDArray[np.floating[Any]]) -> float:

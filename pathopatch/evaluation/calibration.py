@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.resampling import interval, ratio, resampled
+from pathopatch.metrics.bootstrap import interval, ratio, resampled
 
 N_BINS = 10
 """Bins of equal width over probabilities from 0 to 1, and over confidences from 0.5 to 1."""

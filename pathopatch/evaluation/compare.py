@@ -16,18 +16,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.config import EvaluateConfig
-from pathopatch.errors import InputMissingError
-from pathopatch.evaluation.budget import BUDGET, budget_of
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import inside, read_json, write_bytes
+from pathopatch.evaluation.compute_cost import BUDGET, budget_of
 from pathopatch.evaluation.dependence import dependence_comparison, own_rows
 from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
-from pathopatch.evaluation.guards import require_these_groups
-from pathopatch.evaluation.judge import patient_counts, pooled_accuracy, with_interval
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_interval
+from pathopatch.evaluation.leakage_checks import require_these_groups
 from pathopatch.evaluation.sweep import sweep_text
-from pathopatch.files import inside, read_json, write_bytes
 from pathopatch.groups import group_numbers
-from pathopatch.groups.naming import BINS, bins_text
-from pathopatch.provenance import read_table
+from pathopatch.groups.attribute import BINS, bins_text
 
 ERM_METHODS = ("erm", "erm-balanced")
 _MEASURES = ("wga", "gba", "average", "auroc")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pathopatch.errors import InputMissingError
-from pathopatch.evaluation.budget import unequal
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.errors import InputMissingError
+from pathopatch.evaluation.compute_cost import unequal
 from pathopatch.groups import bins_of, naming_of
-from pathopatch.groups.naming import naming_of_bins
-from pathopatch.provenance import read_table
+from pathopatch.groups.attribute import naming_of_bins
 
 
 def comparison_table(work: Path) -> str:

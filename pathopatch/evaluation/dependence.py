@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pathopatch.config import EvaluateConfig
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.files import inside
 from pathopatch.evaluation.audit import moments, rank_correlations, slopes
-from pathopatch.files import inside
-from pathopatch.provenance import read_table
-from pathopatch.resampling import interval, resampled
+from pathopatch.metrics.bootstrap import interval, resampled
 
 
 def dependence_comparison(work: Path, table: pd.DataFrame, *, config: EvaluateConfig | None = None) -> pd.DataFrame:

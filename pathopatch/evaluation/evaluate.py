@@ -16,20 +16,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.config import EvaluateConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.artefacts import (
+    Stamp,
+    fingerprint,
+    fingerprint_file,
+    is_current,
+    json_stamp,
+    read_table,
+    write_table,
+)
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import atomic_path, inside, read_json, write_json
 from pathopatch.evaluation.ablation import ablation, ablation_table
 from pathopatch.evaluation.audit import tissue_dependence
 from pathopatch.evaluation.calibration import calibration, calibration_tables
-from pathopatch.evaluation.guards import require_unseen
-from pathopatch.evaluation.judge import group_shares, judge
+from pathopatch.evaluation.group_scores import group_shares, judge
+from pathopatch.evaluation.leakage_checks import require_unseen
 from pathopatch.evaluation.predicting import predict_patches
 from pathopatch.evaluation.sweep import sweep
-from pathopatch.files import atomic_path, inside, read_json, write_json
 from pathopatch.groups import bins_column, bins_of, group_numbers, naming_of, thresholds_of
-from pathopatch.groups.naming import BINS, bins_text
+from pathopatch.groups.attribute import BINS, bins_text
 from pathopatch.models.bundle import load_model
-from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table, write_table
 from pathopatch.training.run import unlearnt
 
 SWEEP = "sweep"

@@ -12,14 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.config import EvaluateConfig
-from pathopatch.errors import InputMissingError
-from pathopatch.evaluation.budget import NO_SEARCH, SEARCH_FILE, budget_of
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import fold_folder, inside, read_json, write_bytes, write_json
 from pathopatch.evaluation.calibration import calibration
+from pathopatch.evaluation.compute_cost import NO_SEARCH, SEARCH_FILE, budget_of
 from pathopatch.evaluation.evaluate import SWEEP, by_attribute, judge_predictions, sweep_table, write_evaluation
-from pathopatch.files import fold_folder, inside, read_json, write_bytes, write_json
 from pathopatch.groups import naming_of
-from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table
 
 FOLDS = "folds"
 FOLDS_FILE = f"{FOLDS}.csv"

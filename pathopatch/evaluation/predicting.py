@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_column, bins_of, thresholds_of
 from pathopatch.models.bundle import PatchClassifier

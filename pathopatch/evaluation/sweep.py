@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.config import EvaluateConfig
-from pathopatch.counted import patches_of
-from pathopatch.evaluation.judge import patient_counts, pooled_accuracy, with_interval
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.text import patches_of
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_interval
 from pathopatch.groups import Naming
-from pathopatch.groups.sweep import SWEEP
+from pathopatch.groups.threshold_sweep import SWEEP
 
 LEAST_PATIENTS = 2
 """Fewer in a group tell nothing of how patients differ."""

@@ -10,10 +10,10 @@ from pathopatch.groups.assign import (
     group_numbers,
     thresholds_of,
 )
+from pathopatch.groups.attribute import Naming, naming_of
 from pathopatch.groups.audit import audit, check_groups, group_counts
-from pathopatch.groups.naming import Naming, naming_of
+from pathopatch.groups.audit_format import describe, tables, verdict_text
 from pathopatch.groups.splits import assign_splits, given_splits
-from pathopatch.groups.words import describe, tables, verdict_text
 
 __all__ = [
     "Naming",

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 
 OWN = "attribute"
 """Column of a patch table that holds an attribute of the patches' own, as text; "" where it is unknown."""

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.groups.assign import attribute_column, group_column
+from pathopatch.groups.attribute import LABELS, naming_of
 from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
 from pathopatch.groups.expected import expected
-from pathopatch.groups.naming import LABELS, naming_of
 from pathopatch.groups.shortcut import attribute_score, cohort_verdict, fraction_only
 from pathopatch.groups.splits import SPLITS
-from pathopatch.groups.sweep import alpha_of, sweep
+from pathopatch.groups.threshold_sweep import alpha_of, sweep
 
 VERSION = 3
 """Of what an audit holds; one of another version is made anew."""

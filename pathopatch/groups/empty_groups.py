@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from pathopatch.errors import GroupEmptyError
+from pathopatch.core.errors import GroupEmptyError
 from pathopatch.groups.assign import attribute_column, group_column, thresholds_of
-from pathopatch.groups.naming import naming_of
-from pathopatch.groups.sweep import SWEEP
+from pathopatch.groups.attribute import naming_of
+from pathopatch.groups.threshold_sweep import SWEEP
 
 Needed = Sequence[Sequence[str]]
 """Sets of splits; each needs every group, its splits taken together."""

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.counted import counted
-from pathopatch.resampling import ratio
+from pathopatch.core.text import counted
+from pathopatch.metrics.bootstrap import ratio
 
 ASSUMED_ACCURACY = 0.8
 """True accuracy of every cell in thought: about where worst groups end up, and half-widths change little around it."""

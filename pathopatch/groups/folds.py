@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pathopatch.counted import counted
-from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.text import counted
 
 LEAST_FOLDS = 3
 """One fold tests, one validates, one is left to train on."""

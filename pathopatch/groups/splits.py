@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from pathopatch.errors import InputMissingError, InputUnsupportedError, SplitLeakageError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, SplitLeakageError
 
 SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains

@@ -18,21 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pathopatch.claims import claimed, of_slide
-from pathopatch.config import PredictConfig
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.files import atomic_path, inside, read_json
-from pathopatch.heatmaps import FACTS
-from pathopatch.heatmaps.folder import write_folder
-from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches
-from pathopatch.heatmaps.tiling import tiling_of
-from pathopatch.manifest import split_fragment, valid_slide_id
-from pathopatch.models.bundle import PatchClassifier
-from pathopatch.models.compatibility import check_slide
-from pathopatch.models.ensemble import Ensemble
-from pathopatch.patches.analysis import grid_of
-from pathopatch.patches.source import finer_level
-from pathopatch.provenance import (
+from pathopatch.core.artefacts import (
     Stamp,
     fingerprint,
     fingerprint_file,
@@ -42,8 +28,22 @@ from pathopatch.provenance import (
     table_stamp,
     write_tables,
 )
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import atomic_path, inside, read_json
+from pathopatch.core.locks import claimed, of_slide
+from pathopatch.core.status import FINISHED, read_status, update_status
+from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.folder import write_folder
+from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches
+from pathopatch.heatmaps.tiling import tiling_of
+from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.compatibility import check_slide
+from pathopatch.models.ensemble import Ensemble
+from pathopatch.patches.analysis import grid_of
+from pathopatch.patches.source import finer_level
 from pathopatch.slides import Slide, in_order, tolerant
-from pathopatch.statuses import FINISHED, read_status, update_status
+from pathopatch.slides.manifest import split_fragment, valid_slide_id
 
 STAGE = "predict"
 _LEVEL = ("read_level", "read_level_downsample")

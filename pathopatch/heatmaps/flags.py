@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 
-from pathopatch.config import FlagsConfig
+from pathopatch.core.config import FlagsConfig
 
 if TYPE_CHECKING:  # who only reads predictions does without torch, which the models' package loads
     from pathopatch.models.spec import SeenRange

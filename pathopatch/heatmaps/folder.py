@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.files import write_json
+from pathopatch.core.artefacts import Stamp, fingerprint_file
+from pathopatch.core.files import write_json
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.geojson import write_geojson
 from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, write_ome_tiff
@@ -30,7 +31,6 @@ from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.patches.source import read_level
-from pathopatch.provenance import Stamp, fingerprint_file
 from pathopatch.slides import Slide
 
 _OVERVIEW_PX = 1536  # the picture's longest side: as large as a screen shows at once

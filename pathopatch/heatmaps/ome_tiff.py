@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputCorruptError, InputMissingError
+from pathopatch.core.errors import InputCorruptError, InputMissingError
 from pathopatch.heatmaps.stitch import halved
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")

@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 from torch import Tensor
 
-from pathopatch.ahead import read_ahead
-from pathopatch.config import PredictConfig
-from pathopatch.errors import NonFiniteError
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.prefetch import read_ahead
 from pathopatch.heatmaps.flags import FLAGS, flags
 from pathopatch.heatmaps.tiling import tiling_of
-from pathopatch.manifest import slide_id_from_path
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.compatibility import check_slide
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.measured import measure
+from pathopatch.patches.patch_features import measure
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
+from pathopatch.slides.manifest import slide_id_from_path
 
 Progress = Callable[[int, int], None]
 """Called with the number of grid positions done, and of all."""

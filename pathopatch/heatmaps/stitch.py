@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.errors import InternalError
+from pathopatch.core.errors import InternalError
 from pathopatch.patches.grid import Grid
 
 Cells = NDArray[np.float64]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathopatch.config import PredictConfig, RegistrationConfig, TileConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.config import PredictConfig, RegistrationConfig, TileConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.spec import BundleSpec
 
 

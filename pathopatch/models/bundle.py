@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from pathopatch.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
-from pathopatch.files import atomic_path, write_json
+from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
+from pathopatch.core.files import atomic_path, write_json
 from pathopatch.models.card import model_card
 from pathopatch.models.compatibility import HEADER, SPEC, WEIGHTS, check_bundle, opened_weights
 from pathopatch.models.forward import (

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from pathopatch.errors import (
+from pathopatch.core.errors import (
     ChannelMismatchError,
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.files import read_json
+from pathopatch.core.files import read_json
 from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec
 
 if TYPE_CHECKING:

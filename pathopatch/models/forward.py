@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.fold import folded
 from pathopatch.models.mixed import in_bfloat16
 

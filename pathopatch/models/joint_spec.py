@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pathopatch.errors import CheckpointIncompatibleError
+from pathopatch.core.artefacts import fingerprint_file
+from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.models.compatibility import WEIGHTS, check_bundle
 from pathopatch.models.spec import BundleSpec, SeenRange
-from pathopatch.provenance import fingerprint_file
 
 _OWN = {"architecture", "input_px", "mean", "std", "method", "schema_version"}
 """What the contracts of members may differ in: anything that a slide is not cut or scaled by."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from pathopatch.errors import (
+from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
     InputCorruptError,

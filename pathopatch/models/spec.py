@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pathopatch.config import Config, IntensityConfig, TissueConfig
+from pathopatch.core.config import Config, IntensityConfig, TissueConfig
 
 BUNDLE_VERSION = 1
 _ADJUSTABLE = {  # what may be set after training without making the weights wrong

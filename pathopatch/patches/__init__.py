@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from pathopatch.patches.analysis import analyse_slide as analyse_slide
     from pathopatch.patches.analysis import grid_of as grid_of
     from pathopatch.patches.analysis import iterate_patches as iterate_patches
+    from pathopatch.patches.cache_check import is_finished as is_finished
+    from pathopatch.patches.cache_check import is_tiled as is_tiled
     from pathopatch.patches.cohort import cohort_config as cohort_config
-    from pathopatch.patches.finished import is_finished as is_finished
-    from pathopatch.patches.finished import is_tiled as is_tiled
     from pathopatch.patches.grid import Grid as Grid
     from pathopatch.patches.labels import LabelSource as LabelSource
-    from pathopatch.patches.ready import tile_patches as tile_patches
+    from pathopatch.patches.patch_import import tile_patches as tile_patches
     from pathopatch.patches.store import PatchStore as PatchStore
     from pathopatch.patches.store import require_one_geometry as require_one_geometry
     from pathopatch.patches.tile import TileResult as TileResult
@@ -33,11 +33,11 @@ _HOMES = {
     "analyse_slide": "pathopatch.patches.analysis",
     "cohort_config": "pathopatch.patches.cohort",
     "grid_of": "pathopatch.patches.analysis",
-    "is_finished": "pathopatch.patches.finished",
-    "is_tiled": "pathopatch.patches.finished",
+    "is_finished": "pathopatch.patches.cache_check",
+    "is_tiled": "pathopatch.patches.cache_check",
     "iterate_patches": "pathopatch.patches.analysis",
     "require_one_geometry": "pathopatch.patches.store",
-    "tile_patches": "pathopatch.patches.ready",
+    "tile_patches": "pathopatch.patches.patch_import",
     "tile_slide": "pathopatch.patches.tile",
 }
 __all__ = [

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.annotations.tissue_outlines import read_tissue_mask
-from pathopatch.config import UNCERTAIN_BELOW, TileConfig
-from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
+from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
+from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.patches import intensity
+from pathopatch.patches.annotations.tissue_outlines import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.source import read_padded
 from pathopatch.patches.tissue import TissueModel, supplied_tissue

@@ -14,21 +14,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import TileConfig
-from pathopatch.errors import (
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, json_stamp
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import (
     ChannelMismatchError,
     InputMissingError,
     InputUnsupportedError,
     NoTissueError,
     PathopatchError,
 )
-from pathopatch.files import read_json, write_json
-from pathopatch.manifest import SlideRow
+from pathopatch.core.files import read_json, write_json
 from pathopatch.patches.analysis import polarities_of, slide_quantiles
 from pathopatch.patches.intensity import pooled_windows
-from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current, json_stamp
 from pathopatch.slides import Slide
 from pathopatch.slides.background import Polarities
+from pathopatch.slides.manifest import SlideRow
 
 NAME = "windows.json"
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.config import UNCERTAIN_BELOW
-from pathopatch.patches.finished import STAGE
+from pathopatch.core.config import UNCERTAIN_BELOW
+from pathopatch.core.status import read_status
+from pathopatch.patches.cache_check import STAGE
 from pathopatch.patches.store import PatchStore
-from pathopatch.statuses import read_status
 
 _LEAST_SLIDES = 2  # that show a channel's background
 _MOST_SLIDES = 200  # that are asked: a median of more is no better

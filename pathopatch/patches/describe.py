@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import TileConfig
+from pathopatch.core.config import TileConfig
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities_of
 from pathopatch.patches.tissue import nearest_part

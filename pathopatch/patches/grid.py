@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 
 _ROUNDING = 1e-9  # a quotient this close above a whole number is that number: no patch for a rounding error
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import IntensityConfig
+from pathopatch.core.config import IntensityConfig
 from pathopatch.slides.background import Polarity
 
 _LEVELS = 2001  # quantiles that stand for a slide in a cohort: every 0.05 %

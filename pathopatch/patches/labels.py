@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.annotations.masks import MaskFractions, check_mask
-from pathopatch.annotations.polygons import PolygonFractions
-from pathopatch.annotations.regions import read_annotations, regions, regions_of
-from pathopatch.annotations.tissue_outlines import check_tissue_mask
-from pathopatch.config import AnnotationConfig, LabelConfig
-from pathopatch.errors import InputUnsupportedError, PathopatchError
+from pathopatch.core.config import AnnotationConfig, LabelConfig
+from pathopatch.core.errors import InputUnsupportedError, PathopatchError
+from pathopatch.patches.annotations.masks import MaskFractions, check_mask
+from pathopatch.patches.annotations.polygons import PolygonFractions
+from pathopatch.patches.annotations.regions import read_annotations, regions, regions_of
+from pathopatch.patches.annotations.tissue_outlines import check_tissue_mask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.artefacts import fingerprint_file
+from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches.grid import Grid
-from pathopatch.provenance import fingerprint_file
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.planes import planes
 from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for

@@ -11,10 +11,10 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.core.artefacts import Stamp, require_schema
+from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.patches.source import SourcePatches
 from pathopatch.patches.store_writer import stored_dtype
-from pathopatch.provenance import Stamp, require_schema
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.zarr_reader import ZarrReader
 

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pathopatch.faultpoints import fault_point
+from pathopatch.core.faultpoints import fault_point
 from pathopatch.patches.overview import write_array, write_overview
 from pathopatch.slides.omezarr_attributes import compressor
 

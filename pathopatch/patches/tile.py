@@ -19,21 +19,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.claims import claimed, of_slide
-from pathopatch.config import TileConfig
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.files import atomic_path, inside
-from pathopatch.manifest import slide_id_from_path, valid_slide_id
+from pathopatch.core.artefacts import read_table, write_table
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import atomic_path, inside
+from pathopatch.core.locks import claimed, of_slide
+from pathopatch.core.status import is_recorded_done, update_status
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.finished import STAGE, is_current_output, tile_stamp, with_levels
+from pathopatch.patches.cache_check import STAGE, is_current_output, tile_stamp, with_levels
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
-from pathopatch.patches.measured import store_measured
+from pathopatch.patches.patch_features import store_measured
 from pathopatch.patches.source import read_level, source_record
 from pathopatch.patches.store import PatchStore, store_levels
 from pathopatch.patches.store_writer import StoreWriter
-from pathopatch.provenance import read_table, write_table
 from pathopatch.slides import Slide
-from pathopatch.statuses import is_recorded_done, update_status
+from pathopatch.slides.manifest import slide_id_from_path, valid_slide_id
 
 COLUMNS = (
     "patch_id",

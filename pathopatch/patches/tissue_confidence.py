@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import UNCERTAIN_BELOW
+from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.patches.signal import signal_of
 from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel
 from pathopatch.patches.tissue_evidence import LEAST_TISSUE, Evidence, Mask, View

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import TissueConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.config import TissueConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.signal import dark_window, rounding_spread, signal_of, tissue_signal
 from pathopatch.patches.threshold import averaged, triangle
 from pathopatch.slides.background import Polarities, correlated_channels

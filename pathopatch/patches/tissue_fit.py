@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import TissueConfig
-from pathopatch.patches.foreign import find_black, find_ink
+from pathopatch.core.config import TissueConfig
+from pathopatch.patches.artifacts import find_black, find_ink
 from pathopatch.patches.signal import signal_of
 from pathopatch.patches.threshold import is_structured, passing
 from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel, clean_mask

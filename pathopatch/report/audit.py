@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pathopatch.evaluation.judge import SMALL_GROUP
+from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import Naming
-from pathopatch.groups.words import judged_in, verdict_text
+from pathopatch.groups.audit_format import judged_in, verdict_text
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (

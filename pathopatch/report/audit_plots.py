@@ -13,10 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from pathopatch.counted import counted
+from pathopatch.core.text import counted
 from pathopatch.groups import Naming
+from pathopatch.groups.attribute import LABELS as LABEL_NAMES
 from pathopatch.groups.expected import SMALL_CELL
-from pathopatch.groups.naming import LABELS as LABEL_NAMES
 from pathopatch.report.markup import capital
 from pathopatch.report.plots import GROUP_COLORS, LABEL_COLORS, dress, group_colors, new_figure, plain, png
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.counted import counted
-from pathopatch.decided.rows import standing
+from pathopatch.core.text import counted
+from pathopatch.groups.decisions.rows import standing
 from pathopatch.report.collect import SPLITS, Study, patients_in
 from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
 from pathopatch.report.plots import fraction_by_label

@@ -10,17 +10,7 @@ from typing import Any
 import pandas as pd
 import zarr
 
-from pathopatch.config import EvaluateConfig, parse
-from pathopatch.decided.log import FILE as DECISIONS_FILE
-from pathopatch.decided.log import read_log
-from pathopatch.decided.rows import Recorded
-from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
-from pathopatch.evaluation.dependence import dependence_comparison
-from pathopatch.evaluation.pooled import FOLDS_FILE
-from pathopatch.files import inside, read_json, tiled_in
-from pathopatch.groups import Naming, bins_of, naming_of
-from pathopatch.patches.store import store_stamp
-from pathopatch.provenance import (
+from pathopatch.core.artefacts import (
     Stamp,
     fingerprint,
     fingerprint_file,
@@ -29,7 +19,17 @@ from pathopatch.provenance import (
     require_schema,
     table_stamp,
 )
-from pathopatch.statuses import read_status, slide_ids
+from pathopatch.core.config import EvaluateConfig, parse
+from pathopatch.core.files import inside, read_json, tiled_in
+from pathopatch.core.status import read_status, slide_ids
+from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
+from pathopatch.evaluation.dependence import dependence_comparison
+from pathopatch.evaluation.pooled import FOLDS_FILE
+from pathopatch.groups import Naming, bins_of, naming_of
+from pathopatch.groups.decisions.log import FILE as DECISIONS_FILE
+from pathopatch.groups.decisions.log import read_log
+from pathopatch.groups.decisions.rows import Recorded
+from pathopatch.patches.store import store_stamp
 
 SPLITS = ("train", "val", "test")
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")

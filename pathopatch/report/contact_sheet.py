@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pathopatch.annotations.tissue_outlines import tissue_geojson
-from pathopatch.counted import counted
-from pathopatch.errors import InputMissingError, InputUnsupportedError
-from pathopatch.files import atomic_path, inside, read_json, tiled_in, write_bytes, write_json
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.files import atomic_path, inside, read_json, tiled_in, write_bytes, write_json
+from pathopatch.core.progress import Progress
+from pathopatch.core.text import counted
 from pathopatch.patches import PatchStore
+from pathopatch.patches.annotations.tissue_outlines import tissue_geojson
 from pathopatch.patches.picture import FAINT, INK, PAPER, Picture, font, shortened, write_png
 from pathopatch.patches.store import store_stamp
-from pathopatch.progress import Progress
-from pathopatch.provenance import read_table
 from pathopatch.report.markup import BANNER, Html, document, paragraph, tag
 from pathopatch.report.tissue import first_to_look, gallery, tissue_picture, write_outlines
 from pathopatch.report.tissue_facts import TissueFacts, read_tissue_facts

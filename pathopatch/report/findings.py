@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.counted import counted
+from pathopatch.core.text import counted
 from pathopatch.evaluation.compare import ERM_METHODS
-from pathopatch.evaluation.judge import SMALL_GROUP
+from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import Naming
-from pathopatch.groups.naming import BINS, bins_text
+from pathopatch.groups.attribute import BINS, bins_text
 from pathopatch.report.cohort import slide_warnings, splits_of
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (

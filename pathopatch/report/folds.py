@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pathopatch.counted import counted
-from pathopatch.groups.naming import BINS, bins_text
+from pathopatch.core.text import counted
+from pathopatch.groups.attribute import BINS, bins_text
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import Html, number, paragraph, percent, table, tag
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.counted import counted
+from pathopatch.core.text import counted
 from pathopatch.evaluation.compare import ERM_METHODS, trained_text
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.curves import training_histories

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import cv2
 
-from pathopatch.config import EvaluateConfig
-from pathopatch.decided.table import csv_text
-from pathopatch.files import atomic_path, write_bytes
-from pathopatch.groups.naming import LABELS
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.files import atomic_path, write_bytes
+from pathopatch.groups.attribute import LABELS
+from pathopatch.groups.decisions.table import csv_text
 from pathopatch.report.audit import before_training, verdict_box
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
 from pathopatch.report.collect import Study, read_study
+from pathopatch.report.external_validation import outside_section
 from pathopatch.report.findings import audit_section, glance_section
 from pathopatch.report.folds import folds_section
 from pathopatch.report.markup import BANNER, Html, document, paragraph, safe, tag
 from pathopatch.report.models import dependence_section, provenance_section, runs_to_show, summary, training_section
-from pathopatch.report.outside import outside_section
 from pathopatch.report.predicted import (
     is_only_predicted,
     predicted_section,

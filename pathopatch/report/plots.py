@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pathopatch.evaluation.audit import rank_correlation, slope
 from pathopatch.groups import Naming
-from pathopatch.groups.naming import LABELS as LABEL_NAMES
+from pathopatch.groups.attribute import LABELS as LABEL_NAMES
 
 GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.decided.applied import counted_text
-from pathopatch.decided.rows import PATCH_VERDICTS, SLIDE_VERDICTS, Recorded, standing
+from pathopatch.groups.decisions.applied import counted_text
+from pathopatch.groups.decisions.rows import PATCH_VERDICTS, SLIDE_VERDICTS, Recorded, standing
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.report.cohort import slide_warnings
 from pathopatch.report.collect import Study

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.counted import counted, patches_of
+from pathopatch.core.text import counted, patches_of
 from pathopatch.evaluation.compare import n_groups_of, summarise
-from pathopatch.evaluation.judge import SMALL_GROUP
+from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import Naming
-from pathopatch.groups.naming import bins_text, naming_of_bins
+from pathopatch.groups.attribute import bins_text, naming_of_bins
 from pathopatch.report.collect import Study
 from pathopatch.report.findings import group_warnings, in_order, rows_at, rows_by_bins
 from pathopatch.report.markup import (

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import PercentFormatter
 
-from pathopatch.groups.naming import BINS
-from pathopatch.groups.sweep import SWEEP
+from pathopatch.groups.attribute import BINS
+from pathopatch.groups.threshold_sweep import SWEEP
 from pathopatch.report.collect import Study
 from pathopatch.report.findings import in_order
 from pathopatch.report.markup import Html, paragraph, picture, table, tag

@@ -9,7 +9,7 @@ from typing import Any
 
 import cv2
 
-from pathopatch.files import write_bytes
+from pathopatch.core.files import write_bytes
 from pathopatch.patches import PatchStore
 from pathopatch.patches.picture import Picture, compose, hatched, mask_under, outlined, shrunk
 from pathopatch.patches.tissue import EVERY_PIXEL

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import UNCERTAIN_BELOW
+from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.patches import PatchStore
 
 _LIMIT = 3.5  # of a robust z-score

@@ -9,14 +9,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pathopatch.errors import InputMissingError, InputUnsupportedError, InternalError, PathopatchError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, InternalError, PathopatchError
 from pathopatch.review import routes
 from pathopatch.review.security import Access, Guard, problem
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from pathopatch.review.opened import Review
+    from pathopatch.review.slide_pool import Review
 
 
 def create_app(review: Review, access: Access) -> ASGIApp:

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pathopatch.errors import InputMissingError, PathopatchError
+from pathopatch.core.errors import InputMissingError, PathopatchError
+from pathopatch.core.status import FINISHED, read_status, slide_ids
 from pathopatch.heatmaps import FACTS
-from pathopatch.manifest import SlideRow, read_manifest, valid_slide_id
-from pathopatch.pseudonyms import pseudonym
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_facts
-from pathopatch.statuses import FINISHED, read_status, slide_ids
+from pathopatch.slides.manifest import SlideRow, read_manifest, valid_slide_id
+from pathopatch.slides.pseudonyms import pseudonym
 
 _OPEN_SLIDES = 8
 _COUNTS = ("patches", "predicted", "tumour", "unreadable")

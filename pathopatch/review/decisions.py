@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pathopatch.decided.log import BUSY_S, VERSION, is_busy, recorded, require_version, sqlite_errors
-from pathopatch.decided.rows import FIELDS, UNDO, Decision, Recorded, identity, newest, standing, utc_text
-from pathopatch.errors import InputMissingError, ReviewConflictError
-from pathopatch.faultpoints import fault_point
-from pathopatch.files import disk_errors, inside
+from pathopatch.core.errors import InputMissingError, ReviewConflictError
+from pathopatch.core.faultpoints import fault_point
+from pathopatch.core.files import disk_errors, inside
+from pathopatch.groups.decisions.log import BUSY_S, VERSION, is_busy, recorded, require_version, sqlite_errors
+from pathopatch.groups.decisions.rows import FIELDS, UNDO, Decision, Recorded, identity, newest, standing, utc_text
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.review.patches import Patches
 from pathopatch.review.slide import ReviewedSlide
 

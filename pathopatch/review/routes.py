@@ -20,14 +20,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pathopatch.config import Config
-from pathopatch.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
-from pathopatch.files import json_text
+from pathopatch.core.config import Config
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
+from pathopatch.core.files import json_text
 from pathopatch.review.security import MAX_BODY_BYTES, too_large
 
 if TYPE_CHECKING:
-    from pathopatch.review.opened import Review
     from pathopatch.review.slide import ReviewedSlide
+    from pathopatch.review.slide_pool import Review
 
 NOTE = "Research use only, not for diagnosis"
 T = TypeVar("T", bound=Config)
@@ -214,7 +214,7 @@ async def undo(request: Request) -> Response:
 
 def export(request: Request) -> Response:
     """Return all decisions, as a file to keep."""
-    from pathopatch.review.exchange import to_csv, to_json
+    from pathopatch.review.import_export import to_csv, to_json
 
     kind = request.path_params["kind"]
     if kind not in ("csv", "json"):
@@ -247,7 +247,7 @@ ROUTES = (
 
 
 def _decide(request: Request, asked: Decided) -> Response:
-    from pathopatch.decided import Decision
+    from pathopatch.groups.decisions import Decision
 
     review, slide_id = _review(request), _known(request)
     decision = Decision(

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from pathopatch.errors import InputMissingError, InputTooLargeError, PathopatchError, ReviewRefusedError
+from pathopatch.core.errors import InputMissingError, InputTooLargeError, PathopatchError, ReviewRefusedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

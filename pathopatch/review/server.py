@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

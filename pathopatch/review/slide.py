@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError, InputUnsupportedError, PathopatchError
-from pathopatch.files import inside, read_json
+from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.files import inside, read_json
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.ome_tiff import HeatmapFile, read_ome_tiff
 from pathopatch.patches.grid import Grid
-from pathopatch.provenance import fingerprint, fingerprint_file, read_table
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.patches import Patches, joined
 
@@ -206,7 +206,7 @@ class ReviewedSlide:
         """Below which tissue fraction a patch of the groups table is blank."""
         audit = None if self._work is None else self._work / "groups" / "audit.json"
         known = read_json(audit) if audit is not None and audit.is_file() else {}
-        from pathopatch.config import GroupsConfig
+        from pathopatch.core.config import GroupsConfig
 
         return float(known.get("min_tissue", GroupsConfig().min_tissue))
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps.overlay import origin, view_size
 from pathopatch.patches.picture import Picture, compose
 from pathopatch.review.slide import ReviewedSlide

@@ -14,8 +14,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-from pathopatch.errors import InputMissingError
-from pathopatch.files import atomic_path
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import atomic_path
 
 NPM = Path(__file__).parent / "npm"
 """Which viewer: package.json, and package-lock.json with its version and the hash of its archive."""

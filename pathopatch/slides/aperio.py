@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import openslide
 
-from pathopatch.errors import PathopatchError
+from pathopatch.core.errors import PathopatchError
 from pathopatch.slides.integrity import checked_tiff
 from pathopatch.slides.resolution import Resolution, resolution
 from pathopatch.slides.tiff import TiffSlide

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.resolution import ome_pixels
 
 _REGION_SHARE = 0.1  # of the largest image's pixels; a label or macro image has fewer

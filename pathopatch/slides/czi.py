@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputCorruptError, PathopatchError
+from pathopatch.core.errors import InputCorruptError, PathopatchError
 from pathopatch.slides.axes import Choice, unsupported
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import RGB, Level, SlideFacts

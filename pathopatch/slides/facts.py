@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pathopatch.errors import ChannelMismatchError
+from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.slides.resolution import Resolution
 
 RGB = ("R", "G", "B")

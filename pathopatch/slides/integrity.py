@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from pathopatch.errors import InputCorruptError, InputTooLargeError, PathopatchError
+from pathopatch.core.errors import InputCorruptError, InputTooLargeError, PathopatchError
 
 DECODING_ERRORS = (
     ValueError,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import ALPHA_NOTE, RGB, Level, SlideFacts
+from pathopatch.slides.mask_image import Raster, raster
 from pathopatch.slides.planes import Pixels, opacity_of
-from pathopatch.slides.rasters import Raster, raster
 from pathopatch.slides.resolution import Resolution
 from pathopatch.slides.slide import Slide
 

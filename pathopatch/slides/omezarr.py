@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import SlideFacts
 from pathopatch.slides.integrity import DECODING_ERRORS

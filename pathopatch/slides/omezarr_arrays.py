@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.errors import InputTooLargeError
+from pathopatch.core.errors import InputTooLargeError
 from pathopatch.slides.facts import DTYPES
 from pathopatch.slides.omezarr_json import corrupt, read_object, unsupported
 

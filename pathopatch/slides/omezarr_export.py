@@ -15,9 +15,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.files import atomic_path
-from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import atomic_path
 from pathopatch.slides.omezarr_attributes import Version, compressor, compressor_v2, image_attributes, multiscales
 from pathopatch.slides.planes import Pixels
 from pathopatch.slides.slide import Slide

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 
 _MAX_METADATA_BYTES = 16 * 2**20
 

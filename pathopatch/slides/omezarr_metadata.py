@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.slides.facts import Level
 from pathopatch.slides.omezarr_arrays import ZarrArray, read_array
 from pathopatch.slides.omezarr_json import corrupt, read_list, read_object, unsupported

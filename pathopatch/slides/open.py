@@ -9,13 +9,12 @@ from typing import Any
 
 import openslide
 
-from pathopatch.errors import (
+from pathopatch.core.errors import (
     ChannelMismatchError,
     InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
 )
-from pathopatch.manifest import Fragment, split_fragment
 from pathopatch.slides.aperio import is_shown_alike
 from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
@@ -23,6 +22,7 @@ from pathopatch.slides.czi import CziSlide, is_czi
 from pathopatch.slides.integrity import checked_tiff, is_tiff
 from pathopatch.slides.jpeg_png import SUFFIXES as JPEG_PNG_SUFFIXES
 from pathopatch.slides.jpeg_png import JpegPngSlide
+from pathopatch.slides.manifest import Fragment, split_fragment
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.slides.slide import Slide

@@ -11,7 +11,7 @@ import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.planes import Pixels

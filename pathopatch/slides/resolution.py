@@ -8,7 +8,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from typing import Any
 
-from pathopatch.config import MPP_RANGE
+from pathopatch.core.config import MPP_RANGE
 
 MAX_MISMATCH = 0.02
 """Relative difference of two mpp values that are still taken for the same."""

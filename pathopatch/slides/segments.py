@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.planes import Pixels
 

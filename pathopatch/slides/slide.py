@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputUnsupportedError, MppMissingError
+from pathopatch.core.errors import InputUnsupportedError, MppMissingError
 from pathopatch.slides.background import (
     Background,
     Polarities,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import ChannelMismatchError, ModalityMismatchError
+from pathopatch.core.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
 from pathopatch.slides.facts import Level, SlideFacts
 from pathopatch.slides.planes import Pixels

@@ -2,7 +2,7 @@
 
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import Fitted, fit_arrays
-from pathopatch.training.many import train_many, train_one
+from pathopatch.training.multirun import train_many, train_one
 from pathopatch.training.required_groups import runs_with_groups
 from pathopatch.training.run import fit
 from pathopatch.training.search import search_text

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.files import inside, tiled_in
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.files import inside, tiled_in
 from pathopatch.models.spec import SeenRange
-from pathopatch.provenance import read_table
 from pathopatch.training.dataset import PatchSet
 
 _ENDS = (0.1, 99.9)  # percentiles: one stray patch does not widen the range

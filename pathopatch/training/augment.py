@@ -17,8 +17,8 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from pathopatch.config import AugmentConfig
-from pathopatch.errors import ChannelMismatchError
+from pathopatch.core.config import AugmentConfig
+from pathopatch.core.errors import ChannelMismatchError
 
 _LUMA = (0.299, 0.587, 0.114)  # what the eye takes for brightness
 _DARKEST = 1e-6  # of a stain's absorbance: the logarithm of black is finite

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pathopatch.files import atomic_path
+from pathopatch.core.files import atomic_path
 from pathopatch.training.history import Losses
 
 _HEADER = "pathopatch"

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputMissingError, NonFiniteError
-from pathopatch.files import inside, tiled_in
+from pathopatch.core.errors import InputMissingError, NonFiniteError
+from pathopatch.core.files import inside, tiled_in
 from pathopatch.groups import bins_column
 from pathopatch.patches.store import PatchStore
 from pathopatch.training.source import Source, common_source

@@ -20,19 +20,20 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pathopatch.config import TrainConfig
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.faultpoints import fault_point
+from pathopatch.core.files import write_json
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, steps_in_all
-from pathopatch.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.faultpoints import fault_point
-from pathopatch.files import write_json
 from pathopatch.models.networks import build_network, classifier_of, freeze_batchnorm
 from pathopatch.training import checkpoint
 from pathopatch.training.augment import check_channels, mixed_seed, varied_by
 from pathopatch.training.checkpoint import State
+from pathopatch.training.checkpoint_folder import Fitted, Keep
 from pathopatch.training.dataset import PatchSet, channel_statistics
-from pathopatch.training.decide import Decision, decide
-from pathopatch.training.fitted import Fitted, Keep
+from pathopatch.training.decision_threshold import Decision, decide
+from pathopatch.training.distributed import Ranks
 from pathopatch.training.history import Events, Losses
 from pathopatch.training.loader import Batch, batches, in_units
 from pathopatch.training.optimise import (
@@ -44,7 +45,7 @@ from pathopatch.training.optimise import (
     take_step,
     training_dtype,
 )
-from pathopatch.training.passing import (
+from pathopatch.training.phase_data import (
     Drawn,
     Held,
     batches_of,
@@ -55,7 +56,6 @@ from pathopatch.training.passing import (
     needs_groups,
     phases_of,
 )
-from pathopatch.training.ranks import Ranks
 from pathopatch.training.reproducible import dropout_seed, reproducible
 from pathopatch.training.schedule import evaluation_steps, update_average
 from pathopatch.training.selection import (

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.files import disk_errors, remove
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.files import disk_errors, remove
 
 EVENTS = "tensorboard"
 _PARTS = ("loss_biased", "loss_less_biased")

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pathopatch.ahead import in_advance
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.prefetch import in_advance
 from pathopatch.debias.methods import Batches
-from pathopatch.errors import InputUnsupportedError
 from pathopatch.training.augment import Vary
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.ranks import Ranks, shares
+from pathopatch.training.distributed import Ranks, shares
 from pathopatch.training.selection import Standardised
 
 

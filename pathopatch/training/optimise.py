@@ -10,10 +10,10 @@ from shutil import which
 import torch
 from torch import Tensor, nn
 
-from pathopatch.config import TrainConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.forward import is_bfloat16_native
-from pathopatch.training.ranks import Ranks
+from pathopatch.training.distributed import Ranks
 
 _MOMENTUM = 0.9
 _LEAST_SCALE = (

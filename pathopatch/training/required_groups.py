@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from pathopatch import files, provenance
-from pathopatch.config import TrainConfig
+from pathopatch.core import artefacts, files
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import GroupEmptyError
 from pathopatch.debias.methods import NAMES, method
-from pathopatch.errors import GroupEmptyError
 from pathopatch.groups.assign import group_column
+from pathopatch.groups.attribute import naming_of
 from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
-from pathopatch.groups.naming import naming_of
 from pathopatch.training.dataset import attribute_column
-from pathopatch.training.passing import needs_groups, phases_of
+from pathopatch.training.phase_data import needs_groups, phases_of
 
 
 def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
@@ -72,7 +72,7 @@ def runs_with_groups(
     """
     refused: dict[str, GroupEmptyError] = {}
     for part in parts:
-        groups = provenance.read_table(part / "groups.parquet")
+        groups = artefacts.read_table(part / "groups.parquet")
         fold = f"fold {part.name}, " if part.parent.name == files.FOLDS else ""
         for config in runs:
             try:

@@ -15,23 +15,23 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pathopatch import files, provenance
-from pathopatch.config import IntensityConfig, TissueConfig, TrainConfig
-from pathopatch.errors import InputMissingError
-from pathopatch.files import inside, read_json, tiled_in, write_bytes, write_json
+from pathopatch.core import artefacts, files
+from pathopatch.core.artefacts import Stamp, fingerprint, json_stamp
+from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import inside, read_json, tiled_in, write_bytes, write_json
+from pathopatch.groups.attribute import label_names
 from pathopatch.groups.bins import Bins, used_bins
-from pathopatch.groups.naming import label_names
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
-from pathopatch.provenance import Stamp, fingerprint, json_stamp
 from pathopatch.training.appearance import seen_range
+from pathopatch.training.data_summary import data_of
 from pathopatch.training.dataset import PatchSet, column_of, load_patches
-from pathopatch.training.described import data_of
+from pathopatch.training.distributed import joined
 from pathopatch.training.fit import NONFINITE, Fitted, Keep, Progress, fit_arrays
-from pathopatch.training.passing import own_parameters
-from pathopatch.training.ranks import joined
+from pathopatch.training.leakage import seen
+from pathopatch.training.phase_data import own_parameters
 from pathopatch.training.required_groups import require_groups
-from pathopatch.training.seen import seen
 from pathopatch.training.source import Source
 
 RUN, MODEL, LEARNT = "run.json", "model", "learnt_from_val.csv"
@@ -73,12 +73,12 @@ def fit(work: Path, config: TrainConfig, *, progress: Progress | None = None, fo
         As `fit_arrays`.
     """
     folder = inside(work, "runs", config.run_name)
-    groups = provenance.read_table(work / "groups.parquet")
+    groups = artefacts.read_table(work / "groups.parquet")
     with joined(config.device) as ranks:
         if ranks.world > 1:  # what is drawn depends on it, so it belongs to the stamp
             config = config.model_copy(update={"cell_unit": config.cell_unit or ranks.world})
         stamp = run_stamp(work, groups, config, stage="train", settings=settings_of(config))
-        is_done = provenance.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force)
+        is_done = artefacts.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force)
         ranks.barrier()  # all have looked before the first changes anything
         if is_done:
             return folder
@@ -124,7 +124,7 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
     read = used[["patch_id", "split", "label", *dict.fromkeys(names)]]
     content = fingerprint({column: read[column].tolist() for column in read.columns})
     tables = {
-        slide: provenance.fingerprint_file(inside(tiled_in(work), "patches", f"{slide}.parquet"))
+        slide: artefacts.fingerprint_file(inside(tiled_in(work), "patches", f"{slide}.parquet"))
         for slide in sorted(set(used["slide_id"]))
     }
     return Stamp(stage=stage, config=fingerprint(settings), inputs={"groups": content, "patches": fingerprint(tables)})
@@ -254,7 +254,7 @@ def write_run(
 
 def _bins_used(work: Path, config: TrainConfig) -> dict[str, Any]:
     """Return under ``bins`` which cuts a run kept, and the patches by label and bin that said so; nothing without."""
-    bins = bins_of_run(provenance.read_table(work / "groups.parquet"), config)
+    bins = bins_of_run(artefacts.read_table(work / "groups.parquet"), config)
     if bins is None:
         return {}
     splits = ("train", "val")[: len(bins.counts)]
@@ -267,7 +267,7 @@ def bundle_spec(
 ) -> BundleSpec:
     """Return what the model bundle says of a run."""
     names = ("optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed")
-    groups = provenance.read_table(work / "groups.parquet")
+    groups = artefacts.read_table(work / "groups.parquet")
     labels = label_names(groups) if fitted.n_classes == 2 else class_names(fitted.n_classes)
     return BundleSpec(
         package_version=stamp.package_version,

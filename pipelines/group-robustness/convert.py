@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pathopatch.errors import InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
 
 SPLITS = {"0": "train", "1": "val", "2": "test"}
 COLUMNS = ("path", "label", "label_name", "attribute", "patient_id", "split", "tissue_fraction")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.files import read_json
-from pathopatch.metrics import auroc
+from pathopatch.core.files import read_json
+from pathopatch.metrics.accuracy import auroc
 
 THRESHOLD = "0.75"
 MEASURES = {

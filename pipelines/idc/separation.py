@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pathopatch.metrics import auroc
+from pathopatch.metrics.accuracy import auroc
 
 for work in map(Path, sys.argv[1:]):
     for path in sorted(work.glob("runs/*/evaluation/predictions.parquet")):

@@ -18,10 +18,10 @@ from imposed_tissue.crops import Crops, find_crops
 from imposed_tissue.settings import ImposedConfig, Polarity, load
 from imposed_tissue.table import fill, flat, ordered, tables
 
-from pathopatch import pipeline
-from pathopatch.config import GroupsConfig, TileConfig
-from pathopatch.files import read_json, write_json
-from pathopatch.provenance import fingerprint
+from pathopatch.core.artefacts import fingerprint
+from pathopatch.core.config import GroupsConfig, TileConfig
+from pathopatch.core.files import read_json, write_json
+from pathopatch.stages import pipeline
 
 HERE = Path(__file__).resolve().parent
 MADE, README = "made.json", "README.md"

@@ -20,7 +20,7 @@ import tifffile
 from transforms import transforms, write
 
 from pathopatch import open_slide
-from pathopatch.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig
+from pathopatch.core.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
 from pathopatch.slides import Slide, aligned
 

@@ -28,12 +28,12 @@ from inputs import TILE_PX, Inputs
 from measure import Row, cpu_seconds
 from predicting import ARCHITECTURE, BATCH, write_bundle
 
-from pathopatch.config import PredictConfig
-from pathopatch.export import export_wsinfer
+from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps import predict_slide
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models import PatchClassifier, load_model
 from pathopatch.slides import open_slide
+from pathopatch.stages.export import export_wsinfer
 
 _ACROSS = 16  # patches along a side of the slide: of fewer, most is overview; each peer takes some 20 s three times
 _MPP = 0.5

@@ -16,10 +16,10 @@ from inputs import TILE_PX, Inputs
 from measure import Row, cpu_seconds, speedup
 from whole import peak_of
 
-from pathopatch.config import PredictConfig
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import PredictConfig
 from pathopatch.heatmaps import predict_slide
 from pathopatch.models import BundleSpec, build_network, load_model, save_bundle
-from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
 
 ARCHITECTURE = "tf_efficientnet_lite0"

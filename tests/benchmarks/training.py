@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from measure import Row, Work, ratio, speedup
 
-from pathopatch.config import TrainConfig
+from pathopatch.core.config import TrainConfig
 from pathopatch.debias.gerne import cell_counts
 from pathopatch.debias.methods import method
 from pathopatch.models import build_network

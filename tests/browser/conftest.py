@@ -19,7 +19,7 @@ try:
 except ImportError:
     sync_playwright = None
 
-from pathopatch.errors import InputMissingError  # noqa: E402
+from pathopatch.core.errors import InputMissingError  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,19 +12,19 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pathopatch.config import PredictConfig
+from pathopatch.core.artefacts import Stamp, read_table, write_tables
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.files import write_json
+from pathopatch.core.status import read_status, update_status
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.files import write_json
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import write_ome_tiff
-from pathopatch.manifest import read_manifest
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
-from pathopatch.provenance import Stamp, read_table, write_tables
 from pathopatch.slides import open_slide
+from pathopatch.slides.manifest import read_manifest
 from pathopatch.slides.slide import Slide
-from pathopatch.statuses import read_status, update_status
 
 MODALITIES = "demo-multimodal"
 """Id of the made slide of CARS, TPEF and SHG."""

@@ -8,8 +8,8 @@ from made_review import write_folders, write_labels
 from pages import filled, middle, serving
 from playwright.sync_api import expect
 
+from pathopatch.core.artefacts import read_table
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
-from pathopatch.provenance import read_table
 
 SLIDE = "bright"
 

@@ -35,8 +35,8 @@ def test_debias_imports_nothing_of_the_package_but_errors() -> None:
     code = "import pathopatch.debias, sys\nprint(*(name for name in sys.modules if name.startswith('pathopatch.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     others = {name for name in done.stdout.split() if not name.startswith("pathopatch.debias")}
-    assert others == {"pathopatch.errors"}
+    assert others == {"pathopatch.core.errors"}
 
 
 def test_the_arithmetic_needs_no_torch() -> None:
-    assert "torch" not in modules_after("import pathopatch.metrics")
+    assert "torch" not in modules_after("import pathopatch.metrics.accuracy")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
-from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
 
 TOLERANCE = 1e-10
 

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pathopatch.config import MethodName, TrainConfig
+from pathopatch.core.config import MethodName, TrainConfig
+from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import methods
 from pathopatch.debias.gerne import cell_counts
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
-from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
-from pathopatch.training.passing import own_parameters
+from pathopatch.training.phase_data import own_parameters
 
 torch.set_num_threads(1)
 every_method = pytest.mark.parametrize("name", methods.NAMES)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, Mean
 from pathopatch.debias.samplers import GerneBatchSampler
-from pathopatch.errors import InputUnsupportedError
 
 torch.set_num_threads(1)
 TOLERANCE = 1e-10

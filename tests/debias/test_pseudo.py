@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias.pseudo import pseudo_attributes
-from pathopatch.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
 
 
 def test_the_least_probable_share_of_each_class_is_hard() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.samplers import (
     BatchSampler,
@@ -13,7 +14,6 @@ from pathopatch.debias.samplers import (
     GroupBalancedBatchSampler,
     UniformBatchSampler,
 )
-from pathopatch.errors import GroupEmptyError, InputUnsupportedError
 
 
 def samples(counts: list[list[int]], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tifffile
 
+from pathopatch.core.errors import InputUnsupportedError, StaleArtefactError
 from pathopatch.demo.slides import CHANNELS, CohortSpec, Field, draw_slide, make_cohort, plan_split
 from pathopatch.demo.texture import SlideStyle, TextureSpec, draw_field, island, smooth_noise
-from pathopatch.errors import InputUnsupportedError, StaleArtefactError
-from pathopatch.manifest import read_manifest
-from pathopatch.metrics import auroc
+from pathopatch.metrics.accuracy import auroc
 from pathopatch.slides import open_slide
+from pathopatch.slides.manifest import read_manifest
 
 TINY = CohortSpec(slides=(2, 1, 1), patients=(1, 1, 1), fields=4, field_px=32, mpp=2.0, mosaic_px=50)
 STYLE = SlideStyle(gain=(400.0, 300.0, 240.0), nucleus_scale=1.0, fibre_scale=1.0)

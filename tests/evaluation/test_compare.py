@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import EvaluateConfig, TrainConfig
-from pathopatch.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.files import read_json, write_json
 from pathopatch.evaluation import compare, comparison_table, judge_predictions, preferred_run, summarise
 from pathopatch.evaluation.compare import paired_gains
-from pathopatch.files import read_json, write_json
-from pathopatch.provenance import Stamp, fingerprint_file, write_table
 
 STAMP = Stamp(stage="groups", config="")
 QUICK = EvaluateConfig(bootstrap=30)

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import EvaluateConfig
-from pathopatch.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
+from pathopatch.core.artefacts import Stamp, json_stamp, read_table, table_stamp, write_table
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
+from pathopatch.core.files import read_json, write_bytes
 from pathopatch.evaluation import evaluate, evaluate_run, judge_predictions, predicting
-from pathopatch.files import read_json, write_bytes
-from pathopatch.provenance import Stamp, json_stamp, read_table, table_stamp, write_table
 
 QUICK = EvaluateConfig(bootstrap=20)
 

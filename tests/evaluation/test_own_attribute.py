@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import EvaluateConfig, TrainConfig
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.files import write_json
 from pathopatch.evaluation import compare, judge_predictions
-from pathopatch.files import write_json
 from pathopatch.groups import assign_groups
-from pathopatch.provenance import Stamp, write_table
 
 QUICK = EvaluateConfig(bootstrap=20)
 STAMP = Stamp(stage="groups", config="")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import EvaluateConfig
+from pathopatch.core.config import EvaluateConfig
 from pathopatch.evaluation import judge
 from pathopatch.evaluation.evaluate import sweep_table
 from pathopatch.evaluation.sweep import sweep, sweep_text

@@ -9,9 +9,9 @@ import pytest
 import torch
 from made_patches import write_work
 
-from pathopatch.config import EvaluateConfig, TrainConfig
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.files import read_json
 from pathopatch.evaluation import compare, evaluate_run, preferred_run
-from pathopatch.files import read_json
 from pathopatch.models import read_spec
 from pathopatch.training import fit
 

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from made_patches import write_work
 
-from pathopatch.config import EvaluateConfig, TrainConfig
-from pathopatch.errors import InputMissingError
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import read_json
 from pathopatch.evaluation import evaluate_run
-from pathopatch.files import read_json
 from pathopatch.training import fit
 
 JUDGE = EvaluateConfig(bootstrap=0, ablation=False)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # so that it says `import made_slides` as tests do
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))  # for `import made_slides`, as in tests
 
 import atheris
 
@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["pathopatch.slides", "tifffile"]):
 import made_slides as made
 import numpy as np
 
-from pathopatch.errors import PathopatchError
+from pathopatch.core.errors import PathopatchError
 
 MOST_BYTES = 2**20  # of an input
 _LIMIT_BYTES = 3 * 2**30  # of the whole process, libraries included

@@ -20,20 +20,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # so that it says `import made_slides` as tests do
+sys.path.append(str(Path(__file__).resolve().parents[1] / "helpers"))  # for `import made_slides`, as in tests
 
 import made_slides as made
 import numpy as np
 import pandas as pd
 from made_model import write_model
 
-from pathopatch.config import PredictConfig
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.status import StatusTable
 from pathopatch.heatmaps import predict_slide
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.models import load_model
-from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
-from pathopatch.statuses import StatusTable
 
 _ENV = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _START_S = 4.0  # what a run takes before its first slide; the kills come later

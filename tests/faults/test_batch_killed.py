@@ -14,12 +14,12 @@ import made_slides as made
 import pytest
 from made_model import write_model
 
-from pathopatch.faultpoints import VARIABLE
-from pathopatch.statuses import read_status
+from pathopatch.core.faultpoints import VARIABLE
+from pathopatch.core.status import read_status
 
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
 _FRESH.set_forkserver_preload(
-    ["pathopatch.pipeline", "pathopatch.patches.tile", "pathopatch.heatmaps", "pathopatch.models"]
+    ["pathopatch.stages.pipeline", "pathopatch.patches.tile", "pathopatch.heatmaps", "pathopatch.models"]
 )
 POINTS = ("chunk", "rename", "renamed")
 SLIDES = ("a", "b")
@@ -40,8 +40,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", after: int = 0) -> None:
     """Run a stage over the slides; `fault` is for all its processes, `after` so many slides it kills itself."""
-    from pathopatch import pipeline
-    from pathopatch.config import PredictConfig, TileConfig
+    from pathopatch.core.config import PredictConfig, TileConfig
+    from pathopatch.stages import pipeline
 
     if fault:
         os.environ[VARIABLE] = fault

@@ -15,15 +15,15 @@ from made_model import write_model
 from marked_files import MARKER, readable
 from PIL import Image
 
-from pathopatch import pipeline
-from pathopatch.config import PredictConfig
-from pathopatch.errors import DuplicateIdError, InputUnsupportedError
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import DuplicateIdError, InputUnsupportedError
+from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import folder
 from pathopatch.heatmaps.overlay import Legend
-from pathopatch.manifest import SlideRow
-from pathopatch.plan import predict_plan
-from pathopatch.pseudonyms import pseudonym, pseudonymous, require_apart
-from pathopatch.statuses import read_status, update_status
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.slides.pseudonyms import pseudonym, pseudonymous, require_apart
+from pathopatch.stages import pipeline
+from pathopatch.stages.dry_run import predict_plan
 
 pytestmark = pytest.mark.fault("patient-data")
 

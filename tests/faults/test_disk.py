@@ -18,9 +18,9 @@ import pytest
 _FULL = """
 import json, sys
 from pathlib import Path
-from pathopatch import pipeline
-from pathopatch.config import TileConfig
-from pathopatch.errors import DiskFullError
+from pathopatch.stages import pipeline
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import DiskFullError
 
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = TileConfig(patch_px=32)
@@ -50,9 +50,9 @@ print(json.dumps(said))
 _READ_ONLY = """
 import json, sys
 from pathlib import Path
-from pathopatch import pipeline
-from pathopatch.config import TileConfig
-from pathopatch.errors import PathopatchError
+from pathopatch.stages import pipeline
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import PathopatchError
 
 try:
     outcomes = pipeline.tile(Path(sys.argv[1]) / "one.csv", Path(sys.argv[2]), TileConfig(patch_px=32))

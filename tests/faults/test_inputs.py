@@ -18,16 +18,16 @@ import pytest
 import tifffile
 from made_omezarr import chunk_files, write_omezarr
 
-from pathopatch import pipeline
-from pathopatch.batch.run import exit_code
-from pathopatch.batch.tasks import Outcome
-from pathopatch.config import TileConfig
-from pathopatch.errors import InputCorruptError
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.status import read_status
 from pathopatch.patches import is_tiled
-from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
 from pathopatch.slides.openslide import OpenSlideSlide
-from pathopatch.statuses import read_status
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.run import exit_code
+from pathopatch.stages.batch.tasks import Outcome
 
 Row = dict[str, str]
 Make = Callable[[Path], Row]

@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from made_model import write_model
 
-from pathopatch.faultpoints import VARIABLE
-from pathopatch.statuses import read_status
+from pathopatch.core.faultpoints import VARIABLE
+from pathopatch.core.status import read_status
 
 POINTS = ("chunk", "rename", "renamed")
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
 _FRESH.set_forkserver_preload(
-    ["pathopatch.pipeline", "pathopatch.patches.tile", "pathopatch.heatmaps", "pathopatch.models"]
+    ["pathopatch.stages.pipeline", "pathopatch.patches.tile", "pathopatch.heatmaps", "pathopatch.models"]
 )
 
 
 def tile(folder: Path, out: Path, force: bool) -> None:
-    from pathopatch.config import TileConfig
+    from pathopatch.core.config import TileConfig
     from pathopatch.patches import tile_slide
     from pathopatch.slides import open_slide
 
@@ -34,7 +34,7 @@ def tile(folder: Path, out: Path, force: bool) -> None:
 
 
 def predict(folder: Path, out: Path, force: bool) -> None:
-    from pathopatch.config import PredictConfig
+    from pathopatch.core.config import PredictConfig
     from pathopatch.heatmaps import predict_to
     from pathopatch.models import load_model
     from pathopatch.slides import open_slide

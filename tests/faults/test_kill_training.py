@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from torch import nn
 
+from pathopatch.core.faultpoints import VARIABLE
 from pathopatch.debias.methods import Phase
 from pathopatch.debias.objectives import GroupDRO, Mean
 from pathopatch.debias.samplers import GroupBalancedBatchSampler, UniformBatchSampler
-from pathopatch.faultpoints import VARIABLE
 
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
 _FRESH.set_forkserver_preload(["pathopatch.training", "torch._dynamo"])  # torch.optim asks for the latter
@@ -47,7 +47,7 @@ def _train(folder: Path, name: str, fault: str) -> None:
     """Train in this process, which a fault may end, and leave what was reached."""
     from made_patches import toy
 
-    from pathopatch.config import TrainConfig
+    from pathopatch.core.config import TrainConfig
     from pathopatch.training.fit import Keep, fit_arrays
 
     if fault:

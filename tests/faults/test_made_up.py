@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from made_model import write_model
 from made_omezarr import write_omezarr
 
-from pathopatch.annotations.asap import read_asap
-from pathopatch.annotations.masks import read_mask
-from pathopatch.annotations.qupath import read_qupath
-from pathopatch.errors import ManifestError, PathopatchError
-from pathopatch.files import inside
-from pathopatch.manifest import read_manifest
+from pathopatch.core.errors import ManifestError, PathopatchError
+from pathopatch.core.files import inside
 from pathopatch.models import load_model
+from pathopatch.patches.annotations.asap import read_asap
+from pathopatch.patches.annotations.masks import read_mask
+from pathopatch.patches.annotations.qupath import read_qupath
 from pathopatch.slides import open_slide
+from pathopatch.slides.manifest import read_manifest
 
 pytestmark = pytest.mark.fault("any-bytes")
 

@@ -9,11 +9,11 @@ import made_slides as made
 import numpy as np
 import pytest
 
-from pathopatch import pipeline
-from pathopatch.config import TileConfig
-from pathopatch.errors import InputUnsupportedError, ManifestError
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputUnsupportedError, ManifestError
 from pathopatch.patches import tile_slide
 from pathopatch.slides import open_slide
+from pathopatch.stages import pipeline
 
 Row = dict[str, str]
 

@@ -9,11 +9,11 @@ import made_slides as made
 import numpy as np
 import pytest
 
-from pathopatch import pipeline
-from pathopatch.batch.tasks import WITHIN
-from pathopatch.config import IntensityConfig, TileConfig
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.statuses import read_status
+from pathopatch.core.config import IntensityConfig, TileConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.status import read_status
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.tasks import WITHIN
 
 CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
 # Python runs a module of this name when it starts, so a worker process finds a reader that does as its file is called.
@@ -80,7 +80,7 @@ def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide
     (tmp_path / "start" / "sitecustomize.py").write_text(_FAULTY)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        paths = [str(tmp_path / "start"), str(Path(pipeline.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(tmp_path / "start"), str(Path(pipeline.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         config = TileConfig(patch_px=32)
         outcomes = pipeline.tile(manifest, out, config, workers=2, limit_s=20, limit_bytes=2_000_000_000)

@@ -13,16 +13,21 @@ import pandas as pd
 import pytest
 from made_model import write_model
 
-from pathopatch import pipeline
-from pathopatch.batch.tasks import Outcome
-from pathopatch.config import GroupsConfig, PredictConfig, TileConfig
-from pathopatch.errors import CheckpointIncompatibleError, DuplicateIdError, InputUnsupportedError, StaleArtefactError
-from pathopatch.files import write_json
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import GroupsConfig, PredictConfig, TileConfig
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    DuplicateIdError,
+    InputUnsupportedError,
+    StaleArtefactError,
+)
+from pathopatch.core.files import write_json
 from pathopatch.models import read_spec
 from pathopatch.patches import tile_slide
-from pathopatch.provenance import Stamp, write_table
 from pathopatch.report.collect import read_study
 from pathopatch.slides import open_slide
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.tasks import Outcome
 
 CONFIG = TileConfig(patch_px=16)
 

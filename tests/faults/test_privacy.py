@@ -13,10 +13,10 @@ from made_model import write_model
 from marked_files import MARKER, readable
 from PIL import Image
 
-from pathopatch import pipeline
-from pathopatch.config import PredictConfig, TileConfig
-from pathopatch.export import export_ome_zarr
+from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.patches import PatchStore
+from pathopatch.stages import pipeline
+from pathopatch.stages.export import export_ome_zarr
 
 pytestmark = pytest.mark.fault("patient-data")
 

@@ -18,21 +18,23 @@ import numpy as np
 import pytest
 from made_model import write_model
 
-from pathopatch import statuses
-from pathopatch.batch.run import run_slides
-from pathopatch.batch.tasks import PredictTask, SlideTask, TileTask
-from pathopatch.claims import GATE, claimed, is_claimed, of_slide
-from pathopatch.clean import find
-from pathopatch.config import PredictConfig, TileConfig
-from pathopatch.manifest import SlideRow
-from pathopatch.statuses import read_status, update_status
+from pathopatch.core import status as statuses
+from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.locks import GATE, claimed, is_claimed, of_slide
+from pathopatch.core.status import read_status, update_status
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages.batch.run import run_slides
+from pathopatch.stages.batch.tasks import PredictTask, SlideTask, TileTask
+from pathopatch.stages.clean import find
 
 pytestmark = pytest.mark.fault("two-processes")
 
 WORKERS = 4
 SLIDES = {"tile": 50, "predict": 4}
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
-_FRESH.set_forkserver_preload(["pathopatch.pipeline", "pathopatch.patches", "pathopatch.heatmaps", "pathopatch.models"])
+_FRESH.set_forkserver_preload(
+    ["pathopatch.stages.pipeline", "pathopatch.patches", "pathopatch.heatmaps", "pathopatch.models"]
+)
 
 
 def slide(folder: Path, number: int = 0) -> SlideRow:

@@ -13,16 +13,16 @@ import pytest
 from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 
-from pathopatch import pipeline
-from pathopatch.batch.tasks import Outcome
-from pathopatch.config import PredictConfig
-from pathopatch.errors import InputCorruptError
-from pathopatch.files import read_json
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.files import read_json
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
-from pathopatch.manifest import SlideRow
-from pathopatch.plan import Plan, predict_plan
-from pathopatch.provenance import read_table
 from pathopatch.slides import TolerantSlide, open_slide
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.dry_run import Plan, predict_plan
 
 pytestmark = pytest.mark.fault("corrupt-tile")
 

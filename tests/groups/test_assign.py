@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.groups import assign_groups
 
 

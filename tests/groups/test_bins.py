@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.groups import assign_groups, bins_of, group_numbers
+from pathopatch.groups.attribute import naming_of_bins
 from pathopatch.groups.bins import Bins, kept_cuts, used_bins
-from pathopatch.groups.naming import naming_of_bins
 
 
 def test_bins_that_are_large_enough_stay():

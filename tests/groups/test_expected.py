@@ -8,7 +8,7 @@ import pytest
 
 from pathopatch.groups import assign_groups, audit, tables
 from pathopatch.groups.expected import expected
-from pathopatch.groups.sweep import sweep
+from pathopatch.groups.threshold_sweep import sweep
 
 
 def one_a_patient(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:

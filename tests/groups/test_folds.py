@@ -4,12 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.auditing import audit_text
-from pathopatch.config import GroupsConfig, SplitsConfig, StudyConfig, TrainConfig, parse
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.grouping import fold_tables, write_folds
+from pathopatch.core.artefacts import Stamp
+from pathopatch.core.config import GroupsConfig, SplitsConfig, StudyConfig, TrainConfig, parse
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups.folds import assign_folds, split_in_fold
-from pathopatch.provenance import Stamp
+from pathopatch.stages.audit import audit_text
+from pathopatch.stages.groups import fold_tables, write_folds
 from pathopatch.training import runs_with_groups
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.errors import GroupEmptyError, InputMissingError
+from pathopatch.core.errors import GroupEmptyError, InputMissingError
 from pathopatch.groups import assign_groups, audit, check_groups, describe, group_counts
 from pathopatch.groups.empty_groups import filled_thresholds
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from pathopatch.errors import InputUnsupportedError, SplitLeakageError
+from pathopatch.core.errors import InputUnsupportedError, SplitLeakageError
 from pathopatch.groups import assign_splits
 
 

@@ -16,9 +16,16 @@ import zarr
 from PIL import Image
 from shapely.geometry import box, shape
 
-from pathopatch.config import FlagsConfig, IntensityConfig, PredictConfig, TissueConfig
-from pathopatch.errors import CheckpointIncompatibleError, DuplicateIdError, InputUnsupportedError, StaleArtefactError
-from pathopatch.files import read_json
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import FlagsConfig, IntensityConfig, PredictConfig, TissueConfig
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    DuplicateIdError,
+    InputUnsupportedError,
+    StaleArtefactError,
+)
+from pathopatch.core.files import read_json
+from pathopatch.core.status import read_status
 from pathopatch.heatmaps import artefacts, folder, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
@@ -28,9 +35,7 @@ from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.patches import source
 from pathopatch.patches.analysis import SlideAnalysis
-from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
-from pathopatch.statuses import read_status
 
 GLASS, TISSUE, TUMOUR = 10, 100, 200
 

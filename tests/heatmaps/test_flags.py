@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import FlagsConfig
+from pathopatch.core.config import FlagsConfig
 from pathopatch.heatmaps.flags import FLAGS, flags, is_flagged
 from pathopatch.models.spec import SeenRange
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.errors import InputCorruptError, InputMissingError
+from pathopatch.core.errors import InputCorruptError, InputMissingError
 from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, read_ome_tiff, write_ome_tiff
 
 

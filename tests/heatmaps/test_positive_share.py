@@ -11,14 +11,14 @@ import tifffile
 from read_page import Page
 from test_artefacts import GLASS, TISSUE, TUMOUR, model
 
-from pathopatch.batch.totals import write_cohort
-from pathopatch.config import IntensityConfig, PredictConfig
-from pathopatch.files import read_json
+from pathopatch.core.config import IntensityConfig, PredictConfig
+from pathopatch.core.files import read_json
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import facts
 from pathopatch.slides import open_slide
+from pathopatch.stages.batch.cohort_summary import write_cohort
 
 
 def predict(out: Path, pixels: np.ndarray, *, stride_px: int = 16, **of_model: object) -> None:

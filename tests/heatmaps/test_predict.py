@@ -10,8 +10,8 @@ import tifffile
 import torch
 from made_slides import write_channel, write_scn
 
-from pathopatch.config import IntensityConfig, PredictConfig, TissueConfig
-from pathopatch.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
+from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
+from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps import predict_slide, tiling_of
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.bundle import PatchClassifier

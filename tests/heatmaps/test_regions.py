@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from shapely.geometry import Polygon, box
 
-from pathopatch.annotations.qupath import read_qupath
 from pathopatch.heatmaps.regions import positive_regions, write_regions
+from pathopatch.patches.annotations.qupath import read_qupath
 
 NAN = np.nan
 

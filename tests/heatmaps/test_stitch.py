@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pathopatch.errors import InternalError
+from pathopatch.core.errors import InternalError
 from pathopatch.heatmaps.stitch import cell_positions, coverage, halved, stitch
 from pathopatch.patches.grid import Grid
 

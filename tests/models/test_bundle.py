@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pathopatch.config import TissueConfig
-from pathopatch.errors import (
+from pathopatch.core.config import TissueConfig
+from pathopatch.core.errors import (
     ChannelMismatchError,
     CheckpointIncompatibleError,
     CheckpointUnsafeError,

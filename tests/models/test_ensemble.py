@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pathopatch.errors import CheckpointIncompatibleError
+from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.models import BundleSpec, Ensemble, PatchClassifier, build_network, load_ensemble, save_bundle
 from pathopatch.models.spec import SeenRange
 

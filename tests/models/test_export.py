@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from pathopatch.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
+from pathopatch.core.errors import CheckpointIncompatibleError, InputUnsupportedError, StaleArtefactError
 from pathopatch.models.bundle import load_model, save_bundle
 from pathopatch.models.export import FORMATS, export_model
 from pathopatch.models.export import torchscript as recording

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models import forward
 from pathopatch.models.forward import (
     patches_a_pass,

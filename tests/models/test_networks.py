@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pathopatch.errors import (
+from pathopatch.core.errors import (
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
     InputCorruptError,

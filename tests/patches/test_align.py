@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import RegistrationConfig, TileConfig
-from pathopatch.errors import StaleArtefactError
+from pathopatch.core.config import RegistrationConfig, TileConfig
+from pathopatch.core.errors import StaleArtefactError
+from pathopatch.core.status import read_status
 from pathopatch.patches import PatchStore, tile_slide
-from pathopatch.statuses import read_status
 
 Make = Callable[..., Any]
 ALIGNED = TileConfig(patch_px=64, registration=RegistrationConfig(align=True))

@@ -10,8 +10,8 @@ import pytest
 from array_slides import h_and_e, low_counts
 from numpy.typing import NDArray
 
-from pathopatch.config import IntensityConfig, TileConfig, TissueConfig
-from pathopatch.errors import (
+from pathopatch.core.config import IntensityConfig, TileConfig, TissueConfig
+from pathopatch.core.errors import (
     ChannelMismatchError,
     InputUnsupportedError,
     NonFiniteError,

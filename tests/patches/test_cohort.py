@@ -10,23 +10,23 @@ import pytest
 from made_slides import write_channel
 from numpy.typing import NDArray
 
-from pathopatch import pipeline
-from pathopatch.cohort import slides_to_predict
-from pathopatch.config import EvaluateConfig, GroupsConfig, IntensityConfig, PredictConfig, TileConfig, TrainConfig
-from pathopatch.errors import (
+from pathopatch.core.config import EvaluateConfig, GroupsConfig, IntensityConfig, PredictConfig, TileConfig, TrainConfig
+from pathopatch.core.errors import (
     ChannelMismatchError,
     InputUnsupportedError,
     NoTissueError,
     PathopatchError,
     StaleArtefactError,
 )
-from pathopatch.files import read_json
+from pathopatch.core.files import read_json
 from pathopatch.heatmaps import predict_slide
-from pathopatch.manifest import SlideRow
 from pathopatch.models import PatchClassifier, load_model
 from pathopatch.patches import PatchStore, cohort_config
 from pathopatch.patches.cohort import Intensities, tissue_intensities
 from pathopatch.slides import open_slide
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages import pipeline
+from pathopatch.stages.check import slides_to_predict
 
 Make = Callable[..., Any]
 COHORT = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort", low_percentile=0, high_percentile=100))

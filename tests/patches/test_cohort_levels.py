@@ -11,11 +11,11 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch import pipeline
-from pathopatch.config import TileConfig
+from pathopatch.core.config import TileConfig
+from pathopatch.core.status import read_status, update_status
 from pathopatch.patches.store import store_levels
-from pathopatch.plan import tile_plan
-from pathopatch.statuses import read_status, update_status
+from pathopatch.stages import pipeline
+from pathopatch.stages.dry_run import tile_plan
 
 SIDE = 256
 CONFIG = TileConfig(patch_px=64)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from pathopatch.cli import app
-from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
+from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.patches import tile_slide
 from pathopatch.patches.describe import Description, describe_slide, saturated_shares
 from pathopatch.patches.picture import compose

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pathopatch.config import IntensityConfig
+from pathopatch.core.config import IntensityConfig
 from pathopatch.patches import intensity
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pathopatch.config import LabelConfig, parse
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.config import LabelConfig, parse
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from made_omezarr import write_omezarr
 
-from pathopatch.config import RegistrationConfig, TileConfig, TissueConfig
-from pathopatch.errors import InputMissingError, StaleArtefactError
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
+from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches import PatchStore, tile_slide
-from pathopatch.provenance import read_table
 from pathopatch.slides import Slide, open_slide
 
 CONFIG = TileConfig(patch_px=32, stride_px=24, mpp=0.7)

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
-from pathopatch.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.core.artefacts import Stamp
+from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
 from pathopatch.patches.store import PatchStore, store_stamp
 from pathopatch.patches.store_writer import StoreWriter, shard_patches
-from pathopatch.provenance import Stamp
 
 ORIGINS = np.stack([np.arange(600) * 8, np.zeros(600)], axis=1).astype(np.int64)
 STAMP = Stamp(stage="tile", config="c", inputs={})

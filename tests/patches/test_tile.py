@@ -12,14 +12,14 @@ import pytest
 from array_slides import h_and_e, low_counts, write_mask
 from numpy.typing import NDArray
 
-from pathopatch.config import TileConfig
-from pathopatch.errors import (
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
     MppMissingError,
     StaleArtefactError,
 )
-from pathopatch.files import read_json
+from pathopatch.core.files import read_json
 from pathopatch.patches.analysis import analyse_slide
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore

@@ -13,11 +13,11 @@ import pytest
 from array_slides import h_and_e, low_counts, write_mask
 from numpy.typing import NDArray
 
-from pathopatch.config import TileConfig
-from pathopatch.errors import (
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import (
     StaleArtefactError,
 )
-from pathopatch.files import atomic_path, read_json
+from pathopatch.core.files import atomic_path, read_json
 from pathopatch.patches import tile as tile_module
 from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore

@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from pathopatch.config import UNCERTAIN_BELOW, TileConfig, TissueConfig
+from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig, TissueConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.errors import InputUnsupportedError
-from pathopatch.manifest import read_manifest
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
 from pathopatch.patches.signal import tissue_signal
 from pathopatch.patches.tissue import TissueModel, clean_mask, supplied_tissue
@@ -21,6 +20,7 @@ from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import open_slide
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.glass import Illumination
+from pathopatch.slides.manifest import read_manifest
 from pathopatch.slides.unscanned import Unscanned
 
 SIZE = 300

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig, TissueConfig
+from pathopatch.core.config import UNCERTAIN_BELOW, RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.patches import analyse_slide
 from pathopatch.patches.describe import saturated_shares
 from pathopatch.patches.tissue_fit import fit_tissue

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.config import EvaluateConfig, TrainConfig
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.files import write_bytes, write_json
+from pathopatch.core.status import update_status
 from pathopatch.evaluation.evaluate import group_table, judge_predictions, sweep_table
-from pathopatch.files import write_bytes, write_json
 from pathopatch.groups import assign_groups, audit
-from pathopatch.provenance import Stamp, write_table
-from pathopatch.statuses import update_status
 
 QUICK = EvaluateConfig(bootstrap=40)
 THRESHOLDS = (0.25, 0.5)

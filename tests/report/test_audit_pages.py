@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from read_page import Page
 
-from pathopatch.config import EvaluateConfig
-from pathopatch.files import read_json, write_json
-from pathopatch.provenance import Stamp, fingerprint_file, read_table, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.files import read_json, write_json
 from pathopatch.report import audit_plots, write_report
 
 QUICK = EvaluateConfig(bootstrap=40)

@@ -17,14 +17,14 @@ import tifffile
 import zarr
 from read_page import Page
 
-from pathopatch import pipeline
-from pathopatch.config import EvaluateConfig, TileConfig
-from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.config import EvaluateConfig, TileConfig
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.patches.overview import write_array
 from pathopatch.patches.picture import hatched, mask_under
 from pathopatch.patches.store import PatchStore
 from pathopatch.report import write_report
 from pathopatch.report.contact_sheet import write_contact_sheet
+from pathopatch.stages import pipeline
 
 ALARM = (30, 30, 190)  # BGR
 CONFIG = TileConfig(patch_px=32, store="none")

@@ -14,15 +14,15 @@ import pytest
 import tifffile
 from read_page import Page
 
-from pathopatch import pipeline
-from pathopatch.config import EvaluateConfig, TileConfig
-from pathopatch.errors import StaleArtefactError
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import EvaluateConfig, TileConfig
+from pathopatch.core.errors import StaleArtefactError
+from pathopatch.core.files import read_json, write_bytes, write_json
+from pathopatch.core.status import update_status
 from pathopatch.evaluation import compare, comparison_table
-from pathopatch.files import read_json, write_bytes, write_json
 from pathopatch.groups import audit
-from pathopatch.provenance import Stamp, write_table
 from pathopatch.report import write_report
-from pathopatch.statuses import update_status
+from pathopatch.stages import pipeline
 
 QUICK = EvaluateConfig(bootstrap=40)
 

@@ -13,14 +13,14 @@ import pytest
 from made_model import write_model
 from read_page import Page
 
-from pathopatch import pipeline
-from pathopatch.config import EvaluateConfig, PredictConfig
-from pathopatch.decided.rows import Decision
-from pathopatch.decided.table import read_decisions
-from pathopatch.files import read_json, write_json
-from pathopatch.provenance import Stamp, fingerprint
+from pathopatch.core.artefacts import Stamp, fingerprint
+from pathopatch.core.config import EvaluateConfig, PredictConfig
+from pathopatch.core.files import read_json, write_json
+from pathopatch.groups.decisions.rows import Decision
+from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import Decisions
+from pathopatch.stages import pipeline
 
 HOSTILE = "=cmd() <script>alert(1)</script>"
 

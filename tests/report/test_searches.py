@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pathopatch.config import TrainConfig
-from pathopatch.files import write_json
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.files import write_json
 from pathopatch.report.collect import read_study
 from pathopatch.report.page import write_report
 from pathopatch.report.searches import accuracy_by_s, searches_section

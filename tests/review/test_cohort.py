@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from made_review import CONFIG, Folders, bright_image
 
-from pathopatch import pipeline
-from pathopatch.errors import InputMissingError
-from pathopatch.files import read_json, write_json
+from pathopatch.core.artefacts import Stamp, fingerprint
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import read_json, write_json
+from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import FACTS
-from pathopatch.provenance import Stamp, fingerprint
-from pathopatch.pseudonyms import pseudonymous
 from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import facts, values
-from pathopatch.statuses import read_status, update_status
+from pathopatch.slides.pseudonyms import pseudonymous
+from pathopatch.stages import pipeline
 
 
 @pytest.fixture

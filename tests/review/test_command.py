@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 from review_page import DECISIONS, Page, predicted
 
-from pathopatch.decided.log import read_log
+from pathopatch.groups.decisions.log import read_log
 from pathopatch.review import viewer
 from pathopatch.review.server import listen
 
@@ -121,7 +121,7 @@ def test_neither_torch_nor_what_trains_is_loaded_to_show_a_slide(out: Path) -> N
 import sys
 from pathlib import Path
 from pathopatch.review.app import create_app
-from pathopatch.review.opened import opened
+from pathopatch.review.slide_pool import opened
 from pathopatch.review.security import Access
 from pathopatch.review.values import facts, values
 from pathopatch.review.tiles import thumbnail, tile

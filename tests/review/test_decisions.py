@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathopatch.decided import log as log_module
-from pathopatch.decided import standing, utc_text
-from pathopatch.decided.log import read_log
-from pathopatch.decided.rows import Decision, Recorded
-from pathopatch.errors import (
+from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
     ReviewConflictError,
     StaleArtefactError,
 )
+from pathopatch.groups.decisions import log as log_module
+from pathopatch.groups.decisions import standing, utc_text
+from pathopatch.groups.decisions.log import read_log
+from pathopatch.groups.decisions.rows import Decision, Recorded
 from pathopatch.review import decisions as decisions_module
 from pathopatch.review.decisions import Decisions
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.gallery import KINDS, gallery, kinds
 from pathopatch.review.patches import Patches

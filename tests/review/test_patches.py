@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups import assign_groups
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.patches.grid import Grid

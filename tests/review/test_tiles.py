@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from made_review import MODALITIES, SHIFT, Folders, bright_image, dark_image, write_facts
 from PIL import Image
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.review import cohort as cohorts
 from pathopatch.review import tiles
 from pathopatch.review.cohort import ReviewedSlide, open_cohort

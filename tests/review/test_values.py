@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from made_review import Folders, write_labels
 from made_slides import write_aperio
 
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.status import read_status
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.review.cohort import ReviewedSlide, open_cohort
 from pathopatch.review.values import decided, facts, patch, values
-from pathopatch.statuses import read_status
 
 TYPES = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "int8": "<i1"}
 CASES = [("out", "bright"), ("out", "dark"), ("fine", "bright")]

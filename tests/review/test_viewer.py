@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pathopatch import doctor
-from pathopatch.errors import InputMissingError
+from pathopatch.core.errors import InputMissingError
 from pathopatch.review import viewer
+from pathopatch.stages import doctor
 
 
 def write_npm(folder: Path, *, script: str) -> str:

@@ -9,7 +9,7 @@ import made_slides as made
 import numpy as np
 import pytest
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides import open_slide
 from pathopatch.slides.background import Polarity, background_text, guess_polarities, parse_background
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pylibCZIrw import czi as library
 
-from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides import czi, open_slide
 
 NAMES = ("DAPI", "FITC")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides import open_slide
 from pathopatch.slides.integrity import checked_tiff
 from pathopatch.slides.tiff import TiffSlide

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pathopatch.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError, MppMissingError
+from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError, MppMissingError
 from pathopatch.slides import open_slide
 
 

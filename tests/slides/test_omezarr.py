@@ -18,7 +18,7 @@ import zarr
 from made_omezarr import chunk_files, write_omezarr
 from ome_zarr.format import FormatV04, FormatV05
 
-from pathopatch.errors import (
+from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
     InputTooLargeError,
@@ -26,9 +26,9 @@ from pathopatch.errors import (
     MppMissingError,
     PathopatchError,
 )
-from pathopatch.manifest import read_manifest
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.slides import open_slide
+from pathopatch.slides.manifest import read_manifest
 
 IMAGE = made.noise(2, 60, 90, np.uint16)
 VERSIONS = pytest.mark.parametrize("version", ["0.4", "0.5"])

@@ -18,7 +18,7 @@ from made_omezarr import chunk_files, write_omezarr
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
-from pathopatch.errors import InputUnsupportedError, MppMissingError, StaleArtefactError
+from pathopatch.core.errors import InputUnsupportedError, MppMissingError, StaleArtefactError
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.omezarr_attributes import Version
 from pathopatch.slides.omezarr_export import export_ome_zarr

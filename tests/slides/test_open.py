@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.errors import (
+from pathopatch.core.errors import (
     ChannelMismatchError,
     InputMissingError,
     InputUnsupportedError,

@@ -9,7 +9,7 @@ import openslide
 import pytest
 import tifffile
 
-from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides import aligned, open_slide
 from pathopatch.slides.registration import measure_shifts
 from pathopatch.slides.resample import EXACT_READ_FACTOR

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.errors import MppMissingError
+from pathopatch.core.errors import MppMissingError
 from pathopatch.slides import open_slide
 from pathopatch.slides.resolution import resolution
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.errors import InputCorruptError
+from pathopatch.core.errors import InputCorruptError
 from pathopatch.slides import open_slide
 from pathopatch.slides.planes import interleaved, planes
 from pathopatch.slides.segments import TileCache

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from pathopatch.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides import open_slide
 
 WIDTH, HEIGHT = 90, 61  # odd, and no multiple of any tile

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pathopatch.errors import InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
 
 STUDY = Path(__file__).parents[2] / "pipelines" / "cmnist"
 

@@ -13,9 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pathopatch.cli import app
-from pathopatch.config import load_study
-from pathopatch.errors import InputMissingError, InputUnsupportedError
-from pathopatch.patches.ready_list import read_list
+from pathopatch.core.config import load_study
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.patches.import_list import read_list
 
 FOLDER = Path(__file__).parents[2] / "pipelines" / "group-robustness"
 sys.path.insert(0, str(FOLDER))

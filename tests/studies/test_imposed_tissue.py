@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.training.dataset import PatchSet
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "pipelines" / "imposed-tissue"))

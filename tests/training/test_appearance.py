@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from made_patches import write_work
 
-from pathopatch.config import TrainConfig
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import TrainConfig
 from pathopatch.heatmaps.flags import least_sharpness
 from pathopatch.models import load_model
 from pathopatch.models.spec import SeenRange
 from pathopatch.patches.intensity import sharpness
-from pathopatch.provenance import Stamp, write_table
 from pathopatch.training import fit
 from pathopatch.training.appearance import least_by_tissue, seen_range
 from pathopatch.training.dataset import load_patches

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from made_patches import write_work
 
-from pathopatch.config import EvaluateConfig, GroupsConfig, StudyConfig, TrainConfig, TuneConfig, parse
-from pathopatch.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import EvaluateConfig, GroupsConfig, StudyConfig, TrainConfig, TuneConfig, parse
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.files import read_json
 from pathopatch.evaluation import comparison, evaluate_run
-from pathopatch.files import read_json
 from pathopatch.groups import assign_groups
-from pathopatch.provenance import Stamp, write_table
-from pathopatch.study import run_study, study_runs
+from pathopatch.stages.study import run_study, study_runs
 from pathopatch.training import fit, tune
 from pathopatch.training.dataset import load_patches
 from pathopatch.training.run import load_sets

@@ -5,8 +5,8 @@ import pytest
 import torch
 from made_patches import toy
 
-from pathopatch.config import AugmentConfig, TrainConfig
-from pathopatch.errors import ChannelMismatchError
+from pathopatch.core.config import AugmentConfig, TrainConfig
+from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.training.augment import augment, check_channels, mixed_seed
 from pathopatch.training.fit import fit_arrays
 

@@ -10,10 +10,10 @@ import zarr
 from made_patches import CHANNELS, toy, write_work
 from made_slides import write_channel
 
-from pathopatch.config import TileConfig
-from pathopatch.errors import ChannelMismatchError, InputMissingError, NonFiniteError
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
 from pathopatch.patches import PatchStore, tile_slide
-from pathopatch.provenance import read_table
 from pathopatch.slides import open_slide
 from pathopatch.training.dataset import PatchSet, channel_statistics, load_patches
 

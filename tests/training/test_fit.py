@@ -11,14 +11,14 @@ from made_patches import toy, write_work
 from safetensors.torch import load_file
 from torch import nn
 
-from pathopatch.config import TrainConfig
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, NonFiniteError, StaleArtefactError
 from pathopatch.debias.methods import NAMES, Phase, method
 from pathopatch.debias.objectives import Mean
 from pathopatch.debias.samplers import UniformBatchSampler
-from pathopatch.errors import BetaOutOfBoundsError, GroupEmptyError, NonFiniteError, StaleArtefactError
 from pathopatch.models.bundle import load_model
 from pathopatch.models.networks import build_network
-from pathopatch.provenance import Stamp, write_table
 from pathopatch.training.checkpoint import peek
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import CHECKPOINT, NONFINITE, Keep, fit_arrays, needs_groups

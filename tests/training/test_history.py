@@ -5,8 +5,8 @@ from importlib.util import find_spec
 import pytest
 from made_patches import toy, write_work
 
-from pathopatch.config import TrainConfig
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.training import history
 from pathopatch.training.fit import Keep, fit_arrays
 from pathopatch.training.history import EVENTS

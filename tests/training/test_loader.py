@@ -8,7 +8,7 @@ import torch
 from made_patches import toy
 from torch import nn
 
-from pathopatch.config import TrainConfig
+from pathopatch.core.config import TrainConfig
 from pathopatch.debias.methods import Phase
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.training.dataset import PatchSet

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_patches import toy
 
-from pathopatch.config import TrainConfig
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import GroupEmptyError
 from pathopatch.debias.methods import NAMES
-from pathopatch.errors import GroupEmptyError
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.selection import check_validation, measure, some_of_each_group, table_shape
 

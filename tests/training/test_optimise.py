@@ -11,15 +11,15 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.amp import GradScaler
 
-from pathopatch.config import TrainConfig
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.debias.phases import Phase
 from pathopatch.debias.samplers import UniformBatchSampler
-from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.models.networks import build_network
 from pathopatch.training import optimise
+from pathopatch.training.distributed import Ranks
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.optimise import compiled, loss_scaler, rate_factor, take_step, training_dtype
-from pathopatch.training.ranks import Ranks
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

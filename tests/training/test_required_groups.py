@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from made_patches import write_work
 
-from pathopatch.config import TrainConfig, TuneConfig
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.errors import GroupEmptyError
 from pathopatch.debias.methods import NAMES
-from pathopatch.errors import GroupEmptyError
 from pathopatch.groups import assign_groups
-from pathopatch.provenance import Stamp, write_table
 from pathopatch.training import fit, runs_with_groups, tune
 from pathopatch.training.required_groups import require_groups
 

@@ -11,10 +11,10 @@ import pytest
 from made_patches import toy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pathopatch.config import TrainConfig, TuneConfig, parse
+from pathopatch.core.config import TrainConfig, TuneConfig, parse
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES
-from pathopatch.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.training import search as search_module
 from pathopatch.training.fit import Fitted
 from pathopatch.training.search import search_arrays, search_plan, search_text

@@ -16,8 +16,8 @@ from made_patches import write_work
 from typer.testing import CliRunner
 
 from pathopatch.cli import app
-from pathopatch.config import TrainConfig, TuneConfig
-from pathopatch.files import read_json
+from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.files import read_json
 from pathopatch.training import run as run_module
 from pathopatch.training import search as search_module
 from pathopatch.training.tune import tune

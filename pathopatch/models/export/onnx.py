@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.export.network import ExportedNetwork, probe
 from pathopatch.models.spec import BundleSpec
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.export.checked import of_scaled_patches
 from pathopatch.models.export.network import ExportedNetwork, probe
 from pathopatch.models.spec import BundleSpec

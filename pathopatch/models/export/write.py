@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
-from pathopatch.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.files import atomic_path, read_json, write_json
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.models.bundle import load_model
 from pathopatch.models.compatibility import SPEC, WEIGHTS, read_spec
 from pathopatch.models.export import onnx, wsinfer
@@ -15,7 +16,6 @@ from pathopatch.models.export.facts import FACTS, README, facts_of, readme_of
 from pathopatch.models.export.network import ExportedNetwork
 from pathopatch.models.export.torchscript import torchscript
 from pathopatch.models.spec import BundleSpec
-from pathopatch.provenance import Stamp, fingerprint, fingerprint_file, is_current
 
 Format = Literal["torchscript", "onnx", "wsinfer"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pathopatch.errors import InputUnsupportedError
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.card import intensity_text
 from pathopatch.models.spec import BundleSpec
 

@@ -21,7 +21,7 @@ class ViewerHook(BuildHookInterface):  # type: ignore[misc]
         """Put the viewer where the list of artifacts in pyproject.toml finds it."""
         sys.path.insert(0, self.root)
         try:
-            from pathopatch.errors import PathopatchError
+            from pathopatch.core.errors import PathopatchError
             from pathopatch.review.viewer import fetch
 
             try:

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from imposed_tissue.settings import ImposedConfig, Polarity
 from pathopatch import metrics
-from pathopatch.config import TrainConfig, parse
+from pathopatch.core.artefacts import fingerprint, read_table
+from pathopatch.core.config import TrainConfig, parse
 from pathopatch.debias.methods import method
 from pathopatch.groups.assign import attribute
-from pathopatch.provenance import fingerprint, read_table
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import Fitted, fit_arrays
-from pathopatch.training.passing import needs_groups
+from pathopatch.training.phase_data import needs_groups
 from pathopatch.training.selection import Standardised, logits_of
 
 CEILING = "ceiling"

@@ -21,8 +21,8 @@ from imposed_tissue.cells import MIN_TISSUE, joined, margins_of, work_of
 from imposed_tissue.cohort import SETS
 from imposed_tissue.settings import ImposedConfig
 from pathopatch import metrics
+from pathopatch.core.artefacts import read_table
 from pathopatch.groups.assign import attribute
-from pathopatch.provenance import read_table
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import fit_arrays
 

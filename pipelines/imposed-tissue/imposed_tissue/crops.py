@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.config import TissueConfig
-from pathopatch.errors import ChannelMismatchError, InputUnsupportedError
-from pathopatch.patches.ready_images import common_look, read_image
-from pathopatch.patches.ready_list import read_list
+from pathopatch.core.config import TissueConfig
+from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
+from pathopatch.patches.import_images import common_look, read_image
+from pathopatch.patches.import_list import read_list
 from pathopatch.patches.tissue_fit import fit_tissue
 
 SPLITS = ("train", "val", "test")
@@ -55,7 +55,7 @@ def find_crops(source: Path, *, crop_px: int, apart_px: int, side_px: int, min_t
     Parameters
     ----------
     source : Path
-        Folder or CSV as `pathopatch.patches.ready_list.read_list` takes it; its patient_id is the source tile.
+        Folder or CSV as `pathopatch.patches.import_list.read_list` takes it; its patient_id is the source tile.
     crop_px, apart_px : int
         Side of a crop, and how far those of one image are apart, px of the image.
     side_px : int

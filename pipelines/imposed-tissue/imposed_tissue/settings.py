@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.config import Config, TrainConfig, parse
-from pathopatch.manifest import expanded
+from pathopatch.core.config import Config, TrainConfig, parse
+from pathopatch.slides.manifest import expanded
 
 Polarity = Literal["bright", "dark"]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,7 +1,0 @@
-"""What did a person mark on a slide, and how much of each patch is it? Outlines of QuPath and ASAP, raster masks."""
-
-from pathopatch.annotations.masks import MaskFractions, read_mask
-from pathopatch.annotations.polygons import PolygonFractions
-from pathopatch.annotations.regions import Regions, read_annotations, regions_of
-
-__all__ = ["MaskFractions", "PolygonFractions", "Regions", "read_annotations", "read_mask", "regions_of"]

@@ -1,0 +1,64 @@
+"""What can be set: one frozen model per stage, each default in one place with its reason.
+
+Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
+"""
+
+from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, parse, tables_of
+from pathopatch.core.config.slides import (
+    UNCERTAIN_BELOW,
+    AnnotationConfig,
+    IntensityConfig,
+    LabelConfig,
+    ReadyConfig,
+    RegistrationConfig,
+    TileConfig,
+    TissueConfig,
+)
+from pathopatch.core.config.study import (
+    EvaluateConfig,
+    FlagsConfig,
+    PredictConfig,
+    SettingsConfig,
+    StudyConfig,
+    load_settings,
+    load_study,
+)
+from pathopatch.core.config.training import (
+    RANK_METHODS,
+    AugmentConfig,
+    GroupsConfig,
+    MethodName,
+    SplitsConfig,
+    TrainConfig,
+    TuneConfig,
+)
+
+__all__ = [
+    "AnnotationConfig",
+    "AugmentConfig",
+    "Config",
+    "EvaluateConfig",
+    "FlagsConfig",
+    "Fraction",
+    "GroupsConfig",
+    "IntensityConfig",
+    "LabelConfig",
+    "MPP_RANGE",
+    "MethodName",
+    "PredictConfig",
+    "RANK_METHODS",
+    "ReadyConfig",
+    "RegistrationConfig",
+    "SettingsConfig",
+    "SplitsConfig",
+    "StudyConfig",
+    "TileConfig",
+    "TissueConfig",
+    "TrainConfig",
+    "UNCERTAIN_BELOW",
+    "TuneConfig",
+    "load_settings",
+    "load_study",
+    "parse",
+    "tables_of",
+]

@@ -1,0 +1,69 @@
+"""What do all configurations have in common? They are frozen, and an unknown key is an error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pathopatch.core.errors import InputUnsupportedError
+
+MPP_RANGE = (0.05, 20.0)
+"""Micrometres per pixel outside this range are taken for a mistake in the file or the manifest."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+T = TypeVar("T", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
+    """Return a checked configuration from plain values.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Lists every unknown, missing or invalid key.
+    """
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        lines = [
+            f"{_key(kind, item['loc'])}: {item['msg']} (got {item.get('input')!r})"
+            for item in error.errors(include_url=False)
+        ]
+        raise InputUnsupportedError(
+            "configuration refused: " + "; ".join(lines),
+            place=place,
+            remedy="correct or remove these keys",
+        ) from error
+
+
+def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
+    """Return the tables that a configuration holds, by name."""
+    found: dict[str, type[Config]] = {}
+    for name, field in kind.model_fields.items():
+        for each in (field.annotation, *get_args(field.annotation)):
+            if isinstance(each, type) and issubclass(each, Config):
+                found[name] = each
+    return found
+
+
+def _key(kind: type[Config], place: Sequence[int | str]) -> str:
+    """Return a key as a study file has it, ``[tile.tissue] channels``."""
+    tables: list[str] = []
+    parts = list(place)
+    while parts and (inner := tables_of(kind).get(str(parts[0]))) is not None:
+        kind = inner
+        tables.append(str(parts.pop(0)))
+        if parts and parts[0] == kind.__name__:  # which of several types was tried
+            parts.pop(0)
+    key = ".".join(str(part) for part in parts)
+    if not tables:
+        return key or "(top)"
+    return f"[{'.'.join(tables)}] {key}".rstrip()

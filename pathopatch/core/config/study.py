@@ -1,0 +1,204 @@
+"""What can be set about a whole study, its evaluation and its predictions."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pathopatch.core.config.base import Config, Fraction, parse, tables_of
+from pathopatch.core.config.slides import ReadyConfig, TileConfig
+from pathopatch.core.config.training import GroupsConfig, MethodName, SplitsConfig, TrainConfig, TuneConfig
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+
+
+class EvaluateConfig(Config):
+    """How runs are judged."""
+
+    bootstrap: int = Field(default=1000, ge=0)  # resamplings of patients behind each interval
+    seed: int = 0
+    least_per_group: int = Field(default=25, ge=1)  # in a sweep; the standard error of a smaller group tops 10 points
+    ablation: bool = True  # predict once more without each channel: which ones a model leans on
+
+
+class FlagsConfig(Config):
+    """From where on a prediction is marked for a second look."""
+
+    low_tissue: Fraction = 0.1  # tissue share below it: little to judge by
+    saturated: Fraction = 0.05  # share of pixels at the end of the window above it
+    near_threshold: Fraction = 0.1  # probability as near to the decision as this
+    spread: Fraction = 0.1  # standard deviation of the probability over the members of an ensemble above it
+
+
+class PredictConfig(Config):
+    """How slides are predicted."""
+
+    batch: int = Field(default=64, ge=1)
+    tta: bool = False  # test-time augmentation: the mean logit over the eight symmetries of the square
+    flags: FlagsConfig = FlagsConfig()
+    deidentify: bool = False  # outputs name neither files nor patients; slides are called by their content
+    all_patches: bool = False
+    min_tissue: Fraction | None = None  # None: the bundle's
+    max_bad_tiles: Fraction = 0.0  # share of a slide's area that may be undecodable; its patches have no value
+    stride_px: int | None = Field(default=None, ge=1)
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+
+class SettingsConfig(Config):
+    """The tables of settings, each of which a stage reads: what ``--config`` takes alone, and a study holds as well."""
+
+    tile: TileConfig = TileConfig()
+    ready: ReadyConfig = ReadyConfig()  # goes with patches
+    groups: GroupsConfig = GroupsConfig()
+    train: TrainConfig = TrainConfig()
+    tune: TuneConfig | None = None  # None: train once with the settings of [train]
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+    splits: SplitsConfig = SplitsConfig()
+
+
+class StudyConfig(SettingsConfig):
+    """A whole study: ``pathopatch run study.toml``.
+
+    It starts from slides (`manifest`) or from ready patches (`patches`), which have no slides to predict and are cut as
+    they are.
+    """
+
+    manifest: Path | None = None
+    patches: Path | None = None  # folder or CSV, as `pathopatch tile --patches` takes it
+    work: Path
+    decisions: Path | None = None  # an exported review, as `pathopatch groups --decisions` takes it
+    methods: tuple[MethodName, ...] = Field(
+        default=("erm", "erm-balanced", "resample", "groupdro", "gerne"), min_length=1
+    )
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    predict_split: Literal["train", "val", "test", "all", "none"] = "test"
+    jobs: int = Field(default=1, ge=1)  # training runs side by side, each with cores / jobs threads
+    # What the methods are trained by: each threshold of [groups], its bins if it has any, and, where a method has
+    # such a form, the rank of the tissue fraction, selected at each threshold.
+    attributes: tuple[Literal["thresholds", "bins", "rank"], ...] = Field(default=("thresholds", "bins"), min_length=1)
+
+    @model_validator(mode="after")
+    def _a_fold_predicts_what_it_tests(self) -> StudyConfig:
+        if self.splits.folds > 1 and self.predict_split not in ("test", "none"):
+            raise ValueError("with folds each slide is predicted by a model that has not seen its patient, or none is")
+        return self
+
+    @model_validator(mode="after")
+    def _a_work_folder_names_its_slides(self) -> StudyConfig:
+        if self.predict.deidentify and self.predict_split != "none":
+            raise ValueError(
+                "[predict] deidentify: a study's work folder names its slides; predict into another folder"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _patches_are_not_predicted(cls, raw: Any) -> Any:
+        has_no_slides = isinstance(raw, dict) and raw.get("patches") is not None
+        return {"predict_split": "none", **raw} if has_no_slides else raw
+
+    @model_validator(mode="after")
+    def _slides_or_patches(self) -> StudyConfig:
+        if (self.manifest is None) == (self.patches is None):
+            raise ValueError("give manifest or patches, one of the two")
+        if self.patches is None:
+            if self.ready != ReadyConfig():
+                raise ValueError("[ready] goes with patches: slides are cut as [tile] says")
+            return self
+        default = TileConfig()
+        asked = [
+            f"[tile] {name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
+        ]
+        asked += ["[tile] mpp (the images' own scale is [ready] mpp)"] if self.tile.mpp is not None else []
+        asked += ["predict_split"] if self.predict_split != "none" else []
+        if asked:
+            raise ValueError(f"ready patches are as they are and have no slides: leave out {', '.join(asked)}")
+        return self
+
+
+def load_study(path: Path) -> StudyConfig:
+    """Return the study written in a TOML file; relative paths in it are relative to the file.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputUnsupportedError
+        It is not TOML, or a key is unknown, missing or out of range; all such keys are listed.
+    """
+    study = parse(StudyConfig, _toml(path), place=str(path))
+    base = path.resolve().parent
+    given = {name: getattr(study, name) for name in ("manifest", "patches", "decisions", "work")}
+    return study.model_copy(update={name: base / path for name, path in given.items() if path is not None})
+
+
+def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
+    """Return the settings written in a TOML file: of a study, or tables alone, which need no manifest and no work.
+
+    Parameters
+    ----------
+    path : Path
+        TOML file. Without a manifest or patches, a table within another may stand alone: ``[tissue]`` is
+        ``[tile.tissue]``.
+    reads : sequence of str
+        Tables that the command reads; a file of tables alone must hold one of them.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputUnsupportedError
+        As `load_study`; a table stands twice; or none of it is read.
+    """
+    raw = _toml(path)
+    if "manifest" in raw or "patches" in raw:
+        return load_study(path)
+    whole: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name == "work":  # of a study that has no manifest yet
+            continue
+        homes = [home for home, kind in tables_of(SettingsConfig).items() if name in tables_of(kind)]
+        if homes and isinstance(value, dict):
+            if name in raw.get(homes[0], {}):
+                raise InputUnsupportedError(
+                    f"[{name}] and [{homes[0]}.{name}] are one table",
+                    place=str(path),
+                    remedy=f"join them under [{homes[0]}.{name}]",
+                )
+            whole[homes[0]] = {**whole.get(homes[0], {}), name: value}
+        else:
+            whole[name] = {**whole.get(name, {}), **value} if isinstance(value, dict) else value
+    settings = parse(SettingsConfig, whole, place=str(path))
+    if not set(whole) & set(reads):
+        listed = " and ".join(f"[{name}]" for name in reads)
+        raise InputUnsupportedError(
+            f"none of the tables that this command reads: {listed}",
+            place=str(path),
+            remedy=f"write its settings under {listed}",
+        )
+    return settings
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    """Return what a TOML file holds."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputMissingError(
+            f"no study file {path}", place=str(path), remedy="give the path of a TOML study file"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputUnsupportedError(
+            f"not a TOML file: {error}", place=str(path), remedy="mend the syntax at that line"
+        ) from error

@@ -1,0 +1,214 @@
+"""How does an artefact reach its place? Whole or not at all, under a work folder, with clear words when it cannot.
+
+Writes go to a temporary name in the same folder and are renamed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pathopatch.core.errors import DiskFullError, InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.core.faultpoints import fault_point
+from pathopatch.core.temporary import temporary_path
+
+_LATE_S = (0.0, 0.05, 0.2, 0.5)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it on success, remove it otherwise. Works for files and folders.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier artefact is untouched.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_path(path)
+    try:
+        with disk_errors(path):
+            yield temporary
+            _into_place(temporary, path)
+    except BaseException:
+        _give_up(temporary)
+        raise
+
+
+def _give_up(temporary: Path) -> None:
+    """Remove what is unfinished; what went wrong before is what the caller must hear, not what does here.
+
+    Where one of several threads of a library failed to write into a folder, the others go on for a moment, and find
+    room again by what is removed.
+    """
+    for pause_s in _LATE_S if temporary.is_dir() else (0.0,):
+        time.sleep(pause_s)
+        with suppress(OSError):
+            remove(temporary)
+
+
+def _into_place(temporary: Path, path: Path) -> None:
+    """Rename; a folder in the way is moved aside first, since a non-empty folder cannot be replaced."""
+    fault_point("rename")
+    if path.is_dir() and not path.is_symlink():
+        aside = temporary_path(path)
+        path.rename(aside)
+        fault_point("rename")
+        temporary.rename(path)
+        remove(aside)
+    else:
+        temporary.replace(path)
+    fault_point("renamed")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's complaints about an output into errors with code, place and remedy.
+
+    Raises
+    ------
+    DiskFullError
+        No space is left on the device, or the quota is used up.
+    InputUnsupportedError
+        The place cannot be written to.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                "no space left", place=str(path), remedy="free space, or choose another output folder"
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise InputUnsupportedError(
+                f"cannot write: {error.strerror}", place=str(path), remedy="choose a folder you may write to"
+            ) from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE):
+            raise InputUnsupportedError(
+                f"cannot write here: {error.strerror}",
+                place=str(path),
+                remedy="choose an output folder that is not a file and is still mounted",
+            ) from error
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder if it is there; a symbolic link goes, what it leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file by rename.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier file is untouched.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write plain values as JSON, by rename; NaN is written as null, since JSON has none.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier file is untouched.
+    """
+    write_bytes(path, (json_text(value, indent=2) + "\n").encode())
+
+
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """Return plain values as JSON; NaN becomes null, since JSON has none."""
+    return json.dumps(_without_nan(value), indent=indent, ensure_ascii=False, default=plain, allow_nan=False)
+
+
+def plain(value: object) -> Any:
+    """Return a value that JSON does not know as one that it knows; for ``json.dumps(default=plain)``."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"no canonical JSON for {type(value).__name__}")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the values of a JSON file.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputCorruptError
+        It is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="run the stage before") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise InputCorruptError(
+            f"not JSON: {error}", place=str(path), remedy="remove it and run its stage again"
+        ) from error
+    if not isinstance(value, dict):
+        raise InputCorruptError("not a JSON object", place=str(path), remedy="remove it and run its stage again")
+    return value
+
+
+FOLDS = "folds"
+
+
+def fold_folder(work: Path, number: int) -> Path:
+    """Return the work folder of one fold of a cross-validation, ``WORK/folds/<k>``."""
+    return inside(work, FOLDS, str(number))
+
+
+def tiled_in(work: Path) -> Path:
+    """Return the folder in which slides and patches lie: the work folder, or of a fold's that of the whole cohort."""
+    is_fold = work.parent.name == FOLDS and not (work / "slides").exists()
+    return work.parent.parent if is_fold else work
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """Return a path below a work folder, refusing one that a symbolic link leads outside.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The path would leave the folder.
+    """
+    path = folder.joinpath(*parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputUnsupportedError(
+            f"{path} leads outside the work folder",
+            place=os.fspath(folder),
+            remedy="remove the symbolic link, or choose another work folder",
+        )
+    return path

@@ -1,0 +1,305 @@
+"""What became of every slide? One small file each in ``status/``, and for very many slides rolled into tables.
+
+``status/<slide_id>.json`` is the truth of its slide. Where thousands of them are settled, `roll` puts them into one
+``status/chunk-<number>.parquet``, so that a million slides are not a million files to read; what is read of a slide is
+the same before and after. A slide that is worked on again has a file again, which stands before any chunk, as a later
+chunk does before an earlier one. All that is written is written inside the folder's gate, by rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pathopatch.core.errors import InputCorruptError, InputMissingError
+from pathopatch.core.files import atomic_path, inside, json_text, read_json, write_json
+from pathopatch.core.locks import gate
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+FOLDER, CHUNK = "status", "chunk-"
+FINISHED = ("done", "done_empty")
+"""States of a slide whose outputs are there."""
+SETTLED = (*FINISHED, "failed")
+"""States in which nobody works on a slide."""
+ROLLED_FROM = 5000
+"""So many settled files are left as they are: they are read in a second."""
+_ENTRY = "entry"
+_KEYS = ("slide_id", "stage")
+_NESTED = ("counts", "summary")
+
+
+def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]) -> None:
+    """Write what became of one slide in one stage into ``status/<slide_id>.json``, keeping the other stages' entries.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder.
+    slide_id : str
+        A checked slide id.
+    stage : str
+        ``tile`` or ``predict``.
+    entry : mapping
+        At least ``state`` (done, done_empty, failed); times and host may stand here, and only here.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; the earlier file is untouched.
+    """
+    path = inside(out, FOLDER, f"{slide_id}.json")
+    with gate(out):  # two stages may be at one slide
+        write_json(path, {**read_status(out, slide_id), stage: dict(entry)})
+
+
+def is_recorded_done(out: Path, slide_id: str, stage: str) -> bool:
+    """Return whether a status says that a stage is done; if its outputs still hold, only the stage can tell."""
+    return read_status(out, slide_id).get(stage, {}).get("state") in FINISHED
+
+
+def read_status(out: Path, slide_id: str) -> dict[str, Any]:
+    """Return what is known of one slide, a key per stage; empty if nothing is or the file is damaged."""
+    path = inside(out, FOLDER, f"{slide_id}.json")
+    try:
+        return read_json(path)
+    except InputMissingError:
+        return _rolled(out, slide_id)
+    except InputCorruptError:
+        return {}
+
+
+def slide_ids(out: Path) -> list[str]:
+    """Return the ids of all slides that have a status, in order."""
+    found = {path.stem for path in _files(out)}
+    for path in chunks(out):
+        found.update(_column(path, "slide_id"))
+    return sorted(found)
+
+
+def chunks(out: Path) -> list[Path]:
+    """Return the tables that hold rolled statuses, the earliest first."""
+    return sorted((out / FOLDER).glob(f"{CHUNK}*.parquet"))
+
+
+def roll(out: Path, *, at_least: int = ROLLED_FROM) -> Path | None:
+    """Put the settled statuses of a work folder into one more chunk; return it, or None if they are too few.
+
+    Killed at any point it loses nothing: the files go after their chunk is there, and stand before it until then.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder.
+    at_least : int
+        So many settled files are worth a chunk.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left; nothing has changed.
+    """
+    if sum(1 for _ in _files(out)) < at_least:
+        return None
+    with gate(out):
+        settled = {path: status for path in _files(out) if (status := _settled(path))}
+        if len(settled) < at_least:
+            return None
+        path = inside(out, FOLDER, f"{CHUNK}{_next_number(out):06d}.parquet")
+        _write(path, {file.stem: status for file, status in sorted(settled.items())})
+        for file in settled:
+            file.unlink()
+    return path
+
+
+class StatusTable:
+    """What the statuses of a work folder say, a row for each slide and stage; any number of times.
+
+    Only what was written since the last time is read again.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder.
+    columns : iterable of str
+        What is wanted of each entry beside slide_id and stage; of ``counts`` and ``summary`` by their own names.
+    """
+
+    def __init__(self, out: Path, columns: Iterable[str] = ("state", "code")) -> None:
+        self.out, self.columns = out, tuple(columns)
+        self._of_files: dict[str, tuple[tuple[int, ...], list[dict[str, Any]]]] = {}
+        self._of_chunks: dict[Path, pd.DataFrame] = {}
+
+    def read(self) -> pd.DataFrame:
+        """Return the table, in the order of ids and stages; missing where an entry has no such thing.
+
+        Of a million slides it takes some seconds and some hundred megabytes.
+
+        Raises
+        ------
+        InputCorruptError
+            A chunk cannot be read.
+        """
+        import pandas as pd
+
+        known = self._of_chunks  # a chunk is never written again
+        self._of_chunks = {
+            path: known[path] if path in known else _read(path, self.columns) for path in chunks(self.out)
+        }
+        rows = [row for path in sorted(_files(self.out)) for row in self._rows(path)]
+        parts = [*self._of_chunks.values(), pd.DataFrame(rows, columns=[*_KEYS, *self.columns])]
+        table = pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
+        table = table.drop_duplicates(list(_KEYS), keep="last")  # a file before all chunks, a chunk before earlier ones
+        return table.sort_values(list(_KEYS), kind="stable", ignore_index=True)
+
+    def _rows(self, path: Path) -> list[dict[str, Any]]:
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except FileNotFoundError:  # rolled meanwhile
+            return []
+        written = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if path.stem not in self._of_files or self._of_files[path.stem][0] != written:
+            entries = _entries(_of_file(path)).items()
+            rows = [{**_flat(entry), "slide_id": path.stem, "stage": stage} for stage, entry in entries]
+            self._of_files[path.stem] = written, rows
+        return self._of_files[path.stem][1]
+
+
+def _files(out: Path) -> Iterator[Path]:
+    return (out / FOLDER).glob("*.json")
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except (InputMissingError, InputCorruptError):  # rolled or written anew meanwhile, or damaged
+        return {}
+
+
+def _entries(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {stage: entry for stage, entry in sorted(status.items()) if isinstance(entry, dict)}
+
+
+def _settled(path: Path) -> dict[str, Any]:
+    """Return a status whose every stage is settled; empty if it is not, or cannot be read."""
+    status = _of_file(path)
+    entries = _entries(status)
+    is_settled = entries and len(entries) == len(status)
+    return status if is_settled and all(each.get("state") in SETTLED for each in entries.values()) else {}
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of an entry, those of its counts and summary beside the others, texts of a list as one."""
+    found: dict[str, Any] = {}
+    for name, value in entry.items():
+        if isinstance(value, list):
+            value = "; ".join(map(str, value))
+        parts = value.items() if name in _NESTED and isinstance(value, dict) else ((name, value),)
+        found |= {str(key): each for key, each in parts if isinstance(each, str | int | float)}
+    return found
+
+
+def _next_number(out: Path) -> int:
+    return 1 + max((int(path.stem.removeprefix(CHUNK)) for path in chunks(out)), default=0)
+
+
+def _write(path: Path, statuses: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a chunk: a row a slide and stage, its single values as columns to select by, all of it as JSON."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {**_flat(entry), "slide_id": slide_id, "stage": stage, _ENTRY: json_text(entry)}
+        for slide_id, status in statuses.items()
+        for stage, entry in _entries(status).items()
+    ]
+    names = [*_KEYS, *sorted({name for row in rows for name in row} - {*_KEYS, _ENTRY}), _ENTRY]
+    columns = {name: _array(rows, name) for name in names}
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=ROLLED_FROM)
+
+
+def _array(rows: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
+    """Return a column of whole numbers, of numbers, or, as soon as there is one, of texts."""
+    import pyarrow as pa
+
+    found = {type(row[name]) for row in rows if name in row}
+    for kinds, kind in (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64())):
+        if found <= kinds:
+            return pa.array([row.get(name) for row in rows], kind)
+    return pa.array([str(row[name]) if name in row else None for row in rows], pa.string())
+
+
+def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
+    """Return some columns of a chunk, those that it lacks as missing."""
+    import pyarrow.parquet as pq
+
+    with _corrupt_named(path):
+        there = set(pq.read_schema(path).names)
+        table: pd.DataFrame = pq.read_table(path, columns=[*_KEYS, *(n for n in columns if n in there)]).to_pandas()
+    return table.reindex(columns=[*_KEYS, *columns])
+
+
+def _column(path: Path, name: str) -> list[str]:
+    import pyarrow.parquet as pq
+
+    with _corrupt_named(path):
+        found: list[str] = pq.read_table(path, columns=[name])[name].to_pylist()
+    return found
+
+
+def _rolled(out: Path, slide_id: str) -> dict[str, Any]:
+    """Return what the latest chunk that has a slide says of it; empty if none has it."""
+    for path in reversed(chunks(out)):
+        written = path.stat().st_mtime_ns
+        low, high = _range(path, written)
+        if low <= slide_id <= high and slide_id in (held := _held(path, written)):
+            return {stage: json.loads(entry) for stage, entry in held[slide_id].items()}
+    return {}
+
+
+@lru_cache(maxsize=4096)
+def _range(path: Path, _written: int) -> tuple[str, str]:
+    """Return the first and the last slide id of a chunk, which its metadata tell."""
+    import pyarrow.parquet as pq
+
+    with _corrupt_named(path):
+        metadata = pq.read_metadata(path)
+        column = metadata.schema.names.index(_KEYS[0])
+        groups = [metadata.row_group(index).column(column).statistics for index in range(metadata.num_row_groups)]
+    return min(each.min for each in groups), max(each.max for each in groups)
+
+
+@lru_cache(maxsize=8)
+def _held(path: Path, _written: int) -> dict[str, dict[str, str]]:
+    """Return the entries of a chunk, as JSON, by slide and stage."""
+    import pyarrow.parquet as pq
+
+    with _corrupt_named(path):
+        table = pq.read_table(path, columns=[*_KEYS, _ENTRY])
+    found: dict[str, dict[str, str]] = {}
+    for slide_id, stage, entry in zip(*(table[name].to_pylist() for name in (*_KEYS, _ENTRY)), strict=True):
+        found.setdefault(slide_id, {})[stage] = entry
+    return found
+
+
+@contextmanager
+def _corrupt_named(path: Path) -> Iterator[None]:
+    """Turn what a damaged chunk raises into an error that says which, and that nothing made it."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError, ValueError) as error:
+        raise InputCorruptError(
+            f"not a readable table of statuses: {error}",
+            place=str(path),
+            remedy="bring it back from a copy; without it its slides count as never worked on",
+        ) from error

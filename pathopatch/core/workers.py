@@ -1,0 +1,232 @@
+"""How do several processes share a list of work? One that dies or hangs costs the piece that it is at, no more.
+
+Each process has a pipe of its own and one piece at a time, so it is known what a dead process was at, and nothing that
+it held stops the others.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from threading import Thread
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pathopatch.core.errors import InputUnsupportedError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_CONTEXT = get_context("spawn")
+_GRACE_S = 10.0  # for a process without work to end by itself
+
+
+_LOOK_S = 0.5  # between two looks at how much memory processes hold
+_STATM = Path("/proc/self/statm")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A piece of work that has no result: its process died at it, or was ended for its time or its memory."""
+
+    is_late: bool = False
+    is_large: bool = False
+
+
+@dataclass
+class _Worker:
+    """A process, the pipe to it, which piece it is at (None: at none), and when that must be done."""
+
+    process: SpawnProcess
+    pipe: Connection
+    piece: int | None = None
+    due: float = math.inf
+
+
+class Workers:
+    """Processes that live through several lists of work, so that what they import is imported once.
+
+    Parameters
+    ----------
+    count : int
+        Processes; 0: the work is done in this process.
+    prepare : callable, optional
+        Called once in each process before any work, such as what imports that work needs; picklable.
+    limit_s : float, optional
+        A process that is longer at one piece, its start included, is ended; None: never. Without effect in this
+        process.
+    limit_bytes : int, optional
+        A process that holds more resident memory while it is at a piece is ended; None: never. Without effect in this
+        process.
+
+    Raises
+    ------
+    InputUnsupportedError
+        This system does not say how much memory a process holds.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        prepare: Callable[[], None] | None = None,
+        limit_s: float | None = None,
+        limit_bytes: int | None = None,
+    ) -> None:
+        if limit_bytes is not None and not _STATM.exists():
+            raise InputUnsupportedError(
+                "this system does not say how much memory a process holds", remedy="leave out --memory-gb"
+            )
+        self.count = count
+        self._prepare = prepare
+        self.limit_s, self.limit_bytes = limit_s, limit_bytes
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        self._workers = [self._start() for _ in range(self.count)]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.pipe.close()  # which ends a process that has no work
+            if error is not None or worker.piece is not None:  # the work under way is given up
+                worker.process.kill()
+        deadline = time.monotonic() + _GRACE_S
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+        self._workers = []
+
+    def run(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Lost]]:
+        """Yield the index of each item and what `work` returned for it, as they come.
+
+        Parameters
+        ----------
+        work : callable
+            Picklable, as its argument and result are. In another process an exception in it counts as a death.
+        items : sequence
+            One piece of work each. Those whose process dies are tried once more, one by one after all others: it may
+            have been another's memory that was short.
+        """
+        if not self.count:
+            yield from ((index, work(item)) for index, item in enumerate(items))
+            return
+        again: list[int] = []
+        for index, result in self._share(work, enumerate(items), self.count):
+            if isinstance(result, Lost) and not (result.is_late or result.is_large):
+                again.append(index)
+            else:
+                yield index, result
+        for index in again:
+            yield from self._share(work, [(index, items[index])], 1)
+
+    def _share(
+        self, work: Callable[[T], R], pieces: Iterable[tuple[int, T]], count: int
+    ) -> Iterator[tuple[int, R | Lost]]:
+        """Yield results of pieces that at most `count` processes share."""
+        waiting = deque(pieces)
+        while True:
+            busy = [worker for worker in self._workers if worker.piece is not None]
+            while waiting and len(busy) < count:
+                index, item = waiting.popleft()
+                busy.append(self._give(index, (work, item)))
+            if not busy:
+                return
+            first = min(worker.due for worker in busy)
+            patience = min(first - time.monotonic(), math.inf if self.limit_bytes is None else _LOOK_S)
+            wait([worker.pipe for worker in busy], None if patience == math.inf else max(0.0, patience))
+            for worker in busy:
+                if worker.pipe.poll():
+                    yield self._take(worker)
+                elif worker.due <= time.monotonic():
+                    yield self._end(worker, Lost(is_late=True))
+                elif self.limit_bytes is not None and _resident_bytes(worker.process) > self.limit_bytes:
+                    yield self._end(worker, Lost(is_large=True))
+
+    def _give(self, index: int, piece: tuple[Any, Any]) -> _Worker:
+        """Return the process that is at a piece from now on, a new one if none is free."""
+        idle = [worker for worker in self._workers if worker.piece is None]
+        if not idle:
+            idle = [self._start()]
+            self._workers.append(idle[0])
+        worker = idle[0]
+        worker.piece = index
+        worker.due = math.inf if self.limit_s is None else time.monotonic() + self.limit_s
+        with suppress(OSError):  # it died meanwhile, which its pipe says when it is read
+            worker.pipe.send(piece)
+        return worker
+
+    def _take(self, worker: _Worker) -> tuple[int, Any]:
+        """Return the index of a process's piece and its result; the process is free then, or gone."""
+        try:
+            result = worker.pipe.recv()
+        except (EOFError, OSError):
+            return self._end(worker, Lost())
+        assert worker.piece is not None
+        index, worker.piece = worker.piece, None
+        return index, result
+
+    def _end(self, worker: _Worker, result: Lost) -> tuple[int, Lost]:
+        """Remove a process that died or is to die; return the index of its piece and that it is lost."""
+        self._workers.remove(worker)
+        worker.pipe.close()
+        worker.process.kill()
+        worker.process.join()
+        assert worker.piece is not None
+        return worker.piece, result
+
+    def _start(self) -> _Worker:
+        ours, theirs = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=_serve, args=(theirs, self._prepare), daemon=True)
+        process.start()
+        theirs.close()  # the process has the only other end, so that its death closes the pipe
+        return _Worker(process, ours)
+
+
+def _resident_bytes(process: SpawnProcess) -> int:
+    """Return how much memory a process holds; 0 of one that is gone."""
+    try:
+        pages = Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:
+    """Work in a process of its own until the pipe is closed."""
+    follow_parent()
+    if prepare is not None:
+        prepare()
+    while True:
+        try:
+            work, item = pipe.recv()
+        except (EOFError, OSError):
+            return
+        pipe.send(work(item))
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C to this process's parent, and end this process when that is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, however that went."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

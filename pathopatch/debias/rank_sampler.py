@@ -1,0 +1,313 @@
+"""Which samples make up each step where the attribute is a measurement and no threshold cuts it into groups.
+
+The pooled rank of a sample is its place among all samples of all classes by that measurement, scaled to (0, 1):
+sample k of N in rising order lies at (k + 1/2) / N. Samples of equal value share the stretch that their places take
+up; those of one class are spread evenly over it, in an order that the seed draws. Within a class each sample *owns* the
+part of [0, 1] that is nearer to its rank than to that of any other sample of the class. If samples are drawn by the
+share that they own, the drawn ranks have the same, flat distribution in every class: it deviates from uniform by at
+most half the largest gap between neighbouring ranks of the class (or by the distance of its outermost ranks to 0 and
+1). It is the limit of group-balanced sampling over ever finer bins of equal pooled counts, an empty bin being filled by
+the nearest sample of the class; where a class has few samples over a long stretch, those few are drawn often.
+
+Laws of a stream of B samples a class and step. (1) Each step takes one sample from each of B equal strata of the
+class's cumulative share: the flat distribution holds in every batch, not in the mean only. (2) In a round of
+M = ceil(n / B) steps the M B targets are an even grid, each point once, so that a sample of share w is drawn M B w
+times a round, give or take less than one; each round is shuffled anew, and its grid shifted by the golden ratio, so
+that the long-run share is exact. (3) A step is a pure function of
+(seed, step).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.debias import gerne
+from pathopatch.debias.samplers import BatchSampler, ClassStream, Indices, check_sizes
+
+_TIES, _ROUND, _SHIFT = 3, 4, 5  # what a generator is for: part of its seed, beside those of `samplers` and `quota`
+_BIASED, _LESS_BIASED = 0, 1
+_GOLDEN = (5**0.5 - 1) / 2
+BOUND_BINS = 10
+"""Bins of equal pooled counts by which the bounds of beta are taken: single samples would forbid any s above 1."""
+
+
+def pooled_ranks(label: npt.ArrayLike, value: npt.ArrayLike, *, seed: int = 0) -> npt.NDArray[np.float64]:
+    """Return each sample's rank among all samples, in (0, 1).
+
+    Parameters
+    ----------
+    label : array_like of int, shape (N,)
+        Class of each sample, from 0.
+    value : array_like of float, shape (N,)
+        The measurement, for instance the tissue fraction.
+    seed : int
+        Draws the order of equal values within a class.
+
+    Returns
+    -------
+    ndarray of float64, shape (N,)
+        No two samples of a class have the same.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Lengths differ, or a value is not finite.
+    """
+    y, x = np.asarray(label, dtype=np.int64), np.asarray(value, dtype=np.float64)
+    if y.shape != x.shape or y.ndim != 1 or not np.isfinite(x).all():
+        raise InputUnsupportedError(
+            f"labels of shape {y.shape} with values of shape {x.shape}, {int((~np.isfinite(x)).sum())} not finite",
+            remedy="Give one finite value a sample; leave out those of which it is not known.",
+        )
+    _, atom, size = np.unique(x, return_inverse=True, return_counts=True)
+    below = np.cumsum(size) - size
+    shuffled = np.random.default_rng([seed, _TIES]).permutation(len(x))
+    order = np.lexsort((shuffled, atom, y))  # by class, then value, then at random
+    starts = np.flatnonzero(np.diff(y[order], prepend=-1) | np.diff(atom[order], prepend=-1))
+    count = np.diff(starts, append=len(x))  # of one class and value
+    place = np.empty(len(x))
+    place[order] = (np.arange(len(x)) - np.repeat(starts, count) + 0.5) / np.repeat(count, count)
+    return np.asarray((below[atom] + size[atom] * place) / max(len(x), 1), dtype=np.float64)
+
+
+def owned_shares(rank: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the part of [0, 1] that is nearer to each rank than to any other.
+
+    Parameters
+    ----------
+    rank : ndarray of float64, shape (n,)
+        Of the samples of one class, rising.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Sums to 1.
+    """
+    edges = np.concatenate([[0.0], (rank[1:] + rank[:-1]) / 2, [1.0]])
+    return np.diff(edges)
+
+
+def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike, *, bins: int = BOUND_BINS) -> npt.NDArray[np.float64]:
+    """Return p(bin|y) over bins of equal pooled counts; flat ranks would have 1 / bins in each.
+
+    Parameters
+    ----------
+    label, value
+        As for `pooled_ranks`.
+    bins : int
+        Number of bins.
+
+    Returns
+    -------
+    ndarray of float64, shape (K, bins)
+    """
+    rank = pooled_ranks(label, value)
+    cell = np.minimum((rank * bins).astype(np.int64), bins - 1)
+    counts = np.zeros((int(np.max(np.asarray(label))) + 1, bins))
+    np.add.at(counts, (np.asarray(label, dtype=np.int64), cell), 1)
+    return np.asarray(counts / counts.sum(axis=1, keepdims=True))
+
+
+class RankBalancedBatchSampler(BatchSampler):
+    """Batches in which all classes have equal shares and, in each, the pooled rank of a measurement is flat.
+
+    What `GroupBalancedBatchSampler` is to groups, without a threshold: see the head of this module.
+
+    Parameters
+    ----------
+    label : array_like of int, shape (N,)
+        Class of each sample, from 0.
+    attribute : array_like of float, shape (N,)
+        The measurement, such as the tissue fraction; any finite number.
+    batch_per_class : int
+        Samples of each class in a batch, K * batch_per_class in all.
+    steps : int
+        Number of batches.
+    seed : int
+        From 0.
+
+    Raises
+    ------
+    GroupEmptyError
+        An empty class.
+    InputUnsupportedError
+        Sizes below 1, a negative seed, a value that is not finite, or arrays that are no labels.
+    """
+
+    def __init__(
+        self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
+    ) -> None:
+        check_sizes(batch_per_class, steps, seed)
+        stream = RankStream(label, attribute, c=1.0, per_class=batch_per_class, seed=seed, stream=_BIASED)
+        super().__init__([stream], per_class=batch_per_class, steps=steps, seed=seed)
+
+
+class RankGerneBatchSampler(BatchSampler):
+    """Batches of GERNE by rank: first a half as the data are, then one that is flat in rank to the part c.
+
+    Both halves are class-balanced. In the second a sample of class y is drawn with the share
+    (1 - c) / n_y + c times what it owns: eq. 4 of [1]_ with single samples for cells and the flat rank for 1/A.
+
+    Parameters
+    ----------
+    label : array_like of int, shape (N,)
+        Class of each sample, from 0.
+    attribute : array_like of float, shape (N,)
+        The measurement, such as the tissue fraction; any finite number.
+    batch_per_class : int
+        Samples of each class in each half.
+    c : float
+        In (0, 1].
+    steps : int
+        Number of batches.
+    seed : int
+        From 0.
+
+    Raises
+    ------
+    GroupEmptyError
+        An empty class.
+    InputUnsupportedError
+        c outside (0, 1], sizes below 1, a negative seed, a value that is not finite, or arrays that are no labels.
+
+    References
+    ----------
+    .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236, Algorithm 1 and eq. 4.
+    """
+
+    def __init__(
+        self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, c: float, steps: int, seed: int
+    ) -> None:
+        check_sizes(batch_per_class, steps, seed)
+        gerne.check_c(c)
+        counts = _class_counts(label)
+        cells = [[np.flatnonzero(np.asarray(label) == number).astype(np.int64)] for number in range(len(counts))]
+        natural = ClassStream(cells, counts.tolist(), seed=seed, stream=_BIASED)
+        flat = RankStream(label, attribute, c=c, per_class=batch_per_class, seed=seed, stream=_LESS_BIASED)
+        super().__init__([natural, flat], per_class=batch_per_class, steps=steps, seed=seed)
+
+
+def rank_gerne_sampler(
+    label: npt.ArrayLike,
+    attribute: npt.ArrayLike,
+    *,
+    c: float,
+    beta: float,
+    batch_per_class: int,
+    steps: int,
+    seed: int,
+) -> RankGerneBatchSampler:
+    """Return GERNE's batches by rank, half of ``batch_per_class`` in each half; beta must suit the data.
+
+    Its bounds are those of `BOUND_BINS` bins of equal pooled counts.
+    """
+    half = half_of(batch_per_class)
+    batches = RankGerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
+    gerne.check_beta(rank_alpha(label, attribute), c, beta)
+    return batches
+
+
+def half_of(batch_per_class: int) -> int:
+    """Return half of the samples of a class, of which there must be an even number."""
+    if batch_per_class % 2:
+        raise InputUnsupportedError(
+            f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
+        )
+    return batch_per_class // 2
+
+
+class RankStream:
+    """An endless stream of samples of each class, drawn by the share that each owns of the pooled rank.
+
+    Parameters
+    ----------
+    label : array_like of int, shape (N,)
+        Class of each sample, from 0.
+    value : array_like of float, shape (N,)
+        The measurement.
+    c : float
+        1 for the flat rank, 0 for the samples as they are.
+    per_class : int
+        Samples of each class in a step: the number of strata.
+    seed, stream : int
+        Together they fix all of it.
+    """
+
+    def __init__(
+        self, label: npt.ArrayLike, value: npt.ArrayLike, *, c: float, per_class: int, seed: int, stream: int
+    ) -> None:
+        counts = _class_counts(label)
+        rank = pooled_ranks(label, value, seed=seed)
+        y = np.asarray(label, dtype=np.int64)
+        self._samples: list[Indices] = []  # of each class, by rank
+        self._ends: list[npt.NDArray[np.float64]] = []  # cumulative shares
+        for number in range(len(counts)):
+            mine = np.flatnonzero(y == number)
+            mine = mine[np.argsort(rank[mine])].astype(np.int64)
+            share = (1 - c) / len(mine) + c * owned_shares(rank[mine])
+            self._samples.append(mine)
+            self._ends.append(np.cumsum(share)[:-1])  # the last is 1, up to rounding
+        self._per_class, self._key = per_class, (seed, stream)
+        self._phases = np.random.default_rng([seed, _SHIFT, stream]).random(len(counts))
+        self._offsets: dict[tuple[int, int], Indices] = {}
+
+    def in_units(self, unit: int) -> RankStream:
+        """Return the stream itself for units of 1.
+
+        Raises
+        ------
+        InputUnsupportedError
+            Larger units: there are no cells that could come in them.
+        """
+        if unit > 1:
+            raise InputUnsupportedError(
+                f"draws by rank do not come in units of {unit}",
+                place="[train] attribute = 'rank'",
+                remedy="set [train] cell_unit = 1, or draw by bins",
+            )
+        return self
+
+    def take(self, start: int, stop: int) -> Indices:
+        """Return the samples at positions [start, stop) of every class.
+
+        Parameters
+        ----------
+        start, stop : int
+            Positions in the stream of one class, from 0.
+
+        Returns
+        -------
+        ndarray of int64, shape (K * (stop - start),)
+            Sorted by class; within a step by rank.
+        """
+        step, stratum = np.divmod(np.arange(start, stop), self._per_class)
+        parts = []
+        for number, samples in enumerate(self._samples):
+            length = -(-len(samples) // self._per_class)  # steps of a round
+            round_, place = np.divmod(step, length)
+            target = np.empty(len(step))
+            for k in np.unique(round_):
+                now = round_ == k
+                offset = self._round(number, int(k), length)[stratum[now], place[now]]
+                shift = (self._phases[number] + int(k) * _GOLDEN) % 1
+                target[now] = (stratum[now] + (offset + shift) / length) / self._per_class
+            parts.append(samples[np.searchsorted(self._ends[number], target, side="right")])
+        return np.concatenate(parts)
+
+    def _round(self, number: int, k: int, length: int) -> Indices:
+        """Return the order in which each stratum of a class is gone through in round k, shape (per_class, length)."""
+        if (number, k) not in self._offsets:
+            self._offsets = {key: kept for key, kept in self._offsets.items() if key[0] != number or key[1] == k - 1}
+            rng = np.random.default_rng([self._key[0], _ROUND, self._key[1], number, k])
+            rising = np.broadcast_to(np.arange(length), (self._per_class, length))
+            self._offsets[number, k] = rng.permuted(rising, axis=1)
+        return self._offsets[number, k]
+
+
+def _class_counts(label: npt.ArrayLike) -> Indices:
+    """Return the number of samples of each class, shape (K, 1); an empty class is refused."""
+    counts = gerne.cell_counts(label, np.zeros(np.shape(label)[0], dtype=np.int64)).sum(axis=1, keepdims=True)
+    gerne.check_cells(counts)
+    return np.asarray(counts, dtype=np.int64)

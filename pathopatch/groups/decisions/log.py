@@ -1,0 +1,148 @@
+"""How are the decisions in ``review.sqlite`` read? By anyone, while a page may be writing or long after."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from pathopatch.core.errors import (
+    DiskFullError,
+    InputCorruptError,
+    InputUnsupportedError,
+    SlideTimeoutError,
+    StaleArtefactError,
+)
+from pathopatch.core.files import inside
+from pathopatch.groups.decisions.rows import FIELDS, Recorded
+
+FILE = "review.sqlite"
+"""Name of the log in a folder of predictions."""
+VERSION = 1
+"""Of the log's columns; stands in the file as SQLite's user_version."""
+BUSY_S = 5.0
+"""So long a lock that somebody else holds is waited for."""
+
+_SELECT = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
+
+
+def read_log(path: Path) -> list[Recorded]:
+    """Return all rows of a log, in the order in which they were written; none if there is no file.
+
+    No row is written, and the folder may be read-only, as an archived one is.
+
+    Parameters
+    ----------
+    path : Path
+        ``OUT/review.sqlite``.
+
+    Raises
+    ------
+    InputCorruptError
+        It is no such log, or damaged.
+    InputUnsupportedError
+        It may not be read, or a symbolic link leads outside its folder.
+    SlideTimeoutError
+        Somebody else kept it locked.
+    StaleArtefactError
+        A newer version of this package wrote it.
+    """
+    if not inside(path.parent, path.name).is_file():
+        return []
+    with sqlite_errors(path):
+        try:
+            return _rows(path, "mode=rw")  # so that SQLite may lock the file, and tidy up after a page that was killed
+        except sqlite3.OperationalError as error:
+            journal = path.with_name(f"{path.name}-wal")
+            if primary_code(error) not in _UNWRITABLE or (journal.is_file() and journal.stat().st_size):
+                raise
+            return _rows(path, "mode=ro&immutable=1")  # the folder takes no lock files, so nobody writes
+
+
+def _rows(path: Path, mode: str) -> list[Recorded]:
+    address = f"file:{quote(str(path.absolute()))}?{mode}"
+    with closing(sqlite3.connect(address, uri=True, timeout=BUSY_S)) as connection:
+        require_version(connection, path)
+        return [recorded(row) for row in connection.execute(_SELECT)]
+
+
+def recorded(values: tuple[object, ...]) -> Recorded:
+    """Return a row of the log, whose values come in the order of `FIELDS`."""
+    return Recorded(**dict(zip(FIELDS, values, strict=True)))  # type: ignore[arg-type]  # checked when it is made
+
+
+def require_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that is no log of this version.
+
+    Raises
+    ------
+    InputCorruptError
+        It is an SQLite file of something else.
+    StaleArtefactError
+        A newer version of this package wrote it.
+    """
+    (found,) = connection.execute("PRAGMA user_version").fetchone()
+    if found > VERSION:
+        raise StaleArtefactError(
+            f"decisions of layout {found}, this version reads {VERSION}",
+            place=str(path),
+            remedy="use a newer version of pathopatch",
+        )
+    if found != VERSION:
+        raise InputCorruptError("no decisions of pathopatch", place=str(path), remedy="move this file away")
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's error code without its details; -1 where Python raised it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return -1 if code is None else int(code) & 0xFF
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Return whether somebody else holds the lock, so that the same may work later."""
+    return primary_code(error) in _BUSY
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's complaints into errors with code, place and remedy.
+
+    Raises
+    ------
+    SlideTimeoutError
+        The file is locked.
+    DiskFullError
+        No space was left; nothing was added.
+    InputUnsupportedError
+        The file may not be opened or written.
+    InputCorruptError
+        It is damaged, or no SQLite file.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = primary_code(error)
+        if code in _BUSY:
+            raise SlideTimeoutError(
+                "the decisions are locked by another process; nothing was written",
+                place=str(path),
+                remedy="end the program that holds the file, then try again",
+            ) from error
+        if code == sqlite3.SQLITE_FULL:
+            raise DiskFullError(
+                "no space left; nothing was written", place=str(path), remedy="free space, then try again"
+            ) from error
+        if code in _UNWRITABLE or code == sqlite3.SQLITE_IOERR:
+            raise InputUnsupportedError(
+                f"cannot use the decisions: {error}", place=str(path), remedy="use a folder that you may write to"
+            ) from error
+        if code in _BROKEN or isinstance(error, sqlite3.DatabaseError) and code == sqlite3.SQLITE_ERROR:
+            raise InputCorruptError(
+                f"not readable decisions: {error}", place=str(path), remedy="move this file away, import an export"
+            ) from error
+        raise

@@ -1,0 +1,189 @@
+"""What is a decision, and which of many stand: the rules, without any file.
+
+A later verdict on the same slide, or the same patch, takes an earlier one's place. A row of its own withdraws one;
+then the one before stands again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal
+
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.slides.manifest.ids import valid_slide_id
+
+Verdict = Literal["accept", "reject", "flag", "tumour", "non-tumour", "unsure", "undo"]
+SLIDE_VERDICTS = ("accept", "reject", "flag")
+PATCH_VERDICTS = ("tumour", "non-tumour", "unsure")
+UNDO = "undo"
+"""The verdict of a row that withdraws another one."""
+
+_LONGEST = {"reviewer": 200, "run": 500, "fingerprint": 128, "reason": 1000, "comment": 10_000}  # characters
+_SQLITE_LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What one person says of a slide, or of a patch.
+
+    Parameters
+    ----------
+    slide_id : str
+        The slide.
+    verdict : str
+        One of `SLIDE_VERDICTS`, or with x and y one of `PATCH_VERDICTS`.
+    reviewer : str
+        Who decides.
+    x, y : int or None
+        The patch's top-left corner in level-0 px; None for the whole slide.
+    reason, comment : str
+        Free text.
+    fingerprint : str
+        Of the heatmap that was looked at; "" if none was.
+    run : str
+        What made that heatmap.
+    threshold : float or None
+        The probability above which the reviewer saw patches as tumour, in [0, 1].
+
+    Raises
+    ------
+    InputUnsupportedError
+        A value is not allowed; ``place`` names the column.
+    """
+
+    verdicts_of_slides: ClassVar[tuple[str, ...]] = SLIDE_VERDICTS
+    verdicts_of_patches: ClassVar[tuple[str, ...]] = PATCH_VERDICTS
+
+    slide_id: str
+    verdict: str
+    reviewer: str
+    x: int | None = None
+    y: int | None = None
+    reason: str = ""
+    comment: str = ""
+    fingerprint: str = ""
+    run: str = ""
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if not valid_slide_id(self.slide_id):
+            raise _refused("slide_id", self.slide_id, "no slide id", "name a slide as the predictions do")
+        for name in ("x", "y"):
+            self._check_place(name, getattr(self, name))
+        if (self.x is None) != (self.y is None):
+            raise _refused("y", self.y, "only one of x and y is given", "give both, or none for the whole slide")
+        allowed = self.verdicts_of_slides if self.x is None else self.verdicts_of_patches
+        if self.verdict not in allowed:
+            what = "a slide" if self.x is None else "a patch"
+            raise _refused("verdict", self.verdict, f"no verdict on {what}", f"say {', '.join(allowed)}")
+        for name, longest in _LONGEST.items():
+            _check_text(name, getattr(self, name), longest)
+        if not self.reviewer.strip():
+            raise _refused("reviewer", self.reviewer, "nobody is named", "say who decides")
+        if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
+            raise _refused("threshold", self.threshold, "no probability", "give a number from 0 to 1, or nothing")
+
+    def _check_place(self, name: str, value: object) -> None:
+        is_place = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _SQLITE_LARGEST
+        if value is not None and not is_place:
+            raise _refused(name, value, "no level-0 px", "give the patch's corner, whole and not negative")
+
+    @property
+    def subject(self) -> tuple[str, int | None, int | None]:
+        """What is decided of: the slide's id and, of a patch, its corner."""
+        return self.slide_id, self.x, self.y
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded(Decision):
+    """A decision as it was written down.
+
+    Parameters
+    ----------
+    id : int
+        Number of the row among all slides', from 1 on.
+    made : str
+        When, in UTC, as `utc_text` writes it; later on one slide sorts later as text.
+    undoes : int or None
+        Id of the row that this one withdraws.
+    revision : int
+        Number of the row among its slide's, from 1 on.
+    """
+
+    verdicts_of_slides: ClassVar[tuple[str, ...]] = (*SLIDE_VERDICTS, UNDO)
+    verdicts_of_patches: ClassVar[tuple[str, ...]] = (*PATCH_VERDICTS, UNDO)
+
+    id: int
+    made: str
+    undoes: int | None = None
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.verdict == UNDO) != (self.undoes is not None):
+            raise _refused("undoes", self.undoes, f"it goes with the verdict {UNDO}", "name the row it withdraws")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row as plain values for JSON."""
+        return asdict(self)
+
+
+FIELDS = tuple(each.name for each in fields(Recorded))
+"""Names of a row's values, as the log has them."""
+
+
+def standing(rows: Iterable[Recorded]) -> list[Recorded]:
+    """Return the rows that count: of each slide and patch the latest that was not withdrawn, by time.
+
+    Parameters
+    ----------
+    rows : iterable of Recorded
+        Of one slide or of many, in any order; equal times go by id.
+    """
+    ordered = sorted(rows, key=lambda row: (row.made, row.id))
+    withdrawn = {row.undoes for row in ordered}
+    latest = {row.subject: row for row in ordered if row.verdict != UNDO and row.id not in withdrawn}
+    return sorted(latest.values(), key=lambda row: (row.made, row.id))
+
+
+def newest(rows: Sequence[Recorded]) -> Recorded | None:
+    """Return the row of one slide that would be withdrawn next; None if none stands."""
+    found = standing(rows)
+    return found[-1] if found else None
+
+
+def identity(row: Recorded) -> tuple[object, ...]:
+    """Return what makes a row the same in two logs: everything but its own numbers."""
+    return tuple(value for name, value in row.to_dict().items() if name not in ("id", "revision"))
+
+
+def utc_text(moment: datetime) -> str:
+    """Return a time in UTC to the microsecond, so that text sorts as time does.
+
+    Parameters
+    ----------
+    moment : datetime
+        With its time zone.
+    """
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_text(name: str, value: object, longest: int) -> None:
+    """Refuse what is no text, or none that a file can hold."""
+    if not isinstance(value, str):
+        raise _refused(name, value, "no text", "write text")
+    if len(value) > longest:
+        raise _refused(name, f"{value[:20]}…", f"{len(value)} characters", f"use {longest} at most")
+    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise _refused(name, value, "characters that no file holds", "write plain text")
+
+
+def _refused(column: str, value: object, message: str, remedy: str) -> InputUnsupportedError:
+    return InputUnsupportedError(f"{value!r}: {message}", place=column, remedy=remedy)

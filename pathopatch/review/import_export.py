@@ -1,0 +1,41 @@
+"""Answers how decisions leave the log and come back: as CSV for spreadsheets, as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pathopatch.groups.decisions.rows import Recorded
+from pathopatch.groups.decisions.table import csv_text, json_text, read_decisions
+from pathopatch.review.decisions import Decisions
+
+__all__ = ["import_into", "read_decisions", "to_csv", "to_json"]
+
+
+def to_csv(decisions: Decisions) -> str:
+    """Return the whole log as CSV, harmless in a spreadsheet; see `pathopatch.groups.decisions.table`."""
+    return csv_text(decisions.rows())
+
+
+def to_json(decisions: Decisions) -> str:
+    """Return the whole log as JSON."""
+    return json_text(decisions.rows())
+
+
+def import_into(decisions: Decisions, table: Sequence[Recorded]) -> int:
+    """Append what another log says and this one does not; return how many rows that were.
+
+    By time, the latest verdict stands, wherever it was made. The same rows a second time change nothing.
+
+    Parameters
+    ----------
+    decisions : Decisions
+        The log.
+    table : sequence of Recorded
+        As `read_decisions` returns it.
+
+    Raises
+    ------
+    SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
+        They could not be written; nothing was.
+    """
+    return decisions.merge(table)

@@ -1,0 +1,148 @@
+"""How is a slide read although parts of it cannot be decoded? They are left out, and it is known where they lie."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.errors import InputCorruptError
+from pathopatch.slides.planes import Pixels
+from pathopatch.slides.slide import Slide
+
+_PART_PX = 64  # side of the squares, px of a level, to which what is lost is narrowed down
+_Box = tuple[int, int, int, int]
+
+
+def tolerant(slide: Slide, share: float) -> Slide:
+    """Return a slide that is read although parts of it cannot be decoded; the slide itself if it may lose nothing.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide; one that is tolerant already stays as it is.
+    share : float
+        As of `TolerantSlide`, or 0.
+
+    Returns
+    -------
+    Slide
+        Reading raises InputCorruptError as soon as more than the share is lost.
+    """
+    return slide if share == 0 or isinstance(slide, TolerantSlide) else TolerantSlide(slide=slide, share=share)
+
+
+class TolerantSlide(Slide):
+    """A slide whose pixels are background where they cannot be decoded.
+
+    What fails is read again in halves, down to squares of 64 px of its level; those that fail still are lost, for all
+    channels.
+
+    Parameters
+    ----------
+    slide : Slide
+        The slide as it is.
+    share : float
+        Largest share of such squares that may be lost, of each level, in (0, 1].
+    mpp, channels, background
+        See `Slide`.
+    """
+
+    def __init__(self, *, slide: Slide, share: float, **options: Any) -> None:
+        self._slide, self._share = slide, share
+        self._lost: dict[int, set[tuple[int, int]]] = {}  # by level: (column, row) of squares
+        super().__init__(slide.facts, {"slide": slide, "share": share}, **{"background": slide._background, **options})
+
+    @property
+    def source(self) -> str | dict[str, str]:
+        """What opens the slide again, without any tolerance."""
+        return self._slide.source
+
+    def is_lost(self, origins: NDArray[np.int64], extent: float) -> NDArray[np.bool_]:
+        """Return which squares overlap what could not be decoded so far, at whatever level.
+
+        Parameters
+        ----------
+        origins : ndarray of int64, shape (N, 2)
+            (x, y), level-0 px.
+        extent : float
+            Their side, level-0 px.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+        """
+        found = np.zeros(len(origins), np.bool_)
+        x, y = origins.T
+        for level, squares in self._lost.items():
+            side = _PART_PX * self.levels[level].downsample
+            for column, row in squares:
+                across = (x < (column + 1) * side) & (x + extent > column * side)
+                found |= across & (y < (row + 1) * side) & (y + extent > row * side)
+        return found
+
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        whole = left, top, left + width, top + height
+        try:
+            return self._slide._read_level(left, top, width, height, level)
+        except InputCorruptError as error:
+            waiting = self._halves(whole, level, error)
+        pixels = np.zeros((len(self.channels), height, width), self.dtype)
+        opacity = np.zeros(pixels.shape, np.uint8)
+        while waiting:
+            box = x0, y0, x1, y1 = waiting.pop()
+            try:
+                part, cover = self._slide._read_level(x0, y0, x1 - x0, y1 - y0, level)
+            except InputCorruptError as error:
+                waiting += self._halves(box, level, error)
+                continue
+            place = slice(None), slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+            pixels[place] = part
+            opacity[place] = 255 if cover is None else cover
+        return pixels, opacity
+
+    def _halves(self, box: _Box, level: int, error: InputCorruptError) -> list[_Box]:
+        """Return the halves of what cannot be decoded as a whole, less what is known to be lost; none of one square."""
+        x0, y0, x1, y1 = box
+        columns, rows = range(x0 // _PART_PX, -(-x1 // _PART_PX)), range(y0 // _PART_PX, -(-y1 // _PART_PX))
+        if len(columns) == len(rows) == 1:
+            self._lose((columns[0], rows[0]), level, error)
+            return []
+        if len(columns) >= len(rows):
+            middle = columns[len(columns) // 2] * _PART_PX
+            halves = [(x0, y0, middle, y1), (middle, y0, x1, y1)]
+        else:
+            middle = rows[len(rows) // 2] * _PART_PX
+            halves = [(x0, y0, x1, middle), (x0, middle, x1, y1)]
+        return [half for half in halves if not self._is_known(half, level)]
+
+    def _is_known(self, box: _Box, level: int) -> bool:
+        """Return whether a rectangle lies within one square that is lost."""
+        x0, y0, x1, y1 = box
+        square = x0 // _PART_PX, y0 // _PART_PX
+        is_one = ((x1 - 1) // _PART_PX, (y1 - 1) // _PART_PX) == square
+        return is_one and square in self._lost.get(level, ())
+
+    def _lose(self, square: tuple[int, int], level: int, error: InputCorruptError) -> None:
+        """Remember that a square is lost.
+
+        Raises
+        ------
+        InputCorruptError
+            That is more than the slide may lose.
+        """
+        lost = self._lost.setdefault(level, set())
+        lost.add(square)
+        box = self.levels[level]
+        if len(lost) > self._share * -(-box.width // _PART_PX) * -(-box.height // _PART_PX):
+            raise InputCorruptError(
+                f"more than {self._share:.2%} of level {level} cannot be decoded: {error.message}",
+                place=error.place,
+                remedy="copy the file again from its source",
+            ) from error
+
+    def _close(self) -> None:
+        self._slide.close()

@@ -1,0 +1,210 @@
+"""What does an image file hold? For masks and ready patches, which are read whole: PNG, JPEG and TIFF files.
+
+The header is read first, so that no file can claim more memory than is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import imagecodecs
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
+
+from pathopatch.core.errors import (
+    InputCorruptError,
+    InputMissingError,
+    InputTooLargeError,
+    InputUnsupportedError,
+    PathopatchError,
+)
+from pathopatch.slides.integrity import checked_tiff
+from pathopatch.slides.planes import ORIENTATION_TAG, orientation_of, upright
+
+Kind = Literal["png", "jpeg", "tiff"]
+SUFFIXES: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
+MAX_PIXELS = 2**28  # 16,384 x 16,384: a quarter of a gigabyte a channel
+_MAX_RATIO = 10_000  # pixels a byte of file; deflate reaches 1032 bytes, of 8 pixels each at 1 bit a pixel
+_SPARE_PIXELS = 2**24  # below this, no ratio is looked at
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+_PNG_PALETTE = 3
+_DECODE_ERRORS = (
+    ValueError,
+    RuntimeError,
+    OSError,
+    LookupError,
+    ArithmeticError,
+    SyntaxError,  # Pillow's, for a header that is none
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class Raster:
+    """An image file that was checked and not yet decoded.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    kind : {"png", "jpeg", "tiff"}
+        Its format, by its name.
+    width, height : int
+        What its header claims, px, as the image is shown.
+    samples : int
+        Values a pixel, alpha among them.
+    bits : int
+        Of each value.
+    is_palette : bool
+        Its values are places in a table of colours.
+    is_inverted : bool
+        Its value 0 is white (a TIFF's photometric interpretation).
+    piece_pixels : int
+        Pixels that must be decoded together: a tile or strip of a TIFF; 0 for other formats, which are one piece.
+    orientation : int
+        How the stored rows and columns are shown, by the number of TIFF and EXIF, see
+        `pathopatch.slides.planes.upright`.
+    """
+
+    path: Path
+    kind: Kind
+    width: int
+    height: int
+    samples: int
+    bits: int
+    is_palette: bool = False
+    is_inverted: bool = False
+    piece_pixels: int = 0
+    orientation: int = 1
+
+    def pixels(self) -> NDArray[np.generic]:
+        """Return the pixels as shown, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
+
+        Raises
+        ------
+        InputCorruptError
+            They cannot be decoded in full.
+        """
+        stored = self._stored()
+        if self.orientation == 1:
+            return stored
+        planes = stored[None] if stored.ndim == 2 else np.moveaxis(stored, -1, 0)
+        shown = np.moveaxis(upright(planes, self.orientation), 0, -1)
+        return np.ascontiguousarray(shown[..., 0] if stored.ndim == 2 else shown)
+
+    def _stored(self) -> NDArray[np.generic]:
+        """Return the pixels as they stand in the file."""
+        try:
+            if self.kind == "tiff":
+                with checked_tiff(self.path) as file:
+                    values, axes = np.asarray(file.pages[0].asarray()), file.pages[0].axes
+                    return np.moveaxis(values, 0, -1) if axes == "SYX" else values  # planes may stand one by one
+            content = self.path.read_bytes()
+            if self.kind == "png":
+                return np.asarray(imagecodecs.png_decode(content))
+            if b"\xff\xd9" not in content[-64:]:
+                raise ValueError("the file ends before the image does")
+            return np.asarray(imagecodecs.jpeg8_decode(content))
+        except PathopatchError:
+            raise
+        except _DECODE_ERRORS as error:
+            raise _corrupt(self.path, error) from error
+
+
+def raster(path: Path, *, is_whole: bool = True) -> Raster:
+    """Return what an image file claims to be; only its header is read.
+
+    Parameters
+    ----------
+    path : Path
+        PNG, JPEG or TIFF file.
+    is_whole : bool
+        It is to be decoded at once. Off: a TIFF may be larger, since it is read piece by piece; its pieces may not.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputUnsupportedError
+        Another format.
+    InputCorruptError
+        Its header cannot be read.
+    InputTooLargeError
+        It claims more pixels than may be decoded at once, or than its bytes could hold.
+    """
+    kind = SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise InputUnsupportedError(
+            f"an image of the format {path.suffix!r}", place=str(path), remedy="give a PNG, JPEG or TIFF file"
+        )
+    if not path.is_file():
+        raise InputMissingError(f"no image {path.name}", place=str(path), remedy="check the path")
+    try:
+        found = {"png": _png, "jpeg": _jpeg, "tiff": _tiff}[kind](path)
+    except PathopatchError:
+        raise
+    except _DECODE_ERRORS as error:
+        raise _corrupt(path, error) from error
+    claimed, size = found.width * found.height, path.stat().st_size
+    if kind == "tiff" and not is_whole:
+        claimed = found.piece_pixels
+    is_bomb = kind != "tiff" and claimed > max(_SPARE_PIXELS, _MAX_RATIO * size)  # TIFF is checked page by page
+    if claimed > MAX_PIXELS or is_bomb:
+        raise InputTooLargeError(
+            f"the image claims {found.width} x {found.height} px in a file of {size} bytes",
+            place=str(path),
+            remedy=f"at most {MAX_PIXELS} px are read at once: write it as a tiled TIFF, or at a coarser scale",
+        )
+    return found
+
+
+def _png(path: Path) -> Raster:
+    """Return what the header of a PNG file says."""
+    with path.open("rb") as stream:
+        head = stream.read(26)
+    if not head.startswith(_PNG) or head[12:16] != b"IHDR":
+        raise ValueError("it does not begin as a PNG file does")
+    width, height, bits, colour = struct.unpack(">IIBB", head[16:26])
+    return Raster(path, "png", width, height, _PNG_SAMPLES[colour], bits, is_palette=colour == _PNG_PALETTE)
+
+
+def _jpeg(path: Path) -> Raster:
+    """Return what the header of a JPEG file says."""
+    with path.open("rb") as stream:
+        image = JpegImageFile(stream)
+        try:
+            orientation = orientation_of(image.getexif().get(ORIENTATION_TAG))
+        except _DECODE_ERRORS:  # the picture can be read without its EXIF data
+            orientation = 1
+        size = image.size[::-1] if orientation > 4 else image.size
+        return Raster(path, "jpeg", *size, len(image.getbands()), 8, orientation=orientation)
+
+
+def _tiff(path: Path) -> Raster:
+    """Return what the first page of a TIFF file says."""
+    with checked_tiff(path) as file:
+        page = file.pages[0]
+        orientation = orientation_of(page.tags.valueof(ORIENTATION_TAG))
+        size = page.imagewidth, page.imagelength
+        return Raster(
+            path,
+            "tiff",
+            *(size[::-1] if orientation > 4 else size),
+            page.samplesperpixel,
+            page.bitspersample,
+            is_palette=page.photometric == tifffile.PHOTOMETRIC.PALETTE,
+            is_inverted=page.photometric == tifffile.PHOTOMETRIC.MINISWHITE,
+            piece_pixels=math.prod(page.chunks),
+            orientation=orientation,
+        )
+
+
+def _corrupt(path: Path, error: Exception) -> InputCorruptError:
+    return InputCorruptError(f"the image cannot be read: {error}", place=str(path), remedy="write or copy it anew")

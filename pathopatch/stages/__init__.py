@@ -1,0 +1,1 @@
+"""START HERE: one module per command, each readable from top to bottom."""

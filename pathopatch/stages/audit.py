@@ -1,0 +1,153 @@
+"""What the audit of a cohort leaves in its work folder, and what is told of it.
+
+``groups/audit.json`` holds every number with the stamp of the groups that it was made of;
+``groups/audit_fraction_only.csv``, ``audit_cells.csv`` and ``audit_sweep.csv`` hold the same as tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pathopatch.core import artefacts, files
+from pathopatch.core.artefacts import Stamp
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def write_audit(
+    work: Path,
+    groups: pd.DataFrame,
+    stamp: Stamp,
+    *,
+    min_tissue: float,
+    left_out: Sequence[str] = (),
+    decided: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Audit a cohort and write what was found; return it.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    groups : DataFrame
+        Its groups table.
+    stamp : Stamp
+        Of that table.
+    min_tissue : float
+        Share of tissue below which patches were taken for blank.
+    left_out : sequence of str
+        Slides that are not in the table, since they are not tiled to the end.
+    decided : mapping, optional
+        What decisions of reviewers changed, as `pathopatch.groups.decisions.applied` counts it.
+    """
+    from pathopatch.groups import audit, tables
+
+    thresholds = [float(str(name)[6:]) for name in groups.columns if str(name).startswith("group@")]
+    found = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, thresholds)}
+    found["left_out"] = sorted(left_out)
+    if decided is not None:
+        found["decided"] = dict(decided)
+    for name, table in tables(found).items():
+        text: str = table.to_csv(index=False, lineterminator="\n")
+        files.write_bytes(work / "groups" / f"audit_{name}.csv", text.encode())
+    files.write_json(_path(work), found)
+    return found
+
+
+def is_audited(work: Path, stamp: Stamp | None) -> bool:
+    """Return whether the audit that is there is of the groups of this stamp, and of this version.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    stamp : Stamp or None
+        Of the groups table.
+    """
+    from pathopatch.groups.audit import VERSION
+
+    path = _path(work)
+    return artefacts.json_stamp(path) == stamp and path.is_file() and files.read_json(path).get("version") == VERSION
+
+
+def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
+    """Return the audit of a work folder's groups, made anew if it is of other groups or of an earlier version.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with ``groups.parquet``.
+    force : bool
+        Make it anew in any case.
+
+    Raises
+    ------
+    InputMissingError
+        There are no groups.
+    """
+    path = work / "groups.parquet"
+    stamp = artefacts.table_stamp(path)
+    if is_audited(work, stamp) and not force:
+        return files.read_json(_path(work))
+    table = artefacts.read_table(path)
+    known = files.read_json(_path(work)) if _path(work).is_file() else {}
+    from pathopatch.core.config import GroupsConfig
+
+    return write_audit(
+        work,
+        table,
+        stamp or Stamp(stage="groups", config=""),
+        min_tissue=known.get("min_tissue", GroupsConfig().min_tissue),
+        left_out=known.get("left_out", ()),
+        decided=known.get("decided"),
+    )
+
+
+def audit_text(work: Path, *, force: bool = False) -> str:
+    """Return the audit of a work folder in words and tables.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with ``groups.parquet``.
+    force : bool
+        Make it anew.
+    """
+    from pathopatch.groups import describe
+    from pathopatch.groups.decisions.applied import counted_text
+
+    found = audit(work, force=force)
+    left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
+    decided = f"{counted_text(found['decided'])}\n\n" if "decided" in found else ""
+    return left_out + decided + describe(found) + _empty_in_folds(work)
+
+
+def _empty_in_folds(work: Path) -> str:
+    """Return which groups are empty in a split of a fold; methods that need them are not trained there."""
+    from pathopatch.groups import attribute_values, naming_of, thresholds_of
+    from pathopatch.groups.empty_groups import empty_groups
+    from pathopatch.groups.splits import SPLITS
+
+    table = artefacts.read_table(work / "groups.parquet")
+    if "fold" not in table or len(attribute_values(table)) > 2:
+        return ""
+    lines = []
+    for number in sorted(set(table["fold"])):
+        path = files.fold_folder(work, int(number)) / "groups.parquet"
+        if not path.is_file():  # the work folder is that of a fold itself
+            continue
+        fold = artefacts.read_table(path)
+        lines += [
+            f"  fold {number}, split {split}, {naming_of(fold).at(cut)}: no patch of {' and none of '.join(empty)}"
+            for cut in thresholds_of(fold)
+            for split in SPLITS
+            if (empty := empty_groups(fold, float(cut), (split,)))
+        ]
+    return "\n\nGroups that are empty in a fold:\n" + "\n".join(lines) if lines else ""
+
+
+def _path(work: Path) -> Path:
+    return work / "groups" / "audit.json"

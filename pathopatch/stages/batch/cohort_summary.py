@@ -1,0 +1,161 @@
+"""Summarize many predicted slides: ``cohort.csv``, a row a slide, and ``patients.csv``, a row a patient.
+
+Both are made of the slides' status files alone, for every slide that was ever predicted into a work folder. They are
+written at the end of a run, however that comes, and now and then before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from pathopatch.core import files
+from pathopatch.core.errors import PathopatchError
+from pathopatch.core.locks import claimed
+from pathopatch.core.status import FINISHED, StatusTable
+from pathopatch.heatmaps.summary import SUMMARY, share_of_tissue
+
+if TYPE_CHECKING:
+    from pathopatch.stages.batch.tasks import Outcome
+
+COUNTS = ("patches", "predicted", "tumour", "unreadable")
+COHORT = ("slide_id", "patient_id", "state", "code", *COUNTS, *SUMMARY, "warnings")
+"""Columns of ``cohort.csv``; areas in mm2, shares in [0, 1], empty where a slide has no such number."""
+PATIENTS = (
+    "patient_id", "slides", "done", "failed", *COUNTS, "tissue_mm2", "positive_mm2", "positive_tissue_mm2",
+    "positive_share", "largest_region_mm2", "flagged_share",
+)  # fmt: skip
+"""Columns of ``patients.csv``: sums over the slides that are done, and of the largest region the largest."""
+_TEXTS = ("patient_id", "state", "code", "warnings")
+_EVERY_S = 60.0
+_REST = 20  # the tables take at most this part of a run: one twentieth
+
+
+class CohortTables:
+    """Both tables of a work folder; a slide's status is read again only when it was written again.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._statuses = StatusTable(out, COHORT[1:])
+
+    def write(self) -> None:
+        """Write both, each by rename; of processes that do so at a time the last one has what all wrote before.
+
+        Raises
+        ------
+        DiskFullError
+            No space was left; the earlier tables are untouched.
+        """
+        with claimed(self.out, "cohort"):
+            slides = self.slides()
+            for name, table in (("cohort.csv", slides), ("patients.csv", patient_table(slides))):
+                text = table.to_csv(index=False, lineterminator="\n", float_format="%.9g")
+                files.write_bytes(self.out / name, text.encode())
+
+    def slides(self) -> pd.DataFrame:
+        """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
+        found = self._statuses.read()
+        table = found[found["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
+        for name in _TEXTS:
+            table[name] = table[name].astype(object).where(table[name].notna(), "")
+        types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
+        known: pd.DataFrame = table.astype(types)
+        return known
+
+
+def write_cohort(out: Path) -> None:
+    """Write both tables of a work folder; errors as of `CohortTables.write`."""
+    CohortTables(out).write()
+
+
+@contextmanager
+def cohort_kept(
+    out: Path,
+    on_done: Callable[[Outcome], None],
+    *,
+    every_s: float = _EVERY_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Callable[[Outcome], None]]:
+    """Yield what is to be called after each slide; it writes the tables where that is due, and the end does.
+
+    Before the end, and at one that an error or an interruption brings, tables that cannot be written are left as they
+    are: what went wrong first is what must be heard.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder.
+    on_done : callable
+        Called with each outcome first.
+    every_s : float
+        From one writing to the next, at least; longer where the slides are so many that it takes long.
+    clock : callable
+        Returns seconds.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left at the end.
+    """
+    tables, due = CohortTables(out), clock() + every_s
+
+    def slide_done(outcome: Outcome) -> None:
+        nonlocal due
+        on_done(outcome)
+        started = clock()
+        if started < due:
+            return
+        with suppress(PathopatchError, OSError):
+            tables.write()
+        due = clock() + max(every_s, _REST * (clock() - started))
+
+    try:
+        yield slide_done
+    except BaseException:
+        with suppress(PathopatchError, OSError):
+            tables.write()
+        raise
+    tables.write()
+
+
+def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each patient of some slides; columns `PATIENTS`.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        As `CohortTables.slides` returns them. Slides without a patient are left out.
+    """
+    known = slides[slides["patient_id"] != ""]
+    rows = [_patient(str(name), part) for name, part in known.groupby("patient_id", sort=True)]
+    return pd.DataFrame(rows, columns=list(PATIENTS))
+
+
+def _patient(name: str, slides: pd.DataFrame) -> dict[str, Any]:
+    """Return one patient's row; flagged patches count over all predicted ones."""
+    done = slides[slides["state"].isin(FINISHED)]
+    sums = {each: int(done[each].sum()) for each in COUNTS}
+    areas = {each: float(done[each].sum()) for each in ("tissue_mm2", "positive_mm2", "positive_tissue_mm2")}
+    flagged = float((done["flagged_share"].fillna(0.0) * done["predicted"].astype("float64")).sum())
+    return {
+        "patient_id": name,
+        "slides": len(slides),
+        "done": len(done),
+        "failed": int((slides["state"] == "failed").sum()),
+        **sums,
+        **areas,
+        "positive_share": share_of_tissue(areas["positive_tissue_mm2"], areas["tissue_mm2"]),
+        "largest_region_mm2": float(done["largest_region_mm2"].max()) if len(done) else None,
+        "flagged_share": flagged / sums["predicted"] if sums["predicted"] else None,
+    }

@@ -1,0 +1,230 @@
+"""Define the task of each stage for one slide, picklable for a worker process, and its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.progress import Progress
+from pathopatch.slides.manifest import SlideRow
+
+if TYPE_CHECKING:
+    from pathopatch.models import Ensemble
+    from pathopatch.patches import LabelSource
+    from pathopatch.slides import Slide
+
+WITHIN = "patches"
+"""What is counted within one slide: its grid positions, by the words of `Progress`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one slide: a state (done, done_empty, current, failed), its counts and warnings, or its error."""
+
+    slide_id: str
+    state: str
+    code: str = ""
+    message: str = ""
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class OfSlide(Protocol):
+    """Something that belongs to one slide, such as a row of the manifest."""
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        ...
+
+
+class SlideTask(OfSlide, Protocol):
+    """One slide's work; picklable, so that it can go to a worker process."""
+
+    @property
+    def stage(self) -> str:
+        """The stage's name, the key in the slide's status file."""
+        ...
+
+    @property
+    def out(self) -> Path:
+        """The work folder."""
+        ...
+
+    @property
+    def force(self) -> bool:
+        """Whether what was made otherwise is made anew."""
+        ...
+
+    @property
+    def names_nothing(self) -> bool:
+        """Whether nothing that is written may name a file."""
+        ...
+
+    @property
+    def of_slide(self) -> Mapping[str, Any]:
+        """What the slide's status says of it however the work went."""
+        ...
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Do the work, saying how far through the slide it is, and return what became of the slide."""
+        ...
+
+
+def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
+    """Return the slide of a manifest row; the caller closes it.
+
+    Parameters
+    ----------
+    row : SlideRow
+        What the manifest says.
+    fallback_mpp : float, optional
+        The slide's um per px where neither its file nor the manifest states one.
+    """
+    from pathopatch.slides import in_order, open_slide
+
+    slide = open_slide(row.source, mpp=row.mpp, channels=row.channels, background=row.background)
+    if not slide.has_mpp and fallback_mpp is not None:
+        slide.close()
+        slide = open_slide(row.source, mpp=fallback_mpp, channels=row.channels, background=row.background)
+    ordered = in_order(slide, row.channel_order)
+    if ordered is not slide:
+        slide.close()
+    return ordered
+
+
+def label_source(row: SlideRow) -> LabelSource:
+    """Return where a manifest row's labels come from."""
+    from pathopatch.patches import LabelSource
+
+    return LabelSource(
+        tumor_mask=row.tumor_mask,
+        whole_slide_non_tumor=row.whole_slide_non_tumor,
+        labelled_mask=row.labelled_mask,
+        annotations=row.annotations,
+    )
+
+
+@dataclass(frozen=True)
+class TileTask:
+    """One slide to tile, by background levels of its cohort once these are known."""
+
+    row: SlideRow
+    config: TileConfig
+    out: Path
+    force: bool
+    cohort_levels: Mapping[str, float] | None = None
+    stage: str = "tile"
+    names_nothing: bool = False
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        return self.row.slide_id
+
+    @property
+    def of_slide(self) -> Mapping[str, Any]:
+        """What the slide's status says of it however the work went: nothing."""
+        return {}
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Tile the slide."""
+        from pathopatch.patches import tile_slide
+
+        with open_row(self.row) as slide:
+            result = tile_slide(
+                slide,
+                self.config,
+                self.out,
+                slide_id=self.row.slide_id,
+                patient_id=self.row.patient_id,
+                labels=label_source(self.row),
+                tissue_mask=self.row.tissue_mask,
+                cohort_levels=self.cohort_levels,
+                force=self.force,
+                progress=_within(self.slide_id, progress),
+            )
+        counts = {"patches": result.patches}
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
+
+
+@dataclass(frozen=True)
+class PredictTask:
+    """One slide to predict."""
+
+    row: SlideRow
+    models: tuple[Path, ...]
+    config: PredictConfig
+    out: Path
+    force: bool
+    slide_mpp: float | None = None
+    stage: str = "predict"
+
+    @property
+    def slide_id(self) -> str:
+        """The slide's checked id."""
+        return self.row.slide_id
+
+    @property
+    def names_nothing(self) -> bool:
+        """Whether nothing that is written may name a file."""
+        return self.config.deidentify
+
+    @property
+    def of_slide(self) -> Mapping[str, Any]:
+        """What the slide's status says of it however the work went: its patient, for the tables of the cohort."""
+        return {} if self.config.deidentify else {"patient_id": self.row.patient_id}
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        """Predict the slide."""
+        from pathopatch.models import check_bundles, check_slide
+        from pathopatch.slides import tolerant
+
+        spec = check_bundles(self.models)
+        with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
+            check_slide(spec, tolerant(slide, self.config.max_bad_tiles))
+            # Only now torch is loaded, which takes seconds: a slide that is refused is told of at once.
+            from pathopatch.heatmaps import predict_to
+
+            model = _loaded(self.models, self.config.device, self.config.precision, _written(self.models))
+            result = predict_to(
+                slide,
+                model,
+                self.out,
+                slide_id=self.slide_id,
+                patient_id=self.row.patient_id,
+                tissue_mask=self.row.tissue_mask,
+                config=self.config,
+                force=self.force,
+                progress=_within(self.slide_id, progress),
+            )
+        return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
+
+
+def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Return what a stage calls with how many grid positions of a slide are done, and how many there are."""
+    if progress is None:
+        return None
+    say = progress
+
+    def of_slide(done: int, total: int) -> None:
+        say(WITHIN, done, total, slide_id)
+
+    return of_slide
+
+
+@lru_cache(maxsize=1)
+def _loaded(models: tuple[Path, ...], device: str, precision: str, written: tuple[int, ...]) -> Ensemble:
+    """Return the models of some bundles, which a process loads once for all its slides, unless they changed."""
+    from pathopatch.models import load_ensemble
+
+    return load_ensemble(models, device=device, precision=precision)
+
+
+def _written(models: tuple[Path, ...]) -> tuple[int, ...]:
+    """Return when each file of some bundles was last written, ns; nothing of what is not there."""
+    return tuple(file.stat().st_mtime_ns for folder in models for file in sorted(folder.glob("*")))

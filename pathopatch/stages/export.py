@@ -1,0 +1,127 @@
+"""How does what was read leave for other programs? The command `export`, one function a format."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
+from pathopatch.core.files import write_bytes
+from pathopatch.core.progress import Progress
+from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.check import slides_to_predict
+
+_MODEL = "model"  # what a run calls its bundle: the run's name says more
+
+
+def export_ome_zarr(
+    source: str,
+    path: Path | None = None,
+    *,
+    version: Literal["0.4", "0.5"] = "0.5",
+    slide_id: str | None = None,
+    slide_mpp: float | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a whole slide as an OME-Zarr pyramid for other viewers; return its folder, ``<slide_id>.ome.zarr`` if None.
+
+    Raises
+    ------
+    InputUnsupportedError
+        `source` is a manifest, or something else than an export stands at `path`.
+    """
+    import numpy as np
+
+    from pathopatch.core.config import IntensityConfig
+    from pathopatch.patches import intensity
+    from pathopatch.slides.omezarr_export import export_ome_zarr as write
+
+    if source.lower().endswith(".csv"):
+        raise InputUnsupportedError("a manifest, not a slide", place=source, remedy="export its slides one by one")
+    (row,) = slides_to_predict(source, slide_id=slide_id)
+    path = Path(f"{row.slide_id}.ome.zarr") if path is None else path
+    with open_row(row, fallback_mpp=slide_mpp) as slide:
+        overview, _, _ = slide.read_overview()
+        everywhere = np.ones(overview.shape[1:], np.bool_)
+        windows = intensity.windows(overview, everywhere, rule=IntensityConfig(), is_rgb_uint8=slide.is_rgb)
+        done = None if progress is None else partial(progress, "export")
+        write(slide, path, version=version, name=row.slide_id, windows=windows, force=force, progress=done)
+    return path
+
+
+def export_review(out: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write what reviewers decided of predictions, as CSV or JSON; return the file, ``review.csv`` if None.
+
+    Raises
+    ------
+    InputMissingError
+        Nobody has decided anything.
+    InputUnsupportedError
+        `path` is neither CSV nor JSON.
+    StaleArtefactError
+        The file is there with other content, and `force` is off.
+    """
+    from pathopatch.groups.decisions.log import FILE, read_log
+    from pathopatch.groups.decisions.table import csv_text, json_text
+
+    path = Path("review.csv") if path is None else path
+    texts = {".csv": csv_text, ".json": json_text}
+    text_of = texts.get(path.suffix.lower())
+    if text_of is None:
+        raise InputUnsupportedError(f"neither CSV nor JSON: {path.name}", place=str(path), remedy="say -o review.csv")
+    rows = read_log(out / FILE)
+    if not rows:
+        raise InputMissingError("no decisions", place=str(out / FILE), remedy="decide with pathopatch review OUT")
+    content = text_of(rows).encode()
+    if path.exists() and not force and (not path.is_file() or path.read_bytes() != content):
+        raise StaleArtefactError(
+            "something else stands here", place=str(path), remedy="use --force to replace it, or another file"
+        )
+    write_bytes(path, content)
+    return path
+
+
+def export_torchscript(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write a model as TorchScript, patches to probabilities; return its folder, ``<run>-torchscript`` if None.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.models.export.export_model`.
+    """
+    return _export_model(bundle, path, "torchscript", force=force)
+
+
+def export_onnx(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write a model as ONNX, patches to probabilities; return its folder, ``<run>-onnx`` if None.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.models.export.export_model`.
+    """
+    return _export_model(bundle, path, "onnx", force=force)
+
+
+def export_wsinfer(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
+    """Write a model for wsinfer and QuPath's extension of that name; return its folder, ``<run>-wsinfer`` if None.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.models.export.export_model`.
+    """
+    return _export_model(bundle, path, "wsinfer", force=force)
+
+
+def _export_model(
+    bundle: Path, path: Path | None, kind: Literal["torchscript", "onnx", "wsinfer"], *, force: bool
+) -> Path:
+    from pathopatch.models.export import export_model
+
+    home = bundle.resolve()
+    path = Path(f"{home.parent.name if home.name == _MODEL else home.name}-{kind}") if path is None else path
+    export_model(bundle, path, kind=kind, force=force)
+    return path

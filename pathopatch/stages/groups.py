@@ -1,0 +1,178 @@
+"""The stage groups: which split, group and, in a cross-validation, fold each patch is in.
+
+With folds, ``WORK/folds/<k>/`` is a work folder of its own (``groups.parquet``, ``groups/``, ``runs/``,
+``comparison.csv``) in which fold k is the test split, the next fold validates and the others train. Slides and patches
+stay in ``WORK``, whose ``groups.parquet`` has all patients as test patients, each tested once, and says in the column
+``fold`` by which fold. ``WORK/runs/<run>/`` has no model of its own but the pooled evaluation. Every stage works on a
+fold as on any other work folder, and none can see what the others leave.
+
+Decisions of reviewers move no patient: splits and folds are drawn as if nobody had decided, then slides go and labels
+change. Otherwise a review of what one model predicted would put its training patients among those that test the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pathopatch.core import artefacts
+from pathopatch.core.artefacts import Stamp, fingerprint
+from pathopatch.core.config import GroupsConfig
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.files import fold_folder
+from pathopatch.groups import assign_groups, assign_splits, given_splits
+from pathopatch.groups.decisions.applied import Applied, apply_decisions
+from pathopatch.groups.decisions.rows import Recorded
+from pathopatch.groups.decisions.table import read_decisions
+from pathopatch.groups.folds import assign_folds, split_in_fold
+from pathopatch.groups.splits import SPLITS
+from pathopatch.stages.audit import is_audited, write_audit
+
+
+def groups(
+    work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None, force: bool = False
+) -> pd.DataFrame:
+    """Join the patch tables of all finished slides, split them by patient, form the groups; write table and audit.
+
+    With folds, those of each fold too; with decisions, an exported review, as it says: see the head of this module.
+
+    Raises
+    ------
+    InputMissingError
+        No slide was tiled yet, or a relabelled patch is not among those that were.
+    InputUnsupportedError
+        The file of decisions holds mistakes, or rejects every slide.
+    StaleArtefactError
+        The slides are not cut alike, or the groups were formed otherwise and `force` is off.
+    """
+    from pathopatch.patches import is_tiled, require_one_geometry
+
+    slides = artefacts.read_table(work / "slides.parquet")
+    done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]
+    if not done:
+        raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
+    require_one_geometry(work, done)
+    paths = {slide: work / "patches" / f"{slide}.parquet" for slide in done}
+    inputs = {slide: artefacts.fingerprint_file(path) for slide, path in paths.items()}
+    inputs["slides.parquet"] = artefacts.fingerprint_file(work / "slides.parquet")
+    rows = []
+    if decisions is not None:
+        rows = read_decisions(decisions)
+        inputs["decisions"] = artefacts.fingerprint_file(decisions)
+    settings = [config, folds] if folds > 1 else config
+    stamp = Stamp(stage="groups", config=artefacts.fingerprint(settings), inputs=inputs)
+    path = work / "groups.parquet"
+    if artefacts.is_current(stamp, artefacts.table_stamp(path), place=path, force=force) and is_audited(work, stamp):
+        return artefacts.read_table(path)
+    patches = pd.concat([artefacts.read_table(item) for item in paths.values()], ignore_index=True)
+    left_out = sorted(set(slides["slide_id"]) - set(done))
+    applied = apply_decisions(patches, rows)
+    decided = None if decisions is None else applied
+    if folds > 1:
+        tables = fold_tables(patches, config, folds=folds, rows=rows)
+        write_folds(work, tables, config, stamp=stamp, left_out=left_out, decided=decided)
+        return tables[0]
+    split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
+    kept = applied.patches
+    kept = kept.assign(split=kept["patient_id"].map(split))
+    table = assign_groups(kept, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+    write_groups(work, table, config, stamp=stamp, left_out=left_out, decided=decided)
+    return table
+
+
+def fold_tables(
+    patches: pd.DataFrame, config: GroupsConfig, *, folds: int, rows: Sequence[Recorded] = ()
+) -> dict[int, pd.DataFrame]:
+    """Return the groups table of every fold, and under 0 that of the whole cohort, in which all patients are tested.
+
+    Parameters
+    ----------
+    patches : DataFrame
+        The tables of the stage tile. Splits that the manifest or the list of patches gives take no part.
+    config : GroupsConfig
+        Thresholds, bins and the seed.
+    folds : int
+        How many.
+    rows : sequence of Recorded
+        Decisions of reviewers.
+
+    Raises
+    ------
+    InputUnsupportedError
+        More folds than patients, or fewer than three.
+    """
+    fold = assign_folds(patches, folds=folds, seed=config.split_seed)
+    kept = apply_decisions(patches, rows).patches
+    table = assign_groups(kept.assign(split="test"), config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+    of_patch = table["patient_id"].astype(str)
+    table.insert(list(table.columns).index("split") + 1, "fold", of_patch.map(fold))
+    tables = {0: table}
+    for number in range(1, folds + 1):
+        tables[number] = table.assign(split=of_patch.map(split_in_fold(fold, number, folds=folds)))
+    return tables
+
+
+def write_folds(
+    work: Path,
+    tables: Mapping[int, pd.DataFrame],
+    config: GroupsConfig,
+    *,
+    stamp: Stamp,
+    left_out: list[str],
+    decided: Applied | None = None,
+) -> None:
+    """Write the groups and the audit of every fold, then those of the whole cohort.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    tables : mapping of int to DataFrame
+        As `fold_tables` returns them.
+    config : GroupsConfig
+        Of which they were made.
+    stamp : Stamp
+        Of the whole cohort's; a fold's says its number beside.
+    left_out : list of str
+        Slides that are not tiled.
+    decided : Applied, optional
+        What decisions of reviewers changed, where there were any to read.
+    """
+    for number in sorted(tables, reverse=True):  # the whole cohort last: its stamp says that all is there
+        folder = fold_folder(work, number) if number else work
+        settings = fingerprint([stamp.config, number]) if number else stamp.config
+        own = Stamp(stage=stamp.stage, config=settings, inputs=stamp.inputs)
+        write_groups(folder, tables[number], config, stamp=own, left_out=left_out, decided=decided)
+
+
+def write_groups(
+    folder: Path,
+    table: pd.DataFrame,
+    config: GroupsConfig,
+    *,
+    stamp: Stamp,
+    left_out: list[str],
+    decided: Applied | None = None,
+) -> None:
+    """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Work folder, or that of a fold.
+    table : DataFrame
+        The groups.
+    config, stamp, left_out, decided
+        As for `write_folds`.
+    """
+    artefacts.write_table(folder / "groups.parquet", table, stamp)
+    facts = None if decided is None else decided.facts | {"labels_changed": _changed_by_split(table, decided)}
+    write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out, decided=facts)
+
+
+def _changed_by_split(table: pd.DataFrame, decided: Applied) -> dict[str, int]:
+    """Return in how many patches of each split the label is another one by decision; of the splits that have any."""
+    changed = table.loc[table["patch_id"].isin(decided.changed), "split"]
+    return {split: count for split in SPLITS if (count := int((changed == split).sum()))}

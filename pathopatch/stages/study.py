@@ -1,0 +1,157 @@
+"""A whole study, from the manifest to the report: the stages of `pathopatch.stages.pipeline`, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pathopatch.core import artefacts, files
+from pathopatch.core.config import RANK_METHODS, StudyConfig, TrainConfig
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.progress import Progress
+from pathopatch.groups.empty_groups import empty_groups
+from pathopatch.slides.manifest import read_manifest
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.check import included
+
+Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
+"""The last stage to run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What became of a study.
+
+    Parameters
+    ----------
+    outcomes : tuple of Outcome
+        Of the slides, tiled and predicted.
+    untrained : mapping of str to GroupEmptyError
+        Why runs were not trained, by name: their methods need a group that has no patch.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    untrained: Mapping[str, GroupEmptyError] = field(default_factory=dict)
+
+
+def run_study(
+    study: StudyConfig,
+    *,
+    until: Until = "report",
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Run all stages from the manifest, or the ready patches, to the report; return what became of slides and runs.
+
+    The resolved configuration is stored as ``study.json`` beside the results. Predictions use the run that validation
+    prefers at the first threshold at which no validation group is empty; the test split selects nothing. `until` names
+    the last stage to run. Runs whose method needs a group that is empty are left out, and the others go on.
+
+    Raises
+    ------
+    GroupEmptyError
+        No run is left.
+    """
+    from pathopatch.training import runs_with_groups, train_many
+
+    runs, work = study_runs(study), study.work
+    files.write_json(work / "study.json", study.model_dump(mode="json"))
+    outcomes = tile_study(study, workers=workers, force=force, progress=progress)
+    if until == "tile":
+        return StudyResult(outcomes=tuple(outcomes))
+    pipeline.groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
+    if until == "groups":
+        return StudyResult(outcomes=tuple(outcomes))
+    runs, untrained = runs_with_groups(pipeline.parts(work), runs)
+    for part in pipeline.parts(work):
+        train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
+    if until == "train":
+        return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
+    pipeline.evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
+    if study.predict_split != "none" and until != "evaluate":
+        outcomes += predict_split(study, runs, workers=workers, force=force, progress=progress)
+    if until == "report":
+        pipeline.report(work)
+    return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
+
+
+def tile_study(
+    study: StudyConfig, *, workers: int = 1, force: bool = False, progress: Progress | None = None
+) -> list[Outcome]:
+    """Cut the study's slides into patches, or store its ready ones; return what became of them."""
+    if study.patches is not None:
+        return pipeline.tile_patches(
+            study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress
+        )
+    assert study.manifest is not None  # the configuration has one of the two
+    return pipeline.tile(study.manifest, study.work, study.tile, workers=workers, force=force, progress=progress)
+
+
+def study_runs(study: StudyConfig) -> list[TrainConfig]:
+    """Return the training configuration of each method, attribute (thresholds, bins, rank) and seed of a study.
+
+    Raises
+    ------
+    InputUnsupportedError
+        [train] says what to draw by, which a study says elsewhere: its runs would have the same name.
+    """
+    if study.train.bins or study.train.attribute != "groups":
+        raise InputUnsupportedError(
+            "[train] sets bins or attribute, and a study draws by each of its own attributes",
+            place="[train]",
+            remedy="set [groups] bins, and attributes = ['bins'] or ['rank'] beside methods",
+        )
+    threads = 1 if study.jobs > 1 else study.train.threads
+    taus = [{"threshold": tau} for tau in study.groups.thresholds]
+    by: dict[str, list[dict[str, Any]]] = {
+        "thresholds": taus,
+        "bins": [{"bins": study.groups.bins}] if study.groups.bins else [],
+        "rank": [{"attribute": "rank", **tau} for tau in taus],
+    }
+    return [
+        study.train.model_copy(update={"method": method, "seed": seed, "threads": threads, **settings})
+        for seed in study.seeds
+        for kind in study.attributes
+        for settings in by[kind]
+        for method in study.methods
+        if kind != "rank" or method in RANK_METHODS
+    ]
+
+
+def predict_split(
+    study: StudyConfig,
+    runs: Sequence[TrainConfig],
+    *,
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Predict the slides of the study's `predict_split` with the run that validation prefers, fold by fold."""
+    assert study.manifest is not None
+    rows = included(read_manifest(study.manifest))
+    is_choice = len(runs) > 1  # a single run needs no validation to be preferred
+    outcomes: list[Outcome] = []
+    for part in pipeline.parts(study.work):
+        table = artefacts.read_table(part / "groups.parquet")
+        wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
+        ids = set(wanted["slide_id"])
+        cohort = [row for row in rows if row.slide_id in ids]
+        run = _preferred(part, study.groups.thresholds) if is_choice else runs[0].run_name
+        model = part / "runs" / run / "model"
+        outcomes += pipeline.predict(
+            cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress
+        )
+    return outcomes
+
+
+def _preferred(work: Path, thresholds: Sequence[float]) -> str:
+    """Return the run that validation prefers at the first threshold at which no validation group is empty."""
+    from pathopatch.evaluation import preferred_run
+
+    table = artefacts.read_table(work / "groups.parquet")
+    filled = [cut for cut in thresholds if not empty_groups(table, cut, ("val",))]
+    return preferred_run(work, threshold=(filled or thresholds)[0])

@@ -1,0 +1,352 @@
+"""What one types, end to end on a tiny cohort: stages, exit codes, reruns, and equal bytes."""
+
+import csv
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_slides import write_channel, write_modalities
+
+from pathopatch.core import artefacts
+
+PATHOPATCH = [sys.executable, "-m", "pathopatch.cli"]
+PATCH = 32
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONWARNINGS": "default"}
+    done = subprocess.run(
+        [*PATHOPATCH, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def cohort(folder: Path, *, mpp: float | None = 0.5) -> Path:
+    """Six slides of six patients; each patch is blank, or holds little or much tissue of either texture."""
+    rows = []
+    for number, split in enumerate(["train", "train", "val", "val", "test", "test"]):
+        rng = np.random.default_rng(number)
+        side = 6
+        image = rng.normal(100, 4, (3, side * PATCH, side * PATCH))
+        tumor = np.zeros((side, side), np.uint8)
+        for index in range(side * side):
+            y, x = divmod(index, side)
+            label, size = index % 2, 8 if (index // 2) % 2 else 26
+            area = np.s_[:, y * PATCH + 2 : y * PATCH + 2 + size, x * PATCH + 2 : x * PATCH + 2 + size]
+            image[area] = 900 + rng.normal(0, 30 + 120 * label, image[area].shape)
+            tumor[y, x] = 255 * label
+        paths = write_modalities(folder / f"s{number}", image.clip(0, 65535).astype(np.uint16), mpp=0.5)
+        write_channel(folder / f"s{number}" / "mask.tif", tumor, mpp=None)
+        relative = {f"path:{name}": path.relative_to(folder) for name, path in paths.items()}
+        rows.append(
+            {"slide_id": f"s{number}", "patient_id": f"p{number}", "split": split, **relative, "mpp": mpp or ""}
+            | {"tumor_mask": f"s{number}/mask.tif", "background": "dark"}
+        )
+    manifest = folder / "cohort.csv"
+    with manifest.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return manifest
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    for number in range(6):
+        (folder / f"s{number}").mkdir()
+    return cohort(folder)
+
+
+@pytest.fixture(scope="module")
+def study(slides: Path) -> Path:
+    """A finished study; returns its work folder."""
+    work = slides.parent / "work"
+    (slides.parent / "study.toml").write_text(
+        f"""
+        manifest = "cohort.csv"
+        work = "work"
+        methods = ["erm", "gerne"]
+        [tile]
+        patch_px = {PATCH}
+        [groups]
+        thresholds = [0.25, 0.5]
+        [train]
+        input_px = 32
+        steps = 6
+        evaluations = 2
+        batch_per_class = 4
+        threads = 1
+        [tune]
+        trials = 2
+        [evaluate]
+        bootstrap = 20
+        """,
+        encoding="utf-8",
+    )
+    done = run("run", slides.parent / "study.toml", "--quiet")
+    assert "Groups at threshold 0.25" in done.stdout
+    assert "gerne-t0.5-s0" in done.stdout
+    return work
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_study_leaves_every_artefact(study: Path) -> None:
+    for name in ("slides.parquet", "groups.parquet", "groups/audit.json", "comparison.csv", "cohort.csv", "study.json"):
+        assert (study / name).is_file(), name
+    for run_name in ("erm-t0.25-s0", "erm-t0.5-s0", "gerne-t0.25-s0", "gerne-t0.5-s0"):
+        assert (study / "runs" / run_name / "model" / "model.safetensors").is_file()
+        assert (study / "runs" / run_name / "trials.csv").read_text(encoding="utf-8").count("\n") == 3
+    for slide in ("s4", "s5"):
+        for name in ("heatmap.ome.tif", "overlay.png", "patches.geojson.gz", "patches.csv"):
+            assert (study / "heatmaps" / slide / name).is_file()
+    assert "research use only" in (study / "report" / "index.html").read_text(encoding="utf-8").lower()
+    assert not list(study.rglob("*.tmp-*"))
+
+
+def test_the_stored_configuration_is_resolved(study: Path) -> None:
+    stored = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    assert stored["train"]["steps"] == 6
+    assert stored["train"]["learning_rate"] == 1e-3
+    assert stored["tile"]["tissue"]["method"] == "otsu"
+
+
+def test_a_study_run_again_does_nothing(study: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("*") if path.is_file()}
+    before |= {path: path.stat().st_mtime_ns for path in (study / "slides").rglob("*") if path.is_file()}
+    run("run", study.parent / "study.toml", "--quiet")
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_two_runs_of_tile_and_predict_give_equal_bytes(study: Path, slides: Path) -> None:
+    model = study / "runs" / "gerne-t0.25-s0" / "model"
+    for name in ("one", "two"):
+        run("tile", slides, "-o", study.parent / name, "--patch-px", PATCH, "--quiet")
+        run("predict", slides, "--model", model, "-o", study.parent / name, "--quiet")
+    one, two = files_of(study.parent / "one"), files_of(study.parent / "two")
+    times = {name for name in (*one, *two) if name.startswith(("status/", "logs/"))}
+    assert sum(name.endswith(".json") for name in times) == 6
+    assert sum(name.startswith("logs/") for name in times) == 4
+    assert {name: one[name] for name in one.keys() - times} == {name: two[name] for name in two.keys() - times}
+
+
+def test_another_configuration_is_refused_unless_forced(study: Path, slides: Path) -> None:
+    done = run("tile", slides, "-o", study.parent / "one", "--patch-px", 16, "--quiet", code=1)
+    assert done.stderr.count("STALE_ARTEFACT") == 1
+    assert "(in 6 slides: s0, s1, s2, …)" in done.stderr
+    assert artefacts.read_table(study.parent / "one" / "patches" / "s0.parquet")["x"].max() == 5 * PATCH
+
+
+def test_a_multimodal_slide_is_predicted_as_typed(study: Path, slides: Path, tmp_path: Path) -> None:
+    folder = slides.parent / "s4"
+    source = f"CARS={folder}/cars.tif,TPEF={folder}/tpef.tif,SHG={folder}/shg.tif"
+    model = study / "runs" / "gerne-t0.25-s0" / "model"
+    run("predict", source, "--model", model, "-o", tmp_path, "--slide-id", "s4", "--quiet")
+    name = "predictions/s4.parquet"
+    typed = artefacts.read_table(tmp_path / name)
+    run("predict", slides, "--model", model, "-o", tmp_path / "cohort", "--quiet")
+    assert typed.equals(artefacts.read_table(tmp_path / "cohort" / name))
+
+
+@pytest.fixture
+def without_mpp(tmp_path: Path) -> dict[str, Path]:
+    """A slide of known pixels whose file states no mpp, and two manifests of it, without and with the column filled."""
+    image = np.full((3, 256, 256), 100, np.uint16)
+    image[:, 32:192, 32:192] = 900 + np.arange(160) % 7
+    paths = write_modalities(tmp_path, image, mpp=0.5)
+    for name, path in paths.items():
+        write_channel(path, image[0], mpp=None)
+        assert name
+    columns = "slide_id,patient_id,split,path:CARS,path:TPEF,path:SHG,mpp,background\n"
+    for name, mpp in (("bare", ""), ("filled", "0.25")):
+        (tmp_path / f"{name}.csv").write_text(
+            f"{columns}slide-a,p,test,cars.tif,tpef.tif,shg.tif,{mpp},dark\n", encoding="utf-8"
+        )
+    return {"folder": tmp_path, "bare": tmp_path / "bare.csv", "filled": tmp_path / "filled.csv"}
+
+
+def test_a_slide_without_mpp_names_slide_and_column(without_mpp: dict[str, Path]) -> None:
+    out = without_mpp["folder"] / "out"
+    checked = run("check", without_mpp["bare"], "--quiet", code=1)
+    tiled = run("tile", without_mpp["bare"], "-o", out, "--patch-px", PATCH, "--quiet", code=1)
+    for done in (checked, tiled):
+        for word in ("MPP_MISSING", "slide-a", "column mpp"):
+            assert word in done.stderr
+    assert not list(out.rglob("*.zarr"))
+    run("tile", without_mpp["filled"], "-o", out, "--patch-px", PATCH, "--quiet")
+    assert len(artefacts.read_table(out / "patches" / "slide-a.parquet")) == 64
+
+
+def test_the_same_slide_is_predicted_once_its_mpp_is_said(without_mpp: dict[str, Path], study: Path) -> None:
+    model, out = study / "runs" / "erm-t0.25-s0" / "model", without_mpp["folder"] / "out"
+    done = run("predict", without_mpp["bare"], "--model", model, "-o", out, "--quiet", code=1)
+    assert "MPP_MISSING" in done.stderr
+    assert "slide-a" in done.stderr
+    run("predict", without_mpp["bare"], "--model", model, "-o", out, "--slide-mpp", "0.25", "--quiet")
+    assert len(artefacts.read_table(out / "predictions" / "slide-a.parquet")) == 9
+
+
+@pytest.mark.fault("truncated")
+def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Path, tmp_path: Path) -> None:
+    folder = slides.parent
+    text = slides.read_text(encoding="utf-8").replace("s0/", f"{folder}/s0/")
+    for number in range(1, 6):
+        text = text.replace(f"s{number}/", f"{folder}/s{number}/")
+    cut = tmp_path / "cut.tif"
+    whole = (folder / "s1" / "cars.tif").read_bytes()
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(text.replace(f"{folder}/s1/cars.tif", str(cut)), encoding="utf-8")
+    model = study / "runs" / "erm-t0.25-s0" / "model"
+    tiled = run("tile", manifest, "-o", tmp_path / "out", "--patch-px", PATCH, "--quiet", code=3)
+    done = run("predict", manifest, "--model", model, "-o", tmp_path / "out", "--quiet", code=3)
+    for each in (tiled, done):
+        assert "failed: s1: INPUT_CORRUPT" in each.stderr
+    assert set(artefacts.read_table(tmp_path / "out" / "slides.parquet")["slide_id"]) == {"s0", "s2", "s3", "s4", "s5"}
+    assert not (tmp_path / "out" / "heatmaps" / "s1").exists()
+    states = {path.stem for path in (tmp_path / "out" / "predictions").glob("*.parquet")}
+    assert states == {"s0", "s2", "s3", "s4", "s5"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("check",), 2, "Missing argument"),
+        (("tile", "-o", "out"), 2, "MANIFEST or --patches"),
+        (("check", "nowhere.csv"), 1, "INPUT_MISSING"),
+        (("run", "nowhere.toml"), 1, "INPUT_MISSING"),
+        (("groups", "nowhere"), 1, "INPUT_MISSING"),
+        (("evaluate", "nowhere"), 1, "INPUT_MISSING"),
+        (("predict", "a.tif", "--model", "nowhere", "-o", "out"), 1, "INPUT_MISSING"),
+    ],
+)
+def test_wrong_usage_and_missing_inputs_end_with_their_codes(
+    arguments: tuple[str, ...], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in run(*arguments, code=code).stderr
+
+
+def test_help_answers_in_under_a_second() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert "not for diagnosis" in " ".join(run("--help").stdout.split())
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1
+
+
+def test_the_doctor_lists_versions_device_precision_and_openslide() -> None:
+    said = run("doctor").stdout
+    for word in ("torch", "device", "bfloat16", "OpenSlide"):
+        assert word in said
+
+
+def test_the_doctor_says_how_to_get_what_is_missing(
+    typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "snakemake" else find(name))
+    assert typed("doctor") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "cluster workflows" in line]
+    assert line.startswith("--  ")
+    assert "get it: pip install" in line
+
+
+@pytest.mark.fault("sigterm")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_training_with_its_code_and_leaves_it_resumable(study: Path, number: int, code: int) -> None:
+    name = f"signal{number.value}"
+    arguments = ["train", study, "--method", "erm", "--threshold", "0.25", "--name", name, "--steps", "100000"]
+    with subprocess.Popen(
+        [*PATHOPATCH, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
+    ) as process:
+        folder = study / "runs" / f"erm-t0.25-s0-{name}"
+        for _ in range(300):
+            if folder.exists() or process.poll() is not None:
+                break
+            time.sleep(0.1)
+        time.sleep(2)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == code, said
+    assert "run the same command again" in said
+    assert not (folder / "run.json").exists()
+
+
+def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(study: Path) -> None:
+    work = study.parent / "one"
+    (work / "patches" / "s0.parquet").unlink()
+    said = run("groups", work, "--force").stdout
+    assert "Left out, not tiled to the end: s0" in said
+    assert "s0" not in set(artefacts.read_table(work / "groups.parquet")["slide_id"])
+
+
+def test_an_output_folder_that_is_a_file_is_named_so(slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    done = run("tile", slides, "-o", tmp_path / "notes.txt", "--patch-px", PATCH, "--quiet", code=1)
+    assert "notes.txt" in done.stderr
+    assert "INTERNAL" not in done.stderr
+
+
+def test_tile_takes_what_has_no_option_from_a_study_and_options_go_before_it(slides: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'manifest = "cohort.csv"\nwork = "work"\n[tile]\npatch_px = 48\nstride_px = 48\nstore = "none"\n'
+        '[tile.tissue]\nchannels = ["SHG"]\nmethod = "triangle"\n'
+    )
+    run("tile", slides, "-o", tmp_path / "work", "--config", study, "--patch-px", "96")
+    known = json.loads((tmp_path / "work" / "slides" / "s0.zarr" / "zarr.json").read_text())["attributes"]
+    assert (known["patch_px"], known["stride_px"]) == (96, 48)
+    assert (known["tissue"]["channels"], known["tissue"]["method"]) == (["SHG"], "triangle")
+    assert [high > low for low, high in known["tissue"]["windows"]] == [False, False, True]
+
+
+def test_a_study_takes_what_reviewers_decided(slides: Path, tmp_path: Path) -> None:
+    (tmp_path / "review.csv").write_text("slide_id,verdict,reviewer\ns1,reject,Ada\n")
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f'manifest = "{slides}"\nwork = "work"\ndecisions = "review.csv"\nmethods = ["erm"]\n'
+        f'predict_split = "none"\n[tile]\npatch_px = {PATCH}\n[train]\ninput_px = 32\nsteps = 2\nevaluations = 1\n'
+        "batch_per_class = 4\nthreads = 1\n[evaluate]\nbootstrap = 0\n"
+    )
+    run("run", study, "--quiet")
+    work = tmp_path / "work"
+    left = set(artefacts.read_table(work / "groups.parquet")["slide_id"])
+    assert "s1" not in left
+    assert len(left) == 5
+    assert "slides rejected: s1 (" in (work / "report" / "index.html").read_text()
+
+
+def test_an_empty_group_stops_only_the_runs_that_need_it_and_the_study_says_so(slides: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(
+        f'manifest = "{slides}"\nwork = "work"\nmethods = ["gerne", "erm"]\n[tile]\npatch_px = {PATCH}\n'
+        "[groups]\nthresholds = [0.95, 0.25]\n[train]\ninput_px = 32\nsteps = 2\nevaluations = 1\n"
+        "batch_per_class = 4\nthreads = 1\n[evaluate]\nbootstrap = 0\n"
+    )
+    done = run("run", study, "--quiet", code=3)
+    told = [line for line in done.stderr.splitlines() if line.startswith("not trained")]
+    assert len(told) == 1
+    assert told[0].startswith("not trained: gerne-t0.95-s0: GROUP_EMPTY: gerne needs every group, and at tissue")
+    runs = {path.parent.name for path in (tmp_path / "work" / "runs").glob("*/run.json")}
+    assert runs == {"erm-t0.95-s0", "erm-t0.25-s0", "gerne-t0.25-s0"}
+    assert (tmp_path / "work" / "report" / "index.html").is_file()
+    # six slides were tiled and two of them predicted: they are not eight
+    assert done.stdout.splitlines()[-1] == "slides: 6 done"

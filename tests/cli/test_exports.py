@@ -1,0 +1,86 @@
+"""What one types to take a model or a review elsewhere: where the export goes, exit codes and words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made_model import write_model
+
+from pathopatch.groups.decisions.rows import Decision
+from pathopatch.groups.decisions.table import read_decisions
+from pathopatch.review.decisions import Decisions
+
+Type = Callable[..., int]
+
+
+@pytest.mark.parametrize(
+    ("kind", "files"),
+    [
+        ("torchscript", ["README.md", "export.json", "model.pt"]),
+        ("onnx", ["README.md", "export.json", "model.onnx"]),
+        ("wsinfer", ["README.md", "config.json", "export.json", "torchscript_model.pt"]),
+    ],
+)
+def test_an_export_without_a_name_bears_the_runs(
+    tmp_path: Path,
+    typed: Type,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    files: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bundle = write_model(tmp_path / "runs" / "erm-t0.25-s0" / "model")
+    assert typed("export", kind, bundle) == 0
+    assert capsys.readouterr().out.split() == [f"erm-t0.25-s0-{kind}"]
+    assert sorted(file.name for file in Path(f"erm-t0.25-s0-{kind}").iterdir()) == files
+    assert json.loads(Path(f"erm-t0.25-s0-{kind}", "export.json").read_text())["format"] == kind
+
+
+def test_another_export_in_the_way_is_refused_until_forced(
+    tmp_path: Path, typed: Type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = write_model(tmp_path / "model")
+    assert typed("export", "torchscript", bundle, "-o", tmp_path / "out") == 0
+    assert typed("export", "torchscript", bundle, "-o", tmp_path / "out") == 0
+    assert typed("export", "wsinfer", bundle, "-o", tmp_path / "out") == 1
+    assert "STALE_ARTEFACT" in capsys.readouterr().err
+    assert typed("export", "wsinfer", bundle, "-o", tmp_path / "out", "--force", "--quiet") == 0
+    assert (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_folder_that_is_no_bundle_or_no_export_is_named(
+    tmp_path: Path, typed: Type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed("export", "onnx", tmp_path, "-o", tmp_path / "out") == 1
+    assert "INPUT_MISSING: no file model.json" in capsys.readouterr().err
+    bundle = write_model(tmp_path / "model")
+    (tmp_path / "mine").mkdir()
+    assert typed("export", "torchscript", bundle, "-o", tmp_path / "mine", "--force") == 1
+    assert "INPUT_UNSUPPORTED" in capsys.readouterr().err
+    assert typed("export", "tensorflow", bundle) == 2
+
+
+def test_a_review_is_exported_as_csv_or_json_and_no_other_file_is_replaced(
+    tmp_path: Path, typed: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert typed("export", "review", tmp_path) == 1
+    assert "INPUT_MISSING: no decisions" in capsys.readouterr().err
+    with Decisions(tmp_path / "review.sqlite") as decisions:
+        decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=0)
+        assert typed("export", "review", tmp_path) == 0  # while a page has it open
+        assert capsys.readouterr().out == "review.csv\n"
+        assert typed("export", "review", tmp_path, "-o", "told.json") == 0
+        assert read_decisions(Path("review.csv")) == read_decisions(Path("told.json"))
+        decisions.record(Decision(slide_id="s1", verdict="reject", reviewer="Ada"), revision=1)
+    assert typed("export", "review", tmp_path) == 1
+    assert "STALE_ARTEFACT" in capsys.readouterr().err
+    assert typed("export", "review", tmp_path, "--force", "-q") == 0
+    assert typed("export", "review", tmp_path) == 0
+    assert [row.verdict for row in read_decisions(Path("review.csv"))] == ["accept", "reject"]
+    assert typed("export", "review", tmp_path, "-o", "review.xlsx") == 1
+    assert "neither CSV nor JSON" in capsys.readouterr().err

@@ -1,0 +1,71 @@
+"""What one types in place of a configuration's settings, and what is left to it."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pathopatch.cli import app
+from pathopatch.core.config import PredictConfig, TrainConfig
+from pathopatch.stages import pipeline
+
+STUDY = """
+manifest = "m.csv"
+work = "work"
+[train]
+method = "resample"
+threshold = 0.5
+seed = 7
+device = "cpu"
+"""
+
+
+def settings_of(monkeypatch: pytest.MonkeyPatch, command: str, *arguments: str) -> TrainConfig:
+    """What the stage is given; nothing is trained."""
+    given: list[TrainConfig] = []
+
+    def stage(work: Path, settings: TrainConfig, *_: object, **__: object) -> Path:
+        given.append(settings)
+        return work
+
+    monkeypatch.setattr(pipeline, command, stage)
+    done = CliRunner().invoke(app, [command, "work", *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return given[0]
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_a_configuration_stands_where_an_option_is_not_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str
+) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY, encoding="utf-8")
+    found = settings_of(monkeypatch, command, "--config", str(path))
+    assert (found.method, found.threshold, found.seed, found.device) == ("resample", 0.5, 7, "cpu")
+    found = settings_of(monkeypatch, command, "--config", str(path), "--method", "erm", "--threshold", "0.25")
+    assert (found.method, found.threshold, found.seed) == ("erm", 0.25, 7)
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_without_a_configuration_the_defaults_stand(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    assert settings_of(monkeypatch, command) == TrainConfig()
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_settings_alone_are_a_configuration_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("[train]\nseed = 7\n", encoding="utf-8")
+    assert settings_of(monkeypatch, command, "--config", str(path)).seed == 7
+
+
+def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text('[predict]\ndevice = "cuda"\nall_patches = true\nbatch = 3\n[flags]\nlow_tissue = 0.3\n')
+    given: list[PredictConfig] = []
+    monkeypatch.setattr(pipeline, "predict", lambda *arguments, **_: given.append(arguments[3]) or [])
+    typed = ["predict", str(tmp_path / "a.tif"), "--model", "m", "-o", str(tmp_path), "--config", str(path), "--quiet"]
+    for extra in ((), ("--device", "cpu")):
+        CliRunner().invoke(app, [*typed, *extra], catch_exceptions=False)
+    first, second = given
+    assert (first.device, first.all_patches, first.batch, first.flags.low_tissue) == ("cuda", True, 3, 0.3)
+    assert (second.device, second.all_patches) == ("cpu", True)

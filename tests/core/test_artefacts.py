@@ -1,0 +1,106 @@
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pathopatch.core import artefacts, files
+from pathopatch.core import status as statuses
+from pathopatch.core.artefacts import Stamp
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputCorruptError, StaleArtefactError
+
+
+def stamp(**changes: object) -> Stamp:
+    return Stamp(**{"stage": "tile", "config": "c", "inputs": {"slide": "s"}, **changes})
+
+
+def test_equal_configurations_have_equal_fingerprints_and_others_not() -> None:
+    assert artefacts.fingerprint(TileConfig()) == artefacts.fingerprint(TileConfig(patch_px=256))
+    assert artefacts.fingerprint(TileConfig()) != artefacts.fingerprint(TileConfig(patch_px=128))
+    assert artefacts.fingerprint({"a": 1, "b": 2}) == artefacts.fingerprint({"b": 2, "a": 1})
+
+
+def test_a_file_fingerprint_follows_the_content_not_the_name(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"slide")
+    (tmp_path / "b").write_bytes(b"slide")
+    (tmp_path / "c").write_bytes(b"slidE")
+    one, two, three = (artefacts.fingerprint_file(tmp_path / name) for name in "abc")
+    assert one == two != three
+
+
+def test_large_files_are_sampled_at_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artefacts, "_WHOLE_FILE_BYTES", 100)
+    monkeypatch.setattr(artefacts, "_SAMPLE_BYTES", 10)
+    content = bytearray(range(256)) * 8
+    found = set()
+    for name, place in (("same", None), ("first", 0), ("last", -1)):
+        changed = bytearray(content)
+        if place is not None:
+            changed[place] ^= 255
+        (tmp_path / name).write_bytes(changed)
+        found.add(artefacts.fingerprint_file(tmp_path / name))
+    assert len(found) == 3
+
+
+def test_an_equal_stamp_is_current_whatever_the_package_version(tmp_path: Path) -> None:
+    assert artefacts.is_current(stamp(), stamp(package_version="0"), place=tmp_path, force=False)
+    assert not artefacts.is_current(stamp(), None, place=tmp_path, force=False)
+
+
+def test_another_stamp_is_refused_with_what_changed_unless_forced(tmp_path: Path) -> None:
+    other = stamp(config="d", inputs={"slide": "t", "mask": "m"})
+    with pytest.raises(StaleArtefactError, match=r"configuration differs; input 'mask' differs; input 'slide' differs"):
+        artefacts.is_current(stamp(), other, place=tmp_path, force=False)
+    assert not artefacts.is_current(stamp(), other, place=tmp_path, force=True)
+
+
+def test_a_table_round_trips_with_its_stamp_and_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
+    table = pd.DataFrame({"patch_id": ["s@0,0"], "label": [1], "tissue_fraction": [0.25]})
+    for name in ("a", "b"):
+        artefacts.write_table(tmp_path / name, table, stamp())
+    pd.testing.assert_frame_equal(artefacts.read_table(tmp_path / "a"), table)
+    assert artefacts.table_stamp(tmp_path / "a") == stamp()
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_cut_table_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    artefacts.write_table(path, pd.DataFrame({"x": range(100)}), stamp())
+    path.write_bytes(path.read_bytes()[:-5])
+    assert artefacts.table_stamp(path) is None
+    with pytest.raises(InputCorruptError, match="t.parquet"):
+        artefacts.read_table(path)
+
+
+def test_a_slides_status_keeps_the_other_stages(tmp_path: Path) -> None:
+    statuses.update_status(tmp_path, "a", "tile", {"state": "done"})
+    statuses.update_status(tmp_path, "a", "predict", {"state": "failed"})
+    assert statuses.read_status(tmp_path, "a") == {"tile": {"state": "done"}, "predict": {"state": "failed"}}
+
+
+@pytest.mark.parametrize("limit", [2**30, 100])  # hashed whole; by names, sizes, samples and metadata
+def test_a_folder_is_known_by_its_files_and_not_by_its_place_or_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(artefacts, "_WHOLE_FILE_BYTES", limit)
+    for number in range(200):
+        files.write_bytes(tmp_path / "a" / "c" / f"{number:03}", bytes([number]) * 10)
+    files.write_bytes(tmp_path / "a" / "c" / "101x" / "zarr.json", b"{}")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    known = artefacts.fingerprint_file(tmp_path / "a")
+    assert artefacts.fingerprint_file(tmp_path / "b") == known
+    (tmp_path / "b" / "c" / "101").write_bytes(b"longer than it was")
+    assert artefacts.fingerprint_file(tmp_path / "b") != known
+    (tmp_path / "a" / "c" / "101x" / "zarr.json").write_bytes(b"[]")
+    assert artefacts.fingerprint_file(tmp_path / "a") != known
+
+
+@pytest.mark.parametrize(
+    ("version", "words"), [(1, "under schema 1.*with --force"), (99, "under schema 99.*use pathopatch 7.0 or newer")]
+)
+def test_what_another_schema_made_is_refused_with_the_way_out(tmp_path: Path, version: int, words: str) -> None:
+    other = Stamp.from_dict({**stamp().to_dict(), "schema_version": version, "package_version": "7.0", "unheard": 1})
+    with pytest.raises(StaleArtefactError, match=words):
+        artefacts.is_current(stamp(), other, place=tmp_path, force=False)
+    assert not artefacts.is_current(stamp(), other, place=tmp_path, force=True)

@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+
+from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, load_settings, load_study, parse
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+
+
+def study(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_paths_in_a_study_are_relative_to_its_file(tmp_path: Path) -> None:
+    loaded = load_study(study(tmp_path, 'manifest = "m.csv"\nwork = "../work"\n[tile]\npatch_px = 64\n'))
+    assert loaded.manifest == tmp_path / "m.csv"
+    assert loaded.work.resolve() == tmp_path.parent / "work"
+    assert loaded.tile == TileConfig(patch_px=64)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('work = "w"\n', "give manifest or patches, one of the two"),
+        ('manifest = "m.csv"\npatches = "p.csv"\nwork = "w"\n', "give manifest or patches, one of the two"),
+        ('patches = "p"\nwork = "w"\n[tile]\npatch_px = 64\n', r"leave out \[tile\] patch_px"),
+        ('patches = "p"\nwork = "w"\npredict_split = "test"\n', "leave out predict_split"),
+        ('patches = "p"\nwork = "w"\n[tile]\nmpp = 0.5\n', r"leave out \[tile\] mpp .*\[ready\] mpp"),
+    ],
+)
+def test_a_study_starts_from_slides_or_from_ready_patches(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=reason):
+        load_study(study(tmp_path, text))
+    loaded = load_study(study(tmp_path, 'patches = "p"\nwork = "w"\n'))
+    assert (loaded.patches, loaded.predict_split) == (tmp_path / "p", "none")
+    assert StudyConfig.model_validate_json(loaded.model_dump_json()) == loaded
+
+
+def test_a_study_whose_work_folder_names_its_slides_predicts_none_of_them_namelessly(tmp_path: Path) -> None:
+    text = 'manifest = "m.csv"\nwork = "w"\n{}[predict]\ndeidentify = true\n'
+    with pytest.raises(InputUnsupportedError, match="predict into another folder"):
+        load_study(study(tmp_path, text.format("")))
+    assert load_study(study(tmp_path, text.format('predict_split = "none"\n'))).predict.deidentify
+
+
+def test_every_unknown_or_wrong_key_is_listed(tmp_path: Path) -> None:
+    path = study(tmp_path, 'manifest = "m"\nwork = "w"\ncolour = 1\n[tile]\npatch_px = 2\n[train]\nmethd = "erm"\n')
+    with pytest.raises(InputUnsupportedError) as caught:
+        load_study(path)
+    for key in ("colour", "[tile] patch_px", "[train] methd"):
+        assert key in str(caught.value)
+
+
+def test_a_study_that_is_not_there_or_not_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match="nowhere.toml"):
+        load_study(tmp_path / "nowhere.toml")
+    with pytest.raises(InputUnsupportedError, match="not a TOML file"):
+        load_study(study(tmp_path, "manifest = "))
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"stride_px": 300}, "must not exceed patch_px"),
+        ({"mpp": 0.0}, "greater than or equal to 0.05"),
+        ({"mpp": float("nan")}, "finite"),
+        ({"tissue": {"method": "fixed"}}, "fixed_threshold goes with"),
+        ({"intensity": {"low_percentile": 99, "high_percentile": 1}}, "must be below"),
+    ],
+)
+def test_impossible_tilings_are_refused(raw: dict[str, object], reason: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=reason):
+        parse(TileConfig, raw, place="test")
+
+
+def test_equal_thresholds_and_unsorted_bins_are_refused() -> None:
+    with pytest.raises(InputUnsupportedError, match="differ from each other"):
+        parse(GroupsConfig, {"thresholds": [0.5, 0.5]}, place="test")
+    with pytest.raises(InputUnsupportedError, match="must rise"):
+        parse(GroupsConfig, {"bins": [0.5, 0.3]}, place="test")
+
+
+def test_a_resolved_study_survives_json() -> None:
+    first = StudyConfig(manifest=Path("m.csv"), work=Path("w"))
+    assert StudyConfig.model_validate_json(first.model_dump_json()) == first
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[tile.tissue]\nmethod = "triangle"\n',
+        '[tissue]\nmethod = "triangle"\n',
+        '[tile]\npatch_px = 256\n[tissue]\nmethod = "triangle"\n',
+        'work = "w"\n[tile.tissue]\nmethod = "triangle"\n[predict]\ntta = true\n',
+        'manifest = "m.csv"\nwork = "w"\n[tile.tissue]\nmethod = "triangle"\n',
+    ],
+)
+def test_settings_need_no_manifest_and_may_stand_alone(tmp_path: Path, text: str) -> None:
+    assert load_settings(study(tmp_path, text), reads=("tile",)).tile == parse(
+        TileConfig, {"tissue": {"method": "triangle"}}, place="test"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[train]\nmethod = "erm"\n', r"none of the tables that this command reads: \[tile\] .*under \[tile\]"),
+        ("", r"none of the tables"),
+        ('[tissue]\nmethod = "otsu"\n[tile.tissue]\nmethod = "otsu"\n', r"\[tissue\] and \[tile.tissue\] are one"),
+        ("[tile]\npatch = 4\n", r"\[tile\] patch: Extra inputs"),
+        ("[tissues]\npatch = 4\n", r"tissues: Extra inputs"),
+        ('manifest = "m.csv"\n[tile]\npatch_px = 64\n', r"work: Field required"),  # a study is checked as one
+    ],
+)
+def test_settings_that_the_command_does_not_read_or_know_are_refused(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(InputUnsupportedError, match=reason):
+        load_settings(study(tmp_path, text), reads=("tile",))

@@ -1,0 +1,84 @@
+import pickle
+
+import pytest
+
+from pathopatch.core import errors
+from pathopatch.core.errors import ManifestError, MppMissingError, PathopatchError, Problem, Remark, merged, shared_text
+
+KINDS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, PathopatchError) and kind not in (PathopatchError, ManifestError)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_error_says_code_value_place_and_remedy_and_survives_a_process_boundary(
+    kind: type[PathopatchError],
+) -> None:
+    error = kind("mpp is 0", place="slide a", remedy="fill the column mpp")
+    again = pickle.loads(pickle.dumps(error))
+    for one in (error, again):
+        assert str(one) == f"{kind.code}: mpp is 0 [slide a] Remedy: fill the column mpp"
+        assert type(one) is kind
+    assert any(
+        issubclass(kind, builtin) for builtin in (OSError, ValueError, RuntimeError, MemoryError, ArithmeticError)
+    )
+
+
+def test_every_code_belongs_to_one_class() -> None:
+    codes = [kind.code for kind in KINDS]
+    assert len(codes) == len(set(codes)) == 23
+
+
+def test_a_manifest_error_lists_every_problem_after_a_process_boundary() -> None:
+    problems = [
+        Problem(code=MppMissingError.code, row=n, column="mpp", value="", message="no mpp", remedy="fill it")
+        for n in (2, 3)
+    ]
+    again = pickle.loads(pickle.dumps(ManifestError(problems, place="cohort.csv")))
+    assert str(again).count("MPP_MISSING") == 2
+    assert "row 3, column 'mpp'" in str(again)
+    assert again.first_code == "MPP_MISSING"
+
+
+def remarks(*pairs: tuple[str, str]) -> list[Remark]:
+    return [Remark(place, f"row {place}: {text}", text) for place, text in pairs]
+
+
+def test_a_text_of_four_places_or_more_stands_once_with_their_number() -> None:
+    few = remarks(("2", "no file"), ("3", "no mpp"), ("4", "no file"), ("5", "no file"))
+    assert merged(few, "row") == ["row 2: no file", "row 4: no file", "row 5: no file", "row 3: no mpp"]
+    many = [Remark(str(n), f"row {n}: no file", "no file") for n in range(2, 602)]
+    assert merged(many, "row") == ["no file (in 600 rows: 2, 3, 4, …)"]
+
+
+def test_slides_share_a_message_but_for_its_place_and_their_own_name() -> None:
+    said = {f"NO: mpp of {name} [/x/{name}.tif] Remedy: give it" for name in ("s1", "s2")}
+    assert {shared_text(text, name) for text in said for name in ("s1", "s2") if name in text} == {
+        "NO: mpp of … Remedy: give it"
+    }
+    assert shared_text("12 of 2", "2") == "12 of …"  # a name within a word is not the name
+
+
+def test_a_manifest_of_600_rows_without_their_files_is_two_lines() -> None:
+    problems = [
+        Problem(
+            code="INPUT_MISSING",
+            row=n,
+            column="path",
+            value=f"a{n}.tif",
+            message=f"no file /x/a{n}.tif",
+            remedy="correct the path",
+        )
+        for n in range(2, 602)
+    ]
+    assert str(ManifestError(problems, place="cohort.csv")).splitlines() == [
+        "600 problems in the manifest [cohort.csv]",
+        "  INPUT_MISSING: column 'path': no file /x/… Remedy: correct the path (in 600 rows: 2, 3, 4, …)",
+    ]
+
+
+def test_a_place_that_says_a_text_twice_counts_once() -> None:
+    twice = remarks(("s1", "no mpp"), ("s1", "no mpp"), ("s2", "no mpp"))
+    assert merged(twice, "slide") == ["row s1: no mpp", "row s2: no mpp"]

@@ -1,0 +1,51 @@
+"""What another thread makes ahead comes in order, and its errors where they were due."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pathopatch.core.prefetch import read_ahead
+
+
+def numbers(count: int, made: list[int]) -> Iterator[int]:
+    for number in range(count):
+        made.append(number)
+        yield number
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_items_come_in_order_and_all_of_them(ahead: int) -> None:
+    assert list(read_ahead(numbers(7, []), ahead=ahead)) == list(range(7))
+    assert list(read_ahead(numbers(0, []), ahead=ahead)) == []
+
+
+def test_no_more_than_asked_is_made_before_it_is_due() -> None:
+    made: list[int] = []
+    items = read_ahead(numbers(100, made), ahead=2)
+    assert next(items) == 0
+    time.sleep(0.05)
+    assert len(made) <= 3
+    items.close()
+
+
+def test_an_error_is_raised_where_its_item_was_due() -> None:
+    def failing() -> Iterator[int]:
+        yield 0
+        raise ValueError("spoilt")
+
+    items = read_ahead(failing(), ahead=3)
+    assert next(items) == 0
+    with pytest.raises(ValueError, match="spoilt"):
+        next(items)
+
+
+def test_a_caller_that_stops_leaves_no_thread() -> None:
+    before = threading.active_count()
+    items = read_ahead(numbers(100, []), ahead=2)
+    next(items)
+    items.close()
+    assert threading.active_count() == before

@@ -1,0 +1,19 @@
+"""One of a thing is said in the singular."""
+
+from __future__ import annotations
+
+import pytest
+
+from pathopatch.core.text import counted, patches_of
+
+
+@pytest.mark.parametrize(
+    ("number", "thing", "said"),
+    [(0, "slide", "0 slides"), (1, "slide", "1 slide"), (2, "patch", "2 patches"), (3, "process", "3 processes")],
+)
+def test_a_number_of_things(number: int, thing: str, said: str) -> None:
+    assert counted(number, thing) == said
+
+
+def test_patches_of_patients() -> None:
+    assert patches_of(431, 1) == "431 patches of 1 patient"

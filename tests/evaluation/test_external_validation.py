@@ -1,0 +1,245 @@
+"""A shipped model is judged on another cohort, refused where it does not fit, and what it has seen is said."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_patches import CHANNELS, write_work
+from typer.testing import CliRunner
+
+from pathopatch.cli import app
+from pathopatch.core.artefacts import Stamp, fingerprint, read_table, write_table
+from pathopatch.core.config import EvaluateConfig, IntensityConfig, TrainConfig
+from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, SplitLeakageError, StaleArtefactError
+from pathopatch.core.files import read_json
+from pathopatch.evaluation import evaluate_bundle, evaluate_run, outside_text
+from pathopatch.evaluation.external_validation import bundle_name, check_patches, seen_warnings
+from pathopatch.models import read_spec
+from pathopatch.training import fit
+from pathopatch.training.source import Source
+
+QUICK = EvaluateConfig(bootstrap=10)
+
+
+def with_slides(work: Path, *, seed: int) -> Path:
+    """Write a cohort of three slides and what is known of their files."""
+    groups = write_work(work, seed=seed)
+    slides = pd.DataFrame({"slide_id": sorted(set(groups["slide_id"]))})
+    slides["patient_id"] = slides["slide_id"].str.replace("slide", "patient")
+    slides["fingerprint"] = [fingerprint([seed, name]) for name in slides["slide_id"]]
+    write_table(work / "slides.parquet", slides, Stamp(stage="check", config=""))
+    return work
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a model was trained."""
+    work = with_slides(tmp_path_factory.mktemp("home"), seed=0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    fit(work, TrainConfig(method="erm", input_px=16, steps=4, batch_per_class=4, evaluations=2, augment=False))
+    torch.set_num_threads(threads)
+    return work
+
+
+@pytest.fixture(scope="module")
+def bundle(home: Path) -> Path:
+    return home / "runs" / "erm-t0.25-s0" / "model"
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory, bundle: Path) -> Path:
+    """Another cohort in which the model has been judged."""
+    work = with_slides(tmp_path_factory.mktemp("outside"), seed=10)
+    evaluate_bundle(work, bundle, config=QUICK, device="cpu")
+    return work
+
+
+def test_all_labelled_patches_are_judged_together_whatever_their_split(outside: Path) -> None:
+    out = outside / "evaluations" / "erm-t0.25-s0"
+    numbers = read_json(out / "metrics.json")
+    assert list(numbers["splits"]) == ["all"]
+    judged = numbers["splits"]["all"]["thresholds"]["0.25"]
+    groups = read_table(outside / "groups.parquet")
+    assert judged["n"] == int((groups["group@0.25"] >= 0).sum())
+    assert judged["patients"] == 3
+    assert numbers["splits"]["all"]["fraction_only"]["n"] == judged["n"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "ablation.csv", "calibration.csv", "groups.csv", "metrics.json", "predictions.parquet", "reliability.csv",
+        "sweep.csv", "tissue_dependence.csv",
+    ]  # fmt: skip
+
+
+def test_nothing_is_trained_and_the_cohort_needs_no_runs(outside: Path) -> None:
+    assert not (outside / "runs").exists()
+
+
+def test_at_home_the_split_gets_the_numbers_of_the_run_itself(home: Path, bundle: Path, tmp_path: Path) -> None:
+    work = shutil.copytree(home, tmp_path / "copy")
+    run = read_json(evaluate_run(work, "erm-t0.25-s0", config=QUICK, device="cpu") / "metrics.json")
+    out = evaluate_bundle(work, bundle, splits=["test"], name="at-home", config=QUICK, device="cpu")
+    numbers = read_json(out / "metrics.json")
+    assert list(numbers["splits"]) == ["test"]
+    mine, theirs = numbers["splits"]["test"]["thresholds"]["0.25"], run["splits"]["test"]["thresholds"]["0.25"]
+    assert {**mine, "biased_average": None} == {**theirs, "biased_average": None}
+    assert mine["biased_average"] is None  # the bundle does not say how large its training groups were
+
+
+def test_slides_that_the_model_has_seen_are_named_under_whatever_name(
+    home: Path, bundle: Path, outside: Path, tmp_path: Path
+) -> None:
+    spec = read_spec(bundle)
+    assert seen_warnings(spec, outside, read_table(outside / "groups.parquet")) == []
+    told = seen_warnings(spec, home, read_table(home / "groups.parquet"))
+    assert "trained on 1 of the 3 slides that are judged (slide-train)" in told[0]
+    assert "selected (checkpoint, decision threshold) on 1 of the 3 slides that are judged (slide-val)" in told[1]
+    renamed = read_table(home / "slides.parquet").assign(slide_id=["a", "b", "c"])
+    write_table(tmp_path / "slides.parquet", renamed, Stamp(stage="check", config=""))
+    rows = pd.DataFrame({"slide_id": ["a", "b", "c"], "patient_id": "x"})
+    assert "(b)" in seen_warnings(spec, tmp_path, rows)[0]
+
+
+def test_patients_of_a_set_of_ready_patches_are_told_apart_and_no_name_stands_in_the_bundle(
+    home: Path, bundle: Path, tmp_path: Path
+) -> None:
+    slides = pd.DataFrame({"slide_id": ["set"], "patient_id": [""], "fingerprint": ["f" * 64]})
+    write_table(tmp_path / "slides.parquet", slides, Stamp(stage="check", config=""))
+    mark = fingerprint(["f" * 64, "Ann"])[:16]
+    spec = read_spec(bundle).model_copy(update={"training": {"train_slides": mark}})
+    rows = pd.DataFrame({"slide_id": "set", "patient_id": ["Ann", "Bob"]})
+    assert "1 of the 2 patients that are judged (set, patient Ann)" in seen_warnings(spec, tmp_path, rows)[0]
+    assert "slide-train" not in (bundle / "model.json").read_text()
+    assert "patient-train" not in (bundle / "model.json").read_text()
+
+
+def test_a_bundle_that_does_not_say_what_it_saw_is_said_to_be_unchecked(bundle: Path, outside: Path) -> None:
+    spec = read_spec(bundle).model_copy(update={"training": {}})
+    assert "is not checked" in seen_warnings(spec, outside, read_table(outside / "groups.parquet"))[0]
+
+
+def fitting() -> Source:
+    rule = {"low_percentile": 1.0, "high_percentile": 99.5}
+    return Source(channels=CHANNELS, dtype="uint16", patch_px=16, stride_px=16, mpp=0.5, intensity=rule)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"channels": ("SHG", "CARS")}, "channels is SHG, CARS, the model's CARS, SHG"),
+        ({"mpp": 0.52}, "mpp is 0.52, the model's 0.5"),
+        ({"patch_px": 32}, "patch_px is 32, the model's 16"),
+        ({"dtype": "uint8"}, "type of pixels is uint8, the model's uint16"),
+        ({"align": True}, "alignment of channels is True, the model's False"),
+        ({"intensity": {"high_percentile": 99.0}}, "intensity rule high_percentile is 99.0, the model's 99.5"),
+        ({"intensity": {"scope": "cohort", "windows": {"CARS": (0, 9)}}}, "intensity rule windows is"),
+    ],
+)
+def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, change: dict, said: str) -> None:
+    from dataclasses import replace
+
+    spec = read_spec(bundle)
+    assert check_patches(spec, fitting()) == []
+    with pytest.raises(CheckpointIncompatibleError, match=said):
+        check_patches(spec, replace(fitting(), **change))
+
+
+def test_a_model_of_three_classes_is_refused_and_not_judged_by_two_of_its_logits(bundle: Path) -> None:
+    spec = read_spec(bundle).model_copy(update={"class_names": ("none", "in situ", "invasive")})
+    with pytest.raises(CheckpointIncompatibleError, match="tells 3 classes apart"):
+        check_patches(spec, fitting())
+
+
+def test_labels_of_other_names_than_the_models_classes_are_said(bundle: Path, outside: Path, tmp_path: Path) -> None:
+    work = shutil.copytree(outside, tmp_path / "work")
+    groups = read_table(work / "groups.parquet")
+    named = groups.assign(label_name=groups["label"].map({0: "landbird", 1: "waterbird", -1: ""}))
+    write_table(work / "groups.parquet", named, Stamp(stage="groups", config="d"))
+    out = evaluate_bundle(work, bundle, config=QUICK, device="cpu", force=True)
+    said = "The model tells non-tumour and tumour apart, the labels here are landbird and waterbird"
+    assert said in outside_text(out)
+    assert said not in outside_text(outside / "evaluations" / "erm-t0.25-s0")
+
+
+def test_a_run_is_not_judged_on_slides_that_it_was_trained_on(home: Path, tmp_path: Path) -> None:
+    work = shutil.copytree(home, tmp_path / "work")
+    groups = read_table(work / "groups.parquet")
+    swapped = groups["split"].map({"train": "test", "val": "val", "test": "train"})
+    write_table(work / "groups.parquet", groups.assign(split=swapped), Stamp(stage="groups", config="d"))
+    with pytest.raises(SplitLeakageError, match="trained on slides .* 1, the first is slide-train"):
+        evaluate_run(work, "erm-t0.25-s0", config=QUICK, device="cpu")
+
+
+def test_a_scale_within_two_percent_fits_and_an_unknown_one_is_said(bundle: Path) -> None:
+    from dataclasses import replace
+
+    spec = read_spec(bundle)
+    assert check_patches(spec, replace(fitting(), mpp=0.509)) == []
+    assert "not known" in check_patches(spec, replace(fitting(), mpp=None))[0]
+
+
+def test_patches_of_another_background_are_judged_and_it_is_said(bundle: Path) -> None:
+    from dataclasses import replace
+
+    said = check_patches(read_spec(bundle), replace(fitting(), background="bright"))
+    assert said == ["Where there is no tissue the patches are bright, the model's dark."]
+
+
+def test_of_brightfield_colour_the_percentiles_do_not_matter(bundle: Path) -> None:
+    from dataclasses import replace
+
+    colour = {"channels": ("R", "G", "B"), "dtype": "uint8"}
+    spec = read_spec(bundle).model_copy(update={**colour, "intensity": IntensityConfig(high_percentile=90)})
+    assert check_patches(spec, replace(fitting(), **colour)) == []
+
+
+def test_an_incompatible_bundle_leaves_nothing(bundle: Path, tmp_path: Path) -> None:
+    write_work(tmp_path, seed=3, channels=(("SHG", "CARS"),) * 3)
+    with pytest.raises(CheckpointIncompatibleError, match="channels is SHG, CARS"):
+        evaluate_bundle(tmp_path, bundle, config=QUICK, device="cpu")
+    assert not (tmp_path / "evaluations").exists()
+
+
+def test_a_current_evaluation_stays_and_another_model_of_that_name_needs_force(outside: Path, bundle: Path) -> None:
+    out = evaluate_bundle(outside, bundle, config=QUICK, device="cpu")
+    before = (out / "metrics.json").stat().st_mtime_ns
+    evaluate_bundle(outside, bundle, config=QUICK, device="cpu")
+    assert (out / "metrics.json").stat().st_mtime_ns == before
+    with pytest.raises(StaleArtefactError, match="configuration differs"):
+        evaluate_bundle(outside, bundle, splits=["test"], config=QUICK, device="cpu")
+
+
+def test_a_split_without_labelled_patches_is_an_error(outside: Path, bundle: Path) -> None:
+    with pytest.raises(InputMissingError, match="in split holdout"):
+        evaluate_bundle(outside, bundle, splits=["holdout"], name="h", config=QUICK, device="cpu")
+
+
+def test_a_bundle_is_called_by_its_run_or_its_folder() -> None:
+    assert bundle_name(Path("/x/runs/gerne-t0.5-s0/model")) == "gerne-t0.5-s0"
+    assert bundle_name(Path("/x/our model v2")) == "our_model_v2"
+    assert bundle_name(Path("/x/..hidden")) == "hidden"
+
+
+def test_the_text_says_the_numbers_and_the_warnings(outside: Path) -> None:
+    out = outside / "evaluations" / "erm-t0.25-s0"
+    numbers = read_json(out / "metrics.json")
+    told = outside_text(out)
+    judged = numbers["splits"]["all"]["thresholds"]["0.25"]
+    assert f"WGA {100 * judged['wga']['value']:.1f} [" in told
+    assert f"without CARS: AUROC {numbers['splits']['all']['ablation'][0]['auroc_without']:.3f}" in told
+    assert np.isfinite(numbers["splits"]["all"]["calibration"]["before"]["all"]["ece"])
+
+
+def test_the_command_judges_a_bundle_and_refuses_a_run_beside_it(outside: Path, bundle: Path) -> None:
+    ran = CliRunner().invoke(
+        app, ["evaluate", str(outside), "--model", str(bundle), "--split", "val", "--name", "by-cli", "--device", "cpu"]
+    )
+    assert ran.exit_code == 0, ran.output
+    assert "Split val:" in ran.output
+    assert (outside / "evaluations" / "by-cli" / "metrics.json").is_file()
+    assert CliRunner().invoke(app, ["evaluate", str(outside), "--model", str(bundle), "--run", "x"]).exit_code == 2
+    assert CliRunner().invoke(app, ["evaluate", str(outside), "--split", "val"]).exit_code == 2

@@ -1,0 +1,79 @@
+"""Rejected slides go, relabelled patches change, and what cannot be applied is an error and no silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.groups.decisions.applied import apply_decisions, counted_text
+from pathopatch.groups.decisions.rows import Recorded
+
+
+def patches(**columns: Any) -> pd.DataFrame:
+    rows = [(f"{slide}@{x},0", slide, label) for slide in ("a", "b", "c") for x, label in ((0, 1), (64, 0), (128, -1))]
+    return pd.DataFrame(rows, columns=["patch_id", "slide_id", "label"]).assign(**columns)
+
+
+def rows(*told: tuple[Any, ...]) -> list[Recorded]:
+    return [
+        Recorded(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer=reviewer, id=n,
+                 made=f"2026-01-01T00:00:{n:02d}.000000Z")
+        for n, (slide, x, verdict, reviewer) in enumerate(told, 1)
+    ]  # fmt: skip
+
+
+def test_rejected_slides_go_and_patches_take_the_verdict_as_their_label() -> None:
+    before = patches()
+    found = apply_decisions(
+        before,
+        rows(("a", None, "reject", "Ada"), ("b", 0, "non-tumour", "Bo"), ("b", 64, "unsure", "Bo"),
+             ("c", 128, "tumour", "Ada"), ("c", 0, "tumour", "Ada"), ("c", None, "accept", "Ada"),
+             ("b", None, "flag", "Bo"), ("z", None, "reject", "Cy"), ("a", 0, "unsure", "Ada")),
+    )  # fmt: skip
+    assert found.patches.to_dict("list") == {
+        "patch_id": ["b@0,0", "b@64,0", "b@128,0", "c@0,0", "c@64,0", "c@128,0"],
+        "slide_id": ["b", "b", "b", "c", "c", "c"],
+        "label": [0, -1, -1, 1, 0, 1],
+    }
+    assert found.changed == {"b@0,0", "b@64,0", "c@128,0"}  # c@0,0 was tumour already
+    assert found.facts == {
+        "reviewers": ["Ada", "Bo"], "rejected": ["a"], "accepted": ["c"], "flagged": ["b"], "patches_rejected": 3,
+        "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "elsewhere": ["z"],
+    }  # fmt: skip
+    pd.testing.assert_frame_equal(before, patches())
+    assert counted_text({**found.facts, "labels_changed": {"train": 3}}) == (
+        "Decisions of reviewers (Ada, Bo): slides rejected: a (3 patches); "
+        "patches relabelled: 2 tumour, 1 non-tumour, 1 unsure; labels that changed by that: 3 in train."
+    )
+
+
+def test_only_the_latest_verdict_counts() -> None:
+    told = rows(("a", None, "reject", "Ada"), ("a", None, "accept", "Bo"), ("a", 0, "unsure", "Bo"),
+                ("a", 0, "tumour", "Ada"))  # fmt: skip
+    found = apply_decisions(patches(), told)
+    pd.testing.assert_frame_equal(found.patches, patches())
+    assert found.changed == frozenset()
+
+
+def test_no_decisions_change_nothing() -> None:
+    found = apply_decisions(patches(), [])
+    pd.testing.assert_frame_equal(found.patches, patches())
+    assert counted_text(found.facts) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
+
+
+def test_a_label_of_a_patch_that_was_not_tiled_is_refused() -> None:
+    with pytest.raises(InputMissingError, match=r"1 relabelled patches are not among .*: a@32,0.*stride of the work"):
+        apply_decisions(patches(), rows(("a", 32, "tumour", "Ada")))
+
+
+def test_a_cohort_of_which_everything_was_rejected_is_refused() -> None:
+    with pytest.raises(InputUnsupportedError, match="all 3 slides were rejected"):
+        apply_decisions(patches(), rows(*((slide, None, "reject", "Ada") for slide in "abc")))
+
+
+def test_labels_of_other_names_are_not_called_tumour() -> None:
+    with pytest.raises(InputUnsupportedError, match="not tumour and non-tumour"):
+        apply_decisions(patches(label_name="bird"), rows(("a", 0, "tumour", "Ada")))

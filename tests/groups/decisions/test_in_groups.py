@@ -1,0 +1,147 @@
+"""`groups --decisions`: rejected slides drop out, labels change, patients stay in their splits, all is recorded."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from pathopatch.core.artefacts import fingerprint_file, read_table, table_stamp
+from pathopatch.core.config import GroupsConfig, TileConfig
+from pathopatch.core.files import read_json
+from pathopatch.groups.decisions.rows import Recorded
+from pathopatch.groups.decisions.table import csv_text
+from pathopatch.stages import pipeline
+from pathopatch.stages.groups import fold_tables
+
+SLIDES = 10
+CONFIG = GroupsConfig(thresholds=(0.5,))
+
+
+def rows(*told: tuple[str, int | None, str]) -> list[Recorded]:
+    return [
+        Recorded(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer="Ada", id=n,
+                 made=f"2026-01-01T00:00:{n:02d}.000000Z")
+        for n, (slide, x, verdict) in enumerate(told, 1)
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Slides of four patches in a row, tissue in the two at the left, which are tumour in the odd slides."""
+    folder = tmp_path_factory.mktemp("tiled")
+    pixels = np.full((16, 64, 3), 240, np.uint8)
+    pixels[:, :32] = (170, 90, 150)
+    mask = np.zeros((16, 64), np.uint8)
+    mask[:, :32] = 255
+    tifffile.imwrite(folder / "mask.tif", mask)
+    lines = ["slide_id,patient_id,path,mpp,tumor_mask"]
+    for n in range(SLIDES):
+        pixels[0, 40 + n] = 200  # no two slides alike
+        tifffile.imwrite(folder / f"s{n}.tif", pixels, photometric="rgb")
+        lines.append(f"s{n},p{n},s{n}.tif,2.0,{'mask.tif' if n % 2 else 'none'}")
+    (folder / "cohort.csv").write_text("\n".join(lines) + "\n")
+    pipeline.tile(folder / "cohort.csv", folder / "work", TileConfig(patch_px=16, store="none"))
+    return folder / "work"
+
+
+@pytest.fixture
+def work(tiled: Path, tmp_path: Path) -> Path:
+    """A copy, so that each test forms groups of its own."""
+    return shutil.copytree(tiled, tmp_path / "work")
+
+
+@pytest.fixture
+def decisions(tmp_path: Path) -> Path:
+    path = tmp_path / "review.csv"
+    told = rows(("s1", None, "reject"), ("s3", 0, "non-tumour"), ("s3", 16, "unsure"), ("s0", 0, "non-tumour"),
+                ("elsewhere", None, "reject"))  # fmt: skip
+    path.write_text(csv_text(told))
+    return path
+
+
+def test_patients_stay_in_their_splits_whatever_is_decided(work: Path, decisions: Path) -> None:
+    before = pipeline.groups(work, CONFIG)
+    after = pipeline.groups(work, CONFIG, decisions=decisions, force=True)
+    assert set(before["slide_id"]) - set(after["slide_id"]) == {"s1"}
+    assert len(before) - len(after) == 4
+    split_before, split_after = (dict(zip(t["patch_id"], t["split"], strict=True)) for t in (before, after))
+    assert {name: split_before[name] for name in split_after} == split_after
+    assert {"train", "val", "test"} == set(after["split"])
+    label_before, label_after = (dict(zip(t["patch_id"], t["label"], strict=True)) for t in (before, after))
+    changed = {name: label_after[name] for name in label_after if label_after[name] != label_before[name]}
+    assert changed == {"s3@0,0": 0, "s3@16,0": -1}
+    group = dict(zip(after["patch_id"], after["group@0.5"], strict=True))
+    assert (group["s3@0,0"], group["s3@16,0"]) == (1, -1)  # much tissue of a non-tumour; no label, no group
+
+
+def test_what_was_decided_is_told_and_recorded(
+    work: Path, decisions: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed("groups", work, "--threshold", "0.5", "--decisions", decisions) == 0
+    said = capsys.readouterr().out
+    assert "Decisions of reviewers (Ada): slides rejected: s1 (4 patches); patches relabelled: 2 non-tumour" in said
+    stamp = table_stamp(work / "groups.parquet")
+    assert stamp is not None
+    assert stamp.inputs["decisions"] == fingerprint_file(decisions)
+    facts = read_json(work / "groups" / "audit.json")["decided"]
+    split = read_table(work / "groups.parquet").set_index("patch_id").loc["s3@0,0", "split"]
+    assert facts == {
+        "reviewers": ["Ada"], "rejected": ["s1"], "accepted": [], "flagged": [], "patches_rejected": 4,
+        "relabelled": {"tumour": 0, "non-tumour": 2, "unsure": 1}, "elsewhere": ["elsewhere"],
+        "labels_changed": {split: 2},
+    }  # fmt: skip
+    assert typed("audit", work, "--force") == 0
+    assert "Decisions of reviewers (Ada)" in capsys.readouterr().out
+
+
+def test_other_decisions_are_another_input(
+    work: Path, decisions: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("groups", work, "--threshold", "0.5", "-q")
+    assert typed(*command, "--decisions", decisions) == 0
+    assert typed(*command, "--decisions", decisions) == 0
+    assert typed(*command) == 1
+    assert "input 'decisions' differs" in capsys.readouterr().err
+    assert typed(*command, "--force") == 0
+    assert "decided" not in read_json(work / "groups" / "audit.json")
+
+
+def test_a_mistake_in_the_decisions_stops_before_anything_is_written(
+    work: Path, tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "review.csv").write_text("slide_id,verdict,reviewer\ns1,maybe,Ada\n")
+    assert typed("groups", work, "--decisions", tmp_path / "review.csv") == 1
+    assert "row 2, column 'verdict'" in capsys.readouterr().err
+    (tmp_path / "review.csv").write_text(csv_text(rows(("s1", 8, "tumour"))))
+    assert typed("groups", work, "--decisions", tmp_path / "review.csv") == 1
+    assert "not among those that were tiled: s1@8,0" in capsys.readouterr().err
+    assert not (work / "groups.parquet").exists()
+
+
+def patches(n_patients: int = 6) -> pd.DataFrame:
+    """Each patient has two patches of each group at 0.25."""
+    told = [
+        (f"s{i}@{k},0", f"s{i}", f"p{i}", y, 0.1 + 0.5 * a)
+        for i in range(n_patients)
+        for k, (y, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)] * 2)
+    ]
+    return pd.DataFrame(told, columns=["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"])
+
+
+def test_patients_stay_in_their_folds_whatever_is_decided() -> None:
+    config = GroupsConfig(thresholds=(0.25,))
+    told = rows(("s2", None, "reject"), *((f"s{n}", 4, "tumour") for n in (0, 1)))
+    before, after = fold_tables(patches(), config, folds=3), fold_tables(patches(), config, folds=3, rows=told)
+
+    def folds(table: Any) -> dict[str, int]:
+        return dict(zip(table["patient_id"], table["fold"], strict=True))
+
+    assert folds(after[0]) == {name: fold for name, fold in folds(before[0]).items() if name != "p2"}
+    assert int((after[0]["label"] == 1).sum()) == 5 * 4 + 2

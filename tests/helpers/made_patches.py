@@ -1,0 +1,96 @@
+"""Small made patches: the label is a fine texture, the attribute a brightness that mostly goes with the label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.patches.store_writer import StoreWriter
+from pathopatch.training.dataset import PatchSet
+
+CHANNELS = ("CARS", "SHG")
+
+
+def toy(n_per_cell: Sequence[Sequence[int]], *, seed: int, side: int = 16, contrast: float = 0.08) -> PatchSet:
+    """Patches with n_per_cell[y][a] of each group, shuffled; the texture's contrast is harder to see than the half."""
+    rng = np.random.default_rng(seed)
+    label = np.concatenate([np.full(n, y) for y, row in enumerate(n_per_cell) for n in row])
+    attribute = np.concatenate([np.full(n, a) for row in n_per_cell for a, n in enumerate(row)])
+    order = rng.permutation(len(label))
+    label, attribute = label[order], attribute[order]
+    checks = np.indices((side, side)).sum(axis=0) % 2 - 0.5
+    x = rng.normal(0.5, 0.15, (len(label), 2, side, side))
+    x[:, 0] += contrast * label[:, None, None] * checks
+    x[:, 1, :, : side // 2] += 0.3 * (2 * attribute[:, None, None] - 1)
+    return PatchSet(
+        x=x.clip(0, 1).astype(np.float16),
+        label=label.astype(np.int64),
+        attribute=attribute.astype(np.int64),
+        tissue_fraction=attribute * 0.5 + 0.2,
+        patient=np.array([f"p{i % 7}" for i in range(len(label))]),
+        patch_id=np.array([f"s@{i},0" for i in range(len(label))]),
+    )
+
+
+def write_work(
+    work: Path,
+    *,
+    seed: int = 0,
+    channels: Sequence[tuple[str, ...]] = (CHANNELS,) * 3,
+    align: Sequence[bool] = (False,) * 3,
+) -> pd.DataFrame:
+    """A work folder of three slides (train, val, test) with stores, patch tables and groups; returns the groups.
+
+    The first patch of each slide is blank glass, the second has no label.
+    """
+    stamp = Stamp(stage="tile", config="c")
+    tables = []
+    for number, split in enumerate(("train", "val", "test")):
+        patches = toy([[14, 6], [6, 14]], seed=seed + number)
+        slide = f"slide-{split}"
+        n = len(patches)
+        origins = np.stack([np.arange(n) * 16, np.zeros(n, dtype=int)], axis=1)
+        writer = StoreWriter(
+            work / "slides" / f"{slide}.zarr", origins=origins, channels=2, patch_px=16, dtype=np.dtype("uint16")
+        )
+        writer.append(np.rint(patches.x.astype(np.float64) * 4000 + 100).astype(np.uint16))
+        writer.finish(
+            {
+                "slide_id": slide,
+                "channels": list(channels[number]),
+                "dtype": "uint16",
+                "target_mpp": 0.5,
+                "patch_px": 16,
+                "stride_px": 16,
+                "background": "dark",
+                "windows": [[100.0, 4100.0]] * 2,
+                "intensity": {"low_percentile": 1.0, "high_percentile": 99.5},
+                "tissue": {"background": "auto", "method": "otsu", "threshold": 0.25},
+                "registration": {"align": align[number]},
+                "stamp": stamp.to_dict(),
+            }
+        )
+        table = pd.DataFrame(
+            {
+                "patch_id": [f"{slide}@{x},0" for x in origins[:, 0]],
+                "slide_id": slide,
+                "patient_id": f"patient-{split}",
+                "split": split,
+                "label": patches.label,
+                "tissue_fraction": patches.tissue_fraction,
+                "attribute@0.25": patches.attribute,
+            }
+        )
+        table.loc[0, "attribute@0.25"] = -1
+        table.loc[1, "label"] = -1
+        known = (table["label"] >= 0) & (table["attribute@0.25"] >= 0)
+        table["group@0.25"] = np.where(known, 2 * table["label"] + table["attribute@0.25"], -1)
+        write_table(work / "patches" / f"{slide}.parquet", table[["patch_id", "slide_id"]], stamp)
+        tables.append(table)
+    groups = pd.concat(tables, ignore_index=True)
+    write_table(work / "groups.parquet", groups, Stamp(stage="groups", config="c"))
+    return groups

@@ -1,0 +1,95 @@
+"""A review page that answers on this machine, and what one sends it: exactly the bytes that a test says."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+from made_model import write_model
+
+from pathopatch.core.config import PredictConfig
+from pathopatch.review.app import create_app
+from pathopatch.review.security import Access
+from pathopatch.review.server import listen, server_of
+from pathopatch.review.slide_pool import opened
+from pathopatch.stages import pipeline
+
+WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}
+DECISIONS = "/api/slides/a/decisions"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that answers on this machine; `ask` sends exactly what it is given."""
+
+    port: int
+
+    def ask(
+        self, target: str, *, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+            sent = {"Host": f"127.0.0.1:{self.port}"} | (headers or {})
+            if body is not None and "Transfer-Encoding" not in sent:
+                sent.setdefault("Content-Length", str(len(body)))
+            for name, value in sent.items():
+                connection.putheader(name, value)
+            connection.endheaders(body)
+            found = connection.getresponse()
+            return Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read())
+
+    def decide(self, headers: dict[str, str] | None = None, **fields: object) -> Answer:
+        """Send a decision on slide a as the page would, with `fields` in place of its own."""
+        state = self.ask(DECISIONS).json
+        fingerprint = self.ask("/api/slides/a").json["fingerprint"]
+        asked = {"revision": state["revision"], "verdict": "accept", "fingerprint": fingerprint, "threshold": 0.5}
+        body = json.dumps({name: value for name, value in (asked | fields).items() if value != "left out"}).encode()
+        return self.ask(DECISIONS, method="POST", headers=WRITE | (headers or {}), body=body)
+
+    @property
+    def revision(self) -> int:
+        found: int = self.ask(DECISIONS).json["revision"]
+        return found
+
+
+@contextmanager
+def answering(out: Path, access: Access) -> Iterator[Page]:
+    with opened(out, reviewer="me") as review, listen("127.0.0.1", 0) as listener:
+        server = server_of(create_app(review, access))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Page(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(30)
+        assert not thread.is_alive()
+
+
+def predicted(folder: Path) -> Path:
+    """Predict a slide `a` of 6 x 5 patches of 16 px, whose file has red label and macro images; return the folder."""
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    made.write_aperio(folder / "a.svs", image, levels=2)
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    rows = pipeline.slides_to_predict(str(folder / "a.svs"))
+    (outcome,) = pipeline.predict(rows, write_model(folder / "model"), folder / "out", config)
+    assert outcome.state == "done"
+    return folder / "out"

@@ -1,0 +1,282 @@
+"""Measures with answers by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pathopatch import metrics
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
+
+#             (0,0)      (0,1) (1,0)      (1,1)
+LABEL = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+ATTRIBUTE = [0, 0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1]
+PREDICTION = [0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1]
+
+
+def test_group_accuracies_by_hand() -> None:
+    found = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
+    assert (found.labels, found.attributes) == ((0, 1), (0, 1))
+    assert found.accuracy.tolist() == [[0.75, 0.5], [0.0, 1.0]]
+    assert found.n.tolist() == [[4, 2], [2, 4]]
+
+
+def test_the_worst_the_balanced_and_the_average_accuracy_by_hand() -> None:
+    assert metrics.worst_group_accuracy(PREDICTION, LABEL, ATTRIBUTE) == 0.0
+    assert metrics.group_balanced_accuracy(PREDICTION, LABEL, ATTRIBUTE) == 2.25 / 4
+    assert metrics.average_accuracy(PREDICTION, LABEL) == 8 / 12
+
+
+def test_of_two_classes_the_threshold_decides_and_of_more_the_largest_logit() -> None:
+    assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0], [1.0, 1.0]]).tolist() == [1, 1, 0]
+    assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0]], decision_threshold=1.0).tolist() == [0, 1]
+    assert metrics.predicted_class([[0.0, 1.0, 3.0], [5.0, 1.0, 3.0]]).tolist() == [2, 0]
+    with pytest.raises(InputUnsupportedError, match="threshold of 1"):
+        metrics.predicted_class([[0.0, 1.0, 3.0]], decision_threshold=1.0)
+    with pytest.raises(NonFiniteError):
+        metrics.predicted_class([[0.0, math.nan]])
+
+
+def test_more_than_two_attributes_have_a_column_each() -> None:
+    found = metrics.group_accuracies([0, 1, 1, 1], [0, 0, 1, 1], [0, 2, 1, 2])
+    np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan, 0.0], [np.nan, 1.0, 1.0]])
+
+
+def test_an_empty_group_has_nan_accuracy_and_takes_no_part_in_worst_and_balanced() -> None:
+    prediction, label, attribute = [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 1, 1]
+    found = metrics.group_accuracies(prediction, label, attribute)
+    np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan], [np.nan, 0.5]])
+    assert metrics.worst_group_accuracy(prediction, label, attribute) == 0.5
+    assert metrics.group_balanced_accuracy(prediction, label, attribute) == 0.75
+
+
+def test_no_samples_give_nan() -> None:
+    assert math.isnan(metrics.worst_group_accuracy([], [], []))
+    assert math.isnan(metrics.group_balanced_accuracy([], [], []))
+    assert math.isnan(metrics.average_accuracy([], []))
+
+
+def test_nan_among_predictions_is_an_error() -> None:
+    with pytest.raises(NonFiniteError, match="1 of 2"):
+        metrics.worst_group_accuracy([0.0, math.nan], [0, 1], [0, 1])
+    with pytest.raises(NonFiniteError):
+        metrics.average_accuracy([0.0, math.nan], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label", "attribute"),
+    [([0], [0, 1], [0, 1]), ([0, 1], [0, -1], [0, 1]), ([0, 1], [0, 1], [0, -1]), ([0, 1], [0.0, 1.0], [0, 1])],
+)
+def test_unlabelled_samples_and_unequal_lengths_are_refused(prediction: list, label: list, attribute: list) -> None:
+    with pytest.raises(InputUnsupportedError):
+        metrics.group_accuracies(prediction, label, attribute)
+
+
+def test_the_biased_average_weighs_groups_by_their_shares() -> None:
+    accuracy = [[0.9, 0.5], [0.4, 0.8]]
+    assert metrics.biased_average(accuracy, [[6, 1], [1, 2]]) == pytest.approx((5.4 + 0.5 + 0.4 + 1.6) / 10)
+
+
+def test_the_biased_average_with_the_sizes_of_the_groups_is_the_average_accuracy() -> None:
+    found = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
+    average = metrics.average_accuracy(PREDICTION, LABEL)
+    assert metrics.biased_average(found.accuracy, found.n) == pytest.approx(average)
+
+
+def test_an_empty_group_matters_to_the_biased_average_only_if_it_has_a_share() -> None:
+    accuracy = [[0.5, math.nan], [0.5, 0.5]]
+    assert metrics.biased_average(accuracy, [[1, 0], [1, 1]]) == 0.5
+    assert math.isnan(metrics.biased_average(accuracy, [[1, 1], [1, 1]]))
+
+
+@pytest.mark.parametrize("shares", [[[0, 0], [0, 0]], [[1, -1], [1, 1]], [[1, math.nan], [1, 1]], [1, 1]])
+def test_shares_that_are_none_are_refused(shares: list) -> None:
+    with pytest.raises(InputUnsupportedError):
+        metrics.biased_average([[0.5, 0.5], [0.5, 0.5]], shares)
+
+
+@pytest.mark.parametrize(
+    ("score", "label", "expected"),
+    [
+        ([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1], 0.75),
+        ([1, 2, 3, 4], [0, 0, 1, 1], 1.0),
+        ([4, 3, 2, 1], [0, 0, 1, 1], 0.0),
+        ([5, 5, 5], [0, 1, 1], 0.5),
+        ([1, 2, 2, 3], [0, 1, 0, 1], 0.875),
+        ([-math.inf, 0, math.inf], [0, 0, 1], 1.0),
+    ],
+)
+def test_auroc_by_hand(score: list[float], label: list[int], expected: float) -> None:
+    assert metrics.auroc(score, label) == expected
+
+
+@given(st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=2, max_size=30))
+def test_auroc_is_the_share_of_pairs_in_the_right_order(pairs: list[tuple[int, int]]) -> None:
+    positive, negative = ([s for s, y in pairs if y == code] for code in (1, 0))
+    found = metrics.auroc([s for s, _ in pairs], [y for _, y in pairs])
+    if not positive or not negative:
+        assert math.isnan(found)
+        return
+    wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
+    assert found == pytest.approx(wins / (len(positive) * len(negative)))
+
+
+def test_auroc_of_a_single_class_is_nan() -> None:
+    assert math.isnan(metrics.auroc([0.1, 0.2], [1, 1]))
+    assert math.isnan(metrics.auroc([], []))
+
+
+def test_nan_among_scores_is_an_error() -> None:
+    with pytest.raises(NonFiniteError):
+        metrics.auroc([0.1, math.nan], [0, 1])
+
+
+def test_auroc_knows_two_classes_only() -> None:
+    with pytest.raises(InputUnsupportedError, match="label 2"):
+        metrics.auroc([0.1, 0.2], [0, 2])
+
+
+def test_the_bootstrap_draws_whole_patients() -> None:
+    patient = np.array(["a", "b", "a", "c", "b"])
+    seen: list[tuple[int, ...]] = []
+
+    def record(indices: np.ndarray) -> float:
+        seen.append(tuple(np.bincount(indices, minlength=5)))
+        return 0.0
+
+    assert metrics.bootstrap_by_patient(record, patient, resamples=50, seed=0) == (0.0, 0.0)
+    assert len(seen) == 50
+    for a, b, a2, c, b2 in seen:
+        assert (a, b) == (a2, b2)
+        assert a + b + c == 3
+    assert len(set(seen)) > 3
+
+
+def test_the_bootstrap_of_two_patients_spans_both() -> None:
+    value = np.array([0.0, 1.0, 1.0])
+    low, high = metrics.bootstrap_by_patient(
+        lambda rows: float(value[rows].mean()), ["a", "b", "b"], resamples=400, seed=0
+    )
+    assert (low, high) == (0.0, 1.0)  # each has a quarter of the draws for itself
+
+
+def test_the_bootstrap_interval_of_a_mean_has_its_textbook_width() -> None:
+    value = np.random.default_rng(0).normal(size=400)
+    low, high = metrics.bootstrap_by_patient(lambda r: float(value[r].mean()), np.arange(400), resamples=2000, seed=1)
+    half_width = 1.96 * value.std() / 20
+    assert low == pytest.approx(value.mean() - half_width, abs=0.02)
+    assert high == pytest.approx(value.mean() + half_width, abs=0.02)
+
+
+def test_the_bootstrap_is_fixed_by_its_seed() -> None:
+    value = np.random.default_rng(0).normal(size=20)
+    first, again, other = (
+        metrics.bootstrap_by_patient(lambda r: float(value[r].mean()), np.arange(20), resamples=50, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_nan_draws_are_left_out_of_the_bootstrap() -> None:
+    def only_with_b(rows: np.ndarray) -> float:
+        return 1.0 if (rows == 1).any() else math.nan
+
+    assert metrics.bootstrap_by_patient(only_with_b, ["a", "b"], resamples=100, seed=0) == (1.0, 1.0)
+    low, high = metrics.bootstrap_by_patient(lambda rows: math.nan, ["a", "b"], resamples=10, seed=0)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+@pytest.mark.parametrize("patient", [[], ["a", "a", "a"]])
+def test_fewer_than_two_patients_have_no_interval(patient: list[str]) -> None:
+    assert np.isnan(metrics.bootstrap_by_patient(lambda rows: 1.0, patient, resamples=10, seed=0)).all()
+
+
+def test_a_bootstrap_of_no_resamples_has_no_interval() -> None:
+    assert np.isnan(metrics.bootstrap_by_patient(lambda rows: 1.0, ["a", "b"], resamples=0, seed=0)).all()
+
+
+def test_the_best_threshold_lies_in_the_middle_of_a_clean_gap() -> None:
+    margin = [-3.0, -1.0, -2.0, 2.0, 5.0, 4.0]
+    assert metrics.best_decision_threshold(margin, [0, 0, 0, 1, 1, 1], [0, 1, 0, 0, 1, 1]) == 0.5
+
+
+def test_the_best_threshold_serves_the_worst_group_and_not_the_average() -> None:
+    # any threshold from -0.5 to 3 has the best average, 7/8, but loses all of group (1, 0)
+    margin = [-3.0, -2.0, -1.0, -0.5, -1.5, 3.0, 4.0, 5.0]
+    label = [0, 0, 0, 0, 1, 1, 1, 1]
+    attribute = [0, 0, 0, 0, 0, 1, 1, 1]
+    threshold = metrics.best_decision_threshold(margin, label, attribute)
+    assert threshold == -1.75
+    predicted = (np.array(margin) > threshold).astype(int)
+    assert metrics.worst_group_accuracy(predicted, label, attribute) == 0.5
+
+
+def test_the_best_threshold_is_the_median_of_the_plateau() -> None:
+    # class 1 has 0.5 from -10 to 20, class 0 at least 0.5 from 0 on: the middles of the plateau are 1, 3 and 12
+    margin = [-20.0, 0.0, 2.0, 4.0, -10.0, 20.0]
+    assert metrics.best_decision_threshold(margin, [0, 0, 0, 0, 1, 1], [0] * 6) == 3.0
+
+
+def test_of_an_even_plateau_the_lower_middle_is_taken() -> None:
+    # class 0 has 1/3, 2/3, 1 from -20, 0, 2 on: the middles of the plateau are 1 and 11
+    assert metrics.best_decision_threshold([-20.0, 0.0, 2.0, -10.0, 20.0], [0, 0, 0, 1, 1], [0] * 5) == 1.0
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=30))
+def test_no_threshold_beats_the_best_one(rows: list[tuple[int, int, int]]) -> None:
+    margin, label, attribute = (np.array(column) for column in zip(*rows, strict=True))
+    if len(set(label.tolist())) < 2:
+        return
+    threshold = metrics.best_decision_threshold(margin, label, attribute)
+    found = metrics.worst_group_accuracy((margin > threshold).astype(int), label, attribute)
+    for other in np.arange(-6, 7) + 0.5:
+        assert found >= metrics.worst_group_accuracy((margin > other).astype(int), label, attribute) - 1e-12
+
+
+def test_the_threshold_at_a_sensitivity_is_the_highest_that_finds_enough() -> None:
+    margin, label = [5.0, 4.0, 3.0, 1.0, 3.5, 0.0], [1, 1, 1, 1, 0, 0]
+    assert metrics.threshold_at_sensitivity(margin, label, 0.5) == 3.75  # two of four above it, and no negative
+    assert metrics.threshold_at_sensitivity(margin, label, 0.6) == 2.0  # three: it passes the negative of 3.5
+    assert metrics.threshold_at_sensitivity(margin, label, 1.0) == 0.5
+    assert metrics.threshold_at_sensitivity([2.0, 3.0], [1, 1], 1.0) == 1.0
+
+
+def test_nineteen_of_twenty_are_95_percent() -> None:
+    margin = np.arange(20.0)
+    assert metrics.threshold_at_sensitivity(margin, np.ones(20, dtype=int), 0.95) == 0.5
+
+
+@given(
+    st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1)), min_size=1, max_size=30),
+    st.sampled_from([0.1, 0.5, 0.8, 0.95, 1.0]),
+)
+def test_enough_positives_lie_above_the_threshold_and_above_the_next_margin_too_few(rows: list, share: float) -> None:
+    margin, label = (np.array(column) for column in zip(*rows, strict=True))
+    if not label.any():
+        return
+    threshold = metrics.threshold_at_sensitivity(margin, label, share)
+    assert (margin[label == 1] > threshold).mean() >= share - 1e-12
+    next_margin = margin[margin > threshold].min()
+    assert (margin[label == 1] > next_margin).mean() < share
+
+
+@pytest.mark.parametrize("share", [0.0, 1.1, math.nan])
+def test_a_sensitivity_that_is_no_share_is_refused_and_without_positives_there_is_none(share: float) -> None:
+    with pytest.raises(InputUnsupportedError, match="sensitivity"):
+        metrics.threshold_at_sensitivity([1.0], [1], share)
+    with pytest.raises(GroupEmptyError):
+        metrics.threshold_at_sensitivity([1.0], [0], 0.5)
+
+
+def test_an_empty_group_takes_no_part_in_the_threshold_and_an_empty_class_is_an_error() -> None:
+    assert metrics.best_decision_threshold([-1.0, 1.0], [0, 1], [0, 1]) == 0.0
+    with pytest.raises(GroupEmptyError, match=r"\[2, 0\]"):
+        metrics.best_decision_threshold([-1.0, 1.0], [0, 0], [0, 1])
+
+
+def test_nan_among_margins_is_an_error() -> None:
+    with pytest.raises(NonFiniteError):
+        metrics.best_decision_threshold([math.nan, 1.0], [0, 1], [0, 1])

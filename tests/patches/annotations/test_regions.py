@@ -1,0 +1,364 @@
+"""Outlines of QuPath and ASAP: what they mean, where they lie, and what is refused."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import made_slides
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from pathopatch.cli import app
+from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig
+from pathopatch.core.errors import (
+    InputCorruptError,
+    InputMissingError,
+    InputTooLargeError,
+    InputUnsupportedError,
+    ManifestError,
+    ModalityMismatchError,
+    StaleArtefactError,
+)
+from pathopatch.patches.annotations import qupath
+from pathopatch.patches.annotations.regions import Regions, read_annotations, regions_of
+from pathopatch.patches.labels import LabelSource, label_fractions
+from pathopatch.patches.tile import tile_slide
+from pathopatch.stages import pipeline
+
+CONFIG = AnnotationConfig(tumor=("Tumor",), non_tumor=("Stroma",), holes=("Hole",), ignored=("Ignore*", "None"))
+SIZE = (1000, 800)
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    return [[x, y], [x + side, y], [x + side, y + side], [x, y + side], [x, y]]
+
+
+def feature(geometry: Any, name: str | None = "Tumor", kind: str | None = "annotation") -> dict[str, Any]:
+    properties = {"objectType": kind} if kind else {}
+    if name is not None:
+        properties |= {"classification": {"name": name, "color": [200, 0, 0]}}
+    return {"type": "Feature", "id": "0", "geometry": geometry, "properties": properties}
+
+
+def area(
+    x: float, y: float, side: float, name: str | None = "Tumor", kind: str | None = "annotation"
+) -> dict[str, Any]:
+    return feature({"type": "Polygon", "coordinates": [square(x, y, side)]}, name, kind)
+
+
+def geojson(folder: Path, *features: Any, name: str = "a.geojson") -> Path:
+    (folder / name).write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return folder / name
+
+
+def asap(folder: Path, *shapes: tuple[str, str, list[list[float]]], head: str = "") -> Path:
+    """(type, group, points) of each annotation; the points come in the wrong order and are numbered."""
+    lines = [head, "<ASAP_Annotations><Annotations>"]
+    for kind, group, points in shapes:
+        lines.append(f'<Annotation Name="a" Type="{kind}" PartOfGroup="{group}" Color="#F4FA58"><Coordinates>')
+        lines += [
+            f'<Coordinate Order="{i}" X="{x}" Y="{y}" />'
+            for i, (x, y) in sorted(enumerate(points), key=lambda point: point[0] % 2)
+        ]
+        lines.append("</Coordinates></Annotation>")
+    lines += ['</Annotations><AnnotationGroups><Group Name="Tumor" PartOfGroup="None"/></AnnotationGroups>']
+    (folder / "a.xml").write_text("\n".join([*lines, "</ASAP_Annotations>"]))
+    return folder / "a.xml"
+
+
+def found(path: Path, config: AnnotationConfig = CONFIG, **options: Any) -> Regions:
+    return regions_of(path, config, slide_size=SIZE, **options)
+
+
+def test_polygons_with_holes_multipolygons_and_collections_have_their_area(tmp_path: Path) -> None:
+    ring = {"type": "Polygon", "coordinates": [square(0, 0, 100), square(20, 20, 50)]}
+    two = {"type": "MultiPolygon", "coordinates": [[square(200, 0, 10)], [square(300, 0, 10), square(302, 2, 5)]]}
+    mixed = {"type": "GeometryCollection", "geometries": [two, {"type": "LineString", "coordinates": [[0, 0], [9, 9]]}]}
+    features = (feature(ring), feature({"type": "GeometryCollection", "geometries": [mixed]}))
+    expected = 100**2 - 50**2 + 100 + 75
+    assert found(geojson(tmp_path, *features)).tumor.area == expected
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps(features))
+    packed = tmp_path / "packed.geojson.gz"
+    packed.write_bytes(gzip.compress(bare.read_bytes()))
+    one = tmp_path / "one.geojson"
+    one.write_text(json.dumps(features[0]))
+    assert [found(path).tumor.area for path in (bare, packed, one)] == [expected, expected, 7500]
+
+
+def test_overlaps_count_once_tumour_prevails_and_holes_are_cut_out(tmp_path: Path) -> None:
+    path = geojson(
+        tmp_path,
+        area(0, 0, 100),
+        area(50, 0, 100),
+        area(140, 0, 20, "Stroma"),
+        area(0, 0, 10, "Hole"),
+        area(500, 500, 10, "Hole"),
+        area(700, 700, 50, "Ignore*"),
+    )
+    regions = found(path)
+    assert regions.tumor.area == 150 * 100 - 100
+    assert regions.labelled.area == 150 * 100 + 10 * 20 + 100
+    assert regions.warnings == ("1 outlines of ignored classes left out",)
+    assert found(path, CONFIG.model_copy(update={"labelled": "whole-slide"})).labelled is None
+
+
+def test_only_annotations_count_and_the_rest_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = area(0, 0, 10, kind=None) | {"id": "PathDetectionObject"}
+    path = geojson(
+        tmp_path,
+        area(0, 0, 10, "any", "tile"),
+        area(0, 0, 10, "any", "detection"),
+        area(0, 0, 10, None, "detection"),
+        old,
+        feature({"type": "Point", "coordinates": [1, 1]}, "any"),
+        area(0, 0, 20, kind=None),
+        area(0, 0, 10, kind=None) | {"id": "PathAnnotationObject"},
+    )
+    with caplog.at_level(logging.WARNING):
+        assert found(path).tumor.area == 400
+    assert "2 objects of the type 'detection' left out" in caplog.text
+    assert "1 annotations without area (points, lines) left out" in caplog.text
+
+
+def test_an_unmapped_class_is_an_error_that_lists_the_names_and_the_key(tmp_path: Path) -> None:
+    derived = area(0, 0, 10) | {"properties": {"classification": {"names": ["Immune", "CD3"]}}}
+    path = geojson(tmp_path, area(0, 0, 10), area(0, 0, 10), derived, area(0, 0, 10, None))
+    with pytest.raises(InputUnsupportedError) as caught:
+        found(path)
+    assert "without a meaning: '(unclassified)', 'Immune: CD3'" in caught.value.message
+    assert "'Tumor' (2)" in caught.value.message
+    assert "[tile.labels.annotations]" in caught.value.remedy
+
+
+def test_qupath_measures_from_the_bounds_and_asap_from_the_slide(tmp_path: Path) -> None:
+    origin = {"bounds_origin": (300, 200)}
+    path = geojson(tmp_path, area(10, 20, 100))
+    assert found(path, **origin).tumor.bounds == (310, 220, 410, 320)
+    whole = CONFIG.model_copy(update={"subtracted_bounds": False})
+    assert found(path, whole, **origin).tumor.bounds == (10, 20, 110, 120)
+    path = asap(tmp_path, ("Polygon", "Tumor", square(10, 20, 100)[:4]))
+    assert found(path, **origin).tumor.bounds == (10, 20, 110, 120)
+
+
+def test_asap_groups_are_the_classes_and_what_has_no_area_is_counted(tmp_path: Path) -> None:
+    shapes = [
+        ("Polygon", "Tumor", square(0, 0, 100)[:4]),
+        ("Spline", "Hole", square(10, 10, 20)[:4]),
+        ("Rectangle", "Stroma", square(500, 0, 10)[:4]),
+        ("Dot", "Tumor", [[1.0, 1.0]]),
+        ("Polygon", "None", square(0, 0, 700)[:4]),
+    ]
+    regions = found(asap(tmp_path, *shapes))
+    assert (regions.tumor.area, regions.labelled.area) == (9600, 10100)
+    assert "1 annotations of the type 'Dot' left out" in regions.warnings
+
+
+def test_an_outline_that_crosses_itself_is_mended_with_a_count_and_without_a_hole(tmp_path: Path) -> None:
+    bow = [[100, 0], [110, 10], [110, 0], [100, 10], [100, 0]]
+    twice = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 2], [8, 2], [8, 8], [2, 8], [2, 0], [0, 0]]
+    path = geojson(tmp_path, *(feature({"type": "Polygon", "coordinates": [points]}) for points in (bow, twice)))
+    regions = found(path)
+    assert regions.warnings == ("2 outlines that cross themselves were mended",)
+    assert regions.tumor.area == pytest.approx(50 + 100 - 4)
+
+
+def test_an_outline_without_area_is_counted_as_such_and_refuses_nothing(tmp_path: Path) -> None:
+    flat = [feature({"type": "Polygon", "coordinates": [points]}) for points in ([[0, 0], [9, 0], [0, 0]],
+            [[0, 0], [9, 0], [20, 0], [0, 0]])]  # fmt: skip
+    unlocated = feature(None)
+    expected = ("1 annotations without area (points, lines) left out", "2 outlines without area left out")
+    regions = found(geojson(tmp_path, *flat, unlocated, area(0, 0, 10)))
+    assert (regions.tumor.area, regions.warnings) == (100, expected)
+    assert found(geojson(tmp_path, *flat)).tumor.is_empty
+    shapes = [("Polygon", "Tumor", [[1.0, 1.0]]), ("Spline", "Tumor", [[1.0, 1.0], [5.0, 5.0]])]
+    clicks = found(asap(tmp_path, *shapes, ("Polygon", "Tumor", square(0, 0, 10)[:4])))
+    assert (clicks.tumor.area, clicks.warnings) == (100, ("2 annotations of fewer than three points left out",))
+
+
+def test_a_hole_takes_away_only_what_it_shares_with_its_outline(tmp_path: Path) -> None:
+    shape = {"type": "Polygon", "coordinates": [square(0, 0, 10), square(5, 0, 10), square(40, 0, 5)]}
+    assert found(geojson(tmp_path, feature(shape))).tumor.area == 50
+
+
+def test_outlines_beyond_the_slide_are_counted_and_all_of_them_refused(tmp_path: Path) -> None:
+    path = geojson(tmp_path, area(0, 0, 100), area(2000, 0, 100), area(950, 0, 100))
+    assert found(path).warnings == (
+        "1 outlines beyond the slide left out",
+        "1 outlines reach over the slide's edge and are cut",
+    )
+    with pytest.raises(ModalityMismatchError, match="span 2000 to 2100 and 0 to 100 px, the slide is 1000 x 800"):
+        found(geojson(tmp_path, area(2000, 0, 100)))
+
+
+def test_a_file_without_outlines_labels_nothing_unless_the_whole_slide_was_looked_at(tmp_path: Path) -> None:
+    path = geojson(tmp_path)
+    assert "no patch of this slide is labelled" in found(path).warnings[0]
+    origins = np.array([0], np.int64)
+    for labelled, expected in (("annotated", 0.0), ("whole-slide", 1.0)):
+        config = LabelConfig(annotations=CONFIG.model_copy(update={"labelled": labelled}))
+        source = LabelSource(annotations=path)
+        fractions = label_fractions(source, origins, origins, extent=64.0, slide_size=SIZE, config=config)
+        assert [fraction.tolist() for fraction in fractions] == [[0.0], [expected]]
+
+
+BAD_POINTS = ("NaN", "Infinity", "1e9", "1" + "0" * 400, "null", '"a"', "[1]")
+
+
+@pytest.mark.parametrize("number", BAD_POINTS)
+def test_a_point_that_is_none_is_refused_by_its_feature(tmp_path: Path, number: str) -> None:
+    path = geojson(tmp_path, area(0, 0, 10), area(77777, 0, 10))
+    path.write_text(path.read_text().replace("77777", number, 1))
+    with pytest.raises(InputCorruptError, match=r"feature 1: .*(point|coordinates)"):
+        read_annotations(path)
+
+
+BAD_JSON = {
+    "empty": "",
+    "cut": '{"type": "FeatureCollection", "features": [{"type"',
+    "a number": "3",
+    "a dictionary": '{"type": "Polygon"}',
+    "deep": "[" * 100_000,
+    "deep geometry": json.dumps(
+        [feature(geometry) for geometry in [{"type": "GeometryCollection", "geometries": []}]]
+    ).replace(
+        '"geometries": []', '"geometries": [{"type": "GeometryCollection", ' * 40 + '"geometries": []' + "}]" * 40
+    ),
+    "no feature": "[1]",
+    "no geometry": '[{"type": "Feature", "properties": {}}]',
+    "two points": '[{"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}}]',
+    "a circle": '[{"type": "Feature", "geometry": {"type": "Circle", "coordinates": []}}]',
+}
+
+
+@pytest.mark.parametrize("content", BAD_JSON.values(), ids=BAD_JSON)
+def test_what_is_no_geojson_is_corrupt(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.geojson"
+    path.write_text(content)
+    with pytest.raises(InputCorruptError):
+        read_annotations(path)
+
+
+BOMB = '<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa">' + "".join(
+    f'<!ENTITY {chr(98 + i)} "{f"&{chr(97 + i)};" * 10}">' for i in range(10)
+) + "]>"  # fmt: skip
+BAD_XML = {
+    "empty": "",
+    "cut": "<ASAP_Annotations><Annotations>",
+    "other": "<html/>",
+    "deep": "<ASAP_Annotations>" + "<a>" * 10_000 + "</a>" * 10_000 + "</ASAP_Annotations>",
+    "entity bomb": BOMB + "<ASAP_Annotations>&k;</ASAP_Annotations>",
+    "external entity": '<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><ASAP_Annotations>&x;</ASAP_Annotations>',
+}
+
+
+@pytest.mark.parametrize("content", BAD_XML.values(), ids=BAD_XML)
+def test_what_is_no_asap_file_is_corrupt(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.xml"
+    path.write_text(content)
+    with pytest.raises(InputCorruptError):
+        read_annotations(path)
+
+
+@pytest.mark.parametrize("x", ["nan", "inf", "1e30", "a", ""])
+def test_an_asap_point_that_is_none_is_refused(tmp_path: Path, x: str) -> None:
+    path = asap(tmp_path, ("Polygon", "Tumor", [[77777, 0], [1, 0], [1, 1]]))
+    path.write_text(path.read_text().replace("77777", x))
+    with pytest.raises(InputCorruptError):
+        read_annotations(path)
+
+
+def test_missing_and_foreign_and_too_large_files_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.xml", "a.geojson", "a.geojson.gz"):
+        with pytest.raises(InputMissingError):
+            read_annotations(tmp_path / name)
+    with pytest.raises(InputUnsupportedError, match="qpdata"):
+        read_annotations(tmp_path / "a.qpdata")
+    monkeypatch.setattr(qupath, "MAX_BYTES", 2**20)
+    bomb = tmp_path / "bomb.geojson.gz"
+    bomb.write_bytes(gzip.compress(b" " * 2**24))
+    with pytest.raises(InputTooLargeError):
+        read_annotations(bomb)
+    bomb.write_bytes(bomb.read_bytes()[:500])
+    with pytest.raises(InputCorruptError, match="unpacked"):
+        read_annotations(bomb)
+
+
+def test_the_fractions_of_patches_follow_the_outlines_exactly(tmp_path: Path) -> None:
+    path = geojson(tmp_path, area(0, 0, 100.5), area(100.5, 0, 50, "Stroma"))
+    origins = np.array([0, 64, 128], np.int64)
+    tumor, labelled = label_fractions(
+        LabelSource(annotations=path),
+        origins,
+        np.zeros(3, np.int64),
+        extent=64.0,
+        slide_size=SIZE,
+        config=LabelConfig(annotations=CONFIG),
+    )
+    assert tumor == pytest.approx([1, 36.5 / 64, 0], abs=1e-12)
+    assert labelled == pytest.approx([1, (36.5 * 64 + 27.5 * 50) / 64**2, 22.5 * 50 / 64**2], abs=1e-12)
+
+
+def test_ten_thousand_patches_and_an_outline_of_fifty_thousand_points_take_seconds(tmp_path: Path) -> None:
+    angle = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
+    reach = 12_000 * (0.8 + 0.2 * np.sin(200 * angle))
+    points = np.stack([12_800 + reach * np.cos(angle), 12_800 + reach * np.sin(angle)], axis=1).round(2).tolist()
+    path = geojson(tmp_path, feature({"type": "Polygon", "coordinates": [[*points, points[0]]]}))
+    x, y = (grid.ravel() for grid in np.meshgrid(np.arange(100) * 256, np.arange(100) * 256))
+    config = LabelConfig(annotations=CONFIG)
+    started = time.process_time()
+    tumor, _ = label_fractions(
+        LabelSource(annotations=path), x, y, extent=256.0, slide_size=(25_600, 25_600), config=config
+    )
+    assert time.process_time() - started < 5
+    exact = 0.5 * 12_000**2 * (0.8**2 + 0.2**2 / 2) * 2 * np.pi  # of the curve; the chords lose 1e-4 of it
+    assert tumor.sum() * 256**2 == pytest.approx(exact, rel=1e-3)
+
+
+def test_a_slide_with_bounds_is_labelled_where_qupath_shows_the_outline(
+    make_slide: Callable[..., Any], two_discs: Any, tmp_path: Path
+) -> None:
+    slide = make_slide(np.where(two_discs, 157, 0).astype(np.uint16)[None])
+    slide._facts = replace(slide._facts, bounds=(32, 64, 100, 80))
+    source = LabelSource(annotations=geojson(tmp_path, area(0, 0, 32), area(32, 0, 16, "Stroma")))
+    config = TileConfig(patch_px=32, labels=LabelConfig(annotations=CONFIG, min_labelled_fraction=0.25))
+    tile_slide(slide, config, tmp_path / "work", labels=source)
+    table = pd.read_parquet(tmp_path / "work" / "patches" / "slide.parquet").set_index("patch_id")
+    known = table[table["label"] >= 0]
+    assert known["label"].to_dict() == {"slide@32,64": 1, "slide@64,64": 0}
+    geojson(tmp_path, area(0, 0, 30))
+    with pytest.raises(StaleArtefactError, match="annotations"):
+        tile_slide(slide, config, tmp_path / "work", labels=source)
+
+
+def test_the_commands_check_the_names_and_take_their_meaning_from_a_study_file(tmp_path: Path) -> None:
+    made_slides.write_rgb_pyramid(tmp_path / "a.tif", np.full((3, 100, 128), 245, np.uint8), tile_px=64, levels=1)
+    geojson(tmp_path, area(0, 0, 64), area(64, 0, 64, "Stroma"))
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path,annotations\ns,p,a.tif,a.geojson\n")
+    (row,) = pipeline.check(tmp_path / "m.csv").to_dict("records")
+    assert (row["annotation_classes"], row["has_labels"]) == ("Stroma, Tumor", True)
+    study = tmp_path / "study.toml"
+    study.write_text(
+        'manifest = "m.csv"\nwork = "work"\n[tile]\npatch_px = 64\n'
+        '[tile.labels.annotations]\ntumor = ["Tumor"]\nnon_tumor = ["Stroma"]\nlabelled = "annotated"\n'
+    )
+    arguments = ["tile", str(tmp_path / "m.csv"), "-o", str(tmp_path / "work"), "--quiet"]
+    refused = CliRunner().invoke(app, arguments)
+    assert (refused.exit_code, "without a meaning: 'Stroma', 'Tumor'" in refused.stderr) == (1, True)
+    assert CliRunner().invoke(app, [*arguments, "--config", str(study)]).exit_code == 0
+    table = pd.read_parquet(tmp_path / "work" / "patches" / "s.parquet")
+    assert table.set_index("patch_id")["label"].to_dict() == {"s@0,0": 1, "s@64,0": 0, "s@0,64": -1, "s@64,64": -1}
+    (tmp_path / "a.geojson").write_text("{")
+    with pytest.raises(ManifestError, match="row 2, column 'annotations'"):
+        pipeline.check(tmp_path / "m.csv")

@@ -1,0 +1,195 @@
+"""Tissue as a person outlined it: which pixels are set, what is cut out, and the way to QuPath and back."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from array_slides import low_counts
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputCorruptError, ModalityMismatchError, StaleArtefactError
+from pathopatch.patches.analysis import analyse_slide
+from pathopatch.patches.annotations.tissue_outlines import rasterized, read_tissue_mask, tissue_geojson
+from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import tile_slide
+from pathopatch.slides import open_slide
+
+Make = Callable[..., Any]
+SLIDE, OVERVIEW = (200, 100), (100, 50)  # a pixel of the overview spans 2 level-0 px
+
+
+def square(left: float, top: float, right: float, bottom: float) -> list[list[float]]:
+    return [[left, top], [right, top], [right, bottom], [left, bottom], [left, top]]
+
+
+def write(path: Path, *features: tuple[str | None, list[list[list[float]]]]) -> Path:
+    """A file of QuPath's: class and rings of each annotation."""
+    written = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": rings},
+            "properties": {"objectType": "annotation"} | ({"classification": {"name": name}} if name else {}),
+        }
+        for name, rings in features
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": written}), encoding="utf-8")
+    return path
+
+
+def read(path: Path, **changed: Any) -> NDArray[np.bool_]:
+    return read_tissue_mask(path, **({"slide_size": SLIDE, "overview_px": OVERVIEW} | changed))
+
+
+def test_every_class_is_tissue_and_holes_are_not(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.geojson",
+        ("Tissue", [square(0, 0, 40, 40), square(10, 10, 20, 20)]),
+        (None, [square(100, 20, 140, 60)]),
+        ("Tumor", [square(120, 20, 160, 60)]),
+    )
+    due = np.zeros((50, 100), bool)
+    due[:20, :20] = True
+    due[5:10, 5:10] = False
+    due[10:30, 50:80] = True
+    assert (read(path) == due).all()
+
+
+def test_outlines_of_the_class_ignore_are_cut_out_whatever_lies_over_them(tmp_path: Path) -> None:
+    parts = [
+        ("Ignore*", [square(0, 0, 20, 40)]),
+        ("Tissue", [square(0, 0, 40, 40)]),
+        ("Ignore", [square(60, 0, 80, 4)]),
+    ]
+    mask = read(write(tmp_path / "a.geojson", *parts))
+    assert mask.sum() == 10 * 20 + 10 * 2
+    assert not mask[:, :10].any()
+
+
+def test_asap_measures_from_the_slide_and_qupath_from_its_bounds(tmp_path: Path) -> None:
+    corners = "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(square(0, 0, 40, 20)[:4]))
+    annotation = f'<Annotation Name="a" Type="Polygon"><Coordinates>{corners}</Coordinates></Annotation>'
+    (tmp_path / "a.xml").write_text(f"<ASAP_Annotations><Annotations>{annotation}</Annotations></ASAP_Annotations>")
+    asap = read(tmp_path / "a.xml", bounds_origin=(100, 20))
+    qupath = read(write(tmp_path / "a.geojson", ("Tissue", [square(0, 0, 40, 20)])), bounds_origin=(100, 20))
+    assert (np.argwhere(asap)[0].tolist(), np.argwhere(qupath)[0].tolist()) == ([0, 0], [10, 50])
+    assert asap.sum() == qupath.sum() == 20 * 10
+
+
+def test_a_file_without_outlines_says_that_there_is_no_tissue(tmp_path: Path) -> None:
+    assert not read(write(tmp_path / "a.geojson")).any()
+
+
+def test_outlines_of_another_slide_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModalityMismatchError, match="all 1 outlines lie beyond the slide"):
+        read(write(tmp_path / "a.geojson", ("Tissue", [square(300, 0, 340, 40)])))
+
+
+def test_a_pixel_is_set_where_its_middle_lies_inside() -> None:
+    triangle = shapely.Polygon([(0, 0), (4, 0), (0, 4)])
+    assert rasterized(triangle, (4, 3)).tolist() == [
+        [True, True, True, False],  # its hypotenuse crosses the middle of the last pixel
+        [True, True, False, False],
+        [True, False, False, False],
+    ]
+    assert rasterized(shapely.box(0.6, 0.4, 2.4, 1.6), (4, 3)).tolist() == [
+        [False, True, False, False],
+        [False, True, False, False],
+        [False, False, False, False],
+    ]
+    assert rasterized(shapely.box(-9, -9, 9, 9), (4, 3)).all()
+    assert not rasterized(shapely.Polygon(), (4, 3)).any()
+
+
+@given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
+def test_the_outlines_of_a_mask_cover_its_area_to_two_percent(mask: NDArray[np.bool_]) -> None:
+    text = tissue_geojson(mask, slide_id="s", slide_size=(mask.shape[1] * 8, mask.shape[0] * 8), bounds_origin=(5, 3))
+    features = json.loads(text)["features"]
+    shapes = [shapely.geometry.shape(each["geometry"]) for each in features]
+    assert all(shape.is_valid for shape in shapes)
+    assert all(ring[0] == ring[-1] for each in features for ring in each["geometry"]["coordinates"])
+    assert len({each["id"] for each in features}) == len(features)
+    assert abs(sum(shape.area for shape in shapes) / 64 - mask.sum()) <= 0.02 * mask.sum()
+
+
+def test_an_exported_outline_is_qupaths_annotation_with_a_lasting_id(tmp_path: Path) -> None:
+    mask = np.zeros((50, 100), bool)
+    mask[5:25, 10:40] = True
+    text = tissue_geojson(mask, slide_id="s", slide_size=SLIDE, bounds_origin=(4, 6))
+    (feature,) = json.loads(text)["features"]
+    assert feature["properties"]["objectType"] == "annotation"
+    assert feature["properties"]["classification"]["name"] == "Tissue"
+    namespace = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:tissue")
+    assert feature["id"] == str(uuid.uuid5(namespace, "s/16,4"))
+    assert shapely.geometry.shape(feature["geometry"]).equals(shapely.box(16, 4, 76, 44))
+    assert text == tissue_geojson(mask, slide_id="s", slide_size=SLIDE, bounds_origin=(4, 6))
+    (tmp_path / "s.geojson").write_text(text, encoding="utf-8")
+    assert (read(tmp_path / "s.geojson", bounds_origin=(4, 6)) == mask).all()
+
+
+def test_a_slide_tiled_by_its_exported_outline_keeps_its_shares(
+    make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path
+) -> None:
+    config = TileConfig(patch_px=32)
+    found = tile_slide(make_slide(low_counts(two_discs)), config, tmp_path / "found")
+    store = PatchStore(tmp_path / "found" / "slides" / "slide.zarr")
+    path = tmp_path / "slide.geojson"
+    path.write_text(tissue_geojson(store.tissue() != 0, slide_id="slide", slide_size=(200, 150)), encoding="utf-8")
+    tile_slide(make_slide(low_counts(two_discs)), config, tmp_path / "again", tissue_mask=path)
+    before, after = (
+        pd.read_parquet(tmp_path / name / "patches" / "slide.parquet")["tissue_fraction"] for name in ("found", "again")
+    )
+    assert found.patches == len(after)
+    assert abs(before - after).mean() < 0.01
+    assert abs(before.mean() - after.mean()) < 0.01
+    assert PatchStore(tmp_path / "again" / "slides" / "slide.zarr").attributes["tissue"]["is_supplied"]
+    write(path, ("Tissue", [square(0, 0, 40, 40)]))
+    with pytest.raises(StaleArtefactError, match="tissue_mask"):
+        tile_slide(make_slide(low_counts(two_discs)), config, tmp_path / "again", tissue_mask=path)
+
+
+def test_outlines_that_were_not_drawn_from_the_bounds_are_taken_as_they_are(
+    make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slide = make_slide(low_counts(two_discs))
+    monkeypatch.setattr(type(slide), "bounds", property(lambda _: (50, 40, 100, 80)))
+    path = write(tmp_path / "a.geojson", ("Tissue", [square(0, 0, 20, 20)]))
+    for is_subtracted, corner in ((True, [40, 50]), (False, [0, 0])):
+        config = TileConfig.model_validate({"labels": {"annotations": {"subtracted_bounds": is_subtracted}}})
+        mask = analyse_slide(slide, config, tissue_mask=path).tissue.mask
+        assert np.argwhere(mask)[0].tolist() == corner
+        assert mask.sum() == 400
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.geojson").write_text('{"type": "FeatureCollection"', encoding="utf-8")
+    with pytest.raises(InputCorruptError, match=r"not JSON.*a\.geojson"):
+        read(tmp_path / "a.geojson")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "mpp"), [("wsi/CMU-1-Small-Region.svs", None), ("multimodal/curvealign-2B_D9_ROI1-shg.tif", 0.5)]
+)
+def test_real_tissue_has_the_same_share_after_its_way_through_a_file(
+    real_data: Path, tmp_path: Path, name: str, mpp: float | None
+) -> None:
+    with open_slide(real_data / name, mpp=mpp) as slide:
+        mask = analyse_slide(slide, TileConfig()).tissue.mask != 0
+        text = tissue_geojson(mask, slide_id="s", slide_size=slide.size, bounds_origin=slide.bounds[:2])
+        (tmp_path / "s.geojson").write_text(text, encoding="utf-8")
+        again = analyse_slide(slide, TileConfig(), tissue_mask=tmp_path / "s.geojson").tissue.mask != 0
+    assert 0.1 < mask.mean() < 0.6
+    assert abs(mask.mean() - again.mean()) < 0.01
+    assert (mask != again).mean() < 0.02

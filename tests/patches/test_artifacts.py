@@ -1,0 +1,142 @@
+"""Pen strokes and borders painted over made H&E."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pathopatch.core.config import TissueConfig
+from pathopatch.patches import artifacts
+from pathopatch.patches.artifacts import find_black, find_ink
+from pathopatch.patches.tissue import TissueModel
+from pathopatch.patches.tissue_fit import fit_tissue
+
+SIDE, UM = 500, 8.0  # a slide of 4 mm
+HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])  # optical densities of R, G, B
+INKS = {
+    "blue": (35, 60, 170),
+    "green": (20, 120, 70),
+    "teal": (0, 110, 130),
+    "red": (200, 25, 35),
+    "black": (25, 25, 30),
+}
+Picture = NDArray[np.uint8]
+
+
+def stained(haematoxylin: Any, eosin: Any) -> Picture:
+    """Return R, G, B (3, ...) of stain amounts on glass of 242."""
+    density = np.multiply.outer(HAEMATOXYLIN, haematoxylin) + np.multiply.outer(EOSIN, eosin)
+    return (242 * np.exp(-density)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def truth() -> NDArray[np.bool_]:
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.ellipse(mask, (250, 300), (200, 130), 0, 0, 360, 1, -1)
+    return mask > 0
+
+
+@pytest.fixture(scope="module")
+def h_and_e(truth: NDArray[np.bool_]) -> Picture:
+    """Stroma with nuclei, and a clot of blood, on glass."""
+    rng = np.random.default_rng(0)
+    amount = cv2.GaussianBlur(rng.random((SIDE, SIDE)), (0, 0), 2)
+    amount = (amount - amount.min()) / np.ptp(amount)
+    picture = stained(np.where(truth, 0.1 + 1.6 * amount**2, 0), np.where(truth, 0.2 + 0.5 * amount, 0))
+    clot = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.circle(clot, (330, 330), 30, 1, -1)
+    picture[:, clot > 0] = np.array([210, 60, 85])[:, None]
+    noisy = picture + rng.normal(0, 2, picture.shape)
+    return noisy.clip(0, 255).astype(np.uint8)
+
+
+def drawn(picture: Picture, color: tuple[int, int, int], mask: NDArray[Any]) -> Picture:
+    """Return a picture under ink, which absorbs and has a soft rim."""
+    share = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), 1.5)
+    ink = np.array(color, np.float32)[:, None, None] / 255
+    return np.asarray(picture * (1 - share + share * ink), np.uint8)
+
+
+def stroke() -> NDArray[np.uint8]:
+    """Return a stroke of 0.4 mm that runs over glass and into the tissue."""
+    mask = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.line(mask, (40, 60), (300, 230), 1, 50)
+    return mask
+
+
+def fit(picture: Picture, **settings: Any) -> TissueModel:
+    return fit_tissue(
+        picture,
+        polarities=("bright",) * 3,
+        is_colour=True,
+        config=TissueConfig(**settings),
+        scale_x=1.0,
+        scale_y=1.0,
+        mpp=UM,
+    )
+
+
+@pytest.mark.parametrize("ink", INKS)
+def test_a_pen_stroke_is_no_tissue_and_takes_none_with_it(ink: str, h_and_e: Picture, truth: NDArray[np.bool_]) -> None:
+    mask = stroke()
+    picture = drawn(h_and_e, INKS[ink], mask)
+    near = cv2.dilate(mask, np.ones((21, 21), np.uint8)) > 0
+    model = fit(picture)
+    assert model.mask[mask > 0].mean() < 0.01
+    assert (model.mask[~near] == fit(h_and_e).mask[~near]).mean() > 0.999
+    assert model.ink_share == pytest.approx(mask.mean(), rel=0.35)
+    assert fit(picture, ignore_pens=False).mask[mask > 0].mean() > 0.9
+
+
+def test_no_stain_clot_or_dot_is_ink(h_and_e: Picture) -> None:
+    assert not find_ink(h_and_e, um_per_px=UM).any()
+    haematoxylin, eosin = np.meshgrid(np.linspace(0, 1.8, 60), np.linspace(0, 1.8, 60))
+    full, _ = artifacts._inks(stained(haematoxylin, eosin))
+    assert not full.any()
+    dot = np.zeros((SIDE, SIDE), np.uint8)
+    cv2.circle(dot, (100, 60), 12, 1, -1)  # 0.2 mm
+    assert not find_ink(drawn(h_and_e, INKS["blue"], dot), um_per_px=UM).any()
+
+
+def test_brown_stain_and_its_blue_counterstain_are_not_ink() -> None:
+    brown, pale_blue = ((np.full((SIDE, SIDE, 3), color, np.uint8)).transpose(2, 0, 1) for color in
+                        ((110, 70, 45), (150, 165, 200)))  # fmt: skip
+    assert not find_ink(np.ascontiguousarray(brown), um_per_px=UM).any()
+    assert not find_ink(np.ascontiguousarray(pale_blue), um_per_px=UM).any()
+
+
+def test_black_borders_and_unscanned_areas_are_no_tissue(h_and_e: Picture) -> None:
+    black = np.zeros((SIDE, SIDE), bool)
+    black[:, :30] = black[-10:] = True
+    black[20:80, 400:470] = True  # never scanned, away from the border
+    share = cv2.GaussianBlur((~black).astype(np.float32), (0, 0), 1.0)
+    picture = np.where(black, 0, h_and_e * share).astype(np.uint8)
+    model = fit(picture)
+    near = cv2.dilate(black.astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+    assert not model.mask[near & (np.mgrid[:SIDE, :SIDE][0] < 150)].any()
+    assert (model.mask[~near] == fit(h_and_e).mask[~near]).mean() > 0.999
+    assert model.unscanned_share == pytest.approx(black.mean(), rel=0.25)
+    assert fit(picture, ignore_borders=False, ignore_pens=False).mask[black].mean() > 0.9
+
+
+def test_a_dark_nucleus_at_the_border_is_no_border_and_a_thin_frame_of_a_small_field_is() -> None:
+    field = np.ascontiguousarray(np.broadcast_to(np.array([190, 120, 170], np.uint8)[:, None, None], (3, 200, 200)))
+    nucleus = field.copy()
+    nucleus[:, 90:110, :20] = 30
+    assert not find_black(nucleus, um_per_px=0.25).any()
+    frame = field.copy()
+    frame[:, :2] = 10
+    assert find_black(frame, um_per_px=0.25)[:2].all()
+
+
+def test_what_is_not_asked_for_is_not_looked_for(h_and_e: Picture) -> None:
+    picture = drawn(h_and_e, INKS["green"], stroke())
+    picture[:, :, :30] = 0
+    found = fit(picture, ignore_pens=False)
+    assert (found.ink_share > 0, found.unscanned_share > 0) == (False, True)
+    found = fit(picture, ignore_borders=False)
+    assert (found.ink_share > 0, found.unscanned_share > 0) == (True, False)

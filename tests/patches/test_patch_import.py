@@ -1,0 +1,476 @@
+"""Ready patches: what a list may say, what is stored, and that the later stages take it as it is."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import made_slides as made
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from read_page import Page
+from typer.testing import CliRunner
+
+from pathopatch.cli import app
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import EvaluateConfig, GroupsConfig, ReadyConfig, TileConfig, TrainConfig
+from pathopatch.core.errors import (
+    ChannelMismatchError,
+    InputCorruptError,
+    InputMissingError,
+    InputTooLargeError,
+    InputUnsupportedError,
+    ManifestError,
+    NonFiniteError,
+    StaleArtefactError,
+)
+from pathopatch.core.files import read_json
+from pathopatch.core.status import read_status
+from pathopatch.groups import naming_of
+from pathopatch.models import read_spec
+from pathopatch.patches import PatchStore, tile_patches
+from pathopatch.patches.import_images import common_look, read_image
+from pathopatch.patches.import_list import read_list
+from pathopatch.report import write_report
+from pathopatch.review.cohort import open_cohort
+from pathopatch.review.values import facts
+from pathopatch.stages import pipeline
+
+CONFIG = TileConfig()
+GLASS, STAIN = 240, (90, 120, 180)
+SPLITS = [("train", "train", "val", "test")[i // 2 % 12 // 2 % 4] for i in range(48)]  # by patient, both labels in each
+
+
+def patch(tissue_px: int, *, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
+    """White glass with one square of tissue, (H, W, 3)."""
+    pixels = np.full((side, side, 3), GLASS, np.uint8)
+    pixels[2 : 2 + tissue_px, 3 : 3 + tissue_px] = STAIN
+    pixels[-1, -1] = GLASS - 1 - seed % 8, GLASS - seed // 8 % 64, GLASS - seed // 512  # no two files are equal
+    return pixels
+
+
+def made_set(folder: Path, *, columns: dict[str, list[Any]] | None = None, n: int = 48) -> Path:
+    """n patches of 12 patients, the odd ones tumour, with 4 to 25 px of tissue; returns the list."""
+    rows = []
+    for number in range(n):
+        Image.fromarray(patch(4 + 3 * (number % 8), seed=number)).save(folder / f"{number}.png")
+        rows.append({"path": f"{number}.png", "label": number // 2 % 2, "patient_id": f"p{number // 2 % 12}"})
+    pd.DataFrame(rows).assign(**(columns or {})).to_csv(folder / "patches.csv", index=False)
+    return folder / "patches.csv"
+
+
+def write_list(folder: Path, text: str) -> Path:
+    for name in "abc":
+        Image.fromarray(patch(8, seed=ord(name))).save(folder / f"{name}.png")
+    (folder / "l.csv").write_text(text, encoding="utf-8-sig")
+    return folder / "l.csv"
+
+
+def test_the_store_and_table_hold_each_patch_its_exact_tissue_and_what_the_list_says(tmp_path: Path) -> None:
+    source = tmp_path / "set"
+    source.mkdir()
+    made_set(source, columns={"split": SPLITS})
+    result, row = tile_patches(source, CONFIG, tmp_path / "work")
+    assert (result.slide_id, result.patches, result.state) == ("set", 48, "done")
+    table = read_table(tmp_path / "work" / "patches" / "set.parquet")
+    assert table["tissue_fraction"].tolist() == [(4 + 3 * (i % 8)) ** 2 / 32**2 for i in range(48)]
+    assert table["label"].tolist() == [i // 2 % 2 for i in range(48)]
+    assert table["patient_id"].nunique() == 12
+    assert table["path"].tolist() == [f"{i}.png" for i in range(48)]
+    store = PatchStore(tmp_path / "work" / "slides" / "set.zarr")
+    assert store.patch_ids == table["patch_id"].tolist()
+    assert table["patch_id"][8] == "set@32,32"  # the second of the second row of seven
+    for number in (0, 8, 47):
+        pixels = store.read(store.rows([table["patch_id"][number]]))[0]
+        np.testing.assert_array_equal(pixels.transpose(1, 2, 0), patch(4 + 3 * (number % 8), seed=number))
+    assert (row["channels"], row["dtype"], row["mpp"]) == ("R,G,B", "uint8", None)
+
+
+def test_a_second_run_does_nothing_and_another_image_or_label_is_stale(tmp_path: Path) -> None:
+    source, work = made_set(tmp_path), tmp_path / "work"
+    tile_patches(source, CONFIG, work)
+    assert tile_patches(source, CONFIG, work)[0].state == "current"
+    Image.fromarray(patch(20, seed=999)).save(tmp_path / "3.png")
+    with pytest.raises(StaleArtefactError, match="images"):
+        tile_patches(source, CONFIG, work)
+    assert tile_patches(source, CONFIG, work, force=True)[0].state == "done"
+    source.write_text(source.read_text().replace("0.png,0", "0.png,1"))
+    with pytest.raises(StaleArtefactError, match="list"):
+        tile_patches(source, CONFIG, work)
+
+
+def test_sixteen_bit_channels_get_one_window_for_the_set(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for number in range(9):
+        pixels = generator.normal(100, 2, (2, 32, 32))
+        pixels[0, 4:12, 4 : 12 + number] = 1000 + number
+        tifffile.imwrite(tmp_path / f"{number}.tif", pixels.astype(np.uint16), photometric="minisblack",
+                         planarconfig="separate")  # fmt: skip
+    rows = "".join(f"{n}.tif,{n % 2},p{n}\n" for n in range(9))
+    source = write_list(tmp_path, "path,label,patient_id\n" + rows)
+    tile_patches(source, CONFIG, tmp_path / "work", ready=ReadyConfig(mpp=0.5))
+    store = PatchStore(tmp_path / "work" / "slides" / "l.zarr")
+    assert (store.attributes["background"], store.attributes["target_mpp"]) == ("dark", 0.5)
+    assert store.windows[0] == pytest.approx([1000, 1008], abs=1)
+    fractions = read_table(tmp_path / "work" / "patches" / "l.parquet")["tissue_fraction"]
+    assert fractions.tolist() == [8 * (8 + n) / 1024 for n in range(9)]
+
+
+def problems(source: Path) -> list[tuple[str, int | None, str]]:
+    with pytest.raises(ManifestError) as caught:
+        read_list(source)
+    return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
+
+
+def test_everything_wrong_in_a_list_is_said_at_once(tmp_path: Path) -> None:
+    text = (
+        "path,label,patient_id,split,tissue_fraction\na.png,1,p1,train,0.5\n\nb.png,2,p 2,rest,1.5\nx.png,0,p1,val,\n"
+    )
+    assert problems(write_list(tmp_path, text)) == [
+        ("INPUT_UNSUPPORTED", 4, "label"),
+        ("INPUT_UNSUPPORTED", 4, "patient_id"),
+        ("INPUT_UNSUPPORTED", 4, "split"),
+        ("INPUT_UNSUPPORTED", 4, "tissue_fraction"),
+        ("INPUT_MISSING", 5, "path"),
+        ("INPUT_UNSUPPORTED", 5, "tissue_fraction"),
+        ("SPLIT_LEAKAGE", 5, "patient_id"),
+    ]
+    assert problems(write_list(tmp_path, "path,label,patient_id\na.png,1,p1\na.png,1,p1\n")) == [
+        ("DUPLICATE_ID", 3, "path")
+    ]
+
+
+def test_one_image_under_two_patients_is_a_leak(tmp_path: Path) -> None:
+    source = write_list(tmp_path, "path,label,patient_id\na.png,1,p1\nd.png,1,p2\n")
+    (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes())
+    assert problems(source) == [("SPLIT_LEAKAGE", None, "path")]
+    source.write_text(source.read_text().replace("p2", "p1"))
+    assert len(read_list(source)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "words"),
+    [
+        ("path,label\na.png,1\n", InputUnsupportedError, "missing patient_id"),
+        ("path,label,patient_id,mpp\na.png,1,p,1\n", InputUnsupportedError, "unknown mpp"),
+        ("path,label,patient_id\n", InputMissingError, "no patch"),
+        ("", InputMissingError, "the file is empty"),
+        ('path,label,patient_id\n"a.png,1,p\n', InputCorruptError, "CSV"),
+    ],
+)
+def test_a_list_of_another_shape_is_refused(tmp_path: Path, text: str, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        read_list(write_list(tmp_path, text))
+
+
+def test_a_folder_counts_where_its_layout_says_class_and_patient(tmp_path: Path) -> None:
+    for number, place in enumerate(("train/Tumor/p1", "val/non_tumor/p2", "val/tumor/p2")):
+        (tmp_path / "set" / place).mkdir(parents=True)
+        Image.fromarray(patch(8, seed=number)).save(tmp_path / "set" / place / "x.png")
+        (tmp_path / "set" / place / "._x.png").write_bytes(b"what macOS leaves beside a file on a shared disk")
+    found = read_list(tmp_path / "set")
+    assert found["label"].tolist() == [1, 0, 1]
+    assert found["patient_id"].tolist() == ["p1", "p2", "p2"]
+    assert found["split"].tolist() == ["train", "val", "val"]
+    Image.fromarray(patch(8)).save(tmp_path / "set" / "val" / "tumor" / "loose.png")
+    with pytest.raises(InputUnsupportedError, match=r"1 images .* 'val/tumor/loose.png'"):
+        read_list(tmp_path / "set")
+    with pytest.raises(InputMissingError):
+        read_list(tmp_path / "nowhere")
+
+
+def test_images_that_differ_are_listed(tmp_path: Path) -> None:
+    made = {"a": patch(8), "b": patch(8, seed=1), "c": patch(8, side=40), "d": patch(8)[..., 0]}
+    files = [tmp_path / f"{name}.png" for name in made]
+    for file, pixels in zip(files, made.values(), strict=True):
+        Image.fromarray(pixels).save(file)
+    with pytest.raises(ChannelMismatchError, match=r"2 patches are 32 x 32 px, R, G, B, uint8; 2 differ: c.png .40 x"):
+        common_look(files)
+    assert "d.png (32 x 32 px, C0, uint8)" in str(pytest.raises(ChannelMismatchError, common_look, files).value)
+
+
+def test_an_image_that_is_no_patch_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    Image.fromarray(patch(8)[:20]).save(file)
+    with pytest.raises(InputUnsupportedError, match="32 x 20 px"):
+        common_look([file])
+    for mode, words in (("RGBA", "4 values"), ("P", "table of colours"), ("1", "1 bits")):
+        Image.fromarray(patch(8)).convert(mode).save(file)
+        with pytest.raises(InputUnsupportedError, match=words):
+            common_look([file])
+    rgba = tmp_path / "a.tif"
+    tifffile.imwrite(rgba, np.dstack([patch(8), patch(8)[..., :1]]), photometric="rgb", extrasamples=["unassalpha"])
+    with pytest.raises(InputUnsupportedError, match="without alpha"):
+        common_look([rgba])
+    Image.fromarray(patch(8)).save(file)
+    look = common_look([file])
+    content = file.read_bytes()
+    file.write_bytes(content[:60])
+    with pytest.raises(InputCorruptError):
+        read_image(file, look)
+    file.write_bytes(content[:16] + b"\0\x10\0\0" * 2 + content[24:])
+    with pytest.raises(InputTooLargeError):
+        common_look([file])
+    tifffile.imwrite(tmp_path / "n.tif", np.full((32, 32), np.nan, np.float32))
+    with pytest.raises(NonFiniteError, match="1024 pixels"):
+        read_image(tmp_path / "n.tif", common_look([tmp_path / "n.tif"]))
+
+
+def test_jpeg_patches_are_read_in_colour(tmp_path: Path) -> None:
+    assert cv2.imwrite(str(tmp_path / "a.jpg"), patch(20, side=64)[..., ::-1])
+    look = common_look([tmp_path / "a.jpg"])
+    pixels = read_image(tmp_path / "a.jpg", look)
+    assert np.abs(pixels[:, 6:18, 6:18].mean(axis=(1, 2)) - STAIN).max() < 3
+
+
+TRAIN = TrainConfig(
+    method="erm", input_px=8, steps=2, batch_per_class=2, evaluations=1, augment=False, threads=1, select="last",
+    tune_threshold=False,
+)  # fmt: skip
+
+
+def test_groups_training_and_evaluation_take_a_set_as_they_take_slides(tmp_path: Path) -> None:
+    source, work = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work"
+    (outcome,) = pipeline.tile_patches(source, work, CONFIG)
+    assert (outcome.state, outcome.counts) == ("done", {"patches": 48})
+    table = pipeline.groups(work, GroupsConfig(thresholds=(0.25,)))
+    assert dict(zip(table["patient_id"], table["split"], strict=True)) == {
+        f"p{i // 2 % 12}": SPLITS[i] for i in range(48)
+    }
+    assert table["attribute@0.25"].tolist() == [int((4 + 3 * (i % 8)) ** 2 >= 256) for i in range(48)]
+    pipeline.train(work, TRAIN)
+    compared = pipeline.evaluate(work, None, EvaluateConfig(bootstrap=0))
+    assert compared["run"].tolist() == ["erm-t0.25-s0"]
+
+
+def test_the_command_takes_a_set_in_place_of_a_manifest(tmp_path: Path) -> None:
+    command = ["tile", "-o", str(tmp_path / "work"), "--quiet", "--patches", str(made_set(tmp_path))]
+    for wrong in (["m.csv"], ["--patch-px", "32"], ["--dry-run"]):
+        assert CliRunner().invoke(app, [*command, *wrong]).exit_code == 2
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stdout) == (0, "slides: 1 done\n")
+    assert done.stderr.count("scale is unknown") == 1
+    assert "1 current" in CliRunner().invoke(app, command).stdout
+
+
+def test_a_study_file_runs_a_set_to_its_report(tmp_path: Path) -> None:
+    own = ["ink" if i % 3 else "clean" for i in range(48)]
+    made_set(tmp_path, columns={"split": SPLITS, "attribute": own})
+    train = TRAIN.model_dump(mode="json", include={"input_px", "steps", "batch_per_class", "evaluations", "threads"})
+    settings = "\n".join(f"{key} = {value}" for key, value in train.items())
+    (tmp_path / "study.toml").write_text(
+        'patches = "patches.csv"\nwork = "work"\nmethods = ["erm"]\n'
+        f"[groups]\nthresholds = [0.25]\n[evaluate]\nbootstrap = 0\n[train]\n{settings}\n"
+    )
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "study.toml"), "--quiet"])
+    assert done.exit_code == 0, done.output
+    assert "Groups by the patches' own attribute" in done.stdout
+    assert "Groups: 0 non-tumour, clean; 1 non-tumour, ink; 2 tumour, clean; 3 tumour, ink." in done.stdout
+    page = (tmp_path / "work" / "report" / "index.html").read_text()
+    assert "tumour, ink" in page
+    assert "1 slide of 12 patients" in page
+    assert re.search(r"<th[^>]*>test</th><td[^>]*>1</td><td[^>]*>2</td><td[^>]*>8</td>", page)
+    assert not (tmp_path / "work" / "predictions").exists()
+
+
+def test_splits_that_the_list_leaves_open_are_drawn_by_patient(tmp_path: Path) -> None:
+    pipeline.tile_patches(made_set(tmp_path), tmp_path / "work", CONFIG)
+    table = pipeline.groups(tmp_path / "work", GroupsConfig())
+    assert set(table["split"]) == {"train", "val", "test"}
+    assert table.groupby("patient_id")["split"].nunique().max() == 1
+
+
+@pytest.mark.parametrize("values", [("10", "9"), ("ink", "clean", "fold")])
+def test_an_attribute_of_the_patches_own_takes_the_place_of_the_tissue(tmp_path: Path, values: tuple[str, ...]) -> None:
+    own = [values[i % len(values)] for i in range(48)]
+    own[5] = ""
+    source, work = made_set(tmp_path, columns={"split": SPLITS, "attribute": own}), tmp_path / "work"
+    pipeline.tile_patches(source, work, CONFIG)
+    table = pipeline.groups(work, GroupsConfig())
+    order = {"9": 0, "10": 1, "clean": 0, "fold": 1, "ink": 2}
+    expected = [order.get(value, -1) for value in own]
+    for threshold in ("0.25", "0.5"):
+        assert table[f"attribute@{threshold}"].tolist() == expected
+        groups = [-1 if a < 0 else len(values) * (i // 2 % 2) + a for i, a in enumerate(expected)]
+        assert table[f"group@{threshold}"].tolist() == groups
+    said = pipeline.audit_text(work)
+    assert all(value in said for value in values)
+    assert "tissue  " not in said
+    told = read_json(pipeline.train(work, TRAIN) / "run.json")["validation"]
+    assert f"accuracy of label 1, attribute {len(values) - 1}" in told
+
+
+def test_given_tissue_fractions_stand_and_a_store_is_needed(tmp_path: Path) -> None:
+    source = made_set(tmp_path, columns={"tissue_fraction": [i / 100 for i in range(48)]})
+    tile_patches(source, CONFIG, tmp_path / "work")
+    table = read_table(next((tmp_path / "work" / "patches").iterdir()))
+    assert table["tissue_fraction"].tolist() == [i / 100 for i in range(48)]
+    assert math.isnan(table["tumor_fraction"][0])
+    with pytest.raises(InputUnsupportedError, match="store"):
+        tile_patches(source, TileConfig(store="none"), tmp_path / "other")
+
+
+@pytest.mark.real
+def test_real_patches_of_lung_are_split_by_their_source_tile(tmp_path: Path, real_data: Path) -> None:
+    listed = pd.read_csv(real_data / "lung" / "patches.csv")
+    chosen = pd.concat([part[part["patient_id"].isin(part["patient_id"].unique()[::41][:6])]
+                        for _, part in listed.groupby("label")])  # fmt: skip
+    chosen["path"] = [str(real_data / "lung" / path) for path in chosen["path"]]
+    chosen.to_csv(tmp_path / "lung.csv", index=False)
+    pipeline.tile_patches(tmp_path / "lung.csv", tmp_path / "work", CONFIG)
+    table = pipeline.groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
+    assert len(table) == len(chosen)
+    assert table.groupby("patient_id")["split"].nunique().max() == 1
+    assert table.groupby("split")["patient_id"].nunique().to_dict() == {"test": 2, "train": 8, "val": 2}
+    means = table.groupby("label")["tissue_fraction"].mean()
+    assert means[1] > means[0] + 0.1  # adenocarcinoma is dense, healthy lung mostly air
+    store = PatchStore(tmp_path / "work" / "slides" / "lung.zarr")
+    shown = cv2.imread(chosen["path"].iloc[7])[..., ::-1].astype(int)
+    assert np.abs(store.read([7])[0].transpose(1, 2, 0) - shown).max() <= 3  # JPEG decoders differ by rounding
+
+
+def test_images_of_several_sizes_are_brought_to_one_by_their_middle_or_whole(tmp_path: Path) -> None:
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, :16], wide[:, 16:32], wide[:, 32:] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+    tall = np.zeros((48, 16, 3), np.uint8)
+    tall[16:32] = (0, 200, 0)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    Image.fromarray(tall).save(tmp_path / "tall.png")
+    Image.fromarray(patch(8, side=8)).save(tmp_path / "small.png")
+    files = [tmp_path / f"{name}.png" for name in ("wide", "tall", "small")]
+    crop = common_look(files, ReadyConfig(px=16))
+    assert str(crop) == "16 x 16 px, R, G, B, uint8"
+    for file in files[:2]:
+        np.testing.assert_array_equal(read_image(file, crop)[1], 200)  # the green middle alone
+        np.testing.assert_array_equal(read_image(file, crop)[[0, 2]], 0)
+    assert read_image(files[2], crop).shape == (3, 16, 16)
+    stretch = common_look(files, ReadyConfig(px=12, fit="stretch"))
+    third = read_image(files[0], stretch)  # each colour keeps its third of the width
+    for channel in range(3):
+        assert (third[channel][:, 4 * channel : 4 * channel + 4] == 200).all()
+    tifffile.imwrite(tmp_path / "g.tif", np.arange(64, dtype=np.float32).reshape(8, 8))
+    grey = read_image(tmp_path / "g.tif", common_look([tmp_path / "g.tif"], ReadyConfig(px=8)))
+    np.testing.assert_array_equal(grey[0].ravel(), np.arange(64))
+    with pytest.raises(ChannelMismatchError, match="differ"):
+        common_look([*files, tmp_path / "g.tif"], ReadyConfig(px=16))
+
+
+def test_the_size_is_part_of_what_a_set_is_made_of(tmp_path: Path) -> None:
+    source, work = made_set(tmp_path), tmp_path / "work"
+    command = ["tile", "-o", str(work), "--quiet", "--patches", str(source)]
+    assert CliRunner().invoke(app, [*command, "--resize-px", "16", "--fit", "stretch"]).exit_code == 0
+    assert PatchStore(next((work / "slides").glob("*.zarr"))).attributes["patch_px"] == 16
+    other = CliRunner().invoke(app, [*command, "--resize-px", "24"])
+    assert isinstance(other.exception, StaleArtefactError)
+    wrong = ["tile", "m.csv", "-o", str(work), "--resize-px", "24"]
+    assert CliRunner().invoke(app, wrong).exit_code == 2
+    small = CliRunner().invoke(app, [*command, "--resize-px", "4"])
+    assert isinstance(small.exception, InputUnsupportedError)
+
+
+def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
+    named = ["bird" if i // 2 % 2 else "plane" for i in range(48)]
+    own = ["ink" if i % 3 else "clean" for i in range(48)]
+    source = made_set(tmp_path, columns={"split": SPLITS, "attribute": own, "label_name": named})
+    pipeline.tile_patches(source, tmp_path / "work", CONFIG)
+    table = pipeline.groups(tmp_path / "work", GroupsConfig())
+    assert naming_of(table).names == ("plane, clean", "plane, ink", "bird, clean", "bird, ink")
+    said = pipeline.audit_text(tmp_path / "work")
+    assert "plane" in said
+    assert "non-tumour" not in said
+    source.write_text(source.read_text().replace("plane", "ship", 1))
+    found = problems(source)
+    assert {(code, column) for code, _, column in found} == {("INPUT_UNSUPPORTED", "label_name")}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ready", "mpp"),
+    [
+        ([(32, 32), (32, 32)], {}, 0.5),  # as they are
+        ([(32, 32), (32, 32)], {"px": 16}, 1.0),  # two of their px in one
+        ([(48, 32), (32, 40)], {"px": 64}, 0.25),  # a middle of 32 px each, in twice as many
+        ([(32, 32), (32, 32)], {"px": 8, "fit": "stretch"}, 2.0),
+        ([(32, 32), (40, 40)], {"px": 16}, None),  # each image by its own factor
+        ([(48, 32), (48, 32)], {"px": 16, "fit": "stretch"}, None),  # each side by its own
+    ],
+)
+def test_the_patches_scale_follows_from_that_of_the_images_where_all_shrink_alike(
+    tmp_path: Path, sizes: list[tuple[int, int]], ready: dict[str, Any], mpp: float | None
+) -> None:
+    rng = np.random.default_rng(0)
+    for name, (width, height) in zip("ab", sizes, strict=True):
+        Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "l.csv").write_text("path,label,patient_id\na.png,0,p1\nb.png,1,p2\n")
+    result, row = tile_patches(tmp_path / "l.csv", CONFIG, tmp_path / "work", ready=ReadyConfig(mpp=0.5, **ready))
+    known = PatchStore(tmp_path / "work" / "slides" / "l.zarr").attributes
+    assert (known["mpp"], known["target_mpp"], row["mpp"]) == (mpp, mpp, mpp)
+    assert len(result.warnings) == (mpp is None)
+    assert all("by factors that differ" in warning for warning in result.warnings)
+
+
+def test_a_set_without_a_stated_scale_is_warned_of_and_one_with_it_is_not(tmp_path: Path) -> None:
+    source = made_set(tmp_path)
+    result, _ = tile_patches(source, CONFIG, tmp_path / "unknown")
+    assert ["nobody stated it" in warning for warning in result.warnings] == [True]
+    assert read_status(tmp_path / "unknown", result.slide_id)["tile"]["warnings"] == list(result.warnings)
+    assert tile_patches(source, CONFIG, tmp_path / "unknown")[0].warnings == result.warnings  # current, still unknown
+    command = ["tile", "-o", str(tmp_path / "known"), "--quiet", "--patches", str(source), "--mpp", "0.25"]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert PatchStore(next((tmp_path / "known" / "slides").glob("*.zarr"))).attributes["target_mpp"] == 0.25
+    with pytest.raises(StaleArtefactError):  # another scale is another set
+        tile_patches(source, CONFIG, tmp_path / "known", ready=ReadyConfig(mpp=0.5))
+    with pytest.raises(InputUnsupportedError, match=r"target of 0\.5 um/px"):
+        tile_patches(source, TileConfig(mpp=0.5), tmp_path / "other")
+
+
+@pytest.mark.parametrize("mpp", [None, 0.5])
+def test_a_model_of_unknown_scale_is_warned_of_wherever_its_prediction_is_shown(
+    tmp_path: Path, mpp: float | None
+) -> None:
+    source, work, out = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work", tmp_path / "out"
+    pipeline.tile_patches(source, work, CONFIG, ready=ReadyConfig(mpp=mpp))
+    pipeline.groups(work, GroupsConfig(thresholds=(0.25,)))
+    bundle = pipeline.train(work, TRAIN) / "model"
+    assert read_spec(bundle).mpp == mpp
+    made.write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)
+    said = CliRunner().invoke(
+        app, ["predict", str(tmp_path / "s.tif"), "--model", str(bundle), "-o", str(out), "--quiet", "--all"]
+    )
+    assert said.exit_code == 0, said.output
+    cohort = open_cohort(out)
+    page = Page(write_report(out))
+    places = {
+        "card": (bundle / "README.md").read_text(),
+        "command": said.stderr,
+        "status": str(read_status(out, "s")["predict"]["warnings"]),
+        "heatmap.json": str(read_json(out / "heatmaps" / "s" / "heatmap.json")["warnings"]),
+        "cohort.csv": str(pd.read_csv(out / "cohort.csv").loc[0, "warnings"]),
+        "report": page.text,
+        "review table": str(cohort.rows()[0]["warnings"]),
+        "review page": str(facts(cohort.open("s"))["warnings"]),
+    }
+    warned = [name for name, text in places.items() if "scale is unknown" in text or "are unknown" in text]
+    assert warned == ([] if mpp else list(places))
+    assert read_json(out / "heatmaps" / "s" / "heatmap.json")["model_mpp"] == mpp
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "the file is empty"),
+        ("path;label;patient_id;tissue_fraction\na.png;1;p;0,5\n", "separated by semicolons, not by commas"),
+        ("path\tlabel\tpatient_id\na.png\t1\tp\n", "separated by tabs, not by commas"),
+    ],
+)
+def test_an_empty_list_and_other_separators_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "patches.csv").write_text(text)
+    with pytest.raises((InputMissingError, InputUnsupportedError), match=reason):
+        read_list(tmp_path / "patches.csv")

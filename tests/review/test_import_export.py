@@ -1,0 +1,228 @@
+"""Decisions leave as CSV and JSON and come back as they were; mistakes in a file are told with row and column."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.groups.decisions.rows import Decision, Recorded
+from pathopatch.groups.decisions.table import COLUMNS, csv_text, json_text
+from pathopatch.review.decisions import Decisions
+from pathopatch.review.import_export import import_into, read_decisions, to_csv, to_json
+
+
+def decide(decisions: Decisions, **values: Any) -> Recorded:
+    decision = Decision(**{"slide_id": "s1", "verdict": "accept", "reviewer": "Ada", **values})
+    return decisions.record(decision, revision=decisions.state(decision.slide_id).revision)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Any:
+    """Two slides: s1 accepted, then rejected; one label replaced, one withdrawn; s2 flagged."""
+    with Decisions(tmp_path / "review.sqlite") as decisions:
+        decide(decisions, fingerprint="f" * 16, run="gerne-t0.25-s0", threshold=0.1 + 0.2, comment='ä, "b"\r\nc')
+        decide(decisions, x=64, y=0, verdict="tumour")
+        decide(decisions, slide_id="s2", verdict="flag", reason="=cmd|' /C calc'!A0", reviewer="-Bo")
+        decide(decisions, x=64, y=0, verdict="unsure")
+        decide(decisions, x=0, y=0, verdict="non-tumour")
+        decisions.undo("s1", "Bo", 4)
+        decide(decisions, verdict="reject")
+        yield decisions
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+@pytest.mark.parametrize("name", ["review.csv", "review.json"])
+def test_a_file_comes_back_as_the_log_it_was_made_of(log: Decisions, tmp_path: Path, name: str) -> None:
+    text = to_csv(log) if name.endswith("csv") else to_json(log)
+    read = read_decisions(written(tmp_path / name, text))
+    assert [replace(row, revision=0) for row in log.rows()] == read
+    with Decisions(tmp_path / "other.sqlite") as other:
+        assert import_into(other, read) == 7
+        assert other.rows() == log.rows()
+        assert import_into(other, read) == 0
+    assert import_into(log, read) == 0
+    assert len(log.rows()) == 7
+
+
+def test_the_columns_say_what_stands(log: Decisions) -> None:
+    rows = list(csv.DictReader(io.StringIO(to_csv(log), newline="")))
+    assert tuple(rows[0]) == COLUMNS
+    assert [(row["slide_id"], row["x"], row["y"], row["verdict"], row["stands"]) for row in rows] == [
+        ("s1", "", "", "accept", "false"),
+        ("s1", "64", "0", "tumour", "false"),
+        ("s2", "", "", "flag", "true"),
+        ("s1", "64", "0", "unsure", "true"),
+        ("s1", "0", "0", "non-tumour", "false"),
+        ("s1", "0", "0", "undo", "false"),
+        ("s1", "", "", "reject", "true"),
+    ]  # fmt: skip
+    assert [row["undoes"] for row in rows] == ["", "", "", "", "", "5", ""]
+    assert rows[0]["threshold"] == "0.30000000000000004"
+    assert rows[2]["reason"] == "'=cmd|' /C calc'!A0"
+    assert rows[2]["reviewer"] == "'-Bo"
+    told = json.loads(to_json(log))["decisions"]
+    assert told[2]["reason"] == "=cmd|' /C calc'!A0"
+    assert [row["stands"] for row in told] == [row["stands"] == "true" for row in rows]
+
+
+TEXT = st.one_of(
+    st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20),
+    st.text("'=+-@\t\r\n,\";ü", max_size=8),
+)
+
+
+@pytest.mark.fault("escaped")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=100)
+@given(reason=TEXT, comment=TEXT, reviewer=TEXT.filter(str.strip), threshold=st.none() | st.floats(0, 1))
+def test_any_text_and_threshold_come_back_and_no_cell_begins_a_formula(
+    tmp_path: Path, reason: str, comment: str, reviewer: str, threshold: float | None
+) -> None:
+    row = Recorded(slide_id="s1", verdict="accept", reviewer=reviewer, reason=reason, comment=comment, id=1,
+                   made="2026-01-01T00:00:00.000000Z", threshold=threshold)  # fmt: skip
+    text = csv_text([row])
+    assert read_decisions(written(tmp_path / "a.csv", text)) == [row]
+    assert read_decisions(written(tmp_path / "a.json", json_text([row]))) == [row]
+    for cells in csv.reader(io.StringIO(text, newline="")):
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+
+
+def test_a_file_by_hand_needs_three_columns_and_its_order_is_its_time(tmp_path: Path) -> None:
+    text = "slide_id,verdict,reviewer,x,y\ns1,Accept,Ada,,\n\ns1,reject,Ada,,\ns1,tumour,Ada,64.0,0.0\ns1,undo,Ada,,\n"
+    rows = read_decisions(written(tmp_path / "hand.csv", text))
+    assert [(row.id, row.verdict, row.x, row.undoes, row.made) for row in rows] == [
+        (2, "accept", None, None, ""), (4, "reject", None, None, ""), (5, "tumour", 64, None, ""),
+        (6, "undo", None, 5, ""),
+    ]  # fmt: skip
+    with Decisions(tmp_path / "review.sqlite") as decisions:
+        assert import_into(decisions, rows) == 4
+        assert import_into(decisions, rows) == 0
+        state = decisions.state("s1")
+        assert state.decision is not None
+        assert state.decision.verdict == "reject"
+        assert state.patches == ()
+
+
+GOOD = "slide_id,x,y,verdict,reason,comment,reviewer,made,fingerprint,run,threshold,stands,id,undoes\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("../x,,,accept,,,Ada,,,,,,,", "row 2, column 'slide_id': '../x': no slide id"),
+        ("s1,,,tumour,,,Ada,,,,,,,", "row 2, column 'verdict': 'tumour': no verdict on a slide. Remedy: say accept"),
+        ("s1,1.5,0,tumour,,,Ada,,,,,,,", "row 2, column 'x': '1.5' is no whole number"),
+        ("s1,64,,tumour,,,Ada,,,,,,,", "row 2, column 'y': None: only one of x and y"),
+        ("s1,,,accept,,,,,,,,,,", "row 2, column 'reviewer': '': nobody is named"),
+        ("s1,,,accept,,,Ada,2026-03-01T12:00:00,,,,,,", "row 2, column 'made': '2026-03-01T12:00:00' is no time with"),
+        ('s1,,,accept,,,Ada,,,,"0,5",,,', "row 2, column 'threshold': '0,5' is no number"),
+        ("s1,,,accept,,,Ada,,,,50,,,", "row 2, column 'threshold': 50.0: no probability"),
+        ("s1,,,accept,,,Ada,,,,,maybe,,", "row 2, column 'stands': 'maybe' is neither"),
+        ("s1,,,accept,,,Ada,,,,,,1,\ns2,,,accept,,,Ada,,,,,,1,", "row 3, column 'id': 1 is that of row 2 too"),
+        ("s1,,,undo,,,Ada,,,,,,,", "row 2, column 'undoes': what this row withdraws does not stand above"),
+        ("s1,,,accept,,,Ada,,,,,,1,\ns2,,,undo,,,Ada,,,,,,2,1", "row 3, column 'undoes'"),
+        ("s1,,,accept,,,Ada,,,,,false,,", "row 2, column 'stands': it says false, but no row replaces"),
+        ("s1,,,accept,,,Ada,,,,,true,,\ns1,,,reject,,,Bo,,,,,true,,", "row 2, column 'stands': it says true"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_file_is_told_with_row_column_and_remedy(tmp_path: Path, lines: str, said: str) -> None:
+    with pytest.raises(InputUnsupportedError, match="review.csv") as raised:
+        read_decisions(written(tmp_path / "review.csv", f"{GOOD}{lines}\n"))
+    assert said in str(raised.value)
+    assert "Remedy: " in str(raised.value)
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputUnsupportedError) as raised:
+        read_decisions(written(tmp_path / "review.csv", GOOD + 25 * "s1,a,b,tumour,,,Ada,,,,,,,\n"))
+    assert str(raised.value).count("column 'x'") == 10
+    assert "and 30 more" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "said"),
+    [
+        ("a.csv", b"slide_id,verdict\ns1,accept\n", InputUnsupportedError, "column 'reviewer' is missing"),
+        ("a.csv", b"slide_id;verdict;reviewer\ns1;accept;Ada\n", InputUnsupportedError, "separated by semicolons"),
+        ("a.csv", b"slide_id,verdict,reviewer,commment\n", InputUnsupportedError, "unknown column 'commment'"),
+        ("a.csv", b"slide_id,verdict,reviewer,slide_id\n", InputUnsupportedError, "column 'slide_id' stands twice"),
+        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept\n", InputCorruptError, "row 2"),
+        ("a.csv", b'slide_id,verdict,reviewer\ns1,accept,"Ada\n', InputCorruptError, "not CSV"),
+        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept,\xff\n", InputCorruptError, "not UTF-8"),
+        ("a.json", b"[1]", InputCorruptError, "not JSON of decisions"),
+        ("a.json", b'{"decisions": [3]}', InputCorruptError, "not JSON of decisions"),
+        ("a.json", b'{"decisions": [{"slide_id": "s1"}]}', InputUnsupportedError, "column 'verdict' is missing"),
+        ("a.json", b'{"decisions": [{"slide_id": "s1", "verdict": "accept", "reviewer": ""}]}',
+         InputUnsupportedError, "row 1, column 'reviewer'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_of_decisions_is_refused(
+    tmp_path: Path, name: str, content: bytes, error: type[Exception], said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(error) as raised:
+        read_decisions(tmp_path / name)
+    assert said in str(raised.value)
+    assert name in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match=r"no file review\.csv"):
+        read_decisions(tmp_path / "review.csv")
+
+
+def test_two_reviewers_logs_come_together_and_the_latest_verdict_stands_whatever_is_imported_last(
+    tmp_path: Path,
+) -> None:
+    with Decisions(tmp_path / "a.sqlite") as one, Decisions(tmp_path / "b.sqlite") as two:
+        decide(two, verdict="reject", reviewer="Bo")
+        decide(two, x=0, y=0, verdict="tumour", reviewer="Bo")
+        two.undo("s1", "Bo", 2)
+        decide(one, verdict="accept")  # the latest
+        read = read_decisions(written(tmp_path / "b.csv", to_csv(two)))
+        assert import_into(one, read) == 3
+        state = one.state("s1")
+        assert state.decision is not None
+        assert (state.decision.reviewer, state.decision.verdict) == ("Ada", "accept")
+        assert state.patches == ()
+        assert [row.undoes for row in one.rows()] == [
+            None,
+            None,
+            None,
+            3,
+        ]  # its own row of the label, not the other's 2
+        again = read_decisions(written(tmp_path / "a.csv", to_csv(one)))
+        assert import_into(two, again) == 1
+        assert two.state("s1").decision == replace(state.decision, id=4, revision=4)
+
+
+def test_an_import_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
+    good = Recorded(slide_id="s1", verdict="accept", reviewer="Ada", id=1, made="")
+    bad = replace(good, slide_id="s2", id=2)
+    object.__setattr__(bad, "comment", None)
+    with Decisions(tmp_path / "review.sqlite") as decisions:
+        with pytest.raises(InputUnsupportedError):
+            import_into(decisions, [good, bad])
+        assert decisions.rows() == []
+
+
+def test_decisions_need_no_web_server() -> None:
+    code = (
+        "import sys; import pathopatch.review.decisions, pathopatch.review.import_export; "
+        "sys.exit(len({'starlette', 'uvicorn', 'torch', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

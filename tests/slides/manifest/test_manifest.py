@@ -1,0 +1,312 @@
+"""A manifest is read as a whole, and everything wrong in it is said at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pathopatch.core.errors import InputMissingError, ManifestError
+from pathopatch.slides.manifest import (
+    Fragment,
+    Manifest,
+    read_manifest,
+    slide_id_from_path,
+    split_fragment,
+    valid_slide_id,
+)
+
+
+def write(folder: Path, text: str) -> Path:
+    """A manifest, and the files a.tif to f.tif, each of other content, beside it."""
+    for name in "abcdef":
+        (folder / f"{name}.tif").write_bytes(name.encode() * 10)
+    path = folder / "cohort.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read(folder: Path, text: str) -> Manifest:
+    return read_manifest(write(folder, text))
+
+
+def problems(folder: Path, text: str) -> list[tuple[str, int | None, str]]:
+    """(code, row, column) of every problem."""
+    with pytest.raises(ManifestError) as caught:
+        read(folder, text)
+    assert "cohort.csv" in str(caught.value)
+    assert all(problem.remedy for problem in caught.value.problems)
+    return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
+
+
+def test_a_row_becomes_a_slide_with_absolute_paths(tmp_path: Path) -> None:
+    (row,) = read(
+        tmp_path,
+        "slide_id,patient_id,split,path,channels,mpp,tumor_mask,labelled_mask,annotations,tissue_mask,background,exclude\n"
+        "s1,p1,train,a.tif#page=2,CARS; TPEF;SHG,0.5,b.tif,c.tif,,e.tif,dark,\n",
+    )
+    assert (row.slide_id, row.patient_id, row.split, row.row) == ("s1", "p1", "train", 2)
+    assert row.source == f"{tmp_path / 'a.tif'}#page=2"
+    assert row.channels == ("CARS", "TPEF", "SHG")
+    assert row.mpp == 0.5
+    assert row.tumor_mask == tmp_path / "b.tif"
+    assert (row.labelled_mask, row.annotations) == (tmp_path / "c.tif", None)
+    assert row.tissue_mask == tmp_path / "e.tif"
+    assert (row.background, row.exclude, row.whole_slide_non_tumor) == ("dark", False, False)
+
+
+def test_annotations_are_geojson_or_xml_and_stand_without_a_tumour_mask(tmp_path: Path) -> None:
+    for name in ("a.geojson.gz", "b.xml"):
+        (tmp_path / name).write_text("")
+    head = "slide_id,patient_id,path,tumor_mask,annotations\n"
+    rows = read(tmp_path, head + "s1,p1,a.tif,,a.geojson.gz\ns2,p2,b.tif,,b.xml\n").rows
+    assert [row.annotations for row in rows] == [tmp_path / "a.geojson.gz", tmp_path / "b.xml"]
+    assert all(row.has_tumor for row in rows)
+    wrong = problems(tmp_path, head + "s1,p1,a.tif,,c.tif\ns2,p2,b.tif,none,b.xml\n")
+    assert wrong == [("INPUT_UNSUPPORTED", 2, "annotations"), ("INPUT_UNSUPPORTED", 3, "annotations")]
+
+
+def test_the_least_that_a_row_needs(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "slide_id,patient_id,path\ns1,p1,a.tif\n")
+    assert (row.split, row.channels, row.mpp, row.tumor_mask, row.background) == ("", None, None, None, None)
+
+
+def test_one_file_a_channel_in_the_order_of_the_columns(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif#plane=1,b.tif\n")
+    assert row.source == {"SHG": f"{tmp_path / 'a.tif'}#plane=1", "CARS": str(tmp_path / "b.tif")}
+    assert list(row.source) == ["SHG", "CARS"]
+
+
+def test_one_stack_may_hold_all_channels_of_a_slide(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif#page=0,a.tif#page=1\n")
+    assert len(row.sources) == 2
+
+
+def test_rows_by_file_and_by_channel_may_be_mixed(tmp_path: Path) -> None:
+    rows = read(tmp_path, "slide_id,patient_id,path,path:SHG,path:CARS\ns1,p1,a.tif,,\ns2,p2,,b.tif,c.tif\n").rows
+    assert isinstance(rows[0].source, str)
+    assert isinstance(rows[1].source, dict)
+    assert problems(tmp_path, "slide_id,patient_id,path,path:SHG,path:CARS\ns1,p1,a.tif,b.tif,\n") == [
+        ("INPUT_UNSUPPORTED", 2, "path")
+    ]
+
+
+def test_the_word_none_says_that_a_slide_has_no_tumour(tmp_path: Path) -> None:
+    rows = read(tmp_path, "slide_id,patient_id,path,tumor_mask\ns1,p1,a.tif,none\ns2,p2,b.tif,\n").rows
+    assert [(row.tumor_mask, row.whole_slide_non_tumor) for row in rows] == [(None, True), (None, False)]
+
+
+def test_variables_are_replaced_and_an_undefined_one_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIDES_HERE", str(tmp_path))
+    (row,) = read(tmp_path, "slide_id,patient_id,path\ns1,p1,${SLIDES_HERE}/a.tif\n")
+    assert row.source == str(tmp_path / "a.tif")
+    monkeypatch.delenv("SLIDES_HERE")
+    with pytest.raises(ManifestError, match="does not define SLIDES_HERE"):
+        read(tmp_path, "slide_id,patient_id,path\ns1,p1,${SLIDES_HERE}/a.tif\n")
+
+
+def test_an_excluded_row_is_checked_and_kept_apart(tmp_path: Path) -> None:
+    text = "slide_id,patient_id,path,exclude\ns1,p1,a.tif,\ns2,p2,b.tif,yes\n"
+    manifest = read(tmp_path, text)
+    assert [row.exclude for row in manifest] == [False, True]
+    assert [row.slide_id for row in manifest.included] == ["s1"]
+    assert problems(tmp_path, text.replace("b.tif", "nowhere.tif")) == [("INPUT_MISSING", 3, "path")]
+
+
+def test_excluding_a_copy_resolves_the_conflict(tmp_path: Path) -> None:
+    text = "slide_id,patient_id,split,path,exclude\ns1,p1,train,a.tif,\ns2,p1,test,copy.tif,{}\n"
+    (tmp_path / "copy.tif").write_bytes(b"a" * 10)
+    assert {code for code, _, _ in problems(tmp_path, text.format(""))} == {"SPLIT_LEAKAGE"}
+    assert len(read(tmp_path, text.format("1")).included) == 1
+
+
+def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        "slide_id,patient_id,split,path,mpp,tumor_mask,background,exclude,colour\n"
+        "../x,p1,train,a.tif,0,,,,\n"
+        "s2,p2,holdout,gone.tif,0.5,gone.png,grey,perhaps,\n"
+        "s3,,test,c.tif,nan,,,,\n"
+        "s4,p4,test\n"
+        "s5,p5,test,,fine,,,,\n",
+    )
+    assert found == [
+        ("INPUT_UNSUPPORTED", None, "colour"),
+        ("INPUT_UNSUPPORTED", 2, "slide_id"),
+        ("MPP_MISSING", 2, "mpp"),
+        ("INPUT_UNSUPPORTED", 3, "split"),
+        ("INPUT_MISSING", 3, "path"),
+        ("INPUT_MISSING", 3, "tumor_mask"),
+        ("INPUT_UNSUPPORTED", 3, "background"),
+        ("INPUT_UNSUPPORTED", 3, "exclude"),
+        ("INPUT_UNSUPPORTED", 4, "patient_id"),
+        ("MPP_MISSING", 4, "mpp"),
+        ("INPUT_CORRUPT", 5, ""),
+        ("INPUT_MISSING", 6, "path"),
+        ("MPP_MISSING", 6, "mpp"),
+    ]
+
+
+@pytest.mark.parametrize("other", ["s1", "S1"])
+def test_one_id_for_two_slides_is_refused_whatever_its_case(other: str, tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="DUPLICATE_ID: row 3, .* rows 2, 3 have the same id") as caught:
+        read(tmp_path, f"slide_id,patient_id,path\ns1,p1,a.tif\n{other},p2,b.tif\n")
+    assert caught.value.first_code == "DUPLICATE_ID"
+
+
+def test_one_content_for_two_slides_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "copy.tif").write_bytes(b"a" * 10)
+    text = "slide_id,patient_id,split,path\ns1,p1,{},a.tif\ns2,p2,{},copy.tif\n"
+    assert problems(tmp_path, text.format("train", "train")) == [("DUPLICATE_ID", 3, "path")]
+    assert problems(tmp_path, text.format("train", "test")) == [("SPLIT_LEAKAGE", 3, "path")]
+
+
+def test_one_content_in_one_channel_of_two_slides_is_refused_once(tmp_path: Path) -> None:
+    text = "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif,b.tif\ns2,p2,a.tif,b.tif\n"
+    assert [code for code, _, _ in problems(tmp_path, text)] == ["DUPLICATE_ID"]
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("val", "train"), ("train", "")])
+def test_a_patient_in_two_splits_is_refused(splits: tuple[str, str], tmp_path: Path) -> None:
+    text = f"slide_id,patient_id,split,path\ns1,p1,{splits[0]},a.tif\ns2,p1,{splits[1]},b.tif\n"
+    assert problems(tmp_path, text) == [("SPLIT_LEAKAGE", 3, "patient_id")]
+
+
+def test_a_channel_column_left_empty_is_missing(tmp_path: Path) -> None:
+    text = "slide_id,patient_id,path:SHG,path:CARS\ns1,p1,a.tif,\n"
+    assert problems(tmp_path, text) == [("INPUT_MISSING", 2, "path:CARS")]
+
+
+def test_channel_names_that_contradict_the_files_are_refused(tmp_path: Path) -> None:
+    text = "slide_id,patient_id,path:SHG,path:CARS,channels\ns1,p1,a.tif,b.tif,CARS;SHG\n"
+    assert problems(tmp_path, text) == [("CHANNEL_MISMATCH", 2, "channels")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ("INPUT_MISSING", None, "")),
+        ("slide_id,patient_id,path\n", ("INPUT_MISSING", None, "slide_id")),
+        ("slide_id,path\ns1,a.tif\n", ("INPUT_MISSING", None, "patient_id")),
+        ("slide_id,patient_id\ns1,p1\n", ("INPUT_MISSING", None, "path")),
+        ("slide_id,patient_id,path,path\ns1,p1,a.tif,a.tif\n", ("INPUT_UNSUPPORTED", None, "path")),
+        ('slide_id,patient_id,path\ns1,p1,"a.tif\n', ("INPUT_CORRUPT", None, "")),
+    ],
+)
+def test_a_table_of_the_wrong_shape_is_refused(
+    text: str, expected: tuple[str, int | None, str], tmp_path: Path
+) -> None:
+    assert expected in problems(tmp_path, text)
+
+
+def test_a_folder_that_is_no_image_is_refused_and_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(Path, "rglob", lambda *_: pytest.fail("it may be a whole disk"))
+    text = "slide_id,patient_id,path\ns1,p1,one\ns2,p2,two\n"
+    assert problems(tmp_path, text) == [("INPUT_UNSUPPORTED", 2, "path"), ("INPUT_UNSUPPORTED", 3, "path")]
+
+
+def test_a_missing_manifest_and_one_in_another_encoding(tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError):
+        read_manifest(tmp_path / "nowhere.csv")
+    path = write(tmp_path, "")
+    path.write_bytes("slide_id,patient_id,path\ns1,p1,a.tif\n".encode("utf-16"))
+    with pytest.raises(ManifestError, match="UTF-8"):
+        read_manifest(path)
+    path.write_text("slide_id,patient_id,path\ns1,p1,a.tif\n", encoding="utf-8-sig")
+    assert read_manifest(path).rows[0].slide_id == "s1"
+
+
+BAD_IDS = [
+    "", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "a\nb", "a b", "x" * 129, "CON", "con.txt", "Lpt1",
+    "a\u202eb", "=cmd()", "+1", "-1", "@x", "_x", "é", "a.", "a\0b", "a\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD_IDS)
+def test_an_id_that_could_do_harm_is_refused(text: str) -> None:
+    assert not valid_slide_id(text)
+
+
+@pytest.mark.parametrize("text", ["a", "S-1_2.b", "9", "x" * 128, "console", "TCGA-AA-0001.svs"])
+def test_an_ordinary_id_is_allowed(text: str) -> None:
+    assert valid_slide_id(text)
+
+
+@given(st.text(max_size=200))
+def test_an_id_made_from_any_path_is_allowed(text: str) -> None:
+    assert valid_slide_id(slide_id_from_path(text))
+
+
+def test_an_id_made_from_a_path_resembles_it() -> None:
+    made = [slide_id_from_path(text) for text in ("x/a b.svs", "a.tif#page=2", "CON.tif", "=x.svs", "p.ome.tif")]
+    assert made == ["a_b", "a", "slide_CON", "x", "p.ome"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.tif", Fragment("a.tif")),
+        ("a.tif#page=2", Fragment("a.tif", page=2)),
+        ("a.tif#plane=0", Fragment("a.tif", plane=0)),
+        ("a.tif#page=2&plane=1", Fragment("a.tif", 2, 1)),
+        ("a#1.tif#plane=1&page=2", Fragment("a#1.tif", 2, 1)),
+        ("a.tif#z=3&t=0&plane=1", Fragment("a.tif", plane=1, z=3, t=0)),
+        ("a.tif#z=3&z=4", Fragment("a.tif#z=3&z=4")),
+        ("a.tif#page=-1", Fragment("a.tif#page=-1")),
+        ("a.tif#page=1&page=2", Fragment("a.tif#page=1&page=2")),
+        ("#page=1", Fragment("#page=1")),
+    ],
+)
+def test_a_fragment_names_a_page_and_a_plane(text: str, expected: Fragment) -> None:
+    assert split_fragment(text) == expected
+
+
+def test_conflicts_of_a_row_that_is_wrong_otherwise_are_said_too(tmp_path: Path) -> None:
+    text = "slide_id,patient_id,split,path\ns1,p1,train,a.tif\nS1,p1,test,gone.tif\n"
+    assert {code for code, _, _ in problems(tmp_path, text)} == {"INPUT_MISSING", "DUPLICATE_ID", "SPLIT_LEAKAGE"}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "INPUT_MISSING: the file is empty Remedy: write a header and one row per slide"),
+        ("\n\n", "INPUT_MISSING: the file is empty Remedy: write a header and one row per slide"),
+        ("slide_id;patient_id;path\na;p;a.tif\n", "separated by semicolons, not by commas Remedy: save it as CSV"),
+        ("slide_id\tpatient_id\tpath\na\tp\ta.tif\n", "separated by tabs, not by commas Remedy: save it as CSV"),
+        ('"slide_id";"note, long"\na;b\n', "separated by semicolons, not by commas"),
+    ],
+)
+def test_an_empty_file_and_other_separators_are_one_problem_that_names_them(tmp_path, text, problem):
+    path = tmp_path / "cohort.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    assert len(caught.value.problems) == 1
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cell", "background"),
+    [("", None), ("auto", None), ("dark", "dark"), ("CARS=dark, HE = bright", "CARS=dark,HE=bright")],
+)
+def test_a_background_is_stated_for_all_channels_or_by_name(tmp_path: Path, cell: str, background: str | None) -> None:
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "m.csv").write_text(f'slide_id,patient_id,path,background\na,a,a.tif,"{cell}"\n')
+    (row,) = read_manifest(tmp_path / "m.csv")
+    assert row.background == background
+
+
+@pytest.mark.parametrize("cell", ["grey", "CARS=grey", "CARS=dark,bright", "=dark"])
+def test_a_background_that_is_no_polarity_is_a_problem(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "a.tif").touch()
+    (tmp_path / "m.csv").write_text(f'slide_id,patient_id,path,background\na,a,a.tif,"{cell}"\n')
+    with pytest.raises(ManifestError, match="CHANNEL=dark,CHANNEL=bright"):
+        read_manifest(tmp_path / "m.csv")

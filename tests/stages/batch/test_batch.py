@@ -1,0 +1,130 @@
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pytest
+
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import InputCorruptError
+from pathopatch.core.locks import claimed, of_slide
+from pathopatch.core.progress import Progress
+from pathopatch.core.status import read_status, update_status
+from pathopatch.models.bundle import save_bundle
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.run import exit_code, run_slides, workers_for
+from pathopatch.stages.batch.tasks import Outcome
+
+
+@dataclass(frozen=True)
+class FakeTask:
+    slide_id: str
+    out: Path
+    fault: str = ""
+    stage: str = "tile"
+    force: bool = False
+    names_nothing: bool = False
+    of_slide: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, progress: Progress | None = None) -> Outcome:
+        if progress is not None:
+            progress("patches", 1, 2, self.slide_id)
+        if self.fault == "corrupt":
+            raise InputCorruptError("cut file", place=self.slide_id)
+        if self.fault == "bug":
+            raise ZeroDivisionError("oh")
+        if self.fault == "abort":
+            os.abort()
+        return Outcome(slide_id=self.slide_id, state="done", counts={"pid": os.getpid()})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) -> None:
+    tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "corrupt"), FakeTask("c", tmp_path, "bug")]
+    tasks.append(FakeTask("d", tmp_path))
+    seen: list[str] = []
+    outcomes = run_slides(tasks, workers=workers, on_done=lambda outcome: seen.append(outcome.slide_id))
+    assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed", "done"]
+    assert [outcome.code for outcome in outcomes] == ["", "INPUT_CORRUPT", "INTERNAL", ""]
+    assert sorted(seen) == ["a", "b", "c", "d"]
+    assert read_status(tmp_path, "b")["tile"]["code"] == "INPUT_CORRUPT"
+    assert "ZeroDivisionError" in read_status(tmp_path, "c")["tile"]["trace"]
+
+
+def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> None:
+    tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "abort"), FakeTask("c", tmp_path)]
+    outcomes = run_slides(tasks, workers=2)
+    assert [(outcome.state, outcome.code) for outcome in outcomes] == [
+        ("done", ""),
+        ("failed", "WORKER_CRASH"),
+        ("done", ""),
+    ]
+
+
+def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Path) -> None:
+    order = []
+
+    def on_done(outcome: Outcome) -> None:
+        order.append(outcome.slide_id)
+        other.close()
+
+    with ExitStack() as other:
+        other.enter_context(claimed(tmp_path, of_slide("a", "tile")))
+        outcomes = run_slides([FakeTask("a", tmp_path), FakeTask("b", tmp_path)], on_done=on_done)
+    assert order == ["b", "a"]
+    assert [outcome.slide_id for outcome in outcomes] == ["a", "b"]
+
+
+def test_how_far_a_slide_is_can_be_said_by_this_process_alone(tmp_path: Path) -> None:
+    said: list[tuple[str, int, int, str]] = []
+    tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path)]
+    run_slides(tasks, workers=2, progress=lambda *words: said.append(words))
+    assert said == []
+    run_slides(tasks, workers=1, progress=lambda *words: said.append(words))
+    assert said == [("patches", 1, 2, "a"), ("patches", 1, 2, "b")]
+
+
+def test_no_more_processes_start_than_there_are_slides_to_work_on(tmp_path: Path) -> None:
+    tasks = [FakeTask(name, tmp_path) for name in "abc"]
+    update_status(tmp_path, "a", "tile", {"state": "done"})
+    update_status(tmp_path, "b", "tile", {"state": "failed"})
+    assert [workers_for(tasks, workers).count for workers in (1, 2, 8)] == [0, 2, 2]
+    assert workers_for(tasks[:1], 8).count == 0
+    assert workers_for([tasks[0], tasks[0]], 8).count == 1  # what is finished may still crash whoever opens it
+    assert workers_for([replace(task, force=True) for task in tasks], 8).count == 3
+
+
+def test_exit_codes_tell_all_some_and_none() -> None:
+    good = Outcome(slide_id="a", state="done_empty")
+    bad = Outcome(slide_id="b", state="failed", code="INPUT_CORRUPT")
+    assert [exit_code(each) for each in ([good], [good, bad], [bad], [])] == [0, 3, 1, 0]
+
+
+def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> None:
+    rows = []
+    for number in range(2):
+        disc = made.disc_image(160, 128, (80, 64), 40, tissue=[600 + number], glass=[20], dtype=np.uint16)
+        made.write_channel(tmp_path / f"s{number}.tif", disc[0])
+        source = str(tmp_path / f"s{number}.tif")
+        rows.append(SlideRow(row=number + 2, slide_id=f"s{number}", patient_id="p", source=source))
+    spec = BundleSpec(
+        architecture="small-groupnorm", channels=("C0",), dtype="uint16", background="dark", patch_px=32, stride_px=32,
+        mpp=0.5, input_px=32, mean=(0.5,), std=(0.2,), method="erm",
+    )  # fmt: skip
+    save_bundle(tmp_path / "model", build_network("small-groupnorm", 1), spec)
+    config = PredictConfig(device="cpu", precision="float32", threads=1)
+    written = []
+    for workers in (1, 2):
+        out = tmp_path / str(workers)
+        outcomes = pipeline.predict(rows, tmp_path / "model", out, config, workers=workers)
+        assert [(each.slide_id, each.state) for each in outcomes] == [("s0", "done"), ("s1", "done")]
+        files = [path for path in out.rglob("*") if path.is_file() and path.parent.name not in ("status", "logs")]
+        written.append({path.relative_to(out): path.read_bytes() for path in files})
+    assert written[0] == written[1]

@@ -1,0 +1,176 @@
+"""A cohort predicted again and again: its tables follow the manifest, and a wrong command costs no results."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_model import write_model
+
+from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+    PathopatchError,
+)
+from pathopatch.core.temporary import temporary_path
+from pathopatch.models import build_network, read_spec, save_bundle
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.tasks import Outcome
+
+CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
+PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three slides, one of them spoilt, and a model."""
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    for number, name in enumerate(PATIENTS):
+        made.write_aperio(tmp_path / f"{name}.svs", np.roll(image, 8 * number, axis=2), levels=1)
+    made.spoil_tile(tmp_path / "spoilt.svs", 0)
+    write_model(tmp_path / "model")
+    return tmp_path
+
+
+def predict(
+    folder: Path, models: tuple[str, ...] = ("model",), patients: dict[str, str] = PATIENTS, **changed: Any
+) -> list[Outcome]:
+    """Predict all slides, as of the patients of a manifest."""
+    lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
+    names = ("workers", "force", "progress", "only_failed", "totals")
+    options = {name: changed.pop(name) for name in names if name in changed}
+    config = CONFIG.model_copy(update=changed)
+    return pipeline.predict(rows, [folder / name for name in models], folder / "out", config, **options)
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(folder / "out" / name, index_col=0)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_slide_that_failed_is_counted_for_its_patient(folder: Path, workers: int) -> None:
+    assert [outcome.state for outcome in predict(folder, workers=workers)] == ["done", "failed", "done"]
+    assert table(folder, "cohort.csv").loc["spoilt", ["patient_id", "state"]].tolist() == ["p1", "failed"]
+    assert table(folder, "patients.csv").loc["p1", ["slides", "done", "failed"]].tolist() == [2, 1, 1]
+
+
+def test_an_interrupted_run_leaves_tables_of_what_it_did(folder: Path) -> None:
+    def until_the_second(what: str, done: int, total: int, note: str = "") -> None:
+        said.append((what, done, total, note))
+        if (what, done) == ("predict", 2):
+            raise KeyboardInterrupt
+
+    said: list[tuple[str, int, int, str]] = []
+    with pytest.raises(KeyboardInterrupt):
+        predict(folder, progress=until_the_second)
+    assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "spoilt": "failed"}
+    assert table(folder, "patients.csv")["slides"].to_dict() == {"p1": 2}
+    within = [words[1:] for words in said if words[0] == "patches" and words[3] == "good"]
+    assert (within[0], within[-1]) == ((0, 30, "good"), (30, 30, "good"))  # 6 x 5 patches
+
+
+def test_a_patient_that_was_corrected_in_the_manifest_is_corrected_in_the_tables(folder: Path) -> None:
+    predict(folder)
+    corrected = PATIENTS | {"good": "p3"}
+    assert [outcome.state for outcome in predict(folder, patients=corrected)] == ["current", "failed", "current"]
+    assert table(folder, "cohort.csv").loc[["good", "other"], "patient_id"].tolist() == ["p3", "p2"]
+    assert table(folder, "patients.csv")["done"].to_dict() == {"p1": 0, "p2": 1, "p3": 1}
+
+
+def spoil_weights(model: Path) -> None:
+    path = model / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def with_other_patches(model: Path) -> None:
+    spec = read_spec(model)
+    torch.manual_seed(1)
+    save_bundle(model, build_network(spec.architecture, 3), spec.model_copy(update={"patch_px": 32}))
+
+
+WRONG: dict[str, tuple[dict[str, Any], Callable[[Path], object], type[PathopatchError], str]] = {
+    "weights that are missing": (
+        {}, lambda model: (model / "model.safetensors").unlink(), InputMissingError, "no model.safetensors",
+    ),
+    "weights that are cut": ({}, spoil_weights, InputCorruptError, "cut off or damaged"),
+    "members that see other patches": ({}, with_other_patches, CheckpointIncompatibleError, "patch_px is 16 and 32"),
+    "a network given twice": ({}, lambda _: None, CheckpointIncompatibleError, "model and .*second hold the same"),
+    "a stride beyond the patch": (
+        {"models": ("model",), "stride_px": 17}, lambda _: None, InputUnsupportedError, "stride of 17 px",
+    ),
+    "a device that is not there": (
+        {"models": ("model",), "device": "cuda:99"}, lambda _: None, InputUnsupportedError, "no device",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_command_is_one_error_and_costs_no_results(name: str, folder: Path) -> None:
+    changed, spoil, error, said = WRONG[name]
+    predict(folder)
+    before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
+    shutil.copytree(folder / "model", folder / "second")
+    spoil(folder / "second")
+    with pytest.raises(error, match=said):
+        predict(folder, **{"models": ("model", "second"), **changed})
+    assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
+
+
+def test_a_bundle_that_was_trained_anew_in_its_place_is_read_anew(folder: Path) -> None:
+    predict(folder)
+    torch.manual_seed(1)
+    save_bundle(folder / "model", build_network("small-groupnorm", 3), read_spec(folder / "model"))
+    assert [outcome.code for outcome in predict(folder)][0] == "STALE_ARTEFACT"
+
+
+def test_only_what_failed_is_tried_again_when_that_is_asked_for(folder: Path) -> None:
+    assert [each.state for each in predict(folder)] == ["done", "failed", "done"]
+    mended = made.disc_image(96, 80, (50, 40), 28, tissue=(180, 90, 150), glass=(245, 245, 245))
+    made.write_aperio(folder / "spoilt.svs", mended, levels=1)
+    found = predict(folder, only_failed=True)
+    assert [(each.slide_id, each.state) for each in found] == [("spoilt", "done")]
+    assert predict(folder, only_failed=True) == []
+    assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "other": "done", "spoilt": "done"}
+
+
+def test_many_runs_on_one_folder_may_leave_the_totals_to_one(folder: Path) -> None:
+    predict(folder, totals=False)
+    assert not (folder / "out" / "cohort.csv").exists()
+    predict(folder)
+    assert len(table(folder, "cohort.csv")) == 3
+
+
+def test_a_run_removes_what_killed_ones_left_and_nothing_of_those_that_run(folder: Path) -> None:
+    say = (
+        "import sys; from pathlib import Path; from pathopatch.core.temporary import temporary_path;"
+        "print(temporary_path(Path(sys.argv[1])))"
+    )
+    predict(folder)
+    heatmaps, predictions = folder / "out" / "heatmaps", folder / "out" / "predictions"
+    named = [
+        Path(subprocess.check_output([sys.executable, "-c", say, str(path)], text=True).strip())
+        for path in (heatmaps / "good", predictions / "good.parquet", folder / "out" / "cohort.csv")
+    ]
+    named[0].mkdir()
+    (named[0] / "overlay.png").touch()
+    named[1].touch()
+    named[2].touch()
+    own = temporary_path(heatmaps / "good")
+    own.mkdir()
+    predict(folder)
+    assert not any(path.exists() for path in named)
+    assert own.is_dir()

@@ -1,0 +1,79 @@
+"""A run leaves a log that machines read: what was begun, what became of each slide, how it ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from pathopatch.stages.batch import runlog
+from pathopatch.stages.batch.runlog import logged
+from pathopatch.stages.batch.tasks import Outcome
+
+DONE = Outcome(slide_id="a", state="done", counts={"patches": 4}, warnings=("thin /data/a.svs",))
+FAILED = Outcome(slide_id="b", state="failed", code="INPUT_CORRUPT", message='cut: /data/b.svs\n"x"')
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    (path,) = out.glob("logs/*.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_each_slide_is_a_line_between_the_runs_begin_and_end(tmp_path: Path) -> None:
+    seen: list[Outcome] = []
+    with logged(tmp_path, "predict", seen.append, slides=2) as on_done:
+        on_done(DONE)
+        assert len(lines(tmp_path)) == 2  # there as soon as it is known
+        on_done(FAILED)
+    begin, one, two, end = lines(tmp_path)
+    assert seen == [DONE, FAILED]
+    assert (begin["event"], begin["stage"], begin["slides"]) == ("begin", "predict", 2)
+    assert (one["slide_id"], one["state"], one["counts"]) == ("a", "done", {"patches": 4})
+    assert (two["code"], two["message"]) == ("INPUT_CORRUPT", FAILED.message)
+    assert (end["event"], end["states"]) == ("end", {"done": 1, "failed": 1})
+
+
+def test_a_run_that_breaks_off_says_by_what(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), logged(tmp_path, "tile", lambda _: None, slides=1):
+        raise KeyboardInterrupt
+    assert lines(tmp_path)[-1]["event"] == "ended by KeyboardInterrupt"
+
+
+def test_where_nothing_may_be_named_messages_and_warnings_stay_out(tmp_path: Path) -> None:
+    with logged(tmp_path, "predict", lambda _: None, slides=2, names_nothing=True) as on_done:
+        on_done(DONE)
+        on_done(FAILED)
+    assert "/data" not in json.dumps(lines(tmp_path))
+    assert lines(tmp_path)[2]["code"] == "INPUT_CORRUPT"
+
+
+def test_a_long_log_goes_on_in_parts_and_old_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runlog, "_BYTES", 2000)
+    with logged(tmp_path, "predict", lambda _: None, slides=100) as on_done:
+        for _ in range(100):
+            on_done(FAILED)
+    parts = sorted(path.name.rpartition(".jsonl")[2] for path in tmp_path.glob("logs/*"))
+    assert parts == ["", ".1", ".2", ".3", ".4"]
+    for number in range(30):
+        (tmp_path / "logs" / f"predict-2026{number:04d}T000000Z-1.jsonl").touch()
+        (tmp_path / "logs" / f"tile-2026{number:04d}T000000Z-1.jsonl").touch()
+    with logged(tmp_path, "predict", lambda _: None, slides=0):
+        pass
+    runs = {path.name.split(".jsonl")[0] for path in tmp_path.glob("logs/predict-*")}
+    assert len(runs) == runlog.KEPT_RUNS
+    assert "predict-20260000T000000Z-1" not in runs
+    assert len(list(tmp_path.glob("logs/tile-*"))) == 30
+
+
+def _on_a_full_disk(_handler: object) -> IO[str]:
+    return Path("/dev/full").open("w")  # noqa: SIM115
+
+
+def test_a_full_disk_ends_no_run_for_its_logs_sake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Outcome] = []
+    with logged(tmp_path, "predict", seen.append, slides=1) as on_done:
+        monkeypatch.setattr(runlog._Quiet, "_open", _on_a_full_disk)
+        on_done(DONE)
+    assert seen == [DONE]

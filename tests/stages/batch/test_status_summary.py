@@ -1,0 +1,109 @@
+"""`pathopatch status` says what became of every slide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from pathopatch.core.status import roll, update_status
+
+DONE = {"state": "done", "counts": {"patches": 30, "predicted": 20, "tumour": 4}, "seconds": "1.25"}
+FAILED = {"state": "failed", "code": "MPP_MISSING", "message": "MPP_MISSING: no mpp. Remedy: give one"}
+
+
+def fill(out: Path, done: int, failed: int = 0) -> None:
+    for number in range(done + failed):
+        update_status(out, f"s{number:03d}", "predict", DONE if number < done else FAILED)
+
+
+@pytest.mark.parametrize("is_rolled", [False, True])
+def test_few_slides_are_listed_with_totals_and_errors(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], is_rolled: bool
+) -> None:
+    fill(tmp_path, 2, 1)
+    update_status(tmp_path, "s009", "tile", {"state": "running"})
+    if is_rolled:
+        roll(tmp_path, at_least=1)
+    assert typed("status", tmp_path) == 3
+    said = capsys.readouterr().out
+    assert [line.split()[:3] for line in said.splitlines()[1:3]] == [
+        ["s000", "predict", "done"],
+        ["s001", "predict", "done"],
+    ]
+    assert "\ns002: MPP_MISSING: no mpp. Remedy: give one\n" in said
+    assert "4 slides" in said
+    assert "predict: 2 done, 1 failed; 60 patches" in said
+    assert "tile: 1 running; 0 patches" in said
+    assert "failed, by code: 1 MPP_MISSING" in said
+
+
+def test_a_message_of_many_slides_stands_once_and_a_slide_counts_once_by_code(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, 1, 5)
+    update_status(tmp_path, "s001", "tile", FAILED)
+    assert typed("status", tmp_path) == 3
+    said = capsys.readouterr().out
+    assert said.count("Remedy: give one") == 1
+    assert "\nMPP_MISSING: no mpp. Remedy: give one (in 5 slides: s001, s002, s003, …)\n" in said
+    assert "6 slides\n" in said
+    assert "failed, by code: 5 MPP_MISSING" in said
+
+
+def test_of_many_slides_those_that_are_done_are_only_counted_unless_asked_for(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, 60, 1)
+    assert typed("status", tmp_path) == 3
+    said = capsys.readouterr().out
+    assert "s060" in said
+    assert "s000" not in said
+    assert "60 done, 1 failed; 1,800 patches" in said
+    assert typed("status", tmp_path, "--slides") == 3
+    assert "s000" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("done", "failed", "code"), [(3, 0, 0), (2, 1, 3), (0, 2, 1)])
+def test_its_exit_code_is_that_of_a_run(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], done: int, failed: int, code: int
+) -> None:
+    fill(tmp_path, done, failed)
+    assert typed("status", tmp_path, "--quiet") == code
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("is_rolled", [False, True])
+def test_slides_whose_tissue_is_uncertain_are_counted_and_named(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], is_rolled: bool
+) -> None:
+    for slide, confidence in (("a", 0.49), ("b", 0.5), ("c", 0.1), ("old", None)):
+        said = {} if confidence is None else {"tissue_confidence": confidence}
+        update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **said})
+        update_status(tmp_path, slide, "predict", DONE)
+    if is_rolled:
+        roll(tmp_path, at_least=1)
+    assert typed("status", tmp_path) == 0
+    assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_tissue_where_no_status_says_how_sure_it_is(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, 2)
+    assert typed("status", tmp_path) == 0
+    assert "tissue" not in capsys.readouterr().out
+
+
+def test_a_folder_where_nothing_was_done_is_an_error(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert typed("status", tmp_path) == 1
+    assert "INPUT_MISSING" in capsys.readouterr().err
+
+
+def test_the_program_says_its_version(typed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert typed("--version") == 0
+    assert capsys.readouterr().out == f"pathopatch {version('pathopatch')}\n"

@@ -1,0 +1,285 @@
+"""What is said of a manifest's slides, and of one slide, before anything is made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import made_slides as made
+import numpy as np
+import pytest
+import tifffile
+import typer
+from PIL import Image
+
+from pathopatch.cli.output import finish
+from pathopatch.core import artefacts
+from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
+from pathopatch.core.errors import InputUnsupportedError, ManifestError
+from pathopatch.slides import mask_image
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.check import SLIDE_COLUMNS, check, describe, slides_to_predict
+
+SQUARES = np.repeat(np.repeat(np.random.default_rng(0).random((30, 40)) > 0.7, 10, 0), 10, 1)
+EXACT = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
+
+
+def tissue(shift: int = 0) -> np.ndarray:
+    """(300, 400) squares of tissue, moved to the right."""
+    return (np.roll(SQUARES, shift, axis=1) * 900 + np.random.default_rng(1).normal(100, 5, (300, 400))).astype(
+        np.uint16
+    )
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    made.write_modalities(tmp_path, np.stack([tissue(), tissue(12)]), ("CARS", "SHG"))
+    path = tmp_path / "cohort.csv"
+    path.write_text("slide_id,patient_id,path:CARS,path:SHG\ns1,p1,cars.tif,shg.tif\n", encoding="utf-8")
+    return path
+
+
+def test_what_is_measured_is_said_and_the_table_of_slides_holds_facts_alone(manifest: Path, tmp_path: Path) -> None:
+    table = check(manifest, tmp_path / "work", measure=EXACT)
+    row = table.iloc[0]
+    assert row["shift_um"] == pytest.approx(6, abs=0.1)
+    assert row["tissue_share"] == pytest.approx((SQUARES | np.roll(SQUARES, 12, axis=1)).mean(), abs=1e-3)
+    assert row["saturated"] == 0
+    assert "channel SHG is shifted by 6.0 um" in row["warnings"][0]
+    stored = artefacts.read_table(tmp_path / "work" / "slides.parquet")
+    assert tuple(stored.columns) == SLIDE_COLUMNS
+    assert stored["bounds"].tolist() == ["0,0,400,300"]
+    before = (tmp_path / "work" / "slides.parquet").read_bytes()
+    check(manifest, tmp_path / "work")  # without looking: the same table, nothing stale
+    assert (tmp_path / "work" / "slides.parquet").read_bytes() == before
+
+
+def test_pixels_that_cannot_be_used_are_a_problem_of_their_row(tmp_path: Path) -> None:
+    plane = np.full((40, 40), 5, np.float32)
+    plane[3, 4] = np.nan
+    made.write_channel(tmp_path / "a.tif", plane)
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path,background\ns1,p1,a.tif,dark\n", encoding="utf-8")
+    assert len(check(tmp_path / "m.csv")) == 1
+    with pytest.raises(ManifestError, match=r"NONFINITE: row 2.*1 in C0"):
+        check(tmp_path / "m.csv", measure=TileConfig())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.geojson", b'{"type": "FeatureCollection"', "INPUT_CORRUPT.*not JSON"),
+        ("t.xml", b"<svg/>", "INPUT_CORRUPT.*ASAP_Annotations"),
+        ("t.png", b"no picture", "INPUT_CORRUPT.*cannot be read"),
+        ("t.txt", b"x", "INPUT_UNSUPPORTED.*format '.txt'"),
+    ],
+)
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_a_broken_tissue_mask_is_a_problem_of_its_column(
+    tmp_path: Path, name: str, content: bytes, said: str, is_quick: bool
+) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue())
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,{name}\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=said) as caught:
+        check(tmp_path / "m.csv", measure=None if is_quick else EXACT)
+    (problem,) = caught.value.problems
+    assert (problem.row, problem.column, problem.value) == (2, "tissue_mask", str(tmp_path / name))
+
+
+def test_the_tissue_share_is_that_of_the_outlines_which_the_manifest_names(tmp_path: Path) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue())
+    ring = "[[0, 0], [100, 0], [100, 300], [0, 300], [0, 0]]"
+    (tmp_path / "t.geojson").write_text(
+        f'{{"type": "Feature", "geometry": {{"type": "Polygon", "coordinates": [{ring}]}}}}', encoding="utf-8"
+    )
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,t.geojson\n", encoding="utf-8")
+    row = check(tmp_path / "m.csv", measure=EXACT).iloc[0]
+    assert row["tissue_share"] == 0.25
+    assert np.isnan(row["tissue_threshold"])
+
+
+def test_a_picture_never_replaces_the_slide(tmp_path: Path) -> None:
+    slide = tmp_path / "a.png"  # a TIFF by its content
+    made.write_channel(slide, tissue())
+    (row,) = slides_to_predict(str(slide))
+    content = slide.read_bytes()
+    for picture in (slide, tmp_path / "a.tif"):
+        with pytest.raises(InputUnsupportedError, match="PNG"):
+            describe(row, TileConfig(), picture=picture)
+    assert slide.read_bytes() == content
+
+
+def test_info_prints_facts_and_leaves_a_picture_where_one_stands(manifest: Path, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    command = [sys.executable, "-m", "pathopatch.cli", "info", f"CARS={tmp_path}/cars.tif,SHG={tmp_path}/shg.tif"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
+    assert "CARS, SHG" in done.stdout
+    assert "400 x 300 px" in done.stdout
+    assert done.stderr.startswith("warning: cars: channel SHG is shifted by 6.0 um")
+    assert [path.name for path in here.iterdir()] == ["cars-info.png"]
+    with Image.open(here / "cars-info.png") as picture:
+        assert picture.info == {}
+        assert picture.size[0] > 400
+
+
+def labelled(folder: Path, **cells: str) -> Path:
+    """A manifest of one slide of 400 x 300 px with the given cells."""
+    made.write_channel(folder / "a.tif", tissue())
+    path = folder / "labelled.csv"
+    path.write_text(f"slide_id,patient_id,path,{','.join(cells)}\ns1,p1,a.tif,{','.join(cells.values())}\n")
+    return path
+
+
+def write_mask(path: Path, width: int = 40, height: int = 30) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 2, (height, width), np.uint8) * 255).save(path)
+
+
+def told(manifest: Path, **options: object) -> list[tuple[str, int | None, str]]:
+    """Code, row and column of each problem that `check` finds."""
+    with pytest.raises(ManifestError) as caught:
+        check(manifest, **options)
+    return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize("column", ["tumor_mask", "labelled_mask", "tissue_mask"])
+def test_a_mask_that_tile_could_not_use_is_a_problem_of_its_column(tmp_path: Path, column: str) -> None:
+    mask = tmp_path / "mask.png"
+    manifest = labelled(tmp_path, **{column: mask.name})
+    write_mask(mask)
+    assert len(check(manifest)) == len(check(manifest, measure=EXACT)) == 1
+    write_mask(mask, 30, 30)
+    assert told(manifest) == told(manifest, measure=EXACT) == [("MODALITY_MISMATCH", 2, column)]
+    write_mask(mask)
+    mask.write_bytes(mask.read_bytes()[:-60])
+    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, column)]
+    assert len(check(manifest)) == 1  # the header alone is looked at, and it is whole
+    mask.write_bytes(b"nothing")
+    assert told(manifest) == [("INPUT_CORRUPT", 2, column)]
+
+
+def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pathopatch.patches.annotations.masks.MAX_PIXELS", 1000)
+    monkeypatch.setattr(mask_image, "MAX_PIXELS", 2000)
+    mask = tmp_path / "mask.tif"
+    pixels = np.random.default_rng(0).integers(0, 2, (96, 128), np.uint8) * 255
+    tifffile.imwrite(mask, pixels, tile=(32, 32), compression="zlib")
+    manifest = labelled(tmp_path, tumor_mask=mask.name)
+    assert len(check(manifest, measure=EXACT)) == 1
+    with tifffile.TiffFile(mask) as file:
+        start, size = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
+    content = bytearray(mask.read_bytes())
+    content[start : start + size] = bytes(size)
+    mask.write_bytes(content)
+    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, "tumor_mask")]
+
+
+def write_outline(path: Path, *, name: str = "Tumor", x: int = 0) -> None:
+    ring = [[x, 0], [x + 50, 0], [x + 50, 50], [x, 0]]
+    feature = {
+        "type": "Feature",
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {"classification": {"name": name}},
+    }
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+
+
+def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path: Path) -> None:
+    outlines = tmp_path / "a.geojson"
+    manifest = labelled(tmp_path, annotations=outlines.name)
+    known = LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",)))
+    write_outline(outlines)
+    assert check(manifest, labels=known)["annotation_classes"].tolist() == ["Tumor"]
+    write_outline(outlines, name="Stroma")
+    assert len(check(manifest)) == 1  # nobody has said yet what the names mean
+    assert told(manifest, labels=known) == [("INPUT_UNSUPPORTED", 2, "annotations")]
+    write_outline(outlines, x=4000)
+    assert told(manifest) == [("MODALITY_MISMATCH", 2, "annotations")]
+    outlines.write_text("{")
+    assert told(manifest) == [("INPUT_CORRUPT", 2, "annotations")]
+
+
+def test_all_that_is_wrong_with_the_masks_of_a_slide_is_told_at_once(tmp_path: Path) -> None:
+    manifest = labelled(tmp_path, tumor_mask="t.png", tissue_mask="s.png")
+    for name in ("t.png", "s.png"):
+        write_mask(tmp_path / name, 30, 30)
+    assert told(manifest) == [("MODALITY_MISMATCH", 2, "tumor_mask"), ("MODALITY_MISMATCH", 2, "tissue_mask")]
+
+
+def warned(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("warning")]
+
+
+@pytest.mark.parametrize("background", ["", "dark"])
+def test_info_warns_of_a_slide_in_the_words_of_check(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], background: str
+) -> None:
+    """The second channel is shifted. The third is bright: taken for dark it shows tissue where the others show none."""
+    planes = [tissue(), tissue(12), 1100 - tissue()]
+    paths = made.write_modalities(tmp_path, np.stack(planes), ("CARS", "SHG", "TPEF"))
+    columns = ",".join(f"path:{name}" for name in paths)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(
+        f"slide_id,patient_id,background,{columns}\ncars,p,{background},{','.join(map(str, paths.values()))}\n"
+    )
+    assert typed("check", manifest, "--quiet") == 0
+    checked = warned(capsys.readouterr().err)
+    source = ",".join(f"{name}={path}" for name, path in paths.items())
+    options = ["--background", background] if background else []
+    assert typed("info", source, "-o", tmp_path / "a.png", "--quiet", *options) == 0
+    assert warned(capsys.readouterr().err) == checked
+    assert len(checked) == 1 + bool(background)
+
+
+def test_info_warns_of_a_missing_mpp_in_the_words_in_which_check_refuses_it(
+    tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made.write_channel(tmp_path / "a.tif", tissue(), mpp=None)
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
+    words = "micrometres per pixel are unknown"
+    assert typed("check", tmp_path / "m.csv", "--quiet") == 1
+    assert f"MPP_MISSING: row 2, column 'mpp', value '': slide a: {words}" in capsys.readouterr().err
+    assert typed("info", tmp_path / "a.tif", "-o", tmp_path / "a.png", "--quiet") == 0
+    assert f"warning: a: MPP_MISSING: {words}" in capsys.readouterr().err
+
+
+def test_600_slides_with_one_warning_are_one_line_and_count_once_over_stages(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiled = [Outcome(slide_id=f"s{n}", state="current", warnings=("no tissue",)) for n in range(600)]
+    predicted = [Outcome(slide_id=f"s{n}", state="done") for n in range(7)]
+    failed = [Outcome(slide_id="s7", state="failed", message="NO: no file [/x/s7.tif] Remedy: look")]
+    with pytest.raises(typer.Exit) as ended:
+        finish([*tiled, *predicted, *failed])
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [
+        "failed: s7: NO: no file [/x/s7.tif] Remedy: look",
+        "warning: no tissue (in 600 slides: s0, s1, s2, …)",
+    ]
+    assert said.out == "slides: 592 current, 7 done, 1 failed\n"
+    assert ended.value.exit_code == 3
+
+
+def test_slides_of_both_backgrounds_are_an_error_until_the_manifest_says_so(tmp_path: Path) -> None:
+    names = ("a", "b", "odd")
+    for number, name in enumerate(names):
+        plane = tissue(8 * number) if name != "odd" else 1100 - tissue()
+        made.write_channel(tmp_path / f"{name}.tif", plane.astype(np.uint16), mpp=(0.5, 0.5))
+    header, manifest = "slide_id,patient_id,path,background\n", tmp_path / "m.csv"
+    manifest.write_text(header + "".join(f"{name},{name},{name}.tif,\n" for name in names))
+    for run in (lambda: check(manifest), lambda: pipeline.tile(manifest, tmp_path / "work", TileConfig(patch_px=64))):
+        with pytest.raises(ManifestError) as caught:
+            run()
+        (problem,) = caught.value.problems
+        assert (problem.code, problem.row, problem.column) == ("MODALITY_MISMATCH", 4, "background")
+        assert "slide odd looks bright where there is no tissue, 2 others look dark" in problem.message
+    manifest.write_text(header + "a,a,a.tif,\nb,b,b.tif,\nodd,odd,odd.tif,bright\n")
+    assert list(check(manifest)["background"]) == ["dark", "dark", "bright"]
+    states = [outcome.state for outcome in pipeline.tile(manifest, tmp_path / "work", TileConfig(patch_px=64))]
+    assert states == ["done", "done", "done"]

@@ -1,0 +1,161 @@
+"""A dry run says what the stage would do, and goes on over slides that cannot be worked on."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from made_slides import disc_image, write_channel
+
+from pathopatch.core.artefacts import read_table
+from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.heatmaps import predict_to
+from pathopatch.models import BundleSpec, PatchClassifier
+from pathopatch.slides.manifest import read_manifest
+from pathopatch.stages import dry_run as plan
+from pathopatch.stages import pipeline
+from pathopatch.stages.batch.tasks import open_row
+
+
+def cohort(folder: Path, *, mpp: tuple[float, ...] = (0.5, 0.5), broken: bool = False) -> Path:
+    """A manifest of two slides of 130 x 100 and 260 x 100 px, and if asked of a third that is cut off."""
+    lines = ["slide_id,patient_id,path"]
+    for number, value in enumerate(mpp):
+        disc = disc_image(130 * (number + 1), 100, (60, 50), 40, tissue=[800], glass=[20], dtype=np.uint16)
+        write_channel(folder / f"s{number}.tif", disc[0], mpp=value)
+        lines.append(f"s{number},p{number},s{number}.tif")
+    if broken:
+        (folder / "cut.tif").write_bytes((folder / "s0.tif").read_bytes()[:9000])
+        lines.insert(1, "cut,p,cut.tif")
+    (folder / "m.csv").write_text("\n".join(lines) + "\n")
+    return folder / "m.csv"
+
+
+@pytest.mark.parametrize("store", ["zarr", "none"])
+def test_a_plan_counts_what_tiling_makes_and_writes_nothing(tmp_path: Path, store: str) -> None:
+    manifest = cohort(tmp_path)
+    config = TileConfig(patch_px=32, store=store)
+    files = sorted(tmp_path.rglob("*"))
+    found = plan.tile_plan(manifest, config)
+    assert sorted(tmp_path.rglob("*")) == files
+    assert found.table["patches"].tolist() == [5 * 4, 9 * 4]
+    stored = 32 * 32 * 2 * np.array([20, 36]) / 1e9
+    assert found.table["gigabytes"].tolist() == pytest.approx(stored * (store == "zarr"))
+    assert "one process on this machine" in found.basis
+    assert "on slide s0" in found.basis
+    assert (found.exit_code, found.failed) == (0, ())
+    pipeline.tile(manifest, tmp_path / "out", config)
+    for slide, count in zip(found.table["slide_id"], found.table["patches"], strict=True):
+        assert len(read_table(tmp_path / "out" / "patches" / f"{slide}.parquet")) == count
+
+
+def test_slides_that_are_finished_are_counted_apart_and_stale_ones_fail_unless_forced(tmp_path: Path) -> None:
+    manifest, config, out = cohort(tmp_path), TileConfig(patch_px=32), tmp_path / "out"
+    both = manifest.read_text()
+    manifest.write_text(both[: both.index("s1")])
+    pipeline.tile(manifest, out, config)
+    manifest.write_text(both)
+    found = plan.tile_plan(manifest, config, out=out)
+    assert (found.table["slide_id"].tolist(), found.finished["slide_id"].tolist()) == (["s1"], ["s0"])
+    assert "1 slide, 36 patches" in found.text()
+    assert "slides finished already, not counted: 1\n" in found.text()
+    other = config.model_copy(update={"stride_px": 16})
+    stale = plan.tile_plan(manifest, other, out=out)
+    assert [(outcome.slide_id, outcome.code) for outcome in stale.failed] == [("s0", "STALE_ARTEFACT")]
+    assert plan.tile_plan(manifest, other, out=out, force=True).table["slide_id"].tolist() == ["s0", "s1"]
+    pipeline.tile(manifest, out, config)
+    nothing_left = plan.tile_plan(manifest, config, out=out)
+    assert (nothing_left.text(), nothing_left.exit_code) == ("slides finished already, not counted: 2", 0)
+
+
+def test_the_windows_of_a_cohort_are_those_that_its_finished_slides_were_cut_with(tmp_path: Path) -> None:
+    manifest, out = cohort(tmp_path), tmp_path / "out"
+    manifest.write_text(manifest.read_text().replace("path\n", "path,split\n").replace(".tif\n", ".tif,train\n"))
+    config = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
+    assert len(plan.tile_plan(manifest, config, out=out).table) == 2
+    assert not out.exists()
+    pipeline.tile(manifest, out, config)
+    assert len(plan.tile_plan(manifest, config, out=out).finished) == 2
+
+
+def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disc = disc_image(1500, 1500, (700, 700), 500, tissue=[800], glass=[20], dtype=np.uint16)
+    write_channel(tmp_path / "s.tif", disc[0], mpp=0.5)
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\ns,p,s.tif\n")
+    config = TileConfig(patch_px=64)
+    monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=time.process_time))  # however busy the machine is
+    said = 60 * plan.tile_plan(tmp_path / "m.csv", config).table["minutes"][0]
+    start = time.process_time()
+    pipeline.tile(tmp_path / "m.csv", tmp_path / "out", config)
+    taken = time.process_time() - start
+    assert taken / 4 < said < 2 * taken
+
+
+def test_a_bad_slide_is_listed_with_its_code_and_the_others_planned(tmp_path: Path) -> None:
+    found = plan.tile_plan(cohort(tmp_path, broken=True), TileConfig(patch_px=32))
+    assert found.table["slide_id"].tolist() == ["s0", "s1"]
+    assert [(outcome.slide_id, outcome.code) for outcome in found.failed] == [("cut", "INPUT_CORRUPT")]
+    assert found.exit_code == 3
+    assert "2 slides, 56 patches, 0.000115 GB of pixels" in found.text(2)
+    none = plan.tile_plan(cohort(tmp_path), TileConfig(patch_px=32, mpp=0.2))  # finer than both
+    assert (len(none.table), none.exit_code) == (0, 1)
+    assert {outcome.code for outcome in none.failed} == {"INPUT_UNSUPPORTED"}
+
+
+def test_slides_of_different_scale_need_a_target(tmp_path: Path) -> None:
+    with pytest.raises(InputUnsupportedError, match="s0 has 0.5, s1 has 0.6"):
+        plan.tile_plan(cohort(tmp_path, mpp=(0.5, 0.6)), TileConfig(patch_px=32))
+
+
+def test_the_time_grows_with_patches_and_shrinks_with_processes(tmp_path: Path) -> None:
+    found = plan.tile_plan(cohort(tmp_path), TileConfig(patch_px=32))
+    short, long = found.table["minutes"]
+    assert 1.75 * short < long < 2.05 * short  # 36 against 20 patches, twice the overview
+    apart, together = (float(found.text(workers).split("about ")[1].split(" min")[0]) for workers in (1, 2))
+    assert apart == pytest.approx(short + long, rel=0.06)
+    assert together == pytest.approx(long, rel=0.06)  # a slide is one process's
+
+
+class MeanIntensity(torch.nn.Module):
+    """Two logits, 0 and the mean of the patch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = self.gain * x.mean(dim=(1, 2, 3))
+        return torch.stack([torch.zeros_like(mean), mean], dim=1)
+
+
+def test_a_plan_of_predictions_has_the_models_geometry_and_refuses_what_does_not_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = BundleSpec(
+        architecture="mean", channels=("C0",), dtype="uint16", background="dark", patch_px=32, stride_px=16, mpp=0.5,
+        input_px=32, mean=(0.0,), std=(1.0,), method="erm",
+    )  # fmt: skip
+    model = PatchClassifier(spec, MeanIntensity(), precision="float32")
+    monkeypatch.setattr("pathopatch.models.ensemble.load_model", lambda *_, **__: model)
+    monkeypatch.setattr("pathopatch.models.ensemble.check_bundles", lambda _: spec)
+    monkeypatch.setattr("pathopatch.models.joint_spec.check_bundles", lambda _: spec)
+    manifest = cohort(tmp_path, mpp=(0.5,))
+    write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))
+    manifest.write_text(manifest.read_text() + "s1,p1,s1.tif\n")
+    rows = read_manifest(manifest).included
+    found = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig())
+    assert found.table["patches"].tolist() == [9 * 7]
+    assert [(outcome.slide_id, outcome.code) for outcome in found.failed] == [("s1", "CHANNEL_MISMATCH")]
+    assert found.exit_code == 3
+    assert not (tmp_path / "model").exists()
+    with open_row(rows[0]) as slide:
+        predict_to(slide, model, tmp_path / "out", slide_id="s0")
+    again = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig(), out=tmp_path / "out")
+    assert (len(again.table), again.finished["slide_id"].tolist(), again.exit_code) == (0, ["s0"], 3)
+    other = plan.predict_plan(rows[:1], [tmp_path / "model"], PredictConfig(stride_px=32), out=tmp_path / "out")
+    assert [outcome.code for outcome in other.failed] == ["STALE_ARTEFACT"]

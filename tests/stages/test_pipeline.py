@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from made_slides import write_channel
+
+from pathopatch.core.config import IntensityConfig, TileConfig, TissueConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.patches.store import PatchStore
+from pathopatch.slides import open_slide
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.pipeline import slides_to_predict, tile
+
+
+def row(path: Path, mpp: float | None = None) -> SlideRow:
+    return SlideRow(row=1, slide_id="a", patient_id="a", source=str(path), mpp=mpp)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "in_manifest", "fallback", "due"),
+    [(0.25, None, 0.5, 0.25), (0.25, 1.0, 0.5, 1.0), (None, 1.0, 0.5, 1.0), (None, None, 0.5, 0.5)],
+)
+def test_a_stated_mpp_is_never_overruled_by_the_command_line(
+    tmp_path: Path, in_file: float | None, in_manifest: float | None, fallback: float, due: float
+) -> None:
+    write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8), mpp=in_file)
+    with open_row(row(tmp_path / "a.tif", in_manifest), fallback_mpp=fallback) as slide:
+        assert slide.mpp == pytest.approx(due)
+
+
+@pytest.mark.parametrize(
+    ("source", "due"), [("batch#3/slideA.tif", "slideA"), ("S12#1.tif", "S12_1"), ("a.tif#page=2", "a")]
+)
+def test_the_id_of_a_single_slide_is_its_files_stem(source: str, due: str) -> None:
+    (found,) = slides_to_predict(source)
+    assert found.slide_id == due
+
+
+def test_a_manifest_takes_no_id_for_all_its_slides(tmp_path: Path) -> None:
+    write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8))
+    (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
+    assert [each.slide_id for each in slides_to_predict(str(tmp_path / "m.csv"))] == ["a"]
+    with pytest.raises(InputUnsupportedError, match="'x' for a whole manifest"):
+        slides_to_predict(str(tmp_path / "m.csv"), slide_id="x")
+
+
+def test_an_empty_tile_of_one_channel_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    write_channel(tmp_path / "cars.tif", np.full((64, 128), 1000, np.uint16), tile_px=64)
+    write_channel(tmp_path / "shg.tif", np.full((64, 128), 500, np.uint16), tile_px=64)
+    with tifffile.TiffFile(tmp_path / "shg.tif") as tiff:
+        counts = tiff.pages[0].tags["TileByteCounts"]
+        place, size = counts.valueoffset, counts.dtype.name
+    with (tmp_path / "shg.tif").open("r+b") as stream:
+        width = {"SHORT": 2, "LONG": 4, "LONG8": 8}[size]
+        stream.seek(place + width)  # the second tile was never written
+        stream.write(bytes(width))
+    with open_slide({"CARS": tmp_path / "cars.tif", "SHG": tmp_path / "shg.tif"}, background="dark") as slide:
+        pixels = slide.read_region(0, 0, 128, 64)
+        overview, _, _ = slide.read_overview()
+    assert (pixels[0] == 1000).all()
+    assert (pixels[1, :, :64] == 500).all()
+    assert (pixels[1, :, 64:] == 0).all()
+    np.testing.assert_array_equal(overview, pixels)
+
+
+@pytest.mark.parametrize("scope", ["slide", "cohort"])
+def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: str, tmp_path: Path) -> None:
+    image = np.random.default_rng(0).integers(2000, 4000, (3, 64, 96)).astype(np.uint16)
+    image[:, :, 40:] //= 40  # no tissue there
+    lines = ["slide_id,patient_id,split,path,mpp,path:tpef,path:cars,path:shg"]
+    for name, order, case in (("a", [0, 1, 2], str.upper), ("b", [2, 0, 1], str.lower)):
+        names = [case(each) for each in np.array(["CARS", "TPEF", "SHG"])[order].tolist()]
+        tifffile.imwrite(tmp_path / f"{name}.ome.tif", image[order], photometric="minisblack",
+                         metadata={"axes": "CYX", "Channel": {"Name": names}})  # fmt: skip
+        lines.append(f"{name},{name},train,{name}.ome.tif,1.0,,,")
+    for number, channel in enumerate(("CARS", "TPEF", "SHG")):
+        write_channel(tmp_path / f"{channel}.tif", image[number], mpp=1.0)
+    lines.append("c,c,train,,1.0,TPEF.tif,CARS.tif,SHG.tif")
+    (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
+    settings = {"intensity": IntensityConfig(scope=scope), "tissue": TissueConfig(background="dark")}
+    config = TileConfig(patch_px=32, mpp=1.0, **settings)
+    outcomes = tile(tmp_path / "m.csv", tmp_path / "work", config)
+    assert [(each.slide_id, each.state) for each in outcomes] == [("a", "done"), ("b", "done"), ("c", "done")]
+    first, *others = (PatchStore(tmp_path / "work" / "slides" / f"{name}.zarr") for name in "abc")
+    pixels = first.read(np.arange(6))
+    np.testing.assert_array_equal(pixels[0], image[:, :32, :32])
+    for store in others:
+        assert store.attributes["channels"] == first.attributes["channels"] == ["CARS", "TPEF", "SHG"]
+        np.testing.assert_array_equal(store.read(np.arange(6)), pixels)
+    again = tile(tmp_path / "m.csv", tmp_path / "work", config)
+    assert [each.state for each in again] == ["current"] * 3

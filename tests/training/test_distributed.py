@@ -1,0 +1,143 @@
+"""Several processes: each holds as many samples of every half and cell, and together they equal one process."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import rank_of_several
+import torch
+from made_patches import toy, write_work
+
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.debias.methods import NAMES, method
+from pathopatch.training.checkpoint import peek
+from pathopatch.training.distributed import Ranks, refuse_several, shares
+from pathopatch.training.fit import CHECKPOINT, NONFINITE, fit_arrays
+from pathopatch.training.run import fit
+
+SMALL = {
+    "input_px": 16, "steps": 30, "batch_per_class": 8, "evaluations": 2, "threads": 1, "optimizer": "sgd",
+    "learning_rate": 0.01, "device": "cpu", "cell_unit": 2,
+}  # fmt: skip
+JOBS = {
+    **{name: {**SMALL, "method": name} for name in NAMES},
+    "groupdro-hard": {**SMALL, "method": "groupdro", "groupdro_eta": 0.5, "clip_norm": 0.5, "schedule": "cosine"},
+    "odd": {**SMALL, "cell_unit": 1},
+    "rank": {**SMALL, "cell_unit": 1, "attribute": "rank"},
+    "diverges": {**SMALL, "method": "erm", "learning_rate": 1e20, "average_weights": False},
+}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes reached in every job."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(rank_of_several.train, (2, folder, JOBS), nprocs=2)
+    return folder
+
+
+def _said(folder, name, rank):
+    return json.loads((folder / f"{name}-{rank}.json").read_text())
+
+
+@pytest.mark.parametrize("name", [name for name in JOBS if name != "diverges"])
+def test_two_processes_equal_one(together, name):
+    patches, val = toy([[30, 8], [8, 30]], seed=0), toy([[150, 150], [150, 150]], seed=1)
+    alone = fit_arrays(patches, val, TrainConfig(**JOBS[name]))
+    weights = [torch.load(together / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for key, value in alone.network.state_dict().items():
+        assert torch.equal(weights[0][key], weights[1][key])
+        assert (weights[0][key] - value).abs().max() <= 1e-6, key
+    said = _said(together, name, 0)
+    assert said == _said(together, name, 1)
+    for ours, theirs in zip(said["history"], alone.history, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    assert said["validation"] == pytest.approx(alone.validation, abs=1e-6)
+    assert said["threshold"] == pytest.approx(alone.decision_threshold, abs=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_all_processes_together_and_names_the_whole_batch(together):
+    first, second = (_said(together, "diverges", rank) for rank in (0, 1))
+    assert first == second
+    assert "NONFINITE" in first["error"]
+    written = json.loads((together / "diverges" / NONFINITE).read_text())
+    assert len(written["patch_ids"]) == 2 * 8
+
+
+def test_the_first_process_leaves_one_checkpoint_that_one_process_can_take_up(together):
+    assert peek(together / "groupdro" / CHECKPOINT, fingerprint="f")["step"] == 30
+    assert [path.name for path in (together / "groupdro").iterdir()] == [CHECKPOINT]
+
+
+def _cells(group, n_groups=4):
+    return np.bincount(group, minlength=n_groups).tolist()
+
+
+@pytest.mark.parametrize(("name", "parts"), [("gerne", 2), ("resample", 1), ("groupdro", 1), ("erm-balanced", 1)])
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_process_holds_as_many_of_each_half_and_cell(name, parts, world):
+    patches = toy([[37, 5], [3, 41]], seed=0, side=4)
+    group = 2 * patches.label + patches.attribute
+    sampler = method(name)[0].sampler(patches.label, patches.attribute, batch_per_class=16, steps=50, seed=0)
+    assert sampler.parts == parts
+    for indices in sampler.in_units(world):
+        places = shares(group[indices], parts=parts, world=world)
+        assert sorted(places.flatten().tolist()) == list(range(32))
+        half = 32 // parts
+        for part in range(parts):
+            held = [row[(row >= part * half) & (row < (part + 1) * half)] for row in places]
+            cells = [_cells(group[indices][some]) for some in held]
+            assert cells == [cells[0]] * world
+
+
+def test_without_units_the_cells_of_two_processes_differ_by_one_at_most():
+    group = np.array([0, 1, 1, 1, 0, 0, 1, 1])
+    places = shares(group, parts=1, world=2)
+    assert [_cells(group[row], 2) for row in places] == [[2, 2], [1, 3]]
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused_with_what_would_do():
+    with pytest.raises(InputUnsupportedError, match=r"a batch of 6 in 2 parts .* by 2 processes.*multiple of 4"):
+        shares(np.zeros(6, dtype=np.int64), parts=2, world=2)
+
+
+def test_one_process_neither_waits_nor_sends():
+    ranks = Ranks.current()
+    loss = torch.rand(3, requires_grad=True)
+    assert ranks == Ranks(0, 1)
+    assert ranks.is_first
+    assert ranks.whole_batch(loss, np.arange(3)[None]) is loss
+    ranks.barrier()
+
+
+def test_tuning_and_studies_are_refused_under_torchrun(monkeypatch):
+    refuse_several("tuning")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputUnsupportedError, match="tuning under torchrun"):
+        refuse_several("tuning")
+
+
+def test_the_command_line_trains_one_run_under_torchrun_which_one_process_then_finds_done(tmp_path):
+    write_work(tmp_path)
+    study = tmp_path / "study.toml"
+    settings = "input_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\nthreads = 1\n"
+    study.write_text(f'manifest = "m.csv"\nwork = "."\n[train]\n{settings}')
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
+    ours = ["-m", "pathopatch.cli", "train", str(tmp_path), "--device", "cpu", "--config", str(study)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [sys.executable, *torchrun, *ours], env=environment, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "gerne-t0.25-s0"
+    assert done.stdout == f"{folder}\n"  # the first process alone says so
+    config = TrainConfig.model_validate_json((folder / "config.json").read_text())
+    assert config.cell_unit == 2
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert fit(tmp_path, config) == folder
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

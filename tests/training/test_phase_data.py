@@ -1,0 +1,268 @@
+"""Methods in the loop: what passes between their phases, that each resumes exactly, and that they learn."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from made_patches import toy
+
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.debias.methods import NAMES, Phase, method, steps_in_all
+from pathopatch.debias.objectives import Mean
+from pathopatch.debias.pseudo import minority_found
+from pathopatch.debias.samplers import UniformBatchSampler
+from pathopatch.training import phase_data
+from pathopatch.training.distributed import Ranks
+from pathopatch.training.fit import Keep, fit_arrays
+from pathopatch.training.selection import score
+
+TRAIN = toy([[40, 8], [8, 40]], seed=0)
+VAL = toy([[10, 10], [10, 10]], seed=1)
+
+
+def _config(**changes):
+    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1, "learning_rate": 3e-3}
+    return TrainConfig(**{**small, **changes})
+
+
+def _unknown(patches):
+    return patches.with_attribute(np.full(len(patches), -1))
+
+
+def _equal(one, other):
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_killed_in_its_last_phase_and_resumed_equals_an_undisturbed_run_to_the_bit(tmp_path, name):
+    config = _config(method=name)
+    undisturbed = fit_arrays(TRAIN, VAL, config)
+    in_all = steps_in_all(method(name), config.steps)
+    last = method(name)[-1].steps(config.steps)
+
+    def kill(step, total, metrics):
+        assert total == in_all
+        if step == in_all - last // 2:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=kill)
+    steps = []
+    resumed = fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=lambda s, t, m: steps.append(s))
+    assert len(steps) < in_all or in_all == 1
+    assert _equal(resumed.network, undisturbed.network)
+    assert resumed.history == undisturbed.history
+
+
+def _recorded(calls):
+    def relabel(probability, label, attribute):
+        calls.append((probability, label, attribute))
+        return (np.arange(len(label)) % 2).astype(np.int64)
+
+    return relabel
+
+
+def test_a_relabelling_phase_gets_the_probabilities_of_the_phase_before_and_draws_by_what_it_returns():
+    calls, drawn = [], []
+
+    def sampler(label, attribute, **sizes):
+        drawn.append(np.asarray(attribute))
+        return UniformBatchSampler(label, attribute, **sizes)
+
+    phases = (
+        Phase(sampler=UniformBatchSampler, objective=lambda n: Mean()),
+        Phase(sampler=sampler, objective=lambda n: Mean(), relabel=_recorded(calls), starts_anew=True),
+    )
+    first = fit_arrays(TRAIN, VAL, _config(augment=False), phases=phases[:1])
+    fit_arrays(TRAIN, VAL, _config(augment=False), phases=phases)
+    ((probability, label, attribute),) = calls
+    mean, std = (np.array(v, dtype=np.float32)[:, None, None] for v in (first.mean, first.std))
+    logits = first.network(torch.from_numpy((TRAIN.read(slice(None)) - mean) / std)).detach().double()
+    np.testing.assert_allclose(probability, torch.softmax(logits, dim=1).numpy(), atol=1e-4)
+    assert (label.tolist(), attribute.tolist()) == (TRAIN.label.tolist(), TRAIN.attribute.tolist())
+    assert drawn[-1].tolist() == (np.arange(len(TRAIN)) % 2).tolist()
+
+
+def test_a_phase_that_starts_anew_begins_with_the_weights_of_the_first():
+    still = {"learning_rate": 1e-30, "weight_decay": 0.0, "average_weights": False, "select": "last"}
+    phase = {"sampler": UniformBatchSampler, "objective": lambda n: Mean()}
+    moved = Phase(**phase, lr_scale=1e27)
+    one = fit_arrays(TRAIN, None, _config(**still), phases=[Phase(**phase)])
+    anew = fit_arrays(TRAIN, None, _config(**still), phases=[moved, Phase(**phase, starts_anew=True)])
+    onward = fit_arrays(TRAIN, None, _config(**still), phases=[moved, Phase(**phase)])
+    weights = [fitted.network.features[0].weight for fitted in (one, anew, onward)]
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-9)
+    assert (weights[2] - weights[0]).abs().max() > 1e-4
+
+
+def test_the_weight_decay_of_a_phase_is_scaled():
+    # SGD without a gradient to speak of shrinks each weight by 1 - lr decay a step: .9 and .8 for one step
+    config = _config(optimizer="sgd", learning_rate=1.0, weight_decay=0.1, steps=1, evaluations=1, select="last")
+    config = config.model_copy(update={"average_weights": False})
+
+    class Nothing(torch.nn.Module):
+        def forward(self, loss, group):
+            return 0.0 * loss.sum()
+
+    norms = []
+    for scale in (0.0, 1.0, 2.0):
+        phase = Phase(sampler=UniformBatchSampler, objective=lambda n: Nothing(), weight_decay_scale=scale)
+        network = fit_arrays(TRAIN, None, config, phases=[phase]).network
+        norms.append(network.classifier.weight.norm().item())
+    assert norms[1] / norms[0] == pytest.approx(0.9, rel=1e-5)
+    assert norms[2] / norms[0] == pytest.approx(0.8, rel=1e-5)
+
+
+def test_the_pseudo_minority_is_held_against_the_true_one_in_the_history():
+    history = fit_arrays(TRAIN, VAL, _config(method="gerne-unknown", t=0.25)).history
+    first = [row for row in history if row["phase"] == 0]
+    second = [row for row in history if row["phase"] == 1]
+    assert all("pseudo_precision" not in row for row in first)
+    assert {row["pseudo_hard_n"] for row in second} == {24.0}  # a quarter of 48, twice
+    (precision,), (recall,) = ({row[f"pseudo_{name}"] for row in second} for name in ("precision", "recall"))
+    assert recall == pytest.approx(precision * 24 / 16)  # 16 are of the minority
+    unknown = fit_arrays(_unknown(TRAIN), VAL, _config(method="gerne-unknown", t=0.25)).history[-1]
+    assert (unknown["pseudo_hard_n"], unknown["pseudo_precision"], unknown["pseudo_recall"]) == (24.0, None, None)
+
+
+def test_precision_and_recall_by_hand():
+    label = np.array([0, 0, 0, 0, 1, 1, 1])
+    attribute = np.array([0, 0, 1, 2, 1, 1, -1])
+    hard = np.array(
+        [0, 1, 1, 0, 0, 0, 1]
+    )  # the minority is 2 and 3; of the hard 1, 2 and 6 two are known, one is right
+    assert minority_found(hard, label, attribute) == {"hard_n": 3.0, "precision": 0.5, "recall": 0.5}
+    nothing = minority_found(np.zeros(7), label, np.full(7, -1))
+    assert nothing["hard_n"] == 0
+    assert np.isnan([nothing["precision"], nothing["recall"]]).all()
+
+
+def test_gerne_without_any_attribute_trains_selects_by_class_and_takes_t_of_at_most_a_half():
+    fitted = fit_arrays(_unknown(TRAIN), _unknown(VAL), _config(method="gerne-unknown", t=0.5))
+    assert fitted.validation["n of label 0"] == 20
+    with pytest.raises(InputUnsupportedError, match="no validation patch"):
+        fit_arrays(_unknown(TRAIN), _unknown(VAL), _config(method="gerne-unknown", t=0.6))
+    fit_arrays(_unknown(TRAIN), VAL, _config(method="gerne-unknown", t=0.6, steps=1))
+    assert fit_arrays(_unknown(TRAIN), None, _config(method="gerne-unknown", select="last")).step == 4
+
+
+def test_the_biased_model_is_picked_by_the_mean_of_its_classes(monkeypatch):
+    scores = []
+
+    def spy(measures, rule):
+        scores.append(rule)
+        return score(measures, rule)
+
+    monkeypatch.setattr(sys.modules[fit_arrays.__module__], "score", spy)
+    fit_arrays(TRAIN, VAL, _config(method="gerne-unknown", select="gba"))
+    assert scores == ["cba", "cba", "gba", "gba"]
+
+
+def test_what_a_phase_learns_from_validation_takes_no_part_in_selecting():
+    phases = method("dfr")
+    halves = phase_data.held(VAL, phases, seed=0)
+    assert halves.select is not None
+    assert halves.out is not None
+    mine, theirs = set(halves.select.patch_id), set(halves.out.patch_id)
+    assert not mine & theirs
+    assert mine | theirs == set(VAL.patch_id)
+    fitted = fit_arrays(TRAIN, VAL, _config(method="dfr"))
+    n = sum(value for name, value in fitted.validation.items() if name.startswith("n of"))
+    assert n == len(halves.select)
+    assert fitted.history[-1]["held_out_n"] == len(halves.out)
+    assert phase_data.held(VAL, method("gerne"), seed=0).select is VAL
+
+
+def test_patients_are_not_divided_between_the_halves_where_that_leaves_all_groups_in_both():
+    halves = phase_data.held(VAL, method("dfr"), seed=0)
+    assert halves.by_patient
+    assert not set(halves.select.patient) & set(halves.out.patient)
+    for half in (halves.select, halves.out):
+        assert (np.bincount(2 * half.label + half.attribute, minlength=4) > 0).all()
+
+
+def test_one_patients_patches_are_halved_group_by_group():
+    single = toy([[7, 4], [2, 6]], seed=3, side=8)
+    single.patient[:] = "p"
+    halves = phase_data.held(single, method("dfr"), seed=0)
+    assert not halves.by_patient
+    assert np.bincount(2 * halves.out.label + halves.out.attribute).tolist() == [4, 2, 1, 3]
+    assert np.bincount(2 * halves.select.label + halves.select.attribute).tolist() == [3, 2, 1, 3]
+
+
+def test_only_the_last_layer_of_dfr_moves_in_its_second_phase():
+    config = _config(method="dfr", augment=False)
+    first = fit_arrays(TRAIN, VAL, config, phases=[*method("dfr")[:1], *method("dfr", refit_share=1e-9)[1:]])
+    longer = fit_arrays(TRAIN, VAL, config, phases=method("dfr", refit_share=3.0))
+    a, b = first.network.state_dict(), longer.network.state_dict()
+    assert {name for name in a if not torch.equal(a[name], b[name])} == {"classifier.weight", "classifier.bias"}
+
+
+def test_dfr_without_validation_or_with_an_empty_group_there_is_refused():
+    with pytest.raises(InputUnsupportedError, match="split 'val'"):
+        fit_arrays(TRAIN, None, _config(method="dfr", select="last"))
+    with pytest.raises(GroupEmptyError, match="in validation"):
+        fit_arrays(TRAIN, toy([[6, 0], [6, 6]], seed=0), _config(method="dfr"))
+
+
+def _never(step, total, metrics):
+    raise AssertionError(f"step {step} was taken")
+
+
+def test_a_group_of_one_validation_patch_cannot_be_both_learnt_from_and_selected_by():
+    val = toy([[1, 6], [6, 6]], seed=0)
+    with pytest.raises(GroupEmptyError, match=r"in validation, no sample in \(label 0, attribute 0\)"):
+        fit_arrays(TRAIN, val, _config(method="dfr"), progress=_never)
+    assert fit_arrays(TRAIN, val, _config(method="gerne")).validation["n of label 0, attribute 0"] == 1
+
+
+def test_what_the_second_phase_of_dfr_cannot_draw_is_refused_before_the_first():
+    lacking = toy([[6, 0], [6, 6]], seed=0)
+    with pytest.raises(GroupEmptyError, match=r"\(label 0, attribute 1\)"):
+        fit_arrays(TRAIN, lacking, _config(method="dfr", select="last", tune_threshold=False), progress=_never)
+    with pytest.raises(InputUnsupportedError, match="split 'val'"):
+        fit_arrays(TRAIN, None, _config(method="dfr", select="last"), progress=_never)
+
+
+def test_dfr_neither_trains_on_what_it_holds_out_nor_draws_it_by_another_attribute_than_the_rest():
+    on_both = _config(method="dfr", select="last", tune_threshold=False, train_splits=("train", "val"))
+    with pytest.raises(InputUnsupportedError, match=r"held-out .*train_splits"):
+        fit_arrays(TRAIN, VAL, on_both, progress=_never)
+    with pytest.raises(InputUnsupportedError, match=r"leave \[train\] select_at out, or train dfr at threshold 0.5"):
+        fit_arrays(TRAIN, VAL, _config(method="dfr", select_at=0.5), progress=_never)
+
+
+@pytest.mark.parametrize("name", ["erm", "gerne-unknown", "jtt"])
+def test_a_method_without_attributes_learns_the_same_to_the_bit_where_training_knows_them(name):
+    config = _config(method=name, t=0.25)
+    assert _equal(fit_arrays(TRAIN, VAL, config).network, fit_arrays(_unknown(TRAIN), VAL, config).network)
+
+
+@pytest.mark.parametrize("name", ["gerne-unknown", "jtt"])
+def test_pseudo_attributes_follow_from_numbers_that_all_processes_share(monkeypatch, name):
+    shared = []
+
+    def spy(ranks, compute, index, *, chunk):
+        shared.append(len(index))
+        return compute(index)
+
+    monkeypatch.setattr(Ranks, "rows", spy)
+    fit_arrays(TRAIN, VAL, _config(method=name))
+    assert shared.count(len(TRAIN)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("reweight", 180), ("oversample", 80), ("gerne-unknown", 120), ("jtt", 120), ("dfr", 120)]
+)
+def test_debiasing_methods_undo_a_shortcut_that_erm_takes(name, steps):
+    train, val = toy([[190, 10], [10, 190]], seed=0), toy([[60, 60], [60, 60]], seed=1)
+    settings = {"steps": steps, "batch_per_class": 16, "augment": False, "t": 0.05, "evaluations": 4}
+    fitted = fit_arrays(train, val, _config(method=name, **settings))
+    assert fitted.validation["wga_at_zero"] > 0.6  # erm of 80 steps: below 0.2
