@@ -34,13 +34,13 @@ from pathopatch.models.bundle import load_model
 from pathopatch.models.compatibility import read_spec
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.store import PatchStore
+from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.leakage import TRAINED, VALIDATED, slide_marks
 from pathopatch.training.source import Source, common_source
 
 FOLDER = "evaluations"
 ALL = "all"
 """Name under which all labelled patches are judged together, whatever their split."""
-_MPP_TOLERANCE = 1.02
 _MEASURES = (("wga", "WGA"), ("gba", "GBA"), ("average", "average"))
 
 
@@ -165,7 +165,7 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
         pairs += [(f"intensity rule {key}", rules[0][key], rules[1][key]) for key in rules[0]]
     differences = [f"{what} is {here}, the model's {there}" for what, here, there in pairs if here != there]
     mpps = [mpp for mpp in (source.mpp, spec.mpp) if mpp is not None]
-    if len(mpps) == 2 and max(mpps) > _MPP_TOLERANCE * min(mpps):
+    if len(mpps) == 2 and not mpp_agrees(*mpps):
         differences.append(f"mpp is {source.mpp:g}, the model's {spec.mpp:g}")
     if differences:
         raise CheckpointIncompatibleError(

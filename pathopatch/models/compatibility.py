@@ -24,6 +24,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import read_json
 from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec
+from pathopatch.slides.resolution import MPP_TOLERANCE
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 WEIGHTS, SPEC = "model.safetensors", "model.json"
 HEADER = "pathopatch"
 """One key of the weights' header, since safetensors orders several at random and equal models have equal bytes."""
-_MPP_TOLERANCE = 1.02
 _UNSAFE = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
 
 
@@ -129,7 +129,7 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
             place=place,
             remedy="give the model's channels under its names; their order and case do not matter to predict",
         )
-    if spec.mpp is not None and slide.mpp > spec.mpp * _MPP_TOLERANCE:
+    if spec.mpp is not None and slide.mpp > spec.mpp * (1 + MPP_TOLERANCE):
         raise CheckpointIncompatibleError(
             f"the slide has {slide.mpp:g} um/px, the model needs {spec.mpp:g} or finer",
             place=place,

@@ -24,8 +24,8 @@ from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.planes import planes
 from pathopatch.slides.registration import measure_shifts, whole_offsets
+from pathopatch.slides.resolution import MPP_TOLERANCE
 
-_MPP_TOLERANCE = 1.02  # mpp values that agree within 2 % count as equal
 _BAND_PX = 2048
 _BATCH_PATCHES = 256
 _BATCH_BYTES = 32 * 2**20  # patches held at a time
@@ -115,9 +115,9 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
         The slide is coarser than the target by more than 2 %.
     """
     downsample = 1.0 if config.mpp is None else config.mpp / slide.mpp
-    if 1 / _MPP_TOLERANCE <= downsample <= _MPP_TOLERANCE:
+    if 1 / (1 + MPP_TOLERANCE) <= downsample <= 1 + MPP_TOLERANCE:
         downsample = 1.0
-    if downsample < 1 / _MPP_TOLERANCE:
+    if downsample < 1 / (1 + MPP_TOLERANCE):
         raise InputUnsupportedError(
             f"the slide has {slide.mpp:g} um/px and is coarser than the target of {config.mpp:g} um/px",
             place=str(slide.paths[0]),

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from pathopatch.core.config import ReadyConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.slides import open_slide
-from pathopatch.slides.facts import ALPHA_NOTE
 from pathopatch.slides.mask_image import raster
 from pathopatch.slides.resample import resized
+from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
 
 _RGB = ("R", "G", "B")
 _LISTED = 10
 _PX = (8, 4096)
-_SCALE_TOLERANCE = 1.02  # as between the slides of a cohort
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _common_shrinkage(looks: Sequence[Look], px: int, fit: Literal["crop", "stre
     sizes = [(look.width, look.height) for look in looks]
     sides = [min(size) for size in sizes] if fit == "crop" else [side for size in sizes for side in size]
     low, high = min(sides), max(sides)
-    return None if high > _SCALE_TOLERANCE * low else math.sqrt(low * high) / px
+    return math.sqrt(low * high) / px if mpp_agrees(low, high) else None
 
 
 def read_image(path: Path, look: Look) -> NDArray[np.generic]:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import IntensityConfig
 from pathopatch.slides.background import Polarity
+from pathopatch.slides.resolution import MPP_TOLERANCE
 
 _LEVELS = 2001  # quantiles that stand for a slide in a cohort: every 0.05 %
-_SAME_SCALE = 1.02  # mpp values that agree within 2 % count as equal
 
 
 def windows(
@@ -257,7 +257,7 @@ def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
         0 for fewer than 3 pixels a side, where there is no Laplacian.
     """
     mean = _mean_channel(scaled)
-    if factor > _SAME_SCALE and mean.size:
+    if factor > 1 + MPP_TOLERANCE and mean.size:
         height, width = (max(1, round(side / factor)) for side in mean.shape)
         mean = np.asarray(cv2.resize(mean, (width, height), interpolation=cv2.INTER_AREA), np.float32)
     if min(mean.shape) < 3:

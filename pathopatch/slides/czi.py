@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputCorruptError, PathopatchError
 from pathopatch.slides.axes import Choice, unsupported
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.planes import Pixels
-from pathopatch.slides.resolution import UNSTATED, Resolution, resolution
+from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 
 _DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32", "Bgr24": "uint8", "Bgr48": "uint16"}

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import ALPHA_NOTE, RGB, Level, SlideFacts
 from pathopatch.slides.mask_image import Raster, raster
 from pathopatch.slides.planes import Pixels, opacity_of
-from pathopatch.slides.resolution import Resolution
+from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
 
 SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import SlideFacts
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr_metadata import ImageFacts, read_image
 from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.zarr_reader import ZarrReader
 

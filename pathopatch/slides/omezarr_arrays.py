@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pathopatch.core.errors import InputTooLargeError
-from pathopatch.slides.facts import DTYPES
 from pathopatch.slides.omezarr_json import corrupt, read_object, unsupported
+from pathopatch.slides.resolution import DTYPES
 
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
 _MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk

@@ -7,11 +7,10 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from pathopatch.slides.facts import Level
 from pathopatch.slides.omezarr_arrays import ZarrArray
 from pathopatch.slides.omezarr_json import corrupt
 from pathopatch.slides.resample import nominal_downsample
-from pathopatch.slides.resolution import UNSTATED, Resolution, axis_resolution
+from pathopatch.slides.resolution import UNSTATED, Level, Resolution, axis_resolution
 
 _SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.slides.facts import Level
 from pathopatch.slides.omezarr_arrays import ZarrArray, read_array
 from pathopatch.slides.omezarr_json import corrupt, read_list, read_object, unsupported
 from pathopatch.slides.omezarr_levels import level_resolution, level_scale, levels_of_field
-from pathopatch.slides.resolution import Resolution
+from pathopatch.slides.resolution import Level, Resolution
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.planes import Pixels
 from pathopatch.slides.resample import nominal_downsample
-from pathopatch.slides.resolution import UNSTATED, Resolution, resolution
+from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 
 

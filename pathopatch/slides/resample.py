@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.slides.planes import Pixels, planes
+from pathopatch.slides.resolution import MPP_TOLERANCE
 
 _BAND_BYTES = 32 * 2**20  # source pixels held at a time; the C library keeps no larger memory for the next band
 _ROWS_AT_ONCE = 8  # target rows that are summed together: what they take fits into a cache
@@ -44,7 +45,6 @@ def nominal_downsample(size: tuple[int, int], level_size: tuple[int, int]) -> fl
 # at 4 um/px a model's probabilities moved by up to .21 at a factor of 1, .09 at 2, .06 at 4 and not at 8; reading a
 # patch of 256 px took 6, 2, 10 and 40 ms, a network of that size 30. Measured by tests/benchmarks/levels.py.
 EXACT_READ_FACTOR = 4.0
-_NEAR_FACTOR = 1.02  # 0.499 um/px is as good as 0.5
 
 
 def level_for(downsamples: Sequence[float], downsample: float, *, exact_factor: float = 1.0) -> int:
@@ -63,7 +63,7 @@ def level_for(downsamples: Sequence[float], downsample: float, *, exact_factor: 
         At least 1. A target px costs at most its square in source px.
     """
     fitting = [i for i, value in enumerate(downsamples) if value <= downsample * (1 + SAME_FACTOR)]
-    near = [i for i in fitting if downsample <= downsamples[i] * exact_factor * _NEAR_FACTOR]
+    near = [i for i in fitting if downsample <= downsamples[i] * exact_factor * (1 + MPP_TOLERANCE)]
     if exact_factor > 1 and near:
         return min(near, key=lambda i: downsamples[i])
     return max(fitting, key=lambda i: downsamples[i], default=0)

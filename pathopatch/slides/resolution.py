@@ -1,4 +1,4 @@
-"""How many micrometres a pixel has, as far as the file says, and why not where it does not."""
+"""Facts that a file states before any pixel is read: channels, sample type, levels, micrometres per pixel."""
 
 from __future__ import annotations
 
@@ -6,12 +6,23 @@ import math
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pathopatch.core.config import MPP_RANGE
+import numpy as np
 
-MAX_MISMATCH = 0.02
-"""Relative difference of two mpp values that are still taken for the same."""
+from pathopatch.core.config import MPP_RANGE
+from pathopatch.core.errors import ChannelMismatchError
+
+MPP_TOLERANCE = 0.02
+"""Relative difference up to which two mpp values count as one scale.
+
+0.499 um/px is as good as 0.5. Resampling one to the other would blur an image for a difference that no network sees.
+"""
+RGB = ("R", "G", "B")
+DTYPES = tuple(np.dtype(name) for name in ("uint8", "uint16", "int8", "int16", "float32", "float64"))
+"""Sample types that a slide may have."""
+ALPHA_NOTE = "the alpha sample is taken as opacity; if it is a channel, name all samples in the column channels"
 
 _UM_PER_UNIT = {
     "m": 1e6, "dm": 1e5, "cm": 1e4, "mm": 1e3, "um": 1.0, "nm": 1e-3, "pm": 1e-6, "inch": 25400.0, "in": 25400.0,
@@ -21,16 +32,17 @@ _UM_PER_UNIT = {
 
 
 @dataclass(frozen=True)
-class Resolution:
-    """Micrometres per pixel of level 0, or why they are unknown.
+class Level:
+    """One resolution of a slide: its size in px of this level, and level-0 px per px of this level."""
 
-    Parameters
-    ----------
-    mpp : float or None
-        um per level-0 px.
-    reason : str
-        Why `mpp` is None, with the offending value.
-    """
+    width: int
+    height: int
+    downsample: float
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Micrometres per level-0 px; None where unknown, then `reason` says why, with the offending value."""
 
     mpp: float | None
     reason: str = ""
@@ -39,8 +51,40 @@ class Resolution:
 UNSTATED = Resolution(None, "the file does not state it")
 
 
+@dataclass(frozen=True)
+class SlideFacts:
+    """Facts that an adapter finds in its file before any pixel is read."""
+
+    channels: tuple[str, ...]
+    dtype: np.dtype[np.generic]
+    levels: tuple[Level, ...]
+    resolution: Resolution
+    paths: tuple[Path, ...]
+    bounds: tuple[int, int, int, int] | None = None  # x, y, width, height, level-0 px
+    notes: tuple[str, ...] = ()  # what was chosen or assumed in reading the file, for a person to check
+
+    def renamed(self, channels: tuple[str, ...] | None) -> tuple[str, ...]:
+        """Return the names that the caller gives, or the file's own; refuse a wrong count or a name given twice."""
+        if channels is None:
+            return self.channels
+        if len(channels) != len(self.channels) or len(set(channels)) != len(channels):
+            raise ChannelMismatchError(
+                f"{len(channels)} channel names {', '.join(channels)} for {len(self.channels)} planes "
+                f"({', '.join(self.channels)})",
+                place=", ".join(str(path) for path in self.paths),
+                remedy="give one name per plane, each once, or choose one plane with #plane=",
+            )
+        return tuple(channels)
+
+
+def mpp_agrees(*mpps: float) -> bool:
+    """Return whether scales, um/px, count as one: the coarsest is at most `MPP_TOLERANCE` above the finest."""
+    # Written with "not", so that NaN, an unknown scale, contradicts nothing.
+    return not max(mpps) > (1 + MPP_TOLERANCE) * min(mpps)
+
+
 def resolution(x: float | str | None, y: float | str | None, *, source: str) -> Resolution:
-    """Return the resolution that two values state, checked for sense.
+    """Return the resolution that two values state, if they make sense.
 
     Parameters
     ----------
@@ -57,27 +101,19 @@ def resolution(x: float | str | None, y: float | str | None, *, source: str) -> 
         return Resolution(None, f"{source} is not a number: {x!r}, {y!r}")
     low, high = MPP_RANGE
     if not (low <= across <= high and low <= down <= high):
-        said = f"{across:g}" if across == down else f"{across:g} x {down:g}"
-        return Resolution(None, f"{source} gives {said} um/px, outside {low:g} to {high:g}")
-    if abs(across - down) > MAX_MISMATCH * max(across, down):
+        sides = f"{across:g}" if across == down else f"{across:g} x {down:g}"
+        return Resolution(None, f"{source} gives {sides} um/px, outside {low:g} to {high:g}")
+    if abs(across - down) > MPP_TOLERANCE * max(across, down):
         return Resolution(None, f"{source} gives {across:g} um/px across and {down:g} down: pixels must be square")
+    # The geometric mean keeps the area of a pixel. Equal values stay as they are: the root would move the last digit.
     return Resolution(across if across == down else math.sqrt(across * down))
 
 
 def axis_resolution(x: float, y: float, unit_x: str | None, unit_y: str | None, *, source: str) -> Resolution:
-    """Return the resolution that two lengths of a pixel and their units state; a length without a unit says nothing.
-
-    Parameters
-    ----------
-    x, y : float
-        Size of a pixel across and down, in its unit.
-    unit_x, unit_y : str or None
-        Names of the units.
-    source : str
-        Where they were read, for the message.
-    """
+    """Return the resolution that the lengths of a pixel across and down, each in its unit, state."""
     um = []
     for value, unit in ((x, unit_x), (y, unit_y)):
+        # The formats do not require a unit; a bare number states no length.
         if unit is None:
             return Resolution(None, f"{source} gives {value:g} without a unit")
         um_per_unit = _um(str(unit))
@@ -101,29 +137,30 @@ def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | Non
     image : int
         Number of the page's image among those of an OME-XML document.
     """
+    # The tags come last: ImageJ counts them in a unit of its own, and OME writers may leave them at 1.
     if description.lstrip().startswith("<") and "<OME" in description[:4000]:
         return _ome_resolution(ome_pixels(description, image, size=(page.imagewidth, page.imagelength)))
     if imagej and imagej.get("unit"):
-        return _unit_resolution(page, str(imagej["unit"]))
+        return _tag_resolution(page, str(imagej["unit"]))
     if description.startswith("Aperio") and (match := re.search(r"\|\s*MPP\s*=\s*([^|\s]+)", description)):
         return resolution(match[1], match[1], source="the Aperio description")
-    unit = int(page.tags.valueof(296, 2))
-    name = {2: "inch", 3: "cm"}.get(unit)
-    if name is None:
-        return UNSTATED if unit == 1 else Resolution(None, f"ResolutionUnit is {unit}")
-    return _unit_resolution(page, name)
+    resolution_unit = int(page.tags.valueof(296, 2))
+    unit = {2: "inch", 3: "cm"}.get(resolution_unit)
+    if unit is None:
+        return UNSTATED if resolution_unit == 1 else Resolution(None, f"ResolutionUnit is {resolution_unit}")
+    return _tag_resolution(page, unit)
 
 
-def _unit_resolution(page: Any, unit: str) -> Resolution:
+def _tag_resolution(page: Any, unit: str) -> Resolution:
     """Return the resolution from the tags XResolution and YResolution, px per unit."""
     um_per_unit = _um(unit)
     if um_per_unit is None:
         return Resolution(None, f"the unit {unit!r} is not one of length")
-    values = [page.tags.valueof(tag) for tag in (282, 283)]
-    if None in values:
+    fractions = [page.tags.valueof(tag) for tag in (282, 283)]
+    if None in fractions:
         return UNSTATED
     mpp = []
-    for numerator, denominator in values:
+    for numerator, denominator in fractions:
         if numerator == 0 or denominator == 0:
             return Resolution(None, f"the resolution tag is {numerator}/{denominator}")
         mpp.append(um_per_unit * denominator / numerator)
@@ -138,6 +175,7 @@ def _ome_resolution(pixels: ET.Element | None) -> Resolution:
     for axis in "XY":
         text = pixels.get(f"PhysicalSize{axis}")
         um_per_unit = _um(pixels.get(f"PhysicalSize{axis}Unit", "um"))
+        # OME allows the units "pixel" and "reference frame", which state no length.
         if text is None or um_per_unit is None:
             return UNSTATED
         try:
@@ -150,27 +188,22 @@ def _ome_resolution(pixels: ET.Element | None) -> Resolution:
 def ome_pixels(description: str, image: int = 0, *, size: tuple[int, int] | None = None) -> ET.Element | None:
     """Return the ``Pixels`` element of an image of an OME-XML document; None if it is not there.
 
-    Parameters
-    ----------
-    description : str
-        The document.
-    image : int
-        Number of the image, from 0.
-    size : tuple of int, optional
-        (width, height) that it has; where several images are described, one of another size is none.
+    Where several images are described, one whose (width, height) differs from `size` is not the image.
     """
     try:
-        found = ET.fromstring(description).findall(".//{*}Image/{*}Pixels")
+        elements = ET.fromstring(description).findall(".//{*}Image/{*}Pixels")
     except ET.ParseError:
         return None
-    if image >= len(found):
+    if image >= len(elements):
         return None
-    said = found[image].get("SizeX"), found[image].get("SizeY")
-    is_other = len(found) > 1 and size is not None and said != tuple(map(str, size))
-    return None if is_other else found[image]
+    stated_size = elements[image].get("SizeX"), elements[image].get("SizeY")
+    # Images of different sizes may stand in another order than their descriptions; a single one has no rival.
+    is_other_image = len(elements) > 1 and size is not None and stated_size != tuple(map(str, size))
+    return None if is_other_image else elements[image]
 
 
 def _um(unit: str) -> float | None:
     """Return micrometres per unit of length; None if the unit is not known."""
+    # Three spellings of the micro sign: ImageJ's escape, U+00B5 and the Greek letter.
     plain = unit.replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u").strip().lower()
     return _UM_PER_UNIT.get(plain)

@@ -23,15 +23,13 @@ from pathopatch.slides.background import (
     guess_polarities,
     parse_background,
 )
-from pathopatch.slides.facts import RGB, Level, SlideFacts
 from pathopatch.slides.planes import Pixels, planes
 from pathopatch.slides.resample import EXACT_READ_FACTOR, SAME_FACTOR, level_for, shrink, shrink_in_bands
-from pathopatch.slides.resolution import resolution
+from pathopatch.slides.resolution import MPP_TOLERANCE, RGB, Level, SlideFacts, resolution
 from pathopatch.slides.unscanned import Unscanned, find_unscanned, with_edge
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
-_COARSEST_UPSCALING = 1.02  # mpp values that agree within 2 % count as equal
 
 
 class _Glance(NamedTuple):
@@ -313,7 +311,7 @@ class Slide(ABC):
         InputCorruptError
             The file cannot be decoded there.
         """
-        if not downsample >= 1 / _COARSEST_UPSCALING:
+        if not downsample >= 1 / (1 + MPP_TOLERANCE):
             raise InputUnsupportedError(
                 f"the slide is coarser than the target: {downsample:.4g} level-0 px per target px",
                 place=str(self.paths[0]),

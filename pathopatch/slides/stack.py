@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import Level, SlideFacts
 from pathopatch.slides.planes import Pixels
-from pathopatch.slides.resolution import MAX_MISMATCH, UNSTATED, Resolution
+from pathopatch.slides.resolution import MPP_TOLERANCE, UNSTATED, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
 
 
@@ -104,7 +103,7 @@ def _same(name: str, one: Slide, other_name: str, other: Slide, *, compare_mpp: 
         differences.append(("type", one.dtype.name, other.dtype.name))
     if compare_mpp and one.has_mpp and other.has_mpp:
         gap = abs(one.mpp - other.mpp)
-        if gap > MAX_MISMATCH * max(one.mpp, other.mpp):
+        if gap > MPP_TOLERANCE * max(one.mpp, other.mpp):
             differences.append(("mpp", f"{one.mpp:g}", f"{other.mpp:g}"))
     if differences:
         said = "; ".join(f"{what} {a} against {b}" for what, a, b in differences)

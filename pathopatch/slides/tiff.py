@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from pathopatch.slides.axes import Choice, Plane, chosen_planes, image_note, page_of, unsupported
 from pathopatch.slides.background import Background
-from pathopatch.slides.facts import ALPHA_NOTE, DTYPES, RGB, Level, SlideFacts
 from pathopatch.slides.integrity import checked_tiff
 from pathopatch.slides.planes import (
     MIRRORED_ACROSS,
@@ -27,7 +26,7 @@ from pathopatch.slides.planes import (
     upright,
 )
 from pathopatch.slides.resample import nominal_downsample
-from pathopatch.slides.resolution import ome_pixels, tiff_resolution
+from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFacts, ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
 from pathopatch.slides.slide import Slide
 

@@ -28,6 +28,7 @@ from pathopatch.core.status import read_status, roll
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.pseudonyms import pseudonymous, require_apart
+from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.batch.run import fail, run_slides, workers_for
 from pathopatch.stages.batch.runlog import logged
@@ -59,8 +60,6 @@ __all__ = [
 ]  # stages, or parts, of other modules
 
 Task = TypeVar("Task", bound=SlideTask)
-
-_MPP_TOLERANCE = 1.02  # a cohort tiled at its own mpp must agree this well
 
 
 # --- tile ----------------------------------------------------------------------------------------------------------
@@ -233,7 +232,7 @@ def one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
     InputUnsupportedError
         No target mpp is given and the slides' own differ by more than 2 %; the finest and the coarsest are named.
     """
-    if config.mpp is None and table["mpp"].max() > _MPP_TOLERANCE * table["mpp"].min():
+    if config.mpp is None and not mpp_agrees(table["mpp"].min(), table["mpp"].max()):
         by_mpp = table.sort_values("mpp")
         low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
         raise InputUnsupportedError(

@@ -9,8 +9,7 @@ from typing import Any
 from pathopatch.core.config import TissueConfig
 from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.patches.store import PatchStore
-
-_MPP_TOLERANCE = 1.02
+from pathopatch.slides.resolution import mpp_agrees
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
         return None
     first = sources[0]
     mpps = [source.mpp for source in sources if source.mpp is not None]
-    if mpps and max(mpps) > _MPP_TOLERANCE * min(mpps):
+    if mpps and not mpp_agrees(*mpps):
         raise ChannelMismatchError(
             f"the slides were tiled at {min(mpps):g} to {max(mpps):g} um/px",
             place="slides",

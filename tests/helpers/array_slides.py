@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pathopatch.slides.facts import Level, SlideFacts
-from pathopatch.slides.resolution import resolution
+from pathopatch.slides.resolution import Level, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 
 
