@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import counted
-from pathopatch.groups.decisions.rows import standing
+from pathopatch.groups.decisions.decision import current_decisions
 from pathopatch.report.collect import SPLITS, Study, patients_in
 from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
 from pathopatch.report.plots import fraction_by_label
@@ -115,7 +115,7 @@ def gallery_section(study: Study, thumbnails: dict[str, str]) -> Html:
         return paragraph("No slide has been predicted yet, so there are no heatmaps.", kind="absent")
     broken = [slide for slide in study.overlays if slide not in thumbnails]
     known = {row["slide_id"]: row for row in study.slides.to_dict("records")} if len(study.slides) else {}
-    decided = {row.slide_id: row for row in standing(study.decisions) if row.x is None}
+    decided = {row.slide_id: row for row in current_decisions(study.decisions) if row.x is None}
     figures = []
     for slide, file in thumbnails.items():
         row = known.get(slide, {})

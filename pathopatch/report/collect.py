@@ -26,9 +26,8 @@ from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.groups import Naming, bins_of, naming_of
-from pathopatch.groups.decisions.log import FILE as DECISIONS_FILE
-from pathopatch.groups.decisions.log import read_log
-from pathopatch.groups.decisions.rows import Recorded
+from pathopatch.groups.decisions.decision import RecordedDecision
+from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.patches.store import store_stamp
 
 SPLITS = ("train", "val", "test")
@@ -73,7 +72,7 @@ class Study:
         A row per evaluated run and label, see `pathopatch.evaluation.dependence`.
     outside : mapping of str to mapping
         ``metrics.json`` of each model from elsewhere that was judged here.
-    decisions : sequence of Recorded
+    decisions : sequence of RecordedDecision
         Everything that reviewers wrote down.
     fingerprints : mapping of str to str
         Of the heatmap of each slide that was decided of, as decisions name it.
@@ -96,7 +95,7 @@ class Study:
     folds: pd.DataFrame | None
     dependence: pd.DataFrame | None = None
     outside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    decisions: Sequence[Recorded] = ()
+    decisions: Sequence[RecordedDecision] = ()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -143,7 +142,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
     table = comparison(work, config=evaluate) if runs and groups is not None else None
     split = "" if table is None else str(table["split"].iloc[0])
-    decisions = read_log(work / DECISIONS_FILE)
+    decisions = read_log(work / LOG_NAME)
     return Study(
         name=work.resolve().name,
         slides=_slides(tiled_in(work), groups),

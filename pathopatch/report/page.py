@@ -14,7 +14,7 @@ import cv2
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import atomic_path, write_bytes
 from pathopatch.groups.attribute import LABELS
-from pathopatch.groups.decisions.table import csv_text
+from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.report.audit import before_training, verdict_box
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
 from pathopatch.report.collect import Study, read_study
@@ -83,7 +83,7 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
         if len(predictions):
             predictions.to_csv(temporary / "predictions.csv", index=False, lineterminator="\n", float_format="%.9g")
         if study.decisions:
-            write_bytes(temporary / "decisions.csv", csv_text(study.decisions).encode())
+            write_bytes(temporary / "decisions.csv", decisions_csv(study.decisions).encode())
         write_bytes(temporary / "index.html", page.encode())
     return out / "index.html"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.groups.decisions.applied import counted_text
-from pathopatch.groups.decisions.rows import PATCH_VERDICTS, SLIDE_VERDICTS, Recorded, standing
+from pathopatch.groups.decisions.apply import decision_summary
+from pathopatch.groups.decisions.decision import PATCH_VERDICTS, SLIDE_VERDICTS, RecordedDecision, current_decisions
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.report.cohort import slide_warnings
 from pathopatch.report.collect import Study
@@ -39,9 +39,9 @@ def predicted_slides(study: Study) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows if row["predict_state"]]
 
 
-def verdicts(study: Study) -> dict[str, Recorded]:
+def verdicts(study: Study) -> dict[str, RecordedDecision]:
     """Return the verdict on each slide that stands."""
-    return {row.slide_id: row for row in standing(study.decisions) if row.x is None}
+    return {row.slide_id: row for row in current_decisions(study.decisions) if row.x is None}
 
 
 def predictions_glance(study: Study) -> Html:
@@ -98,7 +98,7 @@ def predicted_section(study: Study) -> Html:
     )  # fmt: skip
 
 
-def _summary_row(row: dict[str, Any], decision: Recorded | None) -> tuple[object, ...]:
+def _summary_row(row: dict[str, Any], decision: RecordedDecision | None) -> tuple[object, ...]:
     said, counts = row["predict_summary"], row["predict_counts"]
     state = row["predict_state"]
     return (
@@ -117,12 +117,12 @@ def _summary_row(row: dict[str, Any], decision: Recorded | None) -> tuple[object
 def review_section(study: Study) -> Html:
     """Return what reviewers decided, and what of it the groups were formed by."""
     used = (study.audit or {}).get("decided")
-    parts = [] if used is None else [paragraph(counted_text(used)), *_flattered(used)]
+    parts = [] if used is None else [paragraph(decision_summary(used)), *_flattered(used)]
     if not study.decisions:
         said = "Nobody has decided anything of these predictions (pathopatch review)."
         return tag("div", *parts, paragraph(said, kind="absent"))
     found = verdicts(study)
-    labels = Counter((row.slide_id, row.verdict) for row in standing(study.decisions) if row.x is not None)
+    labels = Counter((row.slide_id, row.verdict) for row in current_decisions(study.decisions) if row.x is not None)
     outdated = [name for name, row in found.items() if row.fingerprint != study.fingerprints.get(name, "")]
     if outdated:
         parts.append(

@@ -18,8 +18,24 @@ from typing import Any, TypeVar
 from pathopatch.core.errors import InputMissingError, ReviewConflictError
 from pathopatch.core.faultpoints import fault_point
 from pathopatch.core.files import disk_errors, inside
-from pathopatch.groups.decisions.log import BUSY_S, VERSION, is_busy, recorded, require_version, sqlite_errors
-from pathopatch.groups.decisions.rows import FIELDS, UNDO, Decision, Recorded, identity, newest, standing, utc_text
+from pathopatch.groups.decisions.decision import (
+    FIELDS,
+    UNDO,
+    Decision,
+    RecordedDecision,
+    content_key,
+    current_decisions,
+    latest_decision,
+    utc_text,
+)
+from pathopatch.groups.decisions.log import (
+    LOCK_WAIT_S,
+    LOG_VERSION,
+    decision_of_row,
+    is_lock_error,
+    require_version,
+    sqlite_errors,
+)
 
 T = TypeVar("T")
 
@@ -34,7 +50,7 @@ _SCHEMA = (
         BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END""",
     """CREATE TRIGGER decisions_are_kept BEFORE DELETE ON decisions
         BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END""",
-    f"PRAGMA user_version = {VERSION}",
+    f"PRAGMA user_version = {LOG_VERSION}",
 )
 _ALL = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 _OF_SLIDE = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE slide_id = ? ORDER BY id"
@@ -56,11 +72,11 @@ class SlideState:
         The slide.
     revision : int
         How many rows it has; what the next one must have seen.
-    decision : Recorded or None
+    decision : RecordedDecision or None
         The verdict on the whole slide that stands.
-    patches : tuple of Recorded
+    patches : tuple of RecordedDecision
         The labels of patches that stand, oldest first.
-    history : tuple of Recorded
+    history : tuple of RecordedDecision
         All rows, newest first.
     fingerprint : str or None
         Of the heatmap that is there now; None where that is not known.
@@ -68,16 +84,16 @@ class SlideState:
 
     slide_id: str
     revision: int = 0
-    decision: Recorded | None = None
-    patches: tuple[Recorded, ...] = ()
-    history: tuple[Recorded, ...] = ()
+    decision: RecordedDecision | None = None
+    patches: tuple[RecordedDecision, ...] = ()
+    history: tuple[RecordedDecision, ...] = ()
     fingerprint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; each row says ``outdated`` and ``stands``, those of patches ``x`` and ``y``."""
         stands = {row.id for row in (*self.patches, *((self.decision,) if self.decision else ()))}
 
-        def told(row: Recorded) -> dict[str, Any]:
+        def told(row: RecordedDecision) -> dict[str, Any]:
             return described(row, self.fingerprint) | {"stands": row.id in stands}
 
         return {
@@ -89,12 +105,12 @@ class SlideState:
         }
 
 
-def described(row: Recorded, fingerprint: str | None) -> dict[str, Any]:
+def described(row: RecordedDecision, fingerprint: str | None) -> dict[str, Any]:
     """Return a row as plain values, and whether it was made of another heatmap than the one that is there now.
 
     Parameters
     ----------
-    row : Recorded
+    row : RecordedDecision
         The decision.
     fingerprint : str or None
         Of the heatmap that is there now; None where that is not known, and so is ``outdated``.
@@ -128,7 +144,7 @@ class Decisions:
     """
 
     def __init__(
-        self, path: Path, *, fingerprint_of: Callable[[str], str] | None = None, busy_s: float = BUSY_S
+        self, path: Path, *, fingerprint_of: Callable[[str], str] | None = None, busy_s: float = LOCK_WAIT_S
     ) -> None:
         self.path = inside(path.parent, path.name)
         self._fingerprint_of = fingerprint_of
@@ -155,7 +171,7 @@ class Decisions:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def record(self, decision: Decision, *, revision: int) -> Recorded:
+    def record(self, decision: Decision, *, revision: int) -> RecordedDecision:
         """Write a decision down and return it with its number, time and revision; it is on the disk then.
 
         Parameters
@@ -176,7 +192,7 @@ class Decisions:
             self._require_revision(decision.slide_id, revision)
             return self._append(decision)
 
-    def undo(self, slide_id: str, reviewer: str, revision: int) -> Recorded:
+    def undo(self, slide_id: str, reviewer: str, revision: int) -> RecordedDecision:
         """Withdraw the newest row of a slide that stands, and return the row that says so.
 
         Parameters
@@ -197,17 +213,17 @@ class Decisions:
         """
         with self._writing():
             self._require_revision(slide_id, revision)
-            last = newest(self._rows_of(slide_id))
+            last = latest_decision(self._rows_of(slide_id))
             if last is None:
                 raise InputMissingError("nothing to withdraw", place=slide_id, remedy="decide something first")
             return self._append(replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
 
-    def merge(self, rows: Sequence[Recorded]) -> int:
+    def merge(self, rows: Sequence[RecordedDecision]) -> int:
         """Write down the rows of another log that are not here yet, all or none; return how many.
 
         Parameters
         ----------
-        rows : sequence of Recorded
+        rows : sequence of RecordedDecision
             In the order in which they were written, with that log's ids; a time of "" becomes now.
 
         Raises
@@ -217,28 +233,28 @@ class Decisions:
         """
         with self._writing():
             here = self._read(_ALL)
-            known = {identity(row): row.id for row in here}
-            known |= {identity(replace(row, made="")): row.id for row in here}  # of rows that say no time
+            known = {content_key(row): row.id for row in here}
+            known |= {content_key(replace(row, made="")): row.id for row in here}  # of rows that say no time
             taken = {row.undoes for row in here}
             ids: dict[int | None, int] = {None: 0}  # there -> here
             added = 0
             for row in rows:
                 mine = replace(row, undoes=None if row.undoes is None else ids[row.undoes])
-                if identity(mine) in known or (mine.undoes is not None and mine.undoes in taken):
-                    ids[row.id] = known.get(identity(mine), 0)
+                if content_key(mine) in known or (mine.undoes is not None and mine.undoes in taken):
+                    ids[row.id] = known.get(content_key(mine), 0)
                     continue
-                ids[row.id] = known[identity(mine)] = self._append(mine, made=row.made).id
+                ids[row.id] = known[content_key(mine)] = self._append(mine, made=row.made).id
                 added += 1
             return added
 
-    def rows(self) -> list[Recorded]:
+    def rows(self) -> list[RecordedDecision]:
         """Return all rows of all slides, in the order in which they were written."""
         return self._read(_ALL)
 
     def state(self, slide_id: str) -> SlideState:
         """Return what is decided of a slide; an empty state for one that nobody has decided of."""
         rows = self._rows_of(slide_id)
-        counted = standing(rows)
+        counted = current_decisions(rows)
         return SlideState(
             slide_id=slide_id,
             revision=len(rows),
@@ -261,12 +277,15 @@ class Decisions:
         except InputMissingError:
             return ""
 
-    def _rows_of(self, slide_id: str) -> list[Recorded]:
+    def _rows_of(self, slide_id: str) -> list[RecordedDecision]:
         return self._read(_OF_SLIDE, slide_id)
 
-    def _read(self, query: str, *values: object) -> list[Recorded]:
+    def _read(self, query: str, *values: object) -> list[RecordedDecision]:
         with self._lock, sqlite_errors(self.path):
-            return [recorded(row) for row in self._retried(lambda: self._connection.execute(query, values).fetchall())]
+            return [
+                decision_of_row(row)
+                for row in self._retried(lambda: self._connection.execute(query, values).fetchall())
+            ]
 
     def _require_revision(self, slide_id: str, revision: int) -> None:
         """Refuse a decision on a slide that has changed since it was looked at."""
@@ -279,12 +298,12 @@ class Decisions:
                 state=state.to_dict(),
             )
 
-    def _append(self, decision: Decision, *, made: str = "") -> Recorded:
+    def _append(self, decision: Decision, *, made: str = "") -> RecordedDecision:
         """Add a row inside the transaction that is open; without a time it is made now."""
         query = "SELECT COUNT(*), MAX(made) FROM decisions WHERE slide_id = ?"
         count, latest = self._connection.execute(query, (decision.slide_id,)).fetchone()
         values = asdict(decision) | {"id": 0, "made": made or _after(latest), "revision": count + 1}
-        row = Recorded(**values)
+        row = RecordedDecision(**values)
         added = self._connection.execute(_INSERT, row.to_dict()).lastrowid
         assert added is not None  # an INSERT has one
         return replace(row, id=added)
@@ -328,7 +347,7 @@ class Decisions:
             try:
                 return action()
             except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() > until:
+                if not is_lock_error(error) or time.monotonic() > until:
                     raise
             time.sleep(_PAUSE_S)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pathopatch.groups.decisions.rows import Recorded
-from pathopatch.groups.decisions.table import csv_text, json_text, read_decisions
+from pathopatch.groups.decisions.decision import RecordedDecision
+from pathopatch.groups.decisions.table import decisions_csv, decisions_json, read_decisions
 from pathopatch.review.decisions import Decisions
 
 __all__ = ["import_into", "read_decisions", "to_csv", "to_json"]
@@ -13,15 +13,15 @@ __all__ = ["import_into", "read_decisions", "to_csv", "to_json"]
 
 def to_csv(decisions: Decisions) -> str:
     """Return the whole log as CSV, harmless in a spreadsheet; see `pathopatch.groups.decisions.table`."""
-    return csv_text(decisions.rows())
+    return decisions_csv(decisions.rows())
 
 
 def to_json(decisions: Decisions) -> str:
     """Return the whole log as JSON."""
-    return json_text(decisions.rows())
+    return decisions_json(decisions.rows())
 
 
-def import_into(decisions: Decisions, table: Sequence[Recorded]) -> int:
+def import_into(decisions: Decisions, table: Sequence[RecordedDecision]) -> int:
     """Append what another log says and this one does not; return how many rows that were.
 
     By time, the latest verdict stands, wherever it was made. The same rows a second time change nothing.
@@ -30,7 +30,7 @@ def import_into(decisions: Decisions, table: Sequence[Recorded]) -> int:
     ----------
     decisions : Decisions
         The log.
-    table : sequence of Recorded
+    table : sequence of RecordedDecision
         As `read_decisions` returns it.
 
     Raises

@@ -247,7 +247,7 @@ ROUTES = (
 
 
 def _decide(request: Request, asked: Decided) -> Response:
-    from pathopatch.groups.decisions import Decision
+    from pathopatch.groups.decisions.decision import Decision
 
     review, slide_id = _review(request), _known(request)
     decision = Decision(

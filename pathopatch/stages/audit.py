@@ -41,7 +41,7 @@ def write_audit(
     left_out : sequence of str
         Slides that are not in the table, since they are not tiled to the end.
     decided : mapping, optional
-        What decisions of reviewers changed, as `pathopatch.groups.decisions.applied` counts it.
+        What decisions of reviewers changed, as `pathopatch.groups.decisions.apply` counts it.
     """
     from pathopatch.groups import audit, tables
 
@@ -117,11 +117,11 @@ def audit_text(work: Path, *, force: bool = False) -> str:
         Make it anew.
     """
     from pathopatch.groups import describe
-    from pathopatch.groups.decisions.applied import counted_text
+    from pathopatch.groups.decisions.apply import decision_summary
 
     found = audit(work, force=force)
     left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
-    decided = f"{counted_text(found['decided'])}\n\n" if "decided" in found else ""
+    decided = f"{decision_summary(found['decided'])}\n\n" if "decided" in found else ""
     return left_out + decided + describe(found) + _empty_in_folds(work)
 
 

@@ -63,17 +63,17 @@ def export_review(out: Path, path: Path | None = None, *, force: bool = False) -
     StaleArtefactError
         The file is there with other content, and `force` is off.
     """
-    from pathopatch.groups.decisions.log import FILE, read_log
-    from pathopatch.groups.decisions.table import csv_text, json_text
+    from pathopatch.groups.decisions.log import LOG_NAME, read_log
+    from pathopatch.groups.decisions.table import decisions_csv, decisions_json
 
     path = Path("review.csv") if path is None else path
-    texts = {".csv": csv_text, ".json": json_text}
+    texts = {".csv": decisions_csv, ".json": decisions_json}
     text_of = texts.get(path.suffix.lower())
     if text_of is None:
         raise InputUnsupportedError(f"neither CSV nor JSON: {path.name}", place=str(path), remedy="say -o review.csv")
-    rows = read_log(out / FILE)
+    rows = read_log(out / LOG_NAME)
     if not rows:
-        raise InputMissingError("no decisions", place=str(out / FILE), remedy="decide with pathopatch review OUT")
+        raise InputMissingError("no decisions", place=str(out / LOG_NAME), remedy="decide with pathopatch review OUT")
     content = text_of(rows).encode()
     if path.exists() and not force and (not path.is_file() or path.read_bytes() != content):
         raise StaleArtefactError(

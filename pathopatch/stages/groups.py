@@ -23,8 +23,8 @@ from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import fold_folder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
-from pathopatch.groups.decisions.applied import Applied, apply_decisions
-from pathopatch.groups.decisions.rows import Recorded
+from pathopatch.groups.decisions.apply import AppliedDecisions, apply_decisions
+from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.groups.folds import assign_folds, split_in_fold
 from pathopatch.groups.splits import SPLITS
@@ -83,7 +83,7 @@ def groups(
 
 
 def fold_tables(
-    patches: pd.DataFrame, config: GroupsConfig, *, folds: int, rows: Sequence[Recorded] = ()
+    patches: pd.DataFrame, config: GroupsConfig, *, folds: int, rows: Sequence[RecordedDecision] = ()
 ) -> dict[int, pd.DataFrame]:
     """Return the groups table of every fold, and under 0 that of the whole cohort, in which all patients are tested.
 
@@ -95,7 +95,7 @@ def fold_tables(
         Thresholds, bins and the seed.
     folds : int
         How many.
-    rows : sequence of Recorded
+    rows : sequence of RecordedDecision
         Decisions of reviewers.
 
     Raises
@@ -121,7 +121,7 @@ def write_folds(
     *,
     stamp: Stamp,
     left_out: list[str],
-    decided: Applied | None = None,
+    decided: AppliedDecisions | None = None,
 ) -> None:
     """Write the groups and the audit of every fold, then those of the whole cohort.
 
@@ -137,7 +137,7 @@ def write_folds(
         Of the whole cohort's; a fold's says its number beside.
     left_out : list of str
         Slides that are not tiled.
-    decided : Applied, optional
+    decided : AppliedDecisions, optional
         What decisions of reviewers changed, where there were any to read.
     """
     for number in sorted(tables, reverse=True):  # the whole cohort last: its stamp says that all is there
@@ -154,7 +154,7 @@ def write_groups(
     *,
     stamp: Stamp,
     left_out: list[str],
-    decided: Applied | None = None,
+    decided: AppliedDecisions | None = None,
 ) -> None:
     """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder.
 
@@ -172,7 +172,7 @@ def write_groups(
     write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out, decided=facts)
 
 
-def _changed_by_split(table: pd.DataFrame, decided: Applied) -> dict[str, int]:
+def _changed_by_split(table: pd.DataFrame, decided: AppliedDecisions) -> dict[str, int]:
     """Return in how many patches of each split the label is another one by decision; of the splits that have any."""
     changed = table.loc[table["patch_id"].isin(decided.changed), "split"]
     return {split: count for split in SPLITS if (count := int((changed == split).sum()))}

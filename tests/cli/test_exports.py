@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from made_model import write_model
 
-from pathopatch.groups.decisions.rows import Decision
+from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.review.decisions import Decisions
 

@@ -17,8 +17,8 @@ import pytest
 
 from pathopatch.core.errors import DiskFullError, InputUnsupportedError, ReviewConflictError, SlideTimeoutError
 from pathopatch.core.faultpoints import VARIABLE
+from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.log import read_log
-from pathopatch.groups.decisions.rows import Decision
 from pathopatch.review.decisions import Decisions
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -139,7 +139,7 @@ def killed(path: Path, *, fault: str = "") -> list[str]:
     code = """
         import os, signal, sys
         from pathlib import Path
-        from pathopatch.groups.decisions.rows import Decision
+        from pathopatch.groups.decisions.decision import Decision
         from pathopatch.review.decisions import Decisions
 
         decisions = Decisions(Path(sys.argv[1]))

@@ -16,7 +16,7 @@ from read_page import Page
 from pathopatch.core.artefacts import Stamp, fingerprint
 from pathopatch.core.config import EvaluateConfig, PredictConfig
 from pathopatch.core.files import read_json, write_json
-from pathopatch.groups.decisions.rows import Decision
+from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import Decisions

@@ -20,9 +20,8 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.groups.decisions import log as log_module
-from pathopatch.groups.decisions import standing, utc_text
+from pathopatch.groups.decisions.decision import Decision, RecordedDecision, current_decisions, utc_text
 from pathopatch.groups.decisions.log import read_log
-from pathopatch.groups.decisions.rows import Decision, Recorded
 from pathopatch.review import decisions as decisions_module
 from pathopatch.review.decisions import Decisions
 
@@ -215,7 +214,7 @@ def test_another_program_s_file_is_refused_and_left_alone(tmp_path: Path) -> Non
 
 def test_a_log_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Decisions(tmp_path / "review.sqlite").close()
-    monkeypatch.setattr(log_module, "VERSION", 0)
+    monkeypatch.setattr(log_module, "LOG_VERSION", 0)
     for opened in (Decisions, read_log):
         with pytest.raises(StaleArtefactError, match="newer version"):
             opened(tmp_path / "review.sqlite")
@@ -275,8 +274,8 @@ STEPS = st.lists(st.one_of(st.tuples(st.sampled_from([None, 0, 64]), st.integers
 @given(steps=STEPS)
 def test_what_stands_is_what_replaying_the_clicks_leaves(steps: list[Any]) -> None:
     """Against a stack of clicks: undo takes the last one off, and each subject shows its topmost."""
-    stack: list[Recorded] = []
-    rows: list[Recorded] = []
+    stack: list[RecordedDecision] = []
+    rows: list[RecordedDecision] = []
     for number, step in enumerate(steps, 1):
         made = f"2026-01-01T00:00:{number:02d}.000000Z"
         if step == "undo":
@@ -288,8 +287,8 @@ def test_what_stands_is_what_replaying_the_clicks_leaves(steps: list[Any]) -> No
         x, choice = step
         verdict = (("accept", "reject", "flag") if x is None else ("tumour", "non-tumour", "unsure"))[choice]
         y = None if x is None else 0
-        row = Recorded(slide_id="s1", x=x, y=y, verdict=verdict, reviewer="Ada", id=number, made=made)
+        row = RecordedDecision(slide_id="s1", x=x, y=y, verdict=verdict, reviewer="Ada", id=number, made=made)
         stack.append(row)
         rows.append(row)
     expected = {row.subject: row for row in stack}
-    assert {row.subject: row for row in standing(reversed(rows))} == expected
+    assert {row.subject: row for row in current_decisions(reversed(rows))} == expected

@@ -16,13 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.groups.decisions.rows import Decision, Recorded
-from pathopatch.groups.decisions.table import COLUMNS, csv_text, json_text
+from pathopatch.groups.decisions.decision import Decision, RecordedDecision
+from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, decisions_json
 from pathopatch.review.decisions import Decisions
 from pathopatch.review.import_export import import_into, read_decisions, to_csv, to_json
 
 
-def decide(decisions: Decisions, **values: Any) -> Recorded:
+def decide(decisions: Decisions, **values: Any) -> RecordedDecision:
     decision = Decision(**{"slide_id": "s1", "verdict": "accept", "reviewer": "Ada", **values})
     return decisions.record(decision, revision=decisions.state(decision.slide_id).revision)
 
@@ -92,11 +92,11 @@ TEXT = st.one_of(
 def test_any_text_and_threshold_come_back_and_no_cell_begins_a_formula(
     tmp_path: Path, reason: str, comment: str, reviewer: str, threshold: float | None
 ) -> None:
-    row = Recorded(slide_id="s1", verdict="accept", reviewer=reviewer, reason=reason, comment=comment, id=1,
+    row = RecordedDecision(slide_id="s1", verdict="accept", reviewer=reviewer, reason=reason, comment=comment, id=1,
                    made="2026-01-01T00:00:00.000000Z", threshold=threshold)  # fmt: skip
-    text = csv_text([row])
+    text = decisions_csv([row])
     assert read_decisions(written(tmp_path / "a.csv", text)) == [row]
-    assert read_decisions(written(tmp_path / "a.json", json_text([row]))) == [row]
+    assert read_decisions(written(tmp_path / "a.json", decisions_json([row]))) == [row]
     for cells in csv.reader(io.StringIO(text, newline="")):
         assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
 
@@ -211,7 +211,7 @@ def test_two_reviewers_logs_come_together_and_the_latest_verdict_stands_whatever
 
 
 def test_an_import_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> None:
-    good = Recorded(slide_id="s1", verdict="accept", reviewer="Ada", id=1, made="")
+    good = RecordedDecision(slide_id="s1", verdict="accept", reviewer="Ada", id=1, made="")
     bad = replace(good, slide_id="s2", id=2)
     object.__setattr__(bad, "comment", None)
     with Decisions(tmp_path / "review.sqlite") as decisions:

@@ -16,13 +16,13 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import inside
-from pathopatch.groups.decisions.rows import FIELDS, Recorded
+from pathopatch.groups.decisions.decision import FIELDS, RecordedDecision
 
-FILE = "review.sqlite"
+LOG_NAME = "review.sqlite"
 """Name of the log in a folder of predictions."""
-VERSION = 1
+LOG_VERSION = 1
 """Of the log's columns; stands in the file as SQLite's user_version."""
-BUSY_S = 5.0
+LOCK_WAIT_S = 5.0
 """So long a lock that somebody else holds is waited for."""
 
 _SELECT = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
@@ -31,7 +31,7 @@ _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
 
 
-def read_log(path: Path) -> list[Recorded]:
+def read_log(path: Path) -> list[RecordedDecision]:
     """Return all rows of a log, in the order in which they were written; none if there is no file.
 
     No row is written, and the folder may be read-only, as an archived one is.
@@ -64,16 +64,16 @@ def read_log(path: Path) -> list[Recorded]:
             return _rows(path, "mode=ro&immutable=1")  # the folder takes no lock files, so nobody writes
 
 
-def _rows(path: Path, mode: str) -> list[Recorded]:
+def _rows(path: Path, mode: str) -> list[RecordedDecision]:
     address = f"file:{quote(str(path.absolute()))}?{mode}"
-    with closing(sqlite3.connect(address, uri=True, timeout=BUSY_S)) as connection:
+    with closing(sqlite3.connect(address, uri=True, timeout=LOCK_WAIT_S)) as connection:
         require_version(connection, path)
-        return [recorded(row) for row in connection.execute(_SELECT)]
+        return [decision_of_row(row) for row in connection.execute(_SELECT)]
 
 
-def recorded(values: tuple[object, ...]) -> Recorded:
+def decision_of_row(values: tuple[object, ...]) -> RecordedDecision:
     """Return a row of the log, whose values come in the order of `FIELDS`."""
-    return Recorded(**dict(zip(FIELDS, values, strict=True)))  # type: ignore[arg-type]  # checked when it is made
+    return RecordedDecision(**dict(zip(FIELDS, values, strict=True)))  # type: ignore[arg-type]  # checked when it is made
 
 
 def require_version(connection: sqlite3.Connection, path: Path) -> None:
@@ -87,13 +87,13 @@ def require_version(connection: sqlite3.Connection, path: Path) -> None:
         A newer version of this package wrote it.
     """
     (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found > VERSION:
+    if found > LOG_VERSION:
         raise StaleArtefactError(
-            f"decisions of layout {found}, this version reads {VERSION}",
+            f"decisions of layout {found}, this version reads {LOG_VERSION}",
             place=str(path),
             remedy="use a newer version of pathopatch",
         )
-    if found != VERSION:
+    if found != LOG_VERSION:
         raise InputCorruptError("no decisions of pathopatch", place=str(path), remedy="move this file away")
 
 
@@ -103,7 +103,7 @@ def primary_code(error: sqlite3.Error) -> int:
     return -1 if code is None else int(code) & 0xFF
 
 
-def is_busy(error: sqlite3.Error) -> bool:
+def is_lock_error(error: sqlite3.Error) -> bool:
     """Return whether somebody else holds the lock, so that the same may work later."""
     return primary_code(error) in _BUSY
 

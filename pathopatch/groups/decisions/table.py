@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
-from pathopatch.groups.decisions.rows import UNDO, Recorded, newest, standing, utc_text
+from pathopatch.groups.decisions.decision import UNDO, RecordedDecision, current_decisions, latest_decision, utc_text
 from pathopatch.slides.manifest.separator import REMEDY, other_separator
 
 COLUMNS = (
@@ -31,12 +31,12 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 _MOST_TOLD = 20
 
 
-def csv_text(rows: Iterable[Recorded]) -> str:
+def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
     """Return decisions as CSV with the columns `COLUMNS`, harmless in a spreadsheet.
 
     Parameters
     ----------
-    rows : iterable of Recorded
+    rows : iterable of RecordedDecision
         In the order in which they were written.
     """
     stream = io.StringIO(newline="")
@@ -48,15 +48,15 @@ def csv_text(rows: Iterable[Recorded]) -> str:
     return stream.getvalue()
 
 
-def json_text(rows: Iterable[Recorded]) -> str:
+def decisions_json(rows: Iterable[RecordedDecision]) -> str:
     """Return decisions as JSON: the list ``decisions``, each with the names of `COLUMNS`; text is not escaped."""
     return json.dumps({"decisions": _told(rows)}, indent=1, ensure_ascii=False) + "\n"
 
 
-def _told(rows: Iterable[Recorded]) -> list[dict[str, Any]]:
+def _told(rows: Iterable[RecordedDecision]) -> list[dict[str, Any]]:
     """Return each row's values by column."""
     every = list(rows)
-    stands = {row.id for row in standing(every)}
+    stands = {row.id for row in current_decisions(every)}
     return [{name: (row.to_dict() | {"stands": row.id in stands})[name] for name in COLUMNS} for row in every]
 
 
@@ -69,7 +69,7 @@ def _plain(text: str) -> str:
     return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text
 
 
-def read_decisions(path: Path) -> list[Recorded]:
+def read_decisions(path: Path) -> list[RecordedDecision]:
     """Return the decisions of an exported file, or of one that was written by hand, in its order.
 
     Parameters
@@ -80,7 +80,7 @@ def read_decisions(path: Path) -> list[Recorded]:
 
     Returns
     -------
-    list of Recorded
+    list of RecordedDecision
         Their ids are those of the file, or the number of the row from 1 on; ``made`` is "" where it says none.
 
     Raises
@@ -167,7 +167,7 @@ class _Reading:
     """The rows of a file on their way, and what was found wrong."""
 
     def __init__(self) -> None:
-        self.rows: list[Recorded] = []
+        self.rows: list[RecordedDecision] = []
         self.problems: list[str] = []
         self._numbers: dict[int, int] = {}  # id -> number of the row
         self._claims: dict[int, bool] = {}  # id -> what the column `stands` says
@@ -197,7 +197,7 @@ class _Reading:
         if len(self.problems) > before:
             return
         try:
-            row = Recorded(**values)
+            row = RecordedDecision(**values)
         except PathopatchError as error:
             self.problem(number, error.place, error.message, error.remedy)
             return
@@ -210,7 +210,7 @@ class _Reading:
         """Return which row an undo withdraws; the slide's newest where it does not say."""
         above = [row for row in self.rows if row.slide_id == slide_id]
         if named is None:
-            last = newest(above)
+            last = latest_decision(above)
             named = None if last is None else last.id
         known = {row.id for row in above if row.verdict != UNDO} - {row.undoes for row in above}
         if named not in known:
@@ -221,7 +221,7 @@ class _Reading:
         """Note where the column `stands` says another thing than the rows do, since one of the two is a mistake."""
         if self.problems:
             return
-        counted = {row.id for row in standing(self.rows)}
+        counted = {row.id for row in current_decisions(self.rows)}
         for name, claim in self._claims.items():
             if claim and name not in counted:
                 self.problem(self._numbers[name], "stands", "it says true, but another row replaces or withdraws this",

@@ -15,8 +15,8 @@ import tifffile
 from pathopatch.core.artefacts import fingerprint_file, read_table, table_stamp
 from pathopatch.core.config import GroupsConfig, TileConfig
 from pathopatch.core.files import read_json
-from pathopatch.groups.decisions.rows import Recorded
-from pathopatch.groups.decisions.table import csv_text
+from pathopatch.groups.decisions.decision import RecordedDecision
+from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.stages import pipeline
 from pathopatch.stages.groups import fold_tables
 
@@ -24,9 +24,9 @@ SLIDES = 10
 CONFIG = GroupsConfig(thresholds=(0.5,))
 
 
-def rows(*told: tuple[str, int | None, str]) -> list[Recorded]:
+def rows(*told: tuple[str, int | None, str]) -> list[RecordedDecision]:
     return [
-        Recorded(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer="Ada", id=n,
+        RecordedDecision(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer="Ada", id=n,
                  made=f"2026-01-01T00:00:{n:02d}.000000Z")
         for n, (slide, x, verdict) in enumerate(told, 1)
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def decisions(tmp_path: Path) -> Path:
     path = tmp_path / "review.csv"
     told = rows(("s1", None, "reject"), ("s3", 0, "non-tumour"), ("s3", 16, "unsure"), ("s0", 0, "non-tumour"),
                 ("elsewhere", None, "reject"))  # fmt: skip
-    path.write_text(csv_text(told))
+    path.write_text(decisions_csv(told))
     return path
 
 
@@ -119,7 +119,7 @@ def test_a_mistake_in_the_decisions_stops_before_anything_is_written(
     (tmp_path / "review.csv").write_text("slide_id,verdict,reviewer\ns1,maybe,Ada\n")
     assert typed("groups", work, "--decisions", tmp_path / "review.csv") == 1
     assert "row 2, column 'verdict'" in capsys.readouterr().err
-    (tmp_path / "review.csv").write_text(csv_text(rows(("s1", 8, "tumour"))))
+    (tmp_path / "review.csv").write_text(decisions_csv(rows(("s1", 8, "tumour"))))
     assert typed("groups", work, "--decisions", tmp_path / "review.csv") == 1
     assert "not among those that were tiled: s1@8,0" in capsys.readouterr().err
     assert not (work / "groups.parquet").exists()

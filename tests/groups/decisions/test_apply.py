@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.groups.decisions.applied import apply_decisions, counted_text
-from pathopatch.groups.decisions.rows import Recorded
+from pathopatch.groups.decisions.apply import apply_decisions, decision_summary
+from pathopatch.groups.decisions.decision import RecordedDecision
 
 
 def patches(**columns: Any) -> pd.DataFrame:
@@ -17,9 +17,9 @@ def patches(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["patch_id", "slide_id", "label"]).assign(**columns)
 
 
-def rows(*told: tuple[Any, ...]) -> list[Recorded]:
+def rows(*told: tuple[Any, ...]) -> list[RecordedDecision]:
     return [
-        Recorded(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer=reviewer, id=n,
+        RecordedDecision(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer=reviewer, id=n,
                  made=f"2026-01-01T00:00:{n:02d}.000000Z")
         for n, (slide, x, verdict, reviewer) in enumerate(told, 1)
     ]  # fmt: skip
@@ -44,7 +44,7 @@ def test_rejected_slides_go_and_patches_take_the_verdict_as_their_label() -> Non
         "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "elsewhere": ["z"],
     }  # fmt: skip
     pd.testing.assert_frame_equal(before, patches())
-    assert counted_text({**found.facts, "labels_changed": {"train": 3}}) == (
+    assert decision_summary({**found.facts, "labels_changed": {"train": 3}}) == (
         "Decisions of reviewers (Ada, Bo): slides rejected: a (3 patches); "
         "patches relabelled: 2 tumour, 1 non-tumour, 1 unsure; labels that changed by that: 3 in train."
     )
@@ -61,7 +61,7 @@ def test_only_the_latest_verdict_counts() -> None:
 def test_no_decisions_change_nothing() -> None:
     found = apply_decisions(patches(), [])
     pd.testing.assert_frame_equal(found.patches, patches())
-    assert counted_text(found.facts) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
+    assert decision_summary(found.facts) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
 
 
 def test_a_label_of_a_patch_that_was_not_tiled_is_refused() -> None:

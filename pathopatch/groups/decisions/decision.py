@@ -98,7 +98,7 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded(Decision):
+class RecordedDecision(Decision):
     """A decision as it was written down.
 
     Parameters
@@ -131,16 +131,16 @@ class Recorded(Decision):
         return asdict(self)
 
 
-FIELDS = tuple(each.name for each in fields(Recorded))
+FIELDS = tuple(each.name for each in fields(RecordedDecision))
 """Names of a row's values, as the log has them."""
 
 
-def standing(rows: Iterable[Recorded]) -> list[Recorded]:
+def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
     """Return the rows that count: of each slide and patch the latest that was not withdrawn, by time.
 
     Parameters
     ----------
-    rows : iterable of Recorded
+    rows : iterable of RecordedDecision
         Of one slide or of many, in any order; equal times go by id.
     """
     ordered = sorted(rows, key=lambda row: (row.made, row.id))
@@ -149,13 +149,13 @@ def standing(rows: Iterable[Recorded]) -> list[Recorded]:
     return sorted(latest.values(), key=lambda row: (row.made, row.id))
 
 
-def newest(rows: Sequence[Recorded]) -> Recorded | None:
+def latest_decision(rows: Sequence[RecordedDecision]) -> RecordedDecision | None:
     """Return the row of one slide that would be withdrawn next; None if none stands."""
-    found = standing(rows)
+    found = current_decisions(rows)
     return found[-1] if found else None
 
 
-def identity(row: Recorded) -> tuple[object, ...]:
+def content_key(row: RecordedDecision) -> tuple[object, ...]:
     """Return what makes a row the same in two logs: everything but its own numbers."""
     return tuple(value for name, value in row.to_dict().items() if name not in ("id", "revision"))
 

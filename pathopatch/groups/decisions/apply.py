@@ -14,14 +14,14 @@ import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.text import counted
-from pathopatch.groups.decisions.rows import PATCH_VERDICTS, Recorded, standing
+from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions
 
 LABELS = {"tumour": 1, "non-tumour": 0, "unsure": -1}
 """Label of a patch by the verdict on it; -1 is not labelled."""
 
 
 @dataclass(frozen=True, eq=False)
-class Applied:
+class AppliedDecisions:
     """Patches after the decisions.
 
     Parameters
@@ -41,14 +41,14 @@ class Applied:
     changed: frozenset[str] = frozenset()
 
 
-def apply_decisions(patches: pd.DataFrame, rows: Sequence[Recorded]) -> Applied:
+def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> AppliedDecisions:
     """Return the patches without rejected slides, with the labels that reviewers gave.
 
     Parameters
     ----------
     patches : DataFrame
         Columns patch_id, slide_id, label (1, 0, -1).
-    rows : sequence of Recorded
+    rows : sequence of RecordedDecision
         All decisions; slides that are not among the patches are counted and otherwise left alone.
 
     Raises
@@ -65,7 +65,7 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[Recorded]) -> Applied:
             remedy="correct the list of ready patches itself",
         )
     here = set(patches["slide_id"].astype(str))
-    counted = standing(rows)
+    counted = current_decisions(rows)
     mine = [row for row in counted if row.slide_id in here]
     of_slides = {verdict: sorted(row.slide_id for row in mine if row.x is None and row.verdict == verdict)
                  for verdict in ("reject", "accept", "flag")}  # fmt: skip
@@ -92,7 +92,7 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[Recorded]) -> Applied:
         "elsewhere": sorted({row.slide_id for row in counted} - here),
     }
     changed = frozenset(kept.loc[label != kept["label"], "patch_id"].astype(str))
-    return Applied(kept.assign(label=label), facts, changed)
+    return AppliedDecisions(kept.assign(label=label), facts, changed)
 
 
 def _require_there(patches: pd.DataFrame, verdicts: dict[str, str]) -> None:
@@ -107,7 +107,7 @@ def _require_there(patches: pd.DataFrame, verdicts: dict[str, str]) -> None:
         )
 
 
-def counted_text(facts: Mapping[str, Any]) -> str:
+def decision_summary(facts: Mapping[str, Any]) -> str:
     """Return in one sentence what decisions changed.
 
     Parameters
