@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy
-from pathopatch.metrics.accuracy import auroc, bootstrap_by_patient
-from pathopatch.metrics.bootstrap import auroc_of, interval, ratio, resampled
+from pathopatch.metrics.accuracy import auroc
+from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled
 
 WITHOUT = "logit without "
 """Column of a predictions table: the logit when the channel that follows is replaced by its mean."""

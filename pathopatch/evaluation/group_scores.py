@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.groups.expected import SMALL_CELL
-from pathopatch.metrics.accuracy import biased_average, bootstrap_by_patient
-from pathopatch.metrics.bootstrap import auroc_of
+from pathopatch.metrics.accuracy import biased_average
+from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient
 
 SMALL_GROUP = SMALL_CELL
 

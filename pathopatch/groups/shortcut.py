@@ -14,8 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.metrics.accuracy import auroc, bootstrap_by_patient
-from pathopatch.metrics.bootstrap import FloatArray, auroc_of, interval, ratio, resampled, sums_by_patient
+from pathopatch.metrics.accuracy import auroc
+from pathopatch.metrics.bootstrap import (
+    FloatArray,
+    auroc_of,
+    bootstrap_by_patient,
+    interval,
+    ratio,
+    resampled,
+    sums_by_patient,
+)
 
 LEAST_EFFECT = 0.05
 """Of AUROC, from 0.5. On made cohorts of 6 to 40 patients false alarms were at most 1 %, however clustered."""

@@ -1,4 +1,4 @@
-"""Accuracy by group and bootstrap over patients: arithmetic, numpy only."""
+"""Accuracy by group and bootstrap over patients (numpy only)."""
 
 from pathopatch.metrics.accuracy import (
     GroupAccuracies,
@@ -6,13 +6,13 @@ from pathopatch.metrics.accuracy import (
     average_accuracy,
     best_decision_threshold,
     biased_average,
-    bootstrap_by_patient,
     group_accuracies,
     group_balanced_accuracy,
     predicted_class,
     threshold_at_sensitivity,
     worst_group_accuracy,
 )
+from pathopatch.metrics.bootstrap import bootstrap_by_patient
 
 __all__ = [
     "GroupAccuracies",

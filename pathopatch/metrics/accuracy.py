@@ -1,12 +1,11 @@
-"""How good predictions are on each (label, attribute) group, and on the worst (arithmetic, numpy only).
+"""Accuracy by (label, attribute) group, worst-group accuracy, AUROC and decision thresholds (numpy only).
 
-Decided once, for all functions here: an **empty group** has no accuracy (NaN) and takes no part in a minimum or mean
-over groups, which are NaN only when every group is empty; NaN among predictions, scores or margins is an error.
+One rule holds for all functions here. An **empty group** has no accuracy (NaN) and takes no part in a minimum or mean
+over groups; these are NaN only if every group is empty. NaN among predictions, scores or margins is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ class GroupAccuracies:
     labels, attributes : tuple of int
         Values of the rows (K) and of the columns (A).
     accuracy : ndarray of float64, shape (K, A)
-        Share of right predictions in [0, 1]; NaN where the group is empty.
+        Share of correct predictions in [0, 1]; NaN where the group is empty.
     n : ndarray of int64, shape (K, A)
         Samples in each group.
     """
@@ -62,71 +61,46 @@ def group_accuracies(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute:
     """
     y, a = _codes(label, "label"), _codes(attribute, "attribute")
     _check_lengths(prediction, y, a)
-    right = _finite(prediction, "prediction") == y
+    is_correct = _finite(prediction, "prediction") == y
+    # At least 2 x 2: a single value of either means that the other group is empty, not that it does not exist.
     shape = (max(2, int(y.max(initial=0)) + 1), max(2, int(a.max(initial=0)) + 1))
     group = y * shape[1] + a
     n = np.bincount(group, minlength=shape[0] * shape[1]).reshape(shape)
-    n_right = np.bincount(group, weights=right, minlength=shape[0] * shape[1]).reshape(shape)
+    n_correct = np.bincount(group, weights=is_correct, minlength=shape[0] * shape[1]).reshape(shape)
     accuracy = np.full(shape, np.nan)
-    np.divide(n_right, n, out=accuracy, where=n > 0)
+    np.divide(n_correct, n, out=accuracy, where=n > 0)
     return GroupAccuracies(tuple(range(shape[0])), tuple(range(shape[1])), accuracy, n.astype(np.int64))
 
 
 def worst_group_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> float:
     """Return the lowest accuracy of any non-empty group (WGA).
 
-    Parameters
-    ----------
-    prediction, label, attribute : array_like of int, shape (N,)
-        As `group_accuracies`.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN without samples.
-
-    Raises
-    ------
-    InputUnsupportedError, NonFiniteError
-        As `group_accuracies`.
+    Arguments and errors are those of `group_accuracies`; the result is in [0, 1], or NaN without samples.
     """
-    found = group_accuracies(prediction, label, attribute)
-    accuracy = found.accuracy[found.n > 0]
+    groups = group_accuracies(prediction, label, attribute)
+    accuracy = groups.accuracy[groups.n > 0]
     return float(accuracy.min()) if accuracy.size else float("nan")
 
 
 def group_balanced_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> float:
     """Return the mean of the accuracies of all non-empty groups (GBA).
 
-    Parameters
-    ----------
-    prediction, label, attribute : array_like of int, shape (N,)
-        As `group_accuracies`.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN without samples.
-
-    Raises
-    ------
-    InputUnsupportedError, NonFiniteError
-        As `group_accuracies`.
+    Arguments and errors are those of `group_accuracies`; the result is in [0, 1], or NaN without samples.
     """
-    found = group_accuracies(prediction, label, attribute)
-    accuracy = found.accuracy[found.n > 0]
+    groups = group_accuracies(prediction, label, attribute)
+    accuracy = groups.accuracy[groups.n > 0]
     return float(accuracy.mean()) if accuracy.size else float("nan")
 
 
 def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -> IntArray:
-    """Return the class that logits stand for: of two classes by a threshold on z1 - z0, of more by the largest.
+    """Return the predicted class: of two classes by a threshold on z1 - z0, of more by the largest logit.
 
     Parameters
     ----------
     logits : array_like of float, shape (N, K)
-        One a class.
+        One per class.
     decision_threshold : float
-        On z1 - z0, where K = 2: class 1 is predicted above it. It has no meaning, and must be 0, where K > 2.
+        On z1 - z0, for K = 2: class 1 is predicted above it. Must be 0 for K > 2.
 
     Returns
     -------
@@ -135,7 +109,7 @@ def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -
     Raises
     ------
     InputUnsupportedError
-        Not a table of two or more classes, or a threshold beside more than two.
+        Not a table of two or more classes, or a threshold with more than two classes.
     NonFiniteError
         A logit is NaN or infinite.
     """
@@ -143,82 +117,65 @@ def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -
     if z.ndim != 2 or z.shape[1] < 2 or (z.shape[1] > 2 and decision_threshold != 0):
         raise InputUnsupportedError(
             f"logits of shape {z.shape} with a decision threshold of {decision_threshold:g}",
-            remedy="Give one logit a class, and a threshold only where there are two classes.",
+            remedy="Give one logit per class, and a threshold only for two classes.",
         )
     if z.shape[1] == 2:
         return (z[:, 1] - z[:, 0] > decision_threshold).astype(np.int64)
-    largest: IntArray = z.argmax(axis=1).astype(np.int64)
-    return largest
+    return np.asarray(z.argmax(axis=1), dtype=np.int64)
 
 
 def average_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike) -> float:
-    """Return the share of right predictions.
-
-    Parameters
-    ----------
-    prediction, label : array_like of int, shape (N,)
-        Predicted and true class of each sample.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN without samples.
-
-    Raises
-    ------
-    InputUnsupportedError, NonFiniteError
-        As `group_accuracies`.
-    """
+    """Return the share of correct predictions; arguments, errors and NaN as `worst_group_accuracy`."""
     y = _codes(label, "label")
     _check_lengths(prediction, y)
-    right = _finite(prediction, "prediction") == y
-    return float(right.mean()) if right.size else float("nan")
+    is_correct = _finite(prediction, "prediction") == y
+    return float(is_correct.mean()) if is_correct.size else float("nan")
 
 
 def biased_average(accuracy: npt.ArrayLike, shares: npt.ArrayLike) -> float:
-    """Return the accuracy that is to be expected on data with these shares of the groups.
+    """Return the expected accuracy on data with the given shares of the groups.
 
     Parameters
     ----------
     accuracy : array_like of float, shape (K, A)
-        Accuracy of each group, NaN where it is not known.
+        Accuracy of each group; NaN if unknown.
     shares : array_like of float, shape (K, A)
-        Share of each group, for instance that of the training data; scaled to sum 1.
+        Share of each group, for instance in the training data; scaled to sum 1.
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the accuracy of a group with a share above 0 is not known.
+        In [0, 1]; NaN if the accuracy of a group with a share above 0 is unknown.
 
     Raises
     ------
     InputUnsupportedError
         Shapes differ, or shares are negative, not finite or all 0.
     """
-    known, weight = np.asarray(accuracy, dtype=np.float64), np.asarray(shares, dtype=np.float64)
-    if known.shape != weight.shape or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
+    values, weight = np.asarray(accuracy, dtype=np.float64), np.asarray(shares, dtype=np.float64)
+    if values.shape != weight.shape or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
         raise InputUnsupportedError(
-            f"accuracies of shape {known.shape} with shares {weight.tolist()}",
-            remedy="Give one non-negative share a group, at least one of them above 0.",
+            f"accuracies of shape {values.shape} with shares {weight.tolist()}",
+            remedy="Give one non-negative share per group, at least one of them above 0.",
         )
-    has_share = weight > 0
-    return float((known[has_share] * weight[has_share]).sum() / weight.sum())
+    has_share = weight > 0  # leave the others out: 0 * NaN would make the whole sum NaN
+    return float((values[has_share] * weight[has_share]).sum() / weight.sum())
 
 
 def auroc(score: npt.ArrayLike, label: npt.ArrayLike) -> float:
-    """Return the area under the ROC curve: how often a positive scores above a negative, ties counted half.
+    """Return the area under the ROC curve: how often a positive scores above a negative; ties count half.
 
     Parameters
     ----------
     score : array_like of float, shape (N,)
-        Higher = more likely positive; infinite values are ordered as any other.
+        Higher = more likely positive; may be infinite.
     label : array_like of int, shape (N,)
         1 positive, 0 negative.
 
     Returns
     -------
     float
-        In [0, 1]; NaN where a class is missing.
+        In [0, 1]; NaN if a class is missing.
 
     Raises
     ------
@@ -236,76 +193,25 @@ def auroc(score: npt.ArrayLike, label: npt.ArrayLike) -> float:
     n_negative = len(y) - n_positive
     if n_positive == 0 or n_negative == 0:
         return float("nan")
-    _, place, size = np.unique(values, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(size) - (size - 1) / 2)[place]  # mean rank among ties, from 1
+    # Mann-Whitney U from the ranks. Tied scores share their mean rank (from 1), which counts each tied pair half.
+    _, level, n_tied = np.unique(values, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(n_tied) - (n_tied - 1) / 2)[level]
     wins = rank[y == 1].sum() - n_positive * (n_positive + 1) / 2
     return float(wins / (n_positive * n_negative))
-
-
-def bootstrap_by_patient(
-    statistic: Callable[[IntArray], float], patient: npt.ArrayLike, *, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Return the 95 % interval of a statistic when patients, not samples, are drawn again with replacement.
-
-    Parameters
-    ----------
-    statistic : callable
-        Sample indices (ndarray of int64, a patient drawn twice stands there twice) to a number.
-    patient : array_like, shape (N,)
-        Patient of each sample.
-    resamples : int
-        Number of draws; 0 gives (NaN, NaN).
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    tuple of float
-        2.5 and 97.5 % percentiles over the draws whose statistic is not NaN; (NaN, NaN) if none is, or with fewer than
-        two patients, who tell nothing of how patients differ.
-
-    Raises
-    ------
-    InputUnsupportedError
-        ``resamples`` is negative, or ``patient`` not one-dimensional.
-    """
-    ids = np.asarray(patient)
-    if resamples < 0 or ids.ndim != 1:
-        raise InputUnsupportedError(
-            f"resamples = {resamples}, patients of shape {ids.shape}", remedy="Give one patient a sample."
-        )
-    _, code, size = np.unique(ids, return_inverse=True, return_counts=True)
-    if len(size) < 2 or resamples == 0:
-        return float("nan"), float("nan")
-    order = np.argsort(code, kind="stable").astype(np.int64)  # samples, patient by patient
-    start, rng = np.cumsum(size) - size, np.random.default_rng(seed)
-
-    def drawn() -> IntArray:
-        people = rng.integers(len(size), size=len(size))  # one draw at a time: a set may have 200,000 patients
-        n = size[people]
-        place: IntArray = order[np.repeat(start[people] - (np.cumsum(n) - n), n) + np.arange(n.sum())]
-        return place
-
-    values = np.array([statistic(drawn()) for _ in range(resamples)], dtype=np.float64)
-    values = values[~np.isnan(values)]
-    if values.size == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def best_decision_threshold(margin: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> float:
     """Return the threshold on z1 - z0 with the highest worst-group accuracy; a margin above it means class 1.
 
-    WGA is constant between neighbouring margins, so the middles between them are tried (and a point beyond either
-    end). Of all that reach the maximum, the median is taken, the lower one of an even number.
+    Candidates are the midpoints between neighbouring margins and one point beyond either end. Of those that reach the
+    maximum the median is returned, the lower one of an even number.
 
     Parameters
     ----------
     margin : array_like of float, shape (N,)
         Logit of class 1 minus logit of class 0.
     label, attribute : array_like of int, shape (N,)
-        Class (0 or 1) and attribute value (from 0) of each sample. Empty groups take no part.
+        Class (0 or 1) and attribute value (from 0) of each sample.
 
     Returns
     -------
@@ -315,7 +221,7 @@ def best_decision_threshold(margin: npt.ArrayLike, label: npt.ArrayLike, attribu
     Raises
     ------
     GroupEmptyError
-        A class without samples: any extreme threshold would be perfect.
+        A class has no samples: any extreme threshold would be perfect.
     InputUnsupportedError
         Arrays that are not one-dimensional, of one length, or labels other than 0 and 1.
     NonFiniteError
@@ -329,22 +235,25 @@ def best_decision_threshold(margin: npt.ArrayLike, label: npt.ArrayLike, attribu
             f"samples of class 0 and 1: {np.bincount(y, minlength=2).tolist()}",
             remedy="Choose the threshold on a split that holds both classes.",
         )
-    steps = np.unique(z)
-    candidates = np.concatenate([[steps[0] - 1], steps[:-1] + np.diff(steps) / 2, [steps[-1] + 1]])
+    margins = np.unique(z)
+    # WGA is constant between neighbouring margins, so one candidate in each gap is enough.
+    candidates = np.concatenate([[margins[0] - 1], margins[:-1] + np.diff(margins) / 2, [margins[-1] + 1]])
+    group = y * (a.max() + 1) + a
     worst = np.ones(len(candidates))
-    for group in np.unique(y * (a.max() + 1) + a):
-        of_group = y * (a.max() + 1) + a == group
-        below = np.searchsorted(np.sort(z[of_group]), candidates, side="right") / of_group.sum()
-        worst = np.minimum(worst, 1 - below if y[of_group][0] else below)
+    for code in np.unique(group):  # empty groups do not occur here, so they take no part in the minimum
+        is_member = group == code
+        share_below = np.searchsorted(np.sort(z[is_member]), candidates, side="right") / is_member.sum()
+        worst = np.minimum(worst, 1 - share_below if y[is_member][0] else share_below)
+    # The median of the plateau is the candidate that is least sensitive to a few other patches.
     best = candidates[np.isclose(worst, worst.max(), rtol=0, atol=1e-12)]
     return float(best[(len(best) - 1) // 2])
 
 
 def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensitivity: float) -> float:
-    """Return the highest threshold on z1 - z0 at which at least so large a share of class 1 lies above it.
+    """Return the highest threshold on z1 - z0 that detects at least the given share of class 1.
 
-    It lies in the middle between the lowest margin of class 1 that must be above it and the next lower margin of any
-    sample (or 1 below it, if there is none).
+    It is the midpoint between the lowest margin of class 1 that must lie above it and the next lower margin of any
+    sample (1 below it, if there is none).
 
     Parameters
     ----------
@@ -353,7 +262,7 @@ def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensit
     label : array_like of int, shape (N,)
         Class (0 or 1) of each sample.
     sensitivity : float
-        Share of class 1 to be found, in (0, 1].
+        Share of class 1 to detect, in (0, 1].
 
     Returns
     -------
@@ -365,7 +274,7 @@ def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensit
     GroupEmptyError
         No sample of class 1.
     InputUnsupportedError
-        A share outside (0, 1], arrays that are not one-dimensional and of one length, or labels other than 0 and 1.
+        A share outside (0, 1], arrays not one-dimensional and of one length, or labels other than 0 and 1.
     NonFiniteError
         A margin is NaN or infinite.
     """
@@ -378,39 +287,40 @@ def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensit
         raise GroupEmptyError(
             "no sample of class 1", remedy="Choose the threshold on a split that holds samples of class 1."
         )
-    n_due = int(np.ceil(sensitivity * len(positive) - 1e-9))  # .95 of 20 is 19, whatever its binary value
-    last = positive[n_due - 1]
-    lower = z[z < last]
-    return float((last + lower.max()) / 2 if lower.size else last - 1)
+    # A rounding error must not ask for one more sample: 0.07 * 100 is 7.000000000000001 and means 7.
+    n_required = int(np.ceil(sensitivity * len(positive) - 1e-9))
+    lowest_detected = positive[n_required - 1]
+    lower = z[z < lowest_detected]
+    return float((lowest_detected + lower.max()) / 2 if lower.size else lowest_detected - 1)
 
 
 def _codes(values: npt.ArrayLike, name: str) -> IntArray:
-    """Return labels or attributes as int64, refused unless whole numbers from 0."""
+    """Return labels or attributes as int64; refuse anything but integers from 0."""
     array = np.asarray(values)
     is_empty = array.size == 0
     if array.ndim != 1 or not (is_empty or (array.dtype.kind in "iub" and array.min() >= 0)):
         raise InputUnsupportedError(
             f"{name} of shape {array.shape} and type {array.dtype}",
-            remedy="Give a one-dimensional array of whole numbers from 0; leave out what is not labelled (-1).",
+            remedy="Give a one-dimensional array of whole numbers from 0; leave out unlabelled samples (-1).",
         )
     return array.astype(np.int64)
 
 
 def _binary(label: npt.ArrayLike) -> IntArray:
-    """Return labels as int64, refused unless 0 or 1."""
+    """Return labels as int64; refuse anything but 0 and 1."""
     y = _codes(label, "label")
     if y.max(initial=0) > 1:
-        raise InputUnsupportedError(f"label {int(y.max())}", remedy="This measure knows classes 0 and 1 only.")
+        raise InputUnsupportedError(f"label {int(y.max())}", remedy="Use this measure for classes 0 and 1 only.")
     return y
 
 
 def _finite(values: npt.ArrayLike, name: str) -> FloatArray:
-    """Return values as float64, refused unless all are finite."""
+    """Return values as float64; refuse NaN and infinity."""
     array = np.asarray(values, dtype=np.float64)
     if not np.isfinite(array).all():
         raise NonFiniteError(
             f"{int((~np.isfinite(array)).sum())} of {array.size} values of {name} are not finite",
-            remedy="Look for a diverged model or an empty input.",
+            remedy="Check for a diverged model or an empty input.",
         )
     return array
 
@@ -419,4 +329,4 @@ def _check_lengths(first: npt.ArrayLike, *others: IntArray) -> None:
     """Refuse arrays of different shapes."""
     shapes = [np.shape(first), *(other.shape for other in others)]
     if len(set(shapes)) > 1:
-        raise InputUnsupportedError(f"arrays of shapes {shapes}", remedy="Give one value a sample in each.")
+        raise InputUnsupportedError(f"arrays of shapes {shapes}", remedy="Give one value per sample in each.")

@@ -1,97 +1,137 @@
-"""How far would a number move if other patients had come? Sums over patients, drawn again (arithmetic, numpy only).
+"""Bootstrap over patients: resample whole patients, since patches of one patient resemble each other (numpy only).
 
-What follows from sums over samples (shares, slopes, correlations) needs each patient's sums once; a resample of
-patients is then a sum of rows, whatever the number of samples.
+A statistic that follows from sums over samples (shares, slopes, correlations) needs each patient's sums only once. A
+resample of patients is then a sum of rows, whatever the number of samples: see `resampled`. `bootstrap_by_patient`
+takes any statistic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pathopatch.core.errors import InputUnsupportedError
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_AT_ONCE = 2**22  # patients drawn at a time, so that many patients need no more memory
+_CHUNK_DRAWS = 2**22  # patients drawn at a time (32 MB), so that 200,000 patients need no more memory than 20
 
 
-def sums_by_patient(values: FloatArray, patient: ArrayLike) -> FloatArray:
-    """Return each patient's sums, patients in sorted order.
+def bootstrap_by_patient(
+    statistic: Callable[[IntArray], float], patient: ArrayLike, *, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95 % interval of a statistic by resampling patients, not samples, with replacement.
 
     Parameters
     ----------
-    values : ndarray of float64, shape (N, M)
-        M numbers a sample.
+    statistic : callable
+        Maps sample indices (ndarray of int64; those of a patient drawn twice occur twice) to a number.
     patient : array_like, shape (N,)
         Patient of each sample.
+    resamples : int
+        Number of resamples; 0 gives (NaN, NaN).
+    seed : int
+        Seed of the draws.
 
     Returns
     -------
-    ndarray of float64, shape (P, M)
+    tuple of float
+        2.5 and 97.5 % percentiles of the resamples whose statistic is not NaN. (NaN, NaN) if none is, or with fewer
+        than two patients: one patient gives no information on how patients differ.
+
+    Raises
+    ------
+    InputUnsupportedError
+        ``resamples`` is negative, or ``patient`` is not one-dimensional.
     """
-    people, place = np.unique(np.asarray(patient), return_inverse=True)
-    columns = [np.bincount(place, weights=column, minlength=len(people)) for column in np.asarray(values).T]
+    ids = np.asarray(patient)
+    if resamples < 0 or ids.ndim != 1:
+        raise InputUnsupportedError(
+            f"resamples = {resamples}, patients of shape {ids.shape}", remedy="Give one patient per sample."
+        )
+    _, code, size = np.unique(ids, return_inverse=True, return_counts=True)
+    by_patient = np.argsort(code, kind="stable").astype(np.int64)  # sample indices, patient by patient
+    start = np.cumsum(size) - size
+    values = []
+    for draws in _patient_draws(len(size), resamples=resamples, seed=seed):
+        for drawn in draws:
+            n = size[drawn]
+            # Concatenated ranges [start, start + n) without a loop over patients.
+            position = np.repeat(start[drawn] - (np.cumsum(n) - n), n) + np.arange(n.sum())
+            values.append(statistic(by_patient[position]))
+    return interval(np.array(values, dtype=np.float64))
+
+
+def sums_by_patient(values: FloatArray, patient: ArrayLike) -> FloatArray:
+    """Return each patient's sums of the columns of `values` (N, M), shape (P, M), patients in sorted order."""
+    ids, code = np.unique(np.asarray(patient), return_inverse=True)
+    columns = [np.bincount(code, weights=column, minlength=len(ids)) for column in np.asarray(values).T]
     return np.stack(columns, axis=1).astype(np.float64)
 
 
 def resampled(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
-    """Return the sums over patients that are drawn again with replacement, as many as there are.
+    """Return the sums over patients that are drawn with replacement, as many as there are.
 
     Parameters
     ----------
     sums : ndarray of float64, shape (P, M)
         As `sums_by_patient` returns them.
     resamples : int
-        Number of draws R.
+        Number of resamples R.
     seed : int
-        Of the draws; the patients drawn are those of `pathopatch.metrics.accuracy.bootstrap_by_patient`.
+        Seed of the draws, which are those of `bootstrap_by_patient`.
 
     Returns
     -------
     ndarray of float64, shape (R, M)
-        Without a row where fewer than two patients tell nothing of how patients differ.
+        No rows with fewer than two patients.
     """
+    n = len(sums)
+    parts = [np.empty((0, sums.shape[1]))]
+    for draws in _patient_draws(n, resamples=resamples, seed=seed):
+        row_start = np.arange(len(draws))[:, None] * n
+        times_drawn = np.bincount((draws + row_start).ravel(), minlength=len(draws) * n).reshape(len(draws), n)
+        parts.append(times_drawn.astype(np.float64) @ sums)
+    return np.concatenate(parts)
+
+
+def resampled_multinomial(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
+    """Return sums (R, M) of the same distribution as `resampled`, from other draws: one multinomial per resample."""
+    # Validation during training uses these draws. They stay, so that intervals of stored runs can be reproduced.
     n = len(sums)
     if n < 2 or resamples == 0:
         return np.empty((0, sums.shape[1]))
     rng = np.random.default_rng(seed)
-    parts, step = [], max(1, _AT_ONCE // n)
-    for start in range(0, resamples, step):
-        draws = rng.integers(n, size=(min(step, resamples - start), n))
-        row = np.arange(len(draws))[:, None] * n
-        times = np.bincount((draws + row).ravel(), minlength=len(draws) * n).reshape(len(draws), n)
-        parts.append(times.astype(np.float64) @ sums)
-    return np.concatenate(parts)
+    chunk = max(1, _CHUNK_DRAWS // n)
+    sizes = (min(chunk, resamples - start) for start in range(0, resamples, chunk))
+    return np.concatenate([rng.multinomial(n, np.full(n, 1 / n), size=size) @ sums for size in sizes])
 
 
 def interval(draws: FloatArray) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 % percentiles of the draws that are not NaN; (NaN, NaN) if none is.
-
-    Parameters
-    ----------
-    draws : ndarray of float64, shape (R,)
-        One statistic of each resample.
-    """
-    known = draws[~np.isnan(draws)]
-    if known.size == 0:
+    """Return the 2.5 and 97.5 % percentiles of the draws (R,) that are not NaN; (NaN, NaN) if there are none."""
+    finite = draws[~np.isnan(draws)]
+    if finite.size == 0:
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.025, 0.975])
+    low, high = np.quantile(finite, [0.025, 0.975])
     return float(low), float(high)
 
 
-def ratio(above: Any, below: Any) -> Any:
-    """Return above / below, element by element; NaN where below is 0."""
-    above, below = np.broadcast_arrays(np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64))
-    found = np.full(above.shape, np.nan)
-    np.divide(above, below, out=found, where=below != 0)
-    return found
+def ratio(numerator: Any, denominator: Any) -> Any:
+    """Return numerator / denominator, element by element; NaN where the denominator is 0."""
+    above, below = np.broadcast_arrays(
+        np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    )
+    quotient = np.full(above.shape, np.nan)
+    np.divide(above, below, out=quotient, where=below != 0)
+    return quotient
 
 
 def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
-    """Return a function from indices of samples to their AUROC; the scores are sorted once, here, for all resamples.
+    """Return a function from sample indices to their AUROC: a statistic for `bootstrap_by_patient`.
 
     Parameters
     ----------
@@ -103,8 +143,9 @@ def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
     Returns
     -------
     callable
-        Ties are counted half, as `pathopatch.metrics.accuracy.auroc` does; NaN where a class is missing.
+        Ties count half, as in `pathopatch.metrics.accuracy.auroc`; NaN if a class is missing.
     """
+    # Sort the scores once, for all resamples: then a resample only counts samples by score level and label.
     levels, level = np.unique(np.asarray(score, dtype=np.float64), return_inverse=True)
     code = 2 * level.astype(np.int64) + np.asarray(label, dtype=np.int64)
 
@@ -115,3 +156,14 @@ def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
         return float(ratio(wins, float(positive.sum()) * float(negative.sum())))
 
     return area
+
+
+def _patient_draws(n_patients: int, *, resamples: int, seed: int) -> Iterator[IntArray]:
+    """Yield the patients of each resample, (r, P) at a time; nothing with fewer than two patients."""
+    if n_patients < 2:
+        return
+    rng = np.random.default_rng(seed)
+    # The generator fills row by row, so the chunk does not change the draws.
+    chunk = max(1, _CHUNK_DRAWS // n_patients)
+    for start in range(0, resamples, chunk):
+        yield rng.integers(n_patients, size=(min(chunk, resamples - start), n_patients))

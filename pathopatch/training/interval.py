@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_DRAWS_AT_A_TIME = 100
+from pathopatch.metrics.bootstrap import interval, resampled_multinomial
 
 
 def accuracies_with_intervals(
@@ -46,24 +46,10 @@ def accuracies_with_intervals(
     hits = np.bincount(cell[is_right], minlength=len(people) * len(present)).reshape(shape)
     accuracy = hits.sum(axis=0) / n.sum(axis=0)  # (G,)
     found = {"wga": float(accuracy.min()), "gba": float(accuracy.mean())}
-    drawn = _drawn(hits, n, resamples=resamples, seed=seed)  # (R, G)
+    sums = np.concatenate([hits, n], axis=1).astype(np.float64)
+    drawn_hits, drawn_n = np.split(resampled_multinomial(sums, resamples=resamples, seed=seed), 2, axis=1)  # (R, G)
+    has_all_groups = (drawn_n > 0).all(axis=1)
+    drawn = drawn_hits[has_all_groups] / drawn_n[has_all_groups]
     for name, values in (("wga", drawn.min(axis=1)), ("gba", drawn.mean(axis=1))):
-        low, high = np.quantile(values, [0.025, 0.975]) if len(values) else (np.nan, np.nan)
-        found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+        found[f"{name}_low"], found[f"{name}_high"] = interval(values)
     return found
-
-
-def _drawn(hits: NDArray[np.int64], n: NDArray[np.int64], *, resamples: int, seed: int) -> NDArray[np.float64]:
-    """Return the groups' accuracies in each draw of patients, (R, G); without those that miss a group."""
-    people = len(n)
-    if people < 2 or resamples == 0:
-        return np.empty((0, n.shape[1]))
-    rng = np.random.default_rng(seed)
-    parts = []
-    for start in range(0, resamples, _DRAWS_AT_A_TIME):
-        count = min(_DRAWS_AT_A_TIME, resamples - start)
-        times = rng.multinomial(people, np.full(people, 1 / people), size=count)  # (R, P): how often each was drawn
-        of_group = times @ n
-        is_whole = (of_group > 0).all(axis=1)
-        parts.append((times @ hits)[is_whole] / of_group[is_whole])
-    return np.concatenate(parts)

@@ -112,7 +112,7 @@ def test_uniform_groups_bound_nothing() -> None:
     gerne.check_beta([[0.5, 0.5], [0.5, 0.5]], 1.0, 1e6)
 
 
-def test_a_beta_on_the_bound_passes_and_one_beyond_is_an_error_that_states_the_bounds() -> None:
+def test_beta_on_the_bound_passes_and_beyond_it_the_bounds_are_stated() -> None:
     alpha = cell(0.95, 2)
     gerne.check_beta(alpha, 0.5, gerne.beta_bounds(alpha, 0.5)[1])
     with pytest.raises(BetaOutOfBoundsError, match=r"beta = 3\.23 .*\[-1\.22222, 3\.22222\].* c = 0\.5"):
@@ -125,7 +125,7 @@ def test_a_beta_that_is_no_number_is_out_of_bounds(beta: float) -> None:
         gerne.check_beta(np.full((2, 2), 0.5), 0.5, beta)
 
 
-def test_an_empty_group_of_two_attributes_is_an_error_that_prints_the_counts() -> None:
+def test_an_empty_group_of_two_attributes_is_refused_with_the_counts() -> None:
     with pytest.raises(GroupEmptyError, match=r"label 1, attribute 0.*\[\[2, 1\], \[0, 3\]\]"):
         gerne.alpha([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 1])
 

@@ -55,7 +55,7 @@ def drawn(name: str, label: np.ndarray, attribute: np.ndarray, **sizes: int) -> 
 
 @every_method
 @every_shape
-def test_a_method_trains_a_linear_network_on_equal_numbers_of_samples(name: str, counts: np.ndarray) -> None:
+def test_every_method_trains_a_linear_network_at_equal_batch_size(name: str, counts: np.ndarray) -> None:
     torch.manual_seed(0)
     label, attribute = samples(counts)
     n_classes = len(counts)
@@ -104,7 +104,7 @@ def test_a_method_can_be_sent_to_another_process(name: str) -> None:
 
 
 @every_method
-def test_an_empty_binary_group_stops_the_methods_that_balance_known_groups_and_no_other(name: str) -> None:
+def test_only_methods_that_balance_known_groups_refuse_an_empty_one(name: str) -> None:
     label, attribute = np.array([0] * 6 + [1] * 6), np.array([0, 1] * 3 + [1] * 6)
     if name in BALANCE_GROUPS:
         with pytest.raises(GroupEmptyError, match=r"\[\[3, 3\], \[0, 6\]\]"):
@@ -114,7 +114,7 @@ def test_an_empty_binary_group_stops_the_methods_that_balance_known_groups_and_n
 
 
 @every_method
-def test_an_empty_group_of_more_attributes_warns_and_its_class_keeps_its_share(name: str) -> None:
+def test_an_empty_group_of_three_warns_and_its_class_keeps_its_share(name: str) -> None:
     label, attribute = samples(np.array([[3, 4, 5], [9, 3, 0]]))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -213,7 +213,7 @@ def test_oversampling_draws_what_gerne_follows_in_expectation() -> None:
     np.testing.assert_allclose(3 * less - 2 * biased, shares, atol=1e-12)
 
 
-def test_steps_of_the_automatic_method_are_shorter_by_the_growth_of_its_noise() -> None:
+def test_gerne_auto_shortens_steps_by_the_growth_of_its_noise() -> None:
     batch = np.random.default_rng(0).normal(size=(100_000, 64))  # gradients of single samples
     half = batch[:, :32].mean(axis=1), batch[:, 32:].mean(axis=1)
     extrapolated = 2 * half[0] - half[1]  # beta = 1
@@ -222,7 +222,7 @@ def test_steps_of_the_automatic_method_are_shorter_by_the_growth_of_its_noise() 
     assert methods.method("gerne")[0].lr_scale == 1
 
 
-def test_a_beta_outside_the_bounds_of_the_pseudo_groups_is_refused_before_the_biased_model_is_trained() -> None:
+def test_beta_outside_the_bounds_of_pseudo_groups_is_refused_at_once() -> None:
     methods.method("gerne-unknown", c=1.0, beta=-0.5, t=0.1)
     with pytest.raises(BetaOutOfBoundsError, match="beta = 9 "):
         methods.method("gerne-unknown", c=1.0, beta=9.0, t=0.1)
@@ -246,7 +246,7 @@ def test_gerne_refuses_an_odd_number_of_samples_a_class() -> None:
         phase.sampler(LABEL, ATTRIBUTE, batch_per_class=7, steps=1, seed=0)
 
 
-def test_gerne_refuses_a_beta_and_oversampling_an_s_outside_the_bounds_of_the_data() -> None:
+def test_gerne_refuses_beta_and_oversample_s_outside_the_bounds() -> None:
     # largest alpha 40/48: the bound is (5/6) / (.5 * (1/3)) - 1 = 4, and of s = c (beta + 1) 2.5
     (inside,), (outside,) = methods.method("gerne", beta=3.99), methods.method("gerne", beta=4.01)
     assert len(inside.sampler(LABEL, ATTRIBUTE, **SIZES)) == 12
@@ -267,18 +267,18 @@ def test_the_second_model_of_two_starts_anew_and_dfr_goes_on_from_the_first() ->
         assert (second.split, second.trainable) == (("val", "head") if name == "dfr" else ("train", "all"))
 
 
-def test_the_biased_model_has_its_own_rate_and_decay_and_is_picked_by_the_classes() -> None:
+def test_the_biased_model_has_own_rate_and_decay_and_is_picked_by_class() -> None:
     biased, second = methods.method("gerne-unknown", biased_lr_scale=0.1)
     assert (biased.lr_scale, biased.weight_decay_scale, biased.select_by) == (0.1, 2.0, "cba")
     assert (second.lr_scale, second.weight_decay_scale, second.select_by) == (1.0, 1.0, "wga")
 
 
 @pytest.mark.parametrize(("t", "needs"), [(0.5, False), (0.51, True)])
-def test_more_than_half_can_only_be_called_hard_where_validation_knows_the_attribute(t: float, needs: bool) -> None:
+def test_t_above_one_half_needs_the_attribute_in_validation(t: float, needs: bool) -> None:
     assert any(phase.needs_val_attribute for phase in methods.method("gerne-unknown", t=t)) == needs
 
 
-def test_a_first_model_without_errors_is_said() -> None:
+def test_jtt_warns_if_the_first_model_makes_no_error() -> None:
     relabel = methods.method("jtt")[-1].relabel
     assert relabel is not None
     with pytest.warns(UserWarning, match="no error"):

@@ -203,7 +203,7 @@ def test_group_dro_by_hand() -> None:
     assert value.item() == pytest.approx(1.6, abs=TOLERANCE)
 
 
-def test_an_empty_group_adds_nothing_to_group_dro_and_its_weight_only_moves_by_the_normalisation() -> None:
+def test_an_absent_group_moves_group_dro_by_normalisation_only() -> None:
     objective = GroupDRO(3, eta=math.log(2))
     value = objective(torch.tensor([1.0, 0.0], dtype=torch.float64), torch.tensor([0, 1]))
     # q = (2, 1, 1) / 4
@@ -234,7 +234,7 @@ def test_group_dro_survives_immense_losses() -> None:
     assert value.item() == pytest.approx(1e5)
 
 
-def test_group_dro_leaves_its_weights_alone_in_evaluation_and_replaces_rather_than_edits_them() -> None:
+def test_group_dro_keeps_q_in_evaluation_and_never_edits_it_in_place() -> None:
     objective = GroupDRO(2, eta=1.0).eval()
     before = objective.q
     objective(torch.tensor([5.0, 0.0]), torch.tensor([0, 1]))

@@ -28,7 +28,7 @@ def drawn(sampler, label):
     return np.bincount(np.concatenate(list(sampler)), minlength=len(label))
 
 
-def test_ranks_are_places_among_all_samples_and_equal_values_share_their_stretch():
+def test_ranks_are_over_all_samples_and_ties_share_their_interval():
     assert pooled_ranks([0, 1, 0, 1], [0.9, 0.1, 0.3, 0.7]).tolist() == [7 / 8, 1 / 8, 3 / 8, 5 / 8]
     # three of four are equal: [0, 3/4] holds one of class 0 at its middle and two of class 1 at its quarters
     found = pooled_ranks([0, 1, 1, 0], [0.2, 0.2, 0.2, 0.5])
@@ -41,7 +41,7 @@ def test_a_sample_owns_what_is_nearest_to_it():
     np.testing.assert_allclose(owned_shares(np.array([0.1, 0.3, 0.9])), [0.2, 0.4, 0.4])
 
 
-def test_where_classes_take_turns_the_drawn_rank_is_uniform_within_one_by_n_and_half_that_at_the_ends():
+def test_with_alternating_classes_the_drawn_rank_is_uniform_within_1_by_n():
     n, per_class = 200, 5
     label, value = np.arange(n) % 2, np.linspace(0, 1, n) ** 3  # the shape of the measurement does not matter
     steps = 200 * (n // 2) // per_class  # rounds of one draw a sample
@@ -55,7 +55,7 @@ def test_where_classes_take_turns_the_drawn_rank_is_uniform_within_one_by_n_and_
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_drawn_rank_is_uniform_in_each_class_up_to_its_gaps_whatever_the_data(ties):
+def test_the_drawn_rank_is_uniform_in_each_class_up_to_its_gaps(ties):
     label, value = skewed(ties=ties)
     per_class = 8
     sampler = RankBalancedBatchSampler(label, value, batch_per_class=per_class, steps=2 * 400, seed=3)
@@ -113,7 +113,7 @@ def test_a_step_is_a_pure_function_of_seed_and_step(make):
         sampler.batch(200)
 
 
-def test_the_first_half_of_gerne_is_as_the_data_and_the_second_is_flat_to_the_part_c():
+def test_gerne_by_rank_has_a_natural_half_and_a_half_flat_to_the_part_c():
     label, value = skewed()
     per_class, c = 10, 0.4
     sampler = RankGerneBatchSampler(label, value, batch_per_class=per_class, c=c, steps=600, seed=2)
@@ -128,7 +128,7 @@ def test_the_first_half_of_gerne_is_as_the_data_and_the_second_is_flat_to_the_pa
         np.testing.assert_allclose(mixed, due, atol=2e-3)
 
 
-def test_resample_and_gerne_draw_by_rank_and_a_beta_beyond_its_bounds_is_refused():
+def test_resample_and_gerne_draw_by_rank_and_check_beta():
     from pathopatch.core.config import RANK_METHODS
 
     assert tuple(name for name in NAMES if all(phase.rank_sampler for phase in method(name))) == RANK_METHODS

@@ -136,7 +136,7 @@ def test_within_a_cell_samples_come_from_reshuffled_permutations(data: tuple) ->
                 assert not (rounds[0] == rounds[1]).all()
 
 
-def test_the_two_halves_draw_different_samples_though_their_shares_are_equal() -> None:
+def test_the_two_halves_draw_different_samples_at_equal_shares() -> None:
     y, a = samples([[50, 50], [50, 50]])
     batch = GerneBatchSampler(y, a, batch_per_class=20, c=1.0, steps=1, seed=0).batch(0)
     assert sorted(batch[:40]) != sorted(batch[40:])
@@ -151,21 +151,21 @@ def test_position_within_a_part_tells_neither_class_nor_attribute(make: Callable
         assert np.abs(share - values[parts].mean()).max() < 0.125
 
 
-def test_an_empty_group_of_two_attributes_is_refused_by_samplers_that_balance_groups() -> None:
+def test_group_balancing_samplers_refuse_an_empty_group_of_two_attributes() -> None:
     y, a = samples([[10, 10], [0, 10]])
     for make in (MAKERS["gerne"], MAKERS["group-balanced"]):
         with pytest.raises(GroupEmptyError, match=r"\[\[10, 10\], \[0, 10\]\]"):
             make(y, a, batch_per_class=4, steps=1, seed=0)
 
 
-def test_an_empty_group_does_not_matter_to_class_balanced_and_uniform_batches() -> None:
+def test_class_balanced_and_uniform_batches_accept_an_empty_group() -> None:
     y, a = samples([[10, 10], [0, 10]])
     batch = ClassBalancedBatchSampler(y, a, batch_per_class=4, steps=1, seed=0).batch(0)
     assert np.bincount(y[batch]).tolist() == [4, 4]
     assert len(UniformBatchSampler(y, a, batch_per_class=4, steps=1, seed=0).batch(0)) == 8
 
 
-def test_an_empty_group_of_more_attributes_warns_and_the_others_share_equally() -> None:
+def test_an_empty_group_of_three_attributes_warns_and_others_share() -> None:
     y, a = samples([[10, 10, 10], [20, 5, 0]])
     with pytest.warns(UserWarning, match="label 1, attribute 2"):
         sampler = GroupBalancedBatchSampler(y, a, batch_per_class=6, steps=50, seed=0)
@@ -215,7 +215,7 @@ def test_in_units_a_step_holds_multiples_of_each_cell_and_shares_stay_exact(data
 
 
 @every_sampler
-def test_in_units_steps_are_read_at_random_samples_come_equally_often_and_the_sampler_stays_as_it_was(
+def test_in_units_batches_stay_random_access_and_even(
     make: Callable[..., BatchSampler],
 ) -> None:
     y, a = samples([[4, 4], [4, 4]])
@@ -230,7 +230,7 @@ def test_in_units_steps_are_read_at_random_samples_come_equally_often_and_the_sa
     assert list(sampler.in_units(1)) == before
 
 
-def test_a_unit_that_does_not_divide_the_batch_is_refused_with_what_would_do() -> None:
+def test_a_unit_that_does_not_divide_the_batch_is_refused_with_a_remedy() -> None:
     sampler = GerneBatchSampler(*TISSUE, batch_per_class=6, c=0.5, steps=1, seed=0)
     with pytest.raises(InputUnsupportedError, match="multiple of 8"):
         sampler.in_units(4)

@@ -44,7 +44,7 @@ def test_more_than_two_attributes_have_a_column_each() -> None:
     np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan, 0.0], [np.nan, 1.0, 1.0]])
 
 
-def test_an_empty_group_has_nan_accuracy_and_takes_no_part_in_worst_and_balanced() -> None:
+def test_an_empty_group_is_nan_and_takes_no_part_in_wga_and_gba() -> None:
     prediction, label, attribute = [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 1, 1]
     found = metrics.group_accuracies(prediction, label, attribute)
     np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan], [np.nan, 0.5]])
@@ -79,13 +79,13 @@ def test_the_biased_average_weighs_groups_by_their_shares() -> None:
     assert metrics.biased_average(accuracy, [[6, 1], [1, 2]]) == pytest.approx((5.4 + 0.5 + 0.4 + 1.6) / 10)
 
 
-def test_the_biased_average_with_the_sizes_of_the_groups_is_the_average_accuracy() -> None:
+def test_biased_average_by_group_sizes_is_the_average_accuracy() -> None:
     found = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
     average = metrics.average_accuracy(PREDICTION, LABEL)
     assert metrics.biased_average(found.accuracy, found.n) == pytest.approx(average)
 
 
-def test_an_empty_group_matters_to_the_biased_average_only_if_it_has_a_share() -> None:
+def test_an_empty_group_makes_the_biased_average_nan_only_with_a_share() -> None:
     accuracy = [[0.5, math.nan], [0.5, 0.5]]
     assert metrics.biased_average(accuracy, [[1, 0], [1, 1]]) == 0.5
     assert math.isnan(metrics.biased_average(accuracy, [[1, 1], [1, 1]]))
@@ -136,66 +136,6 @@ def test_nan_among_scores_is_an_error() -> None:
 def test_auroc_knows_two_classes_only() -> None:
     with pytest.raises(InputUnsupportedError, match="label 2"):
         metrics.auroc([0.1, 0.2], [0, 2])
-
-
-def test_the_bootstrap_draws_whole_patients() -> None:
-    patient = np.array(["a", "b", "a", "c", "b"])
-    seen: list[tuple[int, ...]] = []
-
-    def record(indices: np.ndarray) -> float:
-        seen.append(tuple(np.bincount(indices, minlength=5)))
-        return 0.0
-
-    assert metrics.bootstrap_by_patient(record, patient, resamples=50, seed=0) == (0.0, 0.0)
-    assert len(seen) == 50
-    for a, b, a2, c, b2 in seen:
-        assert (a, b) == (a2, b2)
-        assert a + b + c == 3
-    assert len(set(seen)) > 3
-
-
-def test_the_bootstrap_of_two_patients_spans_both() -> None:
-    value = np.array([0.0, 1.0, 1.0])
-    low, high = metrics.bootstrap_by_patient(
-        lambda rows: float(value[rows].mean()), ["a", "b", "b"], resamples=400, seed=0
-    )
-    assert (low, high) == (0.0, 1.0)  # each has a quarter of the draws for itself
-
-
-def test_the_bootstrap_interval_of_a_mean_has_its_textbook_width() -> None:
-    value = np.random.default_rng(0).normal(size=400)
-    low, high = metrics.bootstrap_by_patient(lambda r: float(value[r].mean()), np.arange(400), resamples=2000, seed=1)
-    half_width = 1.96 * value.std() / 20
-    assert low == pytest.approx(value.mean() - half_width, abs=0.02)
-    assert high == pytest.approx(value.mean() + half_width, abs=0.02)
-
-
-def test_the_bootstrap_is_fixed_by_its_seed() -> None:
-    value = np.random.default_rng(0).normal(size=20)
-    first, again, other = (
-        metrics.bootstrap_by_patient(lambda r: float(value[r].mean()), np.arange(20), resamples=50, seed=seed)
-        for seed in (0, 0, 1)
-    )
-    assert first == again != other
-
-
-def test_nan_draws_are_left_out_of_the_bootstrap() -> None:
-    def only_with_b(rows: np.ndarray) -> float:
-        return 1.0 if (rows == 1).any() else math.nan
-
-    assert metrics.bootstrap_by_patient(only_with_b, ["a", "b"], resamples=100, seed=0) == (1.0, 1.0)
-    low, high = metrics.bootstrap_by_patient(lambda rows: math.nan, ["a", "b"], resamples=10, seed=0)
-    assert math.isnan(low)
-    assert math.isnan(high)
-
-
-@pytest.mark.parametrize("patient", [[], ["a", "a", "a"]])
-def test_fewer_than_two_patients_have_no_interval(patient: list[str]) -> None:
-    assert np.isnan(metrics.bootstrap_by_patient(lambda rows: 1.0, patient, resamples=10, seed=0)).all()
-
-
-def test_a_bootstrap_of_no_resamples_has_no_interval() -> None:
-    assert np.isnan(metrics.bootstrap_by_patient(lambda rows: 1.0, ["a", "b"], resamples=0, seed=0)).all()
 
 
 def test_the_best_threshold_lies_in_the_middle_of_a_clean_gap() -> None:
@@ -253,7 +193,7 @@ def test_nineteen_of_twenty_are_95_percent() -> None:
     st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1)), min_size=1, max_size=30),
     st.sampled_from([0.1, 0.5, 0.8, 0.95, 1.0]),
 )
-def test_enough_positives_lie_above_the_threshold_and_above_the_next_margin_too_few(rows: list, share: float) -> None:
+def test_the_next_margin_above_the_threshold_detects_too_few(rows: list, share: float) -> None:
     margin, label = (np.array(column) for column in zip(*rows, strict=True))
     if not label.any():
         return
@@ -264,14 +204,14 @@ def test_enough_positives_lie_above_the_threshold_and_above_the_next_margin_too_
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1, math.nan])
-def test_a_sensitivity_that_is_no_share_is_refused_and_without_positives_there_is_none(share: float) -> None:
+def test_sensitivity_outside_0_to_1_and_no_positives_are_refused(share: float) -> None:
     with pytest.raises(InputUnsupportedError, match="sensitivity"):
         metrics.threshold_at_sensitivity([1.0], [1], share)
     with pytest.raises(GroupEmptyError):
         metrics.threshold_at_sensitivity([1.0], [0], 0.5)
 
 
-def test_an_empty_group_takes_no_part_in_the_threshold_and_an_empty_class_is_an_error() -> None:
+def test_threshold_ignores_an_empty_group_and_refuses_an_empty_class() -> None:
     assert metrics.best_decision_threshold([-1.0, 1.0], [0, 1], [0, 1]) == 0.0
     with pytest.raises(GroupEmptyError, match=r"\[2, 0\]"):
         metrics.best_decision_threshold([-1.0, 1.0], [0, 0], [0, 1])

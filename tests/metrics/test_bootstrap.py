@@ -1,13 +1,15 @@
-"""Resampled sums are the resamples of the general bootstrap, only sooner."""
+"""The bootstrap draws whole patients, and resampled sums equal the general bootstrap."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 
-from pathopatch.metrics import bootstrap as resampling
-from pathopatch.metrics.accuracy import auroc, bootstrap_by_patient
-from pathopatch.metrics.bootstrap import auroc_of, interval, ratio, resampled, sums_by_patient
+from pathopatch.metrics import bootstrap
+from pathopatch.metrics.accuracy import auroc
+from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled, sums_by_patient
 
 RNG = np.random.default_rng(0)
 PATIENT = RNG.integers(0, 9, 200).astype(str)
@@ -17,8 +19,8 @@ VALUE = RNG.random(200)
 def test_the_interval_of_a_mean_is_that_of_the_general_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = sums_by_patient(np.stack([VALUE, np.ones(200)], axis=1), PATIENT)
     general = bootstrap_by_patient(lambda index: float(VALUE[index].mean()), PATIENT, resamples=300, seed=4)
-    for at_once in (2**22, 9 * 7):
-        monkeypatch.setattr(resampling, "_AT_ONCE", at_once)
+    for chunk_draws in (2**22, 9 * 7):
+        monkeypatch.setattr(bootstrap, "_CHUNK_DRAWS", chunk_draws)
         draws = resampled(sums, resamples=300, seed=4)
         assert interval(ratio(draws[:, 0], draws[:, 1])) == pytest.approx(general)
 
@@ -33,3 +35,61 @@ def test_the_area_of_a_resample_is_that_of_the_general_one() -> None:
 def test_one_patient_has_no_interval() -> None:
     assert len(resampled(np.ones((1, 3)), resamples=100, seed=0)) == 0
     assert np.isnan(interval(np.full(5, np.nan))).all()
+
+
+def test_the_bootstrap_draws_whole_patients() -> None:
+    patient = np.array(["a", "b", "a", "c", "b"])
+    seen: list[tuple[int, ...]] = []
+
+    def record(indices: np.ndarray) -> float:
+        seen.append(tuple(np.bincount(indices, minlength=5)))
+        return 0.0
+
+    assert bootstrap_by_patient(record, patient, resamples=50, seed=0) == (0.0, 0.0)
+    assert len(seen) == 50
+    for a, b, a2, c, b2 in seen:
+        assert (a, b) == (a2, b2)
+        assert a + b + c == 3
+    assert len(set(seen)) > 3
+
+
+def test_the_bootstrap_of_two_patients_spans_both() -> None:
+    value = np.array([0.0, 1.0, 1.0])
+    low, high = bootstrap_by_patient(lambda rows: float(value[rows].mean()), ["a", "b", "b"], resamples=400, seed=0)
+    assert (low, high) == (0.0, 1.0)  # each has a quarter of the draws for itself
+
+
+def test_the_bootstrap_interval_of_a_mean_has_its_textbook_width() -> None:
+    value = np.random.default_rng(0).normal(size=400)
+    low, high = bootstrap_by_patient(lambda r: float(value[r].mean()), np.arange(400), resamples=2000, seed=1)
+    half_width = 1.96 * value.std() / 20
+    assert low == pytest.approx(value.mean() - half_width, abs=0.02)
+    assert high == pytest.approx(value.mean() + half_width, abs=0.02)
+
+
+def test_the_bootstrap_is_fixed_by_its_seed() -> None:
+    value = np.random.default_rng(0).normal(size=20)
+    first, again, other = (
+        bootstrap_by_patient(lambda r: float(value[r].mean()), np.arange(20), resamples=50, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+def test_nan_draws_are_left_out_of_the_bootstrap() -> None:
+    def only_with_b(rows: np.ndarray) -> float:
+        return 1.0 if (rows == 1).any() else math.nan
+
+    assert bootstrap_by_patient(only_with_b, ["a", "b"], resamples=100, seed=0) == (1.0, 1.0)
+    low, high = bootstrap_by_patient(lambda rows: math.nan, ["a", "b"], resamples=10, seed=0)
+    assert math.isnan(low)
+    assert math.isnan(high)
+
+
+@pytest.mark.parametrize("patient", [[], ["a", "a", "a"]])
+def test_fewer_than_two_patients_have_no_interval(patient: list[str]) -> None:
+    assert np.isnan(bootstrap_by_patient(lambda rows: 1.0, patient, resamples=10, seed=0)).all()
+
+
+def test_a_bootstrap_of_no_resamples_has_no_interval() -> None:
+    assert np.isnan(bootstrap_by_patient(lambda rows: 1.0, ["a", "b"], resamples=0, seed=0)).all()

@@ -61,7 +61,7 @@ def _edit(folder: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_a_stored_model_predicts_what_the_network_says_of_resized_standardised_patches(bundle):
+def test_a_loaded_model_resizes_and_standardises_patches(bundle):
     model = load_model(bundle, device="cpu", precision="float32")
     patches = np.random.default_rng(0).random((5, 3, 32, 32), dtype=np.float32)
     halved = patches.reshape(5, 3, 16, 2, 16, 2).mean(axis=(3, 5))  # area means, by hand
@@ -73,7 +73,7 @@ def test_a_stored_model_predicts_what_the_network_says_of_resized_standardised_p
     assert model.spec == _spec()
 
 
-def test_a_model_of_four_classes_comes_back_with_their_names_and_says_how_it_decides(tmp_path):
+def test_a_model_of_four_classes_keeps_their_names_and_decision_rule(tmp_path):
     network = build_network("mlp-100", 3, n_classes=4, input_px=16)
     spec = _spec(architecture="mlp-100", class_names=class_names(4), decision_threshold=0.0)
     save_bundle(tmp_path / "four", network, spec)
@@ -237,7 +237,7 @@ def test_a_model_of_slides_of_both_kinds_takes_either():
     assert check_slide(_spec(background="auto"), _slide(background="bright")) == []
 
 
-def test_a_model_that_states_what_all_slides_are_takes_the_slide_and_says_that_it_looks_otherwise():
+def test_a_stated_background_overrides_the_slides_with_a_warning():
     stated = _spec(tissue=TissueConfig(background="dark"))
     assert check_slide(stated, _slide()) == []
     assert "taken as dark" in check_slide(stated, _slide(background="bright"))[0]

@@ -93,7 +93,7 @@ def test_the_card_lists_each_group_with_its_training_and_validation_patches():
     ]
 
 
-def test_the_card_gives_worst_group_accuracy_with_its_interval_and_with_threshold_0():
+def test_the_card_gives_wga_with_its_interval_and_at_threshold_0():
     card = model_card(_spec())
     assert "| worst-group accuracy | 0.75 | 0.6 to 0.85 | 0.5 |" in card
     assert "| group-balanced accuracy | 0.875 | 0.7 to 0.95 | 0.8 |" in card
@@ -114,12 +114,12 @@ def test_the_card_gives_the_threshold_as_a_logit_and_as_a_probability():
     assert _spec(class_names=("a", "b", "c")).decision_probability is None
 
 
-def test_the_card_says_whether_slides_are_dark_or_bright_where_there_is_no_tissue():
+def test_the_card_states_the_background_of_the_slides():
     assert "| where there is no tissue | dark |" in model_card(_spec(background="dark"))
     assert "| where there is no tissue | dark or bright |" in model_card(_spec())
 
 
-def test_the_card_names_the_smallest_group_and_where_the_threshold_comes_from():
+def test_the_card_names_the_smallest_group_and_the_thresholds_origin():
     limits = model_card(_spec()).partition("## Limits")[2]
     assert "The smallest training group has 5 patches: tumour, little tissue." in limits
     assert "chosen on the validation patches" in limits
@@ -127,7 +127,7 @@ def test_the_card_names_the_smallest_group_and_where_the_threshold_comes_from():
     assert "chosen on the validation patches" not in model_card(untuned).partition("## Limits")[2]
 
 
-def test_bins_that_were_trained_at_and_a_threshold_that_selects_have_a_table_each():
+def test_training_bins_and_the_selecting_threshold_have_a_table_each():
     bins = {"by": "by tissue bins cut at 0.3", "attributes": ["tissue below 0.3", "tissue from 0.3"]}
     data = {"trained": TRAINED | bins, "validated": VALIDATED, "drawn_by": "selected at tissue threshold 0.25"}
     card = model_card(_spec(data=data))
@@ -148,7 +148,7 @@ def test_validation_patches_that_were_learnt_from_are_told_apart():
         ({"wga_low": float("nan"), "wga_high": float("nan")}, "| worst-group accuracy | 0.75 | not known | 0.5 |"),
     ],
 )
-def test_an_interval_that_is_not_known_is_said_to_be_so(metrics, said):
+def test_an_unknown_interval_is_written_as_not_known(metrics, said):
     assert said in model_card(_spec(group_metrics=METRICS | metrics))
 
 

@@ -35,7 +35,7 @@ def margin(model: PatchClassifier, x: np.ndarray = PATCHES) -> np.ndarray:
     return logits[:, 1] - logits[:, 0]
 
 
-def test_one_model_speaks_for_itself_and_has_no_spread() -> None:
+def test_a_single_model_keeps_its_logit_and_has_no_spread() -> None:
     model = member(temperature=2.0)
     said = Ensemble([model]).speak(Ensemble([model]).prepared(PATCHES))
     np.testing.assert_allclose(said.logit, margin(model), rtol=1e-6)
@@ -43,7 +43,7 @@ def test_one_model_speaks_for_itself_and_has_no_spread() -> None:
     assert np.isnan(said.spread).all()
 
 
-def test_several_models_give_the_mean_calibrated_logit_and_the_spread_of_their_probabilities() -> None:
+def test_several_models_give_mean_calibrated_logit_and_spread() -> None:
     models = [member(0, temperature=2.0, decision_threshold=1.0), member(1, temperature=0.5, decision_threshold=-0.5)]
     voices = Ensemble(models)
     said = voices.speak(voices.prepared(PATCHES))
@@ -56,7 +56,7 @@ def test_several_models_give_the_mean_calibrated_logit_and_the_spread_of_their_p
     assert voices.spec.temperature == 1
 
 
-def test_the_symmetries_of_a_patch_give_one_answer_which_is_the_mean_over_them() -> None:
+def test_tta_is_the_mean_over_the_eight_symmetries_and_invariant() -> None:
     model, voices = member(), Ensemble([member()])
     eight = [np.rot90(x, k, (2, 3)) for x in (PATCHES, PATCHES[..., ::-1]) for k in range(4)]
     said = voices.speak(voices.prepared(PATCHES), tta=True).logit
@@ -85,12 +85,12 @@ def test_members_may_differ_in_network_and_training() -> None:
     assert len(Ensemble([member(), member(1, input_px=24, mean=(0.1, 0.1), method="erm")]).members) == 2
 
 
-def test_a_member_for_both_backgrounds_does_not_bring_together_two_that_contradict_each_other() -> None:
+def test_a_member_for_both_backgrounds_hides_no_contradiction() -> None:
     with pytest.raises(CheckpointIncompatibleError, match="background is 'bright' and 'dark'"):
         Ensemble([member(background=each) for each in ("auto", "bright", "dark")])
 
 
-def test_of_a_member_for_both_backgrounds_and_one_for_bright_slides_bright_ones_are_asked_for() -> None:
+def test_members_for_both_and_bright_backgrounds_need_bright_slides() -> None:
     assert Ensemble([member(background="auto"), member(background="bright")]).spec.background == "bright"
 
 
@@ -121,7 +121,7 @@ def test_what_older_bundles_saw_has_the_fingerprint_that_it_had() -> None:
     assert SeenRange.model_validate(raw).model_dump(mode="json") == raw
 
 
-def test_the_joint_threshold_is_in_the_units_of_the_mean_of_logits_over_temperatures() -> None:
+def test_the_joint_threshold_is_in_units_of_calibrated_logits() -> None:
     one, other = member(decision_threshold=3.0, temperature=2.0), member(1, decision_threshold=-0.2, temperature=0.5)
     voices = Ensemble([one, other])
     assert voices.spec.temperature == 1.0

@@ -111,7 +111,7 @@ def wsinfer_zoo(tmp_path_factory):
     ],
     ids=["two channels of uint16", "half the size", "an odd factor", "four classes"],
 )
-def test_torchscript_and_onnx_turn_patches_as_they_are_cut_into_our_probabilities(tmp_path, kind, changes):
+def test_torchscript_and_onnx_give_our_probabilities(tmp_path, kind, changes):
     spec = _spec(**changes)
     bundle = _bundle(tmp_path / "model", spec)
     export_model(bundle, tmp_path / "out", kind=kind)
@@ -132,7 +132,7 @@ def test_networks_of_timm_can_be_recorded_for_any_number_of_patches(tmp_path, ar
 
 
 @pytest.mark.parametrize("patch_px", [32, 64, 40])
-def test_wsinfer_gets_our_probabilities_where_the_slide_has_the_models_scale(tmp_path, patch_px):
+def test_wsinfer_gets_our_probabilities_at_the_models_scale(tmp_path, patch_px):
     spec = _spec(patch_px=patch_px)
     bundle = _bundle(tmp_path / "model", spec)
     export_model(bundle, tmp_path / "out", kind="wsinfer")
@@ -141,7 +141,7 @@ def test_wsinfer_gets_our_probabilities_where_the_slide_has_the_models_scale(tmp
     np.testing.assert_allclose(_through_wsinfer(tmp_path / "out", images), expected, atol=1e-5)
 
 
-def test_on_a_slide_of_twice_the_resolution_wsinfers_probabilities_are_near_ours(tmp_path):
+def test_at_twice_the_resolution_wsinfers_probabilities_are_near_ours(tmp_path):
     spec = _spec()
     bundle = _bundle(tmp_path / "model", spec)
     export_model(bundle, tmp_path / "out", kind="wsinfer")
@@ -194,7 +194,7 @@ def test_wsinfers_own_check_refuses_a_broken_copy(tmp_path, wsinfer_zoo, broken)
         ({"class_names": ("it", "it")}, "names each class once, and the model's are it, it"),
     ],
 )
-def test_what_wsinfers_format_cannot_hold_is_refused_with_the_reason(tmp_path, changes, reason):
+def test_models_that_wsinfer_cannot_hold_are_refused_with_the_reason(tmp_path, changes, reason):
     bundle = _bundle(tmp_path / "model", _spec(**changes))
     with pytest.raises(InputUnsupportedError, match=reason):
         export_model(bundle, tmp_path / "out", kind="wsinfer")
@@ -202,13 +202,13 @@ def test_what_wsinfers_format_cannot_hold_is_refused_with_the_reason(tmp_path, c
     export_model(bundle, tmp_path / "out", kind="torchscript")  # whose users scale and align the patches themselves
 
 
-def test_windows_of_other_names_do_not_keep_a_model_from_wsinfer(tmp_path):
+def test_windows_of_other_channels_do_not_matter_to_wsinfer(tmp_path):
     spec = _spec(intensity={"windows": {"CARS": (0, 9), "R": (0, 255)}})
     assert export_model(_bundle(tmp_path / "model", spec), tmp_path / "out", kind="wsinfer")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_side_file_gives_the_threshold_as_a_probability_and_the_models_own_facts(tmp_path, kind):
+def test_export_json_gives_the_threshold_as_probability_and_the_model(tmp_path, kind):
     bundle = _bundle(tmp_path / "model", _spec())
     export_model(bundle, tmp_path / "out", kind=kind)
     facts = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -223,7 +223,7 @@ def test_the_side_file_gives_the_threshold_as_a_probability_and_the_models_own_f
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_equal_models_give_equal_bytes_that_say_nothing_of_this_machine(tmp_path, kind):
+def test_equal_models_give_equal_bytes_without_local_paths(tmp_path, kind):
     contents = []
     for name in ("a", "b"):
         export_model(_bundle(tmp_path / name / "model", _spec()), tmp_path / name / "out", kind=kind)
@@ -268,13 +268,13 @@ def test_onnx_carries_its_facts_and_no_stack_traces(tmp_path):
         (torch.full((2, 3, 32, 32), -0.1), "outside .0, 1."),
     ],
 )
-def test_the_recorded_network_refuses_patches_that_are_not_cut_or_scaled_as_due(tmp_path, patches, said):
+def test_the_recorded_network_refuses_patches_of_wrong_shape_or_scale(tmp_path, patches, said):
     export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="torchscript")
     with pytest.raises(torch.jit.Error, match=said):
         _loaded(tmp_path / "out" / "model.pt")(patches)
 
 
-def test_a_network_that_does_something_else_with_another_number_of_patches_is_refused(tmp_path, monkeypatch):
+def test_a_network_that_depends_on_the_batch_size_is_refused(tmp_path, monkeypatch):
     bundle = _bundle(tmp_path / "model", _spec())
 
     def depends(self, patches):
@@ -286,7 +286,7 @@ def test_a_network_that_does_something_else_with_another_number_of_patches_is_re
     assert not (tmp_path / "out").exists()
 
 
-def test_what_stands_there_already_is_left_or_replaced_only_when_told(tmp_path):
+def test_an_existing_export_is_replaced_only_by_force(tmp_path):
     bundle, out = _bundle(tmp_path / "model", _spec()), tmp_path / "out"
     assert export_model(bundle, out, kind="torchscript")
     before = {file: file.stat().st_mtime_ns for file in out.iterdir()}
@@ -302,7 +302,7 @@ def test_what_stands_there_already_is_left_or_replaced_only_when_told(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["model", "model/export", ".", "other"])
-def test_an_export_never_takes_the_place_of_the_bundle_or_of_something_else(tmp_path, where):
+def test_an_export_never_replaces_the_bundle_or_foreign_files(tmp_path, where):
     bundle = _bundle(tmp_path / "run" / "model", _spec())
     (tmp_path / "run" / "other").mkdir()
     (tmp_path / "run" / "other" / "thesis.txt").write_text("mine")

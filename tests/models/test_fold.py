@@ -123,14 +123,14 @@ def test_a_norm_is_left_where_folding_it_would_be_wrong(monkeypatch, kind):
     assert _apart(network, ready, X) == 0
 
 
-def test_nothing_is_folded_if_the_logits_turn_out_others(monkeypatch):
+def test_nothing_is_folded_if_the_logits_would_differ(monkeypatch):
     network = _trained(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten()))
     assert _norms(folded(network, X)) == 0
     monkeypatch.setattr(fold, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
     assert _norms(folded(network, X)) == 1
 
 
-def test_a_network_whose_logits_are_not_numbers_is_left_alone():
+def test_a_network_with_nan_logits_is_not_folded():
     network = _trained(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten()))
     network[0].weight.data.fill_(float("nan"))
     assert _norms(folded(network, X)) == 1

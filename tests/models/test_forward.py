@@ -40,21 +40,21 @@ def test_bfloat16_is_not_taken_where_the_processor_only_emulates_it(monkeypatch)
     assert pick_precision(_Linear(0.1), 3, 8, device=torch.device("cpu")) == "float32"
 
 
-def test_a_precision_asked_for_is_taken_and_an_unknown_one_refused():
+def test_a_named_precision_is_used_and_an_unknown_one_refused():
     cpu = torch.device("cpu")
     assert pick_precision(_Linear(1001.0), 3, 8, device=cpu, requested="bfloat16") == "bfloat16"
     with pytest.raises(InputUnsupportedError, match="float8"):
         pick_precision(_Linear(1.0), 3, 8, device=cpu, requested="float8")
 
 
-def test_a_device_that_is_not_there_is_refused_by_name():
+def test_a_missing_device_is_refused_by_name():
     assert pick_device("cpu") == torch.device("cpu")
     for name in ("cuda:77", "abacus"):
         with pytest.raises(InputUnsupportedError, match=name):
             pick_device(name)
 
 
-def test_the_network_given_is_left_as_it_was():
+def test_preparing_and_predicting_leave_the_network_unchanged():
     network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=4), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(0.9)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     ready = prepared(network, "bfloat16", 3, 8)
@@ -79,7 +79,7 @@ class _SmallSteps(nn.Module):
         return self.classifier(self.stages(x).mean(dim=(2, 3)))
 
 
-def test_bfloat16_keeps_the_first_layers_to_half_the_size_and_the_last_in_float32():
+def test_bfloat16_keeps_early_layers_and_the_last_one_in_float32():
     ready = prepared(_SmallSteps(), "bfloat16", 1, 16)
     types = [layer.weight.dtype for layer in (*list(ready.stages)[:3], ready.classifier)]
     assert types == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
@@ -98,7 +98,7 @@ def test_a_network_that_refuses_bfloat16_is_predicted_in_float32(monkeypatch):
     assert pick_precision(Stubborn(), 1, 16, device=torch.device("cpu")) == "float32"
 
 
-def test_patches_on_which_precisions_are_compared_are_noise_flat_and_smooth():
+def test_probe_patches_are_noise_flat_and_smooth():
     noise, flat, smooth = probe_patches(2, 32).split(8)
     roughness = [part.diff(dim=3).abs().mean().item() for part in (noise, flat, smooth)]
     assert roughness[0] == pytest.approx(2 / np.pi**0.5, rel=0.05)  # the mean distance of two standard normal numbers
@@ -107,13 +107,13 @@ def test_patches_on_which_precisions_are_compared_are_noise_flat_and_smooth():
     assert len(flat[:, :, 0, 0].unique()) == 16
 
 
-def test_a_processor_passes_few_large_patches_and_many_small_ones():
+def test_a_cpu_pass_holds_few_large_or_many_small_patches():
     cpu = torch.device("cpu")
     assert [patches_a_pass(side, cpu) for side in (2048, 256, 64)] == [1, 4, 64]
     assert patches_a_pass(256, torch.device("cuda")) == 256
 
 
-def test_resizing_takes_area_means_channel_by_channel_for_more_than_four_channels():
+def test_resizing_takes_area_means_for_more_than_four_channels():
     patches = np.arange(2 * 5 * 4 * 4, dtype=np.float32).reshape(2, 5, 4, 4)
     expected = patches.reshape(2, 5, 2, 2, 2, 2).mean(axis=(3, 5))
     np.testing.assert_allclose(resize_area(patches, 2), expected)

