@@ -40,8 +40,6 @@ from pathopatch.heatmaps.tiling import tiling_of
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.compatibility import check_slide
 from pathopatch.models.ensemble import Ensemble
-from pathopatch.patches.analysis import grid_of
-from pathopatch.patches.source import finer_level
 from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.slides.manifest import split_fragment, valid_slide_id
 
@@ -227,7 +225,6 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
         "deidentify": config.deidentify,
         "flags": config.flags,
     }
-    settings |= finer_level(slide, grid_of(slide, settings["tiling"]).downsample)
     if config.max_bad_tiles:  # left out where nothing is tolerated: older outputs stay what they are
         settings["max_bad_tiles"] = config.max_bad_tiles
     pixels = {

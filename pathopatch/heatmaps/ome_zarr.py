@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pathopatch.heatmaps.ome_tiff import CHANNELS, pyramid
-from pathopatch.patches.overview import write_array
+from pathopatch.patches.store_writer import write_array
 from pathopatch.slides.omezarr_attributes import image_attributes, multiscales
 
 _CHUNK_PX = 512

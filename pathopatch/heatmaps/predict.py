@@ -31,7 +31,7 @@ from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.patch_features import measure
+from pathopatch.patches.store_writer import measure_patch
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
 from pathopatch.slides.manifest import slide_id_from_path
 
@@ -304,7 +304,7 @@ def _ready(
     for number, row in enumerate(rows.tolist()):
         x, y = origins[row].tolist()
         width, height = grid.inside(x, y)
-        measured[number] = measure(
+        measured[number] = measure_patch(
             patches[number, :, :height, :width],
             scaled[number, :, :height, :width],
             analysis.windows,

@@ -1,21 +1,22 @@
-"""Which intensities become 0 and 1 over a whole cohort: the pass over the training slides before they are tiled.
+"""Find what a cohort's slides share: intensity windows, and background levels for slides that show none.
 
-Only slides that the manifest puts into the training split count, and each alike. A slide without a split may yet become
-a test slide, and no test slide may influence what a model is fed with. The windows stand in the configuration from
-here on, so that every store and every model bundle carries them and prediction uses the same.
+Windows are found before tiling, on the training slides alone, and written into the configuration. Every store and model
+bundle carries them, so prediction uses the same. Background levels are found after a first tiling: they come from the
+slides with certain tissue, and the uncertain slides are tiled again with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, json_stamp
-from pathopatch.core.config import TileConfig
+from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import (
     ChannelMismatchError,
     InputMissingError,
@@ -24,17 +25,23 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.core.files import read_json, write_json
+from pathopatch.core.status import read_status
 from pathopatch.patches.analysis import polarities_of, slide_quantiles
+from pathopatch.patches.cache_check import STAGE
 from pathopatch.patches.intensity import pooled_windows
+from pathopatch.patches.store import PatchStore
 from pathopatch.slides import Slide
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.manifest import SlideRow
 
 NAME = "windows.json"
+_LEAST_SLIDES = 2  # that show a channel's background
+_MOST_SLIDES = 200  # read for the median: more make it no better
+_AGREEMENT = 0.1  # largest relative deviation from the median; one grey level is always allowed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Intensities:
+class TissueIntensities:
     """How bright a slide's tissue is.
 
     Parameters
@@ -44,7 +51,7 @@ class Intensities:
     polarities : tuple of {"dark", "bright"}
         Of each channel.
     quantiles : ndarray of float64, shape (C, 2001) or (C, 0), or None
-        Of the tissue, see `pathopatch.patches.analysis.slide_quantiles`; None for uint8 RGB, which needs no windows.
+        See `pathopatch.patches.analysis.slide_quantiles`; None for uint8 RGB, which needs no windows.
     """
 
     channels: tuple[str, ...]
@@ -52,14 +59,14 @@ class Intensities:
     quantiles: NDArray[np.float64] | None
 
 
-Measured = Callable[[Sequence[SlideRow]], Mapping[str, Intensities | PathopatchError]]
-"""What measures slides: the intensities of each, or why it cannot be read, by slide_id."""
+MeasureSlides = Callable[[Sequence[SlideRow]], Mapping[str, TissueIntensities | PathopatchError]]
+"""A function that returns the intensities of each slide, or why it cannot be read, by slide_id."""
 
 
-def tissue_intensities(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> Intensities:
-    """Return what one slide adds to the windows of its cohort; arguments and errors as of `slide_quantiles`."""
+def tissue_intensities(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> TissueIntensities:
+    """Return one slide's share in its cohort's windows; arguments and errors as of `slide_quantiles`."""
     quantiles = None if slide.is_rgb else slide_quantiles(slide, config, tissue_mask=tissue_mask)
-    return Intensities(channels=slide.channels, polarities=polarities_of(slide, config), quantiles=quantiles)
+    return TissueIntensities(channels=slide.channels, polarities=polarities_of(slide, config), quantiles=quantiles)
 
 
 def cohort_config(
@@ -68,35 +75,35 @@ def cohort_config(
     work: Path,
     *,
     fingerprints: Mapping[str, str],
-    measured: Measured,
+    measured: MeasureSlides,
     force: bool = False,
     only_known: bool = False,
 ) -> TileConfig:
-    """Return a configuration whose windows are those of the cohort; it is returned as it is if none are asked for.
+    """Return the configuration with the cohort's intensity windows; unchanged where each slide has its own.
 
-    They are written to ``windows.json`` in the work folder and read from there as long as nothing changes.
+    The windows are cached in the work folder's ``windows.json``.
 
     Parameters
     ----------
     rows : sequence of SlideRow
-        The slides that are to be tiled.
+        The slides to be tiled.
     config : TileConfig
-        How; windows that it gives are kept.
+        Windows that it states are kept.
     work : Path
         Work folder.
     fingerprints : mapping of str to str
-        Of each slide that could be opened, by slide_id; the others take no part.
+        Of each readable slide, by slide_id; the others take no part.
     measured : callable
-        Measures slides with `tissue_intensities`; called only where windows have to be found.
+        Measures slides with `tissue_intensities`; called only without current windows.
     force : bool
-        Find them anew where other slides or settings would give others, in place of stopping.
+        Replace windows of other slides or settings, in place of stopping.
     only_known : bool
-        Neither find nor write windows: without current ones the configuration is returned as it is.
+        Neither find nor write windows: without current ones, return the configuration unchanged.
 
     Raises
     ------
     InputUnsupportedError
-        No slide stands in the training split.
+        No slide is in the training split.
     ChannelMismatchError
         The training slides have different channels.
     InputMissingError
@@ -104,10 +111,11 @@ def cohort_config(
     NoTissueError
         No training slide shows tissue.
     StaleArtefactError
-        The windows there were found otherwise, and `force` is off.
+        The windows are of other slides or settings, and `force` is off.
     """
     if config.intensity.scope == "slide":
         return config
+    # A slide without a split may become a test slide, and no test slide may influence a model's input.
     training = [row for row in rows if row.split == "train"]
     if not training:
         raise InputUnsupportedError(
@@ -116,7 +124,7 @@ def cohort_config(
             remedy="write train, val or test into the manifest's column split, or use [tile.intensity] scope = 'slide'",
         )
     usable = [row for row in training if row.slide_id in fingerprints]
-    inputs = {row.slide_id: fingerprint([fingerprints[row.slide_id], *_of_mask(row)]) for row in usable}
+    inputs = {row.slide_id: fingerprint([fingerprints[row.slide_id], *_mask_fingerprint(row)]) for row in usable}
     settings = {"intensity": config.intensity, "tissue": config.tissue, "mpp": config.mpp}
     stamp = Stamp(stage="windows", config=fingerprint(settings), inputs=inputs)
     path = work / NAME
@@ -125,46 +133,47 @@ def cohort_config(
     elif only_known:
         return config
     else:
-        windows, left_out = _pooled(usable, config, measured(usable))
+        windows, left_out = _pool_windows(usable, config, measured(usable))
         write_json(path, {"windows": windows, "left_out": left_out, "stamp": stamp.to_dict()})
-    known = {name: (float(low), float(high)) for name, (low, high) in windows.items()}
-    intensity = config.intensity.model_copy(update={"windows": known | config.intensity.windows})
+    cohort_windows = {name: (float(low), float(high)) for name, (low, high) in windows.items()}
+    intensity = config.intensity.model_copy(update={"windows": cohort_windows | config.intensity.windows})
     return config.model_copy(update={"intensity": intensity})
 
 
-def _of_mask(row: SlideRow) -> list[str]:
+def _mask_fingerprint(row: SlideRow) -> list[str]:
     return [] if row.tissue_mask is None else [fingerprint_file(row.tissue_mask)]
 
 
-def _pooled(
-    rows: Sequence[SlideRow], config: TileConfig, measured: Mapping[str, Intensities | PathopatchError]
+def _pool_windows(
+    rows: Sequence[SlideRow], config: TileConfig, measured: Mapping[str, TissueIntensities | PathopatchError]
 ) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
-    """Return the windows by channel, and why slides were left out; no windows for uint8 RGB, which needs none."""
+    """Return the windows by channel (none for uint8 RGB), and why slides were left out, by slide_id."""
     quantiles, channels, left_out = [], None, {}
     polarities: Polarities = ()
     for row in rows:
-        found = measured[row.slide_id]
-        if isinstance(found, PathopatchError):  # it fails alone when it is tiled
-            left_out[row.slide_id] = str(found)
+        intensities = measured[row.slide_id]
+        # An unreadable slide fails alone when it is tiled; it must not stop the cohort here.
+        if isinstance(intensities, PathopatchError):
+            left_out[row.slide_id] = str(intensities)
             continue
-        if found.quantiles is None:
+        if intensities.quantiles is None:
             return {}, {}
-        names = found.channels
+        names = intensities.channels
         if channels is not None and names != channels:
             raise ChannelMismatchError(
                 f"the channels are {', '.join(names)}, those of the slides before it {', '.join(channels)}",
                 place=f"slide {row.slide_id}",
                 remedy="tile slides of different channels into different work folders",
             )
-        channels, polarities = names, found.polarities
-        quantiles.append(found.quantiles)
+        channels, polarities = names, intensities.polarities
+        quantiles.append(intensities.quantiles)
     if channels is None:
         raise InputMissingError(
             f"none of {len(rows)} training slides can be read: {'; '.join(left_out.values())}",
             place="[tile.intensity] scope = 'cohort'",
             remedy="mend the slides, or use [tile.intensity] scope = 'slide'",
         )
-    if not any(each.size for each in quantiles):
+    if not any(of_slide.size for of_slide in quantiles):
         raise NoTissueError(
             f"none of {len(quantiles)} training slides shows tissue",
             place="[tile.intensity] scope = 'cohort'",
@@ -172,3 +181,68 @@ def _pooled(
         )
     pooled = pooled_windows(quantiles, config.intensity, polarities)
     return {name: (low, high) for name, (low, high) in zip(channels, pooled.tolist(), strict=True)}, left_out
+
+
+def find_background_levels(
+    work: Path, slide_ids: Collection[str], cohort: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Return cohort background levels for uncertain slides whose own levels differ from them.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    slide_ids : collection of str
+        The slides that may be given levels.
+    cohort : sequence of str
+        The slides whose levels may be used.
+
+    Returns
+    -------
+    dict of str to dict of str to float
+        Level, source units, by slide_id and channel.
+    """
+    entries = {slide: entry for slide in cohort if (entry := _status_without_cohort_levels(work, slide))}
+    uncertain = [slide for slide, entry in entries.items() if entry["tissue_confidence"] < UNCERTAIN_BELOW]
+    candidates = [slide for slide in uncertain if slide in slide_ids]
+    if not candidates:
+        return {}
+    certain = [slide for slide in entries if slide not in set(uncertain)]
+    step = max(1, len(certain) // _MOST_SLIDES)
+    cohort_levels = _agreed_levels([_attributes(work, slide)["tissue"]["levels"] for slide in certain[::step]])
+    levels_by_slide = {}
+    for slide in candidates:
+        attributes = _attributes(work, slide)
+        own = attributes["tissue"]["levels"]
+        levels = {name: cohort_levels[name] for name in attributes["channels"] if name in cohort_levels}
+        # A slide that already has the cohort's level is uncertain for another reason and keeps its doubts.
+        if any(name not in own or not _is_close(own[name], level) for name, level in levels.items()):
+            levels_by_slide[slide] = levels
+    return levels_by_slide
+
+
+def _status_without_cohort_levels(work: Path, slide_id: str) -> dict[str, Any]:
+    """Return the status of a tiled slide; nothing if its level is the cohort's, which would confirm itself."""
+    entry = read_status(work, slide_id).get(STAGE, {})
+    return {} if entry.get("tissue_confidence") is None or entry["cohort_levels"] else entry
+
+
+def _attributes(work: Path, slide_id: str) -> dict[str, Any]:
+    return PatchStore(work / "slides" / f"{slide_id}.zarr").attributes
+
+
+def _agreed_levels(slides: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median level of each channel whose slides agree."""
+    agreed = {}
+    for name in dict.fromkeys(name for levels in slides for name in levels):
+        values = np.array([levels[name] for levels in slides if name in levels])
+        median = float(np.median(values))
+        # 1.4826 times the median deviation is the standard deviation of a normal distribution, robust to outliers.
+        spread = 1.4826 * float(np.median(np.abs(values - median)))
+        if len(values) >= _LEAST_SLIDES and _is_close(median + spread, median):
+            agreed[name] = median
+    return agreed
+
+
+def _is_close(level: float, other: float) -> bool:
+    return abs(level - other) <= max(1.0, _AGREEMENT * abs(other))

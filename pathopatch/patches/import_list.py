@@ -1,40 +1,67 @@
-"""Which ready patches make up a set? A CSV file or a folder, checked in full, every problem reported at once."""
+"""Read a set of existing patches: its list (CSV file or folder), and the images that it names.
+
+A list is checked in full, and every problem is reported at once.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+import cv2
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, ManifestError, Problem
+from pathopatch.core.config import ReadyConfig
+from pathopatch.core.errors import (
+    ChannelMismatchError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+    ManifestError,
+    NonFiniteError,
+    Problem,
+)
+from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SPLITS, expanded, valid_slide_id
 from pathopatch.slides.manifest.separator import REMEDY, other_separator
-from pathopatch.slides.mask_image import SUFFIXES
+from pathopatch.slides.mask_image import SUFFIXES, raster
+from pathopatch.slides.resample import resized
+from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
 
 LIST_NAME = "patches.csv"
-"""A folder with such a file is described by it."""
-CLASSES = {"tumor": 1, "tumour": 1, "1": 1, "non_tumor": 0, "non-tumor": 0, "non_tumour": 0, "non-tumour": 0, "0": 0}
-"""Names of folders that say what the patches in them are, without regard to case."""
+"""A folder that holds this file is described by it."""
+_CLASS_LABELS = {
+    "tumor": 1, "tumour": 1, "1": 1,
+    "non_tumor": 0, "non-tumor": 0, "non_tumour": 0, "non-tumour": 0, "0": 0,
+}  # fmt: skip
 _REQUIRED, _OPTIONAL = ("path", "label", "patient_id"), ("split", "tissue_fraction", "attribute", "label_name")
 _LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
 _LAYOUT = "FOLDER/[train|val|test/]tumor|non_tumor/PATIENT/*.png"
+_RGB = ("R", "G", "B")
+_MOST_LISTED = 10  # images named in a message
+_SIDE_PX = (8, 4096)  # smallest and largest patch, as in TileConfig
 
 
 def read_list(source: Path) -> pd.DataFrame:
-    """Return the patches that a CSV file or a folder names, one row a patch.
+    """Return the patches that a CSV file or a folder names, one row per patch.
 
     Parameters
     ----------
     source : Path
-        CSV file (UTF-8) with the columns path, label (1, 0, or -1 or empty for not labelled), patient_id, and maybe
-        split, tissue_fraction (all rows or none), attribute (any values; empty: unknown) and label_name (what tables
-        call a label in place of tumour and non-tumour: one name for each). Paths are relative to it; ``${NAME}`` is
-        replaced from the environment. Or a folder with such a file ``patches.csv``; or a folder laid out as
-        ``[split/]class/patient/image``, the class being tumor or non_tumor (or 1, 0): without the level of patients
-        the layout does not say whose patches they are, and is refused.
+        One of three:
+
+        - A CSV file (UTF-8) with the columns path, label (1, 0; -1 or empty: not labelled) and patient_id. Optional:
+          split, tissue_fraction (all rows or none), attribute (any values; empty: unknown), label_name (one name per
+          label). Paths are relative to the file; ``${NAME}`` is replaced from the environment.
+        - A folder with such a file ``patches.csv``.
+        - A folder laid out as ``[split/]class/patient/image``, class being tumor or non_tumor (or 1, 0).
 
     Returns
     -------
@@ -45,22 +72,23 @@ def read_list(source: Path) -> pd.DataFrame:
     Raises
     ------
     InputMissingError
-        There is no such file or folder, or no patch in it.
+        The file or folder is missing or empty.
     InputCorruptError
         It is not a CSV file.
     InputUnsupportedError
-        A folder of another layout.
+        Other columns, or a folder of another layout.
     ManifestError
-        Everything wrong in the list, each problem with row, column, value and remedy.
+        All problems of the list, each with row, column, value and remedy.
     """
     if source.is_dir() and not (source / LIST_NAME).is_file():
-        place, cells = source, _folder(source)
+        place, cells = source, _read_folder(source)
     else:
         place = source / LIST_NAME if source.is_dir() else source
-        cells = _csv(place)
-    problems = list(_problems(cells, place))
+        cells = _read_csv(place)
+    problems = list(_find_problems(cells, place))
+    # Images are hashed only if all of them exist.
     if not problems:
-        problems = list(_leaks(cells))
+        problems = list(_find_leaks(cells))
     if problems:
         raise ManifestError(sorted(problems, key=lambda problem: problem.row or 0), place=str(place))
     table = pd.DataFrame(
@@ -79,8 +107,8 @@ def read_list(source: Path) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _csv(path: Path) -> pd.DataFrame:
-    """Return the cells of a file as text, all columns there, with the absolute path and the row of each line."""
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Return a file's cells as text with all columns, and each line's absolute path and row number."""
     try:
         with path.open(encoding="utf-8-sig") as stream:
             separator = other_separator(stream.readline(), _REQUIRED)
@@ -103,9 +131,9 @@ def _csv(path: Path) -> pd.DataFrame:
     unknown = [name for name in map(str, cells) if name not in _REQUIRED + _OPTIONAL]
     missing = [name for name in _REQUIRED if name not in cells]
     if unknown or missing:
-        said = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [f"missing {', '.join(missing)}"] * bool(missing)
+        parts = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [f"missing {', '.join(missing)}"] * bool(missing)
         raise InputUnsupportedError(
-            f"columns: {'; '.join(said)}",
+            f"columns: {'; '.join(parts)}",
             place=str(path),
             remedy=f"use {', '.join(_REQUIRED)}, and maybe {', '.join(_OPTIONAL)}",
         )
@@ -120,33 +148,37 @@ def _csv(path: Path) -> pd.DataFrame:
     return cells
 
 
-def _folder(folder: Path) -> pd.DataFrame:
-    """Return the same for a folder whose layout says all that is needed."""
-    rows, odd = [], []
+def _read_folder(folder: Path) -> pd.DataFrame:
+    """Return the same table for a folder in the known layout."""
+    rows, misplaced = [], []
+    # macOS leaves hidden twins (._name) of files on other systems' disks.
     images = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
-    for path in sorted(images):  # without the hidden twins that macOS leaves on other systems' disks
-        parts = path.relative_to(folder).parts[:-1]
-        split = parts[0].casefold() if parts and parts[0].casefold() in SPLITS else ""
-        rest = parts[1:] if split else parts
-        if len(rest) != 2 or rest[0].casefold() not in CLASSES:
-            odd.append("/".join(path.relative_to(folder).parts))
+    for path in sorted(images):
+        parts = path.relative_to(folder).parts
+        split = parts[0].casefold() if len(parts) > 1 and parts[0].casefold() in SPLITS else ""
+        folders, name = parts[1:-1] if split else parts[:-1], "/".join(parts)
+        # Without a level of patients, patches of one patient could be in two splits: such a layout is refused.
+        if len(folders) != 2 or folders[0].casefold() not in _CLASS_LABELS:
+            misplaced.append(name)
             continue
-        label, name = str(CLASSES[rest[0].casefold()]), "/".join(path.relative_to(folder).parts)
-        rows.append({"path": name, "label": label, "patient_id": rest[1], "split": split, "file": str(path.absolute())})
-    if odd or not rows:
-        kind = InputUnsupportedError if odd else InputMissingError
+        label, patient = str(_CLASS_LABELS[folders[0].casefold()]), folders[1]
+        rows.append({"path": name, "label": label, "patient_id": patient, "split": split, "file": str(path.absolute())})
+    if misplaced or not rows:
+        kind = InputUnsupportedError if misplaced else InputMissingError
         raise kind(
-            f"{len(odd)} images lie where nothing says what they are, the first is {odd[0]!r}" if odd else "no image",
+            f"the class or patient of {len(misplaced)} images is unknown, the first is {misplaced[0]!r}"
+            if misplaced
+            else "no image",
             place=str(folder),
             remedy=f"lay them out as {_LAYOUT}, or write {LIST_NAME} with {', '.join(_REQUIRED)}",
         )
     return pd.DataFrame(rows).assign(tissue_fraction="", attribute="", label_name="", row=None)
 
 
-def _problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
-    """Yield what is wrong with single rows, and with rows that contradict each other."""
+def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
+    """Yield the problems of single rows, and of rows that contradict each other."""
     has_fractions = (cells["tissue_fraction"] != "").any()
-    seen: set[str] = set()
+    listed: set[str] = set()
     names: dict[str, str] = {}
     splits: dict[str, dict[str, int | None]] = defaultdict(dict)
     for row in cells.to_dict("records"):
@@ -159,24 +191,24 @@ def _problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
              "write train, val, test or nothing"),
             ("path", Path(row["file"]).is_file(), "INPUT_MISSING", "no such file",
              f"correct the path (relative to {place.parent})"),
-            ("path", row["file"] not in seen, "DUPLICATE_ID", "the file stands twice", "list each patch once"),
+            ("path", row["file"] not in listed, "DUPLICATE_ID", "the file is listed twice", "list each patch once"),
             ("tissue_fraction", not has_fractions or _is_fraction(row["tissue_fraction"]), "INPUT_UNSUPPORTED",
              "not in [0, 1]", "give a number from 0 to 1 in every row, or in none"),
             ("label_name", names.setdefault(row["label"], row["label_name"]) == row["label_name"], "INPUT_UNSUPPORTED",
              f"label {row['label']} was {names[row['label']]!r} before", "give each label one name, in every row"),
         )  # fmt: skip
-        seen.add(row["file"])
+        listed.add(row["file"])
         for column, is_right, code, message, remedy in checks:
             if not is_right:
                 yield Problem(
                     code=code, row=row["row"], column=column, value=row[column], message=message, remedy=remedy
                 )
-    for patient, named in splits.items():
-        if len(named) > 1:
-            said = ", ".join(split or "(empty)" for split in sorted(named))
+    for patient, rows in splits.items():
+        if len(rows) > 1:
             yield Problem(
-                code="SPLIT_LEAKAGE", row=list(named.values())[-1], column="patient_id", value=patient,
-                message=f"stands in the splits {said}", remedy="keep each patient in one split",
+                code="SPLIT_LEAKAGE", row=list(rows.values())[-1], column="patient_id", value=patient,
+                message=f"the patient is in the splits {', '.join(split or '(empty)' for split in sorted(rows))}",
+                remedy="keep each patient in one split",
             )  # fmt: skip
 
 
@@ -187,16 +219,162 @@ def _is_fraction(text: str) -> bool:
         return False
 
 
-def _leaks(cells: pd.DataFrame) -> Iterator[Problem]:
-    """Yield images that stand under several patients: whichever way the patients are split, they may leak."""
-    owners: dict[str, dict[str, str]] = defaultdict(dict)
+def _find_leaks(cells: pd.DataFrame) -> Iterator[Problem]:
+    """Yield images that are listed for several patients: any split by patient may leak them."""
+    paths_by_image: dict[str, dict[str, str]] = defaultdict(dict)
     for row in cells.to_dict("records"):
-        owners[fingerprint_file(Path(row["file"]))].setdefault(row["patient_id"], row["path"])
-    for same in owners.values():
-        if len(same) > 1:
-            first, second, *_ = same.values()
+        paths_by_image[fingerprint_file(Path(row["file"]))].setdefault(row["patient_id"], row["path"])
+    for paths in paths_by_image.values():
+        if len(paths) > 1:
+            first, second, *_ = paths.values()
             yield Problem(
                 code="SPLIT_LEAKAGE", row=None, column="path", value=second,
-                message=f"the same image as {first}, of another patient ({', '.join(same)})",
+                message=f"the same image as {first}, of another patient ({', '.join(paths)})",
                 remedy="keep one of them, or give both one patient_id",
             )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """The format of an image or of a set of them.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        In order; R, G, B for colour, C0 for grey, a TIFF's own.
+    dtype : str
+        As numpy names it.
+    width, height : int
+        Size, px.
+    fit : {"crop", "stretch"}
+        How an image of another size is brought to this one, see `ReadyConfig`.
+    shrinkage : float, optional
+        Original px per px of this size; None where images, or the sides of one, differ by over 2 %.
+    """
+
+    channels: tuple[str, ...]
+    dtype: str
+    width: int
+    height: int
+    fit: Literal["crop", "stretch"] = "crop"
+    shrinkage: float | None = field(default=1.0, compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.width} x {self.height} px, {', '.join(self.channels)}, {self.dtype}"
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether the channels are red, green and blue."""
+        return self.channels == _RGB
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are uint8 red, green and blue."""
+        return self.is_colour and self.dtype == "uint8"
+
+
+def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> ImageSpec:
+    """Return the format that all images of a set have, or are brought to if `ready` states a size.
+
+    No pixel is decoded.
+
+    Raises
+    ------
+    ChannelMismatchError
+        The images differ; those that differ from most are listed.
+    InputUnsupportedError
+        They are not square or of an unsupported size. Or an image has an unsupported format: a colour table, single
+        bits, alpha or CMYK.
+    InputMissingError, InputCorruptError, InputTooLargeError
+        See `pathopatch.slides.mask_image.raster`.
+    """
+    specs = [_image_spec(path) for path in paths]
+    if ready is not None and ready.px is not None:
+        shrinkage = _common_shrinkage(specs, ready.px, ready.fit)
+        specs = [replace(spec, width=ready.px, height=ready.px, fit=ready.fit, shrinkage=shrinkage) for spec in specs]
+    counts = Counter(specs)
+    usual, n = counts.most_common(1)[0]
+    if len(counts) > 1:
+        others = [f"{path.name} ({spec})" for path, spec in zip(paths, specs, strict=True) if spec != usual]
+        more = f" and {len(others) - _MOST_LISTED} more" if len(others) > _MOST_LISTED else ""
+        raise ChannelMismatchError(
+            f"{n} patches are {usual}; {len(others)} differ: {'; '.join(others[:_MOST_LISTED])}{more}",
+            place=str(paths[0].parent),
+            remedy="bring all patches to one size ([ready] px, --resize-px), type and set of channels, or leave "
+            "those out",
+        )
+    if usual.width != usual.height or not _SIDE_PX[0] <= usual.width <= _SIDE_PX[1]:
+        raise InputUnsupportedError(
+            f"patches of {usual.width} x {usual.height} px",
+            place=str(paths[0].parent),
+            remedy=f"give square patches of {_SIDE_PX[0]} to {_SIDE_PX[1]} px, or a size to bring them to ([ready] px, "
+            "--resize-px)",
+        )
+    return usual
+
+
+def _image_spec(path: Path) -> ImageSpec:
+    """Return the format of an image file."""
+    image = raster(path)
+    if image.is_palette or image.bits not in (8, 16, 32, 64):
+        raise InputUnsupportedError(
+            "a table of colours" if image.is_palette else f"{image.bits} bits a value",
+            place=str(path),
+            remedy="save it as grey values or RGB of 8 or 16 bits",
+        )
+    if image.kind == "tiff":
+        with open_slide(path) as slide:
+            if ALPHA_NOTE in slide.notes:
+                raise InputUnsupportedError(
+                    "alpha", place=str(path), remedy="save it as grey values or RGB without alpha"
+                )
+            return ImageSpec(slide.channels, str(slide.dtype), *slide.size)
+    if image.samples not in (1, 3):
+        raise InputUnsupportedError(
+            f"{image.samples} values a pixel (alpha or CMYK)", place=str(path), remedy="save it as grey values or RGB"
+        )
+    return ImageSpec(("C0",) if image.samples == 1 else _RGB, f"uint{image.bits}", image.width, image.height)
+
+
+def _common_shrinkage(specs: Sequence[ImageSpec], px: int, fit: Literal["crop", "stretch"]) -> float | None:
+    """Return the original px per px at a side of `px`; None if the images differ by over 2 %."""
+    sizes = [(spec.width, spec.height) for spec in specs]
+    sides = [min(size) for size in sizes] if fit == "crop" else [side for size in sizes for side in size]
+    low, high = min(sides), max(sides)
+    return math.sqrt(low * high) / px if mpp_agrees(low, high) else None
+
+
+def read_image(path: Path, spec: ImageSpec) -> NDArray[np.generic]:
+    """Return a patch's pixels, shape (C, P, P), source units; resized to the set's size if need be.
+
+    Raises
+    ------
+    InputCorruptError
+        The pixels cannot be decoded in full.
+    NonFiniteError
+        Some pixels are NaN or infinite.
+    """
+    image = raster(path)
+    if image.kind == "tiff":
+        with open_slide(path) as slide:
+            pixels = slide.read_region(0, 0, *slide.size)
+    else:
+        values = image.pixels()
+        pixels = np.ascontiguousarray(values[None] if values.ndim == 2 else values.transpose(2, 0, 1))
+    if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise NonFiniteError(
+            f"{int(np.count_nonzero(~np.isfinite(pixels)))} pixels are NaN or infinite",
+            place=str(path),
+            remedy="leave the patch out, or correct the pixels; they are not guessed",
+        )
+    if pixels.shape[1:] == (spec.height, spec.width):
+        return pixels
+    if spec.fit == "crop":
+        side = min(pixels.shape[1:])
+        top, left = ((length - side) // 2 for length in pixels.shape[1:])
+        pixels = pixels[:, top : top + side, left : left + side]
+    shrinks = pixels.shape[1] >= spec.height and pixels.shape[2] >= spec.width
+    # Area means avoid aliasing where the image shrinks; where it grows they would repeat pixels.
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    planes = map(np.ascontiguousarray, pixels)
+    return resized(planes, (spec.width, spec.height), interpolation=interpolation).astype(spec.dtype)

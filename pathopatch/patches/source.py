@@ -1,8 +1,4 @@
-"""How are a slide's patches read again from the slide itself? For stores that keep no pixels, and for what fills edges.
-
-The store's attributes say which files, under which names, scale and polarity; their fingerprints say if they are still
-the same.
-"""
+"""Read patches from the slide itself: padded at its edges, or again later for stores that keep no pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +20,7 @@ from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for
 
 
 def source_record(slide: Slide) -> dict[str, Any]:
-    """Return as plain values what opens a slide again with the same pixels."""
+    """Return plain values with which `SourcePatches` opens the slide again with the same pixels."""
     return {
         "path": slide.source,
         "mpp": slide.mpp,
@@ -34,7 +30,7 @@ def source_record(slide: Slide) -> dict[str, Any]:
 
 
 def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
-    """Return which level patches are read from and its downsample, by the names under which they are recorded.
+    """Return the level from which patches are read, and its downsample, by the names of their attributes.
 
     Parameters
     ----------
@@ -48,18 +44,8 @@ def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
     return {"read_level": level, "read_level_downsample": downsamples[level]}
 
 
-def finer_level(slide: Slide, downsample: float) -> dict[str, int]:
-    """Return, for a stamp, the level that patches are read from where a coarser one is fine enough; else nothing.
-
-    Outputs of other slides stay what they are from when the coarsest was always read.
-    """
-    level = int(read_level(slide, downsample)["read_level"])
-    coarsest = level_for([each.downsample for each in slide.levels], downsample)
-    return {} if level == coarsest else {"read_level": level}
-
-
 def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:
-    """Return one patch; what lies beyond the slide has the value that its tissue's polarity asks for.
+    """Return one patch, shape (C, patch_px, patch_px), source units, with `fill` beyond the slide.
 
     Parameters
     ----------
@@ -71,14 +57,10 @@ def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: 
         Value of each channel beyond the slide.
     x, y : int
         Origin, level-0 px.
-
-    Returns
-    -------
-    ndarray, shape (C, patch_px, patch_px)
-        Source type.
     """
     patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
     width, height = grid.inside(x, y)
+    # The slide pads by its own polarity; only a configuration that states another one needs the copy.
     if (width, height) != (grid.patch_px, grid.patch_px) and (fill != slide.background_values).any():
         patch = patch.copy()
         patch[:, height:] = fill[:, None, None]
@@ -87,7 +69,7 @@ def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: 
 
 
 class SourcePatches:
-    """The patches of a tiled slide, read from its files; any thread and any process may ask.
+    """The patches of a tiled slide, read from its files; safe in any thread and any forked process.
 
     Parameters
     ----------
@@ -99,18 +81,18 @@ class SourcePatches:
     Raises
     ------
     InputMissingError
-        The store does not say where its pixels come from.
+        The store does not record its source.
     """
 
     def __init__(self, attributes: Mapping[str, Any], place: Path) -> None:
         if "source" not in attributes:
             raise InputMissingError(
-                "neither pixels are stored nor where they come from",
+                "the store records neither pixels nor their source",
                 place=str(place),
                 remedy="tile the slide again with --force",
             )
         self._attributes, self._place = attributes, place
-        self._forget()
+        self._reset()
         width, height = attributes["size_px"]
         self._grid = Grid(
             width=width,
@@ -120,23 +102,18 @@ class SourcePatches:
             stride_px=attributes["stride_px"],
         )
 
-    def _forget(self) -> None:
-        """Start without an open slide: at first, and in a forked process, whose lock may be held by nobody."""
+    def _reset(self) -> None:
+        """Start without an open slide, with a new lock."""
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._slide: Slide | None = None
 
     def read(self, origins: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Return patches in any order.
+        """Return patches in any order, shape (n, C, P, P), source units.
 
         Parameters
         ----------
         origins : ndarray of int64, shape (n, 2)
             (x, y), level-0 px.
-
-        Returns
-        -------
-        ndarray, shape (n, C, P, P)
-            Source type.
 
         Raises
         ------
@@ -147,31 +124,33 @@ class SourcePatches:
         InputCorruptError
             The slide cannot be decoded.
         """
+        # After a fork, the parent's lock may be held by a thread that does not exist here.
         if self._pid != os.getpid():
-            self._forget()
+            self._reset()
         channels, side = len(self._attributes["channels"]), self._grid.patch_px
         with self._lock:
             if self._slide is None:
-                self._slide = self._opened()
+                self._slide = self._open_slide()
             out = np.empty((len(origins), channels, side, side), self._slide.dtype)
             fill = np.array(self._attributes["fill"], self._slide.dtype)
-            for place in np.lexsort((origins[:, 0], origins[:, 1])).tolist():  # row by row: tiles are decoded once
+            # Row by row, each tile of the file is decoded once.
+            for place in np.lexsort((origins[:, 0], origins[:, 1])).tolist():
                 x, y = origins[place].tolist()
                 planes(read_padded(self._slide, self._grid, fill, x, y), out[place])
         return out
 
     def check(self) -> None:
-        """Open the slide and let go of it, so that what is wrong with it is raised; see `read`."""
-        self._opened().close()
+        """Open the slide and close it, so that its errors are raised; see `read`."""
+        self._open_slide().close()
 
     def close(self) -> None:
-        """Let go of the slide's files and decoded tiles; a later read opens them again."""
+        """Close the slide's files and free its decoded tiles; a later read opens them again."""
         if self._slide is not None and self._pid == os.getpid():
             with self._lock:
                 self._slide.close()
 
-    def _opened(self) -> Slide:
-        """Return the slide, the very one that was tiled."""
+    def _open_slide(self) -> Slide:
+        """Open the slide and verify that its files are those that were tiled."""
         record = self._attributes["source"]
         slide = open_slide(
             record["path"],
@@ -179,9 +158,9 @@ class SourcePatches:
             channels=tuple(record["channels"]),
             background=record["background"],
         )
-        known = self._attributes["stamp"]["inputs"]
+        tiled = self._attributes["stamp"]["inputs"]
         for index, path in enumerate(slide.paths):
-            if fingerprint_file(path) != known.get(f"slide {index}"):
+            if fingerprint_file(path) != tiled.get(f"slide {index}"):
                 slide.close()
                 raise StaleArtefactError(
                     f"{path.name} is not the file that was tiled; no pixels are stored, so the patches would change",

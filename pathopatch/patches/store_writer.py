@@ -1,33 +1,43 @@
-"""How is a slide's store written? One Zarr v3 group, in one go, whole shards by one writer.
+"""Write a slide's store: one Zarr v3 group with the patches, the overview and its masks.
 
-Two writers in one shard lose patches without a word.
+The overview is an OME-Zarr 0.5 image, so that other programs open it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from pathopatch.core.faultpoints import fault_point
-from pathopatch.patches.overview import write_array, write_overview
-from pathopatch.slides.omezarr_attributes import compressor
+from pathopatch.patches import intensity
+from pathopatch.slides.background import Polarity
+from pathopatch.slides.omezarr_attributes import Version, compressor, image_attributes, multiscales
+from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256
 SHARD_BYTES = 100_000_000
+MEASURED_COLUMNS = ("tissue_fraction", "saturated_fraction", "sharpness")
+"""Columns of the patch table that need the patch's pixels."""
+_CHUNK_PX = 512
+_SMALLEST_LEVEL_PX = 512
+_OME_VERSION: Version = "0.5"
+_LABEL_COLORS = {"tissue": [0, 160, 90, 128], "unscanned": [128, 128, 128, 200]}
 
 
 def stored_dtype(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """Return the type that pixels of a source's type are stored in: its own, but float32 for float64."""
+    """Return the dtype in which a source's pixels are stored: its own, but float32 for float64."""
     return np.dtype(np.float32) if dtype == np.float64 else np.dtype(dtype)
 
 
 def shard_patches(patch_bytes: int, n: int) -> int:
-    """Return how many patches go into one shard: 256, fewer of large patches (100 MB raw) or if there are fewer."""
+    """Return the patches per shard: 256, fewer where they exceed 100 MB raw or where there are fewer."""
     return max(1, min(SHARD_PATCHES, SHARD_BYTES // patch_bytes, n))
 
 
@@ -37,9 +47,9 @@ class StoreWriter:
     Parameters
     ----------
     path : Path
-        Where it is built; the caller renames it when it is finished.
+        Temporary folder; the caller renames it when it is finished.
     origins : ndarray of int64, shape (N, 2)
-        (x, y) of each patch, level-0 px, in the order in which patches will come.
+        (x, y) of each patch, level-0 px, in the order of `append`.
     channels : int
         Number of channels, C.
     patch_px : int
@@ -47,7 +57,7 @@ class StoreWriter:
     dtype : dtype
         The source's type.
     with_patches : bool
-        Off: no pixels are stored, the overview and the attributes are.
+        False: store the overview and the attributes only.
     """
 
     def __init__(
@@ -82,7 +92,7 @@ class StoreWriter:
             )
 
     def append(self, patches: NDArray[np.generic]) -> None:
-        """Add the next patches, ndarray of shape (n, C, P, P); a shard is written as soon as it is full."""
+        """Add the next patches, shape (n, C, P, P); each full shard is written at once."""
         if self._patches is None:
             return
         while len(patches):
@@ -94,7 +104,8 @@ class StoreWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        """Write what is buffered as one shard."""
+        """Write the buffer as one shard."""
+        # Only whole shards are written, by one process. Two writers in one shard lose patches without an error.
         if self._patches is not None and self._buffered:
             stop = self._written + self._buffered
             self._patches[self._written : stop] = self._buffer[: self._buffered]
@@ -111,16 +122,187 @@ class StoreWriter:
         um_per_px: tuple[float, float],
         windows: NDArray[np.float64],
     ) -> None:
-        """Write the overview and its masks; see `pathopatch.patches.overview.write_overview`."""
+        """Write the overview and its masks, see `write_overview`."""
         pixels = overview.astype(stored_dtype(overview.dtype), copy=False)
         write_overview(
             self._root, pixels, tissue, unscanned=unscanned, channels=channels, um_per_px=um_per_px, windows=windows
         )
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Write the last patches and the attributes; ``complete: true`` comes last."""
+        """Write the last patches and the attributes."""
         self._flush()
         if self._patches is not None and self._written != self._patches.shape[0]:
             raise AssertionError(f"{self._written} of {self._patches.shape[0]} patches were written")
         self._root.attrs.put(dict(attributes))
+        # `complete` comes last: readers refuse a store without it.
         self._root.attrs["complete"] = True
+
+
+def write_overview(
+    group: zarr.Group,
+    overview: NDArray[np.generic],
+    tissue: NDArray[np.uint8],
+    *,
+    unscanned: NDArray[np.uint8] | None = None,
+    channels: Sequence[str],
+    um_per_px: tuple[float, float],
+    windows: NDArray[np.float64],
+) -> None:
+    """Write the image ``overview`` with its label images ``tissue`` and, if given, ``unscanned``.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The store.
+    overview : ndarray, shape (C, h, w)
+        The whole slide at low resolution, source units.
+    tissue, unscanned : ndarray of uint8, shape (h, w)
+        1 is tissue, and 1 was never scanned.
+    channels : sequence of str
+        Channel names.
+    um_per_px : tuple of float
+        (x, y) micrometres per overview px.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities that a viewer shows as black and full.
+    """
+    image = group.create_group("overview")
+    levels = _write_pyramid(image, overview, cv2.INTER_AREA)
+    pyramid = multiscales("overview", ("c", "y", "x"), levels, um_per_px)
+    image.attrs.update(image_attributes(pyramid, channels, windows, version=_OME_VERSION))
+    labels = image.create_group("labels")
+    masks = {"tissue": tissue} | ({} if unscanned is None else {"unscanned": unscanned})
+    labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
+    for name, mask in masks.items():
+        label = labels.create_group(name)
+        levels = _write_pyramid(label, mask[None], cv2.INTER_NEAREST, drop_channel=True)
+        label.attrs["ome"] = {
+            "version": _OME_VERSION,
+            "multiscales": multiscales(name, ("y", "x"), levels, um_per_px),
+            "image-label": {
+                "colors": [{"label-value": 1, "rgba": _LABEL_COLORS[name]}],
+                "source": {"image": "../../"},
+            },
+        }
+
+
+def write_array(
+    group: zarr.Group, name: str, values: NDArray[np.generic], *, chunks: tuple[int, ...], names: Sequence[str]
+) -> None:
+    """Write a small array whole; `names` are those of its dimensions."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        chunks=tuple(max(1, side) for side in chunks),
+        dtype=values.dtype,
+        compressors=[compressor(values.dtype)],
+        fill_value=0,
+        dimension_names=names,
+    )
+    array[...] = values
+
+
+def _write_pyramid(
+    group: zarr.Group, pixels: NDArray[np.generic], interpolation: int, *, drop_channel: bool = False
+) -> list[tuple[float, float]]:
+    """Write (C, h, w) at full size and halved until small; return each level's downsample (x, y)."""
+    height, width = pixels.shape[1:]
+    downsamples: list[tuple[float, float]] = []
+    while True:
+        h, w = pixels.shape[1:]
+        values = pixels[0] if drop_channel else pixels
+        chunks = (min(h, _CHUNK_PX), min(w, _CHUNK_PX))
+        names = ("y", "x") if drop_channel else ("c", "y", "x")
+        write_array(group, str(len(downsamples)), values, chunks=chunks if drop_channel else (1, *chunks), names=names)
+        # Odd sides are floored, so a level's downsample is a quotient of sizes and not a power of two.
+        downsamples.append((width / w, height / h))
+        if max(h, w) <= _SMALLEST_LEVEL_PX:
+            return downsamples
+        size = (max(1, w // 2), max(1, h // 2))
+        pixels = resized(pixels, size, interpolation=interpolation)
+
+
+def store_and_measure(
+    writer: StoreWriter,
+    batches: Iterable[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]],
+    count: int,
+    *,
+    windows: NDArray[np.float64],
+    sharpness_factor: float = 1.0,
+    polarities: Sequence[Polarity],
+    inside: Callable[[int], tuple[int, int]] | None = None,
+    scanned: Callable[[int], NDArray[np.bool_] | None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Append patches to a store and measure each.
+
+    Parameters
+    ----------
+    writer : StoreWriter
+        The store; the caller finishes it.
+    batches : iterable
+        (rows, patches, tissue_fraction) in the order of the rows, see `pathopatch.patches.analysis.iterate_patches`.
+    count : int
+        Number of patches, N.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities that become 0 and 1, source units.
+    sharpness_factor : float
+        Patch px per px of the scale at which sharpness is measured.
+    polarities : sequence of {"dark", "bright"}, length C
+        See `pathopatch.patches.intensity.saturated_fraction`.
+    inside : callable, optional
+        Returns the (width, height) of a row's part on the slide, px; default: the whole patch.
+    scanned : callable, optional
+        Returns the scanned pixels of that part, (height, width), or None for all; default: all.
+    progress : callable, optional
+        Called with (patches done, patches in all).
+
+    Returns
+    -------
+    dict of str to ndarray of float64, shape (N,)
+        A column for each of `MEASURED_COLUMNS`.
+    """
+    columns = {name: np.zeros(count) for name in MEASURED_COLUMNS}
+    for rows, patches, tissue_fraction in batches:
+        writer.append(patches)
+        columns["tissue_fraction"][rows] = tissue_fraction
+        for row, patch in zip(rows.tolist(), patches, strict=True):
+            width, height = (None, None) if inside is None else inside(row)
+            part = patch[:, :height, :width]
+            columns["saturated_fraction"][row], columns["sharpness"][row] = measure_patch(
+                part,
+                intensity.scale(part, windows),
+                windows,
+                sharpness_factor=sharpness_factor,
+                polarities=polarities,
+                scanned=None if scanned is None else partial(scanned, row),
+            )
+        if progress is not None:
+            progress(int(rows[-1]) + 1, count)
+    return columns
+
+
+def measure_patch(
+    part: NDArray[np.generic],
+    scaled: NDArray[np.float32],
+    windows: NDArray[np.float64],
+    *,
+    sharpness_factor: float,
+    polarities: Sequence[Polarity],
+    scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
+) -> tuple[float, float]:
+    """Return the saturated fraction and the sharpness of a patch; other arguments as of `store_and_measure`.
+
+    Parameters
+    ----------
+    part : ndarray, shape (C, H, W)
+        The patch's part on the slide, source units.
+    scaled : ndarray of float32, shape (C, H, W)
+        The same in [0, 1].
+    scanned : callable, optional
+        Returns the scanned pixels, (H, W), or None for all.
+    """
+    saturated = intensity.saturated_fraction(part, windows, polarities=polarities)
+    # The mask costs more than the fraction, and a fraction of 0 does not need it.
+    if saturated and scanned is not None and (mask := scanned()) is not None:
+        saturated = intensity.saturated_fraction(part, windows, polarities=polarities, scanned=mask)
+    return saturated, intensity.sharpness(scaled, factor=sharpness_factor)

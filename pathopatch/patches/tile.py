@@ -1,7 +1,6 @@
-"""How a slide is cut into patches: the stage `tile`.
+"""Cut a slide into patches: write its store, patch table and status.
 
-A slide in, its store, patch table and status out. A kill at any point leaves either nothing, or artefacts that do not
-belong together and are made again: the store and the table count as finished only with one and the same stamp.
+A kill at any point leaves nothing, or artefacts without a common stamp. The latter are made again.
 """
 
 from __future__ import annotations
@@ -26,12 +25,11 @@ from pathopatch.core.files import atomic_path, inside
 from pathopatch.core.locks import claimed, of_slide
 from pathopatch.core.status import is_recorded_done, update_status
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.cache_check import STAGE, is_current_output, tile_stamp, with_levels
+from pathopatch.patches.cache_check import STAGE, is_current_output, tile_stamp, with_cohort_levels
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
-from pathopatch.patches.patch_features import store_measured
 from pathopatch.patches.source import read_level, source_record
 from pathopatch.patches.store import PatchStore, store_levels
-from pathopatch.patches.store_writer import StoreWriter
+from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.slides import Slide
 from pathopatch.slides.manifest import slide_id_from_path, valid_slide_id
 
@@ -50,11 +48,11 @@ COLUMNS = (
 )
 """Columns of the patch table.
 
-x, y: the patch's origin, level-0 px. tissue_fraction, tumor_fraction, labelled_fraction: shares of its part on the
-slide, in [0, 1]; tumor_fraction is NaN where nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
-saturated_fraction: share of pixels whose signal is cut off in any channel; of a dark channel those at or above the
-upper end of its window, of a bright one those at or below its lower end (0 for uint8 RGB), for white glass is no loss
-there and black is. tissue_fraction and saturated_fraction count scanned pixels only.
+x, y: the patch's origin, level-0 px.
+tissue_fraction, tumor_fraction, labelled_fraction: of its part on the slide, in [0, 1]; tumor_fraction is NaN where
+nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
+saturated_fraction: of its pixels, in [0, 1], see `pathopatch.patches.intensity.saturated_fraction`. It and
+tissue_fraction count scanned pixels only.
 sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
 """
 _log = logging.getLogger(__name__)
@@ -64,9 +62,18 @@ State = Literal["done", "done_empty", "current"]
 
 @dataclass(frozen=True, kw_only=True)
 class TileResult:
-    """What became of a slide: the number of its patches, its state, and what a person should know of it.
+    """The outcome of tiling a slide.
 
-    The state is done, done_empty (no tissue) or current (it was there already).
+    Parameters
+    ----------
+    slide_id : str
+        The slide.
+    patches : int
+        Number of its patches.
+    state : {"done", "done_empty", "current"}
+        ``done_empty``: no tissue, all artefacts are valid. ``current``: nothing was to do.
+    warnings : tuple of str
+        What a person should check.
     """
 
     slide_id: str
@@ -88,51 +95,50 @@ def tile_slide(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileResult:
-    """Write a slide's store, patch table and status, in this order; do nothing if they are there and current.
+    """Write a slide's store, patch table and status; do nothing if they are current.
 
-    One process at a time does so; another one waits, and then finds them there.
+    A second process waits for the first and then finds its output.
 
     Parameters
     ----------
     slide : Slide
         An open slide.
     config : TileConfig
-        How it is cut.
+        How to cut it.
     out : Path
         Work folder.
     slide_id : str, optional
-        A checked id; the stem of the slide's first file if not given.
+        Default: the stem of the slide's first file.
     patient_id : str, optional
-        The slide's id if not given.
+        Default: the slide's id.
     labels : LabelSource, optional
-        Where labels come from; without it no patch is labelled.
+        Default: no patch is labelled.
     tissue_mask : Path, optional
-        Raster or outlines that say what is tissue, see `analyse_slide`.
+        Raster or outlines of the tissue, see `analyse_slide`.
     cohort_levels : mapping of str to float, optional
-        Background level of channels as other slides show it, source units; a level that `config` states comes first.
-        Without them those that an earlier run took are kept, unless `force` is on.
+        Background level by channel of the cohort's other slides, source units. A level in `config` comes first.
+        Default: those of an earlier run, unless `force` is on.
     force : bool
-        Redo what was made otherwise, in place of stopping; write pixels again that were removed to free space.
+        Replace stale artefacts in place of stopping, and write again pixels that were removed to free space.
     progress : callable, optional
         Called with (patches done, patches in all).
 
     Returns
     -------
     TileResult
-        State ``done_empty``: the slide shows no tissue; all artefacts are there and valid.
 
     Raises
     ------
     DuplicateIdError
-        What stands there was made of another slide, and `force` is off.
+        The existing store is of another slide, and `force` is off.
     StaleArtefactError
-        What stands there was made of another configuration or other inputs, and `force` is off.
+        The existing artefacts are of another configuration or other inputs, and `force` is off.
     MppMissingError, InputUnsupportedError, NonFiniteError
         See `analyse_slide`.
     ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError
         A mask or an annotation file does not fit the slide, is missing or cannot be read.
     DiskFullError
-        No space was left.
+        No space is left.
     """
     slide_id = slide_id_from_path(slide.paths[0]) if slide_id is None else slide_id
     if not valid_slide_id(slide_id):
@@ -142,22 +148,24 @@ def tile_slide(
         started = time.time()
         store_path = inside(out, "slides", f"{slide_id}.zarr")
         table_path = inside(out, "patches", f"{slide_id}.parquet")
+        # A later plain run must not lose the levels that an earlier run took from the cohort.
         if cohort_levels is None:
             cohort_levels = {} if force else store_levels(store_path)
         levels = {name: cohort_levels[name] for name in cohort_levels if name not in config.tissue.background_level}
-        config = with_levels(config, levels)
+        config = with_cohort_levels(config, levels)
         stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
         if is_current_output(slide, stamp, config, store_path, table_path, force):
             table, facts = read_table(table_path), PatchStore(store_path).attributes
             if not is_recorded_done(out, slide_id, STAGE):
                 write_status(out, table, facts, started)  # cut off between the table and the status
-            said = tuple(facts["warnings"])
-            return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=said)
+            warnings = tuple(facts["warnings"])
+            return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=warnings)
         update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
         analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
+        # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
         table = _table(slide, config, analysis, slide_id, patient_id, labels)
-        warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
-        record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
+        warnings = (*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um))
+        record = {"slide_id": slide_id, "warnings": list(warnings), "cohort_levels": levels, "stamp": stamp.to_dict()}
         with atomic_path(store_path) as temporary:
             measured = _write_store(temporary, slide, config, analysis, record, progress)
         table = table.assign(**measured)[list(COLUMNS)]
@@ -165,7 +173,7 @@ def tile_slide(
         state = write_status(out, table, PatchStore(store_path).attributes, started)
         if state == "done_empty":
             _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
-        return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=tuple(warnings))
+        return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=warnings)
 
 
 def _table(
@@ -176,7 +184,7 @@ def _table(
     patient_id: str,
     source: LabelSource | None,
 ) -> pd.DataFrame:
-    """Return the patch table as far as it is known without reading patches."""
+    """Return the patch table without the columns that need pixels."""
     x, y = analysis.grid.origins().T
     tumor, labelled = label_fractions(
         source,
@@ -209,7 +217,7 @@ def _write_store(
     record: Mapping[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Write the store, its attributes with a record added; return what was measured on the way, per patch."""
+    """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`."""
     grid, tissue = analysis.grid, analysis.tissue
     origins = grid.origins()
     writer = StoreWriter(
@@ -233,7 +241,7 @@ def _write_store(
         x, y = origins[row].tolist()
         return tissue.scanned(x, y, grid.downsample, grid.inside(x, y))
 
-    measured = store_measured(
+    measured = store_and_measure(
         writer,
         iterate_patches(slide, analysis),
         len(origins),
@@ -249,7 +257,7 @@ def _write_store(
 
 
 def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> dict[str, object]:
-    """Return all that a reader of the patches must know."""
+    """Return the store's attributes: all that a reader of the patches needs."""
     grid, tissue = analysis.grid, analysis.tissue
     return {
         "source": source_record(slide),
@@ -293,10 +301,8 @@ def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> di
 def write_status(
     out: Path, table: pd.DataFrame, attributes: Mapping[str, Any], started: float
 ) -> Literal["done", "done_empty"]:
-    """Write how the stage ended: what the patch table and the store's attributes say, and times and host.
-
-    Times and host stand here and nowhere else.
-    """
+    """Write the stage's status from the patch table and the store's attributes."""
+    # Times and host are recorded here alone: elsewhere, equal inputs give equal bytes.
     state: Literal["done", "done_empty"] = "done" if (table["tissue_fraction"] > 0).any() else "done_empty"
     entry = {
         "state": state,

@@ -27,7 +27,7 @@ from pathopatch.stages.batch.tasks import label_source, open_row
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pathopatch.patches.cohort import Intensities
+    from pathopatch.patches.cohort import TissueIntensities
     from pathopatch.patches.describe import Description
     from pathopatch.slides import Slide
 
@@ -255,13 +255,13 @@ def open_slides(
 
 def measure_intensities(
     rows: Sequence[SlideRow], *, config: TileConfig, workers: Workers
-) -> dict[str, Intensities | PathopatchError]:
+) -> dict[str, TissueIntensities | PathopatchError]:
     """Return how bright the tissue of each slide is, or why it cannot be said, by slide_id."""
     found = each_slide(partial(_intensities, config=config), rows, workers)
     return {row.slide_id: result.error if isinstance(result, Failure) else result for row, result in found}
 
 
-def _intensities(row: SlideRow, config: TileConfig) -> Intensities:
+def _intensities(row: SlideRow, config: TileConfig) -> TissueIntensities:
     from pathopatch.patches.cohort import tissue_intensities
 
     with open_row(row) as slide:

@@ -306,8 +306,7 @@ def _tile_some(config: TileConfig) -> Work:
 
     def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
         from pathopatch.patches import iterate_patches
-        from pathopatch.patches.patch_features import store_measured
-        from pathopatch.patches.store_writer import StoreWriter
+        from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 
         with tempfile.TemporaryDirectory(prefix="pathopatch-probe-") as folder:
             writer = StoreWriter(
@@ -319,7 +318,7 @@ def _tile_some(config: TileConfig) -> Work:
                 with_patches=config.store == "zarr",
             )
             batches = iterate_patches(slide, analysis, origins=origins)
-            store_measured(
+            store_and_measure(
                 writer,
                 batches,
                 len(origins),

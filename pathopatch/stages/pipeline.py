@@ -145,9 +145,9 @@ def _tiled_by_the_cohorts_levels(
     tasks: Sequence[TileTask], cohort: Sequence[str], workers: Workers, progress: Progress | None
 ) -> dict[str, Outcome]:
     """Tile again the slides that show no background, where other slides of the cohort show it."""
-    from pathopatch.patches.cohort_levels import find_levels
+    from pathopatch.patches.cohort import find_background_levels
 
-    found = find_levels(tasks[0].out, [task.slide_id for task in tasks], cohort) if tasks else {}
+    found = find_background_levels(tasks[0].out, [task.slide_id for task in tasks], cohort) if tasks else {}
     again = [replace(task, cohort_levels=found[task.slide_id], force=True) for task in tasks if task.slide_id in found]
     if not again:
         return {}

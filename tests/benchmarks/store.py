@@ -16,9 +16,8 @@ from inputs import TILE_PX, Inputs
 from measure import Row, Work, require_equal, speedup
 
 from pathopatch.patches.intensity import scale
-from pathopatch.patches.overview import compressor
 from pathopatch.patches.store import PatchStore
-from pathopatch.patches.store_writer import StoreWriter, shard_patches
+from pathopatch.patches.store_writer import StoreWriter, compressor, shard_patches
 from pathopatch.training.dataset import StoredPatches
 
 _BATCH = 64

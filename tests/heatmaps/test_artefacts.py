@@ -33,7 +33,6 @@ from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec, SeenRange
-from pathopatch.patches import source
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.slides import open_slide
 
@@ -457,22 +456,3 @@ def test_facts_and_status_say_from_which_level_patches_were_read(tmp_path, slide
         predict_to(pyramid, model(**rgb), out, slide_id="s2")
     known = read_json(out / "heatmaps/s2/heatmap.json"), read_status(out, "s2")["predict"]
     assert [(each["read_level"], each["read_level_downsample"]) for each in known] == [(1, 2.0)] * 2
-
-
-def test_only_slides_that_are_read_from_a_finer_level_now_are_predicted_again(tmp_path, slide, monkeypatch):
-    voices, config = Ensemble([model()]), PredictConfig()
-    path = tmp_path / "p.tif"
-    made.write_rgb_pyramid(path, made.noise(3, 300, 300, np.uint8), levels=2)
-    rgb = {"channels": ("R", "G", "B"), "mean": (0.0,) * 3, "std": (1.0,) * 3, "background": "bright"}
-
-    def stamps(opened):
-        coarse = Ensemble([model(**rgb, mpp=1.0)])
-        pairs = (slide, voices), (opened, Ensemble([model(**rgb)])), (opened, coarse)
-        *same, other = (artefacts._stamp(*pair, config, None) for pair in pairs)
-        return same, other
-
-    with open_slide(path, background="bright") as opened:
-        same, other = stamps(opened)
-        monkeypatch.setattr(source, "EXACT_READ_FACTOR", 1.0)  # as it was
-        assert stamps(opened)[0] == same
-        assert stamps(opened)[1].config != other.config

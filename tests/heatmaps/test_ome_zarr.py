@@ -11,7 +11,7 @@ from ome_zarr.reader import Reader
 
 from pathopatch.heatmaps.ome_tiff import CHANNELS, pyramid
 from pathopatch.heatmaps.ome_zarr import write_ome_zarr
-from pathopatch.patches.overview import write_overview
+from pathopatch.patches.store_writer import write_overview
 
 CELL_UM = 128.0
 OVER_UM = (5.0, 4.0)

@@ -22,7 +22,7 @@ from pathopatch.core.files import read_json
 from pathopatch.heatmaps import predict_slide
 from pathopatch.models import PatchClassifier, load_model
 from pathopatch.patches import PatchStore, cohort_config
-from pathopatch.patches.cohort import Intensities, tissue_intensities
+from pathopatch.patches.cohort import TissueIntensities, tissue_intensities
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages import pipeline
@@ -53,14 +53,14 @@ class Cohort:
         self.rows.append(SlideRow(slide_id=name, patient_id=name, source=name, row=len(self.rows) + 2, split=split))
 
     def windows(self, config: TileConfig = COHORT, *, force: bool = False) -> dict[str, tuple[float, float]]:
-        def measured(rows: Sequence[SlideRow]) -> dict[str, Intensities | PathopatchError]:
+        def measured(rows: Sequence[SlideRow]) -> dict[str, TissueIntensities | PathopatchError]:
             return {row.slide_id: self.intensities(row.slide_id, config) for row in rows}
 
         fingerprints = {row.slide_id: f"{self.pixels[row.slide_id].sum()}" for row in self.rows}
         found = cohort_config(self.rows, config, self.out, fingerprints=fingerprints, measured=measured, force=force)
         return found.intensity.windows
 
-    def intensities(self, name: str, config: TileConfig) -> Intensities | PathopatchError:
+    def intensities(self, name: str, config: TileConfig) -> TissueIntensities | PathopatchError:
         self.opened.append(name)
         try:
             return tissue_intensities(self.make(self.pixels[name], name=name), config)

@@ -36,8 +36,7 @@ from pathopatch.core.status import read_status
 from pathopatch.groups import naming_of
 from pathopatch.models import read_spec
 from pathopatch.patches import PatchStore, tile_patches
-from pathopatch.patches.import_images import common_look, read_image
-from pathopatch.patches.import_list import read_list
+from pathopatch.patches.import_list import common_spec, read_image, read_list
 from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import facts
@@ -192,41 +191,41 @@ def test_images_that_differ_are_listed(tmp_path: Path) -> None:
     for file, pixels in zip(files, made.values(), strict=True):
         Image.fromarray(pixels).save(file)
     with pytest.raises(ChannelMismatchError, match=r"2 patches are 32 x 32 px, R, G, B, uint8; 2 differ: c.png .40 x"):
-        common_look(files)
-    assert "d.png (32 x 32 px, C0, uint8)" in str(pytest.raises(ChannelMismatchError, common_look, files).value)
+        common_spec(files)
+    assert "d.png (32 x 32 px, C0, uint8)" in str(pytest.raises(ChannelMismatchError, common_spec, files).value)
 
 
 def test_an_image_that_is_no_patch_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.png"
     Image.fromarray(patch(8)[:20]).save(file)
     with pytest.raises(InputUnsupportedError, match="32 x 20 px"):
-        common_look([file])
+        common_spec([file])
     for mode, words in (("RGBA", "4 values"), ("P", "table of colours"), ("1", "1 bits")):
         Image.fromarray(patch(8)).convert(mode).save(file)
         with pytest.raises(InputUnsupportedError, match=words):
-            common_look([file])
+            common_spec([file])
     rgba = tmp_path / "a.tif"
     tifffile.imwrite(rgba, np.dstack([patch(8), patch(8)[..., :1]]), photometric="rgb", extrasamples=["unassalpha"])
     with pytest.raises(InputUnsupportedError, match="without alpha"):
-        common_look([rgba])
+        common_spec([rgba])
     Image.fromarray(patch(8)).save(file)
-    look = common_look([file])
+    spec = common_spec([file])
     content = file.read_bytes()
     file.write_bytes(content[:60])
     with pytest.raises(InputCorruptError):
-        read_image(file, look)
+        read_image(file, spec)
     file.write_bytes(content[:16] + b"\0\x10\0\0" * 2 + content[24:])
     with pytest.raises(InputTooLargeError):
-        common_look([file])
+        common_spec([file])
     tifffile.imwrite(tmp_path / "n.tif", np.full((32, 32), np.nan, np.float32))
     with pytest.raises(NonFiniteError, match="1024 pixels"):
-        read_image(tmp_path / "n.tif", common_look([tmp_path / "n.tif"]))
+        read_image(tmp_path / "n.tif", common_spec([tmp_path / "n.tif"]))
 
 
 def test_jpeg_patches_are_read_in_colour(tmp_path: Path) -> None:
     assert cv2.imwrite(str(tmp_path / "a.jpg"), patch(20, side=64)[..., ::-1])
-    look = common_look([tmp_path / "a.jpg"])
-    pixels = read_image(tmp_path / "a.jpg", look)
+    spec = common_spec([tmp_path / "a.jpg"])
+    pixels = read_image(tmp_path / "a.jpg", spec)
     assert np.abs(pixels[:, 6:18, 6:18].mean(axis=(1, 2)) - STAIN).max() < 3
 
 
@@ -345,21 +344,21 @@ def test_images_of_several_sizes_are_brought_to_one_by_their_middle_or_whole(tmp
     Image.fromarray(tall).save(tmp_path / "tall.png")
     Image.fromarray(patch(8, side=8)).save(tmp_path / "small.png")
     files = [tmp_path / f"{name}.png" for name in ("wide", "tall", "small")]
-    crop = common_look(files, ReadyConfig(px=16))
+    crop = common_spec(files, ReadyConfig(px=16))
     assert str(crop) == "16 x 16 px, R, G, B, uint8"
     for file in files[:2]:
         np.testing.assert_array_equal(read_image(file, crop)[1], 200)  # the green middle alone
         np.testing.assert_array_equal(read_image(file, crop)[[0, 2]], 0)
     assert read_image(files[2], crop).shape == (3, 16, 16)
-    stretch = common_look(files, ReadyConfig(px=12, fit="stretch"))
+    stretch = common_spec(files, ReadyConfig(px=12, fit="stretch"))
     third = read_image(files[0], stretch)  # each colour keeps its third of the width
     for channel in range(3):
         assert (third[channel][:, 4 * channel : 4 * channel + 4] == 200).all()
     tifffile.imwrite(tmp_path / "g.tif", np.arange(64, dtype=np.float32).reshape(8, 8))
-    grey = read_image(tmp_path / "g.tif", common_look([tmp_path / "g.tif"], ReadyConfig(px=8)))
+    grey = read_image(tmp_path / "g.tif", common_spec([tmp_path / "g.tif"], ReadyConfig(px=8)))
     np.testing.assert_array_equal(grey[0].ravel(), np.arange(64))
     with pytest.raises(ChannelMismatchError, match="differ"):
-        common_look([*files, tmp_path / "g.tif"], ReadyConfig(px=16))
+        common_spec([*files, tmp_path / "g.tif"], ReadyConfig(px=16))
 
 
 def test_the_size_is_part_of_what_a_set_is_made_of(tmp_path: Path) -> None:
@@ -412,13 +411,13 @@ def test_the_patches_scale_follows_from_that_of_the_images_where_all_shrink_alik
     known = PatchStore(tmp_path / "work" / "slides" / "l.zarr").attributes
     assert (known["mpp"], known["target_mpp"], row["mpp"]) == (mpp, mpp, mpp)
     assert len(result.warnings) == (mpp is None)
-    assert all("by factors that differ" in warning for warning in result.warnings)
+    assert all("by different factors" in warning for warning in result.warnings)
 
 
 def test_a_set_without_a_stated_scale_is_warned_of_and_one_with_it_is_not(tmp_path: Path) -> None:
     source = made_set(tmp_path)
     result, _ = tile_patches(source, CONFIG, tmp_path / "unknown")
-    assert ["nobody stated it" in warning for warning in result.warnings] == [True]
+    assert ["it is not stated" in warning for warning in result.warnings] == [True]
     assert read_status(tmp_path / "unknown", result.slide_id)["tile"]["warnings"] == list(result.warnings)
     assert tile_patches(source, CONFIG, tmp_path / "unknown")[0].warnings == result.warnings  # current, still unknown
     command = ["tile", "-o", str(tmp_path / "known"), "--quiet", "--patches", str(source), "--mpp", "0.25"]

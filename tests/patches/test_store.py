@@ -120,7 +120,7 @@ def test_without_pixels_the_rest_is_there(tmp_path: Path) -> None:
     store = PatchStore(write(tmp_path / "s.zarr", drawn(5, "uint8"), with_patches=False))
     assert len(store) == 5
     assert not store.has_patches
-    with pytest.raises(InputMissingError, match="neither pixels are stored nor where they come from"):
+    with pytest.raises(InputMissingError, match="the store records neither pixels nor their source"):
         store.read([0])
 
 

@@ -19,9 +19,9 @@ from read_page import Page
 
 from pathopatch.core.config import EvaluateConfig, TileConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.patches.overview import write_array
 from pathopatch.patches.picture import hatched, mask_under
 from pathopatch.patches.store import PatchStore
+from pathopatch.patches.store_writer import write_array
 from pathopatch.report import write_report
 from pathopatch.report.contact_sheet import write_contact_sheet
 from pathopatch.stages import pipeline

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
-from pathopatch.patches.import_images import common_look, read_image
-from pathopatch.patches.import_list import read_list
+from pathopatch.patches.import_list import common_spec, read_image, read_list
 from pathopatch.patches.tissue_fit import fit_tissue
 
 SPLITS = ("train", "val", "test")
@@ -71,12 +70,12 @@ def find_crops(source: Path, *, crop_px: int, apart_px: int, side_px: int, min_t
     listed = read_list(source)
     listed = listed[listed["label"] >= 0]
     files = [Path(name) for name in listed["file"]]
-    look = common_look(files)
-    if not look.is_rgb:
-        raise ChannelMismatchError(f"images are {look}", place=str(source), remedy="give RGB images of 8 bits")
+    spec = common_spec(files)
+    if not spec.is_rgb:
+        raise ChannelMismatchError(f"images are {spec}", place=str(source), remedy="give RGB images of 8 bits")
     pixels, tissue, owner = [], [], []
     for number, file in enumerate(files):
-        image = read_image(file, look).astype(np.uint8, copy=False)
+        image = read_image(file, spec).astype(np.uint8, copy=False)
         mask = tissue_of(image)
         rng = np.random.default_rng(number)
         for x, y in places(mask, side_px=crop_px, apart_px=apart_px, min_tissue=min_tissue, rng=rng):
