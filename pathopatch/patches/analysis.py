@@ -22,8 +22,8 @@ from pathopatch.patches.tissue import TissueModel, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
-from pathopatch.slides.planes import planes
 from pathopatch.slides.registration import measure_shifts, whole_offsets
+from pathopatch.slides.resample import planes
 from pathopatch.slides.resolution import MPP_TOLERANCE
 
 _BAND_PX = 2048

@@ -15,8 +15,7 @@ from pathopatch.core.artefacts import fingerprint_file
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide, aligned, open_slide
-from pathopatch.slides.planes import planes
-from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for
+from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
 
 
 def source_record(slide: Slide) -> dict[str, Any]:

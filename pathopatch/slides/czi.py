@@ -15,7 +15,7 @@ from pathopatch.core.errors import InputCorruptError, PathopatchError
 from pathopatch.slides.axes import Choice, unsupported
 from pathopatch.slides.background import Background
 from pathopatch.slides.integrity import DECODING_ERRORS
-from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resample import Pixels
 from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 

@@ -1,4 +1,4 @@
-"""How is a slide read although parts of it cannot be decoded? They are left out, and it is known where they lie."""
+"""Read a slide although parts of it cannot be decoded; they become background, and their places are kept."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError
-from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide
 
-_PART_PX = 64  # side of the squares, px of a level, to which what is lost is narrowed down
+_SQUARE_PX = 64  # side of the squares, px of a level, to which damage is narrowed down
 _Box = tuple[int, int, int, int]
 
 
 def tolerant(slide: Slide, share: float) -> Slide:
-    """Return a slide that is read although parts of it cannot be decoded; the slide itself if it may lose nothing.
+    """Return a slide that is read although parts of it cannot be decoded; the slide itself if the share is 0.
 
     Parameters
     ----------
@@ -36,8 +36,8 @@ def tolerant(slide: Slide, share: float) -> Slide:
 class TolerantSlide(Slide):
     """A slide whose pixels are background where they cannot be decoded.
 
-    What fails is read again in halves, down to squares of 64 px of its level; those that fail still are lost, for all
-    channels.
+    A region that fails is read again in halves, down to squares of 64 px of its level. Squares that still fail are
+    lost, for all channels.
 
     Parameters
     ----------
@@ -56,31 +56,22 @@ class TolerantSlide(Slide):
 
     @property
     def source(self) -> str | dict[str, str]:
-        """What opens the slide again, without any tolerance."""
+        """As of the slide itself: opened again, it tolerates nothing."""
         return self._slide.source
 
     def is_lost(self, origins: NDArray[np.int64], extent: float) -> NDArray[np.bool_]:
-        """Return which squares overlap what could not be decoded so far, at whatever level.
+        """Return (N,) which patches overlap squares lost so far, at whatever level.
 
-        Parameters
-        ----------
-        origins : ndarray of int64, shape (N, 2)
-            (x, y), level-0 px.
-        extent : float
-            Their side, level-0 px.
-
-        Returns
-        -------
-        ndarray of bool, shape (N,)
+        `origins`, (N, 2), are their (x, y) corners and `extent` their side, level-0 px.
         """
-        found = np.zeros(len(origins), np.bool_)
+        is_lost = np.zeros(len(origins), np.bool_)
         x, y = origins.T
         for level, squares in self._lost.items():
-            side = _PART_PX * self.levels[level].downsample
+            side = _SQUARE_PX * self.levels[level].downsample
             for column, row in squares:
                 across = (x < (column + 1) * side) & (x + extent > column * side)
-                found |= across & (y < (row + 1) * side) & (y + extent > row * side)
-        return found
+                is_lost |= across & (y < (row + 1) * side) & (y + extent > row * side)
+        return is_lost
 
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
@@ -90,6 +81,7 @@ class TolerantSlide(Slide):
             return self._slide._read_level(left, top, width, height, level)
         except InputCorruptError as error:
             waiting = self._halves(whole, level, error)
+        # Squares of fixed places, not of the region: neighbouring patches lose the same pixels in any order of reading.
         pixels = np.zeros((len(self.channels), height, width), self.dtype)
         opacity = np.zeros(pixels.shape, np.uint8)
         while waiting:
@@ -105,39 +97,33 @@ class TolerantSlide(Slide):
         return pixels, opacity
 
     def _halves(self, box: _Box, level: int, error: InputCorruptError) -> list[_Box]:
-        """Return the halves of what cannot be decoded as a whole, less what is known to be lost; none of one square."""
+        """Return the halves of a box that cannot be decoded, less those known to be lost; none of a single square."""
         x0, y0, x1, y1 = box
-        columns, rows = range(x0 // _PART_PX, -(-x1 // _PART_PX)), range(y0 // _PART_PX, -(-y1 // _PART_PX))
+        columns, rows = range(x0 // _SQUARE_PX, -(-x1 // _SQUARE_PX)), range(y0 // _SQUARE_PX, -(-y1 // _SQUARE_PX))
         if len(columns) == len(rows) == 1:
             self._lose((columns[0], rows[0]), level, error)
             return []
         if len(columns) >= len(rows):
-            middle = columns[len(columns) // 2] * _PART_PX
+            middle = columns[len(columns) // 2] * _SQUARE_PX
             halves = [(x0, y0, middle, y1), (middle, y0, x1, y1)]
         else:
-            middle = rows[len(rows) // 2] * _PART_PX
+            middle = rows[len(rows) // 2] * _SQUARE_PX
             halves = [(x0, y0, x1, middle), (x0, middle, x1, y1)]
-        return [half for half in halves if not self._is_known(half, level)]
+        return [half for half in halves if not self._is_known_lost(half, level)]
 
-    def _is_known(self, box: _Box, level: int) -> bool:
-        """Return whether a rectangle lies within one square that is lost."""
+    def _is_known_lost(self, box: _Box, level: int) -> bool:
+        """Return whether a rectangle lies within one lost square; it would only fail again."""
         x0, y0, x1, y1 = box
-        square = x0 // _PART_PX, y0 // _PART_PX
-        is_one = ((x1 - 1) // _PART_PX, (y1 - 1) // _PART_PX) == square
+        square = x0 // _SQUARE_PX, y0 // _SQUARE_PX
+        is_one = ((x1 - 1) // _SQUARE_PX, (y1 - 1) // _SQUARE_PX) == square
         return is_one and square in self._lost.get(level, ())
 
     def _lose(self, square: tuple[int, int], level: int, error: InputCorruptError) -> None:
-        """Remember that a square is lost.
-
-        Raises
-        ------
-        InputCorruptError
-            That is more than the slide may lose.
-        """
+        """Note that a square is lost; raise InputCorruptError if the slide has lost more than its share."""
         lost = self._lost.setdefault(level, set())
         lost.add(square)
         box = self.levels[level]
-        if len(lost) > self._share * -(-box.width // _PART_PX) * -(-box.height // _PART_PX):
+        if len(lost) > self._share * -(-box.width // _SQUARE_PX) * -(-box.height // _SQUARE_PX):
             raise InputCorruptError(
                 f"more than {self._share:.2%} of level {level} cannot be decoded: {error.message}",
                 place=error.place,

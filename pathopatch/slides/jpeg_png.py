@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides.background import Background
 from pathopatch.slides.mask_image import Raster, raster
-from pathopatch.slides.planes import Pixels, opacity_of
+from pathopatch.slides.resample import Pixels, opacity_of
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
 

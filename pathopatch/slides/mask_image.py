@@ -25,7 +25,7 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.slides.integrity import checked_tiff
-from pathopatch.slides.planes import ORIENTATION_TAG, orientation_of, upright
+from pathopatch.slides.resample import ORIENTATION_TAG, orientation_of, upright
 
 Kind = Literal["png", "jpeg", "tiff"]
 SUFFIXES: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
@@ -70,7 +70,7 @@ class Raster:
         Pixels that must be decoded together: a tile or strip of a TIFF; 0 for other formats, which are one piece.
     orientation : int
         How the stored rows and columns are shown, by the number of TIFF and EXIF, see
-        `pathopatch.slides.planes.upright`.
+        `pathopatch.slides.resample.upright`.
     """
 
     path: Path

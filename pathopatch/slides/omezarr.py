@@ -1,4 +1,4 @@
-"""Slides in OME-Zarr folders."""
+"""Read slides in OME-Zarr folders."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
 from pathopatch.slides.integrity import DECODING_ERRORS
-from pathopatch.slides.omezarr_metadata import ImageFacts, read_image
-from pathopatch.slides.planes import Pixels
+from pathopatch.slides.omezarr_metadata import ImageMetadata, read_image_metadata
+from pathopatch.slides.resample import Pixels
 from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.zarr_reader import ZarrReader
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
-_CACHED_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
+_CACHED_CHUNK_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
 
 
 def is_zarr(path: Path) -> bool:
@@ -43,7 +43,7 @@ class OmeZarrSlide(Slide):
     Raises
     ------
     InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `read_image`; or there is no such plane.
+        See `read_image_metadata`; or there is no such plane.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class OmeZarrSlide(Slide):
         background: Background | None = None,
     ) -> None:
         self._path = path
-        self._image: ImageFacts = read_image(path)
+        self._image: ImageMetadata = read_image_metadata(path)
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
         if plane is not None and plane >= len(names):
@@ -76,45 +76,42 @@ class OmeZarrSlide(Slide):
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        wanted: dict[str, Any] = {
-            "c": self._planes,
-            "y": slice(top, top + height),
-            "x": slice(left, left + width),
-        }
+        ranges: dict[str, Any] = {"c": self._planes, "y": slice(top, top + height), "x": slice(left, left + width)}
         axes = self._image.axes
+        # All other axes have length 1, see `read_image_metadata`.
         try:
-            pixels = self._reader(level).read(tuple(wanted.get(axis, 0) for axis in axes))
+            pixels = self._reader(level).read(tuple(ranges.get(axis, 0) for axis in axes))
         except DECODING_ERRORS as error:
             raise InputCorruptError(
                 f"level {level} cannot be decoded at ({left}, {top}): {_first_line(error)}",
                 place=str(self._path),
                 remedy="copy the folder again from its source",
             ) from error
-        kept = [axis for axis in axes if axis in wanted]
+        # A level stores its axes in any order, and a grey one has no axis c.
+        kept = [axis for axis in axes if axis in ranges]
         if "c" not in kept:
             pixels, kept = pixels[None], ["c", *kept]
         ordered = pixels.transpose([kept.index(axis) for axis in "cyx"])  # (C, H, W)
         return np.ascontiguousarray(ordered, dtype=self.dtype), None
 
     def _reader(self, level: int) -> ZarrReader:
-        """Return what reads a level."""
         if level not in self._readers:
             array = self._image.arrays[level]
             self._readers[level] = ZarrReader(array.folder, driver=array.driver, cache_bytes=self._cache_bytes(level))
         return self._readers[level]
 
     def _cache_bytes(self, level: int) -> int:
-        """Return the room that two rows of chunks need, within bounds."""
+        """Return the cache size for two rows of chunks, within bounds."""
         array, axes = self._image.arrays[level], self._image.axes
         across = -(-array.shape[axes.index("x")] // array.chunks[axes.index("x")])
         planes = array.shape[axes.index("c")] // array.chunks[axes.index("c")] if "c" in axes else 1
-        row = across * max(1, planes) * int(np.prod(array.chunks)) * array.dtype.itemsize
-        return min(max(_CACHED_ROWS * row, _CACHE_BYTES[0]), _CACHE_BYTES[1])
+        row_bytes = across * max(1, planes) * int(np.prod(array.chunks)) * array.dtype.itemsize
+        return min(max(_CACHED_CHUNK_ROWS * row_bytes, _CACHE_BYTES[0]), _CACHE_BYTES[1])
 
     def _close(self) -> None:
         self._readers = {}
 
 
 def _first_line(error: Exception) -> str:
-    """Return what went wrong without the library's long trail of sources."""
+    """Return tensorstore's message without its list of source locations."""
     return str(error).split("[tensorstore", 1)[0].split("\n", 1)[0].strip()

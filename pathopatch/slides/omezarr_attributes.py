@@ -1,4 +1,4 @@
-"""Which attributes and codecs make a Zarr group an OME-Zarr image that viewers open? Plain values, no file access."""
+"""Attributes and codecs of the OME-Zarr images that are written here. Plain values, no file access."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def multiscales(
     *,
     over_um: tuple[float, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Return OME-Zarr's description of a pyramid. The centre of a level's first pixel is shifted by half a pixel.
+    """Return OME-Zarr's description of a pyramid.
 
     Parameters
     ----------
@@ -38,37 +38,44 @@ def multiscales(
         (x, y) micrometres per px of the first level.
     over_um : (float, float), optional
         (x, y) micrometres per px of another image, over which this one lies with the same corner: the centre of that
-        one's first pixel is the origin. If not given, it is the centre of this one's.
+        one's first pixel is the origin. If not given, the origin is the centre of this one's.
     """
     first = [1.0] * (len(axes) - 2)
     origin_x, origin_y = um_per_px if over_um is None else over_um
     datasets = []
     for index, (x, y) in enumerate(levels):
+        # OME-Zarr places the centre of a pixel, not its corner: a coarser level begins half a pixel further in.
         um_x, um_y = x * um_per_px[0], y * um_per_px[1]
-        shift = [(um_y - origin_y) / 2, (um_x - origin_x) / 2]
+        shift_um = [(um_y - origin_y) / 2, (um_x - origin_x) / 2]
         transforms = [
             {"type": "scale", "scale": [*first, um_y, um_x]},
-            {"type": "translation", "translation": [*(0.0 for _ in first), *shift]},
+            {"type": "translation", "translation": [*(0.0 for _ in first), *shift_um]},
         ]
         datasets.append({"path": str(index), "coordinateTransformations": transforms})
-    described = [
+    described_axes = [
         {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
         for axis in axes
     ]
-    return [{"name": name, "axes": described, "datasets": datasets}]
+    return [{"name": name, "axes": described_axes, "datasets": datasets}]
 
 
-def shown_channels(channels: Sequence[str], windows: NDArray[np.float64]) -> list[dict[str, Any]]:
-    """Return how a viewer shows each channel.
+def image_attributes(
+    pyramid: list[dict[str, Any]], channels: Sequence[str], windows: NDArray[np.float64], *, version: Version
+) -> dict[str, Any]:
+    """Return the attributes of an image's group.
 
     Parameters
     ----------
+    pyramid : list of dict
+        From `multiscales`.
     channels : sequence of str
         Names.
     windows : ndarray of float64, shape (C, 2)
-        Intensities shown as black and as full.
+        Intensities that a viewer shows as black and as full.
+    version : {"0.4", "0.5"}
+        Of OME-Zarr.
     """
-    return [
+    shown_channels = [
         {
             "label": name,
             "color": _COLOURS.get(name, "FFFFFF"),
@@ -77,27 +84,23 @@ def shown_channels(channels: Sequence[str], windows: NDArray[np.float64]) -> lis
         }
         for name, (low, high) in zip(channels, windows.tolist(), strict=True)
     ]
-
-
-def image_attributes(
-    pyramid: list[dict[str, Any]], channels: Sequence[str], windows: NDArray[np.float64], *, version: Version
-) -> dict[str, Any]:
-    """Return the attributes of an image's group, for a pyramid from `multiscales`."""
-    omero = {"channels": shown_channels(channels, windows)}
+    omero = {"channels": shown_channels}
     if version == "0.4":
         return {"multiscales": [{**each, "version": version} for each in pyramid], "omero": omero}
     return {"ome": {"version": version, "multiscales": pyramid, "omero": omero}}
 
 
 def compressor(dtype: np.dtype[np.generic]) -> ZstdCodec | BloscCodec:
-    """Return the Zarr v3 codec that fits a type: bits are shuffled where high bytes are mostly equal."""
+    """Return the Zarr v3 codec that fits a sample type."""
     if dtype.itemsize == 1:
         return ZstdCodec(level=1)
+    # The high bytes of neighbouring pixels are mostly equal, so shuffled bits compress well.
     return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
 
 
 def compressor_v2(dtype: np.dtype[np.generic]) -> Blosc:
-    """Return the Zarr v2 codec of the same kind, in the one container that every reader of Zarr v2 knows."""
+    """Return the Zarr v2 codec of the same kind."""
+    # Every reader of Zarr v2 knows the container Blosc; plain zstd is newer.
     if dtype.itemsize == 1:
         return Blosc(cname="zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
     return Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE)

@@ -1,7 +1,6 @@
-"""How is a whole slide written as an OME-Zarr pyramid for other viewers? In one pass over square tiles.
+"""Write a whole slide as an OME-Zarr pyramid for other viewers, in one pass over square tiles.
 
-Four children come before their parent, and each level is made of sums of level-0 pixels: every pixel is the exact mean
-of the area it covers, every shard is written once and whole, and what is held does not grow with the slide.
+Every pixel of a level is the exact mean of the level-0 area that it covers. Memory does not grow with the slide.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_c
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path
 from pathopatch.slides.omezarr_attributes import Version, compressor, compressor_v2, image_attributes, multiscales
-from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide
 
 _TILE_PX = 1024  # a shard of 0.5, a chunk of 0.4
@@ -71,6 +70,7 @@ def export_ome_zarr(
     DiskFullError
         No space was left.
     """
+    sources = slide.source.values() if isinstance(slide.source, dict) else [slide.source]
     facts = {
         "version": version,
         "name": name,
@@ -78,7 +78,8 @@ def export_ome_zarr(
         "mpp": slide.mpp,
         "background": slide.background,
         "windows": windows.tolist(),
-        "parts": _parts(slide),
+        # With what is chosen of each file: two pages of one file are two slides.
+        "parts": [Path(source).name for source in sources],
     }
     inputs = {f"slide {index}": fingerprint_file(part) for index, part in enumerate(slide.paths)}
     stamp = Stamp(stage="export ome-zarr", config=fingerprint(facts), inputs=inputs)
@@ -87,7 +88,7 @@ def export_ome_zarr(
     with atomic_path(path) as temporary:
         group = zarr.create_group(temporary, zarr_format=2 if version == "0.4" else 3)
         _Pyramid(slide, group, version, progress).write()
-        factors = [(float(factor), float(factor)) for factor in _factors(slide)]
+        factors = [(float(n), float(n)) for n in _downsamples(slide)]
         pyramid = multiscales(name, ("c", "y", "x"), factors, (slide.mpp, slide.mpp))
         attributes = image_attributes([{**pyramid[0], "type": "mean"}], slide.channels, windows, version=version)
         group.attrs.put({**attributes, _OURS: {"stamp": stamp.to_dict()}})
@@ -97,6 +98,7 @@ def export_ome_zarr(
 def _stamp_of_export(slide: Slide, path: Path) -> Stamp | None:
     """Return the stamp of the export that stands at a path; refuse to touch anything else."""
     place = path.resolve()
+    # Replacing the folder would delete the slide that is being read.
     if any(place == part.resolve() or place in part.resolve().parents for part in slide.paths):
         raise InputUnsupportedError("the slide itself stands there", place=str(path), remedy="choose another folder")
     if not path.exists():
@@ -112,13 +114,7 @@ def _stamp_of_export(slide: Slide, path: Path) -> Stamp | None:
     return Stamp.from_dict(ours["stamp"])
 
 
-def _parts(slide: Slide) -> list[str]:
-    """Return the files' names with what is chosen of them: two pages of one file are two slides."""
-    sources = slide.source.values() if isinstance(slide.source, dict) else [slide.source]
-    return [Path(source).name for source in sources]
-
-
-def _factors(slide: Slide) -> list[int]:
+def _downsamples(slide: Slide) -> list[int]:
     """Return the downsample of each level: halved until small."""
     halvings = max(0, math.ceil(math.log2(max(slide.size) / _SMALLEST_LEVEL_PX)))
     return [2**level for level in range(halvings + 1)]
@@ -131,31 +127,33 @@ class _Pyramid:
         self, slide: Slide, group: zarr.Group, version: Version, progress: Callable[[int, int], None] | None
     ) -> None:
         self.slide, self.progress = slide, progress
-        self.factors = _factors(slide)
-        self.tile_px, self.wide = _TILE_PX, _sum_type(slide.dtype, self.factors[-1])
-        while len(slide.channels) * self.tile_px**2 * self.wide.itemsize > _TILE_BYTES and self.tile_px > _CHUNK_PX:
+        self.downsamples = _downsamples(slide)
+        self.tile_px, self.sum_dtype = _TILE_PX, _sum_dtype(slide.dtype, self.downsamples[-1])
+        while (
+            len(slide.channels) * self.tile_px**2 * self.sum_dtype.itemsize > _TILE_BYTES and self.tile_px > _CHUNK_PX
+        ):
             self.tile_px //= 2
         self.arrays = [
             _create(group, str(level), (len(slide.channels), *self.size(level)), slide.dtype, version, self.tile_px)
-            for level in range(len(self.factors))
+            for level in range(len(self.downsamples))
         ]
         height, width = self.size(0)
         self.tiles, self.done = -(-height // self.tile_px) * -(-width // self.tile_px), 0
 
     def size(self, level: int) -> tuple[int, int]:
-        """Return height and width of a level; the last pixel may overhang."""
+        """Return height and width of a level, px; the last pixel may overhang."""
         width, height = self.slide.size
-        return -(-height // self.factors[level]), -(-width // self.factors[level])
+        return -(-height // self.downsamples[level]), -(-width // self.downsamples[level])
 
     def write(self) -> None:
-        """Write all levels."""
-        top = len(self.factors) - 1
+        """Write all levels, tile by tile of the coarsest."""
+        top = len(self.downsamples) - 1
         height, width = self.size(top)
         for row in range(-(-height // self.tile_px)):
             for column in range(-(-width // self.tile_px)):
-                self.sums(top, row, column)
+                self._write_tile(top, row, column)
 
-    def sums(self, level: int, row: int, column: int) -> NDArray[Any]:
+    def _write_tile(self, level: int, row: int, column: int) -> NDArray[Any]:
         """Write one tile of a level and all below it; return the sums of level-0 pixels in each of its pixels."""
         height, width = self.size(level)
         top, left = row * self.tile_px, column * self.tile_px
@@ -167,20 +165,22 @@ class _Pyramid:
             self.done += 1
             if self.progress is not None:
                 self.progress(self.done, self.tiles)
-            return pixels.astype(self.wide)
-        held = np.zeros((len(self.slide.channels), bottom - top, right - left), self.wide)
+            return pixels.astype(self.sum_dtype)
+        # Four finer tiles come before their parent, so that every shard is written once and whole. Sums and not means
+        # are handed up: a mean of rounded means would be off, and odd edges would weigh too much.
+        sums = np.zeros((len(self.slide.channels), bottom - top, right - left), self.sum_dtype)
         half = self.tile_px // 2
         for down in range(2):
             for across in range(2):
-                part = held[:, down * half : (down + 1) * half, across * half : (across + 1) * half]
+                part = sums[:, down * half : (down + 1) * half, across * half : (across + 1) * half]
                 if part.size:
-                    part[:] = _paired(self.sums(level - 1, 2 * row + down, 2 * column + across))
+                    part[:] = _paired(self._write_tile(level - 1, 2 * row + down, 2 * column + across))
         rows, columns = (
-            _covered(np.arange(start, stop), self.factors[level], whole)
+            _covered_px(np.arange(start, stop), self.downsamples[level], whole)
             for start, stop, whole in ((top, bottom, self.slide.size[1]), (left, right, self.slide.size[0]))
         )
-        self.arrays[level][area] = _mean(held, rows[:, None] * columns, self.slide.dtype)
-        return held
+        self.arrays[level][area] = _mean(sums, rows[:, None] * columns, self.slide.dtype)
+        return sums
 
 
 def _create(
@@ -191,7 +191,7 @@ def _create(
     version: Version,
     tile_px: int,
 ) -> Any:
-    """Return a new array: chunks in shards for 0.5, chunk files for 0.4."""
+    """Return a new array: chunks in shards for 0.5, a file per chunk for 0.4."""
     common: dict[str, Any] = {"shape": shape, "dtype": dtype, "fill_value": 0}
     if version == "0.4":
         return group.create_array(
@@ -211,12 +211,12 @@ def _create(
     )
 
 
-def _sum_type(dtype: np.dtype[np.generic], factor: int) -> np.dtype[Any]:
+def _sum_dtype(dtype: np.dtype[np.generic], downsample: int) -> np.dtype[Any]:
     """Return the smallest type that holds the sum over the coarsest pixel exactly (floats: as float64)."""
     if dtype.kind == "f":
         return np.dtype(np.float64)
     limits = np.iinfo(str(dtype))
-    largest = max(limits.max, -limits.min) * factor**2
+    largest = max(limits.max, -limits.min) * downsample**2
     if limits.min < 0:
         return np.dtype(np.int32 if largest < 2**31 else np.int64)
     return np.dtype(np.uint32 if largest < 2**32 else np.uint64)
@@ -231,14 +231,15 @@ def _paired(sums: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(down[:, :, 0::2] + down[:, :, 1::2])
 
 
-def _covered(places: NDArray[np.int64], factor: int, whole: int) -> NDArray[np.int64]:
+def _covered_px(places: NDArray[np.int64], downsample: int, whole_px: int) -> NDArray[np.int64]:
     """Return how many level-0 rows (or columns) each row of a level covers."""
-    return np.minimum((places + 1) * factor, whole) - places * factor
+    return np.minimum((places + 1) * downsample, whole_px) - places * downsample
 
 
 def _mean(sums: NDArray[Any], counts: NDArray[np.int64], dtype: np.dtype[np.generic]) -> Pixels:
-    """Return sums divided by counts, rounded where the type is an integer one; channel by channel, to hold less."""
+    """Return sums divided by counts, rounded where the type is an integer one."""
     out = np.empty(sums.shape, dtype)
+    # Channel by channel, so that only one plane of float64 is in memory.
     for channel, plane in zip(out, sums, strict=True):
         mean = plane / counts
         channel[:] = np.rint(mean) if dtype.kind in "iu" else mean

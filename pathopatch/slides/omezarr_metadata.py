@@ -1,24 +1,63 @@
-"""What does an OME-Zarr folder say of its image? Axes, levels, scales and channel names; no pixel is read.
+"""Metadata of an OME-Zarr image, version 0.4 (Zarr v2) or 0.5 (Zarr v3): axes, levels, scales, channel names.
 
-Versions 0.4 (Zarr v2) and 0.5 (Zarr v3).
+No pixel is read, and each number is checked before anything is allocated for it.
 """
+
+# Why not ome-zarr-models: it refuses channels on the last axis and arrays of 0.5 without dimension names, which are
+# read here. It accepts shapes and chunks that no memory holds, and codecs that tensorstore does not decode.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.errors import InputMissingError
-from pathopatch.slides.omezarr_arrays import ZarrArray, read_array
-from pathopatch.slides.omezarr_json import corrupt, read_list, read_object, unsupported
-from pathopatch.slides.omezarr_levels import level_resolution, level_scale, levels_of_field
-from pathopatch.slides.resolution import Level, Resolution
+import numpy as np
+
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, InputUnsupportedError
+from pathopatch.slides.resample import is_same_field, nominal_downsample
+from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, axis_resolution
+
+_MAX_METADATA_BYTES = 16 * 2**20
+_MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
+_MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
+_HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
+_SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
+_CODECS = {
+    "zarr": {"blosc", "bz2", "gzip", "zlib", "zstd"},
+    "zarr3": {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"},
+}
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ZarrArray:
+    """One level's array.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it lies.
+    driver : str
+        Tensorstore's name of the format: ``zarr`` (v2) or ``zarr3``.
+    shape, chunks : tuple of int
+        Along the image's axes; of a sharded array, the chunks inside the shards.
+    dtype : dtype
+        Native byte order.
+    """
+
+    folder: Path
+    driver: str
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+
+
+@dataclass(frozen=True)
+class ImageMetadata:
     """An image as its metadata describe it.
 
     Parameters
@@ -42,8 +81,8 @@ class ImageFacts:
     channels: tuple[str, ...]
 
 
-def read_image(folder: Path) -> ImageFacts:
-    """Return what the metadata of an OME-Zarr image say.
+def read_image_metadata(folder: Path) -> ImageMetadata:
+    """Return the metadata of an OME-Zarr image.
 
     Parameters
     ----------
@@ -61,53 +100,54 @@ def read_image(folder: Path) -> ImageFacts:
     InputUnsupportedError
         It is another version, several images, a plate, or its axes or sample type are not read.
     """
-    attributes = _ome(folder)
-    chosen = _single_image(folder, attributes)
-    if chosen != folder:
-        folder, attributes = chosen, _ome(chosen)
-    multiscale = _only_multiscale(folder, attributes)
-    axes = read_list(multiscale, "axes", folder)
+    ome = _ome_attributes(folder)
+    image_folder = _single_image(folder, ome)
+    if image_folder != folder:
+        folder, ome = image_folder, _ome_attributes(image_folder)
+    multiscale = _only_multiscale(folder, ome)
+    axes = _list(multiscale, "axes", folder)
     if not all(isinstance(axis, dict) and isinstance(axis.get("name"), str) for axis in axes):
-        raise corrupt(folder, f"its axes are {axes!r}")
+        raise _corrupt(folder, f"its axes are {axes!r}")
     names = tuple(str(axis["name"]) for axis in axes)
-    datasets = read_list(multiscale, "datasets", folder)
+    datasets = _list(multiscale, "datasets", folder)
     if not datasets:
-        raise corrupt(folder, "it lists no level")
-    arrays = tuple(read_array(folder, dataset) for dataset in datasets)
+        raise _corrupt(folder, "it lists no level")
+    arrays = tuple(_read_array(folder, dataset) for dataset in datasets)
     _check_axes(folder, names, arrays[0].shape)
-    scales = [level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
-    levels, kept = levels_of_field(names, arrays, scales)
-    return ImageFacts(
+    scales = [_level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
+    levels, kept = _levels_of_one_field(names, arrays, scales)
+    return ImageMetadata(
         axes=names,
         arrays=tuple(arrays[index] for index in kept),
         levels=levels,
-        resolution=level_resolution(names, axes, scales[0]),
-        channels=_channel_names(attributes, arrays[0].shape[names.index("c")] if "c" in names else 1),
+        resolution=_resolution(names, axes, scales[0]),
+        channels=_channel_names(ome, arrays[0].shape[names.index("c")] if "c" in names else 1),
     )
 
 
-def _ome(folder: Path) -> dict[str, Any]:
-    """Return a group's OME metadata, of either version, with the version they are of."""
+def _ome_attributes(folder: Path) -> dict[str, Any]:
+    """Return a group's OME attributes; both versions hold them under the same keys."""
     if (folder / "zarr.json").is_file():
-        found = read_object(folder / "zarr.json")
-        if found.get("node_type") == "array":
-            raise unsupported(folder, "it is one array, not an image", f"name the image's folder: {folder.parent}")
-        attributes = found.get("attributes")
+        metadata = _read_object(folder / "zarr.json")
+        if metadata.get("node_type") == "array":
+            raise _unsupported(folder, "it is one array, not an image", f"name the image's folder: {folder.parent}")
+        attributes = metadata.get("attributes")
         ome = attributes.get("ome") if isinstance(attributes, dict) else None
         if not isinstance(ome, dict):
             if (folder / "overview" / "zarr.json").is_file():
-                raise unsupported(folder, "it is a store of patches", f"name its overview: {folder / 'overview'}")
-            raise unsupported(folder, "a Zarr group without OME metadata", "name the folder of an OME-Zarr image")
+                raise _unsupported(folder, "it is a store of patches", f"name its overview: {folder / 'overview'}")
+            raise _unsupported(folder, "a Zarr group without OME metadata", "name the folder of an OME-Zarr image")
         version = str(ome.get("version", "missing"))
         if version != "0.5":
-            raise unsupported(folder, f"OME-Zarr version {version} on Zarr v3", "convert it to version 0.5")
+            raise _unsupported(folder, f"OME-Zarr version {version} on Zarr v3", "convert it to version 0.5")
         return ome
     if (folder / ".zattrs").is_file():
-        ome = read_object(folder / ".zattrs")
-        for entry in read_list(ome, "multiscales", folder) if ome.get("multiscales") else []:
+        ome = _read_object(folder / ".zattrs")
+        for entry in _list(ome, "multiscales", folder) if ome.get("multiscales") else []:
+            # Version 0.4 only recommends to state the version.
             version = str(entry.get("version", "0.4")) if isinstance(entry, dict) else "missing"
             if version != "0.4":
-                raise unsupported(folder, f"OME-Zarr version {version} on Zarr v2", "convert it to version 0.4 or 0.5")
+                raise _unsupported(folder, f"OME-Zarr version {version} on Zarr v2", "convert it to version 0.4 or 0.5")
         return ome
     raise InputMissingError(
         "a folder without zarr.json or .zattrs", place=str(folder), remedy="name a file, or an OME-Zarr image's folder"
@@ -115,49 +155,49 @@ def _ome(folder: Path) -> dict[str, Any]:
 
 
 def _single_image(folder: Path, ome: dict[str, Any]) -> Path:
-    """Return the folder of the image; refuse collections in which it is not clear which one is meant."""
+    """Return the folder of the image; refuse a collection of several."""
     if "plate" in ome or "well" in ome:
         kind = "plate" if "plate" in ome else "well"
         remedy = f"name one field's folder, such as {folder / ('A/1/0' if kind == 'plate' else '0')}"
-        raise unsupported(folder, f"a {kind} of many images", remedy)
+        raise _unsupported(folder, f"a {kind} of many images", remedy)
     if "multiscales" in ome:
         return folder
     if "bioformats2raw.layout" not in ome:
-        raise unsupported(folder, "no image in this group", "name the folder of an OME-Zarr image")
+        raise _unsupported(folder, "no image in this group", "name the folder of an OME-Zarr image")
     images = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     if len(images) == 1:
         return images[0]
-    said = ", ".join(path.name for path in images) or "none"
-    raise unsupported(
-        folder, f"{len(images)} images: {said}", f"name the folder of one of them, such as {folder / '0'}"
+    names = ", ".join(path.name for path in images) or "none"
+    raise _unsupported(
+        folder, f"{len(images)} images: {names}", f"name the folder of one of them, such as {folder / '0'}"
     )
 
 
 def _only_multiscale(folder: Path, ome: dict[str, Any]) -> dict[str, Any]:
     """Return the description of the one pyramid."""
-    found = read_list(ome, "multiscales", folder)
-    if len(found) != 1:
-        raise unsupported(folder, f"{len(found)} multiscale images in one group", "write one image per group")
-    if not isinstance(found[0], dict):
-        raise corrupt(folder, "its multiscales are not objects")
-    return found[0]
+    multiscales = _list(ome, "multiscales", folder)
+    if len(multiscales) != 1:
+        raise _unsupported(folder, f"{len(multiscales)} multiscale images in one group", "write one image per group")
+    if not isinstance(multiscales[0], dict):
+        raise _corrupt(folder, "its multiscales are not objects")
+    return multiscales[0]
 
 
 def _check_axes(folder: Path, names: Sequence[str], shape: Sequence[int]) -> None:
     """Refuse axes that are not one plane of channels; the message prints them."""
-    said = ", ".join(f"{name}={n}" for name, n in zip(names, shape, strict=False))
+    lengths = ", ".join(f"{name}={n}" for name, n in zip(names, shape, strict=False))
     if len(names) != len(shape):
-        raise corrupt(folder, f"{len(names)} axes ({', '.join(names)}) for an array of {len(shape)} dimensions")
+        raise _corrupt(folder, f"{len(names)} axes ({', '.join(names)}) for an array of {len(shape)} dimensions")
     if sorted(name for name in names if name in "yx") != ["x", "y"] or len(set(names)) != len(names):
-        raise unsupported(folder, f"axes {said}", "write an image with one axis y and one axis x")
+        raise _unsupported(folder, f"axes {lengths}", "write an image with one axis y and one axis x")
     if extra := [name for name, n in zip(names, shape, strict=True) if name not in ("c", "y", "x") and n != 1]:
-        raise unsupported(
-            folder, f"axes {said}: {', '.join(extra)} longer than 1", "write one section of one time point"
+        raise _unsupported(
+            folder, f"axes {lengths}: {', '.join(extra)} longer than 1", "write one section of one time point"
         )
 
 
 def _channel_names(ome: dict[str, Any], count: int) -> tuple[str, ...]:
-    """Return the labels that the image carries for a viewer, if they name each plane; else C0, C1 and so on."""
+    """Return the labels that viewers show, if they name each plane; else C0, C1 and so on."""
     omero = ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if isinstance(channels, list):
@@ -165,3 +205,212 @@ def _channel_names(ome: dict[str, Any], count: int) -> tuple[str, ...]:
         if len(labels) == count and all(labels) and len(set(labels)) == count:
             return tuple(labels)
     return tuple(f"C{index}" for index in range(count))
+
+
+def _level_scale(
+    folder: Path, multiscale: dict[str, Any], dataset: dict[str, Any], axis_count: int
+) -> tuple[float, ...] | None:
+    """Return a level's size of a pixel along each axis, in the axes' units; None if it is not stated."""
+    scales: list[tuple[float, ...]] = []
+    # A scale of the whole image applies after that of the level, so both are multiplied.
+    for source in (dataset, multiscale):
+        for transform in source.get("coordinateTransformations") or []:
+            if not isinstance(transform, dict) or transform.get("type") != "scale":
+                continue
+            values = transform.get("scale")
+            # JSON's true and false are integers to Python.
+            if (
+                not isinstance(values, list)
+                or len(values) != axis_count
+                or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+            ):
+                raise _corrupt(folder, f"a scale of {values!r} for {axis_count} axes")
+            scales.append(tuple(float(value) for value in values))
+    return tuple(prod(factors) for factors in zip(*scales, strict=True)) if scales else None
+
+
+def _levels_of_one_field(
+    names: Sequence[str], arrays: Sequence[ZarrArray], scales: Sequence[tuple[float, ...] | None]
+) -> tuple[tuple[Level, ...], list[int]]:
+    """Return the levels that show the same field as the first, and the indices of their arrays."""
+    y, x = names.index("y"), names.index("x")
+    other_axes = [axis for axis in range(len(names)) if axis not in (y, x)]
+    first = arrays[0]
+    size = first.shape[x], first.shape[y]
+    levels, kept = [Level(*size, 1.0)], [0]
+    # The first array that does not fit ends the pyramid: what follows would have another meaning.
+    for index, array in enumerate(arrays[1:], start=1):
+        is_same_kind = array.dtype == first.dtype and len(array.shape) == len(first.shape)
+        if not is_same_kind or any(array.shape[axis] != first.shape[axis] for axis in other_axes):
+            break
+        level_size = array.shape[x], array.shape[y]
+        downsample = _stated_downsample(scales[0], scales[index], size, level_size, (x, y))
+        if downsample is None:
+            if not is_same_field(size, level_size):
+                break
+            downsample = nominal_downsample(size, level_size)
+        if downsample < levels[-1].downsample:
+            break
+        levels.append(Level(*level_size, downsample))
+        kept.append(index)
+    return tuple(levels), kept
+
+
+def _stated_downsample(
+    first: tuple[float, ...] | None,
+    other: tuple[float, ...] | None,
+    size: tuple[int, int],
+    level_size: tuple[int, int],
+    places: tuple[int, int],
+) -> float | None:
+    """Return the downsample that the scales state; None where the sizes contradict it by over a pixel."""
+    if first is None or other is None or min(first[place] for place in places) <= 0:
+        return None
+    ratios = [other[place] / first[place] for place in places]
+    for ratio, whole, part in zip(ratios, size, level_size, strict=True):
+        if not ratio > 0 or abs(whole / ratio - part) > _SIZE_SLACK_PX:
+            return None
+    return sum(ratios) / 2
+
+
+def _resolution(names: Sequence[str], axes: Sequence[dict[str, Any]], scale: tuple[float, ...] | None) -> Resolution:
+    """Return the um per pixel that a level's scale states."""
+    if scale is None:
+        return UNSTATED
+    y, x = names.index("y"), names.index("x")
+    unit_x, unit_y = (axes[place].get("unit") for place in (x, y))
+    return axis_resolution(scale[x], scale[y], unit_x, unit_y, source="the OME-Zarr scale")
+
+
+def _read_array(folder: Path, dataset: Any) -> ZarrArray:
+    """Return one level's array, checked."""
+    path = dataset.get("path") if isinstance(dataset, dict) else None
+    # A path from the file must not lead out of the image's folder.
+    if not isinstance(path, str) or not (folder / path).resolve().is_relative_to(folder.resolve()):
+        raise _corrupt(folder, f"a level's path is {path!r}")
+    place = folder / path
+    try:
+        if (place / "zarr.json").is_file():
+            array = _array_v3(place, _read_object(place / "zarr.json"))
+        elif (place / ".zarray").is_file():
+            array = _array_v2(place, _read_object(place / ".zarray"))
+        else:
+            raise _corrupt(folder, f"level {path!r} is listed and not there")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise _corrupt(place, f"its array's metadata cannot be read: {error!r}") from error
+    _check_claim(array)
+    return array
+
+
+def _array_v3(place: Path, metadata: dict[str, Any]) -> ZarrArray:
+    chunks = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    codecs = list(metadata["codecs"])
+    for codec in metadata["codecs"]:
+        # The grid of a sharded array is that of its shards; the chunks that are decoded lie inside them.
+        if codec["name"] == "sharding_indexed":
+            chunks = codec["configuration"]["chunk_shape"]
+            codecs += codec["configuration"]["codecs"]
+    _check_codecs(place, "zarr3", [codec["name"] for codec in codecs])
+    shape, dtype = _sizes(place, metadata["shape"]), _dtype(place, metadata["data_type"])
+    return ZarrArray(place, "zarr3", shape, _sizes(place, chunks), dtype)
+
+
+def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
+    if metadata.get("filters"):
+        raise _unsupported(place, f"filters {metadata['filters']!r}", "write the image without filters")
+    if metadata.get("compressor") is not None:
+        _check_codecs(place, "zarr", [metadata["compressor"]["id"]])
+    shape, chunks = _sizes(place, metadata["shape"]), _sizes(place, metadata["chunks"])
+    return ZarrArray(place, "zarr", shape, chunks, _dtype(place, metadata["dtype"]))
+
+
+def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:
+    """Refuse codecs that are not read."""
+    if unknown := sorted(set(names) - _CODECS[driver]):
+        allowed = ", ".join(sorted(_CODECS[driver]))
+        raise _unsupported(place, f"compressed by {', '.join(unknown)}", f"write it with codecs of {allowed}")
+
+
+def _sizes(place: Path, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(n) is int and n >= 1 for n in values):
+        raise _corrupt(place, f"a shape of {values!r}")
+    return tuple(values)
+
+
+def _dtype(place: Path, name: Any) -> np.dtype[np.generic]:
+    """Return a sample type, native byte order."""
+    try:
+        # Only text names a type here: NumPy takes None for float64.
+        dtype = np.dtype(name).newbyteorder("=") if isinstance(name, str) else None
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype not in DTYPES:
+        allowed = ", ".join(each.name for each in DTYPES)
+        raise _unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
+    return dtype
+
+
+def _check_claim(array: ZarrArray) -> None:
+    """Refuse an array that cannot be read in bounded memory, or that claims far more than is stored."""
+    itemsize = array.dtype.itemsize
+    claimed, chunk = prod(array.shape) * itemsize, prod(array.chunks) * itemsize
+    shape = " x ".join(map(str, array.shape))
+    if chunk > _MAX_CHUNK_BYTES:
+        raise InputTooLargeError(
+            f"chunks of {' x '.join(map(str, array.chunks))} px ({chunk} bytes) in an array of {shape} px",
+            place=str(array.folder),
+            remedy="write it in chunks of at most 1 GiB",
+        )
+    if claimed <= _HARMLESS_BYTES:
+        return
+    stored = 0
+    # Stops as soon as enough bytes are seen: a slide may have one file per chunk.
+    for size in _file_sizes(array.folder):
+        stored += size
+        if claimed <= _MAX_COMPRESSION * stored:
+            return
+    raise InputTooLargeError(
+        f"{shape} px ({claimed} bytes) are claimed by a folder of {stored} bytes",
+        place=str(array.folder),
+        remedy="copy the folder again from its source, or leave it out",
+    )
+
+
+def _file_sizes(folder: Path) -> Iterator[int]:
+    """Yield the size of each file below a folder."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _file_sizes(Path(entry.path))
+            else:
+                yield entry.stat().st_size
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """Return a metadata file, of bounded size."""
+    if path.stat().st_size > _MAX_METADATA_BYTES:
+        raise InputTooLargeError(
+            f"metadata of {path.stat().st_size} bytes", place=str(path), remedy="copy the folder again from its source"
+        )
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _corrupt(path, f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise _corrupt(path, "not a JSON object")
+    return value
+
+
+def _list(metadata: dict[str, Any], key: str, folder: Path) -> list[Any]:
+    value = metadata.get(key)
+    if not isinstance(value, list):
+        raise _corrupt(folder, f"its {key} are {value!r}")
+    return value
+
+
+def _corrupt(place: Path, what: str) -> InputCorruptError:
+    return InputCorruptError(what, place=str(place), remedy="copy the folder again from its source")
+
+
+def _unsupported(place: Path, what: str, remedy: str) -> InputUnsupportedError:
+    return InputUnsupportedError(what, place=str(place), remedy=remedy)

@@ -1,12 +1,13 @@
-"""Which adapter reads a file, and how a command line or manifest names one."""
+"""Open a slide by the adapter that reads its format; take its channels by name."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openslide
 
 from pathopatch.core.errors import (
@@ -14,8 +15,8 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
+    PathopatchError,
 )
-from pathopatch.slides.aperio import is_shown_alike
 from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CziSlide, is_czi
@@ -24,12 +25,13 @@ from pathopatch.slides.jpeg_png import SUFFIXES as JPEG_PNG_SUFFIXES
 from pathopatch.slides.jpeg_png import JpegPngSlide
 from pathopatch.slides.manifest import Fragment, split_fragment
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
-from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.slides.openslide import OpenSlideSlide, openslide_resolution
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 
 _CHANNEL = r"[A-Za-z][A-Za-z0-9_.-]*="
+_JPEG, _JPEG_2000_RGB = 7, 33005  # TIFF compressions of Aperio slides
 _TIFF_SUFFIXES = (".tif", ".tiff", ".svs", ".ndpi", ".scn", ".bif", ".btf", ".tf8", ".qptiff")
 
 
@@ -100,11 +102,47 @@ def parse_source(text: str) -> Path | dict[str, str]:
     """
     if Path(text).exists() or not re.match(_CHANNEL, text):
         return Path(text)
+    # A comma ends a path only before the next NAME=, since paths may hold commas.
     pairs = [part.split("=", 1) for part in re.split(rf",(?={_CHANNEL})", text)]
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         raise ChannelMismatchError(f"a channel is named twice in {text!r}", remedy="name each channel once")
     return dict(pairs)
+
+
+def in_order(slide: Slide, names: Sequence[str] | None) -> Slide:
+    """Return a slide with its channels under these names, in this order.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide. It is returned as it is if its channels are these already, or if they are others.
+    names : sequence of str or None
+        The names that a model or a cohort has for the channels; None: whatever the slide has. Upper and lower case
+        count as the same, and no two names of one slide may differ in that alone.
+
+    Returns
+    -------
+    Slide
+        The same files opened again, a plane for each channel where their order differs.
+    """
+    if names is None or tuple(names) == slide.channels:
+        return slide
+    number_of = {name.casefold(): number for number, name in enumerate(slide.channels)}
+    order = [number_of[name.casefold()] for name in names if name.casefold() in number_of]
+    if not len(number_of) == len(slide.channels) == len(names) == len(set(order)):
+        return slide
+    options: dict[str, Any] = {"mpp": slide.mpp if slide.has_mpp else None, "background": slide._background}
+    source = slide.source
+    if isinstance(source, dict):
+        paths = list(source.values())
+        return open_slide({name: paths[number] for name, number in zip(names, order, strict=True)}, **options)
+    # Only the case differs: other names for the planes of the same file are enough.
+    if order == sorted(order):
+        return open_slide(source, channels=tuple(names), **options)
+    joint = "#" if source == str(slide.paths[0].absolute()) else "&"
+    planes = {name: f"{source}{joint}plane={number}" for name, number in zip(names, order, strict=True)}
+    return open_slide(planes, **options)
 
 
 def _open_file(
@@ -116,6 +154,7 @@ def _open_file(
 ) -> Slide:
     """Return the slide in one file, by the adapter that fits."""
     text = str(source)
+    # A file whose own name holds a "#" is taken as it is.
     fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
     path = Path(fragment.path)
     is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
@@ -134,15 +173,7 @@ def _open_file(
 
 
 def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
-    """Return the class that reads a file or folder.
-
-    Parameters
-    ----------
-    path : Path
-        Without a fragment.
-    is_chosen : bool
-        Whether a page or a position on an axis is chosen, which only TIFF and CZI files have.
-    """
+    """Return the class that reads a file or folder; `is_chosen`: a page or a position on an axis is chosen."""
     if path.is_dir():
         if is_zarr(path):
             return OmeZarrSlide
@@ -151,6 +182,7 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
         )
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
+    # By the first bytes, not by the name, which may be wrong.
     if is_tiff(path):
         return OpenSlideSlide if not is_chosen and _is_for_openslide(path) else TiffSlide
     if is_czi(path):
@@ -176,12 +208,10 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
 
 
 def _is_for_openslide(path: Path) -> bool:
-    """Return whether a TIFF is a scanner's, of three uint8 samples per pixel, that only OpenSlide reads as it should.
-
-    OpenSlide turns 16-bit samples into 8-bit ones without a word, does not see the levels of an OME-TIFF, and blurs
-    coarser levels whose odd pixel was dropped, since it places their pixels between pixels. So plain pyramids are
-    not left to it.
-    """
+    """Return whether a TIFF is a scanner's, of three uint8 samples a pixel, that only OpenSlide reads as it should."""
+    # OpenSlide turns 16-bit samples into 8-bit ones without a word, does not see the levels of an OME-TIFF, and blurs
+    # coarser levels whose odd pixel was dropped, since it places their pixels between pixels. So plain pyramids are
+    # not left to it.
     with checked_tiff(path) as tiff:
         first = tiff.pages[0]
         is_plain_rgb = first.bitspersample == 8 and first.samplesperpixel == 3
@@ -191,6 +221,55 @@ def _is_for_openslide(path: Path) -> bool:
         return False
     try:
         with openslide.OpenSlide(path) as handle:
-            return not is_shown_alike(path, handle)
+            return not _is_equal_aperio(path, handle)
     except openslide.OpenSlideError:
         return False
+
+
+def _is_equal_aperio(path: Path, handle: Any) -> bool:
+    """Return whether `TiffSlide` and OpenSlide see the same levels, resolution and pixels in an Aperio slide.
+
+    False for a file that is no Aperio slide. The OpenSlide handle is of the same file.
+    """
+    # Decoded directly, the slide is read several times faster. OpenSlide hands JPEG and JPEG 2000 tiles to the same
+    # kind of decoder as imagecodecs, so the stored pixels are equal by construction. OpenSlide keeps JPEG 2000 in
+    # YCbCr, which it converts itself, and tiles without any bytes, which it fills from a coarser level.
+    if handle.properties.get(openslide.PROPERTY_NAME_VENDOR) != "aperio":
+        return False
+    with checked_tiff(path) as tiff:
+        if not tiff.is_svs or not all(_is_plain_aperio(level.keyframe, level) for level in tiff.series[0].levels):
+            return False
+        first = tiff.series[0].levels[0].keyframe
+        fullest = int(np.argmax(first.databytecounts))
+        tile = int(first.tilewidth), int(first.tilelength)
+    try:
+        with TiffSlide(path, background="bright") as slide:
+            sizes = tuple((level.width, level.height) for level in slide.levels)
+            if sizes != handle.level_dimensions or slide.facts.resolution.mpp != openslide_resolution(handle).mpp:
+                return False
+            # At level 0 the tile of most bytes is compared: it shows tissue. At coarser levels it is the first:
+            # elsewhere OpenSlide blurs the pixels of a level whose odd pixel was dropped.
+            across = -(-sizes[0][0] // tile[0])
+            corner = fullest % across * tile[0], fullest // across * tile[1]
+            return all(
+                _is_equal_tile(slide, handle, corner if level == 0 else (0, 0), level, tile)
+                for level in range(len(sizes))
+            )
+    except (PathopatchError, openslide.OpenSlideError):
+        return False
+
+
+def _is_plain_aperio(page: Any, level: Any) -> bool:
+    """Return whether a level is made of tiles, all written, of uint8 RGB that both decode alike."""
+    is_rgb = page.bitspersample == 8 and page.samplesperpixel == 3 and int(page.planarconfig) == 1
+    is_decoded_alike = int(page.compression) in (_JPEG, _JPEG_2000_RGB) and int(page.photometric) in (2, 6)
+    return bool(is_rgb and is_decoded_alike and page.is_tiled and len(level) == 1 and min(page.databytecounts) > 0)
+
+
+def _is_equal_tile(slide: Slide, handle: Any, corner: tuple[int, int], level: int, tile: tuple[int, int]) -> bool:
+    """Return whether a tile (width, height) of a level looks the same through both; the corner is in level-0 px."""
+    box = slide.levels[level]
+    width, height = min(tile[0], box.width - corner[0]), min(tile[1], box.height - corner[1])
+    rgba = np.asarray(handle.read_region(corner, level, (width, height)))
+    direct = slide.read_region(*corner, width, height, level=level)
+    return bool((rgba[..., 3] == 255).all() and np.array_equal(rgba[..., :3].transpose(2, 0, 1), direct))

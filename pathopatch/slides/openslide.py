@@ -1,4 +1,4 @@
-"""Slides that OpenSlide reads: RGB whole-slide formats."""
+"""Read whole-slide formats of RGB by OpenSlide."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.slides.background import Background
-from pathopatch.slides.planes import Pixels
-from pathopatch.slides.resample import nominal_downsample
-from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
+from pathopatch.slides.resample import Pixels, nominal_downsample
+from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
 
 
@@ -79,24 +78,28 @@ class OpenSlideSlide(Slide):
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        scale = self._scales[level]  # OpenSlide's own, so that it arrives at this very pixel
+        # OpenSlide's own downsample, so that it arrives at this very pixel.
+        scale = self._scales[level]
         corner = round(left * scale), round(top * scale)
         try:
             image = self._open().read_region(corner, level, (width, height))
         except openslide.OpenSlideError as error:
-            self._close()  # after one error a handle answers nothing else
+            # After one error a handle raises it again for every region: the next read opens a new one.
+            self._close()
             raise InputCorruptError(
                 f"level {level} cannot be decoded at ({corner[0]}, {corner[1]}): {error}",
                 place=str(self._path),
                 remedy="copy the file again from its source",
             ) from error
         planes = np.empty((4, height, width), np.uint8)
-        cv2.split(np.asarray(image), cast(Any, list(planes)))  # several times as fast as numpy's transposition
+        # Several times as fast as numpy's transposition.
+        cv2.split(np.asarray(image), cast(Any, list(planes)))
         return planes[self._planes], None if planes[3].min() == 255 else planes[3]
 
 
 def _facts(handle: Any, path: Path, planes: slice) -> SlideFacts:
-    """Return what OpenSlide says of a file; textual properties stay inside, they may name the patient."""
+    """Return what OpenSlide says of a file."""
+    # Of the properties only numbers are taken: texts may name the patient.
     properties = handle.properties
     size = handle.dimensions
     levels = tuple(
@@ -108,12 +111,13 @@ def _facts(handle: Any, path: Path, planes: slice) -> SlideFacts:
         channels=tuple(RGB[planes]),
         dtype=np.dtype(np.uint8),
         levels=levels,
-        resolution=_resolution(properties.get("openslide.mpp-x"), properties.get("openslide.mpp-y")),
+        resolution=openslide_resolution(handle),
         paths=(path,),
         bounds=bounds,  # type: ignore[arg-type]  # four numbers, as listed above
     )
 
 
-def _resolution(x: str | None, y: str | None) -> Resolution:
+def openslide_resolution(handle: Any) -> Resolution:
     """Return the resolution that the properties state."""
-    return UNSTATED if x is None or y is None else resolution(x, y, source="the slide's property openslide.mpp")
+    x, y = (handle.properties.get(name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
+    return resolution(x, y, source="the slide's property openslide.mpp")

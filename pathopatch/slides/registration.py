@@ -1,12 +1,12 @@
-"""Measure how far each channel of a slide is shifted against the first, and undo it.
+"""Measure how far each channel of a slide is shifted against the first (registration of modalities).
 
-Modalities differ in contrast, so their *edges* are compared: phase correlation of gradient images. The cross spectrum
-is weighted by a Gaussian, which makes the peak one of known shape and keeps noise down. How far the peak stands out of
-the surface around it, in standard deviations, is the confidence: unrelated images and pure noise gave 4 to 6.5, shifts
-that were there 13 to 200 (the responses of `cv2.phaseCorrelate` and scikit-image do not tell the two apart).
-
-The overview gives the shift, and windows at level 0 make it exact where the overview is coarser than the slide.
+Modalities differ in contrast, so their *edges* are compared: phase correlation of gradient images. The overview gives
+the shift, and windows at level 0 make it exact where the overview is coarser than the slide.
 """
+
+# Why not skimage.registration.phase_cross_correlation: it finds the same shifts as exactly, in 3 to 30 times the time,
+# but gives no surface. So windows cannot be summed, and its error is 1.0 for noise as for a true shift. The response of
+# cv2.phaseCorrelate does not tell the two apart either.
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.slides.background import Background
-from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide
+from pathopatch.slides.stack import Offsets
 
-LEAST_CONFIDENCE = 8.0
-"""Peaks that stand out less, in standard deviations, are taken for chance."""
-
+# Standard deviations by which a peak must stand out: unrelated images and noise gave 4 to 6.5, true shifts 13 to 200.
+_LEAST_CONFIDENCE = 8.0
 _LONGEST_PX = 2048  # of the overview; larger ones cost much and gain little, since windows follow
 _SMALLEST_PX = 32
 _BLUR_PX = 1.5  # of the overview: noise has no edges of this size
-_WINDOW_BLUR_PX = 3.0  # at level 0: neither has noise, nor have the 8 px blocks of JPEG
+_WINDOW_BLUR_PX = 3.0  # at level 0: neither noise nor the 8 px blocks of JPEG have edges of this size
 _PEAK_PX = 1.5  # standard deviation of the correlation's peak
 _WINDOW_PX, _WINDOWS = 1024, 9
 
-Offsets = tuple[tuple[int, int], ...]
 View = Callable[[Pixels], NDArray[np.generic]]
-"""Makes one image of a slide's channels: (C, h, w) -> (h, w)."""
+"""Make one image of a slide's channels: (C, h, w) -> (h, w)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ class Shift:
     @property
     def is_measured(self) -> bool:
         """Whether the peak is no chance, or the channel needs none; otherwise the shift means nothing."""
-        return self.is_same_file or self.confidence >= LEAST_CONFIDENCE
+        return self.is_same_file or self.confidence >= _LEAST_CONFIDENCE
 
     @property
     def distance_px(self) -> float:
@@ -81,9 +79,8 @@ def measure_shifts(
 ) -> tuple[Shift, ...]:
     """Return the shift of each further channel against the first.
 
-    The channels of a colour camera are not compared: they come from one exposure. Of a slide of several files, the
-    planes of one file lie on each other, and the most confident of their shifts is that of all. Beside its planes their
-    second principal component is compared, the difference of the stains: collagen shows in it as it does in SHG.
+    Planes of one file lie on each other, and the most confident of their shifts is that of all. The channels of a
+    colour camera are not compared: they come from one exposure.
 
     Parameters
     ----------
@@ -104,39 +101,37 @@ def measure_shifts(
     if slide.is_colour or len(slide.channels) < 2:
         return ()
     missing = np.zeros(overview.shape[1:], np.bool_) if unscanned is None else unscanned
+    # The mask travels as one more plane, so that it is cut and shrunk as the pixels are.
     whole = np.concatenate([overview, missing[None].astype(overview.dtype)])
     inside, scales = _scanned_part(slide, whole, scale_x, scale_y)
     inside, missing = inside[:-1], np.asarray(inside[-1] > 0)
     if min(inside.shape[1:]) < _SMALLEST_PX:
         return tuple(Shift(channel=name, x_px=0.0, y_px=0.0, confidence=0.0) for name in slide.channels[1:])
-    together = _moving_together(slide)
+    # Channels of one group lie on each other for certain: planes of one file, if there are several files.
+    groups = slide.file_of if len(set(slide.file_of)) > 1 else tuple(range(len(slide.channels)))
     views = {
-        group: _views(inside, [n for n, own in enumerate(together) if own == group], ~missing)
-        for group in set(together)
+        group: _views(inside, [n for n, of_channel in enumerate(groups) if of_channel == group], ~missing)
+        for group in set(groups)
     }
-    strengths = {group: [_outside(view(inside), missing) for view in own] for group, own in views.items()}
-    of_group = {
-        group: _shift(slide, views[together[0]], views[group], strengths[together[0]], strengths[group], scales)
-        for group in dict.fromkeys(together)
-        if group != together[0]
+    edges_of = {group: [_scanned_edges(view(inside), missing) for view in own] for group, own in views.items()}
+    shift_of = {
+        group: _shift(slide, views[groups[0]], views[group], edges_of[groups[0]], edges_of[group], scales)
+        for group in dict.fromkeys(groups)
+        if group != groups[0]
     }
     shifts = []
-    for name, group in zip(slide.channels[1:], together[1:], strict=True):
-        x, y, confidence = of_group.get(group, (0.0, 0.0, 0.0))
+    for name, group in zip(slide.channels[1:], groups[1:], strict=True):
+        x, y, confidence = shift_of.get(group, (0.0, 0.0, 0.0))
         shifts.append(
             Shift(channel=name, x_px=round(x, 2), y_px=round(y, 2), confidence=round(confidence, 1),
-                  is_same_file=group not in of_group)
+                  is_same_file=group not in shift_of)
         )  # fmt: skip
     return tuple(shifts)
 
 
-def _moving_together(slide: Slide) -> tuple[int, ...]:
-    """Return a number for each channel, equal where channels lie on each other for certain."""
-    return slide.file_of if len(set(slide.file_of)) > 1 else tuple(range(len(slide.channels)))
-
-
 def _views(pixels: Pixels, channels: list[int], scanned: NDArray[np.bool_]) -> list[View]:
-    """Return what is compared of channels that lie on each other: each of them, and their stains' difference."""
+    """Return the images that are compared of channels of one group: each channel, and their stains' difference."""
+    # The difference of the stains is the second principal component: collagen shows in it as it does in SHG.
     views: list[View] = [partial(_plane, channel) for channel in channels]
     if len(channels) > 1 and np.count_nonzero(scanned) > 1:
         logs = _logs(pixels[channels])[:, scanned]
@@ -159,35 +154,33 @@ def _logs(pixels: Pixels) -> NDArray[np.float32]:
     return np.asarray(np.log(np.maximum(pixels.astype(np.float32), 0) + np.float32(least)), np.float32)
 
 
-def _outside(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _scanned_edges(plane: NDArray[np.generic], missing: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Return the edges of a plane without those of what was never scanned."""
     if not missing.any() or missing.all():
-        return edges(plane)
+        return _edges(plane)
     filled = np.where(missing, np.median(plane[~missing].astype(np.float32)), plane)
     side = 2 * math.ceil(3 * _BLUR_PX) + 1
     near = cv2.dilate(missing.astype(np.uint8), np.ones((side, side), np.uint8)) != 0
-    return np.where(near, np.float32(0), edges(filled))
+    return np.where(near, np.float32(0), _edges(filled))
 
 
 def _shift(
     slide: Slide,
     ones: Sequence[View],
     others: Sequence[View],
-    strengths: Sequence[NDArray[np.float32]],
-    other_strengths: Sequence[NDArray[np.float32]],
+    one_edges: Sequence[NDArray[np.float32]],
+    other_edges: Sequence[NDArray[np.float32]],
     scales: tuple[float, float],
 ) -> tuple[float, float, float]:
-    """Return the most confident shift (x, y) of the other views against the first, level-0 px, and its confidence.
-
-    The strengths are the edges of each view on the overview. Only the most confident pair is measured again.
-    """
+    """Return the most confident shift (x, y) of the other views against the first, level-0 px, and its confidence."""
     pairs = [(i, j) for i in range(len(ones)) for j in range(len(others))]
-    found = [peak(correlation(strengths[i], other_strengths[j])) for i, j in pairs]
-    best = max(range(len(pairs)), key=lambda number: found[number][2])
-    (i, j), (x, y, confidence) = pairs[best], found[best]
+    peaks = [_peak(_correlation(one_edges[i], other_edges[j])) for i, j in pairs]
+    best = max(range(len(pairs)), key=lambda number: peaks[number][2])
+    (i, j), (x, y, confidence) = pairs[best], peaks[best]
     x, y = x * scales[0], y * scales[1]
-    if confidence >= LEAST_CONFIDENCE and max(scales) > 1:
-        both = np.minimum(_at_most_one(strengths[i]), _at_most_one(other_strengths[j]))
+    # Only the most confident pair is measured again: windows of level 0 are read for it.
+    if confidence >= _LEAST_CONFIDENCE and max(scales) > 1:
+        both = np.minimum(_at_most_one(one_edges[i]), _at_most_one(other_edges[j]))
         x, y = _refined(slide, (ones[i], others[j]), _strong_places(both, scales, slide), (x, y), max(scales))
     return x, y, confidence
 
@@ -198,100 +191,8 @@ def whole_offsets(shifts: Sequence[Shift]) -> Offsets:
     return ((0, 0), *measured)
 
 
-def aligned(slide: Slide, offsets: Offsets, background: Background | None = None) -> Slide:
-    """Return a slide whose channels lie on each other; the slide itself if all offsets are 0.
-
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    offsets : tuple of (int, int), one per channel
-        From `whole_offsets`.
-    background : str, optional
-        Of what comes from outside; the slide's own if not given.
-    """
-    if not any(x or y for x, y in offsets):
-        return slide
-    return AlignedSlide(slide=slide, offsets=offsets, background=background or slide.background)
-
-
-class AlignedSlide(Slide):
-    """A slide each of whose channels is read from a place of its own; what comes from outside is background.
-
-    At coarser levels the offset is rounded to the level's pixels, as the corner of a region is.
-
-    Parameters
-    ----------
-    slide : Slide
-        The slide as it was recorded.
-    offsets : tuple of (int, int), one per channel
-        The pixel (u, v) of a channel is read from (u + x, v + y), level-0 px.
-    mpp, channels, background
-        See `Slide`.
-    """
-
-    def __init__(self, *, slide: Slide, offsets: Offsets, **options: Any) -> None:
-        self._slide, self._offsets = slide, offsets
-        super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
-
-    @property
-    def file_of(self) -> tuple[int, ...]:
-        """Number of the file that each channel comes from."""
-        return self._slide.file_of
-
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        box = self.levels[level]
-        moved = [(round(x / box.downsample), round(y / box.downsample)) for x, y in self._offsets]
-        x0, x1 = (
-            min(max(left + n, 0), box.width) for n in (min(x for x, _ in moved), width + max(x for x, _ in moved))
-        )
-        y0, y1 = (
-            min(max(top + n, 0), box.height) for n in (min(y for _, y in moved), height + max(y for _, y in moved))
-        )
-        out = np.zeros((len(moved), height, width), self.dtype)
-        cover = np.zeros((len(moved), height, width), np.uint8)
-        if x0 >= x1 or y0 >= y1:
-            return out, cover
-        pixels, opacity = self._slide._read_level(x0, y0, x1 - x0, y1 - y0, level)
-        shown = np.broadcast_to(np.uint8(255) if opacity is None else opacity, pixels.shape)
-        for channel, (x, y) in enumerate(moved):
-            columns, rows = _overlap(left + x, width, x0, x1), _overlap(top + y, height, y0, y1)
-            out[channel, rows[0], columns[0]] = pixels[channel, rows[1], columns[1]]
-            cover[channel, rows[0], columns[0]] = shown[channel, rows[1], columns[1]]
-        return out, None if cover.min(initial=255) == 255 else cover
-
-    def _covered(self, channels: Sequence[int], height: int, width: int) -> tuple[slice, slice]:
-        """Return the rows and columns at which channels have pixels: at their edge a fill touches the file's border."""
-        across, down = zip(*(self._offsets[channel] for channel in channels), strict=True)
-        return _rest(down, height, self.size[1]), _rest(across, width, self.size[0])
-
-    def _close(self) -> None:
-        self._slide.close()
-
-
-def _rest(offsets: Sequence[int], length: int, full: int) -> slice:
-    """Return what of an axis of an overview all channels cover; offsets and full length in level-0 px."""
-    first, last = max(0, -min(offsets)), full - max(0, max(offsets))
-    return slice(math.ceil(first * length / full), max(0, math.floor(last * length / full)))
-
-
-def edges(plane: NDArray[np.generic], blur_px: float = _BLUR_PX) -> NDArray[np.float32]:
-    """Return the gradient's magnitude of a channel, without mean and fading out at the border.
-
-    Parameters
-    ----------
-    plane : ndarray, shape (h, w)
-        Any real type and range, finite.
-    blur_px : float
-        Standard deviation of the Gaussian before the gradient.
-
-    Returns
-    -------
-    ndarray of float32, shape (h, w)
-        All 0 for a constant channel.
-    """
+def _edges(plane: NDArray[np.generic], blur_px: float = _BLUR_PX) -> NDArray[np.float32]:
+    """Return the gradient's magnitude of a channel (h, w) without its mean; all 0 for a constant one."""
     exact = plane.astype(np.float32)
     low, high = (np.float32(value) for value in np.percentile(exact, (0.5, 99.5)))
     if not high > low:
@@ -299,57 +200,41 @@ def edges(plane: NDArray[np.generic], blur_px: float = _BLUR_PX) -> NDArray[np.f
     scaled = np.clip((exact - low) / (high - low), 0, 1)
     smooth = cv2.GaussianBlur(scaled, (0, 0), blur_px)
     strength = cv2.magnitude(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    # Faded out at the border, whose own edge would else correlate at a shift of 0.
     window = cv2.createHanningWindow(plane.shape[::-1], cv2.CV_32F)
     return np.asarray((strength - strength.mean()) * window, np.float32)
 
 
-def correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the phase correlation of two images of one size, low frequencies weighted most.
+def _correlation(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the phase correlation (H, W) of two images of edges (h, w), low frequencies weighted most.
 
-    Parameters
-    ----------
-    one, other : ndarray of float32, shape (h, w)
-        From `edges`.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W)
-        At least (h, w); the peak stands at (y, x) if the content of `other` is that of `one` moved by (x, y), negative
-        moves from the end on.
+    Its peak stands at (y, x) if `other` is `one` moved by (x, y), negative moves from the end on. (H, W) is at least
+    (h, w).
     """
-    from scipy import fft  # here: a slide of one file needs none, and loading it takes half as long as opening that
+    # Imported here: a slide of one file needs it not, and loading it takes half as long as opening such a slide.
+    from scipy import fft
 
     height, width = (fft.next_fast_len(n, real=True) for n in one.shape)
     product = fft.rfft2(other, (height, width)) * np.conj(fft.rfft2(one, (height, width)))
     strength = np.abs(product)
     phase = np.divide(product, strength, out=np.zeros_like(product), where=strength > 0)
     across, down = np.fft.rfftfreq(width)[None], np.fft.fftfreq(height)[:, None]
+    # A Gaussian weight keeps noise down and makes the peak a Gaussian too, which `_vertex` relies on.
     weight = np.exp(-2 * (math.pi * _PEAK_PX) ** 2 * (across**2 + down**2)).astype(np.float32)
     return np.asarray(fft.irfft2(phase * weight, (height, width)), np.float32)
 
 
-def peak(surface: NDArray[np.float32], *, reach: float = math.inf) -> tuple[float, float, float]:
-    """Return where the highest peak of a correlation stands, and how far it stands out.
+def _peak(surface: NDArray[np.float32], *, reach_px: float = math.inf) -> tuple[float, float, float]:
+    """Return the move (x, y), px, at the highest peak of a correlation (H, W), and the confidence.
 
-    Parameters
-    ----------
-    surface : ndarray of float32, shape (H, W)
-        From `correlation`, or a sum of such.
-    reach : float
-        Only moves up to so many px on either axis are looked at.
-
-    Returns
-    -------
-    x, y : float
-        The move, px, to a fraction of a pixel.
-    confidence : float
-        In standard deviations of the surface; 0 for a flat one.
+    Only moves up to `reach_px` on either axis count. The confidence is in standard deviations of the surface, 0 for a
+    flat one.
     """
     height, width = surface.shape
     spread = float(surface.std())
     if spread == 0:
         return 0.0, 0.0, 0.0
-    moves_y, moves_x = (np.abs(np.fft.fftfreq(n, 1 / n)) <= reach for n in surface.shape)
+    moves_y, moves_x = (np.abs(np.fft.fftfreq(n, 1 / n)) <= reach_px for n in surface.shape)
     candidates = np.where(moves_y[:, None] & moves_x[None], surface, -np.inf)
     row, column = (int(i) for i in np.unravel_index(int(np.argmax(candidates)), surface.shape))
     around = surface[np.ix_((row + np.arange(-1, 2)) % height, (column + np.arange(-1, 2)) % width)]
@@ -368,10 +253,8 @@ def _vertex(three: NDArray[np.float32]) -> float:
 
 
 def _scanned_part(slide: Slide, overview: Pixels, scale_x: float, scale_y: float) -> tuple[Pixels, tuple[float, float]]:
-    """Return the overview inside the slide's bounds, at most 2048 px long, and its scales.
-
-    The edge of the scanned part is in all channels at the same place, wherever their content is.
-    """
+    """Return the overview inside the slide's bounds, at most 2048 px long, and its scales."""
+    # The edge of the scanned part is at the same place in all channels, wherever their content is.
     x, y, width, height = slide.bounds
     inside = overview[
         :,
@@ -386,10 +269,10 @@ def _scanned_part(slide: Slide, overview: Pixels, scale_x: float, scale_y: float
     return small, (scale_x * inside.shape[2] / size[0], scale_y * inside.shape[1] / size[1])
 
 
-def _strong_places(strength: NDArray[np.float32], scales: tuple[float, float], slide: Slide) -> list[tuple[int, int]]:
+def _strong_places(both_edges: NDArray[np.float32], scales: tuple[float, float], slide: Slide) -> list[tuple[int, int]]:
     """Return the corners of windows, level-0 px, where both channels have edges, strongest first, none overlapping."""
     size = tuple(max(1, round(_WINDOW_PX / scale)) for scale in scales)
-    density = cv2.blur(np.maximum(strength, 0), size)
+    density = cv2.blur(np.maximum(both_edges, 0), size)
     places = []
     for _ in range(_WINDOWS):
         row, column = (int(i) for i in np.unravel_index(int(np.argmax(density)), density.shape))
@@ -407,29 +290,24 @@ def _refined(
     views: tuple[View, View],
     places: list[tuple[int, int]],
     shift: tuple[float, float],
-    reach: float,
+    overview_scale: float,
 ) -> tuple[float, float]:
-    """Return a shift measured again on windows at level 0, or as it was if they say nothing."""
+    """Return a shift measured again on windows at level 0; as it was if they have no confident peak."""
     x, y = round(shift[0]), round(shift[1])
+    # The surfaces are summed before the peak is sought: noise of single windows cancels.
     total: NDArray[np.float32] | None = None
     for left, top in places:
         one = views[0](slide.read_region(left, top, _WINDOW_PX, _WINDOW_PX))
         other = views[1](slide.read_region(left + x, top + y, _WINDOW_PX, _WINDOW_PX))
-        surface = correlation(*(edges(plane, _WINDOW_BLUR_PX) for plane in (one, other)))
+        surface = _correlation(*(_edges(plane, _WINDOW_BLUR_PX) for plane in (one, other)))
         total = surface if total is None else total + surface
     if total is None:
         return shift
-    rest_x, rest_y, confidence = peak(total, reach=2 * reach + 2)
-    return (x + rest_x, y + rest_y) if confidence >= LEAST_CONFIDENCE else shift
+    rest_x, rest_y, confidence = _peak(total, reach_px=2 * overview_scale + 2)
+    return (x + rest_x, y + rest_y) if confidence >= _LEAST_CONFIDENCE else shift
 
 
 def _at_most_one(strength: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return an image divided by its largest value."""
     highest = float(strength.max())
     return strength / np.float32(highest) if highest > 0 else strength
-
-
-def _overlap(start: int, length: int, low: int, high: int) -> tuple[slice, slice]:
-    """Return which part of a run lies between two edges: in the run, and counted from the lower edge."""
-    first, last = min(max(start, low), high), min(max(start + length, low), high)
-    return slice(first - start, last - start), slice(first - low, last - low)

@@ -1,4 +1,4 @@
-"""How pixels of a level become pixels of another size: exact area means, in bounded memory. Arrays only."""
+"""Arrange pixels in memory, and resample them by exact area means. Arrays only."""
 
 from __future__ import annotations
 
@@ -10,41 +10,105 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.slides.planes import Pixels, planes
 from pathopatch.slides.resolution import MPP_TOLERANCE
 
+Pixels = NDArray[np.generic]
+"""Pixels of a slide, (C, H, W) in the source's type."""
+
+ORIENTATION_TAG = 274
+"""Of TIFF and EXIF."""
+MIRRORED_ACROSS, MIRRORED_DOWN = (2, 3, 6, 7), (3, 4, 7, 8)
+"""Orientations whose stored pixels, transposed from 5 on, are then mirrored, see `upright`."""
+SAME_FACTOR = 1e-5
+"""Factors this close to 1 move a pixel of a 4096 px patch by 0.04 px, and nothing is resampled."""
+# Levels hold what the scanner made of its pixels, and a patch begins on a whole px of its level. On CMU-1-Small-Region
+# at 4 um/px a model's probabilities moved by up to .21 at a factor of 1, .09 at 2, .06 at 4 and not at 8; reading a
+# patch of 256 px took 6, 2, 10 and 40 ms, a network of that size 30. Measured by tests/benchmarks/levels.py.
+EXACT_READ_FACTOR = 4.0
+"""How many times finer than the target a level may be to be preferred to coarser ones, see `level_for`."""
+
+_SPLIT_BYTES = (1, 2, 4, 8)  # sizes of a sample that cv2 takes apart
+_SPLIT_CHANNELS = 512  # and how many at most
 _BAND_BYTES = 32 * 2**20  # source pixels held at a time; the C library keeps no larger memory for the next band
-_ROWS_AT_ONCE = 8  # target rows that are summed together: what they take fits into a cache
+_ROWS_AT_ONCE = 8  # target rows that are summed together: their source rows fit into the processor's cache
 _CV2_MEANS = ("uint8", "uint16", "int16")  # integers that cv2 takes area means of
 _CV2_CHANNELS = 4  # that it does so for at once
-SAME_FACTOR = 1e-5  # factors this close to 1 move a pixel of a 4096 px patch by 0.04 px: no resampling
+_FIELD_SLACK = 0.02  # relative difference of the quotients across and down
 
 
-def nominal_downsample(size: tuple[int, int], level_size: tuple[int, int]) -> float:
-    """Return how many level-0 px make one px of a level.
+def interleaved(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> Pixels:
+    """Return an empty array (C, H, W) whose channels alternate in memory, as decoders write them."""
+    channels, height, width = shape
+    return np.empty((height, width, channels), dtype).transpose(2, 0, 1)
 
-    Writers halve a size and drop or add the odd pixel, so the quotient of the sizes is off by up to a pixel over the
-    whole slide. If an integer explains both sides, it is the factor; otherwise the mean quotient is.
+
+def planes(pixels: Pixels, out: Pixels | None = None) -> Pixels:
+    """Return the same pixels, a contiguous plane per channel; those that are so already are returned as they are.
 
     Parameters
     ----------
-    size, level_size : (int, int)
-        Width and height of level 0 and of the level, px.
+    pixels : ndarray, shape (C, H, W)
+        In any order in memory.
+    out : ndarray, shape (C, H, W), optional
+        Contiguous and of the same type; filled and returned.
     """
+    if out is None:
+        if pixels.flags.c_contiguous:
+            return pixels
+        out = np.empty(pixels.shape, pixels.dtype)
+    mixed = pixels.transpose(1, 2, 0)
+    is_split = mixed.flags.c_contiguous and 1 < len(pixels) <= _SPLIT_CHANNELS and pixels.dtype.kind in "uif"
+    if is_split and pixels.dtype.itemsize in _SPLIT_BYTES:
+        # cv2.split is several times as fast as numpy's copy. It only moves bytes, so a type of the same size stands in.
+        kind = f"u{pixels.dtype.itemsize}" if pixels.dtype.itemsize < 4 else f"f{pixels.dtype.itemsize}"
+        cv2.split(cast(Any, mixed.view(kind)), cast(Any, list(out.view(kind))))
+    else:
+        np.copyto(out, pixels)
+    return out
+
+
+def opacity_of(alpha: Pixels) -> NDArray[np.uint8]:
+    """Return a plane of alpha as opacity, 0 to 255."""
+    highest_byte = np.right_shift(cast(Any, alpha), 8 * (alpha.itemsize - 1))
+    return np.asarray(highest_byte, np.uint8)
+
+
+def orientation_of(value: object) -> int:
+    """Return the orientation that a tag states, see `upright`; 1 where it states none that is known."""
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Return stored pixels (C, H, W) as they are to be shown; nothing is copied.
+
+    The orientation says where the stored first row and first column are shown, by TIFF's and EXIF's numbers: 1 top,
+    left; 2 top, right; 3 bottom, right; 4 bottom, left; 5 left, top; 6 right, top; 7 right, bottom; 8 left, bottom.
+    """
+    shown = pixels.transpose(0, 2, 1) if orientation > 4 else pixels
+    across, down = orientation in MIRRORED_ACROSS, orientation in MIRRORED_DOWN
+    return shown[:, :: -1 if down else 1, :: -1 if across else 1]
+
+
+def is_same_field(size: tuple[int, int], level_size: tuple[int, int]) -> bool:
+    """Return whether a level of this (width, height) may show the whole slide: the proportions are the same."""
+    quotients = [whole / part for whole, part in zip(size, level_size, strict=True)]
+    # Sizes are rounded to whole pixels, which counts for more the smaller the level is.
+    slack = _FIELD_SLACK + 1 / min(level_size)
+    return abs(quotients[0] - quotients[1]) <= slack * max(quotients)
+
+
+def nominal_downsample(size: tuple[int, int], level_size: tuple[int, int]) -> float:
+    """Return how many level-0 px make one px of a level, by the (width, height) of both."""
     quotients = [whole / part for whole, part in zip(size, level_size, strict=True)]
     mean = sum(quotients) / 2
+    # Writers halve a size and drop or add the odd pixel, so the quotient is off by up to a pixel over the whole slide.
+    # If an integer explains both sides, it is the factor.
     for factor in {round(mean), round(max(quotients)), round(min(quotients))}:
         if factor >= 1 and all(
             part in (whole // factor, -(-whole // factor)) for whole, part in zip(size, level_size, strict=True)
         ):
             return float(factor)
     return mean
-
-
-# Levels hold what the scanner made of its pixels, and a patch begins on a whole px of its level. On CMU-1-Small-Region
-# at 4 um/px a model's probabilities moved by up to .21 at a factor of 1, .09 at 2, .06 at 4 and not at 8; reading a
-# patch of 256 px took 6, 2, 10 and 40 ms, a network of that size 30. Measured by tests/benchmarks/levels.py.
-EXACT_READ_FACTOR = 4.0
 
 
 def level_for(downsamples: Sequence[float], downsample: float, *, exact_factor: float = 1.0) -> int:
@@ -62,11 +126,11 @@ def level_for(downsamples: Sequence[float], downsample: float, *, exact_factor: 
     exact_factor : float
         At least 1. A target px costs at most its square in source px.
     """
-    fitting = [i for i, value in enumerate(downsamples) if value <= downsample * (1 + SAME_FACTOR)]
-    near = [i for i in fitting if downsample <= downsamples[i] * exact_factor * (1 + MPP_TOLERANCE)]
+    fine_enough = [i for i, value in enumerate(downsamples) if value <= downsample * (1 + SAME_FACTOR)]
+    near = [i for i in fine_enough if downsample <= downsamples[i] * exact_factor * (1 + MPP_TOLERANCE)]
     if exact_factor > 1 and near:
         return min(near, key=lambda i: downsamples[i])
-    return max(fitting, key=lambda i: downsamples[i], default=0)
+    return max(fine_enough, key=lambda i: downsamples[i], default=0)
 
 
 def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
@@ -87,13 +151,14 @@ def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
     ndarray, shape (C, side_px, side_px)
         The region's type, rounded to the nearest integer where it is one.
     """
-    if region.dtype == np.int8:  # cv2 resizes none
+    if region.dtype == np.int8:  # cv2 resizes no int8
         return shrink(region.astype(np.int16), side_px, factor).astype(np.int8)
     out = np.empty((region.shape[0], side_px, side_px), region.dtype)
     method = cv2.INTER_AREA if factor >= 1 else cv2.INTER_LINEAR
     whole = round(factor)
     is_whole = whole >= 1 and math.isclose(factor, whole, rel_tol=1e-9)
     for channel, plane in zip(out, planes(region), strict=True):
+        # Whole blocks are averaged by a faster path of cv2.
         if is_whole:
             square = np.ascontiguousarray(plane[: side_px * whole, : side_px * whole])
             channel[:] = cv2.resize(square, (side_px, side_px), interpolation=method)
@@ -114,11 +179,12 @@ def resized(planes: Iterable[Pixels], size: tuple[int, int], *, interpolation: i
     interpolation : int
         One of cv2's.
     """
-    out = []
+    resized_planes = []
     for plane in planes:
-        known = plane.astype(np.int16) if plane.dtype == np.int8 else plane  # cv2 resizes no int8
-        out.append(cv2.resize(cast(Any, known), size, interpolation=interpolation).astype(plane.dtype, copy=False))
-    return np.stack(out)
+        wide = plane.astype(np.int16) if plane.dtype == np.int8 else plane  # cv2 resizes no int8
+        small = cv2.resize(cast(Any, wide), size, interpolation=interpolation)
+        resized_planes.append(small.astype(plane.dtype, copy=False))
+    return np.stack(resized_planes)
 
 
 def shrink_in_bands(
@@ -147,12 +213,13 @@ def shrink_in_bands(
     """
     channels, height, width = source
     out = np.empty((channels, *target), dtype)
-    is_plain = target == (height, width) and factors == (1, 1)
+    is_copy = target == (height, width) and factors == (1, 1)
     edges = np.clip(np.arange(target[0] + 1) * factors[0], 0, height)
     rows = max(1, int(_BAND_BYTES / (channels * width * dtype.itemsize) / factors[0]))
     blocks = _rows_of_blocks(source, target, factors) if dtype.name in _CV2_MEANS else 0
     first = 0
     while first < target[0]:
+        # A band ends where whole blocks end: the last rows may be means of less than a block.
         last = min(first + rows, blocks if first < blocks else target[0])
         band_edges = edges[first : last + 1]
         top = min(int(band_edges[0]), height - 1)
@@ -162,8 +229,8 @@ def shrink_in_bands(
             _shrink_blocks(band, out[:, first:last], (round(factors[0]), round(factors[1])))
         else:
             for channel, plane in zip(out, planes(band) if isinstance(band, np.ndarray) else band, strict=True):
-                across = plane if is_plain else _shrink_across(plane, target[1], factors[1])
-                channel[first:last] = across if is_plain else _cast(_shrink_down(across, band_edges - top), dtype)
+                across = plane if is_copy else _shrink_across(plane, target[1], factors[1])
+                channel[first:last] = across if is_copy else _cast(_shrink_down(across, band_edges - top), dtype)
         first = last
     return out
 
@@ -172,7 +239,8 @@ def _resized(plane: Pixels, down: float, across: float, method: int) -> Pixels:
     """Return a plane resampled by exact factors, from its top-left corner on."""
     height, width = plane.shape
     size = round(height / down), round(width / across)
-    if size == (height, width):  # cv2 would copy
+    # A factor so close to 1 keeps the size, for which cv2 copies the pixels: the weights are applied here instead.
+    if size == (height, width):
         rows = _row_weights(np.minimum(np.arange(height + 1) * down, height), height)
         columns = _row_weights(np.minimum(np.arange(width + 1) * across, width), width)
         return _cast(rows @ plane.astype(np.float64) @ columns.T, plane.dtype)
@@ -181,18 +249,19 @@ def _resized(plane: Pixels, down: float, across: float, method: int) -> Pixels:
 
 
 def _row_weights(edges: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
-    """Return (targets, rows): the share of each source row in each target row; every line sums to 1."""
+    """Return weights (targets, rows): the share of each source row in each target row; every target's sum to 1."""
     starts = np.arange(rows, dtype=np.float64)
     low, high = edges[:-1, None], edges[1:, None]
     weights = np.clip(np.minimum(high, starts + 1) - np.maximum(low, starts), 0, 1)
-    empty = weights.sum(axis=1) <= 0  # a target row past a level that was rounded down: its last row
-    weights[empty, rows - 1] = 1
+    # A target row may lie past a level whose size was rounded down: it shows the level's last row.
+    is_past_end = weights.sum(axis=1) <= 0
+    weights[is_past_end, rows - 1] = 1
     normalised: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
     return normalised
 
 
 def _rows_of_blocks(source: tuple[int, int, int], target: tuple[int, int], factors: tuple[float, float]) -> int:
-    """Return how many rows of the target are means of whole blocks of source pixels; 0 if a factor is no integer."""
+    """Return how many rows of the target are means of whole blocks of source pixels; 0 unless factors are integers."""
     down, across = round(factors[0]), round(factors[1])
     is_whole = factors[0] == down and factors[1] == across and down * across > 1
     return min(target[0], source[1] // down) if is_whole and target[1] * across <= source[2] else 0
@@ -202,6 +271,7 @@ def _shrink_blocks(band: Pixels | list[Pixels], out: Pixels, factors: tuple[int,
     """Fill ``out`` (C, h, w) with the means of blocks; ``factors`` are their height and width."""
     height, width = out.shape[1:]
     rows, columns = height * factors[0], width * factors[1]
+    # Interleaved channels are averaged in one call, and only the small result is taken apart.
     if isinstance(band, np.ndarray) and band.transpose(1, 2, 0).flags.c_contiguous and 1 < len(band) <= _CV2_CHANNELS:
         mixed = cast(Any, band.transpose(1, 2, 0)[:rows, :columns])
         means = cv2.resize(mixed, (width, height), interpolation=cv2.INTER_AREA)  # (h, w, C)
@@ -213,35 +283,33 @@ def _shrink_blocks(band: Pixels | list[Pixels], out: Pixels, factors: tuple[int,
 
 
 def _shrink_down(rows: NDArray[np.floating], edges: NDArray[np.float64]) -> NDArray[np.floating]:
-    """Return the means of the rows between consecutive edges; each edge counts rows from the first.
-
-    Not as a product of matrices: for so little work its threads cost more than they save.
-    """
+    """Return the means of the rows between consecutive edges; each edge counts rows from the first."""
+    # Not as a product of matrices: for so little work its threads cost more than they save.
     means = np.zeros((len(edges) - 1, rows.shape[1]), rows.dtype)
     for first in range(0, len(means), _ROWS_AT_ONCE):
-        few = edges[first : first + _ROWS_AT_ONCE + 1]
-        top = min(int(few[0]), len(rows) - 1)
-        bottom = min(max(top + 1, math.ceil(few[-1])), len(rows))
-        weights = _row_weights(few - top, bottom - top).astype(rows.dtype)
+        block = edges[first : first + _ROWS_AT_ONCE + 1]
+        top = min(int(block[0]), len(rows) - 1)
+        bottom = min(max(top + 1, math.ceil(block[-1])), len(rows))
+        weights = _row_weights(block - top, bottom - top).astype(rows.dtype)
         starts = np.argmax(weights > 0, axis=1)
         for further in range(int(np.count_nonzero(weights, axis=1).max())):
             places = np.minimum(starts + further, bottom - top - 1)
             share = np.where(starts + further == places, weights[np.arange(len(places)), places], 0).astype(rows.dtype)
-            means[first : first + len(few) - 1] += share[:, None] * rows[top + places]
+            means[first : first + len(block) - 1] += share[:, None] * rows[top + places]
     return means
 
 
 def _shrink_across(plane: Pixels, width: int, factor: float) -> NDArray[np.floating]:
     """Return float area means along the rows; a missing last column repeats its neighbour."""
-    wide = np.float64 if plane.dtype.itemsize > 4 else np.float32
-    exact: NDArray[np.floating] = plane.astype(wide)
-    if round(exact.shape[1] / factor) < 1:
-        exact = exact.mean(axis=1, keepdims=True)
+    wide_type = np.float64 if plane.dtype.itemsize > 4 else np.float32
+    means: NDArray[np.floating] = plane.astype(wide_type)
+    if round(means.shape[1] / factor) < 1:
+        means = means.mean(axis=1, keepdims=True)
     elif abs(factor - 1) > 1e-12:
-        exact = _resized(exact, 1, factor, cv2.INTER_AREA).astype(wide, copy=False)
-    if exact.shape[1] < width:
-        exact = np.pad(exact, ((0, 0), (0, width - exact.shape[1])), mode="edge")
-    return exact[:, :width]
+        means = _resized(means, 1, factor, cv2.INTER_AREA).astype(wide_type, copy=False)
+    if means.shape[1] < width:
+        means = np.pad(means, ((0, 0), (0, width - means.shape[1])), mode="edge")
+    return means[:, :width]
 
 
 def _cast(values: NDArray[np.floating], dtype: np.dtype[np.generic]) -> Pixels:

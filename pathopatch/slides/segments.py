@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
 from pathopatch.slides.integrity import DECODING_ERRORS
-from pathopatch.slides.planes import Pixels
+from pathopatch.slides.resample import Pixels
 
 _MIN_CACHE_BYTES = 2 * 2**20  # not more: memory that is touched for the first time costs as much as decoding into it
 _MAX_SEGMENT_BYTES = 4 * 2**30  # one strip or tile is decoded as a whole

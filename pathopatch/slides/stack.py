@@ -1,16 +1,18 @@
-"""Slides whose channels lie in one file each."""
+"""Combine channels into one slide: a file for each channel, or channels moved onto each other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
-from pathopatch.slides.planes import Pixels
-from pathopatch.slides.resolution import MPP_TOLERANCE, UNSTATED, Level, Resolution, SlideFacts
+from pathopatch.slides.resample import Pixels
+from pathopatch.slides.resolution import MPP_TOLERANCE, SlideFacts
 from pathopatch.slides.slide import Slide
 
 
@@ -50,15 +52,14 @@ class ChannelStack(Slide):
         self._slides = dict(slides)
         names, parts = tuple(slides), tuple(slides.values())
         for name, part in zip(names[1:], parts[1:], strict=True):
-            _same(names[0], parts[0], name, part, compare_mpp=mpp is None)
-        known = [part for part in parts if part.has_mpp]
-        unknown = UNSTATED if not parts else parts[0]._resolution
+            _require_same_grid(names[0], parts[0], name, part, compare_mpp=mpp is None)
+        with_mpp = [part for part in parts if part.has_mpp]
         self._level_of = _common_levels(parts)
         facts = SlideFacts(
             channels=names,
             dtype=parts[0].dtype,
-            levels=tuple(_levels_of(parts[0], self._level_of)),
-            resolution=Resolution(known[0].mpp) if known else unknown,
+            levels=tuple(parts[0].levels[indices[0]] for indices in self._level_of),
+            resolution=(with_mpp or parts)[0].facts.resolution,
             paths=tuple(dict.fromkeys(path for part in parts for path in part.paths)),
             bounds=parts[0].bounds,
             notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
@@ -78,15 +79,15 @@ class ChannelStack(Slide):
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        read = [
+        parts = [
             part._read_level(left, top, width, height, index)
             for part, index in zip(self._slides.values(), self._level_of[level], strict=True)
         ]
-        pixels = np.concatenate([plane for plane, _ in read])
-        if all(opacity is None for _, opacity in read):
+        pixels = np.concatenate([plane for plane, _ in parts])
+        if all(opacity is None for _, opacity in parts):
             return pixels, None
         opaque = np.full((1, height, width), 255, np.uint8)
-        covers = [opaque if opacity is None else np.broadcast_to(opacity, opaque.shape) for _, opacity in read]
+        covers = [opaque if opacity is None else np.broadcast_to(opacity, opaque.shape) for _, opacity in parts]
         return pixels, np.concatenate(covers)
 
     def _close(self) -> None:
@@ -94,21 +95,20 @@ class ChannelStack(Slide):
             slide.close()
 
 
-def _same(name: str, one: Slide, other_name: str, other: Slide, *, compare_mpp: bool) -> None:
+def _require_same_grid(name: str, one: Slide, other_name: str, other: Slide, *, compare_mpp: bool) -> None:
     """Refuse two channels that do not lie on one grid."""
     differences = []
     if one.size != other.size:
         differences.append(("size", "x".join(map(str, one.size)), "x".join(map(str, other.size))))
     if one.dtype != other.dtype:
         differences.append(("type", one.dtype.name, other.dtype.name))
-    if compare_mpp and one.has_mpp and other.has_mpp:
-        gap = abs(one.mpp - other.mpp)
-        if gap > MPP_TOLERANCE * max(one.mpp, other.mpp):
-            differences.append(("mpp", f"{one.mpp:g}", f"{other.mpp:g}"))
+    is_mpp_compared = compare_mpp and one.has_mpp and other.has_mpp
+    if is_mpp_compared and abs(one.mpp - other.mpp) > MPP_TOLERANCE * max(one.mpp, other.mpp):
+        differences.append(("mpp", f"{one.mpp:g}", f"{other.mpp:g}"))
     if differences:
-        said = "; ".join(f"{what} {a} against {b}" for what, a, b in differences)
+        listed = "; ".join(f"{what} {a} against {b}" for what, a, b in differences)
         raise ModalityMismatchError(
-            f"{name} and {other_name} differ: {said}",
+            f"{name} and {other_name} differ: {listed}",
             place=f"{one.paths[0]}, {other.paths[0]}",
             remedy="register and resample the files to one grid, or correct the manifest",
         )
@@ -116,6 +116,7 @@ def _same(name: str, one: Slide, other_name: str, other: Slide, *, compare_mpp: 
 
 def _common_levels(parts: tuple[Slide, ...]) -> list[tuple[int, ...]]:
     """Return, for each size that all slides have as a level, the level's index in each."""
+    # Two levels of one size are possible; the finer one is taken, hence the reversed order.
     indices = [
         {(level.width, level.height): i for i, level in reversed(list(enumerate(part.levels)))} for part in parts
     ]
@@ -124,5 +125,78 @@ def _common_levels(parts: tuple[Slide, ...]) -> list[tuple[int, ...]]:
     return [tuple(index[size] for index in indices) for size in shared]
 
 
-def _levels_of(first: Slide, level_of: list[tuple[int, ...]]) -> list[Level]:
-    return [first.levels[indices[0]] for indices in level_of]
+Offsets = tuple[tuple[int, int], ...]
+"""Whole level-0 px (x, y) for each channel: its pixel (u, v) is read from (u + x, v + y)."""
+
+
+def aligned(slide: Slide, offsets: Offsets, background: Background | None = None) -> Slide:
+    """Return a slide whose channels lie on each other; the slide itself if all offsets are 0.
+
+    Parameters
+    ----------
+    slide : Slide
+        An open slide.
+    offsets : tuple of (int, int), one per channel
+        From `pathopatch.slides.registration.whole_offsets`.
+    background : str, optional
+        Of what comes from outside; the slide's own if not given.
+    """
+    if not any(x or y for x, y in offsets):
+        return slide
+    return AlignedSlide(slide=slide, offsets=offsets, background=background or slide.background)
+
+
+class AlignedSlide(Slide):
+    """A slide each of whose channels is read from a place of its own, see `aligned`."""
+
+    def __init__(self, *, slide: Slide, offsets: Offsets, **options: Any) -> None:
+        self._slide, self._offsets = slide, offsets
+        super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
+
+    @property
+    def file_of(self) -> tuple[int, ...]:
+        """Number of the file that each channel comes from."""
+        return self._slide.file_of
+
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        box = self.levels[level]
+        # At coarser levels the offset is rounded to the level's pixels, as the corner of a region is.
+        moves = [(round(x / box.downsample), round(y / box.downsample)) for x, y in self._offsets]
+        moves_x, moves_y = zip(*moves, strict=True)
+        # One read covers all channels: a tile that holds several of them is decoded once.
+        x0, x1 = (min(max(left + n, 0), box.width) for n in (min(moves_x), width + max(moves_x)))
+        y0, y1 = (min(max(top + n, 0), box.height) for n in (min(moves_y), height + max(moves_y)))
+        out = np.zeros((len(moves), height, width), self.dtype)
+        cover = np.zeros((len(moves), height, width), np.uint8)
+        if x0 >= x1 or y0 >= y1:
+            return out, cover
+        pixels, opacity = self._slide._read_level(x0, y0, x1 - x0, y1 - y0, level)
+        shown = np.broadcast_to(np.uint8(255) if opacity is None else opacity, pixels.shape)
+        for channel, (x, y) in enumerate(moves):
+            columns, rows = _overlap(left + x, width, x0, x1), _overlap(top + y, height, y0, y1)
+            out[channel, rows[0], columns[0]] = pixels[channel, rows[1], columns[1]]
+            cover[channel, rows[0], columns[0]] = shown[channel, rows[1], columns[1]]
+        return out, None if cover.min(initial=255) == 255 else cover
+
+    def _covered(self, channels: Sequence[int], height: int, width: int) -> tuple[slice, slice]:
+        """Return the rows and columns of an image of the whole slide at which all these channels have pixels."""
+        # A fill is known by touching the border of its file, which lies inside the slide for a moved channel.
+        across, down = zip(*(self._offsets[channel] for channel in channels), strict=True)
+        return _common_part(down, height, self.size[1]), _common_part(across, width, self.size[0])
+
+    def _close(self) -> None:
+        self._slide.close()
+
+
+def _common_part(offsets: Sequence[int], length: int, full_px: int) -> slice:
+    """Return what of an axis of an overview all channels cover; offsets and full length in level-0 px."""
+    first, last = max(0, -min(offsets)), full_px - max(0, max(offsets))
+    return slice(math.ceil(first * length / full_px), max(0, math.floor(last * length / full_px)))
+
+
+def _overlap(start: int, length: int, low: int, high: int) -> tuple[slice, slice]:
+    """Return which part of a run lies between two edges: in the run, and counted from the lower edge."""
+    first, last = min(max(start, low), high), min(max(start + length, low), high)
+    return slice(first - start, last - start), slice(first - low, last - low)

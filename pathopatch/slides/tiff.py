@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from pathopatch.slides.axes import Choice, Plane, chosen_planes, image_note, page_of, unsupported
 from pathopatch.slides.background import Background
 from pathopatch.slides.integrity import checked_tiff
-from pathopatch.slides.planes import (
+from pathopatch.slides.resample import (
     MIRRORED_ACROSS,
     MIRRORED_DOWN,
     ORIENTATION_TAG,
     Pixels,
     interleaved,
+    nominal_downsample,
     opacity_of,
     orientation_of,
     upright,
 )
-from pathopatch.slides.resample import nominal_downsample
 from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFacts, ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
 from pathopatch.slides.slide import Slide

@@ -14,7 +14,7 @@ from measure import Row, Work, ratio, require_equal, speedup
 
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import open_slide
-from pathopatch.slides.planes import planes
+from pathopatch.slides.resample import planes
 
 _SCALE = 4  # level-0 px per px of the overview's mask
 _THRESHOLD = 0.2

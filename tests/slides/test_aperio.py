@@ -11,7 +11,8 @@ import openslide
 import pytest
 import tifffile
 
-from pathopatch.slides import Slide, aperio, open_slide
+from pathopatch.slides import Slide, open_slide
+from pathopatch.slides import open as slides_open
 from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
 
@@ -77,13 +78,13 @@ def test_a_slide_of_which_a_tile_differs_stays_with_openslide(
 ) -> None:
     made.write_aperio(tmp_path / "a.svs", texture(), compression="jpeg")
     asked = []
-    is_equal = aperio._is_equal
+    is_equal = slides_open._is_equal_tile
 
     def spoiled(slide: TiffSlide, handle: object, corner: tuple[int, int], at: int, tile: tuple[int, int]) -> bool:
         asked.append(at)
         return is_equal(slide, handle, corner, at, tile) and at != level
 
-    monkeypatch.setattr(aperio, "_is_equal", spoiled)
+    monkeypatch.setattr(slides_open, "_is_equal_tile", spoiled)
     assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
     assert asked == list(range(level + 1))
 

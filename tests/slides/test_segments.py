@@ -12,7 +12,7 @@ import tifffile
 
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.slides import open_slide
-from pathopatch.slides.planes import interleaved, planes
+from pathopatch.slides.resample import interleaved, planes
 from pathopatch.slides.segments import TileCache
 from pathopatch.slides.tiff import TiffSlide
 

@@ -1,0 +1,181 @@
+"""Describe an open slide, and read its levels as they are stored: what each adapter of a file format implements."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.errors import MppMissingError
+from pathopatch.slides.resample import Pixels
+from pathopatch.slides.resolution import RGB, Level, SlideFacts, resolution
+
+
+class SlideFile(ABC):
+    """An open slide as its file states it; a context manager that pickles by opening its files again.
+
+    Parameters
+    ----------
+    facts : SlideFacts
+        What the adapter found.
+    arguments : mapping
+        Keyword arguments that make the adapter again, for pickling.
+    mpp : float, optional
+        um per level-0 px, in place of what the file says.
+    channels : tuple of str, optional
+        Names of the planes, in place of the file's.
+
+    Raises
+    ------
+    MppMissingError
+        `mpp` is given and out of range.
+    ChannelMismatchError
+        The number of names differs from the number of planes.
+    """
+
+    def __init__(
+        self,
+        facts: SlideFacts,
+        arguments: Mapping[str, Any],
+        *,
+        mpp: float | None = None,
+        channels: tuple[str, ...] | None = None,
+    ) -> None:
+        self._facts = facts
+        self._channels = facts.renamed(channels)
+        self._resolution = facts.resolution
+        self._arguments = {**arguments, "mpp": mpp, "channels": channels}
+        if mpp is not None:
+            self._resolution = resolution(mpp, mpp, source="the value given")
+            if self._resolution.mpp is None:
+                raise self._mpp_missing()
+
+    @property
+    def facts(self) -> SlideFacts:
+        """What is known without reading pixels; names and mpp that the caller gave replace the file's."""
+        return replace(self._facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, in the order of the pixels."""
+        return self._channels
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Type of the pixels, as in the file (native byte order)."""
+        return self._facts.dtype
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Resolutions that the file holds, finest first."""
+        return self._facts.levels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, level-0 px."""
+        return self.levels[0].width, self.levels[0].height
+
+    @property
+    def bounds(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) of the scanned part, level-0 px; the whole slide if the file names none."""
+        return self._facts.bounds or (0, 0, *self.size)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen or assumed in reading the files, for a person to check; mostly nothing."""
+        return self._facts.notes
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files that the pixels come from, without fragments, each once."""
+        return self._facts.paths
+
+    @property
+    def source(self) -> str | dict[str, str]:
+        """Absolute path with its fragment, or one per channel name: `open_slide` opens this slide again from it."""
+        # TIFF and CZI adapters keep what the fragment chose in a `Choice`, others in arguments of their own.
+        choice = self._arguments.get("choice")
+        chosen = self._arguments if choice is None else vars(choice)
+        words = [f"{name}={chosen[name]}" for name in ("page", "plane", "z", "t") if chosen.get(name) is not None]
+        fragment = "&".join(words)
+        return f"{self.paths[0].absolute()}{fragment and '#' + fragment}"
+
+    @property
+    def has_mpp(self) -> bool:
+        """Whether micrometres per pixel are known."""
+        return self._resolution.mpp is not None
+
+    @property
+    def mpp(self) -> float:
+        """Micrometres per level-0 pixel.
+
+        Raises
+        ------
+        MppMissingError
+            Neither the file nor the caller states them, or the file's value makes no sense.
+        """
+        if self._resolution.mpp is None:
+            raise self._mpp_missing()
+        return self._resolution.mpp
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether the channels are red, green and blue of one image."""
+        return self.channels == RGB and len(set(self.file_of)) == 1
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are uint8 red, green and blue."""
+        return self.channels == RGB and self.dtype == np.uint8
+
+    @property
+    def file_of(self) -> tuple[int, ...]:
+        """Number of the file that each channel comes from: planes of one file were scanned together."""
+        return (0,) * len(self.channels)
+
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # File handles cannot be sent to another process: it gets the arguments and opens the file itself.
+        return _reopen, (type(self), self._arguments)
+
+    @abstractmethod
+    def _read_level(
+        self, left: int, top: int, width: int, height: int, level: int
+    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+        """Return pixels (C, H, W) of a rectangle inside a level, in its px, and their opacity.
+
+        The opacity is (H, W) or, where the channels differ, (C, H, W); None if all is opaque (255).
+        """
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Let go of the files."""
+
+    def _mpp_missing(self) -> MppMissingError:
+        return MppMissingError(
+            f"micrometres per pixel are unknown: {self._resolution.reason}",
+            place=", ".join(str(path) for path in self.paths),
+            remedy="fill the manifest's column mpp, or give --slide-mpp",
+        )
+
+
+def _reopen(kind: type[SlideFile], arguments: dict[str, Any]) -> SlideFile:
+    """Return a slide opened again in this process."""
+    return cast(Any, kind)(**arguments)  # type: ignore[no-any-return]
