@@ -302,19 +302,21 @@ class Problem:
 
 
 class ManifestError(PathopatchError, ValueError):
-    """Everything wrong in one manifest, in one go; each problem has a code of its own, the first one's is `first_code`.
+    """Everything wrong in one table; each problem has a code of its own, the first one's is `first_code`.
+
+    The table is a manifest, a list of ready patches, or reviewers' decisions.
 
     Parameters
     ----------
     problems : sequence of Problem
         All problems found, in the order of the rows.
     place : str
-        The manifest's path.
+        The table's path.
     """
 
     def __init__(self, problems: list[Problem], *, place: str) -> None:
         count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
-        super().__init__(f"{count} in the manifest", place=place)
+        super().__init__(f"{count} in the table", place=place)
         self.problems = tuple(problems)
 
     def __reduce__(self) -> tuple[Any, ...]:

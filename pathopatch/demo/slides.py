@@ -24,9 +24,9 @@ from pathopatch.core.artefacts import Stamp, fingerprint, is_current, json_stamp
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, write_bytes, write_json
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
+from pathopatch.slides.manifest import SPLITS
 
 CHANNELS = ("CARS", "TPEF", "SHG")
-SPLITS = ("train", "val", "test")
 MASK_SCALE = 4
 """Slide pixels per pixel of a tumour mask, each way."""
 

@@ -15,8 +15,8 @@ from pathopatch.groups.attribute import LABELS, naming_of
 from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
 from pathopatch.groups.expected import expected
 from pathopatch.groups.shortcut import attribute_score, cohort_verdict, fraction_only
-from pathopatch.groups.splits import SPLITS
 from pathopatch.groups.threshold_sweep import alpha_of, sweep
+from pathopatch.slides.manifest import SPLITS
 
 VERSION = 3
 """Of what an audit holds; one of another version is made anew."""

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, SplitLeakageError
+from pathopatch.slides.manifest import SPLITS
 
-SPLITS = ("train", "val", "test")
 HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains
 
 
@@ -34,6 +34,7 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
     Raises
     ------
     SplitLeakageError
+    from pathopatch.slides.manifest import SPLITS
         A patient stands in two splits.
     InputUnsupportedError
         A split is none of the three.

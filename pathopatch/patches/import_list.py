@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file
 from pathopatch.core.config import ReadyConfig
+from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import (
     ChannelMismatchError,
-    InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
     ManifestError,
@@ -29,8 +29,7 @@ from pathopatch.core.errors import (
     Problem,
 )
 from pathopatch.slides import open_slide
-from pathopatch.slides.manifest import SPLITS, expanded, valid_slide_id
-from pathopatch.slides.manifest.separator import REMEDY, other_separator
+from pathopatch.slides.manifest import SPLITS, expand_variables, valid_slide_id
 from pathopatch.slides.mask_image import SUFFIXES, raster
 from pathopatch.slides.resample import resized
 from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
@@ -72,11 +71,9 @@ def read_list(source: Path) -> pd.DataFrame:
     Raises
     ------
     InputMissingError
-        The file or folder is missing or empty.
-    InputCorruptError
-        It is not a CSV file.
+        The file or folder is missing, or the folder is empty.
     InputUnsupportedError
-        Other columns, or a folder of another layout.
+        A folder of another layout.
     ManifestError
         All problems of the list, each with row, column, value and remedy.
     """
@@ -109,42 +106,18 @@ def read_list(source: Path) -> pd.DataFrame:
 
 def _read_csv(path: Path) -> pd.DataFrame:
     """Return a file's cells as text with all columns, and each line's absolute path and row number."""
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            separator = other_separator(stream.readline(), _REQUIRED)
-        if separator:
-            raise InputUnsupportedError(f"separated by {separator}, not by commas", place=str(path), remedy=REMEDY)
-        cells: pd.DataFrame = pd.read_csv(
-            path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise InputMissingError(f"no list of patches {path.name}", place=str(path), remedy="check the path") from error
-    except pd.errors.EmptyDataError as error:
-        raise InputMissingError(
-            "the file is empty", place=str(path), remedy="write a header and one row per patch"
-        ) from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise InputCorruptError(
-            f"not a UTF-8 CSV file: {error}", place=str(path), remedy="save it as CSV, UTF-8"
-        ) from error
-    cells = pd.DataFrame({str(name).strip(): column.str.strip() for name, column in cells.items()})
-    unknown = [name for name in map(str, cells) if name not in _REQUIRED + _OPTIONAL]
-    missing = [name for name in _REQUIRED if name not in cells]
-    if unknown or missing:
-        parts = [f"unknown {', '.join(unknown)}"] * bool(unknown) + [f"missing {', '.join(missing)}"] * bool(missing)
-        raise InputUnsupportedError(
-            f"columns: {'; '.join(parts)}",
-            place=str(path),
-            remedy=f"use {', '.join(_REQUIRED)}, and maybe {', '.join(_OPTIONAL)}",
-        )
-    cells["row"] = range(2, len(cells) + 2)  # as a spreadsheet counts
-    cells = cells[(cells[list(_REQUIRED)] != "").any(axis=1)].copy()
-    if cells.empty:
-        raise InputMissingError("no patch in the list", place=str(path), remedy="write one row per patch")
-    for name in _OPTIONAL:
-        if name not in cells:
-            cells[name] = ""
-    cells["file"] = [str((path.parent / expanded(text)[0]).absolute()) for text in cells["path"]]
+    table = read_csv_table(path, kind="list of patches", item="patch", required=_REQUIRED, optional=_OPTIONAL)
+    rows = [
+        dict.fromkeys(_OPTIONAL, "") | {name: text.strip() for name, text in cells.items()} | {"row": number}
+        for number, cells in table.rows
+        if any(cells.get(name, "").strip() for name in _REQUIRED)
+    ]
+    if not rows and not table.problems:
+        table.add_problem("INPUT_MISSING", None, "path", "", "no patch in the list", "write one row per patch")
+    # Single rows can only be checked where all columns are there and every row was read in full.
+    table.raise_problems()
+    cells = pd.DataFrame(rows)
+    cells["file"] = [str((path.parent / expand_variables(text)[0]).absolute()) for text in cells["path"]]
     return cells
 
 
@@ -187,7 +160,7 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
             ("label", row["label"] in _LABELS, "INPUT_UNSUPPORTED", "not a label", "write 1, 0, or nothing"),
             ("patient_id", valid_slide_id(row["patient_id"]), "INPUT_UNSUPPORTED", "not an allowed id",
              "use letters, digits, '.', '_' and '-'"),
-            ("split", row["split"].casefold() in SPLITS, "INPUT_UNSUPPORTED", "not a split",
+            ("split", row["split"].casefold() in ("", *SPLITS), "INPUT_UNSUPPORTED", "not a split",
              "write train, val, test or nothing"),
             ("path", Path(row["file"]).is_file(), "INPUT_MISSING", "no such file",
              f"correct the path (relative to {place.parent})"),

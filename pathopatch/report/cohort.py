@@ -8,9 +8,10 @@ import pandas as pd
 
 from pathopatch.core.text import counted
 from pathopatch.groups.decisions.decision import current_decisions
-from pathopatch.report.collect import SPLITS, Study, patients_in
+from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
 from pathopatch.report.plots import fraction_by_label
+from pathopatch.slides.manifest import SPLITS
 
 _STAGES = (("tile", "cut into patches"), ("predict", "predicted"))
 

@@ -30,7 +30,6 @@ from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.patches.store import store_stamp
 
-SPLITS = ("train", "val", "test")
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
 
 

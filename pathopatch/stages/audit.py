@@ -129,7 +129,7 @@ def _empty_in_folds(work: Path) -> str:
     """Return which groups are empty in a split of a fold; methods that need them are not trained there."""
     from pathopatch.groups import attribute_values, naming_of, thresholds_of
     from pathopatch.groups.empty_groups import empty_groups
-    from pathopatch.groups.splits import SPLITS
+    from pathopatch.slides.manifest import SPLITS
 
     table = artefacts.read_table(work / "groups.parquet")
     if "fold" not in table or len(attribute_values(table)) > 2:

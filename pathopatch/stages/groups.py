@@ -27,7 +27,7 @@ from pathopatch.groups.decisions.apply import AppliedDecisions, apply_decisions
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.groups.folds import assign_folds, split_in_fold
-from pathopatch.groups.splits import SPLITS
+from pathopatch.slides.manifest import SPLITS
 from pathopatch.stages.audit import is_audited, write_audit
 
 
@@ -168,11 +168,11 @@ def write_groups(
         As for `write_folds`.
     """
     artefacts.write_table(folder / "groups.parquet", table, stamp)
-    facts = None if decided is None else decided.facts | {"labels_changed": _changed_by_split(table, decided)}
+    facts = None if decided is None else decided.summary | {"labels_changed": _changed_by_split(table, decided)}
     write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out, decided=facts)
 
 
 def _changed_by_split(table: pd.DataFrame, decided: AppliedDecisions) -> dict[str, int]:
     """Return in how many patches of each split the label is another one by decision; of the splits that have any."""
-    changed = table.loc[table["patch_id"].isin(decided.changed), "split"]
+    changed = table.loc[table["patch_id"].isin(decided.changed_patch_ids), "split"]
     return {split: count for split in SPLITS if (count := int((changed == split).sum()))}

@@ -74,7 +74,7 @@ def test_a_manifest_of_600_rows_without_their_files_is_two_lines() -> None:
         for n in range(2, 602)
     ]
     assert str(ManifestError(problems, place="cohort.csv")).splitlines() == [
-        "600 problems in the manifest [cohort.csv]",
+        "600 problems in the table [cohort.csv]",
         "  INPUT_MISSING: column 'path': no file /x/… Remedy: correct the path (in 600 rows: 2, 3, 4, …)",
     ]
 

@@ -83,7 +83,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for kind in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(kind, ()):
-            for name in {value for key, value in report.user_properties if key == _FAULT}:
+            for name in {value for key, value in getattr(report, "user_properties", ()) if key == _FAULT}:
                 counts[name][kind] += 1
     if not counts:
         return

@@ -1,7 +1,7 @@
-"""What is a decision, and which of many stand: the rules, without any file.
+"""A reviewer's decision on a slide or a patch, and the rules by which one of many counts.
 
-A later verdict on the same slide, or the same patch, takes an earlier one's place. A row of its own withdraws one;
-then the one before stands again.
+A later verdict on the same slide or patch replaces an earlier one. A row with the verdict ``undo`` withdraws another
+row; then the one before that counts again.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.slides.manifest.ids import valid_slide_id
+from pathopatch.slides.manifest import valid_slide_id
 
-Verdict = Literal["accept", "reject", "flag", "tumour", "non-tumour", "unsure", "undo"]
 SLIDE_VERDICTS = ("accept", "reject", "flag")
 PATCH_VERDICTS = ("tumour", "non-tumour", "unsure")
 UNDO = "undo"
-"""The verdict of a row that withdraws another one."""
+"""Verdict of a row that withdraws another row."""
 
-_LONGEST = {"reviewer": 200, "run": 500, "fingerprint": 128, "reason": 1000, "comment": 10_000}  # characters
-_SQLITE_LARGEST = 2**63 - 1
+_MAX_CHARACTERS = {"reviewer": 200, "run": 500, "fingerprint": 128, "reason": 1000, "comment": 10_000}
+_SQLITE_MAX_INTEGER = 2**63 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What one person says of a slide, or of a patch.
+    """One person's verdict on a slide or a patch.
 
     Parameters
     ----------
@@ -42,11 +41,11 @@ class Decision:
     reason, comment : str
         Free text.
     fingerprint : str
-        Of the heatmap that was looked at; "" if none was.
+        Of the heatmap that the reviewer saw; "" if none.
     run : str
-        What made that heatmap.
+        The training run whose model made that heatmap.
     threshold : float or None
-        The probability above which the reviewer saw patches as tumour, in [0, 1].
+        The probability above which patches were shown as tumour, in [0, 1].
 
     Raises
     ------
@@ -78,39 +77,39 @@ class Decision:
         allowed = self.verdicts_of_slides if self.x is None else self.verdicts_of_patches
         if self.verdict not in allowed:
             what = "a slide" if self.x is None else "a patch"
-            raise _refused("verdict", self.verdict, f"no verdict on {what}", f"say {', '.join(allowed)}")
-        for name, longest in _LONGEST.items():
+            raise _refused("verdict", self.verdict, f"no verdict on {what}", f"write {', '.join(allowed)}")
+        for name, longest in _MAX_CHARACTERS.items():
             _check_text(name, getattr(self, name), longest)
         if not self.reviewer.strip():
-            raise _refused("reviewer", self.reviewer, "nobody is named", "say who decides")
+            raise _refused("reviewer", self.reviewer, "nobody is named", "name who decides")
         if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
             raise _refused("threshold", self.threshold, "no probability", "give a number from 0 to 1, or nothing")
 
     def _check_place(self, name: str, value: object) -> None:
-        is_place = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _SQLITE_LARGEST
+        is_place = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _SQLITE_MAX_INTEGER
         if value is not None and not is_place:
             raise _refused(name, value, "no level-0 px", "give the patch's corner, whole and not negative")
 
     @property
     def subject(self) -> tuple[str, int | None, int | None]:
-        """What is decided of: the slide's id and, of a patch, its corner."""
+        """The slide's id and, of a patch, its corner."""
         return self.slide_id, self.x, self.y
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedDecision(Decision):
-    """A decision as it was written down.
+    """A decision as the log holds it.
 
     Parameters
     ----------
     id : int
-        Number of the row among all slides', from 1 on.
+        Number of the row in the whole log, from 1 on.
     made : str
-        When, in UTC, as `utc_text` writes it; later on one slide sorts later as text.
+        When, in UTC, as `utc_text` writes it: text sorts as time does.
     undoes : int or None
         Id of the row that this one withdraws.
     revision : int
-        Number of the row among its slide's, from 1 on.
+        Number of the row among those of its slide, from 1 on.
     """
 
     verdicts_of_slides: ClassVar[tuple[str, ...]] = (*SLIDE_VERDICTS, UNDO)
@@ -131,17 +130,22 @@ class RecordedDecision(Decision):
         return asdict(self)
 
 
-FIELDS = tuple(each.name for each in fields(RecordedDecision))
+FIELDS = tuple(column.name for column in fields(RecordedDecision))
 """Names of a row's values, as the log has them."""
 
 
 def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
-    """Return the rows that count: of each slide and patch the latest that was not withdrawn, by time.
+    """Return the rows that count: the latest of each slide and patch that was not withdrawn.
 
     Parameters
     ----------
     rows : iterable of RecordedDecision
-        Of one slide or of many, in any order; equal times go by id.
+        Of one slide or of many, in any order.
+
+    Returns
+    -------
+    list of RecordedDecision
+        Sorted by time; rows of one time by id.
     """
     ordered = sorted(rows, key=lambda row: (row.made, row.id))
     withdrawn = {row.undoes for row in ordered}
@@ -150,13 +154,13 @@ def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision
 
 
 def latest_decision(rows: Sequence[RecordedDecision]) -> RecordedDecision | None:
-    """Return the row of one slide that would be withdrawn next; None if none stands."""
-    found = current_decisions(rows)
-    return found[-1] if found else None
+    """Return the row of one slide that an undo withdraws next; None if none counts."""
+    current = current_decisions(rows)
+    return current[-1] if current else None
 
 
 def content_key(row: RecordedDecision) -> tuple[object, ...]:
-    """Return what makes a row the same in two logs: everything but its own numbers."""
+    """Return everything but the row's own numbers, which differ between two logs of the same decision."""
     return tuple(value for name, value in row.to_dict().items() if name not in ("id", "revision"))
 
 
@@ -176,11 +180,12 @@ def _is_number(value: object) -> bool:
 
 
 def _check_text(name: str, value: object, longest: int) -> None:
-    """Refuse what is no text, or none that a file can hold."""
+    """Refuse values that are no text, or that no file can hold."""
     if not isinstance(value, str):
         raise _refused(name, value, "no text", "write text")
     if len(value) > longest:
         raise _refused(name, f"{value[:20]}…", f"{len(value)} characters", f"use {longest} at most")
+    # SQLite ends text at a zero byte, and a lone surrogate cannot be encoded as UTF-8.
     if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise _refused(name, value, "characters that no file holds", "write plain text")
 

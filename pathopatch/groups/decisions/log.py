@@ -1,4 +1,4 @@
-"""How are the decisions in ``review.sqlite`` read? By anyone, while a page may be writing or long after."""
+"""Read the log of decisions ``review.sqlite``, also while a review page is writing to it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from pathopatch.groups.decisions.decision import FIELDS, RecordedDecision
 LOG_NAME = "review.sqlite"
 """Name of the log in a folder of predictions."""
 LOG_VERSION = 1
-"""Of the log's columns; stands in the file as SQLite's user_version."""
+"""Version of the log's columns, stored as SQLite's user_version."""
 LOCK_WAIT_S = 5.0
-"""So long a lock that somebody else holds is waited for."""
+"""Longest wait for a lock that another process holds."""
 
 _SELECT = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
@@ -32,9 +32,9 @@ _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
 
 
 def read_log(path: Path) -> list[RecordedDecision]:
-    """Return all rows of a log, in the order in which they were written; none if there is no file.
+    """Return all rows of a log in the order in which they were written; none if there is no file.
 
-    No row is written, and the folder may be read-only, as an archived one is.
+    The folder may be read-only.
 
     Parameters
     ----------
@@ -44,11 +44,11 @@ def read_log(path: Path) -> list[RecordedDecision]:
     Raises
     ------
     InputCorruptError
-        It is no such log, or damaged.
+        It is damaged, or no log of decisions.
     InputUnsupportedError
-        It may not be read, or a symbolic link leads outside its folder.
+        It may not be read, or is a symbolic link to outside its folder.
     SlideTimeoutError
-        Somebody else kept it locked.
+        Another process kept it locked.
     StaleArtefactError
         A newer version of this package wrote it.
     """
@@ -56,12 +56,15 @@ def read_log(path: Path) -> list[RecordedDecision]:
         return []
     with sqlite_errors(path):
         try:
-            return _rows(path, "mode=rw")  # so that SQLite may lock the file, and tidy up after a page that was killed
+            # Writable, so that SQLite may lock the file and recover the journal of a page that was killed.
+            return _rows(path, "mode=rw")
         except sqlite3.OperationalError as error:
             journal = path.with_name(f"{path.name}-wal")
-            if primary_code(error) not in _UNWRITABLE or (journal.is_file() and journal.stat().st_size):
+            # Immutable reading ignores the journal: rows in it would be missing.
+            if _primary_code(error) not in _UNWRITABLE or (journal.is_file() and journal.stat().st_size):
                 raise
-            return _rows(path, "mode=ro&immutable=1")  # the folder takes no lock files, so nobody writes
+            # In a read-only folder no lock file can be made, so no other process writes either.
+            return _rows(path, "mode=ro&immutable=1")
 
 
 def _rows(path: Path, mode: str) -> list[RecordedDecision]:
@@ -72,8 +75,8 @@ def _rows(path: Path, mode: str) -> list[RecordedDecision]:
 
 
 def decision_of_row(values: tuple[object, ...]) -> RecordedDecision:
-    """Return a row of the log, whose values come in the order of `FIELDS`."""
-    return RecordedDecision(**dict(zip(FIELDS, values, strict=True)))  # type: ignore[arg-type]  # checked when it is made
+    """Return the decision of a row whose values come in the order of `FIELDS`."""
+    return RecordedDecision(**dict(zip(FIELDS, values, strict=True)))  # type: ignore[arg-type]  # the class checks them
 
 
 def require_version(connection: sqlite3.Connection, path: Path) -> None:
@@ -86,38 +89,38 @@ def require_version(connection: sqlite3.Connection, path: Path) -> None:
     StaleArtefactError
         A newer version of this package wrote it.
     """
-    (found,) = connection.execute("PRAGMA user_version").fetchone()
-    if found > LOG_VERSION:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > LOG_VERSION:
         raise StaleArtefactError(
-            f"decisions of layout {found}, this version reads {LOG_VERSION}",
+            f"decisions of layout {version}, this version reads {LOG_VERSION}",
             place=str(path),
             remedy="use a newer version of pathopatch",
         )
-    if found != LOG_VERSION:
+    if version != LOG_VERSION:
         raise InputCorruptError("no decisions of pathopatch", place=str(path), remedy="move this file away")
 
 
-def primary_code(error: sqlite3.Error) -> int:
+def _primary_code(error: sqlite3.Error) -> int:
     """Return SQLite's error code without its details; -1 where Python raised it."""
     code = getattr(error, "sqlite_errorcode", None)
     return -1 if code is None else int(code) & 0xFF
 
 
 def is_lock_error(error: sqlite3.Error) -> bool:
-    """Return whether somebody else holds the lock, so that the same may work later."""
-    return primary_code(error) in _BUSY
+    """Return whether another process holds the lock, so that a second try may succeed."""
+    return _primary_code(error) in _BUSY
 
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's complaints into errors with code, place and remedy.
+    """Turn SQLite's errors into errors with code, place and remedy.
 
     Raises
     ------
     SlideTimeoutError
         The file is locked.
     DiskFullError
-        No space was left; nothing was added.
+        No space was left; nothing was written.
     InputUnsupportedError
         The file may not be opened or written.
     InputCorruptError
@@ -126,7 +129,7 @@ def sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = primary_code(error)
+        code = _primary_code(error)
         if code in _BUSY:
             raise SlideTimeoutError(
                 "the decisions are locked by another process; nothing was written",

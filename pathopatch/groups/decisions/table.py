@@ -1,7 +1,4 @@
-"""How do decisions look as CSV and as JSON, and how are they read back? Every mistake in a file is told.
-
-Free text that a spreadsheet would take for a formula begins with an apostrophe there, which reading takes off.
-"""
+"""Write reviewers' decisions as CSV and JSON, and read them back with every mistake in the file listed."""
 
 from __future__ import annotations
 
@@ -9,30 +6,31 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.csv_table import CsvTable, read_csv_table
+from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
 from pathopatch.groups.decisions.decision import UNDO, RecordedDecision, current_decisions, latest_decision, utc_text
-from pathopatch.slides.manifest.separator import REMEDY, other_separator
 
 COLUMNS = (
     "slide_id", "x", "y", "verdict", "reason", "comment", "reviewer", "made", "fingerprint", "run", "threshold",
     "stands", "id", "undoes",
 )  # fmt: skip
-"""Of an exported file. ``stands``: the row counts, nothing later replaced or withdrew it."""
+"""Columns of an exported file. ``stands``: nothing later replaced or withdrew the row."""
 
 _REQUIRED = ("slide_id", "verdict", "reviewer")
-_TEXT = ("reason", "comment", "reviewer", "fingerprint", "run")
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+_TEXT_COLUMNS = ("reason", "comment", "reviewer", "fingerprint", "run")
+# A spreadsheet runs a cell that begins so as a formula. Full-width signs count too: some programs convert them.
+_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
-_MOST_TOLD = 20
 
 
 def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
-    """Return decisions as CSV with the columns `COLUMNS`, harmless in a spreadsheet.
+    """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet.
 
     Parameters
     ----------
@@ -40,110 +38,95 @@ def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
         In the order in which they were written.
     """
     stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\r\n")  # so that a lone CR in a cell is quoted too
+    # CRLF, so that the csv module also quotes a cell that holds a lone CR.
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\r\n")
     writer.writeheader()
-    for row in _told(rows):
-        texts = {name: _escaped(row[name]) for name in _TEXT}
-        writer.writerow(row | texts | {"stands": str(row["stands"]).lower()})
+    for values in _values_by_column(rows):
+        texts = {name: _escaped(values[name]) for name in _TEXT_COLUMNS}
+        writer.writerow(values | texts | {"stands": str(values["stands"]).lower()})
     return stream.getvalue()
 
 
 def decisions_json(rows: Iterable[RecordedDecision]) -> str:
     """Return decisions as JSON: the list ``decisions``, each with the names of `COLUMNS`; text is not escaped."""
-    return json.dumps({"decisions": _told(rows)}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({"decisions": _values_by_column(rows)}, indent=1, ensure_ascii=False) + "\n"
 
 
-def _told(rows: Iterable[RecordedDecision]) -> list[dict[str, Any]]:
-    """Return each row's values by column."""
-    every = list(rows)
-    stands = {row.id for row in current_decisions(every)}
-    return [{name: (row.to_dict() | {"stands": row.id in stands})[name] for name in COLUMNS} for row in every]
+def _values_by_column(rows: Iterable[RecordedDecision]) -> list[dict[str, Any]]:
+    rows = list(rows)
+    current_ids = {row.id for row in current_decisions(rows)}
+    return [{name: (row.to_dict() | {"stands": row.id in current_ids})[name] for name in COLUMNS} for row in rows]
 
 
 def _escaped(text: str) -> str:
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+    # Text that already has apostrophes before a formula gets one more, so that `_unescaped` restores it exactly.
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA_STARTS) else text
 
 
-def _plain(text: str) -> str:
-    """Return what `_escaped` was given."""
-    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text
+def _unescaped(text: str) -> str:
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA_STARTS) else text
 
 
 def read_decisions(path: Path) -> list[RecordedDecision]:
-    """Return the decisions of an exported file, or of one that was written by hand, in its order.
+    """Return the decisions of an exported or handwritten file, in its order.
 
     Parameters
     ----------
     path : Path
-        CSV (UTF-8, commas), or JSON if its name ends so. Only slide_id, verdict and reviewer are required. Without
-        times rows count as later the further down they stand; without ids ``undo`` withdraws the slide's newest above.
+        CSV (UTF-8, commas), or JSON if its name ends so. Only slide_id, verdict and reviewer are required. Rows
+        without times count as later the further down they are. An ``undo`` without an id withdraws the slide's latest
+        decision above.
 
     Returns
     -------
     list of RecordedDecision
-        Their ids are those of the file, or the number of the row from 1 on; ``made`` is "" where it says none.
+        Their ids are those of the file, or the number of the row; ``made`` is "" where the file has no time.
 
     Raises
     ------
     InputMissingError
         There is no such file.
     InputCorruptError
-        It is no CSV or JSON file of decisions.
-    InputUnsupportedError
+        It is not a JSON file of decisions.
+    ManifestError
         Lists everything wrong in it, with row (of a spreadsheet; in JSON the place in the list), column and remedy.
     """
-    is_json = path.suffix.lower() == ".json"
+    table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
+    # Cells can only be parsed where all columns are known.
+    table.raise_problems()
+    parser = _Parser(table)
+    for number, cells in table.rows:
+        parser.add(_Cells(table, number, cells))
+    # After a problem rows are missing, and what they replaced would seem to stand.
+    table.raise_problems()
+    parser.check_stands()
+    table.raise_problems()
+    return parser.decisions
+
+
+def _read_csv(path: Path) -> CsvTable:
+    optional = [name for name in COLUMNS if name not in _REQUIRED]
+    table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
+    for _, cells in table.rows:
+        cells |= {name: _unescaped(cells[name]) for name in _TEXT_COLUMNS if name in cells}
+    return table
+
+
+def _read_json(path: Path) -> CsvTable:
+    """Return the decisions of a JSON file as cells of text; the first one is row 1."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # line ends inside a cell stay as they are
+        items = json.loads(path.read_bytes())["decisions"]
+        rows = [{str(name): _cell(value) for name, value in item.items()} for item in items]
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputCorruptError(f"not UTF-8: {error}", place=str(path), remedy="save it as UTF-8") from error
-    records = _json_records(text, path) if is_json else _csv_records(text, path)
-    reading = _Reading()
-    for number, record in enumerate(records, start=1 if is_json else 2):
-        reading.add(number, record)
-    reading.compare()
-    reading.complain(path)
-    return list(reading.rows)
-
-
-def _csv_records(text: str, path: Path) -> list[dict[str, str]]:
-    """Return the cells of each row by column."""
-    if separator := other_separator(text, ("slide_id",)):
-        raise InputUnsupportedError(f"separated by {separator}, not by commas", place=str(path), remedy=REMEDY)
-    try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    except csv.Error as error:
-        raise InputCorruptError(f"not CSV: {error}", place=str(path), remedy="save it as CSV, with commas") from error
-    header = [name.strip() for name in lines[0]] if lines else []
-    _check_columns(header, path)
-    records = []
-    for number, cells in enumerate(lines[1:], start=2):
-        if cells and len(cells) != len(header):
-            raise InputCorruptError(
-                f"{len(cells)} cells under {len(header)} columns",
-                place=f"{path}, row {number}",
-                remedy="quote cells that hold a comma",
-            )
-        record = dict(zip(header, cells, strict=True)) if any(cells) else {}
-        records.append(record | {name: _plain(record[name]) for name in _TEXT if name in record})
-    return records
-
-
-def _json_records(text: str, path: Path) -> list[dict[str, str]]:
-    """Return the values of each decision as the text of a cell."""
-    try:
-        found = json.loads(text)
-        items = found["decisions"]
-        records = [{str(key): _cell(value) for key, value in item.items()} for item in items]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputCorruptError(
             f"not JSON of decisions: {error!r}", place=str(path), remedy="export them again, or use CSV"
         ) from error
-    for record in records:
-        _check_columns(list(record), path)
-    return records
+    table = CsvTable(path, list(dict.fromkeys(name for cells in rows for name in cells)), list(enumerate(rows, 1)))
+    if rows:
+        table.check_header(_REQUIRED, COLUMNS, f"use {', '.join(COLUMNS)}")
+    return table
 
 
 def _cell(value: object) -> str:
@@ -152,146 +135,126 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _check_columns(header: Sequence[str], path: Path) -> None:
-    """Refuse columns that are missing, unknown or there twice."""
-    problems = [f"column {name!r} is missing" for name in _REQUIRED if name not in header]
-    problems += [f"unknown column {name!r}" for name in dict.fromkeys(header) if name not in COLUMNS]
-    problems += [f"column {name!r} stands twice" for name in dict.fromkeys(header) if header.count(name) > 1]
-    if problems:
-        raise InputUnsupportedError(
-            "; ".join(problems), place=str(path), remedy=f"use {', '.join(COLUMNS)}, separated by commas"
-        )
+class _Parser:
+    """Decisions of a file so far. Problems are added to its table."""
 
+    def __init__(self, table: CsvTable) -> None:
+        self.decisions: list[RecordedDecision] = []
+        self._table = table
+        self._cells: dict[int, _Cells] = {}  # by the decision's id
 
-class _Reading:
-    """The rows of a file on their way, and what was found wrong."""
-
-    def __init__(self) -> None:
-        self.rows: list[RecordedDecision] = []
-        self.problems: list[str] = []
-        self._numbers: dict[int, int] = {}  # id -> number of the row
-        self._claims: dict[int, bool] = {}  # id -> what the column `stands` says
-
-    def problem(self, number: int, column: str, message: str, remedy: str) -> None:
-        """Note a problem."""
-        self.problems.append(f"row {number}, column {column!r}: {message}. Remedy: {remedy}.")
-
-    def add(self, number: int, record: Mapping[str, str]) -> None:
-        """Take a row in; what is wrong in it is noted."""
-        if not record:
-            return
-        before = len(self.problems)
-        cells = _Cells(self, number, record)
-        own = cells.whole("id")
+    def add(self, cells: _Cells) -> None:
+        """Append the decision of a row."""
+        problems_before = len(self._table.problems)
+        own_id = cells.integer("id")
         values: dict[str, Any] = {
-            "slide_id": record["slide_id"].strip(), "verdict": record["verdict"].strip().casefold(),
-            "x": cells.whole("x"), "y": cells.whole("y"), "threshold": cells.number("threshold"), "made": cells.time(),
-            "id": number if own is None else own, **{name: record.get(name, "") for name in _TEXT},
-        }  # fmt: skip
-        if values["id"] in self._numbers:
-            self.problem(number, "id", f"{values['id']} is that of row {self._numbers[values['id']]} too",
-                         "import files one by one, or leave the columns id and undoes out")  # fmt: skip
-        is_undo = values["verdict"] == UNDO
-        values["undoes"] = self._withdrawn(number, cells.whole("undoes"), values["slide_id"]) if is_undo else None
-        claim = cells.claim()
-        if len(self.problems) > before:
+            "slide_id": cells.text("slide_id"),
+            "verdict": cells.text("verdict").casefold(),
+            "x": cells.integer("x"),
+            "y": cells.integer("y"),
+            "threshold": cells.number("threshold"),
+            "made": cells.time("made"),
+            "id": cells.row if own_id is None else own_id,
+            "undoes": None,
+            **{name: cells.cells.get(name, "") for name in _TEXT_COLUMNS},
+        }
+        cells.boolean("stands")
+        if values["id"] in self._cells:
+            cells.add_problem("id", f"{values['id']} is that of row {self._cells[values['id']].row} too",
+                              "import files one by one, or leave the columns id and undoes out")  # fmt: skip
+        if values["verdict"] == UNDO:
+            values["undoes"] = self._withdrawn_id(cells, values["slide_id"])
+        if len(self._table.problems) > problems_before:
             return
         try:
-            row = RecordedDecision(**values)
+            decision = RecordedDecision(**values)
         except PathopatchError as error:
-            self.problem(number, error.place, error.message, error.remedy)
+            message = error.message.removeprefix(f"{cells.cells.get(error.place, '')!r}: ")
+            cells.add_problem(error.place, message, error.remedy)
             return
-        self.rows.append(row)
-        self._numbers[row.id] = number
-        if claim is not None:
-            self._claims[row.id] = claim
+        self.decisions.append(decision)
+        self._cells[decision.id] = cells
 
-    def _withdrawn(self, number: int, named: int | None, slide_id: str) -> int | None:
-        """Return which row an undo withdraws; the slide's newest where it does not say."""
-        above = [row for row in self.rows if row.slide_id == slide_id]
-        if named is None:
-            last = latest_decision(above)
-            named = None if last is None else last.id
-        known = {row.id for row in above if row.verdict != UNDO} - {row.undoes for row in above}
-        if named not in known:
-            self.problem(number, "undoes", "what this row withdraws does not stand above it", "remove this row too")
-        return named
+    def _withdrawn_id(self, cells: _Cells, slide_id: str) -> int | None:
+        """Return the id of the row that an undo withdraws; without one in the file, the slide's latest decision."""
+        above = [row for row in self.decisions if row.slide_id == slide_id]
+        withdrawn = cells.integer("undoes")
+        if withdrawn is None and (latest := latest_decision(above)) is not None:
+            withdrawn = latest.id
+        if withdrawn not in {row.id for row in above if row.verdict != UNDO} - {row.undoes for row in above}:
+            cells.add_problem("undoes", "the row that it withdraws does not stand above it", "remove this row too")
+        return withdrawn
 
-    def compare(self) -> None:
-        """Note where the column `stands` says another thing than the rows do, since one of the two is a mistake."""
-        if self.problems:
-            return
-        counted = {row.id for row in current_decisions(self.rows)}
-        for name, claim in self._claims.items():
-            if claim and name not in counted:
-                self.problem(self._numbers[name], "stands", "it says true, but another row replaces or withdraws this",
-                             "keep one of the two, or leave the column stands out")  # fmt: skip
-            if not claim and name in counted and not self._is_undo(name):
-                self.problem(self._numbers[name], "stands", "it says false, but no row replaces or withdraws this one",
-                             "remove this row, or put the other one back")  # fmt: skip
-
-    def _is_undo(self, name: int) -> bool:
-        return any(row.id == name and row.verdict == UNDO for row in self.rows)
-
-    def complain(self, path: Path) -> None:
-        """Raise if anything was wrong."""
-        if not self.problems:
-            return
-        more = len(self.problems) - _MOST_TOLD
-        told = [*self.problems[:_MOST_TOLD], *([f"and {more} more"] if more > 0 else [])]
-        raise InputUnsupportedError("\n  ".join(["decisions refused:", *told]), place=str(path))
+    def check_stands(self) -> None:
+        """Note rows whose column `stands` contradicts the other rows: one of the two is a mistake."""
+        current_ids = {row.id for row in current_decisions(self.decisions)}
+        for decision in self.decisions:
+            cells = self._cells[decision.id]
+            stands = cells.boolean("stands")
+            if stands and decision.id not in current_ids:
+                cells.add_problem("stands", "it says true, but another row replaces or withdraws this one",
+                                  "keep one of the two, or leave the column stands out")  # fmt: skip
+            if stands is False and decision.id in current_ids:
+                cells.add_problem("stands", "it says false, but no row replaces or withdraws this one",
+                                  "remove this row, or put the other one back")  # fmt: skip
 
 
+@dataclass(frozen=True)
 class _Cells:
-    """The cells of one row that are no free text."""
+    """One row of a table: its number, and its cells as text by column."""
 
-    def __init__(self, reading: _Reading, number: int, record: Mapping[str, str]) -> None:
-        self.reading, self.row, self.record = reading, number, record
+    table: CsvTable
+    row: int
+    cells: Mapping[str, str]
 
-    def _text(self, column: str) -> str:
-        return self.record.get(column, "").strip()
+    def add_problem(self, column: str, message: str, remedy: str) -> None:
+        value = self.cells.get(column, "")
+        self.table.add_problem("INPUT_UNSUPPORTED", self.row, column, value, message, remedy)
+
+    def text(self, column: str) -> str:
+        return self.cells.get(column, "").strip()
 
     def number(self, column: str) -> float | None:
-        """Return a number; None of an empty cell."""
-        text = self._text(column)
+        """Return a finite number; None of an empty cell."""
+        text = self.text(column)
         try:
             value = float(text) if text else 0.0
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            self.reading.problem(self.row, column, f"{text!r} is no number", "write it with a point, or nothing")
+            self.add_problem(column, "not a number", "write it with a point, or nothing")
+            return None
         return value if text else None
 
-    def whole(self, column: str) -> int | None:
-        """Return a whole number, which other programs may have written as 64.0; None of an empty cell."""
-        text = self._text(column)
+    def integer(self, column: str) -> int | None:
+        """Return a whole number; None of an empty cell."""
+        text = self.text(column)
+        # Not through float, which loses the last digits of large numbers.
         if text.lstrip("-").isdecimal():
             return int(text)
+        # Spreadsheets write 64 as 64.0 once a column has an empty cell.
         value = self.number(column)
-        if value is None or not math.isfinite(value):
-            return None
-        if value != int(value):
-            self.reading.problem(self.row, column, f"{text!r} is no whole number", "write it without a fraction")
-        return int(value)
+        if value is not None and value != int(value):
+            self.add_problem(column, "not a whole number", "write it without a fraction")
+        return None if value is None else int(value)
 
-    def time(self) -> str:
-        """Return when the row was made; "" if it does not say."""
-        text = self._text("made")
-        if not text:
-            return ""
+    def time(self, column: str) -> str:
+        """Return a time as `utc_text` writes it; "" of an empty cell."""
+        text = self.text(column)
         try:
-            moment = datetime.fromisoformat(text)
+            moment = datetime.fromisoformat(text) if text else None
         except ValueError:
             moment = None
-        if moment is None or moment.tzinfo is None:
-            self.reading.problem(self.row, "made", f"{text!r} is no time with its zone",
-                                 "write it as 2026-03-01T12:00:00Z, or leave it empty")  # fmt: skip
-            return ""
-        return utc_text(moment)
+        if moment is not None and moment.tzinfo is not None:
+            return utc_text(moment)
+        if text:
+            self.add_problem(column, "not a time with its zone",
+                             "write it as 2026-03-01T12:00:00Z, or leave it empty")  # fmt: skip
+        return ""
 
-    def claim(self) -> bool | None:
-        """Return what the column `stands` says; None if nothing."""
-        text = self._text("stands").casefold()
+    def boolean(self, column: str) -> bool | None:
+        """Return whether a cell says true; None of an empty cell."""
+        text = self.text(column).casefold()
         if text and text not in _TRUE + _FALSE:
-            self.reading.problem(self.row, "stands", f"{text!r} is neither true nor false", "write one of them")
+            self.add_problem(column, "neither true nor false", "write one of them")
         return text in _TRUE if text else None

@@ -1,11 +1,15 @@
-"""Which slides make a cohort? A CSV file with a row a slide, and what its ids and paths mean."""
+"""The manifest: a CSV table with one slide a row, and what its ids and paths mean."""
 
 from pathopatch.slides.manifest.cells import ANNOTATION_SUFFIXES
-from pathopatch.slides.manifest.ids import slide_id_from_path, valid_slide_id
-from pathopatch.slides.manifest.paths import Fragment, expanded, split_fragment
+from pathopatch.slides.manifest.paths import (
+    Fragment,
+    expand_variables,
+    slide_id_from_path,
+    split_fragment,
+    valid_slide_id,
+)
 from pathopatch.slides.manifest.read import read_manifest
-from pathopatch.slides.manifest.rows import SPLITS, Manifest, SlideRow
-from pathopatch.slides.manifest.write import manifest_text, write_parts
+from pathopatch.slides.manifest.rows import SPLITS, Manifest, SlideRow, write_parts
 
 __all__ = [
     "ANNOTATION_SUFFIXES",
@@ -13,8 +17,7 @@ __all__ = [
     "Fragment",
     "Manifest",
     "SlideRow",
-    "expanded",
-    "manifest_text",
+    "expand_variables",
     "read_manifest",
     "slide_id_from_path",
     "split_fragment",

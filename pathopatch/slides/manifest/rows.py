@@ -1,13 +1,17 @@
-"""What does a manifest say of a slide? Its row, checked; and all rows of a file."""
+"""Rows of a manifest, and manifests in parts for the jobs of a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SPLITS = ("", "train", "val", "test")
-"""Allowed values of the column split; empty means: to be assigned, by patient."""
+from pathopatch.core.files import write_bytes
+
+SPLITS = ("train", "val", "test")
+"""The splits of a cohort, in the order in which tables show them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,7 @@ class SlideRow:
     slide_id, patient_id : str
         Safe as file names.
     split : str
-        One of `SPLITS`.
+        One of `SPLITS`, or "" for a slide whose patient is still to be assigned.
     source : str or dict of str to str
         Absolute path, or one per channel name; fragments such as ``#page=2`` are kept.
     channels : tuple of str or None
@@ -94,3 +98,65 @@ class Manifest:
     def included(self) -> tuple[SlideRow, ...]:
         """The rows to work on."""
         return tuple(row for row in self.rows if not row.exclude)
+
+
+def write_parts(manifest: Manifest, folder: Path, slides: int) -> list[Path]:
+    """Write the included rows as manifests of `slides` rows each, with absolute paths: one for each job of a cluster.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        A checked manifest.
+    folder : Path
+        Where the parts go: ``000001.csv`` and so on.
+    slides : int
+        Rows of each part; the last one may have fewer.
+
+    Returns
+    -------
+    list of Path
+        The parts in the order of the rows.
+
+    Raises
+    ------
+    DiskFullError
+        No space was left.
+    """
+    rows = manifest.included
+    paths = []
+    for number, first in enumerate(range(0, len(rows), slides), 1):
+        path = folder / f"{number:06d}.csv"
+        write_bytes(path, _manifest_text(rows[first : first + slides]).encode())
+        paths.append(path)
+    return paths
+
+
+def _manifest_text(rows: Sequence[SlideRow]) -> str:
+    """Return rows as CSV, without the columns that are empty in all of them."""
+    records = [_cells(row) for row in rows]
+    names = list(dict.fromkeys(name for record in records for name in record))
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return stream.getvalue()
+
+
+def _cells(row: SlideRow) -> dict[str, str]:
+    """Return the filled cells of a row by column."""
+    source = row.source if isinstance(row.source, dict) else {"": row.source}
+    cells = {
+        "slide_id": row.slide_id,
+        "patient_id": row.patient_id,
+        **{f"path:{name}" if name else "path": path for name, path in source.items()},
+        "split": row.split,
+        "channels": ";".join(row.channels or ()),
+        "mpp": "" if row.mpp is None else repr(row.mpp),  # all digits, so that reading gives the same number
+        "tumor_mask": "none" if row.whole_slide_non_tumor else str(row.tumor_mask or ""),
+        "labelled_mask": str(row.labelled_mask or ""),
+        "annotations": str(row.annotations or ""),
+        "tissue_mask": str(row.tissue_mask or ""),
+        "background": row.background or "",
+        "exclude": "true" if row.exclude else "",
+    }
+    return {name: text for name, text in cells.items() if text}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pathopatch.core.config import Config, TrainConfig, parse
-from pathopatch.slides.manifest import expanded
+from pathopatch.slides.manifest import expand_variables
 
 Polarity = Literal["bright", "dark"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -65,5 +65,5 @@ class ImposedConfig(Config):
 def load(path: Path) -> ImposedConfig:
     """Return the study written in a TOML file; a relative `source` is relative to it."""
     config = parse(ImposedConfig, tomllib.loads(path.read_text(encoding="utf-8")), place=str(path))
-    source = path.resolve().parent / expanded(config.source)[0]
+    source = path.resolve().parent / expand_variables(config.source)[0]
     return config.model_copy(update={"source": str(source)})

@@ -38,13 +38,13 @@ def test_rejected_slides_go_and_patches_take_the_verdict_as_their_label() -> Non
         "slide_id": ["b", "b", "b", "c", "c", "c"],
         "label": [0, -1, -1, 1, 0, 1],
     }
-    assert found.changed == {"b@0,0", "b@64,0", "c@128,0"}  # c@0,0 was tumour already
-    assert found.facts == {
+    assert found.changed_patch_ids == {"b@0,0", "b@64,0", "c@128,0"}  # c@0,0 was tumour already
+    assert found.summary == {
         "reviewers": ["Ada", "Bo"], "rejected": ["a"], "accepted": ["c"], "flagged": ["b"], "patches_rejected": 3,
         "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "elsewhere": ["z"],
     }  # fmt: skip
     pd.testing.assert_frame_equal(before, patches())
-    assert decision_summary({**found.facts, "labels_changed": {"train": 3}}) == (
+    assert decision_summary({**found.summary, "labels_changed": {"train": 3}}) == (
         "Decisions of reviewers (Ada, Bo): slides rejected: a (3 patches); "
         "patches relabelled: 2 tumour, 1 non-tumour, 1 unsure; labels that changed by that: 3 in train."
     )
@@ -55,13 +55,13 @@ def test_only_the_latest_verdict_counts() -> None:
                 ("a", 0, "tumour", "Ada"))  # fmt: skip
     found = apply_decisions(patches(), told)
     pd.testing.assert_frame_equal(found.patches, patches())
-    assert found.changed == frozenset()
+    assert found.changed_patch_ids == frozenset()
 
 
 def test_no_decisions_change_nothing() -> None:
     found = apply_decisions(patches(), [])
     pd.testing.assert_frame_equal(found.patches, patches())
-    assert decision_summary(found.facts) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
+    assert decision_summary(found.summary) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
 
 
 def test_a_label_of_a_patch_that_was_not_tiled_is_refused() -> None:
