@@ -38,7 +38,7 @@ from pathopatch.evaluation.sweep import sweep
 from pathopatch.groups import bins_column, bins_of, group_numbers, naming_of, thresholds_of
 from pathopatch.groups.attribute import BINS, bins_text
 from pathopatch.models.bundle import load_model
-from pathopatch.training.run import unlearnt
+from pathopatch.training.run import drop_learnt_patches
 
 SWEEP = "sweep"
 SWEEP_FILE = f"{SWEEP}.csv"
@@ -102,7 +102,7 @@ def evaluate_run(
     unseen = sorted(set(splits) - set(_train_splits(work, run_name)))
     require_unseen(work, groups, model.spec, unseen, place=out.parent)
     predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
-    predictions = unlearnt(out.parent, predictions)
+    predictions = drop_learnt_patches(out.parent, predictions)
     numbers = judge_predictions(
         predictions,
         groups,

@@ -1,16 +1,15 @@
-"""How a classifier is trained and its settings are searched: patches and groups in, a run with its model out."""
+"""Train a classifier and search its settings."""
 
 from pathopatch.training.dataset import PatchSet, load_patches
-from pathopatch.training.fit import Fitted, fit_arrays
-from pathopatch.training.multirun import train_many, train_one
-from pathopatch.training.required_groups import runs_with_groups
+from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.phase_data import runs_with_groups
 from pathopatch.training.run import fit
 from pathopatch.training.search import search_text
-from pathopatch.training.tune import tune
+from pathopatch.training.tune import train_many, train_one, tune
 
 __all__ = [
-    "Fitted",
     "PatchSet",
+    "TrainingResult",
     "fit",
     "fit_arrays",
     "load_patches",

@@ -19,16 +19,17 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from pathopatch.core.config import AugmentConfig
 from pathopatch.core.errors import ChannelMismatchError
+from pathopatch.training.reproducible import mixed_seed
 
 _LUMA = (0.299, 0.587, 0.114)  # what the eye takes for brightness
 _DARKEST = 1e-6  # of a stain's absorbance: the logarithm of black is finite
 
 
-Vary = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
-"""Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to varied patches."""
+Augmentation = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
+"""Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to augmented patches."""
 
 
-def varied_by(rules: AugmentConfig | None, *, seed: int, is_rgb: bool) -> Vary | None:
+def augmentation(rules: AugmentConfig | None, *, seed: int, is_rgb: bool) -> Augmentation | None:
     """Return the augmentation of a phase; None for none.
 
     Parameters
@@ -210,8 +211,3 @@ def _recoloured(x: Tensor, strength: float, draws: _Draws) -> Tensor:
 def _stain_matrices() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return absorbance of R, G, B to stains, and back."""
     return np.asarray(hed_from_rgb), np.asarray(rgb_from_hed)
-
-
-def mixed_seed(*parts: int) -> int:
-    """Return one seed of 63 bits that depends on all parts; neighbouring parts give unrelated ones."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

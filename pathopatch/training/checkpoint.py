@@ -1,6 +1,6 @@
-"""What a killed run needs to go on as if nothing had happened: all of its state, in one file, replaced in one step.
+"""Write and restore the whole state of a run, in one file that is replaced in one step.
 
-Tensors are stored as safetensors; the rest is JSON in the file's header, so that the two can never disagree.
+Tensors are stored as safetensors. The rest is JSON in the header of the same file, so the two can never disagree.
 """
 
 from __future__ import annotations
@@ -19,9 +19,31 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pathopatch.core.files import atomic_path
-from pathopatch.training.history import Losses
+from pathopatch.training.history import LossMeans
 
+CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
 _HEADER = "pathopatch"
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """Where a run keeps its checkpoint.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    fingerprint : str
+        Of configuration and inputs; a checkpoint of another fingerprint is not restored.
+    """
+
+    folder: Path
+    fingerprint: str
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint."""
+        return self.folder / CHECKPOINT
 
 
 @dataclass
@@ -41,17 +63,17 @@ class State:
     attribute : ndarray of int64, shape (N,)
         By which the phase draws its N patches.
     report : dict
-        What is said of those patches in each row of the history.
+        Facts about those patches, repeated in each row of the history.
     scaler : GradScaler or None
         Of the loss, in float16.
-    losses : Losses
+    losses : LossMeans
         Since the last evaluation.
     phase, step : int
         The phase, and the steps of it that are done.
     history : list of dict
         One row per evaluation.
     best : dict
-        `step` and `score` of the evaluation that is picked so far; empty before the first.
+        `step` and `score` of the best evaluation so far; empty before the first.
     best_weights : dict of str to Tensor
         The weights of that evaluation.
     """
@@ -63,7 +85,7 @@ class State:
     attribute: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     report: dict[str, Any] = field(default_factory=dict)
     scaler: torch.amp.GradScaler | None = None
-    losses: Losses = field(default_factory=Losses)
+    losses: LossMeans = field(default_factory=LossMeans)
     phase: int = 0
     step: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -71,17 +93,8 @@ class State:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def save(path: Path, state: State, *, fingerprint: str) -> None:
+def save(checkpoints: CheckpointFolder, state: State) -> None:
     """Write a checkpoint; the earlier one stays until the new one is complete.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    state : State
-        What to keep.
-    fingerprint : str
-        Of the configuration and inputs; a run of others does not take the checkpoint.
 
     Raises
     ------
@@ -93,11 +106,12 @@ def save(path: Path, state: State, *, fingerprint: str) -> None:
         tensors |= _prefixed("average", state.average.state_dict())
     tensors |= _prefixed("objective", state.objective.state_dict())
     tensors |= _prefixed("best", state.best_weights)
+    # Pseudo-attributes come from the network of the phase before, which is gone: they are stored.
     tensors["drawn.attribute"] = torch.tensor(state.attribute)
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= _prefixed(f"optimizer.{index}", {k: v for k, v in values.items() if isinstance(v, Tensor)})
     header = {
-        "fingerprint": fingerprint,
+        "fingerprint": checkpoints.fingerprint,
         "phase": state.phase,
         "step": state.step,
         "history": state.history,
@@ -106,43 +120,33 @@ def save(path: Path, state: State, *, fingerprint: str) -> None:
         "losses": state.losses.state_dict(),
         "scaler": state.scaler.state_dict() if state.scaler else {},
     }
-    with atomic_path(path) as temporary:
+    with atomic_path(checkpoints.path) as temporary:
         save_file(dict(sorted(tensors.items())), temporary, metadata={_HEADER: json.dumps(header)})
 
 
-def peek(path: Path, *, fingerprint: str) -> dict[str, Any] | None:
-    """Return phase, step, history and best of a checkpoint; None if there is none that fits or can be read."""
-    if not path.is_file():
+def read_header(checkpoints: CheckpointFolder | None) -> dict[str, Any] | None:
+    """Return phase, step, history and best of a checkpoint; None if none fits or can be read."""
+    if checkpoints is None or not checkpoints.path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as stream:
+        with safe_open(checkpoints.path, framework="pt") as stream:
             header: dict[str, Any] = json.loads((stream.metadata() or {}).get(_HEADER, "{}"))
     except (SafetensorError, OSError, ValueError):
-        return None  # a damaged checkpoint only costs time: the run starts afresh
-    return header if header.get("fingerprint") == fingerprint else None
+        return None  # a damaged checkpoint only costs time: the run starts again
+    return header if header.get("fingerprint") == checkpoints.fingerprint else None
 
 
-def drawn_attribute(path: Path) -> NDArray[np.int64]:
-    """Return the attribute by which the phase of a checkpoint draws."""
-    with safe_open(path, framework="np") as stream:
+def read_attribute(checkpoints: CheckpointFolder) -> NDArray[np.int64]:
+    """Return the attribute (N,) by which the phase of a checkpoint draws."""
+    with safe_open(checkpoints.path, framework="np") as stream:
         attribute: NDArray[np.int64] = stream.get_tensor("drawn.attribute")
     return attribute
 
 
-def restore(path: Path, state: State, header: Mapping[str, Any]) -> None:
-    """Bring a run to where its checkpoint was, bit for bit.
-
-    Parameters
-    ----------
-    path : Path
-        The checkpoint.
-    state : State
-        The state of the same phase; changed.
-    header : mapping
-        As `peek` returned it.
-    """
+def restore(checkpoints: CheckpointFolder, state: State, header: Mapping[str, Any]) -> None:
+    """Fill the state of the same phase from a checkpoint, bit for bit; `header` as `read_header` returned it."""
     parts: dict[str, dict[str, Tensor]] = {}
-    with safe_open(path, framework="pt") as stream:
+    with safe_open(checkpoints.path, framework="pt") as stream:
         for name in stream.keys():  # noqa: SIM118 (not a mapping)
             part, _, rest = name.partition(".")
             parts.setdefault(part, {})[rest] = stream.get_tensor(name)
@@ -162,24 +166,25 @@ def restore(path: Path, state: State, header: Mapping[str, Any]) -> None:
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Fill an optimizer's state; each tensor in its weight's memory layout, since another could round otherwise."""
+    """Fill an optimiser's state."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    found: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, _, key = name.partition(".")
-        like = parameters[int(index)]
-        if value.shape == like.shape:
-            value = torch.empty_like(like, dtype=value.dtype, requires_grad=False).copy_(value)
-        found.setdefault(int(index), {})[key] = value
+        parameter = parameters[int(index)]
+        if value.shape == parameter.shape:
+            # In the weight's memory layout: with another one the fused kernel could round otherwise.
+            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        state.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": found, "param_groups": groups})
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies under longer names, on the processor and in plain layout, as safetensors needs them."""
+    """Return copies under longer names, in the layout that safetensors needs."""
     return {f"{prefix}.{name}": copied(value) for name, value in tensors.items()}
 
 
 def copied(value: Tensor) -> Tensor:
-    """Return a tensor of the same values that shares no memory, on the processor, in plain layout."""
+    """Return a copy on the processor, in plain layout, that shares no memory."""
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -1,23 +1,33 @@
-"""What was a model trained and validated on, in numbers for its card? Of the splits that it may know, no others."""
+"""Summarise the training data for the model bundle: sizes and groups for its card, and the range of appearance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TrainConfig
+from pathopatch.core.files import inside, tiled_in
 from pathopatch.groups.attribute import Naming, naming_of, naming_of_bins
 from pathopatch.groups.bins import Bins
-from pathopatch.training.dataset import column_of
+from pathopatch.models.spec import SeenRange
+from pathopatch.training.dataset import PatchSet, column_of
+
+_ENDS = (0.1, 99.9)  # percentiles: one stray patch does not widen the range
+_TISSUE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # edges of the tissue fractions compared together
+_FEWEST = 200  # patches that a 0.1 % percentile needs; smaller bins are joined with the next one
+_CHUNK = 256
 
 
-def data_of(
+def summarize_data(
     groups: pd.DataFrame, config: TrainConfig, *, bins: Bins | None, class_names: Sequence[str], learnt_from_val: int
 ) -> dict[str, Any]:
-    """Return slides, patients, patches and group sizes of what was trained on and of what selected.
+    """Return slides, patients, patches and group sizes of the data for training and for selection.
 
     Parameters
     ----------
@@ -42,20 +52,20 @@ def data_of(
     naming, column = naming_of(groups), column_of(groups, threshold=config.threshold, bins=config.bins)
     drawn = naming.at(config.threshold) if bins is None else naming_of_bins(bins.kept).at("")
     values = naming.values if bins is None else naming_of_bins(bins.kept).values
-    found: dict[str, Any] = {
-        "trained": _part(groups, config.train_splits, column, bins, drawn, values, len(class_names))
+    summary: dict[str, Any] = {
+        "trained": _summarize_splits(groups, config.train_splits, column, bins, drawn, values, len(class_names))
     }
     if "val" not in config.train_splits:
         if config.select_at is not None:
             column, bins = column_of(groups, threshold=config.select_at), None
             drawn, values = naming.at(config.select_at), naming.values
-        validated = _part(groups, ("val",), column, bins, drawn, values, len(class_names))
-        found |= {"validated": validated} if validated["patches"] else {}
-    said = {"drawn_by": _drawn_by(config, naming), "learnt_from_val": learnt_from_val}
-    return found | {name: value for name, value in said.items() if value}
+        validated = _summarize_splits(groups, ("val",), column, bins, drawn, values, len(class_names))
+        summary |= {"validated": validated} if validated["patches"] else {}
+    optional = {"drawn_by": _drawn_by(config, naming), "learnt_from_val": learnt_from_val}
+    return summary | {name: value for name, value in optional.items() if value}
 
 
-def _part(
+def _summarize_splits(
     groups: pd.DataFrame,
     splits: Sequence[str],
     column: str,
@@ -85,3 +95,74 @@ def _drawn_by(config: TrainConfig, naming: Naming) -> str:
     """Return in words what the run draws by and what selects, as far as that is not the groups it was trained at."""
     drawn = ["drawn by the rank of the tissue fraction"] if config.attribute == "rank" else []
     return ", ".join(drawn if config.select_at is None else [*drawn, f"selected {naming.at(config.select_at)}"])
+
+
+def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> SeenRange:
+    """Return the ranges of channel means and sharpness in training, which flag patches of other slides as unlike.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder; where a slide's patch table has no sharpness, it is not known.
+    groups : DataFrame
+        The groups table: slide and tissue fraction of each patch.
+    train : PatchSet
+        The training patches.
+    """
+    starts = range(0, len(train), _CHUNK)
+    means = np.concatenate([train.read(slice(at, at + _CHUNK)).mean(axis=(2, 3)) for at in starts])  # (N, C)
+    ends = np.percentile(means.astype(np.float64), _ENDS, axis=0).T  # (C, 2)
+    mean = tuple((float(low), float(high)) for low, high in ends)
+    table = _sharpness_table(work, groups, train)
+    if table is None:
+        return SeenRange(mean=mean)
+    tissue, sharpness = table.to_numpy(np.float64).T
+    by_tissue = least_sharpness_by_tissue(tissue, sharpness)
+    return SeenRange(mean=mean, sharpness=_low_percentile(sharpness), sharpness_by_tissue=by_tissue)
+
+
+def least_sharpness_by_tissue(
+    tissue: NDArray[np.float64], sharpness: NDArray[np.float64]
+) -> tuple[tuple[float, float], ...] | None:
+    """Return (tissue fraction, least sharpness from there on to the next), rising; None where tissue is not known.
+
+    Parameters
+    ----------
+    tissue, sharpness : ndarray of float64, shape (N,)
+        Of patches that are in focus: tissue fraction, and sharpness as in `pathopatch.patches.intensity.sharpness`.
+    """
+    # A patch that is half glass shows half the detail even in focus, so patches of similar tissue are compared.
+    if not np.isfinite(tissue).all():
+        return None
+    parts: list[tuple[float, NDArray[np.float64]]] = []
+    number = np.searchsorted(_TISSUE, tissue, side="right") - 1
+    for k, start in enumerate(_TISSUE):
+        values = sharpness[number == k]
+        if parts and len(parts[-1][1]) < _FEWEST:
+            parts[-1] = parts[-1][0], np.concatenate([parts[-1][1], values])
+        elif len(values):
+            parts.append((start, values))
+    if len(parts) > 1 and len(parts[-1][1]) < _FEWEST:  # the last bin has no next one: it joins the one before
+        (start, values), (_, last) = parts[-2:]
+        parts[-2:] = [(start, np.concatenate([values, last]))]
+    return tuple((start, _low_percentile(values)) for start, values in parts)
+
+
+def _low_percentile(values: NDArray[np.float64]) -> float:
+    """Return the value that 99.9 % exceed."""
+    return float(np.percentile(values, _ENDS[0]))
+
+
+def _sharpness_table(work: Path, groups: pd.DataFrame, train: PatchSet) -> pd.DataFrame | None:
+    """Return tissue_fraction and sharpness of the training patches; None if not measured, or if there are none."""
+    trained = groups[groups["patch_id"].isin(train.patch_id)]
+    tables = []
+    for slide in trained["slide_id"].unique():
+        path = inside(tiled_in(work), "patches", f"{slide}.parquet")
+        table = read_table(path) if path.is_file() else pd.DataFrame()
+        if "sharpness" not in table:
+            return None
+        tables.append(table[["patch_id", "sharpness"]])
+    if not tables:
+        return None
+    return trained.merge(pd.concat(tables), on="patch_id", validate="1:1")[["tissue_fraction", "sharpness"]]

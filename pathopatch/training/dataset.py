@@ -1,7 +1,11 @@
-"""Which patches a network is shown: those of a split, scaled by their slide's window, at the network's input size."""
+"""Load the labelled patches of a split: scaled by their slide's window, at the network's input size."""
 
 from __future__ import annotations
 
+import math
+import sys
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,26 +15,29 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from pathopatch.core.errors import InputMissingError, NonFiniteError
 from pathopatch.core.files import inside, tiled_in
 from pathopatch.groups import bins_column
+from pathopatch.models.forward import resize_area
+from pathopatch.patches.intensity import scale
 from pathopatch.patches.store import PatchStore
 from pathopatch.training.source import Source, common_source
-from pathopatch.training.stored import StoredPatches
 
 _CHUNK = 256  # patches read at a time, about one shard
 _GIB = 2**30
+_OPEN_SLIDES = 16  # files of three channels each stay far below the usual limit of 1024
 
 
 @dataclass(frozen=True, eq=False)
 class PatchSet:
-    """Patches with what is known of them, one row a patch.
+    """Patches with label, attribute and patient, one row per patch.
 
     Parameters
     ----------
     x : ndarray of float16, shape (N, C, input_px, input_px), or StoredPatches
-        Scaled to [0, 1]. Take rows with ``x[index]``; both forms give as many.
+        Scaled to [0, 1]. Take rows with ``x[index]``; both forms give the same.
     label, attribute : ndarray of int64, shape (N,)
         Class, and attribute: large tissue (1) or not (0), a bin, or a value of the patches' own; -1 where not known.
     tissue_fraction : ndarray of float64, shape (N,)
@@ -59,10 +66,10 @@ class PatchSet:
 
     def read(self, index: Any) -> NDArray[np.float32]:
         """Return patches in [0, 1], float32 of shape (n, C, input_px, input_px), by indices or a slice."""
-        found = self.x[index]
-        if found.dtype == np.float16:
-            return torch.from_numpy(found).float().numpy()  # several times as fast as NumPy's widening
-        return np.asarray(found, dtype=np.float32)
+        x = self.x[index]
+        if x.dtype == np.float16:
+            return torch.from_numpy(x).float().numpy()  # several times as fast as NumPy's widening
+        return np.asarray(x, dtype=np.float32)
 
     def rows(self, index: Any) -> PatchSet:
         """Return some of the patches, by a mask or an array of indices; those in memory are copied."""
@@ -97,7 +104,7 @@ def load_patches(
     input_px : int
         Side that the patches are resampled to.
     splits : sequence of str
-        Which splits.
+        Splits to load.
     threshold : float, optional
         Tissue threshold that gives the attribute; patches without a group at it are left out. None: all labelled
         patches, with attribute -1.
@@ -122,22 +129,22 @@ def load_patches(
         Some patches hold NaN; they are named.
     """
     rows, attribute = _wanted(groups, splits, threshold, bins)
+    patch_id = rows["patch_id"].to_numpy(dtype=str)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
     stores = [PatchStore(inside(tiled_in(work), "slides", f"{name}.zarr")) for name in slide_ids]
-    row = _store_rows(stores, slide, rows["patch_id"].to_numpy(dtype=str))
-    stored = StoredPatches(stores, slide.astype(np.int64), row, input_px=input_px)
+    store_row = _store_rows(stores, slide, patch_id)
     source = common_source(stores)
+    x: Any = StoredPatches(stores, slide.astype(np.int64), store_row, input_px=input_px)
     shape = (len(rows), len(source.channels) if source else 0, input_px, input_px)
-    held: Any = stored
     if np.prod(shape, dtype=np.float64) * np.dtype(np.float16).itemsize <= cache_gib * _GIB:
-        held = _held(stored, slide, row, shape, rows["patch_id"].to_numpy(dtype=str))
+        x = _in_memory(x, slide, store_row, shape, patch_id)
     return PatchSet(
-        x=held,
+        x=x,
         label=rows["label"].to_numpy(dtype=np.int64),
         attribute=attribute,
         tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
         patient=rows["patient_id"].to_numpy(dtype=str),
-        patch_id=rows["patch_id"].to_numpy(dtype=str),
+        patch_id=patch_id,
         source=source,
     )
 
@@ -185,8 +192,6 @@ def column_of(groups: pd.DataFrame, *, threshold: float, bins: Sequence[float] =
 def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over all patches and pixels, in the scale of [0, 1].
 
-    A channel that is constant has a standard deviation of 1, so that standardising it gives zeros.
-
     Raises
     ------
     NonFiniteError
@@ -201,7 +206,7 @@ def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[floa
         squares = squares + np.square(part).sum(axis=(0, 2, 3))
     mean = np.asarray(total / count)
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    std[std < 1e-6] = 1.0
+    std[std < 1e-6] = 1.0  # a constant channel is standardised to zeros
     return tuple(mean.tolist()), tuple(std.tolist())
 
 
@@ -220,29 +225,30 @@ def _wanted(
 
 def _store_rows(stores: Sequence[PatchStore], slide: NDArray[Any], patch_id: NDArray[Any]) -> NDArray[np.int64]:
     """Return each patch's row in its slide's store, found by its identifier."""
+    # By identifier, not by order: the groups table may be sorted or filtered.
     row = np.full(len(patch_id), -1, dtype=np.int64)
     for number, store in enumerate(stores):
-        mine = np.flatnonzero(slide == number)
-        row[mine] = store.rows(patch_id[mine].tolist())
+        places = np.flatnonzero(slide == number)
+        row[places] = store.rows(patch_id[places].tolist())
     return row
 
 
-def _held(
+def _in_memory(
     stored: StoredPatches,
     slide: NDArray[Any],
     row: NDArray[np.int64],
     shape: tuple[int, ...],
     patch_id: NDArray[Any],
 ) -> NDArray[np.float16]:
-    """Return all patches as one array in memory, read slide by slide in the order of the store."""
-    held = np.empty(shape, dtype=np.float16)
-    order = np.lexsort((row, slide))
+    """Return all patches as one array in memory."""
+    x = np.empty(shape, dtype=np.float16)
+    order = np.lexsort((row, slide))  # in the order of the stores, so that each shard is decoded once
     for start in range(0, len(order), _CHUNK):
-        some = order[start : start + _CHUNK]
-        part = stored.__getitems__(some)
-        _check_finite(part, patch_id[some])
-        held[some] = part
-    return held
+        chunk = order[start : start + _CHUNK]
+        part = stored.__getitems__(chunk)
+        _check_finite(part, patch_id[chunk])
+        x[chunk] = part
+    return x
 
 
 def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
@@ -255,3 +261,106 @@ def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
             place=names,
             remedy="exclude or repair their slide, then tile it again",
         )
+
+
+class StoredPatches(Dataset[NDArray[np.float32]]):
+    """Patches that are read from their stores, or slides, when they are needed; any thread or process may read.
+
+    Parameters
+    ----------
+    stores : sequence of PatchStore
+        One a slide.
+    slide, row : ndarray of int64, shape (N,)
+        Store of each patch, and its row in it.
+    input_px : int
+        Side that they are resampled to.
+    """
+
+    def __init__(
+        self, stores: Sequence[PatchStore], slide: NDArray[np.int64], row: NDArray[np.int64], *, input_px: int
+    ) -> None:
+        self._stores = tuple(stores)
+        self._slide, self._row, self._input_px = slide, row, input_px
+        self._open_slides, self._memory = _OpenSlides(), _BatchMemory()
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    def rows(self, index: NDArray[np.int64]) -> StoredPatches:
+        """Return some of the patches, read from the same stores."""
+        return StoredPatches(self._stores, self._slide[index], self._row[index], input_px=self._input_px)
+
+    def __getitems__(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return several patches, float32 of shape (n, C, input_px, input_px); one read per slide."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        slides = self._slide[chosen]
+        x: NDArray[np.float32] | None = None
+        for number in np.unique(slides):
+            store = self._stores[number]
+            places = np.flatnonzero(slides == number)
+            pixels, windows = store.read(self._row[chosen[places]]), store.windows  # (n, C, p, p)
+            if x is None:
+                x = self._memory.array((len(chosen), pixels.shape[1], self._input_px, self._input_px))
+            if pixels.shape[2:] == x.shape[2:]:
+                for place, patch in zip(places, pixels, strict=True):  # one by one: each fits into the cache
+                    scale(patch, windows, out=x[place])
+            else:
+                x[places] = resize_area(scale(pixels, windows), self._input_px)
+            for least_recent in self._open_slides.note(int(number)):
+                self._stores[least_recent].close()
+        if x is None:
+            raise IndexError("no patches asked for")
+        return x
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        """Return patches by a slice or an array of indices, or one patch (C, input_px, input_px) by its index."""
+        if isinstance(index, int | np.integer):
+            patch: NDArray[np.float32] = self.__getitems__([int(index)])[0]
+            return patch
+        return self.__getitems__(np.arange(len(self))[index])
+
+
+class _BatchMemory:
+    """Memory for batches, used again once nobody holds an earlier batch."""
+
+    # Touching new memory takes as long as scaling the pixels. CPython counts who holds an array; an interpreter that
+    # counts more, or not at all, only gets new memory each time.
+    _MOST = 3  # a batch that is learnt from, one that waits, one that is being read
+    _OWN = 3  # holders of an array while it is looked at: the list, the variable, the argument
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._arrays: list[NDArray[np.float32]] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _BatchMemory, ()
+
+    def array(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array of a shape, its content arbitrary."""
+        size = math.prod(shape)
+        with self._lock:
+            for array in self._arrays:
+                if array.size >= size and sys.getrefcount(array) <= self._OWN:
+                    return array[:size].reshape(shape)
+            new = np.empty(size, np.float32)
+            self._arrays = [new, *self._arrays[: self._MOST - 1]]
+            return new.reshape(shape)
+
+
+class _OpenSlides:
+    """The slides read last: only a few stay open, since each holds files and decoded tiles."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: OrderedDict[int, None] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _OpenSlides, ()  # another process has opened nothing yet
+
+    def note(self, number: int) -> list[int]:
+        """Note that a slide was read; return those to close."""
+        with self._lock:
+            self._numbers[number] = None
+            self._numbers.move_to_end(number)
+            excess = len(self._numbers) - _OPEN_SLIDES
+            return [self._numbers.popitem(last=False)[0] for _ in range(max(0, excess))]

@@ -1,10 +1,9 @@
-"""How several processes take one step together, as one process would: who holds which samples, and what they share.
+"""Train in several processes that take each step together, with the result of one process.
 
-Started by ``torchrun``, each process holds the whole network and a part of every batch. The losses of all parts are
-brought together before the objective sees them, so that it is that of the whole batch whatever the method is: group
-weights, halves and the logged parts are the same everywhere. Its gradient reaches each process through its own samples
-alone, and the parts are summed. What is not the same as in one process: dropout, and BatchNorm in training mode, which
-normalises by the samples of its own process.
+``torchrun`` starts the processes. Each holds the whole network and a part of every batch. The losses of all parts are
+gathered before the objective sees them, so the objective is that of the whole batch whatever the method. Each process
+computes the gradient through its own samples, and the gradients are summed. Two things differ from one process:
+dropout, and BatchNorm in training mode, which normalises by the samples of its own process.
 """
 
 from __future__ import annotations
@@ -26,37 +25,29 @@ from pathopatch.models.forward import pick_device
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The processes that train together.
-
-    Parameters
-    ----------
-    rank : int
-        Number of this process, from 0.
-    world : int
-        How many there are.
-    """
+class ProcessGroup:
+    """The processes that train together: number of this one, from 0, and how many there are."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
-    def current(cls) -> Ranks:
-        """Return those of the process group that this process has joined; itself alone without one."""
+    def current(cls) -> ProcessGroup:
+        """Return the process group that this process has joined, or this process alone."""
         return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Whether this process writes the files."""
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
+        """Wait for all processes."""
         if self.world > 1:
-            dist.all_reduce(torch.zeros(1))  # on the processor, so that it does the same on every kind of device
+            dist.all_reduce(torch.zeros(1))  # a tensor on the processor works with every backend
 
     def device(self, name: str) -> torch.device:
-        """Return the device of this process; where there are several, each has the CUDA device of its local number.
+        """Return the device of this process: of several, each takes the CUDA device of its local number.
 
         Raises
         ------
@@ -72,13 +63,13 @@ class Ranks:
         device = pick_device(name)
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
 
-    def whole_batch(self, loss: Tensor, places: NDArray[np.int64]) -> Tensor:
-        """Return the losses of the whole batch in its own order; a gradient flows into those of this process.
+    def gather_losses(self, loss: Tensor, places: NDArray[np.int64]) -> Tensor:
+        """Return the losses of the whole batch, in its order; gradients flow only into this process's own.
 
         Parameters
         ----------
         loss : Tensor of float, shape (b,)
-            Of the samples at ``places[rank]``.
+            Losses of the samples at ``places[rank]``.
         places : ndarray of int64, shape (world, b)
             Positions in the batch that each process holds; together all of them.
 
@@ -93,20 +84,21 @@ class Ranks:
         order = torch.from_numpy(places).to(loss.device)  # (world, b)
         whole = torch.empty(order.numel(), dtype=loss.dtype, device=loss.device)
         whole[order.flatten()] = torch.cat(parts)
+        # Gathered values carry no gradient: the own losses are put back with theirs.
         return whole.index_copy(0, order[self.rank], loss)
 
     def sum_gradients(self, weights: Sequence[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over all processes, in one exchange."""
+        """Replace each gradient by its sum over all processes."""
         if self.world == 1:
             return
         gradients = [weight.grad for weight in weights if weight.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        flat = torch.cat([gradient.flatten() for gradient in gradients])  # one exchange instead of one per weight
         dist.all_reduce(flat)
         for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
 
-    def share_statistics(self, network: nn.Module) -> None:
-        """Replace what BatchNorm has stored by its mean over all processes, so that all hold one network."""
+    def average_buffers(self, network: nn.Module) -> None:
+        """Replace BatchNorm's stored statistics by their mean over all processes, so that all hold one network."""
         if self.world == 1:
             return
         for buffer in network.buffers():
@@ -114,49 +106,41 @@ class Ranks:
                 dist.all_reduce(buffer)
                 buffer /= self.world
 
-    def rows(
+    def map_chunks(
         self, compute: Callable[[NDArray[np.int64]], NDArray[Any]], index: NDArray[np.int64], *, chunk: int
     ) -> NDArray[Any]:
-        """Return ``compute(index)``, of which each process does some chunks; chunk by chunk the same as in one.
-
-        Parameters
-        ----------
-        compute : callable
-            Indices of shape (n,) to an array of shape (n, ...).
-        index : ndarray of int64, shape (n,)
-            All that is wanted.
-        chunk : int
-            Indices that are computed together.
-        """
+        """Return ``compute(index)``, (n,) to (n, ...), computed in chunks that the processes share out."""
         if self.world == 1:
             return compute(index)
-        mine = [compute(index[start : start + chunk]) for start in self._starts(len(index), chunk)]
-        shared: list[Any] = [None] * self.world
-        dist.all_gather_object(shared, mine)  # small: one number or a few for a patch
+        own_parts = [compute(index[start : start + chunk]) for start in self._chunk_starts(len(index), chunk)]
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, own_parts)  # small: a few numbers per patch
         parts = {
             start: part
             for rank in range(self.world)
-            for start, part in zip(Ranks(rank, self.world)._starts(len(index), chunk), shared[rank], strict=True)
+            for start, part in zip(
+                ProcessGroup(rank, self.world)._chunk_starts(len(index), chunk), gathered[rank], strict=True
+            )
         }
         return np.concatenate([parts[start] for start in sorted(parts)])
 
-    def _starts(self, length: int, chunk: int) -> range:
+    def _chunk_starts(self, length: int, chunk: int) -> range:
         """Return where the chunks of this process begin."""
         return range(self.rank * chunk, length, self.world * chunk)
 
 
-def shares(group: NDArray[np.int64], *, parts: int, world: int) -> NDArray[np.int64]:
+def shard_indices(group: NDArray[np.int64], *, parts: int, world: int) -> NDArray[np.int64]:
     """Return which positions of a batch each process holds.
 
-    Within each part (the halves of an extrapolated batch) and each group a process takes ``[rank::world]``. Where the
-    counts are multiples of `world`, all processes hold as many of each; otherwise they differ by one at most.
+    Within each part and each group, a process takes ``[rank::world]``. Where the counts are multiples of `world`, all
+    processes hold equally many of each; otherwise they differ by one at most.
 
     Parameters
     ----------
     group : ndarray of int64, shape (B,)
         Group of each sample, in the order of the batch.
     parts : int
-        Equal parts that the batch is made of, one after another.
+        Equal parts that the batch is made of, one after another: 2 for the halves of an extrapolated batch.
     world : int
         Number of processes.
 
@@ -186,14 +170,8 @@ def is_first_process() -> bool:
     return not dist.is_torchelastic_launched() or os.environ.get("RANK", "0") == "0"
 
 
-def refuse_several(what: str) -> None:
-    """Raise where torchrun started several processes for what only one can do.
-
-    Raises
-    ------
-    InputUnsupportedError
-        There are several.
-    """
+def refuse_torchrun(what: str) -> None:
+    """Raise InputUnsupportedError where torchrun started several processes for a task of one process."""
     if dist.is_torchelastic_launched() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputUnsupportedError(
             f"{what} under torchrun", place="torchrun", remedy="start it without, or train single runs with torchrun"
@@ -201,24 +179,17 @@ def refuse_several(what: str) -> None:
 
 
 @contextmanager
-def joined(device: str = "auto") -> Iterator[Ranks]:
-    """Join the processes that torchrun started, if it did, and leave them at the end.
-
-    They exchange tensors by NCCL on CUDA devices and by gloo on processors.
-
-    Parameters
-    ----------
-    device : str
-        As in the configuration.
-    """
+def process_group(device: str = "auto") -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started, if it did, and leave them at the end."""
     if dist.is_initialized() or not dist.is_torchelastic_launched():
-        yield Ranks.current()
+        yield ProcessGroup.current()
         return
     is_cuda = pick_device(device).type == "cuda"
     if is_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # gloo also with CUDA: barriers and logits are exchanged on the processor.
     dist.init_process_group("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
     try:
-        yield Ranks.current()
+        yield ProcessGroup.current()
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes: the mean losses between evaluations, and event files for TensorBoard."""
+"""Report a run while it goes: mean losses between evaluations, and event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import disk_errors, remove
 
 EVENTS = "tensorboard"
-_PARTS = ("loss_biased", "loss_less_biased")
+_PARTS = ("loss_biased", "loss_less_biased")  # the two terms of GERNE's extrapolated loss
 
 
-class Losses:
-    """Means of the losses since the last evaluation; the two parts of an extrapolated one apart."""
+class LossMeans:
+    """Mean losses since the last evaluation; the two terms of an extrapolated loss apart."""
 
     def __init__(self) -> None:
+        # Tensors: a float would wait for the GPU at every step.
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
@@ -33,30 +34,24 @@ class Losses:
         self._count += 1
 
     def means(self) -> dict[str, float | None]:
-        """Return the means by name; None for a part that the objective does not have."""
-        found = {name: float(value) / self._count for name, value in self._sums.items()}
-        return {name: found.get(name) for name in ("loss", *_PARTS)}
+        """Return the means by name; None for a term that the objective does not have."""
+        means = {name: float(value) / self._count for name, value in self._sums.items()}
+        return {name: means.get(name) for name in ("loss", *_PARTS)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums so far, as plain values."""
+        """Return the sums as plain values."""
         return {"count": self._count, "sums": {name: float(value) for name, value in self._sums.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from the sums of a checkpoint."""
+        """Restore the sums of a checkpoint."""
         self._count = state["count"]
         self._sums = {name: torch.tensor(value, dtype=torch.float64) for name, value in state["sums"].items()}
 
 
-class Events:
-    """Event files of a run, one point per evaluation; steps count over all phases.
+class EventFiles:
+    """Event files in ``tensorboard/`` of a run's folder, one point per evaluation; nothing where `folder` is None.
 
-    They hold times, so equal runs do not leave equal ones. A run that is taken up again withdraws the points from its
-    first evaluation on.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Folder of the run; the files go to ``tensorboard`` in it. None: nothing is written.
+    Event files hold times, so equal runs do not leave equal ones.
 
     Raises
     ------
@@ -65,8 +60,14 @@ class Events:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        if folder is not None:
-            require_tensorboard()
+        # Checked now: a run of hours must not fail at its first evaluation.
+        if folder is not None and find_spec("tensorboard") is None:
+            raise InputUnsupportedError(
+                "event files are asked for and tensorboard is not installed",
+                place="[train] tensorboard",
+                remedy="pip install 'pathopatch[tensorboard]', or set [train] tensorboard = false: "
+                "history.csv is written anyway",
+            )
         self._folder = folder
         self._writer: Any = None
 
@@ -76,21 +77,14 @@ class Events:
             remove(self._folder / EVENTS)
 
     def add(self, row: Mapping[str, Any], *, step: int) -> None:
-        """Write the numbers of a row of the history.
-
-        Parameters
-        ----------
-        row : mapping
-            As in ``history.csv``.
-        step : int
-            Steps done over all phases.
-        """
+        """Write the numbers of a row of ``history.csv``; `step` counts over all phases."""
         if self._folder is None:
             return
         from torch.utils.tensorboard import SummaryWriter
 
         with disk_errors(self._folder):
             if self._writer is None:
+                # A resumed run repeats the evaluations after its checkpoint: their earlier points are purged.
                 self._writer = SummaryWriter(str(self._folder / EVENTS), purge_step=step)
             for name, value in row.items():
                 if name not in ("phase", "step") and isinstance(value, int | float):
@@ -98,23 +92,6 @@ class Events:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is buffered."""
         if self._writer is not None:
             self._writer.close()
-
-
-def require_tensorboard() -> None:
-    """Raise unless event files can be written.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The package is not installed.
-    """
-    if find_spec("tensorboard") is None:
-        raise InputUnsupportedError(
-            "event files are asked for and tensorboard is not installed",
-            place="[train] tensorboard",
-            remedy="pip install 'pathopatch[tensorboard]', or set [train] tensorboard = false: "
-            "history.csv is written anyway",
-        )

@@ -1,8 +1,8 @@
-"""Which slides has a model seen? Marks of them in its bundle, so that nobody judges it on what it was trained on.
+"""Marks of the slides that a model was trained on, which keep it from being evaluated on them.
 
-A mark is the start of the hash of a slide's file, whatever the file or the slide is called; of a set of ready patches
+A mark is the start of the hash of a slide's file, whatever the file or the slide is called. Of a set of ready patches
 it is the hash of all its images together with the patient. No name of a slide or patient can be read out of a mark.
-Another slide of the same patient has another mark, and so has the same slide saved anew: no mark in common proves
+Another slide of the same patient has another mark, and so has the same slide saved anew: a missing mark proves
 nothing.
 """
 
@@ -18,7 +18,7 @@ from pathopatch.core.files import tiled_in
 TRAINED, VALIDATED = "train_slides", "val_slides"
 """Keys of a bundle's `training` that hold the marks, separated by commas."""
 _DIGITS = 16
-_MOST = 4096  # a bundle is to stay small; beyond, it says nothing
+_MOST_MARKS = 4096  # a bundle stays small; beyond this number it holds none
 
 
 def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
@@ -39,39 +39,29 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     path = tiled_in(work) / "slides.parquet"
     if not path.is_file():
         return {}
-    known = read_table(path)
-    if "fingerprint" not in known:
+    slides = read_table(path)
+    if "fingerprint" not in slides:
         return {}
-    by_slide = known.set_index("slide_id")
-    found = {}
+    by_slide = slides.set_index("slide_id")
+    marks = {}
     for slide, patient in rows[["slide_id", "patient_id"]].drop_duplicates().itertuples(index=False):
         if slide not in by_slide.index:
             continue
         row = by_slide.loc[slide]
         if row["patient_id"]:
-            found[str(slide)] = str(row["fingerprint"])[:_DIGITS]
-        else:
-            found[f"{slide}, patient {patient}"] = fingerprint([row["fingerprint"], str(patient)])[:_DIGITS]
-    return found
+            marks[str(slide)] = str(row["fingerprint"])[:_DIGITS]
+        else:  # a set of ready patches holds several patients, of whom only some may have been trained on
+            marks[f"{slide}, patient {patient}"] = fingerprint([row["fingerprint"], str(patient)])[:_DIGITS]
+    return marks
 
 
-def seen(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
-    """Return what a bundle says of the slides that it was trained and validated on.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    groups : DataFrame
-        Its groups table.
-    train_splits : tuple of str
-        Splits that were trained on.
-    """
+def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
+    """Return the marks of the slides for training and validation, as a bundle stores them."""
     labelled = groups[groups["label"] >= 0]
     parts = {TRAINED: labelled["split"].isin(train_splits), VALIDATED: labelled["split"] == "val"}
-    found = {}
+    stored = {}
     for key, chosen in parts.items():
         marks = sorted(set(slide_marks(work, labelled[chosen]).values()))
-        if 0 < len(marks) <= _MOST:
-            found[key] = ",".join(marks)
-    return found
+        if 0 < len(marks) <= _MOST_MARKS:
+            stored[key] = ",".join(marks)
+    return stored

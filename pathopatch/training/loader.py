@@ -1,6 +1,6 @@
-"""How batches are ready when the network asks: a thread reads and varies the next ones while it computes.
+"""Prepare batches in a thread while the network computes.
 
-What a batch holds depends on the seed and the step alone, never on when it was made.
+The content of a batch depends on the seed and the step alone, never on when it was made.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.prefetch import in_advance
 from pathopatch.debias.methods import Batches
-from pathopatch.training.augment import Vary
+from pathopatch.training.augment import Augmentation
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.distributed import Ranks, shares
-from pathopatch.training.selection import Standardised
+from pathopatch.training.distributed import ProcessGroup, shard_indices
+from pathopatch.training.selection import Standardizer
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a step needs.
+    """The patches of a step.
 
     Parameters
     ----------
@@ -34,71 +34,72 @@ class Batch:
         The samples of the whole batch.
     places : ndarray of int64, shape (world, b)
         Positions in the batch that each process holds.
-    mine : list of int
+    own_indices : list of int
         The samples of this process.
     x : Tensor of float32, shape (b, C, H, W)
-        The patches of this process, varied and standardised, on the device.
+        The patches of this process, augmented and standardised, on the device.
     """
 
     step: int
     indices: list[int]
     places: NDArray[np.int64]
-    mine: list[int]
+    own_indices: list[int]
     x: Tensor
 
 
-def batches(
+def load_batches(
     sampler: Batches,
     data: PatchSet,
     steps: Iterable[int],
     *,
     group: NDArray[np.int64],
-    vary: Vary | None,
-    standardised: Standardised,
-    ranks: Ranks,
+    augment: Augmentation | None,
+    standardize: Standardizer,
+    processes: ProcessGroup,
     ahead: int,
 ) -> Iterator[Batch]:
-    """Yield the batches of some steps in order.
+    """Yield the batches of some steps in order, up to `ahead` of them made before they are due.
 
     Parameters
     ----------
     sampler : Batches
         Gives the indices of each step.
     data : PatchSet
-        What they are indices of.
+        The patches that the indices count.
     steps : iterable of int
-        Which steps.
+        Steps to load.
     group : ndarray of int64, shape (N,)
         Group of each sample; processes share the samples of each group evenly.
-    vary : callable or None
-        Augmentation.
-    standardised : Standardised
-        Of the training set; its device is where the batches go.
-    ranks : Ranks
-        Who holds what.
+    augment : callable or None
+        Augmentation of a batch.
+    standardize : Standardizer
+        Of the training set; batches go to its device.
+    processes : ProcessGroup
+        Shares out the batch.
     ahead : int
-        Batches that may be made before they are asked for; 0 makes each when it is asked for, in the calling thread.
+        0 makes each batch when it is due, in the calling thread.
     """
-    device = standardised.mean.device
+    device = standardize.mean.device
     parts = int(getattr(sampler, "parts", 1))
 
     def make(step: int) -> Batch:
         indices = sampler.batch(step)
-        if ranks.world == 1:
+        if processes.world == 1:
             places = np.arange(len(indices), dtype=np.int64)[None]
         else:
-            places = shares(group[indices], parts=parts, world=ranks.world)
-        mine = [indices[place] for place in places[ranks.rank]]
-        x = torch.from_numpy(data.read(mine))
-        if vary is not None:
-            x = vary(x, places[ranks.rank], len(indices), step)
+            places = shard_indices(group[indices], parts=parts, world=processes.world)
+        own_indices = [indices[place] for place in places[processes.rank]]
+        x = torch.from_numpy(data.read(own_indices))
+        if augment is not None:
+            x = augment(x, places[processes.rank], len(indices), step)
+        # Pinned memory is copied to the GPU while this thread reads on.
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-        return Batch(step, indices, places, mine, standardised.in_place(x))
+        return Batch(step, indices, places, own_indices, standardize.in_place(x))
 
     return in_advance(make, steps, ahead=ahead)
 
 
-def in_units(sampler: Batches, unit: int) -> Batches:
+def with_cell_unit(sampler: Batches, unit: int) -> Batches:
     """Return a sampler that draws the samples of a cell in multiples of `unit`.
 
     Raises
@@ -108,12 +109,12 @@ def in_units(sampler: Batches, unit: int) -> Batches:
     """
     if unit == 1:
         return sampler
-    change = getattr(sampler, "in_units", None)
-    if change is None:
+    in_units = getattr(sampler, "in_units", None)
+    if in_units is None:
         raise InputUnsupportedError(
             f"{type(sampler).__name__} does not draw in units of {unit}",
             place="[train] cell_unit",
             remedy="give it a method in_units, or set [train] cell_unit = 1",
         )
-    found: Batches = change(unit)
-    return found
+    unit_sampler: Batches = in_units(unit)
+    return unit_sampler

@@ -1,4 +1,4 @@
-"""How one step changes the weights: in which precision, at which rate, and with what bound on the gradient."""
+"""Precision, learning rate, gradient step, weight average, and when to evaluate."""
 
 from __future__ import annotations
 
@@ -13,26 +13,15 @@ from torch import Tensor, nn
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models.forward import is_bfloat16_native
-from pathopatch.training.distributed import Ranks
+from pathopatch.training.distributed import ProcessGroup
 
 _MOMENTUM = 0.9
-_LEAST_SCALE = (
-    2.0**-14
-)  # of a loss: it begins at 2**16, is halved at each overflow, and no finite gradient needs so low
+# The scale of a float16 loss begins at 2**16 and is halved at each overflow; no finite gradient needs one this low.
+_LEAST_SCALE = 2.0**-14
 
 
 def training_dtype(requested: str, device: torch.device) -> torch.dtype:
-    """Return the type in which the forward pass multiplies; weights and losses are float32 whatever it is.
-
-    ``auto`` is bfloat16 on a CUDA device that multiplies it natively, float16 on an older one, and float32 elsewhere:
-    on a processor the logits of two runs are compared bit for bit, and small networks gain little.
-
-    Parameters
-    ----------
-    requested : str
-        ``auto``, ``float32``, ``bfloat16`` or ``float16``.
-    device : torch.device
-        Where the network is trained.
+    """Return the dtype of the forward pass for [train] precision; weights and losses are always float32.
 
     Raises
     ------
@@ -40,6 +29,7 @@ def training_dtype(requested: str, device: torch.device) -> torch.dtype:
         float16 on another device than CUDA.
     """
     if requested == "auto":
+        # float32 on processors: logits of two runs are compared bit for bit there, and small networks gain little.
         if device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if is_bfloat16_native(device) else torch.float16
@@ -53,17 +43,17 @@ def training_dtype(requested: str, device: torch.device) -> torch.dtype:
 
 
 def loss_scaler(dtype: torch.dtype, device: torch.device) -> torch.amp.GradScaler | None:
-    """Return what scales the loss so that float16 gradients do not vanish; None for the other types."""
+    """Return the scaler that keeps float16 gradients from vanishing; None for other dtypes."""
     return torch.amp.GradScaler(device.type) if dtype == torch.float16 else None
 
 
 def overflows_always(scaler: torch.amp.GradScaler | None) -> bool:
-    """Return whether every step was left out for so long that no gradient can be a number, while the loss is one."""
+    """Return whether so many steps overflowed that no gradient can be finite, although the loss is."""
     return scaler is not None and scaler.get_scale() < _LEAST_SCALE
 
 
 def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a network's forward pass, compiled at its first call; weights and their names stay the network's own.
+    """Return a network's forward pass, compiled at its first call.
 
     Raises
     ------
@@ -80,26 +70,20 @@ def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Ten
     return forward
 
 
-def optimizer_of(weights: Sequence[nn.Parameter], config: TrainConfig, *, rate: float) -> torch.optim.Optimizer:
-    """Return what moves some weights, at first by `rate`."""
+def build_optimizer(weights: Sequence[nn.Parameter], config: TrainConfig, *, rate: float) -> torch.optim.Optimizer:
+    """Return the configured optimiser of some weights, at learning rate `rate`."""
     if config.optimizer == "sgd":
         return torch.optim.SGD(weights, lr=rate, momentum=_MOMENTUM, weight_decay=config.weight_decay)
     return torch.optim.AdamW(weights, lr=rate, weight_decay=config.weight_decay, fused=True)  # one pass, not eight
 
 
 def rate_factor(step: int, config: TrainConfig) -> float:
-    """Return the factor on the learning rate of a step, a pure function of it.
+    """Return the factor on the learning rate at a step of a phase, from 0; it depends on the step alone.
 
     Over the warm-up the factor rises in equal parts from 1 / warmup_steps to 1. After it ``constant`` stays at 1, and
     ``cosine`` falls along half a cosine towards 0, which it would reach one step after the last.
-
-    Parameters
-    ----------
-    step : int
-        Of the phase, from 0.
-    config : TrainConfig
-        Names steps, schedule and warm-up.
     """
+    # No torch scheduler: its state would have to be stored and restored, and this has none.
     warmup = config.warmup_steps
     if step < warmup:
         return (step + 1) / warmup
@@ -115,9 +99,9 @@ def take_step(
     rate: float,
     clip_norm: float | None,
     scaler: torch.amp.GradScaler | None,
-    ranks: Ranks,
+    processes: ProcessGroup,
 ) -> None:
-    """Follow the gradient of the objective by one step.
+    """Take one gradient step of the objective.
 
     Parameters
     ----------
@@ -131,21 +115,38 @@ def take_step(
         Largest norm of the gradient over all weights together; a longer one is shortened to it.
     scaler : GradScaler or None
         For float16: a step whose scaled gradient overflows is left out, and the scale is lowered.
-    ranks : Ranks
-        Each holds the part of the gradient that flows through its own samples; the parts are summed.
+    processes : ProcessGroup
+        Each process holds the gradient through its own samples; they are summed.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     optimizer.zero_grad()
     torch.autograd.backward(total if scaler is None else scaler.scale(total))
-    ranks.sum_gradients(weights)
+    processes.sum_gradients(weights)
     if clip_norm is not None:
         if scaler is not None:
-            scaler.unscale_(optimizer)
+            scaler.unscale_(optimizer)  # the norm is that of the true gradient
         nn.utils.clip_grad_norm_(weights, clip_norm)
     if scaler is None:
         optimizer.step()
     else:
         scaler.step(optimizer)
         scaler.update()
+
+
+def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
+    """Move averaged weights towards the network's: w_ema += (1 - d) (w - w_ema), d = min(.99, (t + 1) / (t + 10))."""
+    # d rises from 0.1: the random initial weights are forgotten within a few steps.
+    decay = min(0.99, (step + 1) / (step + 10))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)  # all in one call
+        # BatchNorm's statistics are averages already: a second average would lag behind the weights.
+        for stored, current in zip(average.buffers(), network.buffers(), strict=True):
+            stored.copy_(current)
+
+
+def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:
+    """Return the steps after which to evaluate: evenly spread, the last one among them."""
+    count = min(steps, evaluations)
+    return frozenset(round(steps * (k + 1) / count) for k in range(count))

@@ -1,24 +1,30 @@
-"""What passes from one phase of a method to the next: patches, and the attribute by which to draw them."""
+"""Patches and attribute that each phase of a method draws, and the groups that it needs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from pathopatch.core import artefacts, files
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import Batches, Phase, method, parameters_of
+from pathopatch.debias.methods import NAMES, Batches, Phase, method, parameters_of
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.debias.rank_sampler import rank_alpha
-from pathopatch.training.dataset import PatchSet
+from pathopatch.groups.assign import group_column
+from pathopatch.groups.attribute import naming_of
+from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
+from pathopatch.training.dataset import PatchSet, attribute_column
 
-_DIVISIONS = 64  # of patients into halves that are tried
+_DIVISIONS = 64  # random divisions of the patients into halves, of which the most even one is taken
 _SETTINGS = {  # where the configuration has another name for a method's parameter
     "eta": "groupdro_eta",
     "upweight": "jtt_upweight",
@@ -29,7 +35,7 @@ _SETTINGS = {  # where the configuration has another name for a method's paramet
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class PhaseData:
     """What a phase draws from.
 
     Parameters
@@ -37,8 +43,8 @@ class Drawn:
     patches : PatchSet
         With the attribute that it draws by.
     report : dict
-        What is to be said of them in each row of the history: of pseudo-attributes how well they find the true
-        minority, of held-out patches how they were held out.
+        Facts for each row of the history: of pseudo-attributes how well they find the true minority, of held-out
+        patches how they were held out.
     """
 
     patches: PatchSet
@@ -46,22 +52,22 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class ValidationSplit:
     """Validation in two parts.
 
     Parameters
     ----------
     select : PatchSet or None
-        What is selected by.
-    out : PatchSet or None
-        What phases of the split ``val`` draw from; None if there is no such phase.
-    by_patient : bool
+        Selects the checkpoint and the decision threshold.
+    held_out : PatchSet or None
+        Patches that phases of the split ``val`` learn from; None if there is no such phase.
+    is_by_patient : bool
         Whether no patient is in both.
     """
 
     select: PatchSet | None
-    out: PatchSet | None = None
-    by_patient: bool = False
+    held_out: PatchSet | None = None
+    is_by_patient: bool = False
 
 
 def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
@@ -70,7 +76,7 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 
 def own_parameters(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings that the configured method reads and others may not, under the method's names for them."""
+    """Return the settings that only the configured method reads, under the method's names for them."""
     names = parameters_of(config.method)
     return {name: getattr(config, _SETTINGS.get(name, name)) for name in names}
 
@@ -79,6 +85,7 @@ def needs_groups(phase: Phase) -> bool:
     """Return whether a phase needs known groups: it makes none itself, and its sampler refuses an empty one."""
     if phase.relabel is not None:
         return False
+    # Asked of the sampler itself, with one empty group: a list of methods here would have to be kept in step.
     try:
         phase.sampler([0, 1, 1], [0, 0, 1], batch_per_class=2, steps=1, seed=0)
     except GroupEmptyError:
@@ -86,49 +93,47 @@ def needs_groups(phase: Phase) -> bool:
     return False
 
 
-def held(val: PatchSet | None, phases: Sequence[Phase], *, seed: int) -> Held:
-    """Return validation in two halves if a phase draws from it, so that nothing is selected by what it learnt from.
+def split_validation(val: PatchSet | None, phases: Sequence[Phase], *, seed: int) -> ValidationSplit:
+    """Return validation in two halves if a phase learns from it, so that nothing is selected by what it learnt from.
 
-    The halves are of patients, if some division of them leaves no group without patches in either half: of those tried
-    the most even one. Otherwise half of the patches of each group is drawn.
+    The halves are of patients, if some division of them leaves no group without patches in either half. Otherwise
+    half of the patches of each group is drawn.
     """
     if val is None or len(val) == 0:
-        return Held(None)
+        return ValidationSplit(None)
     if not any(phase.split == "val" for phase in phases):
-        return Held(val)
+        return ValidationSplit(val)
     rng = np.random.default_rng(seed)
     _, group, size = np.unique(
         np.stack([val.label, val.attribute]), axis=1, return_inverse=True, return_counts=True
     )  # (N,), (G,)
     names, patient = np.unique(val.patient, return_inverse=True)
-    best, out = 0.0, np.zeros(len(val), dtype=np.bool_)
+    best_evenness, is_held_out = 0.0, np.zeros(len(val), dtype=np.bool_)
     for _ in range(_DIVISIONS if len(names) > 1 else 0):
-        tried = np.isin(patient, rng.permutation(len(names))[: (len(names) + 1) // 2])
-        share = np.bincount(group, weights=tried, minlength=len(size)) / size
-        evenness = float(np.minimum(share, 1 - share).min())
-        if evenness > best:
-            best, out = evenness, tried
-    if best == 0:
+        candidate = np.isin(patient, rng.permutation(len(names))[: (len(names) + 1) // 2])
+        share = np.bincount(group, weights=candidate, minlength=len(size)) / size
+        evenness = float(np.minimum(share, 1 - share).min())  # 0: a half lacks a group
+        if evenness > best_evenness:
+            best_evenness, is_held_out = evenness, candidate
+    if best_evenness == 0:
         for number in range(len(size)):
             members = rng.permutation(np.flatnonzero(group == number))
-            out[members[: (len(members) + 1) // 2]] = True
-    return Held(val.rows(~out), val.rows(out), by_patient=best > 0)
+            is_held_out[members[: (len(members) + 1) // 2]] = True
+    return ValidationSplit(val.rows(~is_held_out), val.rows(is_held_out), is_by_patient=best_evenness > 0)
 
 
-def check_ahead(
-    phases: Sequence[Phase], train: PatchSet, validation: Held, config: TrainConfig, *, n_classes: int
+def check_phases(
+    phases: Sequence[Phase], train: PatchSet, validation: ValidationSplit, config: TrainConfig, *, n_classes: int
 ) -> None:
-    """Refuse before the first step what a later phase, or the decision threshold at the end, could not be made of.
-
-    What a phase would draw by its own pseudo-attributes is not known yet.
+    """Refuse before the first step what would fail in a later phase or at the decision threshold.
 
     Raises
     ------
     GroupEmptyError
-        A group that a later phase needs has no patch, or there is none of class 1 to find at a sensitivity.
+        A group that a later phase needs has no patch, or class 1 has none while a sensitivity is set.
     InputUnsupportedError
         A phase holds out validation patches that are trained on, draws them by another attribute than the one that
-        selects, or there are none; or a sensitivity is asked for, and there are more than two classes or no validation.
+        selects, or there are none; or a sensitivity is set with more than two classes or without validation.
     """
     if any(phase.split == "val" for phase in phases):
         if "val" in config.train_splits:
@@ -144,11 +149,11 @@ def check_ahead(
                 remedy=f"leave [train] select_at out, or train {config.method} at threshold {config.select_at:g}",
             )
     for phase in phases[1:]:
-        if phase.relabel is None:
-            patches = drawn(phase, train, validation, probability=_unknown).patches
+        if phase.relabel is None:  # pseudo-attributes exist only after the phase before
+            patches = phase_data(phase, train, validation).patches
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is only warned of is said when the phase begins
-                batches_of(phase, patches, config, steps=1, seed=config.seed)
+                warnings.simplefilter("ignore")  # a warning is given when the phase begins
+                phase_batches(phase, patches, config, steps=1, seed=config.seed)
     if config.sensitivity is None:
         return
     if n_classes > 2 or validation.select is None:
@@ -166,14 +171,14 @@ def check_ahead(
         )
 
 
-def _unknown(patches: PatchSet) -> NDArray[np.float64]:
-    """Stand for the probabilities of a phase that was not run; one that asks for them is not checked ahead."""
-    raise AssertionError("a phase that relabels is not checked ahead")
-
-
-def drawn(
-    phase: Phase, train: PatchSet, validation: Held, *, probability: Callable[[PatchSet], NDArray[np.float64]]
-) -> Drawn:
+def phase_data(
+    phase: Phase,
+    train: PatchSet,
+    validation: ValidationSplit,
+    *,
+    probability: Callable[[PatchSet], NDArray[np.float64]] | None = None,
+    attribute: NDArray[np.int64] | None = None,
+) -> PhaseData:
     """Return what a phase draws from.
 
     Parameters
@@ -182,53 +187,49 @@ def drawn(
         The phase.
     train : PatchSet
         Training patches.
-    validation : Held
+    validation : ValidationSplit
         Validation patches.
-    probability : callable
-        What the network so far says of patches, (N, K).
+    probability : callable, optional
+        Probabilities (N, K) by the network so far; needed where the phase relabels.
+    attribute : ndarray of int64, shape (N,), optional
+        The attribute that a checkpoint stored, which then replaces all others.
 
     Raises
     ------
     InputUnsupportedError
         The phase draws from validation and there is none.
     """
-    patches = train if phase.split == "train" else validation.out
+    patches = train if phase.split == "train" else validation.held_out
     if patches is None:
         raise InputUnsupportedError(
             f"the method needs patches of split {phase.split!r}",
             place="[train] method",
             remedy="add patients to that split",
         )
+    if attribute is not None:
+        return PhaseData(patches.with_attribute(attribute))  # its report is in the checkpoint too
     report: dict[str, Any] = {}
     if phase.split == "val":
-        report |= {"held_out_n": len(patches), "held_out_by_patient": validation.by_patient}
+        report |= {"held_out_n": len(patches), "held_out_by_patient": validation.is_by_patient}
     if phase.relabel is None:
-        return Drawn(_with_known(phase, patches), report)
+        return PhaseData(_with_known_attribute(phase, patches), report)
+    assert probability is not None
     attribute = phase.relabel(probability(patches), patches.label, patches.attribute)
     found = minority_found(attribute, patches.label, patches.attribute)
     report |= {f"pseudo_{name}": None if np.isnan(value) else value for name, value in found.items()}
-    return Drawn(patches.with_attribute(attribute), report)
+    return PhaseData(patches.with_attribute(attribute), report)
 
 
-def drawn_again(phase: Phase, train: PatchSet, validation: Held, attribute: NDArray[np.int64]) -> PatchSet:
-    """Return what a phase that was interrupted draws from, by the attribute that was kept."""
-    patches = train if phase.split == "train" else validation.out
-    assert patches is not None
-    return patches.with_attribute(attribute)
-
-
-def _with_known(phase: Phase, patches: PatchSet) -> PatchSet:
-    """Return patches with an attribute of 0 where none is known and none is needed.
-
-    Where no patch has one it is 0 for all, so that a sampler which needs groups says which of them are empty.
-    """
+def _with_known_attribute(phase: Phase, patches: PatchSet) -> PatchSet:
+    """Return patches with an attribute of 0 where none is known and none is needed."""
     is_known = patches.attribute >= 0
     if is_known.all() or (is_known.any() and needs_groups(phase)):
         return patches
+    # Where no attribute is known at all it is 0 for all, so a sampler that needs groups names those that are empty.
     return patches.with_attribute(np.where(is_known, patches.attribute, 0))
 
 
-def batches_of(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int, seed: int) -> Batches:
+def phase_batches(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int, seed: int) -> Batches:
     """Return the batches of a phase: by the patches' attribute, or by the rank of their tissue fraction.
 
     Raises
@@ -248,8 +249,90 @@ def batches_of(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int,
     return phase.rank_sampler(data.label, data.tissue_fraction, **sizes)
 
 
-def shares_of(data: PatchSet, config: TrainConfig) -> NDArray[np.float64]:
-    """Return p(a|y) of the training patches, by which beta is bounded; by rank, over bins of equal pooled counts."""
+def attribute_shares(data: PatchSet, config: TrainConfig) -> NDArray[np.float64]:
+    """Return p(a|y) (K, A) of the training patches, which bounds beta; by rank, over bins of equal pooled counts."""
     if config.attribute == "rank":
         return rank_alpha(data.label, data.tissue_fraction)
     return gerne.alpha(data.label, data.attribute)
+
+
+def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
+    """Refuse a run that draws from groups, or is selected by them, of which one is empty.
+
+    Runs by bins or by rank, and attributes of more than two values, may have empty groups.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        The groups table.
+    config : TrainConfig
+        Of the run.
+    fold : str
+        Of a cross-validation, for the message.
+
+    Raises
+    ------
+    GroupEmptyError
+        Names the threshold, the groups, thresholds that would do, and the methods that need no groups.
+    """
+    if len(naming_of(groups).values) > 2:
+        return
+    for threshold, needed in _needed_splits(config).items():
+        attribute_column(groups, threshold)  # raises where there is no such threshold
+        for splits in needed:
+            part = groups[groups["split"].isin(list(splits))]
+            if (part[group_column(threshold)] < 0).all() or not empty_groups(groups, threshold, splits):
+                continue  # a split without any labelled patch has an error of its own
+            error = empty_groups_error(groups, threshold, splits, needed)
+            others = [name for name in NAMES if not any(needs_groups(phase) for phase in method(name))]
+            raise GroupEmptyError(
+                f"{config.method} needs every group, and {error.message}",
+                place=f"{fold}{error.place}",
+                remedy=f"{error.remedy}. Or train a method that needs no groups: {', '.join(others)}",
+            )
+
+
+def runs_with_groups(
+    parts: Sequence[Path], runs: Sequence[TrainConfig]
+) -> tuple[list[TrainConfig], dict[str, GroupEmptyError]]:
+    """Return the runs for which every part of a cohort has the groups, and the error of each other run by its name.
+
+    Parameters
+    ----------
+    parts : sequence of Path
+        Work folders of the folds, or the one work folder.
+    runs : sequence of TrainConfig
+        Runs to train in each.
+
+    Raises
+    ------
+    GroupEmptyError
+        No run is left: that of the first one.
+    """
+    refused: dict[str, GroupEmptyError] = {}
+    for part in parts:
+        groups = artefacts.read_table(part / "groups.parquet")
+        fold = f"fold {part.name}, " if part.parent.name == files.FOLDS else ""
+        for config in runs:
+            try:
+                require_groups(groups, config, fold=fold)
+            except GroupEmptyError as error:
+                refused.setdefault(config.run_name, error)
+    left = [config for config in runs if config.run_name not in refused]
+    if not left:
+        raise next(iter(refused.values()))
+    return left, refused
+
+
+def _needed_splits(config: TrainConfig) -> Mapping[float, Sequence[tuple[str, ...]]]:
+    """Return by threshold the sets of splits that need every group."""
+    phases = [phase for phase in phases_of(config) if needs_groups(phase)]
+    needed: dict[float, list[tuple[str, ...]]] = {}
+    is_by_threshold = config.attribute == "groups" and not config.bins
+    if is_by_threshold and any(phase.split == "train" for phase in phases):
+        needed.setdefault(config.threshold, []).append(config.train_splits)
+    reads_validation = config.select != "last" or any(phase.split == "val" for phase in phases)
+    if phases and reads_validation and not (config.bins and config.select_at is None):
+        threshold = config.threshold if config.select_at is None else config.select_at
+        needed.setdefault(threshold, []).append(("val",))
+    return needed

@@ -1,11 +1,11 @@
-"""Which settings of a method are best: the same number of trials for every method, judged by validation alone.
+"""Search a method's settings: the same number of trials for every method, compared on validation alone.
 
-The first trial is the configuration as it stands. The others vary learning rate and weight decay, and what else the
-method says that it has: c and s = c (beta + 1), inside the bounds of beta: first the grid around s = 1, from there
-outwards, so that a search of few trials does not miss its middle. Test patches are never loaded.
+The first trial is the configuration as it stands. The others vary learning rate, weight decay and the method's own
+settings. c and s = c (beta + 1) are tried inside the bounds of beta, from s = 1 outwards, so that a search of few
+trials covers the middle of the grid. Test patches are never loaded.
 
-Any number of processes may work on one search, started together or one beside the other. What they find is the same as
-what one would find, since a trial depends on its number and on earlier waves alone (see `pathopatch.training.space`).
+Any number of processes may work on one search and find what one finds. The settings of a trial are a function of the
+seed, its number, and the results of the trials of earlier waves, never of which process runs it, or when.
 """
 
 from __future__ import annotations
@@ -19,43 +19,52 @@ from typing import Any
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
+from optuna.pruners import NopPruner, PercentilePruner
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import counted
+from pathopatch.debias import gerne
 from pathopatch.debias.methods import steps_in_all
 from pathopatch.debias.searched import searched
 from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.models.forward import pick_device
+from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.fit import Fitted, Keep, Progress, fit_arrays
-from pathopatch.training.interval import accuracies_with_intervals
-from pathopatch.training.phase_data import held, phases_of
-from pathopatch.training.reproducible import reproducible
+from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.loop import StepCallback
+from pathopatch.training.optimise import evaluation_steps
+from pathopatch.training.phase_data import attribute_shares, phases_of, split_validation
+from pathopatch.training.reproducible import mixed_seed, reproducible
 from pathopatch.training.run import settings_of
-from pathopatch.training.schedule import evaluation_steps
-from pathopatch.training.selection import Standardised, is_known, logits_of
-from pathopatch.training.space import WAVE, known_to, planned, search_space
+from pathopatch.training.selection import Standardizer, accuracies_with_intervals, is_known, logits_of
 from pathopatch.training.trials import (
     DIVERGED,
     NUMBER,
-    best_of,
-    claimed,
-    finished,
-    kept_at,
+    best_trial,
+    finished_trials,
     open_study,
     record_trial,
-    winner,
+    trial_folder,
+    trial_lock,
+    winning_trial,
 )
 
-_POLL_S = 0.5  # how long to wait for trials that other processes are at
+WAVE = 4
+"""Trials that choose without each other's results and may run side by side; a trial knows all earlier waves."""
+_RANDOM_TRIALS = 5  # before the sampler learns from those that are done
+_KEPT_PERCENT = 75.0  # a trial is pruned only below three quarters of the others: a WGA of few patches is noisy
+_WARM_UP = 1 / 3  # of a trial's evaluations: early on a WGA of 0 says nothing
+_TWO_VALUES_S = 2.0
+_POLL_S = 0.5  # between looks at trials that other processes are running
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """How much a search may try.
+    """The budget of a search.
 
     Parameters
     ----------
@@ -73,14 +82,15 @@ class SearchPlan:
 
     @property
     def offered(self) -> str:
-        """What every method of a comparison must be given alike."""
+        """The budget in words; a comparison must give every method the same."""
         return counted(self.trials, "trial") if self.budget_steps is None else f"{self.budget_steps} steps"
 
-    def pays(self, number: int, known: Sequence[FrozenTrial]) -> bool:
-        """Return whether a trial may be run, given those of earlier waves; its own wave is counted in full."""
+    def allows(self, number: int, earlier: Sequence[FrozenTrial]) -> bool:
+        """Return whether the budget pays for a trial, given those of earlier waves."""
         if self.budget_steps is None:
             return number < self.trials
-        taken = sum(int(trial.user_attrs["steps"]) for trial in known)
+        taken = sum(int(trial.user_attrs["steps"]) for trial in earlier)
+        # The own wave is counted in full: what pruning saves there is not known to all of its trials.
         return taken + (number % WAVE + 1) * self.steps_each <= self.budget_steps
 
     def __str__(self) -> str:
@@ -89,7 +99,7 @@ class SearchPlan:
 
 
 def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
-    """Return how much the search of a method may try.
+    """Return how many trials and steps the search of a method may take.
 
     Raises
     ------
@@ -133,6 +143,93 @@ def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
     )
 
 
+@dataclass(frozen=True)
+class SearchSpace:
+    """What the trials of a method choose from.
+
+    Parameters
+    ----------
+    ranges : mapping of str to (low, high)
+        Settings searched on a logarithmic scale.
+    grid : tuple of mapping
+        Settings that go together, such as c and beta, in the order in which they are first tried; empty for methods
+        without.
+    """
+
+    ranges: Mapping[str, tuple[float, float]]
+    grid: tuple[Mapping[str, float], ...]
+
+    @property
+    def grid_names(self) -> list[str]:
+        """How a study names the points of the grid."""
+        return [" ".join(f"{name}={value:.9g}" for name, value in point.items()) for point in self.grid]
+
+
+def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> SearchSpace:
+    """Return what trials choose from: of c and s only pairs whose beta is inside its bounds on the training groups."""
+    own = searched(config.method)
+    ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
+    ranges |= {name: bounds for name in own if (bounds := getattr(search, f"{name}_range", None)) is not None}
+    # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
+    shares = None if "t" in own else attribute_shares(train, config)
+    points: list[dict[str, float]] = []
+    if "extrapolation" in own:
+        points = [
+            {"c": c, "beta": s / c - 1} for c in search.c_values for s in search.s_values if _is_inside(shares, c, s)
+        ]
+    elif "s" in own:
+        points = [{"s": s} for s in search.s_values if _is_inside(shares, 1.0, s)]
+
+    def rank(point: Mapping[str, float]) -> tuple[bool, float, float, float]:
+        # From s = 1 outwards. Of equal distances the larger c first: its smaller beta amplifies the noise of the
+        # batches less. Last what does not extrapolate (beta = 0), and what the first trial has already tried.
+        is_tried = all(getattr(config, name, None) == value for name, value in point.items())
+        c, beta = point.get("c", 1.0), point.get("beta", point.get("s", 1.0) - 1)
+        return (beta == 0 and "c" in point) or is_tried, round(abs(c * (beta + 1) - 1), 9), -c, beta
+
+    return SearchSpace(ranges, tuple(sorted(points, key=rank)))
+
+
+def _is_inside(shares: NDArray[np.float64] | None, c: float, s: float) -> bool:
+    """Return whether beta = s / c - 1 is inside its bounds for p(a|y) = `shares`; None: whatever the shares."""
+    if shares is None:
+        # Of two values p_ext of the larger one is alpha - s (alpha - 1/2) >= 1 - s/2 for s >= 1: inside up to s = 2.
+        return 0 <= s <= _TWO_VALUES_S
+    low, high = gerne.beta_bounds(shares, c)
+    return low <= s / c - 1 <= high
+
+
+def earlier_waves(number: int, finished: Mapping[int, FrozenTrial]) -> list[FrozenTrial] | None:
+    """Return the trials of the waves before a trial's own, in order; None while one of them is not finished."""
+    earlier = range(number - number % WAVE)
+    return [finished[other] for other in earlier] if all(other in finished for other in earlier) else None
+
+
+def ask_trial(
+    number: int, earlier: Sequence[FrozenTrial], config: TrainConfig, search: TuneConfig, space: SearchSpace
+) -> tuple[Trial, TrainConfig]:
+    """Return a trial that is to be run, and its settings; `earlier` as `earlier_waves` returns it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # A sampler and a study of its own for each trial: one shared by processes would sample by what happens to be
+    # finished, and its random state would depend on who asked before.
+    sampler = optuna.samplers.TPESampler(seed=mixed_seed(config.seed, number) % 2**32, n_startup_trials=_RANDOM_TRIALS)
+    warm_up = round(_WARM_UP * min(config.steps, config.evaluations))
+    pruner = PercentilePruner(_KEPT_PERCENT, n_startup_trials=WAVE, n_warmup_steps=warm_up)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner if search.prune else NopPruner())
+    study.add_trials(earlier)
+    if 1 <= number <= len(space.grid):
+        study.enqueue_trial({"grid": space.grid_names[number - 1]})
+    trial = study.ask()
+    if number == 0:
+        return trial, config
+    update: dict[str, Any] = {
+        name: trial.suggest_float(name, low, high, log=True) for name, (low, high) in space.ranges.items()
+    }
+    if space.grid:
+        update |= space.grid[space.grid_names.index(trial.suggest_categorical("grid", space.grid_names))]
+    return trial, config.model_copy(update=update)
+
+
 def search_arrays(
     train: PatchSet,
     val: PatchSet | None,
@@ -140,9 +237,9 @@ def search_arrays(
     search: TuneConfig,
     *,
     study: optuna.Study | None = None,
-    progress: Progress | None = None,
-) -> tuple[TrainConfig, Fitted]:
-    """Return the winning settings and the network that they gave, from loaded patches.
+    progress: StepCallback | None = None,
+) -> tuple[TrainConfig, TrainingResult]:
+    """Return the winning settings and their result, from loaded patches.
 
     Parameters
     ----------
@@ -165,21 +262,20 @@ def search_arrays(
         The budget does not pay for one trial.
     """
     study = study or open_study(None, name="search")
-    trials = Trials(train, val, config, search, study=study, progress=progress)
+    trials = TrialRunner(train, val, config, search, study=study, progress=progress)
     trials.run_all()
     return trials.winner()
 
 
-class Trials:
-    """The trials of a search, as one of the processes that work on it sees them.
+class TrialRunner:
+    """One of the processes that work on a search.
 
     Parameters
     ----------
     train, val, config, search, study, progress
         See `search_arrays`.
     folder : Path, optional
-        Where processes that work on the same study see what the others are at, and keep checkpoints. None: nothing
-        touches the disk.
+        Holds the locks and checkpoints of trials that several processes share. None: nothing touches the disk.
     """
 
     def __init__(
@@ -191,111 +287,114 @@ class Trials:
         *,
         study: optuna.Study,
         folder: Path | None = None,
-        progress: Progress | None = None,
+        progress: StepCallback | None = None,
     ) -> None:
         self.train, self.val, self.search, self.study, self.folder = train, val, search, study, folder
         self.config = config.model_copy(update={"select": search.objective})
         self.plan, self._progress = search_plan(config, search), progress
-        self._best: tuple[int, Fitted] | None = None
+        self._best: tuple[int, TrainingResult] | None = None  # the best trial so far, if this process ran it
 
     def run_all(self) -> None:
-        """Run what is due until all trials are finished, by this process or another."""
+        """Run trials that are due until all are finished, by this process or another."""
         while due := self.due():
             for number in due:
-                with claimed(self.folder, number) as is_mine:
-                    if not is_mine:
+                with trial_lock(self.folder, number) as has_lock:
+                    if not has_lock:
                         continue
-                    if number not in finished(self.study):
+                    # Another process may have finished it between the look at the study and the lock.
+                    if number not in finished_trials(self.study):
                         self._run(number)
                     break
             else:
                 time.sleep(_POLL_S)
 
-    def winner(self) -> tuple[TrainConfig, Fitted]:
-        """Return the winning settings and the network that they gave.
-
-        Raises
-        ------
-        NonFiniteError
-            Every trial diverged.
-        """
-        best = winner(self.study)
+    def winner(self) -> tuple[TrainConfig, TrainingResult]:
+        """Return the winning settings and their result; raises NonFiniteError if every trial diverged."""
+        best = winning_trial(self.study)
         number, settings = best.user_attrs[NUMBER], self.config.model_copy(update=best.user_attrs["settings"])
         if self._best is not None and self._best[0] == number:
             return settings, self._best[1]
-        # It was found by another process, or before an interruption: its checkpoint is at its last step.
-        return settings, fit_arrays(self.train, self.val, settings, keep=self._keep(number, settings))
+        # Another process ran it, or this one before a kill. Its checkpoint is at its last step: nothing is trained.
+        return settings, fit_arrays(self.train, self.val, settings, checkpoints=self._checkpoints(number, settings))
 
     def due(self) -> list[int]:
         """Return the numbers of trials that may be run by now and are not finished; none when the search is over."""
-        done, due, number = finished(self.study), list[int](), 0
-        while (known := known_to(number, done)) is not None and self.plan.pays(number, known):
-            due += [] if number in done else [number]
+        finished, due, number = finished_trials(self.study), list[int](), 0
+        while (earlier := earlier_waves(number, finished)) is not None and self.plan.allows(number, earlier):
+            due += [] if number in finished else [number]
             number += 1
         return due
 
-    def _keep(self, number: int, settings: TrainConfig) -> Keep | None:
-        """Return where a trial keeps its checkpoint, from which it goes on after a kill."""
+    def _checkpoints(self, number: int, settings: TrainConfig) -> CheckpointFolder | None:
+        """Return where a trial keeps its checkpoint."""
         if self.folder is None:
             return None
-        of = {"search": self.study.study_name, "trial": number, "settings": settings_of(settings)}
-        return Keep(kept_at(self.folder, number), fingerprint(of))
+        identity = {"search": self.study.study_name, "trial": number, "settings": settings_of(settings)}
+        return CheckpointFolder(trial_folder(self.folder, number), fingerprint(identity))
 
     def _run(self, number: int) -> None:
-        """Run a trial and record it; hold what it gave if that is the best so far."""
-        done = finished(self.study)
-        known = known_to(number, done)
-        assert known is not None  # it was due
+        """Run a trial and record it; hold its result if that is the best so far."""
+        finished = finished_trials(self.study)
+        earlier = earlier_waves(number, finished)
+        assert earlier is not None  # it was due
         space = search_space(self.train, self.config, self.search)
-        trial, chosen = planned(number, known, self.config, self.search, space)
-        keep = self._keep(number, chosen)
-        if keep and self.search.prune:  # the evaluations before a kill would be missing from the comparison
-            shutil.rmtree(keep.folder, ignore_errors=True)
-        watch = _Watch(trial, chosen, self.search, len(done), self.plan.trials, self._progress)
-        said: dict[str, Any] = {NUMBER: number, **_chosen(chosen)}
-        fitted: Fitted | None = None
-        state, value, evaluations = TrialState.COMPLETE, 0.0, watch.evaluations
+        trial, settings = ask_trial(number, earlier, self.config, self.search, space)
+        checkpoints = self._checkpoints(number, settings)
+        if checkpoints and self.search.prune:
+            # A resumed trial would not repeat its evaluations before the kill, and the pruner would not see them.
+            shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        monitor = _TrialMonitor(trial, settings, self.search, len(finished), self.plan.trials, self._progress)
+        attributes: dict[str, Any] = {NUMBER: number, **_searched_settings(settings)}
+        result: TrainingResult | None = None
+        state, value, evaluations = TrialState.COMPLETE, 0.0, monitor.evaluations
         try:
-            fitted = fit_arrays(self.train, self.val, chosen, keep=keep, progress=watch)
+            result = fit_arrays(self.train, self.val, settings, checkpoints=checkpoints, progress=monitor)
         except NonFiniteError as error:
-            said |= {DIVERGED: str(error), "steps": watch.steps}
+            attributes |= {DIVERGED: str(error), "steps": monitor.steps}
         except optuna.TrialPruned:
-            state, value = TrialState.PRUNED, watch.best
-            said |= {"steps": watch.steps}
+            state, value = TrialState.PRUNED, monitor.best
+            attributes |= {"steps": monitor.steps}
         else:
-            picked = _picked(fitted)
-            value, evaluations = picked[f"val_{self.search.objective}"], _evaluations(fitted, self.search)
-            said |= {"picked_gba": picked["val_gba"], "step": fitted.step, "steps": self.plan.steps_each}
-            said |= _judged(fitted, self.val, chosen, self.search)
+            picked = next(row for row in reversed(result.history) if row["step"] == result.step)
+            value, evaluations = picked[f"val_{self.search.objective}"], _best_so_far(result, self.search)
+            attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": self.plan.steps_each}
+            attributes |= _measure_result(result, self.val, settings, self.search)
         record = create_trial(
-            state=state, value=value, params=trial.params, distributions=trial.distributions, user_attrs=said,
+            state=state, value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes,
             intermediate_values=evaluations,
         )  # fmt: skip
         record_trial(self.study, record, folder=self.folder)
-        best = best_of(finished(self.study))
-        if fitted is not None and best is not None and best.user_attrs[NUMBER] == number:
-            self._best = (number, fitted)
+        best = best_trial(finished_trials(self.study))
+        if result is not None and best is not None and best.user_attrs[NUMBER] == number:
+            self._best = (number, result)
 
 
-class _Watch:
-    """Follows the steps of a trial: counts them, shows them, and ends the trial where the pruner says so."""
+class _TrialMonitor:
+    """Step callback of a trial: counts and shows its steps, and ends it where the pruner says so."""
 
     def __init__(
-        self, trial: Trial, config: TrainConfig, search: TuneConfig, done: int, trials: int, progress: Progress | None
+        self,
+        trial: Trial,
+        config: TrainConfig,
+        search: TuneConfig,
+        finished: int,
+        trials: int,
+        progress: StepCallback | None,
     ) -> None:
         self.steps, self.best = 0, 0.0
         self.evaluations: dict[int, float] = {}
-        self._trial, self._progress, self._done, self._trials = trial, progress, done, trials
+        self._trial, self._progress, self._finished, self._trials = trial, progress, finished, trials
         self._measure, self._last_steps = f"val_{search.objective}", phases_of(config)[-1].steps(config.steps)
         evaluations = sorted(evaluation_steps(self._last_steps, config.evaluations))
         self._places = {step: k for k, step in enumerate(evaluations)}
 
     def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
-        """Take note of a step; at an evaluation of the last phase, compare."""
+        """Count a step; at an evaluation of the last phase, compare."""
         self.steps = step
         if self._progress:
-            trials = max(self._trials, self._done + 1)
-            self._progress(self._done * total + step, trials * total, metrics)
+            trials = max(self._trials, self._finished + 1)
+            self._progress(self._finished * total + step, trials * total, metrics)
+        # Earlier phases prepare the last one: their measures are not those of the method.
         place = self._places.get(step - (total - self._last_steps))
         if place is None or self._measure not in metrics:
             return
@@ -306,31 +405,30 @@ class _Watch:
             raise optuna.TrialPruned
 
 
-def _chosen(config: TrainConfig) -> dict[str, Any]:
+def _searched_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings of a trial by name, and its s where the method searches that."""
     own = searched(config.method)
     names = ["learning_rate", "weight_decay", "c", "beta", *(name for name in own if name != "extrapolation")]
-    found: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
+    attributes: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
     if "extrapolation" in own:
-        found["s"] = config.c * (config.beta + 1)
+        attributes["s"] = config.c * (config.beta + 1)
     elif "s" in own:
-        found["s"] = found["settings"]["s"]
-    return found
+        attributes["s"] = attributes["settings"]["s"]
+    return attributes
 
 
-def _judged(fitted: Fitted, val: PatchSet | None, config: TrainConfig, search: TuneConfig) -> dict[str, float]:
-    """Return the picked network's accuracies on the patches it is selected by, at threshold 0, with intervals.
-
-    All of them, not only as many as a validation during training takes. Where no attribute is known, the groups are
-    the classes; where some are, only those patches count.
-    """
-    val = held(val, phases_of(config), seed=config.seed).select
+def _measure_result(
+    result: TrainingResult, val: PatchSet | None, config: TrainConfig, search: TuneConfig
+) -> dict[str, float]:
+    """Return the accuracies on all patches that select, at decision threshold 0, with intervals."""
+    val = split_validation(val, phases_of(config), seed=config.seed).select
     assert val is not None  # selection needed it
     device = pick_device(config.device)
-    network, standardised = fitted.network.to(device), Standardised.of(fitted.mean, fitted.std, device)
+    network, standardize = result.network.to(device), Standardizer.of(result.mean, result.std, device)
+    # Where no attribute is known, the groups are the classes; where some are, only those patches count.
     index = np.flatnonzero(is_known(val.attribute))
-    with reproducible(config.threads, device):  # whichever process of a search it is
-        predicted = predicted_class(logits_of(network, val, index, standardised))
+    with reproducible(config.threads, device):  # the same numbers whichever process of a search measures
+        predicted = predicted_class(logits_of(network, val, index, standardize))
     network.cpu()
     label, attribute = val.label[index], np.maximum(val.attribute[index], 0)
     return accuracies_with_intervals(
@@ -342,13 +440,8 @@ def _judged(fitted: Fitted, val: PatchSet | None, config: TrainConfig, search: T
     )
 
 
-def _picked(fitted: Fitted) -> Mapping[str, Any]:
-    """Return the history's row of the evaluation that was picked."""
-    return next(row for row in reversed(fitted.history) if row["step"] == fitted.step)
-
-
-def _evaluations(fitted: Fitted, search: TuneConfig) -> dict[int, float]:
-    """Return the best validation so far at each evaluation of the last phase: what later trials are held against."""
-    rows = [row for row in fitted.history if row["phase"] == fitted.history[-1]["phase"]]
+def _best_so_far(result: TrainingResult, search: TuneConfig) -> dict[int, float]:
+    """Return the best validation so far at each evaluation of the last phase: later trials are pruned by it."""
+    rows = [row for row in result.history if row["phase"] == result.history[-1]["phase"]]
     best = np.maximum.accumulate([row[f"val_{search.objective}"] for row in rows])
     return dict(enumerate(best.tolist()))

@@ -1,17 +1,20 @@
-"""Which checkpoint is picked? By validation patches, never by others."""
+"""Select a checkpoint and a decision threshold by validation patches, never by others."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from pathopatch import metrics
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias import gerne
+from pathopatch.metrics.bootstrap import interval, resampled_multinomial
 from pathopatch.models.forward import predict_logits
 from pathopatch.training.dataset import PatchSet
 
@@ -20,11 +23,15 @@ PER_GROUP = 512
 Smaller groups, which decide, are used whole. The final numbers and the threshold use all validation patches."""
 BATCH = 256
 """Patches in one forward pass of a validation."""
+TEMPERATURES = (0.25, 20.0)
+"""Range of the fitted temperature. A small validation set may be classified without an error by luck, and the best
+temperature would then be 0."""
+_RESAMPLES = 1000  # draws of patients behind an interval: its ends are then good to about a point
 
 
 @dataclass(frozen=True, eq=False)
-class Standardised:
-    """Makes a network's input of patches in [0, 1]: less the training set's mean, by its standard deviation.
+class Standardizer:
+    """Standardise patches in [0, 1] by the training set's mean and standard deviation.
 
     Parameters
     ----------
@@ -36,7 +43,7 @@ class Standardised:
     std: Tensor
 
     @classmethod
-    def of(cls, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Standardised:
+    def of(cls, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Standardizer:
         """Return it for values per channel."""
         mean_std = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]  # (2, C, 1, 1)
         return cls(mean_std[0], mean_std[1])
@@ -46,54 +53,61 @@ class Standardised:
         return self.in_place(x.clone())
 
     def in_place(self, x: Tensor) -> Tensor:
-        """Return what the call does, for patches that nobody else needs: they are changed, which saves new memory."""
+        """Standardise patches that nobody else needs: changing them saves new memory."""
         return x.sub_(self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
 
 
-def some_of_each_group(patches: PatchSet, *, per_group: int = PER_GROUP, seed: int = 0) -> NDArray[np.int64]:
-    """Return sorted indices of at most `per_group` patches of each (label, attribute) group."""
+@dataclass(frozen=True, eq=False)
+class DecisionThreshold:
+    """How logits become a class and probabilities.
+
+    Parameters
+    ----------
+    threshold : float
+        On z1 - z0, where there are two classes; otherwise 0.
+    chosen_for : str
+        ``none``, ``wga``, or ``sensitivity 0.95``.
+    temperature : float
+        Divides the logits before they become probabilities.
+    validation : dict
+        Measures on validation at the threshold and at 0, WGA and GBA with the 95 % interval over its patients, and
+        the mean negative log-likelihood at the temperature and at 1.
+    """
+
+    threshold: float = 0.0
+    chosen_for: str = "none"
+    temperature: float = 1.0
+    validation: dict[str, Any] = field(default_factory=dict)
+
+
+def sample_each_group(patches: PatchSet, *, per_group: int = PER_GROUP, seed: int = 0) -> NDArray[np.int64]:
+    """Return sorted indices (n,) of at most `per_group` patches of each (label, attribute) group."""
     n_attributes = int(patches.attribute.max(initial=0)) + 2
-    group = n_attributes * patches.label + patches.attribute + 1  # an attribute of -1, not known, is one more value
+    group = n_attributes * patches.label + patches.attribute + 1  # an unknown attribute, -1, is one more value
     rng = np.random.default_rng(seed)
     chosen = [rng.permutation(np.flatnonzero(group == number))[:per_group] for number in np.unique(group)]
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 
 def table_shape(*sets: PatchSet | None) -> tuple[int, int]:
-    """Return how many classes and attribute values there are in some sets of patches together, at least two of each."""
+    """Return the numbers of classes and attribute values in some sets of patches together, at least two of each."""
     given = [patches for patches in sets if patches is not None and len(patches)]
     largest = [(int(patches.label.max()), int(patches.attribute.max())) for patches in given]
     return max([1, *(y for y, _ in largest)]) + 1, max([1, *(a for _, a in largest)]) + 1
 
 
 def logits_of(
-    network: nn.Module, patches: PatchSet, index: NDArray[np.int64], standardised: Standardised
+    network: nn.Module, patches: PatchSet, index: NDArray[np.int64], standardize: Standardizer
 ) -> NDArray[np.float64]:
-    """Return the logits of some patches.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Its mode is restored.
-    patches : PatchSet
-        Where they are.
-    index : ndarray of int64, shape (n,)
-        Which.
-    standardised : Standardised
-        Of the training set.
-
-    Returns
-    -------
-    ndarray of float64, shape (n, K)
-    """
+    """Return the logits (n, K) of the patches at `index`; the network's mode is restored."""
     parts = []
     for start in range(0, len(index), BATCH):
-        x = torch.from_numpy(patches.read(index[start : start + BATCH])).to(standardised.mean.device)
-        parts.append(predict_logits(network, standardised(x), batch=BATCH))
+        x = torch.from_numpy(patches.read(index[start : start + BATCH])).to(standardize.mean.device)
+        parts.append(predict_logits(network, standardize(x), batch=BATCH))
     return np.concatenate(parts).astype(np.float64)
 
 
-def measure(
+def validation_measures(
     logits: NDArray[np.float64], label: NDArray[np.int64], attribute: NDArray[np.int64], *, threshold: float = 0.0
 ) -> dict[str, float]:
     """Return `wga`, `gba`, `average` and `cba`, the mean of the accuracies of the classes.
@@ -104,7 +118,7 @@ def measure(
     Parameters
     ----------
     logits : ndarray of float64, shape (N, K)
-        One a class.
+        One per class.
     label, attribute : ndarray of int64, shape (N,)
         Of the same patches; an attribute of -1 is not known. Groups without patches take no part.
     threshold : float
@@ -122,30 +136,18 @@ def measure(
 
 
 def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which patches have an attribute; all of them if none has one."""
+    """Return which patches (N,) have an attribute; all of them if none has one."""
     known = attribute >= 0
     return known if known.any() else ~known
 
 
 def score(measures: dict[str, float], rule: str) -> list[float]:
-    """Return what two evaluations are compared by, higher is better: the rule's measure, then GBA.
-
-    Parameters
-    ----------
-    measures : dict
-        As `measure` returns them.
-    rule : str
-        ``wga``, ``gba`` or ``cba``.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Another rule.
-    """
+    """Return what evaluations are compared by, higher is better: the rule's measure (wga, gba, cba), then GBA."""
     if rule not in ("wga", "gba", "cba"):
         raise InputUnsupportedError(
             f"no rule {rule!r} to select by", place="[train] select", remedy="use 'wga', 'gba', 'cba' or 'last'"
         )
+    # The WGA of a small worst group has few steps, so ties are common.
     return [measures[rule], measures["gba"]]
 
 
@@ -155,7 +157,7 @@ def is_better(new: list[float], best: list[float] | None) -> bool:
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probabilities that logits of shape (N, K) stand for."""
+    """Return the probabilities of logits (N, K)."""
     exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
     probability: NDArray[np.float64] = exponential / exponential.sum(axis=1, keepdims=True)
     return probability
@@ -208,3 +210,140 @@ def check_validation(
             place="split 'val'",
             remedy="move patients between the splits, choose another threshold, or set [train] select = 'last'",
         ) from error
+
+
+def choose_threshold(
+    logits: NDArray[np.float64],
+    val: PatchSet,
+    *,
+    tune_threshold: bool,
+    sensitivity: float | None = None,
+) -> DecisionThreshold:
+    """Return the decision threshold and the temperature, with the measures that they give on validation.
+
+    Parameters
+    ----------
+    logits : ndarray of float64, shape (N, K)
+        Of all validation patches.
+    val : PatchSet
+        Those patches.
+    tune_threshold : bool
+        Choose the threshold by these patches, if there are two classes; otherwise it is 0. Where no attribute is known,
+        the groups are the two classes.
+    sensitivity : float, optional
+        Share of class 1 that is to be found. None: the threshold has the highest WGA, if every group has samples.
+
+    Raises
+    ------
+    GroupEmptyError
+        A sensitivity is set and there is no patch of class 1.
+    """
+    known = is_known(val.attribute)
+    label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
+    has_attribute = bool((val.attribute >= 0).any())
+    counts = gerne.cell_counts(label, attribute, at_least=(logits.shape[1], 2))  # (K, A)
+    if not has_attribute:
+        counts = counts.sum(axis=1, keepdims=True)  # the groups are the classes
+    threshold, chosen_for = 0.0, "none"
+    if tune_threshold and logits.shape[1] == 2 and sensitivity is not None:
+        threshold = metrics.threshold_at_sensitivity(logits[:, 1] - logits[:, 0], val.label, sensitivity)
+        chosen_for = f"sensitivity {sensitivity:g}"
+    elif tune_threshold and logits.shape[1] == 2 and bool((counts > 0).all()):
+        margin = logits[known, 1] - logits[known, 0]
+        threshold, chosen_for = metrics.best_decision_threshold(margin, label, attribute), "wga"
+    temperature = best_temperature(logits, val.label)
+    validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
+    at_zero = validation_measures(logits, val.label, val.attribute)
+    validation |= {f"{name}_at_zero": value for name, value in at_zero.items()}
+    validation |= {"nll": nll(logits / temperature, val.label), "nll_at_one": nll(logits, val.label)}
+    validation["is_threshold_tuned"] = chosen_for != "none"
+    prediction = metrics.predicted_class(logits[known], decision_threshold=threshold)
+    patient = val.patient[known]
+    group = (int(attribute.max(initial=0)) + 1) * label + attribute
+    intervals = accuracies_with_intervals(prediction == label, group, patient, resamples=_RESAMPLES)
+    validation["patients"] = len(np.unique(patient))
+    validation |= {name: value for name, value in intervals.items() if name.endswith(("_low", "_high"))}
+    groups = metrics.group_accuracies(prediction, label, attribute)
+    for row, y in enumerate(groups.labels):
+        for column, a in enumerate(groups.attributes[: counts.shape[1]]):
+            name = f"label {y}, attribute {a}" if has_attribute else f"label {y}"
+            validation[f"accuracy of {name}"] = float(groups.accuracy[row, column])
+            validation[f"n of {name}"] = int(groups.n[row, column])
+    return DecisionThreshold(threshold, chosen_for, temperature, validation)
+
+
+def nll(logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:
+    """Return the mean negative log-likelihood of labels (N,) under logits (N, K)."""
+    z = logits - logits.max(axis=1, keepdims=True)
+    return float(np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(label)), label]))
+
+
+def best_temperature(logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:
+    """Return the temperature in `TEMPERATURES` with the lowest negative log-likelihood [1]_; 1 where that is 0 already.
+
+    Parameters
+    ----------
+    logits : ndarray of float64, shape (N, K)
+        Finite.
+    label : ndarray of int64, shape (N,)
+        Class of each.
+
+    References
+    ----------
+    .. [1] Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599,
+       section 4.2.
+    """
+    if nll(logits, label) == 0:
+        return 1.0
+    low, high = TEMPERATURES
+    # The loss is convex in 1/T, so it has one minimum, which a bracket on the logarithmic scale finds.
+    fitted = minimize_scalar(
+        lambda log_t: nll(logits / np.exp(log_t), label), bounds=(np.log(low), np.log(high)), method="bounded"
+    )
+    return float(np.exp(fitted.x))
+
+
+def accuracies_with_intervals(
+    is_right: NDArray[np.bool_],
+    group: NDArray[np.int64],
+    patient: NDArray[Any],
+    *,
+    resamples: int,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return worst-group and group-balanced accuracy over the groups that have patches, with their 95 % intervals.
+
+    Parameters
+    ----------
+    is_right : ndarray of bool, shape (N,)
+        Whether each patch is predicted right.
+    group : ndarray of int64, shape (N,)
+        Group of each patch, from 0.
+    patient : ndarray, shape (N,)
+        Patient of each patch. Patients, not patches, are drawn again with replacement.
+    resamples : int
+        Draws; 0 for no interval.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    dict of str to float
+        ``wga`` and ``gba``, each with ``_low`` and ``_high``: the 2.5 and 97.5 % percentiles of the draws that hold a
+        patch of every group; NaN with fewer than two patients, or if no draw does.
+    """
+    present, column = np.unique(group, return_inverse=True)
+    patients, row = np.unique(patient, return_inverse=True)
+    cell, shape = row * len(present) + column, (len(patients), len(present))
+    n = np.bincount(cell, minlength=len(patients) * len(present)).reshape(shape)  # (P, G)
+    hits = np.bincount(cell[is_right], minlength=len(patients) * len(present)).reshape(shape)
+    accuracy = hits.sum(axis=0) / n.sum(axis=0)  # (G,)
+    measures = {"wga": float(accuracy.min()), "gba": float(accuracy.mean())}
+    # Both sums are drawn together: an accuracy of a draw is the ratio of its hits and its patches.
+    sums = np.concatenate([hits, n], axis=1).astype(np.float64)
+    drawn_hits, drawn_n = np.split(resampled_multinomial(sums, resamples=resamples, seed=seed), 2, axis=1)  # (R, G)
+    has_all_groups = (drawn_n > 0).all(axis=1)
+    drawn = drawn_hits[has_all_groups] / drawn_n[has_all_groups]
+    for name, values in (("wga", drawn.min(axis=1)), ("gba", drawn.mean(axis=1))):
+        measures[f"{name}_low"], measures[f"{name}_high"] = interval(values)
+    return measures

@@ -1,4 +1,4 @@
-"""Collect what the slides behind a set of patches have in common, for the model bundle."""
+"""Facts that all slides behind a set of patches share, for the model bundle."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathopatch.slides.resolution import mpp_agrees
 
 @dataclass(frozen=True)
 class Source:
-    """What all slides behind a set of patches have in common, for the model bundle.
+    """Facts that all slides behind a set of patches share.
 
     Parameters
     ----------
@@ -27,8 +27,7 @@ class Source:
     mpp : float or None
         Target scale, um/px.
     background : str
-        ``dark``, ``bright``, or ``auto`` where the slides differ, or where nobody said it of ready patches: crops show
-        too little of it.
+        ``dark``, ``bright``, or ``auto`` where the slides differ or nobody stated it.
     intensity, tissue : mapping
         The rules, as the configuration of `tile` has them.
     align : bool
@@ -52,7 +51,13 @@ class Source:
 
 
 def common_source(stores: Sequence[PatchStore]) -> Source | None:
-    """Return what the slides have in common; refuse slides that cannot be trained on together."""
+    """Return what the slides have in common; None without slides.
+
+    Raises
+    ------
+    ChannelMismatchError
+        The slides cannot be trained on together; both sides are named.
+    """
     sources = [_source_of(store) for store in stores]
     if not sources:
         return None
@@ -73,32 +78,27 @@ def common_source(stores: Sequence[PatchStore]) -> Source | None:
                     place=str(store.path),
                     remedy="train on slides of the same channels, types, patch size, intensity rule and alignment",
                 )
-    same = all(source.background == first.background for source in sources)
-    return replace(first, background=first.background if same else "auto", tissue=_common_tissue(sources))
-
-
-def _common_tissue(sources: Sequence[Source]) -> Mapping[str, Any]:
-    """Return the first slide's tissue rules, with the background levels that all slides share.
-
-    Others were taken from the cohort for a slide that shows no background; slides that do have their own.
-    """
+    # Slides that show no background took their level from the cohort: such a level is no rule of the model.
     levels = [source.tissue.get("background_level", {}) for source in sources]
     shared = {name: level for name, level in levels[0].items() if all(own.get(name) == level for own in levels)}
-    return {**sources[0].tissue, "background_level": shared} if levels[0] else sources[0].tissue
+    tissue = {**first.tissue, "background_level": shared} if levels[0] else first.tissue
+    same = all(source.background == first.background for source in sources)
+    return replace(first, background=first.background if same else "auto", tissue=tissue)
 
 
 def _source_of(store: PatchStore) -> Source:
-    """Return what a store says of its slide."""
-    known = store.attributes
-    is_guess = known.get("is_ready_set", False) and known["tissue"]["background"] == "auto"
+    """Return the facts that a store holds about its slide."""
+    stored = store.attributes
+    # Ready patches show too little background to tell whether it is dark: a guess there binds no other slide.
+    is_guess = stored.get("is_ready_set", False) and stored["tissue"]["background"] == "auto"
     return Source(
-        channels=tuple(known["channels"]),
-        dtype=known["dtype"],
-        patch_px=known["patch_px"],
-        stride_px=known["stride_px"],
-        mpp=known["target_mpp"],
-        background="auto" if is_guess else known["background"],
-        intensity=known["intensity"],
-        tissue={name: value for name, value in known["tissue"].items() if name in TissueConfig.model_fields},
-        align=known.get("registration", {}).get("align", False),
+        channels=tuple(stored["channels"]),
+        dtype=stored["dtype"],
+        patch_px=stored["patch_px"],
+        stride_px=stored["stride_px"],
+        mpp=stored["target_mpp"],
+        background="auto" if is_guess else stored["background"],
+        intensity=stored["intensity"],
+        tissue={name: value for name, value in stored["tissue"].items() if name in TissueConfig.model_fields},
+        align=stored.get("registration", {}).get("align", False),
     )

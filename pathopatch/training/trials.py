@@ -1,9 +1,8 @@
-"""Which trials of a search are done, who runs the next one, and which won? Shared by any number of processes.
+"""Store the finished trials of a search, and share out the next ones among processes.
 
-Finished trials stand in a journal, one line each, written in one piece when the trial is over. A process that runs a
-trial holds a lock on its number, which the operating system takes back when the process ends, however it ends: so no
-trial is run twice at a time, none is lost, and the trial of a killed process is free at once. (On a network drive this
-needs one that passes locks on, as NFS does.)
+Finished trials stand in Optuna's journal, one line each, written in one piece. A process that runs a trial holds a lock
+on its number, which the operating system releases when the process ends, however it ends. So no trial is run twice at
+a time, none is lost, and the trial of a killed process is free at once. A network drive must support locks: NFS does.
 """
 
 from __future__ import annotations
@@ -49,15 +48,7 @@ class _JournalLock(JournalFileOpenLock):
 
 
 def open_study(folder: Path | None, *, name: str) -> optuna.Study:
-    """Return the study of finished trials, from its journal if that is there; in memory where there is no folder.
-
-    Parameters
-    ----------
-    folder : Path or None
-        Of the search.
-    name : str
-        Of the study; a journal may hold several.
-    """
+    """Return the study of finished trials in a folder's journal, which may hold several; in memory without a folder."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if folder is None:
         return optuna.create_study(study_name=name, direction="maximize")
@@ -66,15 +57,16 @@ def open_study(folder: Path | None, *, name: str) -> optuna.Study:
     journal, lock = folder / JOURNAL, _JournalLock(folder / f"{JOURNAL}.lock")
     lock.acquire()
     try:
-        _mend(journal)
+        _cut_torn_line(journal)
     finally:
         lock.release()
     storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
     return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
-def _mend(journal: Path) -> None:
-    """Cut off a last line that a full disk or a power cut left without its end; the next one would be glued to it."""
+def _cut_torn_line(journal: Path) -> None:
+    """Cut off a last line without its end, as a full disk or a power cut leaves it."""
+    # Optuna would glue the next record to it, and both would be lost.
     if not journal.is_file():
         return
     content = journal.read_bytes()
@@ -84,18 +76,18 @@ def _mend(journal: Path) -> None:
             stream.truncate(end)
 
 
-def finished(study: optuna.Study) -> dict[int, FrozenTrial]:
+def finished_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     """Return the finished trials by their number in the search."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    found: dict[int, FrozenTrial] = {}
+    finished: dict[int, FrozenTrial] = {}
     for trial in trials:
-        found.setdefault(trial.user_attrs[NUMBER], trial)
-    return dict(sorted(found.items()))
+        finished.setdefault(trial.user_attrs[NUMBER], trial)
+    return dict(sorted(finished.items()))
 
 
 @contextmanager
-def claimed(folder: Path | None, number: int) -> Iterator[bool]:
-    """Yield whether this process may run a trial; while it may, no other does. Without a folder there is no other."""
+def trial_lock(folder: Path | None, number: int) -> Iterator[bool]:
+    """Yield whether this process holds the lock of a trial; without a folder there is no other process."""
     if folder is None:
         yield True
         return
@@ -112,21 +104,21 @@ def claimed(folder: Path | None, number: int) -> Iterator[bool]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process begins or ends this search, and keep them waiting."""
+def search_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock under which a process begins or ends this search."""
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "search.lock"):
         yield
 
 
-def kept_at(folder: Path, number: int) -> Path:
-    """Return where a trial keeps its checkpoint."""
+def trial_folder(folder: Path, number: int) -> Path:
+    """Return the folder of a trial's checkpoint."""
     return folder / f"trial-{number}"
 
 
 def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path | None) -> None:
-    """Write down a trial that is over, then remove the checkpoints of those that can no longer win.
+    """Record a finished trial, then remove the checkpoints of those that can no longer win.
 
     Raises
     ------
@@ -138,43 +130,30 @@ def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path | None
         return
     with disk_errors(folder):
         study.add_trial(trial)
-    _forget_losers(folder, study)
-
-
-def _forget_losers(folder: Path, study: optuna.Study) -> None:
-    """Remove the checkpoints of finished trials that are not the best of them."""
-    done = finished(study)
-    best = best_of(done)
-    for number in done:
+    finished = finished_trials(study)
+    best = best_trial(finished)
+    for number in finished:
         if best is None or number != best.user_attrs[NUMBER]:
-            shutil.rmtree(kept_at(folder, number), ignore_errors=True)
+            shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
 
 
-def tidy(folder: Path, study: optuna.Study) -> None:
-    """Remove what a search that is over no longer needs; its journal stays."""
-    for number in finished(study):
-        shutil.rmtree(kept_at(folder, number), ignore_errors=True)
+def remove_checkpoints(folder: Path, study: optuna.Study) -> None:
+    """Remove the checkpoints and locks of a search that is over; its journal stays."""
+    for number in finished_trials(study):
+        shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
         (folder / f"{number}.lock").unlink(missing_ok=True)
 
 
-def best_of(done: dict[int, FrozenTrial]) -> FrozenTrial | None:
-    """Return the trial with the best value; of equal ones that of the higher GBA, then the first; None if none is good.
-
-    A pruned trial never wins, whatever it had reached: it was judged at fewer steps.
-    """
-    good = [t for t in done.values() if t.state == TrialState.COMPLETE and DIVERGED not in t.user_attrs]
+def best_trial(finished: dict[int, FrozenTrial]) -> FrozenTrial | None:
+    """Return the trial with the best value; of equals that of the higher GBA, then the first; None if none is good."""
+    # A pruned trial never wins, whatever it had reached: its value is that of fewer steps.
+    good = [t for t in finished.values() if t.state == TrialState.COMPLETE and DIVERGED not in t.user_attrs]
     return max(good, key=lambda t: (t.value or 0.0, t.user_attrs["picked_gba"], -t.user_attrs[NUMBER]), default=None)
 
 
-def winner(study: optuna.Study) -> FrozenTrial:
-    """Return the trial that won, see `best_of`.
-
-    Raises
-    ------
-    NonFiniteError
-        No trial ran to its end, since all diverged.
-    """
-    best = best_of(finished(study))
+def winning_trial(study: optuna.Study) -> FrozenTrial:
+    """Return the best trial of a study; raises NonFiniteError where every trial diverged."""
+    best = best_trial(finished_trials(study))
     if best is None:
         raise NonFiniteError(
             "every trial diverged",
@@ -184,13 +163,8 @@ def winner(study: optuna.Study) -> FrozenTrial:
     return best
 
 
-def steps_taken(study: optuna.Study) -> int:
-    """Return the training steps of all finished trials together, those of pruned and diverged ones included."""
-    return sum(int(trial.user_attrs["steps"]) for trial in finished(study).values())
-
-
 def trial_table(study: optuna.Study) -> pd.DataFrame:
-    """Return one row a trial: its settings, what validation said, what it cost, and whether it won.
+    """Return one row per trial: its settings, its measures on validation, its cost, and whether it won.
 
     Returns
     -------
@@ -201,12 +175,12 @@ def trial_table(study: optuna.Study) -> pd.DataFrame:
         that did not end); ``picked_gba``, which settles ties of the value; ``step``, at which the weights were picked;
         ``steps``, taken; ``state``: complete, pruned or diverged; ``won``.
     """
-    best = winner(study).user_attrs[NUMBER]
+    best = winning_trial(study).user_attrs[NUMBER]
     rows: list[dict[str, Any]] = []
-    for number, trial in finished(study).items():
-        said = trial.user_attrs
-        state = "diverged" if DIVERGED in said else trial.state.name.lower()
-        row: dict[str, Any] = {"trial": number, **said["settings"], "s": said.get("s"), "value": trial.value}
-        row |= {name: said.get(name, math.nan) for name in (*MEASURES, "picked_gba", "step")}
-        rows.append(row | {"steps": said["steps"], "state": state, "won": number == best})
+    for number, trial in finished_trials(study).items():
+        attributes = trial.user_attrs
+        state = "diverged" if DIVERGED in attributes else trial.state.name.lower()
+        row = {"trial": number, **attributes["settings"], "s": attributes.get("s"), "value": trial.value}
+        row |= {name: attributes.get(name, math.nan) for name in (*MEASURES, "picked_gba", "step")}
+        rows.append(row | {"steps": attributes["steps"], "state": state, "won": number == best})
     return pd.DataFrame(rows)

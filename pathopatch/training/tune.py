@@ -1,13 +1,14 @@
-"""How is the search of a method's settings run as a stage? Patches and groups in; the winner as a run, and its trials.
+"""Search a method's settings as a stage, and train or search several runs, one after another or side by side.
 
-Any number of processes may work on one search, started together or one beside the other: each trial is run by one of
-them, and one writes the winner when all are done.
+Any number of processes may work on one search, started together or later. Each trial is run by one of them, and one
+writes the winner when all are done.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,24 +22,25 @@ from pathopatch.core.artefacts import fingerprint, json_stamp
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import inside, write_bytes, write_json
+from pathopatch.core.progress import Progress
 from pathopatch.core.workers import follow_parent
-from pathopatch.training.fit import Progress
-from pathopatch.training.required_groups import require_groups
-from pathopatch.training.run import RUN, begin, load_sets, run_stamp, settings_of, write_run
-from pathopatch.training.search import Trials, search_plan
+from pathopatch.training.distributed import refuse_torchrun
+from pathopatch.training.loop import StepCallback
+from pathopatch.training.phase_data import require_groups
+from pathopatch.training.run import RUN, begin_run, fit, load_sets, run_stamp, settings_of, write_run
+from pathopatch.training.search import TrialRunner, search_plan
 from pathopatch.training.trials import (
     DIVERGED,
     FOLDER,
-    alone,
-    finished,
+    finished_trials,
     open_study,
-    steps_taken,
-    tidy,
+    remove_checkpoints,
+    search_lock,
     trial_table,
 )
 
 TRIALS, SEARCH = "trials.csv", "search.json"
-_GRACE_S = 60.0  # for a helping process to see that all is done
+_GRACE_S = 60.0  # in which a helping process sees that all trials are finished
 
 
 def tune(
@@ -47,13 +49,12 @@ def tune(
     search: TuneConfig,
     *,
     workers: int = 1,
-    progress: Progress | None = None,
+    progress: StepCallback | None = None,
     force: bool = False,
 ) -> Path:
     """Search a method's settings, keep the winner as the run, and return its folder.
 
-    A search that was killed goes on where it was, and one that is running is joined: each trial is run by one process,
-    and one process writes the winner when all are done.
+    A search that was killed goes on where it was, and one that is running is joined.
 
     Parameters
     ----------
@@ -97,10 +98,10 @@ def _tune(
     *,
     threads: int | None,
     helpers: int = 0,
-    progress: Progress | None = None,
+    progress: StepCallback | None = None,
     force: bool = False,
 ) -> Path:
-    """Do what `tune` does in this process, with a number of other ones to help."""
+    """Run a search in this process, with a number of helping ones."""
     folder = inside(work, "runs", config.run_name)
     place = folder / FOLDER
     groups = artefacts.read_table(work / "groups.parquet")
@@ -113,53 +114,60 @@ def _tune(
     if is_done():
         return folder
     require_groups(groups, config)
-    with alone(place):
+    # Under the lock: a second process must not remove the marks of a search that the first has just finished.
+    with search_lock(place):
         if is_done():
             return folder
-        begin(folder)
+        begin_run(folder)
     start = time.perf_counter()
-    with _helped(helpers, work, config, search, threads=threads):
+    with _helping_processes(helpers, work, config, search, threads=threads):
         train, val = load_sets(work, groups, config)
         study = open_study(place, name=fingerprint(stamp.to_dict()))
         run_config = config.model_copy(update={"threads": threads})
-        trials = Trials(train, val, run_config, search, study=study, folder=place, progress=progress)
+        trials = TrialRunner(train, val, run_config, search, study=study, folder=place, progress=progress)
         trials.run_all()
-    with alone(place):
+    with search_lock(place):
         if is_done():  # another process was faster
             return folder
-        best, fitted = trials.winner()
+        best, result = trials.winner()
         write_bytes(folder / TRIALS, trial_table(study).to_csv(index=False, lineterminator="\n").encode())
         write_json(folder / SEARCH, _search_facts(study, config, search))
+        # The thread count of the search is not the user's setting.
         best = best.model_copy(update={"threads": config.threads})
-        write_run(work, folder, fitted, best, stamp, train=train, seconds=time.perf_counter() - start)
-        tidy(place, study)
+        write_run(work, folder, result, best, stamp, train=train, seconds=time.perf_counter() - start)
+        remove_checkpoints(place, study)
     return folder
 
 
 def _search_facts(study: optuna.Study, config: TrainConfig, search: TuneConfig) -> dict[str, Any]:
-    """Return what a search was given and what it took, for comparisons."""
-    plan, done = search_plan(config, search), finished(study).values()
+    """Return the budget and the cost of a search, for comparisons."""
+    plan, trials = search_plan(config, search), finished_trials(study).values()
     return {
         "offered": plan.offered,
         "objective": search.objective,
-        "trials": len(done),
+        "trials": len(trials),
         "steps_each": plan.steps_each,
-        "steps": steps_taken(study),
-        "pruned": sum(trial.state == TrialState.PRUNED for trial in done),
-        "diverged": sum(DIVERGED in trial.user_attrs for trial in done),
+        "steps": sum(int(trial.user_attrs["steps"]) for trial in trials),  # of pruned and diverged trials too
+        "pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
+        "diverged": sum(DIVERGED in trial.user_attrs for trial in trials),
     }
 
 
 @contextmanager
-def _helped(count: int, work: Path, config: TrainConfig, search: TuneConfig, *, threads: int | None) -> Iterator[None]:
-    """Let other processes work on the same search meanwhile; one that dies leaves its trial to the rest."""
+def _helping_processes(
+    count: int, work: Path, config: TrainConfig, search: TuneConfig, *, threads: int | None
+) -> Iterator[None]:
+    """Start other processes on the same search meanwhile; one that dies leaves its trial to the rest."""
     context = get_context("spawn")
-    processes = [context.Process(target=_help, args=(work, config, search, threads), daemon=True) for _ in range(count)]
+    processes = [
+        context.Process(target=_run_helper, args=(work, config, search, threads), daemon=True) for _ in range(count)
+    ]
     for process in processes:
         process.start()
     deadline = time.monotonic()
     try:
         yield
+        # Only after success: where this process fails, the others are stopped at once.
         deadline = time.monotonic() + _GRACE_S
     finally:
         for process in processes:
@@ -168,10 +176,62 @@ def _helped(count: int, work: Path, config: TrainConfig, search: TuneConfig, *, 
                 process.kill()
 
 
-def _help(work: Path, config: TrainConfig, search: TuneConfig, threads: int | None) -> None:
+def _run_helper(work: Path, config: TrainConfig, search: TuneConfig, threads: int | None) -> None:
     """Work on a search as a process of its own."""
     follow_parent()
     try:
         _tune(work, config, search, threads=threads)
-    except PathopatchError:  # the process that started this one meets it too, and says it
+    except PathopatchError:  # the process that started this one meets it too, and reports it
         raise SystemExit(1) from None
+
+
+def train_many(
+    work: Path,
+    configs: Sequence[TrainConfig],
+    search: TuneConfig | None,
+    *,
+    jobs: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Train, or tune where `search` is given, several runs; return their folders in the order of `configs`.
+
+    With more than one job, each run has a process of its own.
+    """
+    refuse_torchrun("a study")
+    # Processes of one thread each: on few cores and small networks that is faster than sharing threads, and it makes
+    # the results independent of the number of jobs.
+    if jobs <= 1:
+        return [train_one(work, config, search, force=force, progress=progress) for config in configs]
+    folders: dict[str, Path] = {}
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(train_one, work, config, search, force=force): config for config in configs}
+        for future in as_completed(futures):
+            config = futures[future]
+            folders[config.run_name] = future.result()
+            if progress:
+                progress("train" if search is None else "tune", len(folders), len(configs), config.run_name)
+    return [folders[config.run_name] for config in configs]
+
+
+def train_one(
+    work: Path,
+    config: TrainConfig,
+    search: TuneConfig | None = None,
+    *,
+    workers: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Train one run, or tune it with `workers` processes where `search` is given; return its folder ``runs/<name>``."""
+
+    def show_step(step: int, total: int, measures: dict[str, float]) -> None:
+        assert progress is not None
+        shown = " ".join(f"{key} {value:.3f}" for key, value in measures.items() if isinstance(value, float))
+        progress(config.run_name, step, total, shown)
+
+    on_step = None if progress is None else show_step
+    if search is None:
+        return fit(work, config, force=force, progress=on_step)
+    refuse_torchrun("tuning")
+    return tune(work, config, search, workers=workers, force=force, progress=on_step)

@@ -29,7 +29,7 @@ from tables import PROTOCOL, write_tables
 from pathopatch import metrics
 from pathopatch.core.config import TrainConfig
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.fit import Fitted, fit_arrays
+from pathopatch.training.fit import TrainingResult, fit_arrays
 
 HERE = Path(__file__).parent
 FIELDS = (
@@ -96,7 +96,7 @@ def read_results(path: Path) -> list[Cell]:
     return rows
 
 
-def _judge(fitted: Fitted, test: PatchSet) -> Cell:
+def _judge(fitted: TrainingResult, test: PatchSet) -> Cell:
     """Return the accuracies on the test images, in percent."""
     mean, std = (torch.tensor(value)[:, None, None] for value in (fitted.mean, fitted.std))
     predicted = []
@@ -115,7 +115,7 @@ def _judge(fitted: Fitted, test: PatchSet) -> Cell:
     }
 
 
-def _pseudo(fitted: Fitted) -> Cell:
+def _pseudo(fitted: TrainingResult) -> Cell:
     """Return precision and recall of the pseudo-minority, where the method makes one."""
     last = fitted.history[-1]
     return {name: last.get(f"pseudo_{name}") for name in ("precision", "recall")}

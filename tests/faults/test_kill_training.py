@@ -48,7 +48,8 @@ def _train(folder: Path, name: str, fault: str) -> None:
     from made_patches import toy
 
     from pathopatch.core.config import TrainConfig
-    from pathopatch.training.fit import Keep, fit_arrays
+    from pathopatch.training.checkpoint import CheckpointFolder
+    from pathopatch.training.fit import fit_arrays
 
     if fault:
         os.environ[VARIABLE] = fault
@@ -56,7 +57,7 @@ def _train(folder: Path, name: str, fault: str) -> None:
         input_px=16, batch_per_class=4, threads=1, learning_rate=3e-3, warmup_steps=2, device="cpu", **SETTINGS
     )
     train, val = toy([[20, 6], [6, 20]], seed=0), toy([[6, 6], [6, 6]], seed=1)
-    fitted = fit_arrays(train, val, config, phases=METHODS[name], keep=Keep(folder, "f"))
+    fitted = fit_arrays(train, val, config, phases=METHODS[name], checkpoints=CheckpointFolder(folder, "f"))
     weights = hashlib.sha256()
     for key, value in sorted(fitted.network.state_dict().items()):
         weights.update(key.encode() + value.contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""What one of several processes does in `test_ranks.py`: trains, and leaves what it reached."""
+"""What one of several processes does in `test_distributed.py`: trains, and leaves what it reached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def train(rank: int, world: int, folder: Path, jobs: dict[str, dict]) -> None:
 
     from pathopatch.core.config import TrainConfig
     from pathopatch.core.errors import NonFiniteError
-    from pathopatch.training.fit import Keep, fit_arrays
+    from pathopatch.training.checkpoint import CheckpointFolder
+    from pathopatch.training.fit import fit_arrays
 
     warnings.simplefilter("error")
     torch.set_num_threads(1)
@@ -26,9 +27,9 @@ def train(rank: int, world: int, folder: Path, jobs: dict[str, dict]) -> None:
     )
     patches, val = toy([[30, 8], [8, 30]], seed=0), toy([[150, 150], [150, 150]], seed=1)
     for name, settings in jobs.items():
-        keep = Keep(folder / name, "f")
+        checkpoints = CheckpointFolder(folder / name, "f")
         try:
-            fitted = fit_arrays(patches, val, TrainConfig(**settings), keep=keep)
+            fitted = fit_arrays(patches, val, TrainConfig(**settings), checkpoints=checkpoints)
         except NonFiniteError as error:
             said: dict[str, object] = {"error": str(error)}
         else:

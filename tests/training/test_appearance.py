@@ -15,7 +15,7 @@ from pathopatch.models import load_model
 from pathopatch.models.spec import SeenRange
 from pathopatch.patches.intensity import sharpness
 from pathopatch.training import fit
-from pathopatch.training.appearance import least_by_tissue, seen_range
+from pathopatch.training.data_summary import appearance_range, least_sharpness_by_tissue
 from pathopatch.training.dataset import load_patches
 
 
@@ -31,7 +31,7 @@ def test_ranges_are_of_the_training_patches_alone(tmp_path: Path) -> None:
     groups = write_work(tmp_path)
     with_sharpness(tmp_path, groups)
     train = load_patches(tmp_path, groups, input_px=16, splits=("train",), threshold=0.25)
-    found = seen_range(tmp_path, groups, train)
+    found = appearance_range(tmp_path, groups, train)
     means = train.read(slice(None)).mean(axis=(2, 3))
     for (low, high), values in zip(found.mean, means.T, strict=True):
         assert (low, high) == pytest.approx(np.percentile(values, (0.1, 99.9)), abs=1e-5)
@@ -59,7 +59,7 @@ def test_without_measured_sharpness_it_is_not_known(tmp_path: Path) -> None:
     for slide in groups["slide_id"].unique():
         (tmp_path / "patches" / f"{slide}.parquet").unlink(missing_ok=True)
     train = load_patches(tmp_path, groups, input_px=16, splits=("train",), threshold=0.25)
-    assert seen_range(tmp_path, groups, train).sharpness is None
+    assert appearance_range(tmp_path, groups, train).sharpness is None
 
 
 def made_patch(share: float, seed: int, *, blur_px: float = 0.0) -> np.ndarray:
@@ -74,7 +74,7 @@ def made_patch(share: float, seed: int, *, blur_px: float = 0.0) -> np.ndarray:
 def test_little_tissue_is_not_taken_for_blur_nor_blur_for_little_tissue() -> None:
     tissue = np.random.default_rng(0).uniform(0.05, 1, 3000)
     trained = np.array([sharpness(made_patch(share, seed)) for seed, share in enumerate(tissue)])
-    bins = least_by_tissue(tissue, trained)
+    bins = least_sharpness_by_tissue(tissue, trained)
     assert bins is not None
     new = SeenRange(mean=((0.0, 1.0),), sharpness=float(np.percentile(trained, 0.1)), sharpness_by_tissue=bins)
     shares = np.linspace(0.06, 1, 95)
@@ -90,7 +90,7 @@ def test_little_tissue_is_not_taken_for_blur_nor_blur_for_little_tissue() -> Non
 def test_few_patches_are_compared_with_those_of_more_tissue_and_less_than_seen_is_not_known() -> None:
     tissue = np.concatenate([np.full(300, 0.03), np.full(10, 0.3), np.full(300, 0.6), np.full(5, 0.95)])
     least = np.concatenate([np.full(300, 1.0), np.full(10, 3.0), np.full(300, 6.0), np.full(5, 5.0)])
-    assert least_by_tissue(tissue, least) == ((0.02, 1.0), (0.2, 3.0))
-    assert least_by_tissue(np.append(tissue, np.nan), np.append(least, 1.0)) is None
+    assert least_sharpness_by_tissue(tissue, least) == ((0.02, 1.0), (0.2, 3.0))
+    assert least_sharpness_by_tissue(np.append(tissue, np.nan), np.append(least, 1.0)) is None
     seen = SeenRange(mean=((0.0, 1.0),), sharpness_by_tissue=((0.02, 1.0), (0.2, 3.0)))
     assert np.array_equal(least_sharpness(np.array([0.01, 0.02, 0.2]), seen), [np.nan, 1.0, 3.0], equal_nan=True)

@@ -9,7 +9,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.files import read_json
 from pathopatch.groups import assign_groups
 from pathopatch.groups.bins import used_bins
-from pathopatch.training.data_summary import data_of
+from pathopatch.training.data_summary import summarize_data
 from pathopatch.training.run import fit
 
 # slide, patient, split, label, tissue fraction
@@ -36,12 +36,14 @@ def _groups(rows=ROWS, **own) -> pd.DataFrame:
 
 def _described(groups, *, n=2, learnt_from_val=0, **settings):
     names = ["non-tumour", "tumour", "other"][:n]
-    return data_of(groups, TrainConfig(**settings), bins=None, class_names=names, learnt_from_val=learnt_from_val)
+    return summarize_data(
+        groups, TrainConfig(**settings), bins=None, class_names=names, learnt_from_val=learnt_from_val
+    )
 
 
 def _with_bins(groups, bins, **settings):
     config = TrainConfig(bins=CUTS, **settings)
-    return data_of(groups, config, bins=bins, class_names=["non-tumour", "tumour"], learnt_from_val=0)
+    return summarize_data(groups, config, bins=bins, class_names=["non-tumour", "tumour"], learnt_from_val=0)
 
 
 def test_slides_patients_patches_and_groups_are_those_at_the_threshold_trained_at():

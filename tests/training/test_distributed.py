@@ -14,9 +14,9 @@ from made_patches import toy, write_work
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias.methods import NAMES, method
-from pathopatch.training.checkpoint import peek
-from pathopatch.training.distributed import Ranks, refuse_several, shares
-from pathopatch.training.fit import CHECKPOINT, NONFINITE, fit_arrays
+from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_header
+from pathopatch.training.distributed import ProcessGroup, refuse_torchrun, shard_indices
+from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
 
 SMALL = {
@@ -69,7 +69,7 @@ def test_a_loss_that_is_no_number_stops_all_processes_together_and_names_the_who
 
 
 def test_the_first_process_leaves_one_checkpoint_that_one_process_can_take_up(together):
-    assert peek(together / "groupdro" / CHECKPOINT, fingerprint="f")["step"] == 30
+    assert read_header(CheckpointFolder(together / "groupdro", "f"))["step"] == 30
     assert [path.name for path in (together / "groupdro").iterdir()] == [CHECKPOINT]
 
 
@@ -85,7 +85,7 @@ def test_every_process_holds_as_many_of_each_half_and_cell(name, parts, world):
     sampler = method(name)[0].sampler(patches.label, patches.attribute, batch_per_class=16, steps=50, seed=0)
     assert sampler.parts == parts
     for indices in sampler.in_units(world):
-        places = shares(group[indices], parts=parts, world=world)
+        places = shard_indices(group[indices], parts=parts, world=world)
         assert sorted(places.flatten().tolist()) == list(range(32))
         half = 32 // parts
         for part in range(parts):
@@ -96,30 +96,30 @@ def test_every_process_holds_as_many_of_each_half_and_cell(name, parts, world):
 
 def test_without_units_the_cells_of_two_processes_differ_by_one_at_most():
     group = np.array([0, 1, 1, 1, 0, 0, 1, 1])
-    places = shares(group, parts=1, world=2)
+    places = shard_indices(group, parts=1, world=2)
     assert [_cells(group[row], 2) for row in places] == [[2, 2], [1, 3]]
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused_with_what_would_do():
     with pytest.raises(InputUnsupportedError, match=r"a batch of 6 in 2 parts .* by 2 processes.*multiple of 4"):
-        shares(np.zeros(6, dtype=np.int64), parts=2, world=2)
+        shard_indices(np.zeros(6, dtype=np.int64), parts=2, world=2)
 
 
 def test_one_process_neither_waits_nor_sends():
-    ranks = Ranks.current()
+    processes = ProcessGroup.current()
     loss = torch.rand(3, requires_grad=True)
-    assert ranks == Ranks(0, 1)
-    assert ranks.is_first
-    assert ranks.whole_batch(loss, np.arange(3)[None]) is loss
-    ranks.barrier()
+    assert processes == ProcessGroup(0, 1)
+    assert processes.is_first
+    assert processes.gather_losses(loss, np.arange(3)[None]) is loss
+    processes.barrier()
 
 
 def test_tuning_and_studies_are_refused_under_torchrun(monkeypatch):
-    refuse_several("tuning")
+    refuse_torchrun("tuning")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputUnsupportedError, match="tuning under torchrun"):
-        refuse_several("tuning")
+        refuse_torchrun("tuning")
 
 
 def test_the_command_line_trains_one_run_under_torchrun_which_one_process_then_finds_done(tmp_path):

@@ -19,12 +19,13 @@ from pathopatch.debias.objectives import Mean
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.models.bundle import load_model
 from pathopatch.models.networks import build_network
-from pathopatch.training.checkpoint import peek
+from pathopatch.training.checkpoint import CHECKPOINT, NONFINITE, CheckpointFolder, read_header
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.fit import CHECKPOINT, NONFINITE, Keep, fit_arrays, needs_groups
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.optimise import evaluation_steps, update_average
+from pathopatch.training.phase_data import needs_groups
 from pathopatch.training.run import fit
-from pathopatch.training.schedule import evaluation_steps, update_average
-from pathopatch.training.selection import check_validation, is_better, score, some_of_each_group
+from pathopatch.training.selection import check_validation, is_better, sample_each_group, score
 
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
 VAL = toy([[10, 10], [10, 10]], seed=1)
@@ -72,9 +73,11 @@ def test_a_killed_and_resumed_run_equals_an_undisturbed_one_to_the_bit(tmp_path,
     config = _config(**changes)
     undisturbed = fit_arrays(TRAIN, VAL, config)
     with pytest.raises(_Killed):
-        fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=_kill_after(killed_after))
+        fit_arrays(TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f"), progress=_kill_after(killed_after))
     steps = []
-    resumed = fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=lambda s, t, m: steps.append(s))
+    resumed = fit_arrays(
+        TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f"), progress=lambda s, t, m: steps.append(s)
+    )
     assert steps[0] == {1: 1, 5: 5}[killed_after]  # checkpoints at 2, 4, 6 and 8
     assert _equal(resumed.network, undisturbed.network)
     assert resumed.history == undisturbed.history
@@ -90,25 +93,31 @@ def test_a_resumed_run_drops_the_same_units_out(tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules[fit_arrays.__module__], "build_network", with_dropout)
     undisturbed = fit_arrays(TRAIN, VAL, _config())
     with pytest.raises(_Killed):
-        fit_arrays(TRAIN, VAL, _config(), keep=Keep(tmp_path, "f"), progress=_kill_after(5))
-    resumed = fit_arrays(TRAIN, VAL, _config(), keep=Keep(tmp_path, "f"))
+        fit_arrays(TRAIN, VAL, _config(), checkpoints=CheckpointFolder(tmp_path, "f"), progress=_kill_after(5))
+    resumed = fit_arrays(TRAIN, VAL, _config(), checkpoints=CheckpointFolder(tmp_path, "f"))
     assert resumed.history == undisturbed.history
     assert _equal(resumed.network, undisturbed.network)
 
 
 def test_a_checkpoint_of_other_settings_is_not_taken(tmp_path):
-    fit_arrays(TRAIN, VAL, _config(steps=4), keep=Keep(tmp_path, "a"))
+    fit_arrays(TRAIN, VAL, _config(steps=4), checkpoints=CheckpointFolder(tmp_path, "a"))
     steps = []
-    fit_arrays(TRAIN, VAL, _config(steps=4), keep=Keep(tmp_path, "b"), progress=lambda s, t, m: steps.append(s))
+    fit_arrays(
+        TRAIN,
+        VAL,
+        _config(steps=4),
+        checkpoints=CheckpointFolder(tmp_path, "b"),
+        progress=lambda s, t, m: steps.append(s),
+    )
     assert steps == [1, 2, 3, 4]
 
 
 def test_a_damaged_checkpoint_costs_time_but_not_the_result(tmp_path):
     config = _config(steps=4)
-    whole = fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "a"))
+    whole = fit_arrays(TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "a"))
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-5])
-    assert _equal(fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "a")).network, whole.network)
+    assert _equal(fit_arrays(TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "a")).network, whole.network)
 
 
 def test_two_phases_run_in_turn_and_resume_in_the_second(tmp_path):
@@ -123,8 +132,12 @@ def test_two_phases_run_in_turn_and_resume_in_the_second(tmp_path):
     moved = {name for name in one if not torch.equal(one[name], two[name])}
     assert moved == {"classifier.weight", "classifier.bias"}
     with pytest.raises(_Killed):
-        fit_arrays(TRAIN, VAL, config, phases=phases, keep=Keep(tmp_path, "f"), progress=_kill_after(6))
-    assert _equal(fit_arrays(TRAIN, VAL, config, phases=phases, keep=Keep(tmp_path, "f")).network, both.network)
+        fit_arrays(
+            TRAIN, VAL, config, phases=phases, checkpoints=CheckpointFolder(tmp_path, "f"), progress=_kill_after(6)
+        )
+    assert _equal(
+        fit_arrays(TRAIN, VAL, config, phases=phases, checkpoints=CheckpointFolder(tmp_path, "f")).network, both.network
+    )
 
 
 def test_training_leaves_torch_as_it_was():
@@ -182,7 +195,7 @@ def test_the_decision_threshold_never_lowers_validation_wga_and_is_zero_when_not
 
 def test_a_validation_pass_takes_small_groups_whole_and_a_sample_of_large_ones():
     patches = toy([[30, 4], [5, 31]], seed=2, side=8)
-    chosen = some_of_each_group(patches, per_group=10)
+    chosen = sample_each_group(patches, per_group=10)
     group = 2 * patches.label[chosen] + patches.attribute[chosen]
     assert np.bincount(group).tolist() == [10, 4, 5, 10]
     assert len(set(chosen.tolist())) == len(chosen)
@@ -211,8 +224,8 @@ class _Explodes(nn.Module):
 def test_an_infinite_loss_stops_the_run_keeps_the_last_good_checkpoint_and_names_the_patches(tmp_path):
     phases = [Phase(sampler=UniformBatchSampler, objective=lambda n: _Explodes())]
     with pytest.raises(NonFiniteError, match=r"step 6, batch in nonfinite\.json"):
-        fit_arrays(TRAIN, VAL, _config(), phases=phases, keep=Keep(tmp_path, "f"))
-    assert peek(tmp_path / CHECKPOINT, fingerprint="f")["step"] == 4  # evaluations at 2, 4, 6 and 8
+        fit_arrays(TRAIN, VAL, _config(), phases=phases, checkpoints=CheckpointFolder(tmp_path, "f"))
+    assert read_header(CheckpointFolder(tmp_path, "f"))["step"] == 4  # evaluations at 2, 4, 6 and 8
     written = json.loads((tmp_path / NONFINITE).read_text())
     indices = UniformBatchSampler(TRAIN.label, TRAIN.attribute, batch_per_class=4, steps=8, seed=0).batch(5)
     assert written["patch_ids"] == TRAIN.patch_id[indices].tolist()
@@ -237,12 +250,14 @@ def test_one_nan_pixel_stops_the_run_names_its_patch_and_the_last_good_checkpoin
     met = next(step for step, indices in enumerate(batches) if 7 in indices)
     assert met > 0
     with pytest.raises(NonFiniteError, match=f"step {met + 1}, batch"):
-        fit_arrays(patches, VAL, config, keep=Keep(tmp_path, "f"))
+        fit_arrays(patches, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f"))
     written = json.loads((tmp_path / NONFINITE).read_text())
     assert written["patch_ids"] == TRAIN.patch_id[batches.batch(met)].tolist()
     assert written["of_nonfinite_loss"] == [TRAIN.patch_id[7]]
-    assert peek(tmp_path / CHECKPOINT, fingerprint="f")["step"] == met
-    assert fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f")).history  # mended, it goes on from there
+    assert read_header(CheckpointFolder(tmp_path, "f"))["step"] == met
+    assert fit_arrays(
+        TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f")
+    ).history  # mended, it goes on from there
 
 
 @pytest.mark.fault("nonfinite")
@@ -250,7 +265,10 @@ def test_one_nan_pixel_stops_the_run_names_its_patch_and_the_last_good_checkpoin
 def test_a_learning_rate_of_1e20_stops_the_run_and_a_checkpoint_holds_numbers_or_is_not_there(tmp_path, optimizer):
     with pytest.raises(NonFiniteError):
         fit_arrays(
-            TRAIN, VAL, _config(learning_rate=1e20, optimizer=optimizer, checkpoint_every=1), keep=Keep(tmp_path, "f")
+            TRAIN,
+            VAL,
+            _config(learning_rate=1e20, optimizer=optimizer, checkpoint_every=1),
+            checkpoints=CheckpointFolder(tmp_path, "f"),
         )
     assert len(json.loads((tmp_path / NONFINITE).read_text())["patch_ids"]) == 8
     if (tmp_path / CHECKPOINT).exists():
@@ -261,7 +279,7 @@ def test_a_learning_rate_of_1e20_stops_the_run_and_a_checkpoint_holds_numbers_or
 def test_an_absurd_learning_rate_stops_the_run_and_no_checkpoint_holds_its_weights(tmp_path, evaluations):
     bad = _config(evaluations=evaluations, learning_rate=1e30, optimizer="sgd", method="erm")
     with pytest.raises(NonFiniteError):
-        fit_arrays(TRAIN, VAL, bad, keep=Keep(tmp_path, "g"))
+        fit_arrays(TRAIN, VAL, bad, checkpoints=CheckpointFolder(tmp_path, "g"))
     assert not (tmp_path / CHECKPOINT).exists()
 
 

@@ -8,7 +8,8 @@ from made_patches import toy, write_work
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.training import history
-from pathopatch.training.fit import Keep, fit_arrays
+from pathopatch.training.checkpoint import CheckpointFolder
+from pathopatch.training.fit import fit_arrays
 from pathopatch.training.history import EVENTS
 from pathopatch.training.run import fit
 
@@ -40,14 +41,16 @@ def test_event_files_show_the_history_once_also_when_the_run_was_killed(tmp_path
     patches = toy([[20, 6], [6, 20]], seed=0)
     config = TrainConfig(**SMALL, tensorboard=True)
     with pytest.raises(_Killed):
-        fit_arrays(patches, patches, config, keep=Keep(tmp_path, "f"), progress=progress)
+        fit_arrays(patches, patches, config, checkpoints=CheckpointFolder(tmp_path, "f"), progress=progress)
     assert list(_points(tmp_path)["loss"]) == [2, 4]
-    rows = fit_arrays(patches, patches, config, keep=Keep(tmp_path, "f")).history
+    rows = fit_arrays(patches, patches, config, checkpoints=CheckpointFolder(tmp_path, "f")).history
     points = _points(tmp_path)
     assert set(points) == {"loss", "loss_biased", "loss_less_biased", "val_wga", "val_gba"}
     for name, values in points.items():
         assert values == pytest.approx({row["step"]: row[name] for row in rows}, rel=1e-6)
-    fit_arrays(patches, patches, config.model_copy(update={"evaluations": 2}), keep=Keep(tmp_path, "other"))
+    fit_arrays(
+        patches, patches, config.model_copy(update={"evaluations": 2}), checkpoints=CheckpointFolder(tmp_path, "other")
+    )
     assert list(_points(tmp_path)["loss"]) == [3, 6]  # another run's points are gone
 
 
@@ -68,4 +71,6 @@ def test_without_the_package_the_run_is_refused_before_it_starts(tmp_path, monke
     monkeypatch.setattr(history, "find_spec", lambda name: None)
     patches = toy([[6, 6], [6, 6]], seed=0)
     with pytest.raises(InputUnsupportedError, match=r"pathopatch\[tensorboard\]"):
-        fit_arrays(patches, patches, TrainConfig(**SMALL, tensorboard=True), keep=Keep(tmp_path, "f"))
+        fit_arrays(
+            patches, patches, TrainConfig(**SMALL, tensorboard=True), checkpoints=CheckpointFolder(tmp_path, "f")
+        )

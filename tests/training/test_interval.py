@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pathopatch.metrics import bootstrap_by_patient
-from pathopatch.training.interval import accuracies_with_intervals
+from pathopatch.training.selection import accuracies_with_intervals
 
 
 def test_two_patients_alike_have_an_interval_of_no_width() -> None:

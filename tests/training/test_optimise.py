@@ -17,7 +17,7 @@ from pathopatch.debias.phases import Phase
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.models.networks import build_network
 from pathopatch.training import optimise
-from pathopatch.training.distributed import Ranks
+from pathopatch.training.distributed import ProcessGroup
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.optimise import compiled, loss_scaler, rate_factor, take_step, training_dtype
 
@@ -26,7 +26,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def _step(weight, total, *, clip_norm=None, scaler=None, rate=1.0):
     optimizer = torch.optim.SGD([weight], lr=123.0)
-    take_step(total, optimizer, rate=rate, clip_norm=clip_norm, scaler=scaler, ranks=Ranks())
+    take_step(total, optimizer, rate=rate, clip_norm=clip_norm, scaler=scaler, processes=ProcessGroup())
     return weight.detach().tolist()
 
 

@@ -1,7 +1,5 @@
 """Methods in the loop: what passes between their phases, that each resumes exactly, and that they learn."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +11,11 @@ from pathopatch.debias.methods import NAMES, Phase, method, steps_in_all
 from pathopatch.debias.objectives import Mean
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.debias.samplers import UniformBatchSampler
-from pathopatch.training import phase_data
-from pathopatch.training.distributed import Ranks
-from pathopatch.training.fit import Keep, fit_arrays
+from pathopatch.training import loop
+from pathopatch.training.checkpoint import CheckpointFolder
+from pathopatch.training.distributed import ProcessGroup
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.phase_data import split_validation
 from pathopatch.training.selection import score
 
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
@@ -53,9 +53,11 @@ def test_every_method_killed_in_its_last_phase_and_resumed_equals_an_undisturbed
             raise _Killed
 
     with pytest.raises(_Killed):
-        fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=kill)
+        fit_arrays(TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f"), progress=kill)
     steps = []
-    resumed = fit_arrays(TRAIN, VAL, config, keep=Keep(tmp_path, "f"), progress=lambda s, t, m: steps.append(s))
+    resumed = fit_arrays(
+        TRAIN, VAL, config, checkpoints=CheckpointFolder(tmp_path, "f"), progress=lambda s, t, m: steps.append(s)
+    )
     assert len(steps) < in_all or in_all == 1
     assert _equal(resumed.network, undisturbed.network)
     assert resumed.history == undisturbed.history
@@ -160,40 +162,40 @@ def test_the_biased_model_is_picked_by_the_mean_of_its_classes(monkeypatch):
         scores.append(rule)
         return score(measures, rule)
 
-    monkeypatch.setattr(sys.modules[fit_arrays.__module__], "score", spy)
+    monkeypatch.setattr(loop, "score", spy)
     fit_arrays(TRAIN, VAL, _config(method="gerne-unknown", select="gba"))
     assert scores == ["cba", "cba", "gba", "gba"]
 
 
 def test_what_a_phase_learns_from_validation_takes_no_part_in_selecting():
     phases = method("dfr")
-    halves = phase_data.held(VAL, phases, seed=0)
+    halves = split_validation(VAL, phases, seed=0)
     assert halves.select is not None
-    assert halves.out is not None
-    mine, theirs = set(halves.select.patch_id), set(halves.out.patch_id)
+    assert halves.held_out is not None
+    mine, theirs = set(halves.select.patch_id), set(halves.held_out.patch_id)
     assert not mine & theirs
     assert mine | theirs == set(VAL.patch_id)
     fitted = fit_arrays(TRAIN, VAL, _config(method="dfr"))
     n = sum(value for name, value in fitted.validation.items() if name.startswith("n of"))
     assert n == len(halves.select)
-    assert fitted.history[-1]["held_out_n"] == len(halves.out)
-    assert phase_data.held(VAL, method("gerne"), seed=0).select is VAL
+    assert fitted.history[-1]["held_out_n"] == len(halves.held_out)
+    assert split_validation(VAL, method("gerne"), seed=0).select is VAL
 
 
 def test_patients_are_not_divided_between_the_halves_where_that_leaves_all_groups_in_both():
-    halves = phase_data.held(VAL, method("dfr"), seed=0)
-    assert halves.by_patient
-    assert not set(halves.select.patient) & set(halves.out.patient)
-    for half in (halves.select, halves.out):
+    halves = split_validation(VAL, method("dfr"), seed=0)
+    assert halves.is_by_patient
+    assert not set(halves.select.patient) & set(halves.held_out.patient)
+    for half in (halves.select, halves.held_out):
         assert (np.bincount(2 * half.label + half.attribute, minlength=4) > 0).all()
 
 
 def test_one_patients_patches_are_halved_group_by_group():
     single = toy([[7, 4], [2, 6]], seed=3, side=8)
     single.patient[:] = "p"
-    halves = phase_data.held(single, method("dfr"), seed=0)
-    assert not halves.by_patient
-    assert np.bincount(2 * halves.out.label + halves.out.attribute).tolist() == [4, 2, 1, 3]
+    halves = split_validation(single, method("dfr"), seed=0)
+    assert not halves.is_by_patient
+    assert np.bincount(2 * halves.held_out.label + halves.held_out.attribute).tolist() == [4, 2, 1, 3]
     assert np.bincount(2 * halves.select.label + halves.select.attribute).tolist() == [3, 2, 1, 3]
 
 
@@ -249,11 +251,11 @@ def test_a_method_without_attributes_learns_the_same_to_the_bit_where_training_k
 def test_pseudo_attributes_follow_from_numbers_that_all_processes_share(monkeypatch, name):
     shared = []
 
-    def spy(ranks, compute, index, *, chunk):
+    def spy(processes, compute, index, *, chunk):
         shared.append(len(index))
         return compute(index)
 
-    monkeypatch.setattr(Ranks, "rows", spy)
+    monkeypatch.setattr(ProcessGroup, "map_chunks", spy)
     fit_arrays(TRAIN, VAL, _config(method=name))
     assert shared.count(len(TRAIN)) == 1
 

@@ -12,7 +12,7 @@ from pathopatch.core.errors import GroupEmptyError
 from pathopatch.debias.methods import NAMES
 from pathopatch.groups import assign_groups
 from pathopatch.training import fit, runs_with_groups, tune
-from pathopatch.training.required_groups import require_groups
+from pathopatch.training.phase_data import require_groups
 
 SMALL = {"input_px": 16, "steps": 2, "batch_per_class": 4, "evaluations": 1, "threads": 1}
 

@@ -16,10 +16,18 @@ from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES
 from pathopatch.training import search as search_module
-from pathopatch.training.fit import Fitted
-from pathopatch.training.search import search_arrays, search_plan, search_text
-from pathopatch.training.space import WAVE, Space, known_to, planned, search_space
-from pathopatch.training.trials import finished, open_study, trial_table, winner
+from pathopatch.training.fit import TrainingResult
+from pathopatch.training.search import (
+    WAVE,
+    SearchSpace,
+    ask_trial,
+    earlier_waves,
+    search_arrays,
+    search_plan,
+    search_space,
+    search_text,
+)
+from pathopatch.training.trials import finished_trials, open_study, trial_table, winning_trial
 
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
 VAL = toy([[10, 10], [10, 10]], seed=1)
@@ -36,7 +44,7 @@ def done(number: int, value: float, *, gba: float = 0.5, steps: int = 4, **more:
     return create_trial(state=more.pop("state", TrialState.COMPLETE), value=value, user_attrs=said, **more)
 
 
-def pairs_of(space: Space) -> list[tuple[float, float]]:
+def pairs_of(space: SearchSpace) -> list[tuple[float, float]]:
     return [(point["c"], round(point["c"] * (point["beta"] + 1), 9)) for point in space.grid]
 
 
@@ -110,13 +118,13 @@ def test_every_method_gets_the_same_number_of_trials_and_the_first_is_the_config
 def test_a_trial_is_a_function_of_its_number_and_of_earlier_waves() -> None:
     space = search_space(TRAIN, config_of(), SEARCH)
     results = {n: done(n, n / 10) for n in range(6)}
-    assert known_to(3, {}) == []
-    assert known_to(4, {0: results[0]}) is None  # trials 1 to 3 are under way
-    assert known_to(6, results) == known_to(4, results) == [results[n] for n in range(WAVE)]
+    assert earlier_waves(3, {}) == []
+    assert earlier_waves(4, {0: results[0]}) is None  # trials 1 to 3 are under way
+    assert earlier_waves(6, results) == earlier_waves(4, results) == [results[n] for n in range(WAVE)]
     for number in (3, 6):
-        known = known_to(number, results)
+        known = earlier_waves(number, results)
         assert known is not None
-        first, again = (planned(number, known, config_of(), SEARCH, space)[1] for _ in range(2))
+        first, again = (ask_trial(number, known, config_of(), SEARCH, space)[1] for _ in range(2))
         assert first == again
 
 
@@ -124,16 +132,16 @@ def test_of_equal_values_the_higher_gba_wins_then_the_first_trial() -> None:
     study = open_study(None, name="s")
     for number, (value, gba) in enumerate(((0.5, 0.6), (0.5, 0.7), (0.5, 0.7), (0.4, 0.9))):
         study.add_trial(done(number, value, gba=gba))
-    assert winner(study).user_attrs["trial"] == 1
+    assert winning_trial(study).user_attrs["trial"] == 1
 
 
 def test_a_pruned_trial_never_wins() -> None:
     study = open_study(None, name="s")
     study.add_trial(done(0, 0.9, state=TrialState.PRUNED))
     with pytest.raises(NonFiniteError):
-        winner(study)
+        winning_trial(study)
     study.add_trial(done(1, 0.1))
-    assert winner(study).user_attrs["trial"] == 1
+    assert winning_trial(study).user_attrs["trial"] == 1
 
 
 def test_a_diverged_trial_counts_and_loses_and_if_all_diverge_it_is_said() -> None:
@@ -153,13 +161,13 @@ def scripted(curves: dict[int, list[float]]) -> Any:
     """A training whose validation WGA at each evaluation is written down; trials come in the order of their numbers."""
     calls = iter(range(1000))
 
-    def fit(train: Any, val: Any, config: TrainConfig, *, keep: Any, progress: Any) -> Fitted:
+    def fit(train: Any, val: Any, config: TrainConfig, *, checkpoints: Any, progress: Any) -> TrainingResult:
         curve = curves[next(calls)]
         for step, value in enumerate(curve, 1):
             progress(step, len(curve), {"val_wga": value, "val_gba": value})
         history = [{"phase": k // 6, "step": k % 6 + 1, "val_wga": v, "val_gba": v} for k, v in enumerate(curve)]
         picked = int(np.argmax(curve[-6:]))
-        return Fitted(
+        return TrainingResult(
             network=None, mean=(0.0,), std=(1.0,), step=picked + 1, history=tuple(history), decision_threshold=0.0,
             decision_chosen_for="wga", temperature=1.0, validation={}, n_classes=2,
         )  # type: ignore[arg-type]  # fmt: skip
@@ -172,7 +180,7 @@ GOOD, BAD = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8], [0.1, 0.1, 0.1, 0.1, 0.1, 0.95]
 
 @pytest.fixture
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "_judged", lambda *_: {})
+    monkeypatch.setattr(search_module, "_measure_result", lambda *_: {})
 
 
 def pruned_search(monkeypatch: pytest.MonkeyPatch, curves: list[list[float]], search: TuneConfig) -> pd.DataFrame:
@@ -284,9 +292,9 @@ def test_a_torn_last_line_of_the_journal_costs_that_trial_only(tmp_path: Any) ->
     journal = tmp_path / "trials.journal"
     journal.write_bytes(journal.read_bytes()[:-20])
     again = open_study(tmp_path, name="s")
-    assert list(finished(again)) == [0]
+    assert list(finished_trials(again)) == [0]
     again.add_trial(done(1, 0.6))
-    assert list(finished(open_study(tmp_path, name="s"))) == [0, 1]
+    assert list(finished_trials(open_study(tmp_path, name="s"))) == [0, 1]
 
 
 def test_optuna_itself_reads_the_journal(tmp_path: Any) -> None:

@@ -69,8 +69,8 @@ def test_a_winner_found_before_the_interruption_is_not_trained_again(
     steps: list[int] = []
     true_fit = search_module.fit_arrays
 
-    def counted(train: Any, val: Any, config: Any, *, keep: Any, progress: Any = None) -> Any:
-        return true_fit(train, val, config, keep=keep, progress=lambda step, *_: steps.append(step))
+    def counted(train: Any, val: Any, config: Any, *, checkpoints: Any, progress: Any = None) -> Any:
+        return true_fit(train, val, config, checkpoints=checkpoints, progress=lambda step, *_: steps.append(step))
 
     monkeypatch.setattr(search_module, "fit_arrays", counted)
     folder = tune(tmp_path, config_of(), SEARCH)
@@ -107,19 +107,19 @@ def work_on(work: Path, search: TuneConfig, log: Path, go: Path, dies: bool) -> 
     """Tune as one of several processes; note the start and the end of each trial; maybe die in the first."""
     true_fit = search_module.fit_arrays
 
-    def noted(train: Any, val: Any, config: TrainConfig, *, keep: Any, progress: Any = None) -> Any:
+    def noted(train: Any, val: Any, config: TrainConfig, *, checkpoints: Any, progress: Any = None) -> Any:
         def slow(*_: Any) -> None:
             time.sleep(0.03)
             if dies:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         if progress is None:  # the winner, read from its checkpoint
-            return true_fit(train, val, config, keep=keep, progress=None)
+            return true_fit(train, val, config, checkpoints=checkpoints, progress=None)
         with log.open("a") as stream:
-            stream.write(f"start {keep.folder.name}\n")
-        fitted = true_fit(train, val, config, keep=keep, progress=slow)
+            stream.write(f"start {checkpoints.folder.name}\n")
+        fitted = true_fit(train, val, config, checkpoints=checkpoints, progress=slow)
         with log.open("a") as stream:
-            stream.write(f"end {keep.folder.name}\n")
+            stream.write(f"end {checkpoints.folder.name}\n")
         return fitted
 
     search_module.fit_arrays = noted

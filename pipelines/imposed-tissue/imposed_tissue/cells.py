@@ -20,9 +20,9 @@ from pathopatch.core.config import TrainConfig, parse
 from pathopatch.debias.methods import method
 from pathopatch.groups.assign import attribute
 from pathopatch.training.dataset import PatchSet, load_patches
-from pathopatch.training.fit import Fitted, fit_arrays
+from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.phase_data import needs_groups
-from pathopatch.training.selection import Standardised, logits_of
+from pathopatch.training.selection import Standardizer, logits_of
 
 CEILING = "ceiling"
 """Not a method: erm on training crops of which half have either size, so that there is no shortcut."""
@@ -153,9 +153,9 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
     }
 
 
-def margins_of(fitted: Fitted, patches: PatchSet) -> NDArray[np.float64]:
+def margins_of(fitted: TrainingResult, patches: PatchSet) -> NDArray[np.float64]:
     """Return z1 - z0 of all patches."""
-    standardised = Standardised.of(fitted.mean, fitted.std, torch.device("cpu"))
+    standardised = Standardizer.of(fitted.mean, fitted.std, torch.device("cpu"))
     logits = logits_of(fitted.network, patches, np.arange(len(patches)), standardised)  # (N, 2)
     return np.asarray(logits[:, 1] - logits[:, 0])
 

@@ -15,9 +15,9 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.models.bundle import load_model
-from pathopatch.training.decision_threshold import TEMPERATURES, best_temperature, decide, nll
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
+from pathopatch.training.selection import TEMPERATURES, best_temperature, choose_threshold, nll
 
 VAL = toy([[2, 2], [2, 2]], seed=0, side=8)
 FOUR = replace(VAL.rows(np.arange(4)), label=np.array([0, 0, 1, 1]), attribute=np.array([0, 1, 0, 1]))
@@ -31,7 +31,7 @@ def _config(**changes):
 
 
 def test_the_threshold_of_the_best_wga_and_what_zero_would_give():
-    found = decide(LOGITS, FOUR, tune_threshold=True)
+    found = choose_threshold(LOGITS, FOUR, tune_threshold=True)
     assert (found.threshold, found.chosen_for) == (2.5, "wga")
     assert (found.validation["wga"], found.validation["wga_at_zero"]) == (1.0, 0.0)
 
@@ -41,23 +41,23 @@ def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
     of_two = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))
     of_two = replace(of_two, patient=np.repeat(["all right", "all wrong"], 4))
     logits = np.stack([np.zeros(8), np.array([-1.0, -1, 1, 1, 1, 1, -1, -1])], axis=1)
-    found = decide(logits, of_two, tune_threshold=False).validation
+    found = choose_threshold(logits, of_two, tune_threshold=False).validation
     # one patient alone, a quarter of the draws each, gives 1 or 0
     assert (found["wga"], found["wga_low"], found["wga_high"], found["patients"]) == (0.5, 0.0, 1.0, 2)
     assert (found["gba_low"], found["gba_high"]) == (0.0, 1.0)
-    alone = decide(logits, replace(of_two, patient=np.repeat("one", 8)), tune_threshold=False).validation
+    alone = choose_threshold(logits, replace(of_two, patient=np.repeat("one", 8)), tune_threshold=False).validation
     assert np.isnan(alone["wga_low"])
 
 
 def test_the_threshold_at_a_fixed_sensitivity_and_its_name():
-    found = decide(LOGITS, FOUR, tune_threshold=True, sensitivity=0.5)
+    found = choose_threshold(LOGITS, FOUR, tune_threshold=True, sensitivity=0.5)
     assert (found.threshold, found.chosen_for) == (3.5, "sensitivity 0.5")
     assert found.validation["accuracy of label 1, attribute 0"] == 0.0
 
 
 def test_a_threshold_that_is_not_asked_for_or_of_three_classes_is_zero():
-    assert decide(LOGITS, FOUR, tune_threshold=False).chosen_for == "none"
-    three = decide(np.eye(3)[[0, 1, 2, 2]], replace(FOUR, label=np.array([0, 1, 2, 2])), tune_threshold=True)
+    assert choose_threshold(LOGITS, FOUR, tune_threshold=False).chosen_for == "none"
+    three = choose_threshold(np.eye(3)[[0, 1, 2, 2]], replace(FOUR, label=np.array([0, 1, 2, 2])), tune_threshold=True)
     assert (three.threshold, three.chosen_for) == (0.0, "none")
 
 
@@ -115,7 +115,7 @@ def test_faultless_validation_gives_the_lowest_temperature_of_the_range_and_cert
 
 
 def test_temperature_changes_no_decision_and_lowers_the_likelihood_loss():
-    found = decide(LOGITS, FOUR, tune_threshold=True)
+    found = choose_threshold(LOGITS, FOUR, tune_threshold=True)
     assert found.temperature != 1.0
     assert found.validation["nll"] < found.validation["nll_at_one"] == nll(LOGITS, FOUR.label)
     assert (found.threshold, found.validation["wga"]) == (2.5, 1.0)  # as of the logits themselves

@@ -1,0 +1,216 @@
+"""The training loop: take the steps of one phase, whatever the method.
+
+A method differs from another in its sampler and its objective alone (see `pathopatch.debias.methods`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.faultpoints import fault_point
+from pathopatch.core.files import write_json
+from pathopatch.debias import gerne
+from pathopatch.debias.methods import Phase, steps_in_all
+from pathopatch.models.networks import freeze_batchnorm
+from pathopatch.training import checkpoint
+from pathopatch.training.augment import augmentation
+from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, State
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.distributed import ProcessGroup
+from pathopatch.training.history import EventFiles, LossMeans
+from pathopatch.training.loader import Batch, load_batches, with_cell_unit
+from pathopatch.training.optimise import (
+    compiled,
+    evaluation_steps,
+    overflows_always,
+    rate_factor,
+    take_step,
+    update_average,
+)
+from pathopatch.training.phase_data import ValidationSplit, phase_batches
+from pathopatch.training.reproducible import dropout_seed, mixed_seed
+from pathopatch.training.selection import (
+    BATCH,
+    Standardizer,
+    is_better,
+    logits_of,
+    sample_each_group,
+    score,
+    validation_measures,
+)
+
+StepCallback = Callable[[int, int, dict[str, float]], None]
+"""Called after each step with the steps done, their total, and the latest measures."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """The constants of a run; for a phase, `config` holds the steps and weight decay of that phase."""
+
+    config: TrainConfig
+    train: PatchSet
+    val: PatchSet | None  # selects the checkpoint: without the patches that a phase learns from
+    validation: ValidationSplit
+    device: torch.device
+    dtype: torch.dtype
+    standardize: Standardizer
+    has_frozen_batchnorm: bool
+    n_classes: int
+    phases: tuple[Phase, ...]
+    steps: int  # of [train] steps; each phase takes its own share of them
+    processes: ProcessGroup
+    checkpoints: CheckpointFolder | None
+    events: EventFiles
+    progress: StepCallback | None
+    shown: dict[str, float] = field(default_factory=dict)  # latest validation measures, for the progress bar
+
+
+def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
+    """Take the steps of a phase that are not done yet."""
+    config = run.config
+    n_attributes = gerne.cell_counts(data.label, data.attribute).shape[1]
+    label = torch.tensor(data.label, device=run.device)  # (N,)
+    group = torch.tensor(n_attributes * data.label + data.attribute, device=run.device)  # (N,)
+    # Seeds differ between phases: otherwise the second phase would meet the batches of the first again.
+    sampler = phase_batches(phase, data, config, steps=config.steps, seed=config.seed + state.phase)
+    # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
+    sampler = with_cell_unit(sampler, config.cell_unit or run.processes.world)
+    # Only the forward pass is compiled: the weights keep the names that checkpoints and bundles store.
+    forward = compiled(state.network, run.device) if config.compile else state.network
+    evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
+    for batch in load_batches(
+        sampler,
+        data,
+        range(state.step, config.steps),  # a resumed run starts at the step of its checkpoint
+        group=group.numpy(force=True),
+        augment=augmentation(config.augmentation, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb),
+        standardize=run.standardize,
+        processes=run.processes,
+        ahead=config.prefetch,
+    ):
+        # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
+        torch.manual_seed(dropout_seed(config.seed, state.phase, batch.step, rank=run.processes.rank))
+        _set_mode(run, phase, state)
+
+        # One pass over the whole batch, whatever streams it is made of. With BatchNorm in training mode two passes
+        # would each use statistics that match neither each other's nor the stored ones.
+        with torch.autocast(run.device.type, run.dtype, enabled=run.dtype != torch.float32):
+            logits = forward(batch.x)  # (b, K)
+        # One loss per sample, in float32: the objective weights the samples, not the loss function.
+        own_loss = cross_entropy(logits.float(), label[batch.own_indices], reduction="none")  # (b,)
+        loss = run.processes.gather_losses(own_loss, batch.places)  # (B,)
+        # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
+        total = state.objective(loss, group[batch.indices])
+
+        # Checked before the step: the weights must not be touched by a gradient that is not finite.
+        total_value = float(total.detach())
+        if not math.isfinite(total_value):
+            bad = [batch.indices[place] for place in torch.nonzero(~torch.isfinite(loss)).flatten().tolist()]
+            raise _divergence_error(run, data, batch, state, f"the loss is {total_value}", bad)
+
+        rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
+        take_step(
+            total,
+            state.optimizer,
+            rate=rate,
+            clip_norm=config.clip_norm,
+            scaler=state.scaler,
+            processes=run.processes,
+        )
+        run.processes.average_buffers(state.network)  # before the average copies them
+        if state.average is not state.network:
+            update_average(state.average, state.network, batch.step)
+        state.step = batch.step + 1
+        state.losses.add(total, state.objective)
+
+        is_evaluation = state.step in evaluated
+        if is_evaluation or state.step % every == 0:
+            # In this order: a checkpoint never holds weights that are not finite.
+            if not _is_finite(state) or (is_evaluation and not _evaluate(run, phase, state)):
+                raise _divergence_error(run, data, batch, state, "a weight or a validation logit is not finite")
+            if overflows_always(state.scaler):
+                raise _divergence_error(run, data, batch, state, "no gradient is finite in float16")
+            if run.checkpoints and run.processes.is_first:
+                checkpoint.save(run.checkpoints, state)
+        fault_point("step")
+        if run.progress:
+            done = steps_in_all(run.phases[: state.phase], run.steps) + state.step
+            run.progress(done, steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
+
+
+def _evaluate(run: Run, phase: Phase, state: State) -> bool:
+    """Measure the average on validation and keep it if it is the best so far; False if a logit is not finite."""
+    # A phase that only prepares the next one, such as the biased model of gerne-unknown, has its own rule.
+    rule = run.config.select if phase.select_by == "wga" or run.config.select == "last" else phase.select_by
+    row: dict[str, Any] = {"phase": state.phase, "step": state.step, **state.losses.means()}
+    measures: dict[str, float] = {}
+    if run.val is not None:
+        index = sample_each_group(run.val, seed=run.config.seed)
+        logits = compute_logits(run, state.average, run.val, index)
+        if not np.isfinite(logits).all():
+            return False
+        measures = validation_measures(logits, run.val.label[index], run.val.attribute[index])
+        run.shown.update({"val_wga": measures["wga"], "val_gba": measures["gba"]})
+        if phase.on_validation is not None:
+            phase.on_validation(state.objective, measures)
+    row |= {"val_wga": measures.get("wga"), "val_gba": measures.get("gba")} | state.report
+    state.history = [*state.history, row]
+    new_score = [float(state.step)] if rule == "last" else score(measures, rule)
+    if is_better(new_score, state.best.get("score")):
+        state.best = {"step": state.step, "score": new_score}
+        state.best_weights = {k: checkpoint.copied(v) for k, v in state.average.state_dict().items()}
+    state.losses = LossMeans()
+    run.events.add(row, step=steps_in_all(run.phases[: state.phase], run.steps) + state.step)
+    return True
+
+
+def compute_logits(run: Run, network: nn.Module, patches: PatchSet, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the logits (n, K) of some patches; each process computes its share, and all go on from the same ones."""
+    return run.processes.map_chunks(lambda part: logits_of(network, patches, part, run.standardize), index, chunk=BATCH)
+
+
+def _set_mode(run: Run, phase: Phase, state: State) -> None:
+    """Set dropout and BatchNorm for a step."""
+    # Where only the last layer learns, its input must be what the network gives in prediction.
+    state.network.train(phase.trainable == "all")
+    state.objective.train()
+    if run.has_frozen_batchnorm:
+        freeze_batchnorm(state.network)
+
+
+def _is_finite(state: State) -> bool:
+    """Return whether all weights are finite."""
+    # The average tells it for the network too: once a weight is not finite, its average never is again.
+    values = state.average.state_dict().values()
+    return all(bool(torch.isfinite(value).all()) for value in values if value.is_floating_point())
+
+
+def _divergence_error(
+    run: Run, data: PatchSet, batch: Batch, state: State, problem: str, bad: Sequence[int] = ()
+) -> NonFiniteError:
+    """Write the batch's patch_ids beside the checkpoint, which stays, and return the error; alike on all processes."""
+    patch_ids = {"patch_ids": [str(name) for name in data.patch_id[batch.indices]]}
+    patch_ids["of_nonfinite_loss"] = [str(name) for name in data.patch_id[list(bad)]]  # their pixels are suspect
+    place = f"step {batch.step + 1}"
+    if run.checkpoints:
+        path = run.checkpoints.folder / NONFINITE
+        if run.processes.is_first:
+            write_json(path, {"phase": state.phase, "step": batch.step + 1, "what": problem, **patch_ids})
+        place += f", batch in {path.name}"
+    kept = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
+    return NonFiniteError(
+        f"{problem}; {kept}",
+        place=place,
+        remedy="lower [train] learning_rate or [train] beta, or look at the batch's patches",
+    )
