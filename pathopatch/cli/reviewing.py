@@ -39,15 +39,13 @@ def review(
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("the review page needs its extra", remedy="pip install 'pathopatch[review]'")
     from pathopatch.review import viewer
-    from pathopatch.review.app import create_app
+    from pathopatch.review.app import create_app, create_server, listen, open_review
     from pathopatch.review.security import access_for
-    from pathopatch.review.server import listen, serve
-    from pathopatch.review.slide_pool import opened
 
     viewer.require()
     who = _user() if reviewer is None else reviewer
     with (
-        opened(out, reviewer=who, beside=beside, manifest=manifest, work=work, imported=imported) as found,
+        open_review(out, reviewer=who, beside=beside, manifest=manifest, work=work, imported=imported) as opened,
         listen(host, port) as listener,
     ):
         address, bound = listener.getsockname()[:2]
@@ -58,9 +56,9 @@ def review(
         if access.token:
             say("others can reach this page: the token opens it, and what is sent is not encrypted")
         if not quiet:
-            slides = counted(len(found.cohort.ids()), "slide")
+            slides = counted(len(opened.cohort.ids()), "slide")
             say(f"research use only, not for diagnosis; {slides}; Ctrl-C ends the page")
-        serve(create_app(found, access), listener)
+        create_server(create_app(opened, access)).run(sockets=[listener])
 
 
 def _user() -> str:

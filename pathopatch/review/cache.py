@@ -1,4 +1,4 @@
-"""Which encoded pictures are kept, so that looking again costs nothing? The latest ones, up to so many bytes."""
+"""Keep encoded pictures in memory, the least recently used dropped first."""
 
 from __future__ import annotations
 
@@ -6,41 +6,31 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-TILE_BYTES = 256 * 2**20
-"""About 20,000 tiles: some slides looked at closely."""
+_LIMIT_BYTES = 256 * 2**20  # about 20,000 tiles: several slides looked at closely
 
 
 class ByteCache:
-    """Byte strings by key, those that were asked for longest ago forgotten first; any thread may ask.
+    """Least-recently-used cache of byte strings, of at most `limit_bytes` together; safe to share among threads."""
 
-    Parameters
-    ----------
-    limit_bytes : int
-        What is kept comes to at most so much; a value larger than that is never kept.
-    """
-
-    def __init__(self, limit_bytes: int = TILE_BYTES) -> None:
-        self._limit, self._lock = limit_bytes, threading.Lock()
-        self._kept: OrderedDict[Hashable, bytes] = OrderedDict()
-        self._held = 0
-
-    @property
-    def held_bytes(self) -> int:
-        """Size of all that is kept."""
-        return self._held
+    def __init__(self, limit_bytes: int = _LIMIT_BYTES) -> None:
+        self._limit_bytes, self._lock = limit_bytes, threading.Lock()
+        self._values: OrderedDict[Hashable, bytes] = OrderedDict()
+        self.size_bytes = 0
 
     def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
-        """Return a key's bytes, made if they are not kept; threads do not wait for each other while they are made."""
+        """Return a key's bytes, made if they are not cached."""
         with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key]
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        # The lock is free meanwhile: a slow tile must not hold up the others. Two threads may make the same one.
         value = make()
         with self._lock:
-            self._held -= len(self._kept.pop(key, b""))
-            if len(value) <= self._limit:
-                self._kept[key] = value
-                self._held += len(value)
-            while self._held > self._limit:
-                self._held -= len(self._kept.popitem(last=False)[1])
+            self.size_bytes -= len(self._values.pop(key, b""))
+            # A value larger than the limit would push out all others.
+            if len(value) <= self._limit_bytes:
+                self._values[key] = value
+                self.size_bytes += len(value)
+            while self.size_bytes > self._limit_bytes:
+                self.size_bytes -= len(self._values.popitem(last=False)[1])
         return value

@@ -1,11 +1,11 @@
-"""Which slides does a work folder hold predictions of? A row each, and the way from an id to the slide itself."""
+"""List the predicted slides of a work folder, and open a slide by its id."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,24 +20,26 @@ from pathopatch.slides.pseudonyms import pseudonym
 
 _OPEN_SLIDES = 8
 _COUNTS = ("patches", "predicted", "tumour", "unreadable")
-_Mark = tuple[int, ...]
+_Mtimes = tuple[int, ...]
+"""When files were written, ns: other times mean that what was read of them is outdated."""
 
 
 class ReviewedCohort:
-    """The slides of a work folder, read again where their files have changed; any thread may ask.
+    """The predicted slides of a work folder, read again where files have changed; safe to share among threads.
 
     Parameters
     ----------
     out : Path
         Work folder of the predictions.
     beside : ReviewedCohort, optional
-        Other predictions of the same slides.
+        Predictions of the same slides by the run to compare with.
     rows : sequence of SlideRow
-        Where slides lie, before what the status files say. Of slides without their names the content is compared.
+        Where slides lie; takes precedence over their status files. Slides of deidentified predictions are found by
+        their content.
     work : Path, optional
         Folder of a ``groups.parquet``; `out` if not given.
     cache : ByteCache, optional
-        Where pictures are kept.
+        Keeps encoded pictures.
     """
 
     def __init__(
@@ -51,22 +53,24 @@ class ReviewedCohort:
     ) -> None:
         self.out, self.beside, self.work = out, beside, work or out
         self.cache = ByteCache() if cache is None else cache
-        self._located = {row.slide_id: row.source for row in rows}
-        self._unnamed = list(rows)
+        self._sources = {row.slide_id: row.source for row in rows}
+        self._rows_without_pseudonym = list(rows)
+        # Re-entrant: `has_slide` and `ids` refresh the rows while they hold it.
         self._lock = threading.RLock()
-        self._rows: dict[str, tuple[_Mark, dict[str, Any]]] = {}
-        self._folders: _Mark = ()
-        self._open: OrderedDict[str, tuple[_Mark, ReviewedSlide]] = OrderedDict()
+        self._rows: dict[str, tuple[_Mtimes, dict[str, Any]]] = {}
+        self._folder_mtimes: _Mtimes = ()
+        self._open: OrderedDict[str, tuple[_Mtimes, ReviewedSlide]] = OrderedDict()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each slide that was predicted, or failed to be, in the order of their ids.
+        """Return a row for each slide whose prediction was attempted, in the order of their ids.
 
         Returns
         -------
         list of dict
-            slide_id, patient_id, state, code, message; patches, predicted, tumour (counts); positive_share (of the
-            tissue area, as in ``cohort.csv``), tissue_area_mm2, tissue_share (of the scanned part), positive_area_mm2,
-            flagged_share, lowest_margin, warnings (a list), fingerprint. None where there is no such number.
+            slide_id, patient_id, state, code, message; patches, predicted, tumour, unreadable (counts); positive_share
+            (of the tissue area, as in ``cohort.csv``), tissue_area_mm2, tissue_share (of the scanned part),
+            positive_area_mm2, flagged_share, lowest_margin, warnings (a list), fingerprint. None where there is no such
+            number.
         """
         with self._lock:
             self._refresh()
@@ -75,81 +79,88 @@ class ReviewedCohort:
     def ids(self) -> list[str]:
         """Return the slides' ids, in order."""
         with self._lock:
-            if not self._rows or self._folders != self._folders_now():
+            if not self._rows or self._folder_mtimes != self._current_folder_mtimes():
                 self._refresh()
             return list(self._rows)
 
-    def known(self, slide_id: str) -> bool:
-        """Return whether there is a slide of this id: looked up, never made a path."""
+    def has_slide(self, slide_id: str) -> bool:
+        """Return whether there is a slide of this id; any text is safe, since it never becomes a path."""
         with self._lock:
-            if slide_id not in self._rows and self._folders != self._folders_now():
+            if slide_id not in self._rows and self._folder_mtimes != self._current_folder_mtimes():
                 self._refresh()
             return slide_id in self._rows
 
     def open(self, slide_id: str) -> ReviewedSlide:
-        """Return a slide, the same one as before unless its files have changed.
+        """Return a slide, the same object as before unless its files have changed.
 
         Raises
         ------
         InputMissingError
             There is no slide of this id, or it has no heatmap.
         InputCorruptError
-            What describes its heatmap cannot be read.
+            Its ``heatmap.json`` cannot be read.
         """
-        if not self.known(slide_id):
-            raise InputMissingError("no slide of this id", place=slide_id, remedy="choose one of the cohort's table")
+        self._require_slide(slide_id)
         with self._lock:
-            mark = self._slide_mark(slide_id)
-            if slide_id in self._open and self._open[slide_id][0] == mark:
+            mtimes = self._slide_mtimes(slide_id)
+            if slide_id in self._open and self._open[slide_id][0] == mtimes:
                 self._open.move_to_end(slide_id)
                 return self._open[slide_id][1]
-            opened = self._opened(slide_id)
-            left = [self._open.pop(slide_id)] if slide_id in self._open else []
-            self._open[slide_id] = mark, opened
+            slide = self._reviewed_slide(slide_id)
+            dropped = [self._open.pop(slide_id)] if slide_id in self._open else []
+            self._open[slide_id] = mtimes, slide
             while len(self._open) > _OPEN_SLIDES:
-                left.append(self._open.popitem(last=False)[1])
-        for _, slide in left:  # who still reads one opens its files again
-            slide.close()
-        return opened
+                dropped.append(self._open.popitem(last=False)[1])
+        # Outside the lock, since closing waits for whoever reads. A thread that still uses a closed slide reopens it.
+        for _, slide_to_close in dropped:
+            slide_to_close.close()
+        return slide
 
     def fingerprint(self, slide_id: str) -> str | None:
-        """Return that of a slide's heatmap; None where it has none.
-
-        Raises
-        ------
-        InputMissingError
-            There is no slide of this id.
-        """
-        if not self.known(slide_id):
-            raise InputMissingError("no slide of this id", place=slide_id, remedy="choose one of the cohort's table")
+        """Return the fingerprint of a slide's heatmap, None where it has none; InputMissingError for no slide."""
+        self._require_slide(slide_id)
         with self._lock:
-            found: str | None = self._row(slide_id)["fingerprint"]
-            return found
+            mtimes, row = self._rows[slide_id]
+            current = self._row_mtimes(slide_id)
+            if current != mtimes and (changed := _row(self.out, slide_id)) is not None:
+                row = changed
+                self._rows[slide_id] = current, row
+            fingerprint: str | None = row["fingerprint"]
+            return fingerprint
 
-    def names(self) -> tuple[str, str | None]:
-        """Return what the run and the one beside it are called: their folders, and their methods where known."""
+    def run_names(self) -> tuple[str, str | None]:
+        """Return the names of this run and of the one beside it: their folders, with their methods where known."""
+        own = self.out.resolve()
         if self.beside is None:
-            return self._named(self.out.resolve().name), None
-        ours, theirs = self.out.resolve(), self.beside.out.resolve()
-        if ours.name == theirs.name:
-            return self._named(f"{ours.parent.name}/{ours.name}"), self.beside._named(
-                f"{theirs.parent.name}/{theirs.name}"
-            )
-        return self._named(ours.name), self.beside._named(theirs.name)
+            return self._with_method(own.name), None
+        other = self.beside.out.resolve()
+        if own.name != other.name:
+            return self._with_method(own.name), self.beside._with_method(other.name)
+        # Runs often end in one name, as `a/out` and `b/out`.
+        return self._with_method(f"{own.parent.name}/{own.name}"), self.beside._with_method(
+            f"{other.parent.name}/{other.name}"
+        )
 
     def close(self) -> None:
-        """Let go of all slides' files."""
+        """Close all slides' files."""
         with self._lock:
-            opened = [slide for _, slide in self._open.values()]
+            slides = [slide for _, slide in self._open.values()]
             self._open.clear()
-        for slide in opened:
+        for slide in slides:
             slide.close()
         if self.beside is not None:
             self.beside.close()
 
+    def _require_slide(self, slide_id: str) -> None:
+        if not self.has_slide(slide_id):
+            raise InputMissingError("no slide of this id", place=slide_id, remedy="choose one of the cohort's table")
+
+    def _with_method(self, folder: str) -> str:
+        return f"{folder} ({self._method})" if self._method else folder
+
     @cached_property
     def _method(self) -> str:
-        """The method of the first model that says so; empty if none does."""
+        """The method that the first readable heatmap names; empty if none does."""
         for slide_id in self.ids():
             try:
                 if method := read_facts(self.out, slide_id).get("method"):
@@ -158,101 +169,88 @@ class ReviewedCohort:
                 continue
         return ""
 
-    def _named(self, folder: str) -> str:
-        return f"{folder} ({self._method})" if self._method else folder
-
-    def _opened(self, slide_id: str) -> ReviewedSlide:
+    def _reviewed_slide(self, slide_id: str) -> ReviewedSlide:
         entry = read_status(self.out, slide_id).get("predict", {})
-        beside, why_not = self._beside(slide_id)
+        source = entry.get("source")
+        # Pseudonyms take a look into each file, so they wait until a slide is found by nothing else.
+        if source is None and slide_id not in self._sources:
+            self._sources |= {pseudonym(row): row.source for row in self._rows_without_pseudonym}
+            self._rows_without_pseudonym = []
+        beside, why_not = self._slide_beside(slide_id)
         return ReviewedSlide(
             self.out,
             slide_id,
-            source=self._source(slide_id, entry.get("source")),
+            source=self._sources.get(slide_id, source),
             work=self.work,
             patient_id=str(entry.get("patient_id", "")),
-            name=self.names()[0],
+            name=self.run_names()[0],
             beside=beside,
             why_no_beside=why_not,
             cache=self.cache,
         )
 
-    def _source(self, slide_id: str, known: str | dict[str, str] | None) -> str | dict[str, str] | None:
-        """Return where a slide lies: what the manifest says by its id, its status, or the manifest by its content."""
-        if known is None and slide_id not in self._located:
-            self._located |= {pseudonym(row): row.source for row in self._unnamed}
-            self._unnamed = []
-        return self._located.get(slide_id, known)
-
-    def _beside(self, slide_id: str) -> tuple[ReviewedSlide | None, str | None]:
-        """Return the same slide by the run beside, or why not."""
+    def _slide_beside(self, slide_id: str) -> tuple[ReviewedSlide | None, str | None]:
+        """Return the same slide by the other run, or the reason why there is none."""
         if self.beside is None:
             return None, None
-        name = self.names()[1] or ""
-        if not self.beside.known(slide_id):
+        name = self.run_names()[1] or ""
+        if not self.beside.has_slide(slide_id):
             return None, f"{name} has no slide of this id"
         try:
-            found = ReviewedSlide(self.beside.out, slide_id, name=name)
+            slide = ReviewedSlide(self.beside.out, slide_id, name=name)
         except PathopatchError as error:
             return None, f"{name}: {error.message}"
-        ours, theirs = (each["stamp"]["inputs"].get("slide") for each in (read_facts(self.out, slide_id), found.facts))
-        if ours != theirs:
+        # Two runs may have given one id to two slides.
+        if read_facts(self.out, slide_id)["stamp"]["inputs"]["slide"] != slide.facts["stamp"]["inputs"]["slide"]:
             return None, f"{name} predicted other pixels under this id"
-        return found, None
+        return slide, None
 
-    def _folders_now(self) -> _Mark:
-        return tuple(_changed(self.out / name) for name in ("status", "heatmaps"))
-
-    def _slide_mark(self, slide_id: str) -> _Mark:
-        """Return when each file that a slide is made of was written."""
+    def _slide_mtimes(self, slide_id: str) -> _Mtimes:
+        """Return when each file that a slide is read from was written."""
         own = (
             self.out / "status" / f"{slide_id}.json",
             self.out / "heatmaps" / slide_id / FACTS,
             self.out / "predictions" / f"{slide_id}.parquet",
             self.work / "groups.parquet",
         )
-        other = () if self.beside is None else self.beside._slide_mark(slide_id)
-        return *(_changed(path) for path in own), *other
+        other = () if self.beside is None else self.beside._slide_mtimes(slide_id)
+        return *(_mtime_ns(path) for path in own), *other
 
     def _refresh(self) -> None:
-        """Read the rows of new slides and of those whose files have changed, and forget those that are gone."""
-        folders = self._folders_now()
-        status = set(slide_ids(self.out))
-        heatmaps = set(_names(self.out / "heatmaps"))
-        known: dict[str, tuple[_Mark, dict[str, Any]]] = {}
-        for slide_id in sorted(each for each in status | heatmaps if valid_slide_id(each)):
-            mark = self._row_mark(slide_id)
-            before = self._rows.get(slide_id)
-            if before is not None and before[0] == mark:
-                known[slide_id] = before
-            elif (any(mark) or slide_id in status) and (row := _row(self.out, slide_id)) is not None:
-                known[slide_id] = mark, row
-        self._rows, self._folders = known, folders
+        """Read the rows of new slides and of those whose files have changed, and drop those that are gone."""
+        # Taken before the listing: a slide that appears meanwhile is found by the next refresh.
+        folder_mtimes = self._current_folder_mtimes()
+        with_status = set(slide_ids(self.out))
+        with_heatmap = set(_names(self.out / "heatmaps"))
+        rows: dict[str, tuple[_Mtimes, dict[str, Any]]] = {}
+        for slide_id in sorted(filter(valid_slide_id, with_status | with_heatmap)):
+            mtimes = self._row_mtimes(slide_id)
+            earlier = self._rows.get(slide_id)
+            if earlier is not None and earlier[0] == mtimes:
+                rows[slide_id] = earlier
+            elif (any(mtimes) or slide_id in with_status) and (row := _row(self.out, slide_id)) is not None:
+                rows[slide_id] = mtimes, row
+        self._rows, self._folder_mtimes = rows, folder_mtimes
 
-    def _row_mark(self, slide_id: str) -> _Mark:
-        # Text: of a thousand slides, paths as objects would take longer than all else.
-        return _changed(f"{self.out}/status/{slide_id}.json"), _changed(f"{self.out}/heatmaps/{slide_id}/{FACTS}")
+    def _row_mtimes(self, slide_id: str) -> _Mtimes:
+        # Text: of a thousand slides, Path objects would take longer than all else.
+        return _mtime_ns(f"{self.out}/status/{slide_id}.json"), _mtime_ns(f"{self.out}/heatmaps/{slide_id}/{FACTS}")
 
-    def _row(self, slide_id: str) -> dict[str, Any]:
-        """Return a known slide's row, read again if its files have changed."""
-        mark, row = self._rows[slide_id]
-        now = self._row_mark(slide_id)
-        if now != mark and (read := _row(self.out, slide_id)) is not None:
-            row = read
-            self._rows[slide_id] = now, row
-        return row
+    def _current_folder_mtimes(self) -> _Mtimes:
+        return tuple(_mtime_ns(self.out / name) for name in ("status", "heatmaps"))
 
 
 def open_cohort(
     out: Path, *, beside: Path | None = None, manifest: Path | None = None, work: Path | None = None
 ) -> ReviewedCohort:
-    """Return the predictions of a work folder, ready to be looked at.
+    """Return the predictions of a work folder, ready to be shown.
 
     Parameters
     ----------
     out : Path
-        Work folder that `predict` wrote to.
+        Work folder of the predictions.
     beside : Path, optional
-        Another one, of the same slides by another model.
+        Work folder of the same slides by another model.
     manifest : Path, optional
         Where the slides lie, if their status files do not say or they have moved.
     work : Path, optional
@@ -261,7 +259,7 @@ def open_cohort(
     Raises
     ------
     InputMissingError
-        A folder holds no prediction, or `work` no groups.
+        A folder has no prediction, or `work` no groups.
     ManifestError
         The manifest is wrong.
     """
@@ -271,33 +269,40 @@ def open_cohort(
         )
     rows = () if manifest is None else read_manifest(manifest).included
     other = None if beside is None else ReviewedCohort(beside, work=work)
-    found = ReviewedCohort(out, beside=other, rows=rows, work=work)
-    for each in (found, other):
-        if each is not None and not each.ids():
+    cohort = ReviewedCohort(out, beside=other, rows=rows, work=work)
+    for run in (cohort, other):
+        if run is not None and not run.ids():
             raise InputMissingError(
-                "no prediction here", place=str(each.out), remedy="run pathopatch predict, or name its output folder"
+                "no prediction here", place=str(run.out), remedy="run pathopatch predict, or name its output folder"
             )
-    return found
+    return cohort
 
 
 def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
-    """Return what a slide's status and heatmap say; None if it was not predicted."""
+    """Return a slide's row from its status and heatmap; None if its prediction was never attempted."""
     entry = read_status(out, slide_id).get("predict") or {}
+    facts: dict[str, Any] = {}
+    fingerprint: str | None = None
     try:
         facts = read_facts(out, slide_id)
-        mark: str | None = heatmap_fingerprint(facts)
+        fingerprint = heatmap_fingerprint(facts)
     except InputMissingError:
-        facts, mark = {}, None
+        pass
     except (PathopatchError, KeyError) as error:
-        facts, mark = {}, None
+        facts = {}
         entry = {**entry, "state": "failed", "code": getattr(error, "code", "INPUT_CORRUPT"), "message": str(error)}
     if not entry and not facts:
         return None
     state = entry.get("state") or ("done" if facts["counts"]["predicted"] else "done_empty")
-    is_done = state in FINISHED
-    known = {**facts, **entry} if is_done else {}  # numbers of an earlier run do not stand beside a failure
-    counts, summary = known.get("counts", {}), known.get("summary", {})
-    tissue, area = summary.get("tissue_mm2"), _scanned_mm2(facts)
+    # Numbers of an earlier run must not stand beside the failure of a later one.
+    numbers = {**facts, **entry} if state in FINISHED else {}
+    counts, summary = numbers.get("counts", {}), numbers.get("summary", {})
+    tissue_mm2 = summary.get("tissue_mm2")
+    tissue_share = None
+    if "bounds_px" in facts and tissue_mm2 is not None:
+        _, _, width, height = facts["bounds_px"]
+        scanned_mm2 = width * height * (float(facts["mpp"]) / 1000) ** 2
+        tissue_share = tissue_mm2 / scanned_mm2 if scanned_mm2 else None
     return {
         "slide_id": slide_id,
         "patient_id": str(entry.get("patient_id", "")),
@@ -306,22 +311,14 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
         "message": str(entry.get("message", "")),
         **{name: counts.get(name) for name in _COUNTS},
         "positive_share": summary.get("positive_share"),
-        "tissue_area_mm2": tissue,
-        "tissue_share": tissue / area if area and tissue is not None else None,
+        "tissue_area_mm2": tissue_mm2,
+        "tissue_share": tissue_share,
         "positive_area_mm2": summary.get("positive_mm2"),
         "flagged_share": summary.get("flagged_share"),
         "lowest_margin": summary.get("lowest_margin"),
-        "warnings": list(entry.get("warnings") or known.get("warnings") or ()),
-        "fingerprint": mark,
+        "warnings": list(entry.get("warnings") or numbers.get("warnings") or ()),
+        "fingerprint": fingerprint,
     }
-
-
-def _scanned_mm2(facts: Mapping[str, Any]) -> float | None:
-    """Return the area of a slide's scanned part."""
-    if "bounds_px" not in facts:
-        return None
-    _, _, width, height = facts["bounds_px"]
-    return float(width * height) * (float(facts["mpp"]) / 1000) ** 2
 
 
 def _names(folder: Path) -> list[str]:
@@ -332,7 +329,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _changed(path: Path | str) -> int:
+def _mtime_ns(path: Path | str) -> int:
     """Return when a file or folder was written, ns; 0 if it is not there."""
     try:
         return os.stat(path).st_mtime_ns  # noqa: PTH116 - as in `_names`

@@ -1,6 +1,7 @@
-"""Answers what was decided, by whom, of what: ``OUT/review.sqlite``, to which rows are only ever appended.
+"""Record decisions in ``OUT/review.sqlite``, to which rows are only ever appended.
 
-What `record` and `undo` return is on the disk. Several pages, in one process or many, may write into one file.
+`DecisionLog.record` and `undo` return once the row is on the disk. Several pages, in one process or many, may write
+into one file.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ from pathopatch.groups.decisions.log import (
 
 T = TypeVar("T")
 
-_PAUSE_S = 0.02
+_RETRY_S = 0.02
+# The triggers keep the history: no other program can change or remove a row either.
 _SCHEMA = (
     """CREATE TABLE decisions (
         id INTEGER PRIMARY KEY AUTOINCREMENT, made TEXT NOT NULL, reviewer TEXT NOT NULL, slide_id TEXT NOT NULL,
@@ -64,14 +66,14 @@ _INSERT = f"INSERT INTO decisions ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':
 
 @dataclass(frozen=True, kw_only=True)
 class SlideState:
-    """What is decided of one slide by now.
+    """The decisions on one slide.
 
     Parameters
     ----------
     slide_id : str
         The slide.
     revision : int
-        How many rows it has; what the next one must have seen.
+        The number of its rows; a reviewer who decides must have seen this one.
     decision : RecordedDecision or None
         The verdict on the whole slide that stands.
     patches : tuple of RecordedDecision
@@ -79,7 +81,7 @@ class SlideState:
     history : tuple of RecordedDecision
         All rows, newest first.
     fingerprint : str or None
-        Of the heatmap that is there now; None where that is not known.
+        Of the current heatmap; None where that is unknown.
     """
 
     slide_id: str
@@ -90,46 +92,37 @@ class SlideState:
     fingerprint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; each row says ``outdated`` and ``stands``, those of patches ``x`` and ``y``."""
-        stands = {row.id for row in (*self.patches, *((self.decision,) if self.decision else ()))}
+        """Return JSON values; each row has ``outdated`` and ``stands``, those of patches ``x`` and ``y``."""
+        standing_ids = {row.id for row in (*self.patches, *((self.decision,) if self.decision else ()))}
 
-        def told(row: RecordedDecision) -> dict[str, Any]:
-            return described(row, self.fingerprint) | {"stands": row.id in stands}
+        def to_json(row: RecordedDecision) -> dict[str, Any]:
+            return _with_outdated(row, self.fingerprint) | {"stands": row.id in standing_ids}
 
         return {
             "slide_id": self.slide_id,
             "revision": self.revision,
-            "decision": told(self.decision) if self.decision else None,
-            "patches": [told(row) for row in self.patches],
-            "history": [told(row) for row in self.history],
+            "decision": to_json(self.decision) if self.decision else None,
+            "patches": [to_json(row) for row in self.patches],
+            "history": [to_json(row) for row in self.history],
         }
 
 
-def described(row: RecordedDecision, fingerprint: str | None) -> dict[str, Any]:
-    """Return a row as plain values, and whether it was made of another heatmap than the one that is there now.
-
-    Parameters
-    ----------
-    row : RecordedDecision
-        The decision.
-    fingerprint : str or None
-        Of the heatmap that is there now; None where that is not known, and so is ``outdated``.
-    """
+def _with_outdated(row: RecordedDecision, fingerprint: str | None) -> dict[str, Any]:
+    """Return a row as JSON values; ``outdated``: it was made of another heatmap. None without a fingerprint."""
     return row.to_dict() | {"outdated": None if fingerprint is None else row.fingerprint != fingerprint}
 
 
-class Decisions:
-    """The log of one folder of predictions, open for reading and writing; any thread may use it.
+class DecisionLog:
+    """The decisions of one folder of predictions, open for reading and writing; safe to share among threads.
 
     Parameters
     ----------
     path : Path
-        ``OUT/review.sqlite``; made if it is not there.
+        ``OUT/review.sqlite``; created if it is missing.
     fingerprint_of : callable, optional
-        Slide id -> fingerprint of the heatmap that is there now, "" if there is none. Without it, nothing is said of
-        decisions that are outdated.
+        Slide id -> fingerprint of the current heatmap, "" if there is none. Without it, ``outdated`` is None.
     busy_s : float
-        So long a lock that another process holds is waited for.
+        How long to wait for a lock of another process.
 
     Raises
     ------
@@ -165,26 +158,26 @@ class Decisions:
         with self._lock:
             self._connection.close()
 
-    def __enter__(self) -> Decisions:
+    def __enter__(self) -> DecisionLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def record(self, decision: Decision, *, revision: int) -> RecordedDecision:
-        """Write a decision down and return it with its number, time and revision; it is on the disk then.
+        """Write a decision and return it with its id, time and revision, once it is on the disk.
 
         Parameters
         ----------
         decision : Decision
-            Of a slide or of a patch.
+            On a slide or on a patch.
         revision : int
-            Of the state of the slide that the reviewer saw.
+            Revision of the slide's state that the reviewer saw.
 
         Raises
         ------
         ReviewConflictError
-            The slide has another revision by now: somebody else decided. ``state`` says what.
+            The slide has another revision: somebody else decided meanwhile. The error's ``state`` has that.
         SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
             It could not be written; nothing was.
         """
@@ -193,21 +186,12 @@ class Decisions:
             return self._append(decision)
 
     def undo(self, slide_id: str, reviewer: str, revision: int) -> RecordedDecision:
-        """Withdraw the newest row of a slide that stands, and return the row that says so.
-
-        Parameters
-        ----------
-        slide_id : str
-            The slide.
-        reviewer : str
-            Who withdraws.
-        revision : int
-            Of the state of the slide that the reviewer saw.
+        """Withdraw the newest row of a slide that stands, and return the row that records this.
 
         Raises
         ------
         InputMissingError
-            Nothing stands.
+            No row stands.
         ReviewConflictError, SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
             As `record`.
         """
@@ -219,7 +203,9 @@ class Decisions:
             return self._append(replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
 
     def merge(self, rows: Sequence[RecordedDecision]) -> int:
-        """Write down the rows of another log that are not here yet, all or none; return how many.
+        """Add the rows of another log that are not here yet, all or none, and return their number.
+
+        By time, the latest verdict stands, in whichever log it was made. The same rows a second time change nothing.
 
         Parameters
         ----------
@@ -232,18 +218,19 @@ class Decisions:
             They could not be written; nothing was.
         """
         with self._writing():
-            here = self._read(_ALL)
-            known = {content_key(row): row.id for row in here}
-            known |= {content_key(replace(row, made="")): row.id for row in here}  # of rows that say no time
-            taken = {row.undoes for row in here}
-            ids: dict[int | None, int] = {None: 0}  # there -> here
+            own_rows = self._read(_ALL)
+            own_ids = {content_key(row): row.id for row in own_rows}
+            # A file written by hand has no times: its rows are compared without them.
+            own_ids |= {content_key(replace(row, made="")): row.id for row in own_rows}
+            withdrawn = {row.undoes for row in own_rows}
+            id_map: dict[int | None, int] = {None: 0}  # that log's id -> this log's
             added = 0
             for row in rows:
-                mine = replace(row, undoes=None if row.undoes is None else ids[row.undoes])
-                if content_key(mine) in known or (mine.undoes is not None and mine.undoes in taken):
-                    ids[row.id] = known.get(content_key(mine), 0)
+                own = replace(row, undoes=None if row.undoes is None else id_map[row.undoes])
+                if content_key(own) in own_ids or (own.undoes is not None and own.undoes in withdrawn):
+                    id_map[row.id] = own_ids.get(content_key(own), 0)
                     continue
-                ids[row.id] = known[content_key(mine)] = self._append(mine, made=row.made).id
+                id_map[row.id] = own_ids[content_key(own)] = self._append(own, made=row.made).id
                 added += 1
             return added
 
@@ -252,24 +239,24 @@ class Decisions:
         return self._read(_ALL)
 
     def state(self, slide_id: str) -> SlideState:
-        """Return what is decided of a slide; an empty state for one that nobody has decided of."""
+        """Return the decisions on a slide; an empty state where there are none."""
         rows = self._rows_of(slide_id)
-        counted = current_decisions(rows)
+        current = current_decisions(rows)
         return SlideState(
             slide_id=slide_id,
             revision=len(rows),
-            decision=next((row for row in counted if row.x is None), None),
-            patches=tuple(row for row in counted if row.x is not None),
+            decision=next((row for row in current if row.x is None), None),
+            patches=tuple(row for row in current if row.x is not None),
             history=tuple(reversed(rows)),
             fingerprint=self._fingerprint(slide_id),
         )
 
     def last(self) -> dict[str, dict[str, Any]]:
-        """Return the verdict on each slide that stands, as plain values with ``outdated``; by one query."""
-        return {row.slide_id: described(row, self._fingerprint(row.slide_id)) for row in self._read(_LAST)}
+        """Return by slide the verdict that stands, as JSON values with ``outdated``; one query for all slides."""
+        return {row.slide_id: _with_outdated(row, self._fingerprint(row.slide_id)) for row in self._read(_LAST)}
 
     def _fingerprint(self, slide_id: str) -> str | None:
-        """Return the fingerprint of the heatmap that is there now; "" of a slide that is not here."""
+        """Return the fingerprint of the current heatmap; "" for a slide without one."""
         if self._fingerprint_of is None:
             return None
         try:
@@ -288,30 +275,32 @@ class Decisions:
             ]
 
     def _require_revision(self, slide_id: str, revision: int) -> None:
-        """Refuse a decision on a slide that has changed since it was looked at."""
+        """Refuse a decision on a slide whose state has changed since the reviewer saw it."""
         state = self.state(slide_id)
         if state.revision != revision:
             raise ReviewConflictError(
-                f"slide {slide_id} has {state.revision} decisions by now, {revision} were seen",
+                f"slide {slide_id} has {state.revision} decisions by now, the page showed {revision}",
                 place=str(self.path),
-                remedy="look at what was decided meanwhile, then decide again",
+                remedy="look at the new decisions, then decide again",
                 state=state.to_dict(),
             )
 
     def _append(self, decision: Decision, *, made: str = "") -> RecordedDecision:
-        """Add a row inside the transaction that is open; without a time it is made now."""
+        """Add a row within the open transaction; without a time it gets the current one."""
         query = "SELECT COUNT(*), MAX(made) FROM decisions WHERE slide_id = ?"
         count, latest = self._connection.execute(query, (decision.slide_id,)).fetchone()
         values = asdict(decision) | {"id": 0, "made": made or _after(latest), "revision": count + 1}
         row = RecordedDecision(**values)
-        added = self._connection.execute(_INSERT, row.to_dict()).lastrowid
-        assert added is not None  # an INSERT has one
-        return replace(row, id=added)
+        row_id = self._connection.execute(_INSERT, row.to_dict()).lastrowid
+        assert row_id is not None  # an INSERT has one
+        return replace(row, id=row_id)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Hold the write lock; what was added is on the disk at the end, or not there at all."""
+        """Hold the write lock; added rows are on the disk at the end, or none of them is there."""
         with self._lock, sqlite_errors(self.path):
+            # IMMEDIATE takes the write lock at once: a deferred transaction could read a revision that another
+            # process then outdates.
             self._retried(lambda: self._connection.execute("BEGIN IMMEDIATE"))
             try:
                 yield
@@ -324,36 +313,40 @@ class Decisions:
             fault_point("decided")
 
     def _prepare(self) -> None:
-        """Make the file a log if it is empty, and see that it is one; every commit waits for the disk from then on."""
+        """Create the table in an empty file, or check the version of an existing one."""
         self._connection.execute("PRAGMA foreign_keys = ON")
         if not self._is_empty():
             require_version(self._connection, self.path)
         self._retried(lambda: self._connection.execute("PRAGMA journal_mode = WAL").fetchone())
+        # In WAL mode only FULL waits for the disk at each commit.
         self._connection.execute("PRAGMA synchronous = FULL")
         with self._writing():
-            if self._is_empty():  # another process may have been first
+            # Asked again under the write lock: another process may have created the table meanwhile.
+            if self._is_empty():
                 for statement in _SCHEMA:
                     self._connection.execute(statement)
 
     def _is_empty(self) -> bool:
         query = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)"
-        (found,) = self._retried(lambda: self._connection.execute(query).fetchone())
-        return bool(found)
+        (is_empty,) = self._retried(lambda: self._connection.execute(query).fetchone())
+        return bool(is_empty)
 
     def _retried(self, action: Callable[[], T]) -> T:
-        """Return what an action does once nobody holds the lock: SQLite's own wait does not cover every case."""
-        until = time.monotonic() + self._busy_s
+        """Return the result of an action, repeated while another process holds the lock."""
+        # SQLite's own timeout does not cover every case, such as a change of the journal mode.
+        deadline = time.monotonic() + self._busy_s
         while True:
             try:
                 return action()
             except sqlite3.OperationalError as error:
-                if not is_lock_error(error) or time.monotonic() > until:
+                if not is_lock_error(error) or time.monotonic() > deadline:
                     raise
-            time.sleep(_PAUSE_S)
+            time.sleep(_RETRY_S)
 
 
 def _after(latest: str | None) -> str:
-    """Return the time now, or just after the latest row where the clock was set back: order in time must hold."""
+    """Return the current time, or one just after the latest row's if the clock was set back."""
+    # The newest verdict by time stands, so a slide's rows must be in the order of their times.
     now = utc_text(datetime.now(UTC))
     if latest is None or now > latest:
         return now

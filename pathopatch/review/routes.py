@@ -1,4 +1,7 @@
-"""Which address answers with what? Ids and numbers of an address are looked up or counted, and never become a path."""
+"""Answer each address of the page. Ids and numbers of an address are looked up or counted, and never become a path.
+
+What reads slides is imported by the first request for one, so that the page itself opens at once.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,19 @@ from starlette.routing import Route
 from pathopatch.core.config import Config
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, ReviewConflictError
 from pathopatch.core.files import json_text
-from pathopatch.review.security import MAX_BODY_BYTES, too_large
+from pathopatch.review.security import MAX_BODY_BYTES, body_too_large
 
 if TYPE_CHECKING:
+    from pathopatch.review.cohort import ReviewedCohort
+    from pathopatch.review.decisions import DecisionLog
     from pathopatch.review.slide import ReviewedSlide
-    from pathopatch.review.slide_pool import Review
 
-NOTE = "Research use only, not for diagnosis"
 T = TypeVar("T", bound=Config)
 
 STATIC = Path(__file__).parent / "static"
 
-_TYPES = {
+_NOTE = "Research use only, not for diagnosis"
+_MEDIA_TYPES = {
     ".js": "text/javascript",
     ".css": "text/css",
     ".html": "text/html",
@@ -44,8 +48,17 @@ _TYPES = {
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
-class Decided(Config):
-    """What the page sends of a decision; what is allowed in it is the decision's own to say."""
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """The state that the routes answer from: predictions, decisions, and the reviewer where the page names none."""
+
+    cohort: ReviewedCohort
+    decisions: DecisionLog
+    reviewer: str
+
+
+class DecisionRequest(Config):
+    """Body of a new decision. Types are checked here, values by `Decision`."""
 
     revision: int
     verdict: str
@@ -58,8 +71,8 @@ class Decided(Config):
     reviewer: str | None = None
 
 
-class Undone(Config):
-    """What the page sends to withdraw the newest decision of a slide."""
+class UndoRequest(Config):
+    """Body of the withdrawal of a slide's newest decision."""
 
     revision: int
     reviewer: str | None = None
@@ -67,7 +80,7 @@ class Undone(Config):
 
 @dataclass(frozen=True)
 class StaticFile:
-    """A file of the page's own, as it is sent."""
+    """A file of the page, as it is sent."""
 
     body: bytes
     media_type: str
@@ -75,18 +88,19 @@ class StaticFile:
 
 
 def static_files() -> dict[str, StaticFile]:
-    """Return the page's own files by their address below /static/, read once: half a megabyte."""
-    found = {}
+    """Return the page's files by their address below /static/."""
+    # Read once: half a megabyte. A request can then reach no other file, whatever its address.
+    files = {}
     for path in STATIC.rglob("*"):
-        if path.suffix in _TYPES and path.is_file():
+        if path.suffix in _MEDIA_TYPES and path.is_file():
             body = path.read_bytes()
             etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-            found[path.relative_to(STATIC).as_posix()] = StaticFile(body, _TYPES[path.suffix], etag)
-    return found
+            files[path.relative_to(STATIC).as_posix()] = StaticFile(body, _MEDIA_TYPES[path.suffix], etag)
+    return files
 
 
 async def ready(_request: Request) -> Response:
-    """Say that the page answers."""
+    """Confirm that the page answers."""
     return _json({"ready": True})
 
 
@@ -96,11 +110,12 @@ async def page_of_cohort(request: Request) -> Response:
 
 
 def page_of_slide(request: Request) -> Response:
-    """Return the page of one slide; its script reads the id from the address, its header says what it asks first."""
-    address = f"/api/slides/{quote(_known(request), safe='')}"
+    """Return the page of one slide; its script reads the id from the address."""
+    address = f"/api/slides/{quote(_slide_id(request), safe='')}"
     answer = _page(request, "slide.html")
-    ahead = (f"<{asked}>; rel=preload; as=fetch; crossorigin" for asked in (address, f"{address}/values"))
-    answer.headers["Link"] = ", ".join(ahead)
+    # The browser fetches these while it still loads the scripts that need them.
+    preloads = (f"<{target}>; rel=preload; as=fetch; crossorigin" for target in (address, f"{address}/values"))
+    answer.headers["Link"] = ", ".join(preloads)
     return answer
 
 
@@ -110,16 +125,16 @@ async def static(request: Request) -> Response:
 
 
 async def favicon(request: Request) -> Response:
-    """Return the page's picture in the browser's tab."""
+    """Return the icon of the browser's tab."""
     return _file(request, "favicon.svg")
 
 
 def cohort(request: Request) -> Response:
-    """Return a row a slide, with the decision that stands."""
+    """Return one row per slide, with the decision that stands."""
     review = _review(request)
-    last = review.decisions.last()
-    rows = [row | {"decision": last.get(row["slide_id"])} for row in review.cohort.rows()]
-    name, beside = review.cohort.names()
+    verdicts = review.decisions.last()
+    rows = [row | {"decision": verdicts.get(row["slide_id"])} for row in review.cohort.rows()]
+    name, beside = review.cohort.run_names()
     answer = _json(
         {
             "rows": rows,
@@ -127,27 +142,28 @@ def cohort(request: Request) -> Response:
             "beside": beside,
             "fields": list(rows[0]) if rows else [],
             "reviewer": review.reviewer,
-            "note": NOTE,
+            "note": _NOTE,
         }
     )
-    answer.background = BackgroundTask(_import_for_slides)  # a second's work, while the table is looked at
+    # Imports take a second: done while the reviewer looks at the table.
+    answer.background = BackgroundTask(_import_for_slides)
     return answer
 
 
 def facts(request: Request) -> Response:
     """Return what the browser must know of a slide before it draws it."""
-    from pathopatch.review.gallery import kinds
-    from pathopatch.review.values import facts
+    from pathopatch.review.gallery import available_kinds
+    from pathopatch.review.values import slide_facts
 
     slide = _slide(request)
-    return _json(facts(slide) | {"gallery": kinds(slide)})
+    return _json(slide_facts(slide) | {"gallery": available_kinds(slide)})
 
 
 def values(request: Request) -> Response:
-    """Return a slide's cells and patches, in the layout that the facts tell."""
-    from pathopatch.review.values import values
+    """Return a slide's cells and patches, in the layout of its facts."""
+    from pathopatch.review.values import slide_values
 
-    return Response(values(_slide(request)), media_type="application/octet-stream")
+    return Response(slide_values(_slide(request)), media_type="application/octet-stream")
 
 
 def tile(request: Request) -> Response:
@@ -167,10 +183,10 @@ def thumbnail(request: Request) -> Response:
 
 
 def patch(request: Request) -> Response:
-    """Return all that is known of a patch."""
-    from pathopatch.review.values import patch
+    """Return the facts of a patch."""
+    from pathopatch.review.values import patch_facts
 
-    return _json(patch(_slide(request), _number(request, "x"), _number(request, "y")))
+    return _json(patch_facts(_slide(request), _number(request, "x"), _number(request, "y")))
 
 
 def patch_image(request: Request) -> Response:
@@ -182,46 +198,48 @@ def patch_image(request: Request) -> Response:
 
 
 def gallery(request: Request) -> Response:
-    """Return the patches of one kind that are most worth a look."""
-    from pathopatch.review.gallery import gallery, kinds
+    """Return the patches of one kind that most deserve a look."""
+    from pathopatch.review.gallery import available_kinds, gallery
 
     slide = _slide(request)
     kind = request.query_params.get("kind", "")
-    possible = kinds(slide)
-    if kind not in possible:
-        raise InputUnsupportedError(f"no gallery {kind!r} of this slide", remedy=f"ask for {', '.join(possible)}")
+    kinds = available_kinds(slide)
+    if kind not in kinds:
+        raise InputUnsupportedError(f"no gallery {kind!r} of this slide", remedy=f"ask for {', '.join(kinds)}")
     return _json(gallery(slide, kind))
 
 
 class SlideDecisions(HTTPEndpoint):
-    """What is decided of a slide."""
+    """The decisions on a slide."""
 
     def get(self, request: Request) -> Response:
-        """Return what is decided by now."""
-        return _json(_review(request).decisions.state(_known(request)).to_dict())
+        """Return the slide's decisions."""
+        return _json(_review(request).decisions.state(_slide_id(request)).to_dict())
 
     async def post(self, request: Request) -> Response:
-        """Write a decision down, and return what is decided with it."""
-        asked = _parsed(Decided, await _body(request))
-        return await run_in_threadpool(_decide, request, asked)
+        """Record a decision, and return the slide's decisions with it."""
+        body = _parsed(DecisionRequest, await _body(request))
+        return await run_in_threadpool(_decide, request, body)
 
 
 async def undo(request: Request) -> Response:
-    """Withdraw the newest decision of a slide that stands."""
-    asked = _parsed(Undone, await _body(request))
-    return await run_in_threadpool(_undo, request, asked)
+    """Withdraw the newest decision of a slide that stands, and return the slide's decisions."""
+    body = _parsed(UndoRequest, await _body(request))
+    return await run_in_threadpool(_undo, request, body)
 
 
 def export(request: Request) -> Response:
     """Return all decisions, as a file to keep."""
-    from pathopatch.review.import_export import to_csv, to_json
+    from pathopatch.groups.decisions import table
 
     kind = request.path_params["kind"]
     if kind not in ("csv", "json"):
         raise InputMissingError("there is no such page", remedy="go on from /")
-    write, media_type = (to_csv, "text/csv") if kind == "csv" else (to_json, "application/json")
+    to_text, media_type = (
+        (table.decisions_csv, "text/csv") if kind == "csv" else (table.decisions_json, "application/json")
+    )
     headers = {"Content-Disposition": f'attachment; filename="review.{kind}"'}
-    return Response(write(_review(request).decisions), media_type=media_type, headers=headers)
+    return Response(to_text(_review(request).decisions.rows()), media_type=media_type, headers=headers)
 
 
 _SLIDE = "/api/slides/{slide_id}"
@@ -243,68 +261,56 @@ ROUTES = (
     Route(f"{_SLIDE}/undo", undo, methods=["POST"]),
     Route("/export/decisions.{kind}", export),
 )
-"""All addresses. None leads to a slide's label or macro image: nothing here reads one."""
+"""All addresses. None shows a slide's label or macro image, which may name a patient."""
 
 
-def _decide(request: Request, asked: Decided) -> Response:
+def _decide(request: Request, body: DecisionRequest) -> Response:
     from pathopatch.groups.decisions.decision import Decision
 
-    review, slide_id = _review(request), _known(request)
+    review, slide_id = _review(request), _slide_id(request)
     decision = Decision(
         slide_id=slide_id,
-        reviewer=review.reviewer if asked.reviewer is None else asked.reviewer,
-        run=review.cohort.names()[0],
-        **asked.model_dump(exclude={"revision", "reviewer"}),
+        reviewer=review.reviewer if body.reviewer is None else body.reviewer,
+        run=review.cohort.run_names()[0],
+        **body.model_dump(exclude={"revision", "reviewer"}),
     )
     if decision.x is not None and decision.y is not None:
-        _require_patch(review.cohort.open(slide_id), decision.x, decision.y)
+        review.cohort.open(slide_id).patch_at(decision.x, decision.y)  # raises where no patch was predicted
+    # A verdict is on the map that the reviewer saw: a slide predicted again since then has another one.
     if decision.fingerprint != (review.cohort.fingerprint(slide_id) or ""):
         raise ReviewConflictError(
-            "the heatmap was made anew since the page was opened",
+            "the slide was predicted again since the page was opened",
             place=slide_id,
             remedy="reload the page and look again",
             state=review.decisions.state(slide_id).to_dict(),
         )
-    review.decisions.record(decision, revision=asked.revision)
+    review.decisions.record(decision, revision=body.revision)
     return _json(review.decisions.state(slide_id).to_dict(), 201)
 
 
-def _undo(request: Request, asked: Undone) -> Response:
-    review, slide_id = _review(request), _known(request)
-    review.decisions.undo(slide_id, asked.reviewer or review.reviewer, asked.revision)
+def _undo(request: Request, body: UndoRequest) -> Response:
+    review, slide_id = _review(request), _slide_id(request)
+    review.decisions.undo(slide_id, body.reviewer or review.reviewer, body.revision)
     return _json(review.decisions.state(slide_id).to_dict(), 201)
 
 
 def _import_for_slides() -> None:
-    """Import what the first slide needs; where it is imported, nothing happens."""
+    """Import what the first slide needs."""
     for module in ("pyarrow.parquet", "pathopatch.review.gallery", "pathopatch.review.values", "pathopatch.slides"):
         importlib.import_module(module)
 
 
-def _require_patch(slide: ReviewedSlide, x: int, y: int) -> None:
-    from pathopatch.review.values import patch
-
-    patch(slide, x, y)
-
-
 async def _body(request: Request) -> bytes:
-    """Return the body of a write.
-
-    Raises
-    ------
-    HTTPException
-        415: it is not said to be JSON.
-    InputTooLargeError
-        It is longer than any decision; no more of it is read.
-    """
+    """Return the body of a write; raise HTTPException 415 if it is not JSON, InputTooLargeError if it is too long."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "a decision is sent as application/json")
+    # Counted as it comes: a chunked body has no Content-Length that the guard could check.
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY_BYTES:
-                raise too_large()
+                raise body_too_large()
     except ClientDisconnect as error:
         raise InputUnsupportedError("the body ends early", remedy="send it again") from error
     return bytes(body)
@@ -314,20 +320,20 @@ def _parsed(kind: type[T], body: bytes) -> T:
     try:
         return kind.model_validate_json(body, strict=True)
     except ValidationError as error:
-        wrong = (f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors())
-        raise InputUnsupportedError("; ".join(wrong)[:1000], remedy="send what the page sends") from error
+        problems = (f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors())
+        raise InputUnsupportedError("; ".join(problems)[:1000], remedy="send what the page sends") from error
 
 
 def _picture(request: Request, make: Callable[[ReviewedSlide], bytes], media_type: str) -> Response:
-    """Return a picture of a slide; other slides may lie at this address tomorrow."""
-    slide_id, cohort = _known(request), _review(request).cohort
-    return _unless_known(
-        request, f'"{cohort.fingerprint(slide_id)}"', lambda: (make(cohort.open(slide_id)), media_type)
-    )
+    """Return a picture of a slide."""
+    slide_id, cohort = _slide_id(request), _review(request).cohort
+    etag = f'"{cohort.fingerprint(slide_id)}"'
+    return _revalidated(request, etag, lambda: (make(cohort.open(slide_id)), media_type))
 
 
-def _unless_known(request: Request, etag: str, make: Callable[[], tuple[bytes, str]]) -> Response:
-    """Return what the browser may keep, but asks for again; 304 if it has it."""
+def _revalidated(request: Request, etag: str, make: Callable[[], tuple[bytes, str]]) -> Response:
+    """Return content that the browser keeps but asks for again; 304 if it has this version."""
+    # `no-cache`: tomorrow another work folder may answer at this address, with other slides of the same ids.
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers=headers)
@@ -336,16 +342,16 @@ def _unless_known(request: Request, etag: str, make: Callable[[], tuple[bytes, s
 
 
 def _page(request: Request, name: str) -> Response:
-    """Return a page; the browser keeps none, whose address names a slide."""
-    found: StaticFile = request.app.state.files[name]
-    return Response(found.body, media_type=found.media_type)
+    """Return an HTML page. The browser does not keep it: its address names a slide."""
+    page: StaticFile = request.app.state.files[name]
+    return Response(page.body, media_type=page.media_type)
 
 
 def _file(request: Request, name: str) -> Response:
-    found = request.app.state.files.get(name)
-    if found is None:
+    file: StaticFile | None = request.app.state.files.get(name)
+    if file is None:
         raise InputMissingError("there is no such page", remedy="go on from /")
-    return _unless_known(request, found.etag, lambda: (found.body, found.media_type))
+    return _revalidated(request, file.etag, lambda: (file.body, file.media_type))
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -357,28 +363,28 @@ def _review(request: Request) -> Review:
     return review
 
 
-def _known(request: Request) -> str:
-    """Return the slide id of an address if the cohort has it."""
+def _slide_id(request: Request) -> str:
+    """Return the slide id of an address; InputMissingError if the cohort has no such slide."""
     slide_id: str = request.path_params["slide_id"]
-    if not _review(request).cohort.known(slide_id):
+    if not _review(request).cohort.has_slide(slide_id):
         raise InputMissingError(f"there is no slide {slide_id[:128]!r}", remedy="choose one of the table at /")
     return slide_id
 
 
 def _slide(request: Request) -> ReviewedSlide:
-    slide_id = _known(request)
-    return _review(request).cohort.open(slide_id)
+    return _review(request).cohort.open(_slide_id(request))
 
 
 def _number(request: Request, name: str) -> int:
     text = request.path_params[name]
     if not _NUMBER.fullmatch(text):
-        raise InputMissingError(f"{name} is no number that a slide has: {text[:20]!r}", remedy="count from 0")
+        raise InputMissingError(f"{name} is not a number: {text[:20]!r}", remedy="give a whole number from 0 on")
     return int(text)
 
 
 def _channels(request: Request) -> tuple[str, ...] | None:
-    """Return the channels of an address; None where it names none. A comma within a name is %2C."""
+    """Return the channels of an address, None where it names none."""
+    # Split before unquoting: a comma within a channel's name is %2C.
     for part in request.url.query.split("&"):
         name, _, value = part.partition("=")
         if name == "channels":

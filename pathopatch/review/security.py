@@ -1,7 +1,7 @@
-"""Who may ask the review page, and for what? Hosts, origins, the token, sizes; and the headers of every answer.
+"""Guard the review page: check host, origin, token and size of each request, and set the headers of each answer.
 
-A page on another site can make this machine's browser ask anything of 127.0.0.1. It cannot make it name another host,
-hide its origin, send a header of its own without being asked first, or read the answer.
+A page of another site can make this machine's browser send requests to 127.0.0.1. It cannot make the browser name
+another host, hide the origin, send a header of its own without a preflight request, or read the answer.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 64 * 1024
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-"""Names of this machine that need no token, as a Host header has them."""
-WRITE_HEADER = ("x-pathopatch", "review")
+"""Names of this machine that need no token, as in a Host header."""
 
+_WRITE_HEADER = ("x-pathopatch", "review")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -46,16 +46,16 @@ _READS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """Under which names the page answers, and what it wants to see first.
+    """The host names under which the page answers, and the token that it requires.
 
     Parameters
     ----------
     hosts : frozenset of str
         Host names, in lower case, IPv6 addresses in brackets, without a port.
     any_address : bool
-        Also under every IP address: a page of another site cannot be opened under one.
+        Also under every IP address: another site's page has a name, so this opens nothing to it.
     token : str
-        What whoever asks must know; empty: nothing.
+        Required of every request; empty for none.
     cookie : str
         Name of the cookie that keeps the token.
     """
@@ -67,30 +67,24 @@ class Access:
 
     def is_host(self, name: str) -> bool:
         """Return whether a name of a Host header, without the port, is one of this page's."""
-        return name in self.hosts or (self.any_address and _address(name.strip("[]")) is not None)
+        if name in self.hosts or not self.any_address:
+            return name in self.hosts
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
 
     def is_token(self, offered: str) -> bool:
-        """Return whether a token is the right one, in a time that does not tell how much of it is."""
+        """Return whether a token is the right one, in constant time."""
         return hmac.compare_digest(offered.encode(errors="replace"), self.token.encode())
 
 
 def access_for(host: str, bound: str, port: int) -> Access:
-    """Return who may ask a page that was started with ``--host``.
+    """Return the access to a page that was started with ``--host HOST`` and got the address `bound`, and the port.
 
-    Parameters
-    ----------
-    host : str
-        What was asked for.
-    bound : str
-        The IP address that the socket got.
-    port : int
-        Its port.
-
-    Returns
-    -------
-    Access
-        Only this machine, without a token, if the address is of the loopback; else every name that means `host`, with a
-        new token.
+    A page on a loopback address answers this machine alone, without a token. Any other answers under every name of
+    `host`, with a new token.
     """
     name = f"[{host}]" if ":" in host else host.lower()
     if name in LOOPBACK and ipaddress.ip_address(bound).is_loopback:
@@ -101,21 +95,22 @@ def access_for(host: str, bound: str, port: int) -> Access:
         hosts=LOOPBACK | own,
         any_address=is_all,
         token=secrets.token_urlsafe(32),
-        cookie=f"pathopatch-review-{port}",  # cookies do not tell ports apart
+        # Cookies are shared by all ports of a host: two pages would overwrite each other's token.
+        cookie=f"pathopatch-review-{port}",
     )
 
 
 class Guard:
-    """The application, behind what is refused before it is asked; puts the headers on all that leaves."""
+    """ASGI middleware: refuses requests before the application sees them, and sets the headers of every answer."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
-        self.app = app
-        self.access = access
+        self._app = app
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            await self._app(scope, receive, send)
             return
 
         async def send_with_headers(message: Message) -> None:
@@ -126,55 +121,63 @@ class Guard:
             await send(message)
 
         try:
-            answer = check(scope, self.access)
+            answer = check_request(scope, self._access)
         except PathopatchError as error:
-            answer = problem(error)
-        await (answer or self.app)(scope, receive, send_with_headers)
+            answer = error_response(error)
+        await (answer or self._app)(scope, receive, send_with_headers)
 
 
-def check(scope: Scope, access: Access) -> Response | None:
-    """Return None if a request may go on, or the page that takes the token out of the address.
+def check_request(scope: Scope, access: Access) -> Response | None:
+    """Return None for an allowed request, or the page that moves the token from the address to a cookie.
 
     Raises
     ------
     ReviewRefusedError
-        Foreign host or origin, no token, or a write without the page's own header.
+        Another host or origin, no token, or a write without the page's own header.
     InputMissingError
         The path hides a slash.
     InputTooLargeError
         The body is longer than any decision.
     """
     headers = Headers(scope=scope)
-    _check_host(headers, access)
-    welcome = _check_token(scope, headers, access)
+    # The host comes first: under a foreign name (DNS rebinding) not even the token may be asked for.
+    host = headers.get("host", "")
+    parts = _HOST.fullmatch(host.lower())
+    if parts is None or not access.is_host(parts["name"]):
+        raise ReviewRefusedError(
+            f"the host {host[:100]!r} is not this page's", remedy="open the address that `pathopatch review` printed"
+        )
+    token_page = _check_token(scope, headers, access)
     raw_path = scope.get("raw_path") or scope["path"].encode()
     if _NO_PATH.search(raw_path) or {".", ".."} & set(scope["path"].split("/")):
         raise InputMissingError("there is no such page", remedy="go on from /")
+    # A link of another site may open the page, but its scripts and images may not load anything from it.
     is_navigation = headers.get("sec-fetch-mode", "navigate") == "navigate"
     if headers.get("sec-fetch-site", "none") in ("cross-site", "same-site") and not is_navigation:
-        raise ReviewRefusedError("another site's page asks", remedy="open the review page itself")
+        raise ReviewRefusedError("the request comes from another site", remedy="open the review page itself")
     origin = headers.get("origin")
     if origin is not None and origin not in (f"http://{headers['host']}", f"https://{headers['host']}"):
         raise ReviewRefusedError(f"the origin {origin!r} is not this page", remedy="open the review page itself")
+    # Another site's form can send a POST, but no header of its own.
     if scope["method"] not in _READS:
-        name, value = WRITE_HEADER
+        name, value = _WRITE_HEADER
         if headers.get(name) != value:
             raise ReviewRefusedError("only the page itself may write", remedy="send the header X-Pathopatch: review")
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
-        raise too_large()
-    return welcome
+        raise body_too_large()
+    return token_page
 
 
-def too_large() -> InputTooLargeError:
-    """Return the error of a body that is longer than any decision."""
+def body_too_large() -> InputTooLargeError:
+    """Return the error for a body that is longer than any decision."""
     return InputTooLargeError(f"the body is longer than {MAX_BODY_BYTES // 1024} KiB", remedy="write a shorter comment")
 
 
-def problem(error: PathopatchError, status: int | None = None, **more: object) -> JSONResponse:
-    """Return what the page is told of an error: code, message and remedy, with the status that fits its code."""
-    told = {"code": error.code, "message": error.message, "remedy": error.remedy, **more}
-    return JSONResponse(told, status or _STATUS.get(error.code, 500))
+def error_response(error: PathopatchError, status: int | None = None, **more: object) -> JSONResponse:
+    """Return an error as JSON: code, message and remedy, with the HTTP status of its code."""
+    content = {"code": error.code, "message": error.message, "remedy": error.remedy, **more}
+    return JSONResponse(content, status or _STATUS.get(error.code, 500))
 
 
 _STATUS = {
@@ -190,37 +193,25 @@ _STATUS = {
 }
 
 
-def _check_host(headers: Headers, access: Access) -> None:
-    host = headers.get("host", "")
-    found = _HOST.fullmatch(host.lower())
-    if found is None or not access.is_host(found["name"]):
-        raise ReviewRefusedError(
-            f"the host {host[:100]!r} is not this page's", remedy="open the address that `pathopatch review` printed"
-        )
-
-
 def _check_token(scope: Scope, headers: Headers, access: Access) -> Response | None:
-    """Return None if the token is known or not wanted; the page that keeps it as a cookie if the address has it."""
+    """Return None if the cookie has the token, or none is required; for a token in the address, `_token_page`."""
     if not access.token:
         return None
-    kept = cookie_parser(headers.get("cookie", "")).get(access.cookie, "")
+    cookie = cookie_parser(headers.get("cookie", "")).get(access.cookie, "")
     query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     offered = dict(query).get("token")
     if offered is not None and scope["method"] in _READS and access.is_token(offered):
-        return _welcome(scope["path"], ((name, value) for name, value in query if name != "token"), access)
-    if not access.is_token(kept):
+        return _token_page(scope["path"], ((name, value) for name, value in query if name != "token"), access)
+    if not access.is_token(cookie):
         raise ReviewRefusedError(
-            "this page wants its token", remedy="open the address that `pathopatch review` printed, with ?token="
+            "this page requires its token", remedy="open the address that `pathopatch review` printed, with ?token="
         )
     return None
 
 
-def _welcome(path: str, query: Iterable[tuple[str, str]], access: Access) -> Response:
-    """Return a page that sets the cookie and goes on without the token in the address.
-
-    It is no redirect: after a link in a mail the browser would follow that without the cookie, for that is
-    SameSite=Strict.
-    """
+def _token_page(path: str, query: Iterable[tuple[str, str]], access: Access) -> Response:
+    """Return a page that sets the cookie and opens the same address without the token."""
+    # No redirect: after a link in a mail the browser would follow it without the cookie, which is SameSite=Strict.
     onward = "/" + path.lstrip("/")  # `//name` would lead to another host
     if rest := urlencode(list(query)):
         onward += f"?{rest}"
@@ -231,10 +222,3 @@ def _welcome(path: str, query: Iterable[tuple[str, str]], access: Access) -> Res
     )
     answer.set_cookie(access.cookie, access.token, path="/", httponly=True, samesite="strict")
     return answer
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None

@@ -1,41 +1,39 @@
-"""What does one slide of a work folder consist of, for those who review it? Its facts, tables, maps and pixels."""
+"""Read what `predict` wrote of one slide: facts, table, maps, patches, and the slide's own pixels."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import inside, read_json
+from pathopatch.groups.assign import attribute, thresholds_of
 from pathopatch.heatmaps import FACTS
+from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.heatmaps.ome_tiff import HeatmapFile, read_ome_tiff
+from pathopatch.heatmaps.stitch import cell_positions
 from pathopatch.patches.grid import Grid
 from pathopatch.review.cache import ByteCache
-from pathopatch.review.patches import Patches, joined
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from pathopatch.slides import Slide
 
-FINGERPRINT_DIGITS = 16
-
-
-def heatmap_fingerprint(facts: Mapping[str, Any]) -> str:
-    """Return by which name a decision says of which heatmap it is: of the stamp in ``heatmap.json``, 16 digits."""
-    return fingerprint(facts["stamp"])[:FINGERPRINT_DIGITS]
+_FINGERPRINT_DIGITS = 16
+_TAU = 0.25  # tissue threshold of the groups where there is no groups table
 
 
 class ReviewedSlide:
-    """A predicted slide, its artefacts read when they are asked for; any thread may ask.
+    """A predicted slide, whose artefacts are read on first use; safe to share among threads.
 
     Parameters
     ----------
@@ -44,7 +42,7 @@ class ReviewedSlide:
     slide_id : str
         A checked slide id.
     source : str or dict of str to str, or None
-        Where the slide lies; None if nobody says.
+        Where the slide lies; None if that is unknown.
     work : Path, optional
         Folder of the ``groups.parquet`` that has the patches' labels.
     patient_id : str
@@ -52,18 +50,18 @@ class ReviewedSlide:
     name : str
         Of the run that predicted it.
     beside : ReviewedSlide, optional
-        The same slide by another model.
+        The same slide by the run to compare with.
     why_no_beside : str, optional
-        Why there is none, though there is another run.
+        The reason why that run has no such slide.
     cache : ByteCache, optional
-        Where its pictures are kept.
+        Keeps its encoded pictures.
 
     Raises
     ------
     InputMissingError
         The slide has no heatmap.
     InputCorruptError
-        What describes the heatmap cannot be read.
+        Its ``heatmap.json`` cannot be read.
     """
 
     def __init__(
@@ -83,25 +81,26 @@ class ReviewedSlide:
         self.source, self.beside, self.why_no_beside = source, beside, why_no_beside
         self.cache = ByteCache() if cache is None else cache
         self._out, self._work = out, work
+        # Re-entrant, since `overview` holds it while it asks for the open slide.
         self._lock = threading.RLock()
         self._slide: Slide | None = None
-        self._small: dict[int, NDArray[np.generic]] = {}
+        self._overviews: dict[int, NDArray[np.generic]] = {}
         self.facts = read_facts(out, slide_id)
 
     @property
     def folder(self) -> Path:
-        """Where the heatmap's files lie."""
+        """The folder of the heatmap's files."""
         return inside(self._out, "heatmaps", self.slide_id)
 
     @cached_property
     def fingerprint(self) -> str:
-        """The heatmap's, see `heatmap_fingerprint`."""
+        """Fingerprint of the heatmap, see `heatmap_fingerprint`."""
         return heatmap_fingerprint(self.facts)
 
     @property
     def model_fingerprint(self) -> str:
-        """That of the model which made the heatmap, or of several models."""
-        return str(self.facts["stamp"]["inputs"]["model"])[:FINGERPRINT_DIGITS]
+        """Fingerprint of the model, or of the ensemble, that made the heatmap."""
+        return str(self.facts["stamp"]["inputs"]["model"])[:_FINGERPRINT_DIGITS]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -117,20 +116,16 @@ class ReviewedSlide:
     @property
     def is_rgb(self) -> bool:
         """Whether it is brightfield, whose pixels are shown as they are."""
-        if self.channels != ("R", "G", "B"):
-            return False
-        if "dtype" in self.facts:
-            return bool(self.facts["dtype"] == "uint8")
-        return bool((self.windows == (0, 255)).all())  # a folder from before the type was kept
+        return self.channels == ("R", "G", "B") and self.facts["dtype"] == "uint8"
 
     @property
     def has_spread(self) -> bool:
-        """Whether several models spoke, whose spread is known."""
-        return "spread" in self.facts.get("map_channels", ())
+        """Whether an ensemble predicted it, so that the spread of its members is known."""
+        return "spread" in self.facts["map_channels"]
 
     @property
-    def key(self) -> tuple[str, str, str]:
-        """Of which pictures are kept: its id, its heatmap, and where it lies."""
+    def cache_key(self) -> tuple[str, str, str]:
+        """Distinguishes this slide's pictures: its id, its heatmap, and where it lies."""
         return self.slide_id, self.fingerprint, str(self.source)
 
     @property
@@ -140,135 +135,122 @@ class ReviewedSlide:
 
     @cached_property
     def grid(self) -> Grid:
-        """Where the patches lie."""
+        """The grid that the patches were cut by."""
         width, height = self.size
-        return Grid(
-            width=width,
-            height=height,
-            downsample=self.facts["downsample"],
-            patch_px=self.facts["patch_px"],
-            stride_px=self.facts["stride_px"],
-        )
+        geometry = {name: self.facts[name] for name in ("downsample", "patch_px", "stride_px")}
+        return Grid(width=width, height=height, **geometry)
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """The predictions as they stand; see `pathopatch.heatmaps.predict_slide`."""
+        """The predictions, see `pathopatch.heatmaps.predict.predict_slide`."""
         return read_table(inside(self._out, "predictions", f"{self.slide_id}.parquet"))
 
     @cached_property
     def heatmap(self) -> HeatmapFile:
-        """The maps as they stand."""
+        """The maps of ``heatmap.ome.tif``."""
         return read_ome_tiff(self.folder / "heatmap.ome.tif")
 
     @cached_property
     def groups(self) -> pd.DataFrame | None:
-        """The slide's rows of the groups table; None where there is no such table."""
+        """The slide's rows of the groups table; None without such a table."""
         if self._work is None or not (self._work / "groups.parquet").is_file():
             return None
         return read_table(self._work / "groups.parquet", slide_id=self.slide_id)
 
     @cached_property
+    def min_tissue(self) -> float:
+        """Tissue fraction below which a patch is blank and in no group."""
+        audit = None if self._work is None else self._work / "groups" / "audit.json"
+        facts = read_json(audit) if audit is not None and audit.is_file() else {}
+        from pathopatch.core.config import GroupsConfig
+
+        return float(facts.get("min_tissue", GroupsConfig().min_tissue))
+
+    @cached_property
     def patches(self) -> Patches:
-        """What is known of the predicted patches."""
+        """The predicted patches, with labels, groups and the other run's probabilities."""
         other = self.beside
-        is_alike = other is not None and other.grid.span_px == self.grid.span_px
-        return joined(
+        # Patches of another side length would be compared by a corner that they happen to share.
+        is_comparable = other is not None and other.grid.span_px == self.grid.span_px
+        return join_patches(
             self.table,
             self.grid,
             decision_threshold=self.facts["decision_threshold"],
             min_tissue=self.min_tissue,
             groups=self.groups,
-            beside=other.table if other is not None and is_alike else None,
+            beside=other.table if other is not None and is_comparable else None,
         )
 
     @cached_property
-    def _places(self) -> dict[tuple[int, int], int]:
-        return {
-            place: row for row, place in enumerate(zip(self.patches.x.tolist(), self.patches.y.tolist(), strict=True))
-        }
+    def _row_of_origin(self) -> dict[tuple[int, int], int]:
+        origins = zip(self.patches.x.tolist(), self.patches.y.tolist(), strict=True)
+        return {origin: row for row, origin in enumerate(origins)}
 
     def patch_at(self, x: int, y: int) -> int:
-        """Return the row of the patch that begins at (x, y), level-0 px.
-
-        Raises
-        ------
-        InputMissingError
-            None was predicted there.
-        """
-        if (x, y) not in self._places:
+        """Return the table's row of the patch with origin (x, y), level-0 px; InputMissingError if there is none."""
+        if (x, y) not in self._row_of_origin:
             raise InputMissingError(
                 f"no predicted patch at {x}, {y}", place=self.slide_id, remedy="choose one of the table's origins"
             )
-        return self._places[x, y]
-
-    @cached_property
-    def min_tissue(self) -> float:
-        """Below which tissue fraction a patch of the groups table is blank."""
-        audit = None if self._work is None else self._work / "groups" / "audit.json"
-        known = read_json(audit) if audit is not None and audit.is_file() else {}
-        from pathopatch.core.config import GroupsConfig
-
-        return float(known.get("min_tissue", GroupsConfig().min_tissue))
+        return self._row_of_origin[x, y]
 
     def why_no_pixels(self) -> str | None:
         """Return why the slide's own pixels cannot be shown; None if they can."""
         try:
             with self.reading():
                 return None
-        except (PathopatchError, OSError) as error:
-            return f"{error.message} {error.remedy}".strip() if isinstance(error, PathopatchError) else str(error)
+        except PathopatchError as error:
+            return f"{error.message} {error.remedy}".strip()
+        except OSError as error:
+            return str(error)
 
     @contextmanager
     def reading(self) -> Iterator[Slide]:
-        """Yield the open slide, its channels where the model saw them; one thread at a time.
+        """Yield the open slide, its channels aligned as the model saw them; one thread at a time.
 
         Raises
         ------
         InputMissingError
-            Nobody says where it lies, or it is gone.
+            Its place is unknown, or the file is gone.
         InputUnsupportedError
-            What lies there is another slide.
+            The file is another slide.
         PathopatchError
             It cannot be opened.
         """
         with self._lock:
             if self._slide is None:
-                self._slide = self._opened()
+                self._slide = self._open_as_predicted()
             yield self._slide
 
-    def small(self, longest_px: int) -> NDArray[np.generic]:
-        """Return the whole slide, (C, h, w), its longest side at most so many px; read once."""
+    def overview(self, longest_px: int) -> NDArray[np.generic]:
+        """Return the whole slide, (C, h, w), its longest side at most `longest_px`; read once."""
         with self.reading() as slide:
-            if longest_px not in self._small:
-                self._small[longest_px] = slide.read_overview(longest_px)[0]
-            return self._small[longest_px]
+            if longest_px not in self._overviews:
+                self._overviews[longest_px] = slide.read_overview(longest_px)[0]
+            return self._overviews[longest_px]
 
     def close(self) -> None:
-        """Let go of the slide's files and overview; a later read opens them again."""
+        """Close the slide's files and drop its overviews; a later read opens them again."""
         with self._lock:
             if self._slide is not None:
                 self._slide.close()
             self._slide = None
-            self._small.clear()
+            self._overviews.clear()
 
-    def _opened(self) -> Slide:
-        """Return the slide as predict read it."""
+    def _open_as_predicted(self) -> Slide:
+        # Readers of slides are imported only here: the table of a cohort is shown without them.
         from pathopatch.slides import aligned, open_slide
 
         if self.source is None:
             raise InputMissingError(
-                "nothing says where the slide lies: it was predicted with --deidentify, or its status file is lost",
+                "the slide's place is unknown: it was predicted with --deidentify, or its status file is lost",
                 place=self.slide_id,
                 remedy="give --manifest to see its pixels",
             )
-        of_file = isinstance(self.source, str)
         background = self.facts["background"]
-        slide = open_slide(
-            self.source,
-            mpp=self.facts["mpp"],
-            channels=self.channels if of_file else None,
-            background=background,
-        )
+        # A dict of one file per channel names its channels itself.
+        channels = self.channels if isinstance(self.source, str) else None
+        slide = open_slide(self.source, mpp=self.facts["mpp"], channels=channels, background=background)
         if difference := self._difference(slide):
             slide.close()
             raise InputUnsupportedError(
@@ -276,20 +258,25 @@ class ReviewedSlide:
                 place=str(slide.paths[0]),
                 remedy="correct the manifest, or predict the slide again",
             )
-        return aligned(slide, tuple((int(x), int(y)) for x, y in self.facts.get("offsets_px", ())), background)
+        return aligned(slide, tuple((int(x), int(y)) for x, y in self.facts["offsets_px"]), background)
 
     def _difference(self, slide: Slide) -> str:
-        """Return in words what tells a slide from the predicted one; empty if they are one."""
-        found, due = (slide.size, slide.channels), (self.size, self.channels)
-        if found != due:
-            said = ("x".join(map(str, size)) + " px of " + ", ".join(channels) for size, channels in (found, due))
-            return " against ".join(said)
-        files = [fingerprint_file(path) for path in slide.paths]
-        return "" if self.facts.get("files", files) == files else "the content of its files differs"
+        """Return in words how a slide differs from the predicted one; empty if it does not."""
+        opened, predicted = (slide.size, slide.channels), (self.size, self.channels)
+        if opened != predicted:
+            texts = ("x".join(map(str, size)) + " px of " + ", ".join(names) for size, names in (opened, predicted))
+            return " against ".join(texts)
+        is_same = self.facts["files"] == [fingerprint_file(path) for path in slide.paths]
+        return "" if is_same else "the content of its files differs"
+
+
+def heatmap_fingerprint(facts: Mapping[str, Any]) -> str:
+    """Return 16 digits of the fingerprint of a heatmap's stamp: decisions refer to a heatmap by it."""
+    return fingerprint(facts["stamp"])[:_FINGERPRINT_DIGITS]
 
 
 def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
-    """Return what ``heatmap.json`` says.
+    """Return the content of a slide's ``heatmap.json``.
 
     Raises
     ------
@@ -302,5 +289,104 @@ def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
         return read_json(inside(out, "heatmaps", slide_id) / FACTS)
     except InputMissingError as error:
         raise InputMissingError(
-            "no heatmap of this slide", place=slide_id, remedy="predict it; its status says what went wrong before"
+            "no heatmap of this slide", place=slide_id, remedy="predict it; its status says why an earlier run failed"
         ) from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Patches:
+    """The predicted patches of a slide, in the order of its table.
+
+    Parameters
+    ----------
+    x, y : ndarray of int64, shape (M,)
+        Origins, level-0 px.
+    cell : ndarray of int64, shape (M,)
+        Number of the cell at whose corner each starts, row * nx + column.
+    probability, tissue_fraction, spread : ndarray of float64, shape (M,)
+        As in the table; the spread of a single model is NaN.
+    is_tumour : ndarray of bool, shape (M,)
+        The logit lies above the model's decision threshold.
+    flags : ndarray of uint16, shape (M,)
+        Bit i is set where ``FLAGS[i]`` holds; an unknown flag is not set.
+    label : ndarray of int64, shape (M,)
+        1, 0, or -1 where it is unknown.
+    group : ndarray of int64, shape (M,)
+        2 y + attribute, -1 where one of them is unknown; y by `group_of`.
+    group_of : "label" or "prediction"
+        Whether y is the label, or, where no patch has one, the prediction.
+    tau : float
+        Attribute 1 is a tissue fraction of at least this.
+    beside : ndarray of float64, shape (M,), or None
+        The other run's probability of the patch of the same origin; NaN where it has none.
+    """
+
+    x: NDArray[np.int64]
+    y: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    probability: NDArray[np.float64]
+    tissue_fraction: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    is_tumour: NDArray[np.bool_]
+    flags: NDArray[np.uint16]
+    label: NDArray[np.int64]
+    group: NDArray[np.int64]
+    group_of: Literal["label", "prediction"]
+    tau: float
+    beside: NDArray[np.float64] | None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+def join_patches(
+    table: pd.DataFrame,
+    grid: Grid,
+    *,
+    decision_threshold: float,
+    min_tissue: float,
+    groups: pd.DataFrame | None = None,
+    beside: pd.DataFrame | None = None,
+) -> Patches:
+    """Join a slide's predictions with labels and groups by patch_id, and with another run's by origin.
+
+    `decision_threshold` is on the logit. The lowest threshold of `groups` is that of the groups.
+    """
+    x, y = (table[name].to_numpy(np.int64) for name in ("x", "y"))
+    row, column = cell_positions(grid, x, y)
+    tissue_fraction = table["tissue_fraction"].to_numpy(np.float64)
+    is_tumour = table["logit"].to_numpy(np.float64) > decision_threshold
+    flags = np.zeros(len(table), np.uint16)
+    for bit, name in enumerate(FLAGS):
+        flags[table[f"flag_{name}"].fillna(False).to_numpy(np.bool_)] |= 1 << bit
+    if groups is None:
+        label, tau = np.full(len(table), -1, np.int64), _TAU
+    else:
+        # The groups table has the patches in another order, and not all of them.
+        labels = groups.set_index("patch_id")["label"].reindex(table["patch_id"])
+        label, tau = labels.fillna(-1).to_numpy(np.int64), float(thresholds_of(groups)[0])
+    is_large = attribute(tissue_fraction, (tau,), min_tissue=min_tissue)
+    has_labels = bool((label >= 0).any())
+    outcome = label if has_labels else is_tumour.astype(np.int64)
+    return Patches(
+        x=x,
+        y=y,
+        cell=row * grid.nx + column,
+        probability=table["probability"].to_numpy(np.float64),
+        tissue_fraction=tissue_fraction,
+        spread=table["spread"].to_numpy(np.float64),
+        is_tumour=is_tumour,
+        flags=flags,
+        label=label,
+        group=np.where((outcome < 0) | (is_large < 0), -1, 2 * outcome + is_large),
+        group_of="label" if has_labels else "prediction",
+        tau=tau,
+        beside=None if beside is None else _probability_at(beside, x, y),
+    )
+
+
+def _probability_at(table: pd.DataFrame, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return a table's probability of the patch at each origin, NaN where it has none."""
+    row = pd.MultiIndex.from_arrays([table["x"], table["y"]]).get_indexer(pd.MultiIndex.from_arrays([x, y]))
+    # An origin that is not in the table has row -1, which is the NaN at the end.
+    return np.append(table["probability"].to_numpy(np.float64), np.nan)[row]

@@ -1,7 +1,7 @@
-"""What does a slide look like? A tile of its pyramid, a patch, or the whole of it small.
+"""Cut a slide into the tiles of a deep-zoom pyramid, and draw patches and thumbnails.
 
-Level `max_level` is full resolution, and each level below halves it: level L has ``ceil(width / 2**(max_level - L))``
-columns of pixels, down to one tile. Colours come from the windows that the model saw, the same for every tile.
+Level `max_level` is full resolution, and each level below halves it: level L is ``ceil(width / 2**(max_level - L))``
+px wide, down to one tile. Colours come from the intensity windows that the model saw, the same for every tile.
 """
 
 from __future__ import annotations
@@ -23,49 +23,34 @@ from pathopatch.review.slide import ReviewedSlide
 from pathopatch.slides.resample import level_for, resized
 
 TILE_PX = 256
-_MOST_PX = 2048  # side of what is read from a file for one tile; beyond, tiles are cut out of an overview
-_OVERVIEW_PX = 4096  # its longest side at most: it stays in memory
-_PATCH_PX = 1024
+_MAX_READ_PX = 2048  # side of the region read from a file for one tile; a larger one is cut out of an overview
+_MAX_OVERVIEW_PX = 4096  # longest side of an overview, which stays in memory
+_MAX_PATCH_PX = 1024
 _THUMBNAIL_PX = 160
-_QUALITY = 85
+_JPEG_QUALITY = 85
 
 
 def max_level(size: tuple[int, int], tile_px: int = TILE_PX) -> int:
-    """Return the number of the level of full resolution; level 0 is one tile.
-
-    Parameters
-    ----------
-    size : (int, int)
-        Width and height of the slide, level-0 px.
-    tile_px : int
-        Side of a tile.
-    """
+    """Return the number of the full-resolution level of a slide of (width, height), level-0 px; level 0 is one tile."""
+    # Integers only: a logarithm is off by one just beyond a power of two.
     return max(0, (-(-max(size) // tile_px) - 1).bit_length())
 
 
 def level_size(size: tuple[int, int], level: int, tile_px: int = TILE_PX) -> tuple[int, int]:
-    """Return width and height of a level, px."""
+    """Return width and height of a level, px of that level."""
     step = 2 ** (max_level(size, tile_px) - level)
     return -(-size[0] // step), -(-size[1] // step)
 
 
-def tile(
-    slide: ReviewedSlide,
-    level: int,
-    column: int,
-    row: int,
-    *,
-    channels: Sequence[str] | None = None,
-    size: int = TILE_PX,
-) -> bytes:
-    """Return a tile as JPEG; arguments and errors as `tile_pixels`."""
+def tile(slide: ReviewedSlide, level: int, column: int, row: int, *, channels: Sequence[str] | None = None) -> bytes:
+    """Return a tile of `TILE_PX` as JPEG; arguments and errors as `tile_pixels`."""
     shown = None if channels is None else tuple(channels)
 
-    def make() -> bytes:
-        picture = tile_pixels(slide, level, column, row, channels=shown, size=size)
-        return _jpeg(picture, is_fine=not slide.is_rgb)
+    def encode() -> bytes:
+        picture = tile_pixels(slide, level, column, row, channels=shown)
+        return _jpeg(picture, has_full_chroma=not slide.is_rgb)
 
-    return slide.cache.get(("tile", slide.key, level, column, row, shown, size), make)
+    return slide.cache.get(("tile", slide.cache_key, level, column, row, shown), encode)
 
 
 def tile_pixels(
@@ -86,83 +71,70 @@ def tile_pixels(
     level : int
         0 to `max_level`, which is full resolution.
     column, row : int
-        Which tile of the level.
+        Position of the tile within the level.
     channels : sequence of str, optional
-        Which are drawn, each in its own colour; all if not given. Without any it is black.
+        Channels to draw, each in its own colour; all by default. An empty sequence gives black.
     size : int
         Side of a tile, px of the level.
 
     Returns
     -------
     ndarray of uint8, shape (h, w, 3)
-        At most `size` a side, the last ones as far as the slide reaches. Brightfield is as it is in the file.
+        At most `size` a side; the last column and row end with the slide. Brightfield is as it is in the file.
 
     Raises
     ------
     InputMissingError
-        There is no such tile or channel; or the slide is not where it was.
+        There is no such tile or channel, or the slide's file is gone.
     InputUnsupportedError, InputCorruptError
-        Another slide lies there, or it cannot be decoded.
+        The file is another slide, or cannot be decoded.
     """
-    shown = _shown(slide, channels)
+    shown = _is_shown(slide, channels)
     highest = max_level(slide.size, size)
     width, height = level_size(slide.size, min(level, highest), size) if level >= 0 else (0, 0)
-    if not 0 <= level <= highest or not (0 <= column * size < width and 0 <= row * size < height):
+    left, top = column * size, row * size
+    if level > highest or not (0 <= left < width and 0 <= top < height):
         raise InputMissingError(
             f"no tile {column}, {row} of level {level}",
             place=slide.slide_id,
-            remedy=f"levels go from 0 to {highest}, tiles as far as the slide reaches",
+            remedy=f"ask for a level from 0 to {highest}, and a tile within the slide",
         )
-    left, top = column * size, row * size
     box = left, top, min(size, width - left), min(size, height - top)
     return compose(_read(slide, highest - level, box, size), slide.windows, is_rgb=slide.is_rgb, shown=shown)
 
 
 def patch_image(slide: ReviewedSlide, x: int, y: int, *, channels: Sequence[str] | None = None) -> bytes:
-    """Return a predicted patch as PNG, at full resolution up to 1024 px a side, else by area means; with its overhang.
+    """Return a predicted patch as PNG, with its overhang: at full resolution up to 1024 px a side, else area means.
 
-    Parameters
-    ----------
-    slide : ReviewedSlide
-        An open slide.
-    x, y : int
-        Origin of the patch, level-0 px.
-    channels : sequence of str, optional
-        See `tile_pixels`.
-
-    Raises
-    ------
-    InputMissingError
-        No patch was predicted there; otherwise as `tile_pixels`.
+    `x` and `y` are its origin, level-0 px; `channels` and errors as `tile_pixels`.
     """
     slide.patch_at(x, y)
-    shown = _shown(slide, channels)
-    span = slide.grid.span_px
+    shown = _is_shown(slide, channels)
+    span_px = slide.grid.span_px
     with slide.reading() as pixels:
-        if span <= _PATCH_PX:
-            read = pixels.read_region(x, y, span, span)
+        if span_px <= _MAX_PATCH_PX:
+            patch = pixels.read_region(x, y, span_px, span_px)
         else:
-            read = pixels.read_patch(x, y, _PATCH_PX, downsample=slide.grid.extent / _PATCH_PX, exact_factor=1)
-    return _encoded(compose(read, slide.windows, is_rgb=slide.is_rgb, shown=shown), "PNG")
+            downsample = slide.grid.extent / _MAX_PATCH_PX
+            patch = pixels.read_patch(x, y, _MAX_PATCH_PX, downsample=downsample, exact_factor=1)
+    return _encoded(compose(patch, slide.windows, is_rgb=slide.is_rgb, shown=shown), "PNG")
 
 
 def thumbnail(slide: ReviewedSlide) -> bytes:
-    """Return the slide under its map as JPEG, its longest side 160 px; the slide's own file is not needed.
+    """Return the slide under its map as JPEG, its longest side 160 px; InputMissingError without ``overlay.png``."""
 
-    Raises
-    ------
-    InputMissingError
-        The heatmap's picture is not there, or cannot be read.
-    """
-    return slide.cache.get(("thumbnail", slide.key), lambda: _jpeg(_small_overlay(slide), is_fine=True))
+    def encode() -> bytes:
+        return _jpeg(_small_overlay(slide), has_full_chroma=True)
+
+    return slide.cache.get(("thumbnail", slide.cache_key), encode)
 
 
 def _small_overlay(slide: ReviewedSlide) -> Picture:
-    """Return what of the overlay's picture is slide, small."""
+    """Return the slide's part of ``overlay.png``, without legend and frame, shrunk to a thumbnail."""
     path = slide.folder / "overlay.png"
     try:
-        with Image.open(path) as opened:
-            sheet = np.asarray(opened.convert("RGB"))
+        with Image.open(path) as image:
+            sheet = np.asarray(image.convert("RGB"))
     except OSError as error:
         raise InputMissingError(
             "the heatmap's picture cannot be read", place=str(path), remedy="predict the slide again with --force"
@@ -175,8 +147,8 @@ def _small_overlay(slide: ReviewedSlide) -> Picture:
     return np.asarray(cv2.resize(view, target, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _shown(slide: ReviewedSlide, channels: Sequence[str] | None) -> list[bool]:
-    """Return which channels are drawn."""
+def _is_shown(slide: ReviewedSlide, channels: Sequence[str] | None) -> list[bool]:
+    """Return for each channel of the slide whether it is drawn."""
     if channels is None:
         return [True] * len(slide.channels)
     if unknown := [name for name in channels if name not in slide.channels]:
@@ -194,31 +166,29 @@ def _read(slide: ReviewedSlide, halvings: int, box: tuple[int, int, int, int], s
         if step == 1:
             return pixels.read_region(left, top, width, height)
         downsamples = [level.downsample for level in pixels.levels]
-        if _is_near(downsamples, step, size, slide.size):
+
+        def is_read_from_file(step: int) -> bool:
+            read_px = size * step / downsamples[level_for(downsamples, step)]
+            is_near = read_px <= max(_MAX_READ_PX, size)
+            return is_near or max(slide.size) > _MAX_OVERVIEW_PX * step  # an overview would fill the memory
+
+        if is_read_from_file(step):
             side = max(width, height)
-            return pixels.read_patch(left * step, top * step, side, downsample=step, exact_factor=1)[:, :height, :width]
-        first = step
-        while not _is_near(downsamples, first // 2, size, slide.size):
-            first //= 2
-        whole = slide.small(math.ceil(max(slide.size) / first))
-    return _resized(whole, slide.size, step)[:, top : top + height, left : left + width]
+            patch = pixels.read_patch(left * step, top * step, side, downsample=step, exact_factor=1)
+            return patch[:, :height, :width]
+        # All levels without a near one share the overview of the finest of them, which is read once.
+        finest = step
+        while not is_read_from_file(finest // 2):
+            finest //= 2
+        overview = slide.overview(math.ceil(max(slide.size) / finest))
+    target = -(-slide.size[0] // step), -(-slide.size[1] // step)
+    return resized(overview, target)[:, top : top + height, left : left + width]
 
 
-def _is_near(downsamples: Sequence[float], step: int, size: int, slide_size: tuple[int, int]) -> bool:
-    """Return whether tiles are read from the file: from a level near enough, or because an overview would be large."""
-    read_px = size * step / downsamples[level_for(downsamples, step)]
-    return read_px <= max(_MOST_PX, size) or max(slide_size) > _OVERVIEW_PX * step
-
-
-def _resized(whole: NDArray[np.generic], size: tuple[int, int], step: int) -> NDArray[np.generic]:
-    """Return an overview, (C, h, w), at the size of a halved slide."""
-    target = -(-size[0] // step), -(-size[1] // step)
-    return resized(whole, target)
-
-
-def _jpeg(picture: Picture, *, is_fine: bool) -> bytes:
-    """Return a picture as JPEG; fine: colour at full resolution, where thin lines are seen by colour alone."""
-    return _encoded(picture, "JPEG", quality=_QUALITY, progressive=False, subsampling=0 if is_fine else 2)
+def _jpeg(picture: Picture, *, has_full_chroma: bool) -> bytes:
+    """Return a picture as JPEG; with full chroma, thin lines that differ by colour alone stay visible."""
+    subsampling = 0 if has_full_chroma else 2
+    return _encoded(picture, "JPEG", quality=_JPEG_QUALITY, progressive=False, subsampling=subsampling)
 
 
 def _encoded(picture: Picture, kind: str, **options: Any) -> bytes:

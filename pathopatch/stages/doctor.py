@@ -97,8 +97,8 @@ def _extras() -> list[Finding]:
 
 def _viewer() -> Finding:
     name = "the review page's viewer"
-    if viewer.is_there():
-        return Finding(name=name, value=f"OpenSeadragon {viewer.version()}")
+    if viewer.is_installed():
+        return Finding(name=name, value=f"OpenSeadragon {viewer.locked_version()}")
     return Finding(name=name, value="missing", remedy=viewer.remedy())
 
 

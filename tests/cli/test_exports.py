@@ -11,7 +11,7 @@ from made_model import write_model
 
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
-from pathopatch.review.decisions import Decisions
+from pathopatch.review.decisions import DecisionLog
 
 Type = Callable[..., int]
 
@@ -70,7 +70,7 @@ def test_a_review_is_exported_as_csv_or_json_and_no_other_file_is_replaced(
     monkeypatch.chdir(tmp_path)
     assert typed("export", "review", tmp_path) == 1
     assert "INPUT_MISSING: no decisions" in capsys.readouterr().err
-    with Decisions(tmp_path / "review.sqlite") as decisions:
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
         decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=0)
         assert typed("export", "review", tmp_path) == 0  # while a page has it open
         assert capsys.readouterr().out == "review.csv\n"

@@ -19,7 +19,7 @@ from pathopatch.core.errors import DiskFullError, InputUnsupportedError, ReviewC
 from pathopatch.core.faultpoints import VARIABLE
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.log import read_log
-from pathopatch.review.decisions import Decisions
+from pathopatch.review.decisions import DecisionLog
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -40,8 +40,8 @@ def is_whole(path: Path) -> bool:
 def test_of_two_reviewers_at_once_one_decides_and_the_other_is_told_of_it(tmp_path: Path, share: bool) -> None:
     """In 20 rounds on one log, or each on a log of the same file."""
     path = tmp_path / "review.sqlite"
-    first = Decisions(path)
-    logs = {"Ada": first, "Bo": first if share else Decisions(path)}
+    first = DecisionLog(path)
+    logs = {"Ada": first, "Bo": first if share else DecisionLog(path)}
     start = threading.Barrier(2)
     refused: list[tuple[int, str, dict[str, object]]] = []
 
@@ -70,7 +70,7 @@ def test_of_two_reviewers_at_once_one_decides_and_the_other_is_told_of_it(tmp_pa
 
 
 def decide_on_many(path: Path, reviewer: str, count: int) -> None:
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         for number in range(count):
             decisions.record(accept(reviewer, f"{reviewer}{number}"), revision=0)
 
@@ -90,7 +90,7 @@ def test_four_processes_that_make_one_log_at_once_lose_no_row(tmp_path: Path) ->
 @pytest.mark.fault("two-reviewers")
 def test_a_log_that_is_locked_for_a_while_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         other.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.5, other.execute, ["COMMIT"])
@@ -105,7 +105,7 @@ def test_a_log_that_is_locked_for_a_while_is_waited_for(tmp_path: Path) -> None:
 
 def test_a_log_that_stays_locked_is_told_and_nothing_is_written(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
-    with Decisions(path, busy_s=0.2) as decisions:
+    with DecisionLog(path, busy_s=0.2) as decisions:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(SlideTimeoutError, match="locked by another process; nothing was written"):
@@ -119,16 +119,16 @@ def test_a_log_that_stays_locked_is_told_and_nothing_is_written(tmp_path: Path) 
 def test_a_lock_that_sqlite_does_not_wait_for_is_retried(tmp_path: Path) -> None:
     """A switch to write-ahead logging on a file that somebody reads is refused at once."""
     path = tmp_path / "review.sqlite"
-    Decisions(path).close()
+    DecisionLog(path).close()
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("PRAGMA journal_mode = DELETE")
     other.execute("BEGIN")
     other.execute("SELECT COUNT(*) FROM decisions").fetchone()
     with pytest.raises(SlideTimeoutError):
-        Decisions(path, busy_s=0.2)
+        DecisionLog(path, busy_s=0.2)
     release = threading.Timer(0.5, other.execute, ["COMMIT"])
     release.start()
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         decisions.record(accept(), revision=0)
     release.join()
     other.close()
@@ -140,9 +140,9 @@ def killed(path: Path, *, fault: str = "") -> list[str]:
         import os, signal, sys
         from pathlib import Path
         from pathopatch.groups.decisions.decision import Decision
-        from pathopatch.review.decisions import Decisions
+        from pathopatch.review.decisions import DecisionLog
 
-        decisions = Decisions(Path(sys.argv[1]))
+        decisions = DecisionLog(Path(sys.argv[1]))
         for seen in range(3):
             decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=seen)
             print(f"recorded {seen + 1}", flush=True)
@@ -168,14 +168,14 @@ def test_after_a_kill_what_was_acknowledged_is_there_and_the_file_is_whole(
     path = tmp_path / "review.sqlite"
     assert killed(path, fault=fault) == [f"recorded {n}" for n in range(1, acknowledged + 1)]
     assert is_whole(path)
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         assert [row.revision for row in decisions.rows()] == list(range(1, there + 1))
         decisions.record(accept("Bo"), revision=there)
     assert len(read_log(path)) == there + 1
 
 
 def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
-    with Decisions(tmp_path / "review.sqlite") as decisions:
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
         (level,) = decisions._connection.execute("PRAGMA synchronous").fetchone()
         (mode,) = decisions._connection.execute("PRAGMA journal_mode").fetchone()
     assert (level, mode) == (2, "wal")  # 2: FULL
@@ -184,7 +184,7 @@ def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
 @pytest.mark.fault("disk-full")
 def test_a_full_disk_is_told_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         decisions.record(accept(), revision=0)
         (pages,) = decisions._connection.execute("PRAGMA page_count").fetchone()
         decisions._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to have no space left
@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_and_leaves_the_log_as_it_was(tmp_path: Path) -> Non
 def test_a_log_in_a_place_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputUnsupportedError, match="cannot write here"):
-        Decisions(tmp_path / "file" / "review.sqlite")
+        DecisionLog(tmp_path / "file" / "review.sqlite")
     (tmp_path / "review.sqlite").mkdir()
     with pytest.raises(InputUnsupportedError, match="may write to"):
-        Decisions(tmp_path / "review.sqlite")
+        DecisionLog(tmp_path / "review.sqlite")

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from made_model import write_model
 
-from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
 from pathopatch.core.config import PredictConfig, TissueConfig
 from pathopatch.core.files import write_json
 from pathopatch.groups import assign_groups
@@ -112,6 +112,7 @@ def write_facts(out: Path, slide_id: str, slide: Slide, windows: Sequence[Sequen
     facts = {
         "size_px": slide.size, "bounds_px": slide.bounds, "mpp": slide.mpp, "channels": slide.channels,
         "dtype": str(slide.dtype), "background": slide.background, "intensity_windows": windows,
+        "files": [fingerprint_file(path) for path in slide.paths], "offsets_px": [],
         "stamp": Stamp(stage="predict", config="", inputs={"model": "none"}).to_dict(),
     }  # fmt: skip
     write_json(out / "heatmaps" / slide_id / "heatmap.json", facts)

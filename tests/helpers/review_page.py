@@ -15,10 +15,8 @@ import made_slides as made
 from made_model import write_model
 
 from pathopatch.core.config import PredictConfig
-from pathopatch.review.app import create_app
+from pathopatch.review.app import create_app, create_server, listen, open_review
 from pathopatch.review.security import Access
-from pathopatch.review.server import listen, server_of
-from pathopatch.review.slide_pool import opened
 from pathopatch.stages import pipeline
 
 WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}
@@ -72,8 +70,8 @@ class Page:
 
 @contextmanager
 def answering(out: Path, access: Access) -> Iterator[Page]:
-    with opened(out, reviewer="me") as review, listen("127.0.0.1", 0) as listener:
-        server = server_of(create_app(review, access))
+    with open_review(out, reviewer="me") as review, listen("127.0.0.1", 0) as listener:
+        server = create_server(create_app(review, access))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -39,7 +39,7 @@ from pathopatch.patches import PatchStore, tile_patches
 from pathopatch.patches.import_list import common_spec, read_image, read_list
 from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
-from pathopatch.review.values import facts
+from pathopatch.review.values import slide_facts
 from pathopatch.stages import pipeline
 
 CONFIG = TileConfig()
@@ -455,7 +455,7 @@ def test_a_model_of_unknown_scale_is_warned_of_wherever_its_prediction_is_shown(
         "cohort.csv": str(pd.read_csv(out / "cohort.csv").loc[0, "warnings"]),
         "report": page.text,
         "review table": str(cohort.rows()[0]["warnings"]),
-        "review page": str(facts(cohort.open("s"))["warnings"]),
+        "review page": str(slide_facts(cohort.open("s"))["warnings"]),
     }
     warned = [name for name, text in places.items() if "scale is unknown" in text or "are unknown" in text]
     assert warned == ([] if mpp else list(places))

@@ -75,5 +75,5 @@ def test_a_wheelhouse_installs_and_predicts_where_there_is_no_route(place: Path,
     assert inside("pathopatch predict a.svs --model model -o out --device cpu").strip().endswith("slides: 1 done")
     assert (place / "out" / "heatmaps" / "a" / "overlay.png").is_file()
     assert "review" in inside("pathopatch --help")
-    viewer = inside("python -c 'from pathopatch.review import viewer; print(viewer.is_there())'")
+    viewer = inside("python -c 'from pathopatch.review import viewer; print(viewer.is_installed())'")
     assert viewer.strip() == "True"

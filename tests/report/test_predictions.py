@@ -19,7 +19,7 @@ from pathopatch.core.files import read_json, write_json
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
-from pathopatch.review.decisions import Decisions
+from pathopatch.review.decisions import DecisionLog
 from pathopatch.stages import pipeline
 
 HOSTILE = "=cmd() <script>alert(1)</script>"
@@ -31,7 +31,7 @@ def heatmap_fingerprint(out: Path, slide_id: str) -> str:
 
 
 def decide(out: Path, *decisions: Decision) -> None:
-    with Decisions(out / "review.sqlite") as log:
+    with DecisionLog(out / "review.sqlite") as log:
         for decision in decisions:
             log.record(decision, revision=log.state(decision.slide_id).revision)
 

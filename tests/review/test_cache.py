@@ -15,8 +15,8 @@ def test_what_is_kept_never_exceeds_the_limit_and_values_are_right(asked: list[i
     cache = ByteCache(limit)
     for number in asked:
         assert cache.get(number, lambda number=number: bytes(number)) == bytes(number)
-        assert cache.held_bytes <= limit
-        assert cache.held_bytes == sum(len(value) for value in cache._kept.values())
+        assert cache.size_bytes <= limit
+        assert cache.size_bytes == sum(len(value) for value in cache._values.values())
 
 
 def test_what_was_asked_for_longest_ago_is_forgotten_first() -> None:
@@ -39,7 +39,7 @@ def test_what_is_larger_than_all_room_is_not_kept_and_pushes_nothing_out() -> No
     cache = ByteCache(30)
     cache.get("small", lambda: bytes(10))
     assert len(cache.get("large", lambda: bytes(31))) == 31
-    assert cache.held_bytes == 10
+    assert cache.size_bytes == 10
 
 
 def test_many_threads_leave_the_count_right() -> None:
@@ -55,4 +55,4 @@ def test_many_threads_leave_the_count_right() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert cache.held_bytes == sum(len(value) for value in cache._kept.values()) <= 500
+    assert cache.size_bytes == sum(len(value) for value in cache._values.values()) <= 500

@@ -19,7 +19,7 @@ from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import FACTS
 from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
-from pathopatch.review.values import facts, values
+from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.slides.pseudonyms import pseudonymous
 from pathopatch.stages import pipeline
 
@@ -74,19 +74,6 @@ def test_a_damaged_heatmap_is_a_row_that_says_so(out: Path) -> None:
     assert (row["state"], row["code"], row["fingerprint"]) == ("failed", "INPUT_CORRUPT", None)
 
 
-def test_a_folder_of_an_earlier_version_opens_without_what_it_does_not_know(out: Path) -> None:
-    known = read_json(heatmap_of(out, "bright"))
-    for name in ("dtype", "files", "method"):
-        del known[name]
-    del known["summary"]["lowest_margin"]
-    write_json(heatmap_of(out, "bright"), known)
-    update_status(out, "bright", "predict", read_status(out, "bright")["predict"] | {"summary": known["summary"]})
-    cohort = open_cohort(out)
-    found = facts(cohort.open("bright"))
-    assert (cohort.rows()[0]["lowest_margin"], found["model"]["method"]) == (None, None)
-    assert (found["is_rgb"], found["has_slide"]) == (True, True)
-
-
 def test_rows_are_read_again_only_where_files_have_changed(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cohort = open_cohort(out)
     read: list[str] = []
@@ -104,9 +91,9 @@ def test_rows_are_read_again_only_where_files_have_changed(out: Path, monkeypatc
 
 def test_a_slide_that_is_predicted_while_others_are_looked_at_comes_in(out: Path) -> None:
     cohort = open_cohort(out)
-    assert not cohort.known("new")
+    assert not cohort.has_slide("new")
     shutil.copytree(out / "heatmaps" / "bright", out / "heatmaps" / "new")
-    assert cohort.known("new")
+    assert cohort.has_slide("new")
     assert cohort.ids() == ["bright", "dark", "new", "spoilt"]
 
 
@@ -127,7 +114,7 @@ HOSTILE = [
 @pytest.mark.parametrize("slide_id", HOSTILE)
 def test_an_id_is_looked_up_and_never_a_path(slide_id: str, folders: Folders) -> None:
     cohort = open_cohort(folders.out)
-    assert not cohort.known(slide_id)
+    assert not cohort.has_slide(slide_id)
     for ask in (cohort.open, cohort.fingerprint):
         with pytest.raises(InputMissingError, match="no slide of this id"):
             ask(slide_id)
@@ -135,7 +122,7 @@ def test_an_id_is_looked_up_and_never_a_path(slide_id: str, folders: Folders) ->
 
 def test_a_slide_that_failed_is_known_and_has_no_heatmap_to_open(folders: Folders) -> None:
     cohort = open_cohort(folders.out)
-    assert cohort.known("spoilt")
+    assert cohort.has_slide("spoilt")
     assert cohort.fingerprint("spoilt") is None
     with pytest.raises(InputMissingError, match="no heatmap"):
         cohort.open("spoilt")
@@ -184,10 +171,10 @@ def test_without_predictions_or_groups_the_folder_is_named(folders: Folders, tmp
 
 
 def test_runs_are_called_by_folder_and_method(folders: Folders, tmp_path: Path) -> None:
-    assert open_cohort(folders.out).names() == ("out (gerne)", None)
-    assert open_cohort(folders.out, beside=folders.beside).names() == ("out (gerne)", "erm (erm)")
+    assert open_cohort(folders.out).run_names() == ("out (gerne)", None)
+    assert open_cohort(folders.out, beside=folders.beside).run_names() == ("out (gerne)", "erm (erm)")
     twin = shutil.copytree(folders.beside, tmp_path / "out")
-    assert open_cohort(folders.out, beside=twin).names() == (
+    assert open_cohort(folders.out, beside=twin).run_names() == (
         f"{folders.root.name}/out (gerne)", f"{tmp_path.name}/out (erm)",
     )  # fmt: skip
 
@@ -204,11 +191,11 @@ def test_a_slide_that_is_not_there_as_it_was_has_a_reason_and_its_values(
     status = read_status(out, "bright")["predict"]
     update_status(out, "bright", "predict", status | {"source": str(path)})
     slide = open_cohort(out).open("bright")
-    found = facts(slide)
+    found = slide_facts(slide)
     said = {"gone": "no file", "another": "content of its files differs", "of another size": "300x279 px of R, G, B"}
     assert found["has_slide"] is False
     assert said[what] in found["why_no_slide"]
-    assert values(slide) == values(open_cohort(folders.out).open("bright"))
+    assert slide_values(slide) == slide_values(open_cohort(folders.out).open("bright"))
 
 
 def test_a_manifest_says_where_a_slide_has_moved_to(out: Path, tmp_path: Path) -> None:
@@ -228,8 +215,8 @@ def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folder
     pipeline.predict(rows, [folders.root / "model"], tmp_path / "out", config)
     (name,) = open_cohort(tmp_path / "out").ids()
     assert name == pseudonymous(rows)[0].slide_id
-    unnamed = facts(open_cohort(tmp_path / "out").open(name))
+    unnamed = slide_facts(open_cohort(tmp_path / "out").open(name))
     assert "--manifest" in unnamed["why_no_slide"]
-    found = facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
+    found = slide_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
     assert found["has_slide"] is True
     assert "smith" not in json.dumps(found)

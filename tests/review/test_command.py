@@ -16,10 +16,10 @@ from review_page import DECISIONS, Page, predicted
 
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.review import viewer
-from pathopatch.review.server import listen
+from pathopatch.review.app import listen
 
 needs_viewer = pytest.mark.skipif(
-    not viewer.is_there() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
+    not viewer.is_installed() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
 )
 
 
@@ -83,7 +83,7 @@ def test_another_host_prints_a_token_that_opens_the_page(out: Path) -> None:
 def test_a_port_that_is_taken_is_an_error_with_a_remedy(
     out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(viewer, "is_there", lambda: True)
+    monkeypatch.setattr(viewer, "is_installed", lambda: True)
     with listen("127.0.0.1", 0) as taken:
         assert typed("review", out, "--port", taken.getsockname()[1]) == 1
     said = capsys.readouterr()
@@ -94,7 +94,7 @@ def test_a_port_that_is_taken_is_an_error_with_a_remedy(
 def test_without_its_viewer_the_command_names_the_line_that_brings_it(
     out: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(viewer, "is_there", lambda: False)
+    monkeypatch.setattr(viewer, "is_installed", lambda: False)
     assert typed("review", out, "--port", 0) == 1
     assert "Remedy: " + viewer.remedy() in capsys.readouterr().err
 
@@ -110,7 +110,7 @@ def test_without_its_extra_the_command_names_it(
 def test_a_folder_without_predictions_is_an_error_and_gets_no_log(
     tmp_path: Path, typed: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(viewer, "is_there", lambda: True)
+    monkeypatch.setattr(viewer, "is_installed", lambda: True)
     assert typed("review", tmp_path, "--port", 0) == 1
     assert "INPUT_MISSING" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -120,16 +120,15 @@ def test_neither_torch_nor_what_trains_is_loaded_to_show_a_slide(out: Path) -> N
     look = f"""
 import sys
 from pathlib import Path
-from pathopatch.review.app import create_app
-from pathopatch.review.slide_pool import opened
+from pathopatch.review.app import create_app, open_review
 from pathopatch.review.security import Access
-from pathopatch.review.values import facts, values
+from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.review.tiles import thumbnail, tile
-with opened(Path({str(out)!r}), reviewer="me") as review:
+with open_review(Path({str(out)!r}), reviewer="me") as review:
     create_app(review, Access())
     review.cohort.rows()
     slide = review.cohort.open("a")
-    facts(slide), values(slide), tile(slide, 0, 0, 0), thumbnail(slide)
+    slide_facts(slide), slide_values(slide), tile(slide, 0, 0, 0), thumbnail(slide)
 print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib.pyplot", "optuna"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=False)

@@ -23,7 +23,7 @@ from pathopatch.groups.decisions import log as log_module
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision, current_decisions, utc_text
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.review import decisions as decisions_module
-from pathopatch.review.decisions import Decisions
+from pathopatch.review.decisions import DecisionLog
 
 
 def accept(slide_id: str = "s1", **values: Any) -> Decision:
@@ -36,7 +36,7 @@ def patch(x: int, y: int, verdict: str, **values: Any) -> Decision:
 
 @pytest.fixture
 def decisions(tmp_path: Path) -> Any:
-    with Decisions(tmp_path / "review.sqlite") as found:
+    with DecisionLog(tmp_path / "review.sqlite") as found:
         yield found
 
 
@@ -44,17 +44,17 @@ def test_a_decision_is_there_after_the_file_was_closed(tmp_path: Path) -> None:
     path = tmp_path / "new" / "review.sqlite"
     whole = accept(reason="clean", comment="ä\n=1+1", fingerprint="f" * 16, run="gerne-t0.25-s0", threshold=0.4)
     before = datetime.now(UTC)
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         row = decisions.record(whole, revision=0)
     assert (row.id, row.revision, row.undoes) == (1, 1, None)
     assert utc_text(before) <= row.made <= utc_text(datetime.now(UTC))
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         assert decisions.rows() == [row]
     assert replace(row, id=7).to_dict() == {**row.to_dict(), "id": 7}
     assert {name: row.to_dict()[name] for name in vars(whole)} == vars(whole)
 
 
-def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisions) -> None:
+def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: DecisionLog) -> None:
     steps = (accept(), patch(64, 0, "tumour"), accept(verdict="reject", reviewer="Bo"), patch(0, 64, "unsure"),
              patch(64, 0, "non-tumour"))  # fmt: skip
     for seen, step in enumerate(steps):
@@ -71,16 +71,16 @@ def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisio
     assert [(row["x"], row["y"]) for row in told["patches"]] == [(0, 64), (64, 0)]
 
 
-def test_a_slide_nobody_has_decided_of_has_an_empty_state(decisions: Decisions) -> None:
+def test_a_slide_nobody_has_decided_of_has_an_empty_state(decisions: DecisionLog) -> None:
     assert decisions.state("s9").to_dict() == {
         "slide_id": "s9", "revision": 0, "decision": None, "patches": [], "history": []
     }  # fmt: skip
 
 
-def test_who_has_not_seen_the_latest_is_refused_and_told_what_it_is(decisions: Decisions) -> None:
+def test_who_has_not_seen_the_latest_is_refused_and_told_what_it_is(decisions: DecisionLog) -> None:
     decisions.record(accept(verdict="flag", reviewer="Bo"), revision=0)
     for seen in (0, 2):
-        with pytest.raises(ReviewConflictError, match=r"s1 has 1 decisions by now, \d were seen") as raised:
+        with pytest.raises(ReviewConflictError, match=r"s1 has 1 decisions by now, the page showed \d") as raised:
             decisions.record(accept(), revision=seen)
         assert raised.value.state["revision"] == 1
         assert raised.value.state["decision"]["reviewer"] == "Bo"
@@ -90,7 +90,7 @@ def test_who_has_not_seen_the_latest_is_refused_and_told_what_it_is(decisions: D
     decisions.record(accept("s2"), revision=0)  # another slide has a revision of its own
 
 
-def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: Decisions) -> None:
+def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: DecisionLog) -> None:
     decisions.record(accept(fingerprint="a"), revision=0)
     decisions.record(patch(64, 0, "tumour"), revision=1)
     decisions.record(accept(verdict="reject", fingerprint="b"), revision=2)
@@ -109,7 +109,7 @@ def test_undo_goes_back_step_by_step_and_is_itself_a_row(decisions: Decisions) -
     assert decisions.last() == {}
 
 
-def test_last_has_the_verdict_that_stands_on_each_slide(decisions: Decisions) -> None:
+def test_last_has_the_verdict_that_stands_on_each_slide(decisions: DecisionLog) -> None:
     decisions.record(accept("s1"), revision=0)
     decisions.record(accept("s2", verdict="flag"), revision=0)
     decisions.record(accept("s2", verdict="reject"), revision=1)
@@ -126,7 +126,7 @@ def test_last_has_the_verdict_that_stands_on_each_slide(decisions: Decisions) ->
 
 def test_a_decision_of_another_heatmap_is_outdated(tmp_path: Path) -> None:
     now = {"s1": "a", "s2": ""}
-    with Decisions(tmp_path / "review.sqlite", fingerprint_of=now.__getitem__) as decisions:
+    with DecisionLog(tmp_path / "review.sqlite", fingerprint_of=now.__getitem__) as decisions:
         decisions.record(accept(fingerprint="a"), revision=0)
         decisions.record(patch(0, 0, "tumour", fingerprint="b"), revision=1)
         decisions.record(accept("s2", verdict="reject"), revision=0)  # nothing was predicted, and nothing is
@@ -139,12 +139,12 @@ def test_a_decision_of_another_heatmap_is_outdated(tmp_path: Path) -> None:
         assert [row["outdated"] for row in decisions.state("s1").to_dict()["history"]] == [True, True]
 
 
-def test_without_heatmaps_to_compare_with_nothing_is_said_of_outdated_decisions(decisions: Decisions) -> None:
+def test_without_heatmaps_to_compare_with_nothing_is_said_of_outdated_decisions(decisions: DecisionLog) -> None:
     decisions.record(accept(fingerprint="a"), revision=0)
     assert decisions.last()["s1"]["outdated"] is None
 
 
-def test_rows_cannot_be_changed_or_removed_even_by_other_programs(decisions: Decisions) -> None:
+def test_rows_cannot_be_changed_or_removed_even_by_other_programs(decisions: DecisionLog) -> None:
     decisions.record(accept(), revision=0)
     with sqlite3.connect(decisions.path) as other:
         for statement in ("UPDATE decisions SET verdict = 'reject'", "DELETE FROM decisions"):
@@ -155,7 +155,7 @@ def test_rows_cannot_be_changed_or_removed_even_by_other_programs(decisions: Dec
 
 
 def test_a_clock_that_was_set_back_does_not_turn_the_order_round(
-    decisions: Decisions, monkeypatch: pytest.MonkeyPatch
+    decisions: DecisionLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = decisions.record(accept(), revision=0)
 
@@ -206,16 +206,16 @@ def test_another_program_s_file_is_refused_and_left_alone(tmp_path: Path) -> Non
     (tmp_path / "text.sqlite").write_text("no database, but long enough to be looked at " * 20)
     for name in ("theirs.sqlite", "text.sqlite"):
         before = (tmp_path / name).read_bytes()
-        for opened in (Decisions, read_log):
+        for opened in (DecisionLog, read_log):
             with pytest.raises(InputCorruptError, match=name):
                 opened(tmp_path / name)
         assert (tmp_path / name).read_bytes() == before
 
 
 def test_a_log_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Decisions(tmp_path / "review.sqlite").close()
+    DecisionLog(tmp_path / "review.sqlite").close()
     monkeypatch.setattr(log_module, "LOG_VERSION", 0)
-    for opened in (Decisions, read_log):
+    for opened in (DecisionLog, read_log):
         with pytest.raises(StaleArtefactError, match="newer version"):
             opened(tmp_path / "review.sqlite")
 
@@ -224,7 +224,7 @@ def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "review.sqlite").symlink_to(tmp_path / "elsewhere.sqlite")
     with pytest.raises(InputUnsupportedError, match="outside"):
-        Decisions(tmp_path / "out" / "review.sqlite")
+        DecisionLog(tmp_path / "out" / "review.sqlite")
     assert not (tmp_path / "elsewhere.sqlite").exists()
 
 
@@ -232,7 +232,7 @@ def test_the_log_is_read_while_a_page_has_it_open_and_from_an_archive_without_wr
     path = tmp_path / "review.sqlite"
     assert read_log(path) == []
     assert not path.exists()
-    with Decisions(path) as decisions:
+    with DecisionLog(path) as decisions:
         row = decisions.record(accept(), revision=0)
         assert read_log(path) == [row]
     assert [file.name for file in tmp_path.iterdir()] == ["review.sqlite"]
@@ -243,7 +243,7 @@ def test_the_log_is_read_while_a_page_has_it_open_and_from_an_archive_without_wr
 
 
 def test_the_log_of_a_folder_that_takes_no_lock_files_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Decisions(tmp_path / "review.sqlite") as decisions:
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
         row = decisions.record(accept(), revision=0)
     connect = sqlite3.connect
 

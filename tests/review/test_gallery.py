@@ -10,8 +10,8 @@ import pytest
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.review.cohort import open_cohort
-from pathopatch.review.gallery import KINDS, gallery, kinds
-from pathopatch.review.patches import Patches
+from pathopatch.review.gallery import KINDS, available_kinds, gallery
+from pathopatch.review.slide import Patches
 
 PROBABILITY = np.array([0.875, 0.5625, 0.125, 0.25, 0.625, 0.75])
 TISSUE = np.array([0.05, 0.20, 0.90, 0.25, 0.24, 0.80])
@@ -62,10 +62,10 @@ def test_equals_stand_row_by_row() -> None:
 
 
 def test_only_kinds_that_there_can_be_are_offered() -> None:
-    assert kinds(slide()) == list(KINDS)
-    assert "disagreement" not in kinds(slide(beside=None))
-    assert "disagreement" not in kinds(slide(beside=np.full(6, np.nan)))
-    assert "label-disagreement" not in kinds(slide(label=np.full(6, -1)))
+    assert available_kinds(slide()) == list(KINDS)
+    assert "disagreement" not in available_kinds(slide(beside=None))
+    assert "disagreement" not in available_kinds(slide(beside=np.full(6, np.nan)))
+    assert "label-disagreement" not in available_kinds(slide(label=np.full(6, -1)))
     for kind in ("label-disagreement", "../x", ""):
         with pytest.raises(InputMissingError, match="no gallery"):
             gallery(slide(label=np.full(6, -1)), kind)
@@ -73,7 +73,7 @@ def test_only_kinds_that_there_can_be_are_offered() -> None:
 
 def test_every_patch_shown_is_one_of_the_slides(folders: Any) -> None:
     opened = open_cohort(folders.out, beside=folders.beside).open("bright")
-    for kind in kinds(opened):
+    for kind in available_kinds(opened):
         for entry in gallery(opened, kind, 500):
             row = opened.table.iloc[opened.patch_at(entry["x"], entry["y"])]
             assert (entry["probability"], entry["tissue_fraction"]) == (row["probability"], row["tissue_fraction"])

@@ -17,12 +17,11 @@ from hypothesis import strategies as st
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, ManifestError
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision
-from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, decisions_json
-from pathopatch.review.decisions import Decisions
-from pathopatch.review.import_export import import_into, read_decisions, to_csv, to_json
+from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, decisions_json, read_decisions
+from pathopatch.review.decisions import DecisionLog
 
 
-def decide(decisions: Decisions, **values: Any) -> RecordedDecision:
+def decide(decisions: DecisionLog, **values: Any) -> RecordedDecision:
     decision = Decision(**{"slide_id": "s1", "verdict": "accept", "reviewer": "Ada", **values})
     return decisions.record(decision, revision=decisions.state(decision.slide_id).revision)
 
@@ -30,7 +29,7 @@ def decide(decisions: Decisions, **values: Any) -> RecordedDecision:
 @pytest.fixture
 def log(tmp_path: Path) -> Any:
     """Two slides: s1 accepted, then rejected; one label replaced, one withdrawn; s2 flagged."""
-    with Decisions(tmp_path / "review.sqlite") as decisions:
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
         decide(decisions, fingerprint="f" * 16, run="gerne-t0.25-s0", threshold=0.1 + 0.2, comment='ä, "b"\r\nc')
         decide(decisions, x=64, y=0, verdict="tumour")
         decide(decisions, slide_id="s2", verdict="flag", reason="=cmd|' /C calc'!A0", reviewer="-Bo")
@@ -47,20 +46,20 @@ def written(path: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["review.csv", "review.json"])
-def test_a_file_comes_back_as_the_log_it_was_made_of(log: Decisions, tmp_path: Path, name: str) -> None:
-    text = to_csv(log) if name.endswith("csv") else to_json(log)
+def test_a_file_comes_back_as_the_log_it_was_made_of(log: DecisionLog, tmp_path: Path, name: str) -> None:
+    text = decisions_csv(log.rows()) if name.endswith("csv") else decisions_json(log.rows())
     read = read_decisions(written(tmp_path / name, text))
     assert [replace(row, revision=0) for row in log.rows()] == read
-    with Decisions(tmp_path / "other.sqlite") as other:
-        assert import_into(other, read) == 7
+    with DecisionLog(tmp_path / "other.sqlite") as other:
+        assert other.merge(read) == 7
         assert other.rows() == log.rows()
-        assert import_into(other, read) == 0
-    assert import_into(log, read) == 0
+        assert other.merge(read) == 0
+    assert log.merge(read) == 0
     assert len(log.rows()) == 7
 
 
-def test_the_columns_say_what_stands(log: Decisions) -> None:
-    rows = list(csv.DictReader(io.StringIO(to_csv(log), newline="")))
+def test_the_columns_say_what_stands(log: DecisionLog) -> None:
+    rows = list(csv.DictReader(io.StringIO(decisions_csv(log.rows()), newline="")))
     assert tuple(rows[0]) == COLUMNS
     assert [(row["slide_id"], row["x"], row["y"], row["verdict"], row["stands"]) for row in rows] == [
         ("s1", "", "", "accept", "false"),
@@ -75,7 +74,7 @@ def test_the_columns_say_what_stands(log: Decisions) -> None:
     assert rows[0]["threshold"] == "0.30000000000000004"
     assert rows[2]["reason"] == "'=cmd|' /C calc'!A0"
     assert rows[2]["reviewer"] == "'-Bo"
-    told = json.loads(to_json(log))["decisions"]
+    told = json.loads(decisions_json(log.rows()))["decisions"]
     assert told[2]["reason"] == "=cmd|' /C calc'!A0"
     assert [row["stands"] for row in told] == [row["stands"] == "true" for row in rows]
 
@@ -108,9 +107,9 @@ def test_a_file_by_hand_needs_three_columns_and_its_order_is_its_time(tmp_path: 
         (2, "accept", None, None, ""), (4, "reject", None, None, ""), (5, "tumour", 64, None, ""),
         (6, "undo", None, 5, ""),
     ]  # fmt: skip
-    with Decisions(tmp_path / "review.sqlite") as decisions:
-        assert import_into(decisions, rows) == 4
-        assert import_into(decisions, rows) == 0
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
+        assert decisions.merge(rows) == 4
+        assert decisions.merge(rows) == 0
         state = decisions.state("s1")
         assert state.decision is not None
         assert state.decision.verdict == "reject"
@@ -188,13 +187,13 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_two_reviewers_logs_come_together_and_the_latest_verdict_stands_whatever_is_imported_last(
     tmp_path: Path,
 ) -> None:
-    with Decisions(tmp_path / "a.sqlite") as one, Decisions(tmp_path / "b.sqlite") as two:
+    with DecisionLog(tmp_path / "a.sqlite") as one, DecisionLog(tmp_path / "b.sqlite") as two:
         decide(two, verdict="reject", reviewer="Bo")
         decide(two, x=0, y=0, verdict="tumour", reviewer="Bo")
         two.undo("s1", "Bo", 2)
         decide(one, verdict="accept")  # the latest
-        read = read_decisions(written(tmp_path / "b.csv", to_csv(two)))
-        assert import_into(one, read) == 3
+        read = read_decisions(written(tmp_path / "b.csv", decisions_csv(two.rows())))
+        assert one.merge(read) == 3
         state = one.state("s1")
         assert state.decision is not None
         assert (state.decision.reviewer, state.decision.verdict) == ("Ada", "accept")
@@ -205,8 +204,8 @@ def test_two_reviewers_logs_come_together_and_the_latest_verdict_stands_whatever
             None,
             3,
         ]  # its own row of the label, not the other's 2
-        again = read_decisions(written(tmp_path / "a.csv", to_csv(one)))
-        assert import_into(two, again) == 1
+        again = read_decisions(written(tmp_path / "a.csv", decisions_csv(one.rows())))
+        assert two.merge(again) == 1
         assert two.state("s1").decision == replace(state.decision, id=4, revision=4)
 
 
@@ -214,15 +213,15 @@ def test_an_import_that_cannot_be_finished_leaves_nothing(tmp_path: Path) -> Non
     good = RecordedDecision(slide_id="s1", verdict="accept", reviewer="Ada", id=1, made="")
     bad = replace(good, slide_id="s2", id=2)
     object.__setattr__(bad, "comment", None)
-    with Decisions(tmp_path / "review.sqlite") as decisions:
+    with DecisionLog(tmp_path / "review.sqlite") as decisions:
         with pytest.raises(InputUnsupportedError):
-            import_into(decisions, [good, bad])
+            decisions.merge([good, bad])
         assert decisions.rows() == []
 
 
 def test_decisions_need_no_web_server() -> None:
     code = (
-        "import sys; import pathopatch.review.decisions, pathopatch.review.import_export; "
-        "sys.exit(len({'starlette', 'uvicorn', 'torch', 'pandas'} & set(sys.modules)))"
+        "import sys; import pathopatch.review.decisions, pathopatch.groups.decisions.table; "
+        "sys.exit(len({'starlette', 'uvicorn', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

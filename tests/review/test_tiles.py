@@ -101,7 +101,7 @@ def test_coarser_levels_are_means_of_what_they_cover(
     far: bool, folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if far:
-        monkeypatch.setattr(tiles, "_MOST_PX", 0)
+        monkeypatch.setattr(tiles, "_MAX_READ_PX", 0)
     slide = open_cohort(folders.out).open("bright")
     for level, side in ((2, 2), (1, 4), (0, 8)):
         means = rgb(block_means(bright_image(), side))
@@ -110,22 +110,22 @@ def test_coarser_levels_are_means_of_what_they_cover(
         # An overview's last pixels are stretched to the level's size, by less than a pixel over the whole.
         assert np.mean(near) < (3 if far else 0.6)
         assert far or near.max() <= 1.01  # the file's level is rounded, and so is the tile
-    assert bool(slide._small) == far
+    assert bool(slide._overviews) == far
 
 
 def test_an_overview_is_no_larger_than_tiles_need_and_is_read_once(
     folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "_MOST_PX", 256)  # at 64 px a tile: from the file down to a quarter of its second level
+    monkeypatch.setattr(tiles, "_MAX_READ_PX", 256)  # at 64 px a tile: the file's second level serves to a quarter
     slide = open_cohort(folders.out).open("bright")
     for level in range(max_level(slide.size, 8) + 1):
         tile_pixels(slide, level, 0, 0, size=8)
-    assert {key: value.shape for key, value in slide._small.items()} == {}
-    monkeypatch.setattr(tiles, "_MOST_PX", 16)
+    assert {key: value.shape for key, value in slide._overviews.items()} == {}
+    monkeypatch.setattr(tiles, "_MAX_READ_PX", 16)
     for level in range(max_level(slide.size, 8) + 1):
         tile_pixels(slide, level, 0, 0, size=8)
     # Level 6 is full size; halved, 16 px are read of the file's second level at a quarter: an eighth is the first far.
-    assert {key: value.shape for key, value in slide._small.items()} == {38: (3, 35, 38)}
+    assert {key: value.shape for key, value in slide._overviews.items()} == {38: (3, 35, 38)}
 
 
 def test_a_pixel_has_one_colour_in_any_tile(dark: ReviewedSlide) -> None:
@@ -218,7 +218,7 @@ def test_a_patch_is_shown_at_full_resolution_with_what_overhangs(folders: Folder
 
 
 def test_a_patch_wider_than_a_screen_is_shown_by_means(bright: ReviewedSlide, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiles, "_PATCH_PX", 8)
+    monkeypatch.setattr(tiles, "_MAX_PATCH_PX", 8)
     x, y = bright.table.loc[60, ["x", "y"]]
     shown = np.asarray(Image.open(io.BytesIO(patch_image(bright, int(x), int(y)))))
     due = rgb(block_means(bright_image(), 2))[y // 2 : y // 2 + 8, x // 2 : x // 2 + 8]

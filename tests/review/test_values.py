@@ -20,7 +20,7 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.status import read_status
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.review.cohort import ReviewedSlide, open_cohort
-from pathopatch.review.values import decided, facts, patch, values
+from pathopatch.review.values import patch_facts, round_on_decided_side, slide_facts, slide_values
 
 TYPES = {"float32": "<f4", "uint32": "<u4", "uint16": "<u2", "int8": "<i1"}
 CASES = [("out", "bright"), ("out", "dark"), ("fine", "bright")]
@@ -28,8 +28,8 @@ CASES = [("out", "bright"), ("out", "dark"), ("fine", "bright")]
 
 def arrays(slide: ReviewedSlide) -> dict[str, np.ndarray]:
     """Read the bytes by their layout alone."""
-    raw = values(slide)
-    layout = facts(slide)["layout"]
+    raw = slide_values(slide)
+    layout = slide_facts(slide)["layout"]
     assert all(part["offset"] % 4 == 0 for part in layout)
     return {p["name"]: np.frombuffer(raw, TYPES[p["type"]], p["length"], p["offset"]) for p in layout}
 
@@ -55,7 +55,7 @@ def test_cells_are_those_of_the_heatmap_to_the_bit(where: str, slide_id: str, fo
 def test_patches_stand_at_their_cells_with_what_the_table_says(where: str, slide_id: str, folders: Folders) -> None:
     out, stride = folders.root / where, 8 if where == "fine" else 16
     slide = open_cohort(out).open(slide_id)
-    found, table, about = arrays(slide), table_of(out, slide_id), facts(slide)
+    found, table, about = arrays(slide), table_of(out, slide_id), slide_facts(slide)
     nx, ny = (-(-side // stride) for side in about["size_px"])
     assert about["cells"] == [nx, ny]
     np.testing.assert_array_equal(found["patch_cell"], table["y"] // stride * nx + table["x"] // stride)
@@ -71,7 +71,7 @@ def test_at_the_stored_decision_as_many_are_positive_as_the_counts_say(
     where: str, slide_id: str, folders: Folders
 ) -> None:
     slide = open_cohort(folders.root / where).open(slide_id)
-    about = json.loads(json.dumps(facts(slide)))
+    about = json.loads(json.dumps(slide_facts(slide)))
     probability = arrays(slide)["patch_probability"].astype(np.float64)  # as JavaScript has both
     assert np.count_nonzero(probability > about["decision_probability"]) == about["counts"]["tumour"]
     if where == "out":
@@ -87,7 +87,7 @@ def test_rounding_moves_no_patch_over_the_decision(decision: float, ulps: list[i
     """Probabilities a few float64 steps from the decision, whatever the logit said."""
     probability = np.clip(decision + np.array(ulps) * np.spacing(decision), 0, 1)
     is_tumour = np.random.default_rng(seed).random(len(ulps)) < 0.5
-    found = decided(probability, is_tumour, decision)
+    found = round_on_decided_side(probability, is_tumour, decision)
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found.astype(np.float64) > decision, is_tumour)
     np.testing.assert_allclose(found, probability, rtol=3e-7, atol=1e-44)
@@ -100,7 +100,7 @@ def test_the_run_beside_is_joined_by_origin(folders: Folders) -> None:
     ours = table_of(folders.out, "bright")
     due = [theirs.get((x, y), np.nan) for x, y in zip(ours["x"], ours["y"], strict=True)]
     np.testing.assert_array_equal(found["patch_beside"], np.array(due, "f4"))
-    about = facts(slide)
+    about = slide_facts(slide)
     assert (about["beside"]["name"], about["why_no_beside"]) == ("fine (erm, gerne)", None)
     assert "difference" in about["fields"]
 
@@ -123,7 +123,7 @@ def test_a_patch_that_the_run_beside_did_not_predict_has_no_value_beside(folders
     assert np.isnan(beside[:5]).all()
     assert np.isfinite(beside[5:]).all()
     x, y = table.loc[0, ["x", "y"]]
-    assert patch(slide, x, y)["beside"] is None
+    assert patch_facts(slide, x, y)["beside"] is None
 
 
 def test_a_run_beside_of_other_pixels_is_not_compared(folders: Folders, tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def test_a_run_beside_of_other_pixels_is_not_compared(folders: Folders, tmp_path
     write_aperio(tmp_path / "bright.svs", np.ascontiguousarray(bright_image()[:, ::-1]), levels=1)
     predict(tmp_path / "bright.svs", [folders.root / "other"], tmp_path / "turned", "bright")
     slide = open_cohort(folders.out, beside=tmp_path / "turned").open("bright")
-    about = facts(slide)
+    about = slide_facts(slide)
     assert about["beside"] is None
     assert "other pixels" in about["why_no_beside"]
     assert not {"cell_beside", "patch_beside"} & set(arrays(slide))
 
 
 def test_where_the_other_run_has_no_such_slide_the_reason_is_said(folders: Folders) -> None:
-    about = facts(open_cohort(folders.out, beside=folders.beside).open("dark"))
+    about = slide_facts(open_cohort(folders.out, beside=folders.beside).open("dark"))
     assert (about["beside"], about["why_no_beside"]) == (None, "erm (erm) has no slide of this id")
 
 
@@ -160,7 +160,7 @@ def test_labels_and_groups_come_from_the_groups_table(folders: Folders, labelled
     table = pd.read_parquet(labelled / "groups.parquet").set_index("patch_id")
     names = [f"bright@{x},{y}" for x, y in zip(slide.patches.x, slide.patches.y, strict=True)]
     np.testing.assert_array_equal(found["patch_group"], table.loc[names, "group@0.25"])
-    assert (facts(slide)["tau"], facts(slide)["group_of"]) == (0.25, "label")
+    assert (slide_facts(slide)["tau"], slide_facts(slide)["group_of"]) == (0.25, "label")
 
 
 def test_without_labels_groups_are_of_what_the_model_says(folders: Folders) -> None:
@@ -169,35 +169,35 @@ def test_without_labels_groups_are_of_what_the_model_says(folders: Folders) -> N
     np.testing.assert_array_equal(found["patch_label"], -1)
     due = 2 * (table["logit"] > 0.65) + (table["tissue_fraction"] >= 0.25)
     np.testing.assert_array_equal(found["patch_group"], due)
-    assert facts(slide)["group_of"] == "prediction"
+    assert slide_facts(slide)["group_of"] == "prediction"
 
 
 def test_a_patch_is_its_row_of_the_table_not_rounded(folders: Folders, labelled: Path) -> None:
     slide = open_cohort(folders.out, beside=folders.beside, work=labelled).open("bright")
     row, other = table_of(folders.out, "bright").iloc[7], table_of(folders.beside, "bright").iloc[7]
-    found: dict[str, Any] = json.loads(json.dumps(patch(slide, int(row["x"]), int(row["y"])), allow_nan=False))
+    found: dict[str, Any] = json.loads(json.dumps(patch_facts(slide, int(row["x"]), int(row["y"])), allow_nan=False))
     for name, value in row.items():
         assert found[name] == (None if pd.isna(value) else value), name
     assert (found["label"], found["group"]) == (0, int(row["tissue_fraction"] >= 0.25))
     assert (found["x_um"], found["y_um"], found["width_um"]) == (row["x"] / 2, row["y"] / 2, 8)
     assert found["beside"] == other["probability"]
-    assert found["model"] == facts(slide)["model"]["fingerprint"]
+    assert found["model"] == slide_facts(slide)["model"]["fingerprint"]
     assert found["is_tumour"] == (row["logit"] > 0.65)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 0), (-16, 0), (10**9, 16)])
 def test_where_nothing_was_predicted_there_is_no_patch(place: tuple[int, int], folders: Folders) -> None:
     with pytest.raises(InputMissingError, match="no predicted patch"):
-        patch(open_cohort(folders.out).open("bright"), *place)
+        patch_facts(open_cohort(folders.out).open("bright"), *place)
 
 
 @pytest.mark.parametrize(("where", "slide_id"), CASES)
 def test_facts_are_json_and_their_lengths_those_of_the_bytes(where: str, slide_id: str, folders: Folders) -> None:
     slide = open_cohort(folders.root / where).open(slide_id)
-    about = json.loads(json.dumps(facts(slide), allow_nan=False))
+    about = json.loads(json.dumps(slide_facts(slide), allow_nan=False))
     last = about["layout"][-1]
     size = np.dtype(TYPES[last["type"]]).itemsize
-    assert len(values(slide)) == -(-(last["offset"] + last["length"] * size) // 4) * 4
+    assert len(slide_values(slide)) == -(-(last["offset"] + last["length"] * size) // 4) * 4
     status = read_status(folders.root / where, slide_id)["predict"]
     assert (about["counts"], about["summary"]) == (status["counts"], status["summary"])
     assert about["span_px"] == 16

