@@ -269,10 +269,8 @@ class DecisionLog:
 
     def _read(self, query: str, *values: object) -> list[RecordedDecision]:
         with self._lock, sqlite_errors(self.path):
-            return [
-                decision_of_row(row)
-                for row in self._retried(lambda: self._connection.execute(query, values).fetchall())
-            ]
+            rows = self._retried(lambda: self._connection.execute(query, values).fetchall())
+        return [decision_of_row(row) for row in rows]
 
     def _require_revision(self, slide_id: str, revision: int) -> None:
         """Refuse a decision on a slide whose state has changed since the reviewer saw it."""

@@ -230,14 +230,12 @@ async def undo(request: Request) -> Response:
 
 def export(request: Request) -> Response:
     """Return all decisions, as a file to keep."""
-    from pathopatch.groups.decisions import table
+    from pathopatch.groups.decisions.table import decisions_csv, decisions_json
 
     kind = request.path_params["kind"]
     if kind not in ("csv", "json"):
         raise InputMissingError("there is no such page", remedy="go on from /")
-    to_text, media_type = (
-        (table.decisions_csv, "text/csv") if kind == "csv" else (table.decisions_json, "application/json")
-    )
+    to_text, media_type = (decisions_csv, "text/csv") if kind == "csv" else (decisions_json, "application/json")
     headers = {"Content-Disposition": f'attachment; filename="review.{kind}"'}
     return Response(to_text(_review(request).decisions.rows()), media_type=media_type, headers=headers)
 

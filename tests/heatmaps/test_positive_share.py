@@ -16,7 +16,7 @@ from pathopatch.core.files import read_json
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
-from pathopatch.review.values import facts
+from pathopatch.review.values import slide_facts
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.cohort_summary import write_cohort
 
@@ -49,7 +49,7 @@ def test_every_place_says_the_same_share_of_the_tissue_area(tmp_path: Path) -> N
     assert pd.read_csv(out / "patients.csv").loc[0, "positive_share"] == due
     cohort = open_cohort(out)
     assert cohort.rows()[0]["positive_share"] == due
-    assert facts(cohort.open("s1"))["summary"]["positive_share"] == due
+    assert slide_facts(cohort.open("s1"))["summary"]["positive_share"] == due
     page = write_report(out)
     assert pd.read_csv(page.parent / "predictions.csv").loc[0, "positive_share"] == due
     assert "57.1" in Page(page).text
