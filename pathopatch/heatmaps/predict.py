@@ -310,7 +310,7 @@ def _ready(
             analysis.windows,
             sharpness_factor=factor,
             polarities=analysis.tissue.polarities,
-            scanned=partial(analysis.tissue.scanned, x, y, grid.downsample, (width, height)),
+            scanned=partial(analysis.tissue.scanned_mask, x, y, grid.downsample, (width, height)),
         )
     values = {
         "saturated_fraction": measured[:, 0],

@@ -339,7 +339,7 @@ def iterate_patches(
     held = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     for row, (x, y) in enumerate(places.tolist()):
         within = grid.inside(x, y)
-        is_blank = min_tissue > 0 and not tissue.near(x, y, grid.downsample, within).any()
+        is_blank = min_tissue > 0 and not tissue.overview_mask(x, y, grid.downsample, within).any()
         if not is_blank:
             if not rows:  # new memory for each batch: whoever got the last one may have kept it
                 held = np.empty((min(limit, len(places) - row), *held.shape[1:]), slide.dtype)
@@ -347,7 +347,7 @@ def iterate_patches(
             _refuse_nonfinite(patch, slide)  # the levels that the overview came from may hide them
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             tissue_px, scanned_px = np.count_nonzero(mask), within[0] * within[1]
-            if tissue_px and (scanned := tissue.scanned(x, y, grid.downsample, within)) is not None:
+            if tissue_px and (scanned := tissue.scanned_mask(x, y, grid.downsample, within)) is not None:
                 scanned_px = int(np.count_nonzero(scanned))
             fraction = tissue_px / max(1, scanned_px)
             if fraction >= min_tissue:

@@ -239,7 +239,7 @@ def _write_store(
 
     def scanned(row: int) -> NDArray[np.bool_] | None:
         x, y = origins[row].tolist()
-        return tissue.scanned(x, y, grid.downsample, grid.inside(x, y))
+        return tissue.scanned_mask(x, y, grid.downsample, grid.inside(x, y))
 
     measured = store_and_measure(
         writer,

@@ -1,32 +1,99 @@
-"""Tell which pixels of a slide are tissue, and which were never scanned.
+"""Tell which pixels are tissue: the signal, the overview's cleaned mask, and the model that holds both.
 
-At the target mpp a pixel is tissue if it passes a threshold and lies in the overview's cleaned mask; both come from
-`pathopatch.patches.tissue_fit`. A mask that was supplied takes the place of this. Pure arithmetic on arrays.
+A dark channel's signal is its intensity, a bright one's is what it lacks; the largest of the channels counts. At the
+target mpp a pixel is tissue if its signal passes the threshold and it lies in the overview's cleaned mask. Both come
+from `pathopatch.patches.tissue_fit`, or from a supplied mask. Pure arithmetic on arrays.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.patches.signal import tissue_signal
-from pathopatch.slides.background import Polarities
+from pathopatch.patches import intensity
+from pathopatch.slides.background import Polarities, Polarity
 from pathopatch.slides.glass import Illumination
 
-_ROWS_AT_ONCE = 64  # of an overview's numbered pieces
+EVERY_PIXEL = -1.0
+"""Threshold that every pixel passes: the mask alone decides."""
+_DARK_PERCENTILES = (1.0, 99.9)  # a few hot pixels, and dead ones, must not set the scale
+_ROWS_AT_ONCE = 64  # of an overview's labelled components: numpy copies them to its own index type
+
+
+def tissue_signal(
+    pixels: NDArray[np.generic], *, polarities: Sequence[Polarity], windows: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Return how much like tissue each pixel is.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (C, H, W)
+        Source units.
+    polarities : sequence of {"dark", "bright"}, length C
+        Of each channel.
+    windows : ndarray of float64, shape (C, 2)
+        (low, high) per channel; a channel with an empty window does not count.
+
+    Returns
+    -------
+    ndarray of float32, shape (H, W)
+        In [0, 1]: the largest over the channels of the scaled value (dark) and of 1 minus it (bright).
+    """
+    used = np.flatnonzero(windows[:, 1] > windows[:, 0]).tolist()
+    channels = [(pixels[channel], polarities[channel], windows[channel]) for channel in used]
+    # Scaling keeps the order: under one window, the furthest channel is found before scaling, on one plane.
+    if len({(polarity, *window.tolist()) for _, polarity, window in channels}) == 1:
+        _, polarity, window = channels[0]
+        furthest = np.maximum if polarity == "dark" else np.minimum
+        channels = [(reduce(furthest, [plane for plane, _, _ in channels]), polarity, window)]
+    signal = np.zeros(pixels.shape[1:], np.float32)
+    for plane, polarity, window in channels:
+        scaled = intensity.scale(plane[None], window[None])[0]  # (H, W)
+        np.maximum(signal, scaled if polarity == "dark" else np.subtract(1, scaled, out=scaled), out=signal)
+    return signal
+
+
+def overview_signal(
+    overview: NDArray[np.generic],
+    polarities: Sequence[Polarity],
+    windows: NDArray[np.float64],
+    light: Illumination | None,
+) -> NDArray[np.float32]:
+    """Return the signal of an overview whose bright channels are divided by the light; see `tissue_signal`."""
+    if light is not None:
+        is_bright = np.array([polarity == "bright" for polarity in polarities])[:, None, None]
+        overview = np.where(is_bright, overview.astype(np.float32) / light.over(*overview.shape[1:]), overview).astype(
+            np.float32
+        )
+    return tissue_signal(overview, polarities=polarities, windows=windows)
+
+
+def dark_window(plane: NDArray[np.generic], usable: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return a dark channel's window, source units: percentiles of all usable pixels (H, W); (0, 0) without any."""
+    values: NDArray[Any] = plane.ravel() if usable.all() else plane[usable]
+    if not values.size:
+        return 0.0, 0.0
+    low, high = np.percentile(np.asarray(values), _DARK_PERCENTILES).tolist()
+    return float(low), float(high)
+
+
+def rounding_spread(window: tuple[float, float], dtype: np.dtype[np.generic]) -> float:
+    """Return half a step of a dtype in units of the signal: no background level is known more exactly."""
+    low, high = window
+    return 0.5 / (high - low) if dtype.kind in "iu" and high > low else 1e-6
 
 
 def clean_mask(
     mask: NDArray[np.bool_], *, um2_per_px: float, min_speck_um2: float, max_hole_um2: float
 ) -> NDArray[np.bool_]:
-    """Return a mask without small specks and without small holes.
+    """Return an overview's mask (H, W) without small specks and small holes.
 
     Parameters
     ----------
@@ -35,63 +102,59 @@ def clean_mask(
     um2_per_px : float
         Area of a pixel of the mask.
     min_speck_um2 : float
-        Tissue in one piece smaller than this becomes background. Pieces that are no further apart than the side of
-        such a speck are one piece: fibres and nuclei are small, lie in company and are no dust.
+        A component of tissue smaller than this becomes background.
     max_hole_um2 : float
-        Background enclosed in one piece (4 neighbours) and up to this size becomes tissue. What touches the border is
-        no hole.
+        An enclosed component of background (4 neighbours) up to this size becomes tissue.
     """
+    # Components no further apart than the side of a speck count as one: fibres and nuclei are small, lie close to each
+    # other and are no dust.
     reach = 2 * math.floor(math.sqrt(min_speck_um2 / um2_per_px) / 2) + 1
     grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
-    pieces, count = _numbered(grown, connectivity=8)
-    is_large = _areas(pieces, count, mask) * um2_per_px >= min_speck_um2
-    kept = mask if is_large[1:].all() else mask & _painted(pieces, is_large)
+    components, count = _label_components(grown, connectivity=8)
+    is_large = _component_areas(components, count, mask) * um2_per_px >= min_speck_um2
+    kept = mask if is_large[1:].all() else mask & _select_components(components, is_large)
     return kept | _small_holes(kept, max_hole_um2 / um2_per_px)
 
 
 def _small_holes(mask: NDArray[np.bool_], max_hole_px: float) -> NDArray[np.bool_]:
-    """Return the enclosed pieces of background up to an area."""
+    """Return the enclosed components of background up to an area."""
     ground = ~mask
-    pieces, count = _numbered(ground.view(np.uint8), connectivity=4)
-    is_hole = _areas(pieces, count, ground) <= max_hole_px
-    for side in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
+    components, count = _label_components(ground.view(np.uint8), connectivity=4)
+    is_hole = _component_areas(components, count, ground) <= max_hole_px
+    # Background at the border continues outside the image: its area is unknown.
+    for side in (components[0], components[-1], components[:, 0], components[:, -1]):
         is_hole[side] = False
     is_hole[0] = False  # component 0 is the mask itself
-    return _painted(pieces, is_hole)
+    return _select_components(components, is_hole)
 
 
-def _numbered(mask: cv2.typing.MatLike, *, connectivity: int) -> tuple[NDArray[np.int32], int]:
-    """Return the number of each pixel's piece, 0 outside of the mask, and how many numbers there are."""
-    count, pieces = cv2.connectedComponents(mask, connectivity=connectivity)
-    return np.asarray(pieces, np.int32), count
+def _label_components(mask: cv2.typing.MatLike, *, connectivity: int) -> tuple[NDArray[np.int32], int]:
+    """Return each pixel's component number, 0 outside the mask, and the count of numbers."""
+    count, components = cv2.connectedComponents(mask, connectivity=connectivity)
+    return np.asarray(components, np.int32), count
 
 
-def _areas(pieces: NDArray[np.int32], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return how many pixels of a mask (H, W) each of the numbered pieces (H, W) has, (count,)."""
-    area = np.zeros(count, np.int64)
-    for rows in _bands(len(mask)):
-        found = np.bincount(pieces[rows][mask[rows]])
-        area[: len(found)] += found
-    return area
+def _component_areas(components: NDArray[np.int32], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return each component's number of pixels in a mask (H, W), shape (count,)."""
+    areas = np.zeros(count, np.int64)
+    for rows in _row_bands(len(mask)):
+        in_band = np.bincount(components[rows][mask[rows]])
+        areas[: len(in_band)] += in_band
+    return areas
 
 
-def _painted(pieces: NDArray[np.int32], is_chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pixels of the pieces that are chosen by their numbers."""
-    found = np.zeros(pieces.shape, np.bool_)
-    if is_chosen.any():
-        for rows in _bands(len(pieces)):
-            found[rows] = is_chosen[pieces[rows]]
-    return found
+def _select_components(components: NDArray[np.int32], is_selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pixels of the components selected by number."""
+    selected = np.zeros(components.shape, np.bool_)
+    if is_selected.any():
+        for rows in _row_bands(len(components)):
+            selected[rows] = is_selected[components[rows]]
+    return selected
 
 
-def _bands(height: int) -> Iterator[slice]:
-    """Yield some rows at a time: numbers of a whole overview in numpy's own type of index would be new memory."""
+def _row_bands(height: int) -> Iterator[slice]:
     for top in range(0, height, _ROWS_AT_ONCE):
         yield slice(top, top + _ROWS_AT_ONCE)
-
-
-EVERY_PIXEL = -1.0
-"""Threshold that every pixel passes: the mask alone decides."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,29 +166,29 @@ class TissueModel:
     polarities : tuple of {"dark", "bright"}, length C
         Of each channel.
     windows : ndarray of float64, shape (C, 2)
-        (low, high) of the tissue signal per channel, source units; empty for a channel that shows no tissue.
+        (low, high) of the tissue signal per channel, source units; empty for a channel without tissue.
     threshold : float or None
-        A pixel passes if its signal is above it; None: the slide shows no tissue; `EVERY_PIXEL`: the mask decides.
+        A pixel passes if its signal is above it. None: no tissue; `EVERY_PIXEL`: the mask decides.
     mask : ndarray of uint8, shape (h, w)
         Cleaned mask on the overview, 1 is tissue.
     scale_x, scale_y : float
         Level-0 px per overview px.
     unscanned : ndarray of uint8, shape (h, w), optional
-        1 is an overview pixel that was never scanned: neither tissue nor background. None: all was scanned.
+        1 was never scanned: neither tissue nor background. None: all was scanned.
     levels : tuple of float, length C
-        Background level of each channel, source units; NaN where it is not known.
+        Background level of each channel, source units; NaN where unknown.
     illumination : Illumination, optional
-        By which the windows of bright channels are multiplied; None: even light.
+        Factor on the windows of bright channels; None: even light.
     is_supplied : bool
         The mask was supplied, not found.
     is_unsure : bool
         Nothing told tissue from background: the configuration decided.
     ink_share : float
-        Share of the overview that is pen marks, which are no tissue.
+        Share of the overview under pen marks, which are no tissue.
     confidence : float
-        How sure the mask is, in [0, 1].
+        Of the mask, in [0, 1].
     doubts : tuple of str
-        Why it is not sure; empty from `UNCERTAIN_BELOW` on.
+        Reasons for a confidence below `UNCERTAIN_BELOW`.
     """
 
     polarities: Polarities
@@ -150,30 +213,16 @@ class TissueModel:
 
     @property
     def share(self) -> float:
-        """Share of the scanned part of the overview that is tissue; 0 where nothing was scanned."""
+        """Share of the overview's scanned part that is tissue; 0 where nothing was scanned."""
         scanned = self.mask.size if self.unscanned is None else int(np.count_nonzero(self.unscanned == 0))
         return np.count_nonzero(self.mask) / max(1, scanned)
 
-    def near(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the overview's mask as the pixels of a patch see it (nearest).
-
-        Parameters
-        ----------
-        x, y : int
-            The patch's origin, level-0 px.
-        downsample : float
-            Level-0 px per px of the patch.
-        inside : tuple of int
-            (width, height) of the patch's part on the slide, px.
-
-        Returns
-        -------
-        ndarray of bool, shape (height, width)
-        """
+    def overview_mask(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the overview's mask at a patch's pixels (nearest), (height, width); see `patch_mask`."""
         return nearest_part(self.mask, (self.scale_x, self.scale_y), (x, y), downsample, inside)
 
-    def scanned(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_] | None:
-        """Return which pixels of a patch were scanned, (height, width); None if all were. Arguments as of `near`."""
+    def scanned_mask(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_] | None:
+        """Return a patch's scanned pixels, (height, width), or None for all; see `patch_mask`."""
         if self.unscanned is None:
             return None
         missing = nearest_part(self.unscanned, (self.scale_x, self.scale_y), (x, y), downsample, inside)
@@ -182,7 +231,7 @@ class TissueModel:
     def patch_mask(
         self, patch: NDArray[np.generic], x: int, y: int, downsample: float, inside: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Return which pixels of a patch are tissue.
+        """Return the tissue pixels of a patch.
 
         Parameters
         ----------
@@ -193,22 +242,26 @@ class TissueModel:
         downsample : float
             Level-0 px per px of the patch.
         inside : tuple of int
-            (width, height) of the patch's part on the slide, px; beyond it nothing is tissue.
+            (width, height) of the patch's part on the slide, px; beyond it there is no tissue.
 
         Returns
         -------
         ndarray of bool, shape (P, P)
         """
         width, height = inside
-        near = np.zeros((height, width), np.bool_) if self.threshold is None else self.near(x, y, downsample, inside)
-        if near.any() and self.threshold != EVERY_PIXEL:
+        is_tissue = (
+            np.zeros((height, width), np.bool_)
+            if self.threshold is None
+            else self.overview_mask(x, y, downsample, inside)
+        )
+        if is_tissue.any() and self.threshold != EVERY_PIXEL:
             light = None if self.illumination is None else self._light(x, y, downsample, inside)
-            np.logical_and(near, self._passing(patch[:, :height, :width], light), out=near)
-        if near.shape == patch.shape[1:]:
-            return near
-        found = np.zeros(patch.shape[1:], np.bool_)
-        found[:height, :width] = near
-        return found
+            np.logical_and(is_tissue, self._above_threshold(patch[:, :height, :width], light), out=is_tissue)
+        if is_tissue.shape == patch.shape[1:]:
+            return is_tissue
+        padded = np.zeros(patch.shape[1:], np.bool_)
+        padded[:height, :width] = is_tissue
+        return padded
 
     def _light(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.float32]:
         """Return the illumination at the pixels of a patch, (height, width)."""
@@ -220,27 +273,25 @@ class TissueModel:
         )
         return self.illumination.at(columns, rows)
 
-    def _passing(self, pixels: NDArray[np.generic], light: NDArray[np.float32] | None) -> NDArray[np.bool_]:
-        """Return which pixels (C, H, W) have a signal above the threshold, (H, W).
-
-        Integers are compared with the first or last value that passes: the signal rises or falls with the value.
-        """
+    def _above_threshold(self, pixels: NDArray[np.generic], light: NDArray[np.float32] | None) -> NDArray[np.bool_]:
+        """Return the pixels (C, H, W) with a signal above the threshold, (H, W)."""
         threshold = np.float32(0 if self.threshold is None else self.threshold)
         if light is not None:
             is_bright = np.array([polarity == "bright" for polarity in self.polarities])[:, None, None]
             pixels = np.where(is_bright, pixels.astype(np.float32) / light, pixels).astype(np.float32)
         if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
             return tissue_signal(pixels, polarities=self.polarities, windows=self.windows) > threshold
-        found: NDArray[np.bool_] | None = None
+        # The signal rises or falls with the value, so small integers are compared with one value and never scaled.
+        above: NDArray[np.bool_] | None = None
         for plane, polarity, limit in zip(pixels, self.polarities, self._limits(pixels.dtype), strict=True):
             if limit is not None:
-                passing = plane >= limit if polarity == "dark" else plane <= limit
-                found = passing if found is None else np.logical_or(found, passing, out=found)
-        return np.zeros(pixels.shape[1:], np.bool_) if found is None else found
+                channel_above = plane >= limit if polarity == "dark" else plane <= limit
+                above = channel_above if above is None else np.logical_or(above, channel_above, out=above)
+        return np.zeros(pixels.shape[1:], np.bool_) if above is None else above
 
     def _limits(self, dtype: np.dtype[np.generic]) -> list[Any | None]:
-        """Return, per channel, the value from which on (dark) or up to which (bright) pixels pass; None: none does."""
-        if dtype not in self._limits_of:
+        """Return, per channel, the first (dark) or last (bright) value that passes; None: none does."""
+        if dtype not in self._limits_by_dtype:
             bounds = np.iinfo(str(dtype))
             values = np.arange(bounds.min, bounds.max + 1).astype(dtype)
             limits: list[Any | None] = []
@@ -248,12 +299,11 @@ class TissueModel:
                 signal = tissue_signal(values[None, None, :], polarities=(polarity,), windows=window[None])[0]
                 passing = values[signal > np.float32(self.threshold or 0)]
                 limits.append((passing[0] if polarity == "dark" else passing[-1]) if passing.size else None)
-            self._limits_of[dtype] = limits
-        return self._limits_of[dtype]
+            self._limits_by_dtype[dtype] = limits
+        return self._limits_by_dtype[dtype]
 
     @cached_property
-    def _limits_of(self) -> dict[np.dtype[np.generic], list[Any | None]]:
-        """What `_limits` has worked out."""
+    def _limits_by_dtype(self) -> dict[np.dtype[np.generic], list[Any | None]]:
         return {}
 
 
@@ -264,12 +314,12 @@ def nearest_part(
     downsample: float,
     inside: tuple[int, int],
 ) -> NDArray[np.bool_]:
-    """Return a mask of the whole slide as the pixels of a patch see it (nearest).
+    """Return a slide's mask at the pixels of a patch (nearest), shape (height, width).
 
     Parameters
     ----------
     image : ndarray, shape (h, w)
-        The mask; not 0 is in it.
+        The whole slide's mask, nonzero is in it.
     scale : tuple of float
         Level-0 px per px of the mask, (x, y).
     origin : tuple of int
@@ -278,10 +328,6 @@ def nearest_part(
         Level-0 px per px of the patch.
     inside : tuple of int
         (width, height) of the patch's part on the slide, px.
-
-    Returns
-    -------
-    ndarray of bool, shape (height, width)
     """
     columns, rows = (
         _nearest(start, n, downsample, step, size)
@@ -292,20 +338,21 @@ def nearest_part(
     part = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 0
     if not part.any() or part.all():
         return np.full((rows.size, columns.size), part[0, 0], np.bool_)
-    wide = _picked(part, columns - columns[0], axis=1)  # narrow first: few rows are picked column by column
-    return _picked(wide, rows - rows[0], axis=0)
+    # Columns first: a patch covers few rows of the overview, so the second step repeats whole rows.
+    wide = _take(part, columns - columns[0], axis=1)
+    return _take(wide, rows - rows[0], axis=0)
 
 
 @lru_cache(maxsize=1024)  # the patches of a column, and of a row, share theirs
 def _nearest(start: int, n: int, downsample: float, step: float, size: int) -> NDArray[np.int64]:
-    """Return which of the mask's pixels along an axis lies nearest to each of a patch's; not to be written into."""
-    found = np.minimum(((start + (np.arange(n) + 0.5) * downsample) / step).astype(np.int64), size - 1)
-    found.flags.writeable = False
-    return found
+    """Return the index along an axis of the mask's pixel nearest to each of a patch's n pixels; read-only."""
+    nearest = np.minimum(((start + (np.arange(n) + 0.5) * downsample) / step).astype(np.int64), size - 1)
+    nearest.flags.writeable = False
+    return nearest
 
 
-def _picked(mask: NDArray[np.bool_], places: NDArray[np.int64], *, axis: int) -> NDArray[np.bool_]:
-    """Return rows or columns of a mask, not copied where they are all of them in order."""
+def _take(mask: NDArray[np.bool_], places: NDArray[np.int64], *, axis: int) -> NDArray[np.bool_]:
+    """Return rows or columns of a mask, without a copy if these are all of them in order."""
     is_whole = np.array_equal(places, np.arange(mask.shape[axis]))
     return mask if is_whole else np.take(mask, places, axis=axis)
 
@@ -319,13 +366,12 @@ def supplied_tissue(
     scale_y: float,
     unscanned: NDArray[np.bool_] | None = None,
 ) -> TissueModel:
-    """Return a slide's tissue as a supplied mask tells it.
+    """Return the tissue model of a supplied mask.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (H, W)
-        Any scale, covering the whole slide. It is brought to the overview's grid: a pixel there is tissue if at least
-        half of what it covers is; neither specks nor holes are touched.
+        Any scale, covering the whole slide. Specks and holes are kept.
     polarities : tuple of {"dark", "bright"}, length C
         Of each channel.
     overview_px : tuple of int
@@ -338,7 +384,7 @@ def supplied_tissue(
     is_finer = mask.shape[1] > overview_px[0] or mask.shape[0] > overview_px[1]
     interpolation = cv2.INTER_AREA if is_finer else cv2.INTER_NEAREST_EXACT
     shares = cv2.resize(mask.astype(np.float32), overview_px, interpolation=interpolation)
-    is_tissue = shares >= 0.5 - 1e-6
+    is_tissue = shares >= 0.5 - 1e-6  # half of an overview pixel is enough, also after rounding
     missing = unscanned if unscanned is not None and unscanned.any() else None
     return TissueModel(
         polarities=polarities,

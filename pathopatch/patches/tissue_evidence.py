@@ -1,6 +1,6 @@
 """Find what each channel tells of tissue, by its own polarity.
 
-Bright channels that show the same thing, as the planes of H&E do, are taken together: their glass is found, and the
+Bright channels with the same content, as the planes of H&E, are taken together: their glass is found, and the
 threshold is an absorption relative to it. A dark channel is split by Otsu's method. Pure arithmetic on arrays.
 """
 
@@ -16,113 +16,90 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.patches.signal import dark_window, rounding_spread, signal_of, tissue_signal
-from pathopatch.patches.threshold import averaged, triangle
+from pathopatch.patches.tissue import dark_window, overview_signal, rounding_spread, tissue_signal
 from pathopatch.slides.background import Polarities, correlated_channels
 from pathopatch.slides.glass import Glass, Illumination, find_glass
 from pathopatch.slides.separation import SEPARATION, accepted_split
 
+# Absorptions are shares of the glass's level, measured on the real fields of `pipelines/tissue-gallery`.
 LEAST_TISSUE = 0.002
 """Share of the pixels below which there is no tissue."""
-_GLASS_SPREAD = 0.01  # absorption: glass is never called more even than that
-_LARGEST_SPLIT = 0.2  # absorption: what Otsu's method splits above lies within the tissue
+_GLASS_SPREAD = 0.01  # least spread of glass: its measured spread may be smaller by chance
+_LARGEST_SPLIT = 0.2  # above this absorption, Otsu's method splits within the tissue
 _LEAST_ABSORPTION, _USUAL_ABSORPTION = 0.04, 0.1  # of tissue: pale stroma on real fields has 0.05 to 0.12
-_STATED_ABSORPTION = 0.06  # the same where the level is stated and no valley is seen
-_SURE_SPREAD, _DIM_SPREAD = 0.02, 0.03  # dim glass less even than this may be pale tissue, and is taken for it
-_DIM = 0.7  # of full scale
+_STATED_ABSORPTION = 0.06  # threshold below a stated glass level, where no valley is seen
+_SURE_SPREAD, _DIM_SPREAD = 0.02, 0.03  # dim glass with a larger spread may be, or is, pale tissue
+_DIM = 0.7  # of full scale: glass below is dim
 _DARKEST_OF_SET, _PALEST_OF_SET = 0.45, 0.1  # absorption of full scale: tinted glass to 0.37; pale stroma over glass
-_COMMON_SHARE = 0.2  # of a set's pixels: less may be the glass of a few of its images
-_WHITE_STEP = 0.06  # absorption: in a set that is all tissue, what is this close to the whitest is a gap
-_CLEAR = 0.8  # of full scale: glass alone is known to be glass from here on
-_NOISE_SPREADS = 4.0  # above a stated level of a dark channel
-_LEAST_PALE = 0.02  # the same where pale tissue leaves no valley
+_COMMON_SHARE = 0.2  # of a set's pixels: less glass may be that of a few of its images
+_WHITE_STEP = 0.06  # absorption: in a set that is all tissue, pixels this close to the whitest are gaps
+_CLEAR = 0.8  # of full scale: an even field this bright is glass, not pale tissue
+_NOISE_SPREADS = 4.0  # above a dark channel's stated level: one pixel in 30,000 of Gaussian noise passes
+_LEAST_PALE = 0.02  # share of tissue pixels required without a valley between glass and tissue
+_SAMPLE_PX = 2**20  # larger overviews are thinned to about this many pixels to find thresholds
+_TRIANGLE_BINS = 512
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
-    """What channels tell of tissue.
-
-    Parameters
-    ----------
-    channels : tuple of int
-        Which they are.
-    windows : ndarray of float64, shape (n, 2)
-        (low, high) of the signal of each.
-    threshold : float or None
-        A pixel is tissue if its signal is above it; None: they show no tissue, or do not tell.
-    is_empty : bool
-        They show background alone.
-    is_shared : bool
-        The threshold is one of several channels together.
-    separation : float
-        Of tissue from background, in standard deviations of the background; NaN where that is not known.
-    is_doubtful : bool
-        What was taken for glass may be pale tissue.
-    may_be_uneven : bool
-        Darker glass may have been taken for tissue.
-    glass_level : ndarray of float64, shape (n,), or None
-        Of bright channels, source units.
-    signal : ndarray of float32, shape (h, w), or None
-        Of bright channels, by their windows: what `signal_of` would compute again.
-    light : Illumination or None
-        Of bright channels.
-    """
+    """What one channel, or several together, tell of tissue."""
 
     channels: tuple[int, ...]
-    windows: NDArray[np.float64]
-    threshold: float | None = None
-    is_empty: bool = False
-    is_shared: bool = False
-    separation: float = math.nan
-    is_doubtful: bool = False
-    may_be_uneven: bool = False
-    glass_level: NDArray[np.float64] | None = None
-    signal: NDArray[np.float32] | None = None
-    light: Illumination | None = None
+    windows: NDArray[np.float64]  # (n, 2): (low, high) of the signal of each channel, source units
+    threshold: float | None = None  # a pixel is tissue if its signal is above; None: no tissue, or undecided
+    is_empty: bool = False  # the channels show background alone
+    is_shared: bool = False  # one threshold for several channels together
+    separation: float = math.nan  # of tissue from background, in standard deviations of the background
+    is_doubtful: bool = False  # the supposed glass may be pale tissue
+    may_be_uneven: bool = False  # darker glass may have been taken for tissue
+    glass_level: NDArray[np.float64] | None = None  # (n,), of bright channels, source units
+    signal: NDArray[np.float32] | None = None  # (h, w), of bright channels: kept, since computing it is slow
+    light: Illumination | None = None  # of bright channels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class View:
-    """The overview and what of it counts."""
+class Overview:
+    """A slide's overview, the pixels of it that count, and what is known in advance."""
 
-    pixels: NDArray[np.generic]
+    pixels: NDArray[np.generic]  # (C, h, w), source units
     polarities: Polarities
-    is_colour: bool
-    specimen: Mask
+    is_colour: bool  # the channels are red, green and blue of one image
+    specimen: Mask  # (h, w): scanned, and no ink
     config: TissueConfig
-    levels: dict[int, float]
-    glass: Glass | None
-    is_flat: bool
+    levels: dict[int, float]  # stated background level by channel
+    glass: Glass | None  # of a colour image
+    is_flat: bool  # no picture of one field: no uneven light
 
 
-def evidence_of(view: View, counting: list[int]) -> list[Evidence]:
-    """Return what each dark channel, and each set of bright channels that show the same, tell of tissue."""
-    bright = [channel for channel in counting if view.polarities[channel] == "bright"]
-    dark = [channel for channel in counting if view.polarities[channel] == "dark"]
-    if bright and not view.is_colour:
-        sets = [[bright[n] for n in group] for group in correlated_channels(view.pixels[bright], view.specimen)]
+def find_evidence(overview: Overview, channels: list[int]) -> list[Evidence]:
+    """Return the evidence of each dark channel, and of each group of bright channels with the same content."""
+    bright = [channel for channel in channels if overview.polarities[channel] == "bright"]
+    dark = [channel for channel in channels if overview.polarities[channel] == "dark"]
+    if bright and not overview.is_colour:
+        correlated = correlated_channels(overview.pixels[bright], overview.specimen)
+        groups = [[bright[n] for n in group] for group in correlated]
     else:
-        sets = [bright] if bright else []
-    evidence = [_of_bright(view, tuple(group)) for group in sets]
-    if view.config.combine == "maximum" or view.config.method == "fixed":
-        return evidence + ([_of_dark(view, tuple(dark))] if dark else [])
-    return evidence + [_of_dark(view, (channel,)) for channel in dark]
+        groups = [bright] if bright else []
+    evidence = [_bright_evidence(overview, tuple(group)) for group in groups]
+    if overview.config.combine == "maximum" or overview.config.method == "fixed":
+        return evidence + ([_dark_evidence(overview, tuple(dark))] if dark else [])
+    return evidence + [_dark_evidence(overview, (channel,)) for channel in dark]
 
 
-def _of_bright(view: View, channels: tuple[int, ...]) -> Evidence:
-    """Return what bright channels tell: absorption relative to their glass."""
-    pixels, config = view.pixels[list(channels)], view.config
-    if not view.specimen.any():
+def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
+    """Return the evidence of bright channels: absorption relative to their glass."""
+    pixels, config = overview.pixels[list(channels)], overview.config
+    if not overview.specimen.any():
         return Evidence(channels=channels, windows=np.zeros((len(channels), 2)), is_empty=True)
-    glass = _stated_glass(view, channels)
-    if glass is None and view.is_flat and view.is_colour and pixels.dtype == np.uint8:
-        return _of_set(view, channels)
+    glass = _stated_glass(overview, channels)
+    if glass is None and overview.is_flat and overview.is_colour and pixels.dtype == np.uint8:
+        return _image_set_evidence(overview, channels)
     if glass is None:
-        is_whole = view.is_colour and len(channels) == len(view.pixels)
-        glass = view.glass if is_whole else find_glass(pixels, view.specimen, is_flat=view.is_flat)
-    white = _white(pixels, view.specimen)
+        is_whole = overview.is_colour and len(channels) == len(overview.pixels)
+        glass = overview.glass if is_whole else find_glass(pixels, overview.specimen, is_flat=overview.is_flat)
+    white = _full_scale(pixels, overview.specimen)
     if config.method == "fixed":
         level = np.full(len(channels), white) if glass is None else glass.level
         light = None if glass is None else glass.illumination
@@ -130,18 +107,20 @@ def _of_bright(view: View, channels: tuple[int, ...]) -> Evidence:
         return Evidence(
             channels=channels, windows=windows, threshold=config.fixed_threshold, is_shared=True, light=light
         )
+    # The brightest peak of a field without glass is pale tissue: dim, and less even than glass.
     is_dim = glass is not None and float(glass.level.min()) < _DIM * white
     if glass is None or (is_dim and glass.spread > _DIM_SPREAD):
         return Evidence(channels=channels, windows=np.zeros((len(channels), 2)))
     windows = np.stack([np.zeros(len(channels)), glass.level], axis=1)
-    signal = signal_of(pixels, ["bright"] * len(channels), windows, glass.illumination)
-    values = averaged(signal, view.specimen)
+    signal = overview_signal(pixels, ["bright"] * len(channels), windows, glass.illumination)
+    values = _smoothed_sample(signal, overview.specimen)
     threshold = _bright_threshold(values, glass)
     if threshold is None:
-        is_known = bool(channels[0] in view.levels or float(glass.level.min()) >= _CLEAR * white)
-        return Evidence(channels=channels, windows=windows, is_empty=is_known)
+        # An even dim field may be tissue without glass; only a clear or a stated level shows that it is empty.
+        is_glass = bool(channels[0] in overview.levels or float(glass.level.min()) >= _CLEAR * white)
+        return Evidence(channels=channels, windows=windows, is_empty=is_glass)
     if config.method == "triangle":
-        threshold = triangle(values)
+        threshold = _triangle_threshold(values)
     return Evidence(
         channels=channels,
         windows=windows,
@@ -156,26 +135,26 @@ def _of_bright(view: View, channels: tuple[int, ...]) -> Evidence:
     )
 
 
-def _of_set(view: View, channels: tuple[int, ...]) -> Evidence:
-    """Return what colour images of many fields tell: each has its own glass, so that full scale stands for all of it.
-
-    A set whose glass is even over its images is measured against that.
-    """
-    pixels, config = view.pixels[list(channels)], view.config
-    glass = view.glass
+def _image_set_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
+    """Return the evidence of a set of colour images, which have no single glass."""
+    pixels, config = overview.pixels[list(channels)], overview.config
+    glass = overview.glass
+    # Each image has its own glass, so full scale stands for all of it, unless glass is even over the images.
     is_common = glass is not None and glass.spread <= _SURE_SPREAD and glass.share >= _COMMON_SHARE
     level = glass.level[list(channels)] if glass is not None and is_common else np.full(len(channels), 255.0)
     windows = np.stack([np.zeros(len(channels)), level], axis=1)
-    values = averaged(tissue_signal(pixels, polarities=["bright"] * len(channels), windows=windows), view.specimen)
+    signal = tissue_signal(pixels, polarities=["bright"] * len(channels), windows=windows)
+    values = _smoothed_sample(signal, overview.specimen)
     if config.method == "fixed":
         return Evidence(channels=channels, windows=windows, threshold=config.fixed_threshold, is_shared=True)
     threshold = accepted_split(
         values, _GLASS_SPREAD, further_spread=_PALEST_OF_SET / SEPARATION, background_up_to=_DARKEST_OF_SET
     )
     if threshold is not None and config.method == "triangle":
-        threshold = triangle(values)
+        threshold = _triangle_threshold(values)
+    # No split and mostly dark: the set is all tissue but for gaps, which lie close to the whitest pixels.
     if threshold is None and values.size and float(np.median(values)) > 1 - _CLEAR:
-        threshold = min(1 - _CLEAR, float(np.percentile(values, 0.5)) + _WHITE_STEP)  # all tissue, but for gaps
+        threshold = min(1 - _CLEAR, float(np.percentile(values, 0.5)) + _WHITE_STEP)
     return Evidence(
         channels=channels,
         windows=windows,
@@ -187,28 +166,26 @@ def _of_set(view: View, channels: tuple[int, ...]) -> Evidence:
 
 
 def _bright_threshold(values: NDArray[np.float32], glass: Glass) -> float | None:
-    """Return the absorption above which a pixel is tissue; None where all is glass.
-
-    Otsu's split is taken if its lower class is the glass; where glass is rare it lies within the tissue, and the valley
-    between glass and tissue is taken.
-    """
+    """Return the absorption above which a pixel is tissue; None where all is glass."""
     spread = max(glass.spread, _GLASS_SPREAD)
     split = accepted_split(values, spread)
-    is_of_glass = split is not None and split <= _LARGEST_SPLIT
-    if split is not None and is_of_glass and float(np.median(values[values <= split])) <= max(0.02, 2 * spread):
+    # Otsu's split is taken if its lower class is the glass. Where glass is rare the split lies within the tissue, and
+    # the valley between glass and tissue is taken.
+    is_low = split is not None and split <= _LARGEST_SPLIT
+    if split is not None and is_low and float(np.median(values[values <= split])) <= max(0.02, 2 * spread):
         return max(split, 3 * glass.spread, _LEAST_ABSORPTION)
     valley = _USUAL_ABSORPTION if glass.valley is None else glass.valley
     threshold = max(min(max(valley, _LEAST_ABSORPTION), _USUAL_ABSORPTION), 3 * glass.spread)
     is_apart = glass.valley is not None or split is not None
-    least = LEAST_TISSUE if is_apart else _LEAST_PALE
-    return threshold if np.count_nonzero(values > threshold) >= least * values.size else None
+    least_share = LEAST_TISSUE if is_apart else _LEAST_PALE
+    return threshold if np.count_nonzero(values > threshold) >= least_share * values.size else None
 
 
-def _stated_glass(view: View, channels: tuple[int, ...]) -> Glass | None:
+def _stated_glass(overview: Overview, channels: tuple[int, ...]) -> Glass | None:
     """Return the glass that the configuration states, if it does so for all channels."""
-    if not set(channels) <= set(view.levels):
+    if not set(channels) <= set(overview.levels):
         return None
-    level = np.array([view.levels[channel] for channel in channels])
+    level = np.array([overview.levels[channel] for channel in channels])
     if level.min() <= 0:
         raise InputUnsupportedError(
             f"a background level of {level.min():g} for a channel that is bright where there is no tissue",
@@ -218,30 +195,31 @@ def _stated_glass(view: View, channels: tuple[int, ...]) -> Glass | None:
     return Glass(level=level, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan, may_be_uneven=True)
 
 
-def _white(pixels: NDArray[np.generic], usable: Mask) -> float:
-    """Return full scale: the largest value of an integer type, or the largest value seen."""
+def _full_scale(pixels: NDArray[np.generic], usable: Mask) -> float:
+    """Return the largest value of an integer dtype, or the largest usable value of a float image."""
     if pixels.dtype.kind in "iu":
         return float(np.iinfo(cast(Any, pixels.dtype)).max)
     return float(pixels[:, usable].max())
 
 
-def _of_dark(view: View, channels: tuple[int, ...]) -> Evidence:
-    """Return what one dark channel tells, or the largest signal of several."""
-    config, specimen = view.config, view.specimen
-    windows = np.array([dark_window(view.pixels[channel], specimen) for channel in channels])
-    if len(channels) == 1 and channels[0] in view.levels and config.method != "fixed":
-        return _above_level(view, channels[0], float(windows[0, 1]))
+def _dark_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
+    """Return the evidence of one dark channel, or of the largest signal of several."""
+    config, specimen = overview.config, overview.specimen
+    windows = np.array([dark_window(overview.pixels[channel], specimen) for channel in channels])
+    if len(channels) == 1 and channels[0] in overview.levels and config.method != "fixed":
+        return _evidence_above_level(overview, channels[0], float(windows[0, 1]))
     if config.method == "fixed":
         return Evidence(channels=channels, windows=windows, threshold=config.fixed_threshold, is_shared=True)
+    # The noise of a channel without tissue fills its window and would hide the other channels in the maximum.
     for number, channel in enumerate(channels):
-        if _dark_threshold(view, (channel,), windows[number : number + 1]) is None:
-            windows[number] = 0.0  # its noise must not drown the others
-    found = _dark_threshold(view, channels, windows)
-    if found is None:
-        is_constant = all(view.pixels[channel][specimen].size == 0 or _is_constant(view.pixels[channel][specimen])
-                          for channel in channels)  # fmt: skip
+        if _dark_threshold(overview, (channel,), windows[number : number + 1]) is None:
+            windows[number] = 0.0
+    split = _dark_threshold(overview, channels, windows)
+    if split is None:
+        values = [overview.pixels[channel][specimen] for channel in channels]
+        is_constant = all(value.size == 0 or bool(value.min() == value.max()) for value in values)
         return Evidence(channels=channels, windows=np.zeros((len(channels), 2)), is_empty=is_constant)
-    threshold, separation = found
+    threshold, separation = split
     return Evidence(
         channels=channels,
         windows=windows,
@@ -251,35 +229,34 @@ def _of_dark(view: View, channels: tuple[int, ...]) -> Evidence:
     )
 
 
-def _is_constant(values: NDArray[np.generic]) -> bool:
-    return bool(values.min() == values.max())
-
-
-def _dark_threshold(view: View, channels: tuple[int, ...], windows: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Return the threshold on the largest signal of dark channels, and its separation; None where there is none."""
-    shown = windows[:, 1] > windows[:, 0]
-    if not shown.any():
+def _dark_threshold(
+    overview: Overview, channels: tuple[int, ...], windows: NDArray[np.float64]
+) -> tuple[float, float] | None:
+    """Return the threshold on the largest signal of dark channels, and its separation; None without a split."""
+    is_used = windows[:, 1] > windows[:, 0]
+    if not is_used.any():
         return None
-    signal = tissue_signal(view.pixels[list(channels)], polarities=["dark"] * len(channels), windows=windows)
-    spread = min(rounding_spread((low, high), view.pixels.dtype) for low, high in windows[shown].tolist())
-    values = averaged(signal, view.specimen)
+    signal = tissue_signal(overview.pixels[list(channels)], polarities=["dark"] * len(channels), windows=windows)
+    spread = min(rounding_spread((low, high), overview.pixels.dtype) for low, high in windows[is_used].tolist())
+    values = _smoothed_sample(signal, overview.specimen)
     threshold = accepted_split(values, spread)
     if threshold is None:
         return None
-    if view.config.method == "triangle":
-        threshold = triangle(values)
+    if overview.config.method == "triangle":
+        threshold = _triangle_threshold(values)
     return threshold, _separation(values, threshold, spread)
 
 
-def _above_level(view: View, channel: int, high: float) -> Evidence:
-    """Return what a dark channel of stated level tells: all that noise does not reach is tissue."""
-    plane, low = view.pixels[channel].astype(np.float32), view.levels[channel]
+def _evidence_above_level(overview: Overview, channel: int, high: float) -> Evidence:
+    """Return the evidence of a dark channel of stated level: all above the reach of noise is tissue."""
+    plane, low = overview.pixels[channel].astype(np.float32), overview.levels[channel]
+    # Noise is what a median filter removes. 1.4826 times the median deviation is the standard deviation, robustly.
     rough = plane - cv2.medianBlur(plane, 3)
-    noise = 1.4826 * float(np.median(np.abs(rough[view.specimen]))) if view.specimen.any() else 0.0
-    limit = low + max(_NOISE_SPREADS * noise, 0.5 if view.pixels.dtype.kind in "iu" else 0.0)
-    window = np.array([[low, low + 2 * (limit - low)]])
+    noise = 1.4826 * float(np.median(np.abs(rough[overview.specimen]))) if overview.specimen.any() else 0.0
+    limit = low + max(_NOISE_SPREADS * noise, 0.5 if overview.pixels.dtype.kind in "iu" else 0.0)
+    window = np.array([[low, low + 2 * (limit - low)]])  # so that the limit lies at a signal of 0.5
     has_tissue = bool(high > limit > low)
-    values = averaged(plane, view.specimen)
+    values = _smoothed_sample(plane, overview.specimen)
     share = np.count_nonzero(values > limit) / max(1, values.size)
     if not has_tissue or share < LEAST_TISSUE:
         return Evidence(channels=(channel,), windows=np.zeros((1, 2)), is_empty=True)
@@ -294,3 +271,16 @@ def _separation(values: NDArray[np.float32], threshold: float, spread: float) ->
     low, high = values[is_low], values[~is_low]
     distance = float(high.mean(dtype=np.float64) - low.mean(dtype=np.float64))
     return distance / max(float(low.std(dtype=np.float64)), spread)
+
+
+def _smoothed_sample(signal: NDArray[np.float32], usable: Mask) -> NDArray[np.float32]:
+    """Return the values (N,) on which thresholds are found: means over 3 x 3 px, thinned on large overviews."""
+    step = math.isqrt(signal.size // _SAMPLE_PX) or 1
+    return np.asarray(cv2.blur(signal, (3, 3))[::step, ::step][usable[::step, ::step]], np.float32)
+
+
+def _triangle_threshold(values: NDArray[np.float32]) -> float:
+    # skimage is imported here: loading it takes longer than this module's work, and few configurations need it.
+    from skimage.filters import threshold_triangle
+
+    return float(threshold_triangle(values, nbins=_TRIANGLE_BINS))  # type: ignore[no-untyped-call]

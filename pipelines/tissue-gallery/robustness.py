@@ -137,7 +137,7 @@ def saturated_patches(slide: Slide, analysis: Any) -> float:
             width, height = analysis.grid.inside(x, y)
             share = intensity.saturated_fraction(
                 patch[:, :height, :width], analysis.windows, polarities=tissue.polarities,
-                scanned=tissue.scanned(x, y, 1.0, (width, height)),
+                scanned=tissue.scanned_mask(x, y, 1.0, (width, height)),
             )  # fmt: skip
             flags.append(share > SATURATED)
     return float(np.mean(flags))

@@ -95,7 +95,7 @@ def test_a_pen_stroke_is_no_tissue_and_takes_none_with_it(ink: str, h_and_e: Pic
 def test_no_stain_clot_or_dot_is_ink(h_and_e: Picture) -> None:
     assert not find_ink(h_and_e, um_per_px=UM).any()
     haematoxylin, eosin = np.meshgrid(np.linspace(0, 1.8, 60), np.linspace(0, 1.8, 60))
-    full, _ = artifacts._inks(stained(haematoxylin, eosin))
+    full, _ = artifacts._ink_colours(stained(haematoxylin, eosin))
     assert not full.any()
     dot = np.zeros((SIDE, SIDE), np.uint8)
     cv2.circle(dot, (100, 60), 12, 1, -1)  # 0.2 mm

@@ -14,8 +14,7 @@ from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
-from pathopatch.patches.signal import tissue_signal
-from pathopatch.patches.tissue import TissueModel, clean_mask, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, clean_mask, supplied_tissue, tissue_signal
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import open_slide
 from pathopatch.slides.background import Polarity
@@ -377,10 +376,10 @@ def test_what_was_never_scanned_is_no_tissue_and_takes_no_part_in_shares() -> No
     assert not model.mask[missing].any()
     assert model.share == pytest.approx(truth[~missing].mean(), abs=0.01)
     assert model.unscanned_share == missing.mean()
-    scanned = model.scanned(0, 50, 1.0, (20, 20))
+    scanned = model.scanned_mask(0, 50, 1.0, (20, 20))
     assert scanned is not None
     assert scanned.sum() == 10 * 20
-    assert model.scanned(0, 100, 1.0, (20, 20)) is None
+    assert model.scanned_mask(0, 100, 1.0, (20, 20)) is None
 
 
 def test_a_patch_under_uneven_light_is_judged_by_the_light_at_its_place() -> None:
@@ -414,7 +413,7 @@ def test_a_polarity_that_a_colour_image_plainly_lacks_is_doubted(shown: Polarity
     pixels = pixels.clip(0, 255).astype(np.uint8)
     doubted = fit(pixels, "dark" if shown == "bright" else "bright")
     assert doubted.confidence < UNCERTAIN_BELOW
-    assert "and the image does not look so" in "".join(doubted.doubts)
+    assert "but the image looks different" in "".join(doubted.doubts)
     assert fit(pixels, shown).confidence >= UNCERTAIN_BELOW
 
 
