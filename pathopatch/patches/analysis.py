@@ -1,6 +1,6 @@
-"""What is known of a slide before and while its patches are read: grid, tissue, windows.
+"""Analyse a slide (grid, channel shifts, tissue, intensity windows) and iterate over its patches.
 
-Tiling and prediction share this module, so that both see the same patches to the bit.
+Tiling and prediction share this module, so that both get the same patches to the bit.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pathopatch.slides.registration import measure_shifts, whole_offsets
 from pathopatch.slides.resample import planes
 from pathopatch.slides.resolution import MPP_TOLERANCE
 
-_BAND_PX = 2048
+_BAND_PX = 2048  # side of the regions in which a whole slide is read
 _BATCH_PATCHES = 256
-_BATCH_BYTES = 32 * 2**20  # patches held at a time
-_LOOK_AT_TISSUE = (
+_BATCH_BYTES = 32 * 2**20
+_TISSUE_REMEDY = (
     "Look at its outline; give a tissue_mask in the manifest, or set background_level, method = 'fixed' or when_unsure "
     "in [tile.tissue]"
 )
@@ -37,14 +37,14 @@ _LOOK_AT_TISSUE = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideAnalysis:
-    """What is known of a slide before its patches are read.
+    """The facts of a slide that its patches depend on.
 
     Parameters
     ----------
     grid : Grid
-        Where the patches lie.
+        Origins and size of the patches.
     tissue : TissueModel
-        What tells tissue from background.
+        The slide's tissue.
     windows : ndarray of float64, shape (C, 2)
         Intensities that become 0 and 1, source units.
     overview : ndarray, shape (C, h, w)
@@ -52,11 +52,11 @@ class SlideAnalysis:
     fill : ndarray, shape (C,)
         Value of the pixels beyond the slide, source units.
     background : str
-        The polarities as a text, see `pathopatch.slides.background.parse_background`.
+        The polarities as text, see `pathopatch.slides.background.parse_background`.
     shifts : tuple of Shift
-        How far each channel but the first lies from it, as recorded; empty where that is not measured.
+        Of each channel but the first against the first, before alignment; empty where not measured.
     offsets : tuple of (int, int)
-        Level-0 px (x, y) by which each channel is read further on, so that all lie on each other; empty: none is.
+        Level-0 px (x, y) added to each channel's read position for alignment; empty: no alignment.
     """
 
     grid: Grid
@@ -69,19 +69,19 @@ class SlideAnalysis:
     offsets: tuple[tuple[int, int], ...] = ()
 
     def warnings(self, mpp: float, warn_um: float) -> list[str]:
-        """Return in words what a person should know: doubts of the tissue, and channels that lie far from the first.
+        """Return warnings of uncertain tissue and of channels shifted by more than `warn_um`.
 
         Parameters
         ----------
         mpp : float
             um per level-0 px.
         warn_um : float
-            Distance from which a shift is worth a word.
+            Distance, um.
         """
-        done = "corrected by whole px" if self.offsets else "run tile with --align, or register the files"
+        remedy = "corrected by whole px" if self.offsets else "run tile with --align, or register the files"
         far = [
             f"channel {shift.channel} is shifted by {shift.distance_px * mpp:.1f} um ({shift.x_px:+.1f} px across, "
-            f"{shift.y_px:+.1f} px down) against the first: {done}"
+            f"{shift.y_px:+.1f} px down) against the first: {remedy}"
             for shift in self.shifts
             if shift.is_measured and shift.distance_px * mpp > warn_um
         ]
@@ -89,16 +89,13 @@ class SlideAnalysis:
             return far
         doubts = "; ".join(self.tissue.doubts)
         return [
-            f"the tissue is uncertain (confidence {self.tissue.confidence:.2f}): {doubts}. {_LOOK_AT_TISSUE}",
+            f"the tissue is uncertain (confidence {self.tissue.confidence:.2f}): {doubts}. {_TISSUE_REMEDY}",
             *far,
         ]
 
 
 def grid_of(slide: Slide, config: TileConfig) -> Grid:
-    """Return where a slide's patches lie; no pixel is read.
-
-    A slide within 2 % of the target mpp is not resampled: that would blur it for a difference no network sees, and a
-    cohort tiled at its own mpp must give the same pixels when it is predicted.
+    """Return a slide's grid; no pixel is read.
 
     Parameters
     ----------
@@ -115,6 +112,8 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
         The slide is coarser than the target by more than 2 %.
     """
     downsample = 1.0 if config.mpp is None else config.mpp / slide.mpp
+    # Within the tolerance nothing is resampled: it would blur the slide for a difference that no network sees, and a
+    # cohort tiled at its own mpp must give the same pixels in prediction.
     if 1 / (1 + MPP_TOLERANCE) <= downsample <= 1 + MPP_TOLERANCE:
         downsample = 1.0
     if downsample < 1 / (1 + MPP_TOLERANCE):
@@ -134,58 +133,53 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
 
 
 def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> SlideAnalysis:
-    """Return a slide's grid, the shifts of its channels, tissue model and intensity windows.
+    """Return a slide's analysis.
 
     Parameters
     ----------
     slide : Slide
         An open slide.
     config : TileConfig
-        Without a target mpp the slide's own is kept. With ``registration.align`` all else is that of the slide after
-        its channels were moved onto each other.
+        Without a target mpp the slide's own is kept. With ``registration.align`` everything but the shifts is of the
+        aligned slide.
     tissue_mask : Path, optional
-        Raster at any scale that covers the whole slide, or outlines of QuPath or ASAP; it takes the place of the tissue
-        that would be found.
+        Raster at any scale that covers the whole slide, or outlines of QuPath or ASAP. It replaces tissue detection.
 
     Raises
     ------
     MppMissingError
         The slide's mpp is unknown.
     InputUnsupportedError
-        The slide is coarser than the target by more than 2 %, or windows of a cohort are asked for and not given.
+        The slide is coarser than the target by more than 2 %, or a cohort's windows are required and missing.
     ChannelMismatchError
         The configuration names a channel that the slide does not have.
     ModalityMismatchError, InputMissingError, InputCorruptError
         The tissue mask does not fit the slide, is missing or cannot be read.
     NonFiniteError
         The slide holds NaN or infinite pixels; they are counted.
+    NoTissueError
+        No background is in view, and the configuration refuses such slides.
     """
     grid = grid_of(slide, config)
-    _refuse_channels(slide, config)
+    _check_channel_names(slide, config)
     if config.intensity.scope == "cohort" and not slide.is_rgb and set(slide.channels) - set(config.intensity.windows):
         raise InputUnsupportedError(
             f"no window of the cohort for {', '.join(sorted(set(slide.channels) - set(config.intensity.windows)))}",
             place=str(slide.paths[0]),
             remedy="tile the cohort by its manifest, which finds them; or give "
-            "[tile.intensity] windows, or scope = 'slide'",
+            "[tile.intensity] windows or scope = 'slide'",
         )
-    return _analysed(slide, config, grid, tissue_mask)
+    return _analyse(slide, config, grid, tissue_mask)
 
 
 def slide_quantiles(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> NDArray[np.float64]:
-    """Return how a slide's tissue intensities are distributed, for windows over a cohort; arguments as above.
-
-    Returns
-    -------
-    ndarray of float64, shape (C, 2001), or (C, 0) without tissue
-        See `pathopatch.patches.intensity.tissue_quantiles`.
-    """
-    _refuse_channels(slide, config)
-    analysis = _analysed(slide, config, grid_of(slide, config), tissue_mask)
+    """Return `pathopatch.patches.intensity.tissue_quantiles` of a slide; arguments and errors as of `analyse_slide`."""
+    _check_channel_names(slide, config)
+    analysis = _analyse(slide, config, grid_of(slide, config), tissue_mask)
     return intensity.tissue_quantiles(analysis.overview, analysis.tissue.mask != 0)
 
 
-def _refuse_channels(slide: Slide, config: TileConfig) -> None:
+def _check_channel_names(slide: Slide, config: TileConfig) -> None:
     """Raise if the configuration names a channel that the slide does not have."""
     named = {
         "tissue.channels": config.tissue.channels,
@@ -201,14 +195,15 @@ def _refuse_channels(slide: Slide, config: TileConfig) -> None:
             )
 
 
-def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | None) -> SlideAnalysis:
-    """Return a slide's analysis, the configuration being checked."""
+def _analyse(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | None) -> SlideAnalysis:
+    """Return the analysis of a slide whose configuration is checked."""
     overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
-    _refuse_nonfinite(overview, slide)
+    _check_finite(overview, slide)
     shifts = measure_shifts(slide, overview, scale_x, scale_y, unscanned.mask)
     offsets = whole_offsets(shifts) if config.registration.align else ()
     polarities = polarities_of(slide, config)
     background = background_text(slide.channels, polarities)
+    # Tissue is found after alignment: what moved channels leave empty was not scanned.
     if any(x or y for x, y in offsets):
         slide = aligned(slide, offsets, background)
         overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
@@ -228,7 +223,7 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
             raise NoTissueError(
                 f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",
                 place=str(slide.paths[0]),
-                remedy=_LOOK_AT_TISSUE,
+                remedy=_TISSUE_REMEDY,
             )
     else:
         overview_px = (overview.shape[2], overview.shape[1])
@@ -268,17 +263,18 @@ def _analysed(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | 
 
 
 def polarities_of(slide: Slide, config: TileConfig) -> Polarities:
-    """Return the polarity of each channel: as the configuration states it, else as the slide has it."""
+    """Return each channel's polarity: as the configuration states it, else the slide's own."""
     if config.tissue.background == "auto":
         return slide.polarities
     stated = parse_background(config.tissue.background, slide.channels, place="[tile.tissue] background")
     if None not in stated:
-        return tuple(each for each in stated if each is not None)
-    return tuple(one or other for one, other in zip(stated, slide.polarities, strict=True))
+        return tuple(polarity for polarity in stated if polarity is not None)
+    # The slide's own are read only here, since guessing them reads pixels.
+    return tuple(polarity or own for polarity, own in zip(stated, slide.polarities, strict=True))
 
 
-def _refuse_nonfinite(pixels: NDArray[np.generic], slide: Slide) -> None:
-    """Raise if pixels of a slide are NaN or infinite, with their number in each channel of the whole slide."""
+def _check_finite(pixels: NDArray[np.generic], slide: Slide) -> None:
+    """Raise if pixels are NaN or infinite, with their number in each channel of the whole slide."""
     if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
         return
     width, height = slide.size
@@ -287,11 +283,11 @@ def _refuse_nonfinite(pixels: NDArray[np.generic], slide: Slide) -> None:
         for left in range(0, width, _BAND_PX):
             size = (min(_BAND_PX, width - left), min(_BAND_PX, height - top))
             counts += np.count_nonzero(~np.isfinite(slide.read_region(left, top, *size)), axis=(1, 2))
-    found = ", ".join(f"{n} in {name}" for n, name in zip(counts, slide.channels, strict=True) if n)
+    per_channel = ", ".join(f"{n} in {name}" for n, name in zip(counts, slide.channels, strict=True) if n)
     raise NonFiniteError(
-        f"NaN or infinite pixels: of {width * height} pixels {found or 'none, but some of a coarser level'}",
+        f"NaN or infinite pixels: of {width * height} pixels {per_channel or 'none, but some of a coarser level'}",
         place=str(slide.paths[0]),
-        remedy="replace them in the file; what they should be is not guessed",
+        remedy="replace them in the file; they are not guessed",
     )
 
 
@@ -311,9 +307,9 @@ def iterate_patches(
     analysis : SlideAnalysis
         Of this slide; its offsets are applied.
     origins : ndarray of int64, shape (N, 2), optional
-        (x, y), level-0 px; the whole grid if not given.
+        (x, y), level-0 px; default: the whole grid.
     min_tissue : float
-        Patches below this tissue fraction are left out; where the overview shows none, they are not even read.
+        Patches below this tissue fraction are left out.
 
     Raises
     ------
@@ -323,11 +319,11 @@ def iterate_patches(
     Yields
     ------
     rows : ndarray of int64, shape (n,)
-        Which of the origins.
+        Indices into the origins.
     patches : ndarray, shape (n, C, P, P)
-        Source type and units; what lies beyond the slide has the background value.
+        Source units; beyond the slide, the background value.
     tissue_fraction : ndarray of float64, shape (n,)
-        Share of tissue in what was scanned of the patch, the exact mean of its mask; 0 where nothing was.
+        Share of tissue in the patch's scanned pixels, the exact mean of its mask; 0 without any.
     """
     grid, tissue = analysis.grid, analysis.tissue
     slide = aligned(slide, analysis.offsets, analysis.background)
@@ -336,15 +332,17 @@ def iterate_patches(
     limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
     rows: list[int] = []
     fractions: list[float] = []
-    held = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
+    batch = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     for row, (x, y) in enumerate(places.tolist()):
         within = grid.inside(x, y)
+        # Without tissue on the overview a patch has none: it is not even read.
         is_blank = min_tissue > 0 and not tissue.overview_mask(x, y, grid.downsample, within).any()
         if not is_blank:
-            if not rows:  # new memory for each batch: whoever got the last one may have kept it
-                held = np.empty((min(limit, len(places) - row), *held.shape[1:]), slide.dtype)
-            patch = planes(read_padded(slide, grid, analysis.fill, x, y), held[len(rows)])
-            _refuse_nonfinite(patch, slide)  # the levels that the overview came from may hide them
+            # Each batch has new memory, since the consumer may keep the last one.
+            if not rows:
+                batch = np.empty((min(limit, len(places) - row), *batch.shape[1:]), slide.dtype)
+            patch = planes(read_padded(slide, grid, analysis.fill, x, y), batch[len(rows)])
+            _check_finite(patch, slide)  # the overview's coarser level may hide such pixels
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             tissue_px, scanned_px = np.count_nonzero(mask), within[0] * within[1]
             if tissue_px and (scanned := tissue.scanned_mask(x, y, grid.downsample, within)) is not None:
@@ -354,5 +352,5 @@ def iterate_patches(
                 rows.append(row)
                 fractions.append(fraction)
         if rows and (len(rows) == limit or row == len(places) - 1):
-            yield np.array(rows, np.int64), held[: len(rows)], np.array(fractions)
+            yield np.array(rows, np.int64), batch[: len(rows)], np.array(fractions)
             rows, fractions = [], []

@@ -1,4 +1,4 @@
-"""What is a slide? Its facts, and what its pixels say: tissue, shifts between channels, saturation."""
+"""Describe a slide: its facts, the measurements of its pixels, and a thumbnail with the tissue outlined."""
 
 from __future__ import annotations
 
@@ -9,24 +9,49 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from pathopatch.core.config import TileConfig
 from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, polarities_of
+from pathopatch.patches.picture import (
+    FAINT,
+    FONT_PX,
+    INK,
+    PAPER,
+    Picture,
+    compose,
+    draw_channels,
+    draw_scale,
+    font,
+    mask_under,
+    outlined,
+    shortened,
+    shrunk,
+)
 from pathopatch.patches.tissue import nearest_part
 from pathopatch.slides import Level, Slide
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for
 
-_SAMPLE_PX, _SAMPLES = 256, 8  # windows at level 0, per axis
+_SAMPLE_PX, _SAMPLES = 256, 8  # side of the windows at level 0, and their number per axis
 _WHOLE_PX = 2048  # smaller slides are read whole
-_BITS = (10, 12, 14)  # of detectors that fill a 16-bit word in part, from below or from above
-_CEILINGS = {2**bits - 1 for bits in _BITS} | {2**16 - 2 ** (16 - bits) for bits in _BITS}
+_DETECTOR_BITS = (10, 12, 14)  # of detectors that fill a 16-bit word in part, from below or from above
+_CEILINGS = {2**bits - 1 for bits in _DETECTOR_BITS} | {2**16 - 2 ** (16 - bits) for bits in _DETECTOR_BITS}
+
+# Lengths in the thumbnail, px.
+_LONGEST, _SMALLEST = (
+    1024,
+    500,
+)  # smaller slides are enlarged by a whole factor, so that outline and letters are legible
+_MARGIN, _HEAD, _FOOT, _LINE = 16, 40, 52, 26
+THUMBNAIL_ORIGIN = (_MARGIN + _HEAD, _MARGIN)
+"""(row, column) of the slide's top-left pixel in a thumbnail, px."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Description:
-    """What is known of a slide.
+    """The facts and measurements of a slide.
 
     Parameters
     ----------
@@ -41,7 +66,7 @@ class Description:
     bounds : tuple of int
         (x, y, width, height) of the scanned part, level-0 px.
     mpp : float or None
-        um per level-0 px; None where nothing states it: then tissue is not looked for, its sizes being in um.
+        um per level-0 px; None if unknown.
     levels : tuple of Level
         Finest first.
     background : str
@@ -53,14 +78,13 @@ class Description:
     windows : ndarray of float64, shape (C, 2)
         Intensities drawn black and full.
     saturated : tuple of float
-        Share of each channel's pixels at the detector's limit, in [0, 1], see `saturated_shares`; NaN for floating
-        point, which has none.
+        See `saturated_shares`.
     analysis : SlideAnalysis or None
-        Tissue and shifts; None without mpp.
+        None without mpp: tissue sizes are in um.
     warnings : tuple of str
-        What a person should look at.
+        What a person should check.
     target_mpp : float or None
-        um per px of patches, of which it is said from which level they are read; None: not said.
+        um per px of patches, if they are to be cut.
     """
 
     slide_id: str
@@ -81,38 +105,38 @@ class Description:
 
     @property
     def tissue_share(self) -> float:
-        """Share of what was scanned that is tissue, on the overview, in [0, 1]; NaN where it is not looked for."""
+        """Share of the overview's scanned part that is tissue, in [0, 1]; NaN without mpp."""
         return math.nan if self.analysis is None else self.analysis.tissue.share
 
     @property
     def shift_um(self) -> float:
-        """The largest distance of a channel from the first, um; NaN where none is measured."""
+        """The largest distance of a channel from the first, um; NaN if none is measured."""
         if self.analysis is None or self.mpp is None:
             return math.nan
-        measured = [shift.distance_px * self.mpp for shift in self.analysis.shifts if shift.is_measured]
-        return max(measured, default=math.nan)
+        distances = [shift.distance_px * self.mpp for shift in self.analysis.shifts if shift.is_measured]
+        return max(distances, default=math.nan)
 
-    def measured(self) -> dict[str, Any]:
-        """Return what the pixels say as plain values, one row of a table."""
+    def measurements(self) -> dict[str, Any]:
+        """Return the measurements as plain values, one row of a table."""
         tissue = None if self.analysis is None else self.analysis.tissue
         threshold = None if tissue is None or tissue.is_supplied else tissue.threshold
         return {
             "tissue_share": self.tissue_share,
             "tissue_threshold": math.nan if threshold is None else threshold,
-            "tissue_confidence": math.nan if self.analysis is None else self.analysis.tissue.confidence,
+            "tissue_confidence": math.nan if tissue is None else tissue.confidence,
             "shift_um": self.shift_um,
             "saturated": max(self.saturated, default=math.nan),
             "warnings": self.warnings,
         }
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return name and text of each fact, in the order in which a person reads them."""
+        """Return name and text of each fact, in reading order."""
         x, y, width, height = self.bounds
         sizes = ", ".join(f"{level.width} x {level.height} (1/{level.downsample:g})" for level in self.levels)
         size = f"{self.size[0]} x {self.size[1]} px"
         if self.mpp is not None:
             size += f", {self.size[0] * self.mpp / 1000:.3g} x {self.size[1] * self.mpp / 1000:.3g} mm"
-        found = [
+        lines = [
             ("slide", self.slide_id),
             ("channels", ", ".join(self.channels)),
             ("type", self.dtype),
@@ -122,15 +146,15 @@ class Description:
             ("background", self.background),
         ]
         if (width, height) != self.size:
-            found.append(("scanned part", f"{width} x {height} px at ({x}, {y})"))
-        return [*found, *self._level_lines(), *self._tissue_lines(), *self._channel_lines()]
+            lines.append(("scanned part", f"{width} x {height} px at ({x}, {y})"))
+        return [*lines, *self._level_lines(), *self._tissue_lines(), *self._channel_lines()]
 
     def _level_lines(self) -> list[tuple[str, str]]:
-        """Return from which level patches of the target scale are read, where there is a target."""
+        """Return the level from which patches of the target mpp are read."""
         if self.target_mpp is None or self.analysis is None:
             return []
         downsample = self.analysis.grid.downsample
-        level = level_for([each.downsample for each in self.levels], downsample, exact_factor=EXACT_READ_FACTOR)
+        level = level_for([level.downsample for level in self.levels], downsample, exact_factor=EXACT_READ_FACTOR)
         scale = self.levels[level].downsample
         text = f"level {level} (1/{scale:g}), {downsample / scale:.4g} px by as many to one"
         return [(f"at {self.target_mpp:g} um/px", f"read from {text}")]
@@ -140,11 +164,11 @@ class Description:
             return [("tissue", "not looked for: its least size is in um")]
         tissue = self.analysis.tissue
         lines = [("not scanned", f"{tissue.unscanned_share:.1%} of the slide")] if tissue.unscanned_share else []
-        sure = f"confidence {tissue.confidence:.2f}"
+        confidence = f"confidence {tissue.confidence:.2f}"
         if tissue.threshold is None:
-            return [*lines, ("tissue", f"none found, {sure}")]
+            return [*lines, ("tissue", f"none found, {confidence}")]
         above = "" if tissue.threshold < 0 else f", above {tissue.threshold:.3f} of the signal"
-        return [*lines, ("tissue", f"{self.tissue_share:.1%} of the slide{above}, {sure}")]
+        return [*lines, ("tissue", f"{self.tissue_share:.1%} of the slide{above}, {confidence}")]
 
     def _channel_lines(self) -> list[tuple[str, str]]:
         lines = []
@@ -165,18 +189,18 @@ class Description:
 
 
 def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_mask: Path | None = None) -> Description:
-    """Return what is known of a slide; its overview and some windows are read.
+    """Describe a slide; its overview and some windows at level 0 are read.
 
     Parameters
     ----------
     slide : Slide
         An open slide.
     config : TileConfig
-        How tissue and shifts are looked for.
+        Rules of tissue and shifts.
     slide_id : str
         Its id.
     tissue_mask : Path, optional
-        As of `analyse_slide`.
+        See `analyse_slide`.
 
     Raises
     ------
@@ -185,7 +209,7 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_ma
     InputUnsupportedError
         The slide is coarser than the target mpp by more than 2 %.
     InputCorruptError
-        It cannot be decoded, or the tissue mask cannot.
+        The slide or the tissue mask cannot be decoded.
     InputMissingError, ModalityMismatchError
         The tissue mask is missing or does not fit the slide.
     """
@@ -194,12 +218,11 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_ma
         overview, windows, background = analysis.overview, analysis.windows, analysis.background
         missing = np.zeros((1, 1), np.bool_) if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
     else:
-        overview, found, _, _ = slide.read_scanned_overview()
-        missing = found.mask
-        nowhere = np.zeros(overview.shape[1:], np.bool_)
+        overview, unscanned, _, _ = slide.read_scanned_overview()
+        missing = unscanned.mask
         windows = intensity.windows(
             overview,
-            nowhere,
+            np.zeros(overview.shape[1:], np.bool_),
             rule=config.intensity,
             is_rgb_uint8=slide.is_rgb,
             polarities=slide.polarities,
@@ -236,10 +259,7 @@ def saturated_shares(
 ) -> tuple[float, ...]:
     """Return the share of pixels at the detector's limit, per channel, in [0, 1]; NaN for floating point.
 
-    Of a dark channel that is its ceiling, of a bright one the type's least value: white glass is as it should be.
-    Counted at level 0, since means of several pixels hide it: on the whole of a small slide, else on 64 windows.
-    The ceiling is the type's largest value or, where no pixel of a uint16 channel exceeds it and some reach it, that of
-    10, 12 or 14 bits, be they the lower or the higher ones of the word.
+    The limit of a dark channel is the detector's ceiling, that of a bright one the dtype's least value.
 
     Parameters
     ----------
@@ -248,35 +268,38 @@ def saturated_shares(
     polarities : tuple of {"dark", "bright"}, length C
         Of each channel.
     unscanned : ndarray of bool, shape (h, w), optional
-        The whole slide at low resolution: what was never scanned takes no part.
+        The whole slide at low resolution; unscanned pixels take no part.
     """
     if slide.dtype.kind == "f":
         return (math.nan,) * len(slide.channels)
+    # Counted at level 0, since means of several pixels hide saturation. Only the most extreme value can be the limit,
+    # so only pixels at the extreme of their window are counted.
     counts: list[dict[int, int]] = [{} for _ in slide.channels]
     total = 0
-    for x, y, width, height in _windows(*slide.bounds):
+    for x, y, width, height in _sample_windows(*slide.bounds):
         pixels = slide.read_region(x, y, width, height)
         values = pixels.reshape(len(pixels), -1)
         if unscanned is not None and unscanned.any():
             scale = slide.size[0] / unscanned.shape[1], slide.size[1] / unscanned.shape[0]
             values = pixels[:, ~nearest_part(unscanned, scale, (x, y), 1.0, (width, height))]
         total += values.shape[1]
-        for found, plane, polarity in zip(counts, values, polarities, strict=True):
+        for count, plane, polarity in zip(counts, values, polarities, strict=True):
             if plane.size:
-                end = int(cast(Any, plane.min() if polarity == "bright" else plane.max()))
-                found[end] = found.get(end, 0) + int(np.count_nonzero(plane == end))
+                extreme = int(cast(Any, plane.min() if polarity == "bright" else plane.max()))
+                count[extreme] = count.get(extreme, 0) + int(np.count_nonzero(plane == extreme))
     limits = np.iinfo(cast(Any, slide.dtype))
     shares = []
-    for found, polarity in zip(counts, polarities, strict=True):
-        end = (min if polarity == "bright" else max)(found, default=0)
-        is_ceiling = end == limits.max or (slide.dtype == np.uint16 and end in _CEILINGS)
-        is_limit = end == limits.min if polarity == "bright" else is_ceiling
-        shares.append(found.get(end, 0) / total if is_limit and total else 0.0)
+    for count, polarity in zip(counts, polarities, strict=True):
+        extreme = (min if polarity == "bright" else max)(count, default=0)
+        # 10, 12 and 14-bit detectors saturate below the largest value of their uint16 files.
+        is_ceiling = extreme == limits.max or (slide.dtype == np.uint16 and extreme in _CEILINGS)
+        is_limit = extreme == limits.min if polarity == "bright" else is_ceiling
+        shares.append(count.get(extreme, 0) / total if is_limit and total else 0.0)
     return tuple(shares)
 
 
-def _windows(x: int, y: int, width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """Return windows (x, y, width, height) inside a part of a slide: all of it in one if it is small."""
+def _sample_windows(x: int, y: int, width: int, height: int) -> list[tuple[int, int, int, int]]:
+    """Return windows (x, y, width, height) spread over a part of a slide; the whole part if it is small."""
     if max(width, height) <= _WHOLE_PX:
         return [(x, y, width, height)]
     w, h = min(width, _SAMPLE_PX), min(height, _SAMPLE_PX)
@@ -285,3 +308,34 @@ def _windows(x: int, y: int, width: int, height: int) -> list[tuple[int, int, in
         for top in np.unique(np.linspace(0, height - h, _SAMPLES).astype(int))
         for left in np.unique(np.linspace(0, width - w, _SAMPLES).astype(int))
     ]
+
+
+def thumbnail(description: Description) -> Picture:
+    """Draw a slide: its channels in colours, names, and with mpp the outlined tissue and a scale bar.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
+        The slide's top-left pixel is at (row, column) = `THUMBNAIL_ORIGIN`.
+    """
+    view = compose(shrunk(description.overview, _LONGEST), description.windows, is_rgb=description.is_rgb)
+    factor = max(1, _SMALLEST // max(view.shape[:2]))
+    view = view.repeat(factor, axis=0).repeat(factor, axis=1)
+    if description.analysis is not None:
+        view = outlined(view, mask_under(view, description.analysis.tissue.mask))
+    height, width = view.shape[:2]
+    top, left = THUMBNAIL_ORIGIN
+    channels = () if description.is_rgb else description.channels
+    size = (2 * left + max(width, 420), top + height + _FOOT + _LINE * len(channels) + _MARGIN)
+    sheet = Image.new("RGB", size, PAPER)
+    sheet.paste(Image.fromarray(view), (left, top))
+    draw = ImageDraw.Draw(sheet)
+    draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
+    draw.text((left, _MARGIN), shortened(description.slide_id, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
+    if description.mpp is not None:
+        um_per_px = description.size[0] * description.mpp / width
+        draw_scale(draw, (left, top + height + 14), width, um_per_px)
+    share = f"tissue {description.tissue_share:.1%}, outlined" if description.analysis is not None else "mpp unknown"
+    draw.text((size[0] - left, top + height + 26), share, fill=FAINT, font=font(FONT_PX), anchor="ra")
+    draw_channels(draw, (left, top + height + _FOOT + 6), channels, width_px=size[0] - 2 * left - 22)
+    return np.asarray(sheet)

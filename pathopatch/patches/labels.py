@@ -1,4 +1,4 @@
-"""How much of a patch is tumour, how much is labelled at all, and which label follows."""
+"""Compute each patch's tumour fraction, labelled fraction and label."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from pathopatch.patches.annotations.tissue_outlines import check_tissue_mask
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSource:
-    """Where the labels of one slide come from.
+    """The files that label one slide.
 
     Parameters
     ----------
     tumor_mask : Path, optional
         Raster of the tumour.
     whole_slide_non_tumor : bool
-        The whole slide holds no tumour; goes without a `tumor_mask`.
+        The whole slide holds no tumour.
     labelled_mask : Path, optional
-        Raster of what was looked at; without one, everything was, if the tumour is known by a mask, and what the
-        configuration says if it is known by annotations.
+        Raster of the labelled area. Default: the whole slide with a tumour mask, as configured with annotations.
     annotations : Path, optional
-        Outlines of QuPath or ASAP, in place of a tumour mask.
+        Outlines of QuPath or ASAP.
 
     Raises
     ------
     InputUnsupportedError
-        The tumour is stated twice: by a mask, by annotations, or as absent.
+        More than one of mask, annotations and absence states the tumour.
     """
 
     tumor_mask: Path | None = None
@@ -44,22 +43,22 @@ class LabelSource:
     annotations: Path | None = None
 
     def __post_init__(self) -> None:
-        said = {
+        statements = {
             f"the mask {self.tumor_mask}": self.tumor_mask is not None,
             f"the annotations {self.annotations}": self.annotations is not None,
             "the word none": self.whole_slide_non_tumor,
         }
-        given = [name for name, is_given in said.items() if is_given]
-        if len(given) > 1:
+        stated = [name for name, is_stated in statements.items() if is_stated]
+        if len(stated) > 1:
             raise InputUnsupportedError(
-                f"the tumour is stated by {' and by '.join(given)}",
+                f"the tumour is stated by {' and by '.join(stated)}",
                 place=str(self.tumor_mask or self.annotations),
                 remedy="give one of them",
             )
 
     @property
     def paths(self) -> dict[str, Path]:
-        """The files that are given, by role."""
+        """The given files, by role."""
         files = {
             "tumor_mask": self.tumor_mask,
             "labelled_mask": self.labelled_mask,
@@ -78,12 +77,12 @@ def label_fractions(
     bounds_origin: tuple[int, int] = (0, 0),
     config: LabelConfig | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return how much of each patch is tumour and how much is labelled.
+    """Return each patch's tumour fraction and labelled fraction.
 
     Parameters
     ----------
     source : LabelSource or None
-        Where labels come from; None: nothing is known.
+        None: no label is known.
     x, y : ndarray of int64, shape (N,)
         Origins, level-0 px.
     extent : float
@@ -93,13 +92,12 @@ def label_fractions(
     bounds_origin : tuple of int
         (x, y) of the slide's bounds, level-0 px, from which QuPath measures.
     config : LabelConfig, optional
-        What the names in annotations mean.
+        The meaning of the names in annotations.
 
     Returns
     -------
     tumor_fraction, labelled_fraction : ndarray of float64, shape (N,)
-        In [0, 1], of the patch's part on the slide. Nothing known: NaN, both. A labelled mask without word of the
-        tumour: NaN tumour.
+        In [0, 1], of the patch's part on the slide; NaN where unknown.
 
     Raises
     ------
@@ -112,16 +110,17 @@ def label_fractions(
     tumor = labelled = unknown
     if source.annotations is not None:
         settings = (config or LabelConfig()).annotations
-        found = regions_of(source.annotations, settings, slide_size=slide_size, bounds_origin=bounds_origin)
-        tumor = PolygonFractions(found.tumor, slide_size).fractions(x, y, extent)
-        if found.labelled is not None:
-            labelled = PolygonFractions(found.labelled, slide_size).fractions(x, y, extent)
+        areas = regions_of(source.annotations, settings, slide_size=slide_size, bounds_origin=bounds_origin)
+        tumor = PolygonFractions(areas.tumor, slide_size).fractions(x, y, extent)
+        if areas.labelled is not None:
+            labelled = PolygonFractions(areas.labelled, slide_size).fractions(x, y, extent)
     elif source.tumor_mask is not None:
         tumor = MaskFractions(source.tumor_mask, slide_size).fractions(x, y, extent)
     elif source.whole_slide_non_tumor:
         tumor = np.zeros(len(x))
     if source.labelled_mask is not None:
         labelled = MaskFractions(source.labelled_mask, slide_size).fractions(x, y, extent)
+    # Without any statement of what was labelled, a known tumour fraction means that all of the patch was.
     return tumor, np.where(np.isnan(labelled) & ~np.isnan(tumor), 1.0, labelled)
 
 
@@ -134,20 +133,20 @@ def label_file_errors(
     config: LabelConfig | None = None,
     is_quick: bool = False,
 ) -> dict[str, PathopatchError]:
-    """Return what is wrong with the files that say tumour, labels and tissue of a slide, by role.
+    """Return the errors in a slide's files of tumour, labels and tissue, by role.
 
     Parameters
     ----------
     source : LabelSource
-        Where labels come from.
+        The files that label the slide.
     tissue_mask : Path, optional
         Raster or outlines of the tissue.
     slide_size, bounds_origin : tuple of int
         As for `label_fractions`.
     config : LabelConfig, optional
-        What the names in annotations mean; None: not known yet, and any name is well.
+        The meaning of the names in annotations; None: unknown yet, and any name is accepted.
     is_quick : bool
-        Look at the headers of masks alone.
+        Read only the headers of masks.
     """
     paths = {**source.paths, **({} if tissue_mask is None else {"tissue_mask": tissue_mask})}
     errors: dict[str, PathopatchError] = {}
@@ -155,10 +154,10 @@ def label_file_errors(
         try:
             if role == "annotations":
                 outlines = read_annotations(path)
-                known = (
+                settings = (
                     AnnotationConfig(tumor=tuple(sorted(set(outlines.names)))) if config is None else config.annotations
                 )
-                regions(outlines, known, slide_size=slide_size, bounds_origin=bounds_origin)
+                regions(outlines, settings, slide_size=slide_size, bounds_origin=bounds_origin)
             elif role == "tissue_mask":
                 check_tissue_mask(path, slide_size, is_quick=is_quick)
             else:
@@ -182,17 +181,17 @@ def labels(
     tumor_fraction, labelled_fraction : ndarray of float64, shape (N,)
         In [0, 1], NaN where unknown.
     patch_px : int
-        Side of a patch, px: without a least tumour fraction, one pixel of a whole patch's area makes it tumour.
+        Side of a patch, px: without a least tumour fraction, one pixel makes a patch tumour.
     config : LabelConfig
-        The limits; all are reached by equality. With an ambiguous zone a patch is tumour from its upper end on and
-        non-tumour up to its lower end.
+        The limits, all inclusive. With an ambiguous zone, a patch is non-tumour up to its lower end and tumour from its
+        upper end on.
 
     Returns
     -------
     ndarray of int64, shape (N,)
         1 tumour, 0 non-tumour, -1 not labelled or ambiguous.
     """
-    slack = 1e-9  # an area mean may miss a limit that it reaches by the last bit
+    slack = 1e-9  # rounding of an area mean must not decide at a limit
     least = 1 / patch_px**2 if config.min_tumor_fraction is None else config.min_tumor_fraction
     is_known = (labelled_fraction >= config.min_labelled_fraction * (1 - slack)) & ~np.isnan(tumor_fraction)
     if config.ambiguous is not None:

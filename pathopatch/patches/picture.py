@@ -1,6 +1,6 @@
-"""How does a slide look in a picture? Colours of channels, scale bar, outlines and letters: for eyes, not measuring.
+"""Draw slides as RGB pictures: channels in colours, outlines, scale bars and text.
 
-Equal arguments give equal bytes: no dates in the file, no fonts of the machine. Pure arithmetic but for `write_png`.
+Equal arguments give equal bytes: files hold no dates, and the font does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -19,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pathopatch.slides.resample import resized
 
 Picture = NDArray[np.uint8]
-"""(h, w, 3), red, green, blue."""
+"""Shape (h, w, 3): red, green, blue."""
 
-# Fixed colours of dark slides' channels, in order: the red, green, blue of CARS, TPEF, SHG pictures, then mixtures.
+# Colours of dark slides' channels, in order: the red, green, blue of published CARS, TPEF, SHG pictures, then mixtures.
 CHANNEL_COLORS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 0))
 COLOR_NAMES = {
     (1, 0, 0): "red",
@@ -34,24 +33,14 @@ COLOR_NAMES = {
 }
 INK, PAPER, FAINT = (25, 25, 25), (255, 255, 255), (110, 110, 110)
 FONT_PX = 20
-BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))  # lines seen on any ground
+BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))  # two lines, visible on any ground
 _STRIPE_PX, _STRIPES = 4, (95, 165)
 
 
 def shrunk(overview: NDArray[np.generic], longest_px: int) -> NDArray[np.generic]:
-    """Return an overview whose longest side has at most so many px, by area means.
+    """Return an overview (C, h, w) with at most `longest_px` per side, by area means, in the same dtype.
 
-    Parameters
-    ----------
-    overview : ndarray, shape (C, h, w)
-        In the slide's type.
-    longest_px : int
-        Positive.
-
-    Returns
-    -------
-    ndarray, shape (C, h', w')
-        In the same type; the scales are exactly ``h / h'`` and ``w / w'``.
+    The scales of the result (C, h', w') are exactly ``h / h'`` and ``w / w'``.
     """
     height, width = overview.shape[1:]
     factor = max(height, width) / longest_px
@@ -68,22 +57,18 @@ def compose(
     is_rgb: bool,
     shown: Sequence[bool] | None = None,
 ) -> Picture:
-    """Return a slide's overview as an RGB picture: brightfield as it is, other channels in fixed colours.
+    """Return an overview as an RGB picture: brightfield unchanged, other channels in fixed colours.
 
     Parameters
     ----------
     overview : ndarray, shape (C, h, w)
-        In the slide's type.
+        Source units.
     windows : ndarray of float64, shape (C, 2)
-        Intensity drawn black, and drawn in full colour, per channel: the slide's windows, not the picture's.
+        Intensities drawn black and in full colour, per channel.
     is_rgb : bool
-        The channels are R, G, B of type uint8.
+        The channels are R, G, B of dtype uint8.
     shown : sequence of bool, length C, optional
-        Which channels are drawn, each in the colour that it has among all; all of them if not given.
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
+        The channels to draw, in the colours that they have among all; default: all.
     """
     is_shown = [True] * len(overview) if shown is None else shown
     if is_rgb:
@@ -102,92 +87,55 @@ def compose(
 def outlined(
     view: Picture, inside: NDArray[np.bool_], *, colors: Sequence[tuple[int, int, int]] = BLACK_AND_WHITE
 ) -> Picture:
-    """Return the picture with lines along the inside of the edge of a mask.
+    """Return the picture with lines along the inner edge of a mask (h, w); the picture's border is an edge.
 
     Parameters
     ----------
     view : ndarray of uint8, shape (h, w, 3)
+        The picture.
     inside : ndarray of bool, shape (h, w)
-        The picture's border counts as an edge.
+        The mask.
     colors : sequence of tuple of int
         Red, green, blue of each line, the outermost first.
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
     """
     drawn = view.copy()
     for color in colors:
         core = inside
         for _ in range(max(1, round(max(view.shape) / 700))):
-            core = _shrunk(core)
+            core = _erode(core)
         drawn[inside & ~core] = color
         inside = core
     return drawn
 
 
 def mask_under(view: Picture, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which pixels of a picture are set by more than half.
-
-    Parameters
-    ----------
-    view : ndarray of uint8, shape (h, w, 3)
-    mask : ndarray of uint8, shape (H, W)
-        Of any scale; it covers what the picture shows. 0 or 1.
-
-    Returns
-    -------
-    ndarray of bool, shape (h, w)
-    """
+    """Return a mask (H, W) of 0 and 1 at the size of a picture of the same area, by majority, as bool (h, w)."""
     size = view.shape[1], view.shape[0]
     method = cv2.INTER_AREA if mask.shape[1] >= size[0] else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(mask * np.uint8(255), size, interpolation=method) > 127, np.bool_)
 
 
 def hatched(view: Picture, where: NDArray[np.bool_]) -> Picture:
-    """Return the picture with slanting grey stripes in place of some pixels: seen on any ground, and no slide's look.
-
-    Parameters
-    ----------
-    view : ndarray of uint8, shape (h, w, 3)
-    where : ndarray of bool, shape (h, w)
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
-    """
+    """Return the picture (h, w, 3) with diagonal grey stripes in place of the pixels `where` (h, w)."""
     slant = np.add.outer(np.arange(where.shape[0]), np.arange(where.shape[1]))
     stripes = np.array(_STRIPES, np.uint8)[slant // _STRIPE_PX % 2]
     return np.where(where[..., None], stripes[..., None], view)
 
 
-def _shrunk(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask without its outermost pixels; the picture's border counts as outside."""
+def _erode(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return a mask without its outermost pixels (4 neighbours); outside the picture nothing is set."""
     padded = np.pad(mask, 1)
     return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def write_png(path: Path, image: Picture) -> None:
-    """Write an RGB picture as PNG without any metadata.
-
-    Parameters
-    ----------
-    path : Path
-        File to write; the caller renames it into place.
-    image : ndarray of uint8, shape (H, W, 3)
-    """
+    """Write an RGB picture as PNG without metadata; the caller renames it into place."""
     with path.open("wb") as stream:
         Image.fromarray(image).save(stream, format="PNG", compress_level=6)
 
 
 def round_length_um(limit_um: float) -> float:
-    """Return the longest of 1, 2, 5, 10, 20, 50 … um that is at most the limit.
-
-    Parameters
-    ----------
-    limit_um : float
-        Positive.
-    """
+    """Return the longest of 1, 2, 5, 10, 20, 50 … um up to a positive limit."""
     power = 10.0 ** math.floor(math.log10(limit_um))
     return max(step * power for step in (1, 2, 5) if step * power <= limit_um * (1 + 1e-9))
 
@@ -200,11 +148,13 @@ def length_text(length_um: float) -> str:
 @lru_cache(maxsize=8)
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return the font that matplotlib ships, so that pictures do not depend on the machine's fonts."""
+    import matplotlib as mpl  # here: it loads slowly, and only pictures with text need it
+
     return ImageFont.truetype(str(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def shortened(text: str, width_px: int, size: int = FONT_PX + 4) -> str:
-    """Return the text, its tail replaced by an ellipsis where it would leave the sheet."""
+    """Return the text cut to a width, with an ellipsis."""
     letters = font(size)
     if letters.getlength(text) <= width_px:
         return text
@@ -224,7 +174,7 @@ def draw_scale(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, u
 def draw_channels(
     draw: ImageDraw.ImageDraw, corner: tuple[int, int], channels: Sequence[str], *, width_px: int
 ) -> None:
-    """Draw one line a channel: a swatch of its colour, and its name in at most so many px."""
+    """Draw one line per channel: its colour, and its name cut to a width."""
     x, y = corner
     for name, color in zip(channels, channel_colors(len(channels)), strict=True):
         draw.rectangle((x, y + 5, x + 14, y + 19), fill=tuple(180 * part for part in color), outline=FAINT)
@@ -233,7 +183,7 @@ def draw_channels(
 
 
 def channel_colors(count: int) -> tuple[tuple[int, int, int], ...]:
-    """Return each channel's colour; one channel alone is grey, those past the palette start it anew."""
+    """Return each channel's colour; a single channel is grey, and a seventh starts the palette again."""
     if count == 1:
         return ((1, 1, 1),)
     return tuple(CHANNEL_COLORS[index % len(CHANNEL_COLORS)] for index in range(count))

@@ -1,4 +1,4 @@
-"""Read a slide's patches, overview and attributes from its store; pixels that were not stored, from the slide."""
+"""Read a slide's patches, overview and attributes from its store, and pixels that it does not keep from the slide."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def store_stamp(path: Path) -> Stamp | None:
 
 
 def store_source(path: Path) -> Any:
-    """Return the `Slide.source` that a store was made of; None if it does not say."""
+    """Return the `Slide.source` of a store; None if it records none."""
     record = _attributes_of(path).get("source")
     return record.get("path") if isinstance(record, dict) else None
 
 
 def store_levels(path: Path) -> dict[str, float]:
-    """Return the background levels by channel, source units, that a store took from its cohort; else none."""
+    """Return a store's background levels from its cohort, source units, by channel; empty if it took none."""
     return dict(_attributes_of(path).get("cohort_levels", {}))
 
 
 def _attributes_of(path: Path) -> dict[str, Any]:
-    """Return the attributes of a store; nothing where there is none, or none that can be read."""
+    """Return a store's attributes; empty if there is no readable store."""
     try:
         return dict(zarr.open_group(path, mode="r").attrs.asdict())
     except (FileNotFoundError, ValueError, KeyError):
@@ -47,7 +47,7 @@ def _attributes_of(path: Path) -> dict[str, Any]:
 
 
 class PatchStore:
-    """A finished store, for reading; pickles by opening it again.
+    """A finished store, for reading.
 
     Parameters
     ----------
@@ -81,6 +81,7 @@ class PatchStore:
             stamp = Stamp.from_dict(self.attributes["stamp"])
             require_schema(stamp, place=path)
 
+    # A worker process opens the store itself: open files and locks cannot be pickled.
     def __reduce__(self) -> tuple[Any, ...]:
         return PatchStore, (self.path,)
 
@@ -90,18 +91,18 @@ class PatchStore:
 
     @property
     def windows(self) -> NDArray[np.float64]:
-        """Intensities that become 0 and 1: ndarray of float64, shape (C, 2), source units."""
+        """Intensities that become 0 and 1, shape (C, 2), source units."""
         return np.asarray(self.attributes["windows"], np.float64)
 
     @property
     def has_patches(self) -> bool:
-        """Whether pixels are stored (not with ``store = "none"``)."""
+        """Whether pixels are stored."""
         return (self.path / "patches" / "zarr.json").is_file()
 
     @cached_property
     def origins(self) -> NDArray[np.int64]:
-        """(x, y) of each patch, level-0 px: ndarray of int64, shape (N, 2), in the order of the rows."""
-        return np.asarray(self._small("origins"), np.int64)
+        """(x, y) of each patch, level-0 px, int64 of shape (N, 2), in the order of the rows."""
+        return np.asarray(self._read_array("origins"), np.int64)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -111,7 +112,7 @@ class PatchStore:
 
     @property
     def patch_ids(self) -> list[str]:
-        """Each patch's id, in the order of the rows."""
+        """Patch ids, in the order of the rows."""
         return list(self._rows)
 
     def rows(self, patch_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -120,7 +121,7 @@ class PatchStore:
         Raises
         ------
         InputMissingError
-            An id is not of this store.
+            The store has no such id.
         """
         try:
             return np.array([self._rows[patch_id] for patch_id in patch_ids], np.int64)
@@ -128,95 +129,86 @@ class PatchStore:
             raise InputMissingError(
                 f"no patch {error.args[0]!r} in this store",
                 place=str(self.path),
-                remedy="make the groups anew from the patch tables beside this store",
+                remedy="form the groups again from the patch tables beside this store",
             ) from error
 
     def read(self, rows: ArrayLike) -> NDArray[np.generic]:
-        """Return patches in any order, from the store or, where it keeps no pixels, from the slide: the same ones.
+        """Return patches in any order, shape (n, C, P, P), source units.
+
+        A store without pixels reads the same patches from the slide.
 
         Parameters
         ----------
         rows : array_like of int, shape (n,)
-            Rows, see `rows`.
-
-        Returns
-        -------
-        ndarray, shape (n, C, P, P)
-            Source units.
+            See the method `rows`.
 
         Raises
         ------
         InputMissingError
-            There is no such row, or the slide is needed and gone.
+            There is no such row, or the slide is needed and missing.
         StaleArtefactError
-            The slide is needed and not the one that was tiled.
+            The slide is needed and is not the one that was tiled.
         InputCorruptError
             A shard or the slide cannot be read.
         """
-        wanted = np.asarray(rows, np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+        indices = np.asarray(rows, np.int64)
+        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
             raise InputMissingError(
-                f"rows {wanted.min()} to {wanted.max()} of {len(self)} patches", place=str(self.path)
+                f"rows {indices.min()} to {indices.max()} of {len(self)} patches", place=str(self.path)
             )
         if not self.has_patches:
-            return self._from_slide.read(self.origins[wanted]).astype(stored_dtype(np.dtype(self.attributes["dtype"])))
+            return self._source_patches.read(self.origins[indices]).astype(
+                stored_dtype(np.dtype(self.attributes["dtype"]))
+            )
         try:
-            return self._patches.rows(wanted)
+            return self._patches.rows(indices)
         except DECODING_ERRORS as error:
             raise InputCorruptError(
                 f"a shard cannot be read: {error}", place=str(self.path), remedy="tile the slide again"
             ) from error
 
     def check_source(self) -> None:
-        """Check that patches could be read from the slide, were none stored.
-
-        Raises
-        ------
-        InputMissingError, StaleArtefactError, InputCorruptError
-            See `read`.
-        """
-        self._from_slide.check()
+        """Check that the slide could replace the stored pixels; raises as `read`."""
+        self._source_patches.check()
 
     def close(self) -> None:
-        """Let go of the slide's files, where patches are read from them; a later read opens them again."""
-        if "_from_slide" in self.__dict__:
-            self._from_slide.close()
+        """Close the slide's files, if any are open; a later read opens them again."""
+        if "_source_patches" in self.__dict__:
+            self._source_patches.close()
 
     def overview(self, level: int = 0) -> NDArray[np.generic]:
-        """Return the overview, ndarray of shape (C, h, w), source units; each further level is half as large."""
-        return self._small(f"overview/{level}")
+        """Return the overview, shape (C, h, w), source units; each further level is half as large."""
+        return self._read_array(f"overview/{level}")
 
     def tissue(self, level: int = 0) -> NDArray[np.uint8]:
-        """Return the overview's tissue mask, ndarray of uint8, shape (h, w); 1 is tissue."""
-        return np.asarray(self._small(f"overview/labels/tissue/{level}"), np.uint8)
+        """Return the overview's tissue mask, uint8 of shape (h, w); 1 is tissue."""
+        return np.asarray(self._read_array(f"overview/labels/tissue/{level}"), np.uint8)
 
     def unscanned(self, level: int = 0) -> NDArray[np.uint8] | None:
-        """Return which part of the overview was never scanned, as `tissue` does; None where nobody looked for it."""
+        """Return the overview's unscanned pixels, uint8 of shape (h, w); None if all were scanned."""
         name = f"overview/labels/unscanned/{level}"
-        return np.asarray(self._small(name), np.uint8) if (self.path / name).is_dir() else None
+        return np.asarray(self._read_array(name), np.uint8) if (self.path / name).is_dir() else None
 
     @property
     def has_overview(self) -> bool:
-        """Whether there is an overview: ready patches have none, for nothing lies between them."""
+        """Whether there is an overview; an imported set of patches has none."""
         return (self.path / "overview" / "zarr.json").is_file()
 
     @property
     def coarsest_level(self) -> int:
-        """The overview's smallest level, about 512 px on its longer side."""
+        """The overview's smallest level, at most 512 px on its longer side."""
         return sum(1 for _ in (self.path / "overview").glob("[0-9]*")) - 1
 
     @cached_property
     def _patches(self) -> ZarrReader:
-        """What reads the stored patches."""
         return ZarrReader(self.path / "patches")
 
     @cached_property
-    def _from_slide(self) -> SourcePatches:
-        """What reads patches that are not stored."""
+    def _source_patches(self) -> SourcePatches:
         return SourcePatches(self.attributes, self.path)
 
-    def _small(self, name: str) -> NDArray[np.generic]:
-        """Return a small array whole."""
+    def _read_array(self, name: str) -> NDArray[np.generic]:
+        """Read a small array whole."""
         try:
             return ZarrReader(self.path / name).read()
         except DECODING_ERRORS as error:
@@ -226,21 +218,21 @@ class PatchStore:
 
 
 def require_one_geometry(work: Path, slides: Sequence[str]) -> None:
-    """Refuse stored slides that were not cut alike.
+    """Refuse stored slides of different patch size or stride.
 
     Raises
     ------
     StaleArtefactError
-        Sides of patches or steps between them differ; a slide of each kind is named.
+        They differ; a slide of each kind is named.
     """
-    seen: dict[tuple[int, int], str] = {}
+    slide_by_geometry: dict[tuple[int, int], str] = {}
     for slide in slides:
         attributes = PatchStore(work / "slides" / f"{slide}.zarr").attributes
-        seen.setdefault((attributes["patch_px"], attributes["stride_px"]), slide)
-    if len(seen) > 1:
+        slide_by_geometry.setdefault((attributes["patch_px"], attributes["stride_px"]), slide)
+    if len(slide_by_geometry) > 1:
         raise StaleArtefactError(
             "the slides are cut differently: "
-            + "; ".join(f"{slide} at {px} px every {step} px" for (px, step), slide in seen.items()),
+            + "; ".join(f"{slide} at {px} px every {step} px" for (px, step), slide in slide_by_geometry.items()),
             place=str(work / "slides"),
             remedy="run pathopatch tile again with --force",
         )

@@ -143,9 +143,8 @@ def describe(
     PathopatchError
         The slide cannot be opened or read.
     """
-    from pathopatch.patches.describe import describe_slide
+    from pathopatch.patches.describe import describe_slide, thumbnail
     from pathopatch.patches.picture import write_png
-    from pathopatch.patches.thumbnail import thumbnail
 
     with open_row(row, fallback_mpp=slide_mpp) as slide:
         if picture is not None:
@@ -292,7 +291,7 @@ def _checked_facts(row: SlideRow, measure: TileConfig | None, labels: LabelConfi
             from pathopatch.patches.describe import describe_slide
 
             mask = None if "tissue_mask" in errors else row.tissue_mask
-            known |= describe_slide(slide, measure, slide_id=row.slide_id, tissue_mask=mask).measured()
+            known |= describe_slide(slide, measure, slide_id=row.slide_id, tissue_mask=mask).measurements()
         return known if errors else {**_facts(row, slide), **known}
 
 

@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 from pathopatch.cli import app
 from pathopatch.core.config import RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.patches import tile_slide
-from pathopatch.patches.describe import Description, describe_slide, saturated_shares
+from pathopatch.patches.describe import THUMBNAIL_ORIGIN, Description, describe_slide, saturated_shares, thumbnail
 from pathopatch.patches.picture import compose
-from pathopatch.patches.thumbnail import corner, thumbnail
 from pathopatch.slides import open_slide
 
 Make = Callable[..., Any]
@@ -118,13 +117,13 @@ def test_without_mpp_the_rest_is_told_and_no_tissue_is_looked_for(tmp_path: Path
     assert told(found)["mpp"] == "not stated: give --slide-mpp"
     assert math.isnan(found.tissue_share)
     view = compose(found.overview, found.windows, is_rgb=False).repeat(8, 0).repeat(8, 1)  # 60 px to 480
-    top, left = corner()
+    top, left = THUMBNAIL_ORIGIN
     np.testing.assert_array_equal(thumbnail(found)[top : top + 480, left : left + 400], view)
 
 
 def test_the_picture_shows_the_slide_and_outlines_the_tissue(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
     found = describe_slide(make_slide(h_and_e(two_discs)), CONFIG, slide_id="s")
-    top, left = corner()
+    top, left = THUMBNAIL_ORIGIN
     shown = thumbnail(found)[top : top + 300, left : left + 400]  # 200 x 150 px, doubled
     plain = h_and_e(two_discs).transpose(1, 2, 0).repeat(2, 0).repeat(2, 1)
     is_drawn = (shown != plain).any(axis=2)
@@ -137,7 +136,7 @@ def test_the_picture_shows_the_slide_and_outlines_the_tissue(make_slide: Make, t
 def test_the_scale_bar_is_as_long_as_it_says(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
     found = describe_slide(make_slide(h_and_e(two_discs), mpp=2.0), CONFIG, slide_id="s")
     picture = thumbnail(found)  # 1 um per px of the picture, 400 px wide: a bar of 100 um
-    bar = picture[corner()[0] + 300 + 14 + 3]
+    bar = picture[THUMBNAIL_ORIGIN[0] + 300 + 14 + 3]
     assert (bar.max(axis=1) < 60).sum() == 100
 
 
