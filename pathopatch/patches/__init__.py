@@ -1,6 +1,6 @@
-"""Which patches does a slide have, what is in them, where are they kept? The stage is `tile`.
+"""Cut slides into patches: grid, tissue, intensity, labels, and the store that keeps them.
 
-The names below are loaded on first use, so that who only reads a grid does without the stores.
+The names below are loaded on first use, so that reading a grid does not load the stores.
 """
 
 from __future__ import annotations
@@ -24,41 +24,20 @@ if TYPE_CHECKING:
     from pathopatch.patches.tile import TileResult as TileResult
     from pathopatch.patches.tile import tile_slide as tile_slide
 
-_HOMES = {
-    "Grid": "pathopatch.patches.grid",
-    "LabelSource": "pathopatch.patches.labels",
-    "PatchStore": "pathopatch.patches.store",
-    "SlideAnalysis": "pathopatch.patches.analysis",
-    "TileResult": "pathopatch.patches.tile",
-    "analyse_slide": "pathopatch.patches.analysis",
-    "cohort_config": "pathopatch.patches.cohort",
-    "grid_of": "pathopatch.patches.analysis",
-    "is_finished": "pathopatch.patches.cache_check",
-    "is_tiled": "pathopatch.patches.cache_check",
-    "iterate_patches": "pathopatch.patches.analysis",
-    "require_one_geometry": "pathopatch.patches.store",
-    "tile_patches": "pathopatch.patches.patch_import",
-    "tile_slide": "pathopatch.patches.tile",
+_NAMES = {
+    "analysis": ("SlideAnalysis", "analyse_slide", "grid_of", "iterate_patches"),
+    "cache_check": ("is_finished", "is_tiled"),
+    "cohort": ("cohort_config",),
+    "grid": ("Grid",),
+    "labels": ("LabelSource",),
+    "patch_import": ("tile_patches",),
+    "store": ("PatchStore", "require_one_geometry"),
+    "tile": ("TileResult", "tile_slide"),
 }
-__all__ = [
-    "Grid",
-    "LabelSource",
-    "PatchStore",
-    "SlideAnalysis",
-    "TileResult",
-    "analyse_slide",
-    "cohort_config",
-    "grid_of",
-    "is_finished",
-    "is_tiled",
-    "iterate_patches",
-    "require_one_geometry",
-    "tile_patches",
-    "tile_slide",
-]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    for module, names in _NAMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -37,47 +37,19 @@ _TISSUE_REMEDY = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SlideAnalysis:
-    """The facts of a slide that its patches depend on.
-
-    Parameters
-    ----------
-    grid : Grid
-        Origins and size of the patches.
-    tissue : TissueModel
-        The slide's tissue.
-    windows : ndarray of float64, shape (C, 2)
-        Intensities that become 0 and 1, source units.
-    overview : ndarray, shape (C, h, w)
-        The whole slide, longest side at most 4096 px, source units.
-    fill : ndarray, shape (C,)
-        Value of the pixels beyond the slide, source units.
-    background : str
-        The polarities as text, see `pathopatch.slides.background.parse_background`.
-    shifts : tuple of Shift
-        Of each channel but the first against the first, before alignment; empty where not measured.
-    offsets : tuple of (int, int)
-        Level-0 px (x, y) added to each channel's read position for alignment; empty: no alignment.
-    """
+    """The facts of a slide that its patches depend on."""
 
     grid: Grid
     tissue: TissueModel
-    windows: NDArray[np.float64]
-    overview: NDArray[np.generic]
-    fill: NDArray[np.generic]
-    background: Background
-    shifts: tuple[Shift, ...] = ()
-    offsets: tuple[tuple[int, int], ...] = ()
+    windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
+    overview: NDArray[np.generic]  # (C, h, w): the whole slide, longest side at most 4096 px, source units
+    fill: NDArray[np.generic]  # (C,): value of the pixels beyond the slide, source units
+    background: Background  # the polarities as text
+    shifts: tuple[Shift, ...] = ()  # of each channel but the first, before alignment; empty: not measured
+    offsets: tuple[tuple[int, int], ...] = ()  # (x, y) added to each channel's read position, level-0 px
 
     def warnings(self, mpp: float, warn_um: float) -> list[str]:
-        """Return warnings of uncertain tissue and of channels shifted by more than `warn_um`.
-
-        Parameters
-        ----------
-        mpp : float
-            um per level-0 px.
-        warn_um : float
-            Distance, um.
-        """
+        """Return warnings of uncertain tissue and of channels shifted by more than `warn_um`; mpp is of level 0."""
         remedy = "corrected by whole px" if self.offsets else "run tile with --align, or register the files"
         far = [
             f"channel {shift.channel} is shifted by {shift.distance_px * mpp:.1f} um ({shift.x_px:+.1f} px across, "
@@ -88,21 +60,11 @@ class SlideAnalysis:
         if self.tissue.confidence >= UNCERTAIN_BELOW:
             return far
         doubts = "; ".join(self.tissue.doubts)
-        return [
-            f"the tissue is uncertain (confidence {self.tissue.confidence:.2f}): {doubts}. {_TISSUE_REMEDY}",
-            *far,
-        ]
+        return [f"the tissue is uncertain (confidence {self.tissue.confidence:.2f}): {doubts}. {_TISSUE_REMEDY}", *far]
 
 
 def grid_of(slide: Slide, config: TileConfig) -> Grid:
-    """Return a slide's grid; no pixel is read.
-
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    config : TileConfig
-        Without a target mpp the slide's own is kept.
+    """Return a slide's grid; no pixel is read. Without a target mpp the slide's own is kept.
 
     Raises
     ------
@@ -123,13 +85,7 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
             remedy="choose a target mpp that no slide is coarser than",
         )
     width, height = slide.size
-    return Grid(
-        width=width,
-        height=height,
-        downsample=downsample,
-        patch_px=config.patch_px,
-        stride_px=config.step_px,
-    )
+    return Grid(width=width, height=height, downsample=downsample, patch_px=config.patch_px, stride_px=config.step_px)
 
 
 def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> SlideAnalysis:
@@ -292,11 +248,7 @@ def _check_finite(pixels: NDArray[np.generic], slide: Slide) -> None:
 
 
 def iterate_patches(
-    slide: Slide,
-    analysis: SlideAnalysis,
-    *,
-    origins: NDArray[np.int64] | None = None,
-    min_tissue: float = 0.0,
+    slide: Slide, analysis: SlideAnalysis, *, origins: NDArray[np.int64] | None = None, min_tissue: float = 0.0
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]]:
     """Yield patches in batches of bounded size, in the order of the origins.
 

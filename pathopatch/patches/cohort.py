@@ -42,21 +42,11 @@ _AGREEMENT = 0.1  # largest relative deviation from the median; one grey level i
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TissueIntensities:
-    """How bright a slide's tissue is.
-
-    Parameters
-    ----------
-    channels : tuple of str
-        In the order of the quantiles.
-    polarities : tuple of {"dark", "bright"}
-        Of each channel.
-    quantiles : ndarray of float64, shape (C, 2001) or (C, 0), or None
-        See `pathopatch.patches.analysis.slide_quantiles`; None for uint8 RGB, which needs no windows.
-    """
+    """How bright a slide's tissue is."""
 
     channels: tuple[str, ...]
     polarities: Polarities
-    quantiles: NDArray[np.float64] | None
+    quantiles: NDArray[np.float64] | None  # (C, 2001), or (C, 0) without tissue; None for uint8 RGB, which needs none
 
 
 MeasureSlides = Callable[[Sequence[SlideRow]], Mapping[str, TissueIntensities | PathopatchError]]
@@ -186,21 +176,9 @@ def _pool_windows(
 def find_background_levels(
     work: Path, slide_ids: Collection[str], cohort: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Return cohort background levels for uncertain slides whose own levels differ from them.
+    """Return the cohort's background levels for those of `slide_ids` that are uncertain and have other levels.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    slide_ids : collection of str
-        The slides that may be given levels.
-    cohort : sequence of str
-        The slides whose levels may be used.
-
-    Returns
-    -------
-    dict of str to dict of str to float
-        Level, source units, by slide_id and channel.
+    Levels are by slide_id and channel, in source units; they come from the certain slides of `cohort`.
     """
     entries = {slide: entry for slide in cohort if (entry := _status_without_cohort_levels(work, slide))}
     uncertain = [slide for slide, entry in entries.items() if entry["tissue_confidence"] < UNCERTAIN_BELOW]

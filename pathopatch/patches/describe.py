@@ -51,57 +51,23 @@ THUMBNAIL_ORIGIN = (_MARGIN + _HEAD, _MARGIN)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Description:
-    """The facts and measurements of a slide.
-
-    Parameters
-    ----------
-    slide_id : str
-        Its id.
-    channels : tuple of str
-        In the order of the pixels.
-    dtype : str
-        Type of the pixels.
-    size : tuple of int
-        (width, height), level-0 px.
-    bounds : tuple of int
-        (x, y, width, height) of the scanned part, level-0 px.
-    mpp : float or None
-        um per level-0 px; None if unknown.
-    levels : tuple of Level
-        Finest first.
-    background : str
-        ``dark`` or ``bright``.
-    is_rgb : bool
-        Whether it is brightfield colour.
-    overview : ndarray, shape (C, h, w)
-        The whole slide, source units.
-    windows : ndarray of float64, shape (C, 2)
-        Intensities drawn black and full.
-    saturated : tuple of float
-        See `saturated_shares`.
-    analysis : SlideAnalysis or None
-        None without mpp: tissue sizes are in um.
-    warnings : tuple of str
-        What a person should check.
-    target_mpp : float or None
-        um per px of patches, if they are to be cut.
-    """
+    """The facts and measurements of a slide."""
 
     slide_id: str
     channels: tuple[str, ...]
     dtype: str
-    size: tuple[int, int]
-    bounds: tuple[int, int, int, int]
-    mpp: float | None
-    levels: tuple[Level, ...]
-    background: str
+    size: tuple[int, int]  # (width, height), level-0 px
+    bounds: tuple[int, int, int, int]  # (x, y, width, height) of the scanned part, level-0 px
+    mpp: float | None  # um per level-0 px; None if unknown
+    levels: tuple[Level, ...]  # finest first
+    background: str  # see `pathopatch.slides.background.parse_background`
     is_rgb: bool
-    overview: NDArray[np.generic]
-    windows: NDArray[np.float64]
-    saturated: tuple[float, ...]
-    analysis: SlideAnalysis | None
-    warnings: tuple[str, ...] = ()
-    target_mpp: float | None = None
+    overview: NDArray[np.generic]  # (C, h, w): the whole slide, source units
+    windows: NDArray[np.float64]  # (C, 2): intensities drawn black and full
+    saturated: tuple[float, ...]  # by channel, see `saturated_shares`
+    analysis: SlideAnalysis | None  # None without mpp: tissue sizes are in um
+    warnings: tuple[str, ...] = ()  # for a person to check
+    target_mpp: float | None = None  # um per px of patches, if they are to be cut
 
     @property
     def tissue_share(self) -> float:
@@ -191,27 +157,7 @@ class Description:
 def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_mask: Path | None = None) -> Description:
     """Describe a slide; its overview and some windows at level 0 are read.
 
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    config : TileConfig
-        Rules of tissue and shifts.
-    slide_id : str
-        Its id.
-    tissue_mask : Path, optional
-        See `analyse_slide`.
-
-    Raises
-    ------
-    NonFiniteError
-        The slide holds NaN or infinite pixels; they are counted.
-    InputUnsupportedError
-        The slide is coarser than the target mpp by more than 2 %.
-    InputCorruptError
-        The slide or the tissue mask cannot be decoded.
-    InputMissingError, ModalityMismatchError
-        The tissue mask is missing or does not fit the slide.
+    Arguments and errors are those of `analyse_slide`. A slide without mpp has no tissue.
     """
     analysis = analyse_slide(slide, config, tissue_mask=tissue_mask) if slide.has_mpp else None
     if analysis is not None:
@@ -257,18 +203,10 @@ def describe_slide(slide: Slide, config: TileConfig, *, slide_id: str, tissue_ma
 def saturated_shares(
     slide: Slide, polarities: Polarities, unscanned: NDArray[np.bool_] | None = None
 ) -> tuple[float, ...]:
-    """Return the share of pixels at the detector's limit, per channel, in [0, 1]; NaN for floating point.
+    """Return each channel's share of pixels at the detector's limit, in [0, 1]; NaN for floating point.
 
-    The limit of a dark channel is the detector's ceiling, that of a bright one the dtype's least value.
-
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    polarities : tuple of {"dark", "bright"}, length C
-        Of each channel.
-    unscanned : ndarray of bool, shape (h, w), optional
-        The whole slide at low resolution; unscanned pixels take no part.
+    The limit of a dark channel is the detector's ceiling, that of a bright one the dtype's least value. Pixels of
+    `unscanned`, the whole slide at low resolution (h, w), take no part.
     """
     if slide.dtype.kind == "f":
         return (math.nan,) * len(slide.channels)

@@ -209,27 +209,14 @@ def _find_leaks(cells: pd.DataFrame) -> Iterator[Problem]:
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The format of an image or of a set of them.
+    """The format of an image or of a set of them."""
 
-    Parameters
-    ----------
-    channels : tuple of str
-        In order; R, G, B for colour, C0 for grey, a TIFF's own.
-    dtype : str
-        As numpy names it.
-    width, height : int
-        Size, px.
-    fit : {"crop", "stretch"}
-        How an image of another size is brought to this one, see `ReadyConfig`.
-    shrinkage : float, optional
-        Original px per px of this size; None where images, or the sides of one, differ by over 2 %.
-    """
-
-    channels: tuple[str, ...]
-    dtype: str
-    width: int
+    channels: tuple[str, ...]  # R, G, B for colour, C0 for grey, a TIFF's own
+    dtype: str  # as numpy names it
+    width: int  # px
     height: int
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Literal["crop", "stretch"] = "crop"  # how an image of another size is brought to this one
+    # Original px per px of this size; None where images, or the sides of one, differ by over 2 %.
     shrinkage: float | None = field(default=1.0, compare=False)
 
     def __str__(self) -> str:

@@ -71,15 +71,7 @@ def windows(
 
 
 def tissue_quantiles(pixels: NDArray[np.generic], tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return evenly spaced quantiles of the tissue's intensities, shape (C, 2001), source units; (C, 0) without tissue.
-
-    Parameters
-    ----------
-    pixels : ndarray, shape (C, H, W)
-        The overview, source units.
-    tissue : ndarray of bool, shape (H, W)
-        Tissue pixels.
-    """
+    """Return evenly spaced quantiles of an overview's tissue, shape (C, 2001), source units; (C, 0) without tissue."""
     if not tissue.any():
         return np.empty((len(pixels), 0))
     levels = np.linspace(0, 100, _QUANTILES)
@@ -106,21 +98,9 @@ def pooled_windows(
 def scale(
     patches: NDArray[np.generic], window: NDArray[np.float64], *, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """Return intensities in [0, 1].
+    """Return intensities (..., C, H, W) as float32 in [0, 1], clipped; a channel with an empty window is 0.
 
-    Parameters
-    ----------
-    patches : ndarray, shape (..., C, H, W)
-        Source units.
-    window : ndarray of float64, shape (C, 2)
-        (low, high) per channel, source units.
-    out : ndarray of float32, shape (..., C, H, W), optional
-        Receives the result; default: a new array.
-
-    Returns
-    -------
-    ndarray of float32, shape (..., C, H, W)
-        Clipped to [0, 1]; a channel with an empty window is 0.
+    The result is written to `out`, if given.
     """
     scaled: NDArray[np.float32] = np.empty(patches.shape, np.float32) if out is None else out
     # Bytes under one window are looked up in a table, several times as fast as arithmetic and the same to the bit.
@@ -225,7 +205,7 @@ def _at_most(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]
 
 
 def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
-    """Return the variance of the Laplacian of the mean channel: high is sharp.
+    """Return the variance of the Laplacian of the mean channel: high is sharp, 0 is below 3 px a side.
 
     Parameters
     ----------
@@ -233,11 +213,6 @@ def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
         The part of a patch on the slide, in [0, 1].
     factor : float
         The mpp of measurement over that of the patch. Up to 1.02 the patch is not resampled; it is never enlarged.
-
-    Returns
-    -------
-    float
-        0 for fewer than 3 pixels a side, where there is no Laplacian.
     """
     mean = _mean_channel(scaled)
     if factor > 1 + MPP_TOLERANCE and mean.size:

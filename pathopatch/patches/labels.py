@@ -59,11 +59,7 @@ class LabelSource:
     @property
     def paths(self) -> dict[str, Path]:
         """The given files, by role."""
-        files = {
-            "tumor_mask": self.tumor_mask,
-            "labelled_mask": self.labelled_mask,
-            "annotations": self.annotations,
-        }
+        files = {"tumor_mask": self.tumor_mask, "labelled_mask": self.labelled_mask, "annotations": self.annotations}
         return {role: path for role, path in files.items() if path is not None}
 
 
@@ -77,27 +73,10 @@ def label_fractions(
     bounds_origin: tuple[int, int] = (0, 0),
     config: LabelConfig | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each patch's tumour fraction and labelled fraction.
+    """Return each patch's tumour fraction and labelled fraction, (N,) each, in [0, 1]; NaN where unknown.
 
-    Parameters
-    ----------
-    source : LabelSource or None
-        None: no label is known.
-    x, y : ndarray of int64, shape (N,)
-        Origins, level-0 px.
-    extent : float
-        Side of a patch, level-0 px.
-    slide_size : tuple of int
-        (width, height), level-0 px.
-    bounds_origin : tuple of int
-        (x, y) of the slide's bounds, level-0 px, from which QuPath measures.
-    config : LabelConfig, optional
-        The meaning of the names in annotations.
-
-    Returns
-    -------
-    tumor_fraction, labelled_fraction : ndarray of float64, shape (N,)
-        In [0, 1], of the patch's part on the slide; NaN where unknown.
+    Fractions are of the patch's part on the slide. `x`, `y` and `extent`, a patch's side, are level-0 px, as is
+    `bounds_origin`, from which QuPath measures.
 
     Raises
     ------
@@ -135,18 +114,7 @@ def label_file_errors(
 ) -> dict[str, PathopatchError]:
     """Return the errors in a slide's files of tumour, labels and tissue, by role.
 
-    Parameters
-    ----------
-    source : LabelSource
-        The files that label the slide.
-    tissue_mask : Path, optional
-        Raster or outlines of the tissue.
-    slide_size, bounds_origin : tuple of int
-        As for `label_fractions`.
-    config : LabelConfig, optional
-        The meaning of the names in annotations; None: unknown yet, and any name is accepted.
-    is_quick : bool
-        Read only the headers of masks.
+    With `is_quick` only the headers of masks are read. Without a `config` any class name is accepted.
     """
     paths = {**source.paths, **({} if tissue_mask is None else {"tissue_mask": tissue_mask})}
     errors: dict[str, PathopatchError] = {}
@@ -168,28 +136,11 @@ def label_file_errors(
 
 
 def labels(
-    tumor_fraction: NDArray[np.float64],
-    labelled_fraction: NDArray[np.float64],
-    *,
-    patch_px: int,
-    config: LabelConfig,
+    tumor_fraction: NDArray[np.float64], labelled_fraction: NDArray[np.float64], *, patch_px: int, config: LabelConfig
 ) -> NDArray[np.int64]:
-    """Return each patch's label.
+    """Return each patch's label, int64 of shape (N,): 1 tumour, 0 non-tumour, -1 not labelled or ambiguous.
 
-    Parameters
-    ----------
-    tumor_fraction, labelled_fraction : ndarray of float64, shape (N,)
-        In [0, 1], NaN where unknown.
-    patch_px : int
-        Side of a patch, px: without a least tumour fraction, one pixel makes a patch tumour.
-    config : LabelConfig
-        The limits, all inclusive. With an ambiguous zone, a patch is non-tumour up to its lower end and tumour from its
-        upper end on.
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        1 tumour, 0 non-tumour, -1 not labelled or ambiguous.
+    The limits of `config` are inclusive. Without a least tumour fraction one pixel makes a patch tumour.
     """
     slack = 1e-9  # rounding of an area mean must not decide at a limit
     least = 1 / patch_px**2 if config.min_tumor_fraction is None else config.min_tumor_fraction

@@ -51,11 +51,7 @@ def shrunk(overview: NDArray[np.generic], longest_px: int) -> NDArray[np.generic
 
 
 def compose(
-    overview: NDArray[np.generic],
-    windows: NDArray[np.float64],
-    *,
-    is_rgb: bool,
-    shown: Sequence[bool] | None = None,
+    overview: NDArray[np.generic], windows: NDArray[np.float64], *, is_rgb: bool, shown: Sequence[bool] | None = None
 ) -> Picture:
     """Return an overview as an RGB picture: brightfield unchanged, other channels in fixed colours.
 

@@ -20,23 +20,13 @@ from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
 
 def source_record(slide: Slide) -> dict[str, Any]:
     """Return plain values with which `SourcePatches` opens the slide again with the same pixels."""
-    return {
-        "path": slide.source,
-        "mpp": slide.mpp,
-        "channels": list(slide.channels),
-        "background": slide.background,
-    }
+    return {"path": slide.source, "mpp": slide.mpp, "channels": list(slide.channels), "background": slide.background}
 
 
 def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
-    """Return the level from which patches are read, and its downsample, by the names of their attributes.
+    """Return the level from which patches are read and its downsample, by the names of their attributes.
 
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    downsample : float
-        Level-0 px per target px.
+    `downsample` is level-0 px per target px.
     """
     downsamples = [level.downsample for level in slide.levels]
     level = level_for(downsamples, downsample, exact_factor=EXACT_READ_FACTOR)
@@ -44,19 +34,7 @@ def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
 
 
 def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:
-    """Return one patch, shape (C, patch_px, patch_px), source units, with `fill` beyond the slide.
-
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    grid : Grid
-        Of this slide.
-    fill : ndarray, shape (C,)
-        Value of each channel beyond the slide.
-    x, y : int
-        Origin, level-0 px.
-    """
+    """Return the patch at (x, y), level-0 px, shape (C, patch_px, patch_px), with `fill` (C,) beyond the slide."""
     patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
     width, height = grid.inside(x, y)
     # The slide pads by its own polarity; only a configuration that states another one needs the copy.
@@ -152,10 +130,7 @@ class SourcePatches:
         """Open the slide and verify that its files are those that were tiled."""
         record = self._attributes["source"]
         slide = open_slide(
-            record["path"],
-            mpp=record["mpp"],
-            channels=tuple(record["channels"]),
-            background=record["background"],
+            record["path"], mpp=record["mpp"], channels=tuple(record["channels"]), background=record["background"]
         )
         tiled = self._attributes["stamp"]["inputs"]
         for index, path in enumerate(slide.paths):

@@ -122,11 +122,39 @@ class StoreWriter:
         um_per_px: tuple[float, float],
         windows: NDArray[np.float64],
     ) -> None:
-        """Write the overview and its masks, see `write_overview`."""
-        pixels = overview.astype(stored_dtype(overview.dtype), copy=False)
-        write_overview(
-            self._root, pixels, tissue, unscanned=unscanned, channels=channels, um_per_px=um_per_px, windows=windows
-        )
+        """Write the image ``overview`` with its label images ``tissue`` and, if given, ``unscanned``.
+
+        Parameters
+        ----------
+        overview : ndarray, shape (C, h, w)
+            The whole slide at low resolution, source units.
+        tissue, unscanned : ndarray of uint8, shape (h, w)
+            1 is tissue, and 1 was never scanned.
+        channels : sequence of str
+            Channel names.
+        um_per_px : tuple of float
+            (x, y) micrometres per overview px.
+        windows : ndarray of float64, shape (C, 2)
+            Intensities that a viewer shows as black and full.
+        """
+        image = self._root.create_group("overview")
+        levels = _write_pyramid(image, overview.astype(stored_dtype(overview.dtype), copy=False), cv2.INTER_AREA)
+        pyramid = multiscales("overview", ("c", "y", "x"), levels, um_per_px)
+        image.attrs.update(image_attributes(pyramid, channels, windows, version=_OME_VERSION))
+        labels = image.create_group("labels")
+        masks = {"tissue": tissue} | ({} if unscanned is None else {"unscanned": unscanned})
+        labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
+        for name, mask in masks.items():
+            label = labels.create_group(name)
+            levels = _write_pyramid(label, mask[None], cv2.INTER_NEAREST, drop_channel=True)
+            label.attrs["ome"] = {
+                "version": _OME_VERSION,
+                "multiscales": multiscales(name, ("y", "x"), levels, um_per_px),
+                "image-label": {
+                    "colors": [{"label-value": 1, "rgba": _LABEL_COLORS[name]}],
+                    "source": {"image": "../../"},
+                },
+            }
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
         """Write the last patches and the attributes."""
@@ -136,53 +164,6 @@ class StoreWriter:
         self._root.attrs.put(dict(attributes))
         # `complete` comes last: readers refuse a store without it.
         self._root.attrs["complete"] = True
-
-
-def write_overview(
-    group: zarr.Group,
-    overview: NDArray[np.generic],
-    tissue: NDArray[np.uint8],
-    *,
-    unscanned: NDArray[np.uint8] | None = None,
-    channels: Sequence[str],
-    um_per_px: tuple[float, float],
-    windows: NDArray[np.float64],
-) -> None:
-    """Write the image ``overview`` with its label images ``tissue`` and, if given, ``unscanned``.
-
-    Parameters
-    ----------
-    group : zarr.Group
-        The store.
-    overview : ndarray, shape (C, h, w)
-        The whole slide at low resolution, source units.
-    tissue, unscanned : ndarray of uint8, shape (h, w)
-        1 is tissue, and 1 was never scanned.
-    channels : sequence of str
-        Channel names.
-    um_per_px : tuple of float
-        (x, y) micrometres per overview px.
-    windows : ndarray of float64, shape (C, 2)
-        Intensities that a viewer shows as black and full.
-    """
-    image = group.create_group("overview")
-    levels = _write_pyramid(image, overview, cv2.INTER_AREA)
-    pyramid = multiscales("overview", ("c", "y", "x"), levels, um_per_px)
-    image.attrs.update(image_attributes(pyramid, channels, windows, version=_OME_VERSION))
-    labels = image.create_group("labels")
-    masks = {"tissue": tissue} | ({} if unscanned is None else {"unscanned": unscanned})
-    labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
-    for name, mask in masks.items():
-        label = labels.create_group(name)
-        levels = _write_pyramid(label, mask[None], cv2.INTER_NEAREST, drop_channel=True)
-        label.attrs["ome"] = {
-            "version": _OME_VERSION,
-            "multiscales": multiscales(name, ("y", "x"), levels, um_per_px),
-            "image-label": {
-                "colors": [{"label-value": 1, "rgba": _LABEL_COLORS[name]}],
-                "source": {"image": "../../"},
-            },
-        }
 
 
 def write_array(
@@ -290,16 +271,9 @@ def measure_patch(
     polarities: Sequence[Polarity],
     scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
 ) -> tuple[float, float]:
-    """Return the saturated fraction and the sharpness of a patch; other arguments as of `store_and_measure`.
+    """Return the saturated fraction and the sharpness of a patch's part on the slide, (C, H, W).
 
-    Parameters
-    ----------
-    part : ndarray, shape (C, H, W)
-        The patch's part on the slide, source units.
-    scaled : ndarray of float32, shape (C, H, W)
-        The same in [0, 1].
-    scanned : callable, optional
-        Returns the scanned pixels, (H, W), or None for all.
+    `scaled` is the same part in [0, 1]; `scanned` returns its scanned pixels, (H, W), or None for all.
     """
     saturated = intensity.saturated_fraction(part, windows, polarities=polarities)
     # The mask costs more than the fraction, and a fraction of 0 does not need it.

@@ -62,24 +62,12 @@ State = Literal["done", "done_empty", "current"]
 
 @dataclass(frozen=True, kw_only=True)
 class TileResult:
-    """The outcome of tiling a slide.
-
-    Parameters
-    ----------
-    slide_id : str
-        The slide.
-    patches : int
-        Number of its patches.
-    state : {"done", "done_empty", "current"}
-        ``done_empty``: no tissue, all artefacts are valid. ``current``: nothing was to do.
-    warnings : tuple of str
-        What a person should check.
-    """
+    """The outcome of tiling a slide."""
 
     slide_id: str
     patches: int
-    state: State
-    warnings: tuple[str, ...] = ()
+    state: State  # done_empty: no tissue, all artefacts are valid; current: nothing was to do
+    warnings: tuple[str, ...] = ()  # for a person to check
 
 
 def tile_slide(

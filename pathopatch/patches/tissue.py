@@ -30,21 +30,9 @@ _ROWS_AT_ONCE = 64  # of an overview's labelled components: numpy copies them to
 def tissue_signal(
     pixels: NDArray[np.generic], *, polarities: Sequence[Polarity], windows: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Return how much like tissue each pixel is.
+    """Return how much like tissue each pixel of (C, H, W) is, float32 of shape (H, W) in [0, 1].
 
-    Parameters
-    ----------
-    pixels : ndarray, shape (C, H, W)
-        Source units.
-    polarities : sequence of {"dark", "bright"}, length C
-        Of each channel.
-    windows : ndarray of float64, shape (C, 2)
-        (low, high) per channel; a channel with an empty window does not count.
-
-    Returns
-    -------
-    ndarray of float32, shape (H, W)
-        In [0, 1]: the largest over the channels of the scaled value (dark) and of 1 minus it (bright).
+    A channel with an empty window (low, high) in `windows`, shape (C, 2), does not count.
     """
     used = np.flatnonzero(windows[:, 1] > windows[:, 0]).tolist()
     channels = [(pixels[channel], polarities[channel], windows[channel]) for channel in used]
@@ -95,16 +83,8 @@ def clean_mask(
 ) -> NDArray[np.bool_]:
     """Return an overview's mask (H, W) without small specks and small holes.
 
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (H, W)
-        Tissue on the overview.
-    um2_per_px : float
-        Area of a pixel of the mask.
-    min_speck_um2 : float
-        A component of tissue smaller than this becomes background.
-    max_hole_um2 : float
-        An enclosed component of background (4 neighbours) up to this size becomes tissue.
+    A component of tissue below `min_speck_um2` becomes background. An enclosed component of background (4 neighbours)
+    up to `max_hole_um2` becomes tissue.
     """
     # Components no further apart than the side of a speck count as one: fibres and nuclei are small, lie close to each
     # other and are no dust.
@@ -159,52 +139,22 @@ def _row_bands(height: int) -> Iterator[slice]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TissueModel:
-    """What tells tissue from background on one slide.
-
-    Parameters
-    ----------
-    polarities : tuple of {"dark", "bright"}, length C
-        Of each channel.
-    windows : ndarray of float64, shape (C, 2)
-        (low, high) of the tissue signal per channel, source units; empty for a channel without tissue.
-    threshold : float or None
-        A pixel passes if its signal is above it. None: no tissue; `EVERY_PIXEL`: the mask decides.
-    mask : ndarray of uint8, shape (h, w)
-        Cleaned mask on the overview, 1 is tissue.
-    scale_x, scale_y : float
-        Level-0 px per overview px.
-    unscanned : ndarray of uint8, shape (h, w), optional
-        1 was never scanned: neither tissue nor background. None: all was scanned.
-    levels : tuple of float, length C
-        Background level of each channel, source units; NaN where unknown.
-    illumination : Illumination, optional
-        Factor on the windows of bright channels; None: even light.
-    is_supplied : bool
-        The mask was supplied, not found.
-    is_unsure : bool
-        Nothing told tissue from background: the configuration decided.
-    ink_share : float
-        Share of the overview under pen marks, which are no tissue.
-    confidence : float
-        Of the mask, in [0, 1].
-    doubts : tuple of str
-        Reasons for a confidence below `UNCERTAIN_BELOW`.
-    """
+    """What tells tissue from background on one slide."""
 
     polarities: Polarities
-    windows: NDArray[np.float64]
-    threshold: float | None
-    mask: NDArray[np.uint8]
-    scale_x: float
+    windows: NDArray[np.float64]  # (C, 2): (low, high) of the signal, source units; empty for a channel without tissue
+    threshold: float | None  # a pixel passes above it; None: no tissue; EVERY_PIXEL: the mask decides
+    mask: NDArray[np.uint8]  # (h, w): cleaned mask on the overview, 1 is tissue
+    scale_x: float  # level-0 px per overview px
     scale_y: float
-    unscanned: NDArray[np.uint8] | None = None
-    levels: tuple[float, ...] = ()
-    illumination: Illumination | None = None
+    unscanned: NDArray[np.uint8] | None = None  # (h, w): 1 was never scanned; None: all was scanned
+    levels: tuple[float, ...] = ()  # background level by channel, source units; NaN where unknown
+    illumination: Illumination | None = None  # factor on the windows of bright channels; None: even light
     is_supplied: bool = False
-    is_unsure: bool = False
-    ink_share: float = 0.0
-    confidence: float = 1.0
-    doubts: tuple[str, ...] = ()
+    is_unsure: bool = False  # nothing told tissue from background: the configuration decided
+    ink_share: float = 0.0  # of the overview, under pen marks, which are no tissue
+    confidence: float = 1.0  # of the mask, in [0, 1]
+    doubts: tuple[str, ...] = ()  # reasons for a confidence below UNCERTAIN_BELOW
 
     @property
     def unscanned_share(self) -> float:
@@ -308,26 +258,11 @@ class TissueModel:
 
 
 def nearest_part(
-    image: NDArray[Any],
-    scale: tuple[float, float],
-    origin: tuple[int, int],
-    downsample: float,
-    inside: tuple[int, int],
+    image: NDArray[Any], scale: tuple[float, float], origin: tuple[int, int], downsample: float, inside: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Return a slide's mask at the pixels of a patch (nearest), shape (height, width).
+    """Return a slide's mask (h, w) at the pixels of a patch (nearest), shape (height, width).
 
-    Parameters
-    ----------
-    image : ndarray, shape (h, w)
-        The whole slide's mask, nonzero is in it.
-    scale : tuple of float
-        Level-0 px per px of the mask, (x, y).
-    origin : tuple of int
-        (x, y) of the patch, level-0 px.
-    downsample : float
-        Level-0 px per px of the patch.
-    inside : tuple of int
-        (width, height) of the patch's part on the slide, px.
+    `scale` is (x, y) level-0 px per px of the mask; the other arguments are as of `TissueModel.patch_mask`.
     """
     columns, rows = (
         _nearest(start, n, downsample, step, size)
@@ -366,21 +301,7 @@ def supplied_tissue(
     scale_y: float,
     unscanned: NDArray[np.bool_] | None = None,
 ) -> TissueModel:
-    """Return the tissue model of a supplied mask.
-
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (H, W)
-        Any scale, covering the whole slide. Specks and holes are kept.
-    polarities : tuple of {"dark", "bright"}, length C
-        Of each channel.
-    overview_px : tuple of int
-        (width, height) of the overview.
-    scale_x, scale_y : float
-        Level-0 px per overview px.
-    unscanned : ndarray of bool, shape (h, w), optional
-        Overview pixels that were never scanned; they are no tissue.
-    """
+    """Return the tissue model of a supplied mask (H, W) that covers the slide at any scale; specks and holes stay."""
     is_finer = mask.shape[1] > overview_px[0] or mask.shape[0] > overview_px[1]
     interpolation = cv2.INTER_AREA if is_finer else cv2.INTER_NEAREST_EXACT
     shares = cv2.resize(mask.astype(np.float32), overview_px, interpolation=interpolation)

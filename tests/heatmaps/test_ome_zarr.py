@@ -11,7 +11,7 @@ from ome_zarr.reader import Reader
 
 from pathopatch.heatmaps.ome_tiff import CHANNELS, pyramid
 from pathopatch.heatmaps.ome_zarr import write_ome_zarr
-from pathopatch.patches.store_writer import write_overview
+from pathopatch.patches.store_writer import StoreWriter
 
 CELL_UM = 128.0
 OVER_UM = (5.0, 4.0)
@@ -85,9 +85,10 @@ def _corners(path):
 
 
 def test_the_map_lies_on_the_overview_corner_on_corner_at_every_level(tmp_path, heatmap):
-    store = zarr.create_group(tmp_path / "store.zarr", zarr_format=3)
-    write_overview(
-        store, np.zeros((1, 1200, 700), np.uint8), np.zeros((1200, 700), np.uint8), channels=["CARS"],
+    origins = np.zeros((1, 2), np.int64)
+    store = StoreWriter(tmp_path / "store.zarr", origins=origins, channels=1, patch_px=8, dtype=np.dtype(np.uint8))
+    store.write_overview(
+        np.zeros((1, 1200, 700), np.uint8), np.zeros((1200, 700), np.uint8), channels=["CARS"],
         um_per_px=OVER_UM, windows=np.array([[0.0, 255.0]]),
     )  # fmt: skip
     due = _corners(tmp_path / "store.zarr" / "overview")

@@ -46,14 +46,14 @@ def test_a_far_shift_is_a_warning_and_in_the_attributes_and_moves_nothing(make_s
     np.testing.assert_array_equal(store.read([7])[0], slide.read_region(64, 64, 64, 64))
 
 
-def test_how_far_is_far_is_a_setting_that_makes_nothing_stale(make_slide: Make, tmp_path: Path) -> None:
+def test_the_warning_distance_of_a_shift_makes_nothing_stale(make_slide: Make, tmp_path: Path) -> None:
     slide = make_slide(pair((12, -5)), mpp=0.5, background="dark")
     far = PLAIN.model_copy(update={"registration": RegistrationConfig(warn_um=7)})
     assert tile_slide(slide, far, tmp_path).warnings == ()
     assert tile_slide(slide, PLAIN, tmp_path).state == "current"
 
 
-def test_aligned_patches_are_those_of_channels_that_never_were_apart(make_slide: Make, tmp_path: Path) -> None:
+def test_aligned_patches_equal_those_of_unshifted_channels(make_slide: Make, tmp_path: Path) -> None:
     apart = make_slide(pair((12, -5)), mpp=0.5, background="dark", name="apart")
     result = tile_slide(apart, ALIGNED, tmp_path)
     assert "corrected" in result.warnings[0]

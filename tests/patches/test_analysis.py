@@ -84,16 +84,14 @@ def test_the_channels_that_are_chosen_make_the_tissue(make_slide: Make, two_disc
         assert (found == expected).mean() > 0.98
 
 
-def test_pixels_that_are_no_numbers_are_counted_and_refused(make_slide: Make, two_discs: Discs) -> None:
+def test_nan_pixels_are_counted_and_refused(make_slide: Make, two_discs: Discs) -> None:
     pixels = low_counts(two_discs).astype(np.float32)
     pixels[1, 3, 4:6] = np.nan
     with pytest.raises(NonFiniteError, match="30000 pixels 2 in SHG"):
         analyse_slide(make_slide(pixels), CONFIG)
 
 
-def test_pixels_that_are_no_numbers_are_refused_though_the_overview_does_not_show_them(
-    make_slide: Make, two_discs: Discs
-) -> None:
+def test_nan_pixels_that_the_overview_hides_are_refused(make_slide: Make, two_discs: Discs) -> None:
     pixels = low_counts(two_discs).astype(np.float32)
     analysis = analyse_slide(make_slide(pixels), CONFIG)  # as from a coarser level that was made without them
     pixels[1, 3, 4:6] = np.inf

@@ -123,7 +123,7 @@ def test_black_borders_and_unscanned_areas_are_no_tissue(h_and_e: Picture) -> No
     assert fit(picture, ignore_borders=False, ignore_pens=False).mask[black].mean() > 0.9
 
 
-def test_a_dark_nucleus_at_the_border_is_no_border_and_a_thin_frame_of_a_small_field_is() -> None:
+def test_a_thin_frame_is_a_border_and_a_dark_nucleus_at_the_edge_is_not() -> None:
     field = np.ascontiguousarray(np.broadcast_to(np.array([190, 120, 170], np.uint8)[:, None, None], (3, 200, 200)))
     nucleus = field.copy()
     nucleus[:, 90:110, :20] = 30
@@ -133,7 +133,7 @@ def test_a_dark_nucleus_at_the_border_is_no_border_and_a_thin_frame_of_a_small_f
     assert find_black(frame, um_per_px=0.25)[:2].all()
 
 
-def test_what_is_not_asked_for_is_not_looked_for(h_and_e: Picture) -> None:
+def test_ink_and_borders_are_sought_only_if_configured(h_and_e: Picture) -> None:
     picture = drawn(h_and_e, INKS["green"], stroke())
     picture[:, :, :30] = 0
     found = fit(picture, ignore_pens=False)

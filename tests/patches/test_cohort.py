@@ -84,7 +84,7 @@ def test_only_training_slides_make_the_windows_of_a_cohort(cohort: Cohort) -> No
     assert cohort.opened == ["a", "b"]
 
 
-def test_they_are_kept_and_found_anew_only_by_force(cohort: Cohort) -> None:
+def test_a_cohorts_windows_are_kept_and_replaced_only_by_force(cohort: Cohort) -> None:
     cohort.add("a", "train", counts(100))
     first = cohort.windows()
     assert cohort.windows() == first
@@ -95,7 +95,7 @@ def test_they_are_kept_and_found_anew_only_by_force(cohort: Cohort) -> None:
     assert cohort.windows(force=True) != first
 
 
-def test_a_window_that_is_given_is_kept(cohort: Cohort) -> None:
+def test_a_stated_window_is_kept(cohort: Cohort) -> None:
     cohort.add("a", "train", counts(100))
     given = COHORT.intensity.model_copy(update={"windows": {"CARS": (0.0, 5.0)}})
     assert cohort.windows(COHORT.model_copy(update={"intensity": given})) == {"CARS": (0.0, 5.0)}
@@ -125,7 +125,7 @@ def test_brightfield_colour_needs_no_windows(cohort: Cohort) -> None:
     assert cohort.windows() == {}
 
 
-def test_every_slide_of_a_tiled_cohort_is_scaled_alike_and_takes_its_own_tissue_mask(tmp_path: Path) -> None:
+def test_slides_of_a_cohort_share_windows_and_keep_their_tissue_masks(tmp_path: Path) -> None:
     mask = np.zeros((96, 96), np.uint8)
     mask[:32, :32] = 1
     write_channel(tmp_path / "mask.tif", mask)
@@ -145,7 +145,7 @@ def test_every_slide_of_a_tiled_cohort_is_scaled_alike_and_takes_its_own_tissue_
     assert table["tissue_fraction"].tolist() == [1.0] + [0.0] * 8
 
 
-def test_a_bundle_trained_on_a_cohorts_windows_predicts_a_new_slide_with_them_as_evaluate_does(tmp_path: Path) -> None:
+def test_a_bundle_predicts_new_slides_with_its_cohorts_windows(tmp_path: Path) -> None:
     mask = np.zeros((96, 96), np.uint8)
     mask[:, :48] = 1
     write_channel(tmp_path / "mask.tif", mask)

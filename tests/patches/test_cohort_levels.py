@@ -76,7 +76,7 @@ def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> No
     assert not taken(tmp_path / "work")
 
 
-def test_a_stated_level_is_not_asked_of_the_cohort(tmp_path: Path) -> None:
+def test_a_stated_level_is_not_taken_from_the_cohort(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     tissue = CONFIG.tissue.model_copy(update={"background_level": {"C0": 100.0}})
     pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
@@ -126,9 +126,7 @@ def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Pat
     assert not taken(tmp_path / "work")
 
 
-def test_a_run_that_ends_before_the_second_tiling_is_gone_on_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_ends_before_the_second_tiling_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     manifest, work = cohort(tmp_path, slides), tmp_path / "work"
     with monkeypatch.context() as cut:

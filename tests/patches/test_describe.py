@@ -64,7 +64,7 @@ def test_a_slide_without_tissue_is_a_warning(make_slide: Make) -> None:
     assert found.tissue_share == 0
 
 
-def test_a_shift_is_told_in_px_and_um_and_an_unknown_one_as_unknown(make_slide: Make) -> None:
+def test_a_shift_is_given_in_px_and_um_and_an_unknown_one_as_unknown(make_slide: Make) -> None:
     tissue = np.repeat(np.repeat(np.random.default_rng(0).random((40, 40)) > 0.7, 10, 0), 10, 1) * 200.0
     noise = np.random.default_rng(1).normal(20, 3, (3, 400, 400))
     moved = np.roll(tissue, (3, -6), (0, 1))
@@ -110,7 +110,7 @@ def test_floating_point_has_no_ceiling_and_a_large_slide_is_sampled(make_slide: 
     assert saturated_shares(make_slide(plane, channels=("SHG",)), ("dark",))[0] == pytest.approx(0.5)
 
 
-def test_without_mpp_the_rest_is_told_and_no_tissue_is_looked_for(tmp_path: Path) -> None:
+def test_without_mpp_a_slide_is_described_except_for_its_tissue(tmp_path: Path) -> None:
     made.write_channel(tmp_path / "a.tif", made.noise(1, 60, 50, np.uint16)[0], mpp=None)
     with open_slide(tmp_path / "a.tif") as slide:
         found = describe_slide(slide, CONFIG, slide_id="s")
@@ -149,7 +149,7 @@ def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> No
     assert not (picture == [255, 0, 0]).all(axis=2).any()
 
 
-def test_a_bright_channel_beside_dark_ones_tells_tissue_by_its_own_polarity(
+def test_a_bright_channel_beside_dark_ones_keeps_its_own_polarity(
     make_slide: Make, two_discs: NDArray[np.bool_]
 ) -> None:
     shg, transmission = np.where(two_discs, 900, 100), np.where(two_discs, 700, 1000)

@@ -29,7 +29,7 @@ def test_a_rounding_error_makes_no_patch_of_its_own() -> None:
     assert grid.nx == 3
 
 
-def test_inside_counts_pixels_whose_centre_is_on_the_slide_and_at_least_one() -> None:
+def test_inside_counts_pixels_with_their_centre_on_the_slide() -> None:
     grid = Grid(width=10, height=11, downsample=4.0, patch_px=4, stride_px=2)
     assert grid.inside(0, 0) == (3, 3)  # 2.5 and 2.75 px
     assert grid.inside(9, 8) == (1, 1)  # 0.25 px and 0.75 px

@@ -64,7 +64,7 @@ def test_on_a_bright_background_black_is_saturated_and_white_glass_is_not() -> N
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
 @pytest.mark.parametrize("windows", [[[3, 200]] * 3, [[3, 200], [3, 180], [9, 200]], [[0, 0], [3, 200], [3, 200]]])
-def test_saturation_is_what_each_channel_says_by_itself(dtype: type, windows: list[list[float]]) -> None:
+def test_saturation_is_that_of_each_channel_alone(dtype: type, windows: list[list[float]]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 30)).astype(dtype)
     limits = np.array(windows, np.float64)
     shown = [(plane, low, high) for plane, (low, high) in zip(pixels, windows, strict=True) if high > low]
@@ -84,7 +84,7 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
 
 
 @pytest.mark.parametrize(("level", "expected"), [(254.0, 0.5), (254.3, 0.25), (255.0, 0.25), (255.4, 0), (-1.0, 1.0)])
-def test_the_level_of_saturation_lies_between_integers_or_outside_their_range(level: float, expected: float) -> None:
+def test_saturation_levels_between_integers_or_outside_their_range(level: float, expected: float) -> None:
     pixels = np.array([[[0, 100], [254, 255]]], np.uint8)
     assert (
         intensity.saturated_fraction(pixels, np.array([[-5.0, level]]), polarities=("dark",) * len(pixels)) == expected
@@ -94,7 +94,7 @@ def test_the_level_of_saturation_lies_between_integers_or_outside_their_range(le
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
-def test_sharpness_is_to_the_last_bit_that_of_numpys_mean_channel(channels: int) -> None:
+def test_sharpness_equals_that_of_numpys_mean_channel_to_the_bit(channels: int) -> None:
     scaled = np.random.default_rng(channels).random((channels, 61, 47), np.float32)
     laplacian = cv2.Laplacian(np.ascontiguousarray(scaled.mean(axis=0)), cv2.CV_32F)
     assert intensity.sharpness(scaled) == laplacian[1:-1, 1:-1].var(dtype=np.float64)
@@ -136,7 +136,7 @@ def test_the_windows_of_a_cohort_of_one_slide_are_the_slides_own() -> None:
 
 
 @pytest.mark.parametrize("window", [[0.0, 255.0], [20.0, 180.0], [9.0, 9.0]])
-def test_bytes_are_looked_up_to_the_last_bit_as_numbers_are_computed(window: list[float]) -> None:
+def test_the_byte_table_equals_the_arithmetic_to_the_bit(window: list[float]) -> None:
     every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     patches = np.concatenate([every, every[:, ::-1], every[:, :, ::-1]])
     alike = intensity.scale(patches, np.array([window] * 3))

@@ -21,7 +21,7 @@ def known(source: LabelSource | None) -> tuple[list[float], list[float]]:
     return tumor.tolist(), labelled.tolist()
 
 
-def test_what_is_known_decides_the_fractions(tmp_path: Path) -> None:
+def test_the_kind_of_label_source_decides_the_fractions(tmp_path: Path) -> None:
     pixels = np.zeros((4, 4), np.uint8)
     pixels[:, :1] = 255
     mask = tmp_path / "mask.png"

@@ -72,7 +72,7 @@ def write_list(folder: Path, text: str) -> Path:
     return folder / "l.csv"
 
 
-def test_the_store_and_table_hold_each_patch_its_exact_tissue_and_what_the_list_says(tmp_path: Path) -> None:
+def test_store_and_table_hold_each_patch_its_tissue_and_its_list_cells(tmp_path: Path) -> None:
     source = tmp_path / "set"
     source.mkdir()
     made_set(source, columns={"split": SPLITS})
@@ -128,7 +128,7 @@ def problems(source: Path) -> list[tuple[str, int | None, str]]:
     return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
 
 
-def test_everything_wrong_in_a_list_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_list_are_reported_at_once(tmp_path: Path) -> None:
     text = (
         "path,label,patient_id,split,tissue_fraction\na.png,1,p1,train,0.5\n\nb.png,2,p 2,rest,1.5\nx.png,0,p1,val,\n"
     )
@@ -170,7 +170,7 @@ def test_a_list_of_another_shape_is_refused(tmp_path: Path, text: str, expected:
     assert problems(write_list(tmp_path, text)) == [expected]
 
 
-def test_a_folder_counts_where_its_layout_says_class_and_patient(tmp_path: Path) -> None:
+def test_a_folder_needs_a_layout_with_class_and_patient(tmp_path: Path) -> None:
     for number, place in enumerate(("train/Tumor/p1", "val/non_tumor/p2", "val/tumor/p2")):
         (tmp_path / "set" / place).mkdir(parents=True)
         Image.fromarray(patch(8, seed=number)).save(tmp_path / "set" / place / "x.png")
@@ -236,7 +236,7 @@ TRAIN = TrainConfig(
 )  # fmt: skip
 
 
-def test_groups_training_and_evaluation_take_a_set_as_they_take_slides(tmp_path: Path) -> None:
+def test_groups_training_and_evaluation_accept_a_set_like_slides(tmp_path: Path) -> None:
     source, work = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work"
     (outcome,) = pipeline.tile_patches(source, work, CONFIG)
     assert (outcome.state, outcome.counts) == ("done", {"patches": 48})
@@ -288,7 +288,7 @@ def test_splits_that_the_list_leaves_open_are_drawn_by_patient(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("values", [("10", "9"), ("ink", "clean", "fold")])
-def test_an_attribute_of_the_patches_own_takes_the_place_of_the_tissue(tmp_path: Path, values: tuple[str, ...]) -> None:
+def test_a_lists_own_attribute_replaces_the_tissue(tmp_path: Path, values: tuple[str, ...]) -> None:
     own = [values[i % len(values)] for i in range(48)]
     own[5] = ""
     source, work = made_set(tmp_path, columns={"split": SPLITS, "attribute": own}), tmp_path / "work"
@@ -307,7 +307,7 @@ def test_an_attribute_of_the_patches_own_takes_the_place_of_the_tissue(tmp_path:
     assert f"accuracy of label 1, attribute {len(values) - 1}" in told
 
 
-def test_given_tissue_fractions_stand_and_a_store_is_needed(tmp_path: Path) -> None:
+def test_stated_tissue_fractions_are_kept_and_a_store_is_required(tmp_path: Path) -> None:
     source = made_set(tmp_path, columns={"tissue_fraction": [i / 100 for i in range(48)]})
     tile_patches(source, CONFIG, tmp_path / "work")
     table = read_table(next((tmp_path / "work" / "patches").iterdir()))
@@ -336,7 +336,7 @@ def test_real_patches_of_lung_are_split_by_their_source_tile(tmp_path: Path, rea
     assert np.abs(store.read([7])[0].transpose(1, 2, 0) - shown).max() <= 3  # JPEG decoders differ by rounding
 
 
-def test_images_of_several_sizes_are_brought_to_one_by_their_middle_or_whole(tmp_path: Path) -> None:
+def test_images_of_several_sizes_are_cropped_or_stretched_to_one(tmp_path: Path) -> None:
     wide = np.zeros((16, 48, 3), np.uint8)
     wide[:, :16], wide[:, 16:32], wide[:, 32:] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
     tall = np.zeros((48, 16, 3), np.uint8)
@@ -362,7 +362,7 @@ def test_images_of_several_sizes_are_brought_to_one_by_their_middle_or_whole(tmp
         common_spec([*files, tmp_path / "g.tif"], ReadyConfig(px=16))
 
 
-def test_the_size_is_part_of_what_a_set_is_made_of(tmp_path: Path) -> None:
+def test_the_size_is_part_of_a_sets_stamp(tmp_path: Path) -> None:
     source, work = made_set(tmp_path), tmp_path / "work"
     command = ["tile", "-o", str(work), "--quiet", "--patches", str(source)]
     assert CliRunner().invoke(app, [*command, "--resize-px", "16", "--fit", "stretch"]).exit_code == 0
@@ -401,7 +401,7 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
         ([(48, 32), (48, 32)], {"px": 16, "fit": "stretch"}, None),  # each side by its own
     ],
 )
-def test_the_patches_scale_follows_from_that_of_the_images_where_all_shrink_alike(
+def test_the_patches_mpp_is_known_where_all_images_shrink_alike(
     tmp_path: Path, sizes: list[tuple[int, int]], ready: dict[str, Any], mpp: float | None
 ) -> None:
     rng = np.random.default_rng(0)
@@ -415,7 +415,7 @@ def test_the_patches_scale_follows_from_that_of_the_images_where_all_shrink_alik
     assert all("by different factors" in warning for warning in result.warnings)
 
 
-def test_a_set_without_a_stated_scale_is_warned_of_and_one_with_it_is_not(tmp_path: Path) -> None:
+def test_a_set_without_a_stated_mpp_gives_a_warning(tmp_path: Path) -> None:
     source = made_set(tmp_path)
     result, _ = tile_patches(source, CONFIG, tmp_path / "unknown")
     assert ["it is not stated" in warning for warning in result.warnings] == [True]
@@ -432,9 +432,7 @@ def test_a_set_without_a_stated_scale_is_warned_of_and_one_with_it_is_not(tmp_pa
 
 
 @pytest.mark.parametrize("mpp", [None, 0.5])
-def test_a_model_of_unknown_scale_is_warned_of_wherever_its_prediction_is_shown(
-    tmp_path: Path, mpp: float | None
-) -> None:
+def test_predictions_at_an_unknown_scale_carry_a_warning_everywhere(tmp_path: Path, mpp: float | None) -> None:
     source, work, out = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work", tmp_path / "out"
     pipeline.tile_patches(source, work, CONFIG, ready=ReadyConfig(mpp=mpp))
     pipeline.groups(work, GroupsConfig(thresholds=(0.25,)))

@@ -77,7 +77,7 @@ def test_patches_from_the_slide_are_those_of_the_store(tmp_path: Path, name: str
     assert tables[0].equals(tables[1])
 
 
-def test_channels_that_were_moved_onto_each_other_are_so_when_read_again(tmp_path: Path) -> None:
+def test_aligned_channels_stay_aligned_when_read_again(tmp_path: Path) -> None:
     pixels = np.pad(discs(np.uint16, 2, 10), ((0, 0), (40, 40), (40, 40)), constant_values=10)
     pixels[1] = np.roll(pixels[1], (7, -12), axis=(0, 1))
     slide = open_slide(made.write_modalities(tmp_path, pixels, ("CARS", "SHG")))
@@ -89,7 +89,7 @@ def test_channels_that_were_moved_onto_each_other_are_so_when_read_again(tmp_pat
     np.testing.assert_array_equal(found, kept.read(rows))
 
 
-def test_threads_share_a_slide_and_closing_it_between_reads_does_no_harm(tmp_path: Path) -> None:
+def test_threads_share_a_slide_that_may_be_closed_between_reads(tmp_path: Path) -> None:
     store = tiled(modalities(tmp_path), tmp_path / "out", CONFIG, "none")
     due = store.read(np.arange(len(store)))
 
@@ -118,7 +118,7 @@ def _moved(folder: Path) -> None:
     [(_other_pixels, StaleArtefactError, "a.zarr is not the file that was tiled.*--force"),
      (_moved, InputMissingError, "a.zarr")],
 )  # fmt: skip
-def test_a_slide_that_changed_or_went_is_an_error(
+def test_a_changed_or_missing_slide_is_an_error(
     tmp_path: Path, change: Callable[[Path], None], kind: type[Exception], words: str
 ) -> None:
     tiled(ome_zarr(tmp_path), tmp_path / "out", CONFIG, "none")

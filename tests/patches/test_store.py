@@ -61,7 +61,7 @@ def test_patches_come_back_in_any_order(tmp_path: Path, dtype: str, codec: str) 
     assert inner[-1]["name"] == codec
 
 
-def test_a_shard_holds_256_patches_or_100_megabytes_or_what_there_is() -> None:
+def test_a_shard_holds_256_patches_100_megabytes_or_all_patches() -> None:
     assert shard_patches(3 * 256 * 256, 10_000) == 256
     assert shard_patches(3 * 1024 * 1024, 10_000) == 31
     assert shard_patches(200_000_000, 10_000) == 1
@@ -116,7 +116,7 @@ def test_a_truncated_shard_is_corrupt(tmp_path: Path) -> None:
         store.read([0])
 
 
-def test_without_pixels_the_rest_is_there(tmp_path: Path) -> None:
+def test_a_store_without_pixels_has_everything_else(tmp_path: Path) -> None:
     store = PatchStore(write(tmp_path / "s.zarr", drawn(5, "uint8"), with_patches=False))
     assert len(store) == 5
     assert not store.has_patches
@@ -189,7 +189,7 @@ def test_other_libraries_read_the_store_without_this_package(tmp_path: Path) -> 
             read()
 
 
-def test_a_store_of_an_older_schema_is_refused_with_the_command_that_makes_it_anew(tmp_path: Path) -> None:
+def test_a_store_of_an_older_schema_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
     path = write(tmp_path / "s.zarr", drawn(5, "uint8"))
     group: Any = zarr.open_group(path)
     group.attrs["stamp"] = {**STAMP.to_dict(), "schema_version": 1}

@@ -144,7 +144,7 @@ def test_a_mask_of_another_slide_is_refused_before_anything_is_written(
     assert not (tmp_path / "work" / "slides").exists()
 
 
-def test_a_tissue_mask_takes_the_place_of_the_threshold_and_is_part_of_the_stamp(
+def test_a_tissue_mask_replaces_the_threshold_and_is_in_the_stamp(
     make_slide: Make, two_discs: Discs, tmp_path: Path
 ) -> None:
     out, mask = tmp_path / "work", write_mask(tmp_path / "tissue.png", ~two_discs)
@@ -186,7 +186,7 @@ def test_without_a_store_the_table_is_the_same_and_the_windows_are_known(
     assert tile_slide(slide, config, tmp_path / "without").state == "current"
 
 
-def test_without_an_mpp_nothing_is_guessed(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
+def test_a_slide_without_an_mpp_is_refused(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
     slide = make_slide(low_counts(two_discs))
     slide._resolution = type(slide._resolution)(mpp=None, reason="no tag")
     with pytest.raises(MppMissingError):

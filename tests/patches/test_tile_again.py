@@ -59,7 +59,7 @@ def test_a_second_run_reads_no_patch_and_changes_no_file(
 
 
 @pytest.mark.parametrize("change", ["config", "pixels", "mask", "mpp", "background", "patient"])
-def test_what_was_made_otherwise_stops_unless_forced(
+def test_stale_artefacts_stop_a_run_unless_forced(
     make_slide: Make, two_discs: Discs, tmp_path: Path, change: str
 ) -> None:
     out = tmp_path / "work"
@@ -89,7 +89,7 @@ def test_what_was_made_otherwise_stops_unless_forced(
 
 @pytest.mark.parametrize("at", ["store", "table", "status"])
 @pytest.mark.parametrize("force", [False, True])
-def test_a_run_cut_off_anywhere_is_not_finished_and_a_rerun_mends_it(
+def test_a_run_killed_anywhere_is_unfinished_and_a_rerun_completes_it(
     make_slide: Make, two_discs: Discs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, force: bool
 ) -> None:
     slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
@@ -117,9 +117,7 @@ def test_a_run_cut_off_anywhere_is_not_finished_and_a_rerun_mends_it(
     assert read_json(out / "status" / "slide.json")["tile"]["state"] == "done"
 
 
-def test_a_store_that_belongs_to_another_table_is_made_again(
-    make_slide: Make, two_discs: Discs, tmp_path: Path
-) -> None:
+def test_a_store_of_another_table_is_made_again(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
     slide, out = make_slide(low_counts(two_discs)), tmp_path / "work"
     tile_slide(slide, CONFIG, out)
     tile_slide(slide, TileConfig(patch_px=40), tmp_path / "other")

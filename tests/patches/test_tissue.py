@@ -137,7 +137,7 @@ def test_the_signal_is_that_of_the_channel_with_most_of_it(windows: list[list[fl
 
 
 @pytest.mark.parametrize("background", ["dark", "bright"])
-def test_a_fixed_threshold_is_taken_as_it_is(background: Polarity) -> None:
+def test_a_fixed_threshold_is_not_changed(background: Polarity) -> None:
     ramp = np.tile(np.linspace(0, 250, SIZE).astype(np.uint8), (3, SIZE, 1))
     assert fit(ramp, background, method="fixed", fixed_threshold=0.3).threshold == 0.3
 
@@ -167,7 +167,7 @@ def test_pieces_are_counted_whole_however_tall_they_are() -> None:
             assert found[40:240, 10:12].all() == found[40:240, 10:12].any() == is_filled
 
 
-def test_fibres_that_lie_in_company_are_no_specks() -> None:
+def test_fibres_close_to_each_other_are_no_specks() -> None:
     mask = np.zeros((40, 40), bool)
     mask[10:30:4, 10:30:4] = True  # 25 single pixels, 4 px apart
     assert clean_mask(mask, um2_per_px=1.0, min_speck_um2=25.0, max_hole_um2=0.0).sum() == 25
@@ -175,7 +175,7 @@ def test_fibres_that_lie_in_company_are_no_specks() -> None:
     assert clean_mask(mask, um2_per_px=1.0, min_speck_um2=4.0, max_hole_um2=0.0).sum() == 0
 
 
-def test_a_patch_sees_the_overviews_mask_by_the_centres_of_its_pixels() -> None:
+def test_a_patch_takes_the_overview_mask_at_its_pixels_centres() -> None:
     mask = np.zeros((2, 2), np.uint8)
     mask[0, 1] = 1
     model = TissueModel(
@@ -190,7 +190,7 @@ def test_a_patch_sees_the_overviews_mask_by_the_centres_of_its_pixels() -> None:
 
 @pytest.mark.parametrize("background", ["dark", "bright"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
-def test_a_patchs_mask_is_its_signal_above_the_threshold_within_the_overviews_mask(
+def test_a_patch_mask_is_the_signal_above_threshold_in_the_overview_mask(
     dtype: type[np.generic], background: Polarity
 ) -> None:
     rng = np.random.default_rng(3)
@@ -272,7 +272,7 @@ def test_only_the_chosen_channels_make_the_signal() -> None:
 
 
 @pytest.mark.parametrize("background", ["dark", "bright"])
-def test_with_a_threshold_each_a_dim_channel_is_not_lost_beside_a_bright_one(background: Polarity) -> None:
+def test_a_threshold_per_channel_keeps_a_dim_channel_beside_a_bright_one(background: Polarity) -> None:
     stroma, nuclei = np.zeros((2, SIZE, SIZE), bool)
     stroma[:, 100:] = True
     for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -329,7 +329,7 @@ def structured_field(seed: int = 0, level: float = 1000.0) -> NDArray[np.uint16]
 
 
 @pytest.mark.parametrize(("choice", "share"), [("all", 1.0), ("none", 0.0), ("fail", 0.0)])
-def test_where_no_background_is_in_view_the_choice_decides_and_it_is_said(choice: str, share: float) -> None:
+def test_without_background_in_view_when_unsure_decides_with_a_doubt(choice: str, share: float) -> None:
     model = fit(structured_field(), "dark", when_unsure=choice)
     assert (model.is_unsure, model.mask.mean()) == (True, share)
     assert model.confidence < UNCERTAIN_BELOW
@@ -364,7 +364,7 @@ def test_a_stated_glass_level_tells_a_full_field_from_an_empty_one() -> None:
     assert (empty.mask.any(), empty.confidence >= UNCERTAIN_BELOW) == (False, True)
 
 
-def test_what_was_never_scanned_is_no_tissue_and_takes_no_part_in_shares() -> None:
+def test_unscanned_pixels_are_no_tissue_and_count_in_no_share() -> None:
     pixels, truth = glass_and_two_tissues()
     missing = np.zeros((SIZE, SIZE), bool)
     missing[:60] = True
@@ -396,7 +396,7 @@ def test_a_patch_under_uneven_light_is_judged_by_the_light_at_its_place() -> Non
             assert model.patch_mask((patch * 0.85).astype(dtype), x, 0, 1.0, (100, 100)).all()
 
 
-def test_channels_that_show_tissue_at_different_places_lower_the_confidence() -> None:
+def test_channels_with_tissue_at_different_places_lower_the_confidence() -> None:
     apart = np.full((2, SIZE, SIZE), 0.0)
     apart[0, :100], apart[1, 180:] = 500, 500
     apart += draw().normal(20, 3, apart.shape)
@@ -406,7 +406,7 @@ def test_channels_that_show_tissue_at_different_places_lower_the_confidence() ->
 
 
 @pytest.mark.parametrize("shown", ["bright", "dark"])
-def test_a_polarity_that_a_colour_image_plainly_lacks_is_doubted(shown: Polarity) -> None:
+def test_a_polarity_that_contradicts_a_colour_image_is_doubted(shown: Polarity) -> None:
     pixels = glass_and_two_tissues()[0] if shown == "bright" else draw().normal(12, 2, (3, SIZE, SIZE))
     if shown == "dark":
         pixels[:, :60, :60] += 150
@@ -417,7 +417,7 @@ def test_a_polarity_that_a_colour_image_plainly_lacks_is_doubted(shown: Polarity
     assert fit(pixels, shown).confidence >= UNCERTAIN_BELOW
 
 
-def test_one_channel_of_a_colour_image_tells_its_tissue_alone() -> None:
+def test_one_channel_of_a_colour_image_shows_its_tissue_alone() -> None:
     truth = np.zeros((SIZE, SIZE), np.bool_)
     truth[80:200, 90:220] = True
     overview = np.where(truth, np.array([240, 120, 240])[:, None, None], 240) + draw().normal(0, 2, (3, SIZE, SIZE))

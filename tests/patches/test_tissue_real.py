@@ -35,7 +35,7 @@ pytestmark = pytest.mark.real
         ("multimodal/test-pyfibre-shg-Stack.tif#plane=2", "dark", 0.50, 0.04),
     ],
 )
-def test_the_share_of_tissue_is_what_the_eye_sees_and_none_of_it_is_ink(
+def test_the_tissue_share_is_that_seen_by_eye_without_ink(
     real_data: Path, name: str, background: str, share: float, tolerance: float
 ) -> None:
     path, _, fragment = name.partition("#")
@@ -47,7 +47,7 @@ def test_the_share_of_tissue_is_what_the_eye_sees_and_none_of_it_is_ink(
     assert tissue.ink_share == 0
 
 
-def test_the_whole_tissue_of_a_fluorescence_pair_shows_in_one_of_its_channels(real_data: Path) -> None:
+def test_one_channel_of_a_fluorescence_pair_shows_its_whole_tissue(real_data: Path) -> None:
     pair = {"DAPI": "pair-dapi.ndpi#plane=2", "TRITC": "pair-tritc.ndpi#plane=0"}
     with open_slide({name: f"{real_data}/wsi/{file}" for name, file in pair.items()}) as slide:
         overview, scale_x, scale_y = slide.read_overview(1024)
@@ -103,7 +103,7 @@ TRANSFORMS = Path(__file__).parents[2] / "pipelines" / "tissue-gallery" / "trans
         ("multimodal/curvealign-2B_D9_ROI2-he.tif", 0.5),
     ],
 )
-def test_the_share_does_not_depend_on_exposure_tint_light_turn_or_file_or_that_is_said(
+def test_the_tissue_share_is_stable_under_exposure_tint_light_and_format(
     real_data: Path, tmp_path: Path, name: str, mpp: float | None
 ) -> None:
     spec = importlib.util.spec_from_file_location("transforms", TRANSFORMS)
@@ -126,7 +126,7 @@ def test_the_share_does_not_depend_on_exposure_tint_light_turn_or_file_or_that_i
 
 @pytest.mark.parametrize("field", ["ROI1", "ROI2"])
 @pytest.mark.parametrize(("move", "fill"), [((-9, 14), 0), ((-4, -28), 255)])
-def test_planes_of_stained_tissue_beside_shg_move_together_and_keep_their_tissue(
+def test_planes_of_stained_tissue_beside_shg_keep_their_tissue(
     real_data: Path, tmp_path: Path, field: str, move: tuple[int, int], fill: int
 ) -> None:
     stain = tifffile.imread(real_data / f"multimodal/curvealign-2B_D9_{field}-he.tif")
