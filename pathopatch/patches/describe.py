@@ -40,10 +40,8 @@ _DETECTOR_BITS = (10, 12, 14)  # of detectors that fill a 16-bit word in part, f
 _CEILINGS = {2**bits - 1 for bits in _DETECTOR_BITS} | {2**16 - 2 ** (16 - bits) for bits in _DETECTOR_BITS}
 
 # Lengths in the thumbnail, px.
-_LONGEST, _SMALLEST = (
-    1024,
-    500,
-)  # smaller slides are enlarged by a whole factor, so that outline and letters are legible
+_LONGEST = 1024
+_SMALLEST = 500  # smaller slides are enlarged by a whole factor, so that outline and letters are legible
 _MARGIN, _HEAD, _FOOT, _LINE = 16, 40, 52, 26
 THUMBNAIL_ORIGIN = (_MARGIN + _HEAD, _MARGIN)
 """(row, column) of the slide's top-left pixel in a thumbnail, px."""

@@ -41,7 +41,7 @@ EXTRA_COLUMNS = ("split", "attribute", "label_name", "path")
 """Columns of a set's patch table after those of a slide's; attribute and label_name only if the list has them."""
 
 
-def set_id(source: Path) -> str:
+def _set_id(source: Path) -> str:
     """Return a set's id: the name of its folder, or of its list."""
     named = source.parent if source.name == LIST_NAME else source
     return slide_id_from_path(named.resolve())
@@ -104,7 +104,7 @@ def tile_patches(
             place="[tile] mpp",
             remedy="leave it out, and state the images' own scale: mpp of [ready], --mpp",
         )
-    name, started = set_id(source), time.time()
+    name, started = _set_id(source), time.time()
     listed = read_list(source)
     files = [Path(file) for file in listed["file"]]
     spec = common_spec(files, ready)

@@ -130,13 +130,13 @@ def write_png(path: Path, image: Picture) -> None:
         Image.fromarray(image).save(stream, format="PNG", compress_level=6)
 
 
-def round_length_um(limit_um: float) -> float:
+def _round_length_um(limit_um: float) -> float:
     """Return the longest of 1, 2, 5, 10, 20, 50 … um up to a positive limit."""
     power = 10.0 ** math.floor(math.log10(limit_um))
     return max(step * power for step in (1, 2, 5) if step * power <= limit_um * (1 + 1e-9))
 
 
-def length_text(length_um: float) -> str:
+def _length_text(length_um: float) -> str:
     """Return a length as text, in mm from 1000 um on."""
     return f"{length_um / 1000:g} mm" if length_um >= 1000 else f"{length_um:g} µm"
 
@@ -161,10 +161,10 @@ def shortened(text: str, width_px: int, size: int = FONT_PX + 4) -> str:
 
 def draw_scale(draw: ImageDraw.ImageDraw, corner: tuple[int, int], width: int, um_per_px: float) -> None:
     """Draw a bar of round length, at most a quarter of the slide's width, and its length."""
-    length = round_length_um(max(width / 4, 40) * um_per_px)
+    length = _round_length_um(max(width / 4, 40) * um_per_px)
     x, y = corner
     draw.rectangle((x, y, x + round(length / um_per_px) - 1, y + 6), fill=INK)
-    draw.text((x, y + 12), length_text(length), fill=INK, font=font(FONT_PX))
+    draw.text((x, y + 12), _length_text(length), fill=INK, font=font(FONT_PX))
 
 
 def draw_channels(

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pathopatch.heatmaps.overlay import Legend, blend, origin, render, view_size
-from pathopatch.patches.picture import compose, length_text, round_length_um, write_png
+from pathopatch.patches.picture import _length_text, _round_length_um, compose, write_png
 
 
 def _grey(height=120, width=160):
@@ -100,8 +100,8 @@ def test_one_channel_is_grey():
     [(499, 200, "200 µm"), (999, 500, "500 µm"), (2400, 2000, "2 mm"), (0.6, 0.5, "0.5 µm")],
 )
 def test_scale_bars_have_round_lengths(limit, length, text):
-    assert round_length_um(limit) == pytest.approx(length)
-    assert length_text(round_length_um(limit)) == text
+    assert _round_length_um(limit) == pytest.approx(length)
+    assert _length_text(_round_length_um(limit)) == text
 
 
 def test_the_scale_bar_is_as_long_as_it_says():
