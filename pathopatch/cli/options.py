@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pathopatch.core.method_names import METHOD_NAMES, RANK_METHODS
+
 if TYPE_CHECKING:
     from pathopatch.core.config import Config
 
@@ -35,14 +37,13 @@ Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG
 SlideMpp = Annotated[float | None, typer.Option(help="The slide's own um per px, where its file has none.")]
 Method = Annotated[
     str | None,
-    typer.Option(
-        help="erm, erm-balanced, reweight, resample, oversample, groupdro, gerne (default), gerne-unknown, jtt, dfr, "
-        "gerne-auto."
-    ),
+    typer.Option(help=f"{', '.join(METHOD_NAMES)}. Default: gerne."),
 ]
 TrainDevice = Annotated[str | None, typer.Option(help="auto (default), cpu, cuda or cuda:N.")]
 Bins = Annotated[str, typer.Option(help="Cuts of an attribute of several bins, such as 0.3,0.5.")]
-Rank = Annotated[bool, typer.Option("--rank", help="Draw by the rank of the tissue fraction: resample, gerne.")]
+Rank = Annotated[
+    bool, typer.Option("--rank", help=f"Draw by the rank of the tissue fraction: {', '.join(RANK_METHODS)}.")
+]
 SelectAt = Annotated[float | None, typer.Option(help="Select by WGA at this threshold. Default: as trained.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what there is to do, and how long it takes.")]
 

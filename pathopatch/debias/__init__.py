@@ -1,13 +1,13 @@
-"""How a network is trained so that it does not lean on an attribute that only happens to predict the label.
+"""Debiasing: train without relying on an attribute that only happens to predict the label.
 
-Usable alone, on any PyTorch data set: it needs the labels, the attributes and per-sample losses, and imports nothing
-of this package but its errors. The first open implementation of GERNE [1]_ that we know of.
+Usable alone on any PyTorch data set: it needs labels, attributes and per-sample losses. It imports nothing of this
+package but its errors and the names of methods. The first open implementation of GERNE [1]_ that we know of.
 
 - `gerne`: the arithmetic of the method (group shares, extrapolated shares, bounds of beta);
-- `samplers`, `oversampling`: which samples make up each step; `ranks`: where a measurement takes the attribute's place;
-- `objectives`: how a step's per-sample losses become one number;
-- `pseudo`: attributes guessed from a biased model, where none are known;
-- `phases`: what a method is made of; `methods`: eleven of them, from ``erm`` to ``gerne-auto``, by their names.
+- `samplers`, `oversampling`, `rank_sampler`: which samples make up each step, the last by a measurement's rank;
+- `objectives`: one loss from a step's per-sample losses;
+- `pseudo`: attributes guessed from a biased model, if none are known;
+- `phases`: the parts of a method; `methods`: eleven methods by name, from ``erm`` to ``gerne-auto``.
 
 References
 ----------

@@ -1,4 +1,4 @@
-"""Which shares p(a|y) GERNE trains on, and which beta it allows (arithmetic, no torch).
+"""The arithmetic of GERNE: shares p(a|y) that it trains on, and the bounds of beta (no torch).
 
 Notation of [1]_: K classes y, A attribute values a, alpha_ya = p(a|y) of the training data, c the strength of the
 less biased stream, beta the extrapolation. A class with empty cells has the target 1/A_y over its A_y non-empty
@@ -20,20 +20,20 @@ import numpy.typing as npt
 
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
 
-UNIFORM_TOLERANCE = 1e-12  # a cell this close to its target gives no bound: its i1 and i2 are rounding noise
+_UNIFORM_TOLERANCE = 1e-12  # a cell this close to its target gives no bound: its i1 and i2 are rounding noise
 
 
 def cell_counts(
     label: npt.ArrayLike, attribute: npt.ArrayLike, *, at_least: tuple[int, int] = (2, 2)
 ) -> npt.NDArray[np.int64]:
-    """Return how many samples each cell (y, a) holds.
+    """Return the number of samples of each cell (y, a).
 
     Parameters
     ----------
     label, attribute : array_like of int, shape (N,)
         Class and attribute value of each sample, from 0.
     at_least : tuple of int
-        Smallest K and A, where other samples are known to have more values than these.
+        Smallest K and A, if other samples have more values than these.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def cell_counts(
     Raises
     ------
     InputUnsupportedError
-        Not two one-dimensional integer arrays of one length, no sample, or a negative value (not labelled).
+        Not two one-dimensional integer arrays of one length, no sample, or a negative value (unlabelled).
     """
     y, a = _codes(label, "label"), _codes(attribute, "attribute")
     if len(y) != len(a):
@@ -57,31 +57,22 @@ def cell_counts(
 
 
 def check_cells(counts: npt.NDArray[np.int64]) -> None:
-    """Refuse cells that the method cannot do without; warn of the others that are empty.
-
-    Parameters
-    ----------
-    counts : ndarray of int64, shape (K, A)
-        Samples in each cell.
+    """Refuse an empty class and, for A = 2, an empty cell of `counts` (K, A); for A > 2 warn of an empty cell.
 
     Raises
     ------
     GroupEmptyError
-        A class without samples, or an empty cell where A = 2.
-
-    Warns
-    -----
-    UserWarning
-        An empty cell where A > 2: the class then aims at 1/A_y over its non-empty cells.
+        A class without samples, or an empty cell with A = 2.
     """
     if not (counts == 0).any():
         return
     if counts.shape[1] == 1:  # classes without an attribute
-        empty, shown = ", ".join(f"label {y}" for y, _ in np.argwhere(counts == 0)), "counts by label"
+        empty, layout = ", ".join(f"label {y}" for y, _ in np.argwhere(counts == 0)), "counts by label"
     else:
         empty = ", ".join(f"(label {y}, attribute {a})" for y, a in np.argwhere(counts == 0))
-        shown = "counts, one row a label, one column an attribute"
-    text = f"no sample in {empty}; {shown}: {counts.tolist()}"
+        layout = "counts, one row per label, one column per attribute"
+    text = f"no sample in {empty}; {layout}: {counts.tolist()}"
+    # With more than two values a class can still be balanced over its other cells; with two it would have no contrast.
     if counts.shape[1] == 2 or (counts.sum(axis=1) == 0).any():
         raise GroupEmptyError(text, remedy="Add samples of this group, or choose a threshold at which none is empty.")
     warnings.warn(f"{text}; each class aims at equal shares of its non-empty cells", UserWarning, stacklevel=3)
@@ -103,7 +94,7 @@ def alpha(label: npt.ArrayLike, attribute: npt.ArrayLike) -> npt.NDArray[np.floa
     Raises
     ------
     GroupEmptyError
-        A class without samples, or an empty cell where A = 2 (A > 2 warns).
+        A class without samples, or an empty cell with A = 2 (A > 2 warns).
     InputUnsupportedError
         As `cell_counts`.
     """
@@ -114,30 +105,15 @@ def alpha(label: npt.ArrayLike, attribute: npt.ArrayLike) -> npt.NDArray[np.floa
 
 
 def less_biased(alpha: npt.ArrayLike, c: float) -> npt.NDArray[np.float64]:
-    """Return p(a|y) of the less biased stream, alpha + c (1/A - alpha), eq. 4.
+    """Return p(a|y) of the less biased stream, alpha + c (1/A - alpha), eq. 4; c = 1 is group-balanced.
 
-    Parameters
-    ----------
-    alpha : array_like of float, shape (..., A)
-        p(a|y) of the data; 0 marks an empty cell.
-    c : float
-        Strength in (0, 1]; 1 is group-balanced.
-
-    Returns
-    -------
-    ndarray of float64, shape (..., A)
-        Shares in [0, 1]; 0 in empty cells.
-
-    Raises
-    ------
-    InputUnsupportedError
-        c outside (0, 1], or rows that are no shares.
+    Arguments and errors are those of `extrapolated`, which this is at beta = 0. Shares are in [0, 1].
     """
     return extrapolated(alpha, c, 0.0)
 
 
 def extrapolated(alpha: npt.ArrayLike, c: float, beta: float) -> npt.NDArray[np.float64]:
-    """Return p(a|y) that GERNE trains on in expectation, alpha + c (beta + 1) (1/A - alpha), eq. 8.
+    """Return the p(a|y) that GERNE trains on in expectation, alpha + c (beta + 1) (1/A - alpha), eq. 8.
 
     Parameters
     ----------
@@ -146,7 +122,7 @@ def extrapolated(alpha: npt.ArrayLike, c: float, beta: float) -> npt.NDArray[np.
     c : float
         Strength in (0, 1].
     beta : float
-        Extrapolation; -1 gives alpha back, 0 the less biased stream.
+        Extrapolation; -1 gives alpha, 0 the less biased stream.
 
     Returns
     -------
@@ -156,7 +132,7 @@ def extrapolated(alpha: npt.ArrayLike, c: float, beta: float) -> npt.NDArray[np.
     Raises
     ------
     InputUnsupportedError
-        c outside (0, 1], or rows that are no shares.
+        c outside (0, 1], or rows that are not shares.
     """
     shares = _shares(alpha)
     check_c(c)
@@ -166,52 +142,31 @@ def extrapolated(alpha: npt.ArrayLike, c: float, beta: float) -> npt.NDArray[np.
 def beta_bounds(alpha: npt.ArrayLike, c: float) -> tuple[float, float]:
     """Return the smallest and the largest beta for which every extrapolated share is in [0, 1], eq. 9.
 
-    Parameters
-    ----------
-    alpha : array_like of float, shape (..., A)
-        p(a|y) of the data; 0 marks an empty cell, which bounds nothing.
-    c : float
-        Strength in (0, 1].
-
-    Returns
-    -------
-    tuple of float
-        (low, high); (-inf, inf) where every non-empty cell already has its target share.
-
-    Raises
-    ------
-    InputUnsupportedError
-        c outside (0, 1], or rows that are no shares.
+    Arguments and errors are those of `extrapolated`. The bounds are (-inf, inf) if every non-empty cell already has its
+    target share.
     """
     shares = _shares(alpha)
     check_c(c)
     gap = _target(shares) - shares
-    bounding = (shares > 0) & (np.abs(gap) > UNIFORM_TOLERANCE)
-    if not bounding.any():
+    is_bounding = (shares > 0) & (np.abs(gap) > _UNIFORM_TOLERANCE)
+    if not is_bounding.any():
         return -math.inf, math.inf
-    i1 = -shares[bounding] / (c * gap[bounding]) - 1.0
-    i2 = (1.0 - shares[bounding]) / (c * gap[bounding]) - 1.0
+    # The two beta at which a share reaches 0 and 1, in the paper's names. Which one is larger depends on the gap's
+    # sign.
+    i1 = -shares[is_bounding] / (c * gap[is_bounding]) - 1.0
+    i2 = (1.0 - shares[is_bounding]) / (c * gap[is_bounding]) - 1.0
     return float(np.minimum(i1, i2).max()), float(np.maximum(i1, i2).min())
 
 
 def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
-    """Refuse a beta with which training diverges.
-
-    Parameters
-    ----------
-    alpha : array_like of float, shape (..., A)
-        p(a|y) of the data; 0 marks an empty cell.
-    c : float
-        Strength in (0, 1].
-    beta : float
-        Extrapolation.
+    """Refuse a beta with which training diverges; arguments as of `extrapolated`.
 
     Raises
     ------
     BetaOutOfBoundsError
-        beta outside `beta_bounds`, or NaN or infinite; the message states the bounds.
+        beta outside `beta_bounds`, NaN or infinite; the message states the bounds.
     InputUnsupportedError
-        c outside (0, 1], or rows that are no shares.
+        c outside (0, 1], or rows that are not shares.
     """
     low, high = beta_bounds(alpha, c)
     if not (math.isfinite(beta) and low <= beta <= high):
@@ -224,21 +179,12 @@ def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
 def check_s(alpha: npt.ArrayLike, s: float) -> None:
     """Refuse an s = c (beta + 1) at which an extrapolated share leaves [0, 1].
 
-    Parameters
-    ----------
-    alpha : array_like of float, shape (..., A)
-        p(a|y) of the data; 0 marks an empty cell.
-    s : float
-        c (beta + 1) of eq. 8.
-
     Raises
     ------
     BetaOutOfBoundsError
-        s outside its bounds, or NaN or infinite; the message states them.
-    InputUnsupportedError
-        Rows that are no shares.
+        s outside its bounds, NaN or infinite; the message states the bounds.
     """
-    low, high = (1.0 + beta for beta in beta_bounds(alpha, 1.0))
+    low, high = (1.0 + beta for beta in beta_bounds(alpha, 1.0))  # at c = 1, s is beta + 1
     if not (math.isfinite(s) and low <= s <= high):
         raise BetaOutOfBoundsError(
             f"s = {s:g} is outside [{low:.6g}, {high:.6g}], the bounds for these groups",
@@ -247,17 +193,10 @@ def check_s(alpha: npt.ArrayLike, s: float) -> None:
 
 
 def balancing_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return by what a sample of each cell weighs so that uniform draws count as group-balanced: 1 / (K A_y p(y, a)).
+    """Return the weights (K, A) that make uniform draws group-balanced, 1 / (K A_y p(y, a)); 0 in empty cells.
 
-    Parameters
-    ----------
-    counts : ndarray of int64, shape (K, A)
-        Samples in each cell.
-
-    Returns
-    -------
-    ndarray of float64, shape (K, A)
-        0 in empty cells; A_y counts the others of a class. The mean over all samples is 1 if no class is empty.
+    A_y counts the non-empty cells of a class of `counts` (K, A). The mean weight of all samples is 1 if no class is
+    empty.
     """
     share = counts / counts.sum()
     target = (counts > 0) / np.maximum((counts > 0).sum(axis=1, keepdims=True), 1) / len(counts)
@@ -266,24 +205,13 @@ def balancing_weights(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
 
 
 def check_c(c: float) -> None:
-    """Refuse a strength outside (0, 1].
-
-    Parameters
-    ----------
-    c : float
-        Strength of the less biased stream.
-
-    Raises
-    ------
-    InputUnsupportedError
-        c outside (0, 1], or NaN.
-    """
+    """Refuse a strength outside (0, 1], or NaN."""
     if not 0.0 < c <= 1.0:
         raise InputUnsupportedError(f"c = {c} is outside (0, 1]", remedy="Use 0.5 or 1, as the paper does.")
 
 
 def _codes(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
-    """Return class or attribute codes as int64, refused if they are none."""
+    """Return class or attribute codes as int64; refuse anything else."""
     array = np.asarray(values)
     if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "iub":
         raise InputUnsupportedError(
@@ -291,18 +219,16 @@ def _codes(values: npt.ArrayLike, name: str) -> npt.NDArray[np.int64]:
             remedy=f"Give the {name} of each sample as a non-empty one-dimensional array of integers.",
         )
     if array.min() < 0:
-        raise InputUnsupportedError(
-            f"{name} holds {int(array.min())}", remedy="Leave out the samples that are not labelled."
-        )
+        raise InputUnsupportedError(f"{name} holds {int(array.min())}", remedy="Leave out unlabelled samples.")
     return array.astype(np.int64)
 
 
 def _shares(alpha: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return alpha as float64, refused unless its rows are shares."""
+    """Return alpha as float64; refuse rows that are not shares."""
     shares = np.asarray(alpha, dtype=np.float64)
     if shares.ndim < 1 or not ((shares >= 0).all() and np.allclose(shares.sum(axis=-1), 1.0, atol=1e-6)):
         raise InputUnsupportedError(
-            f"rows of alpha are no shares: {shares.tolist()}", remedy="Pass p(a|y), as `alpha` returns it."
+            f"rows of alpha are not shares: {shares.tolist()}", remedy="Pass p(a|y), as `alpha` returns it."
         )
     return shares
 

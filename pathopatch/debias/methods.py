@@ -1,9 +1,9 @@
-"""Which sampler and which objective make up each debiasing method: the only place that knows methods by name.
+"""The debiasing methods by name: sampler and objective of each. No other module branches on a method's name.
 
 A method is a tuple of phases (`phases.Phase`) that a training loop runs one after another without knowing the name. All
-methods see the same number of samples a step, K * batch_per_class, so that they are compared at equal cost; what a
-method with two phases takes in all, `phases.steps_in_all` says. Averaging the weights and a decision threshold from
-validation belong to no method: the loop does them for all or for none.
+methods see the same number of samples per step, K * batch_per_class, so that they are compared at equal cost;
+`phases.steps_in_all` counts the steps of methods with two phases. Weight averaging and the decision threshold belong to
+no method: the loop applies them to all or to none.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy.typing as npt
 from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
@@ -35,11 +36,29 @@ from pathopatch.debias.samplers import (
     UniformBatchSampler,
 )
 
-__all__ = ["METHODS", "NAMES", "Batches", "MakeSampler", "Phase", "method", "parameters_of", "steps_in_all"]
+__all__ = [
+    "METHODS",
+    "NAMES",
+    "Batches",
+    "MakeSampler",
+    "Phase",
+    "Searched",
+    "method",
+    "parameters_of",
+    "searched_parameters",
+    "steps_in_all",
+]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-_AUTO_LR_SCALE = 10**-0.5  # gerne-auto: one over the growth of the gradient's standard deviation
+Searched = Literal["extrapolation", "s", "t", "biased_lr_scale"]
+"""What a search tries beside learning rate and weight decay. ``extrapolation`` is the pair of c and beta, so that
+s = c (beta + 1); the others are parameters of the same name."""
+NAMES = METHOD_NAMES
+# gerne-auto: of two independent halves of a batch, one counts (1 + beta) = 2 times and the other -beta = -1 times. So
+# the variance of the gradient is 2 * (2**2 + 1) = 10 times that of the whole batch's mean; steps are shorter by its
+# root.
+_AUTO_LR_SCALE = 10**-0.5
 
 
 def method(
@@ -63,33 +82,32 @@ def method(
     Parameters
     ----------
     name : str
-        One of `NAMES`; the function of that name says what the method is.
+        One of `NAMES`; the function of that name documents the method.
     c, beta : float
-        Of gerne and gerne-unknown: strength of the less biased half, in (0, 1], and extrapolation. Whether beta is
-        inside its bounds depends on the data and is checked when the sampler is made. The defaults give
-        s = c (beta + 1) = 1.
+        gerne, gerne-unknown: strength of the less biased half, in (0, 1], and extrapolation. The defaults give
+        s = c (beta + 1) = 1. The bounds of beta depend on the data and are checked when the sampler is made.
     eta : float
-        Of groupdro: step of the group weights, above 0.
+        groupdro: step size of the group weights, above 0.
     s : float
-        Of oversample: c (beta + 1) of the shares that are drawn; its bounds are checked when the sampler is made.
+        oversample: c (beta + 1) of the shares that are drawn; its bounds are checked when the sampler is made.
     t : float
-        Of gerne-unknown: share of each class that is called hard, in (0, 1).
+        gerne-unknown: hard share of each class, in (0, 1).
     biased_lr_scale, biased_weight_decay_scale : float
-        Of gerne-unknown: factors on learning rate and weight decay of the biased model. The paper has a tenth and 2; at
-        a tenth the biased model was under-trained where this was measured, so the first is to be tuned.
+        gerne-unknown: factors on learning rate and weight decay of the biased model. The paper has 0.1 and 2; at 0.1
+        the biased model was under-trained where it was measured, so the first needs tuning.
     biased_select : {"cba", "last"}
-        Of gerne-unknown: which step of the biased model is kept.
+        gerne-unknown: which checkpoint of the biased model is kept.
     upweight, identify_share : float
-        Of jtt: how many samples one of the error set stands for, and steps of the first model by those of the second:
-        it has to stop before it knows the training set by heart.
+        jtt: weight of a sample of the error set, and steps of the first model relative to the second. The first model
+        must stop before it memorises the training set.
     refit_share, refit_lr_scale : float
-        Of dfr: steps of the last layer by those of the network, and factor on its learning rate. The layer's problem is
-        convex and its gradients are small: with AdamW at the network's own rate it hardly moved where this was tried.
+        dfr: steps and learning rate of the last layer relative to the network's. Its gradients are small: with AdamW at
+        the network's own rate it hardly moved where it was tried.
 
     Returns
     -------
     tuple of Phase
-        In the order in which they are run; picklable.
+        In the order in which they run; picklable.
 
     Raises
     ------
@@ -114,13 +132,21 @@ def method(
     }
     phases = METHODS[name](**{parameter: given[parameter] for parameter in parameters_of(name)})
     for phase in phases:
-        phase.objective(np.ones((2, 2), dtype=np.int64))  # what the objective refuses is refused now, not hours later
+        phase.objective(np.ones((2, 2), dtype=np.int64))  # its parameters are refused now, not after hours of training
     return phases
 
 
 def parameters_of(name: str) -> tuple[str, ...]:
-    """Return which parameters of `method` a method reads."""
+    """Return the parameters of `method` that a method reads."""
     return tuple(inspect.signature(METHODS[name]).parameters)
+
+
+def searched_parameters(name: str) -> tuple[Searched, ...]:
+    """Return which of a method's own parameters a search tries; the method's signature decides."""
+    own = parameters_of(name)
+    pair: tuple[Searched, ...] = ("extrapolation",) if {"c", "beta"} <= set(own) else ()
+    single: tuple[Searched, ...] = ("s", "t", "biased_lr_scale")
+    return pair + tuple(parameter for parameter in single if parameter in own)
 
 
 def erm() -> tuple[Phase, ...]:
@@ -152,14 +178,12 @@ def erm_balanced() -> tuple[Phase, ...]:
 def reweight() -> tuple[Phase, ...]:
     """Return importance weighting: uniform draws, each loss times 1 / (K A p(y, a)).
 
-    Sampler: `UniformBatchSampler`. Objective: `GroupWeighted`, by `gerne.balancing_weights`; groups that are empty
-    where A > 2 are left out of A.
+    Sampler: `UniformBatchSampler`. Objective: `GroupWeighted`, by `gerne.balancing_weights`; A counts non-empty groups.
 
     References
     ----------
     Shimodaira, "Improving predictive inference under covariate shift by weighting the log-likelihood function", Journal
-    of Statistical Planning and Inference 90(2), 2000: the weighted likelihood, here with the ratio of a uniform p(y, a)
-    to that of the data.
+    of Statistical Planning and Inference 90(2), 2000: the weighted likelihood, here by uniform p(y, a) over p(y, a).
     """
     return (Phase(sampler=_uniform_over_cells, objective=_balanced),)
 
@@ -186,7 +210,8 @@ def oversample(*, s: float) -> tuple[Phase, ...]:
     ----------
     The shares are eq. 8 of Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236.
     """
-    _check_finite("s", s)
+    if not math.isfinite(s):
+        raise InputUnsupportedError(f"s = {s}", remedy="Use a finite number.")
     return (Phase(sampler=partial(ExtrapolatedBatchSampler, s=s), objective=_mean),)
 
 
@@ -206,7 +231,7 @@ def groupdro(*, eta: float) -> tuple[Phase, ...]:
 def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
     """Return gradient extrapolation with known attributes.
 
-    Sampler: `GerneBatchSampler`, by rank `RankGerneBatchSampler`, half of the samples in each stream. Objective:
+    Sampler: `GerneBatchSampler`, by rank `RankGerneBatchSampler`, half of the samples in each half. Objective:
     `GradientExtrapolation`.
 
     References
@@ -233,12 +258,12 @@ def gerne_unknown(
     biased_weight_decay_scale: float,
     biased_select: Literal["cba", "last"],
 ) -> tuple[Phase, ...]:
-    """Return gradient extrapolation with unknown attributes: a biased model, pseudo-groups by it, then a new model.
+    """Return gradient extrapolation with unknown attributes: a biased model, its pseudo-groups, then a new model.
 
-    Samplers: `ClassBalancedBatchSampler` by the label alone, with `Mean`, the checkpoint picked by the mean of the
-    classes' accuracies, as in the paper, or the last: where validation is balanced, the former prefers the least biased
-    model; then `GerneBatchSampler` with `GradientExtrapolation` on the pseudo-attributes of `pseudo.pseudo_attributes`,
-    A = 2. Where validation knows no attribute either, its groups are the classes, and t must be at most 1/2.
+    Samplers: `ClassBalancedBatchSampler` by the label alone, with `Mean`; then `GerneBatchSampler` with
+    `GradientExtrapolation` on the attributes of `pseudo.pseudo_attributes`, A = 2. The biased model's checkpoint is
+    picked by class-balanced accuracy, as in the paper, or is the last: a balanced validation set would prefer the least
+    biased model. If validation has no attribute, its groups are the classes, and t must be at most 1/2.
 
     References
     ----------
@@ -257,7 +282,7 @@ def gerne_unknown(
         needs_val_attribute=t > 0.5,
     )
     (known,) = gerne(c=c, beta=beta)
-    shares.check_beta((1 - t, t), c, beta)  # the shares that the pseudo-groups will have in each class
+    shares.check_beta((1 - t, t), c, beta)  # these will be the pseudo-groups' shares in each class
     second = Phase(
         sampler=known.sampler, objective=known.objective, starts_anew=True, relabel=partial(_hardest_share, t=t)
     )
@@ -265,10 +290,10 @@ def gerne_unknown(
 
 
 def jtt(*, upweight: float, identify_share: float) -> tuple[Phase, ...]:
-    """Return "just train twice": a first model by ERM, its errors upweighted, then a new model.
+    """Return "just train twice": a first model by ERM, then a new model with the first one's errors upweighted.
 
-    Samplers: `UniformBatchSampler`, the last step taken; then `UpweightedBatchSampler` with the errors of the first
-    model as attribute 1. Objective of both: `Mean`.
+    Samplers: `UniformBatchSampler`, whose last step is kept; then `UpweightedBatchSampler` with the first model's
+    errors as attribute 1. Objective of both: `Mean`.
 
     References
     ----------
@@ -286,10 +311,10 @@ def dfr(*, refit_share: float, refit_lr_scale: float) -> tuple[Phase, ...]:
     """Return deep feature reweighting: ERM, then its last layer alone on group-balanced held-out patches.
 
     Samplers: `UniformBatchSampler`; then `GroupBalancedBatchSampler` on one half of the validation patches, with all
-    but the last layer frozen. Objective of both: `Mean`. Checkpoints of both phases, the decision threshold and the
-    temperature are picked by the other half alone. Where the paper fits a logistic regression with an L1 penalty to
-    features of unvaried patches, averaged over ten draws of balanced sets, this takes steps of the run's optimiser from
-    ERM's last layer on, patches varied as in training: that problem is convex, and the loop is the one of all methods.
+    but the last layer frozen. Objective of both: `Mean`. The other half alone picks the checkpoints, the decision
+    threshold and the temperature. The paper fits a logistic regression with an L1 penalty to features of patches
+    without augmentation, averaged over ten balanced draws. Here the run's optimiser goes on from ERM's last layer, with
+    augmentation: the problem is convex, and all methods share one loop.
 
     References
     ----------
@@ -308,14 +333,12 @@ def dfr(*, refit_share: float, refit_lr_scale: float) -> tuple[Phase, ...]:
 
 
 def gerne_auto() -> tuple[Phase, ...]:
-    """Return gradient extrapolation with nothing to tune: c = .5, beta = 1, so that p_ext = 1/A.
+    """Return gradient extrapolation with nothing to tune: c = 0.5, beta = 1, so that p_ext = 1/A.
 
-    Sampler: `GerneBatchSampler`, whose two streams draw independently. Objective: `GradientExtrapolation`. Its steps
-    are shorter than those of other methods by the square root of 10: of two independent halves of a batch, one counts
-    twice and the other is taken off, so that the variance of the gradient is 2 * (2**2 + 1) = 10 times that of the
-    whole batch's mean. It counts on what the loop does for every method by default: a moving average of the weights,
-    without which its noise makes it worse than resampling, and checkpoint and one decision threshold picked by
-    validation.
+    Sampler: `GerneBatchSampler`, whose halves are drawn independently. Objective: `GradientExtrapolation`. Steps are
+    shorter than those of other methods by the square root of 10, since its gradient's variance is 10 times as large. It
+    relies on the loop's defaults: a moving average of the weights, without which its noise makes it worse than
+    resampling, and a checkpoint and decision threshold picked by validation.
 
     References
     ----------
@@ -339,16 +362,15 @@ METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyT
         "gerne-auto": gerne_auto,
     }
 )
-NAMES = tuple(METHODS)
 
 
 def _mean(counts: Ints) -> nn.Module:
-    """Return the mean, whatever the groups."""
+    """Return the mean loss; groups are not used."""
     return Mean()
 
 
 def _balanced(counts: Ints) -> nn.Module:
-    """Return the mean weighted so that all groups count alike."""
+    """Return the mean with equal total weight for every group."""
     return GroupWeighted(shares.balancing_weights(counts).ravel())
 
 
@@ -358,7 +380,7 @@ def _group_dro(counts: Ints, *, eta: float) -> nn.Module:
 
 
 def _extrapolation(counts: Ints, *, beta: float) -> nn.Module:
-    """Return the extrapolated loss, whatever the groups."""
+    """Return the extrapolated loss; groups are not used."""
     return GradientExtrapolation(beta)
 
 
@@ -368,19 +390,19 @@ def _hardest_share(probability: Floats, label: Ints, attribute: Ints, *, t: floa
 
 
 def _errors(probability: Floats, label: Ints, attribute: Ints) -> Ints:
-    """Return the error set of JTT; say so if it is empty, for then nothing is upweighted."""
-    wrong = pseudo.error_set(probability, label)
-    if not wrong.any():
+    """Return the error set of JTT; warn if it is empty, since nothing is upweighted then."""
+    is_error = pseudo.error_set(probability, label)
+    if not is_error.any():
         warnings.warn(
-            "the first model makes no error, so none is upweighted; lower identify_share", UserWarning, stacklevel=2
+            "the first model makes no error, so nothing is upweighted; lower identify_share", UserWarning, stacklevel=2
         )
-    return wrong
+    return is_error
 
 
 def _uniform_over_cells(
     label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
 ) -> UniformBatchSampler:
-    """Return uniform batches of data whose cells can be weighed against each other."""
+    """Return uniform batches; refuse empty cells, which have no weight."""
     shares.check_cells(shares.cell_counts(label, attribute))
     return UniformBatchSampler(label, attribute, batch_per_class=batch_per_class, steps=steps, seed=seed)
 
@@ -388,7 +410,7 @@ def _uniform_over_cells(
 def _class_balanced_by_label(
     label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
 ) -> ClassBalancedBatchSampler:
-    """Return class-balanced batches that are the same whatever the attribute is."""
+    """Return class-balanced batches that do not depend on the attribute."""
     return ClassBalancedBatchSampler(
         label, np.zeros(np.shape(label), dtype=np.int64), batch_per_class=batch_per_class, steps=steps, seed=seed
     )
@@ -404,7 +426,7 @@ def _gerne_sampler(
     steps: int,
     seed: int,
 ) -> GerneBatchSampler:
-    """Return GERNE's batches with half of ``batch_per_class`` in each half; beta must suit the data."""
+    """Return GERNE's batches with half of `batch_per_class` in each half; refuse a beta outside the data's bounds."""
     half = half_of(batch_per_class)
     batches = GerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
     counts = shares.cell_counts(label, attribute)
@@ -413,13 +435,7 @@ def _gerne_sampler(
 
 
 def _above_zero(name: str, value: float) -> float:
-    """Return a factor, refused unless finite and above 0."""
+    """Return a factor; refuse it unless finite and above 0."""
     if not (math.isfinite(value) and value > 0):
         raise InputUnsupportedError(f"{name} = {value}", remedy="Use a finite number above 0.")
     return value
-
-
-def _check_finite(name: str, value: float) -> None:
-    """Refuse NaN and infinity."""
-    if not math.isfinite(value):
-        raise InputUnsupportedError(f"{name} = {value}", remedy="Use a finite number.")

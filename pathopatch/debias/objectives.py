@@ -1,9 +1,13 @@
-"""How the per-sample losses of a step become the one number whose gradient is followed.
+"""Objectives: one loss from the per-sample losses of a step.
 
 Normalisation layers. A batch of `GradientExtrapolation` holds two halves. Send it through the network in **one
 concatenated forward**. Without BatchNorm this equals two forwards. Train-mode BatchNorm makes them differ, and two
 forwards were the worse choice where it was measured, because each half's statistics then miss the running ones. So
 freeze BatchNorm when weights are pretrained, and prefer GroupNorm or LayerNorm when training from scratch.
+
+Every ``forward(loss, group)`` takes the loss of each sample, a float tensor of shape (B,), and its group A y + a, an
+int tensor of shape (B,). It returns a differentiable scalar of the type of ``loss``, and raises `InputUnsupportedError`
+unless both are one-dimensional, non-empty and of one length.
 """
 
 from __future__ import annotations
@@ -22,25 +26,7 @@ class Mean(nn.Module):
     """The mean loss: the objective of ERM and of resampling."""
 
     def forward(self, loss: Tensor, group: Tensor) -> Tensor:
-        """Return the mean of the losses.
-
-        Parameters
-        ----------
-        loss : Tensor of float, shape (B,)
-            Loss of each sample.
-        group : Tensor of int, shape (B,)
-            Not used.
-
-        Returns
-        -------
-        Tensor of float, shape ()
-            Differentiable.
-
-        Raises
-        ------
-        InputUnsupportedError
-            Losses and groups are not two one-dimensional, non-empty tensors of one length.
-        """
+        """Return the mean of the losses; groups are not used."""
         _check(loss, group)
         return loss.mean()
 
@@ -48,9 +34,9 @@ class Mean(nn.Module):
 class GroupWeighted(nn.Module):
     """The mean of the losses, each times its group's weight: importance weighting.
 
-    With the weights of `gerne.balancing_weights` and uniform draws its expectation is the group-balanced risk, the one
-    that `GroupBalancedBatchSampler` follows by drawing [1]_. Of four groups, a sample of one that holds a two-hundredth
-    of the data weighs 50, so steps are noisier than those of resampling.
+    With the weights of `gerne.balancing_weights` and uniform draws its expectation is the group-balanced risk, which
+    `GroupBalancedBatchSampler` reaches by drawing [1]_. Steps are noisier than with resampling: of four groups, a
+    sample of one that holds 1/200 of the data weighs 50.
 
     Parameters
     ----------
@@ -65,7 +51,7 @@ class GroupWeighted(nn.Module):
     Raises
     ------
     InputUnsupportedError
-        Weights of other shape, negative or not finite.
+        Weights of another shape, negative or not finite.
 
     References
     ----------
@@ -80,30 +66,12 @@ class GroupWeighted(nn.Module):
         values = np.asarray(weight, dtype=np.float64)
         if values.ndim != 1 or not (np.isfinite(values).all() and (values >= 0).all()):
             raise InputUnsupportedError(
-                f"weights of shape {values.shape}", remedy="Give one weight a group, finite and not negative."
+                f"weights of shape {values.shape}", remedy="Give one weight per group, finite and not negative."
             )
         self.register_buffer("weight", torch.from_numpy(values.copy()), persistent=False)
 
     def forward(self, loss: Tensor, group: Tensor) -> Tensor:
-        """Return the weighted mean of the losses.
-
-        Parameters
-        ----------
-        loss : Tensor of float, shape (B,)
-            Loss of each sample.
-        group : Tensor of int, shape (B,)
-            Group of each sample, A y + a, in [0, G).
-
-        Returns
-        -------
-        Tensor of float, shape ()
-            Differentiable, of the type of ``loss``.
-
-        Raises
-        ------
-        InputUnsupportedError
-            A group outside [0, G), or not two one-dimensional, non-empty tensors of one length.
-        """
+        """Return the weighted mean of the losses; a group outside [0, G) is refused."""
         _check(loss, group)
         _check_range(group, len(self.weight))
         return (self.weight.to(loss.dtype)[group] * loss).mean()
@@ -112,10 +80,10 @@ class GroupWeighted(nn.Module):
 class GradientExtrapolation(nn.Module):
     """The loss of GERNE, L_lb + beta (L_lb - L_b), eq. 5 to 7 of [1]_.
 
-    The first half of a batch is the biased one, the second the less biased one, as `GerneBatchSampler` builds it.
-    Equivalently a sample of the less biased half weighs (1 + beta) / (B/2), one of the biased half -beta / (B/2). For
-    beta > 0 the loss is unbounded below, so its two parts are kept for the log: watch them, not their sum. beta stands
-    in the state dict; check it against the data with `gerne.check_beta`.
+    The first half of a batch is the biased one, the second the less biased one, as `GerneBatchSampler` builds it. A
+    sample of the less biased half weighs (1 + beta) / (B/2), one of the biased half -beta / (B/2). For beta > 0 the
+    loss is unbounded below: watch its two parts in the log, not their sum. beta is part of the state dict; check it
+    against the data with `gerne.check_beta`.
 
     Parameters
     ----------
@@ -152,29 +120,11 @@ class GradientExtrapolation(nn.Module):
         self.register_buffer("loss_less_biased", torch.tensor(math.nan), persistent=False)
 
     def forward(self, loss: Tensor, group: Tensor) -> Tensor:
-        """Return the extrapolated loss of a batch whose first half is biased.
-
-        Parameters
-        ----------
-        loss : Tensor of float, shape (B,)
-            Loss of each sample; B is even.
-        group : Tensor of int, shape (B,)
-            Not used.
-
-        Returns
-        -------
-        Tensor of float, shape ()
-            Differentiable, of the type of ``loss``.
-
-        Raises
-        ------
-        InputUnsupportedError
-            B is odd, or losses and groups are not two one-dimensional, non-empty tensors of one length.
-        """
+        """Return the extrapolated loss of an even batch whose first half is biased; groups are not used."""
         _check(loss, group)
         if len(loss) % 2:
             raise InputUnsupportedError(
-                f"a batch of {len(loss)} has no two equal halves", remedy="Use batches of GerneBatchSampler."
+                f"a batch of {len(loss)} does not split into two halves", remedy="Use batches of GerneBatchSampler."
             )
         biased, less_biased = (half.mean() for half in loss.chunk(2))
         self.loss_biased = biased.detach()
@@ -185,9 +135,9 @@ class GradientExtrapolation(nn.Module):
 class GroupDRO(nn.Module):
     """The group-weighted loss sum_g q_g L_g of online Group DRO, algorithm 1 of [1]_.
 
-    In each training step q_g is multiplied by exp(eta L_g) for the groups present in the batch and all q are
-    normalised; a group that is absent adds nothing to the loss and its weight moves by the normalisation alone. Draw
-    batches with `GroupBalancedBatchSampler`, as the algorithm does.
+    Each training step multiplies q_g by exp(eta L_g) for the groups present in the batch and normalises all q. An
+    absent group adds nothing to the loss; its weight changes by the normalisation alone. Draw batches with
+    `GroupBalancedBatchSampler`, as the algorithm does.
 
     Parameters
     ----------
@@ -199,7 +149,7 @@ class GroupDRO(nn.Module):
     Attributes
     ----------
     q : Tensor of float64, shape (G,)
-        Weights of the groups, non-negative, of sum 1; uniform at first.
+        Weights of the groups, non-negative, of sum 1; uniform at the start.
 
     Raises
     ------
@@ -224,33 +174,16 @@ class GroupDRO(nn.Module):
         self.register_buffer("q", torch.full((n_groups,), 1 / n_groups, dtype=torch.float64))
 
     def forward(self, loss: Tensor, group: Tensor) -> Tensor:
-        """Return sum_g q_g L_g with q updated first (in training mode only).
-
-        Parameters
-        ----------
-        loss : Tensor of float, shape (B,)
-            Loss of each sample.
-        group : Tensor of int, shape (B,)
-            Group of each sample, A y + a, in [0, G).
-
-        Returns
-        -------
-        Tensor of float, shape ()
-            Differentiable in ``loss``, of its type; q is a constant to it.
-
-        Raises
-        ------
-        InputUnsupportedError
-            A group outside [0, G), or not two one-dimensional, non-empty tensors of one length.
-        """
+        """Return sum_g q_g L_g; in training mode q is updated first. A group outside [0, G) is refused."""
         _check(loss, group)
         n_groups = len(self.q)
         _check_range(group, n_groups)
-        member = group[:, None] == torch.arange(n_groups, device=group.device)  # (B, G)
-        size = member.sum(dim=0)  # (G,)
-        group_loss = (member * loss[:, None]).sum(dim=0) / size.clamp(min=1)  # (G,)
+        is_member = group[:, None] == torch.arange(n_groups, device=group.device)  # (B, G)
+        size = is_member.sum(dim=0)  # (G,)
+        group_loss = (is_member * loss[:, None]).sum(dim=0) / size.clamp(min=1)  # (G,)
         if self.training:
-            # log space: exp(eta L) of a large loss is infinite
+            # In log space, since exp(eta L) of a large loss is infinite. A new tensor replaces q: an update in place
+            # would change tensors that callers still hold, such as an earlier state dict.
             self.q = torch.softmax(self.q.log() + self.eta * group_loss.detach().to(self.q.dtype), dim=0)
         return (self.q.to(loss.dtype) * group_loss).sum()
 
@@ -264,9 +197,9 @@ def _check_range(group: Tensor, n_groups: int) -> None:
 
 
 def _check(loss: Tensor, group: Tensor) -> None:
-    """Refuse anything but one loss and one group a sample."""
+    """Refuse anything but one loss and one group per sample."""
     if loss.ndim != 1 or len(loss) == 0 or group.shape != loss.shape:
         raise InputUnsupportedError(
             f"losses of shape {tuple(loss.shape)} and groups of shape {tuple(group.shape)}",
-            remedy="Give one loss and one group a sample, for instance with reduction='none'.",
+            remedy="Give one loss and one group per sample, for instance with reduction='none'.",
         )

@@ -1,4 +1,4 @@
-"""What a method is made of: phases, each one stretch of training that a loop runs without knowing the method's name."""
+"""Phases: the stretches of training that make up a method, run by a loop that does not know the method's name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 
 class Batches(Protocol):
-    """What a sampler gives: lists of indices, in order or by step."""
+    """Batches of a sampler: lists of indices, in order or by step."""
 
     def batch(self, step: int) -> list[int]:
         """Return the indices of one step."""
@@ -23,7 +23,7 @@ class Batches(Protocol):
 
 
 class MakeSampler(Protocol):
-    """Makes the batches of a phase; ``batch_per_class`` counts a class's samples in a step, all streams together."""
+    """A callable that returns the batches of a phase; ``batch_per_class`` counts all streams together."""
 
     def __call__(
         self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, steps: int, seed: int
@@ -35,44 +35,41 @@ Relabel = Callable[
     [npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]],
     npt.NDArray[np.int64],
 ]
-"""``(probability (N, K), label (N,), attribute (N,))`` of a phase's samples to the attribute that it draws by."""
+"""Maps ``(probability (N, K), label (N,), attribute (N,))`` of a phase's samples to the attribute that it draws by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stretch of training: what is drawn, what is minimised, what is trained and how the result is picked.
+    """One stretch of training: what is drawn, minimised and trained, and how the result is picked.
 
     Parameters
     ----------
     sampler : callable
         ``(label, attribute, *, batch_per_class, steps, seed)`` to an iterable of index lists with ``.batch(step)``.
     rank_sampler : callable or None
-        The same for a measurement in place of an attribute of few values, if there is such a form.
+        The same with a measurement as the attribute, if the method has such a form.
     objective : callable
         ``counts``, the samples of each cell as ndarray of int64 of shape (K, A), to a module with
         ``forward(loss, group)``; groups are numbered A y + a.
     split : {"train", "val"}
-        Whose patches are drawn. ``val`` is one half of the validation patches; in a method with such a phase nothing is
-        selected by that half, in no phase.
+        Split whose patches are drawn. ``val`` is one half of the validation patches, by which no phase of the method
+        selects anything.
     trainable : {"all", "head"}
-        Which weights move. Where only the last layer does, all before it is as in prediction.
+        Which weights are trained. With ``head``, everything before the last layer runs as in prediction.
     starts_anew : bool
-        From new weights, the same that the first phase began with, in place of those that the phase before picked.
+        Start from the initial weights of the first phase, not from the checkpoint of the previous one.
     relabel : callable or None
-        Called before the phase draws, with the probabilities that the picked network of the phase before gives this
-        phase's samples, their labels and their attributes (-1: not known); returns the attribute to draw by, 1 for the
-        samples that it calls hard. None: the attribute that is known.
-    lr_scale, weight_decay_scale : float
-        Factors on the learning rate and the weight decay.
-    steps_scale : float
-        Factor on the number of steps.
+        Returns the attribute to draw by, 1 for hard samples, from the previous phase's probabilities for this phase's
+        samples, their labels and their attributes (-1: unknown). None: the known attribute.
+    lr_scale, weight_decay_scale, steps_scale : float
+        Factors on the learning rate, the weight decay and the number of steps.
     select_by : str
-        Validation measure that picks the checkpoint: ``wga`` (what the run is set to select by), ``cba``, the mean of
-        the classes' accuracies, or ``last``.
+        Validation measure that picks the checkpoint: ``wga`` (the one that the run is set to), ``cba`` (class-balanced
+        accuracy) or ``last``.
     needs_val_attribute : bool
-        Whether validation must know the attribute.
+        Whether validation needs the attribute.
     on_validation : callable or None
-        Called with the objective and the validation measures after each validation; may move the objective's state.
+        Called with the objective and the validation measures after each validation; may change the objective's state.
     """
 
     sampler: MakeSampler
@@ -90,10 +87,10 @@ class Phase:
     on_validation: Callable[[nn.Module, dict[str, Any]], None] | None = None
 
     def steps(self, steps: int) -> int:
-        """Return how many steps this phase takes where a run is set to take `steps`; at least 1."""
+        """Return the steps of this phase in a run of `steps` steps; at least 1."""
         return max(1, round(self.steps_scale * steps))
 
 
 def steps_in_all(phases: Sequence[Phase], steps: int) -> int:
-    """Return how many steps a method takes where a run is set to take `steps`: what its budget is counted in."""
+    """Return the steps of all phases in a run of `steps` steps: the unit of a search's budget."""
     return sum(phase.steps(steps) for phase in phases)

@@ -1,4 +1,4 @@
-"""Which samples a biased model finds hard: attributes for data that have none.
+"""Pseudo-attributes from the samples that a biased model finds hard, for data without attributes.
 
 References
 ----------
@@ -16,19 +16,19 @@ import numpy.typing as npt
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
 
-_ROUNDING = 1e-9  # samples: .29 * 100 is 28.999999999999996 and means 29
+_ROUNDING = 1e-9  # samples: 0.29 * 100 is 28.999999999999996 and means 29
 
 
 def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: float) -> npt.NDArray[np.int64]:
     """Return 1 for the hard samples of each class and 0 for the easy ones, Algorithm 2 of [1]_.
 
-    Hard are the floor(t n) samples of a class of n to whose true class the biased model gives the lowest probability;
-    at least 1 and at most n - 1, so that both cells exist. Of equal probabilities the earlier sample counts as harder.
+    In a class of n samples, the floor(t n) with the lowest probability of their true class are hard; at least 1 and at
+    most n - 1, so that both cells exist. Of equal probabilities the earlier sample is harder.
 
     Parameters
     ----------
     p_true_class : array_like of float, shape (N,)
-        p(y|x) of the biased model for each sample's true class; any finite score of that order serves.
+        p(y|x) of the biased model for each sample's true class; any finite score of the same order works.
     label : array_like of int, shape (N,)
         Class of each sample, from 0.
     t : float
@@ -47,10 +47,6 @@ def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: floa
         A probability is NaN or infinite.
     GroupEmptyError
         A class with fewer than two samples.
-
-    References
-    ----------
-    .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236.
     """
     if not 0.0 < t < 1.0:
         raise InputUnsupportedError(f"t = {t} is outside (0, 1)", remedy="Use a share, for instance 0.1.")
@@ -58,7 +54,7 @@ def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: floa
     y = np.asarray(label)
     if p.shape != y.shape:
         raise InputUnsupportedError(
-            f"{p.shape} probabilities but {y.shape} labels", remedy="Give one probability a sample."
+            f"{p.shape} probabilities but {y.shape} labels", remedy="Give one probability per sample."
         )
     if not np.isfinite(p).all():
         raise NonFiniteError(
@@ -79,12 +75,12 @@ def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: floa
 
 
 def error_set(probability: npt.ArrayLike, label: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return 1 for the samples that a model gets wrong and 0 for the others, Algorithm 1 of [2]_.
+    """Return 1 for the samples that a model misclassifies and 0 for the others, Algorithm 1 of [2]_.
 
     Parameters
     ----------
     probability : array_like of float, shape (N, K)
-        p(y|x) of the model for each class; of equal ones the first counts as the predicted class.
+        p(y|x) of the model for each class; of equal ones the first is the predicted class.
     label : array_like of int, shape (N,)
         Class of each sample, from 0.
 
@@ -102,7 +98,7 @@ def error_set(probability: npt.ArrayLike, label: npt.ArrayLike) -> npt.NDArray[n
     p, y = np.asarray(probability, dtype=np.float64), np.asarray(label)
     if p.ndim != 2 or len(p) != len(y):
         raise InputUnsupportedError(
-            f"{p.shape} probabilities but {y.shape} labels", remedy="Give one probability a sample and class."
+            f"{p.shape} probabilities but {y.shape} labels", remedy="Give one probability per sample and class."
         )
     if not np.isfinite(p).all():
         raise NonFiniteError("probabilities are not finite", remedy="Train the first model with a lower learning rate.")
@@ -111,33 +107,33 @@ def error_set(probability: npt.ArrayLike, label: npt.ArrayLike) -> npt.NDArray[n
 
 
 def minority_found(hard: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> dict[str, float]:
-    """Return how well samples called hard are those that go against their class's majority.
+    """Return how well the hard samples match the minority of each class.
 
-    A sample is of the minority if its attribute is not the one that most samples of its class have (the first of equal
-    ones). Samples whose attribute is not known take no part in precision and recall.
+    A sample belongs to the minority if its attribute is not the most frequent one of its class (the first of equal
+    ones). Samples of unknown attribute take no part in precision and recall.
 
     Parameters
     ----------
     hard : array_like of int, shape (N,)
         1 for hard samples, 0 for easy ones.
     label, attribute : array_like of int, shape (N,)
-        Class, from 0, and true attribute; -1 where that is not known.
+        Class, from 0, and true attribute; -1 if unknown.
 
     Returns
     -------
     dict
-        `hard_n`; `precision`, the share of the hard samples that are of the minority, and `recall`, the share of the
-        minority that is hard: NaN where there are none.
+        `hard_n`; `precision`, the minority's share of the hard samples; `recall`, the hard share of the minority. NaN
+        if there are none.
     """
     is_hard, y, a = np.asarray(hard) == 1, np.asarray(label), np.asarray(attribute)
-    known = a >= 0
-    is_minor = np.zeros(len(y), dtype=np.bool_)
-    for code in np.unique(y[known]):
-        of_class = known & (y == code)
-        is_minor |= of_class & (a != np.bincount(a[of_class]).argmax())
-    both, found, there = (int(n.sum()) for n in (is_hard & is_minor, is_hard & known, is_minor))
+    has_attribute = a >= 0
+    is_minority = np.zeros(len(y), dtype=np.bool_)
+    for code in np.unique(y[has_attribute]):
+        of_class = has_attribute & (y == code)
+        is_minority |= of_class & (a != np.bincount(a[of_class]).argmax())
+    n_both, n_hard, n_minority = (int(n.sum()) for n in (is_hard & is_minority, is_hard & has_attribute, is_minority))
     return {
         "hard_n": float(is_hard.sum()),
-        "precision": both / found if found else math.nan,
-        "recall": both / there if there else math.nan,
+        "precision": n_both / n_hard if n_hard else math.nan,
+        "recall": n_both / n_minority if n_minority else math.nan,
     }

@@ -1,20 +1,19 @@
-"""Which samples make up each step where the attribute is a measurement and no threshold cuts it into groups.
+"""Batch samplers that draw by the rank of a measurement, without a threshold that cuts it into groups.
 
-The pooled rank of a sample is its place among all samples of all classes by that measurement, scaled to (0, 1):
-sample k of N in rising order lies at (k + 1/2) / N. Samples of equal value share the stretch that their places take
-up; those of one class are spread evenly over it, in an order that the seed draws. Within a class each sample *owns* the
-part of [0, 1] that is nearer to its rank than to that of any other sample of the class. If samples are drawn by the
-share that they own, the drawn ranks have the same, flat distribution in every class: it deviates from uniform by at
-most half the largest gap between neighbouring ranks of the class (or by the distance of its outermost ranks to 0 and
-1). It is the limit of group-balanced sampling over ever finer bins of equal pooled counts, an empty bin being filled by
-the nearest sample of the class; where a class has few samples over a long stretch, those few are drawn often.
+The pooled rank of a sample is its position among all samples of all classes by that measurement, scaled to (0, 1):
+sample k of N in rising order lies at (k + 1/2) / N. Tied samples share the interval of their positions; those of one
+class are spread evenly over it, in an order drawn by the seed. Within a class each sample *owns* the part of [0, 1]
+that is nearer to its rank than to that of any other sample of the class. Drawing samples by the share that they own
+gives the same, flat distribution of ranks in every class. It deviates from uniform by at most half the largest gap
+between neighbouring ranks of the class, or by the distance of its outermost ranks to 0 and 1. It is the limit of
+group-balanced sampling over ever finer bins of equal pooled counts, with an empty bin filled by the nearest sample of
+the class. If a class has few samples over a long stretch, those few are drawn often.
 
-Laws of a stream of B samples a class and step. (1) Each step takes one sample from each of B equal strata of the
-class's cumulative share: the flat distribution holds in every batch, not in the mean only. (2) In a round of
-M = ceil(n / B) steps the M B targets are an even grid, each point once, so that a sample of share w is drawn M B w
-times a round, give or take less than one; each round is shuffled anew, and its grid shifted by the golden ratio, so
-that the long-run share is exact. (3) A step is a pure function of
-(seed, step).
+Laws of a stream of B samples per class and step. (1) Each step takes one sample from each of B equal strata of the
+class's cumulative share: every batch has the flat distribution, not only the mean. (2) In a round of M = ceil(n / B)
+steps the M B targets are an even grid, each point once, so that a sample of share w is drawn M B w times per round,
+give or take less than one. Each round is shuffled anew and its grid shifted by the golden ratio, so that the long-run
+share is exact. (3) A step is a pure function of (seed, step).
 """
 
 from __future__ import annotations
@@ -26,15 +25,42 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.samplers import BatchSampler, ClassStream, Indices, check_sizes
 
-_TIES, _ROUND, _SHIFT = 3, 4, 5  # what a generator is for: part of its seed, beside those of `samplers` and `quota`
+_TIES, _ROUND, _SHIFT = 3, 4, 5  # what a generator is for: part of its seed, after those of `samplers`
 _BIASED, _LESS_BIASED = 0, 1
 _GOLDEN = (5**0.5 - 1) / 2
-BOUND_BINS = 10
-"""Bins of equal pooled counts by which the bounds of beta are taken: single samples would forbid any s above 1."""
+_BOUND_BINS = 10  # for the bounds of beta: with single samples as cells any s above 1 would be refused
 
 
 def pooled_ranks(label: npt.ArrayLike, value: npt.ArrayLike, *, seed: int = 0) -> npt.NDArray[np.float64]:
-    """Return each sample's rank among all samples, in (0, 1).
+    """Return each sample's rank (N,) among all samples, in (0, 1); the seed orders equal values within a class.
+
+    No two samples of a class have the same rank. Lengths that differ and values that are not finite are refused.
+    """
+    y, x = np.asarray(label, dtype=np.int64), np.asarray(value, dtype=np.float64)
+    if y.shape != x.shape or y.ndim != 1 or not np.isfinite(x).all():
+        raise InputUnsupportedError(
+            f"labels of shape {y.shape} with values of shape {x.shape}, {int((~np.isfinite(x)).sum())} not finite",
+            remedy="Give one finite value per sample; leave out samples of unknown value.",
+        )
+    _, level, n_tied = np.unique(x, return_inverse=True, return_counts=True)
+    n_below = np.cumsum(n_tied) - n_tied
+    shuffled = np.random.default_rng([seed, _TIES]).permutation(len(x))
+    order = np.lexsort((shuffled, level, y))  # by class, then value, then at random
+    run_start = np.flatnonzero(np.diff(y[order], prepend=-1) | np.diff(level[order], prepend=-1))
+    run_length = np.diff(run_start, append=len(x))  # samples of one class and value
+    position = np.empty(len(x))  # within the interval that the tied samples share, in (0, 1)
+    position[order] = (np.arange(len(x)) - np.repeat(run_start, run_length) + 0.5) / np.repeat(run_length, run_length)
+    return np.asarray((n_below[level] + n_tied[level] * position) / max(len(x), 1), dtype=np.float64)
+
+
+def owned_shares(rank: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the part of [0, 1] nearer to each rising rank (n,) of a class than to any other; sums to 1."""
+    edges = np.concatenate([[0.0], (rank[1:] + rank[:-1]) / 2, [1.0]])
+    return np.diff(edges)
+
+
+def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike, *, bins: int = _BOUND_BINS) -> npt.NDArray[np.float64]:
+    """Return p(bin|y) over bins of equal pooled counts, by which beta is bounded; flat ranks have 1 / bins in each.
 
     Parameters
     ----------
@@ -42,66 +68,17 @@ def pooled_ranks(label: npt.ArrayLike, value: npt.ArrayLike, *, seed: int = 0) -
         Class of each sample, from 0.
     value : array_like of float, shape (N,)
         The measurement, for instance the tissue fraction.
-    seed : int
-        Draws the order of equal values within a class.
-
-    Returns
-    -------
-    ndarray of float64, shape (N,)
-        No two samples of a class have the same.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Lengths differ, or a value is not finite.
-    """
-    y, x = np.asarray(label, dtype=np.int64), np.asarray(value, dtype=np.float64)
-    if y.shape != x.shape or y.ndim != 1 or not np.isfinite(x).all():
-        raise InputUnsupportedError(
-            f"labels of shape {y.shape} with values of shape {x.shape}, {int((~np.isfinite(x)).sum())} not finite",
-            remedy="Give one finite value a sample; leave out those of which it is not known.",
-        )
-    _, atom, size = np.unique(x, return_inverse=True, return_counts=True)
-    below = np.cumsum(size) - size
-    shuffled = np.random.default_rng([seed, _TIES]).permutation(len(x))
-    order = np.lexsort((shuffled, atom, y))  # by class, then value, then at random
-    starts = np.flatnonzero(np.diff(y[order], prepend=-1) | np.diff(atom[order], prepend=-1))
-    count = np.diff(starts, append=len(x))  # of one class and value
-    place = np.empty(len(x))
-    place[order] = (np.arange(len(x)) - np.repeat(starts, count) + 0.5) / np.repeat(count, count)
-    return np.asarray((below[atom] + size[atom] * place) / max(len(x), 1), dtype=np.float64)
-
-
-def owned_shares(rank: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the part of [0, 1] that is nearer to each rank than to any other.
-
-    Parameters
-    ----------
-    rank : ndarray of float64, shape (n,)
-        Of the samples of one class, rising.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        Sums to 1.
-    """
-    edges = np.concatenate([[0.0], (rank[1:] + rank[:-1]) / 2, [1.0]])
-    return np.diff(edges)
-
-
-def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike, *, bins: int = BOUND_BINS) -> npt.NDArray[np.float64]:
-    """Return p(bin|y) over bins of equal pooled counts; flat ranks would have 1 / bins in each.
-
-    Parameters
-    ----------
-    label, value
-        As for `pooled_ranks`.
     bins : int
         Number of bins.
 
     Returns
     -------
     ndarray of float64, shape (K, bins)
+
+    Raises
+    ------
+    InputUnsupportedError
+        Lengths differ, or a value is not finite.
     """
     rank = pooled_ranks(label, value)
     cell = np.minimum((rank * bins).astype(np.int64), bins - 1)
@@ -111,9 +88,9 @@ def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike, *, bins: int = BOUND_
 
 
 class RankBalancedBatchSampler(BatchSampler):
-    """Batches in which all classes have equal shares and, in each, the pooled rank of a measurement is flat.
+    """Batches with equal shares of all classes and, in each class, a flat pooled rank of a measurement.
 
-    What `GroupBalancedBatchSampler` is to groups, without a threshold: see the head of this module.
+    The counterpart of `GroupBalancedBatchSampler` without a threshold: see the head of this module.
 
     Parameters
     ----------
@@ -148,29 +125,9 @@ class RankGerneBatchSampler(BatchSampler):
     """Batches of GERNE by rank: first a half as the data are, then one that is flat in rank to the part c.
 
     Both halves are class-balanced. In the second a sample of class y is drawn with the share
-    (1 - c) / n_y + c times what it owns: eq. 4 of [1]_ with single samples for cells and the flat rank for 1/A.
-
-    Parameters
-    ----------
-    label : array_like of int, shape (N,)
-        Class of each sample, from 0.
-    attribute : array_like of float, shape (N,)
-        The measurement, such as the tissue fraction; any finite number.
-    batch_per_class : int
-        Samples of each class in each half.
-    c : float
-        In (0, 1].
-    steps : int
-        Number of batches.
-    seed : int
-        From 0.
-
-    Raises
-    ------
-    GroupEmptyError
-        An empty class.
-    InputUnsupportedError
-        c outside (0, 1], sizes below 1, a negative seed, a value that is not finite, or arrays that are no labels.
+    (1 - c) / n_y + c times what it owns: eq. 4 of [1]_ with single samples as cells and the flat rank for 1/A.
+    Parameters and errors are those of `RankBalancedBatchSampler`, with ``batch_per_class`` for each half and c in
+    (0, 1].
 
     References
     ----------
@@ -199,10 +156,7 @@ def rank_gerne_sampler(
     steps: int,
     seed: int,
 ) -> RankGerneBatchSampler:
-    """Return GERNE's batches by rank, half of ``batch_per_class`` in each half; beta must suit the data.
-
-    Its bounds are those of `BOUND_BINS` bins of equal pooled counts.
-    """
+    """Return GERNE's batches by rank, half of `batch_per_class` in each half; refuse a beta outside its bounds."""
     half = half_of(batch_per_class)
     batches = RankGerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
     gerne.check_beta(rank_alpha(label, attribute), c, beta)
@@ -210,7 +164,7 @@ def rank_gerne_sampler(
 
 
 def half_of(batch_per_class: int) -> int:
-    """Return half of the samples of a class, of which there must be an even number."""
+    """Return half of the samples of a class; refuse an odd number."""
     if batch_per_class % 2:
         raise InputUnsupportedError(
             f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
@@ -221,18 +175,8 @@ def half_of(batch_per_class: int) -> int:
 class RankStream:
     """An endless stream of samples of each class, drawn by the share that each owns of the pooled rank.
 
-    Parameters
-    ----------
-    label : array_like of int, shape (N,)
-        Class of each sample, from 0.
-    value : array_like of float, shape (N,)
-        The measurement.
-    c : float
-        1 for the flat rank, 0 for the samples as they are.
-    per_class : int
-        Samples of each class in a step: the number of strata.
-    seed, stream : int
-        Together they fix all of it.
+    `c` is 1 for the flat rank and 0 for the data's own; `per_class` is the number of strata, the samples of each class
+    in a step; `seed` and `stream` together determine the stream.
     """
 
     def __init__(
@@ -244,62 +188,48 @@ class RankStream:
         self._samples: list[Indices] = []  # of each class, by rank
         self._ends: list[npt.NDArray[np.float64]] = []  # cumulative shares
         for number in range(len(counts)):
-            mine = np.flatnonzero(y == number)
-            mine = mine[np.argsort(rank[mine])].astype(np.int64)
-            share = (1 - c) / len(mine) + c * owned_shares(rank[mine])
-            self._samples.append(mine)
-            self._ends.append(np.cumsum(share)[:-1])  # the last is 1, up to rounding
+            members = np.flatnonzero(y == number)
+            members = members[np.argsort(rank[members])].astype(np.int64)
+            share = (1 - c) / len(members) + c * owned_shares(rank[members])
+            self._samples.append(members)
+            # Without the last end, which is 1 up to rounding: a target can then never lie beyond the last sample.
+            self._ends.append(np.cumsum(share)[:-1])
         self._per_class, self._key = per_class, (seed, stream)
         self._phases = np.random.default_rng([seed, _SHIFT, stream]).random(len(counts))
         self._offsets: dict[tuple[int, int], Indices] = {}
 
     def in_units(self, unit: int) -> RankStream:
-        """Return the stream itself for units of 1.
-
-        Raises
-        ------
-        InputUnsupportedError
-            Larger units: there are no cells that could come in them.
-        """
+        """Return the stream itself for units of 1; refuse larger ones, since there are no cells."""
         if unit > 1:
             raise InputUnsupportedError(
-                f"draws by rank do not come in units of {unit}",
+                f"draws by rank cannot be made in units of {unit}",
                 place="[train] attribute = 'rank'",
                 remedy="set [train] cell_unit = 1, or draw by bins",
             )
         return self
 
     def take(self, start: int, stop: int) -> Indices:
-        """Return the samples at positions [start, stop) of every class.
-
-        Parameters
-        ----------
-        start, stop : int
-            Positions in the stream of one class, from 0.
-
-        Returns
-        -------
-        ndarray of int64, shape (K * (stop - start),)
-            Sorted by class; within a step by rank.
-        """
+        """Return the samples at positions [start, stop) of every class, sorted by class; within a step by rank."""
         step, stratum = np.divmod(np.arange(start, stop), self._per_class)
         parts = []
         for number, samples in enumerate(self._samples):
             length = -(-len(samples) // self._per_class)  # steps of a round
-            round_, place = np.divmod(step, length)
-            target = np.empty(len(step))
+            round_, step_of_round = np.divmod(step, length)
+            target = np.empty(len(step))  # cumulative share, in [0, 1)
             for k in np.unique(round_):
-                now = round_ == k
-                offset = self._round(number, int(k), length)[stratum[now], place[now]]
+                is_now = round_ == k
+                offset = self._round(number, int(k), length)[stratum[is_now], step_of_round[is_now]]
+                # Multiples of the golden ratio fill [0, 1) evenly, whatever the number of rounds.
                 shift = (self._phases[number] + int(k) * _GOLDEN) % 1
-                target[now] = (stratum[now] + (offset + shift) / length) / self._per_class
+                target[is_now] = (stratum[is_now] + (offset + shift) / length) / self._per_class
             parts.append(samples[np.searchsorted(self._ends[number], target, side="right")])
         return np.concatenate(parts)
 
     def _round(self, number: int, k: int, length: int) -> Indices:
-        """Return the order in which each stratum of a class is gone through in round k, shape (per_class, length)."""
+        """Return the order of each stratum's grid points in round k, shape (per_class, length)."""
         if (number, k) not in self._offsets:
-            self._offsets = {key: kept for key, kept in self._offsets.items() if key[0] != number or key[1] == k - 1}
+            # Keep the round before, since steps may be read across the border of two rounds.
+            self._offsets = {key: order for key, order in self._offsets.items() if key[0] != number or key[1] == k - 1}
             rng = np.random.default_rng([self._key[0], _ROUND, self._key[1], number, k])
             rising = np.broadcast_to(np.arange(length), (self._per_class, length))
             self._offsets[number, k] = rng.permuted(rising, axis=1)

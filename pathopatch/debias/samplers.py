@@ -1,20 +1,29 @@
-"""Which samples make up each step: batches as pure functions of (seed, step).
+"""Batch samplers: which samples make up each step, as a pure function of (seed, step).
 
-All samplers here share two laws. (1) Quotas: per class and stream the seed fixes one long sequence of cells in which
-every cell's count stays within one sample of its exact share at every position; a step takes the next stretch of it.
-So a cell worth 0.4 samples a batch is met in two batches of five, not in none. (2) Permutations: within a cell
-samples come from reshuffled permutations, so that all are seen equally often and small cells come round again.
+All samplers share two laws. (1) Quotas: per class and stream the seed fixes one long sequence of cells, in which every
+cell's count stays within one sample of its exact share at every position; a step takes the next stretch of it. A cell
+worth 0.4 samples per batch is drawn in two batches of five, not in none. (2) Permutations: within a cell, samples come
+from reshuffled permutations, so that all are drawn equally often.
 
-Within a half the order of samples is a shuffle of its own (seed, stream and step): position tells neither class
-nor attribute. Only the split into halves means something: `GerneBatchSampler` puts the biased half first.
+Within a half the samples are shuffled by (seed, stream, step): a position tells neither class nor attribute. Only the
+split into halves has a meaning: `GerneBatchSampler` puts the biased half first.
 
-Every sampler serves as ``batch_sampler`` of a ``torch.utils.data.DataLoader``; iteration starts at step 0 each
-time, and ``batch(step)`` gives any step alone, for instance to resume.
+Every sampler serves as ``batch_sampler`` of a ``torch.utils.data.DataLoader``. Iteration starts at step 0 each time;
+``batch(step)`` returns any step alone, for instance to resume.
+
+The sequence of cells solves the chairman assignment problem by Tijdeman's algorithm [1]_, see `CellSequence`.
+
+References
+----------
+.. [1] R. Tijdeman, "The chairman assignment problem", Discrete Mathematics 32 (1980) 323-330.
 """
 
 from __future__ import annotations
 
 import copy
+import heapq
+import math
+from array import array
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Protocol, Self
@@ -24,10 +33,12 @@ import numpy.typing as npt
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.debias import gerne
-from pathopatch.debias.quota import CellSequence
 
-_PERMUTATION, _ORDER = 1, 2  # what a generator is for: part of its seed, beside `quota.PHASE`
-_BIASED, _LESS_BIASED = 0, 1  # streams: part of the seed too, so that the two halves differ at equal shares
+# What a generator is for is part of its seed. `rank_sampler` continues with 3, so that no two generators coincide.
+_PHASE, _PERMUTATION, _ORDER = 0, 1, 2
+# The stream is part of the seed too, so that the two halves of GERNE differ even at equal shares.
+_BIASED, _LESS_BIASED = 0, 1
+_ROUNDING = 1e-6  # positions: a turn starts on time though its start was computed a rounding error too late
 
 Indices = npt.NDArray[np.int64]
 
@@ -39,7 +50,7 @@ class Stream(Protocol):
         """Return the samples at positions [start, stop) of every class."""
 
     def in_units(self, unit: int) -> Stream:
-        """Return the same stream in which a cell, once named, gives `unit` samples; or refuse to."""
+        """Return the same stream with `unit` samples per turn of a cell, or raise."""
 
 
 class BatchSampler:
@@ -48,9 +59,9 @@ class BatchSampler:
     Parameters
     ----------
     streams : sequence of Stream
-        Where the parts come from, in their order in the batch.
+        Sources of the parts, in their order in the batch.
     per_class : int
-        Samples that each class of each stream gives to a step.
+        Samples of each class of each stream in a step.
     steps : int
         Number of batches.
     seed : int
@@ -64,17 +75,7 @@ class BatchSampler:
         self._seed = seed
 
     def batch(self, step: int) -> list[int]:
-        """Return the indices of one step, a pure function of (seed, step).
-
-        Parameters
-        ----------
-        step : int
-            From 0 to ``len(self) - 1``.
-
-        Returns
-        -------
-        list of int
-            Indices into the arrays that the sampler was made of.
+        """Return the indices of step 0 to ``len(self) - 1``, a pure function of (seed, step).
 
         Raises
         ------
@@ -92,34 +93,29 @@ class BatchSampler:
 
     @property
     def parts(self) -> int:
-        """How many parts of equal size make up a batch, one after another: the halves of GERNE, else one."""
+        """Number of parts of equal size that make up a batch: two for GERNE, else one."""
         return len(self._streams)
 
     def in_units(self, unit: int) -> Self:
-        """Return the same batches in which a cell gives its samples `unit` at a time.
+        """Return the same batches in which each cell gives its samples `unit` at a time.
 
-        Every step then holds a multiple of `unit` samples of each cell and part, which so many processes can share
-        evenly; shares stay exact in the long run, with what is over carried to the next step.
-
-        Parameters
-        ----------
-        unit : int
-            At least 1; it must divide the samples of a class in each part.
+        Every step then holds a multiple of `unit` samples of each cell and part, so that `unit` processes can share
+        them evenly. Shares stay exact in the long run; remainders are carried to the next step.
 
         Raises
         ------
         InputUnsupportedError
-            It does not.
+            `unit` is below 1 or does not divide the samples of a class in each part.
         """
         if unit < 1 or self._per_class % unit:
             raise InputUnsupportedError(
-                f"{self._per_class} samples of a class do not come in units of {unit}",
+                f"{self._per_class} samples of a class cannot be drawn in units of {unit}",
                 place="batch_per_class",
-                remedy=f"Make it a multiple of {max(unit, 1) * self.parts}.",
+                remedy=f"Use a multiple of {max(unit, 1) * self.parts}.",
             )
-        found = copy.copy(self)
-        found._streams = tuple(stream.in_units(unit) for stream in self._streams)
-        return found
+        other = copy.copy(self)
+        other._streams = tuple(stream.in_units(unit) for stream in self._streams)
+        return other
 
     def __iter__(self) -> Iterator[list[int]]:
         return (self.batch(step) for step in range(self._steps))
@@ -176,31 +172,15 @@ class GerneBatchSampler(BatchSampler):
         cells = members(label, attribute, counts)
         streams = [
             ClassStream(cells, counts.tolist(), seed=seed, stream=_BIASED),
-            ClassStream(cells, _less_biased_weights(counts, c), seed=seed, stream=_LESS_BIASED),
+            ClassStream(cells, extrapolated_weights(counts, c), seed=seed, stream=_LESS_BIASED),
         ]
         super().__init__(streams, per_class=batch_per_class, steps=steps, seed=seed)
 
 
 class GroupBalancedBatchSampler(BatchSampler):
-    """Batches in which all classes, and within a class all its cells, have equal shares.
+    """Batches in which all classes, and within a class all its non-empty cells, have equal shares.
 
-    Parameters
-    ----------
-    label, attribute : array_like of int, shape (N,)
-        Class and attribute value of each sample, from 0.
-    batch_per_class : int
-        Samples of each class in a batch, K * batch_per_class in all.
-    steps : int
-        Number of batches.
-    seed : int
-        From 0.
-
-    Raises
-    ------
-    GroupEmptyError
-        An empty cell where A = 2, or an empty class (an empty cell where A > 2 warns).
-    InputUnsupportedError
-        Sizes below 1, a negative seed, or arrays that are no labels.
+    Parameters and errors are those of `GerneBatchSampler`, without ``c``. A batch holds K * batch_per_class indices.
     """
 
     def __init__(
@@ -215,28 +195,10 @@ class GroupBalancedBatchSampler(BatchSampler):
 
 
 class ClassBalancedBatchSampler(BatchSampler):
-    """Batches in which all classes have equal shares and attributes stand as in the data, p(a|y) = alpha.
+    """Batches with equal shares of all classes and the data's shares of attributes, p(a|y) = alpha.
 
-    The same stream as the biased half of `GerneBatchSampler`. Empty cells do not matter here; where no attribute is
-    known, pass zeros.
-
-    Parameters
-    ----------
-    label, attribute : array_like of int, shape (N,)
-        Class and attribute value of each sample, from 0.
-    batch_per_class : int
-        Samples of each class in a batch, K * batch_per_class in all.
-    steps : int
-        Number of batches.
-    seed : int
-        From 0.
-
-    Raises
-    ------
-    GroupEmptyError
-        An empty class.
-    InputUnsupportedError
-        Sizes below 1, a negative seed, or arrays that are no labels.
+    The same stream as the biased half of `GerneBatchSampler`, with the same parameters (without ``c``) and errors; but
+    empty cells are accepted. If no attribute is known, pass zeros. A batch holds K * batch_per_class indices.
     """
 
     def __init__(
@@ -252,16 +214,8 @@ class ClassBalancedBatchSampler(BatchSampler):
 class UniformBatchSampler(BatchSampler):
     """Batches in which every sample has the same share, in reshuffled epochs: plain ERM.
 
-    Parameters
-    ----------
-    label, attribute : array_like of int, shape (N,)
-        Class and attribute value of each sample, from 0; only their number and the number of classes K count.
-    batch_per_class : int
-        A batch holds K * batch_per_class indices, as many as those of the other samplers.
-    steps : int
-        Number of batches.
-    seed : int
-        From 0.
+    Parameters are those of `GerneBatchSampler`, without ``c``; of labels and attributes only N and the number of
+    classes K matter. A batch holds K * batch_per_class indices, as many as with the other samplers.
 
     Raises
     ------
@@ -274,8 +228,9 @@ class UniformBatchSampler(BatchSampler):
     ) -> None:
         check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
-        every = np.arange(counts.sum(), dtype=np.int64)
-        stream = ClassStream([[every]], [[1]], seed=seed, stream=_BIASED)
+        # One class with one cell of all samples: its permutations are the epochs.
+        everything = np.arange(counts.sum(), dtype=np.int64)
+        stream = ClassStream([[everything]], [[1]], seed=seed, stream=_BIASED)
         super().__init__([stream], per_class=len(counts) * batch_per_class, steps=steps, seed=seed)
 
 
@@ -289,7 +244,7 @@ class ClassStream:
     weights : sequence of sequence of int
         Share of each cell in its class, up to a factor, ``weights[y][a]``; 0 for an empty cell.
     seed, stream : int
-        Together they fix all of it.
+        Together they determine the stream.
     """
 
     def __init__(
@@ -303,54 +258,116 @@ class ClassStream:
         self._unit = 1
 
     def in_units(self, unit: int) -> ClassStream:
-        """Return the same stream in which a cell, once named, gives `unit` samples; read it in multiples of that."""
-        found = copy.copy(self)
-        found._permutations, found._unit = {}, unit
-        return found
+        """Return the same stream with `unit` samples per turn of a cell; read it in multiples of `unit`."""
+        other = copy.copy(self)
+        other._permutations, other._unit = {}, unit
+        return other
 
     def take(self, start: int, stop: int) -> Indices:
-        """Return the samples at positions [start, stop) of every class.
-
-        Parameters
-        ----------
-        start, stop : int
-            Positions in the stream of one class, from 0.
-
-        Returns
-        -------
-        ndarray of int64, shape (K * (stop - start),)
-            Sorted by class, then by cell.
-        """
+        """Return the samples at positions [start, stop) of every class, shape (K * (stop - start),), sorted by cell."""
         parts: list[Indices] = []
         for label, sequence in enumerate(self._sequences):
             cells, turns = sequence.draws(start // self._unit, stop // self._unit)
+            # Turn t of a cell becomes its draws t * unit to (t + 1) * unit - 1.
             cells, draws = np.repeat(cells, self._unit), np.add.outer(turns * self._unit, np.arange(self._unit)).ravel()
             parts += [self._samples(label, int(cell), draws[cells == cell]) for cell in np.unique(cells)]
         return np.concatenate(parts)
 
     def _samples(self, label: int, cell: int, draws: Indices) -> Indices:
-        """Return the samples that the given draws of one cell fetch; draw d is in permutation d // n."""
-        n = len(self._cells[label][cell])
-        rounds, places = draws // n, draws % n
-        found = np.empty(len(draws), dtype=np.int64)
+        """Return the samples of the given draws of one cell; draw d is entry d % n of permutation d // n."""
+        rounds, positions = np.divmod(draws, len(self._cells[label][cell]))
+        samples = np.empty(len(draws), dtype=np.int64)
         for k in np.unique(rounds):
-            chosen = rounds == k
-            found[chosen] = self._permutation(label, cell, int(k))[places[chosen]]
-        return found
+            is_in_round = rounds == k
+            samples[is_in_round] = self._permutation(label, cell, int(k))[positions[is_in_round]]
+        return samples
 
     def _permutation(self, label: int, cell: int, k: int) -> Indices:
-        """Return permutation k of a cell; the two used last are kept."""
-        known = self._permutations.setdefault((label, cell), {})
-        if k not in known:
+        """Return permutation k of a cell."""
+        cache = self._permutations.setdefault((label, cell), {})
+        if k not in cache:
             rng = np.random.default_rng([self._seed, _PERMUTATION, self._stream, label, cell, k])
-            while len(known) > 1:
-                del known[next(iter(known))]
-            known[k] = rng.permutation(self._cells[label][cell])
-        return known[k]
+            # Keep two: a step may cross from one permutation to the next.
+            while len(cache) > 1:
+                del cache[next(iter(cache))]
+            cache[k] = rng.permutation(self._cells[label][cell])
+        return cache[k]
+
+
+class CellSequence:
+    """An endless sequence of cells in fixed shares, read at any position.
+
+    After t positions each cell a has had share_a * t turns, give or take less than one: the chairman assignment
+    problem. Two cells have a closed form. More take Tijdeman's algorithm, here as earliest deadline first: turn k of a
+    cell may start once share * t >= k + slack and is due at share * t = k + 1 - slack, with slack = 1 / (2 A - 2). The
+    deviation is at most 1 - slack, and a turn can always be found.
+
+    Parameters
+    ----------
+    weights : sequence of int
+        Shares up to a factor; a cell of weight 0 never has a turn.
+    key : tuple of int
+        Seed of the phase (two cells) or of the order among ties (more).
+    """
+
+    def __init__(self, weights: Sequence[int], *, key: tuple[int, ...]) -> None:
+        divisor = math.gcd(*weights)
+        self._weights = [weight // divisor for weight in weights]
+        self._present = [cell for cell, weight in enumerate(weights) if weight]
+        self._period = sum(self._weights)  # positions after which all counts are exact and the sequence repeats
+        rng = np.random.default_rng([key[0], _PHASE, *key[1:]])
+        self._phase = float(rng.random())
+        self._tie_order = rng.permutation(len(weights)).tolist()
+        self._slack = 1 / max(2 * len(self._present) - 2, 2)
+        self._cells, self._turns = array("q"), array("q")  # the first period, as far as it has been computed
+        self._ready: list[tuple[float, int, int, int]] = []  # (due, tie order, cell, turn)
+        self._waiting = [(self._start(cell, 0), cell, 0) for cell in self._present]
+        heapq.heapify(self._waiting)
+
+    def draws(self, start: int, stop: int) -> tuple[Indices, Indices]:
+        """Return the cells at positions [start, stop), and how many earlier turns each of them had."""
+        if len(self._present) <= 2:
+            return self._closed_form(start, stop)
+        # With more than two cells the first period is computed once up to `stop`, and kept.
+        self._extend(min(int(stop), self._period))
+        if stop <= self._period:
+            return np.array(self._cells[start:stop]), np.array(self._turns[start:stop])
+        rounds, positions = np.divmod(np.arange(start, stop), self._period)
+        # Views without a copy. An array cannot grow while a view of it exists; these end with the statement.
+        cells = np.frombuffer(self._cells, dtype=np.int64)[positions]
+        turns = np.frombuffer(self._turns, dtype=np.int64)[positions]
+        return cells, turns + rounds * np.array(self._weights)[cells]
+
+    def _closed_form(self, start: int, stop: int) -> tuple[Indices, Indices]:
+        """Give the last cell position i if floor(share (i + 1) + phase) exceeds floor(share i + phase)."""
+        first, last = self._present[0], self._present[-1]
+        edges = np.arange(start, stop + 1)
+        if first == last:
+            return np.full(stop - start, first), edges[:-1]
+        turns_of_last = np.floor(self._weights[last] / self._period * edges + self._phase).astype(np.int64)
+        is_last = np.diff(turns_of_last) > 0
+        cells = np.where(is_last, last, first)
+        return cells, np.where(is_last, turns_of_last[:-1], edges[:-1] - turns_of_last[:-1])
+
+    def _start(self, cell: int, turn: int) -> int:
+        """Return the first position, counted from 1, at which a turn may start."""
+        return math.ceil((turn + self._slack) * self._period / self._weights[cell] - _ROUNDING)
+
+    def _extend(self, length: int) -> None:
+        """Compute the first period up to a length: of the turns that may start, take the one due first."""
+        for position in range(len(self._cells) + 1, length + 1):
+            while self._waiting and self._waiting[0][0] <= position:
+                _, cell, turn = heapq.heappop(self._waiting)
+                due = (turn + 1 - self._slack) * self._period / self._weights[cell]
+                heapq.heappush(self._ready, (due, self._tie_order[cell], cell, turn))
+            _, _, cell, turn = heapq.heappop(self._ready)
+            self._cells.append(cell)
+            self._turns.append(turn)
+            heapq.heappush(self._waiting, (self._start(cell, turn + 1), cell, turn + 1))
 
 
 def members(label: npt.ArrayLike, attribute: npt.ArrayLike, counts: Indices) -> list[list[Indices]]:
-    """Return the indices of the samples of each cell, ``[y][a]``; `counts` are those of `gerne.cell_counts`."""
+    """Return the indices of the samples of each cell, ``[y][a]``; `counts` is that of `gerne.cell_counts`."""
     n_classes, n_attributes = counts.shape
     group = np.asarray(label, dtype=np.int64) * n_attributes + np.asarray(attribute, dtype=np.int64)
     ordered = np.argsort(group, kind="stable").astype(np.int64)
@@ -358,14 +375,16 @@ def members(label: npt.ArrayLike, attribute: npt.ArrayLike, counts: Indices) -> 
     return [parts[y * n_attributes : (y + 1) * n_attributes] for y in range(n_classes)]
 
 
-def _less_biased_weights(counts: Indices, c: float) -> list[list[int]]:
-    """Return (1 - c) n/N_y + c/A_y of the non-empty cells as exact whole numbers, up to a factor per class."""
-    ratio = Fraction(repr(float(c)))  # .3 as 3/10: its binary value would give a period without end
+def extrapolated_weights(counts: Indices, s: float) -> list[list[int]]:
+    """Return (1 - s) n/N_y + s/A_y of the non-empty cells as exact integers, up to a factor per class."""
+    # Integers, so that the quotas have a finite period: 0.3 is taken as 3/10, not as its binary value.
+    ratio = Fraction(repr(float(s)))
     weights = []
     for row in counts.tolist():
-        total, present = sum(row), sum(n > 0 for n in row)
-        pulled, rest = ratio.numerator * total, (ratio.denominator - ratio.numerator) * present
-        weights.append([rest * n + pulled if n else 0 for n in row])
+        total, n_present = sum(row), sum(n > 0 for n in row)
+        uniform, natural = ratio.numerator * total, (ratio.denominator - ratio.numerator) * n_present
+        # At the largest s allowed, the largest cell may come out a rounding error below 0.
+        weights.append([max(0, natural * n + uniform) if n else 0 for n in row])
     return weights
 
 

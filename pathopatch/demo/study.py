@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core import files
-from pathopatch.core.config import GroupsConfig, MethodName, StudyConfig, TileConfig, TrainConfig, TuneConfig
+from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, TrainConfig, TuneConfig
+from pathopatch.core.method_names import MethodName
 from pathopatch.core.progress import Progress
 from pathopatch.demo.controls import brightness_accuracy
 from pathopatch.demo.slides import CohortSpec, make_cohort

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.config import RANK_METHODS, StudyConfig, TrainConfig
+from pathopatch.core.config import StudyConfig, TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.method_names import RANK_METHODS
 from pathopatch.core.progress import Progress
 from pathopatch.groups.empty_groups import empty_groups
 from pathopatch.slides.manifest import read_manifest

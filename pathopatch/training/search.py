@@ -28,8 +28,7 @@ from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.text import counted
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import steps_in_all
-from pathopatch.debias.searched import searched
+from pathopatch.debias.methods import searched_parameters, steps_in_all
 from pathopatch.metrics.accuracy import predicted_class
 from pathopatch.models.forward import pick_device
 from pathopatch.training.checkpoint import CheckpointFolder
@@ -167,7 +166,7 @@ class SearchSpace:
 
 def search_space(train: PatchSet, config: TrainConfig, search: TuneConfig) -> SearchSpace:
     """Return what trials choose from: of c and s only pairs whose beta is inside its bounds on the training groups."""
-    own = searched(config.method)
+    own = searched_parameters(config.method)
     ranges = {"learning_rate": search.learning_rates, "weight_decay": search.weight_decays}
     ranges |= {name: bounds for name in own if (bounds := getattr(search, f"{name}_range", None)) is not None}
     # Where t is searched the groups are pseudo-attributes, whose shares differ from trial to trial.
@@ -407,7 +406,7 @@ class _TrialMonitor:
 
 def _searched_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings of a trial by name, and its s where the method searches that."""
-    own = searched(config.method)
+    own = searched_parameters(config.method)
     names = ["learning_rate", "weight_decay", "c", "beta", *(name for name in own if name != "extrapolation")]
     attributes: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
     if "extrapolation" in own:

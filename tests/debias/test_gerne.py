@@ -169,6 +169,6 @@ def test_labels_and_attributes_that_are_none_are_refused(label: list, attribute:
 
 
 @pytest.mark.parametrize("alpha", [[0.9, 0.2], [1.1, -0.1], [math.nan, 1.0]])
-def test_rows_that_are_no_shares_are_refused(alpha: list[float]) -> None:
-    with pytest.raises(InputUnsupportedError, match="no shares"):
+def test_rows_that_are_not_shares_are_refused(alpha: list[float]) -> None:
+    with pytest.raises(InputUnsupportedError, match="not shares"):
         gerne.beta_bounds(alpha, 0.5)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pathopatch.core.errors import BetaOutOfBoundsError, GroupEmptyError, InputUnsupportedError
+from pathopatch.core.method_names import RANK_METHODS
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES, method
 from pathopatch.debias.rank_sampler import (
@@ -129,8 +130,6 @@ def test_gerne_by_rank_has_a_natural_half_and_a_half_flat_to_the_part_c():
 
 
 def test_resample_and_gerne_draw_by_rank_and_check_beta():
-    from pathopatch.core.config import RANK_METHODS
-
     assert tuple(name for name in NAMES if all(phase.rank_sampler for phase in method(name))) == RANK_METHODS
     label, value = skewed()
     _, high = gerne.beta_bounds(rank_alpha(label, value), 0.5)

@@ -24,10 +24,8 @@ from pathopatch.core.config.study import (
     load_study,
 )
 from pathopatch.core.config.training import (
-    RANK_METHODS,
     AugmentConfig,
     GroupsConfig,
-    MethodName,
     SplitsConfig,
     TrainConfig,
     TuneConfig,
@@ -44,9 +42,7 @@ __all__ = [
     "IntensityConfig",
     "LabelConfig",
     "MPP_RANGE",
-    "MethodName",
     "PredictConfig",
-    "RANK_METHODS",
     "ReadyConfig",
     "RegistrationConfig",
     "SettingsConfig",

@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from pathopatch.core.config.base import Config, Fraction, parse, tables_of
 from pathopatch.core.config.slides import ReadyConfig, TileConfig
-from pathopatch.core.config.training import GroupsConfig, MethodName, SplitsConfig, TrainConfig, TuneConfig
+from pathopatch.core.config.training import GroupsConfig, SplitsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.method_names import MethodName
 
 
 class EvaluateConfig(Config):

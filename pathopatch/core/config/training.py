@@ -8,22 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pathopatch.core.config.base import Config, Fraction
-
-MethodName = Literal[
-    "erm",
-    "erm-balanced",
-    "reweight",
-    "resample",
-    "oversample",
-    "groupdro",
-    "gerne",
-    "gerne-unknown",
-    "jtt",
-    "dfr",
-    "gerne-auto",
-]
-RANK_METHODS = ("resample", "gerne", "gerne-auto")
-"""Methods with a form that draws by the rank of the tissue fraction."""
+from pathopatch.core.method_names import MethodName
 
 
 class GroupsConfig(Config):
