@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel, overview_signal
 from pathopatch.patches.tissue_evidence import LEAST_TISSUE, Evidence, Overview
-from pathopatch.slides.background import plain_polarity
-from pathopatch.slides.separation import SEPARATION
+from pathopatch.slides.background import SEPARATION, plain_polarity
 from pathopatch.slides.unscanned import Unscanned
 
 _THINNED_PX = 1024  # longest side on which shares are counted

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from pathopatch.core.config import TissueConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.tissue import dark_window, overview_signal, rounding_spread, tissue_signal
-from pathopatch.slides.background import Polarities, correlated_channels
+from pathopatch.slides.background import SEPARATION, Polarities, accepted_split, correlated_channels
 from pathopatch.slides.glass import Glass, Illumination, find_glass
-from pathopatch.slides.separation import SEPARATION, accepted_split
 
 # Absorptions are shares of the glass's level, measured on the real fields of `pipelines/tissue-gallery`.
 LEAST_TISSUE = 0.002

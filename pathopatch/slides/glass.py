@@ -2,12 +2,7 @@
 
 Glass is the brightest compact peak of an image, whatever its level: stain only absorbs light. So nothing here depends
 on exposure, white balance or bit depth. The *absorption* of a pixel is 1 minus its smallest share of the glass over
-the channels: 0 on glass, 1 on black.
-
-On 47 real brightfield fields the peak stands at an absorption of 0.00 to 0.06 below the 99.5th percentile and has a
-standard deviation of 0.005 to 0.028, also where glass is 0.2 % of the field. Fields of tissue alone have no such peak:
-their first one is that of stroma or nuclei, with a standard deviation of 0.09 to 0.18. Smooth stroma alone may have
-0.03: `Glass.spread` tells how far to trust it. Pure arithmetic on arrays.
+the channels: 0 on glass, 1 on black. Pure arithmetic on arrays.
 """
 
 from __future__ import annotations
@@ -24,6 +19,9 @@ _LEAST_BLUR = 0.006  # of the histogram, absorption; also above the steps of dim
 _LOWEST = -0.15  # absorption; highlights are brighter than glass
 _PROMINENCE = 1.3  # by which the density falls behind a peak, and rises again behind a valley
 _LEAST_SHARE = 0.002  # of the pixels: what is rarer is a highlight
+# Standard deviation of the peak's absorption. On 47 real brightfield fields it is 0.005 to 0.028, also where glass is
+# 0.2 % of the field, and the peak stands 0.00 to 0.06 below the 99.5th percentile. Fields of tissue alone begin with
+# the peak of stroma or nuclei, of 0.09 to 0.18. Smooth stroma alone may have 0.03, hence `Glass.spread`.
 _LARGEST_SPREAD = 0.04
 _BLOCKS, _BLOCK_PX = 32, 12  # along the longer side, for the illumination, and about so many px wide
 _LEAST_RANGE, _LARGEST_RANGE = 0.1, 0.8  # natural logarithm: a vignette of +-5 % and of +-40 %
@@ -46,17 +44,7 @@ class Illumination:
     coefficients: tuple[float, ...]
 
     def at(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return the factor on a lattice.
-
-        Parameters
-        ----------
-        x, y : ndarray of float64, shapes (W,) and (H,)
-            Positions from -1 to 1 over the slide.
-
-        Returns
-        -------
-        ndarray of float32, shape (H, W)
-        """
+        """Return the factor, (H, W), on a lattice of positions `x` (W,) and `y` (H,) from -1 to 1 over the slide."""
         one, of_x, of_y, of_xx, of_xy, of_yy = self.coefficients
         rows = (one + of_y * y + of_yy * y * y).astype(np.float32)[:, None]
         columns = (of_x * x + of_xx * x * x).astype(np.float32)[None]
@@ -120,19 +108,21 @@ def find_glass(pixels: NDArray[np.generic], usable: NDArray[np.bool_], *, is_fla
     thin = max(1, int((usable.size / _SAMPLE_PX) ** 0.5))
     part = usable[::thin, ::thin]
     values = np.stack([_means(plane, thin)[part] for plane in pixels])  # (C, N)
-    found = _peak(values, step, None)
+    even = _peak(values, step, None)
     if is_flat:
-        return found and found[0]
-    if found is not None and found[1] > 0.5:  # no vignette, but the rest may be glass beside a seam or a bubble
-        return replace(found[0], may_be_uneven=True)
+        return even and even[0]
+    # Glass on half of the image: no vignette, but the rest may be glass beside a seam or a bubble.
+    if even is not None and even[1] > 0.5:
+        return replace(even[0], may_be_uneven=True)
     light = _illumination(pixels, usable)
     if light is None:
-        return found and found[0]
-    lit = _peak(values / light.over(*usable.shape, step=thin)[part], step, light)
-    seen = 0.0 if found is None else found[1]
-    if lit is not None and lit[1] > max(_GAIN * seen, 10 * _LEAST_SHARE):
-        return replace(lit[0], may_be_uneven=True)  # the light may have been fitted to tissue here and there
-    return found and replace(found[0], may_be_uneven=True)
+        return even and even[0]
+    uneven = _peak(values / light.over(*usable.shape, step=thin)[part], step, light)
+    even_share = 0.0 if even is None else even[1]
+    if uneven is not None and uneven[1] > max(_GAIN * even_share, 10 * _LEAST_SHARE):
+        # The light may have been fitted to tissue here and there.
+        return replace(uneven[0], may_be_uneven=True)
+    return even and replace(even[0], may_be_uneven=True)
 
 
 def _means(plane: NDArray[np.generic], step: int) -> NDArray[np.float32]:
@@ -159,22 +149,24 @@ def _absorption(
 
 
 def _peak(values: NDArray[np.float32], step: float, light: Illumination | None) -> tuple[Glass, float] | None:
-    """Return the glass of pixels (C, N) and the share of them near its level; None where no first peak is compact."""
+    """Return the glass of pixels (C, N) and the share of them near its level; None where the first peak is wide."""
     if not values.size:
         return None
     reference = np.percentile(values, 99.5, axis=1).astype(np.float64)
     if not (reference > 0).all():
         return None
     absorbed = _absorption(values[:, None], reference, None)[0]
-    place = _first_peak(absorbed, step / float(reference.min()))
-    if place is None or place[1] > _LARGEST_SPREAD:
+    first_peak = _first_peak(absorbed, step / float(reference.min()))
+    if first_peak is None or first_peak[1] > _LARGEST_SPREAD:
         return None
-    middle, spread, valley = place
+    middle, spread, valley = first_peak
     distance = np.abs(absorbed - middle)
+    # Nothing is brighter than glass: where much is, the light was fitted to tissue.
     if light is not None and np.count_nonzero(absorbed < middle - _HIGHLIGHT) > _LARGEST_HIGHLIGHTS * absorbed.size:
-        return None  # the light was fitted to tissue: nothing is brighter than glass
+        return None
     is_near = distance <= max(2 * spread, _LEAST_BLUR)
-    if not is_near.any():  # a peak of the smoothed density between two values, of which none lies there
+    # The smoothed density may have its peak between two values, where no pixel lies.
+    if not is_near.any():
         return None
     level = np.median(values[:, is_near], axis=1).astype(np.float64)
     if not (level > 0).all():
@@ -191,15 +183,16 @@ def _peak(values: NDArray[np.float32], step: float, light: Illumination | None) 
 
 
 def _first_peak(absorbed: NDArray[np.float32], step: float) -> tuple[float, float, float | None] | None:
-    """Return place and standard deviation of the first peak of a density, and the valley behind it."""
+    """Return place and standard deviation of the first peak of the absorption's density, and the valley behind it."""
     bins = round((1 - _LOWEST) / _BIN)
     counts, edges = np.histogram(np.clip(absorbed, _LOWEST, 1), bins=bins, range=(_LOWEST, 1))
     blur = max(_LEAST_BLUR, 0.6 * step) / _BIN
     density = cv2.GaussianBlur(counts.astype(np.float64)[None], (0, 0), blur, borderType=cv2.BORDER_CONSTANT)[0]
     centres = (edges[:-1] + edges[1:]) / 2
-    is_seen = np.cumsum(counts) > max(_LEAST_SHARE * absorbed.size, 30)
+    # Brighter pixels so few are highlights, whose peaks do not count.
+    is_common = np.cumsum(counts) > max(_LEAST_SHARE * absorbed.size, 30)
     highest = np.maximum.accumulate(density)
-    behind = np.flatnonzero(is_seen & (density < highest / _PROMINENCE))
+    behind = np.flatnonzero(is_common & (density < highest / _PROMINENCE))
     if not behind.size:
         return None
     top = int(np.argmax(density[: behind[0]]))
@@ -209,15 +202,13 @@ def _first_peak(absorbed: NDArray[np.float32], step: float) -> tuple[float, floa
     is_above = density > density[top] * np.exp(-0.5)
     left = top - int(np.flatnonzero(~is_above[: top + 1])[-1]) if not is_above[: top + 1].all() else top
     right = int(np.flatnonzero(~is_above[top:])[0]) if not is_above[top:].all() else len(density) - top
-    spread = max(min(left, right) ** 2 - blur**2, 0.25) ** 0.5 * _BIN  # pale tissue widens one side only
+    # Pale tissue widens one side only, so the narrower side tells; the histogram's own blur is taken off.
+    spread = max(min(left, right) ** 2 - blur**2, 0.25) ** 0.5 * _BIN
     return float(centres[top]), spread, valley
 
 
 def _illumination(pixels: NDArray[np.generic], usable: NDArray[np.bool_]) -> Illumination | None:
-    """Return the light fitted through the brightest pixels of each block; None where they do not tell or it is even.
-
-    Blocks whose brightest pixels lie below the fit hold no glass and are left out, step by step.
-    """
+    """Return the light fitted through the brightest pixels of each block; None where it is even or unclear."""
     height, width = usable.shape
     side = max(8, max(height, width) // _BLOCKS)
     down, across = height // side, width // side
@@ -238,9 +229,11 @@ def _illumination(pixels: NDArray[np.generic], usable: NDArray[np.bool_]) -> Ill
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
     weights = np.ones(len(brightest))
     coefficients = np.zeros(6)
-    for _ in range(20):  # an envelope: blocks below it count little
+    # First an envelope: blocks below the fit count little, since their brightest pixels may be tissue.
+    for _ in range(20):
         coefficients = np.linalg.lstsq(terms * weights[:, None], brightest * weights, rcond=None)[0]
         weights = np.where(brightest > terms @ coefficients, 1.0, _BELOW_WEIGHT)
+    # Then blocks off the fit are left out, within a limit that closes step by step.
     limit = 0.15
     for _ in range(8):
         above = brightest - terms @ coefficients

@@ -1,10 +1,7 @@
-"""Find what was never scanned: the fill that registration, rotation and mosaics leave around a slide.
+"""Find pixels that were never scanned: the fill that registration, rotation and mosaics leave around a slide.
 
-Such a fill is one exact value, black or white, that touches the border and ends in straight edges. Glass that a camera
-clips to white, and a background that it clips to black, are one value too: they go over into their surroundings step by
-step. And a value that is a slide's only background is no fill: a disc on black has a dark background. Where its edges
-are straight it may be a fill all the same, and that is said. Only a stained image with glass in view may be cut out by
-curves: a core on black. Pure arithmetic on arrays.
+Such a fill is one exact value, black or white, that touches the border and ends in straight edges. A background that a
+camera clips to one value blends into its surroundings instead. Pure arithmetic on arrays.
 """
 
 from __future__ import annotations
@@ -16,9 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.slides.background import guess_polarities
+from pathopatch.slides.background import accepted_split, guess_polarities
 from pathopatch.slides.glass import find_glass
-from pathopatch.slides.separation import accepted_split
 
 _LEAST_SHARE, _LEAST_BORDER_SHARE = 1e-3, 5e-3  # of the image, and of its border
 _LEAST_GAP_PX = 64  # of a gap inside the slide
@@ -36,12 +32,12 @@ _STAINED_GREY = 0.9  # its 5th percentile at most, where anything is stained
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unscanned:
-    """What was never scanned.
+    """Pixels that were never scanned.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (h, w)
-        With the pixel beside it, into which the edge is mixed.
+        With the pixel beside them, into which their edge is mixed.
     doubtful_share : float
         Share of the image that has the value and the straight edges of a fill, but is the only background in view.
     """
@@ -60,9 +56,10 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
     is_colour : bool
         They are red, green and blue of one image.
     """
-    found = np.zeros(overview.shape[1:], np.bool_)
-    doubtful = 0
-    thin = max(1, max(found.shape) // _DECIDED_PX)  # single pixels keep their value, means of several do not
+    mask = np.zeros(overview.shape[1:], np.bool_)
+    doubtful_px = 0
+    # Every k-th pixel and no means: a mean over the edge of a fill has another value.
+    thin = max(1, max(mask.shape) // _DECIDED_PX)
     small = overview[:, ::thin, ::thin]
     for value, tolerance in _extremes(overview):
         if not _reaches_border(small, value, tolerance):
@@ -72,13 +69,17 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
         if not region.any() or constant.all() or not _is_cut_off(small, region, constant, value):
             continue
         is_straight = _has_straight_edges(region)
+        # Only a stained image with glass in view may be cut out by curves: a tissue core on black.
         if not is_straight and not (is_colour and value <= 0 and _is_stain_on_glass(small, ~constant)):
             continue
+        # A value that is the slide's only background is no fill: a disc on black has a dark background. Straight edges
+        # make it doubtful.
         if not is_straight or _has_background(small, ~constant, value, is_colour):
-            found |= _pieces(_constant(overview, value, tolerance))  # gaps inside the slide too
+            # Gaps inside the slide have the value too.
+            mask |= _large_pieces(_constant(overview, value, tolerance))
         else:
-            doubtful += int(np.count_nonzero(region)) * thin**2
-    return Unscanned(mask=with_edge(found), doubtful_share=doubtful / found.size)
+            doubtful_px += int(np.count_nonzero(region)) * thin**2
+    return Unscanned(mask=with_edge(mask), doubtful_share=doubtful_px / mask.size)
 
 
 def with_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -98,24 +99,26 @@ def _extremes(overview: NDArray[np.generic]) -> list[tuple[float, float]]:
 
 
 def _reaches_border(overview: NDArray[np.generic], value: float, tolerance: float) -> bool:
-    """Return whether some of the border has a value in all channels: most images end here."""
+    """Return whether some of the border has a value in all channels."""
+    # Checked first, since it is cheap and most images have no such border.
     sides = (overview[:, :1], overview[:, -1:], overview[:, :, :1], overview[:, :, -1:])
-    found = sum(int(np.count_nonzero(_constant(side, value, tolerance))) for side in sides)
-    return bool(found >= max(1, _LEAST_BORDER_SHARE * sum(side[0].size for side in sides)))
+    constant_px = sum(int(np.count_nonzero(_constant(side, value, tolerance))) for side in sides)
+    return bool(constant_px >= max(1, _LEAST_BORDER_SHARE * sum(side[0].size for side in sides)))
 
 
 def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> NDArray[np.bool_]:
     """Return which pixels have a value in all channels."""
-    found = np.ones(overview.shape[1:], np.bool_)
+    is_constant = np.ones(overview.shape[1:], np.bool_)
     for plane in overview:
-        if plane.dtype.kind != "u":  # below 0 there are values, too
-            found &= plane == value
+        if plane.dtype.kind != "u":
+            # Of signed and floating-point types values below 0 are no fill.
+            is_constant &= plane == value
         else:
-            found &= plane <= value + tolerance if value <= 0 else plane >= value - tolerance
-    return found
+            is_constant &= plane <= value + tolerance if value <= 0 else plane >= value - tolerance
+    return is_constant
 
 
-def _pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _large_pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pieces of a mask that are larger than a few pixels."""
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     is_large = stats[:, cv2.CC_STAT_AREA] >= _LEAST_GAP_PX
@@ -141,6 +144,7 @@ def _is_cut_off(
     overview: NDArray[np.generic], region: NDArray[np.bool_], constant: NDArray[np.bool_], value: float
 ) -> bool:
     """Return whether beyond a region's edge no pixel is close to its value."""
+    # Glass clipped to white, and a background clipped to black, go over into their surroundings step by step.
     inner, outer = (cv2.dilate(region.view(np.uint8), np.ones((side, side), np.uint8)) for side in _RING_PX)
     ring = (outer != 0) & (inner == 0) & ~constant
     if not ring.any():
@@ -169,6 +173,7 @@ def _has_straight_edges(region: NDArray[np.bool_]) -> bool:
                 (one[axis] <= 1 and other[axis] <= 1) or (one[axis] >= last - 1 and other[axis] >= last - 1)
                 for axis, last in ((0, width - 1), (1, height - 1))
             ]
+            # The image's own border is straight and proves nothing.
             if not any(is_side):
                 length = float(np.hypot(*(other - one)))
                 total += length

@@ -11,7 +11,7 @@ import pytest
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.slides import open_slide
-from pathopatch.slides.background import Polarity, background_text, guess_polarities, parse_background
+from pathopatch.slides.background import Polarity, background_text, guess_polarities, otsu, parse_background
 
 
 def guess(image: np.ndarray, *, valid: np.ndarray | None = None) -> Polarity:
@@ -169,3 +169,14 @@ def test_channels_that_show_the_same_have_one_polarity() -> None:
 )
 def test_a_text_of_any_names_is_read_as_it_was_written(channels: tuple[str, str]) -> None:
     assert parse_background(background_text(channels, ("dark", "bright")), channels) == ("dark", "bright")
+
+
+def test_values_that_differ_by_rounding_are_one_value() -> None:
+    one = np.float32(0.7)
+    assert otsu(np.array([one, np.nextafter(one, np.float32(1))], np.float32)) is None
+
+
+def test_two_values_are_split_in_the_middle() -> None:
+    threshold = otsu(np.array([0.2] * 10 + [0.8] * 10, np.float32))
+    assert threshold is not None
+    assert abs(threshold - 0.5) < 0.002
