@@ -1,4 +1,4 @@
-"""Which planes of a TIFF are the channels of a slide? Its axes say so, or they are named, or one is chosen."""
+"""Find the planes of a TIFF that are the channels of a slide: by its axes, by names, or by a choice."""
 
 from __future__ import annotations
 
@@ -18,21 +18,11 @@ _SCANNER_FLAGS = ("svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "sis")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a path's fragment chooses of a file, all counted from 0; None: no choice.
+    """What a path's fragment chooses of a file, all counted from 0; None: no choice."""
 
-    Parameters
-    ----------
-    page : int or None
-        Over the full-resolution pages, in the order of the file.
-    plane : int or None
-        Over the planes of the chosen pages.
-    z, t : int or None
-        Along these axes, as the file's metadata name them.
-    """
-
-    page: int | None = None
-    plane: int | None = None
-    z: int | None = None
+    page: int | None = None  # over the full-resolution pages, in the order of the file
+    plane: int | None = None  # over the planes of the chosen pages
+    z: int | None = None  # along these axes, as the file's metadata name them
     t: int | None = None
 
     @property
@@ -43,32 +33,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plane:
-    """One channel of a file.
+    """One channel of a file."""
 
-    Parameters
-    ----------
-    series : tifffile.TiffPageSeries
-        The image that it belongs to.
-    index : int
-        Of its full-resolution page in the series.
-    sample : int
-        Of the page's pixels.
-    channel : int
-        Its number among the file's channels.
-    """
-
-    series: Any
-    index: int
-    sample: int
-    channel: int
+    series: Any  # tifffile.TiffPageSeries, the image that it belongs to
+    index: int  # of its full-resolution page in the series
+    sample: int  # of the page's pixels
+    channel: int  # its number among the file's channels
 
 
 @dataclass(frozen=True)
 class _RunPage:
-    """A page without a directory of its own, in the run of pixels that the first page begins.
-
-    ImageJ writes stacks above 4 GB like that.
-    """
+    """A page without a directory of its own, as in ImageJ's stacks above 4 GB: one run of pixels from the first on."""
 
     keyframe: Any
     index: int
@@ -79,24 +54,17 @@ class _RunPage:
 
 
 def page_of(series: Any, index: int) -> Any:
-    """Return a page of a series, or of one of its levels.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The page is in another file, or nowhere.
-    InputCorruptError
-        The file ends before it.
-    """
+    """Return a page of a series, or of one of its levels; refuse one that is not in the file."""
     path = Path(series.keyframe.parent.filehandle.path)
     if not series.is_truncated:
-        found = series[index]
-        if found is not None:
-            return found
+        page = series[index]
+        if page is not None:
+            return page
         raise unsupported(
             path, f"page {index} is not in this file",
             "write all channels into one file, or name one file per channel",
         )  # fmt: skip
+    # tifffile calls a series truncated if it has fewer pages than its description counts.
     frame = series.keyframe
     if not frame.is_contiguous or frame.is_tiled or frame.predictor != 1:
         raise unsupported(path, f"{_described(series)}, but a single page", "write each plane as a page of its own")
@@ -113,23 +81,8 @@ def page_of(series: Any, index: int) -> Any:
 def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[Plane]:
     """Return the planes that a slide consists of, in the order of its channels.
 
-    Parameters
-    ----------
-    tiff : tifffile.TiffFile
-        The open file.
-    path : Path
-        For messages.
-    choice : Choice
-        What the path chooses.
-    named : int
-        Number of planes that the caller has names for; 1 if there are none.
-
-    Raises
-    ------
-    InputUnsupportedError
-        There is no such page, plane or position, or the file has an axis that nothing explains.
-    InputCorruptError
-        Its description counts more images than it holds.
+    `named` is the number of planes that the caller has names for, 1 if there are none. Choices that do not exist, and
+    files with an axis that nothing explains, are refused.
     """
     main = _main_image(tiff, path, choice)
     _refuse_scattered_images(main, path)
@@ -156,18 +109,8 @@ def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[
 
 
 def image_note(tiff: Any, planes: list[Plane], choice: Choice) -> str:
-    """Return in words that a file's largest image was taken for the slide; empty where there is no other, or a page is.
-
-    Parameters
-    ----------
-    tiff : tifffile.TiffFile
-        The open file.
-    planes : list of Plane
-        What was taken.
-    choice : Choice
-        What the path chooses.
-    """
-    taken, others = planes[0].series, [each for each in _images(tiff) if each is not planes[0].series]
+    """Return a note that the largest of several images was taken for the slide; empty where that needs none."""
+    taken, others = planes[0].series, [image for image in _images(tiff) if image is not planes[0].series]
     if choice.page is not None or not others:
         return ""
     return (
@@ -182,16 +125,14 @@ def unsupported(path: Path, what: str, remedy: str) -> InputUnsupportedError:
 
 
 def _pages(tiff: Any) -> list[tuple[Any, int]]:
-    """Return (series, index in it) of each full-resolution page, in the order of the file.
-
-    A scanner's file counts only its main image: the others are label, macro and thumbnail.
-    """
-    found = []
+    """Return (series, index in it) of each full-resolution page, in the order of the file."""
+    # A scanner's file counts only its main image: the others are label, macro and thumbnail.
+    numbered = []
     for number, series in enumerate(tiff.series[:1] if _is_scan(tiff) else tiff.series):
         for index in range(_count(series)):
             page = None if series.is_truncated else series[index]
-            found.append((series.keyframe.index if page is None else page.index, number, series, index))
-    return [(series, index) for _, _, series, index in sorted(found, key=lambda item: (item[0], item[1], item[3]))]
+            numbered.append((series.keyframe.index if page is None else page.index, number, series, index))
+    return [(series, index) for _, _, series, index in sorted(numbered, key=lambda item: (item[0], item[1], item[3]))]
 
 
 def _images(tiff: Any) -> list[Any]:
@@ -201,19 +142,15 @@ def _images(tiff: Any) -> list[Any]:
 
 
 def _main_image(tiff: Any, path: Path, choice: Choice) -> Any:
-    """Return the largest image of a file: a label or a macro image is smaller than the slide.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Another is as large, or a second region of the stated scale; and no page is chosen.
-    """
+    """Return the largest image of a file; refuse several that may be the slide, unless a page is chosen."""
     images = _images(tiff)
     areas = [each.keyframe.imagewidth * each.keyframe.imagelength for each in images]
     largest = areas.index(max(areas))
     numbers = [tiff.series.index(each) for each in images]
     pixels = [ome_pixels(tiff.pages[0].description, number) if tiff.is_ome else None for number in numbers]
     sides = [None if each is None else each.get("PhysicalSizeX") for each in pixels]
+    # A label or a macro image is smaller than the slide and states another scale. An image as large, or a sizeable one
+    # of the same scale, may be a second region of tissue.
     rivals = [
         image
         for image, area, side in zip(images, areas, sides, strict=True)
@@ -248,16 +185,17 @@ def _implied_pages(
         if axis not in sizes:
             raise unsupported(path, f"{_described(first)}: no axis {axis}", f"leave #{axis.lower()}= out")
         _require(path, axis.lower(), value, sizes[axis])
-    found = [
+    chosen = [
         (first, i)
         for i in range(_count(first))
         if all(_position(first, i)[axis] == value for axis, value in choice.positions.items())
     ]
     open_axes = {axis: n for axis, n in sizes.items() if n > 1 and axis != "C" and axis not in choice.positions}
-    is_said = not open_axes and (sizes.get("C", 1) > 1 or bool(choice.positions))
+    # Pages are channels if an axis C says so, or if the choice leaves nothing else open.
+    is_stated = not open_axes and (sizes.get("C", 1) > 1 or bool(choice.positions))
     samples = page_of(first, 0).keyframe.samplesperpixel
-    if is_said or choice.plane is not None or named == len(found) * samples:
-        return found
+    if is_stated or choice.plane is not None or named == len(chosen) * samples:
+        return chosen
     open_positions = [f"#{axis.lower()}=0 to #{axis.lower()}={n - 1}" for axis, n in open_axes.items() if axis in "ZT"]
     remedies = [f"choose one with {' and '.join(open_positions)}"] if len(open_positions) == len(open_axes) > 0 else []
     remedies.append(f"choose one page with #page=0 to #page={len(pages) - 1}")
@@ -269,7 +207,7 @@ def _implied_pages(
 
 
 def _refuse_scattered_images(series: Any, path: Path) -> None:
-    """Refuse an array that was written with its channels last, one page a row of the image."""
+    """Refuse an array that was written with its channels last, so that its pages are rows of the image."""
     frame, sizes = series.keyframe, dict(zip(series.axes, series.shape, strict=True))
     is_whole = (sizes.get("Y", frame.imagelength), sizes.get("X", frame.imagewidth)) == (
         frame.imagelength,
@@ -286,11 +224,11 @@ def _refuse_scattered_images(series: Any, path: Path) -> None:
 
 def _refuse_missing_images(tiff: Any, path: Path) -> None:
     """Refuse an ImageJ file cut so short that tifffile takes its first image for all."""
-    said = int((tiff.imagej_metadata or {}).get("images", 1))
-    held = sum(_count(series) for series in tiff.series)
-    if said > held:
+    stated = int((tiff.imagej_metadata or {}).get("images", 1))
+    present = sum(_count(series) for series in tiff.series)
+    if stated > present:
         raise InputCorruptError(
-            f"truncated: its description counts {said} images, the file holds {held}",
+            f"truncated: its description counts {stated} images, the file holds {present}",
             place=str(path),
             remedy="copy the file again from its source",
         )

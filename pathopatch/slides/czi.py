@@ -1,4 +1,4 @@
-"""Slides in Zeiss CZI files: brightfield and fluorescence, mosaics and pyramids, read by pylibCZIrw."""
+"""Read Zeiss CZI files by pylibCZIrw: brightfield and fluorescence, mosaics and pyramids."""
 
 from __future__ import annotations
 
@@ -29,33 +29,15 @@ _EXPORT = 'or export an OME-TIFF in ZEN ("Processing > OME TIFF-Export")'
 
 @dataclass(frozen=True)
 class _Contents:
-    """What a file holds, as far as it is read.
+    """Facts of a file, as far as it is read."""
 
-    Parameters
-    ----------
-    corner : (int, int)
-        Left and top edge of the slide among the file's coordinates.
-    position : dict of str to int
-        Of the chosen plane on the axes Z and T, as the file counts.
-    types : list of str
-        Pixel type of each channel, by the library's names.
-    channels : tuple of int
-        The file's numbers of the channels.
-    blocks : ndarray of int64, shape (N, 5)
-        Channel, left, top, right and bottom edge of each block of full resolution.
-    steps : tuple of int
-        Downsample of each level.
-    size : (int, int)
-        Width and height, px.
-    """
-
-    corner: tuple[int, int]
-    position: dict[str, int]
-    types: list[str]
-    channels: tuple[int, ...]
-    blocks: NDArray[np.int64]
-    steps: tuple[int, ...]
-    size: tuple[int, int]
+    corner: tuple[int, int]  # left and top edge of the slide among the file's coordinates
+    position: dict[str, int]  # of the chosen plane on the axes Z and T, as the file counts
+    types: list[str]  # pixel type of each channel, by the library's names
+    channels: tuple[int, ...]  # the file's numbers of the channels
+    blocks: NDArray[np.int64]  # (N, 5): channel, left, top, right, bottom edge of each block of full resolution
+    downsamples: tuple[int, ...]  # of each level
+    size: tuple[int, int]  # width and height, px
 
 
 class CziSlide(Slide):
@@ -112,7 +94,7 @@ class CziSlide(Slide):
         facts = SlideFacts(
             channels=tuple(names[plane] for plane in self._planes),
             dtype=np.dtype(_DTYPES[self._contents.types[0]]),
-            levels=tuple(Level(width // step, height // step, float(step)) for step in self._contents.steps),
+            levels=tuple(Level(width // step, height // step, float(step)) for step in self._contents.downsamples),
             resolution=_resolution(described),
             paths=(path,),
         )
@@ -135,23 +117,25 @@ class CziSlide(Slide):
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        step = self._contents.steps[level]
+        step = self._contents.downsamples[level]
         x, y = self._contents.corner
         box = x + left * step, y + top * step, width * step, height * step
-        numbers = self._contents.channels[:1] if self._is_colour else self._contents.channels
-        wanted = numbers if self._is_colour else [numbers[plane] for plane in self._planes]
+        numbers = self._contents.channels
+        # Colour is one channel of the file, with three samples a pixel.
+        wanted = numbers[:1] if self._is_colour else [numbers[plane] for plane in self._planes]
         try:
-            read = [self._read_channel(number, box, step, (height, width)) for number in wanted]
+            images = [self._read_channel(number, box, step, (height, width)) for number in wanted]
         except DECODING_ERRORS as error:
             self._close()
             place = f"({left * step}, {top * step})"
             raise _corrupt(self._path, f"level {level} cannot be decoded at {place}: {error}") from error
         covers = [_cover(self._contents.blocks, number, box, step) for number in wanted]
         if self._is_colour:
-            mixed = read[0][:, :, ::-1].transpose(2, 0, 1)  # stored as blue, green, red
+            # Stored as blue, green, red.
+            mixed = images[0][:, :, ::-1].transpose(2, 0, 1)
             pixels = np.ascontiguousarray(mixed[self._planes.start : self._planes.stop])
             return pixels, None if covers[0].all() else covers[0]
-        pixels = np.stack([each[:, :, 0] for each in read])
+        pixels = np.stack([image[:, :, 0] for image in images])
         return pixels, None if all(cover.all() for cover in covers) else np.stack(covers)
 
     def _read_channel(
@@ -161,7 +145,7 @@ class CziSlide(Slide):
         plane = {"C": number, **self._contents.position}
         pixels = np.asarray(self._open().read(roi=box, plane=plane, zoom=1 / step))
         if pixels.shape[:2] != shape:
-            raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} px came of {shape[1]} x {shape[0]}")
+            raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} px were read instead of {shape[1]} x {shape[0]}")
         return pixels
 
 
@@ -217,13 +201,13 @@ def _contents(reader: Any, path: Path, choice: Choice) -> _Contents:
         types=types,
         channels=channels,
         blocks=np.array(blocks, np.int64).reshape(-1, 5),
-        steps=_steps(zooms, size),
+        downsamples=_downsamples(zooms, size),
         size=size,
     )
 
 
 def _position(ranges: dict[str, tuple[int, int]], path: Path, choice: Choice) -> dict[str, int]:
-    """Return the position on the axes Z and T; several on other axes but channels, scenes and mosaics are refused."""
+    """Return the position on the axes Z and T; refuse several on other axes, but channels, scenes and mosaics."""
     position = {}
     for axis, (low, high) in ranges.items():
         count, chosen = high - low, choice.positions.get(axis)
@@ -242,16 +226,17 @@ def _position(ranges: dict[str, tuple[int, int]], path: Path, choice: Choice) ->
     return position
 
 
-def _steps(zooms: set[float], size: tuple[int, int]) -> tuple[int, ...]:
-    """Return the downsamples, powers of 2, that the file holds blocks of; for others the library would skip pixels."""
-    steps = [1]
-    while min(size) >= 2 * steps[-1] and any(abs(zoom * 2 * steps[-1] - 1) <= _SAME_ZOOM for zoom in zooms):
-        steps.append(2 * steps[-1])
-    return tuple(steps)
+def _downsamples(zooms: set[float], size: tuple[int, int]) -> tuple[int, ...]:
+    """Return the downsamples, powers of 2, that the file holds blocks of."""
+    # For any other the library would skip pixels, not average them.
+    downsamples = [1]
+    while min(size) >= 2 * downsamples[-1] and any(abs(zoom * 2 * downsamples[-1] - 1) <= _SAME_ZOOM for zoom in zooms):
+        downsamples.append(2 * downsamples[-1])
+    return tuple(downsamples)
 
 
 def _cover(blocks: NDArray[np.int64], channel: int, box: tuple[int, int, int, int], step: int) -> NDArray[np.uint8]:
-    """Return the opacity (H, W) of a rectangle (left, top, width, height; px of the file): 255 where a block lies."""
+    """Return the opacity (H, W) of a rectangle (left, top, width, height; px of the file): 255 where a block is."""
     left, top, width, height = box
     cover = np.zeros((height // step, width // step), np.uint8)
     edges = blocks[blocks[:, 0] == channel, 1:] - [left, top, left, top]
@@ -262,20 +247,21 @@ def _cover(blocks: NDArray[np.int64], channel: int, box: tuple[int, int, int, in
 
 
 def _names(described: ET.Element, channels: tuple[int, ...]) -> tuple[str, ...]:
-    """Return what the metadata call the channels, if they name each once; else C0, C1 and so on."""
-    found = described.findall(".//Information/Image/Dimensions/Channels/Channel")
-    names = tuple((each.get("Name") or "").strip() for each in found)
+    """Return the channels' names in the metadata, if they name each once; else C0, C1 and so on."""
+    elements = described.findall(".//Information/Image/Dimensions/Channels/Channel")
+    names = tuple((element.get("Name") or "").strip() for element in elements)
     is_named = len(names) == len(channels) == len(set(names)) and all(names)
     return names if is_named else tuple(f"C{number}" for number in range(len(channels)))
 
 
 def _resolution(described: ET.Element) -> Resolution:
-    """Return the resolution that the metadata state, in metres; the writer's 0 states none."""
-    said = [described.findtext(f".//Scaling/Items/Distance[@Id='{axis}']/Value") for axis in "XY"]
+    """Return the resolution that the metadata state, in metres."""
+    texts = [described.findtext(f".//Scaling/Items/Distance[@Id='{axis}']/Value") for axis in "XY"]
     try:
-        metres = [float(value or 0) for value in said]
+        metres = [float(text or 0) for text in texts]
     except ValueError:
-        return Resolution(None, f"the scaling is not a number: {said}")
+        return Resolution(None, f"the scaling is not a number: {texts}")
+    # A writer that knows no scale writes 0.
     return resolution(metres[0] * 1e6, metres[1] * 1e6, source="the scaling") if all(metres) else UNSTATED
 
 

@@ -23,7 +23,7 @@ DECODING_ERRORS = (
     ArithmeticError,
     SyntaxError,
 )
-"""What tifffile and imagecodecs raise on broken input: their own errors are children of these, XML's is the last."""
+"""Raised by tifffile and imagecodecs on broken input: their own errors are children of these, XML's of the last."""
 
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
@@ -51,13 +51,14 @@ def checked_tiff(path: Path) -> Iterator[Any]:
     """
     try:
         _refuse_endless(path)
-        tiff = tifffile.TiffFile(path, _multifile=False)  # never the other files that OME-XML may name
+        # Never the other files that OME-XML may name: they are not checked.
+        tiff = tifffile.TiffFile(path, _multifile=False)
     except PathopatchError:
         raise
     except DECODING_ERRORS as error:
         raise _corrupt(path, f"its structure cannot be read: {error}") from error
     with tiff:
-        check_tiff(tiff, path)
+        _check_tiff(tiff, path)
         try:
             yield tiff
         except PathopatchError:
@@ -66,23 +67,8 @@ def checked_tiff(path: Path) -> Iterator[Any]:
             raise _corrupt(path, f"its structure cannot be read: {error!r}") from error
 
 
-def check_tiff(tiff: Any, path: Path) -> None:
-    """Check every page, at every level, against the size of the file.
-
-    Parameters
-    ----------
-    tiff : tifffile.TiffFile
-        The open file.
-    path : Path
-        For the message.
-
-    Raises
-    ------
-    InputCorruptError
-        A directory, strip or tile lies past the end of the file, or the structure cannot be read.
-    InputTooLargeError
-        A page claims more pixels than its bytes could hold.
-    """
+def _check_tiff(tiff: Any, path: Path) -> None:
+    """Check every page, at every level, against the size of the file."""
     try:
         _check_chain(tiff, path)
         if "<!ENTITY" in tiff.pages[0].description:
@@ -100,29 +86,27 @@ def _corrupt(path: Path, what: str) -> InputCorruptError:
 
 
 def _refuse_endless(path: Path) -> None:
-    """Refuse a file one of whose directories is followed by an earlier one: libraries go round for minutes.
-
-    Where the chain breaks is not seen here. Of a classic file beyond 4 GiB, such as NDPI writes, nothing is said: its
-    offsets are longer than they look.
-    """
+    """Refuse a file one of whose directories is followed by an earlier one: libraries go round for minutes."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         signature = stream.read(4)
         order = "<" if signature[:2] == b"II" else ">"
         is_big = signature in (b"II+\0", b"MM\0+")
+        # A classic file beyond 4 GiB, such as NDPI writes, keeps the high halves of its offsets elsewhere.
         if not is_big and size > 2**32:
             return
         count_format, tag_bytes, offset_format = ("Q", 20, "Q") if is_big else ("H", 12, "I")
         count_format, offset_format = order + count_format, order + offset_format
         stream.seek(8 if is_big else 4)
-        seen: set[int] = set()
+        visited: set[int] = set()
         while True:
             (offset,) = _unpacked(offset_format, stream.read(struct.calcsize(offset_format)))
-            if offset in seen:
+            if offset in visited:
                 raise _corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
+            # The chain ends, or breaks, which `_check_chain` reports.
             if not 0 < offset < size:
                 return
-            seen.add(offset)
+            visited.add(offset)
             stream.seek(offset)
             (count,) = _unpacked(count_format, stream.read(struct.calcsize(count_format)))
             stream.seek(min(size, stream.tell() + count * tag_bytes))
@@ -134,7 +118,7 @@ def _unpacked(form: str, raw: bytes) -> tuple[int, ...]:
 
 
 def _check_chain(tiff: Any, path: Path) -> None:
-    """Check that the chain of directories ends as it should; libraries stop silently where it breaks."""
+    """Check that the chain of directories is complete: libraries stop without an error where it breaks."""
     size, form, stream = tiff.filehandle.size, tiff.tiff, tiff.filehandle
     offsets = [page.offset for page in tiff.pages]
     if not offsets:
@@ -146,7 +130,8 @@ def _check_chain(tiff: Any, path: Path) -> None:
         end = offset + form.tagnosize + count * form.tagsize + form.offsetsize
         if end > size:
             raise _corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
-        if not tiff.is_ndpi:  # which keeps the high halves of its offsets elsewhere
+        # NDPI keeps the high halves of its offsets elsewhere.
+        if not tiff.is_ndpi:
             _check_tags(stream.read(count * form.tagsize), form, size, path)
         stream.seek(end - form.offsetsize)
         (following,) = struct.unpack(form.offsetformat, stream.read(form.offsetsize))
@@ -155,13 +140,14 @@ def _check_chain(tiff: Any, path: Path) -> None:
 
 
 def _check_tags(entries: bytes, form: Any, size: int, path: Path) -> None:
-    """Check that the values of a directory lie inside the file; libraries leave out tags whose values do not."""
-    number = form.tagoffsetthreshold  # values up to this many bytes stand in the entry itself
+    """Check that the values of a directory lie inside the file: libraries leave out tags whose values do not."""
+    # Values up to this many bytes stand in the entry itself.
+    inline_bytes = form.tagoffsetthreshold
     for start in range(0, len(entries), form.tagsize):
         code, kind = struct.unpack(form.byteorder + "HH", entries[start : start + 4])
         (count,) = struct.unpack(form.offsetformat, entries[start + 4 : start + 4 + form.offsetsize])
         item = tifffile.TIFF.DATA_FORMATS.get(kind)
-        if item is None or count * struct.calcsize(item) <= number:
+        if item is None or count * struct.calcsize(item) <= inline_bytes:
             continue
         (position,) = struct.unpack(form.offsetformat, entries[start + 4 + form.offsetsize :][: form.offsetsize])
         if position + count * struct.calcsize(item) > size:
@@ -177,7 +163,7 @@ def _all_pages(tiff: Any) -> Iterator[Any]:
 
 
 def _check_page(page: Any, size: int, path: Path) -> None:
-    """Check one page: first that its claim is possible, then that its bytes are there."""
+    """Check one page: first that its claimed size is possible, then that its bytes are there."""
     offsets = np.asarray(page.dataoffsets, np.int64)
     counts = np.asarray(page.databytecounts, np.int64)
     claimed = int(page.nbytes)
@@ -185,14 +171,16 @@ def _check_page(page: Any, size: int, path: Path) -> None:
     listed = min(len(offsets), len(counts))
     chunk_bytes = claimed // max(needed, 1)
     item_bits = 8 * page.dtype.itemsize if page.dtype is not None else page.bitspersample
-    stored = claimed * min(page.bitspersample, item_bits) // item_bits  # 12-bit samples stand packed in the file
+    # 12-bit samples stand packed in the file.
+    stored = claimed * min(page.bitspersample, item_bits) // item_bits
     tile_px = int(page.tilewidth) * int(page.tilelength) * int(page.tiledepth) if page.is_tiled else 0
+    # OpenSlide takes memory for a whole tile, and ends the process where there is not so much.
     if tile_px > max(_MAX_TILE_PX, int(page.imagewidth) * int(page.imagelength)):
         raise _corrupt(
             path,
             f"page {page.index} claims tiles of {page.tilewidth} x {page.tilelength} px "
             f"in an image of {page.imagewidth} x {page.imagelength} px",
-        )  # OpenSlide takes memory for a whole tile, and ends the process where there is not so much
+        )
     is_plain = page.compression == 1 and listed > 0 and bool((counts > 0).all())
     if (
         claimed > _MAX_COMPRESSION * size

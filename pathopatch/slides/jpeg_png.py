@@ -1,4 +1,4 @@
-"""Slides in plain pictures: JPEG and PNG files, one level, decoded as a whole."""
+"""Read slides in plain pictures: JPEG and PNG files, one level, decoded as a whole."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class JpegPngSlide(Slide):
         return pixels[(self._planes, *place)].copy(order="K"), None if opacity is None else opacity[place]
 
     def _decode(self) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        """Return the whole picture, (C, H, W), and its opacity (H, W); None if it has none."""
+        """Return the whole picture, (C, H, W), and its opacity (H, W); None if all is opaque."""
         values = self._raster.pixels()
         pixels = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
         if len(pixels) == self._count:
@@ -98,18 +98,18 @@ class JpegPngSlide(Slide):
         self._decoded = None
 
 
-def _require_readable(found: Raster) -> None:
+def _require_readable(header: Raster) -> None:
     """Refuse samples that are no intensities of grey, or of red, green and blue."""
-    if found.is_palette:
+    if header.is_palette:
         what = "a table of colours"
-    elif found.bits not in (8, 16):
-        what = f"samples of {found.bits} bits"
-    elif found.samples not in _SAMPLES[found.kind]:
-        what = f"{found.samples} samples a pixel (CMYK)"
+    elif header.bits not in (8, 16):
+        what = f"samples of {header.bits} bits"
+    elif header.samples not in _SAMPLES[header.kind]:
+        what = f"{header.samples} samples a pixel (CMYK)"
     else:
         return
     raise InputUnsupportedError(
         what,
-        place=str(found.path),
+        place=str(header.path),
         remedy='save it as grey or RGB of 8 or 16 bits: in Fiji, "Image > Type > RGB Color"',
     )

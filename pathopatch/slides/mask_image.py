@@ -1,4 +1,4 @@
-"""What does an image file hold? For masks and ready patches, which are read whole: PNG, JPEG and TIFF files.
+"""Read masks, ready patches and pictures as a whole: PNG, JPEG and TIFF files.
 
 The header is read first, so that no file can claim more memory than is allowed.
 """
@@ -48,41 +48,18 @@ _DECODE_ERRORS = (
 
 @dataclass(frozen=True)
 class Raster:
-    """An image file that was checked and not yet decoded.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    kind : {"png", "jpeg", "tiff"}
-        Its format, by its name.
-    width, height : int
-        What its header claims, px, as the image is shown.
-    samples : int
-        Values a pixel, alpha among them.
-    bits : int
-        Of each value.
-    is_palette : bool
-        Its values are places in a table of colours.
-    is_inverted : bool
-        Its value 0 is white (a TIFF's photometric interpretation).
-    piece_pixels : int
-        Pixels that must be decoded together: a tile or strip of a TIFF; 0 for other formats, which are one piece.
-    orientation : int
-        How the stored rows and columns are shown, by the number of TIFF and EXIF, see
-        `pathopatch.slides.resample.upright`.
-    """
+    """An image file whose header was checked; its pixels are not yet decoded."""
 
     path: Path
-    kind: Kind
-    width: int
+    kind: Kind  # by the name of the file
+    width: int  # px as the header claims and the image is shown
     height: int
-    samples: int
-    bits: int
-    is_palette: bool = False
-    is_inverted: bool = False
-    piece_pixels: int = 0
-    orientation: int = 1
+    samples: int  # values a pixel, alpha among them
+    bits: int  # of each value
+    is_palette: bool = False  # values are indices into a table of colours
+    is_inverted: bool = False  # value 0 is white (a TIFF's photometric interpretation)
+    piece_pixels: int = 0  # of a TIFF's tile or strip, which are decoded at once; 0 for other formats
+    orientation: int = 1  # see `pathopatch.slides.resample.upright`
 
     def pixels(self) -> NDArray[np.generic]:
         """Return the pixels as shown, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
@@ -105,10 +82,12 @@ class Raster:
             if self.kind == "tiff":
                 with checked_tiff(self.path) as file:
                     values, axes = np.asarray(file.pages[0].asarray()), file.pages[0].axes
-                    return np.moveaxis(values, 0, -1) if axes == "SYX" else values  # planes may stand one by one
+                    # The planes of a TIFF may stand one after another.
+                    return np.moveaxis(values, 0, -1) if axes == "SYX" else values
             content = self.path.read_bytes()
             if self.kind == "png":
                 return np.asarray(imagecodecs.png_decode(content))
+            # The decoder fills what is missing with grey; the end marker tells whether the file is complete.
             if b"\xff\xd9" not in content[-64:]:
                 raise ValueError("the file ends before the image does")
             return np.asarray(imagecodecs.jpeg8_decode(content))
@@ -119,7 +98,7 @@ class Raster:
 
 
 def raster(path: Path, *, is_whole: bool = True) -> Raster:
-    """Return what an image file claims to be; only its header is read.
+    """Return the header of an image file, checked; no pixel is decoded.
 
     Parameters
     ----------
@@ -147,26 +126,26 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
     if not path.is_file():
         raise InputMissingError(f"no image {path.name}", place=str(path), remedy="check the path")
     try:
-        found = {"png": _png, "jpeg": _jpeg, "tiff": _tiff}[kind](path)
+        header = {"png": _png, "jpeg": _jpeg, "tiff": _tiff}[kind](path)
     except PathopatchError:
         raise
     except _DECODE_ERRORS as error:
         raise _corrupt(path, error) from error
-    claimed, size = found.width * found.height, path.stat().st_size
+    claimed_px, file_bytes = header.width * header.height, path.stat().st_size
     if kind == "tiff" and not is_whole:
-        claimed = found.piece_pixels
-    is_bomb = kind != "tiff" and claimed > max(_SPARE_PIXELS, _MAX_RATIO * size)  # TIFF is checked page by page
-    if claimed > MAX_PIXELS or is_bomb:
+        claimed_px = header.piece_pixels
+    # A TIFF is checked page by page, see `pathopatch.slides.integrity`.
+    is_bomb = kind != "tiff" and claimed_px > max(_SPARE_PIXELS, _MAX_RATIO * file_bytes)
+    if claimed_px > MAX_PIXELS or is_bomb:
         raise InputTooLargeError(
-            f"the image claims {found.width} x {found.height} px in a file of {size} bytes",
+            f"the image claims {header.width} x {header.height} px in a file of {file_bytes} bytes",
             place=str(path),
             remedy=f"at most {MAX_PIXELS} px are read at once: write it as a tiled TIFF, or at a coarser scale",
         )
-    return found
+    return header
 
 
 def _png(path: Path) -> Raster:
-    """Return what the header of a PNG file says."""
     with path.open("rb") as stream:
         head = stream.read(26)
     if not head.startswith(_PNG) or head[12:16] != b"IHDR":
@@ -176,19 +155,19 @@ def _png(path: Path) -> Raster:
 
 
 def _jpeg(path: Path) -> Raster:
-    """Return what the header of a JPEG file says."""
     with path.open("rb") as stream:
         image = JpegImageFile(stream)
         try:
             orientation = orientation_of(image.getexif().get(ORIENTATION_TAG))
-        except _DECODE_ERRORS:  # the picture can be read without its EXIF data
+        except _DECODE_ERRORS:
+            # The picture can be read without its EXIF data.
             orientation = 1
         size = image.size[::-1] if orientation > 4 else image.size
         return Raster(path, "jpeg", *size, len(image.getbands()), 8, orientation=orientation)
 
 
 def _tiff(path: Path) -> Raster:
-    """Return what the first page of a TIFF file says."""
+    # Of a pyramid or stack the first page counts.
     with checked_tiff(path) as file:
         page = file.pages[0]
         orientation = orientation_of(page.tags.valueof(ORIENTATION_TAG))

@@ -1,10 +1,12 @@
-"""Slides in TIFF files of any sample type: single channels, stacks, and pyramids that OpenSlide does not read."""
+"""Read slides in TIFF files of any sample type: single channels, stacks, and pyramids.
+
+What OpenSlide reads better goes to it, see `pathopatch.slides.open`.
+"""
 
 from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +23,7 @@ from pathopatch.slides.resample import (
     ORIENTATION_TAG,
     Pixels,
     interleaved,
+    is_same_field,
     nominal_downsample,
     opacity_of,
     orientation_of,
@@ -30,9 +33,7 @@ from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFa
 from pathopatch.slides.segments import PageReader, TileCache
 from pathopatch.slides.slide import Slide
 
-EVERYTHING = Choice()
-"""No choice: all planes."""
-
+_ALL_PLANES = Choice()
 _PHOTOMETRICS = {1: "minisblack", 2: "rgb", 6: "ycbcr"}
 _APERIO_YCBCR = 33003  # in Aperio's files only: Bio-Formats writes RGB under this number
 _SHADE = 257  # of a table's 65,535: tables are written from 8 bits, as multiples of 256 or of 257
@@ -70,7 +71,7 @@ class TiffSlide(Slide):
         self,
         path: Path,
         *,
-        choice: Choice = EVERYTHING,
+        choice: Choice = _ALL_PLANES,
         mpp: float | None = None,
         channels: tuple[str, ...] | None = None,
         background: Background | None = None,
@@ -79,8 +80,8 @@ class TiffSlide(Slide):
         with checked_tiff(path) as tiff:
             named = 1 if choice.plane is not None or channels is None else len(channels)
             planes = chosen_planes(tiff, path, choice, named=named)
-            for each in planes:
-                _require_readable(each.series.keyframe, path)
+            for plane in planes:
+                _require_readable(plane.series.keyframe, path)
             planes, alpha = _without_alpha(planes, path, named)
             self._orientation = _orientation(planes, path)
             self._is_premultiplied = alpha is not None and int(alpha.series.keyframe.extrasamples[0]) == _ASSOCIATED
@@ -91,16 +92,18 @@ class TiffSlide(Slide):
             self._sources: list[list[tuple[PageReader, int]]] = []  # per level, per channel
             self._readers_of: dict[int, list[tuple[PageReader, list[tuple[int, int]], bool]]] = {}
             for level in range(len(sizes)):
-                row = []
-                for each in planes if alpha is None else [*planes, alpha]:
-                    key = (level, id(each.series), each.index)
+                level_sources = []
+                for plane in planes if alpha is None else [*planes, alpha]:
+                    # Planes of one page share its reader, so that each tile is decoded once for all of them.
+                    key = (level, id(plane.series), plane.index)
                     if key not in readers:
-                        pages = each.series.levels[level]
-                        readers[key] = PageReader(page_of(pages, each.index), path, self._cache, key)
-                    row.append((readers[key], each.sample))
-                self._sources.append(row)
+                        pages = plane.series.levels[level]
+                        readers[key] = PageReader(page_of(pages, plane.index), path, self._cache, key)
+                    level_sources.append((readers[key], plane.sample))
+                self._sources.append(level_sources)
             first = planes[0].series.keyframe
             description = tiff.pages[0].description
+            # From orientation 5 on rows and columns change places.
             shown = [size[::-1] for size in sizes] if self._orientation > 4 else sizes
             image = next(i for i, series in enumerate(tiff.series) if series is planes[0].series)
             facts = SlideFacts(
@@ -132,7 +135,7 @@ class TiffSlide(Slide):
         return pixels, opacity
 
     def _stored(self, left: int, top: int, width: int, height: int, level: int) -> tuple[int, int, int, int]:
-        """Return where a rectangle of a level stands in the file, whose rows and columns run by the orientation."""
+        """Return where a rectangle of a level, as shown, stands in the file: its corner and size."""
         box = self.levels[level]
         if self._orientation in MIRRORED_ACROSS:
             left = box.width - left - width
@@ -155,23 +158,22 @@ class TiffSlide(Slide):
         opacity: NDArray[np.uint8] | None = None
         for reader, wanted, _ in readers:
             holes = reader.read_into(out, None if is_everything else wanted, left, top)
-            for y, x in holes:  # an empty tile of one channel says nothing of the others
+            # A tile that was never written is clear. One of a single channel leaves the others opaque.
+            for y, x in holes:
                 opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
                 opacity[[i for i, _ in wanted], y, x] = 0
         return out, opacity
 
     def _readers(self, level: int) -> list[tuple[PageReader, list[tuple[int, int]], bool]]:
-        """Return each page's reader, which (channel, sample) it gives, and whether these are all its samples in order.
-
-        Worked out once a level: it takes as long as a small region.
-        """
+        """Return each page's reader, its (channel, sample) pairs, and whether these are all its samples in order."""
+        # Kept for each level: working it out takes as long as reading a small region.
         if level not in self._readers_of:
             sources = self._sources[level]
-            found = []
+            self._readers_of[level] = []
             for reader in dict.fromkeys(reader for reader, _ in sources):
-                wanted = [(i, s) for i, (each, s) in enumerate(sources) if each is reader]
-                found.append((reader, wanted, wanted == [(i, i) for i in range(reader.samples)]))
-            self._readers_of[level] = found
+                wanted = [(i, sample) for i, (other, sample) in enumerate(sources) if other is reader]
+                is_everything = wanted == [(i, i) for i in range(reader.samples)]
+                self._readers_of[level].append((reader, wanted, is_everything))
         return self._readers_of[level]
 
     def _close(self) -> None:
@@ -179,13 +181,7 @@ class TiffSlide(Slide):
 
 
 def _require_readable(page: Any, path: Path) -> None:
-    """Refuse a page of a kind that is not read.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Its sample type, colour space or compression is not read.
-    """
+    """Refuse a page whose sample type, colour space or compression is not read."""
     allowed = ", ".join(dtype.name for dtype in DTYPES)
     if page.dtype is None or page.dtype.newbyteorder("=") not in DTYPES:
         kind = f"{page.bitspersample}-bit, sample format {int(page.sampleformat)}"
@@ -197,8 +193,8 @@ def _require_readable(page: Any, path: Path) -> None:
             "photometric interpretation 3, a table of colours that are not the shades of one",
             'save it as RGB: in Fiji, "Image > Type > RGB Color"; or as grey values: "Image > Lookup Tables > Grays"',
         )
-    is_known = is_palette or int(page.photometric) in _PHOTOMETRICS
-    if not is_known or (is_ycbcr and int(page.compression) not in _YCBCR_COMPRESSIONS):
+    is_read = is_palette or int(page.photometric) in _PHOTOMETRICS
+    if not is_read or (is_ycbcr and int(page.compression) not in _YCBCR_COMPRESSIONS):
         raise unsupported(
             path,
             f"photometric interpretation {int(page.photometric)}",
@@ -215,7 +211,7 @@ def _require_readable(page: Any, path: Path) -> None:
 
 
 def _is_ramp(table: NDArray[np.uint16] | None) -> bool:
-    """Return whether a table of colours, (3, N), rises evenly from black to one colour: its index is an intensity."""
+    """Return whether a table of colours, (3, N), rises evenly from black to one colour: the index is an intensity."""
     if table is None or table.size == 0 or not table.any():
         return False
     shades = table[:, -1:] * np.linspace(0, 1, table.shape[1])
@@ -225,19 +221,15 @@ def _is_ramp(table: NDArray[np.uint16] | None) -> bool:
 def _without_alpha(planes: list[Plane], path: Path, named: int) -> tuple[list[Plane], Plane | None]:
     """Return the planes of colour or grey, and that of opacity, if the file says that there is one.
 
-    All planes stay where all are named or one is chosen.
-
-    Raises
-    ------
-    InputUnsupportedError
-        There are more than three samples beside uint8 red, green and blue, and nothing says what they are.
+    uint8 colour with further samples of unknown meaning is refused.
     """
     page = planes[0].series.keyframe
     is_colour = int(page.photometric) in (2, 6)
     count = len(RGB) if is_colour else 1
+    # One plane was chosen, or all were named: then alpha is a channel like the others.
     if len(planes) in (1, named) or page.samplesperpixel == count:
         return planes, None
-    kinds = [int(each) for each in page.extrasamples]
+    kinds = [int(kind) for kind in page.extrasamples]
     is_one_page = len(planes) == page.samplesperpixel == count + 1
     if is_one_page and kinds in ([_ASSOCIATED], [_UNASSOCIATED]) and page.dtype.kind == "u":
         return planes[:count], planes[count]
@@ -259,51 +251,37 @@ def _unmultiplied(pixels: Pixels, alpha: Pixels) -> Pixels:
 
 
 def _orientation(planes: list[Plane], path: Path) -> int:
-    """Return by its TIFF number how the stored rows and columns are shown.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The planes differ.
-    """
-    found = {orientation_of(each.series.keyframe.tags.valueof(ORIENTATION_TAG)) for each in planes}
-    if len(found) > 1:
-        raise unsupported(path, f"planes of orientations {sorted(found)}", "write them again in one orientation")
-    return found.pop()
+    """Return by its TIFF number how the stored rows and columns are shown; refuse planes that differ in it."""
+    orientations = {orientation_of(plane.series.keyframe.tags.valueof(ORIENTATION_TAG)) for plane in planes}
+    if len(orientations) > 1:
+        raise unsupported(path, f"planes of orientations {sorted(orientations)}", "write them again in one orientation")
+    return orientations.pop()
 
 
 def _level_sizes(planes: list[Plane], *, is_turned: bool) -> list[tuple[int, int]]:
-    """Return (width, height) of level 0 and of the levels below it that show the same field in every plane, as stored.
+    """Return the stored (width, height) of level 0 and of the levels that show the same field in every plane."""
+    first = planes[0].series.keyframe
 
-    A level of another sample type ends the chain: its values would mean something else. So does one whose odd pixel was
-    dropped if the slide is turned: the pixels left are no longer those that begin at the corner.
-    """
+    def has_type_of_first(page: Any) -> bool:
+        return (page.dtype, page.samplesperpixel) == (first.dtype, first.samplesperpixel)
+
+    # A level of another sample type ends the chain: its values would mean something else.
     chains = [
-        [(int(page.imagewidth), int(page.imagelength)) for page in takewhile(_alike(planes[0]), _keyframes(each))]
-        for each in planes
+        [
+            (int(page.imagewidth), int(page.imagelength))
+            for page in takewhile(has_type_of_first, (level.keyframe for level in plane.series.levels))
+        ]
+        for plane in planes
     ]
     sizes = [chains[0][0]]
     for rank, size in enumerate(chains[0][1:], start=1):
-        quotient_x, quotient_y = sizes[0][0] / size[0], sizes[0][1] / size[1]
-        slack = 0.02 + 1 / min(size)  # sizes are rounded to whole pixels
-        is_same_field = abs(quotient_x - quotient_y) <= slack * max(quotient_x, quotient_y)
         is_shared = all(len(chain) > rank and chain[rank] == size for chain in chains)
+        # On a turned slide a dropped odd pixel would be the first: the others would no longer begin at the corner.
         is_aligned = not is_turned or (sizes[0][0] % size[0] == 0 and sizes[0][1] % size[1] == 0)
-        if not (is_same_field and is_shared and is_aligned and size[0] <= sizes[-1][0]):
+        if not (is_same_field(sizes[0], size) and is_shared and is_aligned and size[0] <= sizes[-1][0]):
             break
         sizes.append(size)
     return sizes
-
-
-def _alike(plane: Plane) -> Callable[[Any], bool]:
-    """Return what tells whether a page has the sample type, and the number of samples, of a plane's."""
-    frame = plane.series.keyframe
-    return lambda page: (page.dtype, page.samplesperpixel) == (frame.dtype, frame.samplesperpixel)
-
-
-def _keyframes(plane: Plane) -> list[Any]:
-    """Return the page of each level that tells its size."""
-    return [level.keyframe for level in plane.series.levels]
 
 
 def _names(planes: list[Plane], tiff: Any, image: int) -> tuple[str, ...]:
@@ -313,14 +291,14 @@ def _names(planes: list[Plane], tiff: Any, image: int) -> tuple[str, ...]:
     is_colour = int(keyframe.photometric) in (2, 6) and keyframe.dtype == np.uint8
     if is_colour and is_one_page and keyframe.samplesperpixel in (3, 4):
         return tuple((*RGB, "A")[plane.sample] for plane in planes)
-    for found in (_ome_names(planes, tiff, image), _qpi_names(planes, tiff), _imagej_names(planes, tiff)):
-        if found and all(found) and len(set(found)) == len(found):
-            return tuple(found)
+    for names in (_ome_names(planes, tiff, image), _qpi_names(planes, tiff), _imagej_names(planes, tiff)):
+        if names and all(names) and len(set(names)) == len(names):
+            return tuple(names)
     return tuple(f"C{plane.channel}" for plane in planes)
 
 
 def _ome_names(planes: list[Plane], tiff: Any, image: int) -> list[str]:
-    """Return what OME-XML calls the planes; nothing where it does not name them all."""
+    """Return the names of the planes in OME-XML; nothing where it does not name them all."""
     description, keyframe = tiff.pages[0].description, planes[0].series.keyframe
     size = int(keyframe.imagewidth), int(keyframe.imagelength)
     pixels = ome_pixels(description, image, size=size) if description.lstrip().startswith("<") else None
@@ -329,18 +307,19 @@ def _ome_names(planes: list[Plane], tiff: Any, image: int) -> list[str]:
 
 
 def _qpi_names(planes: list[Plane], tiff: Any) -> list[str]:
-    """Return what each page of a PerkinElmer or Akoya file calls itself: its biomarker, else its fluorophore."""
+    """Return the name in each page of a PerkinElmer or Akoya file: its biomarker, else its fluorophore."""
     if not tiff.is_qpi or int(planes[0].series.keyframe.samplesperpixel) != 1:
         return []
-    found = []
+    names = []
     for plane in planes:
         description = page_of(plane.series, plane.index).aspage().description
         try:
-            said = ET.fromstring("" if "<!ENTITY" in description else description)
+            # A description that defines entities could expand without bounds.
+            root = ET.fromstring("" if "<!ENTITY" in description else description)
         except ET.ParseError:
             return []
-        found.append((said.findtext("Biomarker") or said.findtext("Name") or "").strip())
-    return found
+        names.append((root.findtext("Biomarker") or root.findtext("Name") or "").strip())
+    return names
 
 
 def _imagej_names(planes: list[Plane], tiff: Any) -> list[str]:
@@ -350,6 +329,7 @@ def _imagej_names(planes: list[Plane], tiff: Any) -> list[str]:
     is_labelled = len(labels) > max(plane.index for plane in planes) and series is tiff.series[0]
     if not is_labelled or int(series.keyframe.samplesperpixel) != 1:
         return []
-    lines = [str(labels[plane.index]).strip().partition("\n")[0] for plane in planes]  # DICOM's details may follow
+    # After the first line DICOM's details may follow.
+    lines = [str(labels[plane.index]).strip().partition("\n")[0] for plane in planes]
     names = [_POSITION.sub("", line).strip() for line in lines]
     return [] if any(Path(name).suffix.lower() in _IMAGE_SUFFIXES for name in names) else names

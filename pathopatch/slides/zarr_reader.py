@@ -1,6 +1,6 @@
-"""How is a Zarr array read so that every process may do it? By tensorstore, and by zarr-python in a forked process.
+"""Read Zarr arrays in any process: by tensorstore, and by zarr-python in a forked one.
 
-Tensorstore is tens of times faster on shards; it ends a process that was forked after it came to life.
+Tensorstore is tens of times faster on shards. It aborts a process that was forked after it was loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tensorstore as ts
 import zarr
 from numpy.typing import NDArray
 
-_LOADED_IN = os.getpid()  # a process of another number is a fork of the one that loaded tensorstore
+_LOADED_IN = os.getpid()  # a process of another id is a fork of the one that loaded tensorstore
 
 
 class ZarrReader:
@@ -40,13 +40,14 @@ class ZarrReader:
 
     def read(self, selection: tuple[int | slice, ...] | slice = slice(None)) -> NDArray[np.generic]:
         """Return a rectangle; the libraries' own errors pass through (see `pathopatch.slides.integrity`)."""
-        array = self._opened()
+        array = self._open_here()
         return np.asarray(array[selection] if self._is_fork() else array[selection].read().result())
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.generic]:
         """Return entries along the first axis in any order; the libraries' own errors pass through."""
-        array = self._opened()
-        if self._is_fork():  # one by one: fancy indexing of shards is far slower still
+        array = self._open_here()
+        # In zarr-python fancy indexing of shards is far slower than one row after another.
+        if self._is_fork():
             return np.stack([np.asarray(array[row]) for row in index.tolist()])
         return np.asarray(array[index].read().result())
 
@@ -54,7 +55,8 @@ class ZarrReader:
     def _is_fork() -> bool:
         return os.getpid() != _LOADED_IN
 
-    def _opened(self) -> Any:
+    def _open_here(self) -> Any:
+        """Return the array, opened in this process."""
         if self._array is None or self._pid != os.getpid():
             self._array, self._pid = self._open(), os.getpid()
         return self._array

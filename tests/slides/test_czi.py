@@ -91,7 +91,7 @@ def test_channels_of_several_types_are_refused(tmp_path: Path) -> None:
      ({1.0, 0.3333}, (1,)), ({1.0, 0.5, 0.25, 0.125, 0.0625, 0.0312}, (1, 2, 4, 8, 16))],
 )  # fmt: skip
 def test_levels_are_the_halvings_that_the_file_holds(zooms: set[float], steps: tuple[int, ...]) -> None:
-    assert czi._steps(zooms, (41, 31)) == steps
+    assert czi._downsamples(zooms, (41, 31)) == steps
 
 
 def test_a_pixel_of_a_level_stands_where_its_step_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

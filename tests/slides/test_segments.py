@@ -50,14 +50,14 @@ def test_patches_on_the_tiles_are_decoded_once_each_and_none_is_kept(slide: Tiff
     for _ in range(2):
         rows_of_patches(slide, TILE)
     assert len(reads) == 2 * (SIDE // TILE) ** 2
-    assert sum(0 if held is None else held.nbytes for held, _ in slide._cache._held.values()) == 0
+    assert sum(0 if segment is None else segment.nbytes for segment, _ in slide._cache._segments.values()) == 0
 
 
 def test_a_small_region_before_them_changes_nothing(slide: TiffSlide, reads: list[int]) -> None:
     slide.read_region(0, 0, 1, 1)  # as a look at the slide does; its tile is kept
     rows_of_patches(slide, TILE)
     assert len(reads) == (SIDE // TILE) ** 2
-    assert [held.nbytes for held, _ in slide._cache._held.values() if held is not None and held.nbytes] == []
+    assert not any(segment is not None and segment.nbytes for segment, _ in slide._cache._segments.values())
 
 
 @pytest.mark.parametrize("stride", [TILE // 2, TILE - 1])
