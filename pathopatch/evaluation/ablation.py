@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy
+from pathopatch.groups import threshold_attributes
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled
 
@@ -77,11 +78,11 @@ def ablation(
     for name in (str(name) for name in table.columns if str(name).startswith(WITHOUT)):
         blanked = table[name].to_numpy(dtype=np.float64)
         ranked = _auroc_lost(margin, blanked, label, patient, resamples=resamples, seed=seed)
-        for column in (str(name) for name in table.columns if str(name).startswith("group@")):
-            group = table[column].to_numpy(dtype=np.int64)
+        for attribute in threshold_attributes(table):
+            group = attribute.groups_in(table)
             right = [(each > decision_threshold) == (label == 1) for each in (margin, blanked)]
             accuracies = _accuracies_lost(right, group, patient, n_groups=2 * n_values, resamples=resamples, seed=seed)
-            rows.append({"channel": name.removeprefix(WITHOUT), "threshold": column[6:], **accuracies, **ranked})
+            rows.append({"channel": name.removeprefix(WITHOUT), "threshold": attribute.key, **accuracies, **ranked})
     return rows
 
 

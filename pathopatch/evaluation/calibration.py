@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pathopatch.groups import threshold_attributes
 from pathopatch.metrics.bootstrap import interval, ratio, resampled
 
 N_BINS = 10
@@ -175,9 +176,9 @@ def calibration(
     found: dict[str, Any] = {}
     for kind, probability in kinds.items():
         told: dict[str, Any] = {"all": reliability(probability, label, patient, **settings), "thresholds": {}}
-        for column in (str(name) for name in table.columns if str(name).startswith("group@")):
-            group = table[column].to_numpy(dtype=np.int64)
-            told["thresholds"][column[6:]] = {
+        for attribute in threshold_attributes(table):
+            group = attribute.groups_in(table)
+            told["thresholds"][attribute.key] = {
                 "attributes": [
                     reliability(*(each[group % n_values == a] for each in (probability, label, patient)), **settings)
                     for a in range(n_values)

@@ -26,8 +26,8 @@ from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_interval
 from pathopatch.evaluation.leakage_checks import require_these_groups
 from pathopatch.evaluation.sweep import sweep_text
-from pathopatch.groups import group_numbers
-from pathopatch.groups.attribute import BINS, bins_text
+from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
+from pathopatch.groups.attribute import training_label
 
 ERM_METHODS = ("erm", "erm-balanced")
 _MEASURES = ("wga", "gba", "average", "auroc")
@@ -118,9 +118,13 @@ def comparison(
         )
     table = pd.DataFrame(rows)
     table["reference"] = [_reference(table, row) for _, row in table.iterrows()]
-    patient = read_table(work / "groups.parquet").set_index("patch_id")["patient_id"]
+    groups = read_table(work / "groups.parquet")
+    patient = groups.set_index("patch_id")["patient_id"]
+    attributes: dict[str, GroupingAttribute] = {
+        attribute.label: attribute for attribute in (*threshold_attributes(groups), *bins_attributes(groups))
+    }
     predictions = {name: _predictions(work, name, rows[0]["split"]) for name in table["run"].unique()}
-    gains = [_gains(row, table, predictions, patient, config) for _, row in table.iterrows()]
+    gains = [_gains(row, table, predictions, patient, attributes, config) for _, row in table.iterrows()]
     table = pd.concat([table, pd.DataFrame(gains, index=table.index)], axis=1)
     swept = {name: sweep_of(work, name, rows[0]["split"]) for name in table["run"].unique()}
     held = own_rows(table).set_index("run")["reference"]
@@ -225,7 +229,7 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
     on_val = by_attribute(numbers["splits"].get("val", {"thresholds": {}}))
     for text, judged in by_attribute(content).items():
         val = on_val.get(text)
-        cut = float("nan") if text.startswith(BINS) else float(text)
+        cut = float(text) if text in content["thresholds"] else float("nan")
         row: dict[str, Any] = {"run": name, **about, "threshold": cut, "attribute": text, "split": split}
         row |= {key: judged[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")}
         for measure in _MEASURES:
@@ -253,23 +257,8 @@ def _about(work: Path, name: str) -> dict[str, Any]:
         "seed": int(raw.get("seed", 0)),
         **budget_of(work, name, raw),
         "trained_threshold": float("nan") if bins else raw.get("threshold", float("nan")),
-        "trained_attribute": trained_text(raw),
+        "trained_attribute": training_label(raw),
     }
-
-
-def trained_text(config: Mapping[str, Any]) -> str:
-    """Return what a run draws by, and is selected at where that is something else; empty where that is not known.
-
-    Parameters
-    ----------
-    config : mapping
-        As ``config.json`` has it.
-    """
-    bins, selected = config.get("bins", ()), config.get("select_at")
-    told = f"{BINS} {bins_text(bins)}" if bins else f"{config['threshold']:g}" if "threshold" in config else ""
-    if config.get("attribute", "groups") == "rank":
-        told, selected = "rank", selected or config["threshold"]
-    return told if selected is None else f"{told}, selected at {selected:g}"
 
 
 def _columns(name: str, content: dict[str, Any], key: str) -> dict[str, float]:
@@ -317,6 +306,7 @@ def _gains(
     table: pd.DataFrame,
     predictions: dict[str, pd.DataFrame],
     patient: pd.Series[Any],
+    attributes: Mapping[str, GroupingAttribute],
     config: EvaluateConfig,
 ) -> dict[str, float]:
     """Return what a run gained on WGA and on each group against its reference, over the patches both have."""
@@ -327,9 +317,7 @@ def _gains(
         return empty
     mine = predictions[row["run"]]
     theirs = predictions[row["reference"]].reindex(mine.index).dropna(subset=["logit"])
-    text = str(row["attribute"])
-    column = f"bin@{text.removeprefix(f'{BINS} ')}" if text.startswith(BINS) else f"group@{text}"
-    group = group_numbers(mine.loc[theirs.index], column, n_groups // 2)
+    group = attributes[row["attribute"]].groups_in(mine.loc[theirs.index])
     theirs, group = theirs[group >= 0], group[group >= 0]  # blank patches are in no bin
     mine = mine.loc[theirs.index]
     other = table[(table["run"] == row["reference"]) & (table["attribute"] == row["attribute"])].iloc[0]

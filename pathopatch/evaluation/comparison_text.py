@@ -12,8 +12,7 @@ import pandas as pd
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.errors import InputMissingError
 from pathopatch.evaluation.compute_cost import unequal
-from pathopatch.groups import bins_of, naming_of
-from pathopatch.groups.attribute import naming_of_bins
+from pathopatch.groups import bins_attributes, threshold_attributes
 
 
 def comparison_table(work: Path) -> str:
@@ -35,8 +34,8 @@ def comparison_table(work: Path) -> str:
     text = ("run", "method", "reference", "attribute", "trained_attribute", "sweep", "search")
     table = pd.read_csv(path, keep_default_na=True, dtype=dict.fromkeys(text, str))
     groups = read_table(work / "groups.parquet")
-    naming = naming_of(groups)
-    if naming.is_own:  # all thresholds give the same groups
+    first = threshold_attributes(groups)[0]
+    if first.is_patch_attribute:  # all thresholds give the same groups
         table = table[table["threshold"] == table["threshold"].min()]
     lines = [
         f"Split {table['split'].iloc[0]}, in percent; smallest group n = {table['smallest_group_n'].min()}",
@@ -44,17 +43,17 @@ def comparison_table(work: Path) -> str:
         f"{'groups from 0':<24} {'WGA gain':>8} {'trials':>6} {'steps':>7}",
     ]
     for attribute, part in table.groupby("attribute", sort=False):  # as they are sorted: thresholds, then bins
-        tau = "own" if naming.is_own else str(attribute).split(" ")[0]
+        tau = "own" if first.is_patch_attribute else str(attribute).split(" ")[0]
         lines += [_text_row(f"{tau:<5}", row) for _, row in part.iterrows()]
         lines.append("")
     lines += _sweep_lines(table)
     said = unequal(table["search"].fillna("").tolist(), table["reference"].fillna("").tolist())
     lines.append(f"Trials and steps: all that the search of a run took. {said}".rstrip())
-    meaning = "own, the patches' own attribute" if naming.is_own else "tissue threshold"
-    named = "; ".join(f"{number} {name}" for number, name in enumerate(naming.names))
+    meaning = "own, the patches' own attribute" if first.is_patch_attribute else "tissue threshold"
+    named = "; ".join(f"{number} {name}" for number, name in enumerate(first.group_names))
     lines.append(f"tau: {meaning}. Groups: {named}.")
-    for cuts in () if naming.is_own else bins_of(groups):  # whose rows are left out above
-        told = "; ".join(f"{number} {name}" for number, name in enumerate(naming_of_bins(cuts, naming.labels).names))
+    for bins in () if first.is_patch_attribute else bins_attributes(groups):  # whose rows are left out above
+        told = "; ".join(f"{number} {name}" for number, name in enumerate(bins.group_names))
         lines.append(f"Groups by bins: {told}.")
     return "\n".join(lines)
 

@@ -35,8 +35,7 @@ from pathopatch.evaluation.group_scores import group_shares, judge
 from pathopatch.evaluation.leakage_checks import require_unseen
 from pathopatch.evaluation.predicting import predict_patches
 from pathopatch.evaluation.sweep import sweep
-from pathopatch.groups import bins_column, bins_of, group_numbers, naming_of, thresholds_of
-from pathopatch.groups.attribute import BINS, bins_text
+from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
 from pathopatch.models.bundle import load_model
 from pathopatch.training.run import drop_learnt_patches
 
@@ -196,20 +195,17 @@ def judge_predictions(
             remedy="run `pathopatch groups` and `pathopatch evaluate` again",
         )
     trained_on = groups[groups["split"].isin(train_splits)]
-    n_values = len(naming_of(groups).values)
+    attributes = threshold_attributes(groups)
+    n_values = attributes[0].n_values
     splits: dict[str, Any] = {}
     for split, table in predictions.groupby("split", sort=False):
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
         common: dict[str, Any] = {"decision_threshold": decision_threshold, "config": config}
         splits[str(split)] = {
             "thresholds": {
-                text: _judged(table, trained_on, patient, f"group@{text}", n_values, **common)
-                for text in thresholds_of(groups)
+                attribute.key: _judged(table, trained_on, patient, attribute, **common) for attribute in attributes
             },
-            "bins": {
-                bins_text(cuts): _judged(table, trained_on, patient, bins_column(cuts), len(cuts) + 1, **common)
-                for cuts in bins_of(groups)
-            },
+            "bins": {bins.key: _judged(table, trained_on, patient, bins, **common) for bins in bins_attributes(groups)},
             "tissue_dependence": tissue_dependence(
                 table["probability"].to_numpy(dtype=np.float64),
                 table["tissue_fraction"].to_numpy(dtype=np.float64),
@@ -239,17 +235,16 @@ def _judged(
     table: pd.DataFrame,
     trained_on: pd.DataFrame,
     patient: NDArray[Any],
-    column: str,
-    n_values: int,
+    attribute: GroupingAttribute,
     *,
     decision_threshold: float,
     config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Return what `judge` says of some predictions by the groups, or bins, that stand in a column.
+    """Return what `judge` says of some predictions by one attribute.
 
     A patch that has a group by its own attribute may be blank, and then is in no bin of the tissue.
     """
-    group = group_numbers(table, column, n_values)
+    group, n_values = attribute.groups_in(table), attribute.n_values
     is_known = group >= 0
     return judge(
         table["logit"].to_numpy(dtype=np.float64)[is_known],
@@ -257,7 +252,7 @@ def _judged(
         group[is_known] % n_values,
         patient[is_known],
         decision_threshold=decision_threshold,
-        train_shares=group_shares(group_numbers(trained_on, column, n_values), n_groups=2 * n_values),
+        train_shares=group_shares(attribute.groups_in(trained_on), n_groups=2 * n_values),
         n_values=n_values,
         resamples=config.bootstrap,
         seed=config.seed,
@@ -303,12 +298,13 @@ def sweep_table(
     ]
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, "split", table.pop("split"))
-    return table.iloc[:0] if naming_of(groups).is_own else table
+    return table.iloc[:0] if threshold_attributes(groups)[0].is_patch_attribute else table
 
 
 def by_attribute(content: dict[str, Any]) -> dict[str, Any]:
     """Return what was judged on one split, by the attribute's name: ``0.25``, or ``bins 0.3,0.5``."""
-    bins = {f"{BINS} {text}": judged for text, judged in content.get("bins", {}).items()}
+    by_bins = content.get("bins", {}).items()
+    bins = {TissueBins.from_key(key).label: judged for key, judged in by_bins}
     return {**content["thresholds"], **bins}
 
 

@@ -27,8 +27,8 @@ from pathopatch.evaluation.evaluate import (
     write_evaluation,
 )
 from pathopatch.evaluation.predicting import predict_patches
-from pathopatch.groups import naming_of, thresholds_of
-from pathopatch.groups.attribute import BINS
+from pathopatch.groups import threshold_attributes
+from pathopatch.groups.attribute import label_names
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import load_model
 from pathopatch.models.compatibility import read_spec
@@ -220,7 +220,9 @@ def outside_text(folder: Path) -> str:
         What `evaluate_bundle` returned.
     """
     numbers = read_json(folder / "metrics.json")
-    naming = naming_of(read_table(folder.parents[1] / "groups.parquet"))
+    groups = read_table(folder.parents[1] / "groups.parquet")
+    attributes = {attribute.label: attribute for attribute in threshold_attributes(groups)}
+    labels, is_own = label_names(groups), next(iter(attributes.values())).is_patch_attribute
     about = numbers["bundle"]
     lines = [f"Model {about['name']} (method {about['method']})", *(f"Warning. {said}" for said in numbers["warnings"])]
     for split, content in numbers["splits"].items():
@@ -232,14 +234,14 @@ def outside_text(folder: Path) -> str:
             + ("-" if alone["auroc"] is None else f"{alone['auroc']:.3f}")
         )
         for attribute, judged in by_attribute(content).items():
-            if naming.is_own and attribute in list(content["thresholds"])[1:]:
+            if is_own and attribute in list(content["thresholds"])[1:]:
                 continue  # the patches' own attribute is the same at every threshold
-            by = attribute if attribute.startswith(BINS) else naming.by(attribute)
+            by = attributes[attribute].description if attribute in attributes else attribute
             told = ", ".join(f"{said} {_interval(judged[name])}" for name, said in _MEASURES)
-            groups = ", ".join(
+            accuracies = ", ".join(
                 f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in judged["groups"]
             )
-            lines += [f"  {by}: {told}", f"    groups {groups}"]
+            lines += [f"  {by}: {told}", f"    groups {accuracies}"]
         calibrated = content["calibration"].get("after", content["calibration"]["before"])["all"]
         lines.append(
             f"  calibration error {_number(calibrated['ece'])} "
@@ -248,7 +250,7 @@ def outside_text(folder: Path) -> str:
         lines += [
             f"  slope of the probability over tissue within {label}: {_number(row['slope'], 1, 2)} "
             f"[{_number(row['slope_low'], 1, 2)}, {_number(row['slope_high'], 1, 2)}]"
-            for label, row in zip(naming.labels, content["tissue_dependence"], strict=True)
+            for label, row in zip(labels, content["tissue_dependence"], strict=True)
         ]
         for row in content["ablation"]:
             if row["threshold"] == next(iter(content["thresholds"])):
@@ -258,7 +260,7 @@ def outside_text(folder: Path) -> str:
 
 def _labelled(groups: pd.DataFrame, splits: tuple[str, ...]) -> pd.DataFrame:
     """Return the rows that will be judged."""
-    known = groups[f"group@{thresholds_of(groups)[0]}"] >= 0
+    known = threshold_attributes(groups)[0].groups_in(groups) >= 0
     rows = groups[groups["split"].isin(splits) & known]
     if rows.empty:
         raise InputMissingError(
@@ -283,7 +285,7 @@ def _intensity(source: Source) -> IntensityConfig:
 
 def _class_warnings(spec: BundleSpec, groups: pd.DataFrame) -> list[str]:
     """Return a warning where the model's classes are called otherwise than the labels here."""
-    here = naming_of(groups).labels
+    here = label_names(groups)
     if here == spec.class_names:
         return []
     theirs = " and ".join(spec.class_names)

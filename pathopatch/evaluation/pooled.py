@@ -19,7 +19,7 @@ from pathopatch.core.files import fold_folder, inside, read_json, write_bytes, w
 from pathopatch.evaluation.calibration import calibration
 from pathopatch.evaluation.compute_cost import NO_SEARCH, SEARCH_FILE, budget_of
 from pathopatch.evaluation.evaluate import SWEEP, by_attribute, judge_predictions, sweep_table, write_evaluation
-from pathopatch.groups import naming_of
+from pathopatch.groups import threshold_attributes
 
 FOLDS = "folds"
 FOLDS_FILE = f"{FOLDS}.csv"
@@ -157,7 +157,7 @@ def _at_zero(
 ) -> None:
     """Fill in what the logits themselves say: WGA had every model's decision threshold been 0, and calibration."""
     judged = judge_predictions(raw, groups, **whole, config=config.model_copy(update={"bootstrap": 0}))
-    patient_of, n_values = groups.set_index("patch_id")["patient_id"], len(naming_of(groups).values)
+    patient_of, n_values = groups.set_index("patch_id")["patient_id"], threshold_attributes(groups)[0].n_values
     for split, content in told["splits"].items():
         table = raw[raw["split"] == split]
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
-from pathopatch.groups import bins_column, bins_of, thresholds_of
+from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.training.dataset import PatchSet, load_patches
 
@@ -45,8 +45,7 @@ def predict_patches(
     InputMissingError
         None of the splits has a labelled patch with a group.
     """
-    names = [f"group@{threshold}" for threshold in thresholds_of(groups)]
-    names += [bins_column(cuts) for cuts in bins_of(groups)]
+    names = [attribute.group_column for attribute in (*threshold_attributes(groups), *bins_attributes(groups))]
     wanted = groups[groups["split"].isin(splits) & (groups["label"] >= 0) & (groups[names[0]] >= 0)]
     if wanted.empty:
         raise InputMissingError(

@@ -6,6 +6,7 @@ said, and there is no interval. Arithmetic on tables only: no file is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.text import patches_of
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_interval
-from pathopatch.groups import Naming
+from pathopatch.groups import TissueThreshold
 from pathopatch.groups.threshold_sweep import SWEEP
 
 LEAST_PATIENTS = 2
@@ -53,11 +54,11 @@ def sweep(
     rows = []
     for threshold in SWEEP:
         hits, n = patient_counts(right, 2 * label + (fraction >= threshold), patient)
-        rows.append({"threshold": threshold, **_row(hits, n, config)})
+        rows.append({"threshold": threshold, **_row(hits, n, TissueThreshold(threshold).group_names, config)})
     return pd.DataFrame(rows)
 
 
-def _row(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) -> dict[str, Any]:
+def _row(hits: NDArray[np.int64], n: NDArray[np.int64], names: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
     """Return one threshold's numbers from the counts by patient and group, shape (P, 4)."""
     accuracy, size, people = pooled_accuracy(hits, n), n.sum(axis=0), (n > 0).sum(axis=0)
     is_small = (size < config.least_per_group) | (people < LEAST_PATIENTS)
@@ -67,8 +68,7 @@ def _row(hits: NDArray[np.int64], n: NDArray[np.int64], config: EvaluateConfig) 
         resamples=0 if is_small.any() else config.bootstrap,
         seed=config.seed,
     )
-    names = Naming().names
-    note = [f"group {g} ({names[g]}): {patches_of(size[g], people[g])}" for g in np.flatnonzero(is_small)]
+    note = [f"group {g} ({names[int(g)]}): {patches_of(size[g], people[g])}" for g in np.flatnonzero(is_small)]
     return {
         **{f"n_{g}": int(size[g]) for g in range(4)},
         **{f"patients_{g}": int(people[g]) for g in range(4)},

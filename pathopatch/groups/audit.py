@@ -9,9 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputMissingError
-from pathopatch.groups.assign import attribute_column, group_column
-from pathopatch.groups.attribute import LABELS, naming_of
+from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, attribute_in
 from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
 from pathopatch.groups.expected import expected
 from pathopatch.groups.shortcut import attribute_score, cohort_verdict, fraction_only
@@ -42,11 +40,12 @@ def group_counts(groups: pd.DataFrame, threshold: float) -> pd.DataFrame:
     InputMissingError
         There is no such threshold.
     """
-    column, n_values = _column(groups, threshold), len(naming_of(groups).values)
+    attribute = attribute_in(groups, threshold)
+    n_values = attribute.n_values
     rows = []
     for split, part in _by_split(groups):
         for group in range(2 * n_values):
-            members = part[part[column] == group]
+            members = part[attribute.groups_in(part) == group]
             rows.append((split, group // n_values, group % n_values, len(members), members["patient_id"].nunique()))
     return pd.DataFrame(rows, columns=["split", "label", "attribute", "n", "patients"])
 
@@ -70,9 +69,9 @@ def check_groups(groups: pd.DataFrame, threshold: float, *, splits: Sequence[str
     InputMissingError
         There is no such threshold.
     """
-    _column(groups, threshold)
-    if empty_groups(groups, threshold, splits):
-        raise empty_groups_error(groups, threshold, splits, (splits,))
+    attribute = attribute_in(groups, threshold)
+    if empty_groups(groups, attribute, splits):
+        raise empty_groups_error(groups, attribute, splits, (splits,))
 
 
 def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int = 1000, seed: int = 0) -> dict[str, Any]:
@@ -110,26 +109,23 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
     ----------
     Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv 2503.13236, eq. 2: alpha.
     """
-    naming = naming_of(groups)
-    values = naming.values
-    found: dict[str, Any] = {"version": VERSION, "attribute_values": list(values)}
-    if naming.labels != LABELS:
-        found["label_names"] = list(naming.labels)
+    attributes = [attribute_in(groups, threshold) for threshold in thresholds]
+    first = attributes[0]
+    found: dict[str, Any] = {"version": VERSION, "attribute_values": list(first.value_names)}
+    if first.label_names != LABEL_NAMES:
+        found["label_names"] = list(first.label_names)
     found["thresholds"] = {
-        f"{threshold:g}": {
-            split: _cells(part, _column(groups, threshold), len(values)) for split, part in _by_split(groups)
-        }
-        for threshold in thresholds
+        attribute.key: {split: _cells(part, attribute) for split, part in _by_split(groups)} for attribute in attributes
     }
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    counted = groups[groups[_column(groups, thresholds[0])] >= 0]
+    counted = groups[first.groups_in(groups) >= 0]
     parts = {split: _arrays(part) for split, part in _by_split(counted)}
     found["sweep"] = {split: sweep(*arrays, **settings) for split, arrays in parts.items()}
     found["fraction_only"] = {split: fraction_only(*arrays, **settings) for split, arrays in parts.items()}
     found["whole"] = fraction_only(*_arrays(counted), **settings)
     judged = found["fraction_only"], found["whole"]
-    if naming.is_own:  # then the shortcut, if there is one, is this attribute
-        name = attribute_column(thresholds[0])
+    if first.is_patch_attribute:  # then the shortcut, if there is one, is this attribute
+        name = first.column
         found["attribute_only"] = {split: _attribute_only(part, name, **settings) for split, part in _by_split(counted)}
         found["attribute_whole"] = _attribute_only(counted, name, **settings)
         judged = found["attribute_only"], found["attribute_whole"]
@@ -154,18 +150,6 @@ def _arrays(part: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64],
     )
 
 
-def _column(groups: pd.DataFrame, threshold: float) -> str:
-    """Return the group column of a threshold, which must be there."""
-    column = group_column(threshold)
-    if column not in groups or attribute_column(threshold) not in groups:
-        present = [name[6:] for name in map(str, groups) if name.startswith("group@")]
-        raise InputMissingError(
-            f"no groups at threshold {threshold:g}; there are {', '.join(present) or 'none'}",
-            remedy=f"run the stage groups with --threshold {threshold:g}",
-        )
-    return column
-
-
 def _by_split(groups: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """Return the table's parts, train, val and test first."""
     if "split" not in groups:
@@ -180,13 +164,14 @@ def _counts(group: NDArray[np.int64], n_values: int) -> NDArray[np.int64]:
     return np.bincount(group[group >= 0], minlength=2 * n_values).reshape(2, n_values).astype(np.int64)
 
 
-def _cells(part: pd.DataFrame, column: str, n_values: int) -> dict[str, Any]:
+def _cells(part: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
     """Return counts, patients, alpha and what the cells can measure, of one split at one threshold."""
-    counts = _counts(part[column].to_numpy(), n_values)
-    patients = part.groupby(column)["patient_id"].nunique()
+    group, n_values = attribute.groups_in(part), attribute.n_values
+    counts = _counts(group, n_values)
+    patients = part.groupby(attribute.group_column)["patient_id"].nunique()
     return {
         "counts": counts.tolist(),
         "patients": [[int(patients.get(n_values * y + a, 0)) for a in range(n_values)] for y in (0, 1)],
         "alpha": alpha_of(counts),
-        "expected": expected(part[column].to_numpy(np.int64), part["patient_id"].to_numpy(dtype=str), 2 * n_values),
+        "expected": expected(group, part["patient_id"].to_numpy(dtype=str), 2 * n_values),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import counted, patches_of
-from pathopatch.groups.attribute import LABELS, Naming
+from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, PatchAttribute, TissueThreshold
 from pathopatch.groups.shortcut import FLAGGED, LEAST_PATIENTS, LEAST_PATIENTS_OF_A_LABEL, NEGLIGIBLE, NOT_SHOWN
 
 _FRACTION = (
@@ -18,10 +18,19 @@ _FRACTION = (
 )  # fmt: skip
 
 
-def naming_in(found: Mapping[str, Any]) -> Naming:
-    """Return what the groups of an audit are called."""
-    labels = tuple(found.get("label_names", LABELS))
-    return Naming(tuple(found["attribute_values"]), labels) if "attribute_values" in found else Naming(labels=labels)
+def audited_attributes(found: Mapping[str, Any]) -> dict[str, TissueThreshold | PatchAttribute]:
+    """Return the attribute at each threshold of an audit, by its key.
+
+    Parameters
+    ----------
+    found : mapping
+        As `audit` returns it, or read back from JSON.
+    """
+    labels = tuple(found.get("label_names", LABEL_NAMES))
+    if "attribute_only" in found:
+        names = tuple(found["attribute_values"])
+        return {key: PatchAttribute(names, float(key), label_names=labels) for key in found["thresholds"]}
+    return {key: TissueThreshold(float(key), label_names=labels) for key in found["thresholds"]}
 
 
 def verdict_text(found: Mapping[str, Any]) -> str:
@@ -34,7 +43,7 @@ def verdict_text(found: Mapping[str, Any]) -> str:
     """
     verdict = found["verdict"]
     told = judged_in(found)[verdict["by"]]
-    is_own, (other, tumor) = "attribute_only" in found, naming_in(found).labels
+    is_own, (other, tumor) = "attribute_only" in found, found.get("label_names", LABEL_NAMES)
     where = "all labelled patches" if verdict["by"] == "all" else "the training patches"
     effect = verdict["least_effect"]
     if told["auroc"] is None:
@@ -83,17 +92,18 @@ def describe(found: Mapping[str, Any]) -> str:
     """
     lines = [verdict_text(found), ""]
     lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
-    naming = naming_in(found)
-    lines += [_fraction_line(split, told, naming.labels[1]) for split, told in found["fraction_only"].items()]
-    for threshold, by_split in found["thresholds"].items():
-        if naming.is_own and threshold != next(iter(found["thresholds"])):
-            continue  # the patches' own attribute is the same at every threshold
-        named = naming.at(threshold) if naming.is_own else f"at threshold {threshold}"
-        lines += ["", f"Groups {named} (patches / patients; share within the label):"]
-        lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in naming.values))
+    labels = found.get("label_names", LABEL_NAMES)
+    lines += [_fraction_line(split, told, labels[1]) for split, told in found["fraction_only"].items()]
+    for key, attribute in audited_attributes(found).items():
+        by_split = found["thresholds"][key]
+        phrase = attribute.phrase if attribute.is_patch_attribute else f"at threshold {key}"
+        lines += ["", f"Groups {phrase} (patches / patients; share within the label):"]
+        lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in attribute.value_names))
         for split, cells in by_split.items():
-            lines += [_group_line(split, label, cells, naming.labels[label]) for label in (0, 1)]
-        lines += [line for split, cells in by_split.items() for line in _expected_lines(split, cells, naming)]
+            lines += [_group_line(split, label, cells, labels[label]) for label in (0, 1)]
+        lines += [line for split, cells in by_split.items() for line in _expected_lines(split, cells, attribute)]
+        if attribute.is_patch_attribute:
+            break  # it is the same at every threshold
     return "\n".join(lines)
 
 
@@ -109,7 +119,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
         {"split": split, **{name: told[name] for name in _FRACTION}}
         for split, told in (*found["fraction_only"].items(), ("whole cohort", found["whole"]))
     ]
-    n_values = len(naming_in(found).values)
+    n_values = len(found["attribute_values"])
     cells = [
         {
             "threshold": float(threshold),
@@ -180,7 +190,7 @@ def _group_line(split: str, label: int, cells: Mapping[str, Any], name: str) -> 
     return f"  {split:<6} {name:<10} " + " ".join(f"{cell:>24}" for cell in shown)
 
 
-def _expected_lines(split: str, cells: Mapping[str, Any], naming: Naming) -> list[str]:
+def _expected_lines(split: str, cells: Mapping[str, Any], attribute: GroupingAttribute) -> list[str]:
     """Return what a split's cells can measure, and which are too small; nothing of training patches, never judged."""
     if split == "train":
         return []
@@ -194,13 +204,13 @@ def _expected_lines(split: str, cells: Mapping[str, Any], naming: Naming) -> lis
         )
     small = [each for each in expected["cells"] if each["reasons"]]
     if small:
-        lines.append(f"  {split}: too small to measure well: " + "; ".join(_small(each, naming) for each in small))
+        lines.append(f"  {split}: too small to measure well: " + "; ".join(_small(each, attribute) for each in small))
     return lines
 
 
-def _small(cell: Mapping[str, Any], naming: Naming) -> str:
+def _small(cell: Mapping[str, Any], attribute: GroupingAttribute) -> str:
     """Return a cell that is too small, with its size and how well it can be known."""
-    name = naming.names[cell["group"]]
+    name = attribute.group_names[cell["group"]]
     if not cell["n"]:
         return f"{name} (no patches)"
     return f"{name} ({patches_of(cell['n'], cell['patients'])}: known to {100 * cell['half_width']:.0f} points)"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.groups.assign import bins_column
+from pathopatch.groups.attribute import TissueBins
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def used_bins(groups: pd.DataFrame, cuts: Sequence[float], *, splits: Sequence[S
     least : int
         See `kept_cuts`.
     """
-    name, size = bins_column(cuts), len(cuts) + 1
+    name, size = TissueBins(tuple(cuts)).column, len(cuts) + 1
     counts = np.zeros((len(splits), 2, size), dtype=np.int64)
     for place, names in enumerate(splits):
         part = groups[groups["split"].isin(list(names)) & (groups["label"] >= 0) & (groups[name] >= 0)]

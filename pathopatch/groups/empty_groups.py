@@ -8,57 +8,54 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.errors import GroupEmptyError
-from pathopatch.groups.assign import attribute_column, group_column, thresholds_of
-from pathopatch.groups.attribute import naming_of
+from pathopatch.groups.attribute import GroupingAttribute, threshold_attributes
 from pathopatch.groups.threshold_sweep import SWEEP
 
 Needed = Sequence[Sequence[str]]
 """Sets of splits; each needs every group, its splits taken together."""
 
 
-def empty_groups(groups: pd.DataFrame, threshold: float, splits: Sequence[str]) -> tuple[str, ...]:
+def empty_groups(groups: pd.DataFrame, attribute: GroupingAttribute, splits: Sequence[str]) -> tuple[str, ...]:
     """Return the groups without a patch in some splits taken together, such as ``tumour with little tissue``.
 
     Parameters
     ----------
     groups : DataFrame
-        As `assign_groups` returns it, with the threshold. Without a split column all patches count.
-    threshold : float
-        Of the tissue fraction.
+        As `assign_groups` returns it. Without a split column all patches count.
+    attribute : GroupingAttribute
+        One of those of the table.
     splits : sequence of str
         Which patches count.
     """
-    naming = naming_of(groups)
-    present = set(_of_splits(groups, splits)[group_column(threshold)])
-    named = [f"{label} with {value}" for label in naming.labels for value in naming.values]
-    return tuple(name for number, name in enumerate(named) if number not in present)
+    present = set(attribute.groups_in(_of_splits(groups, splits)).tolist())
+    names = [f"{label} with {value}" for label in attribute.label_names for value in attribute.value_names]
+    return tuple(name for number, name in enumerate(names) if number not in present)
 
 
 def empty_groups_error(
-    groups: pd.DataFrame, threshold: float, splits: Sequence[str], needed: Needed
+    groups: pd.DataFrame, attribute: GroupingAttribute, splits: Sequence[str], needed: Needed
 ) -> GroupEmptyError:
     """Return the error of splits with an empty group: threshold, groups, counts, and thresholds that would do.
 
     Parameters
     ----------
-    groups, threshold, splits
+    groups, attribute, splits
         As for `empty_groups`.
     needed : sequence of sequence of str
         All sets of splits that need every group: a threshold would do if no group is empty in any of them.
     """
-    naming = naming_of(groups)
-    empty = empty_groups(groups, threshold, splits)
-    n_values = len(naming.values)
-    group = _of_splits(groups, splits)[group_column(threshold)].to_numpy(np.int64)
+    empty = empty_groups(groups, attribute, splits)
+    n_values = attribute.n_values
+    group = attribute.groups_in(_of_splits(groups, splits))
     counts = np.bincount(group[group >= 0], minlength=2 * n_values).reshape(2, n_values)
     shown = "; ".join(
-        f"{label}: " + ", ".join(f"{n} with {value}" for n, value in zip(row, naming.values, strict=True))
-        for label, row in zip(naming.labels, counts.tolist(), strict=True)
+        f"{label}: " + ", ".join(f"{n} with {value}" for n, value in zip(row, attribute.value_names, strict=True))
+        for label, row in zip(attribute.label_names, counts.tolist(), strict=True)
     )
     return GroupEmptyError(
-        f"{naming.at(threshold)} there is no patch of {' and none of '.join(empty)} ({shown})",
+        f"{attribute.phrase} there is no patch of {' and none of '.join(empty)} ({shown})",
         place=f"split {' + '.join(splits)}",
-        remedy="add slides that have them" if naming.is_own else _thresholds_text(groups, needed),
+        remedy="add slides that have them" if attribute.is_patch_attribute else _thresholds_text(groups, needed),
     )
 
 
@@ -72,8 +69,8 @@ def filled_thresholds(groups: pd.DataFrame, needed: Needed) -> tuple[tuple[str, 
     needed : sequence of sequence of str
         See `empty_groups_error`.
     """
-    known = thresholds_of(groups)
-    is_tissue = groups[attribute_column(float(known[0]))] >= 0  # blank patches are so at every threshold
+    known = threshold_attributes(groups)
+    is_tissue = groups[known[0].column] >= 0  # blank patches are so at every threshold
     counted = groups[is_tissue & (groups["label"] >= 0)]
 
     def is_filled_at(cut: float) -> Callable[[Sequence[str]], bool]:
@@ -83,7 +80,7 @@ def filled_thresholds(groups: pd.DataFrame, needed: Needed) -> tuple[tuple[str, 
 
         return is_filled
 
-    tabled = tuple(text for text in known if not any(empty_groups(groups, float(text), splits) for splits in needed))
+    tabled = tuple(at.key for at in known if not any(empty_groups(groups, at, splits) for splits in needed))
     return tabled, tuple(cut for cut in SWEEP if all(map(is_filled_at(cut), needed)))
 
 

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.groups import Naming
-from pathopatch.groups.audit_format import judged_in, verdict_text
+from pathopatch.groups.audit_format import audited_attributes, judged_in, verdict_text
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
@@ -28,8 +27,8 @@ def verdict_box(study: Study) -> Html:
         return paragraph(
             "This audit is of an earlier version; run pathopatch audit WORK for its verdict.", kind="absent"
         )
-    rule, judged = found["verdict"]["least_effect"], "attribute" if study.naming.is_own else "fraction"
-    below = "" if study.naming.is_own else f" or below {0.5 - rule:g}"
+    rule, judged = found["verdict"]["least_effect"], "attribute" if study.attribute.is_patch_attribute else "fraction"
+    below = "" if study.attribute.is_patch_attribute else f" or below {0.5 - rule:g}"
     return tag(
         "div",
         paragraph(tag("strong", verdict_text(found)), kind="warning" if found["verdict"]["is_flagged"] else "verdict"),
@@ -48,15 +47,15 @@ def before_training(study: Study, pictures: dict[str, bytes]) -> Html:
     judged = judged_in(found)
     if len(judged) == 2:  # one split and all together are the same
         del judged["all"]
-    other, tumor = study.naming.labels
-    more = f"a value that speaks more for {tumor}" if study.naming.is_own else "more tissue"
-    alone = "own attribute" if study.naming.is_own else "tissue fraction"
+    other, tumor = study.attribute.label_names
+    more = f"a value that speaks more for {tumor}" if study.attribute.is_patch_attribute else "more tissue"
+    alone = "own attribute" if study.attribute.is_patch_attribute else "tissue fraction"
     pictures["shortcut.png"] = audit_plots.shortcut_strength(
         judged,
         found["sweep"],
         least_effect=found["verdict"]["least_effect"],
         title=f"{capital(alone)} alone",
-        labels=study.naming.labels,
+        labels=study.attribute.label_names,
     )
     first = next(iter(found["sweep"]))
     return tag(
@@ -71,13 +70,13 @@ def before_training(study: Study, pictures: dict[str, bytes]) -> Html:
         ),
         *_sizes_over_thresholds(study, found, pictures),
         tag("h3", "What these groups can measure"),
-        *_expected(found, study.naming, pictures),
+        *_expected(found, pictures),
     )
 
 
 def _sizes_over_thresholds(study: Study, found: Mapping[str, Any], pictures: dict[str, bytes]) -> list[Html]:
     """Return the sizes of the groups at every tissue threshold; nothing where tissue forms no groups."""
-    if study.naming.is_own:
+    if study.attribute.is_patch_attribute:
         return []
     pictures["sweep_counts.png"] = audit_plots.sweep_counts(found["sweep"])
     return [
@@ -90,34 +89,36 @@ def _sizes_over_thresholds(study: Study, found: Mapping[str, Any], pictures: dic
     ]
 
 
-def _expected(found: Mapping[str, Any], naming: Naming, pictures: dict[str, bytes]) -> list[Html]:
+def _expected(found: Mapping[str, Any], pictures: dict[str, bytes]) -> list[Html]:
     """Return what interval to expect of each cell before there is a model, and which cells are too small."""
-    thresholds = list(found["thresholds"].items())[: 1 if naming.is_own else None]
+    attributes = audited_attributes(found)
+    is_own = next(iter(attributes.values())).is_patch_attribute
     parts: list[Html] = []
     rows = []
-    for threshold, by_split in thresholds:
+    for key, attribute in list(attributes.items())[: 1 if is_own else None]:
+        by_split = found["thresholds"][key]
         judged = {split: cells["expected"] for split, cells in by_split.items() if split != "train"} or {
             split: cells["expected"] for split, cells in by_split.items()
         }
-        name = f"expected_{threshold}.png"
-        pictures[name] = audit_plots.expected_intervals(judged, naming=naming)
+        name = f"expected_{key}.png"
+        pictures[name] = audit_plots.expected_intervals(judged, attribute=attribute)
         told = next(iter(judged.values()))
         parts.append(
             picture(
                 name,
-                f"Expected intervals of each group's accuracy and of the worst group, {naming.by(threshold)}.",
-                f"{capital(naming.by(threshold))}. What would be measured if every group were truly right at "
+                f"Expected intervals of each group's accuracy and of the worst group, {attribute.description}.",
+                f"{capital(attribute.description)}. What would be measured if every group were truly right at "
                 f"{percent(told['accuracy'], 0)} % (dashed) and patches of one patient were right or wrong together to "
                 f"a degree of {told['correlation']:g} (intraclass correlation): 95 % of such cohorts. WGA, the lowest "
                 "of the groups, comes out too low by chance alone, by as many points as stand beside it.",
             )
         )
         for split, cells in judged.items():
-            where = split if naming.is_own else f"{threshold}, {split}"
+            where = split if is_own else f"{key}, {split}"
             rows += [
                 (
                     where,
-                    f"{cell['group']} {naming.names[cell['group']]}",
+                    f"{cell['group']} {attribute.group_names[cell['group']]}",
                     cell["n"],
                     cell["patients"],
                     "–" if cell["half_width"] is None else f"± {percent(cell['half_width'], 0)}",
@@ -126,7 +127,7 @@ def _expected(found: Mapping[str, Any], naming: Naming, pictures: dict[str, byte
                 )
                 for cell in cells["cells"]
             ]
-    header = ("split" if naming.is_own else "threshold, split", "group", "patches", "patients", "expected 95 %, points",
+    header = ("split" if is_own else "threshold, split", "group", "patches", "patients", "expected 95 %, points",
               "patients for ± 5 points", "too small to measure?")  # fmt: skip
     parts.append(table("Before any model: how well each group's accuracy can be known.", header, rows, text_columns=2))
     return parts

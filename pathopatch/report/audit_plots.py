@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from pathopatch.core.text import counted
-from pathopatch.groups import Naming
-from pathopatch.groups.attribute import LABELS as LABEL_NAMES
+from pathopatch.groups import GroupingAttribute
+from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.expected import SMALL_CELL
 from pathopatch.report.markup import capital
-from pathopatch.report.plots import GROUP_COLORS, LABEL_COLORS, dress, group_colors, new_figure, plain, png
+from pathopatch.report.plots import BY_TISSUE, GROUP_COLORS, LABEL_COLORS, dress, group_colors, new_figure, plain, png
 
 TISSUE_COLORS = ("#CC79A7", "#009E73")
 _TISSUE_MARKS = ("o", "s")
@@ -114,7 +114,7 @@ def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
         at = [row["threshold"] for row in rows]
         for group, (color, mark) in enumerate(zip(GROUP_COLORS, _GROUP_MARKS, strict=True)):
             n = [row["counts"][group // 2][group % 2] for row in rows]
-            name = f"{group} {Naming().names[group]}"
+            name = f"{group} {BY_TISSUE.group_names[group]}"
             axes.plot(at, n, color=color, marker=mark, markersize=4, linewidth=1.6, label=name)
         axes.axhline(SMALL_CELL, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_yscale("symlog", linthresh=10)
@@ -128,17 +128,17 @@ def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     return png(figure)
 
 
-def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, naming: Naming) -> bytes:
+def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: GroupingAttribute) -> bytes:
     """Return what would be measured of each cell and of WGA if every cell truly had one accuracy; a panel a case.
 
     Parameters
     ----------
     cells : mapping
         Title -> what `pathopatch.groups.expected.expected` returns.
-    naming : Naming
+    attribute : GroupingAttribute
         What the groups are called.
     """
-    n_groups = len(naming.names)
+    n_groups = len(attribute.group_names)
     figure = new_figure(10.0, 1.3 + 0.3 * (n_groups + 1))
     panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
     colors = group_colors(n_groups)
@@ -164,7 +164,9 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, naming: Naming
         axes.set_xticks(
             np.linspace(0, 1, 6), [f"{share} %" if share == 100 else f"{share}" for share in range(0, 101, 20)]
         )
-        axes.set_yticks(range(n_groups + 1), [*(plain(f"{g} {name}") for g, name in enumerate(naming.names)), "WGA"])
+        axes.set_yticks(
+            range(n_groups + 1), [*(plain(f"{g} {name}") for g, name in enumerate(attribute.group_names)), "WGA"]
+        )
         axes.tick_params(axis="y", labelcolor=_INK)
         axes.set_ylim(n_groups + 0.6, -0.6)
         axes.grid(visible=False, axis="y")

@@ -50,13 +50,14 @@ def cohort_section(study: Study, pictures: dict[str, bytes]) -> Html:
         parts.append(paragraph("Groups have not been formed yet, so tissue by label is not shown.", kind="absent"))
         return tag("div", *parts)
     splits = splits_of(study)
-    cuts = () if study.naming.is_own else study.thresholds
-    pictures["tissue_by_label.png"] = fraction_by_label(study.groups, cuts, splits, labels=study.naming.labels)
+    labels = study.attribute.label_names
+    cuts = () if study.attribute.is_patch_attribute else study.thresholds
+    pictures["tissue_by_label.png"] = fraction_by_label(study.groups, cuts, splits, labels=labels)
     parts += [
         tag("h3", "Tissue fraction by label"),
         picture(
             "tissue_by_label.png",
-            f"Histograms of the tissue fraction of {' and '.join(study.naming.labels)} patches in {', '.join(splits)}.",
+            f"Histograms of the tissue fraction of {' and '.join(labels)} patches in {', '.join(splits)}.",
             "Labelled patches that have a group; each label's bars sum to 100 %. "
             f"{'Dashed: the tissue thresholds. ' if cuts else ''}"
             "The further the two shapes lie apart, the better the amount of tissue gives the label away.",

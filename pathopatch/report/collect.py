@@ -19,13 +19,13 @@ from pathopatch.core.artefacts import (
     require_schema,
     table_stamp,
 )
-from pathopatch.core.config import EvaluateConfig, parse
+from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
 from pathopatch.core.files import inside, read_json, tiled_in
 from pathopatch.core.status import read_status, slide_ids
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.pooled import FOLDS_FILE
-from pathopatch.groups import Naming, bins_of, naming_of
+from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
 from pathopatch.patches.store import store_stamp
@@ -98,22 +98,27 @@ class Study:
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def naming(self) -> Naming:
-        """What the groups are called."""
-        return Naming() if self.groups is None else naming_of(self.groups)
+    def attributes(self) -> tuple[TissueThreshold | PatchAttribute, ...]:
+        """By which the groups are formed, at rising thresholds; one where the patches brought theirs: all are alike."""
+        if self.groups is None:
+            return ()
+        attributes = threshold_attributes(self.groups)
+        return attributes[:1] if attributes[0].is_patch_attribute else attributes
+
+    @property
+    def attribute(self) -> TissueThreshold | PatchAttribute:
+        """The first of them; by default of tissue."""
+        return next(iter(self.attributes), TissueThreshold(GroupsConfig().thresholds[0]))
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """Tissue thresholds of the groups, rising; the first where the attribute is the patches' own: all are alike."""
-        if self.groups is None:
-            return ()
-        found = sorted(float(name[6:]) for name in map(str, self.groups.columns) if name.startswith("group@"))
-        return tuple(found[:1] if self.naming.is_own else found)
+        """Tissue thresholds of `attributes`."""
+        return tuple(attribute.tau for attribute in self.attributes)
 
     @property
-    def bins(self) -> tuple[tuple[float, ...], ...]:
-        """Cuts of the bins beside the thresholds; none where the attribute is the patches' own."""
-        return () if self.groups is None or self.naming.is_own else bins_of(self.groups)
+    def bins(self) -> tuple[TissueBins, ...]:
+        """Bins beside the thresholds; none where the attribute is the patches' own."""
+        return () if self.groups is None or self.attribute.is_patch_attribute else bins_attributes(self.groups)
 
 
 def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from pathopatch.core.text import counted
 from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.groups import Naming
-from pathopatch.groups.attribute import naming_of_bins
+from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
@@ -34,11 +34,16 @@ def outside_section(study: Study, pictures: dict[str, bytes]) -> Html:
         )
     parts: list[Html] = []
     for name, numbers in study.outside.items():
-        parts += _one_bundle(name, numbers, study.naming, pictures)
+        parts += _one_bundle(name, numbers, study.attribute, pictures)
     return tag("div", *parts)
 
 
-def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures: dict[str, bytes]) -> list[Html]:
+def _one_bundle(
+    name: str,
+    numbers: Mapping[str, Any],
+    attribute: TissueThreshold | PatchAttribute,
+    pictures: dict[str, bytes],
+) -> list[Html]:
     """Return what is known of one model from elsewhere."""
     about = numbers["bundle"]
     parts: list[Html] = [
@@ -52,11 +57,11 @@ def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures:
         *(warning(said) for said in numbers["warnings"]),
     ]
     first = next(iter(numbers["splits"].values()))
-    for threshold in list(first["thresholds"])[: 1 if naming.is_own else None]:
-        parts.append(_accuracies(numbers, "thresholds", threshold, naming))
-    for cuts in () if naming.is_own else first.get("bins", ()):
-        named = naming_of_bins([float(cut) for cut in cuts.split(",")], naming.labels)
-        parts.append(_accuracies(numbers, "bins", cuts, named))
+    for key in list(first["thresholds"])[: 1 if attribute.is_patch_attribute else None]:
+        parts.append(_accuracies(numbers, "thresholds", key, replace(attribute, tau=float(key))))
+    for key in () if attribute.is_patch_attribute else first.get("bins", ()):
+        bins = TissueBins.from_key(key, label_names=attribute.label_names)
+        parts.append(_accuracies(numbers, "bins", key, bins))
     alone = [
         (split, _ranked(next(iter(content["thresholds"].values()))["auroc"]),
          between(*(number(content["fraction_only"][f"auroc{end}"]) for end in ("", "_low", "_high"))),
@@ -68,39 +73,39 @@ def _one_bundle(name: str, numbers: Mapping[str, Any], naming: Naming, pictures:
             "Ranking beside that of the tissue fraction alone, and how the probability depends on the tissue fraction "
             "within each class.",
             ("split", "AUROC of the model", "AUROC of the fraction alone",
-             *(head for label in naming.labels for head in (f"slope within {label}", "rank correlation"))),
+             *(head for label in attribute.label_names for head in (f"slope within {label}", "rank correlation"))),
             alone,
         )
     )  # fmt: skip
     for split, content in numbers["splits"].items():
         threshold = next(iter(content["thresholds"]))
+        attribute = replace(attribute, tau=float(threshold))
         stem = f"outside_{len(pictures)}"
         told = {name: content["calibration"]}
         pictures[f"{stem}_reliability.png"] = audit_plots.reliability(
             {name: latest(content["calibration"])["thresholds"][threshold]["attributes"]},
-            names=naming.values,
-            tumor=naming.labels[1],
+            names=attribute.value_names,
+            tumor=attribute.label_names[1],
         )
-        parts += calibrated(f"{stem}_reliability.png", told, threshold, naming, f"split {split}")
+        parts += calibrated(f"{stem}_reliability.png", told, attribute, f"split {split}")
         without = [{"run": name, **row} for row in content["ablation"] if row["threshold"] == threshold]
         if without:
             pictures[f"{stem}_ablation.png"] = audit_plots.ablation(without)
-            parts += ablated(f"{stem}_ablation.png", without, f"split {split}, {naming.by(threshold)}")
+            parts += ablated(f"{stem}_ablation.png", without, f"split {split}, {attribute.description}")
     return parts
 
 
-def _accuracies(numbers: Mapping[str, Any], kind: str, text: str, naming: Naming) -> Html:
+def _accuracies(numbers: Mapping[str, Any], kind: str, key: str, attribute: GroupingAttribute) -> Html:
     """Return the accuracies by one attribute, a row a split."""
     rows = [
         (split, judged["n"], judged["patients"], *(_judged(judged[name]) for name in ("wga", "gba", "average")),
          *(_of_group(row) for row in judged["groups"]))
         for split, content in numbers["splits"].items()
-        if (judged := content[kind][text])
+        if (judged := content[kind][key])
     ]  # fmt: skip
     header = ("split", "patches", "patients", "WGA", "GBA", "average",
-              *(f"group {g}: {named}" for g, named in enumerate(naming.names)))  # fmt: skip
-    by = naming.by(0 if naming.cuts else text)
-    return table(f"Accuracy by {by}, percent, with 95 % intervals by patient.", header, rows)
+              *(f"group {g}: {named}" for g, named in enumerate(attribute.group_names)))  # fmt: skip
+    return table(f"Accuracy by {attribute.description}, percent, with 95 % intervals by patient.", header, rows)
 
 
 def _judged(told: Mapping[str, Any]) -> Html:

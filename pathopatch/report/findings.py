@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,8 +9,7 @@ import pandas as pd
 from pathopatch.core.text import counted
 from pathopatch.evaluation.compare import ERM_METHODS
 from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.groups import Naming
-from pathopatch.groups.attribute import BINS, bins_text
+from pathopatch.groups import GroupingAttribute, TissueBins
 from pathopatch.report.cohort import slide_warnings, splits_of
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
@@ -53,17 +51,17 @@ def rows_at(study: Study, threshold: float) -> pd.DataFrame:
         return pd.DataFrame()
     rows = study.comparison[study.comparison["threshold"] == threshold]
     own = rows[rows["trained_threshold"].isna() | (rows["trained_threshold"] == threshold)]
-    rows = rows if own.empty or study.naming.is_own else own  # of an own attribute all thresholds are alike
+    # An attribute of the patches gives the same groups at every threshold.
+    rows = rows if own.empty or study.attribute.is_patch_attribute else own
     return in_order(rows)
 
 
-def rows_by_bins(study: Study, cuts: Sequence[float]) -> pd.DataFrame:
+def rows_by_bins(study: Study, bins: TissueBins) -> pd.DataFrame:
     """Return the comparison by bins of the tissue fraction, of the runs trained on them (all, if none was)."""
     if study.comparison is None:
         return pd.DataFrame()
-    name = f"{BINS} {bins_text(cuts)}"
-    rows = study.comparison[study.comparison["attribute"] == name]
-    own = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == name]
+    rows = study.comparison[study.comparison["attribute"] == bins.label]
+    own = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == bins.label]
     return in_order(rows if own.empty else own)
 
 
@@ -84,8 +82,7 @@ def preferred(rows: pd.DataFrame) -> pd.Series[Any] | None:
 
 def glance_section(study: Study) -> Html:
     """Return the warnings and, per threshold, ERM beside the run that validation prefers."""
-    by = study.naming.by
-    cards = [card for cut in study.thresholds if (card := _card(rows_at(study, cut), by(cut)))]
+    cards = [card for at in study.attributes if (card := _card(rows_at(study, at.tau), at.description))]
     shown = tag("div", *cards, class_="cards")
     if not cards:
         shown = paragraph("No run has been evaluated yet, so there is no result.", kind="absent")
@@ -98,8 +95,8 @@ def number_warnings(study: Study) -> list[Html]:
     if table is None:
         return []
     found = []
-    for threshold in study.thresholds:
-        found += group_warnings(rows_at(study, threshold), threshold, study.naming)
+    for attribute in study.attributes:
+        found += group_warnings(rows_at(study, attribute.tau), attribute)
     found += _validation_warnings(study)
     seeds = table.groupby(["method", "trained_threshold"], dropna=False)["seed"].nunique()
     if seeds.min() < _FEW_SEEDS:
@@ -129,23 +126,23 @@ def number_warnings(study: Study) -> list[Html]:
     return found
 
 
-def group_warnings(rows: pd.DataFrame, threshold: float, naming: Naming) -> list[Html]:
-    """Return warnings about the groups of one threshold."""
+def group_warnings(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[Html]:
+    """Return warnings about the groups by one attribute."""
     if rows.empty:
         return []
     row = rows.iloc[0]
-    every = range(len(naming.names))
+    every = range(len(attribute.group_names))
     sizes = [int(row[f"n_{group}"]) for group in every]
     people = [int(row[f"patients_{group}"]) for group in every]
-    where = capital(naming.at(threshold))
+    where = capital(attribute.phrase)
     if min(sizes) == 0:
-        names = ", ".join(f"{group} ({naming.names[group]})" for group in every if sizes[group] == 0)
+        names = ", ".join(f"{group} ({attribute.group_names[group]})" for group in every if sizes[group] == 0)
         return [warning(f"{where} the {row['split']} split has no patch in group {names}: WGA and GBA are not known.")]
     said = []
     if min(sizes) < SMALL_GROUP:
         group = sizes.index(min(sizes))
         said.append(
-            f"the smallest group of the {row['split']} split is group {group} ({naming.names[group]}) with "
+            f"the smallest group of the {row['split']} split is group {group} ({attribute.group_names[group]}) with "
             f"n = {counted(sizes[group], 'patch')}, fewer than {SMALL_GROUP}, so that WGA may rest on chance"
         )
     if min(people) < _FEW_PATIENTS:
@@ -159,13 +156,13 @@ def group_warnings(rows: pd.DataFrame, threshold: float, naming: Naming) -> list
 def _validation_warnings(study: Study) -> list[Html]:
     """Return a warning per threshold at which validation, which picks everything, has a small group."""
     found = []
-    for threshold in study.thresholds:
-        cells = (study.audit or {}).get("thresholds", {}).get(f"{threshold:g}", {}).get("val")
+    for attribute in study.attributes:
+        cells = (study.audit or {}).get("thresholds", {}).get(attribute.key, {}).get("val")
         smallest = min(n for row in cells["counts"] for n in row) if cells else SMALL_GROUP
         if smallest < SMALL_GROUP:
             found.append(
                 warning(
-                    f"{capital(study.naming.at(threshold))} the smallest group of the validation split has n = "
+                    f"{capital(attribute.phrase)} the smallest group of the validation split has n = "
                     f"{counted(smallest, 'patch')}, fewer than {SMALL_GROUP}: what was chosen on it (checkpoints, "
                     "decision thresholds, the preferred run) may rest on chance."
                 )
@@ -237,8 +234,8 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
     """Return how much the tissue fraction alone gives away, and how large the groups are."""
     if study.audit is None:
         return paragraph("Groups have not been formed yet, so there is no audit.", kind="absent")
-    naming = study.naming
-    tumor = naming.labels[1]
+    attribute = study.attribute
+    tumor, is_own = attribute.label_names[1], attribute.is_patch_attribute
     alone = [
         (
             split,
@@ -254,11 +251,11 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
         for split, told in study.audit["fraction_only"].items()
     ]  # fmt: skip
     thresholds = study.audit["thresholds"]
-    if naming.is_own:  # they are all alike
+    if attribute.is_patch_attribute:  # they are all alike
         thresholds = dict(list(thresholds.items())[:1])
     splits = splits_of(study) or list(next(iter(thresholds.values()), {}))
-    pictures["group_counts.png"] = group_counts(thresholds, splits, naming=naming)
-    pictures["alpha_sweep.png"] = alpha_sweep(study.audit["sweep"], labels=study.naming.labels)
+    pictures["group_counts.png"] = group_counts(thresholds, splits, attribute=attribute)
+    pictures["alpha_sweep.png"] = alpha_sweep(study.audit["sweep"], labels=study.attribute.label_names)
     return tag(
         "div",
         table(
@@ -279,30 +276,30 @@ def audit_section(study: Study, pictures: dict[str, bytes]) -> Html:
             alone,
         ),
         tag("h3", "Group sizes"),
-        group_key(naming),
+        group_key(attribute),
         picture(
             "group_counts.png",
-            f"Bars of the number of patches in each of the {len(naming.names)} groups in {', '.join(splits)}, "
-            f"{'by the attribute' if naming.is_own else 'for each threshold'}.",
+            f"Bars of the number of patches in each of the {len(attribute.group_names)} groups in {', '.join(splits)}, "
+            f"{'by the attribute' if attribute.is_patch_attribute else 'for each threshold'}.",
             "Patches in each group. "
             + (
                 "The patches brought their attribute with them."
-                if naming.is_own
+                if attribute.is_patch_attribute
                 else "Groups 1 and 2 run against the shortcut and mostly decide WGA."
             ),
         ),
-        _counts_table(thresholds, naming),
+        _counts_table(thresholds, attribute),
         tag("h3", "Alpha over all thresholds"),
         picture(
             "alpha_sweep.png",
             "Share of patches with much tissue within each label, against the tissue threshold, per split.",
             "Share of a label's patches with at least so much tissue. The gap between the lines is the shortcut's "
-            "strength at that threshold." + (" The groups are not formed by tissue here." if naming.is_own else ""),
+            "strength at that threshold." + (" The groups are not formed by tissue here." if is_own else ""),
         ),
     )
 
 
-def _counts_table(thresholds: dict[str, Any], naming: Naming) -> Html:
+def _counts_table(thresholds: dict[str, Any], attribute: GroupingAttribute) -> Html:
     """Return patches, patients and alpha of each group."""
     rows = []
     for threshold, by_split in thresholds.items():
@@ -314,16 +311,16 @@ def _counts_table(thresholds: dict[str, Any], naming: Naming) -> Html:
                     tag("span", counted(cells["patients"][y][a], "patient"), class_="interval"),
                 )
                 for y in (0, 1)
-                for a in range(len(naming.values))
+                for a in range(len(attribute.value_names))
             ]
-            first = 0 if naming.is_own else 1  # of tissue, the share with little says the same once more
+            first = 0 if attribute.is_patch_attribute else 1  # of tissue, the share with little says the same once more
             shares = [" / ".join(map(percent, (cells["alpha"][y] or [None])[first:])) or "–" for y in (0, 1)]
-            rows.append((split if naming.is_own else f"{threshold}, {split}", *counts, *shares))
-    names = [f"{g} {name}" for g, name in enumerate(naming.names)]
+            rows.append((split if attribute.is_patch_attribute else f"{threshold}, {split}", *counts, *shares))
+    names = [f"{g} {name}" for g, name in enumerate(attribute.group_names)]
     header = (
-        "split" if naming.is_own else "threshold, split",
+        "split" if attribute.is_patch_attribute else "threshold, split",
         *names,
-        *(f"alpha {label}, %" for label in naming.labels),
+        *(f"alpha {label}, %" for label in attribute.label_names),
     )
-    share = f"share of {' / '.join(naming.values)}" if naming.is_own else "share with much tissue"
-    return table(f"Patches and patients in each group; alpha is the {share} within the label.", header, rows)
+    values = f"of {' / '.join(attribute.value_names)}" if attribute.is_patch_attribute else "with much tissue"
+    return table(f"Patches and patients in each group; alpha is the share {values} within the label.", header, rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from pathopatch.core.text import counted
-from pathopatch.groups.attribute import BINS, bins_text
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import Html, number, paragraph, percent, table, tag
 
@@ -21,8 +20,8 @@ def folds_section(study: Study) -> Html:
             "numbers are pooled alike. Each fold has its own comparison and models under folds/."
         )
     ]
-    shown = {f"{cut:g}": study.naming.at(cut) for cut in study.thresholds}  # of an own attribute all are alike: one
-    shown |= {name: f"by {name}" for name in (f"{BINS} {bins_text(cuts)}" for cuts in study.bins)}
+    shown = {attribute.label: attribute.phrase for attribute in study.attributes}
+    shown |= {bins.label: f"by {bins.label}" for bins in study.bins}
     for attribute, rows in study.folds.groupby("attribute", sort=False):
         if str(attribute) in shown:
             parts.append(_table(str(attribute), shown[str(attribute)], rows, study.comparison))

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import counted
-from pathopatch.evaluation.compare import ERM_METHODS, trained_text
+from pathopatch.evaluation.compare import ERM_METHODS
+from pathopatch.groups.attribute import training_label
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.curves import training_histories
 from pathopatch.report.findings import in_order, preferred, rows_at
@@ -30,12 +31,13 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
     if study.comparison is None or study.comparison.empty:
         return paragraph("No run has been evaluated yet, so this is not known.", kind="absent")
     split = str(study.comparison["split"].iloc[0])
-    is_own = study.naming.is_own  # then the shortcut that was trained against is another
+    labels = study.attribute.label_names
+    is_own = study.attribute.is_patch_attribute  # then the shortcut that was trained against is another
     steep = "says that the model follows the tissue too" if is_own else "is the shortcut at work"
     runs = runs_to_show(study)
     pictures["probability_by_tissue.png"] = probability_by_fraction(
         {run: study.predictions[run][study.predictions[run]["split"] == split] for run in runs},
-        labels=study.naming.labels,
+        labels=labels,
     )
     rows = [
         (run, *(cell for told in study.evaluations[run]["splits"][split]["tissue_dependence"] for cell in _told(told)))
@@ -50,7 +52,7 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
         ),
         picture(
             "probability_by_tissue.png",
-            f"Predicted probability against tissue fraction within {' and '.join(study.naming.labels)} patches, for "
+            f"Predicted probability against tissue fraction within {' and '.join(labels)} patches, for "
             f"{', '.join(runs)}; slopes and rank correlations are in the table below.",
             f"Patches of the {split} split, coloured by probability (dark 0, yellow 1). Line: least squares. Diamonds: "
             "mean of each tenth of the tissue fraction. Shown: ERM and, of each other method, the run that validation "
@@ -59,7 +61,14 @@ def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
         table(
             f"Slope of the probability per unit of tissue fraction, with 95 % interval by patient, and Spearman's rank "
             f"correlation with its own; {split} split.",
-            ("run", *(head for label in study.naming.labels for head in (f"slope within {label}", "rank correlation"))),
+            (
+                "run",
+                *(
+                    head
+                    for label in study.attribute.label_names
+                    for head in (f"slope within {label}", "rank correlation")
+                ),
+            ),
             rows,
         ),
     )
@@ -129,7 +138,7 @@ def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
     rows = [
         {
             "run": run,
-            "threshold": trained_text(study.configs.get(run, {})),
+            "threshold": training_label(study.configs.get(run, {})),
             "method": str(study.configs.get(run, {}).get("method", run)),
             "seed": int(study.configs.get(run, {}).get("seed", 0)),
         }
@@ -146,7 +155,7 @@ def _setting(config: Any, name: str) -> str:
     """Return a setting as text; those that a method does not use are a dash."""
     if name in _OF_EXTRAPOLATION and config.get("method") not in _EXTRAPOLATING:
         return "–"
-    value = trained_text(config) if name == "threshold" and config else config.get(name, "–")
+    value = training_label(config) if name == "threshold" and config else config.get(name, "–")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -164,10 +173,11 @@ def summary(study: Study) -> Html:
     seeds = sorted({int(config.get("seed", 0)) for config in configs})
     slides, patients = (study.slides["slide_id"].nunique(), patients_in(study.slides)) if len(study.slides) else (0, 0)
     hashes = {stage: {s.config[:12] for s in study.stamps.values() if s.stage == stage} for stage in _STAGES}
+    is_own = study.attribute.is_patch_attribute
     facts = {
         "Cohort": f"{counted(slides, 'slide')} of {counted(patients, 'patient')}",
-        "Groups by the patches' own attribute": ", ".join(study.naming.values) if study.naming.is_own else "",
-        "Tissue thresholds": "" if study.naming.is_own else ", ".join(f"{cut:g}" for cut in study.thresholds),
+        "Groups by the patches' own attribute": ", ".join(study.attribute.value_names) if is_own else "",
+        "Tissue thresholds": "" if is_own else ", ".join(f"{cut:g}" for cut in study.thresholds),
         "Methods": ", ".join(methods["method"]),
         "Seeds": ", ".join(map(str, seeds)),
         "Config hashes": "; ".join(f"{stage} {', '.join(sorted(found))}" for stage, found in hashes.items() if found),

@@ -13,7 +13,7 @@ import cv2
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import atomic_path, write_bytes
-from pathopatch.groups.attribute import LABELS
+from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.report.audit import before_training, verdict_box
 from pathopatch.report.cohort import cohort_section, gallery_section, slides_section
@@ -130,7 +130,7 @@ def _study_sections(
         ("predicted", "Predicted slides", predicted_section(study)),
         ("review", "Decisions of reviewers", review_section(study)),
         ("slides", "Slides", slides_section(study)),
-        ("reading", "How to read this report", reading_section(study.naming)),
+        ("reading", "How to read this report", reading_section(study.attribute)),
         ("provenance", "Provenance", provenance_section(study)),
     ]
 
@@ -171,8 +171,10 @@ def _dependence(study: Study, pictures: dict[str, bytes]) -> Html:
 
 def _header(title: str, study: Study) -> Html:
     """Return the page's head: what was studied, made of which settings, and the banner."""
-    labels, is_own = study.naming.labels, study.naming.is_own
-    what = "Patch-wise tumour classification" if labels == LABELS else f"Patches told apart: {' and '.join(labels)}"
+    labels, is_own = study.attribute.label_names, study.attribute.is_patch_attribute
+    what = (
+        "Patch-wise tumour classification" if labels == LABEL_NAMES else f"Patches told apart: {' and '.join(labels)}"
+    )
     shortcut = "the shortcut of the patches' own attribute" if is_own else "the tissue-area shortcut"
     return tag(
         "header",

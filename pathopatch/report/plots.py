@@ -21,12 +21,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.audit import rank_correlation, slope
-from pathopatch.groups import Naming
-from pathopatch.groups.attribute import LABELS as LABEL_NAMES
+from pathopatch.groups import GroupingAttribute, TissueThreshold, threshold_attributes
+from pathopatch.groups.attribute import LABEL_NAMES
 
 GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")
-BY_TISSUE = Naming()
+BY_TISSUE = TissueThreshold(0.25)
 _INK, _MUTED, _GRID = "#1b1f23", "#4a5158", "#dfe3e6"
 _FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures are the same everywhere
 _DPI = 144
@@ -93,10 +93,10 @@ def fraction_by_label(
     """
     figure = new_figure(_WIDTH_IN, 2.9)
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
-    column = next(name for name in map(str, groups.columns) if name.startswith("group@"))  # blank ones have none
+    has_group = threshold_attributes(groups)[0].groups_in(groups) >= 0  # blank patches have none
     edges = np.linspace(0, 1, 21)
     for axes, split in zip(panels, splits, strict=True):
-        part = groups[(groups["split"] == split) & (groups[column] >= 0)]
+        part = groups[(groups["split"] == split) & has_group]
         for label in (0, 1):
             values = part.loc[part["label"] == label, "tissue_fraction"].to_numpy(dtype=float)
             if not len(values):
@@ -126,7 +126,7 @@ def fraction_by_label(
 
 
 def group_counts(
-    counts: Mapping[str, Mapping[str, Any]], splits: Sequence[str], *, naming: Naming = BY_TISSUE
+    counts: Mapping[str, Mapping[str, Any]], splits: Sequence[str], *, attribute: GroupingAttribute = BY_TISSUE
 ) -> bytes:
     """Return the number of patches in each group as bars, one row of panels a threshold, one column a split.
 
@@ -136,11 +136,11 @@ def group_counts(
         Threshold -> split -> ``counts``, the 2 x A numbers (rows label, columns attribute).
     splits : sequence of str
         Columns.
-    naming : Naming
+    attribute : GroupingAttribute
         What the groups are called.
     """
     thresholds = sorted(counts, key=float)
-    names = [plain(f"{number}  {name}") for number, name in enumerate(naming.names)]
+    names = [plain(f"{number}  {name}") for number, name in enumerate(attribute.group_names)]
     figure = new_figure(_WIDTH_IN, 0.5 + (0.45 + 0.3 * len(names)) * len(thresholds))
     panels = figure.subplots(len(thresholds), len(splits), sharey=True, squeeze=False)
     for row, threshold in zip(panels, thresholds, strict=True):
@@ -149,7 +149,7 @@ def group_counts(
             axes.barh(range(len(names)), n, color=group_colors(len(names)), height=0.66)
             for place, value in enumerate(n.tolist()):
                 axes.text(value + 0.02 * max(n.max(), 1), place, f"{value}", va="center", fontsize=9, color=_INK)
-            title = split if naming.is_own else f"{split}, threshold {threshold}"
+            title = split if attribute.is_patch_attribute else f"{split}, threshold {threshold}"
             dress(axes, title=title, x="patches" if row is panels[-1] else "")
             axes.set_xlim(0, max(n.max(), 1) * 1.2)
             axes.set_yticks(range(len(names)), names)
@@ -159,17 +159,17 @@ def group_counts(
     return png(figure)
 
 
-def group_accuracies(rows: pd.DataFrame, *, naming: Naming = BY_TISSUE) -> bytes:
+def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute = BY_TISSUE) -> bytes:
     """Return a forest plot: a row per run, a column per group and one for WGA; dots with their 95 % intervals.
 
     Parameters
     ----------
     rows : DataFrame
         Rows of a comparison at one threshold, in the order to be drawn.
-    naming : Naming
+    attribute : GroupingAttribute
         What the groups are called.
     """
-    names = naming.names
+    names = attribute.group_names
     figure = new_figure(_WIDTH_IN * max(1.0, len(names) / 5), 1.15 + 0.36 * len(rows))
     panels = figure.subplots(1, len(names) + 1, sharey=True)
     columns = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathopatch.groups import Naming
+from pathopatch.groups import GroupingAttribute
 from pathopatch.report.markup import Html, paragraph, tag
 from pathopatch.report.plots import group_colors
 
@@ -55,13 +55,13 @@ _BY_OWN = (
 )
 
 
-def reading_section(naming: Naming) -> Html:
+def reading_section(attribute: GroupingAttribute) -> Html:
     """Return the glossary."""
-    group, alpha = _BY_OWN if naming.is_own else _BY_TISSUE
+    group, alpha = _BY_OWN if attribute.is_patch_attribute else _BY_TISSUE
     terms = (_TERMS[0], group, *_TERMS[1:], alpha)
     return tag(
         "div",
-        group_key(naming),
+        group_key(attribute),
         tag("dl", *(part for term, said in terms for part in (tag("dt", term), tag("dd", said)))),
         paragraph(
             "Checkpoints, settings and decision thresholds were chosen on the validation split. The test split chose "
@@ -70,10 +70,11 @@ def reading_section(naming: Naming) -> Html:
     )
 
 
-def group_key(naming: Naming) -> Html:
+def group_key(attribute: GroupingAttribute) -> Html:
     """Return the groups with number, name and colour."""
+    names = attribute.group_names
     items = [
         tag("li", tag("span", class_="swatch", style=f"background:{color}", aria_hidden="true"), f"{n} {name}")
-        for n, (name, color) in enumerate(zip(naming.names, group_colors(len(naming.names)), strict=True))
+        for n, (name, color) in enumerate(zip(names, group_colors(len(names)), strict=True))
     ]
     return tag("ul", *items, class_="key", aria_label="The groups")

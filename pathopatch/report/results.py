@@ -9,8 +9,7 @@ import pandas as pd
 from pathopatch.core.text import counted, patches_of
 from pathopatch.evaluation.compare import n_groups_of, summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.groups import Naming
-from pathopatch.groups.attribute import bins_text, naming_of_bins
+from pathopatch.groups import GroupingAttribute, TissueBins
 from pathopatch.report.collect import Study
 from pathopatch.report.findings import group_warnings, in_order, rows_at, rows_by_bins
 from pathopatch.report.markup import (
@@ -34,24 +33,24 @@ def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
     """Return, for every threshold and the bins, the group accuracies, the comparison and the gains against ERM."""
     if study.comparison is None:
         return paragraph("No run has been evaluated yet, so there are no results.", kind="absent")
-    naming, is_pooled = study.naming, study.folds is not None
-    parts: list[Html] = [group_key(naming)]
-    for threshold in study.thresholds:
-        rows = rows_at(study, threshold)
+    is_pooled = study.folds is not None
+    parts: list[Html] = [group_key(study.attribute)]
+    for attribute in study.attributes:
+        rows = rows_at(study, attribute.tau)
         if rows.empty:
             continue
-        name = f"accuracies_{threshold:g}.png"
-        parts += _groups_of(rows, naming, threshold, name, pictures, is_pooled=is_pooled)
-        further = int((study.comparison["threshold"] == threshold).sum()) - len(rows)
+        name = f"accuracies_{attribute.key}.png"
+        parts += _groups_of(rows, attribute, name, pictures, is_pooled=is_pooled)
+        further = int((study.comparison["threshold"] == attribute.tau).sum()) - len(rows)
         if further:
             parts.append(
                 paragraph(f"{further} runs trained at another threshold are judged at this one in the CSV file.")
             )
-    for cuts in study.bins:
-        rows = rows_by_bins(study, cuts)
+    for bins in study.bins:
+        rows = rows_by_bins(study, bins)
         if len(rows):
-            name = f"accuracies_bins_{bins_text(cuts)}.png"
-            parts += _groups_of(rows, naming_of_bins(cuts, naming.labels), 0, name, pictures, is_pooled=is_pooled)
+            name = f"accuracies_bins_{bins.key}.png"
+            parts += _groups_of(rows, bins, name, pictures, is_pooled=is_pooled)
     parts.append(_seed_table(study))
     parts.append(paragraph("All numbers: ", tag("a", "comparison.csv", href="comparison.csv"), "."))
     return tag("div", *parts)
@@ -59,29 +58,28 @@ def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
 
 def _groups_of(
     rows: pd.DataFrame,
-    naming: Naming,
-    threshold: float,
+    attribute: GroupingAttribute,
     name: str,
     pictures: dict[str, bytes],
     *,
     is_pooled: bool,
 ) -> list[Html]:
     """Return what is shown of the runs by one attribute: warnings, picture and tables."""
-    pictures[name] = group_accuracies(rows, naming=naming)
+    pictures[name] = group_accuracies(rows, attribute=attribute)
     return [
-        tag("h3", capital(naming.by(threshold))),
-        *([group_key(naming)] if naming.cuts else []),
-        *group_warnings(rows, threshold, naming),
+        tag("h3", capital(attribute.description)),
+        *([group_key(attribute)] if isinstance(attribute, TissueBins) else []),
+        *group_warnings(rows, attribute),
         picture(
             name,
-            f"Accuracy of each run on each of the {len(naming.names)} groups and its worst-group accuracy, "
-            f"{naming.by(threshold)}; the same numbers are in the table below.",
+            f"Accuracy of each run on each of the {len(attribute.group_names)} groups and its worst-group accuracy, "
+            f"{attribute.description}; the same numbers are in the table below.",
             "Dots: accuracy in percent, also written at the right. Lines: 95 % interval by bootstrap over "
             "patients. Run names give method, tissue threshold (t), bins (b) or rank (r), and seed (s).",
         ),
-        _comparison_table(rows, naming.by(threshold)),
+        _comparison_table(rows, attribute.description),
         _further_table(rows, is_pooled=is_pooled),
-        _gain_table(rows, naming, threshold),
+        _gain_table(rows, attribute),
     ]
 
 
@@ -133,7 +131,7 @@ def _further_table(rows: pd.DataFrame, *, is_pooled: bool) -> Html:
     return table(caption, header, body)
 
 
-def _gain_table(rows: pd.DataFrame, naming: Naming, threshold: float) -> Html:
+def _gain_table(rows: pd.DataFrame, attribute: GroupingAttribute) -> Html:
     """Return what each run gained or lost on each group against ERM."""
     others = rows[(rows["reference"] != "") & (rows["reference"] != rows["run"])]
     if others.empty:
@@ -143,12 +141,17 @@ def _gain_table(rows: pd.DataFrame, naming: Naming, threshold: float) -> Html:
         return between(*(points(row[f"gain_{name}{end}"]) for end in ("", "_low", "_high")))
 
     body = [
-        (row["run"], row["reference"], gain(row, "wga"), *(gain(row, str(g)) for g in range(len(naming.names))))
+        (
+            row["run"],
+            row["reference"],
+            gain(row, "wga"),
+            *(gain(row, str(g)) for g in range(len(attribute.group_names))),
+        )
         for row in others.to_dict("records")
     ]
-    header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(naming.names)))
+    header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(attribute.group_names)))
     caption = (
-        f"Gain (+) or loss (\N{MINUS SIGN}) against ERM {naming.at(threshold)}, percentage points on the same "
+        f"Gain (+) or loss (\N{MINUS SIGN}) against ERM {attribute.phrase}, percentage points on the same "
         "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the "
         "same seed, trained by the same attribute or by the one that is judged here."
     )
@@ -159,7 +162,7 @@ def _seed_table(study: Study) -> Html:
     """Return mean and standard deviation over seeds; nothing to say with one seed each."""
     assert study.comparison is not None
     means = summarise(study.comparison[study.comparison["threshold"].isin(study.thresholds)])
-    if study.naming.is_own:  # every run is judged alike, whatever threshold it names
+    if study.attribute.is_patch_attribute:  # every run is judged alike, whatever threshold it names
         means["threshold"] = means["trained_threshold"].fillna(means["threshold"])
     means = means[means["trained_threshold"].isna() | (means["trained_threshold"] == means["threshold"])]
     if means.empty or means["runs"].max() < 2:

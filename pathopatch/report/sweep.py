@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.ticker import PercentFormatter
 
-from pathopatch.groups.attribute import BINS
+from pathopatch.groups import Attribute
 from pathopatch.groups.threshold_sweep import SWEEP
 from pathopatch.report.collect import Study
 from pathopatch.report.findings import in_order
@@ -27,7 +27,7 @@ def sweep_section(study: Study, pictures: dict[str, bytes]) -> Html:
     """Return WGA against the threshold at which it is judged, for every training attribute, and each run in words."""
     if study.comparison is None or not study.sweeps:
         said = "No run has been judged over tissue thresholds"
-        own = ": the groups are formed by the patches' own attribute" if study.naming.is_own else " yet"
+        own = ": the groups are formed by the patches' own attribute" if study.attribute.is_patch_attribute else " yet"
         return paragraph(f"{said}{own}.", kind="absent")
     runs = in_order(study.comparison.drop_duplicates("run"), "trained_attribute")
     panels = panels_of(runs, study.sweeps)
@@ -97,7 +97,8 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
         axes.set_visible(False)
     for place, (axes, (trained, lines)) in enumerate(zip(grid, panels.items(), strict=False)):
         _panel(axes, lines, colors)
-        for cut in _cuts(trained):
+        attribute = Attribute.from_label(trained)
+        for cut in attribute.edges if attribute else ():
             axes.axvline(cut, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         told = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
         dress(axes, title=f"trained {told}", x="tissue threshold of the evaluation",
@@ -128,14 +129,6 @@ def _panel(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors: Mapp
         if len(seeds) > 1:
             low, high = (getattr(values, end)(axis=1).where(~is_small) for end in ("min", "max"))
             axes.fill_between(mean.index, low, high, color=colors[method], alpha=0.12, linewidth=0)
-
-
-def _cuts(trained: str) -> list[float]:
-    """Return the thresholds that a training attribute's name states."""
-    try:
-        return [float(cut) for cut in trained.removeprefix(f"{BINS} ").split(", ")[0].split(",")]
-    except ValueError:
-        return []
 
 
 def _small(swept: pd.DataFrame) -> list[str]:

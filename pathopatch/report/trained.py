@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.groups import Naming
+from pathopatch.groups import PatchAttribute, TissueThreshold
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import (
@@ -32,7 +32,7 @@ def dependence_changes(study: Study, pictures: dict[str, bytes]) -> Html:
     if study.dependence is None or study.dependence.empty:
         return Html("")
     rows = [{str(key): value for key, value in row.items()} for row in study.dependence.to_dict("records")]
-    pictures["dependence.png"] = audit_plots.dependence(rows, labels=study.naming.labels)
+    pictures["dependence.png"] = audit_plots.dependence(rows, labels=study.attribute.label_names)
     shown = picture(
         "dependence.png",
         "Slope and rank correlation of the predicted probability over the tissue fraction within each class, per run.",
@@ -42,7 +42,7 @@ def dependence_changes(study: Study, pictures: dict[str, bytes]) -> Html:
     if not changed:
         return shown
     body = [
-        (row["run"], row["reference"], study.naming.labels[int(row["label"])], *(_change(row, n) for n in
+        (row["run"], row["reference"], study.attribute.label_names[int(row["label"])], *(_change(row, n) for n in
          ("slope", "spearman")))
         for row in changed
     ]  # fmt: skip
@@ -70,33 +70,33 @@ def calibration_section(study: Study, pictures: dict[str, bytes], runs: Sequence
         return paragraph("No run has been evaluated with its calibration yet.", kind="absent")
     pictures["reliability.png"] = audit_plots.reliability(
         {run: latest(each)["thresholds"][threshold]["attributes"] for run, each in told.items()},
-        names=study.naming.values,
-        tumor=study.naming.labels[1],
+        names=study.attribute.value_names,
+        tumor=study.attribute.label_names[1],
     )
-    return tag("div", *calibrated("reliability.png", told, threshold, study.naming, f"{split} split"))
+    return tag("div", *calibrated("reliability.png", told, study.attribute, f"{split} split"))
 
 
 def calibrated(
-    name: str, told: Mapping[str, Mapping[str, Any]], threshold: str, naming: Naming, where: str
+    name: str, told: Mapping[str, Mapping[str, Any]], attribute: TissueThreshold | PatchAttribute, where: str
 ) -> list[Html]:
     """Return diagram and tables of the calibration of some models."""
-    tumor = naming.labels[1]
+    tumor = attribute.label_names[1]
     rows: list[tuple[object, ...]] = []
     groups: list[tuple[object, ...]] = []
     for run, kinds in told.items():
         for kind, each in kinds.items():
-            at = each["thresholds"][threshold]
+            at = each["thresholds"][attribute.key]
             called = run if len(kinds) == 1 else f"{run}, {kind} its temperature"
-            scopes = ("all", *naming.values)
+            scopes = ("all", *attribute.value_names)
             rows += [
                 (called, scope, one["n"], _error(one), percent(one["ece_if_calibrated"]), number(one["brier"]),
                  number(one["nll"]))
                 for scope, one in zip(scopes, (each["all"], *at["attributes"]), strict=True)
             ]  # fmt: skip
             groups += [
-                (called, f"{g} {naming.names[g]}", one["n"], percent(one["confidence"]), percent(one["accuracy"]),
+                (called, f"{g} {name}", one["n"], percent(one["confidence"]), percent(one["accuracy"]),
                  points(one["overconfidence"]), percent(one["ece"]))
-                for g, one in enumerate(at["groups"])
+                for g, (name, one) in enumerate(zip(attribute.group_names, at["groups"], strict=True))
             ]  # fmt: skip
     return [
         paragraph(
@@ -106,13 +106,13 @@ def calibrated(
         ),
         picture(
             name,
-            f"Share of {tumor} against predicted probability {naming.at(threshold)} for {', '.join(told)}.",
-            f"{capital(where)}, {naming.by(threshold)}. Ten bins of equal width; marks: mean probability and share of "
+            f"Share of {tumor} against predicted probability {attribute.phrase} for {', '.join(told)}.",
+            f"{capital(where)}, {attribute.description}. Ten bins of equal width; marks: mean probability and share of "
             f"{tumor} in a bin, hollow with fewer than 10 patches; lines: 95 % interval by patient; below: patches in "
             "each bin. By chance: the error that a perfectly calibrated model would show with as many patches.",
         ),
         table(
-            f"Calibration, {where}, {naming.by(threshold)}: expected calibration error (ten bins of equal width) in "
+            f"Calibration, {where}, {attribute.description}: expected calibration error (ten bins of equal width) in "
             "percent with 95 % interval, Brier score and negative log-likelihood (lower is better).",
             ("model", "patches", "n", "error, %", "by chance, %", "Brier", "log-likelihood, negative"),
             rows,
@@ -142,7 +142,7 @@ def ablation_section(study: Study, pictures: dict[str, bytes], runs: Sequence[st
             "No channel was taken away: there is one only, or the runs were judged without it.", kind="absent"
         )
     pictures["ablation.png"] = audit_plots.ablation(rows)
-    return tag("div", *ablated("ablation.png", rows, f"{split} split, {study.naming.by(threshold)}"))
+    return tag("div", *ablated("ablation.png", rows, f"{split} split, {study.attribute.description}"))
 
 
 def ablated(name: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[Html]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import inside, read_json
-from pathopatch.groups.assign import attribute, thresholds_of
+from pathopatch.groups.attribute import threshold_attributes, tissue_bin
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.heatmaps.ome_tiff import HeatmapFile, read_ome_tiff
@@ -364,8 +364,8 @@ def join_patches(
     else:
         # The groups table has the patches in another order, and not all of them.
         labels = groups.set_index("patch_id")["label"].reindex(table["patch_id"])
-        label, tau = labels.fillna(-1).to_numpy(np.int64), float(thresholds_of(groups)[0])
-    is_large = attribute(tissue_fraction, (tau,), min_tissue=min_tissue)
+        label, tau = labels.fillna(-1).to_numpy(np.int64), threshold_attributes(groups)[0].tau
+    is_large = tissue_bin(tissue_fraction, (tau,), min_tissue=min_tissue)
     has_labels = bool((label >= 0).any())
     outcome = label if has_labels else is_tumour.astype(np.int64)
     return Patches(

@@ -44,9 +44,9 @@ def write_audit(
         What decisions of reviewers changed, as `pathopatch.groups.decisions.apply` counts it.
     """
     from pathopatch.groups import audit, tables
+    from pathopatch.groups.attribute import stored_thresholds
 
-    thresholds = [float(str(name)[6:]) for name in groups.columns if str(name).startswith("group@")]
-    found = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, thresholds)}
+    found = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, stored_thresholds(groups))}
     found["left_out"] = sorted(left_out)
     if decided is not None:
         found["decided"] = dict(decided)
@@ -127,12 +127,12 @@ def audit_text(work: Path, *, force: bool = False) -> str:
 
 def _empty_in_folds(work: Path) -> str:
     """Return which groups are empty in a split of a fold; methods that need them are not trained there."""
-    from pathopatch.groups import attribute_values, naming_of, thresholds_of
+    from pathopatch.groups import threshold_attributes
     from pathopatch.groups.empty_groups import empty_groups
     from pathopatch.slides.manifest import SPLITS
 
     table = artefacts.read_table(work / "groups.parquet")
-    if "fold" not in table or len(attribute_values(table)) > 2:
+    if "fold" not in table or threshold_attributes(table)[0].n_values > 2:
         return ""
     lines = []
     for number in sorted(set(table["fold"])):
@@ -141,10 +141,10 @@ def _empty_in_folds(work: Path) -> str:
             continue
         fold = artefacts.read_table(path)
         lines += [
-            f"  fold {number}, split {split}, {naming_of(fold).at(cut)}: no patch of {' and none of '.join(empty)}"
-            for cut in thresholds_of(fold)
+            f"  fold {number}, split {split}, {attribute.phrase}: no patch of {' and none of '.join(empty)}"
+            for attribute in threshold_attributes(fold)
             for split in SPLITS
-            if (empty := empty_groups(fold, float(cut), (split,)))
+            if (empty := empty_groups(fold, attribute, (split,)))
         ]
     return "\n\nGroups that are empty in a fold:\n" + "\n".join(lines) if lines else ""
 

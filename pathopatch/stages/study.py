@@ -12,6 +12,7 @@ from pathopatch.core.config import StudyConfig, TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.method_names import RANK_METHODS
 from pathopatch.core.progress import Progress
+from pathopatch.groups import attribute_in
 from pathopatch.groups.empty_groups import empty_groups
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages import pipeline
@@ -154,5 +155,5 @@ def _preferred(work: Path, thresholds: Sequence[float]) -> str:
     from pathopatch.evaluation import preferred_run
 
     table = artefacts.read_table(work / "groups.parquet")
-    filled = [cut for cut in thresholds if not empty_groups(table, cut, ("val",))]
+    filled = [cut for cut in thresholds if not empty_groups(table, attribute_in(table, cut), ("val",))]
     return preferred_run(work, threshold=(filled or thresholds)[0])

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.files import inside, tiled_in
-from pathopatch.groups.attribute import Naming, naming_of, naming_of_bins
+from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.bins import Bins
 from pathopatch.models.spec import SeenRange
-from pathopatch.training.dataset import PatchSet, column_of
+from pathopatch.training.dataset import PatchSet
 
 _ENDS = (0.1, 99.9)  # percentiles: one stray patch does not widen the range
 _TISSUE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # edges of the tissue fractions compared together
@@ -49,19 +49,18 @@ def summarize_data(
         ``patches``, ``by`` (what forms the groups), ``attributes`` (names of its A values) and ``counts`` (K x A).
         ``drawn_by`` says in words what else it draws or is selected by; ``learnt_from_val`` stands where it is above 0.
     """
-    naming, column = naming_of(groups), column_of(groups, threshold=config.threshold, bins=config.bins)
-    drawn = naming.at(config.threshold) if bins is None else naming_of_bins(bins.kept).at("")
-    values = naming.values if bins is None else naming_of_bins(bins.kept).values
+    stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
+    drawn = stored if bins is None else TissueBins(bins.kept)
     summary: dict[str, Any] = {
-        "trained": _summarize_splits(groups, config.train_splits, column, bins, drawn, values, len(class_names))
+        "trained": _summarize_splits(groups, config.train_splits, stored.column, bins, drawn, len(class_names))
     }
     if "val" not in config.train_splits:
         if config.select_at is not None:
-            column, bins = column_of(groups, threshold=config.select_at), None
-            drawn, values = naming.at(config.select_at), naming.values
-        validated = _summarize_splits(groups, ("val",), column, bins, drawn, values, len(class_names))
+            stored = drawn = attribute_in(groups, config.select_at)
+            bins = None
+        validated = _summarize_splits(groups, ("val",), stored.column, bins, drawn, len(class_names))
         summary |= {"validated": validated} if validated["patches"] else {}
-    optional = {"drawn_by": _drawn_by(config, naming), "learnt_from_val": learnt_from_val}
+    optional = {"drawn_by": _drawn_by(groups, config), "learnt_from_val": learnt_from_val}
     return summary | {name: value for name, value in optional.items() if value}
 
 
@@ -70,31 +69,32 @@ def _summarize_splits(
     splits: Sequence[str],
     column: str,
     bins: Bins | None,
-    by: str,
-    values: Sequence[str],
+    by: GroupingAttribute,
     n_classes: int,
 ) -> dict[str, Any]:
     """Return the numbers of some splits: of their labelled patches whose attribute is known, as they are trained on."""
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0) & (groups[column] >= 0)]
     attribute = rows[column].to_numpy(dtype=np.int64)
     attribute = attribute if bins is None else bins.joined(attribute)
-    cell = len(values) * rows["label"].to_numpy(dtype=np.int64) + attribute
-    counts = np.bincount(cell, minlength=n_classes * len(values)).reshape(n_classes, len(values))
+    cell = by.n_values * rows["label"].to_numpy(dtype=np.int64) + attribute
+    counts = np.bincount(cell, minlength=n_classes * by.n_values).reshape(n_classes, by.n_values)
     return {
         "splits": list(splits),
         "slides": int(rows["slide_id"].nunique()),
         "patients": int(rows["patient_id"].nunique()),
         "patches": len(rows),
-        "by": by,
-        "attributes": list(values),
+        "by": by.phrase,
+        "attributes": list(by.value_names),
         "counts": counts.tolist(),
     }
 
 
-def _drawn_by(config: TrainConfig, naming: Naming) -> str:
+def _drawn_by(groups: pd.DataFrame, config: TrainConfig) -> str:
     """Return in words what the run draws by and what selects, as far as that is not the groups it was trained at."""
     drawn = ["drawn by the rank of the tissue fraction"] if config.attribute == "rank" else []
-    return ", ".join(drawn if config.select_at is None else [*drawn, f"selected {naming.at(config.select_at)}"])
+    if config.select_at is not None:
+        drawn.append(f"selected {attribute_in(groups, config.select_at).phrase}")
+    return ", ".join(drawn)
 
 
 def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> SeenRange:

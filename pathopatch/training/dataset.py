@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pathopatch.core.errors import InputMissingError, NonFiniteError
+from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.files import inside, tiled_in
-from pathopatch.groups import bins_column
+from pathopatch.groups import attribute_in
 from pathopatch.models.forward import resize_area
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.store import PatchStore
@@ -149,46 +149,6 @@ def load_patches(
     )
 
 
-def attribute_column(groups: pd.DataFrame, threshold: float) -> str:
-    """Return the name of the attribute's column at a threshold.
-
-    Raises
-    ------
-    InputMissingError
-        The table has none for it; those that it has are listed.
-    """
-    name = f"attribute@{threshold:g}"
-    if name not in groups.columns:
-        known = [column.partition("@")[2] for column in groups.columns if column.startswith("attribute@")]
-        raise InputMissingError(
-            f"no groups at threshold {threshold:g}; there are some at {', '.join(known) or 'none'}",
-            place="groups.parquet",
-            remedy=f"run pathopatch groups with --threshold {threshold:g}",
-        )
-    return name
-
-
-def column_of(groups: pd.DataFrame, *, threshold: float, bins: Sequence[float] = ()) -> str:
-    """Return the name of the column that holds the attribute: the bins if any are named, else that at the threshold.
-
-    Raises
-    ------
-    InputMissingError
-        The table has no such column; those that it has are listed.
-    """
-    if not bins:
-        return attribute_column(groups, threshold)
-    name = bins_column(bins)
-    if name not in groups.columns:
-        known = [column.partition("@")[2] for column in groups.columns if column.startswith("bin@")]
-        raise InputMissingError(
-            f"no bins cut at {name.partition('@')[2]}; there are some at {' and '.join(known) or 'none'}",
-            place="groups.parquet",
-            remedy=f"run pathopatch groups with --bins {name.partition('@')[2]}",
-        )
-    return name
-
-
 def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel over all patches and pixels, in the scale of [0, 1].
 
@@ -218,7 +178,7 @@ def _wanted(
     if threshold is None and not bins:
         rows = groups[chosen]
         return rows, np.full(len(rows), -1, dtype=np.int64)
-    name = column_of(groups, threshold=threshold or 0.0, bins=bins)
+    name = attribute_in(groups, threshold or 0.0, bins=bins).column
     rows = groups[chosen & (groups[name] >= 0)]
     return rows, rows[name].to_numpy(dtype=np.int64)
 

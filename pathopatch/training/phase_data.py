@@ -19,10 +19,9 @@ from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES, Batches, Phase, method, parameters_of
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.debias.rank_sampler import rank_alpha
-from pathopatch.groups.assign import group_column
-from pathopatch.groups.attribute import naming_of
+from pathopatch.groups import attribute_in, threshold_attributes
 from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
-from pathopatch.training.dataset import PatchSet, attribute_column
+from pathopatch.training.dataset import PatchSet
 
 _DIVISIONS = 64  # random divisions of the patients into halves, of which the most even one is taken
 _SETTINGS = {  # where the configuration has another name for a method's parameter
@@ -275,15 +274,15 @@ def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "")
     GroupEmptyError
         Names the threshold, the groups, thresholds that would do, and the methods that need no groups.
     """
-    if len(naming_of(groups).values) > 2:
+    if threshold_attributes(groups)[0].n_values > 2:
         return
     for threshold, needed in _needed_splits(config).items():
-        attribute_column(groups, threshold)  # raises where there is no such threshold
+        attribute = attribute_in(groups, threshold)
         for splits in needed:
             part = groups[groups["split"].isin(list(splits))]
-            if (part[group_column(threshold)] < 0).all() or not empty_groups(groups, threshold, splits):
+            if (attribute.groups_in(part) < 0).all() or not empty_groups(groups, attribute, splits):
                 continue  # a split without any labelled patch has an error of its own
-            error = empty_groups_error(groups, threshold, splits, needed)
+            error = empty_groups_error(groups, attribute, splits, needed)
             others = [name for name in NAMES if not any(needs_groups(phase) for phase in method(name))]
             raise GroupEmptyError(
                 f"{config.method} needs every group, and {error.message}",

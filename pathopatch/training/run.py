@@ -20,13 +20,13 @@ from pathopatch.core.artefacts import Stamp, fingerprint, json_stamp
 from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import inside, read_json, tiled_in, write_bytes, write_json
-from pathopatch.groups.attribute import label_names
+from pathopatch.groups.attribute import attribute_in, label_names
 from pathopatch.groups.bins import Bins, used_bins
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
 from pathopatch.training.data_summary import appearance_range, summarize_data
-from pathopatch.training.dataset import PatchSet, column_of, load_patches
+from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.distributed import process_group
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.leakage import bundle_marks
@@ -103,8 +103,8 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: str, settings: Any) -> Stamp:
     """Return the stamp of a run (``train`` or ``tune``), with `settings` as its configuration."""
     # Of the groups only what the run reads: a further threshold, or a change in the test split, makes no run stale.
-    names = [column_of(groups, threshold=config.threshold, bins=config.bins)]
-    names += [] if config.select_at is None else [column_of(groups, threshold=config.select_at)]
+    names = [attribute_in(groups, config.threshold, bins=config.bins).column]
+    names += [] if config.select_at is None else [attribute_in(groups, config.select_at).column]
     names += ["tissue_fraction"] if config.attribute == "rank" else []
     is_used = groups["split"].isin([*config.train_splits, "val"]) & (groups["label"] >= 0) & (groups[names[0]] >= 0)
     used = groups[is_used]

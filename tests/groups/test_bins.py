@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from pathopatch.groups import assign_groups, bins_of, group_numbers
-from pathopatch.groups.attribute import naming_of_bins
+from pathopatch.groups import TissueBins, assign_groups, bins_attributes
 from pathopatch.groups.bins import Bins, kept_cuts, used_bins
 
 
@@ -45,12 +44,6 @@ def test_counts_are_of_labelled_patches_with_tissue_in_the_splits_asked_for():
     found = used_bins(groups, (0.3, 0.5), splits=[("train",), ("val",)], least=0)
     assert found.counts.tolist() == [[[1, 1, 0], [0, 1, 1]], [[0, 0, 0], [0, 1, 0]]]
     assert found.kept == (0.3, 0.5)
-    assert bins_of(groups) == ((0.3, 0.5),)
-    assert group_numbers(groups, "bin@0.3,0.5", 3).tolist() == [0, 1, 4, 5, -1, -1, 4, 4]
-
-
-def test_groups_by_bins_are_named_by_their_ends():
-    naming = naming_of_bins((0.3, 0.5))
-    assert naming.values == ("tissue below 0.3", "tissue 0.3 to 0.5", "tissue from 0.5")
-    assert naming.by(0) == "tissue bins cut at 0.3 and 0.5"
-    assert not naming.is_own
+    (bins,) = bins_attributes(groups)
+    assert bins == TissueBins((0.3, 0.5))
+    assert bins.groups_in(groups).tolist() == [0, 1, 4, 5, -1, -1, 4, 4]

@@ -66,7 +66,7 @@ def test_a_blank_patch_fills_no_group_at_any_threshold_of_the_sweep() -> None:
 
 
 def test_a_threshold_that_was_not_grouped_is_named() -> None:
-    with pytest.raises(InputMissingError, match=r"threshold 0.3; there are 0.25, 0.5"):
+    with pytest.raises(InputMissingError, match=r"threshold 0.3; there are some at 0.25, 0.5"):
         group_counts(grouped({"train": TRAIN}), 0.3)
 
 

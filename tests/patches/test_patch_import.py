@@ -33,7 +33,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
-from pathopatch.groups import naming_of
+from pathopatch.groups import threshold_attributes
 from pathopatch.models import read_spec
 from pathopatch.patches import PatchStore, tile_patches
 from pathopatch.patches.import_list import common_spec, read_image, read_list
@@ -381,7 +381,7 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
     source = made_set(tmp_path, columns={"split": SPLITS, "attribute": own, "label_name": named})
     pipeline.tile_patches(source, tmp_path / "work", CONFIG)
     table = pipeline.groups(tmp_path / "work", GroupsConfig())
-    assert naming_of(table).names == ("plane, clean", "plane, ink", "bird, clean", "bird, ink")
+    assert threshold_attributes(table)[0].group_names == ("plane, clean", "plane, ink", "bird, clean", "bird, ink")
     said = pipeline.audit_text(tmp_path / "work")
     assert "plane" in said
     assert "non-tumour" not in said

@@ -18,7 +18,7 @@ from pathopatch import metrics
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig, parse
 from pathopatch.debias.methods import method
-from pathopatch.groups.assign import attribute
+from pathopatch.groups.attribute import tissue_bin
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.phase_data import needs_groups
@@ -104,7 +104,7 @@ def _splits(work: Path, cell: Cell, config: ImposedConfig, splits: Sequence[str]
     table, found = read_table(work / "groups.parquet"), {}
     for split in splits:
         patches = load_patches(work, table, input_px=config.train.input_px, splits=(split,))
-        found[split] = patches.with_attribute(attribute(patches.tissue_fraction, cell.cuts, min_tissue=MIN_TISSUE))
+        found[split] = patches.with_attribute(tissue_bin(patches.tissue_fraction, cell.cuts, min_tissue=MIN_TISSUE))
     return found
 
 
@@ -175,13 +175,13 @@ def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig
     prediction = (margin > 0).astype(np.int64)
     found: dict[str, Any] = {}
     for threshold in config.thresholds:
-        a = attribute(patches.tissue_fraction, (threshold,), min_tissue=MIN_TISSUE)
+        a = tissue_bin(patches.tissue_fraction, (threshold,), min_tissue=MIN_TISSUE)
         groups = metrics.group_accuracies(prediction, patches.label, a)
         found[f"wga@{threshold:g}"] = float(np.nanmin(groups.accuracy))
         found[f"gba@{threshold:g}"] = float(np.nanmean(groups.accuracy))
         found[f"groups@{threshold:g}"] = groups.accuracy.ravel().tolist()
         found[f"n@{threshold:g}"] = groups.n.ravel().tolist()
     bins = metrics.group_accuracies(
-        prediction, patches.label, attribute(patches.tissue_fraction, config.bins, min_tissue=MIN_TISSUE)
+        prediction, patches.label, tissue_bin(patches.tissue_fraction, config.bins, min_tissue=MIN_TISSUE)
     )
     return {**found, "bins": bins.accuracy.ravel().tolist(), "n_bins": bins.n.ravel().tolist()}

@@ -22,7 +22,7 @@ from imposed_tissue.cohort import SETS
 from imposed_tissue.settings import ImposedConfig
 from pathopatch import metrics
 from pathopatch.core.artefacts import read_table
-from pathopatch.groups.assign import attribute
+from pathopatch.groups.attribute import tissue_bin
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.fit import fit_arrays
 
@@ -79,7 +79,7 @@ def _load(folder: Path, config: ImposedConfig) -> tuple[dict[str, _Split], Patch
         islands = np.load(folder / name / "islands.npy")
         for split in table["split"].unique():
             patches = load_patches(work, table, input_px=config.train.input_px, splits=(split,))
-            a = attribute(patches.tissue_fraction, config.thresholds[:1], min_tissue=MIN_TISSUE)
+            a = tissue_bin(patches.tissue_fraction, config.thresholds[:1], min_tissue=MIN_TISSUE)
             parts[f"{name} {split}"] = _Split(patches.with_attribute(a), islands[table["split"] == split])
     biased, other = parts["patches train"], parts["others train"]
     island = np.concatenate([biased.island, other.island])
