@@ -89,17 +89,10 @@ def grid_of(slide: Slide, config: TileConfig) -> Grid:
 
 
 def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> SlideAnalysis:
-    """Return a slide's analysis.
+    """Return a slide's analysis. Without a target mpp the slide's own is kept.
 
-    Parameters
-    ----------
-    slide : Slide
-        An open slide.
-    config : TileConfig
-        Without a target mpp the slide's own is kept. With ``registration.align`` everything but the shifts is of the
-        aligned slide.
-    tissue_mask : Path, optional
-        Raster at any scale that covers the whole slide, or outlines of QuPath or ASAP. It replaces tissue detection.
+    With ``registration.align`` everything but the shifts is of the aligned slide. A `tissue_mask`, a raster that covers
+    the whole slide or outlines of QuPath or ASAP, replaces tissue detection.
 
     Raises
     ------
@@ -255,9 +248,7 @@ def iterate_patches(
     Parameters
     ----------
     slide : Slide
-        An open slide, as recorded.
-    analysis : SlideAnalysis
-        Of this slide; its offsets are applied.
+        As recorded; the offsets of its `analysis` are applied.
     origins : ndarray of int64, shape (N, 2), optional
         (x, y), level-0 px; default: the whole grid.
     min_tissue : float

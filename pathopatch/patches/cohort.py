@@ -92,14 +92,10 @@ def cohort_config(
 
     Raises
     ------
-    InputUnsupportedError
-        No slide is in the training split.
+    InputUnsupportedError, InputMissingError, NoTissueError
+        No slide is in the training split, or none can be read, or none shows tissue.
     ChannelMismatchError
         The training slides have different channels.
-    InputMissingError
-        No training slide can be read.
-    NoTissueError
-        No training slide shows tissue.
     StaleArtefactError
         The windows are of other slides or settings, and `force` is off.
     """

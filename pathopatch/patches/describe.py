@@ -120,12 +120,13 @@ class Description:
         downsample = self.analysis.grid.downsample
         level = level_for([level.downsample for level in self.levels], downsample, exact_factor=EXACT_READ_FACTOR)
         scale = self.levels[level].downsample
-        text = f"level {level} (1/{scale:g}), {downsample / scale:.4g} px by as many to one"
+        side = f"{downsample / scale:.4g}"
+        text = f"level {level} (1/{scale:g}), {side} x {side} px to one"
         return [(f"at {self.target_mpp:g} um/px", f"read from {text}")]
 
     def _tissue_lines(self) -> list[tuple[str, str]]:
         if self.analysis is None:
-            return [("tissue", "not looked for: its least size is in um")]
+            return [("tissue", "not sought: its sizes in um need the mpp")]
         tissue = self.analysis.tissue
         lines = [("not scanned", f"{tissue.unscanned_share:.1%} of the slide")] if tissue.unscanned_share else []
         confidence = f"confidence {tissue.confidence:.2f}"

@@ -54,13 +54,12 @@ def read_list(source: Path) -> pd.DataFrame:
     Parameters
     ----------
     source : Path
-        One of three:
+        A CSV file (UTF-8); or a folder with such a file ``patches.csv``; or a folder laid out as
+        ``[split/]class/patient/image``, class being tumor or non_tumor (or 1, 0).
 
-        - A CSV file (UTF-8) with the columns path, label (1, 0; -1 or empty: not labelled) and patient_id. Optional:
-          split, tissue_fraction (all rows or none), attribute (any values; empty: unknown), label_name (one name per
-          label). Paths are relative to the file; ``${NAME}`` is replaced from the environment.
-        - A folder with such a file ``patches.csv``.
-        - A folder laid out as ``[split/]class/patient/image``, class being tumor or non_tumor (or 1, 0).
+        Columns: path, label (1, 0; -1 or empty: not labelled), patient_id. Optional: split, tissue_fraction (all rows
+        or none), attribute (any values; empty: unknown), label_name (one name per label). Paths are relative to the
+        file; ``${NAME}`` is replaced from the environment.
 
     Returns
     -------
@@ -71,9 +70,11 @@ def read_list(source: Path) -> pd.DataFrame:
     Raises
     ------
     InputMissingError
-        The file or folder is missing, or the folder is empty.
+        The file or folder is missing or empty.
+    InputCorruptError
+        It is not a CSV file.
     InputUnsupportedError
-        A folder of another layout.
+        Other columns, or a folder of another layout.
     ManifestError
         All problems of the list, each with row, column, value and remedy.
     """
@@ -234,17 +235,14 @@ class ImageSpec:
 
 
 def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> ImageSpec:
-    """Return the format that all images of a set have, or are brought to if `ready` states a size.
-
-    No pixel is decoded.
+    """Return the format that all images of a set have, or are brought to if `ready` states a size; nothing is decoded.
 
     Raises
     ------
     ChannelMismatchError
         The images differ; those that differ from most are listed.
     InputUnsupportedError
-        They are not square or of an unsupported size. Or an image has an unsupported format: a colour table, single
-        bits, alpha or CMYK.
+        They are not square or of an unsupported size, or one has a colour table, single bits, alpha or CMYK.
     InputMissingError, InputCorruptError, InputTooLargeError
         See `pathopatch.slides.mask_image.raster`.
     """

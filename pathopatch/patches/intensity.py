@@ -32,29 +32,20 @@ def windows(
     channels: Sequence[str] = (),
     scanned: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the intensities that become 0 and 1, per channel.
+    """Return the intensities that become 0 and 1, (low, high) per channel, shape (C, 2), source units.
 
     Parameters
     ----------
     pixels : ndarray, shape (C, H, W)
-        The overview in the source's units.
-    tissue : ndarray of bool, shape (H, W)
-        Tissue pixels. Without any, all scanned pixels count.
+        The overview, source units.
+    tissue, scanned : ndarray of bool, shape (H, W)
+        Percentiles are of the tissue, or without any, of the scanned pixels (default: all).
     rule : IntensityConfig
-        The percentiles, and stated windows, which come first.
+        The percentiles, and stated windows, which come first; `channels` are the names for those.
     is_rgb_uint8 : bool
         Brightfield colour: the window is 0 to 255.
     polarities : sequence of {"dark", "bright"}, length C, optional
-        Of each channel; default: all dark. Percentiles of a bright channel count from above.
-    channels : sequence of str
-        Names, for stated windows.
-    scanned : ndarray of bool, shape (H, W), optional
-        Default: all.
-
-    Returns
-    -------
-    ndarray of float64, shape (C, 2)
-        (low, high) per channel, source units; low equals high where a channel is constant.
+        Of each channel; default: all dark.
     """
     result = np.tile(np.array([[0.0, 255.0]]), (len(pixels), 1))
     sample = tissue if tissue.any() or scanned is None or not scanned.any() else scanned
@@ -146,24 +137,21 @@ def saturated_fraction(
     polarities: Sequence[Polarity],
     scanned: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Return the share of pixels whose signal reaches the end of the window in any channel.
+    """Return the share of pixels with lost signal in any channel, in [0, 1]; 0 without pixels.
+
+    A dark channel loses it at or above the upper end of its window, a bright one at or below the lower end: black is
+    lost signal, white glass is not. A channel with an empty window loses none.
 
     Parameters
     ----------
     patch : ndarray, shape (C, H, W)
         The part of a patch on the slide, source units.
     window : ndarray of float64, shape (C, 2)
-        (low, high) per channel, source units. A channel with an empty window is never saturated.
+        (low, high) per channel, source units.
     polarities : sequence of {"dark", "bright"}, length C
-        A dark channel is saturated at or above the upper end of its window, a bright one at or below the lower end:
-        black is lost signal, white glass is not.
+        Of each channel.
     scanned : ndarray of bool, shape (H, W), optional
         Pixels that count; default: all.
-
-    Returns
-    -------
-    float
-        In [0, 1]; 0 for a patch without pixels.
     """
     used = [channel for channel, (low, high) in enumerate(window.tolist()) if high > low]
     if patch.size == 0 or not used:

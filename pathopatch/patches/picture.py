@@ -55,16 +55,8 @@ def compose(
 ) -> Picture:
     """Return an overview as an RGB picture: brightfield unchanged, other channels in fixed colours.
 
-    Parameters
-    ----------
-    overview : ndarray, shape (C, h, w)
-        Source units.
-    windows : ndarray of float64, shape (C, 2)
-        Intensities drawn black and in full colour, per channel.
-    is_rgb : bool
-        The channels are R, G, B of dtype uint8.
-    shown : sequence of bool, length C, optional
-        The channels to draw, in the colours that they have among all; default: all.
+    `windows`, shape (C, 2), are the intensities drawn black and in full colour. Of the overview, shape (C, h, w), only
+    the channels `shown` are drawn, in the colours that they have among all; default: all.
     """
     is_shown = [True] * len(overview) if shown is None else shown
     if is_rgb:
@@ -83,16 +75,9 @@ def compose(
 def outlined(
     view: Picture, inside: NDArray[np.bool_], *, colors: Sequence[tuple[int, int, int]] = BLACK_AND_WHITE
 ) -> Picture:
-    """Return the picture with lines along the inner edge of a mask (h, w); the picture's border is an edge.
+    """Return the picture (h, w, 3) with lines along the inner edge of a mask (h, w); the picture's border is an edge.
 
-    Parameters
-    ----------
-    view : ndarray of uint8, shape (h, w, 3)
-        The picture.
-    inside : ndarray of bool, shape (h, w)
-        The mask.
-    colors : sequence of tuple of int
-        Red, green, blue of each line, the outermost first.
+    `colors` are red, green, blue of each line, the outermost first.
     """
     drawn = view.copy()
     for color in colors:

@@ -47,12 +47,7 @@ def _attributes_of(path: Path) -> dict[str, Any]:
 
 
 class PatchStore:
-    """A finished store, for reading.
-
-    Parameters
-    ----------
-    path : Path
-        ``slides/<slide_id>.zarr``.
+    """A finished store ``slides/<slide_id>.zarr``, for reading.
 
     Raises
     ------
@@ -116,13 +111,7 @@ class PatchStore:
         return list(self._rows)
 
     def rows(self, patch_ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the row of each patch id.
-
-        Raises
-        ------
-        InputMissingError
-            The store has no such id.
-        """
+        """Return the row of each patch id; raises InputMissingError for an unknown one."""
         try:
             return np.array([self._rows[patch_id] for patch_id in patch_ids], np.int64)
         except KeyError as error:
@@ -218,13 +207,7 @@ class PatchStore:
 
 
 def require_one_geometry(work: Path, slides: Sequence[str]) -> None:
-    """Refuse stored slides of different patch size or stride.
-
-    Raises
-    ------
-    StaleArtefactError
-        They differ; a slide of each kind is named.
-    """
+    """Refuse stored slides of different patch size or stride with StaleArtefactError, which names a slide of each."""
     slide_by_geometry: dict[tuple[int, int], str] = {}
     for slide in slides:
         attributes = PatchStore(work / "slides" / f"{slide}.zarr").attributes

@@ -50,12 +50,8 @@ class StoreWriter:
         Temporary folder; the caller renames it when it is finished.
     origins : ndarray of int64, shape (N, 2)
         (x, y) of each patch, level-0 px, in the order of `append`.
-    channels : int
-        Number of channels, C.
-    patch_px : int
-        Side of a patch, px.
-    dtype : dtype
-        The source's type.
+    channels, patch_px, dtype
+        Of a patch, source units.
     with_patches : bool
         False: store the overview and the attributes only.
     """
@@ -124,18 +120,8 @@ class StoreWriter:
     ) -> None:
         """Write the image ``overview`` with its label images ``tissue`` and, if given, ``unscanned``.
 
-        Parameters
-        ----------
-        overview : ndarray, shape (C, h, w)
-            The whole slide at low resolution, source units.
-        tissue, unscanned : ndarray of uint8, shape (h, w)
-            1 is tissue, and 1 was never scanned.
-        channels : sequence of str
-            Channel names.
-        um_per_px : tuple of float
-            (x, y) micrometres per overview px.
-        windows : ndarray of float64, shape (C, 2)
-            Intensities that a viewer shows as black and full.
+        The overview has the shape (C, h, w), the masks of 0 and 1 have (h, w). `um_per_px` is (x, y) per overview px;
+        viewers show the `windows`, shape (C, 2), as black and full.
         """
         image = self._root.create_group("overview")
         levels = _write_pyramid(image, overview.astype(stored_dtype(overview.dtype), copy=False), cv2.INTER_AREA)
@@ -226,14 +212,11 @@ def store_and_measure(
         Number of patches, N.
     windows : ndarray of float64, shape (C, 2)
         Intensities that become 0 and 1, source units.
-    sharpness_factor : float
-        Patch px per px of the scale at which sharpness is measured.
-    polarities : sequence of {"dark", "bright"}, length C
-        See `pathopatch.patches.intensity.saturated_fraction`.
-    inside : callable, optional
-        Returns the (width, height) of a row's part on the slide, px; default: the whole patch.
-    scanned : callable, optional
-        Returns the scanned pixels of that part, (height, width), or None for all; default: all.
+    sharpness_factor, polarities
+        See `pathopatch.patches.intensity.sharpness` and `saturated_fraction`.
+    inside, scanned : callable, optional
+        Of a row: the (width, height) of its part on the slide, px, and the scanned pixels of that part, (height,
+        width), or None for all. Default: the whole patch was scanned.
     progress : callable, optional
         Called with (patches done, patches in all).
 

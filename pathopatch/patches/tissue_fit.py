@@ -50,17 +50,15 @@ def fit_tissue(
     Parameters
     ----------
     pixels : ndarray, shape (C, h, w)
-        The whole slide at low resolution, source units.
+        The overview, source units.
     polarities : tuple of {"dark", "bright"}, length C
         Of each channel.
     is_colour : bool
         The channels are red, green and blue of one image.
     config : TissueConfig
-        Method and sizes; its `background` is not read here. `when_unsure` decides where no channel shows background.
-    scale_x, scale_y : float
-        Level-0 px per overview px.
-    mpp : float
-        Micrometres per level-0 px.
+        Its `background` is not read here. `when_unsure` decides where no channel shows background.
+    scale_x, scale_y, mpp : float
+        Level-0 px per overview px, and um per level-0 px.
     channels : sequence of str
         Names, for `config.channels` and `config.background_level`.
     unscanned : Unscanned, optional

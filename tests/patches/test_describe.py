@@ -48,9 +48,9 @@ def test_the_command_says_from_which_level_a_target_scale_is_read(tmp_path: Path
     plain = CliRunner().invoke(app, ["info", str(path), "-o", picture]).stdout
     assert "read from" not in plain
     for mpp, said in (
-        ("0.5", "at 0.5 um/px read from level 0 (1/1), 1 px by as many to one"),
-        ("2", "at 2 um/px read from level 0 (1/1), 4 px by as many to one"),
-        ("4", "at 4 um/px read from level 1 (1/2), 4 px by as many to one"),
+        ("0.5", "at 0.5 um/px read from level 0 (1/1), 1 x 1 px to one"),
+        ("2", "at 2 um/px read from level 0 (1/1), 4 x 4 px to one"),
+        ("4", "at 4 um/px read from level 1 (1/2), 4 x 4 px to one"),
     ):
         found = CliRunner().invoke(app, ["info", str(path), "-o", picture, "--mpp", mpp])
         assert said in [" ".join(line.split()) for line in found.stdout.splitlines()], found.output
