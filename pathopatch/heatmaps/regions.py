@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathopatch.heatmaps.geojson import COLORS, id_maker, measurements, to_json, write_features
-from pathopatch.patches.annotations.mask_polygons import mask_polygons
+from pathopatch.patches.annotations.polygons import mask_polygons
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:region")
 _UM2_PER_MM2 = 1e6

@@ -12,7 +12,7 @@ from pathopatch.core.config import AnnotationConfig, LabelConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
 from pathopatch.patches.annotations.masks import MaskFractions, check_mask
 from pathopatch.patches.annotations.polygons import PolygonFractions
-from pathopatch.patches.annotations.regions import read_annotations, regions, regions_of
+from pathopatch.patches.annotations.regions import find_regions, read_annotations, read_regions
 from pathopatch.patches.annotations.tissue_outlines import check_tissue_mask
 
 
@@ -81,7 +81,7 @@ def label_fractions(
     Raises
     ------
     ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `MaskFractions` and `regions_of`.
+        See `MaskFractions` and `read_regions`.
     """
     unknown = np.full(len(x), np.nan)
     if source is None:
@@ -89,7 +89,7 @@ def label_fractions(
     tumor = labelled = unknown
     if source.annotations is not None:
         settings = (config or LabelConfig()).annotations
-        areas = regions_of(source.annotations, settings, slide_size=slide_size, bounds_origin=bounds_origin)
+        areas = read_regions(source.annotations, settings, slide_size=slide_size, bounds_origin=bounds_origin)
         tumor = PolygonFractions(areas.tumor, slide_size).fractions(x, y, extent)
         if areas.labelled is not None:
             labelled = PolygonFractions(areas.labelled, slide_size).fractions(x, y, extent)
@@ -125,7 +125,7 @@ def label_file_errors(
                 settings = (
                     AnnotationConfig(tumor=tuple(sorted(set(outlines.names)))) if config is None else config.annotations
                 )
-                regions(outlines, settings, slide_size=slide_size, bounds_origin=bounds_origin)
+                find_regions(outlines, settings, slide_size=slide_size, bounds_origin=bounds_origin)
             elif role == "tissue_mask":
                 check_tissue_mask(path, slide_size, is_quick=is_quick)
             else:

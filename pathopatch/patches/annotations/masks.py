@@ -1,11 +1,12 @@
-"""Measure the share of each patch that a raster mask sets. Masks cover the whole slide, at any scale.
+"""Measure the fraction of each patch that a raster mask sets. Masks cover the whole slide, at any scale.
 
-A fraction is the exact area mean of the mask over the part of the patch that lies on the slide; the mask's pixels are
-squares, cut where the patch's edge cuts them.
+A fraction is the exact area mean of the mask over the patch's part on the slide. Mask pixels are squares: the edge of a
+patch cuts them.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, ModalityMismatchError
-from pathopatch.patches.annotations.mask_bands import HALF_UINT8, banded_fractions, cover, uint8_limit
+from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.mask_image import MAX_PIXELS, raster
 
-MAX_ASPECT_DIFFERENCE = 0.02
+_MAX_ASPECT_DIFFERENCE = 0.02
+_HALF_UINT8 = 127  # a mask of 0 and 255, or a JPEG, is set above this
+_BAND_BYTES = 64 * 2**20
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Return a raster mask.
 
-    A pixel is set if it is above 127 in a JPEG file and in a uint8 image with values above 1, and if it is above 0 in
-    any other image (0 and 1, boolean, 16 bit, float). Of several channels the largest counts, alpha does not. In a
-    TIFF whose value 0 is white by its own word, the values are turned round first.
+    A pixel is set above 127 in a JPEG file and in a uint8 image with values above 1, and above 0 in any other image
+    (0 and 1, boolean, 16 bit, float). The largest channel counts, without alpha. A TIFF whose tags call 0 white is
+    inverted first.
 
     Parameters
     ----------
@@ -42,14 +45,14 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     InputCorruptError
         It cannot be read in full.
     InputTooLargeError
-        It claims more pixels than are read at once; said before any memory is taken.
+        Its header claims more pixels than are read at once; no memory is taken.
     InputUnsupportedError
-        Another format, a table of colours, or class numbers, see `uint8_limit`.
+        Another format, a table of colours, or class numbers in place of 0 and 1 or 0 and 255.
     """
     source = raster(path)
     if source.is_palette:
         raise InputUnsupportedError(
-            "a mask with a table of colours: which of them are meant is not guessed",
+            "a mask with a table of colours, whose meaning is unknown",
             place=str(path),
             remedy="write it anew as grey values, with 0 for no and 255 for yes",
         )
@@ -64,9 +67,9 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
             f"a mask of shape {pixels.shape}", place=str(path), remedy="give an image of one channel"
         )
     if source.kind == "jpeg":
-        limit = HALF_UINT8
+        limit = _HALF_UINT8  # compression blurs 0 and 1 anyway, so 0 and 255 are meant
     else:
-        limit = uint8_limit(float(pixels.max()), path) if pixels.dtype == np.uint8 else 0
+        limit = _uint8_limit(float(pixels.max()), path) if pixels.dtype == np.uint8 else 0
     return np.asarray(np.greater(pixels, limit), np.bool_)
 
 
@@ -79,8 +82,8 @@ def require_proportions(mask_px: tuple[int, int], slide_size: tuple[int, int], *
         See above.
     """
     (width, height), (slide_width, slide_height) = mask_px, slide_size
-    # A side that is rounded to whole pixels may be out of proportion by one of them, which is much for a tiny mask.
-    allowed = max(MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
+    # Sides are rounded to whole pixels, and one pixel of a tiny mask is more than 2 %.
+    allowed = max(_MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
     if abs(slide_width / width / (slide_height / height) - 1) > allowed:
         raise ModalityMismatchError(
             f"the mask is {width} x {height} px and the slide {slide_width} x {slide_height} px: "
@@ -96,7 +99,7 @@ class MaskFractions:
     Parameters
     ----------
     mask : ndarray of bool, shape (h, w), or Path
-        The mask or its file; it covers the whole slide. A TIFF of more than 2^28 px is read in bands, piece by piece.
+        The mask or its file; it covers the whole slide. A TIFF of more than 2^28 px is read in bands of rows.
     slide_size : tuple of int
         (width, height) of the slide, level-0 px.
 
@@ -120,7 +123,7 @@ class MaskFractions:
         require_proportions((width, height), slide_size, place=str(mask) if isinstance(mask, Path) else "")
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
-        """Return the mask's share of each patch's part on the slide.
+        """Return the mask's fraction of each patch's part on the slide.
 
         Parameters
         ----------
@@ -132,22 +135,22 @@ class MaskFractions:
         Returns
         -------
         ndarray of float64, shape (N,)
-            In [0, 1]; 0 for a patch that lies beyond the slide.
+            In [0, 1]; 0 for a patch beyond the slide.
         """
         if self._large is not None:
-            return banded_fractions(self._large, self._slide_size, x, y, extent)
-        shares = np.zeros(len(x))
+            return _fractions_by_bands(self._large, self._slide_size, x, y, extent)
+        fractions = np.zeros(len(x))
         for index, (left, top) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-            columns, across = cover(left, left + extent, self._slide_size[0], self._mask.shape[1])
-            rows, down = cover(top, top + extent, self._slide_size[1], self._mask.shape[0])
+            columns, across = _cover(left, left + extent, self._slide_size[0], self._mask.shape[1])
+            rows, down = _cover(top, top + extent, self._slide_size[1], self._mask.shape[0])
             part = self._mask[rows, columns]
             if part.size and part.any():
-                shares[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
-        return shares
+                fractions[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
+        return fractions
 
 
 def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
-    """Refuse a mask file that cannot be used with a slide.
+    """Refuse a mask file that does not fit a slide, or is damaged.
 
     Parameters
     ----------
@@ -156,7 +159,7 @@ def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = Fals
     slide_size : tuple of int
         (width, height) of the slide, level-0 px.
     is_quick : bool
-        Look at the file's header alone: damaged pixels are not found.
+        Read only the file's header: damaged pixels are not found.
     is_banded : bool
         A large TIFF may be read in bands; off for masks that are read at once.
 
@@ -170,14 +173,88 @@ def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = Fals
     require_proportions((source.width, source.height), slide_size, place=str(path))
     if is_quick:
         return
-    if is_large:  # one patch that covers the slide, so that every band is decoded
-        banded_fractions(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
+    if is_large:
+        # One patch that covers the slide: every band is decoded.
+        _fractions_by_bands(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
     else:
         read_mask(path)
 
 
 def _is_large(path: Path) -> bool:
-    """Return whether a mask is a TIFF that is not decoded at once; one with a table of colours never is."""
+    """Return whether a mask is a TIFF that is read in bands."""
     source = raster(path, is_whole=False)
+    # `read_mask` refuses tables of colours and inverts values, which reading in bands does not.
     is_plain = source.kind == "tiff" and not source.is_palette and not source.is_inverted
     return is_plain and source.width * source.height > MAX_PIXELS
+
+
+def _cover(start: float, stop: float, size: int, mask_px: int) -> tuple[slice, NDArray[np.float64]]:
+    """Return the mask pixels of one axis that a level-0 interval covers, and how much of each (mask px).
+
+    `size` and `mask_px` are the sides of slide and mask.
+    """
+    # Clipped after the division too: rounding may reach past the last mask pixel.
+    begin, end = (min(max(0.0, at) * mask_px / size, mask_px) for at in (start, stop))
+    if end <= begin:
+        return slice(0, 0), np.zeros(0)
+    first, last = math.floor(begin), math.ceil(end)
+    edges = np.clip(np.arange(first, last + 1, dtype=np.float64), begin, end)
+    return slice(first, last), np.diff(edges)
+
+
+def _uint8_limit(highest: float, path: Path) -> int:
+    """Return the value above which a lossless uint8 mask is set: 0 for one of 0 and 1, else half of 255."""
+    # Such values are class numbers, and which class is meant is unknown.
+    if 1 < highest <= _HALF_UINT8:
+        raise InputUnsupportedError(
+            f"a mask whose values reach up to {highest:g}, neither 0 and 1 nor 0 and 255",
+            place=str(path),
+            remedy="write it anew with 0 for no and 255 for yes",
+        )
+    return _HALF_UINT8 if highest > 1 else 0
+
+
+def _fractions_by_bands(
+    path: Path, slide_size: tuple[int, int], x: NDArray[np.int64], y: NDArray[np.int64], extent: float
+) -> NDArray[np.float64]:
+    """Return the fractions of `MaskFractions.fractions` of a TIFF that is too large for memory; level-0 px."""
+    # Whether 0 or 127 is the limit is known only once the largest value was read, so both are summed.
+    fractions = np.zeros((2, len(x)))
+    highest = 0.0
+    with _open_mask(path) as mask:
+        width, height = mask.size
+        # Patches of one row share their band, which is decoded once.
+        for top in np.unique(y).tolist():
+            rows, down = _cover(top, top + extent, slide_size[1], height)
+            sums, largest = _column_sums(mask, rows, down)  # (2, width)
+            highest = max(highest, largest)
+            for index in np.flatnonzero(y == top).tolist():
+                columns, across = _cover(x[index], x[index] + extent, slide_size[0], width)
+                if across.size and down.size:
+                    fractions[:, index] = sums[:, columns] @ across / (down.sum() * across.sum())
+        is_uint8 = mask.dtype == np.uint8
+    limit = _uint8_limit(highest, path) if is_uint8 else 0
+    chosen: NDArray[np.float64] = np.clip(fractions[1 if limit else 0], 0.0, 1.0)
+    return chosen
+
+
+def _open_mask(path: Path) -> Slide:
+    """Return the first page of a mask as a slide."""
+    # A dark background: tiles that are not stored in the file are not set.
+    names = tuple(f"C{sample}" for sample in range(raster(path, is_whole=False).samples))
+    return open_slide(f"{path}#page=0", channels=names, background="dark")
+
+
+def _column_sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return each column's sum of set pixels weighted by `down`, shape (2 limits, width), and the largest value."""
+    width = mask.size[0]
+    sums, largest = np.zeros((2, width)), 0.0
+    step = max(1, _BAND_BYTES // (width * len(mask.channels) * mask.dtype.itemsize))
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        colours = 1 if len(mask.channels) == 2 else 3  # the sample after them is alpha
+        band = mask.read_region(0, start, width, stop - start)[:colours].max(axis=0)  # (h, width)
+        weight = down[start - rows.start : stop - rows.start]
+        largest = max(largest, float(band.max()))
+        sums += [weight @ (band > limit) for limit in (0, _HALF_UINT8)]
+    return sums, largest

@@ -1,7 +1,4 @@
-"""What share of each patch lies in a polygon? Analytic: no pixel grid, no scale.
-
-An outline of many vertices is cut into pieces of few, once; each patch then meets only the pieces near it.
-"""
+"""Convert polygons to area fractions of patches and to masks, and masks to polygons."""
 
 from __future__ import annotations
 
@@ -12,79 +9,164 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-_VERTICES = 128  # of a piece; half or twice as many take about as long
+_MAX_VERTICES = 128  # of a piece; half or twice as many take about as long
 _CHUNK = 8192  # patches at a time, to bound the memory
-_SMALLEST_SIDE = 1.0  # level-0 px; smaller pieces are not cut further, however many vertices they have
+_MIN_SIDE_PX = 1.0  # level-0 px; smaller pieces are not cut further, however many vertices they have
 
 
 class PolygonFractions:
-    """Area shares of a region over squares given in level-0 px.
+    """Exact area fractions of a region over squares given in level-0 px.
 
     Parameters
     ----------
     region : shapely Polygon, MultiPolygon or GeometryCollection
-        Valid; level-0 px. Parts without area do not count.
+        Valid; level-0 px. Points and lines in it do not count.
     slide_size : tuple of int
         (width, height) of the slide, level-0 px.
     """
 
     def __init__(self, region: Any, slide_size: tuple[int, int]) -> None:
         self._slide_size = slide_size
+        # An outline of many vertices is cut once into pieces of few: each patch then meets only the pieces near it.
         self._pieces = _pieces(region)
         self._tree = shapely.STRtree(self._pieces)
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
-        """Return area(region, patch and slide) / area(patch and slide) of each patch.
+        """Return the region's fraction of each patch's part on the slide.
 
-        Level-0 px in, [0, 1] out, as `pathopatch.patches.annotations.masks.MaskFractions.fractions` says.
+        Parameters
+        ----------
+        x, y : ndarray of int64, shape (N,)
+            Origins, level-0 px.
+        extent : float
+            Side of a patch, level-0 px.
+
+        Returns
+        -------
+        ndarray of float64, shape (N,)
+            In [0, 1]; 0 for a patch beyond the slide.
         """
-        shares = np.zeros(len(x))
+        fractions = np.zeros(len(x))
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)
             left, right = (np.clip(x[part] + side, 0, self._slide_size[0]) for side in (0.0, extent))
             top, bottom = (np.clip(y[part] + side, 0, self._slide_size[1]) for side in (0.0, extent))
-            whole = (right - left) * (bottom - top)
+            area_px = (right - left) * (bottom - top)
             boxes = shapely.box(left, top, right, bottom)
             patch, piece = self._tree.query(boxes, predicate="intersects")
-            # A piece that covers the patch needs no cutting; most patches are of this kind, or meet nothing at all.
+            # Intersecting is slow. Most patches lie within a piece, or meet none at all.
             is_within = shapely.covers(self._pieces[piece], boxes[patch])
-            common = np.where(is_within, whole[patch], 0.0)
+            common = np.where(is_within, area_px[patch], 0.0)
             cut = np.flatnonzero(~is_within)
             common[cut] = shapely.area(shapely.intersection(self._pieces[piece[cut]], boxes[patch[cut]]))
             covered = np.bincount(patch, weights=common, minlength=len(boxes))
-            shares[part] = np.divide(covered, whole, out=np.zeros_like(whole), where=whole > 0)
-        return np.clip(shares, 0.0, 1.0)
+            fractions[part] = np.divide(covered, area_px, out=np.zeros_like(area_px), where=area_px > 0)
+        return np.clip(fractions, 0.0, 1.0)
 
 
 def _pieces(region: Any) -> NDArray[Any]:
-    """Return valid polygons of few vertices that make up a region, prepared; they meet in edges only.
-
-    Clipping is forty times faster than intersecting and may come out unclean; where it does, intersecting is used.
-    """
-    pieces = _quartered(region, lambda geometry, box: shapely.clip_by_rect(geometry, *box))
-    lost = abs(float(shapely.area(pieces).sum()) - float(shapely.area(region)))
-    if lost > 1e-12 * float(shapely.area(region)) or not shapely.is_valid(pieces).all():
-        pieces = _quartered(region, lambda geometry, box: shapely.intersection(geometry, shapely.box(*box)))
+    """Return prepared valid polygons of few vertices that make up a region and meet in edges only."""
+    # Clipping is 40 times faster than intersecting, but its result may be invalid or lose area.
+    pieces = _halved(region, lambda geometry, box: shapely.clip_by_rect(geometry, *box))
+    area_px = float(shapely.area(region))
+    lost_px = abs(float(shapely.area(pieces).sum()) - area_px)
+    if lost_px > 1e-12 * area_px or not shapely.is_valid(pieces).all():
+        pieces = _halved(region, lambda geometry, box: shapely.intersection(geometry, shapely.box(*box)))
     shapely.prepare(pieces)
     return pieces
 
 
-def _quartered(region: Any, cut: Callable[[Any, tuple[float, float, float, float]], Any]) -> NDArray[Any]:
-    """Return a region's polygons, those of many vertices halved across their longer side until they have few."""
-    waiting, found = [region], []
-    while waiting:
-        geometry = waiting.pop()
+def _halved(region: Any, cut: Callable[[Any, tuple[float, float, float, float]], Any]) -> NDArray[Any]:
+    """Return a region's polygons, halved across their longer side until they have few vertices."""
+    pending, pieces = [region], []
+    while pending:
+        geometry = pending.pop()
         if geometry.geom_type != "Polygon":
-            waiting += list(shapely.get_parts(geometry)) if hasattr(geometry, "geoms") else []
+            pending += list(shapely.get_parts(geometry)) if hasattr(geometry, "geoms") else []
             continue
         if geometry.is_empty:
             continue
         left, top, right, bottom = geometry.bounds
         x, y = (left + right) / 2, (top + bottom) / 2
-        if shapely.get_num_coordinates(geometry) <= _VERTICES or max(right - left, bottom - top) <= _SMALLEST_SIDE:
-            found.append(geometry)
+        if shapely.get_num_coordinates(geometry) <= _MAX_VERTICES or max(right - left, bottom - top) <= _MIN_SIDE_PX:
+            pieces.append(geometry)
         elif right - left > bottom - top:
-            waiting += [cut(geometry, (left, top, x, bottom)), cut(geometry, (x, top, right, bottom))]
+            pending += [cut(geometry, (left, top, x, bottom)), cut(geometry, (x, top, right, bottom))]
         else:
-            waiting += [cut(geometry, (left, top, right, y)), cut(geometry, (left, y, right, bottom))]
-    return np.array(found, dtype=object)
+            pending += [cut(geometry, (left, top, right, y)), cut(geometry, (left, y, right, bottom))]
+    return np.array(pieces, dtype=object)
+
+
+def rasterize(region: Any, size_px: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return which pixels have their centre inside a region, shape (height, width).
+
+    The region is made of valid polygons in px of the mask; `size_px` is the mask's (width, height).
+    """
+    width, height = size_px
+    toggles = np.zeros((height, width + 1), np.bool_)
+    rings = shapely.get_rings(shapely.get_parts(region))
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    is_edge = ring[1:] == ring[:-1]
+    start, end = points[:-1][is_edge], points[1:][is_edge]
+    is_upward = start[:, 1] > end[:, 1]
+    start[is_upward], end[is_upward] = end[is_upward], start[is_upward]
+    # A pixel is inside if an odd number of edges lies left of its centre. An edge crosses the rows whose centres are in
+    # [top, bottom): half open, so that a vertex on a centre line counts once.
+    first, stop = (np.clip(np.ceil(side[:, 1] - 0.5), 0, height).astype(np.int64) for side in (start, end))
+    count = stop - first
+    edge = np.repeat(np.arange(len(count)), count)
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(count) - count, count) + first[edge]
+    slope = (end[edge, 0] - start[edge, 0]) / (end[edge, 1] - start[edge, 1])
+    x = start[edge, 0] + (row + 0.5 - start[edge, 1]) * slope
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    np.logical_xor.at(toggles, (row, column), True)
+    return np.asarray(np.logical_xor.accumulate(toggles, axis=1)[:, :width], np.bool_)
+
+
+def mask_polygons(mask: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray[Any]:
+    """Return the polygon of each connected piece with its holes; its area is exactly that of its pixels.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (h, w)
+    labels : ndarray of int32, shape (h, w)
+        Number of each pixel's piece from 1 on, 0 outside the mask. Pieces are connected by sides of pixels, not by
+        corners: otherwise a polygon would touch itself and be invalid.
+
+    Returns
+    -------
+    ndarray of shapely Polygon, shape (R,)
+        In the order of the labels; (x, y) in px of the mask, pixel (row 0, column 0) spans (0, 0) to (1, 1).
+    """
+    faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(_border_lines(mask))))
+    # Holes are faces too, of label 0. The pixel below and right of a face's topmost, then leftmost corner is inside it.
+    corner, face = shapely.get_coordinates(shapely.get_exterior_ring(faces), return_index=True)
+    order = np.lexsort((corner[:, 0], corner[:, 1], face))
+    column, row = corner[order][np.diff(face[order], prepend=-1) > 0].astype(np.int64).T
+    label = labels[row, column]
+    polygons = np.empty(labels.max(initial=0), dtype=object)
+    polygons[label[label > 0] - 1] = faces[label > 0]
+    return polygons
+
+
+def _border_lines(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return straight lines ((x, y), (x, y)) of shape (n, 2, 2) that meet at their ends only, as polygonize needs."""
+    padded = np.pad(mask, 1)
+    along_x = np.pad(padded[1:] != padded[:-1], ((0, 0), (1, 1)))[:, 1:-1]  # (ny + 1, nx + 2)
+    along_y = np.pad(padded[:, 1:] != padded[:, :-1], ((1, 1), (0, 0)))[1:-1]  # (ny + 2, nx + 1)
+    is_crossing = along_x[:, 1:] & along_x[:, :-1] & along_y[1:] & along_y[:-1]  # (ny + 1, nx + 1), corners of pixels
+    y, left, right = _runs(along_x[:, 1:-1], is_crossing)
+    x, top, bottom = _runs(along_y[1:-1].T, is_crossing.T)
+    lines = ((left, y, right, y), (x, top, x, bottom))
+    return np.concatenate([np.stack(line, axis=1) for line in lines]).reshape(-1, 2, 2).astype(np.float64)
+
+
+def _runs(
+    edges: NDArray[np.bool_], is_crossing: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return (line, first corner, last corner) of each run of edges; a run ends where two lines cross."""
+    before, after = np.zeros_like(edges), np.zeros_like(edges)
+    before[:, 1:], after[:, :-1] = edges[:, :-1], edges[:, 1:]
+    line, first = np.nonzero(edges & (~before | is_crossing[:, :-1]))
+    _, last = np.nonzero(edges & (~after | is_crossing[:, 1:]))
+    return line, first, last + 1

@@ -1,4 +1,4 @@
-"""What does a GeoJSON file of QuPath hold? Its annotations' outlines and their classes."""
+"""Read the outlines of a GeoJSON file of QuPath."""
 
 from __future__ import annotations
 
@@ -14,27 +14,18 @@ from typing import Any
 import shapely
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError
-from pathopatch.patches.annotations.outlines import MAX_BYTES, UNCLASSIFIED, Outlines, polygon
+from pathopatch.patches.annotations.outlines import MAX_BYTES, UNCLASSIFIED, Outlines, checked_polygon
 
-_WITHOUT_AREA = {"Point", "MultiPoint", "LineString", "MultiLineString"}
+_TYPES_WITHOUT_AREA = {"Point", "MultiPoint", "LineString", "MultiLineString"}
 _MAX_NESTING = 16
-_OLD_OBJECTS = {"PathAnnotationObject": "annotation"}  # `id` of files before version 0.3
 
 
 def read_qupath(path: Path) -> Outlines:
     """Return the outlines of a FeatureCollection, a list of features, or one feature; ``.gz`` is unpacked.
 
-    Only objects of the type "annotation" count; tiles, detections, cells and cores are left out and counted, and so
-    are points and lines. Points are measured from the corner of the slide's bounds.
-
-    Raises
-    ------
-    InputMissingError
-        There is no such file.
-    InputCorruptError
-        It is not GeoJSON, or holds coordinates that are none; the feature is named by its number, from 0.
-    InputTooLargeError
-        It holds more than 256 MiB of text.
+    Only objects of the type "annotation" are taken. Tiles, detections, cells, cores, points and lines are counted only.
+    Points are relative to the corner of the slide's bounds.
+    A message names a feature by its number, from 0. Errors as of `read_annotations`.
     """
     names: list[str] = []
     shapes: list[Any] = []
@@ -45,7 +36,8 @@ def read_qupath(path: Path) -> Outlines:
             if kind != "annotation":
                 skipped[f"objects of the type {kind!r}"] += 1
                 continue
-            is_unlocated = "geometry" in feature and feature["geometry"] is None  # GeoJSON allows it
+            # GeoJSON allows a feature with the geometry null; one without the key is refused.
+            is_unlocated = "geometry" in feature and feature["geometry"] is None
             parts = [] if is_unlocated else list(_polygons(feature.get("geometry"), 0))
             name = _class_name(feature)
         except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -61,7 +53,6 @@ def read_qupath(path: Path) -> Outlines:
 
 
 def _features(path: Path) -> list[Any]:
-    """Return the features of a file."""
     text = _text(path)
     try:
         content = json.loads(text)
@@ -79,9 +70,10 @@ def _features(path: Path) -> list[Any]:
 
 
 def _text(path: Path) -> bytes:
-    """Return a file's text in UTF-8, unpacked, if it is not too much."""
+    """Return a file's text in UTF-8, unpacked."""
     try:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            # One byte more than allowed: a few packed bytes may unpack to terabytes.
             content = stream.read(MAX_BYTES + 1)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
@@ -97,30 +89,33 @@ def _text(path: Path) -> bytes:
 
 
 def _object_type(feature: Any) -> str:
-    """Return what kind of object a feature is; "annotation" if it does not say."""
+    """Return the type of a feature's object; "annotation" if the file names none."""
     if feature["type"] != "Feature":
         raise ValueError(f"type {feature['type']!r} is no feature")
-    said = (feature.get("properties") or {}).get("objectType") or (feature.get("properties") or {}).get("object_type")
-    if said is None:
-        old = str(feature.get("id", ""))
-        said = _OLD_OBJECTS.get(old, old) if old.startswith("Path") else "annotation"
-    return str(said)
+    properties = feature.get("properties") or {}
+    object_type = properties.get("objectType") or properties.get("object_type")
+    if object_type is None:
+        # Before version 0.3 QuPath wrote the name of its Java class as the id of each feature.
+        java_class = str(feature.get("id", ""))
+        is_other = java_class.startswith("Path") and java_class != "PathAnnotationObject"
+        return java_class if is_other else "annotation"
+    return str(object_type)
 
 
 def _class_name(feature: Any) -> str:
     """Return the name of a feature's class; the parts of a derived one are joined by ": ", as QuPath shows them."""
-    said = (feature.get("properties") or {}).get("classification")
-    if isinstance(said, dict):
-        said = said.get("name") or ": ".join(said.get("names") or ())
-    if said is None or said == "":
+    name = (feature.get("properties") or {}).get("classification")
+    if isinstance(name, dict):
+        name = name.get("name") or ": ".join(name.get("names") or ())
+    if name is None or name == "":
         return UNCLASSIFIED
-    if not isinstance(said, str):
-        raise ValueError(f"the classification {said!r} has no name")
-    return said
+    if not isinstance(name, str):
+        raise ValueError(f"the classification {name!r} has no name")
+    return name
 
 
 def _polygons(geometry: Any, nesting: int) -> Iterator[Any]:
-    """Yield the polygons of a geometry."""
+    """Yield the polygons of a geometry; `nesting` counts the collections around it."""
     if nesting > _MAX_NESTING:
         raise ValueError("geometries nested too deep")
     kind = geometry["type"]
@@ -128,12 +123,12 @@ def _polygons(geometry: Any, nesting: int) -> Iterator[Any]:
         for part in geometry["geometries"]:
             yield from _polygons(part, nesting + 1)
     elif kind == "Polygon":
-        yield polygon(geometry["coordinates"])
+        yield checked_polygon(geometry["coordinates"])
     elif kind == "MultiPolygon":
-        yield from (polygon(rings) for rings in geometry["coordinates"])
-    elif kind not in _WITHOUT_AREA:
-        raise ValueError(f"no geometry of the type {kind!r} is known")
+        yield from (checked_polygon(rings) for rings in geometry["coordinates"])
+    elif kind not in _TYPES_WITHOUT_AREA:
+        raise ValueError(f"unknown type of geometry {kind!r}")
 
 
-def _corrupt(path: Path, what: str) -> InputCorruptError:
-    return InputCorruptError(what, place=str(path), remedy="export the annotations anew from QuPath, as GeoJSON")
+def _corrupt(path: Path, message: str) -> InputCorruptError:
+    return InputCorruptError(message, place=str(path), remedy="export the annotations anew from QuPath, as GeoJSON")

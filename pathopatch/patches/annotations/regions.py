@@ -1,7 +1,7 @@
 """Find the tumour regions and the labelled regions of a slide from the outlines that a person drew.
 
-Points are level-0 px. Two conventions differ: QuPath, through OpenSlide, measures from the corner of the slide's
-bounds, ASAP from the corner of the whole slide; here all is measured from the corner of the whole slide.
+Points are level-0 px from the corner of the whole slide, as in ASAP. QuPath, which reads through OpenSlide, measures
+from the corner of the slide's bounds instead.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import shapely
 from pathopatch.core.config import AnnotationConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.patches.annotations.asap import read_asap
-from pathopatch.patches.annotations.outlines import Outlines
-from pathopatch.patches.annotations.placing import on_slide
+from pathopatch.patches.annotations.outlines import Outlines, place_on_slide
 from pathopatch.patches.annotations.qupath import read_qupath
 from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
 
@@ -28,30 +27,25 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regions:
-    """What the outlines of one slide say.
+    """Tumour and labelled regions of one slide.
 
     Parameters
     ----------
     tumor : shapely geometry
         Valid, may be empty; level-0 px.
     labelled : shapely geometry or None
-        What was labelled, tumour or not; None: the whole slide.
+        Labelled as tumour or non-tumour; None: the whole slide.
     warnings : tuple of str
-        What was mended or left out, with numbers.
+        What was repaired or left out, with numbers.
     """
 
     tumor: Any
     labelled: Any | None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
 
 
 def read_annotations(path: Path) -> Outlines:
-    """Return the outlines of a file, in its own frame.
-
-    Parameters
-    ----------
-    path : Path
-        QuPath's GeoJSON (``.geojson``, ``.json``, either with ``.gz``) or ASAP's XML.
+    """Return the outlines of a file in its own frame: QuPath's GeoJSON, also with ``.gz``, or ASAP's XML.
 
     Raises
     ------
@@ -60,9 +54,9 @@ def read_annotations(path: Path) -> Outlines:
     InputUnsupportedError
         Another format.
     InputCorruptError
-        It cannot be read, or holds coordinates that are none.
+        It cannot be read, or has bad coordinates.
     InputTooLargeError
-        It is too large to be an annotation file.
+        It holds more than 256 MiB of text.
     """
     name = path.name.lower()
     if not name.endswith(ANNOTATION_SUFFIXES):
@@ -74,10 +68,10 @@ def read_annotations(path: Path) -> Outlines:
     return read_asap(path) if name.endswith(".xml") else read_qupath(path)
 
 
-def regions_of(
+def read_regions(
     path: Path, config: AnnotationConfig, *, slide_size: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
 ) -> Regions:
-    """Return the regions that an annotation file states; what was mended is logged as well.
+    """Return the regions of an annotation file, and log their warnings.
 
     Parameters
     ----------
@@ -93,60 +87,56 @@ def regions_of(
     Raises
     ------
     InputUnsupportedError
-        A class name stands in none of the lists of the configuration; all names found are listed.
+        A class is in no list of the configuration; the message has all names of the file.
     ModalityMismatchError
-        Every outline lies beyond the slide.
+        Every outline is outside the slide.
     InputMissingError, InputCorruptError, InputTooLargeError
         See `read_annotations`.
     """
     outlines = read_annotations(path)
-    found = regions(outlines, config, slide_size=slide_size, bounds_origin=bounds_origin)
-    for warning in found.warnings:
+    regions = find_regions(outlines, config, slide_size=slide_size, bounds_origin=bounds_origin)
+    for warning in regions.warnings:
         _log.warning("%s: %s", path.name, warning)
-    return found
+    return regions
 
 
-def regions(
+def find_regions(
     outlines: Outlines,
     config: AnnotationConfig,
     *,
     slide_size: tuple[int, int],
     bounds_origin: tuple[int, int] = (0, 0),
 ) -> Regions:
-    """Return the regions that outlines state: their unions, so that what overlaps counts once.
+    """Return the unions of the outlines by class; parameters and errors as for `read_regions`.
 
-    Where tumour and non-tumour overlap, tumour counts; holes are taken out of the tumour. See `regions_of`.
+    Where tumour and non-tumour overlap, tumour counts. Holes are cut out of the tumour.
     """
-    _refuse_unmapped(outlines, config)
-    warnings = [f"{count} {what} left out" for what, count in outlines.skipped.items()]
-    is_used = np.array([name not in config.ignored for name in outlines.names], np.bool_)
-    if ignored := int((~is_used).sum()):
+    _require_known_classes(outlines, config)
+    warnings = outlines.skipped_text()
+    # Ignored outlines go first: they may be anywhere, also outside the slide.
+    used = outlines.without(config.ignored)
+    if ignored := len(outlines.names) - len(used.names):
         warnings.append(f"{ignored} outlines of ignored classes left out")
-    names = np.array(outlines.names, dtype=object)[is_used]
-    shapes = np.array(outlines.shapes, dtype=object)[is_used]
-    names, shapes, mended = on_slide(
-        names,
-        shapes,
+    names, shapes, placing_warnings = place_on_slide(
+        used,
         slide_size=slide_size,
         bounds_origin=bounds_origin if outlines.is_from_bounds and config.subtracted_bounds else (0, 0),
-        place=outlines.place,
     )
-    warnings += mended
+    warnings += placing_warnings
     tumor, non_tumor, holes = (
         shapely.union_all(shapes[np.isin(names, listed)]) for listed in (config.tumor, config.non_tumor, config.holes)
     )
     if config.labelled == "annotated" and not len(shapes):
         warnings.append("no outline that says tumour or non-tumour: no patch of this slide is labelled")
-    is_whole = config.labelled == "whole-slide"
     return Regions(
         tumor=shapely.difference(tumor, holes),
-        labelled=None if is_whole else shapely.union_all([tumor, non_tumor, holes]),
+        labelled=None if config.labelled == "whole-slide" else shapely.union_all([tumor, non_tumor, holes]),
         warnings=tuple(warnings),
     )
 
 
-def _refuse_unmapped(outlines: Outlines, config: AnnotationConfig) -> None:
-    """Raise if a class name has no meaning in the configuration."""
+def _require_known_classes(outlines: Outlines, config: AnnotationConfig) -> None:
+    """Refuse classes that the configuration does not list: a forgotten tumour class would become non-tumour."""
     known = {*config.tumor, *config.non_tumor, *config.holes, *config.ignored}
     counts = Counter(outlines.names)
     unmapped = sorted(set(counts) - known)

@@ -22,7 +22,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
 )
-from pathopatch.patches.annotations import mask_bands, masks
+from pathopatch.patches.annotations import masks
 from pathopatch.patches.annotations.masks import MaskFractions, read_mask
 from pathopatch.slides import mask_image
 
@@ -163,7 +163,7 @@ def test_a_mask_too_large_for_memory_is_read_in_bands_to_the_same_shares(
     whole = MaskFractions(path, (990, 630)).fractions(x, y, 97.5)
     monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
     monkeypatch.setattr(masks, "read_mask", lambda _: pytest.fail("read at once"))
-    monkeypatch.setattr(mask_bands, "_BAND_BYTES", 5000)
+    monkeypatch.setattr(masks, "_BAND_BYTES", 5000)
     assert MaskFractions(path, (990, 630)).fractions(x, y, 97.5) == pytest.approx(whole, abs=1e-14)
     with pytest.raises(ModalityMismatchError):
         MaskFractions(path, (630, 990))

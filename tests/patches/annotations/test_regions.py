@@ -29,7 +29,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.patches.annotations import qupath
-from pathopatch.patches.annotations.regions import Regions, read_annotations, regions_of
+from pathopatch.patches.annotations.regions import Regions, read_annotations, read_regions
 from pathopatch.patches.labels import LabelSource, label_fractions
 from pathopatch.patches.tile import tile_slide
 from pathopatch.stages import pipeline
@@ -76,7 +76,7 @@ def asap(folder: Path, *shapes: tuple[str, str, list[list[float]]], head: str = 
 
 
 def found(path: Path, config: AnnotationConfig = CONFIG, **options: Any) -> Regions:
-    return regions_of(path, config, slide_size=SIZE, **options)
+    return read_regions(path, config, slide_size=SIZE, **options)
 
 
 def test_polygons_with_holes_multipolygons_and_collections_have_their_area(tmp_path: Path) -> None:

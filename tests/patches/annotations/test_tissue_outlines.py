@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, ModalityMismatchError, StaleArtefactError
 from pathopatch.patches.analysis import analyse_slide
-from pathopatch.patches.annotations.tissue_outlines import rasterized, read_tissue_mask, tissue_geojson
+from pathopatch.patches.annotations.polygons import rasterize
+from pathopatch.patches.annotations.tissue_outlines import read_tissue_mask, tissue_geojson
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
@@ -98,18 +99,18 @@ def test_outlines_of_another_slide_are_refused(tmp_path: Path) -> None:
 
 def test_a_pixel_is_set_where_its_middle_lies_inside() -> None:
     triangle = shapely.Polygon([(0, 0), (4, 0), (0, 4)])
-    assert rasterized(triangle, (4, 3)).tolist() == [
+    assert rasterize(triangle, (4, 3)).tolist() == [
         [True, True, True, False],  # its hypotenuse crosses the middle of the last pixel
         [True, True, False, False],
         [True, False, False, False],
     ]
-    assert rasterized(shapely.box(0.6, 0.4, 2.4, 1.6), (4, 3)).tolist() == [
+    assert rasterize(shapely.box(0.6, 0.4, 2.4, 1.6), (4, 3)).tolist() == [
         [False, True, False, False],
         [False, True, False, False],
         [False, False, False, False],
     ]
-    assert rasterized(shapely.box(-9, -9, 9, 9), (4, 3)).all()
-    assert not rasterized(shapely.Polygon(), (4, 3)).any()
+    assert rasterize(shapely.box(-9, -9, 9, 9), (4, 3)).all()
+    assert not rasterize(shapely.Polygon(), (4, 3)).any()
 
 
 @given(arrays(np.bool_, st.tuples(st.integers(1, 9), st.integers(1, 9))))
