@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pathopatch.core.version import __version__
+
 if TYPE_CHECKING:
     from pathopatch import debias as debias
     from pathopatch import metrics as metrics
@@ -26,6 +28,7 @@ _HOMES = {
 }
 _MODULES = ("debias", "metrics")
 __all__ = [
+    "__version__",
     "assign_groups",
     "debias",
     "load_model",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pathopatch.cli import exporting, predicting, reviewing, slides, studies, training, upkeep
+from pathopatch.core.version import __version__
 
 _COMMANDS: tuple[Callable[..., Any], ...] = (
     slides.check,
@@ -52,9 +53,7 @@ app = typer.Typer(
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
-        from importlib.metadata import version
-
-        print(f"pathopatch {version('pathopatch')}")
+        print(f"pathopatch {__version__}")
         raise typer.Exit
 
 

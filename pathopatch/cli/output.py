@@ -26,13 +26,13 @@ def say(text: str) -> None:
 _stays = "finished outputs are kept, run the same command again to go on"
 
 
-def if_ended(text: str) -> None:
+def set_interrupt_note(text: str) -> None:
     """Set what is said to stay when Ctrl-C or SIGTERM ends this command; else it is what a stage would say."""
     global _stays
     _stays = text
 
 
-def what_stays() -> str:
+def interrupt_note() -> str:
     """Return what stays when a signal ends the command."""
     return _stays
 

@@ -24,6 +24,7 @@ from pathopatch.cli.options import (
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, show_plan
+from pathopatch.core.work_folder import WorkFolder
 
 
 def predict(
@@ -70,7 +71,8 @@ def predict(
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.core.config import PredictConfig, load_settings
     from pathopatch.slides.pseudonyms import pseudonymous
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.check import slides_to_predict
+    from pathopatch.stages.predict import predict_cohort
 
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,
@@ -82,7 +84,7 @@ def predict(
         tta=tta or None,
         deidentify=deidentify or None,
     )
-    cohort = pipeline.slides_to_predict(source, slide_id=slide_id)
+    cohort = slides_to_predict(source, slide_id=slide_id)
     if config.deidentify:
         named, cohort = cohort, pseudonymous(cohort)
         for before, after in zip(named, cohort, strict=True):
@@ -93,7 +95,7 @@ def predict(
         show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)
         return
     with progress_bars(quiet) as progress:
-        outcomes = pipeline.predict(
+        outcomes = predict_cohort(
             cohort,
             model,
             out,
@@ -109,12 +111,12 @@ def predict(
         )
     for outcome in outcomes:
         if outcome.state != "failed":
-            print(out / "heatmaps" / outcome.slide_id / "overlay.png")
+            print(WorkFolder(out).heatmap(outcome.slide_id) / "overlay.png")
     finish(outcomes)
 
 
 def report(work: Work, quiet: Quiet = False, force: Force = False) -> None:
     """Write report/index.html from whatever is in a work folder; it opens without a network."""
-    from pathopatch.stages import pipeline
+    from pathopatch.report import write_report
 
-    print(pipeline.report(work))
+    print(write_report(work))

@@ -10,7 +10,7 @@ import traceback
 import typer
 
 from pathopatch.cli.commands import app
-from pathopatch.cli.output import say, what_stays
+from pathopatch.cli.output import interrupt_note, say
 
 
 class _Terminated(BaseException):
@@ -30,12 +30,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except _Terminated:
-        say(f"terminated; {what_stays()}")
+        say(f"terminated; {interrupt_note()}")
         code = 143
     except Exception as error:
         code = _unforeseen(error)
     if code == 130:  # typer may have turned the interrupt into this code itself
-        say(f"interrupted; {what_stays()}")
+        say(f"interrupted; {interrupt_note()}")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from pathopatch.cli.options import Force, Quiet
-from pathopatch.cli.output import if_ended, say
+from pathopatch.cli.output import say, set_interrupt_note
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 
 
 def review(
@@ -49,14 +49,14 @@ def review(
         listen(host, port) as listener,
     ):
         address, bound = listener.getsockname()[:2]
-        if_ended(f"every decision is in {out / 'review.sqlite'}")
+        set_interrupt_note(f"every decision is in {out / 'review.sqlite'}")
         access = access_for(host, address, bound)
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
         if access.token:
             say("others can reach this page: the token opens it, and what is sent is not encrypted")
         if not quiet:
-            slides = counted(len(opened.cohort.ids()), "slide")
+            slides = pluralize(len(opened.cohort.ids()), "slide")
             say(f"research use only, not for diagnosis; {slides}; Ctrl-C ends the page")
         create_server(create_app(opened, access)).run(sockets=[listener])
 

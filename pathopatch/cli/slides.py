@@ -46,7 +46,7 @@ def check(
 
     With --config the settings of [tile] hold, and the class names of annotations must be among them.
     """
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.check import check_manifest
 
     if slides_per_part is not None:
         if out is None:
@@ -58,7 +58,7 @@ def check(
         return
     config = _looking(settings, warn_shift_um)
     with progress_bars(quiet) as progress:
-        slides = pipeline.check(
+        slides = check_manifest(
             manifest,
             out,
             measure=None if quick else config,
@@ -88,13 +88,14 @@ def info(
     force: Force = False,
 ) -> None:
     """Say what a slide is, and draw it with its tissue outlined."""
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.check import slides_to_predict
+    from pathopatch.stages.info import describe_row
 
-    (row,) = pipeline.slides_to_predict(source, slide_id=slide_id, is_slide=True)
+    (row,) = slides_to_predict(source, slide_id=slide_id, is_slide=True)
     if background not in (None, "auto"):  # as the manifest's column says it, so that `check` says the same
         row = replace(row, background=background)
     picture = Path(f"{row.slide_id}-info.png") if out is None else out
-    described = pipeline.describe(row, _looking(settings, warn_shift_um, mpp), slide_mpp=slide_mpp, picture=picture)
+    described = describe_row(row, _looking(settings, warn_shift_um, mpp), slide_mpp=slide_mpp, picture=picture)
     width = max(len(name) for name, _ in described.lines())
     for name, text in [*described.lines(), ("picture", str(picture))]:
         print(f"{name:{width}}  {text}")
@@ -146,7 +147,8 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch.core.config import SettingsConfig, load_settings
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.patch_import import import_patches
+    from pathopatch.stages.tile import tile_cohort
 
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")
@@ -165,7 +167,7 @@ def tile(
             )
         ready = with_options(stored.ready, px=resize_px, fit=fit, mpp=mpp)
         with progress_bars(quiet) as progress:
-            finish(pipeline.tile_patches(patches, out, config, ready=ready, force=force, progress=progress))
+            finish(import_patches(patches, out, config, ready=ready, force=force, progress=progress))
         return
     if resize_px or fit:
         raise typer.BadParameter("--resize-px and --fit go with --patches: slides are cut by --patch-px")
@@ -176,7 +178,7 @@ def tile(
         show_plan(tile_plan(manifest, config, out=out, force=force), workers)
         return
     with progress_bars(quiet) as progress:
-        outcomes = pipeline.tile(
+        outcomes = tile_cohort(
             manifest,
             out,
             config,
@@ -200,10 +202,10 @@ def tissue(
     force: Annotated[bool, typer.Option("--force", help="Also replace outlines that somebody changed.")] = False,
 ) -> None:
     """Draw every tiled slide with its tissue outlined, worst first, and write the outlines for QuPath."""
-    from pathopatch.stages import pipeline
+    from pathopatch.report.contact_sheet import write_contact_sheet
 
     with progress_bars(quiet) as progress:
-        written = pipeline.tissue(work, out, force=force, progress=progress)
+        written = write_contact_sheet(work, out, force=force, progress=progress)
     print(written.page)
     for path in written.sheets:
         print(path)

@@ -22,7 +22,8 @@ def run(
 ) -> None:
     """Run a whole study, from the manifest to the report."""
     from pathopatch.core.config import load_study
-    from pathopatch.stages import pipeline
+    from pathopatch.evaluation import comparison_table
+    from pathopatch.stages.audit import audit_text
     from pathopatch.stages.study import run_study, study_runs
 
     settings = load_study(study)
@@ -33,9 +34,9 @@ def run(
     with progress_bars(quiet) as progress:
         result = run_study(settings, until=until, workers=workers, force=force, progress=progress)
     if until != "tile":
-        print(pipeline.audit_text(settings.work))
+        print(audit_text(settings.work))
     if until in ("evaluate", "predict", "report"):
-        print(pipeline.comparison_text(settings.work))
+        print(comparison_table(settings.work))
     if until == "report":
         print(f"report: {settings.work / 'report' / 'index.html'}")
     finish(result.outcomes, untrained=result.untrained)

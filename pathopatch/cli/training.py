@@ -47,7 +47,8 @@ def groups(
 ) -> None:
     """Form the (label, tissue) groups at each threshold and print the counts."""
     from pathopatch.core.config import GroupsConfig, SplitsConfig, parse
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.audit import audit_text
+    from pathopatch.stages.groups import form_groups
 
     config = with_options(
         GroupsConfig(),
@@ -57,16 +58,16 @@ def groups(
         split_seed=split_seed,
     )
     number = parse(SplitsConfig, {"folds": folds}, place="command line").folds
-    pipeline.groups(work, config, folds=number, decisions=decisions, force=force)
+    form_groups(work, config, folds=number, decisions=decisions, force=force)
     if not quiet:
-        print(pipeline.audit_text(work))
+        print(audit_text(work))
 
 
 def audit(work: Work, quiet: Quiet = False, force: Force = False) -> None:
     """Say before training how strong the tissue-area shortcut is, and what groups of these sizes can measure."""
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.audit import audit_text
 
-    print(pipeline.audit_text(work, force=force))
+    print(audit_text(work, force=force))
 
 
 def train(
@@ -96,7 +97,7 @@ def train(
     force: Force = False,
 ) -> None:
     """Train one run and keep its model bundle; under torchrun on several GPUs or processes together."""
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.train import train_run
     from pathopatch.training.distributed import is_first_process
 
     settings = with_options(
@@ -120,7 +121,7 @@ def train(
     )
     is_first = is_first_process()
     with progress_bars(quiet or not is_first) as progress:
-        folder = pipeline.train(work, settings, force=force, progress=progress)
+        folder = train_run(work, settings, force=force, progress=progress)
     if is_first:
         print(folder)
 
@@ -160,7 +161,7 @@ def tune(
 ) -> None:
     """Search learning rate, weight decay and what else the method has, such as s, by the worst group on validation."""
     from pathopatch.core.config import TuneConfig, load_settings
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.train import train_run
 
     if trials and budget_steps:
         raise typer.BadParameter("give --trials or --budget-steps, one of the two")
@@ -178,7 +179,7 @@ def tune(
 
         say(search_text([settings], search))
     with progress_bars(quiet) as progress:
-        print(pipeline.tune(work, settings, search, workers=workers, force=force, progress=progress))
+        print(train_run(work, settings, search, workers=workers, force=force, progress=progress))
 
 
 def evaluate(
@@ -199,7 +200,8 @@ def evaluate(
 ) -> None:
     """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
-    from pathopatch.stages import pipeline
+    from pathopatch.evaluation import comparison_table
+    from pathopatch.stages.evaluate import evaluate_runs
 
     if model is None and (split or name):
         raise typer.BadParameter("--split and --name go with --model")
@@ -213,5 +215,5 @@ def evaluate(
         print(f"numbers: {folder}")
         return
     with progress_bars(quiet) as progress:
-        pipeline.evaluate(work, run, EvaluateConfig(), device=device, force=force, progress=progress)
-    print(pipeline.comparison_text(work))
+        evaluate_runs(work, run, EvaluateConfig(), device=device, force=force, progress=progress)
+    print(comparison_table(work))

@@ -18,9 +18,9 @@ def status(
     force: Force = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
-    from pathopatch.stages.batch.status_summary import standing
+    from pathopatch.stages.batch.status_summary import status_summary
 
-    found = standing(out)
+    found = status_summary(out)
     if not quiet:
         print(found.text(all_slides=slides))
     if found.exit_code:

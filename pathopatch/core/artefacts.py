@@ -1,37 +1,44 @@
-"""Fingerprints and stamps of artefacts, and the tables that carry them.
+"""Artefacts of stages: stamped, written whole or not at all, and left alone where they are current.
 
-A stamp names the stage, its configuration and the fingerprints of its inputs. A stage that finds its finished output
-with an equal stamp does nothing; with another stamp it says what changed and stops, unless forced. Stamps hold no
-times and no host, so that equal inputs give equal bytes; the package version is recorded, not compared.
+A stamp names the stage, its settings and the fingerprints of its inputs. A stage that finds its finished output with an
+equal stamp does nothing. Where the stamps differ it names each setting that does, with both values, and stops, unless
+forced. Stamps hold no times and no host, so that equal inputs give equal bytes; the package version is recorded, not
+compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.errors import DuplicateIdError, InputCorruptError, InputMissingError, StaleArtefactError
-from pathopatch.core.files import atomic_path, plain, read_json
+from pathopatch.core.files import atomic_path, plain, read_json, write_json
+from pathopatch.core.status import update_status
+from pathopatch.core.version import __version__
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 4
-"""Of what stands in work folders. 2: a store says where its pixels come from, so that they need not be kept. 3: patches
-over the edge of resampled, float or signed slides are filled with background, not with a mixture of it. 4: tissue is
-found relative to the glass; a store says what was never scanned, which levels came from its cohort, and warnings."""
+SCHEMA_VERSION = 1
+"""Of what stands in work folders."""
 
 _WHOLE_FILE_BYTES = 256 * 2**20  # larger files are fingerprinted by size and evenly spread samples
 _SAMPLES = 64
 _SAMPLE_BYTES = 2**20
 _ZARR_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup")
 _STAMP_KEY = b"pathopatch"
+_UNSET = object()
+_SHOWN_KEYS, _SHOWN_CHARACTERS = 8, 80  # of an error's text
+_log = logging.getLogger(__name__)
 _COMMANDS = {  # what makes a stage's artefacts anew, where the command is not the stage's name and WORK
     "check": "check MANIFEST -o WORK",
     "tile": "tile MANIFEST -o WORK",
@@ -47,41 +54,72 @@ class Stamp:
     ----------
     stage : str
         Name of the stage that wrote it.
-    config : str
-        Fingerprint of the stage's configuration.
+    settings : mapping of str to Any
+        The stage's configuration; kept as the plain values that JSON has.
     inputs : mapping of str to str
         Fingerprint of each input, by name.
     """
 
     stage: str
-    config: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
-    package_version: str = field(default_factory=lambda: version("pathopatch"), compare=False)
+    package_version: str = field(default=__version__, compare=False)
+
+    def __post_init__(self) -> None:
+        # A stamp that was stored and read again must equal the one that was made: tuples and models become plain now.
+        object.__setattr__(self, "settings", json.loads(_canonical(self.settings)))
+
+    @property
+    def config(self) -> str:
+        """Fingerprint of the settings."""
+        return fingerprint(self.settings)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the stamp as plain values for JSON."""
-        return asdict(self)
+        return {
+            "stage": self.stage,
+            "config": self.config,
+            "settings": dict(self.settings),
+            "inputs": dict(self.inputs),
+            "schema_version": self.schema_version,
+            "package_version": self.package_version,
+        }
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Stamp:
-        """Return the stamp that `to_dict` wrote, of any schema."""
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: value for name, value in raw.items() if name in known})
+        """Return the stamp that `to_dict` wrote."""
+        names = ("stage", "settings", "inputs", "schema_version", "package_version")
+        return cls(**{name: raw[name] for name in names if name in raw})
 
     def differences(self, other: Stamp) -> list[str]:
-        """Return in words what differs between this stamp and another; empty if they are equal."""
-        found = [
+        """Return in words what differs between this stamp and an earlier one; empty if they are equal."""
+        texts = [
             f"{name} was {getattr(other, name)!r}, is {getattr(self, name)!r}"
             for name in ("schema_version", "stage")
             if getattr(self, name) != getattr(other, name)
         ]
-        if self.config != other.config:
-            found.append("the configuration differs")
-        for name in sorted({*self.inputs, *other.inputs}):
-            if self.inputs.get(name) != other.inputs.get(name):
-                found.append(f"input {name!r} differs")
-        return found
+        before, now = _by_key(other.settings), _by_key(self.settings)
+        keys = sorted(key for key in {*before, *now} if before.get(key, _UNSET) != now.get(key, _UNSET))
+        texts += [f"{key} was {_shown(before, key)}, is {_shown(now, key)}" for key in keys[:_SHOWN_KEYS]]
+        if len(keys) > _SHOWN_KEYS:
+            texts.append(f"{len(keys) - _SHOWN_KEYS} further settings differ")
+        names = sorted({*self.inputs, *other.inputs})
+        return texts + [f"input {name!r} differs" for name in names if self.inputs.get(name) != other.inputs.get(name)]
+
+
+def _by_key(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return the values of nested settings by dotted key, such as ``tissue.method``."""
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        is_table = isinstance(value, dict) and value
+        values |= _by_key(value, f"{above}{name}.") if is_table else {f"{above}{name}": value}
+    return values
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    text = repr(values[key]) if key in values else "not set"
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
 
 
 def fingerprint(value: object) -> str:
@@ -149,38 +187,146 @@ def _hash_file(path: str, size: int, _mtime_ns: int) -> str:
     return digest.hexdigest()
 
 
-def is_current(stamp: Stamp, existing: Stamp | None, *, place: Path, force: bool) -> bool:
-    """Return whether an existing artefact already is what a stage would write.
+def is_up_to_date(
+    *paths: Path,
+    stamp: Stamp,
+    force: bool = False,
+    existing: Sequence[Stamp | None] | None = None,
+    refuse: Callable[[Stamp, Path], None] | None = None,
+) -> bool:
+    """Return whether an artefact already is what a stage would write.
 
     Parameters
     ----------
+    paths : Path
+        Its parts, each with a stamp; the artefact is finished if they carry one and the same.
     stamp : Stamp
         What the stage would write now.
-    existing : Stamp or None
-        The finished artefact's stamp; None if there is none.
-    place : Path
-        Where the artefact stands, for the message.
     force : bool
         Redo an artefact of another stamp in place of stopping.
+    existing : sequence of Stamp or None, optional
+        Stamps of the parts, where `read_stamp` cannot read them.
+    refuse : callable, optional
+        Called with the stamp and place of an artefact that differs; may raise an error that says more than that.
 
     Raises
     ------
     StaleArtefactError
         The artefact was made of something else and `force` is off.
     """
-    if existing is None:
+    stamps = [read_stamp(path) for path in paths] if existing is None else existing
+    first = stamps[0]
+    # Parts that do not belong together were left by a killed process: there is no finished artefact.
+    if first is None or any(part is None or part.differences(first) for part in stamps):
         return False
-    changes = stamp.differences(existing)
-    if not changes:
-        return True
-    if force:
-        return False
-    require_schema(existing, place=place, remedy="run the same command with --force to make it anew")
+    changes = stamp.differences(first)
+    if not changes or force:
+        return not changes
+    if refuse is not None and first.schema_version == stamp.schema_version:
+        refuse(first, paths[0])
+    require_schema(first, place=paths[0], remedy="run the same command with --force to make it anew")
     raise StaleArtefactError(
         "what stands here was made otherwise: " + "; ".join(changes),
-        place=str(place),
+        place=str(paths[0]),
         remedy="use --force to redo it, or another work folder to keep both",
     )
+
+
+@dataclass(kw_only=True)
+class Artefact:
+    """An artefact in the making: where its parts go, and whether they need to be written.
+
+    Parameters
+    ----------
+    stamp : Stamp
+        What it is made of.
+    is_current : bool
+        Whether it is there already.
+    """
+
+    stamp: Stamp
+    is_current: bool
+    _status: SlideStatus | None = None
+    _began: float = field(default_factory=time.time)
+
+    def write_table(self, path: Path, table: pd.DataFrame) -> None:
+        """Write a Parquet table with the stamp, by rename."""
+        write_table(path, table, self.stamp)
+
+    def write_json(self, path: Path, values: Mapping[str, Any]) -> None:
+        """Write plain values and the stamp as JSON, by rename."""
+        write_json(path, {**values, "stamp": self.stamp.to_dict()})
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """Write how the work on a slide ended, with times and host, which stand in its status and nowhere else."""
+        assert self._status is not None
+        seconds = {} if self.is_current else {"seconds": f"{time.time() - self._began:.2f}"}
+        ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        self._status.update({**entry, "host": socket.gethostname(), **seconds, "ended": ended})
+
+
+@dataclass(frozen=True)
+class SlideStatus:
+    """The status entry of one slide in one stage."""
+
+    out: Path
+    slide_id: str
+    stage: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What the entry says of the slide from the beginning, such as its patient."""
+
+    def update(self, entry: Mapping[str, Any]) -> None:
+        """Replace the entry."""
+        update_status(self.out, self.slide_id, self.stage, entry)
+
+
+@contextmanager
+def artefact(
+    *paths: Path,
+    stamp: Stamp,
+    force: bool = False,
+    existing: Sequence[Stamp | None] | None = None,
+    refuse: Callable[[Stamp, Path], None] | None = None,
+    is_whole: Callable[[], bool] | None = None,
+    status: SlideStatus | None = None,
+) -> Iterator[Artefact]:
+    """Make an artefact, unless it is there: ``with artefact(…) as made: if made.is_current: return …``.
+
+    Parameters
+    ----------
+    paths, stamp, force, existing, refuse
+        As for `is_up_to_date`.
+    is_whole : callable, optional
+        Asked where the stamps agree: False makes the artefact anew.
+    status : SlideStatus, optional
+        Says "running" while the artefact is made; `Artefact.record` replaces that.
+
+    Raises
+    ------
+    StaleArtefactError
+        The artefact was made of something else and `force` is off.
+    """
+    is_current = is_up_to_date(*paths, stamp=stamp, force=force, existing=existing, refuse=refuse)
+    made = Artefact(stamp=stamp, is_current=is_current and (is_whole is None or is_whole()), _status=status)
+    if not made.is_current and status is not None:
+        status.update({"state": "running", "host": socket.gethostname(), **status.about})
+    yield made
+    _log.debug("%s: %s %s", stamp.stage, paths[0], "is current" if made.is_current else "was made")
+
+
+def read_stamp(path: Path) -> Stamp | None:
+    """Return the stamp of a finished Parquet table, JSON file or patch store; None if there is none."""
+    if path.suffix == ".parquet":
+        return table_stamp(path)
+    if path.suffix == ".zarr":
+        try:
+            attributes = read_json(path / "zarr.json").get("attributes", {})
+        except (InputMissingError, InputCorruptError):  # no store, or the rest of one: it is made anew
+            return None
+        raw = attributes.get("stamp") if attributes.get("complete") is True else None
+    else:
+        raw = read_json(path).get("stamp") if path.is_file() else None
+    return Stamp.from_dict(raw) if raw else None
 
 
 def require_schema(stamp: Stamp, *, place: Path, remedy: str | None = None) -> None:
@@ -333,11 +479,3 @@ def table_stamp(path: Path) -> Stamp | None:
         return None
     raw = metadata.get(_STAMP_KEY)
     return Stamp.from_dict(json.loads(raw)) if raw else None
-
-
-def json_stamp(path: Path, key: str = "stamp") -> Stamp | None:
-    """Return the stamp inside a finished JSON artefact; None if there is no such file or no stamp in it."""
-    if not path.is_file():
-        return None
-    raw = read_json(path).get(key)
-    return Stamp.from_dict(raw) if raw else None

@@ -1,24 +1,34 @@
-"""How does an artefact reach its place? Whole or not at all, under a work folder, with clear words when it cannot.
+"""Write files and folders whole or not at all, and read them, with clear errors.
 
-Writes go to a temporary name in the same folder and are renamed.
+Writes go to a temporary name beside the place and are renamed. The name tells machine and process: what a killed
+process left differs from what a running one writes.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pathopatch.core.errors import DiskFullError, InputCorruptError, InputMissingError, InputUnsupportedError
 from pathopatch.core.faultpoints import fault_point
-from pathopatch.core.temporary import temporary_path
 
+MARK = ".tmp-"
+_NAME = re.compile(r".+\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})-[0-9a-f]{8}")
+
+Writer = Literal["dead", "running", "unknown"]
 _LATE_S = (0.0, 0.05, 0.2, 0.5)
 
 
@@ -182,20 +192,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-FOLDS = "folds"
-
-
-def fold_folder(work: Path, number: int) -> Path:
-    """Return the work folder of one fold of a cross-validation, ``WORK/folds/<k>``."""
-    return inside(work, FOLDS, str(number))
-
-
-def tiled_in(work: Path) -> Path:
-    """Return the folder in which slides and patches lie: the work folder, or of a fold's that of the whole cohort."""
-    is_fold = work.parent.name == FOLDS and not (work / "slides").exists()
-    return work.parent.parent if is_fold else work
-
-
 def inside(folder: Path, *parts: str) -> Path:
     """Return a path below a work folder, refusing one that a symbolic link leads outside.
 
@@ -212,3 +208,66 @@ def inside(folder: Path, *parts: str) -> Path:
             remedy="remove the symbolic link, or choose another work folder",
         )
     return path
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who writes a temporary file: a process of this machine that is dead or running, or one that cannot be asked.
+
+    Parameters
+    ----------
+    state : {"dead", "running", "unknown"}
+        ``unknown``: of another machine or container, or of a version that did not write its process down.
+    pid : int or None
+        Process.
+    """
+
+    state: Writer
+    pid: int | None = None
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a fresh name beside a path, for what is to be renamed to it."""
+    return path.with_name(f"{path.name}{MARK}{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
+def owner(path: Path) -> Owner | None:
+    """Return who writes a temporary file; None if its name is not one of a temporary file."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return None
+    pid = int(match["pid"])
+    if match["machine"] != _machine() or os.name == "nt":  # where asking a process ends it
+        return Owner("unknown", pid)
+    return Owner("running" if _is_running(pid) else "dead", pid)
+
+
+@lru_cache(maxsize=1)
+def _machine() -> str:
+    """Return a name of this machine and, in a container, of its processes' numbering."""
+    try:
+        numbering = os.readlink("/proc/self/ns/pid")  # noqa: PTH115  # no path, a kernel's name
+    except OSError:
+        numbering = ""
+    return hashlib.sha256(f"{socket.gethostname()} {numbering}".encode()).hexdigest()[:8]
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return False
+    except OverflowError:
+        return False
+    except PermissionError:
+        return True
+    return pid > 0 and not _is_unburied(pid)
+
+
+def _is_unburied(pid: int) -> bool:
+    """Return whether a process has ended and only its parent has not asked how; in a container perhaps nobody will."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:  # no such system, or it is gone by now, which the next look finds
+        return False
+    return fields.rpartition(")")[2].split()[0] in "ZX"

@@ -1,45 +1,51 @@
-"""Which process is at a slide? One at a time in each stage; whoever comes second waits.
+"""Locks on work folders: one process at a time, and the others wait.
 
-A claim is the operating system's lock on a file in ``status/``, which a killed process does not keep. The file goes
-with the claim; one that a killed process left is nobody's and is taken by the next. Claims are taken and given back
-inside the folder's gate, a lock that is held no longer than that: so nobody ever waits for a file that is gone.
+A lock is the operating system's, on a file in ``status/locks/``; a killed process does not keep it. The files are few
+and permanent. A file that is never deleted cannot be deleted under a waiting process, so taking a lock needs no second
+lock. Slides share `SLOTS` files by a hash of their id: two slides of one file wait for each other and lose only time.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import disk_errors, inside
 
-GATE = ".lock"
-_END = ".lock"
-_EVERYONE = 0o666  # whoever may write in the folder may take what another one left there
-_WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # said by some network drives
-_GATE_S, _CLAIM_S = 0.005, 0.2  # between two looks
+FOLDER = ("status", "locks")
+SLOTS = 256
+STATUS = "status"
+"""Lock on the status files of a work folder, held only while one is written."""
+_ALL_USERS = 0o666  # another user who may write in the folder may also take its locks
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # raised on some network drives
+_SHORT_POLL_S, _LONG_POLL_S = 0.005, 0.2
 _log = logging.getLogger(__name__)
 
 
+def slide_lock(slide_id: str, stage: str) -> str:
+    """Return the name of the lock on a slide's outputs of one stage."""
+    return f"{stage}-{zlib.crc32(slide_id.encode()) % SLOTS:02x}"
+
+
 @contextmanager
-def claimed(out: Path, name: str, *, words: str = "") -> Iterator[None]:
-    """Wait until no other process, or thread, has a claim of this name on a work folder, and keep them waiting.
+def folder_lock(out: Path, name: str, *, waiting_for: str = "") -> Iterator[None]:
+    """Hold a lock of a work folder; wait while another process, or thread, holds it. Not to be entered twice by one.
 
     Parameters
     ----------
     out : Path
         Work folder.
     name : str
-        Of the claim; see `of_slide`.
-    words : str
-        What is claimed, for the line that says that another process has it; without it the wait is silent.
+        `STATUS`, or what `slide_lock` returns.
+    waiting_for : str
+        What is locked, for the line that tells why this process waits; without it the wait is silent.
 
     Raises
     ------
@@ -48,72 +54,55 @@ def claimed(out: Path, name: str, *, words: str = "") -> Iterator[None]:
     DiskFullError
         No space was left.
     """
-    path = inside(out, "status", name + _END)
-    held = _taken(out, path)
-    if held is None and words:
-        _log.warning("another process is at %s: waiting until it ends", words)
-    while held is None:
-        time.sleep(_CLAIM_S)
-        held = _taken(out, path)
+    release = _try_acquire(out, name)
+    if release is None:
+        if waiting_for:
+            _log.warning("another process is at %s: waiting until it ends", waiting_for)
+        release = _acquire(out, name, poll_s=_SHORT_POLL_S if name == STATUS else _LONG_POLL_S)
     try:
         yield
     finally:
-        with held, suppress(OSError, PathopatchError), gate(out):  # what went wrong before is what must be heard
-            path.unlink(missing_ok=True)
+        release()
 
 
-def is_claimed(out: Path, name: str) -> bool:
-    """Return whether another process, or thread, has a claim on a work folder."""
-    path = inside(out, "status", name + _END)
-    if not path.exists():
+def is_locked(out: Path, name: str) -> bool:
+    """Return whether another process, or thread, holds a lock of a work folder."""
+    if not _path(out, name).exists():
         return False
-    with gate(out):
-        held = _lock(path, is_patient=False)
-        if held is None:
-            return True
-        with held:
-            path.unlink(missing_ok=True)
+    release = _try_acquire(out, name)
+    if release is None:
+        return True
+    release()
     return False
 
 
-def of_slide(slide_id: str, stage: str) -> str:
-    """Return the name of the claim on a slide's outputs of one stage."""
-    return f"{slide_id}.{stage}"
+def _path(out: Path, name: str) -> Path:
+    return inside(out, *FOLDER, f"{name}.lock")
 
 
-@contextmanager
-def gate(out: Path) -> Iterator[None]:
-    """Keep all other processes from what takes a moment in a work folder; not to be entered twice by one."""
-    path = inside(out, "status", GATE)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        held = _lock(path, is_patient=True)
-    assert held is not None
-    with held:
-        yield
-
-
-def _taken(out: Path, path: Path) -> ExitStack | None:
-    with gate(out), disk_errors(path):
-        return _lock(path, is_patient=False)
-
-
-def _lock(path: Path, *, is_patient: bool) -> ExitStack | None:
-    """Return what gives a lock back; None if another one has it. Where there are no locks, everyone has all."""
-    lock, held = FileLock(path, mode=_EVERYONE, fallback_to_soft=False), ExitStack()
+def _try_acquire(out: Path, name: str) -> Callable[[], None] | None:
     try:
-        lock.acquire(blocking=is_patient, poll_interval=_GATE_S)
+        return _acquire(out, name, poll_s=None)
     except Timeout:
         return None
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _WITHOUT_LOCKS:
-            raise
-        _say_no_locks(path.parent)
-    else:
-        held.callback(lock.release)
-    return held
+
+
+def _acquire(out: Path, name: str, *, poll_s: float | None) -> Callable[[], None]:
+    """Acquire a lock and return what releases it; with `poll_s` None raise `Timeout` in place of waiting."""
+    path = _path(out, name)
+    lock = FileLock(path, mode=_ALL_USERS, fallback_to_soft=False)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(blocking=poll_s is not None, poll_interval=poll_s or _SHORT_POLL_S)
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in _NO_LOCKS):
+                raise
+            _warn_no_locks(path.parent)
+            return lambda: None
+    return lock.release
 
 
 @lru_cache(maxsize=16)
-def _say_no_locks(folder: Path) -> None:
+def _warn_no_locks(folder: Path) -> None:
     _log.warning("%s lies on a drive without locks: run one process at a time on this work folder", folder)

@@ -1,4 +1,4 @@
-"""How is the next piece of work made while the one before is used? By one other thread, in order."""
+"""Prepare the next items of a sequence in another thread while the current one is used, in order."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def read_ahead(parts: Iterator[T], *, ahead: int) -> Generator[T]:
+def prefetch_items(parts: Iterator[T], *, ahead: int) -> Generator[T]:
     """Yield the items of an iterator, which one other thread takes from it up to `ahead` items before they are due.
 
     What the iterator raises is raised where its item was due. A caller that stops earlier waits for the item in work.
     """
     end = object()
-    with closing(in_advance(lambda _: next(parts, end), repeat(None), ahead=ahead)) as items:
+    with closing(prefetch_results(lambda _: next(parts, end), repeat(None), ahead=ahead)) as items:
         for item in items:
             if item is end:
                 return
             yield item  # type: ignore[misc]
 
 
-def in_advance(make: Callable[[S], T], steps: Iterable[S], *, ahead: int) -> Generator[T]:
+def prefetch_results(make: Callable[[S], T], steps: Iterable[S], *, ahead: int) -> Generator[T]:
     """Yield ``make(step)`` for each step in order, made by one other thread up to `ahead` steps before it is due.
 
     What `make` raises is raised where its result was due. A caller that stops earlier waits for the one in work.

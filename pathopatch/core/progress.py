@@ -1,4 +1,4 @@
-"""How does a stage say how far it is? By calling what the command line, or a test, gives it."""
+"""The callback by which a stage reports its progress."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a stage calls to say how far it is."""
+    """Called by a stage after each unit of work; the command line draws bars with it."""
 
     def __call__(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Say that `done` of `total` units of the task `what` are finished."""
+        """Report that `done` of `total` units of the task `what` are finished."""
         ...

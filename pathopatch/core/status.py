@@ -1,9 +1,9 @@
-"""What became of every slide? One small file each in ``status/``, and for very many slides rolled into tables.
+"""Record the state of every slide: one small file each in ``status/``, for very many slides compacted into tables.
 
-``status/<slide_id>.json`` is the truth of its slide. Where thousands of them are settled, `roll` puts them into one
-``status/chunk-<number>.parquet``, so that a million slides are not a million files to read; what is read of a slide is
-the same before and after. A slide that is worked on again has a file again, which stands before any chunk, as a later
-chunk does before an earlier one. All that is written is written inside the folder's gate, by rename.
+``status/<slide_id>.json`` is the truth of its slide. `compact_status` moves thousands of final ones into one
+``status/chunk-<number>.parquet``, so that a million slides are not a million files to read. A slide that is worked on
+again has a file again. A file takes precedence over any chunk, and a later chunk over an earlier one. Everything is
+written under the folder's status lock, by rename.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError
 from pathopatch.core.files import atomic_path, inside, json_text, read_json, write_json
-from pathopatch.core.locks import gate
+from pathopatch.core.locks import STATUS, folder_lock
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 FOLDER, CHUNK = "status", "chunk-"
 FINISHED = ("done", "done_empty")
 """States of a slide whose outputs are there."""
-SETTLED = (*FINISHED, "failed")
+TERMINAL_STATES = (*FINISHED, "failed")
 """States in which nobody works on a slide."""
-ROLLED_FROM = 5000
-"""So many settled files are left as they are: they are read in a second."""
+COMPACT_FROM = 5000
+"""So many final files are left as they are: they are read in a second."""
 _ENTRY = "entry"
 _KEYS = ("slide_id", "stage")
 _NESTED = ("counts", "summary")
@@ -56,7 +56,7 @@ def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]
         No space was left; the earlier file is untouched.
     """
     path = inside(out, FOLDER, f"{slide_id}.json")
-    with gate(out):  # two stages may be at one slide
+    with folder_lock(out, STATUS):  # two stages may be at one slide
         write_json(path, {**read_status(out, slide_id), stage: dict(entry)})
 
 
@@ -71,7 +71,7 @@ def read_status(out: Path, slide_id: str) -> dict[str, Any]:
     try:
         return read_json(path)
     except InputMissingError:
-        return _rolled(out, slide_id)
+        return _from_chunks(out, slide_id)
     except InputCorruptError:
         return {}
 
@@ -85,12 +85,12 @@ def slide_ids(out: Path) -> list[str]:
 
 
 def chunks(out: Path) -> list[Path]:
-    """Return the tables that hold rolled statuses, the earliest first."""
+    """Return the tables that hold compacted statuses, the earliest first."""
     return sorted((out / FOLDER).glob(f"{CHUNK}*.parquet"))
 
 
-def roll(out: Path, *, at_least: int = ROLLED_FROM) -> Path | None:
-    """Put the settled statuses of a work folder into one more chunk; return it, or None if they are too few.
+def compact_status(out: Path, *, at_least: int = COMPACT_FROM) -> Path | None:
+    """Put the final statuses of a work folder into one more chunk; return it, or None if they are too few.
 
     Killed at any point it loses nothing: the files go after their chunk is there, and stand before it until then.
 
@@ -99,7 +99,7 @@ def roll(out: Path, *, at_least: int = ROLLED_FROM) -> Path | None:
     out : Path
         Work folder.
     at_least : int
-        So many settled files are worth a chunk.
+        So many final files are worth a chunk.
 
     Raises
     ------
@@ -108,13 +108,13 @@ def roll(out: Path, *, at_least: int = ROLLED_FROM) -> Path | None:
     """
     if sum(1 for _ in _files(out)) < at_least:
         return None
-    with gate(out):
-        settled = {path: status for path in _files(out) if (status := _settled(path))}
-        if len(settled) < at_least:
+    with folder_lock(out, STATUS):
+        final = {path: status for path in _files(out) if (status := _final_status(path))}
+        if len(final) < at_least:
             return None
         path = inside(out, FOLDER, f"{CHUNK}{_next_number(out):06d}.parquet")
-        _write(path, {file.stem: status for file, status in sorted(settled.items())})
-        for file in settled:
+        _write(path, {file.stem: status for file, status in sorted(final.items())})
+        for file in final:
             file.unlink()
     return path
 
@@ -162,11 +162,11 @@ class StatusTable:
     def _rows(self, path: Path) -> list[dict[str, Any]]:
         try:
             status = os.stat(path)  # noqa: PTH116
-        except FileNotFoundError:  # rolled meanwhile
+        except FileNotFoundError:  # compacted meanwhile
             return []
         written = (status.st_mtime_ns, status.st_ino, status.st_size)
         if path.stem not in self._of_files or self._of_files[path.stem][0] != written:
-            entries = _entries(_of_file(path)).items()
+            entries = _entries(_read_status_file(path)).items()
             rows = [{**_flat(entry), "slide_id": path.stem, "stage": stage} for stage, entry in entries]
             self._of_files[path.stem] = written, rows
         return self._of_files[path.stem][1]
@@ -176,10 +176,10 @@ def _files(out: Path) -> Iterator[Path]:
     return (out / FOLDER).glob("*.json")
 
 
-def _of_file(path: Path) -> dict[str, Any]:
+def _read_status_file(path: Path) -> dict[str, Any]:
     try:
         return read_json(path)
-    except (InputMissingError, InputCorruptError):  # rolled or written anew meanwhile, or damaged
+    except (InputMissingError, InputCorruptError):  # compacted or written anew meanwhile, or damaged
         return {}
 
 
@@ -187,12 +187,12 @@ def _entries(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {stage: entry for stage, entry in sorted(status.items()) if isinstance(entry, dict)}
 
 
-def _settled(path: Path) -> dict[str, Any]:
-    """Return a status whose every stage is settled; empty if it is not, or cannot be read."""
-    status = _of_file(path)
+def _final_status(path: Path) -> dict[str, Any]:
+    """Return a status whose every stage is final; empty if it is not, or cannot be read."""
+    status = _read_status_file(path)
     entries = _entries(status)
-    is_settled = entries and len(entries) == len(status)
-    return status if is_settled and all(each.get("state") in SETTLED for each in entries.values()) else {}
+    is_final = entries and len(entries) == len(status)
+    return status if is_final and all(each.get("state") in TERMINAL_STATES for each in entries.values()) else {}
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _write(path: Path, statuses: Mapping[str, Mapping[str, Any]]) -> None:
     names = [*_KEYS, *sorted({name for row in rows for name in row} - {*_KEYS, _ENTRY}), _ENTRY]
     columns = {name: _array(rows, name) for name in names}
     with atomic_path(path) as temporary:
-        pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=ROLLED_FROM)
+        pq.write_table(pa.table(columns), temporary, compression="zstd", row_group_size=COMPACT_FROM)
 
 
 def _array(rows: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
@@ -241,7 +241,7 @@ def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
     """Return some columns of a chunk, those that it lacks as missing."""
     import pyarrow.parquet as pq
 
-    with _corrupt_named(path):
+    with _name_corrupt_chunk(path):
         there = set(pq.read_schema(path).names)
         table: pd.DataFrame = pq.read_table(path, columns=[*_KEYS, *(n for n in columns if n in there)]).to_pandas()
     return table.reindex(columns=[*_KEYS, *columns])
@@ -250,27 +250,27 @@ def _read(path: Path, columns: Iterable[str]) -> pd.DataFrame:
 def _column(path: Path, name: str) -> list[str]:
     import pyarrow.parquet as pq
 
-    with _corrupt_named(path):
+    with _name_corrupt_chunk(path):
         found: list[str] = pq.read_table(path, columns=[name])[name].to_pylist()
     return found
 
 
-def _rolled(out: Path, slide_id: str) -> dict[str, Any]:
+def _from_chunks(out: Path, slide_id: str) -> dict[str, Any]:
     """Return what the latest chunk that has a slide says of it; empty if none has it."""
     for path in reversed(chunks(out)):
         written = path.stat().st_mtime_ns
-        low, high = _range(path, written)
-        if low <= slide_id <= high and slide_id in (held := _held(path, written)):
-            return {stage: json.loads(entry) for stage, entry in held[slide_id].items()}
+        low, high = _id_range(path, written)
+        if low <= slide_id <= high and slide_id in (entries_by_slide := _chunk_entries(path, written)):
+            return {stage: json.loads(entry) for stage, entry in entries_by_slide[slide_id].items()}
     return {}
 
 
 @lru_cache(maxsize=4096)
-def _range(path: Path, _written: int) -> tuple[str, str]:
+def _id_range(path: Path, _written: int) -> tuple[str, str]:
     """Return the first and the last slide id of a chunk, which its metadata tell."""
     import pyarrow.parquet as pq
 
-    with _corrupt_named(path):
+    with _name_corrupt_chunk(path):
         metadata = pq.read_metadata(path)
         column = metadata.schema.names.index(_KEYS[0])
         groups = [metadata.row_group(index).column(column).statistics for index in range(metadata.num_row_groups)]
@@ -278,11 +278,11 @@ def _range(path: Path, _written: int) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=8)
-def _held(path: Path, _written: int) -> dict[str, dict[str, str]]:
+def _chunk_entries(path: Path, _written: int) -> dict[str, dict[str, str]]:
     """Return the entries of a chunk, as JSON, by slide and stage."""
     import pyarrow.parquet as pq
 
-    with _corrupt_named(path):
+    with _name_corrupt_chunk(path):
         table = pq.read_table(path, columns=[*_KEYS, _ENTRY])
     found: dict[str, dict[str, str]] = {}
     for slide_id, stage, entry in zip(*(table[name].to_pylist() for name in (*_KEYS, _ENTRY)), strict=True):
@@ -291,7 +291,7 @@ def _held(path: Path, _written: int) -> dict[str, dict[str, str]]:
 
 
 @contextmanager
-def _corrupt_named(path: Path) -> Iterator[None]:
+def _name_corrupt_chunk(path: Path) -> Iterator[None]:
     """Turn what a damaged chunk raises into an error that says which, and that nothing made it."""
     import pyarrow as pa
 

@@ -1,22 +1,14 @@
-"""How is a number of things said? One patient, two patients."""
+"""Format numbers with their nouns."""
 
 from __future__ import annotations
 
 
-def counted(number: int, thing: str) -> str:
-    """Return a number with its noun, such as ``1 patch`` or ``2000 patches``.
-
-    Parameters
-    ----------
-    number : int
-        How many.
-    thing : str
-        One of them; its plural ends in s, or in es after ch, s or x.
-    """
-    ending = "" if number == 1 else "es" if thing.endswith(("ch", "s", "x")) else "s"
-    return f"{number} {thing}{ending}"
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with its noun, such as ``1 patch`` or ``2000 patches``; plurals end in s or es."""
+    ending = "" if number == 1 else "es" if noun.endswith(("ch", "s", "x")) else "s"
+    return f"{number} {noun}{ending}"
 
 
-def patches_of(patches: int, patients: int) -> str:
+def patches_and_patients(patches: int, patients: int) -> str:
     """Return how many patches of how many patients there are, in words."""
-    return f"{counted(patches, 'patch')} of {counted(patients, 'patient')}"
+    return f"{pluralize(patches, 'patch')} of {pluralize(patients, 'patient')}"

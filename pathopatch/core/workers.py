@@ -36,7 +36,7 @@ _STATM = Path("/proc/self/statm")
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerDied:
     """A piece of work that has no result: its process died at it, or was ended for its time or its memory."""
 
     is_late: bool = False
@@ -110,7 +110,7 @@ class Workers:
                 worker.process.kill()
         self._workers = []
 
-    def run(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | Lost]]:
+    def run(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | WorkerDied]]:
         """Yield the index of each item and what `work` returned for it, as they come.
 
         Parameters
@@ -126,7 +126,7 @@ class Workers:
             return
         again: list[int] = []
         for index, result in self._share(work, enumerate(items), self.count):
-            if isinstance(result, Lost) and not (result.is_late or result.is_large):
+            if isinstance(result, WorkerDied) and not (result.is_late or result.is_large):
                 again.append(index)
             else:
                 yield index, result
@@ -135,7 +135,7 @@ class Workers:
 
     def _share(
         self, work: Callable[[T], R], pieces: Iterable[tuple[int, T]], count: int
-    ) -> Iterator[tuple[int, R | Lost]]:
+    ) -> Iterator[tuple[int, R | WorkerDied]]:
         """Yield results of pieces that at most `count` processes share."""
         waiting = deque(pieces)
         while True:
@@ -152,9 +152,9 @@ class Workers:
                 if worker.pipe.poll():
                     yield self._take(worker)
                 elif worker.due <= time.monotonic():
-                    yield self._end(worker, Lost(is_late=True))
+                    yield self._end(worker, WorkerDied(is_late=True))
                 elif self.limit_bytes is not None and _resident_bytes(worker.process) > self.limit_bytes:
-                    yield self._end(worker, Lost(is_large=True))
+                    yield self._end(worker, WorkerDied(is_large=True))
 
     def _give(self, index: int, piece: tuple[Any, Any]) -> _Worker:
         """Return the process that is at a piece from now on, a new one if none is free."""
@@ -174,12 +174,12 @@ class Workers:
         try:
             result = worker.pipe.recv()
         except (EOFError, OSError):
-            return self._end(worker, Lost())
+            return self._end(worker, WorkerDied())
         assert worker.piece is not None
         index, worker.piece = worker.piece, None
         return index, result
 
-    def _end(self, worker: _Worker, result: Lost) -> tuple[int, Lost]:
+    def _end(self, worker: _Worker, result: WorkerDied) -> tuple[int, WorkerDied]:
         """Remove a process that died or is to die; return the index of its piece and that it is lost."""
         self._workers.remove(worker)
         worker.pipe.close()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core import artefacts
 from pathopatch.core.config import TileConfig
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
 from pathopatch.slides.manifest import SlideRow, read_manifest
@@ -35,7 +36,7 @@ def brightness_accuracy(work: Path, config: TileConfig, manifest: Path, *, thres
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    groups = artefacts.read_table(work / "groups.parquet").set_index("patch_id")
+    groups = artefacts.read_table(WorkFolder(work).groups).set_index("patch_id")
     groups = groups[(groups["label"] >= 0) & (attribute_in(groups, threshold).groups_in(groups) >= 0)]
     means: dict[str, NDArray[np.float64]] = {}
     for row in read_manifest(manifest).rows:

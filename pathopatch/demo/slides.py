@@ -20,9 +20,9 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, fingerprint, is_current, json_stamp
+from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, write_bytes, write_json
+from pathopatch.core.files import atomic_path, write_bytes
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
 from pathopatch.slides.manifest import SPLITS
 
@@ -149,23 +149,24 @@ def make_cohort(
         No space was left.
     """
     spec = spec or CohortSpec()
-    stamp = Stamp(stage="demo", config=fingerprint({"seed": seed, "shortcut": shortcut, "spec": asdict(spec)}))
-    manifest, made = out / "manifest.csv", out / "cohort.json"
-    if is_current(stamp, json_stamp(made), place=out, force=force) and manifest.is_file():
-        return manifest
-    made.unlink(missing_ok=True)
-    rows: list[dict[str, Any]] = []
-    truth: list[dict[str, Any]] = []
-    for slide_id, patient_id, split, fields, style, rng in _cohort(seed, shortcut, spec):
-        pixels, tumor = draw_slide(fields, style, rng=rng, spec=spec)
-        rows.append(_write_slide(out, slide_id, pixels, tumor, spec) | {"patient_id": patient_id, "split": split})
-        truth += _truth(slide_id, split, fields, spec)
-        if progress:
-            progress("slides", len(rows), sum(spec.slides), slide_id)
-    names = ("slide_id", "patient_id", "split", *(f"path:{c}" for c in CHANNELS), "mpp", "tumor_mask", "background")
-    _write_csv(out / "truth.csv", truth, tuple(truth[0]))
-    _write_csv(manifest, rows, names)
-    write_json(made, {"stamp": stamp.to_dict(), "seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
+    stamp = Stamp(stage="demo", settings={"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
+    manifest, facts = out / "manifest.csv", out / "cohort.json"
+    with artefact(facts, stamp=stamp, force=force, is_whole=manifest.is_file) as made:
+        if made.is_current:
+            return manifest
+        facts.unlink(missing_ok=True)
+        rows: list[dict[str, Any]] = []
+        truth: list[dict[str, Any]] = []
+        for slide_id, patient_id, split, fields, style, rng in _cohort(seed, shortcut, spec):
+            pixels, tumor = draw_slide(fields, style, rng=rng, spec=spec)
+            rows.append(_write_slide(out, slide_id, pixels, tumor, spec) | {"patient_id": patient_id, "split": split})
+            truth += _truth(slide_id, split, fields, spec)
+            if progress:
+                progress("slides", len(rows), sum(spec.slides), slide_id)
+        names = ("slide_id", "patient_id", "split", *(f"path:{c}" for c in CHANNELS), "mpp", "tumor_mask", "background")
+        _write_csv(out / "truth.csv", truth, tuple(truth[0]))
+        _write_csv(manifest, rows, names)
+        made.write_json(facts, {"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
     return manifest
 
 

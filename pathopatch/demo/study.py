@@ -18,10 +18,14 @@ from pathopatch.core import files
 from pathopatch.core.config import GroupsConfig, StudyConfig, TileConfig, TrainConfig, TuneConfig
 from pathopatch.core.method_names import MethodName
 from pathopatch.core.progress import Progress
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo.controls import brightness_accuracy
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.evaluation import compare
-from pathopatch.stages import pipeline
+from pathopatch.evaluation import compare, comparison_table
+from pathopatch.report import write_report
+from pathopatch.stages.audit import audit_text
+from pathopatch.stages.evaluate import evaluate_runs
+from pathopatch.stages.groups import form_groups
 from pathopatch.stages.study import run_study, study_runs, tile_study
 from pathopatch.training import train_many
 
@@ -54,12 +58,12 @@ def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progre
     study = study_of(work, seed=0, methods=TOUR_METHODS, trials=TOUR_TRIALS, jobs=jobs, progress=progress)
     result = run_study(study, workers=study.jobs, force=force, progress=progress)
     slides = sorted({outcome.slide_id for outcome in result.outcomes if outcome.state != "failed"})
-    pictures = [work / "heatmaps" / slide / "overlay.png" for slide in slides]
+    pictures = [WorkFolder(work).heatmap(slide) / "overlay.png" for slide in slides]
     return "\n".join(
         [
-            pipeline.audit_text(work),
+            audit_text(work),
             "",
-            pipeline.comparison_text(work),
+            comparison_table(work),
             "",
             "heatmaps:",
             *(f"  {picture}" for picture in pictures if picture.is_file()),
@@ -130,15 +134,15 @@ def one_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progres
     """Tune every method at every threshold on one seed's cohort, train some winners twice as long; return the table."""
     study = study_of(work, seed=seed, methods=METHODS, trials=STUDY_TRIALS, jobs=jobs, progress=progress)
     tile_study(study, workers=study.jobs, force=force, progress=progress)
-    pipeline.groups(work, study.groups, force=force)
+    form_groups(work, study.groups, force=force)
     runs = train_many(work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
     once = study_runs(study.model_copy(update={"methods": ONCE}))
     train_many(work, once, None, jobs=study.jobs, force=force, progress=progress)
     longer = [config for config in map(_twice_as_long, runs) if config.method in CLAIM]
     train_many(work, longer, None, jobs=study.jobs, force=force, progress=progress)
-    pipeline.evaluate(work, None, study.evaluate, force=force, progress=progress)
+    evaluate_runs(work, None, study.evaluate, force=force, progress=progress)
     table = compare(work, config=study.evaluate)
-    pipeline.report(work)
+    write_report(work)
     return table[table["threshold"] == table["trained_threshold"]].assign(cohort=seed)
 
 
@@ -151,7 +155,7 @@ def _twice_as_long(run: Path) -> TrainConfig:
 def one_control(work: Path, seed: int, *, jobs: int, force: bool, progress: Progress | None) -> dict[str, float]:
     """Return the controls of one seed: (a) without the shortcut, (b) the fraction alone, (c) brightness alone."""
     shortcut = work / f"seed-{seed}"
-    audit = files.read_json(shortcut / "groups" / "audit.json")
+    audit = files.read_json(WorkFolder(shortcut).audit)
     fair = work / f"seed-{seed}-fair"
     study = study_of(
         fair,
@@ -163,9 +167,9 @@ def one_control(work: Path, seed: int, *, jobs: int, force: bool, progress: Prog
         progress=progress,
     )
     tile_study(study, workers=study.jobs, force=force, progress=progress)
-    pipeline.groups(fair, study.groups, force=force)
+    form_groups(fair, study.groups, force=force)
     train_many(fair, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
-    table = pipeline.evaluate(fair, None, study.evaluate, force=force, progress=progress)
+    table = evaluate_runs(fair, None, study.evaluate, force=force, progress=progress)
     table = table[table["threshold"] == table["trained_threshold"]]
     found = {
         "seed": float(seed),

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.files import inside, read_json, write_bytes
+from pathopatch.core.files import read_json, write_bytes
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compute_cost import BUDGET, budget_of
 from pathopatch.evaluation.dependence import dependence_comparison, own_rows
 from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
@@ -77,7 +78,7 @@ def compare(
     """
     table = comparison(work, runs, split=split, config=config)
     text: str = table.to_csv(index=False, lineterminator="\n")
-    write_bytes(work / "comparison.csv", text.encode())
+    write_bytes(WorkFolder(work).comparison, text.encode())
     dependence = dependence_comparison(work, table, config=config).to_csv(index=False, lineterminator="\n")
     write_bytes(work / "tissue_dependence.csv", dependence.encode())
     return table
@@ -118,7 +119,7 @@ def comparison(
         )
     table = pd.DataFrame(rows)
     table["reference"] = [_reference(table, row) for _, row in table.iterrows()]
-    groups = read_table(work / "groups.parquet")
+    groups = read_table(WorkFolder(work).groups)
     patient = groups.set_index("patch_id")["patient_id"]
     attributes: dict[str, GroupingAttribute] = {
         attribute.label: attribute for attribute in (*threshold_attributes(groups), *bins_attributes(groups))
@@ -148,7 +149,7 @@ def sweep_of(work: Path, name: str, split: str) -> pd.DataFrame:
     split : str
         Split.
     """
-    path = inside(work, "runs", name, "evaluation", SWEEP_FILE)
+    path = WorkFolder(work).evaluation(name) / SWEEP_FILE
     if not path.is_file():
         return pd.DataFrame()
     table = pd.read_csv(path, keep_default_na=True, dtype={"split": str, "note": str})
@@ -220,7 +221,7 @@ def preferred_run(work: Path, *, threshold: float) -> str:
 
 def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
     """Return one row per threshold of one run; none if it was not evaluated on that split."""
-    numbers = read_json(inside(work, "runs", name, "evaluation", "metrics.json"))
+    numbers = read_json(WorkFolder(work).evaluation(name) / "metrics.json")
     content = numbers["splits"].get(split)
     if content is None:
         return []
@@ -248,7 +249,7 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
 
 def _about(work: Path, name: str) -> dict[str, Any]:
     """Return what a run's configuration says of it; a bundle from elsewhere has none and is its own method."""
-    path = inside(work, "runs", name, "config.json")
+    path = WorkFolder(work).run(name) / "config.json"
     raw = read_json(path) if path.is_file() else {}
     raw = raw.get("config", raw)
     bins = raw.get("bins", ())
@@ -297,7 +298,7 @@ def _reference(table: pd.DataFrame, row: pd.Series[Any]) -> str:
 
 def _predictions(work: Path, name: str, split: str) -> pd.DataFrame:
     """Return one run's predictions on a split, by patch."""
-    table = read_table(inside(work, "runs", name, "evaluation", "predictions.parquet"))
+    table = read_table(WorkFolder(work).evaluation(name) / "predictions.parquet")
     return table[table["split"] == split].set_index("patch_id")
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.errors import InputMissingError
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compute_cost import unequal
 from pathopatch.groups import bins_attributes, threshold_attributes
 
@@ -28,12 +29,12 @@ def comparison_table(work: Path) -> str:
     InputMissingError
         There is no comparison, or no groups.
     """
-    path = work / "comparison.csv"
+    path = WorkFolder(work).comparison
     if not path.is_file():
         raise InputMissingError("no comparison.csv", place=str(work), remedy="run `pathopatch evaluate` first")
     text = ("run", "method", "reference", "attribute", "trained_attribute", "sweep", "search")
     table = pd.read_csv(path, keep_default_na=True, dtype=dict.fromkeys(text, str))
-    groups = read_table(work / "groups.parquet")
+    groups = read_table(WorkFolder(work).groups)
     first = threshold_attributes(groups)[0]
     if first.is_patch_attribute:  # all thresholds give the same groups
         table = table[table["threshold"] == table["threshold"].min()]

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.files import inside, read_json
+from pathopatch.core.files import read_json
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.methods import NAMES, steps_in_all
 from pathopatch.training.phase_data import phases_of
 
@@ -48,7 +49,7 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
         "search_steps": _taken(config),
         "search": NO_SEARCH if config else "",
     }
-    path = inside(work, "runs", name, SEARCH_FILE)
+    path = WorkFolder(work).run(name) / SEARCH_FILE
     if path.is_file():
         facts = read_json(path)
         found |= {"trials": facts["trials"], "search_steps": facts["steps"], "search": facts["offered"]}

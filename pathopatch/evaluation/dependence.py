@@ -13,7 +13,7 @@ import pandas as pd
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.core.files import inside
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.audit import moments, rank_correlations, slopes
 from pathopatch.metrics.bootstrap import interval, resampled
 
@@ -39,12 +39,12 @@ def dependence_comparison(work: Path, table: pd.DataFrame, *, config: EvaluateCo
         the dependence minus that of the reference's, below 0 where there is less of it.
     """
     config = config or EvaluateConfig()
-    patient = read_table(work / "groups.parquet").set_index("patch_id")["patient_id"]
+    patient = read_table(WorkFolder(work).groups).set_index("patch_id")["patient_id"]
     predictions: dict[str, pd.DataFrame] = {}
 
     def predicted(run: str, split: str) -> pd.DataFrame:
         if run not in predictions:
-            stored = read_table(inside(work, "runs", run, "evaluation", "predictions.parquet"))
+            stored = read_table(WorkFolder(work).evaluation(run) / "predictions.parquet")
             predictions[run] = stored[stored["split"] == split].set_index("patch_id")
         return predictions[run]
 

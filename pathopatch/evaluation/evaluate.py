@@ -17,17 +17,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import (
+    Artefact,
     Stamp,
-    fingerprint,
+    artefact,
     fingerprint_file,
-    is_current,
-    json_stamp,
     read_table,
-    write_table,
 )
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, inside, read_json, write_json
+from pathopatch.core.files import atomic_path, read_json
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import ablation, ablation_table
 from pathopatch.evaluation.audit import tissue_dependence
 from pathopatch.evaluation.calibration import calibration, calibration_tables
@@ -84,33 +83,35 @@ def evaluate_run(
         The run was trained on slides of a split that is to be judged: the groups were divided anew since.
     """
     config = config or EvaluateConfig()
-    out = inside(work, "runs", run_name, "evaluation")
-    model_folder = inside(work, "runs", run_name, "model")
+    out = WorkFolder(work).evaluation(run_name)
+    model_folder = WorkFolder(work).model(run_name)
     stamp = Stamp(
         stage="evaluate",
-        config=fingerprint({"evaluate": config, "splits": list(splits)}),
+        settings={**config.model_dump(mode="json"), "splits": splits},
         inputs={
-            "groups": fingerprint_file(work / "groups.parquet"),
+            "groups": fingerprint_file(WorkFolder(work).groups),
             "model": fingerprint_file(model_folder),
         },
     )
-    if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
-        return out
-    groups = read_table(work / "groups.parquet")
-    model = load_model(model_folder, device=device)
-    unseen = sorted(set(splits) - set(_train_splits(work, run_name)))
-    require_unseen(work, groups, model.spec, unseen, place=out.parent)
-    predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
-    predictions = drop_learnt_patches(out.parent, predictions)
-    numbers = judge_predictions(
-        predictions,
-        groups,
-        decision_threshold=model.spec.decision_threshold,
-        train_splits=_train_splits(work, run_name),
-        config=config,
-    )
-    swept = sweep_table(predictions, groups, decision_threshold=model.spec.decision_threshold, config=config)
-    write_evaluation(out, predictions, {"run": run_name, **numbers}, stamp, further={SWEEP: swept})
+    with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
+        if made.is_current:
+            return out
+        groups = read_table(WorkFolder(work).groups)
+        model = load_model(model_folder, device=device)
+        unseen = sorted(set(splits) - set(_train_splits(work, run_name)))
+        require_unseen(work, groups, model.spec, unseen, place=out.parent)
+        predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
+        predictions = drop_learnt_patches(out.parent, predictions)
+        threshold = model.spec.decision_threshold
+        numbers = judge_predictions(
+            predictions,
+            groups,
+            decision_threshold=threshold,
+            train_splits=_train_splits(work, run_name),
+            config=config,
+        )
+        swept = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
+        write_evaluation(out, predictions, {"run": run_name, **numbers}, made, further={SWEEP: swept})
     return out
 
 
@@ -118,7 +119,7 @@ def write_evaluation(
     out: Path,
     predictions: pd.DataFrame,
     numbers: dict[str, Any],
-    stamp: Stamp,
+    made: Artefact,
     *,
     further: Mapping[str, pd.DataFrame],
 ) -> None:
@@ -132,8 +133,8 @@ def write_evaluation(
         A row per patch.
     numbers : dict
         What `judge_predictions` returned, and whatever else is known.
-    stamp : Stamp
-        Of the evaluation.
+    made : Artefact
+        The evaluation.
     further : mapping of str to DataFrame
         More tables by name; those without rows are not written.
     """
@@ -141,11 +142,11 @@ def write_evaluation(
     tables |= {**calibration_tables(numbers), "ablation": ablation_table(numbers)}
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
-        write_table(temporary / "predictions.parquet", predictions, stamp)
+        made.write_table(temporary / "predictions.parquet", predictions)
         for name, table in tables.items():
             if len(table):  # of one channel there is no ablation, by an attribute of their own no sweep
                 table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
-        write_json(temporary / "metrics.json", {**numbers, "stamp": stamp.to_dict()})
+        made.write_json(temporary / "metrics.json", numbers)
 
 
 def judge_predictions(
@@ -327,7 +328,7 @@ def dependence_table(numbers: dict[str, Any]) -> pd.DataFrame:
 
 def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:
     """Return the splits that a run was trained on, from its configuration if it has one."""
-    path = inside(work, "runs", run_name, "config.json")
+    path = WorkFolder(work).run(run_name) / "config.json"
     if not path.is_file():
         return ("train",)
     raw = read_json(path)

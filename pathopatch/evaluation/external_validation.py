@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig, IntensityConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
-from pathopatch.core.files import inside, read_json, tiled_in
-from pathopatch.core.text import patches_of
+from pathopatch.core.files import inside, read_json
+from pathopatch.core.text import patches_and_patients
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import (
     SWEEP,
     by_attribute,
@@ -92,28 +93,27 @@ def evaluate_bundle(
     spec = read_spec(bundle)
     stamp = Stamp(
         stage="evaluate",
-        config=fingerprint({"evaluate": config, "splits": None if splits is None else sorted(splits)}),
-        inputs={"groups": fingerprint_file(work / "groups.parquet"), "model": fingerprint_file(bundle)},
+        settings={**config.model_dump(mode="json"), "splits": None if splits is None else sorted(splits)},
+        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(bundle)},
     )
-    if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
-        return out
-    groups = read_table(work / "groups.parquet")
-    groups = groups.assign(split=ALL) if splits is None else groups
-    judged_splits = (ALL,) if splits is None else tuple(dict.fromkeys(splits))
-    rows = _labelled(groups, judged_splits)
-    warnings = check_patches(spec, _source(work, rows), place=str(bundle))
-    warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + seen_warnings(spec, work, rows)
-    predictions = predict_patches(
-        work, groups, load_model(bundle, device=device), splits=judged_splits, ablate=config.ablation
-    )
-    numbers = judge_predictions(
-        predictions, groups, decision_threshold=spec.decision_threshold, train_splits=(), config=config
-    )
-    for split, content in numbers["splits"].items():
-        content["fraction_only"] = _fraction_only(rows[rows["split"] == split], config)
-    swept = sweep_table(predictions, groups, decision_threshold=spec.decision_threshold, config=config)
-    about = {"bundle": _about(spec, out.name), "warnings": warnings}
-    write_evaluation(out, predictions, {**about, **numbers}, stamp, further={SWEEP: swept})
+    with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
+        if made.is_current:
+            return out
+        groups = read_table(WorkFolder(work).groups)
+        groups = groups.assign(split=ALL) if splits is None else groups
+        judged_splits = (ALL,) if splits is None else tuple(dict.fromkeys(splits))
+        rows = _labelled(groups, judged_splits)
+        warnings = check_patches(spec, _source(work, rows), place=str(bundle))
+        warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + seen_warnings(spec, work, rows)
+        model = load_model(bundle, device=device)
+        predictions = predict_patches(work, groups, model, splits=judged_splits, ablate=config.ablation)
+        threshold = spec.decision_threshold
+        numbers = judge_predictions(predictions, groups, decision_threshold=threshold, train_splits=(), config=config)
+        for split, content in numbers["splits"].items():
+            content["fraction_only"] = _fraction_only(rows[rows["split"] == split], config)
+        swept = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
+        about = {"bundle": _about(spec, out.name), "warnings": warnings}
+        write_evaluation(out, predictions, {**about, **numbers}, made, further={SWEEP: swept})
     return out
 
 
@@ -193,7 +193,7 @@ def seen_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[str]
     rows : DataFrame
         Rows of the groups table that are judged.
     """
-    here = slide_marks(tiled_in(work), rows)
+    here = slide_marks(WorkFolder(work).tiled.root, rows)
     if TRAINED not in spec.training or not here:
         why = "The bundle does not say which slides it was trained on" if here else "The files of these are not known"
         return [f"{why}: that it has not seen these is not checked."]
@@ -228,7 +228,7 @@ def outside_text(folder: Path) -> str:
     for split, content in numbers["splits"].items():
         alone = content["fraction_only"]
         first = next(iter(content["thresholds"].values()))
-        lines += ["", f"Split {split}: {patches_of(first['n'], first['patients'])}; in percent"]
+        lines += ["", f"Split {split}: {patches_and_patients(first['n'], first['patients'])}; in percent"]
         lines.append(
             f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, of the tissue fraction alone "
             + ("-" if alone["auroc"] is None else f"{alone['auroc']:.3f}")
@@ -274,7 +274,7 @@ def _labelled(groups: pd.DataFrame, splits: tuple[str, ...]) -> pd.DataFrame:
 def _source(work: Path, rows: pd.DataFrame) -> Source:
     """Return what the slides behind some patches have in common."""
     slides = sorted(set(rows["slide_id"].astype(str)))
-    source = common_source([PatchStore(inside(tiled_in(work), "slides", f"{name}.zarr")) for name in slides])
+    source = common_source([PatchStore(WorkFolder(work).tiled.store(name)) for name in slides])
     assert source is not None  # there are rows, so there are slides
     return source
 
@@ -294,7 +294,7 @@ def _class_warnings(spec: BundleSpec, groups: pd.DataFrame) -> list[str]:
 
 def _rule_warnings(spec: BundleSpec, work: Path) -> list[str]:
     """Return a warning where blank glass is told otherwise here than by the model."""
-    path = work / "groups" / "audit.json"
+    path = WorkFolder(work).audit
     here = read_json(path).get("min_tissue") if path.is_file() else None
     if here is None or here == spec.min_tissue:
         return []

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pathopatch.core.artefacts import fingerprint_file, json_stamp
+from pathopatch.core.artefacts import fingerprint_file, read_stamp
 from pathopatch.core.errors import SplitLeakageError, StaleArtefactError
-from pathopatch.core.files import inside, tiled_in
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.models.spec import BundleSpec
 from pathopatch.training.leakage import TRAINED, slide_marks
 
@@ -37,7 +37,7 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
     """
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0)]
     trained = set(spec.training.get(TRAINED, "").split(","))
-    seen = sorted(name for name, mark in slide_marks(tiled_in(work), rows).items() if mark in trained)
+    seen = sorted(name for name, mark in slide_marks(WorkFolder(work).tiled.root, rows).items() if mark in trained)
     if seen:
         raise SplitLeakageError(
             f"the run was trained on slides or patients that are in split {' or '.join(splits)} by now: {len(seen)}, "
@@ -62,9 +62,9 @@ def require_these_groups(work: Path, names: Sequence[str]) -> None:
     StaleArtefactError
         A run was judged by groups that have been formed anew since.
     """
-    stamps = {name: json_stamp(inside(work, "runs", name, "evaluation", "metrics.json")) for name in names}
+    stamps = {name: read_stamp(WorkFolder(work).evaluation(name) / "metrics.json") for name in names}
     judged_by = {name: stamp.inputs["groups"] for name, stamp in stamps.items() if stamp and "groups" in stamp.inputs}
-    now = fingerprint_file(work / "groups.parquet") if judged_by else ""
+    now = fingerprint_file(WorkFolder(work).groups) if judged_by else ""
     if stale := [name for name, groups in judged_by.items() if groups != now]:
         raise StaleArtefactError(
             f"{len(stale)} of {len(names)} runs were judged by groups that have been formed anew since, the first is "

@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, json_stamp, read_table
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.files import fold_folder, inside, read_json, write_bytes, write_json
+from pathopatch.core.files import read_json, write_bytes, write_json
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.calibration import calibration
 from pathopatch.evaluation.compute_cost import NO_SEARCH, SEARCH_FILE, budget_of
 from pathopatch.evaluation.evaluate import SWEEP, by_attribute, judge_predictions, sweep_table, write_evaluation
@@ -34,11 +35,11 @@ def fold_folders(work: Path) -> list[Path]:
     work : Path
         Work folder, with or without ``groups.parquet``.
     """
-    path = work / "groups.parquet"
+    path = WorkFolder(work).groups
     if not path.is_file():
         return []
     groups = read_table(path)
-    return [fold_folder(work, int(number)) for number in sorted(set(groups["fold"]))] if "fold" in groups else []
+    return [WorkFolder(work).fold(int(number)) for number in sorted(set(groups["fold"]))] if "fold" in groups else []
 
 
 def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, force: bool = False) -> Path:
@@ -71,34 +72,40 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     """
     config = config or EvaluateConfig()
     folds = fold_folders(work)
-    made = [inside(fold, "runs", name, "evaluation") for fold in folds]
-    lacking = [fold.name for fold, each in zip(folds, made, strict=True) if not (each / "metrics.json").is_file()]
+    evaluations = [WorkFolder(fold).evaluation(name) for fold in folds]
+    lacking = [
+        fold.name for fold, each in zip(folds, evaluations, strict=True) if not (each / "metrics.json").is_file()
+    ]
     if lacking:
         raise InputMissingError(
             f"run {name!r} is not evaluated in fold {', '.join(lacking)} of {len(folds)}",
             place=str(folds[0].parent),
             remedy="train it in every fold, or name with --run those that are",
         )
-    out = inside(work, "runs", name, "evaluation")
-    inputs = {f"fold {fold.name}": fingerprint_file(each) for fold, each in zip(folds, made, strict=True)}
-    inputs["groups"] = fingerprint_file(work / "groups.parquet")
-    stamp = Stamp(stage="evaluate", config=fingerprint({"pool": config}), inputs=inputs)
-    if is_current(stamp, json_stamp(out / "metrics.json"), place=out, force=force):
-        return out
-    groups = read_table(work / "groups.parquet")
-    numbers = [read_json(each / "metrics.json") for each in made]
-    raw = [read_table(each / "predictions.parquet") for each in made]
-    pooled = _pooled(raw, [each["decision_threshold"] for each in numbers])
-    whole: dict[str, Any] = {"decision_threshold": 0.0, "train_splits": ("test",)}  # of whom each trains in other folds
-    told = judge_predictions(pooled, groups, **whole, config=config)
-    _at_zero(told, _pooled(raw, [0.0] * len(raw)), groups, whole, config)
-    swept = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
-    about = {"run": name, "folds": len(folds)}
-    write_evaluation(out, pooled, {**about, **told}, stamp, further={SWEEP: swept, FOLDS: fold_table(numbers)})
-    configs = [read_json(each.parent / "config.json") for each in made]
-    spent = [budget_of(fold, name, each) for fold, each in zip(folds, configs, strict=True)]
-    write_json(out.parent / SEARCH_FILE, _spent(spent))
-    write_json(out.parent / "config.json", _shared(configs))
+    out = WorkFolder(work).evaluation(name)
+    inputs = {f"fold {fold.name}": fingerprint_file(each) for fold, each in zip(folds, evaluations, strict=True)}
+    inputs["groups"] = fingerprint_file(WorkFolder(work).groups)
+    stamp = Stamp(stage="evaluate", settings={"pool": config}, inputs=inputs)
+    with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
+        if made.is_current:
+            return out
+        groups = read_table(WorkFolder(work).groups)
+        numbers = [read_json(each / "metrics.json") for each in evaluations]
+        raw = [read_table(each / "predictions.parquet") for each in evaluations]
+        pooled = _pooled(raw, [each["decision_threshold"] for each in numbers])
+        whole: dict[str, Any] = {
+            "decision_threshold": 0.0,
+            "train_splits": ("test",),
+        }  # of whom each trains in other folds
+        told = judge_predictions(pooled, groups, **whole, config=config)
+        _at_zero(told, _pooled(raw, [0.0] * len(raw)), groups, whole, config)
+        swept = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
+        about = {"run": name, "folds": len(folds)}
+        write_evaluation(out, pooled, {**about, **told}, made, further={SWEEP: swept, FOLDS: fold_table(numbers)})
+        configs = [read_json(each.parent / "config.json") for each in evaluations]
+        spent = [budget_of(fold, name, each) for fold, each in zip(folds, configs, strict=True)]
+        write_json(out.parent / SEARCH_FILE, _spent(spent))
+        write_json(out.parent / "config.json", _shared(configs))
     return out
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.core.text import patches_of
+from pathopatch.core.text import patches_and_patients
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_interval
 from pathopatch.groups import TissueThreshold
 from pathopatch.groups.threshold_sweep import SWEEP
@@ -68,7 +68,9 @@ def _row(hits: NDArray[np.int64], n: NDArray[np.int64], names: Sequence[str], co
         resamples=0 if is_small.any() else config.bootstrap,
         seed=config.seed,
     )
-    note = [f"group {g} ({names[int(g)]}): {patches_of(size[g], people[g])}" for g in np.flatnonzero(is_small)]
+    note = [
+        f"group {g} ({names[int(g)]}): {patches_and_patients(size[g], people[g])}" for g in np.flatnonzero(is_small)
+    ]
     return {
         **{f"n_{g}": int(size[g]) for g in range(4)},
         **{f"patients_{g}": int(people[g]) for g in range(4)},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import counted, patches_of
+from pathopatch.core.text import patches_and_patients, pluralize
 from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, PatchAttribute, TissueThreshold
 from pathopatch.groups.shortcut import FLAGGED, LEAST_PATIENTS, LEAST_PATIENTS_OF_A_LABEL, NEGLIGIBLE, NOT_SHOWN
 
@@ -50,7 +50,7 @@ def verdict_text(found: Mapping[str, Any]) -> str:
         return "NOT KNOWN. There is one label only, so that nothing can give it away."
     alone = "the patches' own attribute" if is_own else "the tissue fraction"
     seen = f"in {where} {alone} alone tells the label with AUROC {_interval(told, 'auroc')}"
-    people = counted(told["patients"], "patient")
+    people = pluralize(told["patients"], "patient")
     if verdict["verdict"] == FLAGGED:
         side = f"above {0.5 + effect:g}" if told["auroc"] > 0.5 else f"below {0.5 - effect:g}"
         by = "that attribute" if is_own else "tissue area"
@@ -160,7 +160,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
 
 def _fraction_line(split: str, told: Mapping[str, Any], tumor: str) -> str:
     """Return one split's line about the fraction alone."""
-    line = f"  {split:<6} {told['n']:>7} patches of {counted(told['patients'], 'patient')}, {told['tumor']} {tumor}"
+    line = f"  {split:<6} {told['n']:>7} patches of {pluralize(told['patients'], 'patient')}, {told['tumor']} {tumor}"
     if told["auroc"] is None:
         return f"{line}: one label only"
     side = ">=" if told["larger_is_tumor"] else "<"
@@ -213,4 +213,6 @@ def _small(cell: Mapping[str, Any], attribute: GroupingAttribute) -> str:
     name = attribute.group_names[cell["group"]]
     if not cell["n"]:
         return f"{name} (no patches)"
-    return f"{name} ({patches_of(cell['n'], cell['patients'])}: known to {100 * cell['half_width']:.0f} points)"
+    return (
+        f"{name} ({patches_and_patients(cell['n'], cell['patients'])}: known to {100 * cell['half_width']:.0f} points)"
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.metrics.bootstrap import ratio
 
 ASSUMED_ACCURACY = 0.8
@@ -133,8 +133,8 @@ def _cell(
     # Kish: patches of a patient count less the more of them there are.
     effective = total / (1 + correlation * (float((n.astype(np.float64) ** 2).sum()) / total - 1))
     variance = accuracy * (1 - accuracy) / effective
-    reasons = [f"{counted(total, 'patch')}, fewer than {SMALL_CELL}"] if total < SMALL_CELL else []
-    reasons += [f"{counted(patients, 'patient')}, fewer than {FEW_PATIENTS}"] * (patients < FEW_PATIENTS)
+    reasons = [f"{pluralize(total, 'patch')}, fewer than {SMALL_CELL}"] if total < SMALL_CELL else []
+    reasons += [f"{pluralize(patients, 'patient')}, fewer than {FEW_PATIENTS}"] * (patients < FEW_PATIENTS)
     reasons += [f"known to {100 * half:.0f} points only"] if half > WIDE else []
     return {
         **known,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 
 LEAST_FOLDS = 3
 """One fold tests, one validates, one is left to train on."""
@@ -42,7 +42,7 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
     label = patches["label"].groupby(patches["patient_id"].astype(str)).max()
     if not LEAST_FOLDS <= folds <= len(label):
         raise InputUnsupportedError(
-            f"{folds} folds of {counted(len(label), 'patient')}",
+            f"{folds} folds of {pluralize(len(label), 'patient')}",
             place="[splits] folds",
             remedy=f"use at least {LEAST_FOLDS} folds and at most as many as there are patients",
         )

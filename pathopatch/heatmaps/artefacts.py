@@ -8,10 +8,9 @@ written now.
 from __future__ import annotations
 
 import hashlib
-import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,22 @@ import numpy as np
 import torch
 
 from pathopatch.core.artefacts import (
+    Artefact,
+    SlideStatus,
     Stamp,
+    artefact,
     fingerprint,
     fingerprint_file,
-    is_current,
-    json_stamp,
+    is_up_to_date,
     require_same_source,
-    table_stamp,
     write_tables,
 )
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, inside, read_json
-from pathopatch.core.locks import claimed, of_slide
+from pathopatch.core.files import atomic_path, read_json
+from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import FINISHED, read_status, update_status
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.folder import write_folder
 from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches
@@ -135,24 +136,33 @@ def predict_to(
     slide = tolerant(in_order(slide, voices.spec.channels), config.max_bad_tiles)
     warnings = [*slide.notes, *check_slide(voices.spec, slide)]
     known = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
-    with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
-        started = time.time()
-        table_path, folder = _places(out, slide_id)
+    facts_path, table_path = _places(out, slide_id)
+    folder = facts_path.parent
+    with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
         stamp = _stamp(slide, voices, config, tissue_mask)
-        if _is_current(slide, stamp, out, slide_id, force):
-            return _adopted(out, slide_id, folder, known)
-        update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname(), **known})
-        prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-        warnings += prediction.analysis.warnings(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
-        warnings += _unreadable(prediction)
-        with atomic_path(folder) as temporary:
-            temporary.mkdir()
-            name = "" if config.deidentify else slide_id
-            facts = write_folder(temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings)
-            write_tables(table_path, prediction.tables(), stamp)
-        result = _result(slide_id, facts)
-        _record(out, result, known, seconds=time.time() - started)
-        return result
+        with artefact(
+            facts_path,
+            table_path,
+            stamp=stamp,
+            force=force,
+            refuse=partial(_refuse_other_slide, out, slide, stamp),
+            status=SlideStatus(out, slide_id, STAGE, about=known),
+        ) as made:
+            if made.is_current:
+                return _adopted(out, slide_id, folder, known, made)
+            prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
+            warnings += prediction.analysis.warnings(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
+            warnings += _unreadable(prediction)
+            with atomic_path(folder) as temporary:
+                temporary.mkdir()
+                name = "" if config.deidentify else slide_id
+                facts = write_folder(
+                    temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings
+                )
+                write_tables(table_path, prediction.tables(), stamp)
+            result = _result(slide_id, facts)
+            made.record(_entry(result, known))
+            return result
 
 
 def _unreadable(prediction: Prediction) -> list[str]:
@@ -181,10 +191,12 @@ def is_predicted(
         Outputs of another model, slide or setting stand there, and `force` is off.
     """
     slide = tolerant(in_order(slide, _voices(model).spec.channels), config.max_bad_tiles)
-    table_path, folder = _places(out, slide_id)
-    if table_stamp(table_path) is None and json_stamp(folder / FACTS) is None:
+    facts_path, table_path = _places(out, slide_id)
+    if not facts_path.is_file():  # before the slide is read, which a stamp takes
         return False
-    return _is_current(slide, _stamp(slide, _voices(model), config, tissue_mask), out, slide_id, force)
+    stamp = _stamp(slide, _voices(model), config, tissue_mask)
+    refuse = partial(_refuse_other_slide, out, slide, stamp)
+    return is_up_to_date(facts_path, table_path, stamp=stamp, force=force, refuse=refuse)
 
 
 def _voices(model: PatchClassifier | Ensemble) -> Ensemble:
@@ -192,26 +204,16 @@ def _voices(model: PatchClassifier | Ensemble) -> Ensemble:
 
 
 def _places(out: Path, slide_id: str) -> tuple[Path, Path]:
-    """Return where a slide's table and heatmap stand."""
-    return inside(out, "predictions", f"{slide_id}.parquet"), inside(out, "heatmaps", slide_id)
+    """Return where a slide's heatmap says what it is, and where its table stands."""
+    return WorkFolder(out).heatmap(slide_id) / FACTS, WorkFolder(out).predictions(slide_id)
 
 
-def _is_current(slide: Slide, stamp: Stamp, out: Path, slide_id: str, force: bool) -> bool:
-    """Return whether both outputs carry a stamp."""
-    table_path, folder = _places(out, slide_id)
-    there = [(table_stamp(table_path), table_path), (json_stamp(folder / FACTS), folder)]
-    for existing, place in () if force else there:
-        if existing is not None and _shows_other_pixels(stamp, existing):
-            known = read_status(out, slide_id).get(STAGE, {}).get("source")
-            require_same_source(known, slide.source, slide_id=slide_id, place=place)
-    found = [is_current(stamp, existing, place=place, force=force) for existing, place in there]
-    return all(found)
-
-
-def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
-    """Return whether two stamps of one schema are of slides that differ."""
-    is_same_schema = stamp.schema_version == existing.schema_version
-    return is_same_schema and stamp.inputs["slide"] != existing.inputs.get("slide")
+def _refuse_other_slide(out: Path, slide: Slide, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
+    """Refuse to replace what was made of another slide under the same id."""
+    if stamp.inputs["slide"] != existing.inputs.get("slide"):
+        slide_id = facts_path.parent.name
+        source = read_status(out, slide_id).get(STAGE, {}).get("source")
+        require_same_source(source, slide.source, slide_id=slide_id, place=facts_path.parent)
 
 
 def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
@@ -239,7 +241,7 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
     inputs = {"slide": fingerprint(pixels), "model": marks[0] if len(marks) == 1 else fingerprint(marks)}
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
-    return Stamp(stage=STAGE, config=fingerprint(settings), inputs=inputs)
+    return Stamp(stage=STAGE, settings=settings, inputs=inputs)
 
 
 def _chosen(source: str | dict[str, str]) -> dict[str, str]:
@@ -266,16 +268,16 @@ def _model_fingerprint(model: PatchClassifier) -> str:
     return digest.hexdigest()
 
 
-def _adopted(out: Path, slide_id: str, folder: Path, of_it: Mapping[str, Any]) -> PredictResult:
+def _adopted(out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], made: Artefact) -> PredictResult:
     """Return the result of outputs that are there.
 
     The status is written if an interruption left it out, and follows a slide that has another patient or place by now.
     """
     result = _result(slide_id, read_json(folder / FACTS))
     entry = read_status(out, slide_id).get(STAGE, {})
-    known = {name: value for name, value in of_it.items() if value}
+    known = {name: value for name, value in about.items() if value}
     if entry.get("state") not in FINISHED:
-        _record(out, result, of_it)
+        made.record(_entry(result, about))
     elif any(entry.get(name) != value for name, value in known.items()):
         update_status(out, slide_id, STAGE, {**entry, **known})
     return replace(result, state="current")
@@ -292,18 +294,13 @@ def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
     )
 
 
-def _record(out: Path, result: PredictResult, of_it: Mapping[str, Any], *, seconds: float | None = None) -> None:
-    """Write the slide's status; times, host, patient and where the slide lies stand only here."""
-    entry: dict[str, Any] = {
+def _entry(result: PredictResult, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the slide's status says; its patient and place stand only there."""
+    return {
         "state": result.state,
-        **of_it,
+        **about,
         "counts": dict(result.counts),
         "summary": dict(result.summary),
         "warnings": list(result.warnings),
         **result.level,
-        "host": socket.gethostname(),
-        "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    if seconds is not None:
-        entry["seconds"] = f"{seconds:.2f}"
-    update_status(out, result.slide_id, STAGE, entry)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import NonFiniteError
-from pathopatch.core.prefetch import read_ahead
+from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps.flags import FLAGS, flags
 from pathopatch.heatmaps.tiling import tiling_of
 from pathopatch.models.bundle import PatchClassifier
@@ -174,7 +174,7 @@ def predict_patches(
     batches = _batches(slide, analysis, voices, config, tissue)
     if progress is not None:
         progress(0, len(origins))
-    with _threads(config.threads), closing(batches), closing(read_ahead(batches, ahead=_AHEAD)) as ready:
+    with _threads(config.threads), closing(batches), closing(prefetch_items(batches, ahead=_AHEAD)) as ready:
         for batch in ready:
             said = voices.speak(batch.x, tta=config.tta)
             found.add(batch, logit=said.logit, probability=said.probability, spread=said.spread)

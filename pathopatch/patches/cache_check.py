@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, require_same_source, table_stamp
+from pathopatch.core.artefacts import Stamp, fingerprint_file, is_up_to_date, read_stamp, require_same_source
 from pathopatch.core.config import TileConfig
-from pathopatch.core.files import inside
 from pathopatch.core.status import is_recorded_done
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.labels import LabelSource
-from pathopatch.patches.store import PatchStore, store_levels, store_source, store_stamp
+from pathopatch.patches.store import PatchStore, store_levels, store_source
 from pathopatch.slides import Slide
 
 STAGE = "tile"
@@ -41,24 +42,30 @@ def is_finished(
     InputMissingError
         A mask or an annotation file is missing.
     """
-    store_path, table_path = inside(out, "slides", f"{slide_id}.zarr"), inside(out, "patches", f"{slide_id}.parquet")
-    if finished_stamp(store_path, table_path) is None:
+    store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
+    if read_stamp(store_path) is None:  # before the slide is read, which a stamp takes
         return False
     config = with_cohort_levels(config, {} if force else store_levels(store_path))
     stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
-    return is_current_output(slide, stamp, config, store_path, table_path, force)
+    refuse = partial(refuse_other_slide, slide, stamp)
+    is_current = is_up_to_date(store_path, table_path, stamp=stamp, force=force, refuse=refuse)
+    return is_current and not (force and lacks_pixels(store_path, config))
 
 
-def is_current_output(
-    slide: Slide, stamp: Stamp, config: TileConfig, store_path: Path, table_path: Path, force: bool
-) -> bool:
-    """Return whether store and table carry this stamp, and a forced run would add no pixels; raises as `tile_slide`."""
-    existing = finished_stamp(store_path, table_path)
-    # The same id for another slide is a mistake in the manifest, not a stale artefact: `--force` would destroy work.
-    if not force and existing is not None and _shows_other_pixels(stamp, existing):
+def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
+    """Refuse to replace what was made of other files or pixels under the same id.
+
+    Raises
+    ------
+    DuplicateIdError
+        What stands there was made of another slide.
+    """
+    now, before = (
+        {name: value for name, value in each.inputs.items() if name.startswith(("slide ", "pixels"))}
+        for each in (stamp, existing)
+    )
+    if now != before:
         require_same_source(store_source(store_path), slide.source, slide_id=store_path.stem, place=store_path)
-    current = is_current(stamp, existing, place=store_path, force=force)
-    return current and not (force and _lacks_pixels(store_path, config))
 
 
 def with_cohort_levels(config: TileConfig, levels: Mapping[str, float]) -> TileConfig:
@@ -69,19 +76,8 @@ def with_cohort_levels(config: TileConfig, levels: Mapping[str, float]) -> TileC
     return config.model_copy(update={"tissue": tissue})
 
 
-def _shows_other_pixels(stamp: Stamp, existing: Stamp) -> bool:
-    """Return whether two stamps of one schema have different slide files or pixels."""
-    if stamp.schema_version != existing.schema_version:
-        return False
-
-    def slide_inputs(inputs: Mapping[str, str]) -> dict[str, str]:
-        return {role: value for role, value in inputs.items() if role.startswith(("slide ", "pixels"))}
-
-    return slide_inputs(stamp.inputs) != slide_inputs(existing.inputs)
-
-
-def _lacks_pixels(store_path: Path, config: TileConfig) -> bool:
-    """Return whether the store's pixels were removed to free space."""
+def lacks_pixels(store_path: Path, config: TileConfig) -> bool:
+    """Return whether a finished store's pixels were removed to free space."""
     return config.store == "zarr" and not PatchStore(store_path).has_patches
 
 
@@ -94,14 +90,16 @@ def tile_stamp(
     tissue_mask: Path | None,
 ) -> Stamp:
     """Return the stamp of a slide's store and table: the configuration and the fingerprints of all inputs."""
-    facts = {
-        "config": config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
-        "slide_id": slide_id,
-        "patient_id": patient_id,
-        "channels": slide.channels,
-        "mpp": slide.mpp,
-        "background": slide.background,
-        "whole_slide_non_tumor": source is not None and source.whole_slide_non_tumor,
+    settings = {
+        **config.model_dump(mode="json", exclude={"registration": {"warn_um"}}),  # which changes no artefact
+        "slide": {
+            "id": slide_id,
+            "patient_id": patient_id,
+            "channels": slide.channels,
+            "mpp": slide.mpp,
+            "background": slide.background,
+            "whole_slide_non_tumor": source is not None and source.whole_slide_non_tumor,
+        },
     }
     inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
     inputs["pixels"] = _probe(slide)
@@ -109,7 +107,7 @@ def tile_stamp(
         inputs[role] = fingerprint_file(path)
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
-    return Stamp(stage=STAGE, config=fingerprint(facts), inputs=inputs)
+    return Stamp(stage=STAGE, settings=settings, inputs=inputs)
 
 
 def _probe(slide: Slide) -> str:
@@ -127,12 +125,8 @@ def is_tiled(work: Path, slide_id: str) -> bool:
     """Return whether a slide is tiled: its status is done, and its store and table share a stamp."""
     if not is_recorded_done(work, slide_id, STAGE):
         return False
-    return finished_stamp(work / "slides" / f"{slide_id}.zarr", work / "patches" / f"{slide_id}.parquet") is not None
-
-
-def finished_stamp(store_path: Path, table_path: Path) -> Stamp | None:
-    """Return the stamp that store and table share; None if one is missing or the two differ."""
-    table, store = table_stamp(table_path), store_stamp(store_path)
-    if table is None or store is None or table.differences(store):
-        return None
-    return table
+    store, table = (
+        read_stamp(WorkFolder(work).store(slide_id)),
+        read_stamp(WorkFolder(work).patches(slide_id)),
+    )
+    return store is not None and table is not None and not table.differences(store)

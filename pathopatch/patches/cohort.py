@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, json_stamp
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint, fingerprint_file
 from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import (
     ChannelMismatchError,
@@ -24,8 +24,9 @@ from pathopatch.core.errors import (
     NoTissueError,
     PathopatchError,
 )
-from pathopatch.core.files import read_json, write_json
+from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import polarities_of, slide_quantiles
 from pathopatch.patches.cache_check import STAGE
 from pathopatch.patches.intensity import pooled_windows
@@ -112,15 +113,16 @@ def cohort_config(
     usable = [row for row in training if row.slide_id in fingerprints]
     inputs = {row.slide_id: fingerprint([fingerprints[row.slide_id], *_mask_fingerprint(row)]) for row in usable}
     settings = {"intensity": config.intensity, "tissue": config.tissue, "mpp": config.mpp}
-    stamp = Stamp(stage="windows", config=fingerprint(settings), inputs=inputs)
+    stamp = Stamp(stage="windows", settings=settings, inputs=inputs)
     path = work / NAME
-    if is_current(stamp, json_stamp(path), place=path, force=force):
-        windows = read_json(path)["windows"]
-    elif only_known:
-        return config
-    else:
-        windows, left_out = _pool_windows(usable, config, measured(usable))
-        write_json(path, {"windows": windows, "left_out": left_out, "stamp": stamp.to_dict()})
+    with artefact(path, stamp=stamp, force=force) as made:
+        if made.is_current:
+            windows = read_json(path)["windows"]
+        elif only_known:
+            return config
+        else:
+            windows, left_out = _pool_windows(usable, config, measured(usable))
+            made.write_json(path, {"windows": windows, "left_out": left_out})
     cohort_windows = {name: (float(low), float(high)) for name, (low, high) in windows.items()}
     intensity = config.intensity.model_copy(update={"windows": cohort_windows | config.intensity.windows})
     return config.model_copy(update={"intensity": intensity})
@@ -202,7 +204,7 @@ def _status_without_cohort_levels(work: Path, slide_id: str) -> dict[str, Any]:
 
 
 def _attributes(work: Path, slide_id: str) -> dict[str, Any]:
-    return PatchStore(work / "slides" / f"{slide_id}.zarr").attributes
+    return PatchStore(WorkFolder(work).store(slide_id)).attributes
 
 
 def _agreed_levels(slides: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -7,29 +7,27 @@ rule for slides with one threshold for the set: on the sheet at overview scale, 
 from __future__ import annotations
 
 import math
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current, read_table, write_table
+from pathopatch.core.artefacts import SlideStatus, Stamp, artefact, fingerprint, fingerprint_file
 from pathopatch.core.config import ReadyConfig, TileConfig, parse
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, inside
-from pathopatch.core.locks import claimed, of_slide
-from pathopatch.core.status import is_recorded_done, update_status
+from pathopatch.core.files import atomic_path
+from pathopatch.core.locks import folder_lock, slide_lock
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
-from pathopatch.patches.cache_check import STAGE, finished_stamp
+from pathopatch.patches.cache_check import STAGE
 from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
-from pathopatch.patches.tile import COLUMNS, TileResult, write_status
+from pathopatch.patches.tile import COLUMNS, TileResult, current_result, status_entry
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides.background import background_text, guess_polarities, parse_background
@@ -104,7 +102,7 @@ def tile_patches(
             place="[tile] mpp",
             remedy="leave it out, and state the images' own scale: mpp of [ready], --mpp",
         )
-    name, started = _set_id(source), time.time()
+    name = _set_id(source)
     listed = read_list(source)
     files = [Path(file) for file in listed["file"]]
     spec = common_spec(files, ready)
@@ -112,24 +110,23 @@ def tile_patches(
     config = parse(TileConfig, {**config.model_dump(), "mpp": mpp}, place="[ready]")
     fingerprints = [fingerprint_file(file) for file in files]
     stamp = _stamp(listed, config, name, fingerprints, ready)
-    store_path, table_path = inside(out, "slides", f"{name}.zarr"), inside(out, "patches", f"{name}.parquet")
-    with claimed(out, of_slide(name, STAGE), words=f"the set {name}"):
-        existing = finished_stamp(store_path, table_path)
-        state: Literal["done", "done_empty", "current"] = "current"
-        if is_current(stamp, existing, place=store_path, force=force):
-            table = read_table(table_path)
-            if not is_recorded_done(out, name, STAGE):
-                write_status(out, table, PatchStore(store_path).attributes, started)  # cut off before it
+    store_path, table_path = WorkFolder(out).store(name), WorkFolder(out).patches(name)
+    with (
+        folder_lock(out, slide_lock(name, STAGE), waiting_for=f"the set {name}"),
+        artefact(store_path, table_path, stamp=stamp, force=force, status=SlideStatus(out, name, STAGE)) as made,
+    ):
+        if made.is_current:
+            result = replace(current_result(out, name, table_path, store_path, made), warnings=warnings)
         else:
-            update_status(out, name, STAGE, {"state": "running", "host": socket.gethostname()})
             sheet = _analyse_set(files, spec, config)
             with atomic_path(store_path) as temporary:
                 record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
                 measured = _write_store(temporary, sheet, config, record, progress)
             table = _table(listed, sheet, measured, name)
-            write_table(table_path, table, stamp)
-            state = write_status(out, table, PatchStore(store_path).attributes, started)
-    result = TileResult(slide_id=name, patches=len(table), state=state, warnings=warnings)
+            made.write_table(table_path, table)
+            entry = status_entry(table, PatchStore(store_path).attributes)
+            made.record(entry)
+            result = TileResult(slide_id=name, patches=len(table), state=entry["state"], warnings=warnings)
     return result, _slides_row(source, listed, spec, config, result, fingerprint(fingerprints))
 
 
@@ -306,7 +303,7 @@ def _stamp(
     cells = {column: list(map(str, listed[column])) for column in listed if column != "file"}
     return Stamp(
         stage=STAGE,
-        config=fingerprint(rules),
+        settings=rules,
         inputs={"list": fingerprint(cells), "images": fingerprint(list(fingerprints))},
     )
 

@@ -13,18 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.core.artefacts import Stamp, require_schema
 from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.source import SourcePatches
 from pathopatch.patches.store_writer import stored_dtype
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.zarr_reader import ZarrReader
-
-
-def store_stamp(path: Path) -> Stamp | None:
-    """Return the stamp of a finished store; None if there is none or it is not complete."""
-    attributes = _attributes_of(path)
-    if attributes.get("complete") is not True or "stamp" not in attributes:
-        return None
-    return Stamp.from_dict(attributes["stamp"])
 
 
 def store_source(path: Path) -> Any:
@@ -210,7 +203,7 @@ def require_one_geometry(work: Path, slides: Sequence[str]) -> None:
     """Refuse stored slides of different patch size or stride with StaleArtefactError, which names a slide of each."""
     slide_by_geometry: dict[tuple[int, int], str] = {}
     for slide in slides:
-        attributes = PatchStore(work / "slides" / f"{slide}.zarr").attributes
+        attributes = PatchStore(WorkFolder(work).store(slide)).attributes
         slide_by_geometry.setdefault((attributes["patch_px"], attributes["stride_px"]), slide)
     if len(slide_by_geometry) > 1:
         raise StaleArtefactError(

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
-import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,14 +17,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import read_table, write_table
+from pathopatch.core.artefacts import Artefact, SlideStatus, artefact, read_table
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, inside
-from pathopatch.core.locks import claimed, of_slide
-from pathopatch.core.status import is_recorded_done, update_status
+from pathopatch.core.files import atomic_path
+from pathopatch.core.locks import folder_lock, slide_lock
+from pathopatch.core.status import is_recorded_done
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.cache_check import STAGE, is_current_output, tile_stamp, with_cohort_levels
+from pathopatch.patches.cache_check import STAGE, lacks_pixels, refuse_other_slide, tile_stamp, with_cohort_levels
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
 from pathopatch.patches.source import read_level, source_record
 from pathopatch.patches.store import PatchStore, store_levels
@@ -132,36 +132,49 @@ def tile_slide(
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"slide id {slide_id!r}", remedy="use letters, digits, dots, dashes")
     patient_id = slide_id if patient_id is None else patient_id
-    with claimed(out, of_slide(slide_id, STAGE), words=f"slide {slide_id} ({STAGE})"):
-        started = time.time()
-        store_path = inside(out, "slides", f"{slide_id}.zarr")
-        table_path = inside(out, "patches", f"{slide_id}.parquet")
+    store_path = WorkFolder(out).store(slide_id)
+    table_path = WorkFolder(out).patches(slide_id)
+    with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
         # A later plain run must not lose the levels that an earlier run took from the cohort.
         if cohort_levels is None:
             cohort_levels = {} if force else store_levels(store_path)
         levels = {name: cohort_levels[name] for name in cohort_levels if name not in config.tissue.background_level}
         config = with_cohort_levels(config, levels)
         stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
-        if is_current_output(slide, stamp, config, store_path, table_path, force):
-            table, facts = read_table(table_path), PatchStore(store_path).attributes
-            if not is_recorded_done(out, slide_id, STAGE):
-                write_status(out, table, facts, started)  # cut off between the table and the status
-            warnings = tuple(facts["warnings"])
-            return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=warnings)
-        update_status(out, slide_id, STAGE, {"state": "running", "host": socket.gethostname()})
-        analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
-        # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
-        table = _table(slide, config, analysis, slide_id, patient_id, labels)
-        warnings = (*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um))
-        record = {"slide_id": slide_id, "warnings": list(warnings), "cohort_levels": levels, "stamp": stamp.to_dict()}
-        with atomic_path(store_path) as temporary:
-            measured = _write_store(temporary, slide, config, analysis, record, progress)
-        table = table.assign(**measured)[list(COLUMNS)]
-        write_table(table_path, table, stamp)
-        state = write_status(out, table, PatchStore(store_path).attributes, started)
-        if state == "done_empty":
-            _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
-        return TileResult(slide_id=slide_id, patches=len(table), state=state, warnings=warnings)
+        with artefact(
+            store_path,
+            table_path,
+            stamp=stamp,
+            force=force,
+            refuse=partial(refuse_other_slide, slide, stamp),
+            is_whole=lambda: not (force and lacks_pixels(store_path, config)),
+            status=SlideStatus(out, slide_id, STAGE),
+        ) as made:
+            if made.is_current:
+                return current_result(out, slide_id, table_path, store_path, made)
+            analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
+            # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
+            table = _table(slide, config, analysis, slide_id, patient_id, labels)
+            warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
+            record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
+            with atomic_path(store_path) as temporary:
+                measured = _write_store(temporary, slide, config, analysis, record, progress)
+            table = table.assign(**measured)[list(COLUMNS)]
+            made.write_table(table_path, table)
+            entry = status_entry(table, PatchStore(store_path).attributes)
+            made.record(entry)
+    if entry["state"] == "done_empty":
+        _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
+    return TileResult(slide_id=slide_id, patches=len(table), state=entry["state"], warnings=tuple(warnings))
+
+
+def current_result(out: Path, slide_id: str, table_path: Path, store_path: Path, made: Artefact) -> TileResult:
+    """Return the result of artefacts that are there; write the status if the process before was cut off before it."""
+    table, attributes = read_table(table_path), PatchStore(store_path).attributes
+    if not is_recorded_done(out, slide_id, STAGE):
+        made.record(status_entry(table, attributes))
+    warnings = tuple(attributes["warnings"])
+    return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=warnings)
 
 
 def _table(
@@ -286,24 +299,14 @@ def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> di
     }
 
 
-def write_status(
-    out: Path, table: pd.DataFrame, attributes: Mapping[str, Any], started: float
-) -> Literal["done", "done_empty"]:
-    """Write the stage's status from the patch table and the store's attributes."""
-    # Times and host are recorded here alone: elsewhere, equal inputs give equal bytes.
-    state: Literal["done", "done_empty"] = "done" if (table["tissue_fraction"] > 0).any() else "done_empty"
-    entry = {
-        "state": state,
+def status_entry(table: pd.DataFrame, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the stage ended, by the patch table and the store's attributes."""
+    return {
+        "state": "done" if (table["tissue_fraction"] > 0).any() else "done_empty",
         "patches": len(table),
         "tissue_patches": int((table["tissue_fraction"] > 0).sum()),
         "labelled_patches": int((table["label"] >= 0).sum()),
         "tissue_confidence": attributes["tissue"]["confidence"],
         "cohort_levels": attributes["cohort_levels"],
         "warnings": attributes["warnings"],
-        "stamp": attributes["stamp"],
-        "host": socket.gethostname(),
-        "seconds": f"{time.time() - started:.2f}",
-        "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    update_status(out, attributes["slide_id"], STAGE, entry)
-    return state

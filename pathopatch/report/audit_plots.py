@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.expected import SMALL_CELL
@@ -71,7 +71,7 @@ def shortcut_strength(
     left.set_xlim(0, 1.6)
     left.set_xticks(np.linspace(0, 1, 5))
     names = [
-        plain(f"{split}: {counted(told['n'], 'patch')},\n{counted(told['patients'], 'patient')}")
+        plain(f"{split}: {pluralize(told['n'], 'patch')},\n{pluralize(told['patients'], 'patient')}")
         for split, told in alone.items()
     ]
     left.set_yticks(range(len(alone)), names)
@@ -152,7 +152,7 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: Gro
             ends = max(0, true - cell["half_width"]), min(1, true + cell["half_width"])
             axes.hlines(place, *ends, color=colors[place], linewidth=3)
             axes.plot(true, place, "o", color=colors[place], markersize=6.5, markeredgecolor="white")
-            people = counted(cell["patients"], "patient")
+            people = pluralize(cell["patients"], "patient")
             axes.text(1.04, place, f"n = {cell['n']}, {people}", va="center", fontsize=8, color=_INK)
         wga = told["wga"]
         if wga["mean"] is not None:

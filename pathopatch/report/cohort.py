@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.groups.decisions.decision import current_decisions
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.markup import Html, number, paragraph, percent, picture, table, tag, warning
@@ -182,7 +182,7 @@ def _scanner_facts(study: Study) -> Html:
         counts = values.value_counts().sort_index()
         items += [
             tag("dt", name),
-            tag("dd", "; ".join(f"{value} ({counted(count, 'slide')})" for value, count in counts.items())),
+            tag("dd", "; ".join(f"{value} ({pluralize(count, 'slide')})" for value, count in counts.items())),
         ]
     return tag("dl", *items)
 

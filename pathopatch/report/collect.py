@@ -14,21 +14,20 @@ from pathopatch.core.artefacts import (
     Stamp,
     fingerprint,
     fingerprint_file,
-    json_stamp,
+    read_stamp,
     read_table,
     require_schema,
-    table_stamp,
 )
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
-from pathopatch.core.files import inside, read_json, tiled_in
+from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status, slide_ids
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.pooled import FOLDS_FILE
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
-from pathopatch.patches.store import store_stamp
 
 _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
 
@@ -138,24 +137,24 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     StaleArtefactError
         An artefact is of another schema, so that its numbers may mean something else; the earliest stage is named.
     """
-    evaluate = evaluate or _judged_with(tiled_in(work))
+    evaluate = evaluate or _judged_with(WorkFolder(work).tiled.root)
     runs = evaluated_runs(work)
     stamps = _stamps(work, runs)
-    groups = read_table(work / "groups.parquet") if (work / "groups.parquet").is_file() else None
-    audit_path = work / "groups" / "audit.json"
+    groups = read_table(WorkFolder(work).groups) if WorkFolder(work).groups.is_file() else None
+    audit_path = WorkFolder(work).audit
     configs = {path.parent.name: read_json(path) for path in sorted(work.glob("runs/*/config.json"))}
     table = comparison(work, config=evaluate) if runs and groups is not None else None
     split = "" if table is None else str(table["split"].iloc[0])
     decisions = read_log(work / LOG_NAME)
     return Study(
         name=work.resolve().name,
-        slides=_slides(tiled_in(work), groups),
+        slides=_slides(WorkFolder(work).tiled.root, groups),
         groups=groups,
         audit=read_json(audit_path) if audit_path.is_file() else None,
-        evaluations={run: read_json(inside(work, "runs", run, "evaluation", "metrics.json")) for run in runs},
+        evaluations={run: read_json(WorkFolder(work).evaluation(run) / "metrics.json") for run in runs},
         configs={run: raw.get("config", raw) for run, raw in configs.items()},
         comparison=table,
-        predictions={run: read_table(inside(work, "runs", run, "evaluation", "predictions.parquet")) for run in runs},
+        predictions={run: read_table(WorkFolder(work).evaluation(run) / "predictions.parquet") for run in runs},
         histories={
             path.parent.name: pd.read_csv(path)
             for path in sorted(work.glob("runs/*/history.csv"))
@@ -164,7 +163,9 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         trials={path.parent.name: pd.read_csv(path) for path in sorted(work.glob("runs/*/trials.csv"))},
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={
-            path.stem: path for path in sorted(tiled_in(work).glob("slides/*.zarr")) if store_stamp(path) is not None
+            path.stem: path
+            for path in sorted(WorkFolder(work).tiled.root.glob("slides/*.zarr"))
+            if read_stamp(path) is not None
         },
         stamps=stamps,
         folds=_folds(work, groups),
@@ -178,7 +179,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
 
 def _fingerprints(work: Path, slides: Iterable[str]) -> dict[str, str]:
     """Return the fingerprint of the heatmap of each of some slides that has one."""
-    stamps = {name: json_stamp(inside(work, "heatmaps", name, "heatmap.json")) for name in slides}
+    stamps = {name: read_stamp(WorkFolder(work).heatmap(name) / "heatmap.json") for name in slides}
     return {name: fingerprint(stamp.to_dict())[:16] for name, stamp in stamps.items() if stamp is not None}
 
 
@@ -191,7 +192,7 @@ def _judged_with(work: Path) -> EvaluateConfig:
 def _outside(work: Path) -> dict[str, dict[str, Any]]:
     """Return what models from elsewhere were judged to be; with a warning where the groups were formed anew since."""
     found = {path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))}
-    groups = work / "groups.parquet"
+    groups = WorkFolder(work).groups
     now = fingerprint_file(groups) if groups.is_file() else ""
     for numbers in found.values():
         if Stamp.from_dict(numbers["stamp"]).inputs.get("groups") != now:
@@ -209,7 +210,7 @@ def _folds(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame | None:
 
 def _slides(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame:
     """Return the rows of all slides that any artefact knows of."""
-    checked = read_table(work / "slides.parquet") if (work / "slides.parquet").is_file() else pd.DataFrame()
+    checked = read_table(WorkFolder(work).slides) if WorkFolder(work).slides.is_file() else pd.DataFrame()
     known = {
         str(row["slide_id"]): {str(key): value for key, value in row.items()} for row in checked.to_dict("records")
     }
@@ -224,7 +225,7 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], groups: pd.DataFra
     """Return what is known of one slide; of a set of ready patches, which has many patients, a row a split."""
     status = read_status(work, name)
     tiled, predicted = status.get("tile", {}), status.get("predict", {})
-    store = _store_attributes(inside(work, "slides", f"{name}.zarr"))
+    store = _store_attributes(WorkFolder(work).store(name))
     channels = store.get("channels") or [part for part in str(checked.get("channels", "")).split(",") if part]
     common = {
         "slide_id": name,
@@ -242,7 +243,7 @@ def _slide(work: Path, name: str, checked: Mapping[str, Any], groups: pd.DataFra
         "predict_summary": predicted.get("summary", {}),
         "warnings": list(dict.fromkeys([*tiled.get("warnings", []), *predicted.get("warnings", [])])),
     }
-    path = inside(work, "patches", f"{name}.parquet")
+    path = WorkFolder(work).patches(name)
     table = read_table(path) if path.is_file() else None
     split_of = _splits(groups, name)
     if table is not None and store.get("is_ready_set"):
@@ -307,13 +308,13 @@ def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:
     The first that is of another schema is refused.
     """
     found = {
-        "slides.parquet": table_stamp(work / "slides.parquet"),
-        **{f"patches/{path.name}": table_stamp(path) for path in sorted(work.glob("patches/*.parquet"))},
-        "groups.parquet": table_stamp(work / "groups.parquet"),
-        **{f"runs/{path.parent.name}": json_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
-        **{f"runs/{run}/evaluation": json_stamp(work / "runs" / run / "evaluation" / "metrics.json") for run in runs},
-        **{f"evaluations/{p.parent.name}": json_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},
-        **{f"predictions/{path.name}": table_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
+        "slides.parquet": read_stamp(WorkFolder(work).slides),
+        **{f"patches/{path.name}": read_stamp(path) for path in sorted(work.glob("patches/*.parquet"))},
+        "groups.parquet": read_stamp(WorkFolder(work).groups),
+        **{f"runs/{path.parent.name}": read_stamp(path) for path in sorted(work.glob("runs/*/run.json"))},
+        **{f"runs/{run}/evaluation": read_stamp(WorkFolder(work).evaluation(run) / "metrics.json") for run in runs},
+        **{f"evaluations/{p.parent.name}": read_stamp(p) for p in sorted(work.glob("evaluations/*/metrics.json"))},
+        **{f"predictions/{path.name}": read_stamp(path) for path in sorted(work.glob("predictions/*.parquet"))},
     }
     stamps = {place: stamp for place, stamp in found.items() if stamp is not None}
     for place, stamp in stamps.items():

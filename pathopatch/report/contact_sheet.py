@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.core.files import atomic_path, inside, read_json, tiled_in, write_bytes, write_json
+from pathopatch.core.files import atomic_path, inside, read_json, write_bytes, write_json
 from pathopatch.core.progress import Progress
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import PatchStore
 from pathopatch.patches.annotations.tissue_outlines import tissue_geojson
 from pathopatch.patches.picture import FAINT, INK, PAPER, Picture, font, shortened, write_png
-from pathopatch.patches.store import store_stamp
 from pathopatch.report.markup import BANNER, Html, document, paragraph, tag
 from pathopatch.report.tissue import first_to_look, gallery, tissue_picture, write_outlines
 from pathopatch.report.tissue_facts import TissueFacts, read_tissue_facts
@@ -93,8 +93,8 @@ def write_contact_sheet(
     sheet = folder / "contact-sheet.png" if out is None else out
     if sheet.suffix.lower() != ".png":
         raise InputUnsupportedError(f"a sheet {sheet.name!r}", place="--out", remedy="give the name of a PNG file")
-    found = sorted(tiled_in(work).glob("slides/*.zarr"))
-    stores = {path.stem: path for path in found if store_stamp(path) is not None}
+    found = sorted(WorkFolder(work).tiled.root.glob("slides/*.zarr"))
+    stores = {path.stem: path for path in found if read_stamp(path) is not None}
     facts = read_tissue_facts(stores)
     without = tuple(name for name in stores if name not in {each.slide_id for each in facts})
     if not facts:
@@ -103,7 +103,7 @@ def write_contact_sheet(
         outlines = write_outlines(stores, facts, pictures, href="pictures")
     name = work.resolve().name
     sheets = _write_sheets(stores, facts, sheet, title=name, progress=progress)
-    written, kept = _write_geojson(tiled_in(work), stores, facts, folder, force=force)
+    written, kept = _write_geojson(WorkFolder(work).tiled.root, stores, facts, folder, force=force)
     page = folder / "index.html"
     write_bytes(page, _page(name, facts, gallery(outlines, links=written), without).encode())
     return ContactSheet(
@@ -139,7 +139,7 @@ def _write_sheets(
             cells.append(_cell(PatchStore(stores[each.slide_id]), each))
             if progress:
                 progress("tissue", done, len(facts), each.slide_id)
-        heading = f"{title}: tissue of {counted(len(facts), 'slide')}, worst first"
+        heading = f"{title}: tissue of {pluralize(len(facts), 'slide')}, worst first"
         heading += f", sheet {number + 1} of {pages}" if pages > 1 else ""
         with atomic_path(place) as temporary:
             write_png(temporary, _joined(cells, heading))
@@ -227,7 +227,7 @@ def _write_geojson(
 
 def _bounds_origins(tiled: Path) -> dict[str, tuple[int, int]]:
     """Return the corner of each slide's bounds, level-0 px, as the stage `check` wrote it down."""
-    path = tiled / "slides.parquet"
+    path = WorkFolder(tiled).slides
     if not path.is_file():
         return {}
     table = read_table(path)
@@ -251,7 +251,7 @@ def _page(name: str, facts: Sequence[TissueFacts], pictures: Html, without: Sequ
     header = tag(
         "header",
         tag("h1", title),
-        paragraph(f"{counted(len(facts), 'slide')}, worst first. Grey stripes were not scanned.", kind="lead"),
+        paragraph(f"{pluralize(len(facts), 'slide')}, worst first. Grey stripes were not scanned.", kind="lead"),
         paragraph(BANNER, kind="banner"),
     )
     return document(title, header, tag("main", *body, correct, pictures))

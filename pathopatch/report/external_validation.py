@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.report import audit_plots
@@ -121,7 +121,7 @@ def _of_group(row: Mapping[str, Any]) -> Html:
     told = between(*(percent(row[end]) for end in ("accuracy", "low", "high")))
     small = " – SMALL" if row["n"] < SMALL_GROUP else ""
     return Html(
-        safe(told) + tag("span", f"n = {row['n']}, {counted(row['patients'], 'patient')}{small}", class_="interval")
+        safe(told) + tag("span", f"n = {row['n']}, {pluralize(row['patients'], 'patient')}{small}", class_="interval")
     )
 
 

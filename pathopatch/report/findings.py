@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.evaluation.compare import ERM_METHODS
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import GroupingAttribute, TissueBins
@@ -102,7 +102,7 @@ def number_warnings(study: Study) -> list[Html]:
     if seeds.min() < _FEW_SEEDS:
         found.append(
             warning(
-                f"Some methods were trained with {counted(int(seeds.min()), 'seed')}; a claim "
+                f"Some methods were trained with {pluralize(int(seeds.min()), 'seed')}; a claim "
                 f"about a method needs at least {_FEW_SEEDS}. Differences between runs include the chance of training."
             )
         )
@@ -143,11 +143,11 @@ def group_warnings(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[Htm
         group = sizes.index(min(sizes))
         said.append(
             f"the smallest group of the {row['split']} split is group {group} ({attribute.group_names[group]}) with "
-            f"n = {counted(sizes[group], 'patch')}, fewer than {SMALL_GROUP}, so that WGA may rest on chance"
+            f"n = {pluralize(sizes[group], 'patch')}, fewer than {SMALL_GROUP}, so that WGA may rest on chance"
         )
     if min(people) < _FEW_PATIENTS:
         said.append(
-            f"a group of the {row['split']} split comes from {counted(min(people), 'patient')}; "
+            f"a group of the {row['split']} split comes from {pluralize(min(people), 'patient')}; "
             f"with fewer than {_FEW_PATIENTS} the intervals are too narrow"
         )
     return [warning(f"{where} ", "; and ".join(said), ".")] if said else []
@@ -163,7 +163,7 @@ def _validation_warnings(study: Study) -> list[Html]:
             found.append(
                 warning(
                     f"{capital(attribute.phrase)} the smallest group of the validation split has n = "
-                    f"{counted(smallest, 'patch')}, fewer than {SMALL_GROUP}: what was chosen on it (checkpoints, "
+                    f"{pluralize(smallest, 'patch')}, fewer than {SMALL_GROUP}: what was chosen on it (checkpoints, "
                     "decision thresholds, the preferred run) may rest on chance."
                 )
             )
@@ -207,7 +207,7 @@ def _without_preference(rows: pd.DataFrame) -> Html:
     wga = rows["wga"].dropna()
     ends = f", from {percent(wga.min())} to {percent(wga.max())} % on split {rows['split'].iloc[0]}" if len(wga) else ""
     return paragraph(
-        f"{counted(rows['run'].nunique(), 'run')}{ends}. Validation says nothing of them, so that none can be "
+        f"{pluralize(rows['run'].nunique(), 'run')}{ends}. Validation says nothing of them, so that none can be "
         "preferred: the best of them would be chosen by the patches that it is judged on."
     )
 
@@ -308,7 +308,7 @@ def _counts_table(thresholds: dict[str, Any], attribute: GroupingAttribute) -> H
                 tag(
                     "span",
                     str(cells["counts"][y][a]),
-                    tag("span", counted(cells["patients"][y][a], "patient"), class_="interval"),
+                    tag("span", pluralize(cells["patients"][y][a], "patient"), class_="interval"),
                 )
                 for y in (0, 1)
                 for a in range(len(attribute.value_names))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.report.collect import Study
 from pathopatch.report.markup import Html, number, paragraph, percent, table, tag
 
@@ -33,7 +33,7 @@ def _table(attribute: str, told: str, rows: pd.DataFrame, pooled: pd.DataFrame) 
     numbers = sorted(set(rows["fold"]))
     sizes = rows.drop_duplicates("fold").set_index("fold")
     heads = [
-        tag("span", f"fold {fold}", tag("span", counted(sizes['patients'][fold], 'patient'), class_="interval"),
+        tag("span", f"fold {fold}", tag("span", pluralize(sizes['patients'][fold], 'patient'), class_="interval"),
             tag("span", f"smallest n = {sizes['smallest_group_n'][fold]}", class_="interval"))
         for fold in numbers
     ]  # fmt: skip

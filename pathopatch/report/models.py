@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.evaluation.compare import ERM_METHODS
 from pathopatch.groups.attribute import training_label
 from pathopatch.report.collect import Study, patients_in
@@ -175,7 +175,7 @@ def summary(study: Study) -> Html:
     hashes = {stage: {s.config[:12] for s in study.stamps.values() if s.stage == stage} for stage in _STAGES}
     is_own = study.attribute.is_patch_attribute
     facts = {
-        "Cohort": f"{counted(slides, 'slide')} of {counted(patients, 'patient')}",
+        "Cohort": f"{pluralize(slides, 'slide')} of {pluralize(patients, 'patient')}",
         "Groups by the patches' own attribute": ", ".join(study.attribute.value_names) if is_own else "",
         "Tissue thresholds": "" if is_own else ", ".join(f"{cut:g}" for cut in study.thresholds),
         "Methods": ", ".join(methods["method"]),

@@ -13,6 +13,7 @@ import cv2
 
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.files import atomic_path, write_bytes
+from pathopatch.core.version import __version__
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.decisions.table import decisions_csv
 from pathopatch.report.audit import before_training, verdict_box
@@ -190,7 +191,7 @@ def _footer() -> Html:
     libraries = ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
     return tag(
         "footer",
-        f"Drawn by pathopatch {version('pathopatch')} ({libraries}) from the artefacts of the work folder. "
+        f"Drawn by pathopatch {__version__} ({libraries}) from the artefacts of the work folder. "
         "Research use only, not for diagnosis.",
     )
 

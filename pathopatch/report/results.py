@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import counted, patches_of
+from pathopatch.core.text import patches_and_patients, pluralize
 from pathopatch.evaluation.compare import n_groups_of, summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import GroupingAttribute, TissueBins
@@ -90,7 +90,7 @@ def _comparison_table(rows: pd.DataFrame, by: str) -> Html:
     small = " – SMALL" if first["smallest_group_n"] < SMALL_GROUP else ""
     groups = [
         tag("span", f"group {g}", tag("span", f"n = {int(first[f'n_{g}'])}", class_="interval"),
-            tag("span", counted(int(first[f'patients_{g}']), 'patient'), class_="interval"))
+            tag("span", pluralize(int(first[f'patients_{g}']), 'patient'), class_="interval"))
         for g in range(n_groups)
     ]  # fmt: skip
     worst = tag("span", "WGA", tag("span", f"smallest n = {int(first['smallest_group_n'])}{small}", class_="interval"))
@@ -99,7 +99,7 @@ def _comparison_table(rows: pd.DataFrame, by: str) -> Html:
         for row in rows.to_dict("records")
     ]
     caption = (
-        f"Accuracy, {first['split']} split, {by}: {patches_of(int(first['n']), int(first['patients']))}; "
+        f"Accuracy, {first['split']} split, {by}: {patches_and_patients(int(first['n']), int(first['patients']))}; "
         "percent, with 95 % intervals."
     )
     return table(caption, ("run", worst, "GBA", *groups), body)

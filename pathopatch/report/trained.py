@@ -163,7 +163,7 @@ def ablated(name: str, rows: Sequence[Mapping[str, Any]], where: str) -> list[Ht
             f"{capital(where)}. Points lost without a channel, with paired 95 % interval by patient.",
         ),
         table(
-            f"Lost without a channel, percentage points with paired 95 % intervals, {where}.",
+            f"WorkerDied without a channel, percentage points with paired 95 % intervals, {where}.",
             ("model", "without", "WGA", "GBA", "AUROC x 100", "AUROC that is left"),
             body,
             text_columns=2,

@@ -12,6 +12,7 @@ from typing import Any
 
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.status import FINISHED, read_status, slide_ids
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_facts
@@ -209,9 +210,9 @@ class ReviewedCohort:
         """Return when each file that a slide is read from was written."""
         own = (
             self.out / "status" / f"{slide_id}.json",
-            self.out / "heatmaps" / slide_id / FACTS,
-            self.out / "predictions" / f"{slide_id}.parquet",
-            self.work / "groups.parquet",
+            WorkFolder(self.out).heatmap(slide_id) / FACTS,
+            WorkFolder(self.out).predictions(slide_id),
+            WorkFolder(self.work).groups,
         )
         other = () if self.beside is None else self.beside._slide_mtimes(slide_id)
         return *(_mtime_ns(path) for path in own), *other
@@ -263,7 +264,7 @@ def open_cohort(
     ManifestError
         The manifest is wrong.
     """
-    if work is not None and not (work / "groups.parquet").is_file():
+    if work is not None and not WorkFolder(work).groups.is_file():
         raise InputMissingError(
             "no groups.parquet", place=str(work), remedy="run pathopatch groups there, or drop --work"
         )

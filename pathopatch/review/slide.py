@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
-from pathopatch.core.files import inside, read_json
+from pathopatch.core.files import read_json
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.attribute import threshold_attributes, tissue_bin
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.flags import FLAGS
@@ -90,7 +91,7 @@ class ReviewedSlide:
     @property
     def folder(self) -> Path:
         """The folder of the heatmap's files."""
-        return inside(self._out, "heatmaps", self.slide_id)
+        return WorkFolder(self._out).heatmap(self.slide_id)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -143,7 +144,7 @@ class ReviewedSlide:
     @cached_property
     def table(self) -> pd.DataFrame:
         """The predictions, see `pathopatch.heatmaps.predict.predict_slide`."""
-        return read_table(inside(self._out, "predictions", f"{self.slide_id}.parquet"))
+        return read_table(WorkFolder(self._out).predictions(self.slide_id))
 
     @cached_property
     def heatmap(self) -> HeatmapFile:
@@ -153,14 +154,14 @@ class ReviewedSlide:
     @cached_property
     def groups(self) -> pd.DataFrame | None:
         """The slide's rows of the groups table; None without such a table."""
-        if self._work is None or not (self._work / "groups.parquet").is_file():
+        if self._work is None or not WorkFolder(self._work).groups.is_file():
             return None
-        return read_table(self._work / "groups.parquet", slide_id=self.slide_id)
+        return read_table(WorkFolder(self._work).groups, slide_id=self.slide_id)
 
     @cached_property
     def min_tissue(self) -> float:
         """Tissue fraction below which a patch is blank and in no group."""
-        audit = None if self._work is None else self._work / "groups" / "audit.json"
+        audit = None if self._work is None else WorkFolder(self._work).audit
         facts = read_json(audit) if audit is not None and audit.is_file() else {}
         from pathopatch.core.config import GroupsConfig
 
@@ -286,7 +287,7 @@ def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
         It cannot be read.
     """
     try:
-        return read_json(inside(out, "heatmaps", slide_id) / FACTS)
+        return read_json(WorkFolder(out).heatmap(slide_id) / FACTS)
     except InputMissingError as error:
         raise InputMissingError(
             "no heatmap of this slide", place=slide_id, remedy="predict it; its status says why an earlier run failed"

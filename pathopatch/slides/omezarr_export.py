@@ -14,7 +14,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint, fingerprint_file
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path
 from pathopatch.slides.omezarr_attributes import Version, compressor, compressor_v2, image_attributes, multiscales
@@ -71,20 +71,36 @@ def export_ome_zarr(
         No space was left.
     """
     sources = slide.source.values() if isinstance(slide.source, dict) else [slide.source]
-    facts = {
+    settings = {
         "version": version,
         "name": name,
         "channels": slide.channels,
         "mpp": slide.mpp,
         "background": slide.background,
         "windows": windows.tolist(),
-        # With what is chosen of each file: two pages of one file are two slides.
-        "parts": [Path(source).name for source in sources],
     }
     inputs = {f"slide {index}": fingerprint_file(part) for index, part in enumerate(slide.paths)}
-    stamp = Stamp(stage="export ome-zarr", config=fingerprint(facts), inputs=inputs)
-    if is_current(stamp, _stamp_of_export(slide, path), place=path, force=force):
-        return False
+    # With what is chosen of each file: two pages of one file are two slides.
+    inputs["parts"] = fingerprint([Path(source).name for source in sources])
+    stamp = Stamp(stage="export ome-zarr", settings=settings, inputs=inputs)
+    existing = _stamp_of_export(slide, path)
+    with artefact(path, stamp=stamp, force=force, existing=[existing]) as made:
+        if made.is_current:
+            return False
+        _write_image(slide, path, stamp, version=version, name=name, windows=windows, progress=progress)
+    return True
+
+
+def _write_image(
+    slide: Slide,
+    path: Path,
+    stamp: Stamp,
+    *,
+    version: Version,
+    name: str,
+    windows: NDArray[np.float64],
+    progress: Callable[[int, int], None] | None,
+) -> None:
     with atomic_path(path) as temporary:
         group = zarr.create_group(temporary, zarr_format=2 if version == "0.4" else 3)
         _Pyramid(slide, group, version, progress).write()
@@ -92,7 +108,6 @@ def export_ome_zarr(
         pyramid = multiscales(name, ("c", "y", "x"), factors, (slide.mpp, slide.mpp))
         attributes = image_attributes([{**pyramid[0], "type": "mean"}], slide.channels, windows, version=version)
         group.attrs.put({**attributes, _OURS: {"stamp": stamp.to_dict()}})
-    return True
 
 
 def _stamp_of_export(slide: Slide, path: Path) -> Stamp | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
 from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.core.status import read_status
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.slides.manifest import Fragment, SlideRow, split_fragment
 
 _DIGITS = 16
@@ -76,7 +77,7 @@ def require_apart(out: Path, *, deidentify: bool) -> None:
     """
     ids = {path.stem for pattern in ("status/*.json", "predictions/*.parquet") for path in out.glob(pattern)}
     nameless = {name for name in ids if _PSEUDONYM.fullmatch(name) and not _says_whose(out, name)}
-    if deidentify and (ids - nameless or (out / "slides.parquet").exists()):
+    if deidentify and (ids - nameless or WorkFolder(out).slides.exists()):
         raise InputUnsupportedError(
             "the folder names slides: they were worked on without --deidentify",
             place=str(out),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Stamp
+from pathopatch.core.work_folder import WorkFolder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def is_audited(work: Path, stamp: Stamp | None) -> bool:
     from pathopatch.groups.audit import VERSION
 
     path = _path(work)
-    return artefacts.json_stamp(path) == stamp and path.is_file() and files.read_json(path).get("version") == VERSION
+    return artefacts.read_stamp(path) == stamp and path.is_file() and files.read_json(path).get("version") == VERSION
 
 
 def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
@@ -88,7 +89,7 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
     InputMissingError
         There are no groups.
     """
-    path = work / "groups.parquet"
+    path = WorkFolder(work).groups
     stamp = artefacts.table_stamp(path)
     if is_audited(work, stamp) and not force:
         return files.read_json(_path(work))
@@ -99,7 +100,7 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
     return write_audit(
         work,
         table,
-        stamp or Stamp(stage="groups", config=""),
+        stamp or Stamp(stage="groups"),
         min_tissue=known.get("min_tissue", GroupsConfig().min_tissue),
         left_out=known.get("left_out", ()),
         decided=known.get("decided"),
@@ -131,12 +132,12 @@ def _empty_in_folds(work: Path) -> str:
     from pathopatch.groups.empty_groups import empty_groups
     from pathopatch.slides.manifest import SPLITS
 
-    table = artefacts.read_table(work / "groups.parquet")
+    table = artefacts.read_table(WorkFolder(work).groups)
     if "fold" not in table or threshold_attributes(table)[0].n_values > 2:
         return ""
     lines = []
     for number in sorted(set(table["fold"])):
-        path = files.fold_folder(work, int(number)) / "groups.parquet"
+        path = WorkFolder(work).fold(int(number)) / "groups.parquet"
         if not path.is_file():  # the work folder is that of a fold itself
             continue
         fold = artefacts.read_table(path)
@@ -150,4 +151,4 @@ def _empty_in_folds(work: Path) -> str:
 
 
 def _path(work: Path) -> Path:
-    return work / "groups" / "audit.json"
+    return WorkFolder(work).audit

@@ -1,8 +1,4 @@
-"""Which slides does a command work on, what are they, and what is wrong with them? The stage `check`.
-
-A manifest is read and every slide in it opened; `slides.parquet` says what they are. Whoever only looks (`check`,
-`info`) is also told what the pixels say; `tile` finds that out itself.
-"""
+"""Open every slide of a manifest and report all problems at once: the command `check`."""
 
 from __future__ import annotations
 
@@ -14,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core import artefacts, files
+from pathopatch.core import artefacts
 from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import LabelConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
 from pathopatch.core.progress import Progress
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import Workers
-from pathopatch.slides.manifest import Manifest, SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.slides.manifest import SlideRow, read_manifest, slide_id_from_path, valid_slide_id
 from pathopatch.stages.batch.run import Failure, each_slide
 from pathopatch.stages.batch.tasks import label_source, open_row
 
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pathopatch.patches.cohort import TissueIntensities
-    from pathopatch.patches.describe import Description
     from pathopatch.slides import Slide
 
 SLIDE_COLUMNS = (
@@ -39,7 +35,7 @@ SLIDE_COLUMNS = (
 _LOOKS = ("slide_id", "channels", "background")
 
 
-def check(
+def check_manifest(
     manifest_path: Path,
     work: Path | None = None,
     *,
@@ -72,7 +68,7 @@ def check(
     ManifestError
         Everything wrong with the manifest and its slides, in one go.
     """
-    rows = included(read_manifest(manifest_path))
+    rows = list(read_manifest(manifest_path).included)
     table, failures = open_slides(
         rows, facts_of=partial(_checked_facts, measure=measure, labels=labels), progress=progress
     )
@@ -120,60 +116,6 @@ def mixed_backgrounds(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[Pro
     return problems
 
 
-def describe(
-    row: SlideRow, config: TileConfig, *, slide_mpp: float | None = None, picture: Path | None = None
-) -> Description:
-    """Return what is known of one slide, and write a picture of it.
-
-    Parameters
-    ----------
-    row : SlideRow
-        The slide, see `slides_to_predict`.
-    config : TileConfig
-        How tissue and shifts are looked for.
-    slide_mpp : float, optional
-        um per level-0 px where the file states none.
-    picture : Path, optional
-        PNG file with the tissue's outline and a scale bar; a file there is replaced.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The picture's name does not end in ``.png``, or it is one of the slide's files.
-    PathopatchError
-        The slide cannot be opened or read.
-    """
-    from pathopatch.patches.describe import describe_slide, thumbnail
-    from pathopatch.patches.picture import write_png
-
-    with open_row(row, fallback_mpp=slide_mpp) as slide:
-        if picture is not None:
-            _require_picture(picture, slide)
-        description = describe_slide(slide, config, slide_id=row.slide_id)
-        if not slide.has_mpp:
-            description = replace(description, warnings=(_missing_mpp(slide), *description.warnings))
-    if picture is not None:
-        with files.atomic_path(picture) as temporary:
-            write_png(temporary, thumbnail(description))
-    return description
-
-
-def _missing_mpp(slide: Slide) -> str:
-    """Return in the words of the error that every other command stops with that a slide's mpp is unknown."""
-    try:
-        return f"{slide.mpp:g} um/px"
-    except MppMissingError as error:
-        return str(error)
-
-
-def _require_picture(path: Path, slide: Slide) -> None:
-    """Refuse a picture that would be no PNG by its name, or stand in place of the slide."""
-    if path.suffix.lower() != ".png" or path.resolve() in {each.resolve() for each in slide.paths}:
-        raise InputUnsupportedError(
-            f"a picture {path.name!r}", place="--out", remedy="give the name of a PNG file that is not the slide's own"
-        )
-
-
 def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
     """Return the rows that a command line's SLIDE or MANIFEST names.
 
@@ -200,7 +142,7 @@ def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: boo
             raise InputUnsupportedError(
                 f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
             )
-        return included(read_manifest(Path(source)))
+        return list(read_manifest(Path(source)).included)
     parsed = parse_source(source)
     first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
     identity = slide_id or slide_id_from_path(first)
@@ -210,11 +152,6 @@ def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: boo
         )
     texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
     return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
-
-
-def included(manifest: Manifest) -> list[SlideRow]:
-    """Return the rows to work on."""
-    return list(manifest.included)
 
 
 def open_slides(
@@ -357,15 +294,15 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
     StaleArtefactError
         What is known of a slide changed, and `force` is off.
     """
-    path = work / "slides.parquet"
-    stamp = Stamp(stage="check", config="", inputs=dict(zip(table["slide_id"], _fingerprints(table), strict=True)))
+    path = WorkFolder(work).slides
+    stamp = Stamp(stage="check", inputs=dict(zip(table["slide_id"], _fingerprints(table), strict=True)))
     existing = artefacts.table_stamp(path)
     if existing is not None:
         if not force and stamp.schema_version == existing.schema_version:
             _refuse_other_slides(path, table)
         shared = stamp.inputs.keys() & existing.inputs.keys()
         known, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
-        artefacts.is_current(now, known, place=path, force=force)
+        artefacts.is_up_to_date(path, stamp=now, force=force, existing=[known])
     if stamp != existing:
         artefacts.write_table(path, table, stamp)
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.errors import InputMissingError, PathopatchError
-from pathopatch.core.files import inside, remove
-from pathopatch.core.temporary import MARK, owner, temporary_path
+from pathopatch.core.files import MARK, inside, owner, remove, temporary_path
 
 _OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "status")
 
@@ -83,7 +82,7 @@ def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Findin
     return findings
 
 
-def sweep(out: Path) -> None:
+def remove_stale_files(out: Path) -> None:
     """Remove what killed processes of this machine left beside the outputs of a run; what cannot be removed stays.
 
     Parameters

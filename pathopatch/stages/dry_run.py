@@ -1,4 +1,4 @@
-"""What would `tile` or `predict` do? Slides, patches, gigabytes and time, from a short probe; nothing is written.
+"""Estimate what `tile` or `predict` would do: slides, patches, gigabytes and time; nothing is written.
 
 Times scale what one slide took on this machine, in one process and beside whatever else it was doing: its overview by
 the pixels read for it, its patches by their number. Slides that are finished already are counted apart; slides that
@@ -22,13 +22,13 @@ import pandas as pd
 from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.pseudonyms import require_apart
 from pathopatch.stages.batch.tasks import Outcome, label_source, open_row
 from pathopatch.stages.check import measure_intensities, open_slides
-from pathopatch.stages.pipeline import one_mpp
+from pathopatch.stages.tile import require_one_mpp
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -82,9 +82,9 @@ class Plan:
             return done or "no slide can be worked on"
         sums = self.table[["patches", "gigabytes", "minutes"]].sum()
         minutes = max(sums["minutes"] / workers, float(self.table["minutes"].max()))
-        processes = counted(workers, "process")
+        processes = pluralize(workers, "process")
         totals = (
-            f"{counted(len(self.table), 'slide')}, {counted(int(sums['patches']), 'patch')}, "
+            f"{pluralize(len(self.table), 'slide')}, {pluralize(int(sums['patches']), 'patch')}, "
             f"{sums['gigabytes']:.3g} GB of pixels, about {minutes:.2g} min with {processes}"
         )
         shown = self.table.to_string(index=False, float_format=lambda value: f"{value:.3g}")
@@ -132,7 +132,7 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
     probed = known if known.intensity.windows else _with_own_windows(known)  # windows take no other time
     plan = _plan(rows, probed, _tile_some(probed), is_done, keeps=config.store == "zarr")
     if len(plan.table):
-        one_mpp(pd.concat([plan.table, plan.finished], ignore_index=True), config)
+        require_one_mpp(pd.concat([plan.table, plan.finished], ignore_index=True), config)
     return plan
 
 
@@ -296,7 +296,7 @@ def _probe(slide: Slide, slide_id: str, config: TileConfig, work: Work) -> tuple
     basis = (
         f"measured with one process on this machine ({os.cpu_count()} processors) as busy as it is now, "
         f"on slide {slide_id}: overview {overview_seconds:.2g} s, {1e3 * patch_seconds:.2g} ms a patch "
-        f"({counted(measured, 'patch')}" + (f", stored at {kept / raw:.0%} of their size)" if kept else ")")
+        f"({pluralize(measured, 'patch')}" + (f", stored at {kept / raw:.0%} of their size)" if kept else ")")
     )
     return (overview_seconds / _overview_source_px(slide), patch_seconds), basis
 

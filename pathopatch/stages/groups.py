@@ -1,4 +1,4 @@
-"""The stage groups: which split, group and, in a cross-validation, fold each patch is in.
+"""Assign split, group and, in a cross-validation, fold to each patch: the command `groups`.
 
 With folds, ``WORK/folds/<k>/`` is a work folder of its own (``groups.parquet``, ``groups/``, ``runs/``,
 ``comparison.csv``) in which fold k is the test split, the next fold validates and the others train. Slides and patches
@@ -13,15 +13,16 @@ change. Otherwise a review of what one model predicted would put its training pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from pathopatch.core import artefacts
-from pathopatch.core.artefacts import Stamp, fingerprint
+from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.files import fold_folder
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
 from pathopatch.groups.decisions.apply import AppliedDecisions, apply_decisions
 from pathopatch.groups.decisions.decision import RecordedDecision
@@ -31,7 +32,7 @@ from pathopatch.slides.manifest import SPLITS
 from pathopatch.stages.audit import is_audited, write_audit
 
 
-def groups(
+def form_groups(
     work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None, force: bool = False
 ) -> pd.DataFrame:
     """Join the patch tables of all finished slides, split them by patient, form the groups; write table and audit.
@@ -49,36 +50,37 @@ def groups(
     """
     from pathopatch.patches import is_tiled, require_one_geometry
 
-    slides = artefacts.read_table(work / "slides.parquet")
+    slides = artefacts.read_table(WorkFolder(work).slides)
     done = [slide for slide in slides["slide_id"] if is_tiled(work, slide)]
     if not done:
         raise InputMissingError("no tiled slide", place=str(work / "patches"), remedy="run pathopatch tile first")
     require_one_geometry(work, done)
-    paths = {slide: work / "patches" / f"{slide}.parquet" for slide in done}
+    paths = {slide: WorkFolder(work).patches(slide) for slide in done}
     inputs = {slide: artefacts.fingerprint_file(path) for slide, path in paths.items()}
-    inputs["slides.parquet"] = artefacts.fingerprint_file(work / "slides.parquet")
+    inputs["slides.parquet"] = artefacts.fingerprint_file(WorkFolder(work).slides)
     rows = []
     if decisions is not None:
         rows = read_decisions(decisions)
         inputs["decisions"] = artefacts.fingerprint_file(decisions)
-    settings = [config, folds] if folds > 1 else config
-    stamp = Stamp(stage="groups", config=artefacts.fingerprint(settings), inputs=inputs)
-    path = work / "groups.parquet"
-    if artefacts.is_current(stamp, artefacts.table_stamp(path), place=path, force=force) and is_audited(work, stamp):
-        return artefacts.read_table(path)
-    patches = pd.concat([artefacts.read_table(item) for item in paths.values()], ignore_index=True)
-    left_out = sorted(set(slides["slide_id"]) - set(done))
-    applied = apply_decisions(patches, rows)
-    decided = None if decisions is None else applied
-    if folds > 1:
-        tables = fold_tables(patches, config, folds=folds, rows=rows)
-        write_folds(work, tables, config, stamp=stamp, left_out=left_out, decided=decided)
-        return tables[0]
-    split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
-    kept = applied.patches
-    kept = kept.assign(split=kept["patient_id"].map(split))
-    table = assign_groups(kept, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
-    write_groups(work, table, config, stamp=stamp, left_out=left_out, decided=decided)
+    settings = {**config.model_dump(mode="json"), "folds": folds}
+    stamp = Stamp(stage="groups", settings=settings, inputs=inputs)
+    path = WorkFolder(work).groups
+    with artefact(path, stamp=stamp, force=force, is_whole=lambda: is_audited(work, stamp)) as made:
+        if made.is_current:
+            return artefacts.read_table(path)
+        patches = pd.concat([artefacts.read_table(item) for item in paths.values()], ignore_index=True)
+        left_out = sorted(set(slides["slide_id"]) - set(done))
+        applied = apply_decisions(patches, rows)
+        decided = None if decisions is None else applied
+        if folds > 1:
+            tables = fold_tables(patches, config, folds=folds, rows=rows)
+            write_folds(work, tables, config, stamp=stamp, left_out=left_out, decided=decided)
+            return tables[0]
+        split = assign_splits(patches, given_splits(slides, patches), seed=config.split_seed)
+        kept = applied.patches
+        kept = kept.assign(split=kept["patient_id"].map(split))
+        table = assign_groups(kept, config.thresholds, min_tissue=config.min_tissue, bins=config.bins)
+        write_groups(work, table, config, stamp=stamp, left_out=left_out, decided=decided)
     return table
 
 
@@ -141,9 +143,8 @@ def write_folds(
         What decisions of reviewers changed, where there were any to read.
     """
     for number in sorted(tables, reverse=True):  # the whole cohort last: its stamp says that all is there
-        folder = fold_folder(work, number) if number else work
-        settings = fingerprint([stamp.config, number]) if number else stamp.config
-        own = Stamp(stage=stamp.stage, config=settings, inputs=stamp.inputs)
+        folder = WorkFolder(work).fold(number) if number else work
+        own = replace(stamp, settings={**stamp.settings, "fold": number}) if number else stamp
         write_groups(folder, tables[number], config, stamp=own, left_out=left_out, decided=decided)
 
 
@@ -167,7 +168,7 @@ def write_groups(
     config, stamp, left_out, decided
         As for `write_folds`.
     """
-    artefacts.write_table(folder / "groups.parquet", table, stamp)
+    artefacts.write_table(WorkFolder(folder).groups, table, stamp)
     facts = None if decided is None else decided.summary | {"labels_changed": _changed_by_split(table, decided)}
     write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out, decided=facts)
 

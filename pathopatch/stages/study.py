@@ -1,4 +1,4 @@
-"""A whole study, from the manifest to the report: the stages of `pathopatch.stages.pipeline`, one after the other."""
+"""Run a whole study, from the manifest to the report: the command `run`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from pathopatch.core.config import StudyConfig, TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.core.method_names import RANK_METHODS
 from pathopatch.core.progress import Progress
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.groups.empty_groups import empty_groups
+from pathopatch.report import write_report
 from pathopatch.slides.manifest import read_manifest
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.check import included
+from pathopatch.stages.evaluate import evaluate_runs
+from pathopatch.stages.groups import form_groups
+from pathopatch.stages.patch_import import import_patches
+from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.train import training_folders
 
 Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 """The last stage to run."""
@@ -65,19 +71,19 @@ def run_study(
     outcomes = tile_study(study, workers=workers, force=force, progress=progress)
     if until == "tile":
         return StudyResult(outcomes=tuple(outcomes))
-    pipeline.groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
+    form_groups(work, study.groups, folds=study.splits.folds, decisions=study.decisions, force=force)
     if until == "groups":
         return StudyResult(outcomes=tuple(outcomes))
-    runs, untrained = runs_with_groups(pipeline.parts(work), runs)
-    for part in pipeline.parts(work):
+    runs, untrained = runs_with_groups(training_folders(work), runs)
+    for part in training_folders(work):
         train_many(part, runs, study.tune, jobs=study.jobs, force=force, progress=progress)
     if until == "train":
         return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
-    pipeline.evaluate(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
+    evaluate_runs(work, None, study.evaluate, device=study.train.device, force=force, progress=progress)
     if study.predict_split != "none" and until != "evaluate":
         outcomes += predict_split(study, runs, workers=workers, force=force, progress=progress)
     if until == "report":
-        pipeline.report(work)
+        write_report(work)
     return StudyResult(outcomes=tuple(outcomes), untrained=untrained)
 
 
@@ -86,11 +92,9 @@ def tile_study(
 ) -> list[Outcome]:
     """Cut the study's slides into patches, or store its ready ones; return what became of them."""
     if study.patches is not None:
-        return pipeline.tile_patches(
-            study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress
-        )
+        return import_patches(study.patches, study.work, study.tile, ready=study.ready, force=force, progress=progress)
     assert study.manifest is not None  # the configuration has one of the two
-    return pipeline.tile(study.manifest, study.work, study.tile, workers=workers, force=force, progress=progress)
+    return tile_cohort(study.manifest, study.work, study.tile, workers=workers, force=force, progress=progress)
 
 
 def study_runs(study: StudyConfig) -> list[TrainConfig]:
@@ -134,17 +138,17 @@ def predict_split(
 ) -> list[Outcome]:
     """Predict the slides of the study's `predict_split` with the run that validation prefers, fold by fold."""
     assert study.manifest is not None
-    rows = included(read_manifest(study.manifest))
+    rows = read_manifest(study.manifest).included
     is_choice = len(runs) > 1  # a single run needs no validation to be preferred
     outcomes: list[Outcome] = []
-    for part in pipeline.parts(study.work):
-        table = artefacts.read_table(part / "groups.parquet")
+    for part in training_folders(study.work):
+        table = artefacts.read_table(WorkFolder(part).groups)
         wanted = table if study.predict_split == "all" else table[table["split"] == study.predict_split]
         ids = set(wanted["slide_id"])
         cohort = [row for row in rows if row.slide_id in ids]
         run = _preferred(part, study.groups.thresholds) if is_choice else runs[0].run_name
-        model = part / "runs" / run / "model"
-        outcomes += pipeline.predict(
+        model = WorkFolder(part).model(run)
+        outcomes += predict_cohort(
             cohort, model, study.work, study.predict, workers=workers, force=force, progress=progress
         )
     return outcomes
@@ -154,6 +158,6 @@ def _preferred(work: Path, thresholds: Sequence[float]) -> str:
     """Return the run that validation prefers at the first threshold at which no validation group is empty."""
     from pathopatch.evaluation import preferred_run
 
-    table = artefacts.read_table(work / "groups.parquet")
+    table = artefacts.read_table(WorkFolder(work).groups)
     filled = [cut for cut in thresholds if not empty_groups(table, attribute_in(table, cut), ("val",))]
     return preferred_run(work, threshold=(filled or thresholds)[0])

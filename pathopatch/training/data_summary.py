@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.files import inside, tiled_in
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.bins import Bins
 from pathopatch.models.spec import SeenRange
@@ -158,7 +158,7 @@ def _sharpness_table(work: Path, groups: pd.DataFrame, train: PatchSet) -> pd.Da
     trained = groups[groups["patch_id"].isin(train.patch_id)]
     tables = []
     for slide in trained["slide_id"].unique():
-        path = inside(tiled_in(work), "patches", f"{slide}.parquet")
+        path = WorkFolder(work).tiled.patches(slide)
         table = read_table(path) if path.is_file() else pd.DataFrame()
         if "sharpness" not in table:
             return None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from pathopatch.core.errors import NonFiniteError
-from pathopatch.core.files import inside, tiled_in
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.models.forward import resize_area
 from pathopatch.patches.intensity import scale
@@ -131,7 +131,7 @@ def load_patches(
     rows, attribute = _wanted(groups, splits, threshold, bins)
     patch_id = rows["patch_id"].to_numpy(dtype=str)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
-    stores = [PatchStore(inside(tiled_in(work), "slides", f"{name}.zarr")) for name in slide_ids]
+    stores = [PatchStore(WorkFolder(work).tiled.store(name)) for name in slide_ids]
     store_row = _store_rows(stores, slide, patch_id)
     source = common_source(stores)
     x: Any = StoredPatches(stores, slide.astype(np.int64), store_row, input_px=input_px)

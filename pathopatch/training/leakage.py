@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from pathopatch.core.artefacts import fingerprint, read_table
-from pathopatch.core.files import tiled_in
+from pathopatch.core.work_folder import WorkFolder
 
 TRAINED, VALIDATED = "train_slides", "val_slides"
 """Keys of a bundle's `training` that hold the marks, separated by commas."""
@@ -36,7 +36,7 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     dict of str to str
         Slide, or ``<set>, patient <patient_id>``, to its mark; slides without a row in ``slides.parquet`` are left out.
     """
-    path = tiled_in(work) / "slides.parquet"
+    path = WorkFolder(work).tiled.slides
     if not path.is_file():
         return {}
     slides = read_table(path)

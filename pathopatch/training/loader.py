@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.prefetch import in_advance
+from pathopatch.core.prefetch import prefetch_results
 from pathopatch.debias.methods import Batches
 from pathopatch.training.augment import Augmentation
 from pathopatch.training.dataset import PatchSet
@@ -96,7 +96,7 @@ def load_batches(
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
         return Batch(step, indices, places, own_indices, standardize.in_place(x))
 
-    return in_advance(make, steps, ahead=ahead)
+    return prefetch_results(make, steps, ahead=ahead)
 
 
 def with_cell_unit(sampler: Batches, unit: int) -> Batches:

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core import artefacts, files
+from pathopatch.core import artefacts
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
+from pathopatch.core.work_folder import FOLDS, WorkFolder
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES, Batches, Phase, method, parameters_of
 from pathopatch.debias.pseudo import minority_found
@@ -310,8 +311,8 @@ def runs_with_groups(
     """
     refused: dict[str, GroupEmptyError] = {}
     for part in parts:
-        groups = artefacts.read_table(part / "groups.parquet")
-        fold = f"fold {part.name}, " if part.parent.name == files.FOLDS else ""
+        groups = artefacts.read_table(WorkFolder(part).groups)
+        fold = f"fold {part.name}, " if part.parent.name == FOLDS else ""
         for config in runs:
             try:
                 require_groups(groups, config, fold=fold)

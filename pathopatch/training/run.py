@@ -16,10 +16,11 @@ import pandas as pd
 import torch
 
 from pathopatch.core import artefacts, files
-from pathopatch.core.artefacts import Stamp, fingerprint, json_stamp
+from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
 from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.files import inside, read_json, tiled_in, write_bytes, write_json
+from pathopatch.core.files import read_json, write_bytes, write_json
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.attribute import attribute_in, label_names
 from pathopatch.groups.bins import Bins, used_bins
 from pathopatch.models.bundle import save_bundle
@@ -72,26 +73,26 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
     PathopatchError
         As `fit_arrays`.
     """
-    folder = inside(work, "runs", config.run_name)
-    groups = artefacts.read_table(work / "groups.parquet")
+    folder = WorkFolder(work).run(config.run_name)
+    groups = artefacts.read_table(WorkFolder(work).groups)
     with process_group(config.device) as processes:
         if processes.world > 1:  # the batches depend on it, so it belongs to the stamp
             config = config.model_copy(update={"cell_unit": config.cell_unit or processes.world})
         stamp = run_stamp(work, groups, config, stage="train", settings=settings_of(config))
-        is_done = artefacts.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force)
-        processes.barrier()  # all have looked before the first changes anything
-        if is_done:
-            return folder
-        require_groups(groups, config)
-        if processes.is_first:
-            begin_run(folder)
-        train, val = load_sets(work, groups, config)
-        start = time.perf_counter()
-        checkpoints = CheckpointFolder(folder, fingerprint(stamp.to_dict()))
-        result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress)
-        if processes.is_first:
-            write_run(work, folder, result, config, stamp, train=train, seconds=time.perf_counter() - start)
-        processes.barrier()
+        with artefact(folder / RUN, stamp=stamp, force=force) as made:
+            processes.barrier()  # all have looked before the first changes anything
+            if made.is_current:
+                return folder
+            require_groups(groups, config)
+            if processes.is_first:
+                begin_run(folder)
+            train, val = load_sets(work, groups, config)
+            start = time.perf_counter()
+            checkpoints = CheckpointFolder(folder, fingerprint(stamp.to_dict()))
+            result = fit_arrays(train, val, config, checkpoints=checkpoints, progress=progress)
+            if processes.is_first:
+                write_run(work, folder, result, config, made, train=train, seconds=time.perf_counter() - start)
+            processes.barrier()
     return folder
 
 
@@ -111,10 +112,10 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
     read = used[["patch_id", "split", "label", *dict.fromkeys(names)]]
     content = fingerprint({column: read[column].tolist() for column in read.columns})
     tables = {
-        slide: artefacts.fingerprint_file(inside(tiled_in(work), "patches", f"{slide}.parquet"))
+        slide: artefacts.fingerprint_file(WorkFolder(work).tiled.patches(slide))
         for slide in sorted(set(used["slide_id"]))
     }
-    return Stamp(stage=stage, config=fingerprint(settings), inputs={"groups": content, "patches": fingerprint(tables)})
+    return Stamp(stage=stage, settings=settings, inputs={"groups": content, "patches": fingerprint(tables)})
 
 
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
@@ -193,7 +194,7 @@ def write_run(
     folder: Path,
     result: TrainingResult,
     config: TrainConfig,
-    stamp: Stamp,
+    made: Artefact,
     *,
     train: PatchSet,
     seconds: float,
@@ -201,9 +202,9 @@ def write_run(
     """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone."""
     if train.source is None:
         raise InputMissingError("patches without a slide store", place=str(work), remedy="run pathopatch tile first")
-    groups = artefacts.read_table(work / "groups.parquet")
+    groups = artefacts.read_table(WorkFolder(work).groups)
     bins = bins_of_run(groups, config)
-    spec = _bundle_spec(work, groups, bins, result, config, stamp, train, train.source)
+    spec = _bundle_spec(work, groups, bins, result, config, made.stamp, train, train.source)
     save_bundle(folder / MODEL, result.network, spec)
     write_json(folder / "config.json", config.model_dump(mode="json"))
     history = pd.DataFrame(list(result.history)).to_csv(index=False, lineterminator="\n")
@@ -223,7 +224,7 @@ def write_run(
     if bins is not None:
         counts = dict(zip(("train", "val"), bins.counts.tolist(), strict=False))
         picked["bins"] = {"cuts": list(bins.cuts), "kept": list(bins.kept), "counts": counts}
-    write_json(folder / RUN, {**picked, "stamp": stamp.to_dict()})
+    made.write_json(folder / RUN, picked)
 
 
 def _bundle_spec(
@@ -280,6 +281,6 @@ def _bundle_spec(
 
 def _min_tissue(work: Path) -> float:
     """Return the tissue fraction below which `groups` left patches out as blank glass, or its default."""
-    path = work / "groups" / "audit.json"
+    path = WorkFolder(work).audit
     default = float(BundleSpec.model_fields["min_tissue"].default)
     return float(read_json(path).get("min_tissue", default)) if path.is_file() else default

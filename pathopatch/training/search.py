@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import searched_parameters, steps_in_all
 from pathopatch.metrics.accuracy import predicted_class
@@ -82,7 +82,7 @@ class SearchPlan:
     @property
     def offered(self) -> str:
         """The budget in words; a comparison must give every method the same."""
-        return counted(self.trials, "trial") if self.budget_steps is None else f"{self.budget_steps} steps"
+        return pluralize(self.trials, "trial") if self.budget_steps is None else f"{self.budget_steps} steps"
 
     def allows(self, number: int, earlier: Sequence[FrozenTrial]) -> bool:
         """Return whether the budget pays for a trial, given those of earlier waves."""
@@ -93,7 +93,7 @@ class SearchPlan:
         return taken + (number % WAVE + 1) * self.steps_each <= self.budget_steps
 
     def __str__(self) -> str:
-        total = f"{counted(self.trials, 'trial')} x {self.steps_each} steps = {self.trials * self.steps_each} steps"
+        total = f"{pluralize(self.trials, 'trial')} x {self.steps_each} steps = {self.trials * self.steps_each} steps"
         return total if self.budget_steps is None else f"{total}, of a budget of {self.budget_steps}"
 
 

@@ -18,11 +18,12 @@ import optuna
 from optuna.trial import TrialState
 
 from pathopatch.core import artefacts
-from pathopatch.core.artefacts import fingerprint, json_stamp
+from pathopatch.core.artefacts import artefact, fingerprint, is_up_to_date
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.files import inside, write_bytes, write_json
+from pathopatch.core.files import write_bytes, write_json
 from pathopatch.core.progress import Progress
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.core.workers import follow_parent
 from pathopatch.training.distributed import refuse_torchrun
 from pathopatch.training.loop import StepCallback
@@ -102,14 +103,14 @@ def _tune(
     force: bool = False,
 ) -> Path:
     """Run a search in this process, with a number of helping ones."""
-    folder = inside(work, "runs", config.run_name)
+    folder = WorkFolder(work).run(config.run_name)
     place = folder / FOLDER
-    groups = artefacts.read_table(work / "groups.parquet")
+    groups = artefacts.read_table(WorkFolder(work).groups)
     settings = {"train": settings_of(config), "tune": search}
     stamp = run_stamp(work, groups, config, stage="tune", settings=settings)
 
     def is_done() -> bool:
-        return artefacts.is_current(stamp, json_stamp(folder / RUN), place=folder, force=force)
+        return is_up_to_date(folder / RUN, stamp=stamp, force=force)
 
     if is_done():
         return folder
@@ -126,15 +127,15 @@ def _tune(
         run_config = config.model_copy(update={"threads": threads})
         trials = TrialRunner(train, val, run_config, search, study=study, folder=place, progress=progress)
         trials.run_all()
-    with search_lock(place):
-        if is_done():  # another process was faster
+    with search_lock(place), artefact(folder / RUN, stamp=stamp, force=force) as made:
+        if made.is_current:  # another process was faster
             return folder
         best, result = trials.winner()
         write_bytes(folder / TRIALS, trial_table(study).to_csv(index=False, lineterminator="\n").encode())
         write_json(folder / SEARCH, _search_facts(study, config, search))
         # The thread count of the search is not the user's setting.
         best = best.model_copy(update={"threads": config.threads})
-        write_run(work, folder, result, best, stamp, train=train, seconds=time.perf_counter() - start)
+        write_run(work, folder, result, best, made, train=train, seconds=time.perf_counter() - start)
         remove_checkpoints(place, study)
     return folder
 

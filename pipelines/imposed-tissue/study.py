@@ -21,7 +21,8 @@ from imposed_tissue.table import fill, flat, ordered, tables
 from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import GroupsConfig, TileConfig
 from pathopatch.core.files import read_json, write_json
-from pathopatch.stages import pipeline
+from pathopatch.stages.groups import form_groups
+from pathopatch.stages.patch_import import import_patches
 
 HERE = Path(__file__).resolve().parent
 MADE, README = "made.json", "README.md"
@@ -59,9 +60,9 @@ def make(work: Path, config: ImposedConfig, *, polarity: Polarity, seed: int) ->
     planned = cohort.plan(crops, config.cohort, seed=seed)
     cohort.write(folder, crops, planned, polarity=polarity)
     for name in cohort.SETS:
-        pipeline.tile_patches(folder / name, work_of(folder, name), TileConfig(), force=True)
+        import_patches(folder / name, work_of(folder, name), TileConfig(), force=True)
         rules = GroupsConfig(thresholds=config.thresholds, bins=config.bins)
-        pipeline.groups(work_of(folder, name), rules, force=True)
+        form_groups(work_of(folder, name), rules, force=True)
     write_json(folder / MADE, stamp)
     print(f"made {folder.name}: {len(planned)} patches of {planned['crop'].nunique()} crops", flush=True)
     return folder

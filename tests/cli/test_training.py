@@ -7,7 +7,6 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.config import PredictConfig, TrainConfig
-from pathopatch.stages import pipeline
 
 STUDY = """
 manifest = "m.csv"
@@ -28,7 +27,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, command: str, *arguments: str) 
         given.append(settings)
         return work
 
-    monkeypatch.setattr(pipeline, command, stage)
+    monkeypatch.setattr("pathopatch.stages.train.train_run", stage)
     done = CliRunner().invoke(app, [command, "work", *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return given[0]
@@ -62,7 +61,9 @@ def test_predict_takes_settings_and_options_go_before_them(monkeypatch: pytest.M
     path = tmp_path / "settings.toml"
     path.write_text('[predict]\ndevice = "cuda"\nall_patches = true\nbatch = 3\n[flags]\nlow_tissue = 0.3\n')
     given: list[PredictConfig] = []
-    monkeypatch.setattr(pipeline, "predict", lambda *arguments, **_: given.append(arguments[3]) or [])
+    monkeypatch.setattr(
+        "pathopatch.stages.predict.predict_cohort", lambda *arguments, **_: given.append(arguments[3]) or []
+    )
     typed = ["predict", str(tmp_path / "a.tif"), "--model", "m", "-o", str(tmp_path), "--config", str(path), "--quiet"]
     for extra in ((), ("--device", "cpu")):
         CliRunner().invoke(app, [*typed, *extra], catch_exceptions=False)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pathopatch.core.prefetch import read_ahead
+from pathopatch.core.prefetch import prefetch_items
 
 
 def numbers(count: int, made: list[int]) -> Iterator[int]:
@@ -19,13 +19,13 @@ def numbers(count: int, made: list[int]) -> Iterator[int]:
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_items_come_in_order_and_all_of_them(ahead: int) -> None:
-    assert list(read_ahead(numbers(7, []), ahead=ahead)) == list(range(7))
-    assert list(read_ahead(numbers(0, []), ahead=ahead)) == []
+    assert list(prefetch_items(numbers(7, []), ahead=ahead)) == list(range(7))
+    assert list(prefetch_items(numbers(0, []), ahead=ahead)) == []
 
 
 def test_no_more_than_asked_is_made_before_it_is_due() -> None:
     made: list[int] = []
-    items = read_ahead(numbers(100, made), ahead=2)
+    items = prefetch_items(numbers(100, made), ahead=2)
     assert next(items) == 0
     time.sleep(0.05)
     assert len(made) <= 3
@@ -37,7 +37,7 @@ def test_an_error_is_raised_where_its_item_was_due() -> None:
         yield 0
         raise ValueError("spoilt")
 
-    items = read_ahead(failing(), ahead=3)
+    items = prefetch_items(failing(), ahead=3)
     assert next(items) == 0
     with pytest.raises(ValueError, match="spoilt"):
         next(items)
@@ -45,7 +45,7 @@ def test_an_error_is_raised_where_its_item_was_due() -> None:
 
 def test_a_caller_that_stops_leaves_no_thread() -> None:
     before = threading.active_count()
-    items = read_ahead(numbers(100, []), ahead=2)
+    items = prefetch_items(numbers(100, []), ahead=2)
     next(items)
     items.close()
     assert threading.active_count() == before

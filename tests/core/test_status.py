@@ -40,7 +40,7 @@ def test_rolled_statuses_read_as_the_files_did_and_the_files_are_gone(tmp_path: 
     assert len(before) == 12
     assert before["s005"] == {"tile": {"state": "done", "seconds": "1.50"}, "predict": FAILED}
     table = statuses.StatusTable(tmp_path, ("state", "code", "tissue_mm2", "predicted", "warnings")).read()
-    chunk = statuses.roll(tmp_path, at_least=12)
+    chunk = statuses.compact_status(tmp_path, at_least=12)
     assert chunk == tmp_path / "status" / "chunk-000001.parquet"
     assert not list(tmp_path.glob("status/*.json"))
     assert all_read(tmp_path) == before
@@ -51,7 +51,7 @@ def test_rolled_statuses_read_as_the_files_did_and_the_files_are_gone(tmp_path: 
 
 def test_too_few_are_left_as_they_are(tmp_path: Path) -> None:
     fill(tmp_path, 5)
-    assert statuses.roll(tmp_path, at_least=6) is None
+    assert statuses.compact_status(tmp_path, at_least=6) is None
     assert len(list(tmp_path.glob("status/*.json"))) == 5
 
 
@@ -59,7 +59,7 @@ def test_a_slide_that_somebody_is_at_or_whose_file_is_damaged_stays(tmp_path: Pa
     fill(tmp_path, 6)
     statuses.update_status(tmp_path, "s001", "predict", {"state": "running"})
     (tmp_path / "status" / "s002.json").write_text("{")
-    statuses.roll(tmp_path, at_least=4)
+    statuses.compact_status(tmp_path, at_least=4)
     assert sorted(path.stem for path in tmp_path.glob("status/*.json")) == ["s001", "s002"]
     assert statuses.read_status(tmp_path, "s002") == {}  # and not what an earlier chunk might say
     assert statuses.slide_ids(tmp_path) == [f"s{number:03d}" for number in range(6)]
@@ -67,12 +67,12 @@ def test_a_slide_that_somebody_is_at_or_whose_file_is_damaged_stays(tmp_path: Pa
 
 def test_what_is_written_later_stands_before_what_was_rolled(tmp_path: Path) -> None:
     fill(tmp_path, 6)
-    statuses.roll(tmp_path, at_least=1)
+    statuses.compact_status(tmp_path, at_least=1)
     statuses.update_status(tmp_path, "s000", "predict", DONE)
     assert statuses.read_status(tmp_path, "s000") == {"tile": {"state": "done", "seconds": "1.50"}, "predict": DONE}
     for is_rolled in (False, True):
         if is_rolled:
-            statuses.roll(tmp_path, at_least=1)
+            statuses.compact_status(tmp_path, at_least=1)
         table = statuses.StatusTable(tmp_path).read().set_index(["slide_id", "stage"])["state"]
         assert len(table) == 12
         assert table["s000", "predict"] == "done"
@@ -88,14 +88,14 @@ def test_a_table_that_is_read_again_sees_what_was_written_since(tmp_path: Path) 
     statuses.update_status(tmp_path, "s000", "predict", DONE)
     fill(tmp_path, 1, first=3)
     assert table.read()["state"].tolist() == ["done"] * 8
-    statuses.roll(tmp_path, at_least=1)
+    statuses.compact_status(tmp_path, at_least=1)
     fill(tmp_path, 1, first=5)
     assert table.read()["state"].tolist() == ["done"] * 8 + ["failed", "done"]
 
 
 def test_a_damaged_chunk_is_named_and_never_taken_for_slides_without_a_status(tmp_path: Path) -> None:
     fill(tmp_path, 3)
-    chunk = statuses.roll(tmp_path, at_least=1)
+    chunk = statuses.compact_status(tmp_path, at_least=1)
     assert chunk is not None
     chunk.write_bytes(chunk.read_bytes()[:100])
     for read in (
@@ -120,7 +120,7 @@ def killing(path, **options):
             os.kill(os.getpid(), signal.SIGKILL)
     unlink(path, **options)
 Path.unlink = killing
-statuses.roll(Path(sys.argv[1]), at_least=1)
+statuses.compact_status(Path(sys.argv[1]), at_least=1)
 """
 
 
@@ -133,7 +133,7 @@ def test_a_kill_while_files_go_loses_none_and_doubles_none(tmp_path: Path, files
     assert len(list(tmp_path.glob("status/*.json"))) == 5 - files
     assert all_read(tmp_path) == before
     assert len(statuses.StatusTable(tmp_path).read()) == 10
-    statuses.roll(tmp_path, at_least=1)
+    statuses.compact_status(tmp_path, at_least=1)
     assert all_read(tmp_path) == before
 
 
@@ -141,7 +141,7 @@ def _write_many(out: Path, first: int) -> None:
     for number in range(first, first + 40):
         statuses.update_status(out, f"s{number:03d}", "predict", DONE)
         if number % 7 == 0:
-            statuses.roll(out, at_least=5)
+            statuses.compact_status(out, at_least=5)
 
 
 def test_processes_that_write_and_roll_at_a_time_lose_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ SLIDES, LIMIT_S, LIMIT_BYTES = 1_000_000, 10.0, 2**30
 
 def write_chunks(out: Path) -> None:
     """Chunks as `roll` writes them, of the same entries again and again under other ids."""
-    size = statuses.ROLLED_FROM
+    size = statuses.COMPACT_FROM
     done = {"state": "done", "patient_id": "p1", "seconds": "61.20", "ended": "2026-11-25T12:00:00+0000",
             "host": "node1", "counts": {"patches": 4000, "predicted": 2500, "tumour": 300},
             "summary": {"tissue_mm2": 120.5, "positive_mm2": 14.4, "flagged_share": 0.01}}  # fmt: skip

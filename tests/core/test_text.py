@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pathopatch.core.text import counted, patches_of
+from pathopatch.core.text import patches_and_patients, pluralize
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from pathopatch.core.text import counted, patches_of
     [(0, "slide", "0 slides"), (1, "slide", "1 slide"), (2, "patch", "2 patches"), (3, "process", "3 processes")],
 )
 def test_a_number_of_things(number: int, thing: str, said: str) -> None:
-    assert counted(number, thing) == said
+    assert pluralize(number, thing) == said
 
 
 def test_patches_of_patients() -> None:
-    assert patches_of(431, 1) == "431 patches of 1 patient"
+    assert patches_and_patients(431, 1) == "431 patches of 1 patient"

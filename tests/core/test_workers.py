@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pathopatch.core.workers import Lost, Workers
+from pathopatch.core.workers import WorkerDied, Workers
 
 Item = tuple[Path, str]
 
@@ -44,7 +44,7 @@ def test_a_process_that_dies_costs_its_own_piece_which_is_tried_once_more(tmp_pa
     names = ["a", "dies", "b", "c"]
     with Workers(2) as workers:
         results = dict(workers.run(work, [(tmp_path / "log", name) for name in names]))
-    assert results == {0: "A", 1: Lost(), 2: "B", 3: "C"}
+    assert results == {0: "A", 1: WorkerDied(), 2: "B", 3: "C"}
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"a": 1, "dies": 2, "b": 1, "c": 1}
     assert logged(tmp_path / "log")[-1][0] == "dies"
 
@@ -55,7 +55,7 @@ def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path
         assert len(dict(workers.run(work, [(tmp_path / "start", name) for name in "ab"]))) == 2
         workers.limit_s = 5  # of processes that have started
         results = dict(workers.run(work, [(tmp_path / "log", name) for name in ("hangs", "a")]))
-    assert results == {0: Lost(is_late=True), 1: "A"}
+    assert results == {0: WorkerDied(is_late=True), 1: "A"}
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"hangs": 1, "a": 1}
 
 
@@ -63,7 +63,7 @@ def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path
 def test_a_piece_that_takes_too_much_memory_is_given_up_once_and_for_all(tmp_path: Path) -> None:
     with Workers(2, limit_bytes=500_000_000) as workers:
         results = dict(workers.run(work, [(tmp_path / "log", name) for name in ("grows", "a", "b")]))
-    assert results == {0: Lost(is_large=True), 1: "A", 2: "B"}
+    assert results == {0: WorkerDied(is_large=True), 1: "A", 2: "B"}
     assert Counter(name for name, _ in logged(tmp_path / "log")) == {"grows": 1, "a": 1, "b": 1}
 
 

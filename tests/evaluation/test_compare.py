@@ -16,7 +16,7 @@ from pathopatch.core.files import read_json, write_json
 from pathopatch.evaluation import compare, comparison_table, judge_predictions, preferred_run, summarise
 from pathopatch.evaluation.compare import paired_gains
 
-STAMP = Stamp(stage="groups", config="")
+STAMP = Stamp(stage="groups")
 QUICK = EvaluateConfig(bootstrap=30)
 # Each split: ten patches of each group, of two patients, half each.
 GROUP = np.repeat(np.arange(4), 10)
@@ -194,7 +194,7 @@ def test_the_steps_of_both_phases_count_where_a_method_has_two(work: Path) -> No
 
 def test_runs_that_were_judged_by_other_groups_are_not_compared(work: Path) -> None:
     path = work / "runs" / "gerne-t0.5-s0" / "evaluation" / "metrics.json"
-    stamp = Stamp(stage="evaluate", config="", inputs={"groups": fingerprint_file(work / "groups.parquet")})
+    stamp = Stamp(stage="evaluate", inputs={"groups": fingerprint_file(work / "groups.parquet")})
     write_json(path, {**read_json(path), "stamp": stamp.to_dict()})
     compare(work, config=QUICK)
     write_table(work / "groups.parquet", groups_table().assign(tissue_fraction=0.5), STAMP)

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.core.artefacts import Stamp, json_stamp, read_table, table_stamp, write_table
+from pathopatch.core.artefacts import Stamp, read_stamp, read_table, table_stamp, write_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes
@@ -65,7 +65,7 @@ class FakeModel:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    write_table(tmp_path / "groups.parquet", groups_table(), Stamp(stage="groups", config=""))
+    write_table(tmp_path / "groups.parquet", groups_table(), Stamp(stage="groups"))
     write_bytes(tmp_path / "runs" / "erm" / "model" / "model.json", b"{}")
 
     def load_patches(_work: Path, rows: pd.DataFrame, *, input_px: int, splits: tuple[str, ...]) -> FakePatches:
@@ -114,7 +114,7 @@ def test_a_current_evaluation_is_left_alone_and_a_stale_one_needs_force(work: Pa
     before = FakeModel.calls
     assert evaluate_run(work, "erm", config=QUICK) == out
     assert FakeModel.calls == before
-    with pytest.raises(StaleArtefactError, match="configuration differs"):
+    with pytest.raises(StaleArtefactError, match="bootstrap was 20, is 21"):
         evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21))
     evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21), force=True)
     write_bytes(work / "runs" / "erm" / "model" / "model.json", b"{ }")
@@ -127,7 +127,7 @@ def test_table_and_numbers_carry_one_stamp_and_equal_bytes_when_redone(work: Pat
         return {path.name: path.read_bytes() for path in (work / "runs" / "erm" / "evaluation").iterdir()}
 
     out = evaluate_run(work, "erm", config=QUICK)
-    assert table_stamp(out / "predictions.parquet") == json_stamp(out / "metrics.json")
+    assert table_stamp(out / "predictions.parquet") == read_stamp(out / "metrics.json")
     first = content()
     evaluate_run(work, "erm", config=EvaluateConfig(bootstrap=21), force=True)
     evaluate_run(work, "erm", config=QUICK, force=True)

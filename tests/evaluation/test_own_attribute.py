@@ -15,7 +15,7 @@ from pathopatch.evaluation import compare, judge_predictions
 from pathopatch.groups import assign_groups
 
 QUICK = EvaluateConfig(bootstrap=20)
-STAMP = Stamp(stage="groups", config="")
+STAMP = Stamp(stage="groups")
 
 
 def cohort() -> pd.DataFrame:

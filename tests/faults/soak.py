@@ -196,10 +196,9 @@ def _wrong_values(soak: Soak) -> list[str]:
 
 
 def _left_over(soak: Soak) -> list[str]:
-    """Return temporary files, locks, and processes that are still about."""
-    wrong = [f"left over: {path}" for path in soak.out.rglob("*") if ".tmp-" in path.name or path.suffix == ".lock"]
-    gate = f"left over: {soak.out / 'status' / '.lock'}"
-    wrong = [each for each in wrong if each != gate]  # the folder's own, which stays
+    """Return temporary files and processes that are left over."""
+    # Locks are permanent files: what is left of one by a killed process is nobody's.
+    wrong = [f"left over: {path}" for path in soak.out.rglob("*") if ".tmp-" in path.name]
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().decode(errors="replace")

@@ -19,7 +19,13 @@ from pathopatch.core.status import read_status
 
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
 _FRESH.set_forkserver_preload(
-    ["pathopatch.stages.pipeline", "pathopatch.patches.tile", "pathopatch.heatmaps", "pathopatch.models"]
+    [
+        "pathopatch.stages.tile",
+        "pathopatch.stages.predict",
+        "pathopatch.patches.tile",
+        "pathopatch.heatmaps",
+        "pathopatch.models",
+    ]
 )
 POINTS = ("chunk", "rename", "renamed")
 SLIDES = ("a", "b")
@@ -41,7 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", after: int = 0) -> None:
     """Run a stage over the slides; `fault` is for all its processes, `after` so many slides it kills itself."""
     from pathopatch.core.config import PredictConfig, TileConfig
-    from pathopatch.stages import pipeline
+    from pathopatch.stages.check import slides_to_predict
+    from pathopatch.stages.predict import predict_cohort
+    from pathopatch.stages.tile import tile_cohort
 
     if fault:
         os.environ[VARIABLE] = fault
@@ -53,11 +61,11 @@ def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", af
             os.kill(os.getpid(), signal.SIGKILL)
 
     if stage == "tile":
-        pipeline.tile(folder / "cohort.csv", out, TileConfig(patch_px=16), workers=workers, progress=progress)
+        tile_cohort(folder / "cohort.csv", out, TileConfig(patch_px=16), workers=workers, progress=progress)
     else:
         config = PredictConfig(device="cpu", precision="float32", threads=1)
-        rows = pipeline.slides_to_predict(str(folder / "cohort.csv"))
-        pipeline.predict(rows, folder / "model", out, config, workers=workers, progress=progress)
+        rows = slides_to_predict(str(folder / "cohort.csv"))
+        predict_cohort(rows, folder / "model", out, config, workers=workers, progress=progress)
 
 
 def run(stage: str, folder: Path, out: Path, workers: int, fault: str = "", after: int = 0) -> int:

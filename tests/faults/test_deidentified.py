@@ -22,8 +22,9 @@ from pathopatch.heatmaps import folder
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.pseudonyms import pseudonym, pseudonymous, require_apart
-from pathopatch.stages import pipeline
+from pathopatch.stages.check import slides_to_predict
 from pathopatch.stages.dry_run import predict_plan
+from pathopatch.stages.predict import predict_cohort
 
 pytestmark = pytest.mark.fault("patient-data")
 
@@ -67,9 +68,9 @@ def _inflated(raw: bytes) -> bytes:
 @pytest.mark.parametrize("deidentify", [True, False])
 def test_names_are_in_no_output_and_without_the_option_they_are(tmp_path: Path, deidentify: bool) -> None:
     out = tmp_path / "out"
-    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))
+    rows = slides_to_predict(str(cohort(tmp_path)))
     config = CONFIG.model_copy(update={"deidentify": deidentify})
-    outcomes = pipeline.predict(rows, write_model(tmp_path / "model"), out, config)
+    outcomes = predict_cohort(rows, write_model(tmp_path / "model"), out, config)
     assert [outcome.state for outcome in outcomes] == ["done", "failed"]
     written = [path for path in out.rglob("*") if path.is_file()]
     assert {".parquet", ".json", ".gz", ".csv", ".tif", ".png"} <= {path.suffix for path in written}
@@ -86,15 +87,15 @@ def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.M
         return render(*arguments, legend=legend, **rest)
 
     monkeypatch.setattr(folder, "render", noting)
-    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))[:1]
+    rows = slides_to_predict(str(cohort(tmp_path)))[:1]
     for config in (CONFIG, CONFIG.model_copy(update={"deidentify": False})):
-        pipeline.predict(rows, write_model(tmp_path / "model"), tmp_path / f"out-{config.deidentify}", config)
+        predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / f"out-{config.deidentify}", config)
     assert drawn == ["", "S0M3-1D"]
 
 
 def test_what_failed_says_its_code_and_not_its_file(tmp_path: Path) -> None:
-    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))
-    outcomes = pipeline.predict(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
+    rows = slides_to_predict(str(cohort(tmp_path)))
+    outcomes = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
     entry = read_status(tmp_path / "out", outcomes[1].slide_id)["predict"]
     assert entry["code"] == "INPUT_CORRUPT"
     assert entry["message"].startswith("INPUT_CORRUPT")
@@ -102,10 +103,10 @@ def test_what_failed_says_its_code_and_not_its_file(tmp_path: Path) -> None:
 
 
 def test_a_rerun_finds_its_slides_under_their_pseudonyms(tmp_path: Path) -> None:
-    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))
+    rows = slides_to_predict(str(cohort(tmp_path)))
     model = write_model(tmp_path / "model")
     for due in ("done", "current"):
-        assert pipeline.predict(rows[:1], model, tmp_path / "out", CONFIG)[0].state == due
+        assert predict_cohort(rows[:1], model, tmp_path / "out", CONFIG)[0].state == due
 
 
 def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_path: Path) -> None:
@@ -142,12 +143,12 @@ MIXED = {
 @pytest.mark.parametrize("name", MIXED)
 def test_slides_with_and_without_their_names_never_stand_in_one_folder(tmp_path: Path, name: str) -> None:
     which, deidentify, said = MIXED[name]
-    rows, out = pipeline.slides_to_predict(str(cohort(tmp_path))), tmp_path / "out"
+    rows, out = slides_to_predict(str(cohort(tmp_path))), tmp_path / "out"
     model = write_model(tmp_path / "model")
     first, second = (CONFIG.model_copy(update={"deidentify": each}) for each in (deidentify, not deidentify))
-    pipeline.predict(rows[which : which + 1], model, out, first)
+    predict_cohort(rows[which : which + 1], model, out, first)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    for attempt in (partial(pipeline.predict, out=out), partial(predict_plan, out=out)):
+    for attempt in (partial(predict_cohort, out=out), partial(predict_plan, out=out)):
         with pytest.raises(InputUnsupportedError, match=said):
             attempt(rows[:1], [model], config=second)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -163,8 +164,8 @@ def test_a_pseudonym_typed_as_an_id_makes_no_folder_nameless(tmp_path: Path) -> 
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_slide_only(tmp_path: Path) -> None:
-    rows = pipeline.slides_to_predict(str(cohort(tmp_path)))[:1]
+    rows = slides_to_predict(str(cohort(tmp_path)))[:1]
     rows.append(SlideRow(row=3, slide_id="x", patient_id="p", source=str(tmp_path / "MRS-SMITH.svs" / "no-folder.svs")))
-    outcomes = pipeline.predict(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
+    outcomes = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", CONFIG)
     assert [(outcome.state, outcome.slide_id) for outcome in outcomes][1] == ("failed", "slide-of-row-3")
     assert outcomes[0].state == "done"

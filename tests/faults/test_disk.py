@@ -18,7 +18,7 @@ import pytest
 _FULL = """
 import json, sys
 from pathlib import Path
-from pathopatch.stages import pipeline
+from pathopatch.stages.tile import tile_cohort
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import DiskFullError
 
@@ -26,7 +26,7 @@ folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = TileConfig(patch_px=32)
 times = ("status", "logs")
 read = lambda: {str(p): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.parent.name not in times}
-said = {"first": [o.state for o in pipeline.tile(folder / "one.csv", out, config)]}
+said = {"first": [o.state for o in tile_cohort(folder / "one.csv", out, config)]}
 before = read()
 with (out / "filler").open("wb", buffering=0) as filler:
     try:
@@ -36,26 +36,27 @@ with (out / "filler").open("wb", buffering=0) as filler:
         pass
     filler.truncate(max(0, filler.tell() - int(sys.argv[3])))
 try:
-    said["full"] = [[o.state, o.code] for o in pipeline.tile(folder / "two.csv", out, config)]
+    said["full"] = [[o.state, o.code] for o in tile_cohort(folder / "two.csv", out, config)]
 except DiskFullError as error:  # not even the list of slides could be written
     said["full"] = [["stopped", error.code]]
 (out / "filler").unlink()
 after = read()
 said["untouched"] = all(after.get(name) == content for name, content in before.items() if "slides.parquet" not in name)
 said["left"] = [name for name in after if ".tmp-" in name]
-said["again"] = [o.state for o in pipeline.tile(folder / "two.csv", out, config)]
+said["again"] = [o.state for o in tile_cohort(folder / "two.csv", out, config)]
 print(json.dumps(said))
 """
 
 _READ_ONLY = """
 import json, sys
 from pathlib import Path
-from pathopatch.stages import pipeline
+from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.check import slides_to_predict
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import PathopatchError
 
 try:
-    outcomes = pipeline.tile(Path(sys.argv[1]) / "one.csv", Path(sys.argv[2]), TileConfig(patch_px=32))
+    outcomes = tile_cohort(Path(sys.argv[1]) / "one.csv", Path(sys.argv[2]), TileConfig(patch_px=32))
     print(json.dumps([[o.state, o.code, o.message] for o in outcomes]))
 except PathopatchError as error:
     print(json.dumps([["refused", error.code, str(error)]]))

@@ -25,9 +25,9 @@ from pathopatch.core.status import read_status
 from pathopatch.patches import is_tiled
 from pathopatch.slides import open_slide
 from pathopatch.slides.openslide import OpenSlideSlide
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.run import exit_code
 from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.tile import tile_cohort
 
 Row = dict[str, str]
 Make = Callable[[Path], Row]
@@ -281,7 +281,7 @@ def test_a_bad_slide_fails_alone_by_its_code_and_leaves_nothing(
     made.write_rgb_pyramid(tmp_path / "good.tif", rgb())
     manifest = manifest_of(tmp_path, {"good": {"path": "good.tif"}, "bad": make(tmp_path)})
     out = tmp_path / "out"
-    good, bad = pipeline.tile(manifest, out, CONFIG)
+    good, bad = tile_cohort(manifest, out, CONFIG)
     assert good.state == "done"
     assert exit_code([good, bad]) == 3
     failed_alone(bad, out, code, said)
@@ -318,7 +318,7 @@ def test_a_slide_cut_at_30_60_or_95_percent_fails_alone_whatever_reads_it(reader
         rows[slide_id] = {"path": f"{slide_id}-{name}", "mpp": "0.5"}
         if seed:
             cut(tmp_path / f"{slide_id}-{name}", float(slide_id[3:]))
-    good, *bad = pipeline.tile(manifest_of(tmp_path, rows), tmp_path / "out", CONFIG)
+    good, *bad = tile_cohort(manifest_of(tmp_path, rows), tmp_path / "out", CONFIG)
     assert good.state == "done"
     for each in bad:
         failed_alone(each, tmp_path / "out", "INPUT_CORRUPT", f"{each.slide_id}-{name}")
@@ -344,7 +344,7 @@ def test_a_modality_shifted_by_12_px_is_done_with_a_warning(tmp_path: Path) -> N
     tissue = cv2.GaussianBlur((smooth > smooth.std() / 2).astype(np.float64), (0, 0), 1)
     pair = [900 * tissue[:, 12:332], 400 * tissue[:, :320]]
     cars, shg = ((each + generator.normal(100, 5, each.shape)).astype(np.uint16) for each in pair)
-    (outcome,) = pipeline.tile(manifest_of(tmp_path, {"s": modalities(cars, shg)(tmp_path)}), tmp_path / "out", CONFIG)
+    (outcome,) = tile_cohort(manifest_of(tmp_path, {"s": modalities(cars, shg)(tmp_path)}), tmp_path / "out", CONFIG)
     assert (outcome.state, exit_code([outcome])) == ("done", 0)
     (warning,) = outcome.warnings
     assert warning.startswith("channel SHG is shifted by 6.0 um (+12.0 px across")
@@ -355,7 +355,7 @@ def test_a_modality_shifted_by_12_px_is_done_with_a_warning(tmp_path: Path) -> N
 def test_a_slide_of_background_only_is_done_empty(value: int, tmp_path: Path) -> None:
     made.write_rgb_pyramid(tmp_path / "blank.tif", np.full((3, 128, 160), value, np.uint8))
     manifest = manifest_of(tmp_path, {"blank": {"path": "blank.tif"}})
-    outcomes = pipeline.tile(manifest, tmp_path / "out", CONFIG)
+    outcomes = tile_cohort(manifest, tmp_path / "out", CONFIG)
     assert [outcome.state for outcome in outcomes] == ["done_empty"]
     assert exit_code(outcomes) == 0
     assert is_tiled(tmp_path / "out", "blank")

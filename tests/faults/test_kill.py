@@ -20,7 +20,13 @@ from pathopatch.core.status import read_status
 POINTS = ("chunk", "rename", "renamed")
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
 _FRESH.set_forkserver_preload(
-    ["pathopatch.stages.pipeline", "pathopatch.patches.tile", "pathopatch.heatmaps", "pathopatch.models"]
+    [
+        "pathopatch.stages.tile",
+        "pathopatch.stages.predict",
+        "pathopatch.patches.tile",
+        "pathopatch.heatmaps",
+        "pathopatch.models",
+    ]
 )
 
 

@@ -13,7 +13,8 @@ from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputUnsupportedError, ManifestError
 from pathopatch.patches import tile_slide
 from pathopatch.slides import open_slide
-from pathopatch.stages import pipeline
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.tile import tile_cohort
 
 Row = dict[str, str]
 
@@ -70,7 +71,7 @@ def test_a_bad_manifest_is_refused_before_anything_is_written(rows: list[Row], c
         writer.writeheader()
         writer.writerows({"patient_id": row["slide_id"], **row} for row in rows)
     with pytest.raises(ManifestError) as caught:
-        pipeline.tile(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32))
+        tile_cohort(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32))
     assert {problem.code for problem in caught.value.problems} == {code}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -80,7 +81,7 @@ def test_a_bad_manifest_is_refused_before_anything_is_written(rows: list[Row], c
 def test_such_an_id_is_refused_by_every_other_door_too(text: str, tmp_path: Path) -> None:
     made.write_rgb_pyramid(tmp_path / "a.tif", image(0), levels=1)
     with pytest.raises(InputUnsupportedError):
-        pipeline.slides_to_predict(str(tmp_path / "a.tif"), slide_id=text)
+        slides_to_predict(str(tmp_path / "a.tif"), slide_id=text)
     with open_slide(tmp_path / "a.tif") as slide, pytest.raises(InputUnsupportedError):
         tile_slide(slide, TileConfig(patch_px=32), tmp_path / "work" / "out", slide_id=text)
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]

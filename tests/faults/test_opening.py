@@ -9,11 +9,12 @@ import made_slides as made
 import numpy as np
 import pytest
 
+import pathopatch
 from pathopatch.core.config import IntensityConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import read_status
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.tasks import WITHIN
+from pathopatch.stages.tile import tile_cohort
 
 CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
 # Python runs a module of this name when it starts, so a worker process finds a reader that does as its file is called.
@@ -80,10 +81,10 @@ def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide
     (tmp_path / "start" / "sitecustomize.py").write_text(_FAULTY)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        paths = [str(tmp_path / "start"), str(Path(pipeline.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(tmp_path / "start"), str(Path(pathopatch.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         config = TileConfig(patch_px=32)
-        outcomes = pipeline.tile(manifest, out, config, workers=2, limit_s=20, limit_bytes=2_000_000_000)
+        outcomes = tile_cohort(manifest, out, config, workers=2, limit_s=20, limit_bytes=2_000_000_000)
     assert {each.slide_id: each.code for each in outcomes} == _BECOMES
     for slide_id, code in _BECOMES.items():
         entry = read_status(out, slide_id)["tile"]
@@ -96,7 +97,7 @@ def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_cu
     said: list[tuple[str, int, int]] = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
-        outcomes = pipeline.tile(
+        outcomes = tile_cohort(
             manifest,
             out,
             CONFIG,
@@ -107,7 +108,7 @@ def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_cu
     assert artefacts(tmp_path / "1") == artefacts(tmp_path / "2")
     of_slides = [words for words in said if words[0] != WITHIN]
     assert of_slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (1, 2, 3)]
-    again = pipeline.tile(manifest, tmp_path / "2", CONFIG, workers=2)
+    again = tile_cohort(manifest, tmp_path / "2", CONFIG, workers=2)
     assert [each.state for each in again] == ["current"] * 3
 
 
@@ -116,5 +117,5 @@ def test_slides_of_different_scale_are_refused_before_any_is_tiled(workers: int,
     manifest = cohort(tmp_path, ("a", "b", "cut"), mpp=(0.5, 0.6))
     made.write_truncated(tmp_path / "a.tif", 60, tmp_path / "cut.tif")
     with pytest.raises(InputUnsupportedError, match=r"a has 0\.5, b has 0\.6"):
-        pipeline.tile(manifest, tmp_path / "out", CONFIG, workers=workers)
+        tile_cohort(manifest, tmp_path / "out", CONFIG, workers=workers)
     assert not (tmp_path / "out").exists()

@@ -26,8 +26,11 @@ from pathopatch.models import read_spec
 from pathopatch.patches import tile_slide
 from pathopatch.report.collect import read_study
 from pathopatch.slides import open_slide
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.groups import form_groups
+from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.tile import tile_cohort
 
 CONFIG = TileConfig(patch_px=16)
 
@@ -65,7 +68,7 @@ def test_a_link_in_the_work_folder_that_leads_outside_is_refused(link: str, fold
     (outside / "below").mkdir(parents=True)
     (out / link).parent.mkdir(parents=True, exist_ok=True)
     (out / link).symlink_to(outside / "below")
-    (outcome,) = pipeline.tile(manifest(folder, a="a.tif"), out, CONFIG)
+    (outcome,) = tile_cohort(manifest(folder, a="a.tif"), out, CONFIG)
     assert (outcome.state, outcome.code) == ("failed", "INPUT_UNSUPPORTED")
     assert "leads outside the work folder" in outcome.message
     assert contents(outside) == {}
@@ -75,7 +78,7 @@ def test_a_link_in_the_work_folder_that_leads_outside_is_refused(link: str, fold
 def test_a_work_folder_that_is_gone_is_said_before_any_work(folder: Path) -> None:
     (folder / "out").symlink_to(folder / "unmounted")
     with pytest.raises(InputUnsupportedError, match="cannot write here.*still mounted"):
-        pipeline.tile(manifest(folder, a="a.tif"), folder / "out", CONFIG)
+        tile_cohort(manifest(folder, a="a.tif"), folder / "out", CONFIG)
 
 
 # --- two slides of one stem ----------------------------------------------------------------------------------------
@@ -84,8 +87,8 @@ def test_a_work_folder_that_is_gone_is_said_before_any_work(folder: Path) -> Non
 def predict(folder: Path, name: str, *, force: bool = False) -> Outcome:
     """What `pathopatch predict NAME` does."""
     config = PredictConfig(device="cpu", precision="float32", threads=1)
-    rows = pipeline.slides_to_predict(str(folder / name))
-    (outcome,) = pipeline.predict(rows, folder / "model", folder / "out", config, force=force)
+    rows = slides_to_predict(str(folder / name))
+    (outcome,) = predict_cohort(rows, folder / "model", folder / "out", config, force=force)
     return outcome
 
 
@@ -122,14 +125,14 @@ def test_a_slide_that_changed_under_its_own_name_is_stale_and_no_duplicate(folde
 @pytest.mark.fault("same-twice")
 def test_a_second_slide_of_the_same_stem_or_id_is_not_tiled_into_the_firsts_place(folder: Path) -> None:
     out = folder / "out"
-    pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
+    tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
     before = contents(out)
     with open_slide(folder / "a.tif") as slide, pytest.raises(DuplicateIdError, match=r"a\.svs.*a\.tif.*slide_id"):
         tile_slide(slide, CONFIG, out, patient_id="a")
     with pytest.raises(DuplicateIdError, match=r"a\.svs.*a\.tif.*slide_id"):
-        pipeline.tile(manifest(folder, a="a.tif"), out, CONFIG)
+        tile_cohort(manifest(folder, a="a.tif"), out, CONFIG)
     assert contents(out) == before
-    (outcome,) = pipeline.tile(manifest(folder, a="a.tif"), out, CONFIG, force=True)
+    (outcome,) = tile_cohort(manifest(folder, a="a.tif"), out, CONFIG, force=True)
     assert outcome.state == "done"
 
 
@@ -137,15 +140,15 @@ def test_a_second_slide_of_the_same_stem_or_id_is_not_tiled_into_the_firsts_plac
 
 
 def old_table(work: Path, path: str, stage: str) -> None:
-    write_table(work / path, pd.DataFrame({"slide_id": ["a"]}), Stamp(stage=stage, config="", schema_version=1))
+    write_table(work / path, pd.DataFrame({"slide_id": ["a"]}), Stamp(stage=stage, schema_version=0))
 
 
 def old_json(work: Path, path: str, stage: str) -> None:
-    write_json(work / path, {"stamp": Stamp(stage=stage, config="", schema_version=1).to_dict()})
+    write_json(work / path, {"stamp": Stamp(stage=stage, schema_version=0).to_dict()})
 
 
 def groups(work: Path) -> object:
-    return pipeline.groups(work, GroupsConfig())
+    return form_groups(work, GroupsConfig())
 
 
 OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None], str, str, str]] = {
@@ -169,7 +172,7 @@ OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None],
 def test_what_an_older_version_made_is_refused_with_the_command_that_makes_it_anew(what: str, tmp_path: Path) -> None:
     read, write, path, stage, command = OLD[what]
     write(tmp_path, path, stage)
-    with pytest.raises(StaleArtefactError, match=f"under schema 1, .*run pathopatch {command}") as caught:
+    with pytest.raises(StaleArtefactError, match=f"under schema 0, .*run pathopatch {command}") as caught:
         read(tmp_path)
     assert path.removesuffix("/run.json") in caught.value.place
 
@@ -177,20 +180,20 @@ def test_what_an_older_version_made_is_refused_with_the_command_that_makes_it_an
 @pytest.mark.fault("older-version")
 def test_the_groups_of_a_store_of_an_older_version_are_refused_with_the_command_too(folder: Path) -> None:
     out = folder / "out"
-    pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
+    tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
     metadata = out / "slides" / "a.zarr" / "zarr.json"
     content = json.loads(metadata.read_text())
-    content["attributes"]["stamp"]["schema_version"] = 1
+    content["attributes"]["stamp"]["schema_version"] = 0
     metadata.write_text(json.dumps(content))
     old = Stamp.from_dict(content["attributes"]["stamp"])
     write_table(out / "patches" / "a.parquet", pd.read_parquet(out / "patches" / "a.parquet"), old)
     for read in (groups, read_study):
-        with pytest.raises(StaleArtefactError, match="under schema 1, .*run pathopatch tile MANIFEST -o WORK --force"):
+        with pytest.raises(StaleArtefactError, match="under schema 0, .*run pathopatch tile MANIFEST -o WORK --force"):
             read(out)
-    (outcome,) = pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG)
-    assert "under schema 1" in outcome.message
+    (outcome,) = tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
+    assert "under schema 0" in outcome.message
     assert "--force" in outcome.message
-    assert pipeline.tile(manifest(folder, a="a.svs"), out, CONFIG, force=True)[0].state == "done"
+    assert tile_cohort(manifest(folder, a="a.svs"), out, CONFIG, force=True)[0].state == "done"
     assert read_study(out).slides["tile_state"].tolist() == ["done"]
 
 

@@ -15,8 +15,12 @@ from PIL import Image
 
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.patches import PatchStore
-from pathopatch.stages import pipeline
+from pathopatch.report import write_report
+from pathopatch.stages.check import slides_to_predict
 from pathopatch.stages.export import export_ome_zarr
+from pathopatch.stages.info import describe_row
+from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.tile import tile_cohort
 
 pytestmark = pytest.mark.fault("patient-data")
 
@@ -44,17 +48,17 @@ def test_nothing_that_a_slide_file_says_of_the_patient_is_in_any_output(tmp_path
         writer.writerows([[name.split(".")[0], "p", name] for name in ("a.svs", "b.scn", "cut.svs", "spoilt.svs")])
 
     out = tmp_path / "out"
-    states = [outcome.state for outcome in pipeline.tile(tmp_path / "manifest.csv", out, TileConfig(patch_px=16))]
-    rows = pipeline.slides_to_predict(str(tmp_path / "manifest.csv"))
+    states = [outcome.state for outcome in tile_cohort(tmp_path / "manifest.csv", out, TileConfig(patch_px=16))]
+    rows = slides_to_predict(str(tmp_path / "manifest.csv"))
     config = PredictConfig(device="cpu", precision="float32", threads=1)
-    predicted = [outcome.state for outcome in pipeline.predict(rows, write_model(tmp_path / "model"), out, config)]
+    predicted = [outcome.state for outcome in predict_cohort(rows, write_model(tmp_path / "model"), out, config)]
     assert states == predicted == ["done", "done", "failed", "failed"]
     for name in ("a.svs", "b.scn"):
-        described = pipeline.describe(*pipeline.slides_to_predict(str(tmp_path / name)), TileConfig(),
+        described = describe_row(*slides_to_predict(str(tmp_path / name)), TileConfig(),
                                       picture=out / f"{name}.png")  # fmt: skip
         (out / f"{name}.txt").write_text(str(described.lines()))
         export_ome_zarr(str(tmp_path / name), out / f"{name}.ome.zarr")
-    pipeline.report(out)
+    write_report(out)
 
     written = [path for path in out.rglob("*") if path.is_file()]
     assert {".parquet", ".json", ".gz", ".csv", ".tif", ".png", ".html", ".txt"} <= {path.suffix for path in written}

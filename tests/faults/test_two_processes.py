@@ -14,13 +14,12 @@ from threading import Thread
 from typing import Any
 
 import made_slides as made
-import numpy as np
 import pytest
 from made_model import write_model
 
 from pathopatch.core import status as statuses
 from pathopatch.core.config import PredictConfig, TileConfig
-from pathopatch.core.locks import GATE, claimed, is_claimed, of_slide
+from pathopatch.core.locks import SLOTS, folder_lock, is_locked, slide_lock
 from pathopatch.core.status import read_status, update_status
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.run import run_slides
@@ -33,7 +32,13 @@ WORKERS = 4
 SLIDES = {"tile": 50, "predict": 4}
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
 _FRESH.set_forkserver_preload(
-    ["pathopatch.stages.pipeline", "pathopatch.patches", "pathopatch.heatmaps", "pathopatch.models"]
+    [
+        "pathopatch.stages.tile",
+        "pathopatch.stages.predict",
+        "pathopatch.patches",
+        "pathopatch.heatmaps",
+        "pathopatch.models",
+    ]
 )
 
 
@@ -69,7 +74,9 @@ def test_of_four_processes_on_the_same_slides_one_makes_each_and_the_others_find
     assert Counter(states) == Counter(
         (each.slide_id, state) for each in tasks for state in ("done", *["current"] * (WORKERS - 1))
     )
-    assert [path.name for path in (tmp_path / "out" / "status").glob("*.lock")] == [GATE]
+    locks = [path.name for path in (tmp_path / "out" / "status" / "locks").iterdir()]
+    assert set(locks) == {"status.lock", *(f"{slide_lock(each.slide_id, each.stage)}.lock" for each in tasks)}
+    assert len(locks) <= 1 + SLOTS
 
 
 def _run_all(tasks: list[SlideTask], start: Barrier, pipe: Connection) -> None:
@@ -85,7 +92,7 @@ def test_a_slide_that_another_is_at_is_left_alone_until_that_ends(
     work, outcomes = task(stage, slide(tmp_path), tmp_path, force=True), []
     second = Thread(target=lambda: outcomes.append(work.run()))
     deadline = time.monotonic() + 60
-    with claimed(tmp_path / "out", of_slide("s0", stage)):
+    with folder_lock(tmp_path / "out", slide_lock("s0", stage)):
         second.start()
         while f"another process is at slide s0 ({stage}): waiting" not in caplog.text:
             assert time.monotonic() < deadline
@@ -101,31 +108,30 @@ def test_a_slide_that_another_is_at_is_left_alone_until_that_ends(
 def test_a_killed_process_keeps_no_slide_from_the_next(stage: str, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     out = tmp_path / "out"
-    process = _FRESH.Process(target=_die_at, args=(out, of_slide("s0", stage)))
+    process = _FRESH.Process(target=_die_at, args=(out, slide_lock("s0", stage)))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    assert (out / "status" / f"s0.{stage}.lock").exists()  # left, and nobody's
+    assert not is_locked(out, slide_lock("s0", stage))
     assert not find(out)
     assert task(stage, slide(tmp_path), tmp_path).run().state == "done"
-    assert not (out / "status" / f"s0.{stage}.lock").exists()
 
 
 def _die_at(out: Path, name: str) -> None:
-    with claimed(out, name):
+    with folder_lock(out, name):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_claim_ends_with_what_goes_wrong_under_it(tmp_path: Path) -> None:
+def test_a_lock_is_released_when_the_work_under_it_fails(tmp_path: Path) -> None:
     def fail() -> None:
-        with claimed(tmp_path, "a.tile"):
-            assert is_claimed(tmp_path, "a.tile")
-            assert not is_claimed(tmp_path, "a.predict")
+        with folder_lock(tmp_path, "tile-00"):
+            assert is_locked(tmp_path, "tile-00")
+            assert not is_locked(tmp_path, "predict-00")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert not is_claimed(tmp_path, "a.tile")
+    assert not is_locked(tmp_path, "tile-00")
 
 
 def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(
@@ -159,6 +165,5 @@ def test_a_drive_without_locks_is_said_and_worked_on(
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with claimed(tmp_path, "a.tile"), claimed(tmp_path, "a.tile"):
+    with folder_lock(tmp_path, "tile-00"), folder_lock(tmp_path, "tile-00"):
         assert "a drive without locks" in caplog.text
-    assert np.array_equal([path.name for path in (tmp_path / "status").glob("a*")], [])

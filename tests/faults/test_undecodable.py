@@ -20,9 +20,9 @@ from pathopatch.core.files import read_json
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.slides import TolerantSlide, open_slide
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.dry_run import Plan, predict_plan
+from pathopatch.stages.predict import predict_cohort
 
 pytestmark = pytest.mark.fault("corrupt-tile")
 
@@ -57,7 +57,7 @@ KINDS: dict[str, tuple[str, Write, Callable[[Path], None]]] = {
 
 def predict(folder: Path, path: Path, **changes: object) -> Outcome:
     config = CONFIG.model_copy(update=changes)
-    (outcome,) = pipeline.predict([row(path)], folder / "model", folder / f"out-{path.stem}", config)
+    (outcome,) = predict_cohort([row(path)], folder / "model", folder / f"out-{path.stem}", config)
     return outcome
 
 

@@ -75,7 +75,7 @@ def test_a_fold_in_which_a_group_is_empty_stops_only_methods_that_need_groups(tm
     number = int(whole.set_index("patient_id")["fold"]["p2"].iloc[0])
     mates = set(whole.loc[whole["fold"] == number, "patient_id"])
     thin = table[~(table["patient_id"].isin(mates) & (table["label"] == 1) & (table["tissue_fraction"] < 0.25))]
-    stamp = Stamp(stage="groups", config="c")
+    stamp = Stamp(stage="groups", settings={"is": "c"})
     write_folds(tmp_path, fold_tables(thin, config, folds=3), config, stamp=stamp, left_out=[])
     before = number - 1 or 3  # of the fold before it, it is the validation split
     empty = "at tissue threshold 0.25: no patch of tumour with little tissue"

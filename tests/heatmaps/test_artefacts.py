@@ -337,7 +337,7 @@ def test_another_precision_stops_unless_forced(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     other = model()
     other.precision = "bfloat16"
-    with pytest.raises(StaleArtefactError, match="configuration differs"):
+    with pytest.raises(StaleArtefactError, match="precision was 'float32', is 'bfloat16'"):
         predict_to(slide, other, tmp_path, slide_id="s1")
 
 

@@ -47,7 +47,7 @@ def write_work(
 
     The first patch of each slide is blank glass, the second has no label.
     """
-    stamp = Stamp(stage="tile", config="c")
+    stamp = Stamp(stage="tile", settings={"is": "c"})
     tables = []
     for number, split in enumerate(("train", "val", "test")):
         patches = toy([[14, 6], [6, 14]], seed=seed + number)
@@ -92,5 +92,5 @@ def write_work(
         write_table(work / "patches" / f"{slide}.parquet", table[["patch_id", "slide_id"]], stamp)
         tables.append(table)
     groups = pd.concat(tables, ignore_index=True)
-    write_table(work / "groups.parquet", groups, Stamp(stage="groups", config="c"))
+    write_table(work / "groups.parquet", groups, Stamp(stage="groups", settings={"is": "c"}))
     return groups

@@ -20,7 +20,8 @@ from pathopatch.groups import assign_groups
 from pathopatch.models import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.slides import Slide
-from pathopatch.stages import pipeline
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 SHIFT = (12, -5)  # of TPEF against CARS, level-0 px
@@ -79,8 +80,8 @@ def write_other_model(folder: Path, *, seed: int, like: Path, **changed: object)
 def predict(source: object, models: Sequence[Path], out: Path, slide_id: str, **changed: object) -> None:
     """Predict one slide into a work folder."""
     text = ",".join(f"{name}={path}" for name, path in source.items()) if isinstance(source, dict) else str(source)
-    rows = pipeline.slides_to_predict(text, slide_id=slide_id)
-    pipeline.predict(rows, list(models), out, CONFIG.model_copy(update=changed))
+    rows = slides_to_predict(text, slide_id=slide_id)
+    predict_cohort(rows, list(models), out, CONFIG.model_copy(update=changed))
 
 
 def write_folders(root: Path) -> Folders:

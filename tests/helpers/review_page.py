@@ -17,7 +17,8 @@ from made_model import write_model
 from pathopatch.core.config import PredictConfig
 from pathopatch.review.app import create_app, create_server, listen, open_review
 from pathopatch.review.security import Access
-from pathopatch.stages import pipeline
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}
 DECISIONS = "/api/slides/a/decisions"
@@ -87,7 +88,7 @@ def predicted(folder: Path) -> Path:
     image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
     made.write_aperio(folder / "a.svs", image, levels=2)
     config = PredictConfig(device="cpu", precision="float32", threads=1)
-    rows = pipeline.slides_to_predict(str(folder / "a.svs"))
-    (outcome,) = pipeline.predict(rows, write_model(folder / "model"), folder / "out", config)
+    rows = slides_to_predict(str(folder / "a.svs"))
+    (outcome,) = predict_cohort(rows, write_model(folder / "model"), folder / "out", config)
     assert outcome.state == "done"
     return folder / "out"

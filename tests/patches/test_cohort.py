@@ -25,8 +25,12 @@ from pathopatch.patches import PatchStore, cohort_config
 from pathopatch.patches.cohort import TissueIntensities, tissue_intensities
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages import pipeline
 from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.evaluate import evaluate_runs
+from pathopatch.stages.groups import form_groups
+from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.train import train_run
 
 Make = Callable[..., Any]
 COHORT = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort", low_percentile=0, high_percentile=100))
@@ -135,7 +139,7 @@ def test_slides_of_a_cohort_share_windows_and_keep_their_tissue_masks(tmp_path: 
         rows.append(f"{name},{name},{split},{name}.tif,{'mask.tif' if name == 'c' else ''}")
     (tmp_path / "cohort.csv").write_text("\n".join(rows))
     work = tmp_path / "work"
-    assert {each.state for each in pipeline.tile(tmp_path / "cohort.csv", work, COHORT)} == {"done"}
+    assert {each.state for each in tile_cohort(tmp_path / "cohort.csv", work, COHORT)} == {"done"}
     stores = [PatchStore(work / "slides" / f"{name}.zarr") for name in "abc"]
     for store in stores:
         assert store.windows.tolist() == [[pytest.approx(100, abs=2), pytest.approx(200, abs=2)]]
@@ -155,14 +159,14 @@ def test_a_bundle_predicts_new_slides_with_its_cohorts_windows(tmp_path: Path) -
         rows.append(f"{name},{name},{split},{name}.tif,mask.tif")
     (tmp_path / "cohort.csv").write_text("\n".join(rows))
     work = tmp_path / "work"
-    pipeline.tile(tmp_path / "cohort.csv", work, COHORT)
-    pipeline.groups(work, GroupsConfig(thresholds=(0.5,)))
+    tile_cohort(tmp_path / "cohort.csv", work, COHORT)
+    form_groups(work, GroupsConfig(thresholds=(0.5,)))
     train = TrainConfig(method="erm", threshold=0.5, input_px=32, steps=4, batch_per_class=4, evaluations=1,
                         select="last", tune_threshold=False, augment=False)  # fmt: skip
-    run = pipeline.train(work, train)
-    pipeline.evaluate(work, None, EvaluateConfig(bootstrap=0))
+    run = train_run(work, train)
+    evaluate_runs(work, None, EvaluateConfig(bootstrap=0))
     evaluated = pd.read_parquet(run / "evaluation" / "predictions.parquet").set_index("patch_id")["logit"]
-    pipeline.predict(slides_to_predict(f"SHG={tmp_path / 'c.tif'}"), run / "model", tmp_path / "new", PredictConfig())
+    predict_cohort(slides_to_predict(f"SHG={tmp_path / 'c.tif'}"), run / "model", tmp_path / "new", PredictConfig())
     assert read_json(tmp_path / "new" / "heatmaps" / "c" / "heatmap.json")["intensity_windows"] == (
         PatchStore(work / "slides" / "c.zarr").windows.tolist()
     )

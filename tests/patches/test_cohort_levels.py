@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pathopatch.core.config import TileConfig
 from pathopatch.core.status import read_status, update_status
 from pathopatch.patches.store import store_levels
-from pathopatch.stages import pipeline
 from pathopatch.stages.dry_run import tile_plan
+from pathopatch.stages.tile import tile_cohort
 
 SIDE = 256
 CONFIG = TileConfig(patch_px=64)
@@ -55,7 +55,7 @@ def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> No
     kinds = {"a": "half", "b": "half", "full": "full", "none": "empty"}
     manifest = cohort(tmp_path, {name: field(kind, number) for number, (name, kind) in enumerate(kinds.items())})
     work = tmp_path / "work"
-    outcomes = pipeline.tile(manifest, work, CONFIG)
+    outcomes = tile_cohort(manifest, work, CONFIG)
     assert [outcome.state for outcome in outcomes] == ["done", "done", "done", "done_empty"]
     assert not any(outcome.warnings for outcome in outcomes[:3])
     found = shares(work)
@@ -63,14 +63,14 @@ def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> No
     assert read_status(work, "full")["tile"]["tissue_confidence"] >= 0.5
     assert set(taken(work)) == {"full"}
     assert abs(taken(work)["full"]["C0"] - 100) < 2
-    assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
-    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG, force=True)][2] == "done"
+    assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
+    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, force=True)][2] == "done"
     assert set(taken(work)) == {"full"}
 
 
 def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1, offset=900), "full": field("full", 2)}
-    outcomes = pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
+    outcomes = tile_cohort(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
     assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
     assert "the tissue is uncertain" in outcomes[2].warnings[0]
     assert not taken(tmp_path / "work")
@@ -79,7 +79,7 @@ def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> No
 def test_a_stated_level_is_not_taken_from_the_cohort(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     tissue = CONFIG.tissue.model_copy(update={"background_level": {"C0": 100.0}})
-    pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
+    tile_cohort(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
     assert not taken(tmp_path / "work")
     assert shares(tmp_path / "work")["full"] == 1.0
 
@@ -87,7 +87,7 @@ def test_a_stated_level_is_not_taken_from_the_cohort(tmp_path: Path) -> None:
 def test_a_dry_run_knows_the_levels_that_were_taken(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     manifest, work = cohort(tmp_path, slides), tmp_path / "work"
-    pipeline.tile(manifest, work, CONFIG)
+    tile_cohort(manifest, work, CONFIG)
     plan = tile_plan(manifest, CONFIG, out=work)
     assert (len(plan.finished), len(plan.table), plan.failed) == (3, 0, ())
 
@@ -95,9 +95,9 @@ def test_a_dry_run_knows_the_levels_that_were_taken(tmp_path: Path) -> None:
 def test_a_forced_retry_of_failed_slides_leaves_the_levels_of_the_others(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     manifest, work = cohort(tmp_path, slides), tmp_path / "work"
-    pipeline.tile(manifest, work, CONFIG)
-    assert pipeline.tile(manifest, work, CONFIG, only_failed=True, force=True) == []
-    assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
+    tile_cohort(manifest, work, CONFIG)
+    assert tile_cohort(manifest, work, CONFIG, only_failed=True, force=True) == []
+    assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
 
 
 def test_forcing_one_part_of_a_cohort_leaves_the_levels_of_the_other(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_forcing_one_part_of_a_cohort_leaves_the_levels_of_the_other(tmp_path: P
     parts = [tmp_path / "one.csv", tmp_path / "two.csv"]
     for part, rows in zip(parts, (lines[1:4], lines[4:]), strict=True):
         part.write_text("\n".join([lines[0], *rows]))
-        pipeline.tile(part, work, CONFIG)
-    pipeline.tile(parts[1], work, CONFIG, force=True)
-    assert {outcome.state for outcome in pipeline.tile(parts[0], work, CONFIG)} == {"current"}
+        tile_cohort(part, work, CONFIG)
+    tile_cohort(parts[1], work, CONFIG, force=True)
+    assert {outcome.state for outcome in tile_cohort(parts[0], work, CONFIG)} == {"current"}
 
 
 def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Pat
     signal = np.where(texture > np.quantile(texture, 0.8), rng.normal(150, 45, (SIDE, SIDE)), 0)
     uneven = rng.normal((300 + signal) * (1 - 0.25 * (x * x + y * y)), 8).astype(np.uint16)
     slides = {"a": field("half", 0, offset=250), "b": field("half", 1, offset=250), "uneven": uneven}
-    outcomes = pipeline.tile(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
+    outcomes = tile_cohort(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
     assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
     assert not taken(tmp_path / "work")
 
@@ -130,15 +130,15 @@ def test_a_run_that_ends_before_the_second_tiling_is_continued(tmp_path: Path, m
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     manifest, work = cohort(tmp_path, slides), tmp_path / "work"
     with monkeypatch.context() as cut:
-        cut.setattr(pipeline, "_tiled_by_the_cohorts_levels", _cut_off)
+        cut.setattr("pathopatch.stages.tile._tile_again_by_cohort_levels", _cut_off)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.tile(manifest, work, CONFIG)
+            tile_cohort(manifest, work, CONFIG)
     assert not taken(work)
     update_status(work, "full", "tile", {"state": "running"})  # as the second tiling begins
-    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)] == ["current", "current", "done"]
+    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG)] == ["current", "current", "done"]
     assert set(taken(work)) == {"full"}
     update_status(work, "full", "tile", {"state": "running"})
-    assert {outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)} == {"current"}
+    assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
     assert read_status(work, "full")["tile"]["tissue_confidence"] >= 0.5
 
 
@@ -151,16 +151,16 @@ def test_a_retried_slide_takes_the_level_of_slides_that_were_tiled_before(tmp_pa
     manifest, work = cohort(tmp_path, slides), tmp_path / "work"
     whole = (tmp_path / "full.tif").read_bytes()
     (tmp_path / "full.tif").write_bytes(whole[:1000])
-    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG)] == ["done", "done", "failed"]
+    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG)] == ["done", "done", "failed"]
     (tmp_path / "full.tif").write_bytes(whole)
-    assert [outcome.state for outcome in pipeline.tile(manifest, work, CONFIG, only_failed=True)] == ["done"]
+    assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, only_failed=True)] == ["done"]
     assert set(taken(work)) == {"full"}
 
 
 def test_a_stated_level_takes_the_place_of_the_cohorts(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     manifest, work = cohort(tmp_path, slides), tmp_path / "work"
-    pipeline.tile(manifest, work, CONFIG)
+    tile_cohort(manifest, work, CONFIG)
     stated = CONFIG.tissue.model_copy(update={"background_level": {"C0": 90.0}})
-    outcomes = pipeline.tile(manifest, work, CONFIG.model_copy(update={"tissue": stated}))
+    outcomes = tile_cohort(manifest, work, CONFIG.model_copy(update={"tissue": stated}))
     assert {(outcome.state, outcome.code) for outcome in outcomes} == {("failed", "STALE_ARTEFACT")}

@@ -40,7 +40,11 @@ from pathopatch.patches.import_list import common_spec, read_image, read_list
 from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts
-from pathopatch.stages import pipeline
+from pathopatch.stages.audit import audit_text
+from pathopatch.stages.evaluate import evaluate_runs
+from pathopatch.stages.groups import form_groups
+from pathopatch.stages.patch_import import import_patches
+from pathopatch.stages.train import train_run
 
 CONFIG = TileConfig()
 GLASS, STAIN = 240, (90, 120, 180)
@@ -238,15 +242,15 @@ TRAIN = TrainConfig(
 
 def test_groups_training_and_evaluation_accept_a_set_like_slides(tmp_path: Path) -> None:
     source, work = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work"
-    (outcome,) = pipeline.tile_patches(source, work, CONFIG)
+    (outcome,) = import_patches(source, work, CONFIG)
     assert (outcome.state, outcome.counts) == ("done", {"patches": 48})
-    table = pipeline.groups(work, GroupsConfig(thresholds=(0.25,)))
+    table = form_groups(work, GroupsConfig(thresholds=(0.25,)))
     assert dict(zip(table["patient_id"], table["split"], strict=True)) == {
         f"p{i // 2 % 12}": SPLITS[i] for i in range(48)
     }
     assert table["attribute@0.25"].tolist() == [int((4 + 3 * (i % 8)) ** 2 >= 256) for i in range(48)]
-    pipeline.train(work, TRAIN)
-    compared = pipeline.evaluate(work, None, EvaluateConfig(bootstrap=0))
+    train_run(work, TRAIN)
+    compared = evaluate_runs(work, None, EvaluateConfig(bootstrap=0))
     assert compared["run"].tolist() == ["erm-t0.25-s0"]
 
 
@@ -281,8 +285,8 @@ def test_a_study_file_runs_a_set_to_its_report(tmp_path: Path) -> None:
 
 
 def test_splits_that_the_list_leaves_open_are_drawn_by_patient(tmp_path: Path) -> None:
-    pipeline.tile_patches(made_set(tmp_path), tmp_path / "work", CONFIG)
-    table = pipeline.groups(tmp_path / "work", GroupsConfig())
+    import_patches(made_set(tmp_path), tmp_path / "work", CONFIG)
+    table = form_groups(tmp_path / "work", GroupsConfig())
     assert set(table["split"]) == {"train", "val", "test"}
     assert table.groupby("patient_id")["split"].nunique().max() == 1
 
@@ -292,18 +296,18 @@ def test_a_lists_own_attribute_replaces_the_tissue(tmp_path: Path, values: tuple
     own = [values[i % len(values)] for i in range(48)]
     own[5] = ""
     source, work = made_set(tmp_path, columns={"split": SPLITS, "attribute": own}), tmp_path / "work"
-    pipeline.tile_patches(source, work, CONFIG)
-    table = pipeline.groups(work, GroupsConfig())
+    import_patches(source, work, CONFIG)
+    table = form_groups(work, GroupsConfig())
     order = {"9": 0, "10": 1, "clean": 0, "fold": 1, "ink": 2}
     expected = [order.get(value, -1) for value in own]
     for threshold in ("0.25", "0.5"):
         assert table[f"attribute@{threshold}"].tolist() == expected
         groups = [-1 if a < 0 else len(values) * (i // 2 % 2) + a for i, a in enumerate(expected)]
         assert table[f"group@{threshold}"].tolist() == groups
-    said = pipeline.audit_text(work)
+    said = audit_text(work)
     assert all(value in said for value in values)
     assert "tissue  " not in said
-    told = read_json(pipeline.train(work, TRAIN) / "run.json")["validation"]
+    told = read_json(train_run(work, TRAIN) / "run.json")["validation"]
     assert f"accuracy of label 1, attribute {len(values) - 1}" in told
 
 
@@ -324,8 +328,8 @@ def test_real_patches_of_lung_are_split_by_their_source_tile(tmp_path: Path, rea
                         for _, part in listed.groupby("label")])  # fmt: skip
     chosen["path"] = [str(real_data / "lung" / path) for path in chosen["path"]]
     chosen.to_csv(tmp_path / "lung.csv", index=False)
-    pipeline.tile_patches(tmp_path / "lung.csv", tmp_path / "work", CONFIG)
-    table = pipeline.groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
+    import_patches(tmp_path / "lung.csv", tmp_path / "work", CONFIG)
+    table = form_groups(tmp_path / "work", GroupsConfig(thresholds=(0.5,)))
     assert len(table) == len(chosen)
     assert table.groupby("patient_id")["split"].nunique().max() == 1
     assert table.groupby("split")["patient_id"].nunique().to_dict() == {"test": 2, "train": 8, "val": 2}
@@ -379,10 +383,10 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
     named = ["bird" if i // 2 % 2 else "plane" for i in range(48)]
     own = ["ink" if i % 3 else "clean" for i in range(48)]
     source = made_set(tmp_path, columns={"split": SPLITS, "attribute": own, "label_name": named})
-    pipeline.tile_patches(source, tmp_path / "work", CONFIG)
-    table = pipeline.groups(tmp_path / "work", GroupsConfig())
+    import_patches(source, tmp_path / "work", CONFIG)
+    table = form_groups(tmp_path / "work", GroupsConfig())
     assert threshold_attributes(table)[0].group_names == ("plane, clean", "plane, ink", "bird, clean", "bird, ink")
-    said = pipeline.audit_text(tmp_path / "work")
+    said = audit_text(tmp_path / "work")
     assert "plane" in said
     assert "non-tumour" not in said
     source.write_text(source.read_text().replace("plane", "ship", 1))
@@ -434,9 +438,9 @@ def test_a_set_without_a_stated_mpp_gives_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mpp", [None, 0.5])
 def test_predictions_at_an_unknown_scale_carry_a_warning_everywhere(tmp_path: Path, mpp: float | None) -> None:
     source, work, out = made_set(tmp_path, columns={"split": SPLITS}), tmp_path / "work", tmp_path / "out"
-    pipeline.tile_patches(source, work, CONFIG, ready=ReadyConfig(mpp=mpp))
-    pipeline.groups(work, GroupsConfig(thresholds=(0.25,)))
-    bundle = pipeline.train(work, TRAIN) / "model"
+    import_patches(source, work, CONFIG, ready=ReadyConfig(mpp=mpp))
+    form_groups(work, GroupsConfig(thresholds=(0.25,)))
+    bundle = train_run(work, TRAIN) / "model"
     assert read_spec(bundle).mpp == mpp
     made.write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)
     said = CliRunner().invoke(

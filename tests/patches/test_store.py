@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
-from pathopatch.core.artefacts import Stamp
+from pathopatch.core.artefacts import Stamp, read_stamp
 from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
-from pathopatch.patches.store import PatchStore, store_stamp
+from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter, shard_patches
 
 ORIGINS = np.stack([np.arange(600) * 8, np.zeros(600)], axis=1).astype(np.int64)
-STAMP = Stamp(stage="tile", config="c", inputs={})
+STAMP = Stamp(stage="tile", settings={"is": "c"}, inputs={})
 ATTRIBUTES = {"slide_id": "s", "windows": [[0, 9]], "stamp": STAMP.to_dict()}
 
 
@@ -89,7 +89,7 @@ def test_a_store_pickles_by_opening_again(tmp_path: Path) -> None:
 
 def test_an_unfinished_store_is_refused_and_has_no_stamp(tmp_path: Path) -> None:
     path = write(tmp_path / "s.zarr", drawn(5, "uint8"), finish=False)
-    assert store_stamp(path) is None
+    assert read_stamp(path) is None
     with pytest.raises(InputCorruptError, match="not complete"):
         PatchStore(path)
     with pytest.raises(InputMissingError):
@@ -97,8 +97,8 @@ def test_an_unfinished_store_is_refused_and_has_no_stamp(tmp_path: Path) -> None
 
 
 def test_a_finished_store_carries_its_stamp(tmp_path: Path) -> None:
-    assert store_stamp(write(tmp_path / "s.zarr", drawn(5, "uint8"))) == STAMP
-    assert store_stamp(tmp_path / "none.zarr") is None
+    assert read_stamp(write(tmp_path / "s.zarr", drawn(5, "uint8"))) == STAMP
+    assert read_stamp(tmp_path / "none.zarr") is None
 
 
 def test_a_store_that_lacks_patches_does_not_finish(tmp_path: Path) -> None:
@@ -192,6 +192,6 @@ def test_other_libraries_read_the_store_without_this_package(tmp_path: Path) -> 
 def test_a_store_of_an_older_schema_is_refused_with_the_command_to_run(tmp_path: Path) -> None:
     path = write(tmp_path / "s.zarr", drawn(5, "uint8"))
     group: Any = zarr.open_group(path)
-    group.attrs["stamp"] = {**STAMP.to_dict(), "schema_version": 1}
-    with pytest.raises(StaleArtefactError, match="schema 1.*pathopatch tile MANIFEST -o WORK --force"):
+    group.attrs["stamp"] = {**STAMP.to_dict(), "schema_version": 0}
+    with pytest.raises(StaleArtefactError, match="schema 0.*pathopatch tile MANIFEST -o WORK --force"):
         PatchStore(path)

@@ -20,7 +20,7 @@ from pathopatch.groups import assign_groups, audit
 QUICK = EvaluateConfig(bootstrap=40)
 THRESHOLDS = (0.25, 0.5)
 HOSTILE = "<script>alert('x')</script> & $\\alpha$"
-STAMP = Stamp(stage="tile", config="0" * 64)
+STAMP = Stamp(stage="tile", settings={"is": "0"})
 # How far each method's logit follows the label, and how far the tissue fraction.
 _LEANS = {"erm": (1.0, 5.0), "erm-balanced": (1.2, 4.4), "resample": (2.0, 1.4), "gerne": (2.3, 0.3)}
 
@@ -40,7 +40,7 @@ def make_study(
     if own:
         slides["attribute"] = rng.choice(own, len(slides))
     groups = assign_groups(slides, THRESHOLDS, min_tissue=0.01)
-    write_table(work / "groups.parquet", groups, Stamp(stage="groups", config="1" * 64))
+    write_table(work / "groups.parquet", groups, Stamp(stage="groups", settings={"is": "1"}))
     write_json(work / "groups" / "audit.json", {"stamp": STAMP.to_dict(), **audit(groups, THRESHOLDS)})
     for method, (label_lean, tissue_lean) in _LEANS.items() if has_runs else ():
         for seed in seeds:
@@ -86,7 +86,7 @@ def _write_slides(work: Path, rng: np.random.Generator, patients: int, per_slide
     update_status(work, "broken01", "tile", {"state": "failed", "code": "INPUT_CORRUPT", "message": HOSTILE})
     facts += [{"slide_id": name, "patient_id": name, "split": "test"} for name in ("blank01", "broken01")]
     checked = pd.DataFrame(facts).assign(mpp=0.5, channels="CARS,TPEF,SHG", background="dark")
-    write_table(work / "slides.parquet", checked, Stamp(stage="check", config=""))
+    write_table(work / "slides.parquet", checked, Stamp(stage="check"))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -118,7 +118,7 @@ def write_run(
     for channel, kept in (("CARS", 0.9), ("TPEF", 0.5), ("SHG", 1.0)):  # how much of the label is left without it
         table[f"logit without {channel}"] = table["logit"] - (1 - kept) * label_lean * (2 * table["label"] - 1)
     numbers = judge_predictions(table, groups, decision_threshold=0.1, config=QUICK)
-    stamp = Stamp(stage="evaluate", config="2" * 64)
+    stamp = Stamp(stage="evaluate", settings={"is": "2"})
     write_table(folder / "evaluation" / "predictions.parquet", table, stamp)
     write_json(folder / "evaluation" / "metrics.json", {"run": config.run_name, **numbers, "stamp": stamp.to_dict()})
     group_table(numbers).to_csv(folder / "evaluation" / "groups.csv", index=False)

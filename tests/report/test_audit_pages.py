@@ -75,7 +75,7 @@ def with_outside(work: Path, folder: Path, name: str) -> Path:
     about |= {"decision_threshold": 0.1, "decision_chosen_for": "wga", "temperature": 1.5}
     told = {"bundle": about, "warnings": ["The model was trained on <b>slide07</b>."], "splits": {"all": content}}
     inputs = {"groups": fingerprint_file(copy / "groups.parquet")}
-    stamp = Stamp(stage="evaluate", config="c", inputs=inputs).to_dict()
+    stamp = Stamp(stage="evaluate", settings={"is": "c"}, inputs=inputs).to_dict()
     write_json(copy / "evaluations" / name / "metrics.json", {**told, "stamp": stamp})
     return copy
 
@@ -99,7 +99,7 @@ def test_a_model_that_was_judged_by_groups_that_are_gone_is_marked(work: Path, t
     copy, mark = with_outside(work, tmp_path / "copy", "theirs"), "judged by groups that were formed anew since"
     assert mark not in Page(write_report(copy, evaluate=NONE)).text
     table = read_table(copy / "groups.parquet")
-    write_table(copy / "groups.parquet", table.iloc[::-1], Stamp(stage="groups", config="other"))
+    write_table(copy / "groups.parquet", table.iloc[::-1], Stamp(stage="groups", settings={"is": "other"}))
     assert mark in Page(write_report(copy, evaluate=NONE)).text
 
 

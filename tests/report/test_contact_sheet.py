@@ -24,7 +24,8 @@ from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import write_array
 from pathopatch.report import write_report
 from pathopatch.report.contact_sheet import write_contact_sheet
-from pathopatch.stages import pipeline
+from pathopatch.stages.patch_import import import_patches
+from pathopatch.stages.tile import tile_cohort
 
 ALARM = (30, 30, 190)  # BGR
 CONFIG = TileConfig(patch_px=32, store="none")
@@ -42,7 +43,7 @@ def tile_slides(folder: Path, *, masks: dict[str, str] | None = None, work: str 
     lines = [f"{name},{name},{name}.tif,2.0,{(masks or {}).get(name, '')}" for name in ("bright", "dark", "blank")]
     text = "\n".join(["slide_id,patient_id,path,mpp,tissue_mask", *lines])
     (folder / "cohort.csv").write_text(text + "\n", encoding="utf-8")
-    pipeline.tile(folder / "cohort.csv", folder / work, CONFIG, force=force)
+    tile_cohort(folder / "cohort.csv", folder / work, CONFIG, force=force)
     return folder / work
 
 
@@ -197,7 +198,7 @@ def test_ready_patches_without_an_overview_are_named(tmp_path: Path, typed: Call
             cv2.imwrite(str(tmp_path / "set" / label / f"{number}.png"), np.full((32, 32, 3), 90 + number, np.uint8))
     lines = [f"{label}/{n}.png,{int(label == 'tumor')},p{n},train" for label in ("tumor", "normal") for n in range(2)]
     (tmp_path / "set" / "patches.csv").write_text("\n".join(["path,label,patient_id,split", *lines]) + "\n")
-    pipeline.tile_patches(tmp_path / "set", tmp_path / "work", TileConfig())
+    import_patches(tmp_path / "set", tmp_path / "work", TileConfig())
     with pytest.raises(InputMissingError, match="no tiled slide has an overview: set holds ready patches"):
         write_contact_sheet(tmp_path / "work")
     work = tile_slides(tmp_path, work="both")

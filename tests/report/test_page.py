@@ -22,7 +22,7 @@ from pathopatch.core.status import update_status
 from pathopatch.evaluation import compare, comparison_table
 from pathopatch.groups import audit
 from pathopatch.report import write_report
-from pathopatch.stages import pipeline
+from pathopatch.stages.tile import tile_cohort
 
 QUICK = EvaluateConfig(bootstrap=40)
 
@@ -92,7 +92,7 @@ def test_the_tissue_of_a_tiled_slide_is_outlined(tmp_path: Path) -> None:
     pixels[30:90, 40:120] = (170, 90, 150)
     tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb")
     (tmp_path / "cohort.csv").write_text("slide_id,patient_id,path,mpp\na,a,a.tif,2.0\n")
-    pipeline.tile(tmp_path / "cohort.csv", tmp_path / "work", TileConfig(patch_px=32, store="none"))
+    tile_cohort(tmp_path / "cohort.csv", tmp_path / "work", TileConfig(patch_px=32, store="none"))
     tiled = Page(write_report(tmp_path / "work", evaluate=QUICK))
     assert "a: 25.0 % of the overview is tissue; bright background, otsu, signal above" in tiled.text
     drawn = cv2.imread(str(tmp_path / "work" / "report" / "tissue" / "a.jpg")).astype(int)
@@ -198,7 +198,7 @@ def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, made
     folder = made(tmp_path / "birds", own=("land", "water"), patients=8)
     groups = pd.read_parquet(folder / "groups.parquet")
     named = groups.assign(label_name=np.array(["landbird", "waterbird"])[groups["label"]])
-    write_table(folder / "groups.parquet", named, Stamp(stage="groups", config="1" * 64))
+    write_table(folder / "groups.parquet", named, Stamp(stage="groups", settings={"is": "1"}))
     write_json(folder / "groups" / "audit.json", audit(named, (0.25, 0.5), resamples=40))
     page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
     for part in (
@@ -225,14 +225,14 @@ def test_artefacts_of_an_older_schema_are_refused_with_the_command_that_redoes_t
     table = pd.DataFrame(
         {"patch_id": ["a@0,0"], "slide_id": "a", "patient_id": "p", "tissue_fraction": 0.5, "label": 1}
     )
-    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile", config="", schema_version=1))
-    write_table(tmp_path / "predictions" / "a.parquet", table, Stamp(stage="predict", config="", schema_version=1))
+    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile", schema_version=0))
+    write_table(tmp_path / "predictions" / "a.parquet", table, Stamp(stage="predict", schema_version=0))
     with pytest.raises(
-        StaleArtefactError, match=r"under schema 1.*a\.parquet.*pathopatch tile MANIFEST -o WORK --force"
+        StaleArtefactError, match=r"under schema 0.*a\.parquet.*pathopatch tile MANIFEST -o WORK --force"
     ):
         write_report(tmp_path)
     assert not (tmp_path / "report").exists()
-    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile", config=""))
+    write_table(tmp_path / "patches" / "a.parquet", table, Stamp(stage="tile"))
     with pytest.raises(StaleArtefactError, match="pathopatch predict"):
         write_report(tmp_path)
 

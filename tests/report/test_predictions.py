@@ -20,7 +20,8 @@ from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import DecisionLog
-from pathopatch.stages import pipeline
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 HOSTILE = "=cmd() <script>alert(1)</script>"
 
@@ -46,9 +47,9 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
         made.write_rgb_pyramid(folder / f"s{n}.tif", image, levels=1)
     (folder / "bad.tif").write_bytes(b"no slide")
     (folder / "cohort.csv").write_text("slide_id,patient_id,path\ns0,p0,s0.tif\ns1,p1,s1.tif\nbad,p2,bad.tif\n")
-    rows = pipeline.slides_to_predict(str(folder / "cohort.csv"))
+    rows = slides_to_predict(str(folder / "cohort.csv"))
     config = PredictConfig(device="cpu", precision="float32", threads=1)
-    pipeline.predict(rows, write_model(folder / "model"), folder / "out", config)
+    predict_cohort(rows, write_model(folder / "model"), folder / "out", config)
     return folder / "out"
 
 

@@ -21,7 +21,8 @@ from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.slides.pseudonyms import pseudonymous
-from pathopatch.stages import pipeline
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def test_an_open_slide_is_the_same_one_until_it_is_predicted_again(out: Path) ->
     first, mark = cohort.open("bright"), cohort.fingerprint("bright")
     assert cohort.open("bright") is first
     stamp = read_json(heatmap_of(out, "bright"))["stamp"]
-    edit(heatmap_of(out, "bright"), stamp={**stamp, "config": "another"})
+    edit(heatmap_of(out, "bright"), stamp={**stamp, "settings": {"tta": True}})
     assert cohort.open("bright") is not first
     assert cohort.open("bright").fingerprint == cohort.fingerprint("bright") != mark
 
@@ -210,9 +211,9 @@ def test_a_manifest_says_where_a_slide_has_moved_to(out: Path, tmp_path: Path) -
 
 def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path\nsmith,p,{folders.root / 'bright.svs'}\n")
-    rows = pipeline.slides_to_predict(str(tmp_path / "m.csv"))
+    rows = slides_to_predict(str(tmp_path / "m.csv"))
     config = CONFIG.model_copy(update={"deidentify": True})
-    pipeline.predict(rows, [folders.root / "model"], tmp_path / "out", config)
+    predict_cohort(rows, [folders.root / "model"], tmp_path / "out", config)
     (name,) = open_cohort(tmp_path / "out").ids()
     assert name == pseudonymous(rows)[0].slide_id
     unnamed = slide_facts(open_cohort(tmp_path / "out").open(name))

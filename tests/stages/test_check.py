@@ -21,9 +21,10 @@ from pathopatch.core import artefacts
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError, ManifestError
 from pathopatch.slides import mask_image
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.check import SLIDE_COLUMNS, check, describe, slides_to_predict
+from pathopatch.stages.check import SLIDE_COLUMNS, check_manifest, slides_to_predict
+from pathopatch.stages.info import describe_row
+from pathopatch.stages.tile import tile_cohort
 
 SQUARES = np.repeat(np.repeat(np.random.default_rng(0).random((30, 40)) > 0.7, 10, 0), 10, 1)
 EXACT = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
@@ -45,7 +46,7 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def test_what_is_measured_is_said_and_the_table_of_slides_holds_facts_alone(manifest: Path, tmp_path: Path) -> None:
-    table = check(manifest, tmp_path / "work", measure=EXACT)
+    table = check_manifest(manifest, tmp_path / "work", measure=EXACT)
     row = table.iloc[0]
     assert row["shift_um"] == pytest.approx(6, abs=0.1)
     assert row["tissue_share"] == pytest.approx((SQUARES | np.roll(SQUARES, 12, axis=1)).mean(), abs=1e-3)
@@ -55,7 +56,7 @@ def test_what_is_measured_is_said_and_the_table_of_slides_holds_facts_alone(mani
     assert tuple(stored.columns) == SLIDE_COLUMNS
     assert stored["bounds"].tolist() == ["0,0,400,300"]
     before = (tmp_path / "work" / "slides.parquet").read_bytes()
-    check(manifest, tmp_path / "work")  # without looking: the same table, nothing stale
+    check_manifest(manifest, tmp_path / "work")  # without looking: the same table, nothing stale
     assert (tmp_path / "work" / "slides.parquet").read_bytes() == before
 
 
@@ -64,9 +65,9 @@ def test_pixels_that_cannot_be_used_are_a_problem_of_their_row(tmp_path: Path) -
     plane[3, 4] = np.nan
     made.write_channel(tmp_path / "a.tif", plane)
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path,background\ns1,p1,a.tif,dark\n", encoding="utf-8")
-    assert len(check(tmp_path / "m.csv")) == 1
+    assert len(check_manifest(tmp_path / "m.csv")) == 1
     with pytest.raises(ManifestError, match=r"NONFINITE: row 2.*1 in C0"):
-        check(tmp_path / "m.csv", measure=TileConfig())
+        check_manifest(tmp_path / "m.csv", measure=TileConfig())
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_a_broken_tissue_mask_is_a_problem_of_its_column(
     (tmp_path / name).write_bytes(content)
     (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,{name}\n", encoding="utf-8")
     with pytest.raises(ManifestError, match=said) as caught:
-        check(tmp_path / "m.csv", measure=None if is_quick else EXACT)
+        check_manifest(tmp_path / "m.csv", measure=None if is_quick else EXACT)
     (problem,) = caught.value.problems
     assert (problem.row, problem.column, problem.value) == (2, "tissue_mask", str(tmp_path / name))
 
@@ -98,7 +99,7 @@ def test_the_tissue_share_is_that_of_the_outlines_which_the_manifest_names(tmp_p
         f'{{"type": "Feature", "geometry": {{"type": "Polygon", "coordinates": [{ring}]}}}}', encoding="utf-8"
     )
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,t.geojson\n", encoding="utf-8")
-    row = check(tmp_path / "m.csv", measure=EXACT).iloc[0]
+    row = check_manifest(tmp_path / "m.csv", measure=EXACT).iloc[0]
     assert row["tissue_share"] == 0.25
     assert np.isnan(row["tissue_threshold"])
 
@@ -110,7 +111,7 @@ def test_a_picture_never_replaces_the_slide(tmp_path: Path) -> None:
     content = slide.read_bytes()
     for picture in (slide, tmp_path / "a.tif"):
         with pytest.raises(InputUnsupportedError, match="PNG"):
-            describe(row, TileConfig(), picture=picture)
+            describe_row(row, TileConfig(), picture=picture)
     assert slide.read_bytes() == content
 
 
@@ -144,7 +145,7 @@ def write_mask(path: Path, width: int = 40, height: int = 30) -> None:
 def told(manifest: Path, **options: object) -> list[tuple[str, int | None, str]]:
     """Code, row and column of each problem that `check` finds."""
     with pytest.raises(ManifestError) as caught:
-        check(manifest, **options)
+        check_manifest(manifest, **options)
     return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
 
 
@@ -153,13 +154,13 @@ def test_a_mask_that_tile_could_not_use_is_a_problem_of_its_column(tmp_path: Pat
     mask = tmp_path / "mask.png"
     manifest = labelled(tmp_path, **{column: mask.name})
     write_mask(mask)
-    assert len(check(manifest)) == len(check(manifest, measure=EXACT)) == 1
+    assert len(check_manifest(manifest)) == len(check_manifest(manifest, measure=EXACT)) == 1
     write_mask(mask, 30, 30)
     assert told(manifest) == told(manifest, measure=EXACT) == [("MODALITY_MISMATCH", 2, column)]
     write_mask(mask)
     mask.write_bytes(mask.read_bytes()[:-60])
     assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, column)]
-    assert len(check(manifest)) == 1  # the header alone is looked at, and it is whole
+    assert len(check_manifest(manifest)) == 1  # the header alone is looked at, and it is whole
     mask.write_bytes(b"nothing")
     assert told(manifest) == [("INPUT_CORRUPT", 2, column)]
 
@@ -171,7 +172,7 @@ def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeyp
     pixels = np.random.default_rng(0).integers(0, 2, (96, 128), np.uint8) * 255
     tifffile.imwrite(mask, pixels, tile=(32, 32), compression="zlib")
     manifest = labelled(tmp_path, tumor_mask=mask.name)
-    assert len(check(manifest, measure=EXACT)) == 1
+    assert len(check_manifest(manifest, measure=EXACT)) == 1
     with tifffile.TiffFile(mask) as file:
         start, size = file.pages[0].dataoffsets[-1], file.pages[0].databytecounts[-1]
     content = bytearray(mask.read_bytes())
@@ -195,9 +196,9 @@ def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path
     manifest = labelled(tmp_path, annotations=outlines.name)
     known = LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",)))
     write_outline(outlines)
-    assert check(manifest, labels=known)["annotation_classes"].tolist() == ["Tumor"]
+    assert check_manifest(manifest, labels=known)["annotation_classes"].tolist() == ["Tumor"]
     write_outline(outlines, name="Stroma")
-    assert len(check(manifest)) == 1  # nobody has said yet what the names mean
+    assert len(check_manifest(manifest)) == 1  # nobody has said yet what the names mean
     assert told(manifest, labels=known) == [("INPUT_UNSUPPORTED", 2, "annotations")]
     write_outline(outlines, x=4000)
     assert told(manifest) == [("MODALITY_MISMATCH", 2, "annotations")]
@@ -273,13 +274,16 @@ def test_slides_of_both_backgrounds_are_an_error_until_the_manifest_says_so(tmp_
         made.write_channel(tmp_path / f"{name}.tif", plane.astype(np.uint16), mpp=(0.5, 0.5))
     header, manifest = "slide_id,patient_id,path,background\n", tmp_path / "m.csv"
     manifest.write_text(header + "".join(f"{name},{name},{name}.tif,\n" for name in names))
-    for run in (lambda: check(manifest), lambda: pipeline.tile(manifest, tmp_path / "work", TileConfig(patch_px=64))):
+    for run in (
+        lambda: check_manifest(manifest),
+        lambda: tile_cohort(manifest, tmp_path / "work", TileConfig(patch_px=64)),
+    ):
         with pytest.raises(ManifestError) as caught:
             run()
         (problem,) = caught.value.problems
         assert (problem.code, problem.row, problem.column) == ("MODALITY_MISMATCH", 4, "background")
         assert "slide odd looks bright where there is no tissue, 2 others look dark" in problem.message
     manifest.write_text(header + "a,a,a.tif,\nb,b,b.tif,\nodd,odd,odd.tif,bright\n")
-    assert list(check(manifest)["background"]) == ["dark", "dark", "bright"]
-    states = [outcome.state for outcome in pipeline.tile(manifest, tmp_path / "work", TileConfig(patch_px=64))]
+    assert list(check_manifest(manifest)["background"]) == ["dark", "dark", "bright"]
+    states = [outcome.state for outcome in tile_cohort(manifest, tmp_path / "work", TileConfig(patch_px=64))]
     assert states == ["done", "done", "done"]

@@ -18,8 +18,8 @@ from pathopatch.heatmaps import predict_to
 from pathopatch.models import BundleSpec, PatchClassifier
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages import dry_run as plan
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.tasks import open_row
+from pathopatch.stages.tile import tile_cohort
 
 
 def cohort(folder: Path, *, mpp: tuple[float, ...] = (0.5, 0.5), broken: bool = False) -> Path:
@@ -49,7 +49,7 @@ def test_a_plan_counts_what_tiling_makes_and_writes_nothing(tmp_path: Path, stor
     assert "one process on this machine" in found.basis
     assert "on slide s0" in found.basis
     assert (found.exit_code, found.failed) == (0, ())
-    pipeline.tile(manifest, tmp_path / "out", config)
+    tile_cohort(manifest, tmp_path / "out", config)
     for slide, count in zip(found.table["slide_id"], found.table["patches"], strict=True):
         assert len(read_table(tmp_path / "out" / "patches" / f"{slide}.parquet")) == count
 
@@ -58,7 +58,7 @@ def test_slides_that_are_finished_are_counted_apart_and_stale_ones_fail_unless_f
     manifest, config, out = cohort(tmp_path), TileConfig(patch_px=32), tmp_path / "out"
     both = manifest.read_text()
     manifest.write_text(both[: both.index("s1")])
-    pipeline.tile(manifest, out, config)
+    tile_cohort(manifest, out, config)
     manifest.write_text(both)
     found = plan.tile_plan(manifest, config, out=out)
     assert (found.table["slide_id"].tolist(), found.finished["slide_id"].tolist()) == (["s1"], ["s0"])
@@ -68,7 +68,7 @@ def test_slides_that_are_finished_are_counted_apart_and_stale_ones_fail_unless_f
     stale = plan.tile_plan(manifest, other, out=out)
     assert [(outcome.slide_id, outcome.code) for outcome in stale.failed] == [("s0", "STALE_ARTEFACT")]
     assert plan.tile_plan(manifest, other, out=out, force=True).table["slide_id"].tolist() == ["s0", "s1"]
-    pipeline.tile(manifest, out, config)
+    tile_cohort(manifest, out, config)
     nothing_left = plan.tile_plan(manifest, config, out=out)
     assert (nothing_left.text(), nothing_left.exit_code) == ("slides finished already, not counted: 2", 0)
 
@@ -79,7 +79,7 @@ def test_the_windows_of_a_cohort_are_those_that_its_finished_slides_were_cut_wit
     config = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
     assert len(plan.tile_plan(manifest, config, out=out).table) == 2
     assert not out.exists()
-    pipeline.tile(manifest, out, config)
+    tile_cohort(manifest, out, config)
     assert len(plan.tile_plan(manifest, config, out=out).finished) == 2
 
 
@@ -91,7 +91,7 @@ def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypa
     monkeypatch.setattr(plan, "time", SimpleNamespace(perf_counter=time.process_time))  # however busy the machine is
     said = 60 * plan.tile_plan(tmp_path / "m.csv", config).table["minutes"][0]
     start = time.process_time()
-    pipeline.tile(tmp_path / "m.csv", tmp_path / "out", config)
+    tile_cohort(tmp_path / "m.csv", tmp_path / "out", config)
     taken = time.process_time() - start
     assert taken / 4 < said < 2 * taken
 

@@ -16,8 +16,9 @@ from pathopatch.evaluation import comparison_table, evaluate_bundle, outside_tex
 from pathopatch.groups import assign_groups
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.report import write_report
-from pathopatch.stages import pipeline
+from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import fold_tables, write_folds
+from pathopatch.stages.train import train_run
 
 CUTS = (0.3, 0.6)
 CONFIG = GroupsConfig(thresholds=(0.25, 0.5), bins=CUTS)
@@ -29,7 +30,7 @@ RUNS = [
     TrainConfig(method="gerne", bins=CUTS, **SMALL),
     TrainConfig(method="resample", attribute="rank", **SMALL),
 ]
-STAMP = Stamp(stage="groups", config="c")
+STAMP = Stamp(stage="groups", settings={"is": "c"})
 
 
 def graded(work: Path) -> pd.DataFrame:
@@ -59,9 +60,9 @@ def chosen(work: Path) -> dict[str, bytes]:
 
 def train_all(work: Path) -> None:
     for config in RUNS:
-        pipeline.train(work, config)
-    pipeline.tune(work, TrainConfig(method="gerne", name="tuned", **SMALL), TuneConfig(trials=2))
-    pipeline.evaluate(work, config=QUICK)
+        train_run(work, config)
+    train_run(work, TrainConfig(method="gerne", name="tuned", **SMALL), TuneConfig(trials=2))
+    evaluate_runs(work, config=QUICK)
 
 
 def test_permuted_test_labels_leave_every_choice_as_it_is(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_permuted_labels_of_the_tested_fold_leave_every_choice_in_it_as_it_is(fo
         path = copy / "folds" / number / "groups.parquet"
         write_table(path, permuted(read_table(path)), STAMP)
         for config in RUNS[1:3]:
-            pipeline.train(copy / "folds" / number, config)
+            train_run(copy / "folds" / number, config)
         again, first = chosen(copy / "folds" / number), chosen(folded / "folds" / number)
         assert again == {name: first[name] for name in again}
         assert sum(name.endswith("model.safetensors") for name in again) == 2
@@ -160,13 +161,13 @@ def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> 
     copy = shutil.copytree(folded, tmp_path / "work")
     shutil.rmtree(copy / "folds" / "2" / "runs" / "erm-t0.25-s0")
     with pytest.raises(InputMissingError, match=r"'erm-t0\.25-s0' is not evaluated in fold 2 of 3"):
-        pipeline.evaluate(copy, config=QUICK)
+        evaluate_runs(copy, config=QUICK)
 
 
 def test_a_second_evaluation_changes_nothing_and_the_report_shows_the_folds(folded: Path, tmp_path: Path) -> None:
     names = ("comparison.csv", "folds.csv", "runs/erm-t0.25-s0/evaluation/metrics.json")
     before = [(folded / name).read_bytes() for name in names]
-    pipeline.evaluate(folded, config=QUICK)
+    evaluate_runs(folded, config=QUICK)
     assert [(folded / name).read_bytes() for name in names] == before
     assert "gerne-b0.3_0.6-s0" in comparison_table(folded)
     bare = shutil.copytree(folded, tmp_path / "work", ignore=shutil.ignore_patterns("patches", "slides"))
@@ -196,7 +197,7 @@ def test_the_pooled_calibration_is_of_the_models_own_logits_and_has_intervals(fo
 
 def test_one_run_that_is_judged_anew_leaves_the_folds_of_the_others(folded: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folded, tmp_path / "work")
-    pipeline.evaluate(copy, ["erm-t0.25-s0"], QUICK)
+    evaluate_runs(copy, ["erm-t0.25-s0"], QUICK)
     assert (copy / "folds.csv").read_bytes() == (folded / "folds.csv").read_bytes()
 
 

@@ -24,7 +24,7 @@ def with_sharpness(work: Path, groups: pd.DataFrame) -> None:
     for slide, part in groups.groupby("slide_id"):
         value = np.where(part["split"] == "train", 0.5, 0.001)
         table = part[["patch_id", "slide_id"]].assign(sharpness=value)
-        write_table(work / "patches" / f"{slide}.parquet", table, Stamp(stage="tile", config=""))
+        write_table(work / "patches" / f"{slide}.parquet", table, Stamp(stage="tile"))
 
 
 def test_ranges_are_of_the_training_patches_alone(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def graded_work(folder, *, own=()):
     if own:
         table = table.assign(attribute=[own[i % len(own)] for i in range(len(table))])
     made = assign_groups(table, [0.25, 0.5], bins=CUTS)
-    write_table(folder / "groups.parquet", made, Stamp(stage="groups", config="c"))
+    write_table(folder / "groups.parquet", made, Stamp(stage="groups", settings={"is": "c"}))
     return made
 
 

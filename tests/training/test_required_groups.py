@@ -83,9 +83,13 @@ def test_an_own_attribute_of_one_value_has_no_threshold_to_choose() -> None:
 
 def test_a_run_and_a_search_are_refused_before_a_pixel_is_read_and_leave_no_folder(tmp_path: Path) -> None:
     write_work(tmp_path)
-    write_table(tmp_path / "groups.parquet", graded(), Stamp(stage="groups", config="c"))  # its patches have no pixels
+    write_table(
+        tmp_path / "groups.parquet", graded(), Stamp(stage="groups", settings={"a": 1})
+    )  # its patches have no pixels
     for slide in ("train", "val", "test"):
-        write_table(tmp_path / "patches" / f"{slide}.parquet", graded()[["patch_id"]], Stamp(stage="tile", config="c"))
+        write_table(
+            tmp_path / "patches" / f"{slide}.parquet", graded()[["patch_id"]], Stamp(stage="tile", settings={"a": 1})
+        )
     config = TrainConfig(method="resample", threshold=0.9, **SMALL)
     for run in (lambda: fit(tmp_path, config), lambda: tune(tmp_path, config, TuneConfig(trials=1))):
         with pytest.raises(GroupEmptyError, match="resample needs every group"):
@@ -94,7 +98,7 @@ def test_a_run_and_a_search_are_refused_before_a_pixel_is_read_and_leave_no_fold
 
 
 def test_of_several_runs_those_without_their_groups_are_named_and_the_others_stay(tmp_path: Path) -> None:
-    write_table(tmp_path / "groups.parquet", graded(), Stamp(stage="groups", config="c"))
+    write_table(tmp_path / "groups.parquet", graded(), Stamp(stage="groups", settings={"a": 1}))
     runs = [TrainConfig(method=name, threshold=cut) for cut in (0.25, 0.9) for name in ("erm", "gerne")]
     left, refused = runs_with_groups([tmp_path], runs)
     assert [run.run_name for run in left] == ["erm-t0.25-s0", "gerne-t0.25-s0", "erm-t0.9-s0"]

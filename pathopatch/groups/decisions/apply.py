@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.core.text import counted
+from pathopatch.core.text import pluralize
 from pathopatch.groups.decisions.decision import PATCH_VERDICTS, SLIDE_VERDICTS, RecordedDecision, current_decisions
 
 _LABELS = {"tumour": 1, "non-tumour": 0, "unsure": -1}  # -1: not labelled
@@ -120,7 +120,7 @@ def decision_summary(summary: Mapping[str, Any]) -> str:
         ``decided`` of ``groups/audit.json``.
     """
     rejected, reviewers = summary["rejected"], ", ".join(summary["reviewers"]) or "nobody"
-    slides = f"slides rejected: {', '.join(rejected)} ({counted(summary['patches_rejected'], 'patch')})"
+    slides = f"slides rejected: {', '.join(rejected)} ({pluralize(summary['patches_rejected'], 'patch')})"
     relabelled = ", ".join(f"{number} {verdict}" for verdict, number in summary["relabelled"].items() if number)
     changed = ", ".join(f"{number} in {split}" for split, number in summary.get("labels_changed", {}).items())
     patches = f"patches relabelled: {relabelled}; labels that changed by that: {changed or 'none'}"

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
-from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file, is_current
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.models.bundle import load_model
@@ -56,11 +56,17 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
         onnx.require_onnx()
     stamp = Stamp(
         stage=f"export {kind}",
-        config=fingerprint({"version": EXPORT_VERSION}),
+        settings={"version": EXPORT_VERSION},
         inputs={name: fingerprint_file(bundle / name) for name in (WEIGHTS, SPEC)},
     )
-    if is_current(stamp, _stamp_of_export(bundle, path), place=path, force=force):
-        return False
+    with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as made:
+        if made.is_current:
+            return False
+        _write(bundle, path, spec, kind, stamp)
+    return True
+
+
+def _write(bundle: Path, path: Path, spec: BundleSpec, kind: Format, stamp: Stamp) -> None:
     model = load_model(bundle, device="cpu", precision="float32")
     facts = facts_of(spec, kind) | {"stamp": stamp.to_dict()}
     is_wsinfer = kind == "wsinfer"
@@ -77,7 +83,6 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
             write_json(temporary / wsinfer.CONFIG, wsinfer.config_of(spec))
         write_json(temporary / FACTS, facts)
         (temporary / README).write_text(readme_of(spec, kind), encoding="utf-8")
-    return True
 
 
 def _content(network: ExportedNetwork, spec: BundleSpec, kind: Format, facts: str) -> bytes:

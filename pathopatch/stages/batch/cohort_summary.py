@@ -16,7 +16,7 @@ import pandas as pd
 
 from pathopatch.core import files
 from pathopatch.core.errors import PathopatchError
-from pathopatch.core.locks import claimed
+from pathopatch.core.locks import folder_lock
 from pathopatch.core.status import FINISHED, StatusTable
 from pathopatch.heatmaps.summary import SUMMARY, share_of_tissue
 
@@ -57,7 +57,7 @@ class CohortTables:
         DiskFullError
             No space was left; the earlier tables are untouched.
         """
-        with claimed(self.out, "cohort"):
+        with folder_lock(self.out, "cohort"):
             slides = self.slides()
             for name, table in (("cohort.csv", slides), ("patients.csv", patient_table(slides))):
                 text = table.to_csv(index=False, lineterminator="\n", float_format="%.9g")
@@ -80,7 +80,7 @@ def write_cohort(out: Path) -> None:
 
 
 @contextmanager
-def cohort_kept(
+def keep_cohort_tables(
     out: Path,
     on_done: Callable[[Outcome], None],
     *,

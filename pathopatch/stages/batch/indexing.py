@@ -17,6 +17,7 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import atomic_path, inside, remove
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import FINISHED
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.stages.batch.cohort_summary import CohortTables
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def write_index(out: Path, *, force: bool = False, progress: Progress | None = N
         inputs = {
             name: fingerprint([stamps[name].to_dict() | {"package_version": ""}, patients[name]]) for name in slide_ids
         }
-        stamp = Stamp(stage="index", config=fingerprint(count), inputs={"tables": fingerprint(inputs)})
+        stamp = Stamp(stage="index", settings={"buckets": count}, inputs={"tables": fingerprint(inputs)})
         path = _path(out, bucket)
         if force or table_stamp(path) != stamp:
             schema = schema or _schema(out, sorted(stamps))
@@ -80,14 +81,14 @@ def write_index(out: Path, *, force: bool = False, progress: Progress | None = N
         if progress:
             progress("index", number, len(of_bucket), f"{len(slide_ids)} slides")
     _remove_others(out, of_bucket)
-    stamp = Stamp(stage="index", config=fingerprint(count), inputs={"slides": _content(slides)})
+    stamp = Stamp(stage="index", settings={"buckets": count}, inputs={"slides": _content(slides)})
     if force or table_stamp(out / FOLDER / "slides.parquet") != stamp:
         write_table(inside(out, FOLDER, "slides.parquet"), slides, stamp)
     return out / FOLDER
 
 
 def _stamp(out: Path, slide_id: str) -> Stamp:
-    path = inside(out, "predictions", f"{slide_id}.parquet")
+    path = WorkFolder(out).predictions(slide_id)
     stamp = table_stamp(path)
     if stamp is None:
         raise InputMissingError(
@@ -115,7 +116,7 @@ def _schema(out: Path, slide_ids: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = {pq.read_schema(out / "predictions" / f"{name}.parquet").remove_metadata() for name in slide_ids}
+    found = {pq.read_schema(WorkFolder(out).predictions(name)).remove_metadata() for name in slide_ids}
     of_slide = pa.schema([(name, pa.large_string()) for name in _KEYS])
     return pa.unify_schemas([of_slide, *sorted(found, key=str)], promote_options="permissive")
 
@@ -126,7 +127,7 @@ def _tables(out: Path, patients: Mapping[str, str], schema: pa.Schema) -> Iterat
     import pyarrow.parquet as pq
 
     for slide_id, patient_id in patients.items():
-        table = pq.read_table(out / "predictions" / f"{slide_id}.parquet").replace_schema_metadata()
+        table = pq.read_table(WorkFolder(out).predictions(slide_id)).replace_schema_metadata()
         known = {"slide_id": slide_id, "patient_id": patient_id}
         columns = [
             table[name].cast(kind)

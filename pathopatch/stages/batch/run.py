@@ -1,7 +1,7 @@
-"""Many slides on one machine: one slide at a time in each worker process, and what became of every one.
+"""Run one task per slide in worker processes; a failed slide never stops the others.
 
-One bad slide never stops the others. A worker that dies takes down its own slide only: that slide is tried again after
-all others, and recorded as WORKER_CRASH if it kills its worker once more.
+A worker that dies takes down its own slide only. That slide is tried again after all others, and recorded as
+WORKER_CRASH if it kills its worker once more.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from pathopatch.core.errors import (
     StaleArtefactError,
     WorkerCrashError,
 )
-from pathopatch.core.locks import is_claimed, of_slide
+from pathopatch.core.locks import is_locked, slide_lock
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import FINISHED, is_recorded_done, read_status, update_status
-from pathopatch.core.workers import Lost, Workers
-from pathopatch.stages.batch.tasks import OfSlide, Outcome, SlideTask
+from pathopatch.core.workers import WorkerDied, Workers
+from pathopatch.stages.batch.tasks import HasSlideId, Outcome, SlideTask
 
 R = TypeVar("R")
-S = TypeVar("S", bound=OfSlide)
+S = TypeVar("S", bound=HasSlideId)
+T = TypeVar("T", bound=SlideTask)
 
 GOOD_STATES = (*FINISHED, "current")
 
@@ -75,6 +76,13 @@ def workers_for(
     unfinished = sum(task.force or not _is_finished(task) for task in tasks)
     count = min(workers, max(1, unfinished))
     return Workers(count, prepare=partial(_prepare, tasks[0].stage, count), limit_s=limit_s, limit_bytes=limit_bytes)
+
+
+def select_tasks(tasks: list[T], *, only_failed: bool) -> list[T]:
+    """Return the tasks to run: all, or those whose slides failed before."""
+    if not only_failed:
+        return tasks
+    return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
 
 
 def _is_finished(task: SlideTask) -> bool:
@@ -152,13 +160,13 @@ def each_slide(work: Callable[[S], R], items: Sequence[S], workers: Workers) -> 
     """
     for index, result in workers.run(partial(guarded, work), items):
         item = items[index]
-        if isinstance(result, Lost):
+        if isinstance(result, WorkerDied):
             yield item, Failure(error=_lost(item.slide_id, result))
         else:
             yield item, result
 
 
-def _lost(slide_id: str, lost: Lost) -> PathopatchError:
+def _lost(slide_id: str, lost: WorkerDied) -> PathopatchError:
     if lost.is_late:
         return SlideTimeoutError(
             "the slide took longer than allowed", place=slide_id, remedy="look at its file, or allow more time"
@@ -204,7 +212,7 @@ def attempt(task: SlideTask, *, waits: bool = True, progress: Progress | None = 
 
 
 def _run(task: SlideTask, *, waits: bool, progress: Progress | None) -> Outcome | None:
-    if not waits and is_claimed(task.out, of_slide(task.slide_id, task.stage)):
+    if not waits and is_locked(task.out, slide_lock(task.slide_id, task.stage)):
         return None
     return task.run(progress)
 
@@ -219,15 +227,15 @@ def fail(task: SlideTask, failure: Failure) -> Outcome:
         return Outcome(slide_id=task.slide_id, state="failed", code=error.code, message=str(error))
     entry: dict[str, Any] = {
         "state": "failed",
-        **task.of_slide,
+        **task.about,
         "code": error.code,
-        "message": f"{error.code}; what was said named files" if task.names_nothing else str(error),
+        "message": f"{error.code}; what was said named files" if task.deidentified else str(error),
         "host": socket.gethostname(),
         "ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     if failure.seconds is not None:
         entry["seconds"] = f"{failure.seconds:.2f}"
-    if failure.trace and not task.names_nothing:
+    if failure.trace and not task.deidentified:
         entry["trace"] = failure.trace
     try:
         before = read_status(task.out, task.slide_id).get(task.stage, {})

@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathopatch.core.files import disk_errors, inside
+from pathopatch.core.progress import Progress
+from pathopatch.core.version import __version__
 
 if TYPE_CHECKING:
     from pathopatch.stages.batch.tasks import Outcome
@@ -32,7 +33,7 @@ _BYTES, _PARTS = 16 * 2**20, 4  # a log that grows on is continued in a new file
 
 @contextmanager
 def logged(
-    out: Path, stage: str, on_done: Callable[[Outcome], None], *, slides: int, names_nothing: bool = False
+    out: Path, stage: str, on_done: Callable[[Outcome], None], *, slides: int, deidentified: bool = False
 ) -> Iterator[Callable[[Outcome], None]]:
     """Yield what is to be called after each slide: it writes a line, and calls `on_done`.
 
@@ -48,7 +49,7 @@ def logged(
         Called with each outcome.
     slides : int
         How many there are to do.
-    names_nothing : bool
+    deidentified : bool
         Leave out what may name files: messages and warnings.
 
     Raises
@@ -71,7 +72,7 @@ def logged(
 
     def slide_done(outcome: Outcome) -> None:
         states[outcome.state] += 1
-        words = {} if names_nothing else {"message": outcome.message, "warnings": list(outcome.warnings)}
+        words = {} if deidentified else {"message": outcome.message, "warnings": list(outcome.warnings)}
         write(
             "slide",
             slide_id=outcome.slide_id,
@@ -82,9 +83,7 @@ def logged(
         )
         on_done(outcome)
 
-    write(
-        "begin", stage=stage, slides=slides, version=version("pathopatch"), host=socket.gethostname(), pid=os.getpid()
-    )
+    write("begin", stage=stage, slides=slides, version=__version__, host=socket.gethostname(), pid=os.getpid())
     how = "end"
     try:
         yield slide_done
@@ -114,3 +113,16 @@ def _forget(folder: Path, stage: str) -> None:
         for path in folder.glob(f"{run}.jsonl*"):
             with suppress(OSError):
                 path.unlink()
+
+
+def progress_counter(what: str, total: int, progress: Progress | None) -> Callable[[Outcome], None]:
+    """Return a callback for finished slides that counts them on a progress bar."""
+    finished = 0
+
+    def on_done(outcome: Outcome) -> None:
+        nonlocal finished
+        finished += 1
+        if progress:
+            progress(what, finished, total, f"{outcome.slide_id} {outcome.state}")
+
+    return on_done

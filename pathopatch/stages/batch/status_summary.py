@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from pathopatch.core.config import UNCERTAIN_BELOW
 from pathopatch.core.errors import InputMissingError, Remark, merged, shared_text
-from pathopatch.core.status import FINISHED, SETTLED, StatusTable
+from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-STATES = (*SETTLED, "running")
+STATES = (*TERMINAL_STATES, "running")
 """In the order in which they are shown; `running` is also what a killed process leaves."""
 _COLUMNS = ("state", "code", "message", "patches", "predicted", "tumour", "seconds", "ended", "tissue_confidence")
 _SHOWN = ("slide_id", "stage", "state", "code", "patches", "predicted", "tumour", "seconds")
@@ -21,7 +21,7 @@ _FEW = 40  # slides: so many are listed without being asked for
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class StatusSummary:
     """What became of the slides of a work folder.
 
     Parameters
@@ -70,7 +70,7 @@ class Standing:
         return "\n".join(lines)
 
 
-def standing(out: Path) -> Standing:
+def status_summary(out: Path) -> StatusSummary:
     """Return what became of the slides of a work folder, from their statuses alone.
 
     Parameters
@@ -91,7 +91,7 @@ def standing(out: Path) -> Standing:
             "no slide was worked on here", place=str(out), remedy="name the folder of pathopatch tile or predict"
         )
     counts = table.groupby(["stage", "state"]).size().unstack(fill_value=0)
-    return Standing(table=table, counts=counts.reindex(columns=list(STATES), fill_value=0))
+    return StatusSummary(table=table, counts=counts.reindex(columns=list(STATES), fill_value=0))
 
 
 def _uncertain(table: pd.DataFrame) -> list[str]:

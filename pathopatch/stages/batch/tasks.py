@@ -33,7 +33,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-class OfSlide(Protocol):
+class HasSlideId(Protocol):
     """Something that belongs to one slide, such as a row of the manifest."""
 
     @property
@@ -42,7 +42,7 @@ class OfSlide(Protocol):
         ...
 
 
-class SlideTask(OfSlide, Protocol):
+class SlideTask(HasSlideId, Protocol):
     """One slide's work; picklable, so that it can go to a worker process."""
 
     @property
@@ -61,12 +61,12 @@ class SlideTask(OfSlide, Protocol):
         ...
 
     @property
-    def names_nothing(self) -> bool:
+    def deidentified(self) -> bool:
         """Whether nothing that is written may name a file."""
         ...
 
     @property
-    def of_slide(self) -> Mapping[str, Any]:
+    def about(self) -> Mapping[str, Any]:
         """What the slide's status says of it however the work went."""
         ...
 
@@ -119,7 +119,7 @@ class TileTask:
     force: bool
     cohort_levels: Mapping[str, float] | None = None
     stage: str = "tile"
-    names_nothing: bool = False
+    deidentified: bool = False
 
     @property
     def slide_id(self) -> str:
@@ -127,7 +127,7 @@ class TileTask:
         return self.row.slide_id
 
     @property
-    def of_slide(self) -> Mapping[str, Any]:
+    def about(self) -> Mapping[str, Any]:
         """What the slide's status says of it however the work went: nothing."""
         return {}
 
@@ -170,12 +170,12 @@ class PredictTask:
         return self.row.slide_id
 
     @property
-    def names_nothing(self) -> bool:
+    def deidentified(self) -> bool:
         """Whether nothing that is written may name a file."""
         return self.config.deidentify
 
     @property
-    def of_slide(self) -> Mapping[str, Any]:
+    def about(self) -> Mapping[str, Any]:
         """What the slide's status says of it however the work went: its patient, for the tables of the cohort."""
         return {} if self.config.deidentify else {"patient_id": self.row.patient_id}
 
@@ -206,15 +206,10 @@ class PredictTask:
 
 
 def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], None] | None:
-    """Return what a stage calls with how many grid positions of a slide are done, and how many there are."""
+    """Return the callback that reports how many grid positions of a slide are done."""
     if progress is None:
         return None
-    say = progress
-
-    def of_slide(done: int, total: int) -> None:
-        say(WITHIN, done, total, slide_id)
-
-    return of_slide
+    return lambda done, total: progress(WITHIN, done, total, slide_id)
 
 
 @lru_cache(maxsize=1)

@@ -17,8 +17,8 @@ from pathopatch.core.config import GroupsConfig, TileConfig
 from pathopatch.core.files import read_json
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.table import decisions_csv
-from pathopatch.stages import pipeline
-from pathopatch.stages.groups import fold_tables
+from pathopatch.stages.groups import fold_tables, form_groups
+from pathopatch.stages.tile import tile_cohort
 
 SLIDES = 10
 CONFIG = GroupsConfig(thresholds=(0.5,))
@@ -47,7 +47,7 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tifffile.imwrite(folder / f"s{n}.tif", pixels, photometric="rgb")
         lines.append(f"s{n},p{n},s{n}.tif,2.0,{'mask.tif' if n % 2 else 'none'}")
     (folder / "cohort.csv").write_text("\n".join(lines) + "\n")
-    pipeline.tile(folder / "cohort.csv", folder / "work", TileConfig(patch_px=16, store="none"))
+    tile_cohort(folder / "cohort.csv", folder / "work", TileConfig(patch_px=16, store="none"))
     return folder / "work"
 
 
@@ -67,8 +67,8 @@ def decisions(tmp_path: Path) -> Path:
 
 
 def test_patients_stay_in_their_splits_whatever_is_decided(work: Path, decisions: Path) -> None:
-    before = pipeline.groups(work, CONFIG)
-    after = pipeline.groups(work, CONFIG, decisions=decisions, force=True)
+    before = form_groups(work, CONFIG)
+    after = form_groups(work, CONFIG, decisions=decisions, force=True)
     assert set(before["slide_id"]) - set(after["slide_id"]) == {"s1"}
     assert len(before) - len(after) == 4
     split_before, split_after = (dict(zip(t["patch_id"], t["split"], strict=True)) for t in (before, after))

@@ -32,7 +32,7 @@ from pathopatch.patches.annotations import qupath
 from pathopatch.patches.annotations.regions import Regions, read_annotations, read_regions
 from pathopatch.patches.labels import LabelSource, label_fractions
 from pathopatch.patches.tile import tile_slide
-from pathopatch.stages import pipeline
+from pathopatch.stages.check import check_manifest
 
 CONFIG = AnnotationConfig(tumor=("Tumor",), non_tumor=("Stroma",), holes=("Hole",), ignored=("Ignore*", "None"))
 SIZE = (1000, 800)
@@ -346,7 +346,7 @@ def test_the_commands_check_the_names_and_take_their_meaning_from_a_study_file(t
     made_slides.write_rgb_pyramid(tmp_path / "a.tif", np.full((3, 100, 128), 245, np.uint8), tile_px=64, levels=1)
     geojson(tmp_path, area(0, 0, 64), area(64, 0, 64, "Stroma"))
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path,annotations\ns,p,a.tif,a.geojson\n")
-    (row,) = pipeline.check(tmp_path / "m.csv").to_dict("records")
+    (row,) = check_manifest(tmp_path / "m.csv").to_dict("records")
     assert (row["annotation_classes"], row["has_labels"]) == ("Stroma, Tumor", True)
     study = tmp_path / "study.toml"
     study.write_text(
@@ -361,4 +361,4 @@ def test_the_commands_check_the_names_and_take_their_meaning_from_a_study_file(t
     assert table.set_index("patch_id")["label"].to_dict() == {"s@0,0": 1, "s@64,0": 0, "s@0,64": -1, "s@64,64": -1}
     (tmp_path / "a.geojson").write_text("{")
     with pytest.raises(ManifestError, match="row 2, column 'annotations'"):
-        pipeline.check(tmp_path / "m.csv")
+        check_manifest(tmp_path / "m.csv")

@@ -11,16 +11,16 @@ import pytest
 
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputCorruptError
-from pathopatch.core.locks import claimed, of_slide
+from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import read_status, update_status
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.run import exit_code, run_slides, workers_for
 from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.predict import predict_cohort
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class FakeTask:
     fault: str = ""
     stage: str = "tile"
     force: bool = False
-    names_nothing: bool = False
-    of_slide: Mapping[str, Any] = field(default_factory=dict)
+    deidentified: bool = False
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, progress: Progress | None = None) -> Outcome:
         if progress is not None:
@@ -76,7 +76,7 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
         other.close()
 
     with ExitStack() as other:
-        other.enter_context(claimed(tmp_path, of_slide("a", "tile")))
+        other.enter_context(folder_lock(tmp_path, slide_lock("a", "tile")))
         outcomes = run_slides([FakeTask("a", tmp_path), FakeTask("b", tmp_path)], on_done=on_done)
     assert order == ["b", "a"]
     assert [outcome.slide_id for outcome in outcomes] == ["a", "b"]
@@ -123,7 +123,7 @@ def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> No
     written = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
-        outcomes = pipeline.predict(rows, tmp_path / "model", out, config, workers=workers)
+        outcomes = predict_cohort(rows, tmp_path / "model", out, config, workers=workers)
         assert [(each.slide_id, each.state) for each in outcomes] == [("s0", "done"), ("s1", "done")]
         files = [path for path in out.rglob("*") if path.is_file() and path.parent.name not in ("status", "logs")]
         written.append({path.relative_to(out): path.read_bytes() for path in files})

@@ -11,7 +11,7 @@ import pytest
 from pathopatch.core import status as statuses
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import update_status
-from pathopatch.stages.batch.cohort_summary import COHORT, PATIENTS, CohortTables, cohort_kept, write_cohort
+from pathopatch.stages.batch.cohort_summary import COHORT, PATIENTS, CohortTables, keep_cohort_tables, write_cohort
 from pathopatch.stages.batch.tasks import Outcome
 
 
@@ -73,7 +73,7 @@ def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_ta
         now += takes_s
 
     monkeypatch.setattr(CohortTables, "write", write)
-    with cohort_kept(tmp_path, lambda _: None, clock=lambda: now) as on_done:
+    with keep_cohort_tables(tmp_path, lambda _: None, clock=lambda: now) as on_done:
         while now < 165:
             now += 10
             on_done(Outcome(slide_id="a", state="done"))
@@ -83,7 +83,7 @@ def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_ta
 
 def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    honest = statuses._of_file
+    honest = statuses._read_status_file
 
     def counted(path: Path) -> dict[str, Any]:
         read.append(path.stem)
@@ -92,7 +92,7 @@ def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, m
     add(tmp_path, "a", "A", tissue_mm2=1.0)
     add(tmp_path, "b", "A", tissue_mm2=1.0)
     tables = CohortTables(tmp_path)
-    monkeypatch.setattr(statuses, "_of_file", counted)
+    monkeypatch.setattr(statuses, "_read_status_file", counted)
     tables.write()
     add(tmp_path, "b", "A", tissue_mm2=3.0)
     tables.write()
@@ -102,7 +102,7 @@ def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, m
 
 def test_what_went_wrong_first_is_heard_if_the_tables_cannot_be_written_either(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("in the way")
-    with pytest.raises(KeyboardInterrupt), cohort_kept(tmp_path, lambda _: None):
+    with pytest.raises(KeyboardInterrupt), keep_cohort_tables(tmp_path, lambda _: None):
         raise KeyboardInterrupt
-    with pytest.raises(InputUnsupportedError), cohort_kept(tmp_path, lambda _: None):
+    with pytest.raises(InputUnsupportedError), keep_cohort_tables(tmp_path, lambda _: None):
         pass

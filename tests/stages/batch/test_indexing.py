@@ -17,9 +17,10 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.status import update_status
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch import indexing
 from pathopatch.stages.batch.indexing import write_index
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 NAMES = ("one", "two", "three")
@@ -33,8 +34,8 @@ def predict(folder: Path, *names: str, models: int = 1) -> None:
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
     bundles = [write_model(folder / "model")]
     bundles += [write_other_model(folder / f"model-{seed}", seed=seed, like=bundles[0]) for seed in range(1, models)]
-    rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
-    pipeline.predict(rows, bundles, folder / "out", CONFIG)
+    rows = slides_to_predict(str(folder / "manifest.csv"))
+    predict_cohort(rows, bundles, folder / "out", CONFIG)
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     PathopatchError,
 )
-from pathopatch.core.temporary import temporary_path
+from pathopatch.core.files import temporary_path
 from pathopatch.models import build_network, read_spec, save_bundle
-from pathopatch.stages import pipeline
 from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import predict_cohort
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}
@@ -50,11 +51,11 @@ def predict(
     """Predict all slides, as of the patients of a manifest."""
     lines = ["slide_id,patient_id,path", *(f"{name},{patients[name]},{name}.svs" for name in PATIENTS)]
     (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    rows = pipeline.slides_to_predict(str(folder / "manifest.csv"))
+    rows = slides_to_predict(str(folder / "manifest.csv"))
     names = ("workers", "force", "progress", "only_failed", "totals")
     options = {name: changed.pop(name) for name in names if name in changed}
     config = CONFIG.model_copy(update=changed)
-    return pipeline.predict(rows, [folder / name for name in models], folder / "out", config, **options)
+    return predict_cohort(rows, [folder / name for name in models], folder / "out", config, **options)
 
 
 def table(folder: Path, name: str) -> pd.DataFrame:
@@ -156,7 +157,7 @@ def test_many_runs_on_one_folder_may_leave_the_totals_to_one(folder: Path) -> No
 
 def test_a_run_removes_what_killed_ones_left_and_nothing_of_those_that_run(folder: Path) -> None:
     say = (
-        "import sys; from pathlib import Path; from pathopatch.core.temporary import temporary_path;"
+        "import sys; from pathlib import Path; from pathopatch.core.files import temporary_path;"
         "print(temporary_path(Path(sys.argv[1])))"
     )
     predict(folder)

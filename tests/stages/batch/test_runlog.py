@@ -42,7 +42,7 @@ def test_a_run_that_breaks_off_says_by_what(tmp_path: Path) -> None:
 
 
 def test_where_nothing_may_be_named_messages_and_warnings_stay_out(tmp_path: Path) -> None:
-    with logged(tmp_path, "predict", lambda _: None, slides=2, names_nothing=True) as on_done:
+    with logged(tmp_path, "predict", lambda _: None, slides=2, deidentified=True) as on_done:
         on_done(DONE)
         on_done(FAILED)
     assert "/data" not in json.dumps(lines(tmp_path))

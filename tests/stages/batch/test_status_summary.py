@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pathopatch.core.status import roll, update_status
+from pathopatch.core.status import compact_status, update_status
 
 DONE = {"state": "done", "counts": {"patches": 30, "predicted": 20, "tumour": 4}, "seconds": "1.25"}
 FAILED = {"state": "failed", "code": "MPP_MISSING", "message": "MPP_MISSING: no mpp. Remedy: give one"}
@@ -26,7 +26,7 @@ def test_few_slides_are_listed_with_totals_and_errors(
     fill(tmp_path, 2, 1)
     update_status(tmp_path, "s009", "tile", {"state": "running"})
     if is_rolled:
-        roll(tmp_path, at_least=1)
+        compact_status(tmp_path, at_least=1)
     assert typed("status", tmp_path) == 3
     said = capsys.readouterr().out
     assert [line.split()[:3] for line in said.splitlines()[1:3]] == [
@@ -84,7 +84,7 @@ def test_slides_whose_tissue_is_uncertain_are_counted_and_named(
         update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **said})
         update_status(tmp_path, slide, "predict", DONE)
     if is_rolled:
-        roll(tmp_path, at_least=1)
+        compact_status(tmp_path, at_least=1)
     assert typed("status", tmp_path) == 0
     assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in capsys.readouterr().out
 

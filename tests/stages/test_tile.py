@@ -11,7 +11,8 @@ from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import open_row
-from pathopatch.stages.pipeline import slides_to_predict, tile
+from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.tile import tile_cohort
 
 
 def row(path: Path, mpp: float | None = None) -> SlideRow:
@@ -81,7 +82,7 @@ def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: 
     (tmp_path / "m.csv").write_text("\n".join(lines) + "\n")
     settings = {"intensity": IntensityConfig(scope=scope), "tissue": TissueConfig(background="dark")}
     config = TileConfig(patch_px=32, mpp=1.0, **settings)
-    outcomes = tile(tmp_path / "m.csv", tmp_path / "work", config)
+    outcomes = tile_cohort(tmp_path / "m.csv", tmp_path / "work", config)
     assert [(each.slide_id, each.state) for each in outcomes] == [("a", "done"), ("b", "done"), ("c", "done")]
     first, *others = (PatchStore(tmp_path / "work" / "slides" / f"{name}.zarr") for name in "abc")
     pixels = first.read(np.arange(6))
@@ -89,5 +90,5 @@ def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: 
     for store in others:
         assert store.attributes["channels"] == first.attributes["channels"] == ["CARS", "TPEF", "SHG"]
         np.testing.assert_array_equal(store.read(np.arange(6)), pixels)
-    again = tile(tmp_path / "m.csv", tmp_path / "work", config)
+    again = tile_cohort(tmp_path / "m.csv", tmp_path / "work", config)
     assert [each.state for each in again] == ["current"] * 3

@@ -1,0 +1,96 @@
+"""Name the places of a work folder's artefacts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathopatch.core.files import inside
+
+FOLDS = "folds"
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A work folder, and where each artefact lies in it.
+
+    Every member returns a path below the folder, whether or not something is there.
+
+    Raises
+    ------
+    InputUnsupportedError
+        A symbolic link leads outside the folder.
+
+    Examples
+    --------
+    >>> WorkFolder(Path("work")).run("gerne")
+    PosixPath('work/runs/gerne')
+    """
+
+    root: Path
+
+    @property
+    def slides(self) -> Path:
+        """``slides.parquet``: one row per slide."""
+        return inside(self.root, "slides.parquet")
+
+    @property
+    def groups(self) -> Path:
+        """``groups.parquet``: one row per patch, with split and groups."""
+        return inside(self.root, "groups.parquet")
+
+    @property
+    def audit(self) -> Path:
+        """``groups/audit.json``; its tables lie beside it."""
+        return inside(self.root, "groups", "audit.json")
+
+    @property
+    def comparison(self) -> Path:
+        """``comparison.csv``: the evaluated runs side by side."""
+        return inside(self.root, "comparison.csv")
+
+    def store(self, slide_id: str) -> Path:
+        """Patches, overview and tissue mask of a tiled slide (OME-Zarr)."""
+        return inside(self.root, "slides", f"{slide_id}.zarr")
+
+    def patches(self, slide_id: str) -> Path:
+        """Patch table of a tiled slide."""
+        return inside(self.root, "patches", f"{slide_id}.parquet")
+
+    def predictions(self, slide_id: str) -> Path:
+        """Table of a predicted slide, one row per patch."""
+        return inside(self.root, "predictions", f"{slide_id}.parquet")
+
+    def heatmap(self, slide_id: str) -> Path:
+        """Folder of a predicted slide's heatmap and exports."""
+        return inside(self.root, "heatmaps", slide_id)
+
+    def run(self, name: str) -> Path:
+        """Folder of a training run."""
+        return inside(self.root, "runs", name)
+
+    def model(self, run: str) -> Path:
+        """Model bundle of a training run."""
+        return inside(self.root, "runs", run, "model")
+
+    def evaluation(self, run: str) -> Path:
+        """Folder of a training run's evaluation."""
+        return inside(self.root, "runs", run, "evaluation")
+
+    def external_evaluation(self, name: str) -> Path:
+        """Folder of the evaluation of a bundle that was trained elsewhere."""
+        return inside(self.root, "evaluations", name)
+
+    def fold(self, number: int) -> Path:
+        """Work folder of one fold of a cross-validation, ``folds/<number>``."""
+        return inside(self.root, FOLDS, str(number))
+
+    @property
+    def is_fold(self) -> bool:
+        """Whether this is the work folder of a fold, whose slides and patches lie in the cohort's."""
+        return self.root.parent.name == FOLDS and not (self.root / "slides").exists()
+
+    @property
+    def tiled(self) -> WorkFolder:
+        """The folder in which slides and patches lie: this one, or for a fold that of the whole cohort."""
+        return WorkFolder(self.root.parent.parent) if self.is_fold else self

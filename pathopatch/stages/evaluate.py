@@ -1,0 +1,60 @@
+"""Evaluate trained runs on every group and compare them: the command `evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathopatch.core.config import EvaluateConfig
+from pathopatch.core.errors import InputMissingError
+from pathopatch.core.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def evaluate_runs(
+    work: Path,
+    runs: Sequence[str] | None = None,
+    config: EvaluateConfig | None = None,
+    *,
+    device: str = "auto",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Evaluate runs, all finished ones by default, on every group; write the comparison and return it.
+
+    Of a cross-validation the runs of each fold are evaluated, and then their pooled test predictions.
+
+    Raises
+    ------
+    InputMissingError
+        There is no finished run.
+    """
+    from pathopatch.evaluation import compare, evaluate_run, fold_folders, pool_run, write_fold_tables
+
+    config = config or EvaluateConfig()
+    folds = fold_folders(work)
+    evaluated: set[str] = set()
+    for part in folds or [work]:
+        names = list(runs) if runs else finished_runs(part)
+        if not names:
+            raise InputMissingError("no finished run", place=str(part / "runs"), remedy="run pathopatch train first")
+        for number, name in enumerate(names, 1):
+            evaluate_run(part, name, config=config, device=device, force=force)
+            if progress:
+                progress(f"evaluate {part.name}" if folds else "evaluate", number, len(names), name)
+        evaluated |= set(names)
+        comparison = compare(part, config=config)
+    if not folds:
+        return comparison
+    for name in sorted(evaluated):
+        pool_run(work, name, config=config, force=force)
+    write_fold_tables(work)
+    return compare(work, config=config)
+
+
+def finished_runs(work: Path) -> list[str]:
+    """Return the names of the runs whose training is finished, sorted."""
+    return sorted(path.parent.name for path in work.glob("runs/*/run.json"))

@@ -1,0 +1,153 @@
+"""Cut the slides of a manifest into patches: the command `tile`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InputUnsupportedError, ManifestError
+from pathopatch.core.progress import Progress
+from pathopatch.core.status import compact_status
+from pathopatch.core.workers import Workers
+from pathopatch.slides.manifest import SlideRow, read_manifest
+from pathopatch.slides.resolution import mpp_agrees
+from pathopatch.stages.batch.run import fail, run_slides, select_tasks, workers_for
+from pathopatch.stages.batch.runlog import logged, progress_counter
+from pathopatch.stages.batch.tasks import Outcome, TileTask
+from pathopatch.stages.check import measure_intensities, mixed_backgrounds, open_slides, write_slides
+from pathopatch.stages.clean import remove_stale_files
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def tile_cohort(
+    manifest_path: Path,
+    work: Path,
+    config: TileConfig,
+    *,
+    workers: int = 1,
+    limit_s: float | None = None,
+    limit_bytes: int | None = None,
+    only_failed: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Check the manifest, then cut every slide into patches; return the outcome of each slide.
+
+    All slides are opened before the first is tiled, by the same processes. A slide that cannot be opened fails alone.
+
+    Parameters
+    ----------
+    manifest_path : Path
+        The manifest.
+    work : Path
+        Work folder.
+    config : TileConfig
+        How the slides are cut.
+    workers : int
+        Processes, one slide at a time in each.
+    limit_s : float, optional
+        With several processes: seconds that a slide may take to be opened, and to be tiled.
+    limit_bytes : int, optional
+        With several processes: resident memory that a process may hold for a slide.
+    only_failed : bool
+        Work on the slides that failed before, and on no others.
+    force : bool
+        Redo stale outputs in place of stopping.
+    progress : callable, optional
+        Called after each slide that was opened, and after each that was tiled.
+
+    Raises
+    ------
+    ManifestError
+        Everything wrong with the manifest itself.
+    InputUnsupportedError
+        No target mpp is given and the slides' own differ by more than 2 %.
+    """
+    rows = list(read_manifest(manifest_path).included)
+    tasks = select_tasks([TileTask(row, config, work, force) for row in rows], only_failed=only_failed)
+    selected = {task.slide_id for task in tasks}
+    with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+        table, failures = open_slides(rows, workers=processes, progress=progress)
+        if len(table):
+            require_one_mpp(table, config)
+            if config.tissue.background == "auto" and (problems := mixed_backgrounds(rows, table)):
+                raise ManifestError(problems, place=str(manifest_path))
+            write_slides(work, table, force=force)
+            rows = _with_known_facts(rows, table)
+            config = _with_cohort_windows(rows, table, config, work, processes, force=force)
+        with logged(work, "tile", progress_counter("tile", len(tasks), progress), slides=len(tasks)) as on_done:
+            outcomes = {
+                task.slide_id: fail(task, failures[task.slide_id]) for task in tasks if task.slide_id in failures
+            }
+            for outcome in outcomes.values():
+                on_done(outcome)
+            opened = [TileTask(row, config, work, force) for row in rows if row.slide_id in selected - failures.keys()]
+            tiled = run_slides(opened, workers=processes, on_done=on_done, progress=progress)
+            outcomes |= {outcome.slide_id: outcome for outcome in tiled}
+        succeeded = [task for task in opened if outcomes[task.slide_id].state != "failed"]
+        outcomes |= _tile_again_by_cohort_levels(succeeded, [row.slide_id for row in rows], processes, progress)
+    remove_stale_files(work)
+    compact_status(work)
+    return [outcomes[task.slide_id] for task in tasks]
+
+
+def _with_known_facts(rows: Sequence[SlideRow], table: pd.DataFrame) -> list[SlideRow]:
+    """Return rows with the background as found, so that it is not guessed again, and the first slide's channels."""
+    backgrounds = dict(zip(table["slide_id"], table["background"], strict=True))
+    order = tuple(str(table["channels"].iloc[0]).split(","))
+    return [replace(row, background=backgrounds.get(row.slide_id, row.background), channel_order=order) for row in rows]
+
+
+def _with_cohort_windows(
+    rows: Sequence[SlideRow], table: pd.DataFrame, config: TileConfig, work: Path, workers: Workers, *, force: bool
+) -> TileConfig:
+    """Return the configuration with the cohort's intensity windows, if it asks for them."""
+    if config.intensity.scope == "slide":
+        return config
+    from pathopatch.patches import cohort_config
+
+    fingerprints = dict(zip(table["slide_id"], table["fingerprint"], strict=True))
+    measured = partial(measure_intensities, config=config, workers=workers)
+    return cohort_config(rows, config, work, fingerprints=fingerprints, measured=measured, force=force)
+
+
+def _tile_again_by_cohort_levels(
+    tasks: Sequence[TileTask], cohort: Sequence[str], workers: Workers, progress: Progress | None
+) -> dict[str, Outcome]:
+    """Tile again the slides that show no background, by the background level that other slides of the cohort show."""
+    from pathopatch.patches.cohort import find_background_levels
+
+    levels = find_background_levels(tasks[0].out, [task.slide_id for task in tasks], cohort) if tasks else {}
+    again = [
+        replace(task, cohort_levels=levels[task.slide_id], force=True) for task in tasks if task.slide_id in levels
+    ]
+    if not again:
+        return {}
+    counter = progress_counter("tile again", len(again), progress)
+    with logged(again[0].out, "tile", counter, slides=len(again)) as on_done:
+        outcomes = run_slides(again, workers=workers, on_done=on_done, progress=progress)
+    return {outcome.slide_id: outcome for outcome in outcomes}
+
+
+def require_one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
+    """Refuse a cohort of several mpp without a target.
+
+    Raises
+    ------
+    InputUnsupportedError
+        No target mpp is given and the slides' own differ by more than 2 %; the finest and the coarsest are named.
+    """
+    if config.mpp is None and not mpp_agrees(table["mpp"].min(), table["mpp"].max()):
+        by_mpp = table.sort_values("mpp")
+        low, high = by_mpp["slide_id"].iloc[0], by_mpp["slide_id"].iloc[-1]
+        raise InputUnsupportedError(
+            f"the slides' mpp differ: {low} has {table['mpp'].min():g}, {high} has {table['mpp'].max():g} um/px",
+            place="[tile] mpp",
+            remedy=f"give the target with --mpp, for instance --mpp {table['mpp'].max():g}",
+        )
