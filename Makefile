@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench wheelhouse clean
+.PHONY: demo check test lint bench wheelhouse clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -17,6 +17,14 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/pathopatch demo -o demo-work
 
+# The loop of every minute. mypy's daemon keeps what it knows; the first run takes longer.
+check: $(READY)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/dmypy run --timeout 3600 -- > /dev/null || { $(BIN)/dmypy run -- ; false; }
+	$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
+	$(BIN)/python -m pytest --quick -q -n 2
+
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
@@ -25,6 +33,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry .
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench.py

@@ -5,10 +5,11 @@ The public names are loaded on first use, so that each part can be used alone.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core.version import __version__
+from pathopatch.core.version import FOREIGN_REMEDY, __version__, foreign_distribution
 
 if TYPE_CHECKING:
     from pathopatch import debias as debias
@@ -49,3 +50,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES, *_MODULES])
+
+
+if _foreign := foreign_distribution():
+    warnings.warn(f"another package with this import name is installed: {_foreign}. {FOREIGN_REMEDY}", stacklevel=2)

@@ -23,8 +23,26 @@ _LONG = (
 """Files of tests that take longest, the longest first: begun last, one core would be at them alone."""
 
 
+_NOT_QUICK = ("slow", "browser", "slurm", "gpu", "real")
+_QUICK = ("core", "debias", "groups", "metrics", "patches", "slides", "training", "models", "evaluation", "heatmaps")
+"""Folders of tests that `--quick` collects: the others start servers, browsers or processes, or run whole studies."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="only tests of seconds, as `make check` runs them")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `--quick`, import no file that would not be run: importing all of them takes longer than the tests."""
+    if not config.getoption("quick") or collection_path.parent != Path(__file__).parent:
+        return None
+    return True if collection_path.name not in _QUICK else None
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("quick"):
+        items[:] = [item for item in items if not any(map(item.get_closest_marker, _NOT_QUICK))]
     items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
 
 

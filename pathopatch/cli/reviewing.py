@@ -37,7 +37,7 @@ def review(
 ) -> None:
     """Show predictions as a web page on this machine, where a person accepts or rejects; Ctrl-C ends it."""
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
-        raise InputMissingError("the review page needs its extra", remedy="pip install 'pathopatch[review]'")
+        raise InputMissingError("starlette or uvicorn is not installed", remedy="pip install starlette uvicorn")
     from pathopatch.review import viewer
     from pathopatch.review.app import create_app, create_server, listen, open_review
     from pathopatch.review.security import access_for

