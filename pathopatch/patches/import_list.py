@@ -74,7 +74,7 @@ def read_list(source: Path) -> pd.DataFrame:
     InputCorruptError
         It is not a CSV file.
     InputUnsupportedError
-        Other columns, or a folder of another layout.
+        The folder has another layout.
     ManifestError
         All problems of the list, each with row, column, value and remedy.
     """

@@ -1,4 +1,4 @@
-"""Channels that do not lie on each other: said, and moved onto each other if asked, in tiling and prediction alike."""
+"""Shifted channels: warned of, and aligned on request, in tiling and prediction alike."""
 
 from __future__ import annotations
 

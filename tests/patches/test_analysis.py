@@ -1,4 +1,4 @@
-"""What is found of a slide before a patch is stored: tissue, windows, padding; and what stops it."""
+"""Analysis of a slide: tissue, windows, padding, and what is refused."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def test_patches_below_a_share_of_tissue_can_be_left_out(make_slide: Make, two_d
     analysis = analyse_slide(slide, CONFIG)
     everything = np.concatenate([fraction for _, _, fraction in iterate_patches(slide, analysis)])
     for least in (0.01, 0.5, 1.0):
-        found = list(iterate_patches(slide, analysis, min_tissue=least))
-        rows = np.concatenate([rows for rows, _, _ in found])
+        result = list(iterate_patches(slide, analysis, min_tissue=least))
+        rows = np.concatenate([rows for rows, _, _ in result])
         assert rows.tolist() == np.flatnonzero(everything >= least).tolist()
-        assert np.concatenate([fraction for _, _, fraction in found]).tolist() == everything[rows].tolist()
+        assert np.concatenate([fraction for _, _, fraction in result]).tolist() == everything[rows].tolist()
 
 
 @pytest.mark.parametrize(
@@ -72,16 +72,16 @@ def test_windows_of_a_cohort_are_never_guessed_from_one_slide(make_slide: Make, 
     with pytest.raises(InputUnsupportedError, match="no window of the cohort for SHG"):
         analyse_slide(slide, TileConfig(patch_px=32, intensity=half))
     whole = IntensityConfig(scope="cohort", windows={"CARS": (0, 100), "SHG": (900, 1100)})
-    found = analyse_slide(slide, TileConfig(patch_px=32, intensity=whole))
-    assert found.windows.tolist() == [[0, 100], [900, 1100]]
+    result = analyse_slide(slide, TileConfig(patch_px=32, intensity=whole))
+    assert result.windows.tolist() == [[0, 100], [900, 1100]]
 
 
 def test_the_channels_that_are_chosen_make_the_tissue(make_slide: Make, two_discs: Discs) -> None:
     pixels = np.stack([np.where(two_discs, 157, 0), np.where(two_discs, 0, 157)]).astype(np.uint16)
     for names, expected in ((("CARS",), two_discs), (("SHG",), ~two_discs)):
         tissue = TissueConfig(channels=names, min_speck_um2=0, max_hole_um2=0, background="dark")
-        found = analyse_slide(make_slide(pixels), TileConfig(patch_px=32, tissue=tissue)).tissue.mask
-        assert (found == expected).mean() > 0.98
+        result = analyse_slide(make_slide(pixels), TileConfig(patch_px=32, tissue=tissue)).tissue.mask
+        assert (result == expected).mean() > 0.98
 
 
 def test_nan_pixels_are_counted_and_refused(make_slide: Make, two_discs: Discs) -> None:

@@ -136,7 +136,7 @@ def test_a_thin_frame_is_a_border_and_a_dark_nucleus_at_the_edge_is_not() -> Non
 def test_ink_and_borders_are_sought_only_if_configured(h_and_e: Picture) -> None:
     picture = drawn(h_and_e, INKS["green"], stroke())
     picture[:, :, :30] = 0
-    found = fit(picture, ignore_pens=False)
-    assert (found.ink_share > 0, found.unscanned_share > 0) == (False, True)
-    found = fit(picture, ignore_borders=False)
-    assert (found.ink_share > 0, found.unscanned_share > 0) == (True, False)
+    result = fit(picture, ignore_pens=False)
+    assert (result.ink_share > 0, result.unscanned_share > 0) == (False, True)
+    result = fit(picture, ignore_borders=False)
+    assert (result.ink_share > 0, result.unscanned_share > 0) == (True, False)

@@ -1,3 +1,5 @@
+"""Intensity windows of a cohort: from its training slides, once, for every slide."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -61,8 +63,10 @@ class Cohort:
             return {row.slide_id: self.intensities(row.slide_id, config) for row in rows}
 
         fingerprints = {row.slide_id: f"{self.pixels[row.slide_id].sum()}" for row in self.rows}
-        found = cohort_config(self.rows, config, self.out, fingerprints=fingerprints, measured=measured, force=force)
-        return found.intensity.windows
+        cohort_wide = cohort_config(
+            self.rows, config, self.out, fingerprints=fingerprints, measured=measured, force=force
+        )
+        return cohort_wide.intensity.windows
 
     def intensities(self, name: str, config: TileConfig) -> TissueIntensities | PathopatchError:
         self.opened.append(name)

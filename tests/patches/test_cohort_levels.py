@@ -1,4 +1,4 @@
-"""A slide full of tissue is told by the background level that the other slides of its cohort show."""
+"""A slide full of tissue takes the background level of its cohort's other slides."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def shares(work: Path) -> dict[str, float]:
     return {name: float(table["tissue_fraction"].mean()) for name, table in tables.items()}
 
 
-def taken(work: Path) -> dict[str, dict[str, float]]:
+def cohort_levels(work: Path) -> dict[str, dict[str, float]]:
     levels = {path.stem: store_levels(path) for path in (work / "slides").glob("*.zarr")}
-    return {name: found for name, found in levels.items() if found}
+    return {name: by_channel for name, by_channel in levels.items() if by_channel}
 
 
 def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> None:
@@ -58,14 +58,14 @@ def test_a_full_slide_takes_the_level_of_slides_that_agree(tmp_path: Path) -> No
     outcomes = tile_cohort(manifest, work, CONFIG)
     assert [outcome.state for outcome in outcomes] == ["done", "done", "done", "done_empty"]
     assert not any(outcome.warnings for outcome in outcomes[:3])
-    found = shares(work)
-    assert (found["full"], found["none"]) == (1.0, 0.0)
+    tissue_shares = shares(work)
+    assert (tissue_shares["full"], tissue_shares["none"]) == (1.0, 0.0)
     assert read_status(work, "full")["tile"]["tissue_confidence"] >= 0.5
-    assert set(taken(work)) == {"full"}
-    assert abs(taken(work)["full"]["C0"] - 100) < 2
+    assert set(cohort_levels(work)) == {"full"}
+    assert abs(cohort_levels(work)["full"]["C0"] - 100) < 2
     assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
     assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, force=True)][2] == "done"
-    assert set(taken(work)) == {"full"}
+    assert set(cohort_levels(work)) == {"full"}
 
 
 def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> None:
@@ -73,14 +73,14 @@ def test_where_the_levels_differ_the_slide_stays_uncertain(tmp_path: Path) -> No
     outcomes = tile_cohort(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
     assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
     assert "the tissue is uncertain" in outcomes[2].warnings[0]
-    assert not taken(tmp_path / "work")
+    assert not cohort_levels(tmp_path / "work")
 
 
 def test_a_stated_level_is_not_taken_from_the_cohort(tmp_path: Path) -> None:
     slides = {"a": field("half", 0), "b": field("half", 1), "full": field("full", 2)}
     tissue = CONFIG.tissue.model_copy(update={"background_level": {"C0": 100.0}})
     tile_cohort(cohort(tmp_path, slides), tmp_path / "work", CONFIG.model_copy(update={"tissue": tissue}))
-    assert not taken(tmp_path / "work")
+    assert not cohort_levels(tmp_path / "work")
     assert shares(tmp_path / "work")["full"] == 1.0
 
 
@@ -123,7 +123,7 @@ def test_a_slide_that_shows_the_cohorts_level_keeps_its_own_doubts(tmp_path: Pat
     slides = {"a": field("half", 0, offset=250), "b": field("half", 1, offset=250), "uneven": uneven}
     outcomes = tile_cohort(cohort(tmp_path, slides), tmp_path / "work", CONFIG)
     assert [bool(outcome.warnings) for outcome in outcomes] == [False, False, True]
-    assert not taken(tmp_path / "work")
+    assert not cohort_levels(tmp_path / "work")
 
 
 def test_a_run_that_ends_before_the_second_tiling_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +133,10 @@ def test_a_run_that_ends_before_the_second_tiling_is_continued(tmp_path: Path, m
         cut.setattr("pathopatch.stages.tile._tile_again_by_cohort_levels", _cut_off)
         with pytest.raises(KeyboardInterrupt):
             tile_cohort(manifest, work, CONFIG)
-    assert not taken(work)
+    assert not cohort_levels(work)
     update_status(work, "full", "tile", {"state": "running"})  # as the second tiling begins
     assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG)] == ["current", "current", "done"]
-    assert set(taken(work)) == {"full"}
+    assert set(cohort_levels(work)) == {"full"}
     update_status(work, "full", "tile", {"state": "running"})
     assert {outcome.state for outcome in tile_cohort(manifest, work, CONFIG)} == {"current"}
     assert read_status(work, "full")["tile"]["tissue_confidence"] >= 0.5
@@ -154,7 +154,7 @@ def test_a_retried_slide_takes_the_level_of_slides_that_were_tiled_before(tmp_pa
     assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG)] == ["done", "done", "failed"]
     (tmp_path / "full.tif").write_bytes(whole)
     assert [outcome.state for outcome in tile_cohort(manifest, work, CONFIG, only_failed=True)] == ["done"]
-    assert set(taken(work)) == {"full"}
+    assert set(cohort_levels(work)) == {"full"}
 
 
 def test_a_stated_level_takes_the_place_of_the_cohorts(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a slide is said to be, and how it is drawn, on made slides whose answers are known."""
+"""Descriptions and thumbnails of made slides with known answers."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ Make = Callable[..., Any]
 CONFIG = TileConfig(tissue=TissueConfig(min_speck_um2=0, max_hole_um2=0))
 
 
-def told(description: Description) -> dict[str, str]:
+def facts_of(description: Description) -> dict[str, str]:
     return dict(description.lines())
 
 
 def test_a_slide_is_described_by_its_facts_and_its_tissue(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
-    found = describe_slide(make_slide(h_and_e(two_discs), mpp=0.5), CONFIG, slide_id="s")
-    assert found.tissue_share == two_discs.mean()
-    said = told(found)
-    assert said["size"] == "200 x 150 px, 0.1 x 0.075 mm"
-    assert said["levels"] == "1: 200 x 150 (1/1)"
-    assert (said["mpp"], said["background"], said["channels"]) == ("0.5 um/px", "bright", "R, G, B")
-    assert said["tissue"].startswith(f"{two_discs.mean():.1%} of the slide, above 0.")
-    assert said["R"] == "window 0 to 255, saturated 0.00%"
-    assert math.isnan(found.shift_um)
-    assert found.warnings == ()
+    description = describe_slide(make_slide(h_and_e(two_discs), mpp=0.5), CONFIG, slide_id="s")
+    assert description.tissue_share == two_discs.mean()
+    facts = facts_of(description)
+    assert facts["size"] == "200 x 150 px, 0.1 x 0.075 mm"
+    assert facts["levels"] == "1: 200 x 150 (1/1)"
+    assert (facts["mpp"], facts["background"], facts["channels"]) == ("0.5 um/px", "bright", "R, G, B")
+    assert facts["tissue"].startswith(f"{two_discs.mean():.1%} of the slide, above 0.")
+    assert facts["R"] == "window 0 to 255, saturated 0.00%"
+    assert math.isnan(description.shift_um)
+    assert description.warnings == ()
 
 
 def test_the_command_says_from_which_level_a_target_scale_is_read(tmp_path: Path) -> None:
@@ -47,21 +47,24 @@ def test_the_command_says_from_which_level_a_target_scale_is_read(tmp_path: Path
     made.write_rgb_pyramid(path, made.noise(3, 300, 300, np.uint8), mpp=0.5, levels=4)
     plain = CliRunner().invoke(app, ["info", str(path), "-o", picture]).stdout
     assert "read from" not in plain
-    for mpp, said in (
+    for mpp, line_of_level in (
         ("0.5", "at 0.5 um/px read from level 0 (1/1), 1 x 1 px to one"),
         ("2", "at 2 um/px read from level 0 (1/1), 4 x 4 px to one"),
         ("4", "at 4 um/px read from level 1 (1/2), 4 x 4 px to one"),
     ):
-        found = CliRunner().invoke(app, ["info", str(path), "-o", picture, "--mpp", mpp])
-        assert said in [" ".join(line.split()) for line in found.stdout.splitlines()], found.output
-        rest = [line for line in found.stdout.splitlines() if not line.startswith("at ")]
+        outcome = CliRunner().invoke(app, ["info", str(path), "-o", picture, "--mpp", mpp])
+        assert line_of_level in [" ".join(line.split()) for line in outcome.stdout.splitlines()], outcome.output
+        rest = [line for line in outcome.stdout.splitlines() if not line.startswith("at ")]
         assert [line.split() for line in rest] == [line.split() for line in plain.splitlines()]  # nothing else changes
 
 
 def test_a_slide_without_tissue_is_a_warning(make_slide: Make) -> None:
-    found = describe_slide(make_slide(np.full((3, 60, 60), 245, np.uint8)), CONFIG, slide_id="s")
-    assert (found.warnings, told(found)["tissue"]) == (("no tissue found",), "none found, confidence 0.90")
-    assert found.tissue_share == 0
+    description = describe_slide(make_slide(np.full((3, 60, 60), 245, np.uint8)), CONFIG, slide_id="s")
+    assert (description.warnings, facts_of(description)["tissue"]) == (
+        ("no tissue found",),
+        "none found, confidence 0.90",
+    )
+    assert description.tissue_share == 0
 
 
 def test_a_shift_is_given_in_px_and_um_and_an_unknown_one_as_unknown(make_slide: Make) -> None:
@@ -70,11 +73,11 @@ def test_a_shift_is_given_in_px_and_um_and_an_unknown_one_as_unknown(make_slide:
     moved = np.roll(tissue, (3, -6), (0, 1))
     slide = make_slide((np.stack([tissue, moved, 0 * tissue]) + noise).astype(np.uint16), mpp=2.0,
                        channels=("CARS", "TPEF", "SHG"), background="dark")  # fmt: skip
-    found = describe_slide(slide, CONFIG, slide_id="s")
-    assert "against CARS: shifted -6.0 px across, +3.0 px down (13.4" in told(found)["TPEF"]
-    assert "against CARS: no common edges, shift unknown" in told(found)["SHG"]
-    assert found.shift_um == pytest.approx(2 * math.hypot(6, 3), abs=0.3)
-    assert len(found.warnings) == 1
+    description = describe_slide(slide, CONFIG, slide_id="s")
+    assert "against CARS: shifted -6.0 px across, +3.0 px down (13.4" in facts_of(description)["TPEF"]
+    assert "against CARS: no common edges, shift unknown" in facts_of(description)["SHG"]
+    assert description.shift_um == pytest.approx(2 * math.hypot(6, 3), abs=0.3)
+    assert len(description.warnings) == 1
     patient = TileConfig(registration=RegistrationConfig(warn_um=20))
     assert describe_slide(slide, patient, slide_id="s").warnings == ()
 
@@ -113,18 +116,18 @@ def test_floating_point_has_no_ceiling_and_a_large_slide_is_sampled(make_slide: 
 def test_without_mpp_a_slide_is_described_except_for_its_tissue(tmp_path: Path) -> None:
     made.write_channel(tmp_path / "a.tif", made.noise(1, 60, 50, np.uint16)[0], mpp=None)
     with open_slide(tmp_path / "a.tif") as slide:
-        found = describe_slide(slide, CONFIG, slide_id="s")
-    assert told(found)["mpp"] == "not stated: give --slide-mpp"
-    assert math.isnan(found.tissue_share)
-    view = compose(found.overview, found.windows, is_rgb=False).repeat(8, 0).repeat(8, 1)  # 60 px to 480
+        description = describe_slide(slide, CONFIG, slide_id="s")
+    assert facts_of(description)["mpp"] == "not stated: give --slide-mpp"
+    assert math.isnan(description.tissue_share)
+    view = compose(description.overview, description.windows, is_rgb=False).repeat(8, 0).repeat(8, 1)  # 60 px to 480
     top, left = THUMBNAIL_ORIGIN
-    np.testing.assert_array_equal(thumbnail(found)[top : top + 480, left : left + 400], view)
+    np.testing.assert_array_equal(thumbnail(description)[top : top + 480, left : left + 400], view)
 
 
 def test_the_picture_shows_the_slide_and_outlines_the_tissue(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
-    found = describe_slide(make_slide(h_and_e(two_discs)), CONFIG, slide_id="s")
+    description = describe_slide(make_slide(h_and_e(two_discs)), CONFIG, slide_id="s")
     top, left = THUMBNAIL_ORIGIN
-    shown = thumbnail(found)[top : top + 300, left : left + 400]  # 200 x 150 px, doubled
+    shown = thumbnail(description)[top : top + 300, left : left + 400]  # 200 x 150 px, doubled
     plain = h_and_e(two_discs).transpose(1, 2, 0).repeat(2, 0).repeat(2, 1)
     is_drawn = (shown != plain).any(axis=2)
     is_tissue = two_discs.repeat(2, 0).repeat(2, 1)
@@ -134,8 +137,8 @@ def test_the_picture_shows_the_slide_and_outlines_the_tissue(make_slide: Make, t
 
 
 def test_the_scale_bar_is_as_long_as_it_says(make_slide: Make, two_discs: NDArray[np.bool_]) -> None:
-    found = describe_slide(make_slide(h_and_e(two_discs), mpp=2.0), CONFIG, slide_id="s")
-    picture = thumbnail(found)  # 1 um per px of the picture, 400 px wide: a bar of 100 um
+    description = describe_slide(make_slide(h_and_e(two_discs), mpp=2.0), CONFIG, slide_id="s")
+    picture = thumbnail(description)  # 1 um per px of the picture, 400 px wide: a bar of 100 um
     bar = picture[THUMBNAIL_ORIGIN[0] + 300 + 14 + 3]
     assert (bar.max(axis=1) < 60).sum() == 100
 
@@ -143,9 +146,9 @@ def test_the_scale_bar_is_as_long_as_it_says(make_slide: Make, two_discs: NDArra
 def test_neither_label_nor_macro_image_reaches_the_picture(tmp_path: Path) -> None:
     made.write_aperio(tmp_path / "a.svs", np.full((3, 208, 304), 240, np.uint8))
     with open_slide(tmp_path / "a.svs") as slide:
-        found = describe_slide(slide, CONFIG, slide_id="s")
-    assert "PATIENT-MARKER" not in str(found.lines())
-    picture = thumbnail(found)
+        description = describe_slide(slide, CONFIG, slide_id="s")
+    assert "PATIENT-MARKER" not in str(description.lines())
+    picture = thumbnail(description)
     assert not (picture == [255, 0, 0]).all(axis=2).any()
 
 
@@ -156,9 +159,9 @@ def test_a_bright_channel_beside_dark_ones_keeps_its_own_polarity(
     slide = make_slide(np.stack([shg, shg, transmission]).astype(np.uint16), channels=("CARS", "SHG", "TRANS"))
     assert slide.background == "CARS=dark,SHG=dark,TRANS=bright"
     assert slide.background_values.tolist() == [0, 0, 65535]
-    found = describe_slide(slide, CONFIG, slide_id="s")
-    assert (found.warnings, found.tissue_share) == ((), two_discs.mean())
-    assert max(found.saturated) == 0
+    description = describe_slide(slide, CONFIG, slide_id="s")
+    assert (description.warnings, description.tissue_share) == ((), two_discs.mean())
+    assert max(description.saturated) == 0
 
 
 def test_what_was_assumed_in_reading_a_file_is_a_warning(tmp_path: Path) -> None:

@@ -13,28 +13,28 @@ def test_a_window_is_the_percentiles_of_the_tissue_alone() -> None:
     pixels = np.concatenate([pixels, np.full((2, 1, 400), 60000, np.uint16)], axis=2)
     tissue = np.arange(501)[None] < 101
     rule = IntensityConfig(low_percentile=10, high_percentile=90)
-    found = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False)
-    assert found.tolist() == [[10, 90], [100, 900]]
+    result = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False)
+    assert result.tolist() == [[10, 90], [100, 900]]
 
 
 def test_without_tissue_all_pixels_stand_in() -> None:
     pixels = np.arange(101, dtype=np.float32).reshape(1, 1, 101)
     rule = IntensityConfig(low_percentile=0, high_percentile=100)
-    found = intensity.windows(pixels, np.zeros((1, 101), bool), rule=rule, is_rgb_uint8=False)
-    assert found.tolist() == [[0, 100]]
+    result = intensity.windows(pixels, np.zeros((1, 101), bool), rule=rule, is_rgb_uint8=False)
+    assert result.tolist() == [[0, 100]]
 
 
 def test_the_window_of_rgb_is_fixed() -> None:
     pixels = np.full((3, 2, 2), 200, np.uint8)
-    found = intensity.windows(pixels, np.ones((2, 2), bool), rule=IntensityConfig(), is_rgb_uint8=True)
-    assert found.tolist() == [[0, 255]] * 3
+    result = intensity.windows(pixels, np.ones((2, 2), bool), rule=IntensityConfig(), is_rgb_uint8=True)
+    assert result.tolist() == [[0, 255]] * 3
 
 
 def test_scaling_is_clipped_and_uses_the_low_end() -> None:
     pixels = np.array([[[-3, 2, 4, 6, 9]]], np.int16)
-    found = intensity.scale(pixels, np.array([[2.0, 6.0]]))
-    assert found.dtype == np.float32
-    assert found.tolist() == [[[0, 0, 0.5, 1, 1]]]
+    result = intensity.scale(pixels, np.array([[2.0, 6.0]]))
+    assert result.dtype == np.float32
+    assert result.tolist() == [[[0, 0, 0.5, 1, 1]]]
 
 
 def test_a_constant_channel_is_zero_and_never_saturated() -> None:
@@ -112,10 +112,10 @@ def test_a_given_window_goes_before_percentiles_and_before_0_to_255() -> None:
     pixels = np.arange(202, dtype=np.uint8).reshape(2, 1, 101)
     rule = IntensityConfig(low_percentile=0, high_percentile=100, windows={"SHG": (7, 9)})
     tissue = np.ones((1, 101), bool)
-    found = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False, channels=("CARS", "SHG"))
-    assert found.tolist() == [[0, 100], [7, 9]]
-    found = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=True, channels=("R", "SHG"))
-    assert found.tolist() == [[0, 255], [7, 9]]
+    result = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=False, channels=("CARS", "SHG"))
+    assert result.tolist() == [[0, 100], [7, 9]]
+    result = intensity.windows(pixels, tissue, rule=rule, is_rgb_uint8=True, channels=("R", "SHG"))
+    assert result.tolist() == [[0, 255], [7, 9]]
 
 
 def test_the_windows_of_a_cohort_count_each_slide_alike() -> None:

@@ -1,4 +1,4 @@
-"""Ready patches: what a list may say, what is stored, and that the later stages take it as it is."""
+"""Existing patches: their list, their store, and the later stages on them."""
 
 from __future__ import annotations
 
@@ -179,10 +179,10 @@ def test_a_folder_needs_a_layout_with_class_and_patient(tmp_path: Path) -> None:
         (tmp_path / "set" / place).mkdir(parents=True)
         Image.fromarray(patch(8, seed=number)).save(tmp_path / "set" / place / "x.png")
         (tmp_path / "set" / place / "._x.png").write_bytes(b"what macOS leaves beside a file on a shared disk")
-    found = read_list(tmp_path / "set")
-    assert found["label"].tolist() == [1, 0, 1]
-    assert found["patient_id"].tolist() == ["p1", "p2", "p2"]
-    assert found["split"].tolist() == ["train", "val", "val"]
+    table = read_list(tmp_path / "set")
+    assert table["label"].tolist() == [1, 0, 1]
+    assert table["patient_id"].tolist() == ["p1", "p2", "p2"]
+    assert table["split"].tolist() == ["train", "val", "val"]
     Image.fromarray(patch(8)).save(tmp_path / "set" / "val" / "tumor" / "loose.png")
     with pytest.raises(InputUnsupportedError, match=r"1 images .* 'val/tumor/loose.png'"):
         read_list(tmp_path / "set")
@@ -305,10 +305,10 @@ def test_a_lists_own_attribute_replaces_the_tissue(tmp_path: Path, values: tuple
         groups = [-1 if a < 0 else len(values) * (i // 2 % 2) + a for i, a in enumerate(expected)]
         assert table[f"group@{threshold}"].tolist() == groups
     said = audit_text(work)
-    assert all(value in said for value in values)
-    assert "tissue  " not in said
-    told = read_json(train_run(work, TRAIN) / "run.json")["validation"]
-    assert f"accuracy of label 1, attribute {len(values) - 1}" in told
+    assert all(value in text for value in values)
+    assert "tissue  " not in text
+    validation = read_json(train_run(work, TRAIN) / "run.json")["validation"]
+    assert f"accuracy of label 1, attribute {len(values) - 1}" in validation
 
 
 def test_stated_tissue_fractions_are_kept_and_a_store_is_required(tmp_path: Path) -> None:
@@ -387,11 +387,11 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
     table = form_groups(tmp_path / "work", GroupsConfig())
     assert threshold_attributes(table)[0].group_names == ("plane, clean", "plane, ink", "bird, clean", "bird, ink")
     said = audit_text(tmp_path / "work")
-    assert "plane" in said
-    assert "non-tumour" not in said
+    assert "plane" in text
+    assert "non-tumour" not in text
     source.write_text(source.read_text().replace("plane", "ship", 1))
-    found = problems(source)
-    assert {(code, column) for code, _, column in found} == {("INPUT_UNSUPPORTED", "label_name")}
+    reported = problems(source)
+    assert {(code, column) for code, _, column in reported} == {("INPUT_UNSUPPORTED", "label_name")}
 
 
 @pytest.mark.parametrize(
@@ -413,8 +413,8 @@ def test_the_patches_mpp_is_known_where_all_images_shrink_alike(
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(tmp_path / f"{name}.png")
     (tmp_path / "l.csv").write_text("path,label,patient_id\na.png,0,p1\nb.png,1,p2\n")
     result, row = tile_patches(tmp_path / "l.csv", CONFIG, tmp_path / "work", ready=ReadyConfig(mpp=0.5, **ready))
-    known = PatchStore(tmp_path / "work" / "slides" / "l.zarr").attributes
-    assert (known["mpp"], known["target_mpp"], row["mpp"]) == (mpp, mpp, mpp)
+    attributes = PatchStore(tmp_path / "work" / "slides" / "l.zarr").attributes
+    assert (attributes["mpp"], attributes["target_mpp"], row["mpp"]) == (mpp, mpp, mpp)
     assert len(result.warnings) == (mpp is None)
     assert all("by different factors" in warning for warning in result.warnings)
 
@@ -443,15 +443,15 @@ def test_predictions_at_an_unknown_scale_carry_a_warning_everywhere(tmp_path: Pa
     bundle = train_run(work, TRAIN) / "model"
     assert read_spec(bundle).mpp == mpp
     made.write_rgb_pyramid(tmp_path / "s.tif", np.full((3, 64, 64), 200, np.uint8), levels=1, mpp=0.5)
-    said = CliRunner().invoke(
+    outcome = CliRunner().invoke(
         app, ["predict", str(tmp_path / "s.tif"), "--model", str(bundle), "-o", str(out), "--quiet", "--all"]
     )
-    assert said.exit_code == 0, said.output
+    assert outcome.exit_code == 0, outcome.output
     cohort = open_cohort(out)
     page = Page(write_report(out))
     places = {
         "card": (bundle / "README.md").read_text(),
-        "command": said.stderr,
+        "command": outcome.stderr,
         "status": str(read_status(out, "s")["predict"]["warnings"]),
         "heatmap.json": str(read_json(out / "heatmaps" / "s" / "heatmap.json")["warnings"]),
         "cohort.csv": str(pd.read_csv(out / "cohort.csv").loc[0, "warnings"]),

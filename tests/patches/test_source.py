@@ -1,4 +1,4 @@
-"""Patches that are not stored are read from the slide: the same ones, and only while the slide is the same."""
+"""Patches that are not stored: read from the slide, as long as it is unchanged."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ def test_patches_from_the_slide_are_those_of_the_store(tmp_path: Path, name: str
     without = tiled(slide, tmp_path / "without", config, "none")
     assert (kept.has_patches, without.has_patches) == (True, False)
     rows = np.random.default_rng(1).permutation(len(kept))
-    found = without.read(rows)
-    assert found.dtype == kept.read(rows).dtype
-    np.testing.assert_array_equal(found, kept.read(rows))
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(without)).read(rows[:3]), found[:3])
+    patches = without.read(rows)
+    assert patches.dtype == kept.read(rows).dtype
+    np.testing.assert_array_equal(patches, kept.read(rows))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(without)).read(rows[:3]), patches[:3])
     tables = [read_table(tmp_path / each / "patches" / "s.parquet") for each in ("kept", "without")]
     assert tables[0].equals(tables[1])
 
@@ -85,8 +85,8 @@ def test_aligned_channels_stay_aligned_when_read_again(tmp_path: Path) -> None:
     kept = tiled(slide, tmp_path / "kept", config, "zarr")
     assert kept.attributes["registration"]["offsets_px"] == [[0, 0], [-12, 7]]
     rows = np.arange(len(kept))
-    found = tiled(slide, tmp_path / "without", config, "none").read(rows)
-    np.testing.assert_array_equal(found, kept.read(rows))
+    patches = tiled(slide, tmp_path / "without", config, "none").read(rows)
+    np.testing.assert_array_equal(patches, kept.read(rows))
 
 
 def test_threads_share_a_slide_that_may_be_closed_between_reads(tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def test_patches_come_back_in_any_order(tmp_path: Path, dtype: str, codec: str) 
     patches[7] = 0
     store = PatchStore(write(tmp_path / "s.zarr", patches))
     rows = np.random.default_rng(1).permutation(600)
-    found = store.read(rows)
-    assert found.dtype == ("float32" if dtype == "float64" else dtype)
-    assert (found == patches[rows]).all()
+    restored = store.read(rows)
+    assert restored.dtype == ("float32" if dtype == "float64" else dtype)
+    assert (restored == patches[rows]).all()
     array: Any = zarr.open_group(store.path, mode="r")["patches"]
     assert (array.shards, array.chunks) == ((256, 2, 8, 8), (1, 2, 8, 8))
     inner = array.metadata.to_dict()["codecs"][0]["configuration"]["codecs"]
@@ -159,8 +159,8 @@ def test_the_overview_is_an_ome_zarr_image_with_a_label_image(tmp_path: Path) ->
 @pytest.mark.parametrize(("group", "kind"), [("overview", "Image"), ("overview/labels/tissue", "ImageLabel")])
 def test_the_overview_and_its_label_are_valid_and_a_broken_copy_is_not(tmp_path: Path, group: str, kind: str) -> None:
     path, *_ = with_overview(tmp_path / "s.zarr")
-    found = ome_zarr_models.open_ome_zarr(zarr.open_group(path / group, mode="r"))
-    assert (type(found).__name__, found.ome_zarr_version) == (kind, "0.5")
+    restored = ome_zarr_models.open_ome_zarr(zarr.open_group(path / group, mode="r"))
+    assert (type(restored).__name__, restored.ome_zarr_version) == (kind, "0.5")
     metadata = path / group / "zarr.json"
     metadata.write_text(metadata.read_text().replace('"scale"', '"size"'))
     with pytest.raises((ValueError, RuntimeError)):

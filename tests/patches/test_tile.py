@@ -1,4 +1,4 @@
-"""What `tile` writes of one slide: exact fractions, labels, pixels; and what it refuses."""
+"""Tiling one slide: exact fractions, labels and pixels, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A slide is tiled again: equal bytes, nothing twice, nothing of another making, and what was cut off is mended."""
+"""Tiling a slide again: equal bytes, no work twice, stale or unfinished output replaced."""
 
 from __future__ import annotations
 

@@ -75,9 +75,9 @@ def textured(truth: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.where(truth, 0.15 + 0.85 * texture / texture.max(), 0.0)
 
 
-def overlap(found: NDArray[Any], truth: NDArray[np.bool_]) -> float:
+def overlap(result: NDArray[Any], truth: NDArray[np.bool_]) -> float:
     """Return the intersection over the union."""
-    return float((found.astype(bool) & truth).sum() / (found.astype(bool) | truth).sum())
+    return float((result.astype(bool) & truth).sum() / (result.astype(bool) | truth).sum())
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.9, 0.98])
@@ -112,9 +112,9 @@ def test_a_channel_of_noise_gets_an_empty_window() -> None:
     signal = np.zeros((SIZE, SIZE))
     signal[:100] = 200
     pixels = np.stack([signal, draw().normal(1000, 100, (SIZE, SIZE))]).astype(np.uint16)
-    found = fit(pixels, "dark").windows
-    assert found[0, 0] == 0 < found[0, 1]
-    assert found[1, 0] == found[1, 1]
+    result = fit(pixels, "dark").windows
+    assert result[0, 0] == 0 < result[0, 1]
+    assert result[1, 0] == result[1, 1]
 
 
 def test_the_signal_is_high_on_tissue_for_either_polarity() -> None:
@@ -151,8 +151,8 @@ def test_specks_go_small_holes_close_and_the_rest_stays() -> None:
     expected = mask.copy()
     expected[5:7, 5:7] = True
     mask[30:32, 30:32] = True  # a speck of 4 px
-    found = clean_mask(mask, um2_per_px=2.0, min_speck_um2=10.0, max_hole_um2=8.0)
-    assert (found == expected).all()
+    result = clean_mask(mask, um2_per_px=2.0, min_speck_um2=10.0, max_hole_um2=8.0)
+    assert (result == expected).all()
 
 
 def test_pieces_are_counted_whole_however_tall_they_are() -> None:
@@ -162,9 +162,9 @@ def test_pieces_are_counted_whole_however_tall_they_are() -> None:
     mask[10:290, 60] = True  # a speck of 280 px
     for least, is_kept in ((280.0, True), (281.0, False)):
         for most, is_filled in ((400.0, True), (399.0, False)):
-            found = clean_mask(mask, um2_per_px=1.0, min_speck_um2=least, max_hole_um2=most)
-            assert found[10:290, 60].all() == found[10:290, 60].any() == is_kept
-            assert found[40:240, 10:12].all() == found[40:240, 10:12].any() == is_filled
+            result = clean_mask(mask, um2_per_px=1.0, min_speck_um2=least, max_hole_um2=most)
+            assert result[10:290, 60].all() == result[10:290, 60].any() == is_kept
+            assert result[40:240, 10:12].all() == result[40:240, 10:12].any() == is_filled
 
 
 def test_fibres_close_to_each_other_are_no_specks() -> None:
@@ -183,9 +183,9 @@ def test_a_patch_takes_the_overview_mask_at_its_pixels_centres() -> None:
     )
     patch = np.full((1, 4, 4), 9, np.uint8)
     patch[0, 1, 3] = 2  # in the mask, below the threshold
-    found = model.patch_mask(patch, 1, 1, 2.0, (4, 3))
+    result = model.patch_mask(patch, 1, 1, 2.0, (4, 3))
     # centres at level-0 2, 4, 6, 8: the first lies left of 4, those in row 2 and below lie at 4 or more
-    assert found.astype(int).tolist() == [[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert result.astype(int).tolist() == [[0, 1, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.parametrize("background", ["dark", "bright"])
@@ -300,9 +300,9 @@ def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) 
     for row in manifest:
         with open_slide(row.source, mpp=row.mpp) as slide:
             analysis = analyse_slide(slide, TileConfig(patch_px=spec.field_px))
-            found = np.concatenate([fraction for _, _, fraction in iterate_patches(slide, analysis)])
+            result = np.concatenate([fraction for _, _, fraction in iterate_patches(slide, analysis)])
         expected = [truth[row.slide_id, x, y] for x, y in analysis.grid.origins().tolist()]
-        assert np.abs(found - expected).max() < 0.05
+        assert np.abs(result - expected).max() < 0.05
 
 
 def test_a_supplied_mask_decides_alone_at_any_scale() -> None:

@@ -1,4 +1,4 @@
-"""How much of real slides is tissue: shares after looking at every outline (pipelines/tissue-gallery/README.md)."""
+"""Tissue shares of real slides, judged by their outlines (pipelines/tissue-gallery/README.md)."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_planes_of_stained_tissue_beside_shg_keep_their_tissue(
     stain = tifffile.imread(real_data / f"multimodal/curvealign-2B_D9_{field}-he.tif")
     shg = real_data / f"multimodal/curvealign-2B_D9_{field}-shg.tif"
     config = TileConfig(registration=RegistrationConfig(align=True))
-    found = []
+    results = []
     for x, y in ((0, 0), move):
         shift = np.array([[1.0, 0, x], [0, 1, y]])
         moved = cv2.warpAffine(stain, shift, stain.shape[1::-1], flags=cv2.INTER_NEAREST, borderValue=(fill,) * 3)
@@ -145,8 +145,8 @@ def test_planes_of_stained_tissue_beside_shg_keep_their_tissue(
             missing = None if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
             assert max(saturated_shares(lying, analysis.tissue.polarities, missing)[1:]) < 0.005
         (offset,) = set(analysis.offsets[1:])
-        found.append((offset, analysis.tissue))
-    (still, before), (seen, after) = found
+        results.append((offset, analysis.tissue))
+    (still, before), (seen, after) = results
     assert np.abs(np.subtract(seen, still) - move).max() <= 1
     assert before.share == pytest.approx({"ROI1": 0.977, "ROI2": 0.991}[field], abs=0.008)
     assert after.share == pytest.approx(before.share, abs=0.03)
