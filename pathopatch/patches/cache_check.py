@@ -102,6 +102,7 @@ def tile_stamp(
         },
     }
     inputs = {f"slide {index}": fingerprint_file(path) for index, path in enumerate(slide.paths)}
+    # Two pages of one file have the same fingerprint of the file: only their pixels differ.
     inputs["pixels"] = _probe(slide)
     for role, path in (source.paths if source is not None else {}).items():
         inputs[role] = fingerprint_file(path)
@@ -111,7 +112,7 @@ def tile_stamp(
 
 
 def _probe(slide: Slide) -> str:
-    """Return a fingerprint of scattered pixels, which tells two pages or planes of one file apart."""
+    """Return a fingerprint of scattered pixels."""
     digest = hashlib.sha256()
     width, height = slide.size
     side_x, side_y = min(_PROBE_PX, width), min(_PROBE_PX, height)

@@ -184,6 +184,7 @@ def find_background_levels(
     if not candidates:
         return {}
     certain = [slide for slide in entries if slide not in set(uncertain)]
+    # Every k-th of the slides: opening the stores of a large cohort takes longer than the median.
     step = max(1, len(certain) // _MOST_SLIDES)
     cohort_levels = _agreed_levels([_attributes(work, slide)["tissue"]["levels"] for slide in certain[::step]])
     levels_by_slide = {}

@@ -256,6 +256,7 @@ def thumbnail(description: Description) -> Picture:
         The slide's top-left pixel is at (row, column) = `THUMBNAIL_ORIGIN`.
     """
     view = compose(shrunk(description.overview, _LONGEST), description.windows, is_rgb=description.is_rgb)
+    # By a whole factor, so that each pixel stays a square.
     factor = max(1, _SMALLEST // max(view.shape[:2]))
     view = view.repeat(factor, axis=0).repeat(factor, axis=1)
     if description.analysis is not None:

@@ -70,6 +70,7 @@ class Grid:
     @property
     def nx(self) -> int:
         """Number of patches in a row."""
+        # Rounded up: the last patch overhangs, so that no tissue at the edge is lost.
         return math.ceil(self.width / self.stride - _ROUNDING)
 
     @property

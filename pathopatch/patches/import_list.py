@@ -249,6 +249,7 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
     specs = [_image_spec(path) for path in paths]
     if ready is not None and ready.px is not None:
         shrinkage = _common_shrinkage(specs, ready.px, ready.fit)
+        # After that, images differ only in what resizing cannot change: dtype and channels.
         specs = [replace(spec, width=ready.px, height=ready.px, fit=ready.fit, shrinkage=shrinkage) for spec in specs]
     counts = Counter(specs)
     usual, n = counts.most_common(1)[0]

@@ -67,6 +67,7 @@ def compose(
     for plane, (low, high), color, is_drawn in zip(overview, windows, colors, is_shown, strict=True):
         if not is_drawn:
             continue
+        # Colours add up like light: where channels overlap, the mixture shows.
         scaled = np.clip((plane.astype(np.float32) - low) / max(high - low, 1e-12), 0.0, 1.0)
         total += scaled[..., None] * np.asarray(color, np.float32)
     return np.asarray(np.rint(np.clip(total, 0.0, 1.0) * 255), np.uint8)
@@ -82,6 +83,7 @@ def outlined(
     drawn = view.copy()
     for color in colors:
         core = inside
+        # Lines grow with the picture, so that they stay visible when it is shown smaller.
         for _ in range(max(1, round(max(view.shape) / 700))):
             core = _erode(core)
         drawn[inside & ~core] = color
@@ -92,6 +94,7 @@ def outlined(
 def mask_under(view: Picture, mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return a mask (H, W) of 0 and 1 at the size of a picture of the same area, by majority, as bool (h, w)."""
     size = view.shape[1], view.shape[0]
+    # Area means of 0 and 255 above half are a majority; an enlarged mask has no means.
     method = cv2.INTER_AREA if mask.shape[1] >= size[0] else cv2.INTER_NEAREST
     return np.asarray(cv2.resize(mask * np.uint8(255), size, interpolation=method) > 127, np.bool_)
 

@@ -133,6 +133,7 @@ class SourcePatches:
             record["path"], mpp=record["mpp"], channels=tuple(record["channels"]), background=record["background"]
         )
         tiled = self._attributes["stamp"]["inputs"]
+        # Other pixels under the same patch ids would be trained on with the wrong labels and tissue.
         for index, path in enumerate(slide.paths):
             if fingerprint_file(path) != tiled.get(f"slide {index}"):
                 slide.close()

@@ -82,6 +82,7 @@ class PatchStore:
         """Intensities that become 0 and 1, shape (C, 2), source units."""
         return np.asarray(self.attributes["windows"], np.float64)
 
+    # Asked of the disk each time: `pathopatch clean` may remove the pixels of an open store.
     @property
     def has_patches(self) -> bool:
         """Whether pixels are stored."""
@@ -179,6 +180,7 @@ class PatchStore:
     @property
     def coarsest_level(self) -> int:
         """The overview's smallest level, at most 512 px on its longer side."""
+        # Levels are folders named 0, 1, 2 …, beside `labels` and the metadata.
         return sum(1 for _ in (self.path / "overview").glob("[0-9]*")) - 1
 
     @cached_property

@@ -160,6 +160,7 @@ def tile_slide(
             with atomic_path(store_path) as temporary:
                 measured = _write_store(temporary, slide, config, analysis, record, progress)
             table = table.assign(**measured)[list(COLUMNS)]
+            # The table comes last: with the store's stamp in it, both are complete.
             made.write_table(table_path, table)
             entry = status_entry(table, PatchStore(store_path).attributes)
             made.record(entry)
@@ -238,6 +239,7 @@ def _write_store(
         windows=analysis.windows,
     )
 
+    # Asked per row and only if needed: the masks of all patches together would not fit into memory.
     def scanned(row: int) -> NDArray[np.bool_] | None:
         x, y = origins[row].tolist()
         return tissue.scanned_mask(x, y, grid.downsample, grid.inside(x, y))
@@ -291,6 +293,7 @@ def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> di
             "confidence": tissue.confidence,
             "doubts": list(tissue.doubts),
         },
+        # A store without pixels needs the offsets to read the same patches again, see `SourcePatches`.
         "registration": {
             "align": config.registration.align,
             "shifts": [shift.to_dict() for shift in analysis.shifts],

@@ -304,7 +304,7 @@ def test_a_lists_own_attribute_replaces_the_tissue(tmp_path: Path, values: tuple
         assert table[f"attribute@{threshold}"].tolist() == expected
         groups = [-1 if a < 0 else len(values) * (i // 2 % 2) + a for i, a in enumerate(expected)]
         assert table[f"group@{threshold}"].tolist() == groups
-    said = audit_text(work)
+    text = audit_text(work)
     assert all(value in text for value in values)
     assert "tissue  " not in text
     validation = read_json(train_run(work, TRAIN) / "run.json")["validation"]
@@ -386,7 +386,7 @@ def test_labels_may_have_names_of_their_own_one_each(tmp_path: Path) -> None:
     import_patches(source, tmp_path / "work", CONFIG)
     table = form_groups(tmp_path / "work", GroupsConfig())
     assert threshold_attributes(table)[0].group_names == ("plane, clean", "plane, ink", "bird, clean", "bird, ink")
-    said = audit_text(tmp_path / "work")
+    text = audit_text(tmp_path / "work")
     assert "plane" in text
     assert "non-tumour" not in text
     source.write_text(source.read_text().replace("plane", "ship", 1))
