@@ -81,5 +81,5 @@ def test_aligned_patches_equal_those_of_unshifted_channels(make_slide: Make, tmp
 def test_alignment_is_part_of_the_stamp(make_slide: Make, tmp_path: Path) -> None:
     slide = make_slide(pair((0, 0)), background="dark")
     assert tile_slide(slide, PLAIN, tmp_path).warnings == ()
-    with pytest.raises(StaleArtefactError, match="configuration"):
+    with pytest.raises(StaleArtefactError, match="registration.align was False, is True"):
         tile_slide(slide, ALIGNED, tmp_path)
