@@ -1,4 +1,4 @@
-"""Answers what a study found, for people: a static page with plots, from the artefacts of a work folder alone."""
+"""Static report of a work folder: a page with plots that opens without a network."""
 
 from pathopatch.report.page import write_report
 

@@ -1,7 +1,7 @@
-"""Answers how the audit looks: the shortcut before training, and what models make of tissue and channels, as PNG bytes.
+"""Draw the audit as PNG bytes: the shortcut before training, and the models' use of tissue and channels.
 
-Amounts of tissue have Okabe-Ito colours of their own (purple little, green much) and differ in their marks too. What is
-drawn with a line has its 95 % interval by patient.
+Amounts of tissue have Okabe-Ito colours of their own (purple little, green much) and differ in their marks too. Lines
+through marks are 95 % intervals by patient.
 """
 
 from __future__ import annotations
@@ -11,24 +11,37 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.expected import SMALL_CELL
-from pathopatch.report.markup import capital
-from pathopatch.report.plots import BY_TISSUE, GROUP_COLORS, LABEL_COLORS, dress, group_colors, new_figure, plain, png
+from pathopatch.report.plots import (
+    BY_TISSUE,
+    GROUP_COLORS,
+    INK,
+    LABEL_COLORS,
+    MUTED,
+    WIDTH_IN,
+    escape_formula,
+    group_colors,
+    name_rows,
+    new_figure,
+    percent_axis,
+    png,
+    style_axes,
+)
+from pathopatch.report.rendering import capitalize_first
 
-TISSUE_COLORS = ("#CC79A7", "#009E73")
-_TISSUE_MARKS = ("o", "s")
-_MORE_COLORS = (*TISSUE_COLORS, "#56B4E9", "#D55E00", "#E69F00", "#0072B2", "#4a5158")
-_MORE_MARKS = (*_TISSUE_MARKS, "^", "D", "v", "P", "X")
+# Little and much tissue come first; an attribute of the patches' own may have more values.
+_ATTRIBUTE_COLORS = ("#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#E69F00", "#0072B2", MUTED)
+_ATTRIBUTE_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_LABEL_MARKS = ("o", "s")
 _GROUP_MARKS = ("o", "s", "^", "D")
-_INK, _MUTED, _BAND = "#1b1f23", "#4a5158", "#e9ecee"
-_FEW = 10  # patches in a bin, below which its mark is hollow
-_MEASURES = (("wga", "WGA"), ("gba", "GBA"), ("auroc", "AUROC"))
-_MEASURE_MARKS = ("o", "s", "D")
+_BAND = "#e9ecee"
+_DASHED = (0, (4, 3))
+_FEW = 10  # patches in a bin; with fewer its mark is hollow
+_MEASURES = (("wga", "WGA", "#D55E00", "o"), ("gba", "GBA", "#0072B2", "s"), ("auroc", "AUROC", INK, "D"))
 
 
 def shortcut_strength(
@@ -39,75 +52,63 @@ def shortcut_strength(
     title: str = "Tissue fraction alone",
     labels: Sequence[str] = LABEL_NAMES,
 ) -> bytes:
-    """Return the AUROC of the tissue fraction alone per split, and alpha's gap between the labels per threshold.
+    """Draw the AUROC of the tissue fraction alone per split, and alpha's gap between the labels per threshold.
 
-    Parameters
-    ----------
-    alone : mapping
-        Split -> ``auroc``, ``auroc_low``, ``auroc_high``, ``n``, ``patients``.
-    sweep : mapping
-        Split -> steps of ``threshold``, ``gap``, ``gap_low``, ``gap_high``; the first split is drawn.
-    least_effect : float
-        Distance from 0.5 within which an AUROC is no shortcut; shaded.
-    title : str
-        What is held against the label.
-    labels : sequence of str
-        What label 0 and label 1 are called.
+    `alone` is split -> ``auroc``, ``auroc_low``, ``auroc_high``, ``n``, ``patients``. `sweep` is split -> steps of
+    ``threshold``, ``gap``, ``gap_low``, ``gap_high``; its first split is drawn. An AUROC within `least_effect` of 0.5
+    counts as no shortcut.
     """
-    figure = new_figure(10.0, 1.6 + 0.42 * max(3, len(alone)))
+    figure = new_figure(WIDTH_IN, 1.6 + 0.42 * max(3, len(alone)))
     left, right = figure.subplots(1, 2, width_ratios=[1, 1])
     left.axvspan(0.5 - least_effect, 0.5 + least_effect, color=_BAND, zorder=0, linewidth=0)
-    left.axvline(0.5, color=_MUTED, linewidth=1)
-    for place, told in enumerate(alone.values()):
-        if told["auroc"] is None:
-            left.text(0.5, place, " one label only", va="center", fontsize=8.5, color=_MUTED)
+    left.axvline(0.5, color=MUTED, linewidth=1)
+    for place, row in enumerate(alone.values()):
+        auroc, low, high = row["auroc"], row["auroc_low"], row["auroc_high"]
+        if auroc is None:
+            left.text(0.5, place, " one label only", va="center", fontsize=8.5, color=MUTED)
             continue
-        if told["auroc_low"] is not None:
-            left.hlines(place, told["auroc_low"], told["auroc_high"], color=_INK, linewidth=2.4)
-        left.plot(told["auroc"], place, "o", color=_INK, markersize=7.5, markeredgecolor="white")
-        ends = "" if told["auroc_low"] is None else f" [{told['auroc_low']:.2f}, {told['auroc_high']:.2f}]"
-        left.text(1.04, place, f"{told['auroc']:.2f}{ends}", va="center", fontsize=8.5, color=_INK)
-    dress(left, title=title, x="AUROC for the label (shaded: too weak to count)")
+        if low is not None:
+            left.hlines(place, low, high, color=INK, linewidth=2.4)
+        left.plot(auroc, place, "o", color=INK, markersize=7.5, markeredgecolor="white")
+        ends = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+        left.text(1.04, place, f"{auroc:.2f}{ends}", va="center", fontsize=8.5, color=INK)
+    style_axes(left, title=title, x="AUROC for the label (shaded: too weak to count)")
+    # The axis ends at 1; beyond it stand the numbers.
     left.set_xlim(0, 1.6)
     left.set_xticks(np.linspace(0, 1, 5))
     names = [
-        plain(f"{split}: {pluralize(told['n'], 'patch')},\n{pluralize(told['patients'], 'patient')}")
-        for split, told in alone.items()
+        f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], 'patient')}"
+        for split, row in alone.items()
     ]
-    left.set_yticks(range(len(alone)), names)
-    left.tick_params(axis="y", labelcolor=_INK)
-    left.set_ylim(len(alone) - 0.4, -0.6)
-    left.grid(visible=False, axis="y")
+    name_rows(left, names, margin=0.6)
     split, steps = next(iter(sweep.items()))
+    # A split of one label has no gap between labels.
     known = [step for step in steps if step["gap"] is not None]
     if known:
         at = [step["threshold"] for step in known]
         if known[0]["gap_low"] is not None:
             band = np.array([[step["gap_low"], step["gap_high"]] for step in known]).T
-            right.fill_between(at, *band, color=_INK, alpha=0.16, linewidth=0)
-        right.plot(at, [step["gap"] for step in known], color=_INK, linewidth=2)
-    right.axhline(0, color=_MUTED, linewidth=1)
-    dress(
+            right.fill_between(at, *band, color=INK, alpha=0.16, linewidth=0)
+        right.plot(at, [step["gap"] for step in known], color=INK, linewidth=2)
+    right.axhline(0, color=MUTED, linewidth=1)
+    style_axes(
         right,
-        title=f"{capital(labels[1])} minus {labels[0]}, {split}",
+        title=f"{capitalize_first(labels[1])} minus {labels[0]}, {split}",
         x="tissue threshold",
         y="difference of shares, points",
     )
     right.set_xlim(0, 1)
     right.set_ylim(-1.03, 1.03)
-    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
+    percent_axis(right, symbol="")
     return png(figure)
 
 
 def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
-    """Return the number of patches in each of the four groups for every tissue threshold, a panel a split.
+    """Draw the patches in each of the four groups over all tissue thresholds, a panel per split.
 
-    Parameters
-    ----------
-    sweep : mapping
-        Split -> steps of ``threshold`` and ``counts`` (2 x 2).
+    `sweep` is split -> steps of ``threshold`` and ``counts`` (2 x 2).
     """
-    figure = new_figure(10.0, 3.4)
+    figure = new_figure(WIDTH_IN, 3.4)
     panels = figure.subplots(1, len(sweep), sharey=True, squeeze=False)[0]
     most = max(max(map(max, row["counts"])) for steps in sweep.values() for row in steps)
     for axes, (split, rows) in zip(panels, sweep.items(), strict=True):
@@ -116,185 +117,157 @@ def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
             n = [row["counts"][group // 2][group % 2] for row in rows]
             name = f"{group} {BY_TISSUE.group_names[group]}"
             axes.plot(at, n, color=color, marker=mark, markersize=4, linewidth=1.6, label=name)
-        axes.axhline(SMALL_CELL, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axhline(SMALL_CELL, color=INK, linewidth=1, linestyle=_DASHED)
+        # A group may be empty, which a plain log axis cannot show.
         axes.set_yscale("symlog", linthresh=10)
-        dress(axes, title=split, x="tissue threshold", y="patches (log scale)" if axes is panels[0] else "")
+        style_axes(axes, title=split, x="tissue threshold", y="patches (log scale)" if axes is panels[0] else "")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.6 * max(most, 100))
         axes.yaxis.set_major_formatter("{x:.0f}")
-        axes.text(0.99, SMALL_CELL, f"{SMALL_CELL}", fontsize=8, ha="right", va="bottom", color=_INK)
+        axes.text(0.99, SMALL_CELL, f"{SMALL_CELL}", fontsize=8, ha="right", va="bottom", color=INK)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, fontsize=8.5, frameon=False, loc="outside lower center", ncols=4)
     return png(figure)
 
 
 def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: GroupingAttribute) -> bytes:
-    """Return what would be measured of each cell and of WGA if every cell truly had one accuracy; a panel a case.
+    """Draw the accuracies that would be measured if every group truly had one accuracy; a panel per split.
 
-    Parameters
-    ----------
-    cells : mapping
-        Title -> what `pathopatch.groups.expected.expected` returns.
-    attribute : GroupingAttribute
-        What the groups are called.
+    `cells` is split -> result of `pathopatch.groups.expected.expected`.
     """
     n_groups = len(attribute.group_names)
-    figure = new_figure(10.0, 1.3 + 0.3 * (n_groups + 1))
+    figure = new_figure(WIDTH_IN, 1.3 + 0.3 * (n_groups + 1))
     panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
     colors = group_colors(n_groups)
-    for axes, (title, told) in zip(panels, cells.items(), strict=True):
-        true = told["accuracy"]
-        axes.axvline(true, color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        for place, cell in enumerate(told["cells"]):
+    for axes, (title, expected) in zip(panels, cells.items(), strict=True):
+        true = expected["accuracy"]
+        axes.axvline(true, color=MUTED, linewidth=1, linestyle=_DASHED)
+        for place, cell in enumerate(expected["cells"]):
             if cell["half_width"] is None:
-                axes.text(0.5, place, "no patches", va="center", ha="center", fontsize=8.5, color=_MUTED)
+                axes.text(0.5, place, "no patches", va="center", ha="center", fontsize=8.5, color=MUTED)
                 continue
+            # An accuracy ends at 0 and 1, whatever its half width.
             ends = max(0, true - cell["half_width"]), min(1, true + cell["half_width"])
             axes.hlines(place, *ends, color=colors[place], linewidth=3)
             axes.plot(true, place, "o", color=colors[place], markersize=6.5, markeredgecolor="white")
             people = pluralize(cell["patients"], "patient")
-            axes.text(1.04, place, f"n = {cell['n']}, {people}", va="center", fontsize=8, color=_INK)
-        wga = told["wga"]
+            axes.text(1.04, place, f"n = {cell['n']}, {people}", va="center", fontsize=8, color=INK)
+        wga = expected["wga"]
         if wga["mean"] is not None:
-            axes.hlines(n_groups, wga["low"], wga["high"], color=_INK, linewidth=3)
-            axes.plot(wga["mean"], n_groups, "o", color=_INK, markersize=6.5, markeredgecolor="white")
-            axes.text(1.04, n_groups, f"{-100 * wga['bias']:.0f} points too low", va="center", fontsize=8, color=_INK)
-        dress(axes, title=title, x=f"accuracy one would measure, were every group right at {100 * true:.0f} % (dashed)")
+            axes.hlines(n_groups, wga["low"], wga["high"], color=INK, linewidth=3)
+            axes.plot(wga["mean"], n_groups, "o", color=INK, markersize=6.5, markeredgecolor="white")
+            axes.text(1.04, n_groups, f"{-100 * wga['bias']:.0f} points too low", va="center", fontsize=8, color=INK)
+        style_axes(axes, title=title, x=f"measured accuracy; true: {100 * true:.0f} % (dashed)")
         axes.set_xlim(0, 1.62)
         axes.set_xticks(
             np.linspace(0, 1, 6), [f"{share} %" if share == 100 else f"{share}" for share in range(0, 101, 20)]
         )
-        axes.set_yticks(
-            range(n_groups + 1), [*(plain(f"{g} {name}") for g, name in enumerate(attribute.group_names)), "WGA"]
-        )
-        axes.tick_params(axis="y", labelcolor=_INK)
-        axes.set_ylim(n_groups + 0.6, -0.6)
-        axes.grid(visible=False, axis="y")
+        name_rows(axes, [*(f"{g} {name}" for g, name in enumerate(attribute.group_names)), "WGA"], margin=0.6)
     return png(figure)
 
 
 def dependence(rows: Sequence[Mapping[str, Any]], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
-    """Return slope and rank correlation of the probability over the tissue fraction, a row a run, a colour a label.
+    """Draw slope and rank correlation of the probability over the tissue fraction, a row per run, a colour per label.
 
-    Parameters
-    ----------
-    rows : sequence of mapping
-        A run and label each: run, label, slope, spearman, each with ``_low`` and ``_high``.
-    labels : sequence of str
-        What label 0 and label 1 are called.
+    Each of `rows` is of a run and label: run, label, slope and spearman, each with ``_low`` and ``_high``.
     """
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    figure = new_figure(10.0, 1.4 + 0.42 * len(runs))
+    figure = new_figure(WIDTH_IN, 1.4 + 0.42 * len(runs))
     panels = figure.subplots(1, 2, sharey=True)
     titles = ("change of probability from no tissue to all", "rank correlation (Spearman)")
     for axes, measure, title in zip(panels, ("slope", "spearman"), titles, strict=True):
-        axes.axvline(0, color=_MUTED, linewidth=1)
+        axes.axvline(0, color=MUTED, linewidth=1)
         for row in rows:
-            place = runs.index(row["run"]) + (row["label"] - 0.5) * 0.34
-            _with_interval(
-                axes, place, row, measure, color=LABEL_COLORS[row["label"]], mark=_TISSUE_MARKS[row["label"]]
-            )
-        dress(axes, x=title)
+            label = row["label"]
+            place = runs.index(row["run"]) + (label - 0.5) * 0.34
+            _with_interval(axes, place, row, measure, color=LABEL_COLORS[label], mark=_LABEL_MARKS[label])
+        style_axes(axes, x=title)
         axes.set_xlim(-1.05, 1.05)
         axes.grid(visible=False, axis="y")
     for label in (0, 1):
-        panels[0].plot(
-            [], [], _TISSUE_MARKS[label], color=LABEL_COLORS[label], label=plain(f"within {label} {labels[label]}")
-        )
+        name = escape_formula(f"within {label} {labels[label]}")
+        panels[0].plot([], [], _LABEL_MARKS[label], color=LABEL_COLORS[label], label=name)
     figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=2)
-    _name_rows(panels[0], runs)
+    name_rows(panels[0], runs, margin=0.55)
     return png(figure)
 
 
 def ablation(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return what is lost of WGA, GBA and AUROC without each channel: a panel a channel, a row a run.
+    """Draw the loss of WGA, GBA and AUROC without each channel: a panel per channel, a row per run.
 
-    Parameters
-    ----------
-    rows : sequence of mapping
-        A run and channel each: run, channel, and ``wga_lost``, ``gba_lost``, ``auroc_lost`` with intervals.
+    Each of `rows` is of a run and channel: run, channel, and ``wga_lost``, ``gba_lost``, ``auroc_lost`` with intervals.
     """
     runs = list(dict.fromkeys(row["run"] for row in rows))
     channels = list(dict.fromkeys(row["channel"] for row in rows))
-    figure = new_figure(10.0, 1.4 + 0.5 * len(runs))
+    figure = new_figure(WIDTH_IN, 1.4 + 0.5 * len(runs))
     panels = figure.subplots(1, len(channels), sharey=True, sharex=True, squeeze=False)[0]
-    colors = ("#D55E00", "#0072B2", _INK)
     for axes, channel in zip(panels, channels, strict=True):
-        axes.axvline(0, color=_MUTED, linewidth=1)
+        axes.axvline(0, color=MUTED, linewidth=1)
         for row in (row for row in rows if row["channel"] == channel):
-            for number, (measure, _) in enumerate(_MEASURES):
+            for number, (measure, _, color, mark) in enumerate(_MEASURES):
                 place = runs.index(row["run"]) + (number - 1) * 0.26
-                _with_interval(
-                    axes, place, row, f"{measure}_lost", color=colors[number], mark=_MEASURE_MARKS[number], scale=100
-                )
-        dress(axes, title=f"without {channel}", x="lost, points")
+                _with_interval(axes, place, row, f"{measure}_lost", color=color, mark=mark, scale=100)
+        style_axes(axes, title=f"without {channel}", x="lost, points")
         axes.grid(visible=False, axis="y")
-    for number, (_, name) in enumerate(_MEASURES):
-        panels[0].plot([], [], _MEASURE_MARKS[number], color=colors[number], label=name)
+    for _, name, color, mark in _MEASURES:
+        panels[0].plot([], [], mark, color=color, label=name)
     figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=3)
-    _name_rows(panels[0], runs)
+    name_rows(panels[0], runs, margin=0.55)
     return png(figure)
 
 
 def reliability(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], *, names: Sequence[str], tumor: str = LABEL_NAMES[1]
 ) -> bytes:
-    """Return reliability diagrams, a column a run: share of tumour against probability, and patches in each bin.
+    """Draw reliability diagrams, a column per run: share of tumour against probability, and patches in each bin.
 
-    Parameters
-    ----------
-    runs : mapping of str to sequence of mapping
-        Run -> for each amount of tissue what `pathopatch.evaluation.calibration.reliability` returns.
-    names : sequence of str
-        Of the amounts of tissue, or the A values of the patches' own attribute.
-    tumor : str
-        What label 1 is called.
+    `runs` is run -> result of `pathopatch.evaluation.calibration.reliability` for each value of the attribute; `names`
+    are these values.
     """
-    figure = new_figure(10.0 if len(runs) > 1 else 6.0, 5.0)
+    figure = new_figure(WIDTH_IN if len(runs) > 1 else 6.0, 5.0)
     panels = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
-    for column, (run, told) in enumerate(runs.items()):
+    for column, (run, by_attribute) in enumerate(runs.items()):
         upper, lower = panels[:, column]
-        upper.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        for number, each in enumerate(told):
-            rows = [row for row in each["bins"] if row["n"]]
-            _reliability_line(upper, rows, number)
-            edges = [row["low"] for row in each["bins"]] + [1.0]
-            lower.stairs([row["n"] for row in each["bins"]], edges, color=_look(number)[0], linewidth=1.6)
-        dress(upper, title=plain(run), y=f"share that is {tumor}" if column == 0 else "")
-        upper.set_title(upper.get_title(loc="left"), loc="left", fontsize=9, color=_INK)
-        told_errors = "\n".join(
-            f"{name}: error {100 * each['ece']:.0f} % ({100 * each['ece_if_calibrated']:.0f} % by chance)"
-            for name, each in zip(names, told, strict=True)
-            if each["n"]
+        upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DASHED)
+        for number, curve in enumerate(by_attribute):
+            color, mark = _attribute_style(number)
+            _reliability_line(upper, [row for row in curve["bins"] if row["n"]], color=color, mark=mark)
+            edges = [row["low"] for row in curve["bins"]] + [1.0]
+            lower.stairs([row["n"] for row in curve["bins"]], edges, color=color, linewidth=1.6)
+        style_axes(upper, title=run, y="" if column else f"share that is {tumor}", title_pt=9)
+        errors = "\n".join(
+            f"{name}: error {100 * curve['ece']:.0f} % ({100 * curve['ece_if_calibrated']:.0f} % by chance)"
+            for name, curve in zip(names, by_attribute, strict=True)
+            if curve["n"]
         )
-        upper.text(0.02, 1.06, plain(told_errors), fontsize=7.5, va="bottom", color=_INK)
+        upper.text(0.02, 1.06, escape_formula(errors), fontsize=7.5, va="bottom", color=INK)
+        # Above the diagram there is room for a line of text per value of the attribute.
         upper.set_ylim(-0.03, 1.1 + 0.08 * len(names))
         upper.set_yticks(np.linspace(0, 1, 6))
-        dress(lower, x=f"predicted probability of {tumor}", y="patches" if column == 0 else "")
+        percent_axis(upper)
+        style_axes(lower, x=f"predicted probability of {tumor}", y="" if column else "patches")
         lower.set_xlim(0, 1)
-        for axes in (upper, lower):
-            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0) if axes is upper else "{x:.0f}")
+        lower.yaxis.set_major_formatter("{x:.0f}")
     for number, name in enumerate(names):
-        color, mark = _look(number)
-        panels[0, 0].plot([], [], marker=mark, color=color, label=plain(name), linewidth=1.6)
+        color, mark = _attribute_style(number)
+        panels[0, 0].plot([], [], marker=mark, color=color, label=escape_formula(name), linewidth=1.6)
     figure.legend(fontsize=8.5, frameon=False, loc="outside upper left", ncols=min(len(names), 4))
     return png(figure)
 
 
-def _look(number: int) -> tuple[str, str]:
-    """Return colour and mark of one value of the attribute; those of the first two are of little and much tissue."""
-    return _MORE_COLORS[number % len(_MORE_COLORS)], _MORE_MARKS[number % len(_MORE_MARKS)]
+def _attribute_style(number: int) -> tuple[str, str]:
+    """Return colour and mark of one value of the attribute."""
+    return _ATTRIBUTE_COLORS[number % len(_ATTRIBUTE_COLORS)], _ATTRIBUTE_MARKS[number % len(_ATTRIBUTE_MARKS)]
 
 
-def _reliability_line(axes: Axes, rows: Sequence[Mapping[str, Any]], number: int) -> None:
-    """Draw the share of tumour over the probability for one amount of tissue; bins of few patches are hollow."""
-    if not rows:
+def _reliability_line(axes: Axes, bins: Sequence[Mapping[str, Any]], *, color: str, mark: str) -> None:
+    """Draw the share of tumour over the probability; marks of bins with few patches are hollow."""
+    if not bins:
         return
-    color, mark = _look(number)
-    x = [row["mean_probability"] for row in rows]
-    y = [row["tumor_share"] for row in rows]
-    axes.plot(x, y, color=color, linewidth=1.4)
-    for row in rows:
+    axes.plot(
+        [row["mean_probability"] for row in bins], [row["tumor_share"] for row in bins], color=color, linewidth=1.4
+    )
+    for row in bins:
         low, high = row["tumor_share_low"], row["tumor_share_high"]
         if low is not None and np.isfinite(low):
             axes.vlines(row["mean_probability"], low, high, color=color, linewidth=1.2, alpha=0.7)
@@ -312,10 +285,3 @@ def _with_interval(
     if low is not None and np.isfinite(low):
         axes.hlines(place, scale * low, scale * high, color=color, linewidth=2)
     axes.plot(scale * value, place, mark, color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.7)
-
-
-def _name_rows(axes: Axes, runs: Sequence[str]) -> None:
-    """Name the rows of a panel by run."""
-    axes.set_yticks(range(len(runs)), [plain(run) for run in runs])
-    axes.tick_params(axis="y", labelcolor=_INK)
-    axes.set_ylim(len(runs) - 0.45, -0.55)

@@ -1,140 +1,253 @@
-"""Answers how the models were trained, whether they still follow the tissue, and what everything was made of."""
+"""Collect what the report shows of the models: tissue dependence, calibration, channels, training and provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import pluralize
 from pathopatch.evaluation.compare import ERM_METHODS
+from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
+from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study, patients_in
-from pathopatch.report.curves import training_histories
-from pathopatch.report.findings import in_order, preferred, rows_at
-from pathopatch.report.markup import Html, between, paragraph, picture, signed, table, tag, warning
-from pathopatch.report.plots import probability_by_fraction
+from pathopatch.report.plots import probability_by_fraction, search_trials, training_histories
+from pathopatch.report.results import in_order, preferred, rows_at
 
+# More panels than this in a row are too narrow to read.
 _MOST_PANELS = 4
 _SETTINGS = (
-    "architecture", "threshold", "seed", "steps", "batch_per_class", "optimizer", "learning_rate",
-    "weight_decay", "c", "beta",
-)  # fmt: skip
-_STAGES = ("tile", "groups", "evaluate", "predict")
-_OF_EXTRAPOLATION = ("c", "beta")
-_EXTRAPOLATING = ("gerne", "gerne-unknown")  # gerne-auto has both fixed
+    "architecture",
+    "threshold",
+    "seed",
+    "steps",
+    "batch_per_class",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "c",
+    "beta",
+)
+_SEARCHED_SETTINGS = ("learning_rate", "weight_decay", "c", "beta", "s", "t", "biased_lr_scale")
+_EXTRAPOLATION_SETTINGS = ("c", "beta")
+# gerne-auto also extrapolates, but with both settings fixed.
+_EXTRAPOLATION_METHODS = ("gerne", "gerne-unknown")
 
 
-def dependence_section(study: Study, pictures: dict[str, bytes]) -> Html:
-    """Return how the probability depends on the tissue fraction within each class, ERM beside debiased runs."""
-    if study.comparison is None or study.comparison.empty:
-        return paragraph("No run has been evaluated yet, so this is not known.", kind="absent")
-    split = str(study.comparison["split"].iloc[0])
-    labels = study.attribute.label_names
-    is_own = study.attribute.is_patch_attribute  # then the shortcut that was trained against is another
-    steep = "says that the model follows the tissue too" if is_own else "is the shortcut at work"
-    runs = runs_to_show(study)
-    pictures["probability_by_tissue.png"] = probability_by_fraction(
-        {run: study.predictions[run][study.predictions[run]["split"] == split] for run in runs},
-        labels=labels,
-    )
-    rows = [
-        (run, *(cell for told in study.evaluations[run]["splits"][split]["tissue_dependence"] for cell in _told(told)))
-        for run in in_order(study.comparison, "trained_threshold")["run"].drop_duplicates()
-    ]
-    return tag(
-        "div",
-        paragraph(
-            "Within one class the amount of tissue says nothing about the label. A model that ignores it has slope 0 "
-            f"and rank correlation 0 there; a steep line {steep}. Some slope may remain where patches with little "
-            "tissue are harder to read."
-        ),
-        picture(
-            "probability_by_tissue.png",
-            f"Predicted probability against tissue fraction within {' and '.join(labels)} patches, for "
-            f"{', '.join(runs)}; slopes and rank correlations are in the table below.",
-            f"Patches of the {split} split, coloured by probability (dark 0, yellow 1). Line: least squares. Diamonds: "
-            "mean of each tenth of the tissue fraction. Shown: ERM and, of each other method, the run that validation "
-            "prefers.",
-        ),
-        table(
-            f"Slope of the probability per unit of tissue fraction, with 95 % interval by patient, and Spearman's rank "
-            f"correlation with its own; {split} split.",
-            (
-                "run",
-                *(
-                    head
-                    for label in study.attribute.label_names
-                    for head in (f"slope within {label}", "rank correlation")
-                ),
-            ),
-            rows,
-        ),
-    )
-
-
-def _told(told: dict[str, Any]) -> tuple[Html, Html]:
-    """Return slope and correlation of one class."""
-    slope, low, high = (signed(told[name], 2) for name in ("slope", "slope_low", "slope_high"))
-    ranks = (signed(told.get(f"spearman{end}"), 2) for end in ("", "_low", "_high"))
-    return between(slope, low, high), between(*ranks)
+def summary(study: Study) -> dict[str, Any]:
+    """Return the facts in the page's head: cohort, thresholds, methods, seeds, configurations and versions."""
+    configs, attribute = study.configs.values(), study.attribute
+    methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
+    hashes = {
+        stage: sorted({stamp.config[:12] for stamp in study.stamps.values() if stamp.stage == stage})
+        for stage in ("tile", "groups", "evaluate", "predict")
+    }
+    return {
+        "slides": study.slides["slide_id"].nunique() if len(study.slides) else 0,
+        "patients": patients_in(study.slides),
+        "attribute_values": attribute.value_names,
+        "thresholds": [f"{threshold:g}" for threshold in study.thresholds],
+        "methods": list(methods["method"]),
+        "seeds": sorted({int(config.get("seed", 0)) for config in configs}),
+        "hashes": [f"{stage} {', '.join(found)}" for stage, found in hashes.items() if found],
+        "versions": sorted({stamp.package_version for stamp in study.stamps.values()}),
+    }
 
 
 def runs_to_show(study: Study) -> list[str]:
-    """Return the ERM run and the one that validation prefers of each other method, at the first threshold."""
+    """Return the best ERM run and the best run of each other method by validation, at the first threshold."""
     if study.comparison is None or not study.thresholds:
         return []
     rows = rows_at(study, study.thresholds[0])
-    best = preferred(rows)
-    if best is None:
+    if preferred(rows) is None:
         return [str(run) for run in rows["run"].drop_duplicates()[:_MOST_PANELS]]
-    erm = rows[rows["method"].isin(ERM_METHODS)]
-    chosen = [] if (first := preferred(erm)) is None else [str(first["run"])]
-    for method in rows.loc[~rows["method"].isin(ERM_METHODS), "method"].drop_duplicates():
-        winner = preferred(rows[rows["method"] == method])
-        if winner is not None:
-            chosen.append(str(winner["run"]))
-    return chosen[:_MOST_PANELS]
+    is_erm = rows["method"].isin(ERM_METHODS)
+    candidates = [rows[is_erm], *(part for _, part in rows[~is_erm].groupby("method", sort=False))]
+    return [str(best["run"]) for part in candidates if (best := preferred(part))][:_MOST_PANELS]
 
 
-def training_section(study: Study, pictures: dict[str, bytes]) -> Html:
+def dependence(study: Study) -> dict[str, Any]:
+    """Return how the probability depends on the tissue fraction within each class, and its change against ERM."""
+    if study.comparison is None or study.comparison.empty:
+        return {}
+    attribute, split, runs = study.attribute, study.split, runs_to_show(study)
+    labels = attribute.label_names
+    predictions = {run: study.predictions[run].loc[lambda table: table["split"] == split] for run in runs}
+    pictures = {"probability_by_tissue.png": probability_by_fraction(predictions, labels=labels)}
+    by_label = [] if study.dependence is None else study.dependence.to_dict("records")
+    if by_label:
+        rows = [{str(key): value for key, value in row.items()} for row in by_label]
+        pictures["dependence.png"] = audit_plots.dependence(rows, labels=labels)
+    return {
+        "is_own": attribute.is_patch_attribute,
+        "labels": labels,
+        "split": split,
+        "runs_shown": runs,
+        "runs": [
+            {"run": run, "by_label": study.evaluations[run]["splits"][split]["tissue_dependence"]}
+            for run in in_order(study.comparison, "trained_threshold")["run"].drop_duplicates()
+        ],
+        "has_picture": bool(by_label),
+        "changes": [row for row in by_label if pd.notna(row["slope_change"])],
+        "pictures": pictures,
+    }
+
+
+def calibration(study: Study) -> dict[str, Any]:
+    """Return how well the probabilities of some runs are calibrated, with little tissue and with much."""
+    split = study.split
+    contents = {run: study.evaluations[run]["splits"].get(split, {}) for run in runs_to_show(study)}
+    by_run = {run: content["calibration"] for run, content in contents.items() if "calibration" in content}
+    return _calibration(by_run, study.attribute, "reliability.png") if by_run else {}
+
+
+def ablation(study: Study) -> dict[str, Any]:
+    """Return the loss of some runs without each channel, at the first threshold."""
+    key = study.attribute.key
+    rows = [
+        {"run": run, **row}
+        for run in runs_to_show(study)
+        for row in study.evaluations[run]["splits"].get(study.split, {}).get("ablation", ())
+        if row["threshold"] == key
+    ]
+    return _ablation(rows, study.attribute.description, "ablation.png") if rows else {}
+
+
+def _calibration(
+    by_run: Mapping[str, Mapping[str, Any]], attribute: TissueThreshold | PatchAttribute, file: str
+) -> dict[str, Any]:
+    """Return the calibration of some models, each before and, where it has one, after its temperature."""
+    scopes, groups = [], []
+    for run, kinds in by_run.items():
+        for kind, numbers in kinds.items():
+            at = numbers["thresholds"][attribute.key]
+            model = {"run": run, "kind": kind if len(kinds) > 1 else ""}
+            scopes += [
+                {**model, **row, "scope": scope}
+                for scope, row in zip(("all", *attribute.value_names), (numbers["all"], *at["attributes"]), strict=True)
+            ]
+            groups += [
+                {**model, **row, "group": f"{group} {attribute.group_names[group]}"}
+                for group, row in enumerate(at["groups"])
+            ]
+    # The bundle applies the temperature, so the diagram shows the probabilities after it.
+    in_use = {run: kinds.get("after", kinds["before"]) for run, kinds in by_run.items()}
+    diagram = audit_plots.reliability(
+        {run: numbers["thresholds"][attribute.key]["attributes"] for run, numbers in in_use.items()},
+        names=attribute.value_names,
+        tumor=attribute.label_names[1],
+    )
+    return {
+        "file": file,
+        "runs": list(by_run),
+        "tumor": attribute.label_names[1],
+        "at": attribute.phrase,
+        "by": attribute.description,
+        "scopes": scopes,
+        "groups": groups,
+        "pictures": {file: diagram},
+    }
+
+
+def _ablation(rows: Sequence[Mapping[str, Any]], by: str, file: str) -> dict[str, Any]:
+    return {"file": file, "rows": rows, "by": by, "pictures": {file: audit_plots.ablation(rows)}}
+
+
+def external_validation(study: Study) -> dict[str, Any]:
+    """Return the results of models of other studies on this cohort."""
+    pictures: dict[str, bytes] = {}
+    models = []
+    for number, (name, numbers) in enumerate(study.external_validations.items(), 1):
+        splits = [
+            _external_split(name, split, content, study.attribute, f"external_{number}_{place}")
+            for place, (split, content) in enumerate(numbers["splits"].items(), 1)
+        ]
+        for part in (part for split in splits for part in (split["calibration"], split["ablation"]) if part):
+            pictures |= part["pictures"]
+        models.append(
+            {
+                "name": name,
+                "about": numbers["bundle"],
+                "warnings": numbers["warnings"],
+                "attributes": _external_attributes(numbers["splits"], study.attribute),
+                "splits": splits,
+            }
+        )
+    return {"labels": study.attribute.label_names, "models": models, "pictures": pictures} if models else {}
+
+
+def _external_attributes(
+    splits: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute
+) -> list[dict[str, Any]]:
+    """Return the accuracies of one model by each attribute: the thresholds, then the bins."""
+    first = next(iter(splits.values()))
+    is_own, labels = attribute.is_patch_attribute, attribute.label_names
+    by_threshold = [replace(attribute, tau=float(key)) for key in list(first["thresholds"])[: 1 if is_own else None]]
+    by_bins = [] if is_own else [TissueBins.from_key(key, label_names=labels) for key in first["bins"]]
+    return [
+        {
+            "by": by.description,
+            "groups": by.group_names,
+            "rows": [
+                {"split": split, **judged} for split, content in splits.items() if (judged := content[kind][by.key])
+            ],
+        }
+        for kind, attributes in (("thresholds", by_threshold), ("bins", by_bins))
+        for by in attributes
+    ]
+
+
+def _external_split(
+    name: str, split: str, content: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute, stem: str
+) -> dict[str, Any]:
+    """Return ranking, tissue dependence, calibration and ablation of one model on one split."""
+    key, judged = next(iter(content["thresholds"].items()))
+    attribute = replace(attribute, tau=float(key))
+    without = [{"run": name, **row} for row in content["ablation"] if row["threshold"] == key]
+    by_run = {name: content["calibration"]}
+    return {
+        "split": split,
+        "auroc": judged["auroc"],
+        "fraction_only": content["fraction_only"],
+        "by_label": content["tissue_dependence"],
+        "calibration": _calibration(by_run, attribute, f"{stem}_reliability.png"),
+        "ablation": _ablation(without, attribute.description, f"{stem}_ablation.png") if without else None,
+    }
+
+
+def training(study: Study) -> dict[str, Any]:
     """Return the training histories and the settings of each run."""
     if not study.configs and not study.histories:
-        return paragraph("No run has been trained yet.", kind="absent")
-    parts: list[Html] = []
+        return {}
     panels = _history_panels(study)
-    if panels:
-        pictures["histories.png"] = training_histories(panels)
-        parts.append(
-            picture(
-                "histories.png",
-                f"Worst-group and group-balanced accuracy on validation, and the training loss, over the steps of "
-                f"{sum(map(len, panels.values()))} runs.",
-                "A line a seed. Above: worst-group (WGA, red) and group-balanced accuracy (GBA, blue) on validation. "
-                "Below: training loss; an extrapolated one may fall below 0. A WGA that falls after its best means "
-                "overfitting to few patches.",
-            )
-        )
-    rows = [
-        (run, *(_setting(config, name) for name in _SETTINGS), _decision(study, run))
-        for run, config in _configs_in_order(study)
-    ]
-    header = ("run", *(name.replace("_", " ") for name in _SETTINGS), "decision threshold")
-    parts.append(table("Settings of each run. The decision threshold is on the logit.", header, rows, text_columns=2))
-    return tag("div", *parts)
+    return {
+        "n_histories": sum(map(len, panels.values())),
+        "settings": [name.replace("_", " ") for name in _SETTINGS],
+        "runs": [
+            {
+                "run": run,
+                "settings": [_setting_text(study.configs[run], name) for name in _SETTINGS],
+                "decision_threshold": study.evaluations.get(run, {}).get("decision_threshold"),
+            }
+            for run in _runs_in_order(study, study.configs)
+        ],
+        "is_cross_validation": study.folds is not None,
+        "pictures": {"histories.png": training_histories(panels)} if panels else {},
+    }
 
 
-def _configs_in_order(study: Study) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the runs' configurations by threshold, method and seed."""
-    rows = pd.DataFrame({"run": list(study.configs)}, dtype=str)
+def _runs_in_order(study: Study, runs: Mapping[str, Any]) -> list[str]:
+    """Return the runs by threshold, method and seed."""
+    rows = pd.DataFrame({"run": list(runs)}, dtype=str)
     for name in ("threshold", "method", "seed"):
-        rows[name] = [config.get(name) for config in study.configs.values()]
-    return [(run, study.configs[run]) for run in in_order(rows, "threshold")["run"]]
+        rows[name] = [study.configs.get(run, {}).get(name) for run in rows["run"]]
+    return [str(run) for run in in_order(rows, "threshold")["run"]]
 
 
 def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
-    """Return the histories by threshold and method, in the order of the report."""
+    """Return (training attribute, method) -> histories of its seeds."""
     rows = [
         {
             "run": run,
@@ -151,59 +264,54 @@ def _history_panels(study: Study) -> dict[tuple[str, str], list[pd.DataFrame]]:
     return panels
 
 
-def _setting(config: Any, name: str) -> str:
-    """Return a setting as text; those that a method does not use are a dash."""
-    if name in _OF_EXTRAPOLATION and config.get("method") not in _EXTRAPOLATING:
+def _setting_text(config: Mapping[str, Any], name: str) -> str:
+    """Return a setting as text; a dash if the method does not use it."""
+    if name in _EXTRAPOLATION_SETTINGS and config.get("method") not in _EXTRAPOLATION_METHODS:
         return "–"
     value = training_label(config) if name == "threshold" and config else config.get(name, "–")
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _decision(study: Study, run: str) -> str:
-    """Return a run's decision threshold."""
-    if study.folds is not None:
-        return "of each fold"
-    return signed(study.evaluations[run]["decision_threshold"], 3) if run in study.evaluations else "–"
+def searches(study: Study) -> dict[str, Any]:
+    """Return the trials of each run whose settings were searched."""
+    if not study.trials:
+        return {}
+    runs = _runs_in_order(study, study.trials)
+    searched = []
+    for run in runs:
+        trials = study.trials[run]
+        settings = [name for name in _SEARCHED_SETTINGS if name in trials and trials[name].notna().any()]
+        if "s" not in settings:
+            # Without s the method does not extrapolate, so c and beta are mere defaults.
+            settings = [name for name in settings if name not in _EXTRAPOLATION_SETTINGS]
+        searched.append(
+            {
+                "run": run,
+                "trials": trials.to_dict("records"),
+                "settings": settings,
+                "steps": int(trials["steps"].sum()),
+                "pruned": int((trials["state"] == "pruned").sum()),
+            }
+        )
+    picture = search_trials({run: study.trials[run] for run in runs})
+    return {"runs": searched, "pictures": {"searches.png": picture}}
 
 
-def summary(study: Study) -> Html:
-    """Return what was studied, in a few lines: cohort, thresholds, methods, settings and versions."""
-    configs = study.configs.values()
-    methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
-    seeds = sorted({int(config.get("seed", 0)) for config in configs})
-    slides, patients = (study.slides["slide_id"].nunique(), patients_in(study.slides)) if len(study.slides) else (0, 0)
-    hashes = {stage: {s.config[:12] for s in study.stamps.values() if s.stage == stage} for stage in _STAGES}
-    is_own = study.attribute.is_patch_attribute
-    facts = {
-        "Cohort": f"{pluralize(slides, 'slide')} of {pluralize(patients, 'patient')}",
-        "Groups by the patches' own attribute": ", ".join(study.attribute.value_names) if is_own else "",
-        "Tissue thresholds": "" if is_own else ", ".join(f"{cut:g}" for cut in study.thresholds),
-        "Methods": ", ".join(methods["method"]),
-        "Seeds": ", ".join(map(str, seeds)),
-        "Config hashes": "; ".join(f"{stage} {', '.join(sorted(found))}" for stage, found in hashes.items() if found),
-        "Made by": ", ".join(sorted({f"pathopatch {s.package_version}" for s in study.stamps.values()})),
-    }
-    return tag("dl", *(part for name, said in facts.items() if said for part in (tag("dt", name), tag("dd", said))))
-
-
-def provenance_section(study: Study) -> Html:
-    """Return which settings and inputs every artefact was made of."""
+def provenance(study: Study) -> dict[str, Any]:
+    """Return the configuration and version behind every artefact; artefacts of equal ones share a row."""
     if not study.stamps:
-        return paragraph("No artefact with a stamp was found.", kind="absent")
-    parts: list[Html] = []
+        return {}
     frame = pd.DataFrame(
         [(place, s.stage, s.config, s.package_version, s.schema_version) for place, s in study.stamps.items()],
         columns=["place", "stage", "config", "package", "schema"],
     )
-    for stage in ("tile", "predict"):
-        if frame.loc[frame["stage"] == stage, "config"].nunique() > 1:
-            parts.append(warning(f"Stage {stage} ran with different settings on different slides."))
-    rows = []
-    for key, group in frame.groupby(["stage", "config", "package", "schema"], sort=False):
-        stage_name, config, package, schema = key
-        places = group["place"].tolist()
-        where = places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
-        rows.append((where, stage_name, tag("code", str(config)[:16] or "none"), package, schema))
-    caption = "Config hash: the first 16 digits of the SHA-256 of the stage's settings. Equal hashes, equal settings."
-    parts.append(table(caption, ("artefact", "stage", "config hash", "pathopatch", "schema"), rows, text_columns=4))
-    return tag("div", *parts)
+    # Slides of one cohort may come from several calls of tile or predict.
+    configs_of = frame.groupby("stage")["config"].nunique()
+    keys = ["stage", "config", "package", "schema"]
+    return {
+        "mixed_stages": [stage for stage in ("tile", "predict") if configs_of.get(stage, 0) > 1],
+        "rows": [
+            {**dict(zip(keys, key, strict=True)), "place": rows["place"].iloc[0], "n_more": len(rows) - 1}
+            for key, rows in frame.groupby(keys, sort=False)
+        ],
+    }

@@ -1,4 +1,4 @@
-"""Answers how the numbers look: every picture of the report but the training curves, as PNG bytes.
+"""Draw the plots of the report, as PNG bytes: group sizes, accuracies, training curves, threshold sweeps, searches.
 
 Groups have Okabe-Ito colours (blue non-tumour, orange and red tumour; the darker one has much tissue) and always their
 number beside the colour. Probabilities are viridis. Equal tables give equal bytes: no dates, no global state.
@@ -17,38 +17,47 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from pathopatch.evaluation.audit import rank_correlation, slope
-from pathopatch.groups import GroupingAttribute, TissueThreshold, threshold_attributes
+from pathopatch.groups import Attribute, GroupingAttribute, TissueThreshold, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
+from pathopatch.groups.threshold_sweep import SWEEP
 
 GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")
-BY_TISSUE = TissueThreshold(0.25)
-_INK, _MUTED, _GRID = "#1b1f23", "#4a5158", "#dfe3e6"
-_FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures are the same everywhere
+INK, MUTED = "#1b1f23", "#4a5158"
+WIDTH_IN = 10.0
+_FAINT, _GRID = "#9aa1a8", "#dfe3e6"
+_LINE_COLORS = (MUTED, "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#E69F00", "#0072B2")
+_DASHED = (0, (4, 3))
+# The font that comes with matplotlib, so that pictures are the same everywhere.
+_FONT = "DejaVu Sans"
 _DPI = 144
-_WIDTH_IN = 10.0
-_MOST_POINTS = 1500  # in one scatter panel
+_MOST_POINTS = 1500  # in one scatter panel; more only hide each other
+_SWEEP_COLUMNS, _SEARCH_COLUMNS = 2, 3
+_HALF_STEP = 0.025  # of the thresholds of a sweep
+# Shift of WGA and GBA to either side, as a share of the axis, so that their intervals do not hide each other.
+_SHIFT = 0.006
+BY_TISSUE = TissueThreshold(0.25)
 
 
-def group_colors(count: int) -> tuple[str, ...]:
-    """Return a colour for each group; of more than four, from light to dark within each label."""
-    if count == len(GROUP_COLORS):
+def group_colors(n: int) -> tuple[str, ...]:
+    """Return a colour for each group; for more than four, from light to dark within each label."""
+    if n == len(GROUP_COLORS):
         return GROUP_COLORS
-    light_to_dark = np.linspace(0.3, 0.9, count // 2)
+    light_to_dark = np.linspace(0.3, 0.9, n // 2)
     return tuple(to_hex(colormaps[name](shade)) for name in ("Blues", "Oranges") for shade in light_to_dark)
 
 
-def plain(text: object) -> str:
-    """Return a text that matplotlib draws as it is: a dollar sign starts no formula."""
+def escape_formula(text: object) -> str:
+    r"""Return a text that matplotlib draws as it is: without ``\``, a dollar sign starts a formula."""
     return str(text).replace("$", r"\$")
 
 
 def new_figure(width_in: float, height_in: float) -> Figure:
-    """Return an empty white figure that belongs to no global state."""
+    """Return an empty white figure outside pyplot's global state."""
     figure = Figure(figsize=(width_in, height_in), dpi=_DPI, facecolor="white", layout="constrained")
     figure.set_layout_engine("constrained", h_pad=0.09, w_pad=0.06)
     FigureCanvasAgg(figure)
@@ -62,64 +71,60 @@ def png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+def style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "", title_pt: float = 10) -> None:
     """Give a panel the report's look: quiet grid, no box, one font."""
-    axes.set_title(plain(title), fontsize=10, color=_INK, loc="left", fontfamily=_FONT)
-    axes.set_xlabel(plain(x), fontsize=9, color=_INK, fontfamily=_FONT)
-    axes.set_ylabel(plain(y), fontsize=9, color=_INK, fontfamily=_FONT)
-    axes.tick_params(labelsize=8.5, colors=_MUTED, length=0, labelfontfamily=_FONT)
+    axes.set_title(escape_formula(title), fontsize=title_pt, color=INK, loc="left", fontfamily=_FONT)
+    axes.set_xlabel(escape_formula(x), fontsize=9, color=INK, fontfamily=_FONT)
+    axes.set_ylabel(escape_formula(y), fontsize=9, color=INK, fontfamily=_FONT)
+    axes.tick_params(labelsize=8.5, colors=MUTED, length=0, labelfontfamily=_FONT)
     axes.grid(visible=True, color=_GRID, linewidth=0.7)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color("#9aa1a8")
+        spine.set_color(_FAINT)
+
+
+def name_rows(axes: Axes, names: Sequence[str], *, margin: float) -> None:
+    """Name the rows 0, 1, … of a panel from top to bottom, with some room above and below."""
+    axes.set_yticks(range(len(names)), [escape_formula(name) for name in names])
+    axes.tick_params(axis="y", labelcolor=INK)
+    axes.set_ylim(len(names) - 1 + margin, -margin)
+    axes.grid(visible=False, axis="y")
+
+
+def percent_axis(axes: Axes, *, symbol: str = "%") -> None:
+    """Label the y axis of shares in percent."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=symbol))
 
 
 def fraction_by_label(
     groups: pd.DataFrame, thresholds: Sequence[float], splits: Sequence[str], *, labels: Sequence[str] = LABEL_NAMES
 ) -> bytes:
-    """Return histograms of the tissue fraction by label, one panel a split; each label's bars sum to 100 %.
-
-    Parameters
-    ----------
-    groups : DataFrame
-        The groups table; only patches with a group are drawn.
-    thresholds : sequence of float
-        Marked by dashed lines; none where tissue forms no groups.
-    splits : sequence of str
-        Panels, from left to right.
-    labels : sequence of str
-        What label 0 and label 1 are called.
-    """
-    figure = new_figure(_WIDTH_IN, 2.9)
+    """Draw histograms of the tissue fraction by label, a panel per split; each label's bars sum to 100 %."""
+    figure = new_figure(WIDTH_IN, 2.9)
     panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
-    has_group = threshold_attributes(groups)[0].groups_in(groups) >= 0  # blank patches have none
+    # Blank patches have group -1 at every threshold, so the first one will do.
+    has_group = threshold_attributes(groups)[0].groups_in(groups) >= 0
     edges = np.linspace(0, 1, 21)
     for axes, split in zip(panels, splits, strict=True):
         part = groups[(groups["split"] == split) & has_group]
-        for label in (0, 1):
+        for label, color in enumerate(LABEL_COLORS):
             values = part.loc[part["label"] == label, "tissue_fraction"].to_numpy(dtype=float)
             if not len(values):
                 continue
             share = np.histogram(values, bins=edges)[0] / len(values)
-            axes.stairs(share, edges, fill=True, alpha=0.28, color=LABEL_COLORS[label])
-            name = plain(f"{label} {labels[label]}, n = {len(values)}")
-            axes.stairs(share, edges, color=LABEL_COLORS[label], linewidth=1.8, label=name)
+            name = escape_formula(f"{label} {labels[label]}, n = {len(values)}")
+            axes.stairs(share, edges, fill=True, alpha=0.28, color=color)
+            axes.stairs(share, edges, color=color, linewidth=1.8, label=name)
         for threshold in thresholds:
-            axes.axvline(threshold, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
-            axes.text(
-                threshold,
-                1.0,
-                f" {threshold:g}",
-                transform=axes.get_xaxis_transform(),
-                fontsize=8,
-                va="top",
-                color=_INK,
-            )
-        dress(axes, title=split, x="tissue fraction", y="share of the label's patches" if axes is panels[0] else "")
+            axes.axvline(threshold, color=INK, linewidth=1, linestyle=_DASHED)
+            top = axes.get_xaxis_transform()
+            axes.text(threshold, 1.0, f" {threshold:g}", transform=top, fontsize=8, va="top", color=INK)
+        y = "share of the label's patches" if axes is panels[0] else ""
+        style_axes(axes, title=split, x="tissue fraction", y=y)
         axes.set_xlim(0, 1)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent_axis(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.22))
     return png(figure)
@@ -128,95 +133,67 @@ def fraction_by_label(
 def group_counts(
     counts: Mapping[str, Mapping[str, Any]], splits: Sequence[str], *, attribute: GroupingAttribute = BY_TISSUE
 ) -> bytes:
-    """Return the number of patches in each group as bars, one row of panels a threshold, one column a split.
+    """Draw the patches in each group as bars, a row per threshold, a column per split.
 
-    Parameters
-    ----------
-    counts : mapping
-        Threshold -> split -> ``counts``, the 2 x A numbers (rows label, columns attribute).
-    splits : sequence of str
-        Columns.
-    attribute : GroupingAttribute
-        What the groups are called.
+    `counts` is threshold -> split -> ``counts``, 2 x A numbers (rows label, columns attribute).
     """
     thresholds = sorted(counts, key=float)
-    names = [plain(f"{number}  {name}") for number, name in enumerate(attribute.group_names)]
-    figure = new_figure(_WIDTH_IN, 0.5 + (0.45 + 0.3 * len(names)) * len(thresholds))
+    names = [f"{number}  {name}" for number, name in enumerate(attribute.group_names)]
+    figure = new_figure(WIDTH_IN, 0.5 + (0.45 + 0.3 * len(names)) * len(thresholds))
     panels = figure.subplots(len(thresholds), len(splits), sharey=True, squeeze=False)
     for row, threshold in zip(panels, thresholds, strict=True):
         for axes, split in zip(row, splits, strict=True):
             n = np.asarray(counts[threshold][split]["counts"]).reshape(-1)
             axes.barh(range(len(names)), n, color=group_colors(len(names)), height=0.66)
             for place, value in enumerate(n.tolist()):
-                axes.text(value + 0.02 * max(n.max(), 1), place, f"{value}", va="center", fontsize=9, color=_INK)
+                axes.text(value + 0.02 * max(n.max(), 1), place, f"{value}", va="center", fontsize=9, color=INK)
             title = split if attribute.is_patch_attribute else f"{split}, threshold {threshold}"
-            dress(axes, title=title, x="patches" if row is panels[-1] else "")
+            style_axes(axes, title=title, x="patches" if row is panels[-1] else "")
             axes.set_xlim(0, max(n.max(), 1) * 1.2)
-            axes.set_yticks(range(len(names)), names)
-            axes.tick_params(axis="y", labelcolor=_INK)
-            axes.set_ylim(len(names) - 0.4, -0.6)
-            axes.grid(visible=False, axis="y")
+            name_rows(axes, names, margin=0.6)
     return png(figure)
 
 
 def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute = BY_TISSUE) -> bytes:
-    """Return a forest plot: a row per run, a column per group and one for WGA; dots with their 95 % intervals.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Rows of a comparison at one threshold, in the order to be drawn.
-    attribute : GroupingAttribute
-        What the groups are called.
-    """
+    """Draw a forest plot: a row per run of a comparison, a column per group and one for WGA, with 95 % intervals."""
     names = attribute.group_names
-    figure = new_figure(_WIDTH_IN * max(1.0, len(names) / 5), 1.15 + 0.36 * len(rows))
+    figure = new_figure(WIDTH_IN * max(1.0, len(names) / 5), 1.15 + 0.36 * len(rows))
     panels = figure.subplots(1, len(names) + 1, sharey=True)
     columns = [
         (f"accuracy_{g}", f"{g}  {name.replace(', ', chr(10), 1)}", color)
         for g, (name, color) in enumerate(zip(names, group_colors(len(names)), strict=True))
     ]
-    columns.append(("wga", "WGA\nthe lowest of them", _INK))
+    columns.append(("wga", "WGA\nthe lowest of them", INK))
+    # Every other method is shaded, so that the seeds of one method stand together.
+    methods = rows["method"].tolist()
+    starts = [place for place, name in enumerate(methods) if place == 0 or name != methods[place - 1]]
+    shaded = list(zip(starts, [*starts[1:], len(methods)], strict=True))[1::2]
     for axes, (name, title, color) in zip(panels, columns, strict=True):
         for place, row in enumerate(rows.to_dict("records")):
             value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
             if np.isnan(value):
-                axes.text(0.5, place, "no patches", va="center", ha="center", fontsize=8, color=_MUTED)
+                axes.text(0.5, place, "no patches", va="center", ha="center", fontsize=8, color=MUTED)
                 continue
             if not np.isnan(low):
                 axes.hlines(place, low, high, color=color, linewidth=2.4)
             axes.plot(value, place, "o", color=color, markersize=7, markeredgecolor="white", markeredgewidth=0.8)
-            axes.text(1.12, place, f"{100 * value:.0f}", va="center", ha="left", fontsize=8.5, color=_INK)
-        dress(axes, title=title)
-        axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=9, color=_INK)
-        for start in _every_other_method(rows["method"].tolist()):
-            axes.axhspan(start[0] - 0.5, start[1] - 0.5, color="#f3f5f6", zorder=0, linewidth=0)
+            axes.text(1.12, place, f"{100 * value:.0f}", va="center", ha="left", fontsize=8.5, color=INK)
+        style_axes(axes, title=title, title_pt=9)
+        for first, end in shaded:
+            axes.axhspan(first - 0.5, end - 0.5, color="#f3f5f6", zorder=0, linewidth=0)
         axes.set_xlim(-0.05, 1.36)
         axes.set_xticks([0, 0.5, 1], ["0", "50", "100 %"])
         axes.grid(visible=False, axis="y")
-    panels[0].set_yticks(range(len(rows)), [plain(name) for name in rows["run"]])
-    panels[0].tick_params(axis="y", labelcolor=_INK)
-    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    name_rows(panels[0], rows["run"].tolist(), margin=0.6)
     return png(figure)
 
 
-def _every_other_method(methods: list[str]) -> list[tuple[int, int]]:
-    """Return first and last row + 1 of every other method, to be shaded so that a method's seeds stand together."""
-    starts = [place for place, name in enumerate(methods) if place == 0 or name != methods[place - 1]]
-    return list(zip(starts, [*starts[1:], len(methods)], strict=True))[1::2]
-
-
 def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
-    """Return the predicted probability against the tissue fraction within each class, one column a run.
+    """Draw the predicted probability against the tissue fraction, a column per run, a row per label.
 
-    Parameters
-    ----------
-    predictions : mapping of str to DataFrame
-        Run -> its predictions on one split: label, tissue_fraction, probability.
-    labels : sequence of str
-        What label 0 and label 1 are called.
+    `predictions` is run -> its predictions on one split: patch_id, label, tissue_fraction, probability.
     """
-    figure = new_figure(_WIDTH_IN, 5.2)
+    figure = new_figure(WIDTH_IN, 5.2)
     panels = figure.subplots(2, len(predictions), sharex=True, sharey=True, squeeze=False)
     for column, (run, table) in enumerate(predictions.items()):
         for label in (0, 1):
@@ -224,18 +201,15 @@ def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: 
             part = table[table["label"] == label].sort_values("patch_id")
             fraction, probability = part["tissue_fraction"].to_numpy(float), part["probability"].to_numpy(float)
             _scatter(axes, fraction, probability)
-            told = (
-                f"slope {slope(fraction, probability):+.2f}, rank correlation "
-                f"{rank_correlation(fraction, probability):+.2f}"
-            )
-            title = f"{run}\n{labels[label]}: {told}" if label == 0 else f"{labels[label]}: {told}"
-            dress(
+            title = f"{labels[label]}: slope {slope(fraction, probability):+.2f}, "
+            title += f"rank correlation {rank_correlation(fraction, probability):+.2f}"
+            style_axes(
                 axes,
-                title=title,
+                title=title if label else f"{run}\n{title}",
                 x="tissue fraction" if label else "",
-                y=f"probability of {labels[1]}" if column == 0 else "",
+                y="" if column else f"probability of {labels[1]}",
+                title_pt=9,
             )
-            axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=9, color=_INK)
             axes.set_xlim(0, 1)
             axes.set_ylim(-0.03, 1.03)
     return png(figure)
@@ -243,52 +217,194 @@ def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: 
 
 def _scatter(axes: Axes, fraction: NDArray[np.float64], probability: NDArray[np.float64]) -> None:
     """Draw patches, their least-squares line and the mean of each tenth of the fraction."""
+    # Evenly over the patch ids, not at random: equal tables give equal bytes.
     shown = np.linspace(0, len(fraction) - 1, min(len(fraction), _MOST_POINTS)).astype(int)
-    axes.scatter(
-        fraction[shown],
-        probability[shown],
-        c=probability[shown],
-        cmap="viridis",
-        vmin=0,
-        vmax=1,
-        s=9,
-        linewidths=0.2,
-        edgecolors="#444444",
-        alpha=0.7,
-    )
+    colors = {"c": probability[shown], "cmap": "viridis", "vmin": 0, "vmax": 1, "edgecolors": "#444444"}
+    axes.scatter(fraction[shown], probability[shown], s=9, linewidths=0.2, alpha=0.7, **colors)
     incline = slope(fraction, probability)
     if np.isfinite(incline):
         ends = np.array([fraction.min(), fraction.max()])
-        axes.plot(ends, probability.mean() + incline * (ends - fraction.mean()), color="white", linewidth=4.5)
-        axes.plot(ends, probability.mean() + incline * (ends - fraction.mean()), color=_INK, linewidth=2)
+        line = probability.mean() + incline * (ends - fraction.mean())
+        # A wider white line below, so that the line is seen on any patches.
+        axes.plot(ends, line, color="white", linewidth=4.5)
+        axes.plot(ends, line, color=INK, linewidth=2)
     tenth = np.minimum((fraction * 10).astype(int), 9)
     means = [(np.mean(fraction[tenth == t]), np.mean(probability[tenth == t])) for t in np.unique(tenth)]
     if means:
         x, y = np.array(means).T
-        axes.plot(x, y, "D", color="white", markeredgecolor=_INK, markersize=5, markeredgewidth=1.2)
+        axes.plot(x, y, "D", color="white", markeredgecolor=INK, markersize=5, markeredgewidth=1.2)
 
 
 def alpha_sweep(sweep: Mapping[str, Iterable[Mapping[str, Any]]], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
-    """Return the share of patches with much tissue within each label, for every threshold.
+    """Draw the share of patches with much tissue within each label over all thresholds, a panel per split.
 
-    Parameters
-    ----------
-    sweep : mapping
-        Split -> list of ``threshold`` and ``alpha`` (2 x 2, rows label; None for a label without patches).
-    labels : sequence of str
-        What label 0 and label 1 are called.
+    `sweep` is split -> steps of ``threshold`` and ``alpha`` (2 x 2, rows label; None for a label without patches).
     """
-    figure = new_figure(_WIDTH_IN, 2.7)
+    figure = new_figure(WIDTH_IN, 2.7)
     panels = figure.subplots(1, len(sweep), sharey=True, squeeze=False)[0]
     for axes, (split, steps) in zip(panels, sweep.items(), strict=True):
-        for label in (0, 1):
+        for label, color in enumerate(LABEL_COLORS):
             points = [(step["threshold"], step["alpha"][label][1]) for step in steps if step["alpha"][label]]
             if points:
                 x, y = np.array(points).T
-                axes.plot(x, y, color=LABEL_COLORS[label], linewidth=2, label=plain(f"{label} {labels[label]}"))
-        dress(axes, title=split, x="tissue threshold", y="share with much tissue" if axes is panels[0] else "")
+                axes.plot(x, y, color=color, linewidth=2, label=escape_formula(f"{label} {labels[label]}"))
+        style_axes(axes, title=split, x="tissue threshold", y="share with much tissue" if axes is panels[0] else "")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.05)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        percent_axis(axes)
         axes.legend(fontsize=8.5, frameon=False, loc="upper right")
     return png(figure)
+
+
+def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]]) -> bytes:
+    """Draw validation accuracies and, beneath them, the training loss; a column per method, a line per seed.
+
+    `panels` is (training attribute, method) -> histories of the seeds: step, and where there are any phase, loss,
+    val_wga, val_gba.
+    """
+    attributes = list(dict.fromkeys(attribute for attribute, _ in panels))
+    methods = list(dict.fromkeys(method for _, method in panels))
+    figure = new_figure(WIDTH_IN if len(methods) > 1 else WIDTH_IN / 2, 0.4 + 3.3 * len(attributes))
+    ratios = [3, 2] * len(attributes)
+    grid = figure.subplots(2 * len(attributes), len(methods), squeeze=False, sharex="col", height_ratios=ratios)
+    for row, attribute in enumerate(attributes):
+        for column, method in enumerate(methods):
+            upper, lower = grid[2 * row : 2 * row + 2, column]
+            histories = panels.get((attribute, method), ())
+            trained = f"threshold {attribute}" if attribute[:1].isdigit() else attribute
+            style_axes(upper, title=f"{method}, {trained}", y="" if column else "validation", title_pt=9)
+            style_axes(lower, x="step", y="" if column else "loss")
+            lines = (
+                (upper, "val_gba", "GBA", "#0072B2", 1.5),
+                (upper, "val_wga", "WGA", "#D55E00", 1.5),
+                (lower, "loss", None, INK, 1.2),
+            )
+            for history in histories:
+                for axes, name, label, color, width in lines:
+                    if name in history and history[name].notna().any():
+                        axes.plot(_steps(history), history[name], color=color, linewidth=width, label=label)
+            upper.set_ylim(-0.03, 1.03)
+            percent_axis(upper)
+            # A shared x axis would hide the steps of all but the lowest row.
+            lower.tick_params(labelbottom=True)
+            handles, names = upper.get_legend_handles_labels()
+            # One entry for the lines of all seeds.
+            by_name = dict(zip(names, handles, strict=True))
+            if by_name:
+                upper.legend(by_name.values(), by_name.keys(), fontsize=8, frameon=False, loc="lower right")
+            for axes in (upper, lower):
+                axes.set_visible(bool(histories))
+    return png(figure)
+
+
+def _steps(history: pd.DataFrame) -> pd.Series[float]:
+    """Return the step of each row, phases one after the other."""
+    step = history["step"].astype(float)
+    if "phase" not in history:
+        return step
+    # Phases differ in length, and the steps of each start anew.
+    last = step.groupby(history["phase"]).max()
+    return step + history["phase"].map(last.cumsum().shift(fill_value=0.0))
+
+
+def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> bytes:
+    """Draw WGA against the evaluation threshold; a panel per training attribute, a line per method.
+
+    `panels` is training attribute (``0.25``, ``bins 0.3,0.5``, ``rank``) -> method -> sweeps of its seeds.
+    """
+    methods = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    colors = {
+        name: _LINE_COLORS[place] if place < len(_LINE_COLORS) else to_hex(colormaps["viridis"](place / len(methods)))
+        for place, name in enumerate(methods)
+    }
+    columns = min(len(panels), _SWEEP_COLUMNS)
+    n_rows = -(-len(panels) // columns)
+    figure = new_figure(WIDTH_IN / 2 * columns, 0.5 + 3.2 * n_rows)
+    grid = figure.subplots(n_rows, columns, sharey=True, squeeze=False).reshape(-1)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for place, (axes, (trained, lines)) in enumerate(zip(grid, panels.items(), strict=False)):
+        _sweep_lines(axes, lines, colors)
+        attribute = Attribute.from_label(trained)
+        for cut in attribute.edges if attribute else ():
+            axes.axvline(cut, color=INK, linewidth=1, linestyle=_DASHED)
+        at = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
+        y = "" if place % columns else "worst-group accuracy"
+        style_axes(axes, title=f"trained {at}", x="tissue threshold of the evaluation", y=y)
+        axes.set_xlim(SWEEP[0] - _HALF_STEP, SWEEP[-1] + _HALF_STEP)
+        axes.set_ylim(-0.02, 1.02)
+        percent_axis(axes)
+    handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
+    return png(figure)
+
+
+def _sweep_lines(axes: Axes, lines: Mapping[str, Sequence[pd.DataFrame]], colors: Mapping[str, str]) -> None:
+    """Draw the lines of one panel, and grey where a group of any of them is too small."""
+    tables = [sweep.set_index("threshold") for seeds in lines.values() for sweep in seeds]
+    is_small = ~pd.concat([table["is_measured"].astype(bool) for table in tables], axis=1).all(axis=1)
+    for threshold in is_small[is_small].index:
+        axes.axvspan(threshold - _HALF_STEP, threshold + _HALF_STEP, color="#e4e7ea", zorder=0, linewidth=0)
+    for method, seeds in lines.items():
+        values = pd.concat([sweep.set_index("threshold")["wga"] for sweep in seeds], axis=1)
+        # ERM is dashed and on top: where two lines coincide, both are seen.
+        line, order = ("--", 3) if "erm" in method else ("-", 2)
+        style: dict[str, Any] = {"color": colors[method], "linestyle": line, "zorder": order}
+        mean = values.mean(axis=1)
+        axes.plot(mean.index, mean, linewidth=1, alpha=0.35, **style)
+        axes.plot(mean.index, mean.where(~is_small), linewidth=2, label=method, **style)
+        if len(seeds) > 1:
+            low, high = (getattr(values, end)(axis=1).where(~is_small) for end in ("min", "max"))
+            axes.fill_between(mean.index, low, high, color=colors[method], alpha=0.12, linewidth=0)
+
+
+def search_trials(searches: Mapping[str, pd.DataFrame]) -> bytes:
+    """Draw validation WGA and GBA of each trial against s, else the learning rate; a panel per run.
+
+    `searches` is run -> its ``trials.csv``.
+    """
+    columns = min(_SEARCH_COLUMNS, len(searches))
+    n_rows = -(-len(searches) // columns)
+    figure = new_figure(WIDTH_IN if columns > 1 else 5.5, 0.3 + 2.9 * n_rows)
+    panels = figure.subplots(n_rows, columns, squeeze=False, sharey=True).ravel()
+    for axes in panels[len(searches) :]:
+        axes.set_visible(False)
+    for place, (axes, (run, trials)) in enumerate(zip(panels, searches.items(), strict=False)):
+        _search_panel(axes, run, trials, y="" if place % columns else "validation")
+    return png(figure)
+
+
+def _search_panel(axes: Axes, run: str, trials: pd.DataFrame, *, y: str) -> None:
+    by_s = "s" in trials and trials["s"].notna().any()
+    x_name = "s" if by_s else "learning_rate"
+    style_axes(
+        axes, title=run, x="s = c (beta + 1)" if by_s else "learning rate (no s in this method)", y=y, title_pt=9
+    )
+    if not by_s:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    ended = trials[trials["state"] == "complete"]
+    won = ended["won"].to_numpy(dtype=bool)
+    at = ended[x_name].to_numpy(dtype=float)
+    for side, name, label, color, marker in ((-1, "gba", "GBA", "#0072B2", "s"), (1, "wga", "WGA", "#D55E00", "o")):
+        x = (
+            at + side * _SHIFT * max(float(np.ptp(at)) if len(at) else 0.0, 0.5)
+            if by_s
+            else at * (1 + 5 * side * _SHIFT)
+        )
+        value, low, high = (ended[f"{name}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
+        axes.vlines(x, low, high, color=color, linewidth=1.3, alpha=0.55)
+        style: dict[str, Any] = {"color": color, "markersize": 6.5, "markeredgewidth": 1.4}
+        axes.plot(x[~won], value[~won], marker, markerfacecolor="white", label=None if won.any() else label, **style)
+        axes.plot(x[won], value[won], marker, markerfacecolor=color, label=label, **style)
+    pruned = trials[trials["state"] == "pruned"]
+    if len(pruned):
+        axes.plot(pruned[x_name], pruned["value"], "x", color=MUTED, markersize=6, label="pruned")
+    if by_s:
+        axes.axvline(1, color=_FAINT, linewidth=1, linestyle=_DASHED, zorder=0)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_ylim(-0.03, 1.03)
+    percent_axis(axes)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")

@@ -1,197 +1,281 @@
-"""Answers how each method does on every group: the runs compared, their gains over ERM, and what seeds make of it."""
+"""Collect what the report shows of the evaluated runs: the headline, results by group, folds and thresholds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from pathopatch.core.text import patches_and_patients, pluralize
-from pathopatch.evaluation.compare import n_groups_of, summarise
+from pathopatch.evaluation.compare import ERM_METHODS, n_groups_of, summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import GroupingAttribute, TissueBins
+from pathopatch.report.cohort import group_key, slide_problems
 from pathopatch.report.collect import Study
-from pathopatch.report.findings import group_warnings, in_order, rows_at, rows_by_bins
-from pathopatch.report.markup import (
-    Html,
-    between,
-    capital,
-    number,
-    paragraph,
-    percent,
-    picture,
-    points,
-    signed,
-    table,
-    tag,
+from pathopatch.report.plots import group_accuracies, wga_sweep
+from pathopatch.report.rendering import capitalize_first
+
+# From the baselines to the methods that know the groups; unknown methods come last.
+_METHODS_IN_ORDER = (
+    "erm",
+    "erm-balanced",
+    "reweight",
+    "resample",
+    "oversample",
+    "groupdro",
+    "jtt",
+    "dfr",
+    "gerne-unknown",
+    "gerne",
+    "gerne-auto",
 )
-from pathopatch.report.plots import group_accuracies
-from pathopatch.report.reading import group_key
+# Below this number of patients a bootstrap over patients gives visibly too narrow intervals.
+FEW_PATIENTS = 10
+FEW_SEEDS = 3
 
 
-def results_section(study: Study, pictures: dict[str, bytes]) -> Html:
-    """Return, for every threshold and the bins, the group accuracies, the comparison and the gains against ERM."""
+def rows_at(study: Study, threshold: float) -> pd.DataFrame:
+    """Return the comparison at a threshold: runs trained at it (all runs, if none was), in the order of methods."""
     if study.comparison is None:
-        return paragraph("No run has been evaluated yet, so there are no results.", kind="absent")
-    is_pooled = study.folds is not None
-    parts: list[Html] = [group_key(study.attribute)]
+        return pd.DataFrame()
+    rows = study.comparison[study.comparison["threshold"] == threshold]
+    # Runs trained on bins or ranks have no threshold of their own and are shown at each.
+    trained_here = rows[rows["trained_threshold"].isna() | (rows["trained_threshold"] == threshold)]
+    # An attribute of the patches' own gives the same groups at all thresholds: all runs belong together.
+    return in_order(rows if trained_here.empty or study.attribute.is_patch_attribute else trained_here)
+
+
+def in_order(rows: pd.DataFrame, *first: str) -> pd.DataFrame:
+    """Return rows sorted by some columns, then ERM first and GERNE last, then by seed and run."""
+    place = rows["method"].map(
+        lambda name: _METHODS_IN_ORDER.index(name) if name in _METHODS_IN_ORDER else len(_METHODS_IN_ORDER)
+    )
+    keys = [*first, "place", *(name for name in ("method", "seed", "run") if name in rows)]
+    return rows.assign(place=place).sort_values(keys).drop(columns="place")
+
+
+def preferred(rows: pd.DataFrame) -> dict[Any, Any] | None:
+    """Return the row with the highest validation WGA, then GBA, then name; None where no run has a validation WGA."""
+    validated = rows[rows["wga_val"].notna()] if len(rows) else rows
+    if validated.empty:
+        return None
+    ranked = validated.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True])
+    return ranked.to_dict("records")[0]
+
+
+def glance(study: Study) -> dict[str, Any]:
+    """Return, per threshold, ERM beside the run that validation prefers, and what limits the numbers."""
+    cards = [
+        _card(rows, attribute.description)
+        for attribute in study.attributes
+        if len(rows := rows_at(study, attribute.tau))
+    ]
+    table = study.comparison
+    limits: dict[str, Any] = {}
+    if table is not None:
+        seeds = table.groupby(["method", "trained_threshold"], dropna=False)["seed"].nunique()
+        limits = {
+            "groups": [
+                problem
+                for attribute in study.attributes
+                for problem in _group_problems(rows_at(study, attribute.tau), attribute)
+            ],
+            "validation_groups": _small_validation_groups(study),
+            "fewest_seeds": int(seeds.min()),
+            "few_seeds": FEW_SEEDS,
+            "has_unequal_budgets": (table["steps"] * table["batch_per_class"]).nunique() > 1,
+            "has_erm": table["method"].isin(ERM_METHODS).any(),
+            "is_cross_validation": study.folds is not None,
+            "is_validation_only": (table["split"] != "test").any(),
+        }
+    return {"problems": slide_problems(study), "cards": cards, "limits": limits, "few_patients": FEW_PATIENTS}
+
+
+def _card(rows: pd.DataFrame, by: str) -> dict[str, Any]:
+    """Return the headline of one threshold."""
+    best, wga = preferred(rows), rows["wga"].dropna()
+    by_run = {row["run"]: row for row in rows.to_dict("records")}
+    return {
+        "by": by,
+        "best": best,
+        "reference": by_run.get(best["reference"]) if best and best["reference"] != best["run"] else None,
+        "has_gain_interval": best is not None and pd.notna(best["gain_wga_low"]),
+        "runs": rows["run"].nunique(),
+        "range": (wga.min(), wga.max()) if len(wga) else None,
+        "split": rows["split"].iloc[0],
+    }
+
+
+def _group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[dict[str, Any]]:
+    """Return the empty groups, or the smallest one and the fewest patients where they are too few; else nothing."""
+    if rows.empty:
+        return []
+    row = rows.iloc[0]
+    sizes = [int(row[f"n_{group}"]) for group in range(len(attribute.group_names))]
+    fewest_patients = min(int(row[f"patients_{group}"]) for group in range(len(attribute.group_names)))
+    smallest = sizes.index(min(sizes))
+    problem: dict[str, Any] = {
+        "at": capitalize_first(attribute.phrase),
+        "split": row["split"],
+        "empty": [f"{group} ({name})" for group, name in enumerate(attribute.group_names) if sizes[group] == 0],
+        "smallest": None,
+        "fewest_patients": None,
+    }
+    if not problem["empty"]:
+        if sizes[smallest] < SMALL_GROUP:
+            problem["smallest"] = {"name": f"{smallest} ({attribute.group_names[smallest]})", "n": sizes[smallest]}
+        if fewest_patients < FEW_PATIENTS:
+            problem["fewest_patients"] = fewest_patients
+    return [problem]
+
+
+def _small_validation_groups(study: Study) -> list[dict[str, Any]]:
+    """Return the size of the smallest validation group at each threshold where it is too small."""
+    by_threshold = {} if study.audit is None else study.audit["thresholds"]
+    small = []
+    for attribute in study.attributes:
+        cells = by_threshold.get(attribute.key, {}).get("val")
+        smallest = min(n for row in cells["counts"] for n in row) if cells else SMALL_GROUP
+        if smallest < SMALL_GROUP:
+            small.append({"at": capitalize_first(attribute.phrase), "n": smallest})
+    return small
+
+
+def results(study: Study) -> dict[str, Any]:
+    """Return, for every threshold and the bins, the accuracy of each run on each group and its gain over ERM."""
+    if study.comparison is None:
+        return {}
+    attributes = []
+    pictures = {}
     for attribute in study.attributes:
         rows = rows_at(study, attribute.tau)
-        if rows.empty:
-            continue
-        name = f"accuracies_{attribute.key}.png"
-        parts += _groups_of(rows, attribute, name, pictures, is_pooled=is_pooled)
-        further = int((study.comparison["threshold"] == attribute.tau).sum()) - len(rows)
-        if further:
-            parts.append(
-                paragraph(f"{further} runs trained at another threshold are judged at this one in the CSV file.")
-            )
-    for bins in study.bins:
-        rows = rows_by_bins(study, bins)
         if len(rows):
-            name = f"accuracies_bins_{bins.key}.png"
-            parts += _groups_of(rows, bins, name, pictures, is_pooled=is_pooled)
-    parts.append(_seed_table(study))
-    parts.append(paragraph("All numbers: ", tag("a", "comparison.csv", href="comparison.csv"), "."))
-    return tag("div", *parts)
+            n_others = int((study.comparison["threshold"] == attribute.tau).sum()) - len(rows)
+            file = f"accuracies_{attribute.key}.png"
+            attributes.append({**_by_attribute(rows, attribute), "file": file, "n_others": n_others})
+            pictures[file] = group_accuracies(rows, attribute=attribute)
+    for bins in study.bins:
+        rows = _rows_by_bins(study.comparison, bins)
+        if len(rows):
+            file = f"accuracies_bins_{bins.key}.png"
+            attributes.append({**_by_attribute(rows, bins), "file": file, "n_others": 0})
+            pictures[file] = group_accuracies(rows, attribute=bins)
+    return {
+        "group_key": group_key(study.attribute),
+        "attributes": attributes,
+        "few_patients": FEW_PATIENTS,
+        "is_cross_validation": study.folds is not None,
+        "seeds": _over_seeds(study, study.comparison),
+        "pictures": pictures,
+    }
 
 
-def _groups_of(
-    rows: pd.DataFrame,
-    attribute: GroupingAttribute,
-    name: str,
-    pictures: dict[str, bytes],
-    *,
-    is_pooled: bool,
-) -> list[Html]:
-    """Return what is shown of the runs by one attribute: warnings, picture and tables."""
-    pictures[name] = group_accuracies(rows, attribute=attribute)
-    return [
-        tag("h3", capital(attribute.description)),
-        *([group_key(attribute)] if isinstance(attribute, TissueBins) else []),
-        *group_warnings(rows, attribute),
-        picture(
-            name,
-            f"Accuracy of each run on each of the {len(attribute.group_names)} groups and its worst-group accuracy, "
-            f"{attribute.description}; the same numbers are in the table below.",
-            "Dots: accuracy in percent, also written at the right. Lines: 95 % interval by bootstrap over "
-            "patients. Run names give method, tissue threshold (t), bins (b) or rank (r), and seed (s).",
-        ),
-        _comparison_table(rows, attribute.description),
-        _further_table(rows, is_pooled=is_pooled),
-        _gain_table(rows, attribute),
-    ]
+def _rows_by_bins(comparison: pd.DataFrame, bins: TissueBins) -> pd.DataFrame:
+    """Return the comparison by bins of the tissue fraction: runs trained on them (all runs, if none was)."""
+    rows = comparison[comparison["attribute"] == bins.label]
+    trained_here = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == bins.label]
+    return in_order(rows if trained_here.empty else trained_here)
 
 
-def _comparison_table(rows: pd.DataFrame, by: str) -> Html:
-    """Return the absolute numbers of each run."""
-    first = rows.iloc[0]
-    n_groups = n_groups_of(first)
-    small = " – SMALL" if first["smallest_group_n"] < SMALL_GROUP else ""
-    groups = [
-        tag("span", f"group {g}", tag("span", f"n = {int(first[f'n_{g}'])}", class_="interval"),
-            tag("span", pluralize(int(first[f'patients_{g}']), 'patient'), class_="interval"))
-        for g in range(n_groups)
-    ]  # fmt: skip
-    worst = tag("span", "WGA", tag("span", f"smallest n = {int(first['smallest_group_n'])}{small}", class_="interval"))
-    body = [
-        (row["run"], _share(row, "wga"), _share(row, "gba"), *(_share(row, f"accuracy_{g}") for g in range(n_groups)))
-        for row in rows.to_dict("records")
-    ]
-    caption = (
-        f"Accuracy, {first['split']} split, {by}: {patches_and_patients(int(first['n']), int(first['patients']))}; "
-        "percent, with 95 % intervals."
-    )
-    return table(caption, ("run", worst, "GBA", *groups), body)
+def _by_attribute(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
+    """Return the results of some runs by one attribute."""
+    records = rows.to_dict("records")
+    return {
+        "by": attribute.description,
+        "at": attribute.phrase,
+        "groups": attribute.group_names,
+        # Bins have groups of their own, so they need a key of their own.
+        "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
+        "problems": _group_problems(rows, attribute),
+        "n_groups": n_groups_of(rows.iloc[0]),
+        "rows": records,
+        "gains": [row for row in records if row["reference"] not in ("", row["run"])],
+    }
 
 
-def _further_table(rows: pd.DataFrame, *, is_pooled: bool) -> Html:
-    """Return the numbers of each run that do not treat the groups alike."""
-    body = [
-        (
-            row["run"],
-            _share(row, "average"),
-            percent(row["biased_average"]),
-            between(number(row["auroc"]), number(row["auroc_low"]), number(row["auroc_high"])),
-            "of each fold" if is_pooled else signed(row["decision_threshold"], 2),
-            percent(row["wga_at_zero"]),
-            percent(row["wga_val"]),
-            *(f"{row[name]:.0f}" if row[name] == row[name] else "–" for name in ("trials", "search_steps")),
-        )
-        for row in rows.to_dict("records")
-    ]
-    header = (
-        "run", "average", "biased average", "AUROC", "decision threshold", "WGA at threshold 0", "validation WGA",
-        "trials", "steps of all trials",
-    )  # fmt: skip
-    caption = (
-        "Beside it: averages, ranking, and what the decision threshold tuned on validation does. A high average with a "
-        "low WGA is what the shortcut looks like."
-    )
-    return table(caption, header, body)
-
-
-def _gain_table(rows: pd.DataFrame, attribute: GroupingAttribute) -> Html:
-    """Return what each run gained or lost on each group against ERM."""
-    others = rows[(rows["reference"] != "") & (rows["reference"] != rows["run"])]
-    if others.empty:
-        return paragraph("There is no ERM run beside another one here, so no gains are shown.", kind="absent")
-
-    def gain(row: dict[Any, Any], name: str) -> Html:
-        return between(*(points(row[f"gain_{name}{end}"]) for end in ("", "_low", "_high")))
-
-    body = [
-        (
-            row["run"],
-            row["reference"],
-            gain(row, "wga"),
-            *(gain(row, str(g)) for g in range(len(attribute.group_names))),
-        )
-        for row in others.to_dict("records")
-    ]
-    header = ("run", "held against", "WGA", *(f"group {g}: {name}" for g, name in enumerate(attribute.group_names)))
-    caption = (
-        f"Gain (+) or loss (\N{MINUS SIGN}) against ERM {attribute.phrase}, percentage points on the same "
-        "patches, with paired 95 % intervals. ERM is the better of plain and class-balanced by validation WGA, of the "
-        "same seed, trained by the same attribute or by the one that is judged here."
-    )
-    return table(caption, header, body, text_columns=2)
-
-
-def _seed_table(study: Study) -> Html:
-    """Return mean and standard deviation over seeds; nothing to say with one seed each."""
-    assert study.comparison is not None
-    means = summarise(study.comparison[study.comparison["threshold"].isin(study.thresholds)])
-    if study.attribute.is_patch_attribute:  # every run is judged alike, whatever threshold it names
+def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
+    """Return mean and standard deviation over seeds of each method; nothing where each has one seed."""
+    means = summarise(comparison[comparison["threshold"].isin(study.thresholds)])
+    if study.attribute.is_patch_attribute:
+        # Every run is judged by the same groups, so its own threshold names the row.
         means["threshold"] = means["trained_threshold"].fillna(means["threshold"])
+    # A method is listed at the threshold that it was trained at; the other ones are in comparison.csv.
     means = means[means["trained_threshold"].isna() | (means["trained_threshold"] == means["threshold"])]
-    if means.empty or means["runs"].max() < 2:
-        return paragraph("Each method has one seed, so no mean over seeds is shown.", kind="absent")
+    means["trained_attribute"] = means["trained_attribute"].fillna("")
+    return [] if means.empty or means["runs"].max() < 2 else in_order(means, "threshold").to_dict("records")
 
-    def told(row: dict[Any, Any], name: str) -> str:
-        return f"{percent(row[f'{name}_mean'])} ± {percent(row[f'{name}_sd'])}"
 
-    body = [
-        (
-            f"{row['threshold']:g}, {row['method']}{_trained_otherwise(row)}",
-            int(row["runs"]),
-            *(told(row, name) for name in ("wga", "gba", "average")),
-            f"{number(row['auroc_mean'])} ± {number(row['auroc_sd'])}",
-            f"{points(row['gain_wga_mean'])} ± {percent(row['gain_wga_sd'])}",
+def folds(study: Study) -> dict[str, Any]:
+    """Return the WGA of each run in each fold beside the pooled one, for every attribute."""
+    if study.folds is None or study.comparison is None:
+        return {}
+    shown = {attribute.label: attribute.phrase for attribute in study.attributes}
+    shown |= {bins.label: f"by {bins.label}" for bins in study.bins}
+    return {
+        "attributes": [
+            _over_folds(shown[str(name)], rows, study.comparison[study.comparison["attribute"] == name])
+            for name, rows in study.folds.groupby("attribute", sort=False)
+            if name in shown
+        ]
+    }
+
+
+def _over_folds(at: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, Any]:
+    """Return one attribute's results: a row per run, a column per fold."""
+    numbers = sorted(set(rows["fold"]))
+    sizes = rows.drop_duplicates("fold").set_index("fold")
+    wga_pooled = pooled.set_index("run")["wga"]
+    runs = []
+    for run, of_run in rows.groupby("run", sort=False):
+        wga = of_run.set_index("fold")["wga"]
+        auroc = of_run["auroc"]
+        runs.append(
+            {
+                "run": run,
+                "wga_by_fold": [wga[number] for number in numbers],
+                "wga_mean": wga.mean(),
+                "wga_sd": wga.std(),
+                "wga_pooled": wga_pooled.get(run),
+                "auroc_mean": auroc.mean(),
+                "auroc_sd": auroc.std(),
+            }
         )
-        for row in in_order(means, "threshold").to_dict("records")
-    ]
-    header = ("threshold, method", "seeds", "WGA", "GBA", "average", "AUROC", "WGA gain over ERM")
-    caption = "Mean ± standard deviation over seeds (of the sample); percent, gains in percentage points."
-    return tag("div", tag("h3", "Over seeds"), table(caption, header, body))
+    return {
+        "at": at,
+        "folds": [
+            {"number": number, "patients": sizes["patients"][number], "smallest": sizes["smallest_group_n"][number]}
+            for number in numbers
+        ],
+        "runs": runs,
+    }
 
 
-def _trained_otherwise(row: dict[Any, Any]) -> str:
-    """Return what a method was trained on where that is not the threshold at which it is judged."""
-    told = str(row.get("trained_attribute") or "")
-    return "" if told in ("", str(row.get("attribute", "")), "nan") else f" on {told}"
+def sweep(study: Study) -> dict[str, Any]:
+    """Return WGA over all evaluation thresholds, for every attribute that runs were trained by."""
+    if study.comparison is None or not study.sweeps:
+        return {}
+    runs = in_order(study.comparison.drop_duplicates("run"), "trained_attribute")
+    panels = _sweep_panels(runs, study.sweeps)
+    return {
+        "split": runs["split"].iloc[0],
+        "panels": list(panels),
+        "rows": runs.to_dict("records"),
+        "too_small": sorted({note for table in study.sweeps.values() for note in _too_small(table)}),
+        "pictures": {"wga_sweep.png": wga_sweep(panels)},
+    }
 
 
-def _share(row: dict[Any, Any], name: str) -> Html:
-    """Return a share in percent with its interval."""
-    return between(percent(row[name]), percent(row[f"{name}_low"]), percent(row[f"{name}_high"]))
+def _sweep_panels(runs: pd.DataFrame, sweeps: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, list[pd.DataFrame]]]:
+    """Return training attribute -> method -> sweeps of its seeds, in the order of `runs`."""
+    panels: dict[str, dict[str, list[pd.DataFrame]]] = {}
+    for row in runs.to_dict("records"):
+        if row["run"] in sweeps:
+            trained = str(row["trained_attribute"]) or "another cohort"
+            panels.setdefault(trained, {}).setdefault(str(row["method"]), []).append(sweeps[row["run"]])
+    return panels
+
+
+def _too_small(sweep_table: pd.DataFrame) -> list[str]:
+    """Return the thresholds at which a group is too small, with the groups."""
+    rows = sweep_table[~sweep_table["is_measured"].astype(bool)].to_dict("records")
+    return [f"at {row['threshold']:g} {str(row['note']).removeprefix('too small: ')}" for row in rows]

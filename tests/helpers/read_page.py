@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Page(HTMLParser):
-    """Tags, image sources, links and text of a page."""
+    """Tags, image sources, links and text of a page; runs of white space in the text are one space, as in a browser."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -17,6 +17,7 @@ class Page(HTMLParser):
         self.ids: list[str] = []
         self.text = ""
         self.feed(path.read_text(encoding="utf-8"))
+        self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         told = dict(attrs)

@@ -96,7 +96,7 @@ def test_the_page_needs_no_network_and_every_file_it_names_is_there(work: Path) 
     assert re.search(r"https?:|//\w|@import|url\(", source) is None
 
 
-def test_outlines_are_seen_on_bright_and_dark_slides_and_unscanned_is_striped(work: Path) -> None:
+def test_outlines_are_visible_and_unscanned_parts_are_hatched(work: Path) -> None:
     write_contact_sheet(work)
     bright, dark = (cv2.imread(str(work / "tissue" / "pictures" / f"{n}.jpg")).astype(int) for n in ("bright", "dark"))
     assert (bright[30:90, [40, 119], 1] > bright[30:90, [40, 119], 2] + 100).mean() > 0.9  # green on white
@@ -168,7 +168,7 @@ def test_the_outline_of_a_slide_tiled_by_a_supplied_mask_is_left_as_it_is(work: 
     assert (work / "tissue" / "bright.geojson").read_bytes() == content
 
 
-def test_a_corrected_outline_named_in_the_manifest_is_the_tissue_from_then_on(tmp_path: Path) -> None:
+def test_a_corrected_outline_in_the_manifest_becomes_the_tissue(tmp_path: Path) -> None:
     work = tile_slides(tmp_path)
     write_contact_sheet(work)
     before = pd.read_parquet(work / "patches" / "bright.parquet")["tissue_fraction"]
@@ -207,7 +207,7 @@ def test_ready_patches_without_an_overview_are_named(tmp_path: Path, typed: Call
     assert "set: ready patches have no overview" in capsys.readouterr().err
 
 
-def test_a_folder_without_a_tiled_slide_and_a_sheet_that_is_no_png_are_refused(tmp_path: Path, work: Path) -> None:
+def test_no_tiled_slide_and_a_sheet_that_is_no_png_are_refused(tmp_path: Path, work: Path) -> None:
     with pytest.raises(InputMissingError, match="no slide is tiled"):
         write_contact_sheet(tmp_path / "empty")
     with pytest.raises(InputUnsupportedError, match=r"sheet\.jpg"):
@@ -226,7 +226,7 @@ def test_the_command_says_what_to_look_at(work: Path, typed: Callable[..., int],
 
 def test_the_report_lists_uncertain_slides_first_and_their_confidence(work: Path) -> None:
     page = Page(write_report(work, evaluate=EvaluateConfig(bootstrap=20)))
-    assert "Look at these first.dark: uncertain, confidence 0.31; two thresholds are 12 % apart." in page.text
+    assert "Look at these first. dark: uncertain, confidence 0.31; two thresholds are 12 % apart." in page.text
     assert "tissue confidence" in page.text
     assert [image["src"] for image in page.images][:3] == [f"tissue/{n}.jpg" for n in ("dark", "blank", "bright")]
 

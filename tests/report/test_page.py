@@ -53,8 +53,8 @@ def test_a_small_group_is_said_loudly_beside_wga(work: Path, page: Page) -> None
 
 def test_failed_and_empty_slides_are_named(page: Page) -> None:
     assert "1 of 26 slides could not be cut into patches (stage tile): broken01 (INPUT_CORRUPT" in page.text
-    assert "1 of 26 slides hold no tissue: nothing to judge (stage tile): blank01" in page.text
-    assert "1 of 26 slides need a look: slide03 (channel SHG is shifted by 6.1 um)." in page.text
+    assert "1 of 26 slides hold no tissue, so they have no patch to classify (stage tile): blank01" in page.text
+    assert "1 of 26 slides have warnings: slide03 (channel SHG is shifted by 6.1 um)." in page.text
 
 
 @pytest.mark.fault("escaped")
@@ -165,7 +165,7 @@ def test_without_validation_no_run_is_preferred_and_their_range_is_said(tmp_path
     assert "Preferred by validation" not in text
     for tau, wga in found.items():
         told = f"{len(wga)} runs, from {min(wga):.1f} to {max(wga):.1f} % on split test."
-        assert f"Worst-group accuracy, tissue threshold {tau}{told}" in text
+        assert f"Worst-group accuracy, tissue threshold {tau} {told}" in text
 
 
 def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_path: Path, made: Any) -> None:
@@ -190,7 +190,7 @@ def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, made: Any) 
     page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
     assert "5 tumour, ink" in page.text
     assert "reliability.png" in {image["src"] for image in page.images}
-    assert "alpha is the share of clean / fold / ink within the label" in page.text
+    assert "Alpha is the share of clean / fold / ink within the label" in page.text
     assert not re.search("tumour, (little|much) tissue|with much tissue|'much tissue'", page.text)
 
 
@@ -208,7 +208,7 @@ def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, made
         "are waterbird",
     ):
         assert part in page.text
-    assert "Patches told apart: landbird and waterbird" in page.text
+    assert "Patches classified as landbird or waterbird" in page.text
     assert not re.search("(with|within|share of) (non-)?tumour", page.text)
 
 
@@ -221,7 +221,7 @@ def test_the_gains_have_the_intervals_that_the_study_asks_for(tmp_path: Path, wo
     assert table["gain_wga_low"].isna().all()
 
 
-def test_artefacts_of_an_older_schema_are_refused_with_the_command_that_redoes_the_first(tmp_path: Path) -> None:
+def test_artefacts_of_an_older_schema_are_refused_with_a_remedy(tmp_path: Path) -> None:
     table = pd.DataFrame(
         {"patch_id": ["a@0,0"], "slide_id": "a", "patient_id": "p", "tissue_fraction": 0.5, "label": 1}
     )

@@ -74,7 +74,7 @@ def test_the_page_is_about_predictions_and_says_each_slide_s_numbers(out: Path) 
             f"{said['counts']['tumour']} of {said['counts']['predicted']} predicted patches called tumour" in page.text
         )
     assert "0 accepted, 0 rejected, 0 flagged, 3 undecided" in page.text
-    assert "Nobody has decided anything" in page.text
+    assert "There is no decision on these predictions yet" in page.text
 
 
 def test_the_folder_opens_elsewhere_without_a_network(out: Path, tmp_path: Path) -> None:
@@ -120,10 +120,10 @@ def test_a_decision_of_another_heatmap_is_said(out: Path) -> None:
     assert "another heatmap" not in Page(write_report(out)).text
     facts = read_json(out / "heatmaps" / "s1" / "heatmap.json")
     write_json(out / "heatmaps" / "s1" / "heatmap.json", facts | {"stamp": facts["stamp"] | {"config": "new"}})
-    assert "Decided of another heatmap than the one that is here now: s1." in Page(write_report(out)).text
+    assert "Decided of another heatmap than the present one: s1." in Page(write_report(out)).text
 
 
-def test_a_study_formed_by_decisions_says_so_and_warns_of_changed_test_labels(tmp_path: Path, work: Path) -> None:
+def test_a_study_with_decisions_warns_of_changed_test_labels(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
     audit = read_json(copy / "groups" / "audit.json")
     decided = {

@@ -173,9 +173,9 @@ def test_a_second_evaluation_changes_nothing_and_the_report_shows_the_folds(fold
     bare = shutil.copytree(folded, tmp_path / "work", ignore=shutil.ignore_patterns("patches", "slides"))
     page = write_report(bare, evaluate=QUICK).read_text(encoding="utf-8")
     assert "fold 3" in page
-    assert "Worst-group accuracy on each fold&#x27;s test patients at tissue threshold 0.25" in page
-    assert "chosen by the labels of the very patients that it is tested on" in page
-    assert "each was trained once with the settings given" not in page  # one was searched, fold by fold
+    assert "Worst-group accuracy on each fold's test patients at tissue threshold 0.25" in page
+    assert "uses the labels of the patients that it is tested on" in page
+    assert "each was trained once with the given settings" not in page  # one was searched, fold by fold
 
 
 def test_the_searches_of_all_folds_count_and_a_searched_run_is_held_against_none_that_was_not(folded: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pathopatch.report.tissue_facts import TissueFacts, cohort_outliers, with_outliers
+from pathopatch.report.tissue import TissueFacts, cohort_outliers, with_outliers
 
 NAN = np.nan
 
@@ -21,21 +21,21 @@ NAN = np.nan
     ],
 )
 def test_a_value_is_an_outlier_above_three_and_a_half_robust_spreads(values: list[float], due: list[int]) -> None:
-    assert np.flatnonzero(cohort_outliers(np.array(values, float), floor=0.0)).tolist() == due
+    assert np.flatnonzero(cohort_outliers(np.array(values, float), least_spread=0.0)).tolist() == due
 
 
-def test_the_floor_keeps_a_hair_from_being_an_outlier_in_a_cohort_of_equals() -> None:
+def test_the_least_spread_keeps_equal_cohorts_free_of_outliers() -> None:
     values = np.array([0.5] * 9 + [0.569, 0.571])
-    assert cohort_outliers(values, floor=0.02).tolist() == [False] * 10 + [True]  # 3.5 * 0.02 = 0.07
+    assert cohort_outliers(values, least_spread=0.02).tolist() == [False] * 10 + [True]  # 3.5 * 0.02 = 0.07
 
 
 def test_fewer_than_eight_known_values_have_no_outlier_and_nan_is_none() -> None:
     values = np.array([0.5] * 7 + [99.0])
-    assert cohort_outliers(values, floor=0.02).sum() == 1
-    assert not cohort_outliers(values[1:], floor=0.02).any()
-    assert not cohort_outliers(np.array([NAN, *values[1:]]), floor=0.02).any()
-    assert cohort_outliers(np.array([NAN, *values]), floor=0.02).tolist() == [False] * 8 + [True]
-    assert cohort_outliers(np.array([]), floor=0.02).tolist() == []
+    assert cohort_outliers(values, least_spread=0.02).sum() == 1
+    assert not cohort_outliers(values[1:], least_spread=0.02).any()
+    assert not cohort_outliers(np.array([NAN, *values[1:]]), least_spread=0.02).any()
+    assert cohort_outliers(np.array([NAN, *values]), least_spread=0.02).tolist() == [False] * 8 + [True]
+    assert cohort_outliers(np.array([]), least_spread=0.02).tolist() == []
 
 
 def test_an_outlier_says_its_value_and_the_median_after_its_own_reasons() -> None:

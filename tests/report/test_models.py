@@ -1,0 +1,120 @@
+"""The models in the report: calibration, channels, dependence, models of other studies, and searches."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from made_trials import trials_of
+from read_page import Page
+
+from pathopatch.core.artefacts import Stamp, fingerprint_file, read_table, write_table
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.files import read_json, write_json
+from pathopatch.report import write_report
+
+NONE = EvaluateConfig(bootstrap=0)
+QUICK = EvaluateConfig(bootstrap=40)
+
+
+@pytest.fixture(scope="module")
+def page(work: Path) -> Page:
+    return Page(write_report(work, evaluate=QUICK))
+
+
+def test_calibration_is_told_before_and_after_the_temperature(work: Path, page: Page) -> None:
+    told = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"]["calibration"]
+    assert set(told) == {"before", "after"}
+    for kind, each in told.items():
+        assert f"gerne-t0.25-s0, {kind} its temperature" in page.text
+        assert f"{100 * each['all']['ece']:.1f}" in page.text
+
+
+def test_what_a_channel_is_worth_is_told_with_its_interval(work: Path, page: Page) -> None:
+    rows = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"]["ablation"]
+    row = next(row for row in rows if row["channel"] == "TPEF" and row["threshold"] == "0.25")
+    assert row["auroc_lost"] > 0.03
+    assert f"[+{100 * row['auroc_lost_low']:.1f}, +{100 * row['auroc_lost_high']:.1f}]" in page.text
+
+
+def test_the_change_of_the_dependence_on_tissue_is_told(page: Page) -> None:
+    assert "Change of the dependence on tissue against ERM" in page.text
+
+
+def with_external_validation(work: Path, folder: Path, name: str) -> Path:
+    """A copy of the study in which a model from elsewhere was judged; as `evaluate_bundle` leaves it."""
+    copy: Path = shutil.copytree(work, folder)
+    numbers = read_json(copy / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")
+    content = {**numbers["splits"]["test"], "fraction_only": read_json(copy / "groups" / "audit.json")["whole"]}
+    about: dict[str, Any] = {
+        "name": name,
+        "method": "gerne",
+        "architecture": "small",
+        "channels": ["A"],
+        "patch_px": 64,
+    }
+    about |= {"decision_threshold": 0.1, "decision_chosen_for": "wga", "temperature": 1.5}
+    told = {"bundle": about, "warnings": ["The model was trained on <b>slide07</b>."], "splits": {"all": content}}
+    inputs = {"groups": fingerprint_file(copy / "groups.parquet")}
+    stamp = Stamp(stage="evaluate", settings={"is": "c"}, inputs=inputs).to_dict()
+    write_json(copy / "evaluations" / name / "metrics.json", {**told, "stamp": stamp})
+    return copy
+
+
+def test_an_external_model_is_shown_with_warnings_and_escaped_names(work: Path, tmp_path: Path) -> None:
+    copy = with_external_validation(work, tmp_path / "copy", "their<i>$model$")
+    told = Page(write_report(copy, evaluate=NONE))
+    assert "their<i>$model$" in told.text
+    assert "The model was trained on <b>slide07</b>." in told.text
+    assert not {"i", "b"} & set(told.tags)
+    content = read_json(copy / "evaluations" / "their<i>$model$" / "metrics.json")["splits"]["all"]
+    assert f"{content['fraction_only']['auroc']:.3f}" in told.text
+    assert f"{100 * content['thresholds']['0.5']['wga']['value']:.1f}" in told.text
+    for image in told.images:
+        assert (copy / "report" / str(image["src"])).is_file()
+
+
+def test_an_external_evaluation_by_outdated_groups_is_marked(work: Path, tmp_path: Path) -> None:
+    copy, mark = (
+        with_external_validation(work, tmp_path / "copy", "theirs"),
+        "The groups were formed anew after this evaluation",
+    )
+    assert mark not in Page(write_report(copy, evaluate=NONE)).text
+    table = read_table(copy / "groups.parquet")
+    write_table(copy / "groups.parquet", table.iloc[::-1], Stamp(stage="groups", settings={"is": "other"}))
+    assert mark in Page(write_report(copy, evaluate=NONE)).text
+
+
+def write_search(work: Path, method: str, trials: pd.DataFrame) -> str:
+    config = TrainConfig(method=method)
+    folder = work / "runs" / config.run_name
+    write_json(folder / "config.json", config.model_dump(mode="json"))
+    trials.to_csv(folder / "trials.csv", index=False)
+    return config.run_name
+
+
+def test_every_trial_is_listed_with_interval_steps_and_winner(tmp_path: Path) -> None:
+    trials = trials_of(8, s=True)
+    trials.loc[2, ["wga", "wga_low", "wga_high"]] = [0.701, 0.612, 0.788]
+    write_search(tmp_path, "gerne", trials)
+    write_search(tmp_path, "erm", trials_of(3, s=False))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+    assert "gerne-t0.25-s0: 8 trials, 1 pruned, 4450 training steps in all" in text
+    assert page.index("erm-t0.25-s0: 3 trials") < page.index("gerne-t0.25-s0: 8 trials")
+    assert "70.1 [61.2, 78.8]" in text
+    assert page.count("(won)") == 2
+    assert " 250 pruned" in text
+    gerne, erm = text.split("gerne-t0.25-s0: 8")[1], text.split("erm-t0.25-s0: 3")[1].split("gerne-t0.25-s0: 8")[0]
+    assert " c beta s WGA GBA " in gerne
+    assert " weight decay WGA " in erm  # no c, beta or s that the method does not have
+    assert (tmp_path / "report" / "searches.png").is_file()
+
+
+def test_a_work_folder_without_a_search_says_so(tmp_path: Path) -> None:
+    page = write_report(tmp_path)
+    assert "No run was searched" in page.read_text()
