@@ -163,20 +163,20 @@ def predict_patches(
     progress: Progress | None = None,
 ) -> Prediction:
     """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
-    voices = model if isinstance(model, Ensemble) else Ensemble([model])
-    spec = voices.spec
+    ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
+    spec = ensemble.spec
     slide = tolerant(in_order(slide, spec.channels), config.max_bad_tiles)
     check_slide(spec, slide)
     analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)
     tissue = np.zeros(len(origins))
     found = _Found(len(spec.channels))
-    batches = _batches(slide, analysis, voices, config, tissue)
+    batches = _batches(slide, analysis, ensemble, config, tissue)
     if progress is not None:
         progress(0, len(origins))
     with _threads(config.threads), closing(batches), closing(prefetch_items(batches, ahead=_AHEAD)) as ready:
         for batch in ready:
-            said = voices.speak(batch.x, tta=config.tta)
+            said = ensemble.forward(batch.x, tta=config.tta)
             found.add(batch, logit=said.logit, probability=said.probability, spread=said.spread)
             if progress is not None:
                 progress(batch.done, len(origins))
@@ -255,10 +255,10 @@ class _Found:
 
 
 def _batches(
-    slide: Slide, analysis: SlideAnalysis, voices: Ensemble, config: PredictConfig, tissue: NDArray[np.float64]
+    slide: Slide, analysis: SlideAnalysis, ensemble: Ensemble, config: PredictConfig, tissue: NDArray[np.float64]
 ) -> Generator[_Batch]:
     """Yield the patches to predict, `config.batch` at a time across the rows of the grid, and fill in `tissue` (N,)."""
-    spec = voices.spec
+    spec = ensemble.spec
     least = spec.min_tissue if config.min_tissue is None else config.min_tissue
     # Patches without any tissue are left unread where nothing is asked of them; their fraction is 0.
     read_from = 0.0 if config.all_patches or least == 0 else _ANY_TISSUE
@@ -277,10 +277,10 @@ def _batches(
         whole = len(waiting_rows) - len(waiting_rows) % config.batch
         for start in range(0, whole, config.batch):
             part = slice(start, start + config.batch)
-            yield _ready(waiting_rows[part], waiting[part], origins, slide, analysis, voices, done)
+            yield _ready(waiting_rows[part], waiting[part], origins, slide, analysis, ensemble, done)
         waiting_rows, waiting = waiting_rows[whole:], waiting[whole:]
     if len(waiting_rows):
-        yield _ready(waiting_rows, waiting, origins, slide, analysis, voices, done)
+        yield _ready(waiting_rows, waiting, origins, slide, analysis, ensemble, done)
 
 
 def _patch_shape(slide: Slide, analysis: SlideAnalysis) -> tuple[int, int, int]:
@@ -293,12 +293,12 @@ def _ready(
     origins: NDArray[np.int64],
     slide: Slide,
     analysis: SlideAnalysis,
-    voices: Ensemble,
+    ensemble: Ensemble,
     done: int,
 ) -> _Batch:
     """Return patches (n, C, P, P) in the slide's type as a batch, measured and scaled."""
     grid = analysis.grid
-    factor = voices.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
+    factor = ensemble.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
     scaled = intensity.scale(patches, analysis.windows)
     measured = np.empty((len(rows), 2))
     for number, row in enumerate(rows.tolist()):
@@ -317,7 +317,7 @@ def _ready(
         "sharpness": measured[:, 1],
         "mean": scaled.mean(axis=(2, 3)).astype(np.float64),
     }
-    return _Batch(rows, voices.prepared(scaled), values, done)
+    return _Batch(rows, ensemble.standardised(scaled), values, done)
 
 
 def _refuse_nonfinite(slide_id: str, origins: NDArray[np.int64], logits: NDArray[np.float64]) -> None:

@@ -1,6 +1,6 @@
-"""Which networks there are, how a trained one is stored and read safely, and how it turns patches into logits.
+"""Networks, model bundles, prediction of logits, exports.
 
-The names below are loaded on first use, so that bundles and slides are checked without torch.
+The names below are loaded on first use, so that bundles and slides can be checked without torch.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pathopatch.models.bundle import PatchClassifier as PatchClassifier
     from pathopatch.models.bundle import load_model as load_model
     from pathopatch.models.bundle import save_bundle as save_bundle
+    from pathopatch.models.compatibility import check_bundles as check_bundles
     from pathopatch.models.compatibility import check_slide as check_slide
     from pathopatch.models.compatibility import read_spec as read_spec
     from pathopatch.models.ensemble import Ensemble as Ensemble
     from pathopatch.models.ensemble import load_ensemble as load_ensemble
     from pathopatch.models.forward import pick_device as pick_device
-    from pathopatch.models.joint_spec import check_bundles as check_bundles
     from pathopatch.models.networks import build_network as build_network
     from pathopatch.models.spec import BundleSpec as BundleSpec
 
@@ -26,7 +26,7 @@ _HOMES = {
     "Ensemble": "ensemble",
     "PatchClassifier": "bundle",
     "build_network": "networks",
-    "check_bundles": "joint_spec",
+    "check_bundles": "compatibility",
     "check_slide": "compatibility",
     "load_ensemble": "ensemble",
     "load_model": "bundle",

@@ -14,20 +14,13 @@ from torch import nn
 from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, write_json
 from pathopatch.models.card import model_card
-from pathopatch.models.compatibility import HEADER, SPEC, WEIGHTS, check_bundle, opened_weights
-from pathopatch.models.forward import (
-    Precision,
-    patches_a_pass,
-    pick_device,
-    pick_precision,
-    predict_logits,
-    prepared,
-    resize_area,
-)
+from pathopatch.models.compatibility import HEADER, SPEC, WEIGHTS, check_bundle, open_weights
+from pathopatch.models.forward import forward_batch_size, pick_device, pick_precision, predict_logits, resize_area
 from pathopatch.models.networks import build_network
+from pathopatch.models.prepare import Precision, prepare_network
 from pathopatch.models.spec import BundleSpec
 
-CARD = "README.md"
+_CARD = "README.md"
 
 
 class PatchClassifier:
@@ -36,22 +29,13 @@ class PatchClassifier:
     Parameters
     ----------
     spec : BundleSpec
-        What the model expects and means.
+        The model's inputs, outputs and decision rule.
     network : nn.Module
-        Its network, which is not changed; a copy is prepared for prediction.
+        Its network. It is not changed; a copy is prepared for prediction.
     device : torch.device, optional
-        Where to compute; the processor by default.
+        Device to compute on; the processor by default.
     precision : str
-        ``auto``, ``float32`` or ``bfloat16``; see `pick_precision`.
-
-    Attributes
-    ----------
-    precision : str
-        The one in use.
-    network : nn.Module
-        As it was given: what is exported, and what tells models apart.
-    ready : nn.Module
-        The copy that predicts, see `prepared`.
+        ``auto``, ``float32`` or ``bfloat16``; see `pick_precision`. The attribute is the one in use.
     """
 
     def __init__(
@@ -63,22 +47,22 @@ class PatchClassifier:
     ) -> None:
         self.spec = spec
         self.device = device or torch.device("cpu")
-        self.network = network
+        self.network = network  # as given: exports need it
         shape = len(spec.channels), spec.input_px
         self.precision: Precision = pick_precision(network, *shape, device=self.device, requested=precision)
-        self.ready = prepared(network, self.precision, *shape, device=self.device)
+        self._inference_network = prepare_network(network, self.precision, *shape, device=self.device)
         self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
 
     def predict_logits(self, batch: NDArray[np.float32], *, forward_batch: int | None = None) -> NDArray[np.float32]:
-        """Return the logits of patches; resized to the network's input and standardised here.
+        """Return the logits of patches, which are resized to the network's input and standardised here.
 
         Parameters
         ----------
         batch : ndarray of float32, shape (N, C, p, p)
             Patches scaled to [0, 1] by their slide's windows, channels in the order of ``spec.channels``.
         forward_batch : int, optional
-            Patches in one forward pass; by default as many as `patches_a_pass` says.
+            Patches per forward pass; by default `forward_batch_size`.
 
         Returns
         -------
@@ -99,40 +83,35 @@ class PatchClassifier:
         return self.logits(self.standardised(batch), forward_batch=forward_batch)
 
     def standardised(self, batch: NDArray[np.float32]) -> torch.Tensor:
-        """Return patches as the network takes them, float32 of shape (N, C, input_px, input_px), on the processor.
-
-        Parameters
-        ----------
-        batch : ndarray of float32, shape (N, C, p, p)
-            Patches scaled to [0, 1] by their slide's windows.
-        """
+        """Return patches in [0, 1] (N, C, p, p) as the network's input, float32 (N, C, input_px, input_px)."""
         resized = resize_area(np.asarray(batch, dtype=np.float32), self.spec.input_px)
         x = resized - self._mean
         return torch.from_numpy(np.divide(x, self._std, out=x))
 
     def logits(self, x: torch.Tensor, *, forward_batch: int | None = None) -> NDArray[np.float32]:
-        """Return the logits, float32 of shape (N, K), of what `standardised` returned."""
-        batch = forward_batch or patches_a_pass(self.spec.input_px, self.device)
-        return predict_logits(self.ready, x, batch=batch)
+        """Return the logits, float32 of shape (N, K), of the network's input as `standardised` returns it."""
+        batch = forward_batch or forward_batch_size(self.spec.input_px, self.device)
+        return predict_logits(self._inference_network, x, batch=batch)
 
 
 def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
-    """Write a bundle: weights, ``model.json`` and a model card; all of it or nothing. Equal models, equal bytes.
+    """Write a bundle as a whole: weights, ``model.json`` and a model card. Equal models give equal bytes.
 
     Parameters
     ----------
     folder : Path
-        Where it goes; an earlier bundle there is replaced.
+        The bundle's folder; an earlier bundle there is replaced.
     network : nn.Module
         As `build_network` made it for ``spec.architecture``.
     spec : BundleSpec
-        What goes with the weights.
+        Everything but the weights.
 
     Raises
     ------
     DiskFullError
-        No space was left; an earlier bundle is untouched.
+        No space is left; an earlier bundle is untouched.
     """
+    # Sorted, contiguous and in one memory format, so that equal models give equal bytes.
     tensors = {
         name: value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous().clone()
         for name, value in sorted(network.state_dict().items())
@@ -142,11 +121,11 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / WEIGHTS, metadata=header)
         write_json(temporary / SPEC, spec.model_dump(mode="json"))
-        (temporary / CARD).write_text(model_card(spec), encoding="utf-8")
+        (temporary / _CARD).write_text(model_card(spec), encoding="utf-8")
 
 
 def load_model(folder: Path | str, *, device: str = "auto", precision: str = "auto") -> PatchClassifier:
-    """Return the model of a bundle, ready to predict. No code from the bundle is run.
+    """Return the model of a bundle, ready to predict. No code of the bundle is run.
 
     Parameters
     ----------
@@ -160,7 +139,7 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
     Raises
     ------
     InputMissingError
-        No bundle there, or a part of it is missing.
+        There is no bundle, or a part of it is missing.
     InputCorruptError
         The weights are cut off or damaged.
     CheckpointUnsafeError
@@ -170,7 +149,7 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
     """
     folder = Path(folder)
     spec = check_bundle(folder)
-    with opened_weights(folder / WEIGHTS, framework="pt") as stream:
+    with open_weights(folder / WEIGHTS, framework="pt") as stream:
         tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     try:
         network = build_network(

@@ -1,4 +1,4 @@
-"""What a reader must know about a model before using it: its model card, made from the bundle's own numbers."""
+"""The model card: what a reader must know before using a model, from the bundle's own numbers."""
 
 from __future__ import annotations
 
@@ -52,13 +52,7 @@ _FINGERPRINTS = ("groups", "patches", "config")
 
 
 def model_card(spec: BundleSpec) -> str:
-    """Return the model card in Markdown.
-
-    Parameters
-    ----------
-    spec : BundleSpec
-        The model's. What a bundle of an earlier version does not know is said to be unknown.
-    """
+    """Return the model card in Markdown; values that the bundle lacks are stated to be unknown."""
     is_binary = len(spec.class_names) == 2
     return _CARD.format(
         method=spec.method,
@@ -84,7 +78,7 @@ def model_card(spec: BundleSpec) -> str:
 
 
 def decision_text(spec: BundleSpec) -> str:
-    """Return in words when a patch counts as the second of two classes, or as which of several."""
+    """Return in words how a patch is classified."""
     if spec.decision_probability is None:
         return "the class of the largest logit"
     return (
@@ -94,12 +88,12 @@ def decision_text(spec: BundleSpec) -> str:
 
 
 def scale_text(spec: BundleSpec) -> str:
-    """Return in words at which scale patches are cut."""
+    """Return the scale of the patches in words."""
     return "unknown scale" if spec.mpp is None else f"{spec.mpp:g} um/px"
 
 
 def _level_text(spec: BundleSpec) -> str:
-    """Return in words which of a slide's levels patches are read from."""
+    """Return in words from which level of a slide patches are read."""
     if spec.mpp is None:
         return "the finest level"
     least = spec.mpp / EXACT_READ_FACTOR
@@ -110,7 +104,7 @@ def _level_text(spec: BundleSpec) -> str:
 
 
 def intensity_text(spec: BundleSpec) -> str:
-    """Return in words how intensities become [0, 1]."""
+    """Return in words how intensities are scaled to [0, 1]."""
     rule = spec.intensity
     is_rgb = spec.channels == ("R", "G", "B") and spec.dtype == "uint8"
     windows = {name: rule.windows[name] for name in spec.channels if name in rule.windows}
@@ -128,53 +122,57 @@ def intensity_text(spec: BundleSpec) -> str:
 
 
 def _data(spec: BundleSpec) -> str:
-    """Return what the model was trained and validated on: counts, groups, fingerprints."""
-    known = [(name, spec.data[name]) for name in ("trained", "validated") if name in spec.data]
-    if not known:
+    """Return the section on training and validation data: counts, groups, fingerprints."""
+    summaries = [(name, spec.data[name]) for name in ("trained", "validated") if name in spec.data]
+    if not summaries:
         return "The bundle does not say how many slides, patients and patches it was trained on."
-    rows = [(f"{name} on {_splits(part)}", part["slides"], part["patients"], part["patches"]) for name, part in known]
+    rows = [
+        (f"{name} on {_splits(part)}", part["slides"], part["patients"], part["patches"]) for name, part in summaries
+    ]
     parts = [_table(("", "slides", "patients", "patches"), rows)]
     if spec.data.get("learnt_from_val"):
         parts.append(
             f"Of the validation patches {spec.data['learnt_from_val']} were learnt from; "
             "the numbers below are of the others."
         )
-    trained, *rest = (part for _, part in known)
+    trained, *rest = (part for _, part in summaries)
+    # Training may draw by bins while validation selects at a threshold: other groups have no column here.
     shown = [part for part in rest if _grouping(part) == _grouping(trained)]
     header = ("group", "trained on", *("validated on" for _ in shown))
     counts = [_cells(part) for part in (trained, *shown)]
     parts.append("; ".join([f"Groups {trained['by']}", *filter(None, [spec.data.get("drawn_by")])]) + ".")
     parts.append(_table(header, zip(_groups(spec, trained), *counts, strict=True)))
-    prints = [f"{name} {spec.training[name][:16]}" for name in _FINGERPRINTS if name in spec.training]
-    if prints:
+    fingerprints = [f"{name} {spec.training[name][:16]}" for name in _FINGERPRINTS if name in spec.training]
+    if fingerprints:
         marked = "; `model.json` marks each slide by its content" if "train_slides" in spec.training else ""
-        parts.append(f"Fingerprints: {', '.join(prints)}{marked}.")
+        parts.append(f"Fingerprints: {', '.join(fingerprints)}{marked}.")
     return "\n\n".join(parts)
 
 
 def _validation(spec: BundleSpec) -> str:
-    """Return what validation said of the model, at the decision threshold."""
-    found = spec.group_metrics
-    if not found:
+    """Return the section on validation, at the decision threshold."""
+    metrics = spec.group_metrics
+    if not metrics:
         return "None were computed."
     measures = [
-        (words, _number(found[name]), _interval(found, name), _number(found.get(f"{name}_at_zero")))
+        (words, _number(metrics[name]), _interval(metrics, name), _number(metrics.get(f"{name}_at_zero")))
         for name, words in _MEASURES
-        if name in found
+        if name in metrics
     ]
     parts = [_table(("at the decision threshold", "", "95 % interval", "with threshold 0"), measures)]
-    if found.get("patients"):
+    if metrics.get("patients"):
         parts.append(
-            f"The intervals draw the {found['patients']} validation patients again, not the patches."
-            if found["patients"] > 1
+            f"The intervals draw the {metrics['patients']} validation patients again, not the patches."
+            if metrics["patients"] > 1
             else "There is one validation patient, which says nothing of how patients differ: no interval."
         )
     if groups := _group_accuracies(spec):
         parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), groups[1]))
+    # Whatever else training stored has a table of its own, so that the card hides nothing.
     shown = {name for name, _ in _MEASURES} | {"patients", "is_threshold_tuned"}
     other = [
         (_LOSSES.get(name, name), _number(value))
-        for name, value in found.items()
+        for name, value in metrics.items()
         if name.removesuffix("_low").removesuffix("_high").removesuffix("_at_zero") not in shown
         and not (groups and name.startswith(("accuracy of ", "n of ")))
     ]
@@ -182,35 +180,35 @@ def _validation(spec: BundleSpec) -> str:
 
 
 def _group_accuracies(spec: BundleSpec) -> tuple[str, list[tuple[str, Any, str]]] | None:
-    """Return by what validation's groups are formed and a row for each; None if the bundle does not name them."""
+    """Return how validation's groups are formed and a row for each; None if the bundle does not name them."""
     part = spec.data.get("validated")
     if not part:
         return None
     pairs = [(y, a) for y in range(len(spec.class_names)) for a in range(len(part["attributes"]))]
     keys = [f"label {y}, attribute {a}" for y, a in pairs]
-    found = spec.group_metrics
+    metrics = spec.group_metrics
     rows = [
-        (name, found[f"n of {key}"], _number(found.get(f"accuracy of {key}")))
+        (name, metrics[f"n of {key}"], _number(metrics.get(f"accuracy of {key}")))
         for name, key in zip(_groups(spec, part), keys, strict=True)
-        if f"n of {key}" in found
+        if f"n of {key}" in metrics
     ]
     return (part["by"], rows) if rows else None
 
 
 def _limits_of_data(spec: BundleSpec) -> list[str]:
-    """Return what the numbers themselves say of the model's limits."""
-    said = [] if spec.mpp is not None else [_UNKNOWN_SCALE]
+    """Return the limits that follow from the numbers."""
+    limits = [] if spec.mpp is not None else [_UNKNOWN_SCALE]
     if part := spec.data.get("trained"):
         cells, names = _cells(part), _groups(spec, part)
         least = min(cells)
         smallest = "; ".join(name for name, n in zip(names, cells, strict=True) if n == least)
-        said.append(f"The smallest training group has {least} patches: {smallest}.")
+        limits.append(f"The smallest training group has {least} patches: {smallest}.")
     if spec.group_metrics.get("is_threshold_tuned"):
-        said.append(
+        limits.append(
             "The decision threshold was chosen on the validation patches that its numbers are given for; another "
             "scanner or another share of tumour may need another one."
         )
-    return said
+    return limits
 
 
 def _splits(part: Mapping[str, Any]) -> str:
@@ -227,20 +225,20 @@ def _cells(part: Mapping[str, Any]) -> list[int]:
 
 
 def _groups(spec: BundleSpec, part: Mapping[str, Any]) -> list[str]:
-    """Return what the groups are called, in the order of `_cells`."""
+    """Return the names of the groups, in the order of `_cells`."""
     return [f"{label}, {value}" for label in spec.class_names for value in part["attributes"]]
 
 
-def _interval(found: Mapping[str, Any], name: str) -> str:
-    low, high = found.get(f"{name}_low"), found.get(f"{name}_high")
+def _interval(metrics: Mapping[str, Any], name: str) -> str:
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
     return f"{_number(low)} to {_number(high)}" if _is_number(low) and _is_number(high) else "not known"
 
 
 def _number(value: Any) -> str:
-    """Return a number in words, the same whether it comes from training or, NaN as null, from a file."""
+    """Return a number as text."""
     if isinstance(value, float):
         return f"{value:.4g}" if _is_number(value) else "not known"
-    return "not known" if value is None else str(value)
+    return "not known" if value is None else str(value)  # a file has null for NaN, and both read the same
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""How do several bundles speak with one voice? Members of one geometry, their mean, and how far they are apart."""
+"""Average the predictions of several models, and measure how far they disagree."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathopatch.models.bundle import PatchClassifier, load_model
-from pathopatch.models.joint_spec import check_bundles, joint_spec
+from pathopatch.models.compatibility import check_bundles, joint_spec
 
 
 @dataclass(frozen=True, eq=False)
-class Voices:
-    """What all members say of some patches.
+class EnsembleOutput:
+    """Prediction of all members for some patches.
 
     Parameters
     ----------
     logit : ndarray of float64, shape (N,)
-        Of a single model z1 - z0; of several the mean of (z1 - z0) / temperature.
+        z1 - z0 of a single model; of several models the mean of (z1 - z0) / temperature.
     probability : ndarray of float64, shape (N,)
-        The sigmoid of the logit, of a single model over its temperature.
+        Sigmoid of the logit; of a single model, sigmoid of the logit over its temperature.
     spread : ndarray of float64, shape (N,)
-        Standard deviation of the members' probabilities; NaN of a single model.
+        Standard deviation of the members' probabilities; NaN for a single model.
     """
 
     logit: NDArray[np.float64]
@@ -45,14 +45,13 @@ class Ensemble:
     Raises
     ------
     CheckpointIncompatibleError
-        Other than two classes, or members that differ in what a slide is cut and scaled by; the difference is named.
+        Other than two classes, or members that cut or scale a slide differently; the difference is named.
 
     Attributes
     ----------
     spec : BundleSpec
-        What holds for all. Of several members the logit is the mean of their (z1 - z0) / temperature, so its own
-        temperature is 1, and its decision threshold, in the same units, the mean of their decision thresholds /
-        temperature. So a patch is of the second class if (logit - threshold) / temperature is above 0 on the mean.
+        Common to all members. The logit of several is the mean of (z1 - z0) / temperature, so the joint temperature is
+        1. The joint decision threshold has the same unit: the mean of the members' thresholds / temperature.
     """
 
     def __init__(self, members: Sequence[PatchClassifier]) -> None:
@@ -61,42 +60,37 @@ class Ensemble:
 
     @property
     def precision(self) -> str:
-        """The precision of each member, once where all have the same."""
+        """The precision of each member; one word if all have the same."""
         return "+".join(dict.fromkeys(member.precision for member in self.members))
 
-    def prepared(self, scaled: NDArray[np.float32]) -> tuple[Tensor, ...]:
-        """Return patches as each member's network takes them.
-
-        Parameters
-        ----------
-        scaled : ndarray of float32, shape (N, C, p, p)
-            In [0, 1].
-        """
+    def standardised(self, scaled: NDArray[np.float32]) -> tuple[Tensor, ...]:
+        """Return patches in [0, 1] (N, C, p, p) as the input of each member's network."""
         return tuple(member.standardised(scaled) for member in self.members)
 
-    def speak(self, prepared: Sequence[Tensor], *, tta: bool = False) -> Voices:
-        """Return what the members say.
+    def forward(self, inputs: Sequence[Tensor], *, tta: bool = False) -> EnsembleOutput:
+        """Return the prediction of all members.
 
         Parameters
         ----------
-        prepared : sequence of Tensor
-            As `prepared` returns it.
+        inputs : sequence of Tensor
+            As `standardised` returns them, one per member.
         tta : bool
-            Take each member's mean logit over the eight symmetries of the square.
+            Test-time augmentation: the mean logit over the eight symmetries of the square.
         """
         margins = np.stack(
-            [_margin(member, x, tta=tta) for member, x in zip(self.members, prepared, strict=True)]
+            [_margin(member, x, tta=tta) for member, x in zip(self.members, inputs, strict=True)]
         )  # (M, N)
         if len(self.members) == 1:
-            nothing = np.full(margins.shape[1], np.nan)
-            return Voices(margins[0], sigmoid(margins[0] / self.spec.temperature), nothing)
+            no_spread = np.full(margins.shape[1], np.nan)
+            return EnsembleOutput(margins[0], sigmoid(margins[0] / self.spec.temperature), no_spread)
+        # Calibrate before averaging, or the least certain temperature would dominate the mean.
         calibrated = margins / np.array([[member.spec.temperature] for member in self.members])
         logit = calibrated.mean(axis=0)
-        return Voices(logit, sigmoid(logit), sigmoid(calibrated).std(axis=0, ddof=1))
+        return EnsembleOutput(logit, sigmoid(logit), sigmoid(calibrated).std(axis=0, ddof=1))
 
 
 def load_ensemble(folders: Sequence[Path], *, device: str = "auto", precision: str = "auto") -> Ensemble:
-    """Return the models of one or more bundles as one; arguments and errors as of `load_model` and `check_bundles`."""
+    """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`."""
     check_bundles(folders)
     return Ensemble([load_model(folder, device=device, precision=precision) for folder in folders])
 
@@ -108,10 +102,9 @@ def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _margin(member: PatchClassifier, x: Tensor, *, tta: bool) -> NDArray[np.float64]:
     """Return z1 - z0 of patches, shape (N,)."""
-    seen = [turned for k in range(4) for turned in _both_sides(torch.rot90(x, k, (2, 3)))] if tta else [x]
-    logits = np.mean([member.logits(each).astype(np.float64) for each in seen], axis=0)
+    views = [x]
+    if tta:
+        rotated = (torch.rot90(x, k, (2, 3)) for k in range(4))
+        views = [view for turned in rotated for view in (turned, torch.flip(turned, (3,)))]
+    logits = np.mean([member.logits(view).astype(np.float64) for view in views], axis=0)
     return np.asarray(logits[:, 1] - logits[:, 0])
-
-
-def _both_sides(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, torch.flip(x, (3,))

@@ -1,37 +1,24 @@
-"""How patches become logits: the device, the precision that is safe and fast on it, and batches."""
+"""Run a network on patches: device, precision, batches, and the area mean that resizes patches."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.models.fold import folded
-from pathopatch.models.mixed import in_bfloat16
+from pathopatch.models.prepare import Precision, prepare_network, probe_patches
 
-Precision = Literal["float32", "bfloat16"]
-LOGIT_TOLERANCE = 0.05
-"""Largest difference of a logit from float32 at which bfloat16 is taken of itself."""
-_PROBE_PATCHES = 24
-_COARSE_PX = 4  # of a smooth patch, before it is made as large as the others
+_LOGIT_TOLERANCE = 0.05  # largest difference of a logit from float32 at which ``auto`` takes bfloat16
 _PASS_PIXELS = 4 * 256**2
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device to compute on.
-
-    Parameters
-    ----------
-    name : str
-        ``auto`` (a CUDA device if there is one, else the processor), ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+    """Return a device by name: ``auto`` (CUDA if there is any, else the processor), ``cpu``, ``cuda:1``, ``mps``.
 
     Raises
     ------
@@ -42,7 +29,7 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.empty(1, device=device)  # a name may be valid though the machine has no such device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputUnsupportedError(
             f"no device {name!r} on this machine", place="--device", remedy="use 'auto' or 'cpu'"
@@ -65,9 +52,8 @@ def pick_precision(
 ) -> Precision:
     """Return the precision to predict in.
 
-    ``auto`` takes bfloat16 where it is native and the logits of a fixed set of patches, see `probe_patches`, differ
-    from those of float32 by at most `LOGIT_TOLERANCE`, so that the choice depends on network and machine alone, never
-    on which slide comes first. A precision asked for by name is taken.
+    ``auto`` takes bfloat16 if the device has it in hardware and the logits of a fixed set of patches differ from those
+    of float32 by at most 0.05. So the choice depends on network and machine alone, never on the slide.
 
     Parameters
     ----------
@@ -76,7 +62,7 @@ def pick_precision(
     channels, input_px : int
         Shape of its input.
     device : torch.device
-        Where it is to predict.
+        Device of the prediction.
     requested : str
         ``auto``, ``float32`` or ``bfloat16``.
 
@@ -96,76 +82,21 @@ def pick_precision(
     if not is_bfloat16_native(device):
         return "float32"
     probe = probe_patches(channels, input_px)
-    batch = patches_a_pass(input_px, device)
-    full = predict_logits(prepared(network, "float32", channels, input_px, device=device), probe, batch=batch)
+    batch = forward_batch_size(input_px, device)
+    full = predict_logits(prepare_network(network, "float32", channels, input_px, device=device), probe, batch=batch)
     try:
-        short = predict_logits(prepared(network, "bfloat16", channels, input_px, device=device), probe, batch=batch)
+        short_network = prepare_network(network, "bfloat16", channels, input_px, device=device)
+        short = predict_logits(short_network, probe, batch=batch)
     except RuntimeError:  # an operation of this network has no form for bfloat16, or refuses to mix types
         return "float32"
     difference = float(np.abs(full - short).max())
-    return "bfloat16" if difference <= LOGIT_TOLERANCE else "float32"  # NaN is not <=
+    return "bfloat16" if difference <= _LOGIT_TOLERANCE else "float32"  # NaN is not <=
 
 
-def probe_patches(channels: int, input_px: int) -> Tensor:
-    """Return the patches that precisions are compared on: a third each are noise, flat, and smooth.
-
-    What bfloat16 rounds off averages out over noise. It does not over a flat patch, where every place of a channel is
-    rounded alike.
-
-    Returns
-    -------
-    Tensor of float32, shape (N, channels, input_px, input_px)
-        Standardised; always the same.
-    """
-    generator = torch.Generator().manual_seed(0)
-    n = _PROBE_PATCHES // 3
-    noise = torch.randn(n, channels, input_px, input_px, generator=generator)
-    flat = torch.randn(n, channels, 1, 1, generator=generator).expand(n, channels, input_px, input_px)
-    coarse = torch.randn(n, channels, _COARSE_PX, _COARSE_PX, generator=generator)
-    return torch.cat([noise, flat, interpolate(coarse, size=(input_px, input_px), mode="bilinear")])
-
-
-def prepared(
-    network: nn.Module,
-    precision: Precision,
-    channels: int,
-    input_px: int,
-    *,
-    device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
-) -> nn.Module:
-    """Return a copy of a network for prediction, with the same logits but for rounding.
-
-    It is channels last, without dropout or gradients, and its batch norms are folded, see `folded`. In bfloat16, a
-    processor keeps some layers in float32, see `in_bfloat16`.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Takes standardised float32 of shape (N, channels, input_px, input_px). It is not changed.
-    precision : str
-        ``float32`` or ``bfloat16``.
-    channels, input_px : int
-        Shape of its input.
-    device : torch.device
-        Where the copy goes.
-    """
-    x = probe_patches(channels, input_px)[:1]
-    ready = folded(copy.deepcopy(network).to("cpu", torch.float32), x)
-    if precision == "bfloat16" and device.type == "cpu":
-        ready = in_bfloat16(ready, x)
-    elif precision == "bfloat16":
-        ready = ready.to(torch.bfloat16)
-    ready = ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    ready.requires_grad_(False)
-    return ready  # type: ignore[no-any-return]
-
-
-def patches_a_pass(input_px: int, device: torch.device) -> int:
-    """Return how many patches go through a network at once where that is fastest.
-
-    On a processor they are few: what a layer gives for many patches at once leaves its cache, and is memory that the
-    system hands out anew, and clears, for every layer; of 32 patches of 256 px that is half of the time.
-    """
+def forward_batch_size(input_px: int, device: torch.device) -> int:
+    """Return the number of patches per forward pass that is fastest."""
+    # Few on a processor. The output of a layer for many patches does not fit the cache; the system allocates and clears
+    # it for every layer, which took half of the time for 32 patches of 256 px.
     return max(1, _PASS_PIXELS // input_px**2) if device.type == "cpu" else 256
 
 
@@ -175,7 +106,7 @@ def predict_logits(network: nn.Module, x: Tensor, *, batch: int = 256) -> NDArra
     Parameters
     ----------
     network : nn.Module
-        As `prepared` returns it; the patches are brought to its type and device.
+        As `prepare_network` returns it; the patches are moved to its type and device.
     x : Tensor of float32, shape (N, C, input_px, input_px)
         Standardised patches. N may be 0.
     batch : int
@@ -199,25 +130,14 @@ def predict_logits(network: nn.Module, x: Tensor, *, batch: int = 256) -> NDArra
 
 
 def resize_area(patches: NDArray[np.float32], side_px: int) -> NDArray[np.float32]:
-    """Return patches resampled by area to a side of `side_px`, each channel by itself; unchanged if they have it.
+    """Return patches (N, C, p, p) resampled by area to a side of `side_px`; unchanged if they have it already.
 
     Training and prediction both use it, so that both see the same pixels.
-
-    Parameters
-    ----------
-    patches : ndarray of float32, shape (N, C, p, p)
-        Patches; the argument is not changed.
-    side_px : int
-        Side due.
-
-    Returns
-    -------
-    ndarray of float32, shape (N, C, side_px, side_px)
     """
     n, channels, height, width = patches.shape
     if (height, width) == (side_px, side_px):
         return patches
-    planes = patches.reshape(n * channels, height, width)
+    planes = patches.reshape(n * channels, height, width)  # plane by plane: OpenCV takes at most four channels
     resized = np.empty((n * channels, side_px, side_px), dtype=np.float32)
     for plane, target in zip(planes, resized, strict=True):
         cv2.resize(plane, (side_px, side_px), dst=target, interpolation=cv2.INTER_AREA)
@@ -225,19 +145,6 @@ def resize_area(patches: NDArray[np.float32], side_px: int) -> NDArray[np.float3
 
 
 def area_weights(from_px: int, to_px: int) -> NDArray[np.float32]:
-    """Return what `resize_area` does along one side, as a matrix: each target pixel's share of each source pixel.
-
-    With ``m`` this matrix and ``x`` a plane of a patch, ``m @ x @ m.T`` is the plane as `resize_area` gives it.
-
-    Parameters
-    ----------
-    from_px, to_px : int
-        Side of the patch, and the side due.
-
-    Returns
-    -------
-    ndarray of float32, shape (to_px, from_px)
-        Every row sums to 1.
-    """
-    each = np.eye(from_px, dtype=np.float32)
-    return np.asarray(cv2.resize(each, (from_px, to_px), interpolation=cv2.INTER_AREA), dtype=np.float32)
+    """Return `resize_area` along one side as a matrix m (to_px, from_px): m @ x @ m.T resizes a plane x."""
+    identity = np.eye(from_px, dtype=np.float32)
+    return np.asarray(cv2.resize(identity, (from_px, to_px), interpolation=cv2.INTER_AREA), dtype=np.float32)

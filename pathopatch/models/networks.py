@@ -1,4 +1,4 @@
-"""Which network: our own small one, or any of timm's, for any number of channels, with or without known weights."""
+"""Build networks: our own small ones or any of timm's, for any number of channels, optionally with known weights."""
 
 from __future__ import annotations
 
@@ -22,47 +22,31 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
 )
 
-SMALL, MLP = "small-groupnorm", "mlp-100"
+_SMALL, _MLP = "small-groupnorm", "mlp-100"
 _LITE0 = "tf_efficientnet_lite0"
-_WIDTHS = (32, 64, 128, 128)  # 0.07 s a training step of 64 patches of 64 px on one thread, channels last
-_COUNTER = "num_batches_tracked"
+_WIDTHS = (32, 64, 128, 128)  # 0.07 s per training step of 64 patches of 64 px on one thread, channels last
+_BATCH_COUNTER = "num_batches_tracked"
 _HIDDEN = 100
 
 
 class SmallGroupNorm(nn.Module):
-    """A four-stage convolutional network with GroupNorm, for training from scratch.
-
-    GroupNorm rather than BatchNorm, since a step of two differently drawn streams would mix their batch statistics.
-    The first stage halves the size by its stride, since at full size it would cost as much as all others together.
-
-    Parameters
-    ----------
-    channels : int
-        Input channels.
-    n_classes : int
-        Outputs.
-    """
+    """A four-stage convolutional network with GroupNorm, for training from scratch, of any input size from 8 px."""
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
+        # GroupNorm, since BatchNorm would mix the statistics of a step's two differently drawn streams. The first stage
+        # has a stride of 2, since at full size it would cost as much as all others together.
         stages: list[nn.Module] = []
         width_in = channels
         for index, width in enumerate(_WIDTHS):
-            first = index == 0
+            kernel, stride = (5, 2) if index == 0 else (3, 1)
             stages += [
-                nn.Conv2d(
-                    width_in,
-                    width,
-                    5 if first else 3,
-                    stride=2 if first else 1,
-                    padding=2 if first else 1,
-                    bias=False,
-                ),
+                nn.Conv2d(width_in, width, kernel, stride=stride, padding=kernel // 2, bias=False),
                 nn.GroupNorm(width // 8, width),
                 nn.ReLU(inplace=True),
             ]
             if index < len(_WIDTHS) - 1:
-                stages.append(nn.MaxPool2d(2, ceil_mode=True))  # ceil: an input of 8 px does not vanish
+                stages.append(nn.MaxPool2d(2, ceil_mode=True))  # ceil, so that an input of 8 px keeps a pixel
             width_in = width
         self.features = nn.Sequential(*stages)
         self.classifier = nn.Linear(width_in, n_classes)
@@ -75,18 +59,9 @@ class SmallGroupNorm(nn.Module):
 
 
 class MLP100(nn.Module):
-    """Three fully connected layers with 100 hidden units and ReLU, on the flattened patch.
+    """Three fully connected layers with 100 hidden units and ReLU, on flattened patches of one side.
 
     The network of GERNE's experiments on Colored MNIST [1]_.
-
-    Parameters
-    ----------
-    channels : int
-        Input channels.
-    n_classes : int
-        Outputs.
-    input_px : int
-        Side of the input; a patch of another side is refused by the first layer.
 
     References
     ----------
@@ -127,89 +102,72 @@ def build_network(
     channels : int
         Input channels, any number from 1.
     pretrained : str or Path
-        ``none``; ``efficientnet-lite0`` (the weights that come with the extra `pretrained`); or a file of weights,
-        safetensors or ``.pt``/``.pth``. Nothing is downloaded. For other than three channels the first convolution
-        is adapted as timm does it; a classifier of another size starts at 0, every class being as likely: logits
-        drawn at random are as large as timm draws them for a thousand classes, and the first steps, which are spent
-        on unlearning them, undo what the weights had learnt.
+        ``none``; ``efficientnet-lite0`` (the weights of the extra `pretrained`); or a file of weights, safetensors or
+        ``.pt``/``.pth``. Nothing is downloaded. For other than three channels the first convolution is adapted as timm
+        does; a classifier of another size starts at 0.
     n_classes : int
         Outputs.
     input_px : int, optional
-        Side of the input, for those networks that are built for one size: ``mlp-100`` and some of timm's.
+        Side of the input, for networks of one size: ``mlp-100`` and some of timm's.
 
     Raises
     ------
     InputUnsupportedError
-        There is no such architecture, ``mlp-100`` without a size, or the extra `pretrained` is not installed.
-    InputMissingError
-        There is no such file of weights.
-    InputCorruptError
-        The file of weights cannot be read.
+        The architecture is unknown, ``mlp-100`` has no size, or the extra `pretrained` is not installed.
+    InputMissingError, InputCorruptError
+        The file of weights does not exist or cannot be read.
     CheckpointUnsafeError
-        The file of weights is a pickle that holds more than tensors.
+        The file of weights is a pickle of more than tensors.
     CheckpointIncompatibleError
-        The weights are those of another architecture.
+        The weights belong to another architecture.
     """
-    if architecture == SMALL:
+    if architecture == _SMALL:
         network: nn.Module = SmallGroupNorm(channels, n_classes)
         first_conv, classifier = "features.0", "classifier"
-    elif architecture == MLP:
+    elif architecture == _MLP:
         if input_px is None:
             raise InputUnsupportedError(
-                f"{MLP!r} without a size", place="[train] input_px", remedy="give the patches' side"
+                f"{_MLP!r} without a size", place="[train] input_px", remedy="give the patches' side"
             )
         network = MLP100(channels, n_classes, input_px)
         first_conv, classifier = "features.1", "classifier"
     else:
-        import timm  # takes longer than all else before a first patch, and our own networks do without
+        import timm  # takes longer than everything else before the first patch; our own networks do not need it
 
         if not timm.is_model(architecture):
             raise InputUnsupportedError(
                 f"no architecture {architecture!r}",
                 place="[train] architecture",
-                remedy=f"use {SMALL!r}, {MLP!r} or a name that timm.list_models() lists",
+                remedy=f"use {_SMALL!r}, {_MLP!r} or a name that timm.list_models() lists",
             )
         network = timm.create_model(architecture, pretrained=False, in_chans=channels, num_classes=n_classes)
-        resizes = getattr(network, "set_input_size", None)
-        if input_px is not None and resizes is not None:
-            resizes((input_px, input_px))
+        set_input_size = getattr(network, "set_input_size", None)
+        if input_px is not None and set_input_size is not None:
+            set_input_size((input_px, input_px))
         first_conv, classifier = _timm_name(network, "first_conv"), _timm_name(network, "classifier")
     if str(pretrained) != "none":
         path = _weights_path(pretrained, architecture)
-        adapted = _adapted(read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
+        adapted = _adapted(_read_weights(path), network.state_dict(), first_conv, classifier, place=str(path))
         network.load_state_dict(adapted, strict=False)
     return network
 
 
 def classifier_of(network: nn.Module) -> nn.Module:
-    """Return the last layer of a network that `build_network` made: what is trained where only the head is."""
+    """Return the last layer of a network from `build_network`: the head."""
     if isinstance(network, SmallGroupNorm | MLP100):
         return network.classifier
     return network.get_submodule(_timm_name(network, "classifier"))
 
 
 def freeze_batchnorm(network: nn.Module) -> None:
-    """Make every BatchNorm use its stored statistics and leave them as they are; scale and shift still learn.
-
-    To be called after each ``network.train()``, which undoes it.
-    """
+    """Make every BatchNorm use its stored statistics; ``network.train()`` undoes it. Scale and shift still learn."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file of weights, by name; no code in it is run.
-
-    Raises
-    ------
-    InputMissingError
-        There is no such file.
-    InputCorruptError
-        The file cannot be read.
-    CheckpointUnsafeError
-        The file is a pickle that holds more than tensors.
-    """
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file of weights by name, without running code of the file."""
     if not path.is_file():
         raise InputMissingError(
             f"no file of weights {path.name}", place=str(path), remedy="check the path in [train] pretrained"
@@ -218,11 +176,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return dict(load_file(path))
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # refused or read, either way on purpose
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # weights_only refuses what is unsafe
             raw = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointUnsafeError(
-            "holds more than tensors, and reading that could run code; nothing was run",
+            "the file holds more than tensors, and reading it could run code; nothing was run",
             place=str(path),
             remedy="use weights stored as safetensors, from a source that you trust",
         ) from error
@@ -235,13 +193,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             raw = raw[key]
     if not isinstance(raw, Mapping) or not all(isinstance(value, Tensor) for value in raw.values()):
         raise CheckpointIncompatibleError(
-            "not a table of tensors by name", place=str(path), remedy="store the network's state_dict()"
+            "not a dictionary of tensors by name", place=str(path), remedy="store the network's state_dict()"
         )
     return dict(raw)
 
 
 def _weights_path(pretrained: str | Path, architecture: str) -> Path:
-    """Return the file of weights that `pretrained` names."""
+    """Return the file of weights of `pretrained`."""
     if str(pretrained) != "efficientnet-lite0":
         return Path(pretrained)
     if architecture != _LITE0:
@@ -264,29 +222,31 @@ def _weights_path(pretrained: str | Path, architecture: str) -> Path:
 def _adapted(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor], first_conv: str, classifier: str, *, place: str
 ) -> dict[str, Tensor]:
-    """Return weights under the target's names, every one accounted for; by name, or by order if names are others."""
-    source = {name: value for name, value in weights.items() if not name.endswith(_COUNTER)}
-    due = {name: value for name, value in target.items() if not name.endswith(_COUNTER)}
-    if source.keys() != due.keys():
-        if len(source) != len(due):
-            raise _not_the_same(f"{len(source)} tensors, {len(due)} are due", place)
-        source = dict(zip(due, source.values(), strict=True))
-    found: dict[str, Tensor] = {}
-    for name, expected in due.items():
+    """Return weights under the target's names: by name, or by order if the names differ. Every tensor must fit."""
+    source = {name: value for name, value in weights.items() if not name.endswith(_BATCH_COUNTER)}
+    expected_tensors = {name: value for name, value in target.items() if not name.endswith(_BATCH_COUNTER)}
+    if source.keys() != expected_tensors.keys():
+        if len(source) != len(expected_tensors):
+            raise _other_architecture(f"{len(source)} tensors, {len(expected_tensors)} expected", place)
+        source = dict(zip(expected_tensors, source.values(), strict=True))
+    adapted: dict[str, Tensor] = {}
+    for name, expected in expected_tensors.items():
         value = source[name]
         if name == f"{first_conv}.weight" and value.ndim == 4 and value.shape[1] != expected.shape[1]:
             from timm.models import adapt_input_conv
 
             value = adapt_input_conv(expected.shape[1], value)
         elif name.startswith(f"{classifier}.") and value.shape != expected.shape:
+            # Zero, so that every class is equally likely. timm's random logits suit a thousand classes: for two they
+            # are so large that the first steps unlearn them, and undo what the weights have learnt.
             value = torch.zeros_like(expected)
         if value.shape != expected.shape:
-            raise _not_the_same(f"{name!r} is {tuple(value.shape)}, {tuple(expected.shape)} is due", place)
-        found[name] = value
-    return found
+            raise _other_architecture(f"{name!r} is {tuple(value.shape)}, {tuple(expected.shape)} expected", place)
+        adapted[name] = value
+    return adapted
 
 
-def _not_the_same(difference: str, place: str) -> CheckpointIncompatibleError:
+def _other_architecture(difference: str, place: str) -> CheckpointIncompatibleError:
     return CheckpointIncompatibleError(
         f"weights of another architecture: {difference}",
         place=place,

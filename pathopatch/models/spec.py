@@ -1,16 +1,16 @@
-"""What is a trained model, apart from its weights? All that a reader, a slide or a model card must know of it."""
+"""The spec of a trained model: everything but its weights."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from pathopatch.core.config import Config, IntensityConfig, TissueConfig
 
 BUNDLE_VERSION = 1
-_ADJUSTABLE = {  # what may be set after training without making the weights wrong
+_ADJUSTABLE = {  # may change after training without making the weights wrong
     "decision_threshold",
     "decision_chosen_for",
     "temperature",
@@ -25,30 +25,22 @@ _ADJUSTABLE = {  # what may be set after training without making the weights wro
 
 
 def class_names(n_classes: int) -> tuple[str, ...]:
-    """Return what classes are called where nobody named them: two are non-tumour and tumour, more are numbered."""
+    """Return default class names: non-tumour and tumour for two classes, numbers for more."""
     if n_classes == 2:
         return ("non-tumour", "tumour")
     return tuple(f"class {number}" for number in range(n_classes))
 
 
 class SeenRange(Config):
-    """What training patches looked like: between which values all but 2 in 1000 of them lay.
+    """Ranges of the training patches' values that contain all but 2 in 1000 patches.
 
-    Sharpness is that of `pathopatch.patches.intensity.sharpness`, which grows with the tissue that a patch holds.
+    Sharpness is that of `pathopatch.patches.intensity.sharpness`, which grows with the tissue of a patch.
     """
 
-    mean: tuple[tuple[float, float], ...]  # of each channel's mean over the patch, in the scale of [0, 1]
-    sharpness: float | None = None  # the least of all; None: not known
-    # (tissue fraction, least sharpness from there on to the next), rising; None: not known, as in older bundles
+    mean: tuple[tuple[float, float], ...]  # of each channel's mean over the patch, on the scale of [0, 1]
+    sharpness: float | None = None  # the least of all; None: unknown
+    # (tissue fraction, least sharpness from there on to the next), rising; None: unknown
     sharpness_by_tissue: tuple[tuple[float, float], ...] | None = None
-
-    @model_serializer(mode="wrap")
-    def _unsaid_where_not_known(self, dumped: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what older bundles did not say, so that their fingerprints stay."""
-        values: dict[str, Any] = dumped(self)
-        if self.sharpness_by_tissue is None:
-            values.pop("sharpness_by_tissue", None)
-        return values
 
     @model_validator(mode="after")
     def _tissue_rises(self) -> SeenRange:
@@ -61,15 +53,15 @@ class SeenRange(Config):
 class BundleSpec(Config):
     """Everything about a trained model but its weights.
 
-    ``mean`` and ``std`` are those of the training set's patches, per channel, after scaling to [0, 1].
-    ``intensity`` and ``align`` are rules; the windows and shifts belong to each slide.
+    ``mean`` and ``std`` are those of the training patches, per channel, after scaling to [0, 1]. ``intensity`` and
+    ``align`` are rules; each slide has its own windows and shifts.
     """
 
     schema_version: int = BUNDLE_VERSION
     package_version: str = ""
     architecture: str
     channels: tuple[str, ...] = Field(min_length=1)
-    dtype: str  # of the slides, as numpy names it
+    dtype: str  # of the slides' pixels, by numpy's name
     background: str = "auto"
     patch_px: int = Field(ge=1)
     stride_px: int = Field(ge=1)
@@ -77,7 +69,7 @@ class BundleSpec(Config):
     input_px: int = Field(ge=1)
     intensity: IntensityConfig = IntensityConfig()
     tissue: TissueConfig = TissueConfig()
-    align: bool = False  # the channels of each slide are moved onto each other, by shifts measured on that slide
+    align: bool = False  # move the channels of each slide onto each other, by shifts measured on that slide
     mean: tuple[float, ...]
     std: tuple[float, ...]
     min_tissue: float = Field(default=0.01, ge=0, le=1)
@@ -89,9 +81,9 @@ class BundleSpec(Config):
     method: str
     parameters: dict[str, Any] = {}
     group_metrics: dict[str, Any] = {}
-    data: dict[str, Any] = {}  # how many slides, patients and patches, by group; see `training.described`
+    data: dict[str, Any] = {}  # numbers of slides, patients and patches, by group; see `training.data_summary`
     training: dict[str, str] = {}  # fingerprints of what it was trained on
-    seen: SeenRange | None = None  # None: a bundle from before this was kept
+    seen: SeenRange | None = None  # appearance of the training patches; None: unknown
 
     @model_validator(mode="after")
     def _one_value_per_channel(self) -> BundleSpec:
@@ -103,12 +95,12 @@ class BundleSpec(Config):
 
     @property
     def decision_probability(self) -> float | None:
-        """Probability of the second of two classes above which it is decided for; None for more classes."""
+        """Probability above which a patch counts as the second of two classes; None for more classes."""
         if len(self.class_names) != 2:
             return None
+        # The sigmoid as a tanh, which cannot overflow.
         return 0.5 * (1 + math.tanh(0.5 * self.decision_threshold / self.temperature))
 
     def contract(self) -> dict[str, Any]:
-        """Return what the weights depend on, as plain values: this much must never be edited."""
-        unsaid = set() if self.align else {"align"}  # as in bundles from before it could be said
-        return self.model_dump(mode="json", exclude=_ADJUSTABLE | unsaid)
+        """Return the settings that the weights depend on, as plain values. They must never be edited."""
+        return self.model_dump(mode="json", exclude=_ADJUSTABLE)

@@ -343,7 +343,7 @@ def _predict_some(network: Ensemble, config: PredictConfig) -> Work:
 
         wanted = 0.0 if config.all_patches else max(least, 1e-12)
         for _, patches, _ in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
-            network.speak(network.prepared(scale(patches, analysis.windows)), tta=config.tta)
+            network.forward(network.standardised(scale(patches, analysis.windows)), tta=config.tta)
         return 0
 
     return work

@@ -1,4 +1,4 @@
-"""Several bundles with one voice: the mean of their calibrated logits, and how far they are apart."""
+"""Ensembles: the mean of the calibrated logits, and how far the members disagree."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def margin(model: PatchClassifier, x: np.ndarray = PATCHES) -> np.ndarray:
 
 def test_a_single_model_keeps_its_logit_and_has_no_spread() -> None:
     model = member(temperature=2.0)
-    said = Ensemble([model]).speak(Ensemble([model]).prepared(PATCHES))
-    np.testing.assert_allclose(said.logit, margin(model), rtol=1e-6)
-    np.testing.assert_allclose(said.probability, 1 / (1 + np.exp(-margin(model) / 2)), rtol=1e-6)
-    assert np.isnan(said.spread).all()
+    output = Ensemble([model]).forward(Ensemble([model]).standardised(PATCHES))
+    np.testing.assert_allclose(output.logit, margin(model), rtol=1e-6)
+    np.testing.assert_allclose(output.probability, 1 / (1 + np.exp(-margin(model) / 2)), rtol=1e-6)
+    assert np.isnan(output.spread).all()
 
 
 def test_several_models_give_mean_calibrated_logit_and_spread() -> None:
     models = [member(0, temperature=2.0, decision_threshold=1.0), member(1, temperature=0.5, decision_threshold=-0.5)]
-    voices = Ensemble(models)
-    said = voices.speak(voices.prepared(PATCHES))
+    ensemble = Ensemble(models)
+    output = ensemble.forward(ensemble.standardised(PATCHES))
     calibrated = np.stack([margin(models[0]) / 2.0, margin(models[1]) / 0.5])
-    np.testing.assert_allclose(said.logit, calibrated.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(said.probability, 1 / (1 + np.exp(-calibrated.mean(axis=0))), rtol=1e-6)
+    np.testing.assert_allclose(output.logit, calibrated.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(output.probability, 1 / (1 + np.exp(-calibrated.mean(axis=0))), rtol=1e-6)
     each = 1 / (1 + np.exp(-calibrated))
-    np.testing.assert_allclose(said.spread, np.abs(each[0] - each[1]) / np.sqrt(2), rtol=1e-5)
-    assert voices.spec.decision_threshold == pytest.approx((1.0 / 2.0 - 0.5 / 0.5) / 2)
-    assert voices.spec.temperature == 1
+    np.testing.assert_allclose(output.spread, np.abs(each[0] - each[1]) / np.sqrt(2), rtol=1e-5)
+    assert ensemble.spec.decision_threshold == pytest.approx((1.0 / 2.0 - 0.5 / 0.5) / 2)
+    assert ensemble.spec.temperature == 1
 
 
 def test_tta_is_the_mean_over_the_eight_symmetries_and_invariant() -> None:
-    model, voices = member(), Ensemble([member()])
+    model, ensemble = member(), Ensemble([member()])
     eight = [np.rot90(x, k, (2, 3)) for x in (PATCHES, PATCHES[..., ::-1]) for k in range(4)]
-    said = voices.speak(voices.prepared(PATCHES), tta=True).logit
-    np.testing.assert_allclose(said, np.mean([margin(model, x) for x in eight], axis=0), rtol=1e-5)
-    turned = voices.speak(voices.prepared(np.ascontiguousarray(eight[5])), tta=True).logit
-    np.testing.assert_allclose(turned, said, rtol=1e-4)
+    output = ensemble.forward(ensemble.standardised(PATCHES), tta=True).logit
+    np.testing.assert_allclose(output, np.mean([margin(model, x) for x in eight], axis=0), rtol=1e-5)
+    turned = ensemble.forward(ensemble.standardised(np.ascontiguousarray(eight[5])), tta=True).logit
+    np.testing.assert_allclose(turned, output, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -108,36 +108,28 @@ def test_least_sharpness_is_known_where_all_members_saw_as_much_tissue() -> None
     joint = Ensemble([member(seen=one), member(seen=other)]).spec.seen
     assert joint is not None
     assert joint.sharpness_by_tissue == ((0.1, 0.1), (0.5, 0.2), (0.7, 0.3))
-    older = one.model_copy(update={"sharpness_by_tissue": None})
-    joint = Ensemble([member(seen=one), member(seen=older)]).spec.seen
+    unknown = one.model_copy(update={"sharpness_by_tissue": None})
+    joint = Ensemble([member(seen=one), member(seen=unknown)]).spec.seen
     assert joint is not None
     assert joint.sharpness_by_tissue is None
 
 
-def test_what_older_bundles_saw_has_the_fingerprint_that_it_had() -> None:
-    raw = {"mean": [[0.1, 0.5]], "sharpness": 0.02}
-    assert SeenRange.model_validate(raw).model_dump(mode="json") == raw
-    raw["sharpness_by_tissue"] = [[0.01, 0.1], [0.5, 0.2]]
-    assert SeenRange.model_validate(raw).model_dump(mode="json") == raw
-
-
 def test_the_joint_threshold_is_in_units_of_calibrated_logits() -> None:
     one, other = member(decision_threshold=3.0, temperature=2.0), member(1, decision_threshold=-0.2, temperature=0.5)
-    voices = Ensemble([one, other])
-    assert voices.spec.temperature == 1.0
-    assert voices.spec.decision_threshold == pytest.approx((1.5 - 0.4) / 2)
-    assert voices.spec.decision_probability == pytest.approx(1 / (1 + np.exp(-0.55)))
-    said = voices.speak(voices.prepared(PATCHES))
+    ensemble = Ensemble([one, other])
+    assert ensemble.spec.temperature == 1.0
+    assert ensemble.spec.decision_threshold == pytest.approx((1.5 - 0.4) / 2)
+    assert ensemble.spec.decision_probability == pytest.approx(1 / (1 + np.exp(-0.55)))
+    output = ensemble.forward(ensemble.standardised(PATCHES))
+    threshold = ensemble.spec.decision_threshold
     over = [(margin(each, PATCHES) - each.spec.decision_threshold) / each.spec.temperature for each in (one, other)]
-    np.testing.assert_allclose(said.logit - voices.spec.decision_threshold, np.mean(over, axis=0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(
-        said.logit > voices.spec.decision_threshold, said.probability > voices.spec.decision_probability
-    )
+    np.testing.assert_allclose(output.logit - threshold, np.mean(over, axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(output.logit > threshold, output.probability > ensemble.spec.decision_probability)
 
 
 def test_bundles_are_loaded_as_members(tmp_path: Path) -> None:
     for seed in (0, 1):
         torch.manual_seed(seed)
         save_bundle(tmp_path / str(seed), build_network("small-groupnorm", 2), spec())
-    voices = load_ensemble([tmp_path / "0", tmp_path / "1"], device="cpu", precision="float32")
-    assert np.isfinite(voices.speak(voices.prepared(PATCHES)).spread).all()
+    ensemble = load_ensemble([tmp_path / "0", tmp_path / "1"], device="cpu", precision="float32")
+    assert np.isfinite(ensemble.forward(ensemble.standardised(PATCHES)).spread).all()

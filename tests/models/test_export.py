@@ -191,7 +191,7 @@ def test_wsinfers_own_check_refuses_a_broken_copy(tmp_path, wsinfer_zoo, broken)
         ({"intensity": {"windows": {"G": (0, 200)}}}, r"divides by 255, and the model's .* 0 to 255, but G 0 to 200"),
         ({"mpp": None}, "patches of unknown scale"),
         ({"align": True}, "does not move channels"),
-        ({"class_names": ("it", "it")}, "names each class once, and the model's are it, it"),
+        ({"class_names": ("it", "it")}, "needs distinct class names, and the model's are it, it"),
     ],
 )
 def test_models_that_wsinfer_cannot_hold_are_refused_with_the_reason(tmp_path, changes, reason):
@@ -320,7 +320,7 @@ def test_a_failed_export_leaves_the_earlier_one_as_it_was(tmp_path, monkeypatch)
     def fails(spec, kind):
         raise OSError(28, "no space left on device")
 
-    monkeypatch.setattr("pathopatch.models.export.write.readme_of", fails)
+    monkeypatch.setattr("pathopatch.models.export.write._readme", fails)
     with pytest.raises(OSError, match="no space left"):
         export_model(bundle, out, kind="wsinfer", force=True)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before

@@ -7,15 +7,8 @@ from torch import nn
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.models import forward
-from pathopatch.models.forward import (
-    patches_a_pass,
-    pick_device,
-    pick_precision,
-    predict_logits,
-    prepared,
-    probe_patches,
-    resize_area,
-)
+from pathopatch.models.forward import forward_batch_size, pick_device, pick_precision, predict_logits, resize_area
+from pathopatch.models.prepare import prepare_network, probe_patches
 
 
 class _Linear(nn.Module):
@@ -57,7 +50,7 @@ def test_a_missing_device_is_refused_by_name():
 def test_preparing_and_predicting_leave_the_network_unchanged():
     network = nn.Sequential(nn.Conv2d(3, 2, 3, stride=4), nn.BatchNorm2d(2), nn.Flatten(), nn.Dropout(0.9)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    ready = prepared(network, "bfloat16", 3, 8)
+    ready = prepare_network(network, "bfloat16", 3, 8)
     logits = predict_logits(network, torch.ones(2, 3, 8, 8))
     assert network.training
     assert network[0].weight.requires_grad
@@ -80,7 +73,7 @@ class _SmallSteps(nn.Module):
 
 
 def test_bfloat16_keeps_early_layers_and_the_last_one_in_float32():
-    ready = prepared(_SmallSteps(), "bfloat16", 1, 16)
+    ready = prepare_network(_SmallSteps(), "bfloat16", 1, 16)
     types = [layer.weight.dtype for layer in (*list(ready.stages)[:3], ready.classifier)]
     assert types == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
     logits = ready(torch.randn(2, 1, 16, 16))
@@ -109,8 +102,8 @@ def test_probe_patches_are_noise_flat_and_smooth():
 
 def test_a_cpu_pass_holds_few_large_or_many_small_patches():
     cpu = torch.device("cpu")
-    assert [patches_a_pass(side, cpu) for side in (2048, 256, 64)] == [1, 4, 64]
-    assert patches_a_pass(256, torch.device("cuda")) == 256
+    assert [forward_batch_size(side, cpu) for side in (2048, 256, 64)] == [1, 4, 64]
+    assert forward_batch_size(256, torch.device("cuda")) == 256
 
 
 def test_resizing_takes_area_means_for_more_than_four_channels():

@@ -1,4 +1,4 @@
-"""How a trained model leaves for programs that are not ours: one file a format, one folder an export."""
+"""Exports of a trained model for other programs: one module per format, one folder per export."""
 
 from pathopatch.models.export.write import FORMATS, Format, export_model
 

@@ -1,7 +1,7 @@
-"""What leaves: a bundle's network with all that stands before and after it, so that nobody has to add it again.
+"""The network of an export, with everything before and after it that users would otherwise have to add.
 
-The area mean from the patch to the network's input, the standardisation and the temperature are inside. What is left to
-the user is to cut patches of ``patch_px`` at the model's mpp and to scale them to [0, 1].
+The area mean from the patch to the network's input, the standardisation and the temperature are inside. Users only cut
+patches of ``patch_px`` at the model's mpp and scale them to [0, 1].
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathopatch.models.spec import BundleSpec
 
 
 class ExportedNetwork(nn.Module):
-    """A network in evaluation mode, for patches as they are cut.
+    """A float32 copy of a model's network on the processor, in evaluation mode, for patches as they are cut.
 
     Parameters
     ----------
     model : PatchClassifier
-        Of which a float32 copy on the processor is taken.
+        Model to copy.
     takes : str
-        ``scaled``: patches in [0, 1], standardised here. ``standardised``: they are so already.
+        ``scaled``: patches in [0, 1], standardised here. ``standardised``: patches that are standardised already.
     gives : str
-        ``probabilities``, or ``logits``: those divided by the temperature, of which the softmax is the probability.
+        ``probabilities``, or ``logits``: logits divided by the temperature, whose softmax is the probability.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ExportedNetwork(nn.Module):
         spec = model.spec
         plain = copy.deepcopy(model.network).to("cpu", torch.float32)
         self.network = plain.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        self.resize = AreaResize(spec.patch_px, spec.input_px)
+        self.resize = _AreaResize(spec.patch_px, spec.input_px)
         self.temperature = spec.temperature
         self.gives_probabilities = gives == "probabilities"
         self.standardises = takes == "scaled"
@@ -61,14 +61,8 @@ class ExportedNetwork(nn.Module):
         return softmax(logits, dim=1) if self.gives_probabilities else logits
 
 
-class AreaResize(nn.Module):
-    """The area mean of `resize_area` as a part of a network.
-
-    Parameters
-    ----------
-    from_px, to_px : int
-        Side of the patches, and of the result.
-    """
+class _AreaResize(nn.Module):
+    """`resize_area` from a side of `from_px` to one of `to_px`, as a part of a network."""
 
     weights: Tensor
 
@@ -83,11 +77,33 @@ class AreaResize(nn.Module):
         if self.factor == 1:
             return x
         if self.factor:
-            return avg_pool2d(x, self.factor)  # the same mean, and a tenth of the work of two products
+            return avg_pool2d(x, self.factor)  # the same mean at a tenth of the work of two matrix products
         return self.weights @ x @ self.weights.T
 
 
 def probe(spec: BundleSpec, n: int) -> Tensor:
-    """Return patches of noise in [0, 1], (n, C, patch_px, patch_px), always the same: to record or compare with."""
+    """Return noise patches in [0, 1], (n, C, patch_px, patch_px), always the same, to record or compare networks."""
     generator = torch.Generator().manual_seed(n)
     return torch.rand(n, len(spec.channels), spec.patch_px, spec.patch_px, generator=generator)
+
+
+def check_patches(patches: Tensor, channels: int, side_px: int) -> Tensor:
+    """Return patches unchanged; refuse another shape than (N, channels, side_px, side_px) or values outside [0, 1]."""
+    # torch compiles this function into the export, so it uses only what torch's compiler accepts. It must not share a
+    # module with the class that is recorded: torch stores a file of code per module, and refuses to load such a
+    # mixture.
+    if patches.dim() != 4 or patches.size(1) != channels or patches.size(2) != side_px or patches.size(3) != side_px:
+        raise ValueError(
+            "patches of shape "
+            + str(patches.size())
+            + ", due is (N, "
+            + str(channels)
+            + ", "
+            + str(side_px)
+            + ", "
+            + str(side_px)
+            + "): cut them at the scale that export.json says"
+        )
+    if patches.numel() > 0 and (float(patches.min()) < 0.0 or float(patches.max()) > 1.0):
+        raise ValueError("values outside [0, 1]: scale the patches as export.json says")
+    return patches

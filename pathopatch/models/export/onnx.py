@@ -1,4 +1,4 @@
-"""How a network becomes an ONNX file, in equal bytes for equal models and without a trace of who wrote it."""
+"""Write a network as ONNX: equal bytes for equal models, without local paths."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from pathopatch.models.spec import BundleSpec
 if TYPE_CHECKING:
     import onnx
 
-INPUT, OUTPUT, BATCH = "patches", "probabilities", "N"
 _NEEDED = ("onnx", "onnxscript")
 
 
-def onnx_bytes(network: ExportedNetwork, spec: BundleSpec, *, facts: str) -> bytes:
-    """Return a network as an ONNX model of one input and one output, any number of patches at a time.
+def onnx_bytes(network: ExportedNetwork, spec: BundleSpec, *, metadata: str) -> bytes:
+    """Return a network as an ONNX model: input ``patches``, output ``probabilities``, any number of patches.
 
     Parameters
     ----------
     network : ExportedNetwork
-        What to write.
+        Network to write.
     spec : BundleSpec
         The model's.
-    facts : str
-        JSON that becomes the model's metadata ``pathopatch``.
+    metadata : str
+        JSON for the model's metadata ``pathopatch``.
 
     Raises
     ------
@@ -42,40 +41,34 @@ def onnx_bytes(network: ExportedNetwork, spec: BundleSpec, *, facts: str) -> byt
     import onnx
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
-        warnings.simplefilter("ignore")  # of torch and its libraries about each other
+        warnings.simplefilter("ignore")  # torch and its libraries warn about each other
         try:
             program = torch.onnx.export(
                 network,
                 (probe(spec, 2),),
                 dynamo=True,
-                dynamic_shapes={"patches": {0: torch.export.Dim(BATCH)}},
-                input_names=[INPUT],
-                output_names=[OUTPUT],
+                dynamic_shapes={"patches": {0: torch.export.Dim("N")}},
+                input_names=["patches"],
+                output_names=["probabilities"],
                 verbose=False,
             )
             assert program is not None
-            written = program.model_proto
-            _forget(written)
-            written.metadata_props.add(key="pathopatch", value=facts)
-            onnx.checker.check_model(written, full_check=True)
+            model = program.model_proto
+            _remove_origin(model)
+            model.metadata_props.add(key="pathopatch", value=metadata)
+            onnx.checker.check_model(model, full_check=True)
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
             raise InputUnsupportedError(
                 f"{spec.architecture} cannot be written as ONNX: {error}",
                 place="architecture",
                 remedy="export it as torchscript, or train another architecture",
             ) from error
-    content: bytes = written.SerializeToString(deterministic=True)
+    content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
 def require_onnx() -> None:
-    """Raise if what writes ONNX is not installed.
-
-    Raises
-    ------
-    InputUnsupportedError
-        It is not.
-    """
+    """Raise `InputUnsupportedError` if the packages that write ONNX are not installed."""
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise InputUnsupportedError(
@@ -83,10 +76,10 @@ def require_onnx() -> None:
         )
 
 
-def _forget(written: onnx.ModelProto) -> None:
-    """Take out what says where the source stood and how it was translated: nothing of it is needed to run."""
-    graph = written.graph
-    del graph.value_info[:], graph.metadata_props[:], written.metadata_props[:]
+def _remove_origin(model: onnx.ModelProto) -> None:
+    """Remove source paths and notes on the translation, which are not needed to run the model."""
+    graph = model.graph
+    del graph.value_info[:], graph.metadata_props[:], model.metadata_props[:]
     for named in (*graph.node, *graph.input, *graph.output, *graph.initializer):
         del named.metadata_props[:]
         named.doc_string = ""

@@ -1,57 +1,111 @@
-"""How is an exported model written? As one folder, whole or not at all: the network, what it takes, how it is used."""
+"""Write an export as one folder, as a whole or not at all: the network, ``export.json`` and a README."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.models.bundle import load_model
+from pathopatch.models.card import decision_text, intensity_text, model_card, scale_text
 from pathopatch.models.compatibility import SPEC, WEIGHTS, read_spec
 from pathopatch.models.export import onnx, wsinfer
-from pathopatch.models.export.facts import FACTS, README, facts_of, readme_of
 from pathopatch.models.export.network import ExportedNetwork
-from pathopatch.models.export.torchscript import torchscript
+from pathopatch.models.export.torchscript import torchscript_bytes
 from pathopatch.models.spec import BundleSpec
 
 Format = Literal["torchscript", "onnx", "wsinfer"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-EXPORT_VERSION = 1
-"""Of what an export looks like."""
+EXPORT_VERSION = 1  # of the format of an export
+_METADATA, _README = "export.json", "README.md"
 _NETWORK = {"torchscript": "model.pt", "onnx": "model.onnx", "wsinfer": wsinfer.WEIGHTS}
+
+_TAKES = """It takes **patches**: float32 of shape (N, {c}, {p}, {p}), any N, cut at {mpp}, channels in the order
+{channels}. Values are scaled to [0, 1] and clipped: {intensity}.{align} What overhangs the slide
+is filled with its background. It returns **probabilities**: float32 of shape (N, {k}), in the order {classes}. The
+resampling to the network's {input_px} px, the standardisation and the temperature are inside: do not add them again."""
+
+_TORCHSCRIPT = """# {method} as TorchScript
+
+`model.pt` needs torch alone.
+
+{takes}
+
+    import torch
+
+    model = torch.jit.load("model.pt").eval()
+    with torch.inference_mode():
+        probability = model(patches)[:, 1]  # of {second}
+
+Patches of another shape, or with values outside [0, 1], are refused.
+"""
+
+_ONNX = """# {method} as ONNX
+
+`model.onnx` runs in ONNX Runtime and other programs.
+
+{takes}
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession("model.onnx")
+    probability = session.run(["probabilities"], {{"patches": patches}})[0][:, 1]  # of {second}
+
+Patches of another shape are refused. Values outside [0, 1] are not: they give numbers, wrong ones.
+"""
+
+_WSINFER = """# {method} for wsinfer and QuPath
+
+    wsinfer run --wsi-dir SLIDES --results-dir OUT --config config.json --model-path torchscript_model.pt
+
+In QuPath put this folder into the user directory of the wsinfer extension. Both take 8-bit RGB slides, cut patches of
+{p} px at {mpp}, standardise them as `config.json` says, and take the softmax of what the network returns: its logits
+divided by the temperature. The resampling to the network's {input_px} px is inside.
+
+What differs from `pathopatch predict`:
+
+- **The decision.** Neither program knows a threshold: QuPath marks the class of the largest probability.
+  {decision}
+- **The scale.** On a slide of {mpp} the probabilities are the same to 0.00001. On a finer one both programs cut whole
+  level-0 pixels and shrink them by filters of their own; pathopatch takes exact area means. On H&E the pixels then
+  differ by a grey value or two on average, and by far more at edges: compare some slides before relying on a threshold.
+- **Where.** The patches stand on the other program's grid, inside its own tissue mask; at the slide's edge they are
+  filled with black.
+"""
+_TEXTS = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "wsinfer": _WSINFER}
 
 
 def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False) -> bool:
-    """Write a bundle's model for another program, through a temporary name; return False if it was there already.
+    """Write a bundle's model for another program; return False if the same export exists already.
 
     Parameters
     ----------
     bundle : Path
         The model bundle.
     path : Path
-        The folder to write: the network, ``export.json`` and ``README.md``, of wsinfer ``config.json`` too.
+        Folder to write: the network, ``export.json`` and ``README.md``, for wsinfer also ``config.json``.
     kind : str
         One of `FORMATS`.
     force : bool
-        Redo an export of another model or format.
+        Replace an export of another model or format.
 
     Raises
     ------
     StaleArtefactError
-        An export of another model or format stands there, and `force` is off.
+        The folder holds an export of another model or format, and `force` is off.
     InputUnsupportedError
-        The format cannot hold the model, what writes it is not installed, or something stands there that is no export.
+        The model does not fit the format, a needed package is not installed, or the folder is no export.
     PathopatchError
         The bundle cannot be read, as `load_model`.
     DiskFullError
-        No space was left; an earlier export is untouched.
+        No space is left; an earlier export is untouched.
     """
     spec = read_spec(bundle)
     if kind == "wsinfer":
-        wsinfer.check_held(spec)
+        wsinfer.check_fits(spec)
     elif kind == "onnx":
         onnx.require_onnx()
     stamp = Stamp(
@@ -67,47 +121,105 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
 
 
 def _write(bundle: Path, path: Path, spec: BundleSpec, kind: Format, stamp: Stamp) -> None:
+    """Write an export's folder."""
+    # On the processor in float32, so that equal bundles give equal bytes on every machine.
     model = load_model(bundle, device="cpu", precision="float32")
-    facts = facts_of(spec, kind) | {"stamp": stamp.to_dict()}
+    metadata = _metadata(spec, kind) | {"stamp": stamp.to_dict()}
     is_wsinfer = kind == "wsinfer"
     network = ExportedNetwork(
         model,
         takes="standardised" if is_wsinfer else "scaled",
         gives="logits" if is_wsinfer else "probabilities",
     )
-    content = _content(network, spec, kind, json.dumps(facts, sort_keys=True))
+    content = _content(network, spec, kind, json.dumps(metadata, sort_keys=True))
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
         (temporary / _NETWORK[kind]).write_bytes(content)
         if is_wsinfer:
             write_json(temporary / wsinfer.CONFIG, wsinfer.config_of(spec))
-        write_json(temporary / FACTS, facts)
-        (temporary / README).write_text(readme_of(spec, kind), encoding="utf-8")
+        write_json(temporary / _METADATA, metadata)
+        (temporary / _README).write_text(_readme(spec, kind), encoding="utf-8")
 
 
-def _content(network: ExportedNetwork, spec: BundleSpec, kind: Format, facts: str) -> bytes:
+def _content(network: ExportedNetwork, spec: BundleSpec, kind: Format, metadata: str) -> bytes:
     """Return the network's file."""
     if kind == "onnx":
-        return onnx.onnx_bytes(network, spec, facts=facts)
-    # wsinfer's own --speedup tries 224 px first, and its patches are of one side already
-    return torchscript(network, spec, facts=facts, checks=kind == "torchscript")
+        return onnx.onnx_bytes(network, spec, metadata=metadata)
+    # No checks for wsinfer: its --speedup tries patches of 224 px first, and its patches have one side anyway.
+    return torchscript_bytes(network, spec, metadata=metadata, checks=kind == "torchscript")
 
 
 def _stamp_of_export(bundle: Path, path: Path) -> Stamp | None:
-    """Return the stamp of the export that stands at a path; refuse to touch anything else, the bundle above all."""
+    """Return the stamp of the export at a path; refuse any other folder, above all the bundle."""
     place, home = path.resolve(), bundle.resolve()
     if place == home or home in place.parents or place in home.parents:
         raise InputUnsupportedError(
-            "the export would stand in the bundle, or in its place", place=str(path), remedy="choose another folder"
+            "the export would be written into the bundle, or replace it",
+            place=str(path),
+            remedy="choose another folder",
         )
     if not path.exists():
         return None
     try:
-        ours = read_json(path / FACTS).get("stamp") if (path / FACTS).is_file() else None
+        ours = read_json(path / _METADATA).get("stamp") if (path / _METADATA).is_file() else None
     except InputCorruptError:
         ours = None
     if not isinstance(ours, dict):
         raise InputUnsupportedError(
-            "something that is no export of a model stands there", place=str(path), remedy="choose another folder"
+            "the path exists and is no export of a model", place=str(path), remedy="choose another folder"
         )
     return Stamp.from_dict(ours)
+
+
+def _metadata(spec: BundleSpec, kind: Format) -> dict[str, Any]:
+    """Return ``export.json`` without its stamp: input, output, decision, and the model's spec."""
+    is_wsinfer = kind == "wsinfer"
+    return {
+        "format": kind,
+        "input": {
+            "shape": ["N", len(spec.channels), spec.patch_px, spec.patch_px],
+            "type": "float32",
+            "range": None if is_wsinfer else [0, 1],
+            "is_standardised": is_wsinfer,
+            "intensity_rule": intensity_text(spec),
+        },
+        "output": {
+            "shape": ["N", len(spec.class_names)],
+            "type": "float32",
+            "is": "logits divided by the temperature" if is_wsinfer else "probabilities",
+        },
+        "decision": {
+            "threshold_on_logit_difference": spec.decision_threshold,
+            "threshold_on_probability": spec.decision_probability,
+            "of_class": spec.class_names[1] if len(spec.class_names) == 2 else None,
+            "chosen_for": spec.decision_chosen_for,
+        },
+        "model": spec.model_dump(mode="json"),
+    }
+
+
+def _readme(spec: BundleSpec, kind: Format) -> str:
+    """Return the README of an export: its use, then the model card."""
+    decision = f"A patch counts as {decision_text(spec)}."
+    takes = _TAKES.format(
+        c=len(spec.channels),
+        p=spec.patch_px,
+        k=len(spec.class_names),
+        mpp=scale_text(spec),
+        channels=", ".join(spec.channels),
+        classes=", ".join(spec.class_names),
+        intensity=intensity_text(spec),
+        input_px=spec.input_px,
+        align=" The channels are moved onto each other first, by shifts measured on each slide." if spec.align else "",
+    )
+    text = _TEXTS[kind].format(
+        method=spec.method,
+        takes=takes,
+        p=spec.patch_px,
+        mpp=scale_text(spec),
+        input_px=spec.input_px,
+        second=spec.class_names[1],
+        decision=decision,
+    )
+    below = "" if kind == "wsinfer" else f"\n{decision}\n"  # wsinfer's text holds it already
+    return f"{text}{below}\n{model_card(spec)}"

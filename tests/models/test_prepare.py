@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.parametrizations import weight_norm
 
-from pathopatch.models import fold
-from pathopatch.models.fold import folded
+from pathopatch.models import prepare
 from pathopatch.models.networks import build_network
+from pathopatch.models.prepare import fold_batch_norms
 
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -50,11 +50,11 @@ def _apart(one: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
     ],
 )
 def test_folding_leaves_the_logits_of_every_kind_of_network_as_they_are(monkeypatch, architecture, left):
-    monkeypatch.setattr(fold, "FOLD_TOLERANCE", float("inf"))  # what is not right is not put right
+    monkeypatch.setattr(prepare, "_FOLD_TOLERANCE", float("inf"))  # what is not right is not put right
     torch.manual_seed(0)
     network = _trained(build_network(architecture, 4, input_px=64))
     x = torch.randn(3, 4, 64, 64)
-    ready = folded(network, x[:1])
+    ready = fold_batch_norms(network, x[:1])
     assert _norms(network) > 0
     assert _norms(ready) == left
     assert _apart(network, ready, x) <= 1e-4
@@ -63,7 +63,7 @@ def test_folding_leaves_the_logits_of_every_kind_of_network_as_they_are(monkeypa
 @pytest.mark.parametrize("architecture", ["small-groupnorm", "mlp-100"])
 def test_networks_without_batch_norms_are_copied(architecture):
     network = build_network(architecture, 3, input_px=16)
-    ready = folded(network, X)
+    ready = fold_batch_norms(network, X)
     assert ready is not network
     assert str(ready) == str(network)
     assert _apart(network, ready, X) == 0
@@ -115,22 +115,22 @@ class _Parametrised(_Residual):
 
 @pytest.mark.parametrize("kind", [_Residual, _Between, _Twice, _NormFirst, _Parametrised])
 def test_a_norm_is_left_where_folding_it_would_be_wrong(monkeypatch, kind):
-    monkeypatch.setattr(fold, "FOLD_TOLERANCE", float("inf"))
+    monkeypatch.setattr(prepare, "_FOLD_TOLERANCE", float("inf"))
     torch.manual_seed(0)
     network = _trained(kind())
-    ready = folded(network, X)
+    ready = fold_batch_norms(network, X)
     assert _norms(ready) == 1
     assert _apart(network, ready, X) == 0
 
 
 def test_nothing_is_folded_if_the_logits_would_differ(monkeypatch):
     network = _trained(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten()))
-    assert _norms(folded(network, X)) == 0
-    monkeypatch.setattr(fold, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
-    assert _norms(folded(network, X)) == 1
+    assert _norms(fold_batch_norms(network, X)) == 0
+    monkeypatch.setattr(prepare, "fuse_conv_bn_eval", lambda convolution, norm: convolution)
+    assert _norms(fold_batch_norms(network, X)) == 1
 
 
-def test_a_network_with_nan_logits_is_not_folded():
+def test_a_network_with_nan_logits_is_not_fold_batch_norms():
     network = _trained(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Flatten()))
     network[0].weight.data.fill_(float("nan"))
-    assert _norms(folded(network, X)) == 1
+    assert _norms(fold_batch_norms(network, X)) == 1

@@ -1,0 +1,308 @@
+"""Prepare a trained network for prediction: fold its batch norms, and cast it to bfloat16 where that is asked for.
+
+A trained batch norm is a scale and a shift of each channel. It can become part of the convolution before it if nothing
+else reads that convolution's output. One traced run shows what reads what, so this works for any network, whatever its
+layers are called.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+Precision = Literal["float32", "bfloat16"]
+# Largest difference of a folded network's logits, relative to the largest logit. Rounding stays below it.
+_FOLD_TOLERANCE = 1e-4
+_PROBE_PATCHES = 24
+_COARSE_PX = 4  # side of a smooth patch before it is enlarged
+
+
+def prepare_network(
+    network: nn.Module,
+    precision: Precision,
+    channels: int,
+    input_px: int,
+    *,
+    device: torch.device = torch.device("cpu"),  # noqa: B008 (immutable)
+) -> nn.Module:
+    """Return a copy of a network for prediction, with the same logits but for rounding.
+
+    It is channels last, without dropout or gradients, and with folded batch norms, see `fold_batch_norms`. In bfloat16
+    a processor keeps some layers in float32, see `cast_to_bfloat16`.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Takes standardised float32 of shape (N, channels, input_px, input_px). It is not changed.
+    precision : str
+        ``float32`` or ``bfloat16``.
+    channels, input_px : int
+        Shape of its input.
+    device : torch.device
+        Device of the copy.
+    """
+    x = probe_patches(channels, input_px)[:1]
+    ready = fold_batch_norms(copy.deepcopy(network).to("cpu", torch.float32), x)
+    if precision == "bfloat16" and device.type == "cpu":
+        ready = cast_to_bfloat16(ready, x)
+    elif precision == "bfloat16":
+        ready = ready.to(torch.bfloat16)
+    ready = ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ready.requires_grad_(False)
+    return ready  # type: ignore[no-any-return]
+
+
+def probe_patches(channels: int, input_px: int) -> Tensor:
+    """Return standardised float32 patches (24, channels, input_px, input_px) to test networks on, always the same."""
+    # A third each are noise, flat and smooth. Rounding errors of bfloat16 average out over noise, but not over a flat
+    # patch, where every position of a channel is rounded alike.
+    generator = torch.Generator().manual_seed(0)
+    n = _PROBE_PATCHES // 3
+    noise = torch.randn(n, channels, input_px, input_px, generator=generator)
+    flat = torch.randn(n, channels, 1, 1, generator=generator).expand(n, channels, input_px, input_px)
+    coarse = torch.randn(n, channels, _COARSE_PX, _COARSE_PX, generator=generator)
+    return torch.cat([noise, flat, interpolate(coarse, size=(input_px, input_px), mode="bilinear")])
+
+
+def fold_batch_norms(network: nn.Module, x: Tensor) -> nn.Module:
+    """Return a copy in evaluation mode with every foldable batch norm folded into the convolution before it.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In float32, on the processor.
+    x : Tensor of float32, shape (N, C, input_px, input_px)
+        Patches to run it on.
+
+    Returns
+    -------
+    nn.Module
+        Modules keep their names; a folded batch norm becomes its activation, or an identity.
+    """
+    ready = copy.deepcopy(network).eval()
+    if not any(type(module) in _norm_types() for module in ready.modules()):
+        return ready
+    flow = _DataFlow()
+    with torch.inference_mode():
+        logits = flow.record(ready, x)
+    pairs = _foldable_pairs(ready, flow)
+    if not pairs:
+        return ready
+    folded = copy.deepcopy(ready)
+    with torch.no_grad():
+        for convolution, norm in pairs.items():
+            fused = fuse_conv_bn_eval(ready.get_submodule(convolution), ready.get_submodule(norm))  # type: ignore[arg-type, type-var]
+            folded.set_submodule(convolution, fused)
+            # timm's batch norms contain their activation, which must stay.
+            folded.set_submodule(norm, getattr(folded.get_submodule(norm), "act", nn.Identity()))
+    with torch.inference_mode():
+        difference = (folded(x) - logits).abs().max()
+    # The safety net for networks that the trace misjudges. NaN is not <=, so such a network stays unfolded too.
+    return folded if bool(difference <= _FOLD_TOLERANCE * logits.abs().max()) else ready
+
+
+def cast_to_bfloat16(network: nn.Module, x: Tensor) -> nn.Module:
+    """Return a copy in bfloat16 except its first layers and its last; it takes and returns float32.
+
+    The parts of a network are its children, those of an ``nn.Sequential`` in its place. Parts at the beginning stay in
+    float32, in the order in which they run, as long as their output has at least half the input's side.
+
+    Parameters
+    ----------
+    network : nn.Module
+        In float32, in evaluation mode, on the processor.
+    x : Tensor of float32, shape (N, C, input_px, input_px)
+        Patches to run it on.
+    """
+    # The first layers see few channels at many positions: bfloat16 gains little there, and all later layers carry its
+    # rounding errors on. The last layer costs nothing, and would round the logits to 8 bits.
+    parts = dict(_parts(network))
+    order, last = _execution_order(network, list(parts.values()), x)
+    names = {module: name for name, module in network.named_modules()}
+    early: list[str] = []
+    for module, side_px in order:
+        runs_again = sum(module is other for other, _ in order) > 1
+        if runs_again or 2 * side_px < x.shape[-1]:
+            break
+        early.append(names[module])
+    short = copy.deepcopy(network).to(torch.bfloat16)
+    for name in [*early, *([names[last]] if last is not None else [])]:
+        if name:  # the network itself may be its only layer
+            short.set_submodule(name, copy.deepcopy(network.get_submodule(name)))
+    for name in parts:
+        _cast_inputs(short.get_submodule(name), torch.float32 if name in early else torch.bfloat16)
+    if last is not None and names[last]:
+        _cast_inputs(short.get_submodule(names[last]), torch.float32)
+    return short
+
+
+def _convolution_types() -> tuple[type[nn.Module], ...]:
+    """Return the convolutions whose output is linear in the weights that they store."""
+    # Exact types only: a subclass may standardise its weights in each pass, which would undo the folded scale.
+    if "timm" not in sys.modules:  # then no layer is timm's, and its import would take longer than anything else here
+        return nn.Conv1d, nn.Conv2d, nn.Conv3d
+    from timm.layers.conv2d_same import Conv2dSame
+
+    return nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame
+
+
+def _norm_types() -> tuple[type[nn.Module], ...]:
+    """Return the batch norms that can be folded."""
+    if "timm" not in sys.modules:
+        return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+    from timm.layers.norm_act import BatchNormAct2d
+
+    return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d
+
+
+def _foldable_pairs(network: nn.Module, flow: _DataFlow) -> dict[str, str]:
+    """Return the names of the convolutions to fold, each with that of its batch norm."""
+    names = {module: name for name, module in network.named_modules()}
+    # A module under two names is shared: its other use would see the folded weights.
+    n_names = Counter(module for _, module in network.named_modules(remove_duplicate=False))
+    pairs: dict[str, str] = {}
+    for norm, norm_input in flow.norm_input.items():
+        convolution = flow.producer_of(norm_input)
+        if convolution is None or flow.calls[convolution] != 1 or flow.calls[norm] != 1:
+            continue
+        is_only_reader = flow.readers_of(norm_input) == 1 and n_names[convolution] == 1 and n_names[norm] == 1
+        if is_only_reader and norm.running_mean is not None and norm.running_var is not None:
+            pairs[names[convolution]] = names[norm]
+    return pairs
+
+
+@dataclass(eq=False)
+class _DataFlow:
+    """The tensors that pass from convolutions to batch norms in one run, and how many operations read them."""
+
+    # Outputs are kept, so that no address is used twice while the network runs.
+    conv_output: dict[nn.Module, Tensor] = field(default_factory=dict)
+    norm_input: dict[nn.Module, Tensor] = field(default_factory=dict)
+    calls: Counter[nn.Module] = field(default_factory=Counter)
+    reads: Counter[int] = field(default_factory=Counter)  # by memory address
+
+    def record(self, network: nn.Module, x: Tensor) -> Tensor:
+        """Run the network on x, record, and return its logits."""
+        hooks = []
+        for module in network.modules():
+            # Hooks of others, such as those of a parametrisation, could change what the module does.
+            is_plain = not (module._forward_hooks or module._forward_pre_hooks)
+            hooks.append(module.register_forward_hook(self._count_call))
+            if is_plain and type(module) in _convolution_types():
+                hooks.append(module.register_forward_hook(self._record_output))
+            elif is_plain and type(module) in _norm_types():
+                hooks.append(module.register_forward_pre_hook(self._record_input))
+        try:
+            with _ReadCounter(self):
+                logits: Tensor = network(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self.count_reads(logits)
+        return logits
+
+    def count_reads(self, *values: Any) -> None:
+        """Count one operation as a reader of each of these tensors' memory."""
+        for address in {_address(value) for value in values if isinstance(value, Tensor)}:
+            self.reads[address] += 1
+
+    def producer_of(self, tensor: Tensor) -> nn.Module | None:
+        """Return the convolution whose output is this very tensor, or None."""
+        return next((module for module, output in self.conv_output.items() if output is tensor), None)
+
+    def readers_of(self, tensor: Tensor) -> int:
+        """Return how many operations read the memory of a convolution's output, or a view of it."""
+        return self.reads[_address(tensor)]
+
+    def _count_call(self, module: nn.Module, _: Any, __: Any) -> None:
+        self.calls[module] += 1
+
+    def _record_output(self, module: nn.Module, _: Any, output: Tensor) -> None:
+        self.conv_output[module] = output
+        self.reads[_address(output)] = 0  # an earlier tensor at this address is gone
+
+    def _record_input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor):
+            self.norm_input[module] = args[0]
+
+
+class _ReadCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Reports the tensors of every operation to a data flow."""
+
+    def __init__(self, flow: _DataFlow) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._flow = flow
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Count the reads of an operation, then run it."""
+        self._flow.count_reads(*tree_leaves((args, kwargs)))
+        return func(*args, **(kwargs or {}))
+
+
+def _address(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the parts of a network with their names."""
+    for name, child in module.named_children():
+        if type(child).forward is nn.Sequential.forward:
+            yield from _parts(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", child
+
+
+def _execution_order(
+    network: nn.Module, parts: list[nn.Module], x: Tensor
+) -> tuple[list[tuple[nn.Module, int]], nn.Module | None]:
+    """Return the parts as they run, each with the side in px of its output (0: no image), and the last linear layer."""
+    order: list[tuple[nn.Module, int]] = []
+    layers: list[nn.Module] = []
+
+    def record(module: nn.Module, _: Any, output: Any) -> None:
+        if any(module is part for part in parts):
+            is_image = isinstance(output, Tensor) and output.ndim == 4
+            order.append((module, min(output.shape[-2:]) if is_image else 0))
+        is_layer = next(module.children(), None) is None and next(module.parameters(), None) is not None
+        if is_layer:
+            layers.append(module)
+
+    hooks = [module.register_forward_hook(record) for module in network.modules()]
+    try:
+        with torch.inference_mode():
+            network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = layers[-1] if layers and isinstance(layers[-1], nn.Linear) else None
+    return order, last
+
+
+def _cast_inputs(module: nn.Module, dtype: torch.dtype) -> None:
+    """Let a module cast the floating-point tensors that it is called with."""
+
+    def cast(value: Any) -> Any:
+        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        return tree_map(cast, args), tree_map(cast, kwargs)
+
+    hook: Callable[..., Any] = before
+    module.register_forward_pre_hook(hook, with_kwargs=True)
