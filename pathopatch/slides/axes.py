@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
+from pathopatch.slides.integrity import corrupt, unsupported
 from pathopatch.slides.resolution import ome_pixels
 
 _REGION_SHARE = 0.1  # of the largest image's pixels; a label or macro image has fewer
@@ -70,11 +70,7 @@ def page_of(series: Any, index: int) -> Any:
         raise unsupported(path, f"{_described(series)}, but a single page", "write each plane as a page of its own")
     offset = int(frame.dataoffsets[0]) + index * int(frame.nbytes)
     if offset + frame.nbytes > frame.parent.filehandle.size:
-        raise InputCorruptError(
-            f"truncated: plane {index} ends past byte {frame.parent.filehandle.size}",
-            place=str(path),
-            remedy="copy the file again from its source",
-        )
+        raise corrupt(path, f"truncated: plane {index} ends past byte {frame.parent.filehandle.size}")
     return _RunPage(frame, index, (offset,), (int(frame.nbytes),))
 
 
@@ -117,11 +113,6 @@ def image_note(tiff: Any, planes: list[Plane], choice: Choice) -> str:
         f"{1 + len(others)} images in one file: the largest, {_sized(taken)}, is taken for the slide, not "
         f"{', '.join(map(_sized, others))}; #page=0 to #page={len(_pages(tiff)) - 1} chooses another"
     )
-
-
-def unsupported(path: Path, what: str, remedy: str) -> InputUnsupportedError:
-    """Return the error that a file is of a kind that is not read."""
-    return InputUnsupportedError(what, place=str(path), remedy=remedy)
 
 
 def _pages(tiff: Any) -> list[tuple[Any, int]]:
@@ -227,11 +218,7 @@ def _refuse_missing_images(tiff: Any, path: Path) -> None:
     stated = int((tiff.imagej_metadata or {}).get("images", 1))
     present = sum(_count(series) for series in tiff.series)
     if stated > present:
-        raise InputCorruptError(
-            f"truncated: its description counts {stated} images, the file holds {present}",
-            place=str(path),
-            remedy="copy the file again from its source",
-        )
+        raise corrupt(path, f"truncated: its description counts {stated} images, the file holds {present}")
 
 
 def _outer_axes(series: Any) -> dict[str, int]:

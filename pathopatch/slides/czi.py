@@ -6,18 +6,18 @@ import os
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputCorruptError, PathopatchError
-from pathopatch.slides.axes import Choice, unsupported
-from pathopatch.slides.background import Background
-from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.core.errors import PathopatchError
+from pathopatch.slides.axes import Choice
+from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, unsupported
 from pathopatch.slides.resample import Pixels
 from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.slide_file import plane_slice
 
 _DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32", "Bgr24": "uint8", "Bgr48": "uint16"}
 _COLOURS = ("Bgr24", "Bgr48")
@@ -51,8 +51,8 @@ class CziSlide(Slide):
         The file.
     choice : Choice
         Which plane, and which position on the axes Z and T if there are several; a file has no pages.
-    mpp, channels, background
-        See `Slide`.
+    **options
+        See `SlideOptions`.
 
     Raises
     ------
@@ -63,15 +63,7 @@ class CziSlide(Slide):
         Its structure cannot be read.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        choice: Choice,
-        mpp: float | None = None,
-        channels: tuple[str, ...] | None = None,
-        background: Background | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, choice: Choice, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         self._handle: Any = None
         self._pid = -1
@@ -84,22 +76,20 @@ class CziSlide(Slide):
         except PathopatchError:
             raise
         except DECODING_ERRORS as error:
-            raise _corrupt(path, f"its structure cannot be read: {error}") from error
+            raise corrupt(path, f"its structure cannot be read: {error}") from error
         self._is_colour = self._contents.types[0] in _COLOURS
         names = RGB if self._is_colour else _names(described, self._contents.channels)
-        if choice.plane is not None and choice.plane >= len(names):
-            raise unsupported(path, f"there is no plane {choice.plane}", f"choose 0 to {len(names) - 1}")
-        self._planes = range(len(names)) if choice.plane is None else range(choice.plane, choice.plane + 1)
+        self._planes = plane_slice(path, names, choice.plane)
         width, height = self._contents.size
         facts = SlideFacts(
-            channels=tuple(names[plane] for plane in self._planes),
+            channels=names[self._planes],
             dtype=np.dtype(_DTYPES[self._contents.types[0]]),
             levels=tuple(Level(width // step, height // step, float(step)) for step in self._contents.downsamples),
             resolution=_resolution(described),
             paths=(path,),
         )
         arguments = {"path": path, "choice": choice}
-        super().__init__(facts, arguments, mpp=mpp, channels=channels, background=background)
+        super().__init__(facts, arguments, **options)
 
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""
@@ -122,18 +112,18 @@ class CziSlide(Slide):
         box = x + left * step, y + top * step, width * step, height * step
         numbers = self._contents.channels
         # Colour is one channel of the file, with three samples a pixel.
-        wanted = numbers[:1] if self._is_colour else [numbers[plane] for plane in self._planes]
+        wanted = numbers[:1] if self._is_colour else numbers[self._planes]
         try:
             images = [self._read_channel(number, box, step, (height, width)) for number in wanted]
         except DECODING_ERRORS as error:
             self._close()
             place = f"({left * step}, {top * step})"
-            raise _corrupt(self._path, f"level {level} cannot be decoded at {place}: {error}") from error
+            raise corrupt(self._path, f"level {level} cannot be decoded at {place}: {error}") from error
         covers = [_cover(self._contents.blocks, number, box, step) for number in wanted]
         if self._is_colour:
             # Stored as blue, green, red.
             mixed = images[0][:, :, ::-1].transpose(2, 0, 1)
-            pixels = np.ascontiguousarray(mixed[self._planes.start : self._planes.stop])
+            pixels = np.ascontiguousarray(mixed[self._planes])
             return pixels, None if covers[0].all() else covers[0]
         pixels = np.stack([image[:, :, 0] for image in images])
         return pixels, None if all(cover.all() for cover in covers) else np.stack(covers)
@@ -263,7 +253,3 @@ def _resolution(described: ET.Element) -> Resolution:
         return Resolution(None, f"the scaling is not a number: {texts}")
     # A writer that knows no scale writes 0.
     return resolution(metres[0] * 1e6, metres[1] * 1e6, source="the scaling") if all(metres) else UNSTATED
-
-
-def _corrupt(path: Path, what: str) -> InputCorruptError:
-    return InputCorruptError(what, place=str(path), remedy="copy the file again from its source")

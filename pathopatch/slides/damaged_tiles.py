@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.slides.resample import Pixels
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
 
 _SQUARE_PX = 64  # side of the squares, px of a level, to which damage is narrowed down
 _Box = tuple[int, int, int, int]
@@ -45,14 +45,15 @@ class TolerantSlide(Slide):
         The slide as it is.
     share : float
         Largest share of such squares that may be lost, of each level, in (0, 1].
-    mpp, channels, background
-        See `Slide`.
+    **options
+        See `SlideOptions`.
     """
 
-    def __init__(self, *, slide: Slide, share: float, **options: Any) -> None:
+    def __init__(self, *, slide: Slide, share: float, **options: Unpack[SlideOptions]) -> None:
         self._slide, self._share = slide, share
         self._lost: dict[int, set[tuple[int, int]]] = {}  # by level: (column, row) of squares
-        super().__init__(slide.facts, {"slide": slide, "share": share}, **{"background": slide._background, **options})
+        options.setdefault("background", slide._background)
+        super().__init__(slide.facts, {"slide": slide, "share": share}, **options)
 
     @property
     def source(self) -> str | dict[str, str]:
@@ -127,7 +128,7 @@ class TolerantSlide(Slide):
             raise InputCorruptError(
                 f"more than {self._share:.2%} of level {level} cannot be decoded: {error.message}",
                 place=error.place,
-                remedy="copy the file again from its source",
+                remedy="copy it again from its source",
             ) from error
 
     def _close(self) -> None:

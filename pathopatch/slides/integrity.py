@@ -1,4 +1,4 @@
-"""Check that a TIFF can hold what it claims and is complete, before any pixel is read or memory is taken."""
+"""Refuse files that are broken or not read; check a TIFF before any pixel is read or memory is taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from pathopatch.core.errors import InputCorruptError, InputTooLargeError, PathopatchError
+from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError, PathopatchError
 
 DECODING_ERRORS = (
     ValueError,
@@ -28,6 +28,16 @@ DECODING_ERRORS = (
 _SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
 _MAX_TILE_PX = 2**26  # of one tile, where the whole image has no more; scanners write tiles of at most 2**22
+
+
+def corrupt(path: Path, what: str) -> InputCorruptError:
+    """Return the error that a file or folder cannot be what was written."""
+    return InputCorruptError(what, place=str(path), remedy="copy it again from its source")
+
+
+def unsupported(path: Path, what: str, remedy: str) -> InputUnsupportedError:
+    """Return the error that a file or folder is of a kind that is not read."""
+    return InputUnsupportedError(what, place=str(path), remedy=remedy)
 
 
 def is_tiff(path: Path) -> bool:
@@ -56,7 +66,7 @@ def checked_tiff(path: Path) -> Iterator[Any]:
     except PathopatchError:
         raise
     except DECODING_ERRORS as error:
-        raise _corrupt(path, f"its structure cannot be read: {error}") from error
+        raise corrupt(path, f"its structure cannot be read: {error}") from error
     with tiff:
         _check_tiff(tiff, path)
         try:
@@ -64,7 +74,7 @@ def checked_tiff(path: Path) -> Iterator[Any]:
         except PathopatchError:
             raise
         except DECODING_ERRORS as error:
-            raise _corrupt(path, f"its structure cannot be read: {error!r}") from error
+            raise corrupt(path, f"its structure cannot be read: {error!r}") from error
 
 
 def _check_tiff(tiff: Any, path: Path) -> None:
@@ -72,17 +82,13 @@ def _check_tiff(tiff: Any, path: Path) -> None:
     try:
         _check_chain(tiff, path)
         if "<!ENTITY" in tiff.pages[0].description:
-            raise _corrupt(path, "its description defines XML entities, which no microscope writes")
+            raise corrupt(path, "its description defines XML entities, which no microscope writes")
         for page in _all_pages(tiff):
             _check_page(page, tiff.filehandle.size, path)
     except PathopatchError:
         raise
     except DECODING_ERRORS as error:
-        raise _corrupt(path, f"its structure cannot be read: {error}") from error
-
-
-def _corrupt(path: Path, what: str) -> InputCorruptError:
-    return InputCorruptError(what, place=str(path), remedy="copy the file again from its source")
+        raise corrupt(path, f"its structure cannot be read: {error}") from error
 
 
 def _refuse_endless(path: Path) -> None:
@@ -102,7 +108,7 @@ def _refuse_endless(path: Path) -> None:
         while True:
             (offset,) = _unpacked(offset_format, stream.read(struct.calcsize(offset_format)))
             if offset in visited:
-                raise _corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
+                raise corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
             # The chain ends, or breaks, which `_check_chain` reports.
             if not 0 < offset < size:
                 return
@@ -122,21 +128,21 @@ def _check_chain(tiff: Any, path: Path) -> None:
     size, form, stream = tiff.filehandle.size, tiff.tiff, tiff.filehandle
     offsets = [page.offset for page in tiff.pages]
     if not offsets:
-        raise _corrupt(path, "no image in the file")
+        raise corrupt(path, "no image in the file")
     following = 0
     for offset in offsets:
         stream.seek(offset)
         (count,) = struct.unpack(form.tagnoformat, stream.read(form.tagnosize))
         end = offset + form.tagnosize + count * form.tagsize + form.offsetsize
         if end > size:
-            raise _corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
+            raise corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
         # NDPI keeps the high halves of its offsets elsewhere.
         if not tiff.is_ndpi:
             _check_tags(stream.read(count * form.tagsize), form, size, path)
         stream.seek(end - form.offsetsize)
         (following,) = struct.unpack(form.offsetformat, stream.read(form.offsetsize))
     if following and following not in offsets:
-        raise _corrupt(path, f"truncated: the next directory should stand at byte {following} of {size}")
+        raise corrupt(path, f"truncated: the next directory should stand at byte {following} of {size}")
 
 
 def _check_tags(entries: bytes, form: Any, size: int, path: Path) -> None:
@@ -151,7 +157,7 @@ def _check_tags(entries: bytes, form: Any, size: int, path: Path) -> None:
             continue
         (position,) = struct.unpack(form.offsetformat, entries[start + 4 + form.offsetsize :][: form.offsetsize])
         if position + count * struct.calcsize(item) > size:
-            raise _corrupt(path, f"truncated: the value of tag {code} lies past byte {size}")
+            raise corrupt(path, f"truncated: the value of tag {code} lies past byte {size}")
 
 
 def _all_pages(tiff: Any) -> Iterator[Any]:
@@ -176,7 +182,7 @@ def _check_page(page: Any, size: int, path: Path) -> None:
     tile_px = int(page.tilewidth) * int(page.tilelength) * int(page.tiledepth) if page.is_tiled else 0
     # OpenSlide takes memory for a whole tile, and ends the process where there is not so much.
     if tile_px > max(_MAX_TILE_PX, int(page.imagewidth) * int(page.imagelength)):
-        raise _corrupt(
+        raise corrupt(
             path,
             f"page {page.index} claims tiles of {page.tilewidth} x {page.tilelength} px "
             f"in an image of {page.imagewidth} x {page.imagelength} px",
@@ -194,10 +200,10 @@ def _check_page(page: Any, size: int, path: Path) -> None:
             remedy="copy the file again from its source, or leave it out",
         )
     if listed < needed or len(offsets) != len(counts):
-        raise _corrupt(path, f"page {page.index} lists {listed} of {needed} strips or tiles")
+        raise corrupt(path, f"page {page.index} lists {listed} of {needed} strips or tiles")
     ends = offsets[:listed] + counts[:listed]
     if listed and (int(ends.max()) > size or int(offsets.min()) < 0 or int(counts.min()) < 0):
         missing = int((ends > size).sum())
-        raise _corrupt(
+        raise corrupt(
             path, f"truncated: {missing} of {listed} strips or tiles of page {page.index} lie past byte {size}"
         )

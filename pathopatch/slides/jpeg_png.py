@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.slides.background import Background
+from pathopatch.slides.integrity import unsupported
 from pathopatch.slides.mask_image import Raster, raster
 from pathopatch.slides.resample import Pixels, opacity_of
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.slide_file import plane_slice
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 """Endings of the files that are read here."""
@@ -33,8 +34,8 @@ class JpegPngSlide(Slide):
         The file.
     plane : int, optional
         Only this plane, counted from 0.
-    mpp, channels, background
-        See `Slide`.
+    **options
+        See `SlideOptions`.
 
     Raises
     ------
@@ -46,26 +47,14 @@ class JpegPngSlide(Slide):
         It has more pixels than are decoded at once.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        plane: int | None = None,
-        mpp: float | None = None,
-        channels: tuple[str, ...] | None = None,
-        background: Background | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._raster = raster(path)
         self._decoded: tuple[Pixels, NDArray[np.uint8] | None] | None = None
         self._pid = -1
         _require_readable(self._raster)
         names: tuple[str, ...] = ("C0",) if self._raster.samples < len(RGB) else RGB
-        if plane is not None and not 0 <= plane < len(names):
-            raise InputUnsupportedError(
-                f"there is no plane {plane}", place=str(path), remedy=f"choose 0 to {len(names) - 1}"
-            )
         self._count = len(names)
-        self._planes = slice(0, len(names)) if plane is None else slice(plane, plane + 1)
+        self._planes = plane_slice(path, names, plane)
         facts = SlideFacts(
             channels=names[self._planes],
             dtype=np.dtype(f"uint{self._raster.bits}"),
@@ -74,7 +63,7 @@ class JpegPngSlide(Slide):
             paths=(path,),
             notes=(ALPHA_NOTE,) if self._raster.samples > len(names) else (),
         )
-        super().__init__(facts, {"path": path, "plane": plane}, mpp=mpp, channels=channels, background=background)
+        super().__init__(facts, {"path": path, "plane": plane}, **options)
 
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
@@ -108,8 +97,5 @@ def _require_readable(header: Raster) -> None:
         what = f"{header.samples} samples a pixel (CMYK)"
     else:
         return
-    raise InputUnsupportedError(
-        what,
-        place=str(header.path),
-        remedy='save it as grey or RGB of 8 or 16 bits: in Fiji, "Image > Type > RGB Color"',
-    )
+    remedy = 'save it as grey or RGB of 8 or 16 bits: in Fiji, "Image > Type > RGB Color"'
+    raise unsupported(header.path, what, remedy)

@@ -24,7 +24,7 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     PathopatchError,
 )
-from pathopatch.slides.integrity import checked_tiff
+from pathopatch.slides.integrity import DECODING_ERRORS, checked_tiff
 from pathopatch.slides.resample import ORIENTATION_TAG, orientation_of, upright
 
 Kind = Literal["png", "jpeg", "tiff"]
@@ -35,15 +35,6 @@ _SPARE_PIXELS = 2**24  # below this, no ratio is looked at
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 _PNG_PALETTE = 3
-_DECODE_ERRORS = (
-    ValueError,
-    RuntimeError,
-    OSError,
-    LookupError,
-    ArithmeticError,
-    SyntaxError,  # Pillow's, for a header that is none
-    struct.error,
-)
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ class Raster:
             return np.asarray(imagecodecs.jpeg8_decode(content))
         except PathopatchError:
             raise
-        except _DECODE_ERRORS as error:
+        except DECODING_ERRORS as error:
             raise _corrupt(self.path, error) from error
 
 
@@ -129,7 +120,7 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
         header = {"png": _png, "jpeg": _jpeg, "tiff": _tiff}[kind](path)
     except PathopatchError:
         raise
-    except _DECODE_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise _corrupt(path, error) from error
     claimed_px, file_bytes = header.width * header.height, path.stat().st_size
     if kind == "tiff" and not is_whole:
@@ -159,7 +150,7 @@ def _jpeg(path: Path) -> Raster:
         image = JpegImageFile(stream)
         try:
             orientation = orientation_of(image.getexif().get(ORIENTATION_TAG))
-        except _DECODE_ERRORS:
+        except DECODING_ERRORS:
             # The picture can be read without its EXIF data.
             orientation = 1
         size = image.size[::-1] if orientation > 4 else image.size

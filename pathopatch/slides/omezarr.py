@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.slides.background import Background
-from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.slides.integrity import DECODING_ERRORS, corrupt
 from pathopatch.slides.omezarr_metadata import ImageMetadata, read_image_metadata
 from pathopatch.slides.resample import Pixels
 from pathopatch.slides.resolution import SlideFacts
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.slide_file import plane_slice
 from pathopatch.slides.zarr_reader import ZarrReader
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
@@ -37,8 +36,8 @@ class OmeZarrSlide(Slide):
         The image's folder.
     plane : int, optional
         Only this channel, counted from 0.
-    mpp, channels, background
-        See `Slide`.
+    **options
+        See `SlideOptions`.
 
     Raises
     ------
@@ -46,24 +45,12 @@ class OmeZarrSlide(Slide):
         See `read_image_metadata`; or there is no such plane.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        plane: int | None = None,
-        mpp: float | None = None,
-        channels: tuple[str, ...] | None = None,
-        background: Background | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         self._image: ImageMetadata = read_image_metadata(path)
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
-        if plane is not None and plane >= len(names):
-            raise InputUnsupportedError(
-                f"there is no plane {plane}", place=str(path), remedy=f"choose 0 to {len(names) - 1}"
-            )
-        self._planes = slice(0, len(names)) if plane is None else slice(plane, plane + 1)
+        self._planes = plane_slice(path, names, plane)
         facts = SlideFacts(
             channels=names[self._planes],
             dtype=self._image.arrays[0].dtype,
@@ -71,7 +58,7 @@ class OmeZarrSlide(Slide):
             resolution=self._image.resolution,
             paths=(path,),
         )
-        super().__init__(facts, {"path": path, "plane": plane}, mpp=mpp, channels=channels, background=background)
+        super().__init__(facts, {"path": path, "plane": plane}, **options)
 
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
@@ -82,11 +69,9 @@ class OmeZarrSlide(Slide):
         try:
             pixels = self._reader(level).read(tuple(ranges.get(axis, 0) for axis in axes))
         except DECODING_ERRORS as error:
-            raise InputCorruptError(
-                f"level {level} cannot be decoded at ({left}, {top}): {_first_line(error)}",
-                place=str(self._path),
-                remedy="copy the folder again from its source",
-            ) from error
+            # Tensorstore's message without its list of source locations.
+            message = str(error).split("[tensorstore", 1)[0].split("\n", 1)[0].strip()
+            raise corrupt(self._path, f"level {level} cannot be decoded at ({left}, {top}): {message}") from error
         # A level stores its axes in any order, and a grey one has no axis c.
         kept = [axis for axis in axes if axis in ranges]
         if "c" not in kept:
@@ -110,8 +95,3 @@ class OmeZarrSlide(Slide):
 
     def _close(self) -> None:
         self._readers = {}
-
-
-def _first_line(error: Exception) -> str:
-    """Return tensorstore's message without its list of source locations."""
-    return str(error).split("[tensorstore", 1)[0].split("\n", 1)[0].strip()

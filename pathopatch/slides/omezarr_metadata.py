@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, InputUnsupportedError
+from pathopatch.core.errors import InputMissingError, InputTooLargeError
+from pathopatch.slides.integrity import corrupt, unsupported
 from pathopatch.slides.resample import is_same_field, nominal_downsample
 from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, axis_resolution
 
@@ -107,11 +108,11 @@ def read_image_metadata(folder: Path) -> ImageMetadata:
     multiscale = _only_multiscale(folder, ome)
     axes = _list(multiscale, "axes", folder)
     if not all(isinstance(axis, dict) and isinstance(axis.get("name"), str) for axis in axes):
-        raise _corrupt(folder, f"its axes are {axes!r}")
+        raise corrupt(folder, f"its axes are {axes!r}")
     names = tuple(str(axis["name"]) for axis in axes)
     datasets = _list(multiscale, "datasets", folder)
     if not datasets:
-        raise _corrupt(folder, "it lists no level")
+        raise corrupt(folder, "it lists no level")
     arrays = tuple(_read_array(folder, dataset) for dataset in datasets)
     _check_axes(folder, names, arrays[0].shape)
     scales = [_level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
@@ -130,16 +131,16 @@ def _ome_attributes(folder: Path) -> dict[str, Any]:
     if (folder / "zarr.json").is_file():
         metadata = _read_object(folder / "zarr.json")
         if metadata.get("node_type") == "array":
-            raise _unsupported(folder, "it is one array, not an image", f"name the image's folder: {folder.parent}")
+            raise unsupported(folder, "it is one array, not an image", f"name the image's folder: {folder.parent}")
         attributes = metadata.get("attributes")
         ome = attributes.get("ome") if isinstance(attributes, dict) else None
         if not isinstance(ome, dict):
             if (folder / "overview" / "zarr.json").is_file():
-                raise _unsupported(folder, "it is a store of patches", f"name its overview: {folder / 'overview'}")
-            raise _unsupported(folder, "a Zarr group without OME metadata", "name the folder of an OME-Zarr image")
+                raise unsupported(folder, "it is a store of patches", f"name its overview: {folder / 'overview'}")
+            raise unsupported(folder, "a Zarr group without OME metadata", "name the folder of an OME-Zarr image")
         version = str(ome.get("version", "missing"))
         if version != "0.5":
-            raise _unsupported(folder, f"OME-Zarr version {version} on Zarr v3", "convert it to version 0.5")
+            raise unsupported(folder, f"OME-Zarr version {version} on Zarr v3", "convert it to version 0.5")
         return ome
     if (folder / ".zattrs").is_file():
         ome = _read_object(folder / ".zattrs")
@@ -147,7 +148,7 @@ def _ome_attributes(folder: Path) -> dict[str, Any]:
             # Version 0.4 only recommends to state the version.
             version = str(entry.get("version", "0.4")) if isinstance(entry, dict) else "missing"
             if version != "0.4":
-                raise _unsupported(folder, f"OME-Zarr version {version} on Zarr v2", "convert it to version 0.4 or 0.5")
+                raise unsupported(folder, f"OME-Zarr version {version} on Zarr v2", "convert it to version 0.4 or 0.5")
         return ome
     raise InputMissingError(
         "a folder without zarr.json or .zattrs", place=str(folder), remedy="name a file, or an OME-Zarr image's folder"
@@ -159,16 +160,16 @@ def _single_image(folder: Path, ome: dict[str, Any]) -> Path:
     if "plate" in ome or "well" in ome:
         kind = "plate" if "plate" in ome else "well"
         remedy = f"name one field's folder, such as {folder / ('A/1/0' if kind == 'plate' else '0')}"
-        raise _unsupported(folder, f"a {kind} of many images", remedy)
+        raise unsupported(folder, f"a {kind} of many images", remedy)
     if "multiscales" in ome:
         return folder
     if "bioformats2raw.layout" not in ome:
-        raise _unsupported(folder, "no image in this group", "name the folder of an OME-Zarr image")
+        raise unsupported(folder, "no image in this group", "name the folder of an OME-Zarr image")
     images = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
     if len(images) == 1:
         return images[0]
     names = ", ".join(path.name for path in images) or "none"
-    raise _unsupported(
+    raise unsupported(
         folder, f"{len(images)} images: {names}", f"name the folder of one of them, such as {folder / '0'}"
     )
 
@@ -177,9 +178,9 @@ def _only_multiscale(folder: Path, ome: dict[str, Any]) -> dict[str, Any]:
     """Return the description of the one pyramid."""
     multiscales = _list(ome, "multiscales", folder)
     if len(multiscales) != 1:
-        raise _unsupported(folder, f"{len(multiscales)} multiscale images in one group", "write one image per group")
+        raise unsupported(folder, f"{len(multiscales)} multiscale images in one group", "write one image per group")
     if not isinstance(multiscales[0], dict):
-        raise _corrupt(folder, "its multiscales are not objects")
+        raise corrupt(folder, "its multiscales are not objects")
     return multiscales[0]
 
 
@@ -187,11 +188,11 @@ def _check_axes(folder: Path, names: Sequence[str], shape: Sequence[int]) -> Non
     """Refuse axes that are not one plane of channels; the message prints them."""
     lengths = ", ".join(f"{name}={n}" for name, n in zip(names, shape, strict=False))
     if len(names) != len(shape):
-        raise _corrupt(folder, f"{len(names)} axes ({', '.join(names)}) for an array of {len(shape)} dimensions")
+        raise corrupt(folder, f"{len(names)} axes ({', '.join(names)}) for an array of {len(shape)} dimensions")
     if sorted(name for name in names if name in "yx") != ["x", "y"] or len(set(names)) != len(names):
-        raise _unsupported(folder, f"axes {lengths}", "write an image with one axis y and one axis x")
+        raise unsupported(folder, f"axes {lengths}", "write an image with one axis y and one axis x")
     if extra := [name for name, n in zip(names, shape, strict=True) if name not in ("c", "y", "x") and n != 1]:
-        raise _unsupported(
+        raise unsupported(
             folder, f"axes {lengths}: {', '.join(extra)} longer than 1", "write one section of one time point"
         )
 
@@ -224,7 +225,7 @@ def _level_scale(
                 or len(values) != axis_count
                 or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
             ):
-                raise _corrupt(folder, f"a scale of {values!r} for {axis_count} axes")
+                raise corrupt(folder, f"a scale of {values!r} for {axis_count} axes")
             scales.append(tuple(float(value) for value in values))
     return tuple(prod(factors) for factors in zip(*scales, strict=True)) if scales else None
 
@@ -287,7 +288,7 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
     path = dataset.get("path") if isinstance(dataset, dict) else None
     # A path from the file must not lead out of the image's folder.
     if not isinstance(path, str) or not (folder / path).resolve().is_relative_to(folder.resolve()):
-        raise _corrupt(folder, f"a level's path is {path!r}")
+        raise corrupt(folder, f"a level's path is {path!r}")
     place = folder / path
     try:
         if (place / "zarr.json").is_file():
@@ -295,9 +296,9 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
         elif (place / ".zarray").is_file():
             array = _array_v2(place, _read_object(place / ".zarray"))
         else:
-            raise _corrupt(folder, f"level {path!r} is listed and not there")
+            raise corrupt(folder, f"level {path!r} is listed and not there")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise _corrupt(place, f"its array's metadata cannot be read: {error!r}") from error
+        raise corrupt(place, f"its array's metadata cannot be read: {error!r}") from error
     _check_claim(array)
     return array
 
@@ -317,7 +318,7 @@ def _array_v3(place: Path, metadata: dict[str, Any]) -> ZarrArray:
 
 def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
     if metadata.get("filters"):
-        raise _unsupported(place, f"filters {metadata['filters']!r}", "write the image without filters")
+        raise unsupported(place, f"filters {metadata['filters']!r}", "write the image without filters")
     if metadata.get("compressor") is not None:
         _check_codecs(place, "zarr", [metadata["compressor"]["id"]])
     shape, chunks = _sizes(place, metadata["shape"]), _sizes(place, metadata["chunks"])
@@ -328,12 +329,12 @@ def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:
     """Refuse codecs that are not read."""
     if unknown := sorted(set(names) - _CODECS[driver]):
         allowed = ", ".join(sorted(_CODECS[driver]))
-        raise _unsupported(place, f"compressed by {', '.join(unknown)}", f"write it with codecs of {allowed}")
+        raise unsupported(place, f"compressed by {', '.join(unknown)}", f"write it with codecs of {allowed}")
 
 
 def _sizes(place: Path, values: Any) -> tuple[int, ...]:
     if not isinstance(values, list) or not all(type(n) is int and n >= 1 for n in values):
-        raise _corrupt(place, f"a shape of {values!r}")
+        raise corrupt(place, f"a shape of {values!r}")
     return tuple(values)
 
 
@@ -346,7 +347,7 @@ def _dtype(place: Path, name: Any) -> np.dtype[np.generic]:
         dtype = None
     if dtype is None or dtype not in DTYPES:
         allowed = ", ".join(each.name for each in DTYPES)
-        raise _unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
+        raise unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
     return dtype
 
 
@@ -395,22 +396,14 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _corrupt(path, f"not JSON: {error}") from error
+        raise corrupt(path, f"not JSON: {error}") from error
     if not isinstance(value, dict):
-        raise _corrupt(path, "not a JSON object")
+        raise corrupt(path, "not a JSON object")
     return value
 
 
 def _list(metadata: dict[str, Any], key: str, folder: Path) -> list[Any]:
     value = metadata.get(key)
     if not isinstance(value, list):
-        raise _corrupt(folder, f"its {key} are {value!r}")
+        raise corrupt(folder, f"its {key} are {value!r}")
     return value
-
-
-def _corrupt(place: Path, what: str) -> InputCorruptError:
-    return InputCorruptError(what, place=str(place), remedy="copy the folder again from its source")
-
-
-def _unsupported(place: Path, what: str, remedy: str) -> InputUnsupportedError:
-    return InputUnsupportedError(what, place=str(place), remedy=remedy)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import openslide
 
 from pathopatch.core.errors import (
     ChannelMismatchError,
-    InputCorruptError,
     InputMissingError,
     InputUnsupportedError,
     PathopatchError,
@@ -20,13 +19,13 @@ from pathopatch.core.errors import (
 from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CziSlide, is_czi
-from pathopatch.slides.integrity import checked_tiff, is_tiff
+from pathopatch.slides.integrity import checked_tiff, corrupt, is_tiff, unsupported
 from pathopatch.slides.jpeg_png import SUFFIXES as JPEG_PNG_SUFFIXES
 from pathopatch.slides.jpeg_png import JpegPngSlide
 from pathopatch.slides.manifest import Fragment, split_fragment
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide, openslide_resolution
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 
@@ -145,13 +144,7 @@ def in_order(slide: Slide, names: Sequence[str] | None) -> Slide:
     return open_slide(planes, **options)
 
 
-def _open_file(
-    source: Path | str,
-    *,
-    mpp: float | None = None,
-    channels: tuple[str, ...] | None = None,
-    background: Background | None = None,
-) -> Slide:
+def _open_file(source: Path | str, **options: Unpack[SlideOptions]) -> Slide:
     """Return the slide in one file, by the adapter that fits."""
     text = str(source)
     # A file whose own name holds a "#" is taken as it is.
@@ -159,16 +152,12 @@ def _open_file(
     path = Path(fragment.path)
     is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
     adapter = _adapter(path, is_chosen=is_chosen)
-    options: dict[str, Any] = {"mpp": mpp, "channels": channels, "background": background}
     if adapter in (TiffSlide, CziSlide):
         choice = Choice(page=fragment.page, plane=fragment.plane, z=fragment.z, t=fragment.t)
         return adapter(path, choice=choice, **options)
     if is_chosen:
-        raise InputUnsupportedError(
-            f"{path.name} has no pages to choose from",
-            place=str(path),
-            remedy="leave #page=, #z= and #t= out; #plane= chooses a channel",
-        )
+        what = f"{path.name} has no pages to choose from"
+        raise unsupported(path, what, "leave #page=, #z= and #t= out; #plane= chooses a channel")
     return adapter(path, plane=fragment.plane, **options)
 
 
@@ -177,9 +166,7 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     if path.is_dir():
         if is_zarr(path):
             return OmeZarrSlide
-        raise InputUnsupportedError(
-            f"{path.name} is a folder and no OME-Zarr image", place=str(path), remedy="name a file in it"
-        )
+        raise unsupported(path, f"{path.name} is a folder and no OME-Zarr image", "name a file in it")
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     # By the first bytes, not by the name, which may be wrong.
@@ -192,17 +179,14 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
         return JpegPngSlide
     if suffix in (*_TIFF_SUFFIXES, ".czi"):
         kind = "CZI file" if suffix == ".czi" else "TIFF"
-        raise InputCorruptError(
-            f"it is named {path.suffix} and " + (f"does not begin as a {kind}" if path.stat().st_size else "is empty"),
-            place=str(path),
-            remedy="copy the file again from its source",
-        )
+        flaw = f"does not begin as a {kind}" if path.stat().st_size else "is empty"
+        raise corrupt(path, f"it is named {path.suffix} and {flaw}")
     if openslide.OpenSlide.detect_format(path) is not None:
         return OpenSlideSlide
-    raise InputUnsupportedError(
+    raise unsupported(
+        path,
         f"no reader for {path.name}",
-        place=str(path),
-        remedy=f"write an OME-TIFF of it: `bfconvert {path.name} {path.stem}.ome.tif` (Bio-Formats), or in QuPath "
+        f"write an OME-TIFF of it: `bfconvert {path.name} {path.stem}.ome.tif` (Bio-Formats), or in QuPath "
         '"File > Export images > OME TIFF"',
     )
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import cv2
 import numpy as np
 import openslide
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
-from pathopatch.slides.background import Background
+from pathopatch.slides.integrity import corrupt, unsupported
 from pathopatch.slides.resample import Pixels, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.slide_file import plane_slice
 
 
 class OpenSlideSlide(Slide):
@@ -27,8 +27,8 @@ class OpenSlideSlide(Slide):
         The file.
     plane : int, optional
         Only this plane: 0 red, 1 green, 2 blue.
-    mpp, channels, background
-        See `Slide`.
+    **options
+        See `SlideOptions`.
 
     Raises
     ------
@@ -36,32 +36,18 @@ class OpenSlideSlide(Slide):
         OpenSlide does not read this file, or there is no such plane.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        plane: int | None = None,
-        mpp: float | None = None,
-        channels: tuple[str, ...] | None = None,
-        background: Background | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         self._handle: Any = None
         self._pid = -1
-        if plane is not None and not 0 <= plane < len(RGB):
-            raise InputUnsupportedError(
-                f"there is no plane {plane}", place=str(path), remedy="choose 0 (red), 1 (green) or 2 (blue)"
-            )
-        self._planes = slice(0, 3) if plane is None else slice(plane, plane + 1)
+        self._planes = plane_slice(path, RGB, plane)
         try:
             handle = self._open()
             self._scales = tuple(float(value) for value in handle.level_downsamples)
             facts = _facts(handle, path, self._planes)
         except openslide.OpenSlideError as error:
-            raise InputUnsupportedError(
-                f"OpenSlide cannot open it: {error}", place=str(path), remedy="convert it to a tiled TIFF"
-            ) from error
-        super().__init__(facts, {"path": path, "plane": plane}, mpp=mpp, channels=channels, background=background)
+            raise unsupported(path, f"OpenSlide cannot open it: {error}", "convert it to a tiled TIFF") from error
+        super().__init__(facts, {"path": path, "plane": plane}, **options)
 
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""
@@ -86,11 +72,7 @@ class OpenSlideSlide(Slide):
         except openslide.OpenSlideError as error:
             # After one error a handle raises it again for every region: the next read opens a new one.
             self._close()
-            raise InputCorruptError(
-                f"level {level} cannot be decoded at ({corner[0]}, {corner[1]}): {error}",
-                place=str(self._path),
-                remedy="copy the file again from its source",
-            ) from error
+            raise corrupt(self._path, f"level {level} cannot be decoded at {corner}: {error}") from error
         planes = np.empty((4, height, width), np.uint8)
         # Several times as fast as numpy's transposition.
         cv2.split(np.asarray(image), cast(Any, list(planes)))

@@ -17,8 +17,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError
-from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.core.errors import InputTooLargeError
+from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, unsupported
 from pathopatch.slides.resample import Pixels
 
 # Why not OpenSlide or tifffile.aszarr: an OpenSlide loop takes 6.5 times as long at 256 px, aszarr 2.1 to 2.5 times on
@@ -190,11 +190,7 @@ class PageReader:
             try:
                 pixels = self._plain.view(self._cache.mapped(rows_bytes))
             except EOFError as error:
-                raise InputCorruptError(
-                    f"the file ends before its pixels do: {error}",
-                    place=str(self._path),
-                    remedy="copy the file again from its source",
-                ) from error
+                raise corrupt(self._path, f"the file ends before its pixels do: {error}") from error
             for channel, sample in pairs:
                 out[channel] = pixels[sample, top : top + height, left : left + width]
             return []
@@ -276,11 +272,10 @@ class PageReader:
                 what = "it decodes to fewer pixels than due"
             except DECODING_ERRORS as error:
                 what = str(error)
-        raise InputCorruptError(
+        raise corrupt(
+            self._path,
             f"the strip or tile at ({column * self._box[1]}, {row * self._box[0]}) of a level of "
             f"{self._width} x {self._height} px cannot be decoded: {what}",
-            place=str(self._path),
-            remedy="copy the file again from its source",
         )
 
 
@@ -346,8 +341,5 @@ def _require_decoder(frame: Any, path: Path) -> None:
         if frame.compression != 1:
             tifffile.TIFF.DECOMPRESSORS[int(frame.compression)]
     except (LookupError, ImportError, ValueError) as error:
-        raise InputUnsupportedError(
-            f"TIFF compression {int(frame.compression)} is not read",
-            place=str(path),
-            remedy="write it again with deflate, zstd or JPEG compression",
-        ) from error
+        what = f"TIFF compression {int(frame.compression)} is not read"
+        raise unsupported(path, what, "write it again with deflate, zstd or JPEG compression") from error

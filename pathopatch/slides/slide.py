@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,14 @@ _GUESS_PX = 512  # longest side of the overview that the background is guessed f
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _OPAQUE = 127  # opacity as one more plane of the slide's type: the largest value that every type of pixels holds
 _OPAQUE_FROM = 128  # of 255: half of the pixel
+
+
+class SlideOptions(TypedDict, total=False):
+    """What a caller states in place of the file's facts and of the guessed background, see `Slide`."""
+
+    mpp: float | None
+    channels: tuple[str, ...] | None
+    background: Background | None
 
 
 class _SmallOverview(NamedTuple):

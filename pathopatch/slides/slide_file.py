@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import MppMissingError
+from pathopatch.slides.integrity import unsupported
 from pathopatch.slides.resample import Pixels
 from pathopatch.slides.resolution import RGB, Level, SlideFacts, resolution
 
@@ -174,6 +175,15 @@ class SlideFile(ABC):
             place=", ".join(str(path) for path in self.paths),
             remedy="fill the manifest's column mpp, or give --slide-mpp",
         )
+
+
+def plane_slice(path: Path, names: Sequence[str], plane: int | None) -> slice:
+    """Return which of a file's planes are read: all, or the chosen one; refuse one that is not there."""
+    if plane is None:
+        return slice(0, len(names))
+    if not 0 <= plane < len(names):
+        raise unsupported(path, f"there is no plane {plane}", f"choose 0 to {len(names) - 1} ({', '.join(names)})")
+    return slice(plane, plane + 1)
 
 
 def _reopen(kind: type[SlideFile], arguments: dict[str, Any]) -> SlideFile:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ from pathopatch.core.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
 from pathopatch.slides.resample import Pixels
 from pathopatch.slides.resolution import MPP_TOLERANCE, SlideFacts
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
 
 
 class ChannelStack(Slide):
@@ -23,8 +23,8 @@ class ChannelStack(Slide):
     ----------
     slides : mapping of str to Slide
         The slide behind each channel name, in order; each has one channel.
-    mpp, channels, background
-        See `Slide`; a given `mpp` stands in place of what all the files say.
+    **options
+        See `SlideOptions`; a given `mpp` stands in place of what all the files say.
 
     Raises
     ------
@@ -34,14 +34,7 @@ class ChannelStack(Slide):
         The slides differ in size, type or mpp; nothing is cropped.
     """
 
-    def __init__(
-        self,
-        slides: Mapping[str, Slide],
-        *,
-        mpp: float | None = None,
-        channels: tuple[str, ...] | None = None,
-        background: Background | None = None,
-    ) -> None:
+    def __init__(self, slides: Mapping[str, Slide], **options: Unpack[SlideOptions]) -> None:
         for name, slide in slides.items():
             if len(slide.channels) != 1:
                 raise ChannelMismatchError(
@@ -52,7 +45,7 @@ class ChannelStack(Slide):
         self._slides = dict(slides)
         names, parts = tuple(slides), tuple(slides.values())
         for name, part in zip(names[1:], parts[1:], strict=True):
-            _require_same_grid(names[0], parts[0], name, part, compare_mpp=mpp is None)
+            _require_same_grid(names[0], parts[0], name, part, compare_mpp=options.get("mpp") is None)
         with_mpp = [part for part in parts if part.has_mpp]
         self._level_of = _common_levels(parts)
         facts = SlideFacts(
@@ -64,7 +57,7 @@ class ChannelStack(Slide):
             bounds=parts[0].bounds,
             notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         )
-        super().__init__(facts, {"slides": self._slides}, mpp=mpp, channels=channels, background=background)
+        super().__init__(facts, {"slides": self._slides}, **options)
 
     @property
     def file_of(self) -> tuple[int, ...]:
@@ -149,7 +142,7 @@ def aligned(slide: Slide, offsets: Offsets, background: Background | None = None
 class AlignedSlide(Slide):
     """A slide each of whose channels is read from a place of its own, see `aligned`."""
 
-    def __init__(self, *, slide: Slide, offsets: Offsets, **options: Any) -> None:
+    def __init__(self, *, slide: Slide, offsets: Offsets, **options: Unpack[SlideOptions]) -> None:
         self._slide, self._offsets = slide, offsets
         super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
 

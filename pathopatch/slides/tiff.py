@@ -9,14 +9,13 @@ import re
 import xml.etree.ElementTree as ET
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.slides.axes import Choice, Plane, chosen_planes, image_note, page_of, unsupported
-from pathopatch.slides.background import Background
-from pathopatch.slides.integrity import checked_tiff
+from pathopatch.slides.axes import Choice, Plane, chosen_planes, image_note, page_of
+from pathopatch.slides.integrity import checked_tiff, unsupported
 from pathopatch.slides.resample import (
     MIRRORED_ACROSS,
     MIRRORED_DOWN,
@@ -31,7 +30,7 @@ from pathopatch.slides.resample import (
 )
 from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFacts, ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
-from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide import Slide, SlideOptions
 
 _ALL_PLANES = Choice()
 _PHOTOMETRICS = {1: "minisblack", 2: "rgb", 6: "ycbcr"}
@@ -53,8 +52,8 @@ class TiffSlide(Slide):
     choice : Choice
         Which page, plane, or position on the axes Z and T. A file with several pages needs a choice, unless its
         metadata call the pages channels or `channels` names every plane.
-    mpp, channels, background
-        See `Slide`.
+    **options
+        See `SlideOptions`.
 
     Raises
     ------
@@ -67,17 +66,10 @@ class TiffSlide(Slide):
         an axis of it is not explained.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        choice: Choice = _ALL_PLANES,
-        mpp: float | None = None,
-        channels: tuple[str, ...] | None = None,
-        background: Background | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, choice: Choice = _ALL_PLANES, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         with checked_tiff(path) as tiff:
+            channels = options.get("channels")
             named = 1 if choice.plane is not None or channels is None else len(channels)
             planes = chosen_planes(tiff, path, choice, named=named)
             for plane in planes:
@@ -115,7 +107,7 @@ class TiffSlide(Slide):
                 notes=tuple(filter(None, [image_note(tiff, planes, choice), "" if alpha is None else ALPHA_NOTE])),
             )
         arguments = {"path": path, "choice": choice}
-        super().__init__(facts, arguments, mpp=mpp, channels=channels, background=background)
+        super().__init__(facts, arguments, **options)
 
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int

@@ -97,7 +97,9 @@ def test_levels_are_the_halvings_that_the_file_holds(zooms: set[float], steps: t
 def test_a_pixel_of_a_level_stands_where_its_step_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = made.noise(1, 51, 83, np.uint16)
     made.write_czi(tmp_path / "a.czi", {(7, 9): image[:, :, :32], (39, 9): image[:, :28, 32:]}, names=("SHG",))
-    monkeypatch.setattr(czi, "_steps", lambda *_: (1, 2, 4))  # without stored blocks the library takes every 2nd, 4th
+    monkeypatch.setattr(
+        czi, "_downsamples", lambda *_: (1, 2, 4)
+    )  # without stored blocks the library takes every 2nd, 4th
     slide = open_slide(tmp_path / "a.czi", background="dark")
     image[:, 28:, 32:] = 0
     for level, step in enumerate((1, 2, 4)):
