@@ -315,7 +315,7 @@ def test_a_real_downsample_gives_exact_area_means(known: Known, downsample: floa
 
 @pytest.mark.parametrize("exact_factor", [1, 4])
 @pytest.mark.parametrize("downsample", [1.7, 2.0, 3.3, 4.0])
-def test_a_patch_over_the_edge_holds_means_of_what_is_inside_and_then_background(
+def test_a_patch_over_the_edge_holds_means_then_background(
     known: Known, downsample: float, exact_factor: float
 ) -> None:
     slide = known.slide

@@ -94,7 +94,7 @@ def test_levels_are_the_halvings_that_the_file_holds(zooms: set[float], steps: t
     assert czi._downsamples(zooms, (41, 31)) == steps
 
 
-def test_a_pixel_of_a_level_stands_where_its_step_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pixel_of_a_level_stands_at_its_downsample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = made.noise(1, 51, 83, np.uint16)
     made.write_czi(tmp_path / "a.czi", {(7, 9): image[:, :, :32], (39, 9): image[:, :28, 32:]}, names=("SHG",))
     monkeypatch.setattr(

@@ -105,7 +105,7 @@ def test_tiles_that_claim_a_million_times_the_image_are_refused(tmp_path: Path) 
         open_slide(tmp_path / "a.scn")
 
 
-def test_a_blank_slide_that_compresses_a_thousandfold_is_not_taken_for_a_lie(tmp_path: Path) -> None:
+def test_a_blank_slide_that_compresses_a_thousandfold_is_accepted(tmp_path: Path) -> None:
     blank = np.full((2048, 2048), 7, np.uint16)
     made.write_channel(tmp_path / "a.tif", blank, tile_px=1024, compression="zstd")
     assert (tmp_path / "a.tif").stat().st_size < blank.nbytes / 5000

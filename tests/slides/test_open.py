@@ -1,12 +1,14 @@
-"""Which reader opens what, and how sources are named."""
+"""Choose the reader of a file by its content, name sources and channels; Aperio slides equal OpenSlide's pixels."""
 
 from __future__ import annotations
 
 import multiprocessing
 from pathlib import Path
 
+import cv2
 import made_slides as made
 import numpy as np
+import openslide
 import pytest
 import tifffile
 
@@ -16,9 +18,13 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
 )
-from pathopatch.slides import Slide, open_slide, parse_source
+from pathopatch.slides import Slide, in_order, open_slide, parse_source
+from pathopatch.slides import open as slides_open
 from pathopatch.slides.openslide import OpenSlideSlide
 from pathopatch.slides.tiff import TiffSlide
+
+CHANNELS = made.noise(3, 50, 60, np.uint16)
+APERIO_WIDTH, APERIO_HEIGHT = 403, 301  # odd at the level below, too
 
 
 def test_a_source_is_a_path_or_one_path_a_channel() -> None:
@@ -182,7 +188,7 @@ def pair(folder: Path, other: np.ndarray, **options: object) -> dict[str, Path]:
     return {"CARS": folder / "one.tif", "SHG": folder / "two.tif"}
 
 
-def test_modalities_of_another_size_type_or_mpp_are_refused_with_both_sides(tmp_path: Path) -> None:
+def test_modalities_of_other_size_type_or_mpp_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModalityMismatchError, match="CARS and SHG differ: size 60x50 against 59x50"):
         open_slide(pair(tmp_path, np.zeros((50, 59), np.uint16)))
     with pytest.raises(ModalityMismatchError, match="type uint16 against uint8"):
@@ -261,7 +267,7 @@ def test_colours_multiplied_by_their_alpha_are_divided_by_it(tmp_path: Path) -> 
     assert (slide.read_region(0, 0, 60, 50) == 40).all()  # on black it is what it was
 
 
-def test_samples_that_are_all_named_are_channels_even_if_one_is_called_alpha(tmp_path: Path) -> None:
+def test_named_samples_are_channels_even_if_one_is_called_alpha(tmp_path: Path) -> None:
     image = made.noise(4, 50, 60, np.uint8)
     path = rgba(tmp_path / "a.tif", image, "unassalpha")
     named = open_slide(path, channels=("DAPI", "FITC", "CY3", "CY5"))
@@ -282,3 +288,138 @@ def test_a_chosen_page_of_aperios_ycbcr_is_not_shown_as_rgb(tmp_path: Path) -> N
         tiff.pages[0].tags["Compression"].overwrite(33003)
     with pytest.raises(InputUnsupportedError, match="YCbCr.*Remedy: leave #page= out"):
         open_slide(f"{tmp_path / 'a.svs'}#page=0")
+
+
+def one_file(folder: Path) -> Slide:
+    path = folder / "a.ome.tif"
+    tifffile.imwrite(path, CHANNELS, photometric="minisblack",
+                     metadata={"axes": "CYX", "Channel": {"Name": ["CARS", "TPEF", "shg"]}})  # fmt: skip
+    return open_slide(path, mpp=0.3, background="dark")
+
+
+def three_files(folder: Path) -> Slide:
+    paths = made.write_modalities(folder, CHANNELS, ("CARS", "TPEF", "shg"))
+    return open_slide(paths, mpp=0.3, background="dark")
+
+
+def one_position(folder: Path) -> Slide:
+    tifffile.imwrite(folder / "a.tif", np.stack([CHANNELS // 2, CHANNELS]), imagej=True, metadata={"axes": "ZCYX"})
+    return open_slide(f"{folder / 'a.tif'}#z=1", channels=("CARS", "TPEF", "shg"), mpp=0.3, background="dark")
+
+
+@pytest.mark.parametrize("write", [one_file, three_files, one_position])
+@pytest.mark.parametrize(
+    ("names", "order"), [(("SHG", "Cars", "TPEF"), [2, 0, 1]), (("CARS", "TPEF", "SHG"), [0, 1, 2])]
+)
+def test_the_same_names_in_another_order_or_case_are_the_same_planes(
+    write: object, names: tuple[str, ...], order: list[int], tmp_path: Path
+) -> None:
+    slide = write(tmp_path)  # type: ignore[operator]
+    ordered = in_order(slide, names)
+    assert (ordered.channels, ordered.mpp, ordered._background) == (names, 0.3, "dark")
+    np.testing.assert_array_equal(ordered.read_region(0, 0, 60, 50), CHANNELS[order])
+    of_file = isinstance(ordered.source, str)
+    again = open_slide(ordered.source, channels=ordered.channels if of_file else None)
+    assert again.channels == names
+    np.testing.assert_array_equal(again.read_region(0, 0, 60, 50), CHANNELS[order])
+
+
+@pytest.mark.parametrize(
+    "names", [None, ("CARS", "TPEF", "shg"), ("CARS", "TPEF"), ("CARS", "TPEF", "DAPI"), ("CARS", "CARS", "SHG")]
+)
+def test_a_slide_of_these_names_or_of_others_stays_as_it_is(names: tuple[str, ...] | None, tmp_path: Path) -> None:
+    slide = one_file(tmp_path)
+    assert in_order(slide, names) is slide
+
+
+def test_names_that_differ_in_case_alone_are_not_told_apart(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", CHANNELS[:2], imagej=True, metadata={"axes": "CYX"})
+    slide = open_slide(tmp_path / "a.tif", channels=("SHG", "shg"))
+    assert in_order(slide, ("shg", "SHG")) is slide
+
+
+def texture() -> np.ndarray:
+    """(3, APERIO_HEIGHT, APERIO_WIDTH) of smooth colour, which chroma subsampling changes without destroying it."""
+    blurred = [cv2.GaussianBlur(plane, (0, 0), 3) for plane in made.noise(3, APERIO_HEIGHT, APERIO_WIDTH, np.uint8)]
+    return np.stack([cv2.normalize(plane, None, 0, 255, cv2.NORM_MINMAX) for plane in blurred])
+
+
+def assert_equal_to_openslide(slide: Slide, path: Path) -> None:
+    with openslide.OpenSlide(path) as direct:
+        assert direct.level_dimensions == tuple((level.width, level.height) for level in slide.levels)
+        for index, (width, height) in enumerate(direct.level_dimensions):
+            expected = np.asarray(direct.read_region((0, 0), index, (width, height)))[..., :3]
+            pixels = slide.read_region(0, 0, width, height, level=index)
+            np.testing.assert_array_equal(pixels, expected.transpose(2, 0, 1))
+        expected = np.asarray(direct.read_region((37, 61), 0, (150, 99)))[..., :3]
+        np.testing.assert_array_equal(slide.read_region(37, 61, 150, 99), expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression": "jpeg", "subsampling": (1, 1)},
+        {"compression": "jpeg", "subsampling": (2, 2), "compressionargs": {"level": 70}},
+        {"compression": "jpeg", "subsampling": (2, 1)},
+        {"compression": "jpeg", "compressionargs": {"level": 30, "outcolorspace": "rgb"}},
+        {"compression": "APERIO_JP2000_RGB", "compressionargs": {"reversible": True}},
+        {"compression": "APERIO_JP2000_RGB", "compressionargs": {"level": 60}},
+    ],
+    ids=["4:4:4", "4:2:0", "4:2:2", "RGB", "JPEG 2000", "JPEG 2000, lossy"],
+)
+def test_a_slide_that_both_decode_alike_is_decoded_directly(options: dict[str, object], tmp_path: Path) -> None:
+    made.write_aperio(tmp_path / "a.svs", texture(), **options)  # type: ignore[arg-type]
+    with open_slide(tmp_path / "a.svs") as slide:
+        assert isinstance(slide, TiffSlide)
+        assert (slide.channels, slide.mpp, slide.is_rgb) == (("R", "G", "B"), 0.5, True)
+        assert_equal_to_openslide(slide, tmp_path / "a.svs")
+
+
+def test_jpeg_2000_in_ycbcr_stays_with_openslide(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    made.write_aperio(path, texture(), compression="APERIO_JP2000_YCBC", compressionargs={"reversible": True})
+    with open_slide(path) as slide:
+        assert isinstance(slide, OpenSlideSlide)
+        assert_equal_to_openslide(slide, path)
+
+
+def test_a_slide_with_tiles_that_were_never_written_stays_with_openslide(tmp_path: Path) -> None:
+    made.write_aperio(tmp_path / "a.svs", texture(), compression="jpeg")
+    with tifffile.TiffFile(tmp_path / "a.svs", mode="r+b") as tiff:
+        counts = tiff.pages[0].tags[325]
+        counts.overwrite([*counts.value[:-1], 0])
+    assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_a_slide_of_which_a_tile_differs_stays_with_openslide(
+    level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.write_aperio(tmp_path / "a.svs", texture(), compression="jpeg")
+    asked = []
+    is_equal = slides_open._is_equal_tile
+
+    def spoiled(slide: TiffSlide, handle: object, corner: tuple[int, int], at: int, tile: tuple[int, int]) -> bool:
+        asked.append(at)
+        return is_equal(slide, handle, corner, at, tile) and at != level
+
+    monkeypatch.setattr(slides_open, "_is_equal_tile", spoiled)
+    assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
+    assert asked == list(range(level + 1))
+
+
+def test_an_aperio_slide_takes_no_mpp_from_its_resolution_tags(tmp_path: Path) -> None:
+    path = tmp_path / "a.svs"
+    made.write_aperio(path, texture(), compression="jpeg", resolution=(20000, 20000), resolutionunit="CENTIMETER")
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"|MPP = 0.5", b"|XXX = 0.5"))
+    with open_slide(path) as slide:
+        assert not slide.has_mpp
+
+
+@pytest.mark.real
+def test_a_real_slide_is_decoded_directly_and_equal_throughout(real_data: Path) -> None:
+    path = real_data / "wsi" / "CMU-1-Small-Region.svs"
+    with open_slide(path) as slide:
+        assert isinstance(slide, TiffSlide)
+        assert_equal_to_openslide(slide, path)

@@ -27,7 +27,7 @@ def test_an_aperio_slide_shows_one_level_and_no_label(real_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["idc_14082", "idc_14306"])
-def test_patches_at_the_slides_own_scale_are_crops_of_level_0_whatever_the_factor(name: str, real_data: Path) -> None:
+def test_patches_at_the_slides_own_scale_are_crops_of_level_0(name: str, real_data: Path) -> None:
     with open_slide(real_data / "wsi" / f"{name}.tif") as slide:
         for x, y in ((0, 0), (751, 333), (slide.size[0] - 60, slide.size[1] - 60)):
             crop = slide.read_region(x, y, 50, 50)
@@ -65,7 +65,7 @@ def test_two_fluorescence_scans_are_two_channels_of_one_slide(real_data: Path) -
         assert np.delete(means, signal).max() < 0.1 * means[signal]
 
 
-def test_two_scans_of_one_field_lie_two_pixels_apart_however_they_are_measured(real_data: Path) -> None:
+def test_two_scans_of_one_field_lie_two_pixels_apart(real_data: Path) -> None:
     dapi, tritc = (real_data / "wsi" / f"pair-{name}.ndpi" for name in ("dapi", "tritc"))
     with open_slide({"DAPI": f"{dapi}#plane=2", "TRITC": f"{tritc}#plane=0"}) as slide:
         for max_px in (2048, 512):

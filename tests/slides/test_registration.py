@@ -48,7 +48,7 @@ def shift_of(slide: Slide, max_px: int = 4096) -> Shift:
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (12, 0), (0.5, -0.25), (3.3, -7.6), (-20, 15)])
-def test_a_shift_between_modalities_of_other_contrast_is_found_to_a_fraction_of_a_pixel(
+def test_a_shift_between_modalities_is_found_to_a_fraction_of_a_pixel(
     shift: tuple[float, float], tmp_path: Path
 ) -> None:
     found = shift_of(opened(tmp_path, two_modalities(shift)))
@@ -64,9 +64,7 @@ def test_a_coarse_overview_is_refined_on_the_slide_itself(tmp_path: Path) -> Non
         assert (found.x_px, found.y_px) == pytest.approx((12, -5), abs=0.25)
 
 
-def test_of_two_files_with_several_planes_one_pair_is_read_at_full_resolution(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_two_multi_plane_files_one_pair_is_read_at_level_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = two_modalities((12, -5), 1500)
     sources = {}
     for file, plane in zip(("one", "other"), pair, strict=True):
@@ -83,7 +81,7 @@ def test_of_two_files_with_several_planes_one_pair_is_read_at_full_resolution(
 
 
 @pytest.mark.parametrize("kind", ["noise", "unrelated", "constant", "black"])
-def test_no_shift_is_invented_where_nothing_is_shared(kind: str, tmp_path: Path) -> None:
+def test_channels_that_share_nothing_have_no_measured_shift(kind: str, tmp_path: Path) -> None:
     image = {
         "noise": np.random.default_rng(0).poisson(10, (2, 400, 400)),
         "unrelated": two_modalities((0, 0), same=False),
@@ -105,7 +103,7 @@ def test_the_edge_of_the_scanned_part_is_no_content(tmp_path: Path) -> None:
         assert not shift_of(slide).is_measured
 
 
-def test_a_camera_and_a_single_channel_are_not_compared_and_a_tiny_field_says_nothing(tmp_path: Path) -> None:
+def test_colour_single_channels_and_tiny_fields_have_no_shift(tmp_path: Path) -> None:
     made.write_rgb_pyramid(tmp_path / "rgb.tif", made.noise(3, 100, 100, np.uint8))
     made.write_channel(tmp_path / "one.tif", made.noise(1, 100, 100, np.uint16)[0])
     for name in ("rgb.tif", "one.tif"):
@@ -115,9 +113,7 @@ def test_a_camera_and_a_single_channel_are_not_compared_and_a_tiny_field_says_no
 
 
 @pytest.mark.parametrize("background", ["dark", "bright"])
-def test_aligned_channels_are_read_from_their_places_and_filled_with_background(
-    background: str, tmp_path: Path
-) -> None:
+def test_aligned_channels_are_moved_and_filled_with_background(background: str, tmp_path: Path) -> None:
     image = made.noise(3, 90, 120, np.uint16)
     slide = aligned(opened(tmp_path, image, background=background), ((0, 0), (12, -5), (-3, 130)))
     fill = 0 if background == "dark" else 65535

@@ -96,14 +96,14 @@ def test_a_single_channel_tile_may_be_written_into(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pixels[0], plane + 1)
 
 
-def test_tiles_are_decoded_where_the_decoder_does_not_stream_past_the_cache(tmp_path: Path) -> None:
+def test_tiles_are_decoded_to_memory_without_streaming_stores(tmp_path: Path) -> None:
     made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, SIDE, SIDE, np.uint8), levels=1, compression="jpeg")
     tile = TiffSlide(tmp_path / "a.tif").read_region(0, 0, TILE, TILE)
     rows = tile.ctypes.data + tile.strides[1] * np.arange(TILE)
     assert (rows % 32 != 0).all()  # from an even 32 on libjpeg-turbo takes a third longer
 
 
-def test_pixels_of_several_samples_stay_as_they_were_decoded_and_planes_takes_them_apart(slide: TiffSlide) -> None:
+def test_decoded_samples_stay_interleaved_until_planes_separates_them(slide: TiffSlide) -> None:
     for corner in (0, 5):
         pixels = slide.read_region(corner, corner, TILE, TILE)
         assert pixels.transpose(1, 2, 0).flags.c_contiguous

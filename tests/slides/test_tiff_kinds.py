@@ -214,7 +214,7 @@ def ome_images(path: Path, sizes_um: tuple[float, ...], shapes: tuple[tuple[int,
     return images
 
 
-def test_a_page_of_the_second_image_of_an_ome_file_has_that_images_mpp_and_name(tmp_path: Path) -> None:
+def test_a_page_of_the_second_ome_image_has_that_images_mpp_and_name(tmp_path: Path) -> None:
     first, second = ome_images(tmp_path / "a.ome.tif", (0.5, 4.0), ((2, HEIGHT, WIDTH), (1, 20, 30)))
     with open_slide(tmp_path / "a.ome.tif") as slide:  # the second is smaller and coarser: a macro image, say
         assert (slide.mpp, slide.channels) == (0.5, ("A", "B"))
@@ -224,7 +224,7 @@ def test_a_page_of_the_second_image_of_an_ome_file_has_that_images_mpp_and_name(
         np.testing.assert_array_equal(slide.read_region(0, 0, 30, 20), second)
 
 
-def test_of_an_ome_files_images_the_largest_is_the_slide_and_a_note_says_so(tmp_path: Path) -> None:
+def test_the_largest_image_of_an_ome_file_is_the_slide_with_a_note(tmp_path: Path) -> None:
     label, second, _ = ome_images(tmp_path / "a.ome.tif", (4.0, 0.5, 4.0), ((1, 20, 30), (2, HEIGHT, WIDTH), (1, 9, 9)))
     with open_slide(tmp_path / "a.ome.tif") as slide:
         assert (slide.mpp, slide.channels) == (0.5, ("B", "C"))
@@ -275,7 +275,7 @@ def test_a_level_of_another_sample_type_is_no_level(tmp_path: Path) -> None:
         (["case7_cars.tif", "case7_tpef.tif", "case7_shg.tif"], ("C0", "C1", "C2")),
     ],
 )
-def test_imagej_labels_name_the_channels_where_they_differ_and_are_no_files(
+def test_imagej_labels_name_channels_unless_equal_or_file_names(
     labels: list[str], channels: tuple[str, ...], tmp_path: Path
 ) -> None:
     path = written_stack(tmp_path, "ImageJ", STACK[0], "CYX", Labels=labels)
