@@ -208,10 +208,10 @@ def evaluate(
     if model is not None:
         if run:
             raise typer.BadParameter("give --run or --model, one of the two")
-        from pathopatch.evaluation import evaluate_bundle, outside_text
+        from pathopatch.evaluation import evaluate_bundle, external_validation_text
 
         folder = evaluate_bundle(work, model, splits=split, name=name, device=device, force=force)
-        print(outside_text(folder))
+        print(external_validation_text(folder))
         print(f"numbers: {folder}")
         return
     with progress_bars(quiet) as progress:

@@ -1,7 +1,7 @@
-"""Answers how much a model needs each channel: what it loses when the channel says nothing.
+"""Measure how much a model needs each channel: its loss when the channel is constant.
 
 A channel is replaced by its mean over the training patches, which is 0 after standardisation; network and decision
-threshold stay. A loss near 0 says that the model can do without it, not that the channel holds nothing.
+threshold stay. A loss near 0 shows that the model can do without the channel, not that the channel is uninformative.
 """
 
 from __future__ import annotations
@@ -22,17 +22,7 @@ WITHOUT = "logit without "
 
 
 def without_channel(batch: NDArray[np.float32], channel: int, mean: float) -> NDArray[np.float32]:
-    """Return patches in which one channel is constant.
-
-    Parameters
-    ----------
-    batch : ndarray of float32, shape (N, C, p, p)
-        Patches scaled to [0, 1].
-    channel : int
-        Which channel.
-    mean : float
-        Its mean over the training patches.
-    """
+    """Return patches (N, C, p, p), scaled to [0, 1], in which one channel is its mean over the training patches."""
     blanked = np.array(batch, dtype=np.float32)
     blanked[:, channel] = mean
     return blanked
@@ -47,7 +37,7 @@ def ablation(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return what is lost of WGA, GBA and AUROC without each channel.
+    """Return the loss of WGA, GBA and AUROC without each channel.
 
     Parameters
     ----------
@@ -68,32 +58,26 @@ def ablation(
     -------
     list of dict
         For each channel and threshold: `channel`, `threshold`, and for `wga`, `gba` and `auroc` the value with all
-        channels (``wga``), without this one (``wga_without``) and the loss in between (``wga_lost``, positive where
-        the channel helped) with its paired 95 % interval (``_low``, ``_high``). NaN with an empty group, intervals with
-        fewer than two patients. Empty where there is one channel only.
+        channels (``wga``), without this one (``wga_without``) and the loss (``wga_lost``, positive where the channel
+        helped) with its paired 95 % interval (``_low``, ``_high``). NaN with an empty group, intervals with fewer
+        than two patients. Empty where there is one channel only.
     """
     label = table["label"].to_numpy(dtype=np.int64)
     margin = table["logit"].to_numpy(dtype=np.float64)
     rows = []
     for name in (str(name) for name in table.columns if str(name).startswith(WITHOUT)):
-        blanked = table[name].to_numpy(dtype=np.float64)
-        ranked = _auroc_lost(margin, blanked, label, patient, resamples=resamples, seed=seed)
+        blanked_margin = table[name].to_numpy(dtype=np.float64)
+        auroc_lost = _auroc_lost(margin, blanked_margin, label, patient, resamples=resamples, seed=seed)
         for attribute in threshold_attributes(table):
             group = attribute.groups_in(table)
-            right = [(each > decision_threshold) == (label == 1) for each in (margin, blanked)]
+            right = [(logit > decision_threshold) == (label == 1) for logit in (margin, blanked_margin)]
             accuracies = _accuracies_lost(right, group, patient, n_groups=2 * n_values, resamples=resamples, seed=seed)
-            rows.append({"channel": name.removeprefix(WITHOUT), "threshold": attribute.key, **accuracies, **ranked})
+            rows.append({"channel": name.removeprefix(WITHOUT), "threshold": attribute.key, **accuracies, **auroc_lost})
     return rows
 
 
 def ablation_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the ablations of an evaluation as one table.
-
-    Parameters
-    ----------
-    numbers : dict
-        What `judge_predictions` returned.
-    """
+    """Return the ablations of `evaluate_predictions` as one table."""
     return pd.DataFrame(
         [{"split": split, **row} for split, content in numbers["splits"].items() for row in content["ablation"]]
     )
@@ -110,9 +94,9 @@ def _auroc_lost(
 ) -> dict[str, float]:
     """Return the AUROC with and without a channel, and the loss with its interval."""
     full, without = auroc_of(margin, label), auroc_of(blanked, label)
+    # Paired: each resample gives both, so what the patients have in common cancels.
     low, high = bootstrap_by_patient(lambda i: full(i) - without(i), patient, resamples=resamples, seed=seed)
-    values = auroc(margin, label), auroc(blanked, label)
-    return _lost("auroc", *values, low, high)
+    return _lost("auroc", auroc(margin, label), auroc(blanked, label), low, high)
 
 
 def _accuracies_lost(
@@ -125,7 +109,7 @@ def _accuracies_lost(
     seed: int,
 ) -> dict[str, float]:
     """Return WGA and GBA with and without a channel, and the losses with their intervals."""
-    (hits, n), (hits_without, _) = (patient_counts(each, group, patient, n_groups=n_groups) for each in right)
+    (hits, n), (hits_without, _) = (patient_counts(part, group, patient, n_groups=n_groups) for part in right)
     draws = resampled(
         np.concatenate([hits, hits_without, n], axis=1).astype(np.float64), resamples=resamples, seed=seed
     )

@@ -1,11 +1,11 @@
-"""Answers what was spent on a run: how many trials, how many training steps in all, and what search it has won.
+"""Report what was spent on a run: trials, training steps in all, and the search that it won.
 
-Runs are comparable that were given the same: the same steps, the same samples a step, the same search.
+Runs are compared only at one budget: the same steps, the same samples per step, the same search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from pathopatch.training.phase_data import phases_of
 
 SEARCH_FILE = "search.json"
 BUDGET = ("steps", "batch_per_class", "search")
-"""Columns in which runs must agree to be held against each other, or averaged."""
-NO_SEARCH = "none"
+"""Columns in which runs must agree to be compared with each other, or averaged."""
+_NO_SEARCH = "none"
 
 
 def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -36,48 +36,58 @@ def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any
     Returns
     -------
     dict
-        ``steps`` and ``batch_per_class`` of the training that is kept; ``trials``, of which it won (1 where it was
-        trained once; those of all folds together); ``search_steps``, which all trials took in all phases of the method,
-        pruned ones included; ``search``, what the search was
-        offered, such as "8 trials" or "4800 steps", "none" without a search. NaN and "" where that is not known.
+        ``steps`` and ``batch_per_class`` of the training that is kept; ``trials`` of the search that it won (1 without
+        a search); ``search_steps``, of all trials in all phases of the method, pruned ones included; ``search``, the
+        offer, such as "8 trials" or "4800 steps", "none" without a search. NaN and "" where unknown.
     """
-    nothing = float("nan")
-    found: dict[str, Any] = {
-        "steps": config.get("steps", nothing),
-        "batch_per_class": config.get("batch_per_class", nothing),
-        "trials": 1 if config else nothing,
-        "search_steps": _taken(config),
-        "search": NO_SEARCH if config else "",
+    unknown = float("nan")
+    budget: dict[str, Any] = {
+        "steps": config.get("steps", unknown),
+        "batch_per_class": config.get("batch_per_class", unknown),
+        "trials": 1 if config else unknown,
+        "search_steps": _steps_of_all_phases(config),
+        "search": _NO_SEARCH if config else "",
     }
     path = WorkFolder(work).run(name) / SEARCH_FILE
     if path.is_file():
-        facts = read_json(path)
-        found |= {"trials": facts["trials"], "search_steps": facts["steps"], "search": facts["offered"]}
-    return found
+        search = read_json(path)
+        budget |= {"trials": search["trials"], "search_steps": search["steps"], "search": search["offered"]}
+    return budget
 
 
-def _taken(config: Mapping[str, Any]) -> float:
-    """Return the steps of one training, all phases of its method together; NaN where that is not known."""
-    if config.get("method") not in NAMES:
-        return config.get("steps", float("nan"))  # type: ignore[no-any-return]
-    known = TrainConfig.model_validate({key: config[key] for key in config if key in TrainConfig.model_fields})
-    return steps_in_all(phases_of(known), known.steps)
+def total_budget(budgets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what was spent on a run in all folds, in the words of one run's ``search.json``."""
+    offers = dict.fromkeys(budget["search"] for budget in budgets)
+    return {
+        "offered": ", ".join(offer if offer == _NO_SEARCH else f"{offer} a fold" for offer in offers),
+        "trials": sum(budget["trials"] for budget in budgets),
+        "steps": sum(budget["search_steps"] for budget in budgets),
+        "folds": len(budgets),
+    }
 
 
-def unequal(searches: list[str], references: list[str]) -> str:
-    """Return in words that some runs have no ERM of the same budget, or that searches differ; "" if all is equal.
+def unequal_budgets_text(searches: Sequence[str], references: Sequence[str]) -> str:
+    """Return in words that searches differ, or that some runs have no ERM of the same budget; "" if all is equal.
 
     Parameters
     ----------
-    searches : list of str
+    searches : sequence of str
         Of the runs.
-    references : list of str
-        The ERM run that each is held against; empty where there is none.
+    references : sequence of str
+        The ERM run that each is compared with; empty where there is none.
     """
-    said = []
+    notes = []
     if len(set(searches)) > 1:
-        said.append(f"searches differ ({', '.join(sorted(set(searches)))})")
+        notes.append(f"searches differ ({', '.join(sorted(set(searches)))})")
     if "" in references:
-        said.append("no gain is given where no ERM run had the same steps, samples a step and search")
-    text = "; ".join(said)
+        notes.append("no gain is given where no ERM run had the same steps, samples a step and search")
+    text = "; ".join(notes)
     return f"{text[0].upper()}{text[1:]}." if text else ""
+
+
+def _steps_of_all_phases(config: Mapping[str, Any]) -> float:
+    """Return the steps of one training, all phases of its method together; NaN where unknown."""
+    if config.get("method") not in NAMES:
+        return config.get("steps", float("nan"))  # type: ignore[no-any-return]
+    train = TrainConfig.model_validate({key: config[key] for key in config if key in TrainConfig.model_fields})
+    return steps_in_all(phases_of(train), train.steps)

@@ -1,4 +1,4 @@
-"""Answers how good one training run is on labelled patches: reads a run's model and the groups, writes its evaluation.
+"""Evaluate one training run on labelled patches: read its model and the groups, write its evaluation.
 
 ``runs/<run>/evaluation/`` holds ``metrics.json`` (every number, with its stamp), ``groups.csv`` (one row per split,
 threshold and group), ``sweep.csv`` (one row per split and tissue threshold of a sweep), ``tissue_dependence.csv``,
@@ -28,12 +28,11 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import ablation, ablation_table
-from pathopatch.evaluation.audit import tissue_dependence
 from pathopatch.evaluation.calibration import calibration, calibration_tables
-from pathopatch.evaluation.group_scores import group_shares, judge
-from pathopatch.evaluation.leakage_checks import require_unseen
-from pathopatch.evaluation.predicting import predict_patches
-from pathopatch.evaluation.sweep import sweep
+from pathopatch.evaluation.group_scores import evaluate_logits, group_shares
+from pathopatch.evaluation.predicting import predict_patches, require_unseen
+from pathopatch.evaluation.threshold_sweep import sweep_thresholds
+from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
 from pathopatch.models.bundle import load_model
 from pathopatch.training.run import drop_learnt_patches
@@ -51,7 +50,7 @@ def evaluate_run(
     device: str = "auto",
     force: bool = False,
 ) -> Path:
-    """Judge one run on labelled patches and return the folder of its numbers.
+    """Evaluate one run on labelled patches and return the folder of its numbers.
 
     Parameters
     ----------
@@ -62,7 +61,8 @@ def evaluate_run(
     config : EvaluateConfig, optional
         Number of resamplings and their seed.
     splits : tuple of str
-        Splits to judge; one without labelled patches is left out, and of validation what the run learnt from.
+        Splits to evaluate on; one without labelled patches is left out, and of validation the patches that a phase of
+        the method learnt from.
     device : str
         Of the forward pass, "auto" for the best there is.
     force : bool
@@ -80,7 +80,7 @@ def evaluate_run(
     StaleArtefactError
         Another evaluation stands there and `force` is off.
     SplitLeakageError
-        The run was trained on slides of a split that is to be judged: the groups were divided anew since.
+        The run was trained on slides of one of these splits: the groups were divided anew since.
     """
     config = config or EvaluateConfig()
     out = WorkFolder(work).evaluation(run_name)
@@ -103,15 +103,15 @@ def evaluate_run(
         predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
         predictions = drop_learnt_patches(out.parent, predictions)
         threshold = model.spec.decision_threshold
-        numbers = judge_predictions(
+        numbers = evaluate_predictions(
             predictions,
             groups,
             decision_threshold=threshold,
             train_splits=_train_splits(work, run_name),
             config=config,
         )
-        swept = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
-        write_evaluation(out, predictions, {"run": run_name, **numbers}, made, further={SWEEP: swept})
+        sweep = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
+        write_evaluation(out, predictions, {"run": run_name, **numbers}, made, further={SWEEP: sweep})
     return out
 
 
@@ -123,33 +123,23 @@ def write_evaluation(
     *,
     further: Mapping[str, pd.DataFrame],
 ) -> None:
-    """Write an evaluation's numbers as JSON and tables, and its predictions; all of it or nothing.
+    """Write an evaluation into its folder, all of it or nothing: numbers as JSON and tables, and the predictions.
 
-    Parameters
-    ----------
-    out : Path
-        Its folder; an earlier evaluation there is replaced.
-    predictions : DataFrame
-        A row per patch.
-    numbers : dict
-        What `judge_predictions` returned, and whatever else is known.
-    made : Artefact
-        The evaluation.
-    further : mapping of str to DataFrame
-        More tables by name; those without rows are not written.
+    `numbers` is what `evaluate_predictions` returned with whatever else is known; `further` holds more tables by name.
     """
-    tables = {**further, "groups": group_table(numbers), "tissue_dependence": dependence_table(numbers)}
+    tables = {**further, "groups": group_table(numbers), "tissue_dependence": _dependence_table(numbers)}
     tables |= {**calibration_tables(numbers), "ablation": ablation_table(numbers)}
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
         made.write_table(temporary / "predictions.parquet", predictions)
         for name, table in tables.items():
-            if len(table):  # of one channel there is no ablation, by an attribute of their own no sweep
+            # One channel has no ablation, and an attribute of the patches no sweep.
+            if len(table):
                 table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
         made.write_json(temporary / "metrics.json", numbers)
 
 
-def judge_predictions(
+def evaluate_predictions(
     predictions: pd.DataFrame,
     groups: pd.DataFrame,
     *,
@@ -157,7 +147,7 @@ def judge_predictions(
     train_splits: tuple[str, ...] = ("train",),
     config: EvaluateConfig | None = None,
 ) -> dict[str, Any]:
-    """Return every number about some predictions: per split and threshold, and the dependence on tissue.
+    """Return all numbers on some predictions: by split and threshold, and the dependence on tissue.
 
     Parameters
     ----------
@@ -166,7 +156,7 @@ def judge_predictions(
         (tumour minus non-tumour), probability, and ``logit without <channel>`` where channels were taken away; one row
         per labelled patch that has a group.
     groups : DataFrame
-        The groups table: gives each patch its patient, and the training split its group shares.
+        The groups table: the patient of each patch, and the group shares of the training split.
     decision_threshold : float
         On the logit.
     train_splits : tuple of str
@@ -177,9 +167,9 @@ def judge_predictions(
     Returns
     -------
     dict
-        `decision_threshold`, `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `judge` returns,
-        `bins`: cuts -> the same, empty without bins, `tissue_dependence`, `calibration`, `ablation`: what the functions
-        of these names return}.
+        `decision_threshold`, `train_splits` and `splits`: split -> {`thresholds`: threshold -> what `evaluate_logits`
+        returns, `bins`: cuts -> the same, empty without bins, `tissue_dependence`, `calibration`, `ablation`: what the
+        functions of these names return}.
 
     Raises
     ------
@@ -204,9 +194,9 @@ def judge_predictions(
         common: dict[str, Any] = {"decision_threshold": decision_threshold, "config": config}
         splits[str(split)] = {
             "thresholds": {
-                attribute.key: _judged(table, trained_on, patient, attribute, **common) for attribute in attributes
+                attribute.key: _scores(table, trained_on, patient, attribute, **common) for attribute in attributes
             },
-            "bins": {bins.key: _judged(table, trained_on, patient, bins, **common) for bins in bins_attributes(groups)},
+            "bins": {bins.key: _scores(table, trained_on, patient, bins, **common) for bins in bins_attributes(groups)},
             "tissue_dependence": tissue_dependence(
                 table["probability"].to_numpy(dtype=np.float64),
                 table["tissue_fraction"].to_numpy(dtype=np.float64),
@@ -232,7 +222,7 @@ def judge_predictions(
     }
 
 
-def _judged(
+def _scores(
     table: pd.DataFrame,
     trained_on: pd.DataFrame,
     patient: NDArray[Any],
@@ -241,13 +231,11 @@ def _judged(
     decision_threshold: float,
     config: EvaluateConfig,
 ) -> dict[str, Any]:
-    """Return what `judge` says of some predictions by one attribute.
-
-    A patch that has a group by its own attribute may be blank, and then is in no bin of the tissue.
-    """
+    """Return what `evaluate_logits` returns of some predictions by one attribute."""
     group, n_values = attribute.groups_in(table), attribute.n_values
+    # A blank patch may have a group by its own attribute, but it is in no bin of the tissue.
     is_known = group >= 0
-    return judge(
+    return evaluate_logits(
         table["logit"].to_numpy(dtype=np.float64)[is_known],
         table["label"].to_numpy(dtype=np.int64)[is_known],
         group[is_known] % n_values,
@@ -261,18 +249,12 @@ def _judged(
 
 
 def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the group accuracies as a table, one row per split, threshold (or ``bins 0.3,0.5``) and group.
-
-    Parameters
-    ----------
-    numbers : dict
-        What `judge_predictions` returned.
-    """
+    """Return the group accuracies of `evaluate_predictions`, a row per split, attribute (its label) and group."""
     rows = [
-        {"split": split, "threshold": text, **row}
+        {"split": split, "threshold": label, **row}
         for split, content in numbers["splits"].items()
-        for text, judged in by_attribute(content).items()
-        for row in judged["groups"]
+        for label, scores in by_attribute(content).items()
+        for row in scores["groups"]
     ]
     return pd.DataFrame(rows)
 
@@ -280,16 +262,10 @@ def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
 def sweep_table(
     predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float, config: EvaluateConfig
 ) -> pd.DataFrame:
-    """Return the sweep over tissue thresholds of each split; without rows where the attribute is the patches' own.
-
-    Parameters
-    ----------
-    predictions, groups, decision_threshold, config
-        As for `judge_predictions`.
-    """
+    """Return the sweep over tissue thresholds of each split; without rows where the attribute is the patches' own."""
     patient_of = groups.set_index("patch_id")["patient_id"]
     parts = [
-        sweep(
+        sweep_thresholds(
             table,
             patient_of.loc[table["patch_id"]].to_numpy(dtype=str),
             decision_threshold=decision_threshold,
@@ -303,27 +279,15 @@ def sweep_table(
 
 
 def by_attribute(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what was judged on one split, by the attribute's name: ``0.25``, or ``bins 0.3,0.5``."""
-    by_bins = content.get("bins", {}).items()
-    bins = {TissueBins.from_key(key).label: judged for key, judged in by_bins}
+    """Return the scores of one split by the label of their attribute: ``0.25``, ``bins 0.3,0.5``."""
+    bins = {TissueBins.from_key(key).label: scores for key, scores in content.get("bins", {}).items()}
     return {**content["thresholds"], **bins}
 
 
-def dependence_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the dependence on the tissue fraction as a table, one row per split and label.
-
-    Parameters
-    ----------
-    numbers : dict
-        What `judge_predictions` returned.
-    """
-    return pd.DataFrame(
-        [
-            {"split": split, **row}
-            for split, content in numbers["splits"].items()
-            for row in content["tissue_dependence"]
-        ]
-    )
+def _dependence_table(numbers: dict[str, Any]) -> pd.DataFrame:
+    """Return the dependence of `evaluate_predictions` on the tissue fraction, a row per split and label."""
+    parts = {split: content["tissue_dependence"] for split, content in numbers["splits"].items()}
+    return pd.DataFrame([{"split": split, **row} for split, rows in parts.items() for row in rows])
 
 
 def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:

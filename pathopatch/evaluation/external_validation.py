@@ -1,4 +1,4 @@
-"""Answers how good a shipped model is on an outside labelled cohort: a bundle from anywhere, on patches of this folder.
+"""Evaluate a model bundle from elsewhere on the labelled patches of a work folder (external validation).
 
 ``evaluations/<name>/`` holds what ``runs/<run>/evaluation/`` does: ``metrics.json``, the tables, and the predictions.
 Nothing is trained or chosen here; the model keeps its decision threshold and temperature.
@@ -16,18 +16,18 @@ import pandas as pd
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig, IntensityConfig
-from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError
+from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.core.files import inside, read_json
 from pathopatch.core.text import patches_and_patients
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.evaluate import (
     SWEEP,
     by_attribute,
-    judge_predictions,
+    evaluate_predictions,
     sweep_table,
     write_evaluation,
 )
-from pathopatch.evaluation.predicting import predict_patches
+from pathopatch.evaluation.predicting import labelled_rows, predict_patches
 from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.groups.shortcut import fraction_only
@@ -40,8 +40,8 @@ from pathopatch.training.leakage import TRAINED, VALIDATED, slide_marks
 from pathopatch.training.source import Source, common_source
 
 FOLDER = "evaluations"
-ALL = "all"
-"""Name under which all labelled patches are judged together, whatever their split."""
+_ALL = "all"  # the split that stands for all labelled patches together
+_NO_LABELS = "give the slides a tumor_mask or annotations in the manifest, or choose another --split"
 _MEASURES = (("wga", "WGA"), ("gba", "GBA"), ("average", "average"))
 
 
@@ -55,7 +55,7 @@ def evaluate_bundle(
     device: str = "auto",
     force: bool = False,
 ) -> Path:
-    """Judge a model bundle on the labelled patches of a work folder and return the folder of its numbers.
+    """Evaluate a model bundle on the labelled patches of a work folder and return the folder of its numbers.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def evaluate_bundle(
     bundle : Path
         The model bundle.
     splits : sequence of str, optional
-        Splits to judge, each by itself. All labelled patches together, as split ``all``, if not given.
+        Splits to evaluate on, each by itself. All labelled patches together, as split ``all``, if not given.
     name : str, optional
         Of the folder below ``evaluations/``; the bundle's own (see `bundle_name`) if not given.
     config : EvaluateConfig, optional
@@ -100,38 +100,34 @@ def evaluate_bundle(
         if made.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
-        groups = groups.assign(split=ALL) if splits is None else groups
-        judged_splits = (ALL,) if splits is None else tuple(dict.fromkeys(splits))
-        rows = _labelled(groups, judged_splits)
+        groups = groups.assign(split=_ALL) if splits is None else groups
+        evaluated_splits = (_ALL,) if splits is None else tuple(dict.fromkeys(splits))
+        rows = labelled_rows(groups, evaluated_splits, remedy=_NO_LABELS)
         warnings = check_patches(spec, _source(work, rows), place=str(bundle))
-        warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + seen_warnings(spec, work, rows)
+        warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + leakage_warnings(spec, work, rows)
         model = load_model(bundle, device=device)
-        predictions = predict_patches(work, groups, model, splits=judged_splits, ablate=config.ablation)
+        predictions = predict_patches(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
         threshold = spec.decision_threshold
-        numbers = judge_predictions(predictions, groups, decision_threshold=threshold, train_splits=(), config=config)
+        numbers = evaluate_predictions(
+            predictions, groups, decision_threshold=threshold, train_splits=(), config=config
+        )
         for split, content in numbers["splits"].items():
             content["fraction_only"] = _fraction_only(rows[rows["split"] == split], config)
-        swept = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
+        sweep = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
         about = {"bundle": _about(spec, out.name), "warnings": warnings}
-        write_evaluation(out, predictions, {**about, **numbers}, made, further={SWEEP: swept})
+        write_evaluation(out, predictions, {**about, **numbers}, made, further={SWEEP: sweep})
     return out
 
 
 def bundle_name(bundle: Path) -> str:
-    """Return what a bundle is called here: its folder, or its run where the folder is just called ``model``.
-
-    Parameters
-    ----------
-    bundle : Path
-        The bundle's folder.
-    """
+    """Return the name of a bundle here: that of its folder, or of its run where the folder is called ``model``."""
     folder = bundle.resolve()
-    told = folder.parent.name if folder.name == "model" else folder.name
-    return re.sub(r"[^A-Za-z0-9._-]", "_", told).lstrip("._-")[:128] or "model"
+    name = folder.parent.name if folder.name == "model" else folder.name
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip("._-")[:128] or "model"
 
 
 def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[str]:
-    """Refuse patches that a model was not trained for; return in words what may not fit.
+    """Refuse patches that a model was not trained for; return warnings about possible differences.
 
     Parameters
     ----------
@@ -146,13 +142,13 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
     ------
     CheckpointIncompatibleError
         Other channels or another order, type of pixels, patch size, alignment, intensity rule, or an mpp that differs
-        by more than 2 %. All differences are named. Or the model tells more than two classes apart.
+        by more than 2 %; all differences are named. Or the model has more than two classes.
     """
     if len(spec.class_names) > 2:
         raise CheckpointIncompatibleError(
-            f"the model tells {len(spec.class_names)} classes apart ({', '.join(spec.class_names)}), the labels two",
+            f"the model has {len(spec.class_names)} classes ({', '.join(spec.class_names)}), the labels two",
             place=place,
-            remedy="judge a model of two classes",
+            remedy="evaluate a model of two classes",
         )
     pairs: list[tuple[str, Any, Any]] = [
         ("channels", ", ".join(source.channels), ", ".join(spec.channels)),
@@ -160,10 +156,12 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
         ("patch_px", source.patch_px, spec.patch_px),
         ("alignment of channels", source.align, spec.align),
     ]
+    # RGB of 8 bits is not scaled by an intensity rule.
     if not (source.is_rgb and spec.channels == source.channels and spec.dtype == source.dtype):
-        rules = [each.model_dump(exclude={"sharpness_mpp"}) for each in (_intensity(source), spec.intensity)]
-        pairs += [(f"intensity rule {key}", rules[0][key], rules[1][key]) for key in rules[0]]
-    differences = [f"{what} is {here}, the model's {there}" for what, here, there in pairs if here != there]
+        intensity = IntensityConfig.model_validate(dict(source.intensity))
+        here, theirs = (rule.model_dump(exclude={"sharpness_mpp"}) for rule in (intensity, spec.intensity))
+        pairs += [(f"intensity rule {key}", here[key], theirs[key]) for key in here]
+    differences = [f"{name} is {own}, the model's {trained}" for name, own, trained in pairs if own != trained]
     mpps = [mpp for mpp in (source.mpp, spec.mpp) if mpp is not None]
     if len(mpps) == 2 and not mpp_agrees(*mpps):
         differences.append(f"mpp is {source.mpp:g}, the model's {spec.mpp:g}")
@@ -175,100 +173,74 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
         )
     warnings = []
     if len(mpps) < 2:
-        warnings.append("The scale (mpp) of the model or of the patches is not known, so that it was not compared.")
+        warnings.append("The scale (mpp) of the model or of the patches is not known, so it was not compared.")
     if "auto" not in (source.background, spec.background) and source.background != spec.background:
         warnings.append(f"Where there is no tissue the patches are {source.background}, the model's {spec.background}.")
     return warnings
 
 
-def seen_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[str]:
-    """Return a warning for slides that the model was trained or selected on, as far as its bundle tells.
-
-    Parameters
-    ----------
-    spec : BundleSpec
-        The model's, with the marks of its slides.
-    work : Path
-        Work folder.
-    rows : DataFrame
-        Rows of the groups table that are judged.
-    """
+def leakage_warnings(spec: BundleSpec, work: Path, rows: pd.DataFrame) -> list[str]:
+    """Return warnings about slides among the rows that the model was trained or selected on, by its bundle's marks."""
     here = slide_marks(WorkFolder(work).tiled.root, rows)
     if TRAINED not in spec.training or not here:
         why = "The bundle does not say which slides it was trained on" if here else "The files of these are not known"
-        return [f"{why}: that it has not seen these is not checked."]
+        return [f"{why}, so leakage is not checked."]
     units = "patients" if any(", patient " in name for name in here) else "slides"
-    found = []
+    warnings = []
     for key, what in ((TRAINED, "trained"), (VALIDATED, "selected (checkpoint, decision threshold)")):
         marks = set(spec.training.get(key, "").split(","))
-        known = sorted(name for name, mark in here.items() if mark in marks)
-        if known:
-            listed = ", ".join(known[:5]) + (" …" if len(known) > 5 else "")
-            found.append(
-                f"The model was {what} on {len(known)} of the {len(here)} {units} that are judged ({listed}): "
+        leaked = sorted(name for name, mark in here.items() if mark in marks)
+        if leaked:
+            names = ", ".join(leaked[:5]) + (" …" if len(leaked) > 5 else "")
+            warnings.append(
+                f"The model was {what} on {len(leaked)} of the {len(here)} {units} that are judged ({names}): "
                 "the numbers flatter it."
             )
-    return found
+    return warnings
 
 
-def outside_text(folder: Path) -> str:
-    """Return the evaluation of a bundle in words and tables, for a terminal.
-
-    Parameters
-    ----------
-    folder : Path
-        What `evaluate_bundle` returned.
-    """
+def external_validation_text(folder: Path) -> str:
+    """Return the evaluation in a folder of `evaluate_bundle` in words and tables, for a terminal."""
     numbers = read_json(folder / "metrics.json")
     groups = read_table(folder.parents[1] / "groups.parquet")
     attributes = {attribute.label: attribute for attribute in threshold_attributes(groups)}
     labels, is_own = label_names(groups), next(iter(attributes.values())).is_patch_attribute
     about = numbers["bundle"]
-    lines = [f"Model {about['name']} (method {about['method']})", *(f"Warning. {said}" for said in numbers["warnings"])]
+    lines = [
+        f"Model {about['name']} (method {about['method']})",
+        *(f"Warning. {warning}" for warning in numbers["warnings"]),
+    ]
     for split, content in numbers["splits"].items():
-        alone = content["fraction_only"]
+        fraction_auroc = content["fraction_only"]["auroc"]
         first = next(iter(content["thresholds"].values()))
         lines += ["", f"Split {split}: {patches_and_patients(first['n'], first['patients'])}; in percent"]
         lines.append(
             f"  AUROC of the model {_interval(first['auroc'], 1, 3)}, of the tissue fraction alone "
-            + ("-" if alone["auroc"] is None else f"{alone['auroc']:.3f}")
+            + _number(fraction_auroc, 1, 3)
         )
-        for attribute, judged in by_attribute(content).items():
-            if is_own and attribute in list(content["thresholds"])[1:]:
+        for label, scores in by_attribute(content).items():
+            if is_own and label in list(content["thresholds"])[1:]:
                 continue  # the patches' own attribute is the same at every threshold
-            by = attributes[attribute].description if attribute in attributes else attribute
-            told = ", ".join(f"{said} {_interval(judged[name])}" for name, said in _MEASURES)
+            by = attributes[label].description if label in attributes else label
+            measures = ", ".join(f"{title} {_interval(scores[name])}" for name, title in _MEASURES)
             accuracies = ", ".join(
-                f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in judged["groups"]
+                f"{row['group']}: {_number(row['accuracy'])} (n = {row['n']})" for row in scores["groups"]
             )
-            lines += [f"  {by}: {told}", f"    groups {accuracies}"]
+            lines += [f"  {by}: {measures}", f"    groups {accuracies}"]
         calibrated = content["calibration"].get("after", content["calibration"]["before"])["all"]
         lines.append(
             f"  calibration error {_number(calibrated['ece'])} "
             f"(a calibrated model would show {_number(calibrated['ece_if_calibrated'])} by chance)"
         )
         lines += [
-            f"  slope of the probability over tissue within {label}: {_number(row['slope'], 1, 2)} "
+            f"  slope of the probability over tissue within {label_name}: {_number(row['slope'], 1, 2)} "
             f"[{_number(row['slope_low'], 1, 2)}, {_number(row['slope_high'], 1, 2)}]"
-            for label, row in zip(labels, content["tissue_dependence"], strict=True)
+            for label_name, row in zip(labels, content["tissue_dependence"], strict=True)
         ]
         for row in content["ablation"]:
             if row["threshold"] == next(iter(content["thresholds"])):
                 lines.append(f"  without {row['channel']}: AUROC {_number(row['auroc_without'], 1, 3)}")
     return "\n".join(lines)
-
-
-def _labelled(groups: pd.DataFrame, splits: tuple[str, ...]) -> pd.DataFrame:
-    """Return the rows that will be judged."""
-    known = threshold_attributes(groups)[0].groups_in(groups) >= 0
-    rows = groups[groups["split"].isin(splits) & known]
-    if rows.empty:
-        raise InputMissingError(
-            f"no labelled patch with tissue in split {' or '.join(splits)}",
-            place="groups.parquet",
-            remedy="give the slides a tumor_mask or annotations in the manifest, or choose another --split",
-        )
-    return rows
 
 
 def _source(work: Path, rows: pd.DataFrame) -> Source:
@@ -279,21 +251,17 @@ def _source(work: Path, rows: pd.DataFrame) -> Source:
     return source
 
 
-def _intensity(source: Source) -> IntensityConfig:
-    return IntensityConfig.model_validate(dict(source.intensity))
-
-
 def _class_warnings(spec: BundleSpec, groups: pd.DataFrame) -> list[str]:
-    """Return a warning where the model's classes are called otherwise than the labels here."""
+    """Return a warning where the model's classes and the labels here have different names."""
     here = label_names(groups)
     if here == spec.class_names:
         return []
     theirs = " and ".join(spec.class_names)
-    return [f"The model tells {theirs} apart, the labels here are {' and '.join(here)}: see that they mean the same."]
+    return [f"The model's classes are {theirs}, the labels here {' and '.join(here)}: check that they mean the same."]
 
 
 def _rule_warnings(spec: BundleSpec, work: Path) -> list[str]:
-    """Return a warning where blank glass is told otherwise here than by the model."""
+    """Return a warning where the limit of tissue for blank patches differs from the model's."""
     path = WorkFolder(work).audit
     here = read_json(path).get("min_tissue") if path.is_file() else None
     if here is None or here == spec.min_tissue:
@@ -302,7 +270,7 @@ def _rule_warnings(spec: BundleSpec, work: Path) -> list[str]:
 
 
 def _fraction_only(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
-    """Return how well the tissue fraction alone does on the patches that are judged."""
+    """Return how well the tissue fraction alone tells the label of the evaluated patches."""
     rows = rows[rows["tissue_fraction"].notna()]
     return fraction_only(
         rows["label"].to_numpy(np.int64),
@@ -314,7 +282,7 @@ def _fraction_only(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]
 
 
 def _about(spec: BundleSpec, name: str) -> dict[str, Any]:
-    """Return what the report says of a model."""
+    """Return the facts about the model that the report shows."""
     return {
         "name": name,
         "method": spec.method,
@@ -329,9 +297,9 @@ def _about(spec: BundleSpec, name: str) -> dict[str, Any]:
     }
 
 
-def _interval(told: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
-    ends = [_number(told[end], scale, digits) for end in ("low", "high")]
-    return f"{_number(told['value'], scale, digits)} [{ends[0]}, {ends[1]}]"
+def _interval(measure: dict[str, Any], scale: float = 100, digits: int = 1) -> str:
+    ends = [_number(measure[end], scale, digits) for end in ("low", "high")]
+    return f"{_number(measure['value'], scale, digits)} [{ends[0]}, {ends[1]}]"
 
 
 def _number(value: float | None, scale: float = 100, digits: int = 1) -> str:

@@ -1,8 +1,8 @@
-"""Answers how good a method is over a cross-validation: each patch judged once, by a model that never saw its patient.
+"""Pool the folds of a cross-validation: each patch is tested once, by a model that never saw its patient.
 
-Predictions of all folds are put together, each less the decision threshold of its own model, so that one threshold, 0,
-stands for all of them; the pooled AUROC is of these margins. Intervals resample patients. Beside the pooled numbers
-stand those of each fold: models of different folds share training patients, so their scatter is no standard error.
+Each prediction is taken less the decision threshold of its own model, so that one threshold, 0, serves for all folds;
+the pooled AUROC is of these margins. Intervals resample patients. The numbers of each fold stand beside the pooled
+ones. Models of different folds share training patients, so their scatter is no standard error.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.calibration import calibration
-from pathopatch.evaluation.compute_cost import NO_SEARCH, SEARCH_FILE, budget_of
-from pathopatch.evaluation.evaluate import SWEEP, by_attribute, judge_predictions, sweep_table, write_evaluation
+from pathopatch.evaluation.compute_cost import SEARCH_FILE, budget_of, total_budget
+from pathopatch.evaluation.evaluate import SWEEP, by_attribute, evaluate_predictions, sweep_table, write_evaluation
 from pathopatch.groups import threshold_attributes
 
 FOLDS = "folds"
@@ -28,13 +28,7 @@ _MEASURES = ("wga", "gba", "average", "auroc")
 
 
 def fold_folders(work: Path) -> list[Path]:
-    """Return the work folders of the folds of a cross-validation, in order; none where there is one split.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder, with or without ``groups.parquet``.
-    """
+    """Return the work folders of the folds of a cross-validation, in order; none where there is one split."""
     path = WorkFolder(work).groups
     if not path.is_file():
         return []
@@ -43,7 +37,7 @@ def fold_folders(work: Path) -> list[Path]:
 
 
 def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, force: bool = False) -> Path:
-    """Judge the test predictions of all folds together, as a run of the whole cohort, and return their folder.
+    """Evaluate the test predictions of all folds together, as a run of the whole cohort, and return their folder.
 
     Parameters
     ----------
@@ -59,9 +53,9 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     Returns
     -------
     Path
-        ``runs/<name>/evaluation``: as `evaluate_run` leaves it, both splits pooled, and ``folds.csv``, a row a fold and
-        attribute. ``config.json`` beside it has the settings that all folds share: tuned ones may differ, and
-        ``search.json`` what was spent on all folds together.
+        ``runs/<name>/evaluation``: as `evaluate_run` leaves it, both splits pooled, and ``folds.csv``, a row per fold
+        and attribute. Beside it ``config.json`` has the settings that all folds share (tuned ones may differ), and
+        ``search.json`` the budget of all folds together.
 
     Raises
     ------
@@ -73,76 +67,55 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     config = config or EvaluateConfig()
     folds = fold_folders(work)
     evaluations = [WorkFolder(fold).evaluation(name) for fold in folds]
-    lacking = [
-        fold.name for fold, each in zip(folds, evaluations, strict=True) if not (each / "metrics.json").is_file()
-    ]
-    if lacking:
+    scores = [path / "metrics.json" for path in evaluations]
+    missing = [fold.name for fold, path in zip(folds, scores, strict=True) if not path.is_file()]
+    if missing:
         raise InputMissingError(
-            f"run {name!r} is not evaluated in fold {', '.join(lacking)} of {len(folds)}",
+            f"run {name!r} is not evaluated in fold {', '.join(missing)} of {len(folds)}",
             place=str(folds[0].parent),
             remedy="train it in every fold, or name with --run those that are",
         )
     out = WorkFolder(work).evaluation(name)
-    inputs = {f"fold {fold.name}": fingerprint_file(each) for fold, each in zip(folds, evaluations, strict=True)}
+    inputs = {f"fold {fold.name}": fingerprint_file(path) for fold, path in zip(folds, evaluations, strict=True)}
     inputs["groups"] = fingerprint_file(WorkFolder(work).groups)
     stamp = Stamp(stage="evaluate", settings={"pool": config}, inputs=inputs)
     with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
         if made.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
-        numbers = [read_json(each / "metrics.json") for each in evaluations]
-        raw = [read_table(each / "predictions.parquet") for each in evaluations]
-        pooled = _pooled(raw, [each["decision_threshold"] for each in numbers])
-        whole: dict[str, Any] = {
-            "decision_threshold": 0.0,
-            "train_splits": ("test",),
-        }  # of whom each trains in other folds
-        told = judge_predictions(pooled, groups, **whole, config=config)
-        _at_zero(told, _pooled(raw, [0.0] * len(raw)), groups, whole, config)
-        swept = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
-        about = {"run": name, "folds": len(folds)}
-        write_evaluation(out, pooled, {**about, **told}, made, further={SWEEP: swept, FOLDS: fold_table(numbers)})
-        configs = [read_json(each.parent / "config.json") for each in evaluations]
-        spent = [budget_of(fold, name, each) for fold, each in zip(folds, configs, strict=True)]
-        write_json(out.parent / SEARCH_FILE, _spent(spent))
-        write_json(out.parent / "config.json", _shared(configs))
+        fold_numbers = [read_json(path) for path in scores]
+        predictions = [read_table(path / "predictions.parquet") for path in evaluations]
+        pooled = _pooled(predictions, [content["decision_threshold"] for content in fold_numbers])
+        # Every test patient trains in other folds, so the test split is the training split too.
+        settings: dict[str, Any] = {"decision_threshold": 0.0, "train_splits": ("test",)}
+        numbers = evaluate_predictions(pooled, groups, **settings, config=config)
+        _add_raw_numbers(numbers, _pooled(predictions, [0.0] * len(folds)), groups, settings, config)
+        sweep = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
+        about, further = {"run": name, "folds": len(folds)}, {SWEEP: sweep, FOLDS: _fold_table(fold_numbers)}
+        write_evaluation(out, pooled, {**about, **numbers}, made, further=further)
+        configs = [read_json(path.parent / "config.json") for path in evaluations]
+        budgets = [budget_of(fold, name, raw) for fold, raw in zip(folds, configs, strict=True)]
+        write_json(out.parent / SEARCH_FILE, total_budget(budgets))
+        shared = {key: value for key, value in configs[0].items() if all(other.get(key) == value for other in configs)}
+        write_json(out.parent / "config.json", shared)
     return out
 
 
-def fold_table(numbers: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return what the test split of each fold says, a row a fold and attribute.
-
-    Parameters
-    ----------
-    numbers : list of dict
-        ``metrics.json`` of each fold, in order.
-
-    Returns
-    -------
-    DataFrame
-        fold, attribute (``0.25``, ``bins 0.3,0.5``), n, patients, smallest_group_n, decision_threshold, wga, gba,
-        average, auroc.
-    """
+def _fold_table(fold_numbers: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the scores of each fold's test split, a row per fold and attribute, from ``metrics.json`` of each fold."""
     rows = []
-    for number, content in enumerate(numbers, 1):
-        for attribute, judged in by_attribute(content["splits"].get("test", {"thresholds": {}})).items():
-            row = {"fold": number, "attribute": attribute}
-            row |= {name: judged[name] for name in ("n", "patients", "smallest_group_n", "decision_threshold")}
-            rows.append(row | {name: judged[name]["value"] for name in _MEASURES})
+    for fold, content in enumerate(fold_numbers, 1):
+        for label, scores in by_attribute(content["splits"].get("test", {"thresholds": {}})).items():
+            row = {"fold": fold, "attribute": label}
+            row |= {name: scores[name] for name in ("n", "patients", "smallest_group_n", "decision_threshold")}
+            rows.append(row | {name: scores[name]["value"] for name in _MEASURES})
     return pd.DataFrame(rows)
 
 
 def write_fold_tables(work: Path) -> pd.DataFrame:
-    """Write ``folds.csv`` of a work folder: the folds of all pooled runs, and return it.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder with at least one pooled run, see `pool_run`.
-    """
-    text = {"attribute": str}
+    """Write ``folds.csv`` of a work folder, the folds of all runs that `pool_run` pooled, and return it."""
     paths = sorted(work.glob(f"runs/*/evaluation/{FOLDS_FILE}"))
-    tables = [pd.read_csv(path, dtype=text).assign(run=path.parent.parent.name) for path in paths]
+    tables = [pd.read_csv(path, dtype={"attribute": str}).assign(run=path.parent.parent.name) for path in paths]
     table = pd.concat(tables, ignore_index=True)
     table.insert(0, "run", table.pop("run"))
     write_bytes(work / FOLDS_FILE, table.to_csv(index=False, lineterminator="\n").encode())
@@ -159,35 +132,18 @@ def _pooled(predictions: list[pd.DataFrame], thresholds: list[float]) -> pd.Data
     return pd.concat([table[table["split"] == split] for split in ("test", "val")], ignore_index=True)
 
 
-def _at_zero(
-    told: dict[str, Any], raw: pd.DataFrame, groups: pd.DataFrame, whole: dict[str, Any], config: EvaluateConfig
+def _add_raw_numbers(
+    numbers: dict[str, Any], raw: pd.DataFrame, groups: pd.DataFrame, settings: dict[str, Any], config: EvaluateConfig
 ) -> None:
-    """Fill in what the logits themselves say: WGA had every model's decision threshold been 0, and calibration."""
-    judged = judge_predictions(raw, groups, **whole, config=config.model_copy(update={"bootstrap": 0}))
+    """Put in place what follows from the logits themselves: WGA at a decision threshold of 0, and calibration."""
+    at_zero = evaluate_predictions(raw, groups, **settings, config=config.model_copy(update={"bootstrap": 0}))
     patient_of, n_values = groups.set_index("patch_id")["patient_id"], threshold_attributes(groups)[0].n_values
-    for split, content in told["splits"].items():
+    for split, content in numbers["splits"].items():
         table = raw[raw["split"] == split]
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
         content["calibration"] = calibration(
             table, patient, n_values=n_values, resamples=config.bootstrap, seed=config.seed
         )
         for kind in ("thresholds", "bins"):
-            for text, each in content[kind].items():
-                each["wga_at_zero"] = judged["splits"][split][kind][text]["wga_at_zero"]
-
-
-def _spent(budgets: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what was spent on a run in all folds, as ``search.json`` of one run says it."""
-    offered = list(dict.fromkeys(each["search"] for each in budgets))
-    told = [each if each == NO_SEARCH else f"{each} a fold" for each in offered]
-    return {
-        "offered": ", ".join(told),
-        "trials": sum(each["trials"] for each in budgets),
-        "steps": sum(each["search_steps"] for each in budgets),
-        "folds": len(budgets),
-    }
-
-
-def _shared(configs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the settings that have one value in all folds."""
-    return {key: value for key, value in configs[0].items() if all(other.get(key) == value for other in configs)}
+            for key, scores in content[kind].items():
+                scores["wga_at_zero"] = at_zero["splits"][split][kind][key]["wga_at_zero"]

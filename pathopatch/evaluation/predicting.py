@@ -1,18 +1,23 @@
-"""Answers what a model says of labelled patches, with all channels and without each."""
+"""Predict labelled patches with a trained model, and check first that it may be evaluated on them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputMissingError
+from pathopatch.core.artefacts import fingerprint_file, read_stamp
+from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.spec import BundleSpec
 from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.leakage import TRAINED, slide_marks
 
 _BATCH = 256  # patches read and predicted at a time
 
@@ -38,7 +43,7 @@ def predict_patches(
     Returns
     -------
     DataFrame
-        As `judge_predictions` takes it.
+        As `evaluate_predictions` takes it.
 
     Raises
     ------
@@ -46,41 +51,107 @@ def predict_patches(
         None of the splits has a labelled patch with a group.
     """
     names = [attribute.group_column for attribute in (*threshold_attributes(groups), *bins_attributes(groups))]
-    wanted = groups[groups["split"].isin(splits) & (groups["label"] >= 0) & (groups[names[0]] >= 0)]
-    if wanted.empty:
-        raise InputMissingError(
-            f"no labelled patch with tissue in split {' or '.join(splits)}",
-            place="groups.parquet",
-            remedy="give slides of these splits a tumor_mask in the manifest",
-        )
+    labelled = labelled_rows(groups, splits, remedy="give slides of these splits a tumor_mask in the manifest")
     tables = []
     for split in splits:
-        rows = wanted[wanted["split"] == split]
+        rows = labelled[labelled["split"] == split]
         if rows.empty:
             continue
         patches = load_patches(work, rows, input_px=model.spec.input_px, splits=(split,))
         margins = _margins(model, patches, ablate=ablate).loc[rows["patch_id"]].reset_index(drop=True)
         table = rows[["patch_id", "split", "label", "tissue_fraction", *names]].reset_index(drop=True)
         table["logit"] = margins["logit"]
-        scaled = 0.5 * margins["logit"] / model.spec.temperature
-        table["probability"] = 0.5 * (1 + np.tanh(scaled))  # no exponential overflows
+        # The logistic function as a tanh: no exponential overflows.
+        table["probability"] = 0.5 * (1 + np.tanh(0.5 * margins["logit"] / model.spec.temperature))
         tables.append(pd.concat([table, margins.drop(columns="logit")], axis=1))
     return pd.concat(tables, ignore_index=True)
 
 
+def labelled_rows(groups: pd.DataFrame, splits: Sequence[str], *, remedy: str) -> pd.DataFrame:
+    """Return the rows of some splits that have a label and a group; raise `InputMissingError` if there are none."""
+    # Every threshold gives a group to the same patches.
+    has_group = threshold_attributes(groups)[0].groups_in(groups) >= 0
+    rows = groups[groups["split"].isin(list(splits)) & has_group]
+    if rows.empty:
+        raise InputMissingError(
+            f"no labelled patch with tissue in split {' or '.join(splits)}", place="groups.parquet", remedy=remedy
+        )
+    return rows
+
+
+def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: Sequence[str], *, place: Path) -> None:
+    """Refuse to evaluate a run on its training data, as happens when the groups are divided anew after training.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder.
+    groups : DataFrame
+        Its groups table.
+    spec : BundleSpec
+        Of the run's model, with the marks of the slides that it was trained on.
+    splits : sequence of str
+        Splits to evaluate on that were not trained on.
+    place : Path
+        Of the run, for the message.
+
+    Raises
+    ------
+    SplitLeakageError
+        It was trained on slides, or patients of a set of ready patches, of these splits.
+    """
+    rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0)]
+    trained = set(spec.training.get(TRAINED, "").split(","))
+    leaked = sorted(name for name, mark in slide_marks(WorkFolder(work).tiled.root, rows).items() if mark in trained)
+    if leaked:
+        raise SplitLeakageError(
+            f"the run was trained on slides or patients that are in split {' or '.join(splits)} by now: {len(leaked)}, "
+            f"the first is {leaked[0]}",
+            place=str(place),
+            remedy="train it again by the groups as they are: pathopatch train, or run, with --force",
+        )
+
+
+def require_these_groups(work: Path, names: Sequence[str]) -> None:
+    """Refuse runs that were evaluated by other groups than the present ones: patches, patients and splits may differ.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder with ``groups.parquet`` and ``runs/<run>/evaluation``.
+    names : sequence of str
+        Runs.
+
+    Raises
+    ------
+    StaleArtefactError
+        The groups of a run have been formed anew since.
+    """
+    stamps = {name: read_stamp(WorkFolder(work).evaluation(name) / "metrics.json") for name in names}
+    groups_of = {name: stamp.inputs["groups"] for name, stamp in stamps.items() if stamp and "groups" in stamp.inputs}
+    present = fingerprint_file(WorkFolder(work).groups) if groups_of else ""
+    if stale := [name for name, groups in groups_of.items() if groups != present]:
+        raise StaleArtefactError(
+            f"{len(stale)} of {len(names)} runs were judged by groups that have been formed anew since, the first is "
+            f"{stale[0]!r}",
+            place=str(work / "runs"),
+            remedy="run `pathopatch evaluate --force`, or remove the folders of runs that are no longer wanted",
+        )
+
+
 def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.DataFrame:
-    """Return z1 - z0 of every patch by its id, with all channels and, if asked, without each; batch by batch."""
+    """Return z1 - z0 of every patch, indexed by its id: with all channels, and on request without each of several."""
     channels = model.spec.channels if ablate and len(model.spec.channels) > 1 else ()
-    found: dict[str, list[NDArray[np.float64]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
+    columns: dict[str, list[NDArray[np.float64]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
     for start in range(0, len(patches), _BATCH):
         batch = patches.read(slice(start, start + _BATCH))
-        found["logit"].append(_difference(model.predict_logits(batch)))
+        columns["logit"].append(_margin(model.predict_logits(batch)))
         for number, name in enumerate(channels):
             blanked = without_channel(batch, number, model.spec.mean[number])
-            found[f"{WITHOUT}{name}"].append(_difference(model.predict_logits(blanked)))
-    return pd.DataFrame({name: np.concatenate(parts) for name, parts in found.items()}, index=patches.patch_id)
+            columns[f"{WITHOUT}{name}"].append(_margin(model.predict_logits(blanked)))
+    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()}, index=patches.patch_id)
 
 
-def _difference(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def _margin(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return z1 - z0 of logits (N, 2)."""
     return logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)

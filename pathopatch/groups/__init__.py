@@ -1,4 +1,4 @@
-"""Which group and split is a patch in, and how much does the tissue alone give away of the label? Numbers only."""
+"""Form groups and splits, and audit how much the tissue alone gives away of the label: numbers only."""
 
 from pathopatch.groups.assign import assign_groups
 from pathopatch.groups.attribute import (
@@ -12,8 +12,8 @@ from pathopatch.groups.attribute import (
     bins_attributes,
     threshold_attributes,
 )
-from pathopatch.groups.audit import audit, check_groups, group_counts
-from pathopatch.groups.audit_format import describe, tables, verdict_text
+from pathopatch.groups.audit import audit
+from pathopatch.groups.audit_format import audit_tables, format_audit, verdict_text
 from pathopatch.groups.splits import assign_splits, given_splits
 
 __all__ = [
@@ -27,12 +27,10 @@ __all__ = [
     "assign_splits",
     "attribute_in",
     "audit",
+    "audit_tables",
     "bins_attributes",
-    "check_groups",
-    "describe",
+    "format_audit",
     "given_splits",
-    "group_counts",
-    "tables",
     "threshold_attributes",
     "verdict_text",
 ]

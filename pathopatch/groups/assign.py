@@ -1,11 +1,13 @@
-"""Which group each patch is in, for several thresholds of the tissue fraction at once."""
+"""Assign each patch its groups: by several tissue thresholds at once, and by bins of which small ones are joined."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError
 from pathopatch.groups.attribute import (
@@ -18,8 +20,17 @@ from pathopatch.groups.attribute import (
     patch_attribute_names,
 )
 
-KEPT = ("patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction", PATCH_ATTRIBUTE, LABEL_NAME_COLUMN)
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
+_COPIED = (
+    "patch_id",
+    "slide_id",
+    "patient_id",
+    "split",
+    "label",
+    "tissue_fraction",
+    PATCH_ATTRIBUTE,
+    LABEL_NAME_COLUMN,
+)
 
 
 def assign_groups(
@@ -41,16 +52,14 @@ def assign_groups(
     min_tissue : float
         Below this tissue fraction a patch is blank: attribute and group -1.
     bins : sequence of float
-        Rising cuts in (0, 1) that form one attribute of more than two values beside the thresholds.
+        Rising cuts in (0, 1) of a further attribute, beside the thresholds.
 
     Returns
     -------
     DataFrame
-        A row a patch, in the order given: patch_id, slide_id, patient_id, split (if given), label, tissue_fraction;
-        per threshold ``attribute@T`` (1 large tissue, 0 little, -1 blank) and ``group@T`` (2 label + attribute; -1 if
-        blank or not labelled); with bins ``bin@…`` (0 to the number of cuts, -1 blank). Patches with an attribute of
-        their own have, at every threshold alike, its place among `patch_attribute_names` (-1 where unknown, whatever
-        the tissue) and the group A label + attribute, A being at least 2.
+        A row per patch, in the order given: the columns above; per threshold ``attribute@T`` (1 much tissue, 0
+        little, -1 blank) and ``group@T`` (A label + attribute; -1 without a label or attribute); with bins ``bin@…``
+        (0 to the number of cuts, -1 blank). An attribute of the patches is repeated at every threshold.
 
     Raises
     ------
@@ -60,10 +69,10 @@ def assign_groups(
         A threshold lies outside (0, 1), two share one name, the bins do not rise, or there is no threshold; or see
         `patch_attribute_names`.
     DuplicateIdError
-        A patch_id stands twice.
+        A patch_id occurs twice.
     """
     _check(patches, thresholds, bins)
-    groups = patches[[name for name in KEPT if name in patches]].copy()
+    groups = patches[[name for name in _COPIED if name in patches]].copy()
     label = patches["label"].to_numpy(np.int64)
     names = patch_attribute_names(patches)
     for threshold in thresholds:
@@ -77,28 +86,94 @@ def assign_groups(
     return groups.reset_index(drop=True)
 
 
+@dataclass(frozen=True, eq=False)
+class JoinedBins:
+    """Bins of which small ones have joined a neighbour.
+
+    Parameters
+    ----------
+    cuts, kept : tuple of float
+        All cuts, and those that still separate two bins.
+    counts : ndarray of int64, shape (S, 2, A)
+        Patches by set of splits, label and bin, before the joining.
+    """
+
+    cuts: tuple[float, ...]
+    kept: tuple[float, ...]
+    counts: NDArray[np.int64]
+
+    def join(self, bin_number: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return each patch's bin after the joining, shape (N,), from that before it; -1 stays -1."""
+        joined = np.concatenate([[0], np.cumsum(np.isin(self.cuts, self.kept))])
+        return np.where(bin_number < 0, -1, joined[np.maximum(bin_number, 0)]).astype(np.int64)
+
+
+def join_small_bins(
+    groups: pd.DataFrame, cuts: Sequence[float], *, splits: Sequence[Sequence[str]], least: int
+) -> JoinedBins:
+    """Return which bins stay apart, by the labelled patches of some splits.
+
+    Parameters
+    ----------
+    groups : DataFrame
+        As `assign_groups` returns it.
+    cuts : sequence of float
+        Of its bins.
+    splits : sequence of sequence of str
+        Sets of splits, each counted by itself: those that are trained on, and those that select.
+    least : int
+        A bin with fewer patches in any set and label joins a neighbour.
+    """
+    column, n_bins = TissueBins(tuple(cuts)).column, len(cuts) + 1
+    counts = np.zeros((len(splits), 2, n_bins), dtype=np.int64)
+    for row, names in enumerate(splits):
+        part = groups[groups["split"].isin(list(names)) & (groups["label"] >= 0) & (groups[column] >= 0)]
+        cell = n_bins * part["label"].to_numpy(np.int64) + part[column].to_numpy(np.int64)
+        counts[row] = np.bincount(cell, minlength=2 * n_bins).reshape(2, n_bins)
+    kept = _kept_cuts(counts, least=least)
+    return JoinedBins(tuple(cuts), tuple(cuts[place] for place in kept), counts)
+
+
+def _kept_cuts(counts: NDArray[np.int64], *, least: int) -> tuple[int, ...]:
+    """Return the places of the cuts that stay, rising, from counts of shape (S, 2, A)."""
+    table = counts.reshape(-1, counts.shape[-1])  # (2 S, A)
+    cuts = list(range(table.shape[1] - 1))
+    # Two bins always stay: an attribute of one value would form no groups.
+    while len(cuts) > 1 and table.min() < least:
+        row, smallest = np.unravel_index(int(np.argmin(table)), table.shape)
+        neighbours = [b for b in (int(smallest) - 1, int(smallest) + 1) if 0 <= b < table.shape[1]]
+        # The neighbour with fewer patches in that cell's split and label; of equal ones the lower.
+        neighbour = neighbours[int(np.argmin(table[row, neighbours]))]
+        left = min(int(smallest), neighbour)
+        joined = table[:, left : left + 2].sum(axis=1, keepdims=True)
+        table = np.concatenate([table[:, :left], joined, table[:, left + 2 :]], axis=1)
+        del cuts[left]
+    return tuple(cuts)
+
+
 def _check(patches: pd.DataFrame, thresholds: Sequence[float], bins: Sequence[float]) -> None:
-    """Raise if a column is missing, a patch stands twice or a threshold makes no sense."""
+    """Raise if a column is missing, a patch occurs twice or a threshold makes no sense."""
     missing = [name for name in _NEEDED if name not in patches]
     if missing:
         raise InputMissingError(
             f"no column {', '.join(missing)} in the patch table",
             remedy="give the tables that the stage tile wrote",
         )
-    twice = patches.loc[patches["patch_id"].duplicated(), "patch_id"]
-    if len(twice):
+    repeated = patches.loc[patches["patch_id"].duplicated(), "patch_id"]
+    if len(repeated):
         raise DuplicateIdError(
-            f"patch {twice.iloc[0]!r} stands twice ({len(twice)} such rows)",
+            f"patch {repeated.iloc[0]!r} occurs twice ({len(repeated)} such rows)",
             remedy="give each slide's table once",
         )
-    names = [f"{threshold:g}" for threshold in thresholds]
+    # Columns are named by six digits: two thresholds that agree in them would share one.
+    names, cuts = [f"{threshold:g}" for threshold in thresholds], [f"{cut:g}" for cut in bins]
     if not names or not all(0 < cut < 1 for cut in (*thresholds, *bins)):
         raise InputUnsupportedError(
-            f"thresholds {', '.join(names) or 'none'}, bins {', '.join(f'{cut:g}' for cut in bins) or 'none'}",
+            f"thresholds {', '.join(names) or 'none'}, bins {', '.join(cuts) or 'none'}",
             remedy="give at least one threshold; all must lie between 0 and 1",
         )
     if len(set(names)) != len(names) or list(bins) != sorted(set(bins)):
         raise InputUnsupportedError(
-            f"thresholds {', '.join(names)}, bins {', '.join(f'{cut:g}' for cut in bins)}",
+            f"thresholds {', '.join(names)}, bins {', '.join(cuts)}",
             remedy="thresholds must differ in their first six digits, bins must rise",
         )

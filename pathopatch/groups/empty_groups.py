@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from pathopatch.core.errors import GroupEmptyError
 from pathopatch.groups.attribute import GroupingAttribute, threshold_attributes
-from pathopatch.groups.threshold_sweep import SWEEP
+from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 
 Needed = Sequence[Sequence[str]]
 """Sets of splits; each needs every group, its splits taken together."""
@@ -44,16 +44,16 @@ def empty_groups_error(
     needed : sequence of sequence of str
         All sets of splits that need every group: a threshold would do if no group is empty in any of them.
     """
-    empty = empty_groups(groups, attribute, splits)
     n_values = attribute.n_values
     group = attribute.groups_in(_of_splits(groups, splits))
     counts = np.bincount(group[group >= 0], minlength=2 * n_values).reshape(2, n_values)
-    shown = "; ".join(
+    counts_text = "; ".join(
         f"{label}: " + ", ".join(f"{n} with {value}" for n, value in zip(row, attribute.value_names, strict=True))
         for label, row in zip(attribute.label_names, counts.tolist(), strict=True)
     )
+    empty = " and none of ".join(empty_groups(groups, attribute, splits))
     return GroupEmptyError(
-        f"{attribute.phrase} there is no patch of {' and none of '.join(empty)} ({shown})",
+        f"{attribute.phrase} there is no patch of {empty} ({counts_text})",
         place=f"split {' + '.join(splits)}",
         remedy="add slides that have them" if attribute.is_patch_attribute else _thresholds_text(groups, needed),
     )
@@ -62,52 +62,40 @@ def empty_groups_error(
 def filled_thresholds(groups: pd.DataFrame, needed: Needed) -> tuple[tuple[str, ...], tuple[float, ...]]:
     """Return the thresholds at which no group is empty: of those in the table, and of 0.05, 0.1, … 0.95.
 
-    Parameters
-    ----------
-    groups : DataFrame
-        As `assign_groups` returns it, of patches without an attribute of their own.
-    needed : sequence of sequence of str
-        See `empty_groups_error`.
+    Patches with an attribute of their own are not looked at: it is the same at every threshold.
     """
-    known = threshold_attributes(groups)
-    is_tissue = groups[known[0].column] >= 0  # blank patches are so at every threshold
-    counted = groups[is_tissue & (groups["label"] >= 0)]
+    attributes = threshold_attributes(groups)
+    # Blank patches are blank at every threshold: min_tissue alone decides.
+    is_labelled_tissue = (groups[attributes[0].column] >= 0) & (groups["label"] >= 0)
+    parts = [_of_splits(groups[is_labelled_tissue], splits) for splits in needed]
 
-    def is_filled_at(cut: float) -> Callable[[Sequence[str]], bool]:
-        def is_filled(splits: Sequence[str]) -> bool:
-            part = _of_splits(counted, splits)
-            return len(set(zip(part["label"], part["tissue_fraction"] >= cut, strict=True))) == 4
+    def is_filled(cut: float, part: pd.DataFrame) -> bool:
+        return len(set(zip(part["label"], part["tissue_fraction"] >= cut, strict=True))) == 4
 
-        return is_filled
-
-    tabled = tuple(at.key for at in known if not any(empty_groups(groups, at, splits) for splits in needed))
-    return tabled, tuple(cut for cut in SWEEP if all(map(is_filled_at(cut), needed)))
+    tabled = tuple(at.key for at in attributes if not any(empty_groups(groups, at, splits) for splits in needed))
+    return tabled, tuple(cut for cut in SWEEP_THRESHOLDS if all(is_filled(cut, part) for part in parts))
 
 
 def _thresholds_text(groups: pd.DataFrame, needed: Needed) -> str:
     """Return in words which thresholds would do."""
     tabled, swept = filled_thresholds(groups, needed)
-    steps = f"{SWEEP[0]:g}, {SWEEP[1]:g}, … {SWEEP[-1]:g}"
+    steps = f"{SWEEP_THRESHOLDS[0]:g}, {SWEEP_THRESHOLDS[1]:g}, … {SWEEP_THRESHOLDS[-1]:g}"
     if not tabled and not swept:
         return f"at each threshold of {steps} a group is empty: add slides, or move patients between the splits"
     return (
         "choose a threshold at which no group is empty: "
-        f"{', '.join(tabled) or 'none'} in groups.parquet; {_runs(swept) or 'none'} of {steps}"
+        f"{', '.join(tabled) or 'none'} in groups.parquet; {_ranges(swept) or 'none'} of {steps}"
     )
 
 
-def _runs(swept: Sequence[float]) -> str:
+def _ranges(swept: Sequence[float]) -> str:
     """Return thresholds of the sweep in words, neighbours joined: ``0.1 to 0.3 and 0.5``."""
-    places = [SWEEP.index(cut) for cut in swept]
-    starts = [place for place in places if place - 1 not in places]
-    stops = [place for place in places if place + 1 not in places]
-    runs = [
-        f"{SWEEP[start]:g}" if start == stop else f"{SWEEP[start]:g} to {SWEEP[stop]:g}"
-        for start, stop in zip(starts, stops, strict=True)
-    ]
-    return " and ".join(runs)
+    places = [SWEEP_THRESHOLDS.index(cut) for cut in swept]
+    starts = [SWEEP_THRESHOLDS[place] for place in places if place - 1 not in places]
+    stops = [SWEEP_THRESHOLDS[place] for place in places if place + 1 not in places]
+    ranges = zip(starts, stops, strict=True)
+    return " and ".join(f"{start:g}" if start == stop else f"{start:g} to {stop:g}" for start, stop in ranges)
 
 
 def _of_splits(groups: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
-    """Return the patches of some splits."""
     return groups[groups["split"].isin(list(splits))] if "split" in groups else groups

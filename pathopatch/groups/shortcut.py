@@ -1,4 +1,4 @@
-"""Whether the tissue fraction alone tells the label, beyond the chance of which patients came into the cohort.
+"""Measure how well the tissue fraction alone tells the label, over patients; and at which thresholds it does.
 
 The rule of the verdict: **a shortcut is flagged where the 95 % interval by patient of the fraction's AUROC lies wholly
 above 0.55 or wholly below 0.45**, in the training patches or in all labelled patches together. With fewer than six
@@ -25,10 +25,13 @@ from pathopatch.metrics.bootstrap import (
     sums_by_patient,
 )
 
-LEAST_EFFECT = 0.05
-"""Of AUROC, from 0.5. On made cohorts of 6 to 40 patients false alarms were at most 1 %, however clustered."""
 LEAST_PATIENTS, LEAST_PATIENTS_OF_A_LABEL = 6, 3
 FLAGGED, NOT_SHOWN, NEGLIGIBLE, UNKNOWN = "shortcut", "not shown", "negligible", "not known"
+SWEEP_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
+"""Tissue thresholds of a sweep: 0.05 to 0.95."""
+# Distance of the AUROC from 0.5. On simulated cohorts of 6 to 40 patients at most 1 % were false alarms, at any
+# clustering of patches within patients.
+_LEAST_EFFECT = 0.05
 _FOLDS = 5
 
 
@@ -52,7 +55,7 @@ def fraction_only(
     patient : ndarray, shape (N,)
         Patient of each patch: the unit that is resampled.
     is_directed : bool
-        The number is made so that more of it speaks for tumour: an AUROC below 0.5 then gives no label away.
+        More of the number is meant to speak for tumour: an AUROC below 0.5 then gives no label away.
     resamples : int
         Resamples of patients behind each interval; 0 for none.
     seed : int
@@ -63,34 +66,34 @@ def fraction_only(
     dict
         `n`, `tumor`, `patients`, `patients_with_tumor`, `patients_with_non_tumor`; `auroc` with `auroc_low` and
         `auroc_high`; the best `accuracy` with its cut `threshold` and `larger_is_tumor`; `accuracy_elsewhere` with its
-        interval: that of cuts chosen on four fifths of the patients and judged on the rest, which does not flatter;
-        `majority`, the share of the more frequent label; `verdict` (shortcut, not shown, negligible, not known) and
-        `is_flagged`. None for what cannot be known, all of it in a split of one label.
+        interval: that of cuts chosen on four fifths of the patients and evaluated on the rest; `majority`, the share
+        of the more frequent label; `verdict` (shortcut, not shown, negligible, not known) and `is_flagged`. None where
+        unknown, as all of it in a split of one label.
     """
     n, tumor = len(label), int(label.sum())
-    people, place = np.unique(patient, return_inverse=True)
+    patients, place = np.unique(patient, return_inverse=True)
     of_label = [len(np.unique(place[label == y])) for y in (0, 1)]
-    found: dict[str, Any] = {"n": n, "tumor": tumor, "patients": len(people)}
-    found |= {"patients_with_non_tumor": of_label[0], "patients_with_tumor": of_label[1]}
+    sizes: dict[str, Any] = {"n": n, "tumor": tumor, "patients": len(patients)}
+    sizes |= {"patients_with_non_tumor": of_label[0], "patients_with_tumor": of_label[1]}
     if tumor in (0, n):
         names = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority")
         elsewhere = ("accuracy_elsewhere", "accuracy_elsewhere_low", "accuracy_elsewhere_high")
-        return {**found, **dict.fromkeys((*names, *elsewhere)), "verdict": UNKNOWN, "is_flagged": False}
+        return {**sizes, **dict.fromkeys((*names, *elsewhere)), "verdict": UNKNOWN, "is_flagged": False}
     low, high = bootstrap_by_patient(auroc_of(fraction, label), patient, resamples=resamples, seed=seed)
-    accuracy, threshold, larger = _best_cut(label, fraction)
-    told = _verdict(low, high, patients=len(people), of_label=min(of_label), is_directed=is_directed)
+    accuracy, threshold, is_larger_tumor = _best_cut(label, fraction)
+    verdict = _verdict(low, high, patients=len(patients), of_label=min(of_label), is_directed=is_directed)
     return {
-        **found,
+        **sizes,
         "auroc": auroc(fraction, label),
-        "auroc_low": _known(low),
-        "auroc_high": _known(high),
+        "auroc_low": _nan_to_none(low),
+        "auroc_high": _nan_to_none(high),
         "accuracy": accuracy,
         "threshold": threshold,
-        "larger_is_tumor": larger,
+        "larger_is_tumor": is_larger_tumor,
         "majority": max(tumor, n - tumor) / n,
-        **_elsewhere(label, fraction, place, resamples=resamples, seed=seed),
-        "verdict": told,
-        "is_flagged": told == FLAGGED,
+        **_accuracy_elsewhere(label, fraction, place, resamples=resamples, seed=seed),
+        "verdict": verdict,
+        "is_flagged": verdict == FLAGGED,
     }
 
 
@@ -104,21 +107,22 @@ def attribute_score(label: NDArray[np.int64], attribute: NDArray[np.int64], pati
     attribute : ndarray of int64, shape (N,)
         From 0; no order is implied.
     patient : ndarray, shape (N,)
-        Patient of each patch. Their labels do not enter their own score, which would flatter rare values.
+        Patient of each patch.
 
     Returns
     -------
     ndarray of float64, shape (N,)
-        Rank of the value by its share of tumour in the other folds of patients, from 0 to 1; to be judged by
-        `fraction_only` as a directed number. Where the attribute says nothing its AUROC lies somewhat below 0.5: what
-        one fold has too much of, the others have too little of.
+        Rank of the value by its share of tumour in the other folds of patients, from 0 to 1: a directed number for
+        `fraction_only`. An uninformative attribute has an AUROC somewhat below 0.5, because what one fold has too
+        much of, the others have too little of.
     """
-    people, place = np.unique(patient, return_inverse=True)
-    folds = max(2, min(_FOLDS, len(people)))
-    fold = (np.random.default_rng(0).permutation(len(people)) % folds)[place]
+    patients, place = np.unique(patient, return_inverse=True)
+    folds = max(2, min(_FOLDS, len(patients)))
+    fold = (np.random.default_rng(0).permutation(len(patients)) % folds)[place]
     n_values = int(attribute.max(initial=0)) + 1
     score = np.zeros(len(label))
     for number in range(folds):
+        # A patient's own labels would raise the score of values that are rare elsewhere.
         others, mine = fold != number, fold == number
         n = np.bincount(attribute[others], minlength=n_values)
         share = ratio(np.bincount(attribute[others], weights=label[others], minlength=n_values), n)
@@ -143,24 +147,91 @@ def cohort_verdict(by_split: Mapping[str, Mapping[str, Any]], whole: Mapping[str
         `verdict`, `is_flagged`, `by` (``train`` or ``all``: the patches that decided; the training patches if both
         would) and `least_effect`, the rule's distance of the AUROC from 0.5.
     """
-    looked_at = ([("train", by_split["train"])] if "train" in by_split else []) + [("all", whole)]
+    results = ([("train", by_split["train"])] if "train" in by_split else []) + [("all", whole)]
     rank = (FLAGGED, NOT_SHOWN, NEGLIGIBLE, UNKNOWN)
-    by, told = min(looked_at, key=lambda item: rank.index(item[1]["verdict"]))
+    by, result = min(results, key=lambda item: rank.index(item[1]["verdict"]))
     return {
-        "verdict": told["verdict"],
-        "is_flagged": bool(told["is_flagged"]),
+        "verdict": result["verdict"],
+        "is_flagged": bool(result["is_flagged"]),
         "by": by,
-        "least_effect": LEAST_EFFECT,
+        "least_effect": _LEAST_EFFECT,
     }
 
 
+def sweep_thresholds(
+    label: NDArray[np.int64],
+    fraction: NDArray[np.float64],
+    patient: NDArray[Any],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Return, for thresholds from 0.05 to 0.95, the groups' sizes and how far alpha differs between the labels.
+
+    Parameters
+    ----------
+    label, fraction, patient, resamples, seed
+        As for `fraction_only`.
+
+    Returns
+    -------
+    list of dict
+        `threshold`; `counts` and `patients`, 2 x 2 (rows label, columns little and much tissue); `alpha`, the shares
+        within each label (None for a label without patches); `smallest_n`; `gap`, alpha of much tissue within tumour
+        minus that within non-tumour, with `gap_low` and `gap_high` (None where a label is missing, or with fewer than
+        two patients).
+    """
+    patients, place = np.unique(patient, return_inverse=True)
+    n_steps = len(SWEEP_THRESHOLDS)
+    # Patches by patient, label and number of thresholds reached; much tissue at step t are those that reached t + 1.
+    reached = np.searchsorted(SWEEP_THRESHOLDS, fraction, side="right")
+    cell = (place * 2 + label) * (n_steps + 1) + reached
+    n = np.bincount(cell, minlength=len(patients) * 2 * (n_steps + 1)).reshape(len(patients), 2, n_steps + 1)
+    much = n[:, :, ::-1].cumsum(axis=2)[:, :, ::-1][:, :, 1:]  # (P, 2, thresholds)
+    all_of_label = n.sum(axis=2)  # (P, 2)
+    sums = np.concatenate([much.reshape(len(patients), -1), all_of_label], axis=1).astype(np.float64)
+    gaps = _gaps(sums.sum(axis=0, keepdims=True))[0]
+    resampled_gaps = _gaps(resampled(sums, resamples=resamples, seed=seed))
+    rows = []
+    for step, threshold in enumerate(SWEEP_THRESHOLDS):
+        per_patient = np.stack([all_of_label - much[:, :, step], much[:, :, step]], axis=2)  # (P, label, tissue)
+        counts = per_patient.sum(axis=0)
+        low, high = interval(resampled_gaps[:, step])
+        rows.append(
+            {
+                "threshold": threshold,
+                "counts": counts.tolist(),
+                "patients": (per_patient > 0).sum(axis=0).tolist(),
+                "alpha": alpha_of(counts),
+                "smallest_n": int(counts.min()),
+                "gap": _nan_to_none(float(gaps[step])),
+                "gap_low": _nan_to_none(low),
+                "gap_high": _nan_to_none(high),
+            }
+        )
+    return rows
+
+
+def alpha_of(counts: NDArray[np.int64]) -> list[list[float] | None]:
+    """Return each attribute value's share within its label, from counts (2, A); None for a label without patches."""
+    return [(row / row.sum()).tolist() if row.sum() else None for row in counts]
+
+
+def _gaps(sums: FloatArray) -> FloatArray:
+    """Return alpha within tumour minus that within non-tumour per threshold, (R, thresholds), from sums of patients."""
+    n_steps = len(SWEEP_THRESHOLDS)
+    much = sums[:, : 2 * n_steps].reshape(-1, 2, n_steps)
+    alpha: FloatArray = ratio(much, sums[:, 2 * n_steps :, None])
+    return alpha[:, 1] - alpha[:, 0]
+
+
 def _verdict(low: float, high: float, *, patients: int, of_label: int, is_directed: bool) -> str:
-    """Return what the interval of the AUROC allows to be said."""
+    """Return what the interval of the AUROC shows."""
     if patients < LEAST_PATIENTS or of_label < LEAST_PATIENTS_OF_A_LABEL or np.isnan(low):
         return UNKNOWN
-    if low > 0.5 + LEAST_EFFECT or (high < 0.5 - LEAST_EFFECT and not is_directed):
+    if low > 0.5 + _LEAST_EFFECT or (high < 0.5 - _LEAST_EFFECT and not is_directed):
         return FLAGGED
-    return NEGLIGIBLE if low >= 0.5 - LEAST_EFFECT and high <= 0.5 + LEAST_EFFECT else NOT_SHOWN
+    return NEGLIGIBLE if low >= 0.5 - _LEAST_EFFECT and high <= 0.5 + _LEAST_EFFECT else NOT_SHOWN
 
 
 def _best_cut(label: NDArray[np.int64], fraction: NDArray[np.float64]) -> tuple[float, float, bool]:
@@ -171,34 +242,34 @@ def _best_cut(label: NDArray[np.int64], fraction: NDArray[np.float64]) -> tuple[
     # Cutting below element k: those before it are called non-tumour, the rest tumour (or the other way round).
     below = np.concatenate([[0], np.cumsum(sorted_label)])
     right = (np.arange(n + 1) - below) + (tumor - below)
+    # No cut separates equal fractions.
     is_cut = np.concatenate([[True], values[1:] > values[:-1], [True]])
     best = {True: np.where(is_cut, right, -1), False: np.where(is_cut, n - right, -1)}
-    larger = bool(best[True].max() >= best[False].max())
-    cut = int(np.argmax(best[larger]))
+    is_larger_tumor = bool(best[True].max() >= best[False].max())
+    cut = int(np.argmax(best[is_larger_tumor]))
     threshold = float(values[cut]) if cut < n else float(np.nextafter(values[-1], 2))
-    return float(best[larger][cut] / n), threshold, larger
+    return float(best[is_larger_tumor][cut] / n), threshold, is_larger_tumor
 
 
-def _elsewhere(
+def _accuracy_elsewhere(
     label: NDArray[np.int64], fraction: NDArray[np.float64], place: NDArray[np.int64], *, resamples: int, seed: int
 ) -> dict[str, float | None]:
-    """Return the accuracy of cuts on patients that they were not chosen on; unknown with fewer patients than folds."""
-    people = int(place.max()) + 1
+    """Return the accuracy of cuts on patients that they were not chosen on; None with fewer patients than folds."""
+    n_patients = int(place.max()) + 1
     names = [f"accuracy_elsewhere{end}" for end in ("", "_low", "_high")]
-    if people < _FOLDS:
+    if n_patients < _FOLDS:
         return dict.fromkeys(names)
-    fold = (np.random.default_rng(seed).permutation(people) % _FOLDS)[place]
+    fold = (np.random.default_rng(seed).permutation(n_patients) % _FOLDS)[place]
     right = np.zeros(len(label))
     for number in range(_FOLDS):
-        _, cut, larger = _best_cut(label[fold != number], fraction[fold != number])
-        away = fold == number
-        right[away] = ((fraction[away] >= cut) == larger) == (label[away] == 1)
+        is_test = fold == number
+        _, cut, is_larger_tumor = _best_cut(label[~is_test], fraction[~is_test])
+        right[is_test] = ((fraction[is_test] >= cut) == is_larger_tumor) == (label[is_test] == 1)
     sums = sums_by_patient(np.stack([right, np.ones(len(label))], axis=1), place)
     draws = resampled(sums, resamples=resamples, seed=seed)
     low, high = interval(ratio(draws[:, 0], draws[:, 1]))
-    return dict(zip(names, (float(right.mean()), _known(low), _known(high)), strict=True))
+    return dict(zip(names, (float(right.mean()), _nan_to_none(low), _nan_to_none(high)), strict=True))
 
 
-def _known(value: float) -> float | None:
-    """Return a number, and None in place of NaN."""
+def _nan_to_none(value: float) -> float | None:
     return None if np.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Which split each patient belongs to, where the manifest does not say."""
+"""Assign patients to splits, where the manifest does not say, and to the folds of a cross-validation."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, SplitLeakageError
-from pathopatch.slides.manifest import SPLITS
+from pathopatch.core.text import pluralize
 
-HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains
+SPLITS = ("train", "val", "test")
+_HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains
+_LEAST_FOLDS = 3  # one tests, one validates, one is left to train on
 
 
 def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0) -> pd.Series[str]:
@@ -19,8 +21,8 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
     patches : DataFrame
         Columns patient_id and label (1, 0, -1). A patient's label is the highest of all patches.
     slides : DataFrame
-        Columns patient_id and split (train, val, test, or empty), a row a slide. One given split is the whole
-        patient's. Patients of whom there are no patches get no split of their own.
+        Columns patient_id and split (train, val, test, or empty), a row per slide. One given split is the whole
+        patient's. Patients without patches get no split of their own.
     seed : int
         Which of the possible assignments is drawn. It does not depend on the order of the rows.
 
@@ -34,29 +36,28 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
     Raises
     ------
     SplitLeakageError
-    from pathopatch.slides.manifest import SPLITS
-        A patient stands in two splits.
+        A patient is in two splits.
     InputUnsupportedError
         A split is none of the three.
     InputMissingError
         A column is missing.
     """
-    for table, names in ((patches, ("patient_id", "label")), (slides, ("patient_id", "split"))):
-        missing = [name for name in names if name not in table]
+    for table, columns in ((patches, ("patient_id", "label")), (slides, ("patient_id", "split"))):
+        missing = [name for name in columns if name not in table]
         if missing:
             raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of tile and check")
-    named = slides["split"].fillna("").astype(str).str.strip()
-    unknown = sorted(set(named) - {"", *SPLITS})
+    stated = slides["split"].fillna("").astype(str).str.strip()
+    unknown = sorted(set(stated) - {"", *SPLITS})
     if unknown:
         raise InputUnsupportedError(f"split {unknown[0]!r}", remedy="write train, val or test, or leave it empty")
-    given = {str(patient): _only_split(patient, rows) for patient, rows in named.groupby(slides["patient_id"])}
+    given = {str(patient): _only_split(patient, rows) for patient, rows in stated.groupby(slides["patient_id"])}
     label = patches["label"].groupby(patches["patient_id"].astype(str)).max()
     splits = pd.Series([given.get(patient, "") for patient in label.index], index=label.index, dtype=object)
     generator = np.random.default_rng(seed)
     for value in sorted(set(label)):
         free = [patient for patient in label.index[label == value] if not given.get(patient)]
         order = generator.permutation(len(free))
-        for patient, split in zip((free[i] for i in order), _shares(len(free)), strict=True):
+        for patient, split in zip((free[i] for i in order), _proportioned(len(free)), strict=True):
             splits[patient] = split
     return splits.astype(str).rename("split")
 
@@ -74,24 +75,83 @@ def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
     given = slides[["patient_id", "split"]]
     if "split" not in patches:
         return given
-    own = patches.loc[patches["split"].notna(), ["patient_id", "split"]].drop_duplicates()
-    return pd.concat([given[given["patient_id"] != ""], own], ignore_index=True)
+    of_ready_patches = patches.loc[patches["split"].notna(), ["patient_id", "split"]].drop_duplicates()
+    return pd.concat([given[given["patient_id"] != ""], of_ready_patches], ignore_index=True)
+
+
+def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Series[int]:
+    """Return each patient's fold: dealt out in turn within each label, in a drawn order.
+
+    Parameters
+    ----------
+    patches : DataFrame
+        Columns patient_id and label (1, 0, -1). A patient's label is the highest of all patches.
+    folds : int
+        Number of folds, at least 3.
+    seed : int
+        Which of the possible assignments is drawn. It does not depend on the order of the rows.
+
+    Returns
+    -------
+    Series of int
+        1 to `folds` by patient_id (the index, sorted). Folds differ by at most one patient, and within a label too.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Fewer than three folds, or fewer patients than folds.
+    InputMissingError
+        A column is missing.
+    """
+    missing = [name for name in ("patient_id", "label") if name not in patches]
+    if missing:
+        raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of the stage tile")
+    label = patches["label"].groupby(patches["patient_id"].astype(str)).max()
+    if not _LEAST_FOLDS <= folds <= len(label):
+        raise InputUnsupportedError(
+            f"{folds} folds of {pluralize(len(label), 'patient')}",
+            place="[splits] folds",
+            remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are patients",
+        )
+    generator = np.random.default_rng(seed)
+    of_label = [label.index[label == value] for value in sorted(set(label))]
+    order = [patients[i] for patients in of_label for i in generator.permutation(len(patients))]
+    # A label is dealt on from the fold where the one before it ended, so that the folds' sizes stay equal too.
+    fold = pd.Series({patient: place % folds + 1 for place, patient in enumerate(order)}, dtype=np.int64)
+    return fold.loc[label.index].rename("fold").rename_axis("patient_id")
+
+
+def split_in_fold(fold: pd.Series[int], number: int, *, folds: int) -> pd.Series[str]:
+    """Return each patient's split when one fold is tested: the next fold validates, the others train.
+
+    Parameters
+    ----------
+    fold : Series of int
+        From 1, by patient.
+    number : int
+        The fold that is tested.
+    folds : int
+        Number of folds; the fold after the last is the first.
+    """
+    # So each patient tests once and validates once.
+    split_of = {number: "test", number % folds + 1: "val"}
+    return fold.map(lambda patient_fold: split_of.get(patient_fold, "train")).rename("split")
 
 
 def _only_split(patient: object, rows: pd.Series[str]) -> str:
-    """Return the one split that a patient's rows name, or nothing."""
+    """Return the one split that a patient's rows name, or an empty text."""
     named = sorted(set(rows) - {""})
     if len(named) > 1:
         raise SplitLeakageError(
-            f"patient {patient!r} stands in {' and '.join(named)}",
+            f"patient {patient!r} is in {' and '.join(named)}",
             remedy="put all slides of a patient into one split",
         )
     return named[0] if named else ""
 
 
-def _shares(n: int) -> list[str]:
-    """Return n splits in the due proportion."""
+def _proportioned(n: int) -> list[str]:
+    """Return n splits in their proportions."""
     if n < 3:
         return ["train", "val"][:n]
-    held_out = max(1, round(n * HELD_OUT_SHARE))
+    held_out = max(1, round(n * _HELD_OUT_SHARE))
     return ["train"] * (n - 2 * held_out) + ["val"] * held_out + ["test"] * held_out

@@ -133,7 +133,7 @@ def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: GroupingAttribute) -> bytes:
     """Draw the accuracies that would be measured if every group truly had one accuracy; a panel per split.
 
-    `cells` is split -> result of `pathopatch.groups.expected.expected`.
+    `cells` is split -> result of `pathopatch.groups.expected.expected_intervals`.
     """
     n_groups = len(attribute.group_names)
     figure = new_figure(WIDTH_IN, 1.3 + 0.3 * (n_groups + 1))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
-from pathopatch.groups.audit_format import audited_attributes, judged_in, verdict_text
+from pathopatch.groups.audit_format import audited_attributes, shortcut_results, verdict_text
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import alpha_sweep, fraction_by_label, group_colors, group_counts
@@ -106,7 +106,7 @@ def audit(study: Study) -> dict[str, Any]:
         attributes = {attribute.key: attribute}
     thresholds = {key: audited["thresholds"][key] for key in attributes}
     splits = _splits_with_patches(study) or list(next(iter(thresholds.values()), {}))
-    judged = judged_in(audited)
+    judged = shortcut_results(audited)
     if len(judged) == 2:  # one split, and "all", which is the same patches
         del judged["all"]
     least_effect = audited["verdict"]["least_effect"]

@@ -23,8 +23,8 @@ from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
-from pathopatch.evaluation.dependence import dependence_comparison
 from pathopatch.evaluation.pooled import FOLDS_FILE
+from pathopatch.evaluation.tissue_dependence import dependence_comparison
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold, bins_attributes, threshold_attributes
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.log import LOG_NAME, read_log
@@ -59,7 +59,7 @@ class Study:
     folds : DataFrame or None
         ``folds.csv`` of a cross-validation.
     dependence : DataFrame or None
-        A row per evaluated run and label, see `pathopatch.evaluation.dependence`.
+        A row per evaluated run and label, see `pathopatch.evaluation.tissue_dependence`.
     external_validations : mapping of str to mapping
         ``metrics.json`` of each model of another study that was evaluated here.
     decisions : sequence of RecordedDecision

@@ -20,10 +20,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
-from pathopatch.evaluation.audit import rank_correlation, slope
+from pathopatch.evaluation.tissue_dependence import rank_correlation, slope
 from pathopatch.groups import Attribute, GroupingAttribute, TissueThreshold, threshold_attributes
 from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.groups.threshold_sweep import SWEEP
+from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 
 GROUP_COLORS = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
 LABEL_COLORS = ("#0072B2", "#D55E00")
@@ -331,7 +331,7 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
         at = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
         y = "" if place % columns else "worst-group accuracy"
         style_axes(axes, title=f"trained {at}", x="tissue threshold of the evaluation", y=y)
-        axes.set_xlim(SWEEP[0] - _HALF_STEP, SWEEP[-1] + _HALF_STEP)
+        axes.set_xlim(SWEEP_THRESHOLDS[0] - _HALF_STEP, SWEEP_THRESHOLDS[-1] + _HALF_STEP)
         axes.set_ylim(-0.02, 1.02)
         percent_axis(axes)
     handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.evaluation.compare import ERM_METHODS, n_groups_of, summarise
+from pathopatch.evaluation.compare import ERM_METHODS, summarise
+from pathopatch.evaluation.gains import n_groups_of
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups import GroupingAttribute, TissueBins
 from pathopatch.report.cohort import group_key, slide_problems

@@ -44,14 +44,14 @@ def write_audit(
     decided : mapping, optional
         What decisions of reviewers changed, as `pathopatch.groups.decisions.apply` counts it.
     """
-    from pathopatch.groups import audit, tables
+    from pathopatch.groups import audit, audit_tables
     from pathopatch.groups.attribute import stored_thresholds
 
     found = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, stored_thresholds(groups))}
     found["left_out"] = sorted(left_out)
     if decided is not None:
         found["decided"] = dict(decided)
-    for name, table in tables(found).items():
+    for name, table in audit_tables(found).items():
         text: str = table.to_csv(index=False, lineterminator="\n")
         files.write_bytes(work / "groups" / f"audit_{name}.csv", text.encode())
     files.write_json(_path(work), found)
@@ -117,13 +117,13 @@ def audit_text(work: Path, *, force: bool = False) -> str:
     force : bool
         Make it anew.
     """
-    from pathopatch.groups import describe
+    from pathopatch.groups import format_audit
     from pathopatch.groups.decisions.apply import decision_summary
 
     found = audit(work, force=force)
     left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
     decided = f"{decision_summary(found['decided'])}\n\n" if "decided" in found else ""
-    return left_out + decided + describe(found) + _empty_in_folds(work)
+    return left_out + decided + format_audit(found) + _empty_in_folds(work)
 
 
 def _empty_in_folds(work: Path) -> str:

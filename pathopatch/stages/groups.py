@@ -27,7 +27,7 @@ from pathopatch.groups import assign_groups, assign_splits, given_splits
 from pathopatch.groups.decisions.apply import AppliedDecisions, apply_decisions
 from pathopatch.groups.decisions.decision import RecordedDecision
 from pathopatch.groups.decisions.table import read_decisions
-from pathopatch.groups.folds import assign_folds, split_in_fold
+from pathopatch.groups.splits import assign_folds, split_in_fold
 from pathopatch.slides.manifest import SPLITS
 from pathopatch.stages.audit import is_audited, write_audit
 

@@ -14,7 +14,7 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
-from pathopatch.groups.bins import Bins
+from pathopatch.groups.assign import JoinedBins
 from pathopatch.models.spec import SeenRange
 from pathopatch.training.dataset import PatchSet
 
@@ -25,7 +25,12 @@ _CHUNK = 256
 
 
 def summarize_data(
-    groups: pd.DataFrame, config: TrainConfig, *, bins: Bins | None, class_names: Sequence[str], learnt_from_val: int
+    groups: pd.DataFrame,
+    config: TrainConfig,
+    *,
+    bins: JoinedBins | None,
+    class_names: Sequence[str],
+    learnt_from_val: int,
 ) -> dict[str, Any]:
     """Return slides, patients, patches and group sizes of the data for training and for selection.
 
@@ -35,7 +40,7 @@ def summarize_data(
         The groups table.
     config : TrainConfig
         Of the run.
-    bins : Bins, optional
+    bins : JoinedBins, optional
         Those that it drew by.
     class_names : sequence of str
         Names of the K labels.
@@ -68,14 +73,14 @@ def _summarize_splits(
     groups: pd.DataFrame,
     splits: Sequence[str],
     column: str,
-    bins: Bins | None,
+    bins: JoinedBins | None,
     by: GroupingAttribute,
     n_classes: int,
 ) -> dict[str, Any]:
     """Return the numbers of some splits: of their labelled patches whose attribute is known, as they are trained on."""
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0) & (groups[column] >= 0)]
     attribute = rows[column].to_numpy(dtype=np.int64)
-    attribute = attribute if bins is None else bins.joined(attribute)
+    attribute = attribute if bins is None else bins.join(attribute)
     cell = by.n_values * rows["label"].to_numpy(dtype=np.int64) + attribute
     counts = np.bincount(cell, minlength=n_classes * by.n_values).reshape(n_classes, by.n_values)
     return {

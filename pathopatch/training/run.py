@@ -21,8 +21,8 @@ from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.groups.assign import JoinedBins, join_small_bins
 from pathopatch.groups.attribute import attribute_in, label_names
-from pathopatch.groups.bins import Bins, used_bins
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
@@ -136,18 +136,18 @@ def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[Pa
     selected = (config.threshold, config.bins) if config.select_at is None else (config.select_at, ())
     val = load(("val",), 0.25, *selected)
     if bins := bins_of_run(groups, config):
-        train = train.with_attribute(bins.joined(train.attribute))
-        val = val.with_attribute(bins.joined(val.attribute)) if config.select_at is None else val
+        train = train.with_attribute(bins.join(train.attribute))
+        val = val.with_attribute(bins.join(val.attribute)) if config.select_at is None else val
     return train, val if len(val) else None
 
 
-def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> Bins | None:
+def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> JoinedBins | None:
     """Return the bins that a run draws by, small ones joined; None for a run that draws by a threshold or by rank."""
     if not config.bins:
         return None
     # A bin must be large enough in every set that draws or selects by it.
     selects = [] if config.select == "last" or config.select_at is not None else [("val",)]
-    return used_bins(groups, config.bins, splits=[config.train_splits, *selects], least=config.least_per_bin)
+    return join_small_bins(groups, config.bins, splits=[config.train_splits, *selects], least=config.least_per_bin)
 
 
 def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -230,7 +230,7 @@ def write_run(
 def _bundle_spec(
     work: Path,
     groups: pd.DataFrame,
-    bins: Bins | None,
+    bins: JoinedBins | None,
     result: TrainingResult,
     config: TrainConfig,
     stamp: Stamp,

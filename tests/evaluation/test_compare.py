@@ -13,8 +13,8 @@ from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
-from pathopatch.evaluation import compare, comparison_table, judge_predictions, preferred_run, summarise
-from pathopatch.evaluation.compare import paired_gains
+from pathopatch.evaluation import compare, comparison_table, evaluate_predictions, preferred_run, summarise
+from pathopatch.evaluation.gains import paired_gains
 
 STAMP = Stamp(stage="groups")
 QUICK = EvaluateConfig(bootstrap=30)
@@ -52,7 +52,7 @@ def write_run(
         parts.append(part.assign(logit=threshold + 2.0 * sign, probability=(1 + 0.8 * sign) / 2))
     table = pd.concat(parts, ignore_index=True)
     folder = work / "runs" / config.run_name
-    numbers = judge_predictions(table, groups, decision_threshold=threshold, config=QUICK)
+    numbers = evaluate_predictions(table, groups, decision_threshold=threshold, config=QUICK)
     write_table(folder / "evaluation" / "predictions.parquet", table, STAMP)
     write_json(folder / "evaluation" / "metrics.json", {"run": config.run_name, **numbers})
     write_json(folder / "config.json", config.model_dump(mode="json"))

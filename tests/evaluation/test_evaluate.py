@@ -15,7 +15,7 @@ from pathopatch.core.artefacts import Stamp, read_stamp, read_table, table_stamp
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes
-from pathopatch.evaluation import evaluate, evaluate_run, judge_predictions, predicting
+from pathopatch.evaluation import evaluate, evaluate_predictions, evaluate_run, predicting
 
 QUICK = EvaluateConfig(bootstrap=20)
 
@@ -145,4 +145,4 @@ def test_predictions_of_unknown_patches_are_refused() -> None:
     groups = groups_table()
     table = groups[groups["split"] == "val"].assign(logit=1.0, probability=0.7, patch_id="other@0,0")
     with pytest.raises(InputUnsupportedError, match="'other@0,0'"):
-        judge_predictions(table, groups, decision_threshold=0.0)
+        evaluate_predictions(table, groups, decision_threshold=0.0)

@@ -17,8 +17,8 @@ from pathopatch.core.artefacts import Stamp, fingerprint, read_table, write_tabl
 from pathopatch.core.config import EvaluateConfig, IntensityConfig, TrainConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, SplitLeakageError, StaleArtefactError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation import evaluate_bundle, evaluate_run, outside_text
-from pathopatch.evaluation.external_validation import bundle_name, check_patches, seen_warnings
+from pathopatch.evaluation import evaluate_bundle, evaluate_run, external_validation_text
+from pathopatch.evaluation.external_validation import bundle_name, check_patches, leakage_warnings
 from pathopatch.models import read_spec
 from pathopatch.training import fit
 from pathopatch.training.source import Source
@@ -94,14 +94,14 @@ def test_slides_that_the_model_has_seen_are_named_under_whatever_name(
     home: Path, bundle: Path, outside: Path, tmp_path: Path
 ) -> None:
     spec = read_spec(bundle)
-    assert seen_warnings(spec, outside, read_table(outside / "groups.parquet")) == []
-    told = seen_warnings(spec, home, read_table(home / "groups.parquet"))
+    assert leakage_warnings(spec, outside, read_table(outside / "groups.parquet")) == []
+    told = leakage_warnings(spec, home, read_table(home / "groups.parquet"))
     assert "trained on 1 of the 3 slides that are judged (slide-train)" in told[0]
     assert "selected (checkpoint, decision threshold) on 1 of the 3 slides that are judged (slide-val)" in told[1]
     renamed = read_table(home / "slides.parquet").assign(slide_id=["a", "b", "c"])
     write_table(tmp_path / "slides.parquet", renamed, Stamp(stage="check"))
     rows = pd.DataFrame({"slide_id": ["a", "b", "c"], "patient_id": "x"})
-    assert "(b)" in seen_warnings(spec, tmp_path, rows)[0]
+    assert "(b)" in leakage_warnings(spec, tmp_path, rows)[0]
 
 
 def test_patients_of_a_set_of_ready_patches_are_told_apart_and_no_name_stands_in_the_bundle(
@@ -112,14 +112,14 @@ def test_patients_of_a_set_of_ready_patches_are_told_apart_and_no_name_stands_in
     mark = fingerprint(["f" * 64, "Ann"])[:16]
     spec = read_spec(bundle).model_copy(update={"training": {"train_slides": mark}})
     rows = pd.DataFrame({"slide_id": "set", "patient_id": ["Ann", "Bob"]})
-    assert "1 of the 2 patients that are judged (set, patient Ann)" in seen_warnings(spec, tmp_path, rows)[0]
+    assert "1 of the 2 patients that are judged (set, patient Ann)" in leakage_warnings(spec, tmp_path, rows)[0]
     assert "slide-train" not in (bundle / "model.json").read_text()
     assert "patient-train" not in (bundle / "model.json").read_text()
 
 
 def test_a_bundle_that_does_not_say_what_it_saw_is_said_to_be_unchecked(bundle: Path, outside: Path) -> None:
     spec = read_spec(bundle).model_copy(update={"training": {}})
-    assert "is not checked" in seen_warnings(spec, outside, read_table(outside / "groups.parquet"))[0]
+    assert "is not checked" in leakage_warnings(spec, outside, read_table(outside / "groups.parquet"))[0]
 
 
 def fitting() -> Source:
@@ -150,7 +150,7 @@ def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, cha
 
 def test_a_model_of_three_classes_is_refused_and_not_judged_by_two_of_its_logits(bundle: Path) -> None:
     spec = read_spec(bundle).model_copy(update={"class_names": ("none", "in situ", "invasive")})
-    with pytest.raises(CheckpointIncompatibleError, match="tells 3 classes apart"):
+    with pytest.raises(CheckpointIncompatibleError, match="has 3 classes"):
         check_patches(spec, fitting())
 
 
@@ -160,9 +160,9 @@ def test_labels_of_other_names_than_the_models_classes_are_said(bundle: Path, ou
     named = groups.assign(label_name=groups["label"].map({0: "landbird", 1: "waterbird", -1: ""}))
     write_table(work / "groups.parquet", named, Stamp(stage="groups", settings={"is": "d"}))
     out = evaluate_bundle(work, bundle, config=QUICK, device="cpu", force=True)
-    said = "The model tells non-tumour and tumour apart, the labels here are landbird and waterbird"
-    assert said in outside_text(out)
-    assert said not in outside_text(outside / "evaluations" / "erm-t0.25-s0")
+    said = "The model's classes are non-tumour and tumour, the labels here landbird and waterbird"
+    assert said in external_validation_text(out)
+    assert said not in external_validation_text(outside / "evaluations" / "erm-t0.25-s0")
 
 
 def test_a_run_is_not_judged_on_slides_that_it_was_trained_on(home: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_bundle_is_called_by_its_run_or_its_folder() -> None:
 def test_the_text_says_the_numbers_and_the_warnings(outside: Path) -> None:
     out = outside / "evaluations" / "erm-t0.25-s0"
     numbers = read_json(out / "metrics.json")
-    told = outside_text(out)
+    told = external_validation_text(out)
     judged = numbers["splits"]["all"]["thresholds"]["0.25"]
     assert f"WGA {100 * judged['wga']['value']:.1f} [" in told
     assert f"without CARS: AUROC {numbers['splits']['all']['ablation'][0]['auroc_without']:.3f}" in told

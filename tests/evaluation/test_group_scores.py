@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.evaluation import judge
+from pathopatch.evaluation import evaluate_logits
 from pathopatch.evaluation.group_scores import group_shares
 
 # Ten patches, margin > 0 means tumour. Right: group 0 3 of 4, group 1 1 of 2, group 2 1 of 1, group 3 2 of 3.
@@ -19,7 +19,7 @@ PATIENT = np.array(["a", "b", "a", "b", "a", "b", "a", "b", "a", "b"])
 
 
 def judged(**more: object) -> dict:
-    return judge(MARGIN, LABEL, ATTRIBUTE, PATIENT, resamples=50, **more)
+    return evaluate_logits(MARGIN, LABEL, ATTRIBUTE, PATIENT, resamples=50, **more)
 
 
 def test_group_accuracies_and_sizes_are_those_counted_by_hand() -> None:
@@ -65,7 +65,7 @@ def test_a_margin_equal_to_the_threshold_is_non_tumour() -> None:
 
 def test_an_empty_group_leaves_worst_and_balanced_accuracy_unknown() -> None:
     keep = ~((LABEL == 1) & (ATTRIBUTE == 0))
-    numbers = judge(MARGIN[keep], LABEL[keep], ATTRIBUTE[keep], PATIENT[keep], resamples=50)
+    numbers = evaluate_logits(MARGIN[keep], LABEL[keep], ATTRIBUTE[keep], PATIENT[keep], resamples=50)
     assert math.isnan(numbers["wga"]["value"])
     assert math.isnan(numbers["gba"]["value"])
     assert math.isnan(numbers["groups"][2]["accuracy"])
@@ -78,12 +78,12 @@ def test_intervals_come_from_patients_not_patches() -> None:
     attribute = np.tile(np.repeat([0, 1], 200), 2)
     patient = np.tile(["good", "bad"], 400)
     margin = np.where((label == 1) == (patient == "good"), 1.0, -1.0)
-    average = judge(margin, label, attribute, patient, resamples=200)["average"]
+    average = evaluate_logits(margin, label, attribute, patient, resamples=200)["average"]
     assert (average["value"], average["low"], average["high"]) == (0.5, 0.0, 1.0)
 
 
 def test_one_patient_gives_no_interval() -> None:
-    numbers = judge(MARGIN, LABEL, ATTRIBUTE, np.full(10, "only"), resamples=50)
+    numbers = evaluate_logits(MARGIN, LABEL, ATTRIBUTE, np.full(10, "only"), resamples=50)
     assert math.isnan(numbers["wga"]["low"])
     assert math.isnan(numbers["auroc"]["high"])
     assert numbers["groups"][0]["accuracy"] == pytest.approx(3 / 4)
@@ -93,7 +93,7 @@ def test_equal_seeds_give_equal_intervals_and_others_differ() -> None:
     rng = np.random.default_rng(0)
     label, attribute = rng.integers(0, 2, 400), rng.integers(0, 2, 400)
     margin, patient = rng.normal(size=400), rng.integers(0, 15, 400)
-    first, again, other = (judge(margin, label, attribute, patient, seed=seed)["auroc"] for seed in (1, 1, 2))
+    first, again, other = (evaluate_logits(margin, label, attribute, patient, seed=seed)["auroc"] for seed in (1, 1, 2))
     assert first == again
     assert first["low"] != other["low"]
     assert first["low"] < first["value"] < first["high"]
@@ -101,11 +101,11 @@ def test_equal_seeds_give_equal_intervals_and_others_differ() -> None:
 
 def test_unlabelled_patches_and_diverged_margins_are_refused() -> None:
     with pytest.raises(InputUnsupportedError, match="label holds"):
-        judge(MARGIN, np.where(LABEL == 1, -1, 0), ATTRIBUTE, PATIENT)
+        evaluate_logits(MARGIN, np.where(LABEL == 1, -1, 0), ATTRIBUTE, PATIENT)
     with pytest.raises(NonFiniteError, match="1 of 10"):
-        judge(np.where(np.arange(10) == 3, np.nan, MARGIN), LABEL, ATTRIBUTE, PATIENT)
+        evaluate_logits(np.where(np.arange(10) == 3, np.nan, MARGIN), LABEL, ATTRIBUTE, PATIENT)
     with pytest.raises(InputUnsupportedError, match="lengths"):
-        judge(MARGIN[:3], LABEL, ATTRIBUTE, PATIENT)
+        evaluate_logits(MARGIN[:3], LABEL, ATTRIBUTE, PATIENT)
 
 
 def test_group_shares_leave_out_patches_without_a_group() -> None:
@@ -115,9 +115,9 @@ def test_group_shares_leave_out_patches_without_a_group() -> None:
 
 def test_an_attribute_of_three_values_gives_six_groups() -> None:
     label, attribute = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2])
-    numbers = judge(np.array([-1.0, 1, -1, 1, 1, 1]), label, attribute, PATIENT[:6], n_values=3, resamples=0)
+    numbers = evaluate_logits(np.array([-1.0, 1, -1, 1, 1, 1]), label, attribute, PATIENT[:6], n_values=3, resamples=0)
     assert [(row["label"], row["attribute"]) for row in numbers["groups"]] == [(y, a) for y in (0, 1) for a in range(3)]
     assert [row["accuracy"] for row in numbers["groups"]] == [1, 0, 1, 1, 1, 1]
     assert (numbers["wga"]["value"], numbers["gba"]["value"]) == (0, pytest.approx(5 / 6))
     with pytest.raises(InputUnsupportedError, match="not only 0 to 1"):
-        judge(np.zeros(6), label, attribute, PATIENT[:6])
+        evaluate_logits(np.zeros(6), label, attribute, PATIENT[:6])

@@ -11,7 +11,7 @@ import pytest
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import write_json
-from pathopatch.evaluation import compare, judge_predictions
+from pathopatch.evaluation import compare, evaluate_predictions
 from pathopatch.groups import assign_groups
 
 QUICK = EvaluateConfig(bootstrap=20)
@@ -45,7 +45,7 @@ def write_run(work: Path, groups: pd.DataFrame, method: str, wrong: set[str]) ->
     table = table[["patch_id", "split", "label", "tissue_fraction", "group@0.25", "bin@0.5"]]
     sign = np.where(table["patch_id"].isin(wrong), -1, 1) * np.where(table["label"] == 1, 1, -1)
     table = table.assign(logit=2.0 * sign, probability=(1 + 0.8 * sign) / 2)
-    numbers = judge_predictions(table, groups, decision_threshold=0.0, config=QUICK)
+    numbers = evaluate_predictions(table, groups, decision_threshold=0.0, config=QUICK)
     folder = work / "runs" / f"{method}-t0.25-s0"
     write_table(folder / "evaluation" / "predictions.parquet", table, STAMP)
     write_json(folder / "evaluation" / "metrics.json", {"run": folder.name, **numbers})

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from pathopatch.evaluation.audit import moments, rank_correlation, rank_correlations, slope, slopes, tissue_dependence
+from pathopatch.evaluation.tissue_dependence import (
+    _moments,
+    _rank_correlations,
+    _slopes,
+    rank_correlation,
+    slope,
+    tissue_dependence,
+)
 from pathopatch.metrics import bootstrap_by_patient
 
 
@@ -56,9 +63,9 @@ def test_summed_moments_give_slope_and_rank_correlation() -> None:
     rng = np.random.default_rng(0)
     x, patient = rng.integers(0, 20, 300) / 20, rng.integers(0, 8, 300)
     p = np.clip(0.3 + 0.4 * x + rng.normal(0, 0.2, 300), 0, 1)
-    total = moments(x, p, patient).sum(axis=0, keepdims=True)
-    assert slopes(total)[0] == pytest.approx(slope(x, p))
-    assert rank_correlations(total)[0] == pytest.approx(rank_correlation(x, p))
+    total = _moments(x, p, patient).sum(axis=0, keepdims=True)
+    assert _slopes(total)[0] == pytest.approx(slope(x, p))
+    assert _rank_correlations(total)[0] == pytest.approx(rank_correlation(x, p))
     told = tissue_dependence(p, x, np.ones(300, dtype=int), patient, resamples=200, seed=5)[1]
     by_hand = bootstrap_by_patient(lambda i: slope(x[i], p[i]), patient, resamples=200, seed=5)
     assert (told["slope_low"], told["slope_high"]) == pytest.approx(by_hand)
@@ -66,6 +73,6 @@ def test_summed_moments_give_slope_and_rank_correlation() -> None:
 
 
 def test_moments_of_one_fraction_have_no_slope() -> None:
-    sums = moments(np.full(5, 0.3), np.linspace(0, 1, 5), np.arange(5)).sum(axis=0, keepdims=True)
-    assert math.isnan(slopes(sums)[0])
-    assert math.isnan(rank_correlations(sums)[0])
+    sums = _moments(np.full(5, 0.3), np.linspace(0, 1, 5), np.arange(5)).sum(axis=0, keepdims=True)
+    assert math.isnan(_slopes(sums)[0])
+    assert math.isnan(_rank_correlations(sums)[0])

@@ -4,35 +4,35 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.groups import TissueBins, assign_groups, bins_attributes
-from pathopatch.groups.bins import Bins, kept_cuts, used_bins
+from pathopatch.groups.assign import JoinedBins, _kept_cuts, join_small_bins
 
 
 def test_bins_that_are_large_enough_stay():
     counts = np.array([[[30, 10, 40], [10, 12, 50]]])
-    assert kept_cuts(counts, least=10) == (0, 1)
+    assert _kept_cuts(counts, least=10) == (0, 1)
 
 
 def test_the_smallest_cell_joins_the_neighbour_with_fewer_patches_of_its_label():
     counts = np.array([[[30, 9, 40, 20], [10, 12, 50, 15]]])  # bin 1 joins bin 0 (30 < 40): the first cut goes
-    assert kept_cuts(counts, least=10) == (1, 2)
-    assert kept_cuts(np.array([[[30, 9, 20], [30, 30, 30]]]), least=10) == (0,)  # here bin 2 is the smaller one
+    assert _kept_cuts(counts, least=10) == (1, 2)
+    assert _kept_cuts(np.array([[[30, 9, 20], [30, 30, 30]]]), least=10) == (0,)  # here bin 2 is the smaller one
 
 
 def test_an_outer_bin_has_one_neighbour_and_joining_goes_on_until_all_cells_suffice():
     counts = np.array([[[3, 4, 50, 5], [60, 60, 60, 60]]])
     # 3 joins 4: (7, 50, 5); 5 joins 50: (7, 55); two bins are left, though 7 is below 10
-    assert kept_cuts(counts, least=10) == (1,)
+    assert _kept_cuts(counts, least=10) == (1,)
 
 
 def test_validation_counts_for_itself():
     train, val = [[50, 50, 50], [50, 50, 50]], [[20, 0, 20], [20, 20, 20]]
-    assert kept_cuts(np.array([train]), least=10) == (0, 1)
-    assert kept_cuts(np.array([train, val]), least=10) == (1,)
+    assert _kept_cuts(np.array([train]), least=10) == (0, 1)
+    assert _kept_cuts(np.array([train, val]), least=10) == (1,)
 
 
 def test_patches_go_where_their_bin_went():
-    bins = Bins((0.2, 0.4, 0.6), (0.2, 0.6), np.zeros((1, 2, 4), dtype=np.int64))
-    assert bins.joined(np.array([0, 1, 2, 3, -1])).tolist() == [0, 1, 1, 2, -1]
+    bins = JoinedBins((0.2, 0.4, 0.6), (0.2, 0.6), np.zeros((1, 2, 4), dtype=np.int64))
+    assert bins.join(np.array([0, 1, 2, 3, -1])).tolist() == [0, 1, 1, 2, -1]
 
 
 def test_counts_are_of_labelled_patches_with_tissue_in_the_splits_asked_for():
@@ -41,7 +41,7 @@ def test_counts_are_of_labelled_patches_with_tissue_in_the_splits_asked_for():
     patches["split"] = ["train"] * 6 + ["val", "test"]
     patches["label"] = [0, 0, 1, 1, -1, 1, 1, 1]
     groups = assign_groups(patches.assign(tissue_fraction=fraction), [0.5], bins=[0.3, 0.5])
-    found = used_bins(groups, (0.3, 0.5), splits=[("train",), ("val",)], least=0)
+    found = join_small_bins(groups, (0.3, 0.5), splits=[("train",), ("val",)], least=0)
     assert found.counts.tolist() == [[[1, 1, 0], [0, 1, 1]], [[0, 0, 0], [0, 1, 0]]]
     assert found.kept == (0.3, 0.5)
     (bins,) = bins_attributes(groups)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.groups import assign_groups, audit, tables
-from pathopatch.groups.expected import expected
-from pathopatch.groups.threshold_sweep import sweep
+from pathopatch.groups import assign_groups, audit, audit_tables
+from pathopatch.groups.expected import expected_intervals as expected
+from pathopatch.groups.shortcut import sweep_thresholds
 
 
 def one_a_patient(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,7 +64,7 @@ def test_few_patients_are_named_even_where_patches_are_many() -> None:
 def test_the_sweep_counts_and_measures_the_gap_by_hand_computed_numbers() -> None:
     label = np.array([0, 0, 0, 1, 1, 1])
     fraction = np.array([0.1, 0.2, 0.6, 0.5, 0.7, 0.9])
-    at = {step["threshold"]: step for step in sweep(label, fraction, np.array(list("aabbcc")), resamples=0)}
+    at = {step["threshold"]: step for step in sweep_thresholds(label, fraction, np.array(list("aabbcc")), resamples=0)}
     assert at[0.5]["counts"] == [[2, 1], [0, 3]]
     assert at[0.5]["patients"] == [[1, 1], [0, 2]]
     assert at[0.5]["gap"] == pytest.approx(1 - 1 / 3)
@@ -74,7 +74,9 @@ def test_the_sweep_counts_and_measures_the_gap_by_hand_computed_numbers() -> Non
 
 
 def test_the_gap_of_one_label_is_unknown() -> None:
-    steps = sweep(np.ones(4, dtype=int), np.array([0.1, 0.4, 0.6, 0.9]), np.array(list("abcd")), resamples=20)
+    steps = sweep_thresholds(
+        np.ones(4, dtype=int), np.array([0.1, 0.4, 0.6, 0.9]), np.array(list("abcd")), resamples=20
+    )
     assert {step["gap"] for step in steps} == {None}
     assert steps[0]["alpha"][0] is None
 
@@ -91,7 +93,7 @@ def test_the_tables_hold_a_row_per_split_cell_and_threshold() -> None:
             "tissue_fraction": rng.uniform(0.05, 1, 80),
         }
     )
-    told = tables(audit(assign_groups(patches, [0.25, 0.5]), [0.25, 0.5], resamples=20))
+    told = audit_tables(audit(assign_groups(patches, [0.25, 0.5]), [0.25, 0.5], resamples=20))
     assert told["fraction_only"]["split"].tolist() == ["train", "test", "whole cohort"]
     assert len(told["cells"]) == 2 * 2 * 4
     assert len(told["sweep"]) == 2 * 19

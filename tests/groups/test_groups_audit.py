@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.core.errors import GroupEmptyError, InputMissingError
-from pathopatch.groups import assign_groups, audit, check_groups, describe, group_counts
-from pathopatch.groups.empty_groups import filled_thresholds
+from pathopatch.core.errors import InputMissingError
+from pathopatch.groups import assign_groups, attribute_in, audit, format_audit
+from pathopatch.groups.empty_groups import empty_groups, empty_groups_error, filled_thresholds
 
 
 def grouped(cells: dict[str, list[tuple[int, float]]], **settings: float) -> pd.DataFrame:
@@ -26,34 +26,33 @@ TRAIN = [(0, 0.1), (0, 0.1), (0, 0.1), (0, 0.9), (1, 0.3), (1, 0.8), (1, 0.8), (
 
 
 def test_counts_hold_every_group_of_every_split_even_the_empty_ones() -> None:
-    found = group_counts(grouped({"test": [(1, 0.9)], "train": TRAIN}), 0.25)
-    assert found["split"].tolist() == ["train"] * 4 + ["test"] * 4
-    assert found["n"].tolist() == [3, 1, 1, 3, 0, 0, 0, 1]
+    cells = audit(grouped({"test": [(1, 0.9)], "train": TRAIN}), [0.25], resamples=0)["thresholds"]["0.25"]
+    assert list(cells) == ["train", "test"]
+    assert [part["counts"] for part in cells.values()] == [[[3, 1], [1, 3]], [[0, 0], [0, 1]]]
     # patients hold two patches each: the three of group 0 are of two patients
-    assert found["patients"].tolist() == [2, 1, 1, 2, 0, 0, 0, 1]
+    assert [part["patients"] for part in cells.values()] == [[[2, 1], [1, 2]], [[0, 0], [0, 1]]]
 
 
 def test_an_empty_group_is_refused_in_words_with_the_counts_and_the_threshold() -> None:
     groups = grouped({"train": TRAIN, "val": [(0, 0.1), (1, 0.9)]})
-    check_groups(groups, 0.25)
-    with pytest.raises(GroupEmptyError) as caught:
-        check_groups(groups, 0.25, splits=("val",))
-    assert caught.value.message == (
+    at = attribute_in(groups, 0.25)
+    assert empty_groups(groups, at, ("train",)) == empty_groups(groups, at, ("train", "val")) == ()
+    error = empty_groups_error(groups, at, ("val",), (("val",),))
+    assert error.message == (
         "at tissue threshold 0.25 there is no patch of non-tumour with much tissue and none of tumour with little "
         "tissue (non-tumour: 1 with little tissue, 0 with much tissue; tumour: 0 with little tissue, 1 with much "
         "tissue)"
     )
-    assert caught.value.place == "split val"
-    assert caught.value.remedy.startswith("at each threshold of 0.05, 0.1, … 0.95 a group is empty")
-    check_groups(groups, 0.25, splits=("train", "val"))
+    assert error.place == "split val"
+    assert error.remedy.startswith("at each threshold of 0.05, 0.1, … 0.95 a group is empty")
 
 
 def test_the_thresholds_that_fill_every_group_are_those_between_the_fractions_of_both_labels() -> None:
     # non-tumour at 0.1 and 0.72, tumour at 0.33 and 0.62: both labels have both groups from 0.35 to 0.6 alone
     groups = grouped({"train": [(0, 0.1), (0, 0.72), (1, 0.33), (1, 0.62)], "val": [(0, 0.4), (0, 0.6), (1, 0.5)]})
-    with pytest.raises(GroupEmptyError, match=r"no patch of tumour with little tissue \(") as caught:
-        check_groups(groups, 0.25)
-    assert caught.value.remedy == (
+    error = empty_groups_error(groups, attribute_in(groups, 0.25), ("train",), (("train",),))
+    assert "no patch of tumour with little tissue (" in error.message
+    assert error.remedy == (
         "choose a threshold at which no group is empty: 0.5 in groups.parquet; 0.35 to 0.6 of 0.05, 0.1, … 0.95"
     )
 
@@ -67,7 +66,7 @@ def test_a_blank_patch_fills_no_group_at_any_threshold_of_the_sweep() -> None:
 
 def test_a_threshold_that_was_not_grouped_is_named() -> None:
     with pytest.raises(InputMissingError, match=r"threshold 0.3; there are some at 0.25, 0.5"):
-        group_counts(grouped({"train": TRAIN}), 0.3)
+        audit(grouped({"train": TRAIN}), [0.3])
 
 
 def test_alpha_is_the_share_within_the_label() -> None:
@@ -119,7 +118,7 @@ def test_a_split_of_one_label_has_no_auroc_and_no_alpha_for_the_other() -> None:
 def test_the_audit_is_plain_json_and_can_be_told_in_words() -> None:
     found = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
     assert json.loads(json.dumps(found, allow_nan=False)) == found
-    text = describe(found)
+    text = format_audit(found)
     assert "AUROC 0.750 [0.500, 1.000], accuracy 0.875 with tumour where the fraction is >= 0.2" in text
     assert "one label only" in text
     assert text.count("EMPTY") == 4  # the test split's non-tumour, at two thresholds

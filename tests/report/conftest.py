@@ -14,7 +14,7 @@ from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import write_bytes, write_json
 from pathopatch.core.status import update_status
-from pathopatch.evaluation.evaluate import group_table, judge_predictions, sweep_table
+from pathopatch.evaluation.evaluate import evaluate_predictions, group_table, sweep_table
 from pathopatch.groups import assign_groups, audit
 
 QUICK = EvaluateConfig(bootstrap=40)
@@ -117,7 +117,7 @@ def write_run(
     table["probability"] = 1 / (1 + np.exp(-table["logit"] / 1.5))
     for channel, kept in (("CARS", 0.9), ("TPEF", 0.5), ("SHG", 1.0)):  # how much of the label is left without it
         table[f"logit without {channel}"] = table["logit"] - (1 - kept) * label_lean * (2 * table["label"] - 1)
-    numbers = judge_predictions(table, groups, decision_threshold=0.1, config=QUICK)
+    numbers = evaluate_predictions(table, groups, decision_threshold=0.1, config=QUICK)
     stamp = Stamp(stage="evaluate", settings={"is": "2"})
     write_table(folder / "evaluation" / "predictions.parquet", table, stamp)
     write_json(folder / "evaluation" / "metrics.json", {"run": config.run_name, **numbers, "stamp": stamp.to_dict()})

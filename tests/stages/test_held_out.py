@@ -12,7 +12,7 @@ from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation import comparison_table, evaluate_bundle, outside_text, preferred_run
+from pathopatch.evaluation import comparison_table, evaluate_bundle, external_validation_text, preferred_run
 from pathopatch.groups import assign_groups
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.report import write_report
@@ -209,7 +209,7 @@ def test_a_fold_has_a_report_and_judges_models_from_elsewhere_like_any_work_fold
         write_table(copy / "patches" / f"{slide}.parquet", table, STAMP)
     bundle = copy / "folds" / "1" / "runs" / "erm-t0.25-s0" / "model"
     for work in (copy, copy / "folds" / "2"):
-        said = outside_text(evaluate_bundle(work, bundle, config=QUICK, device="cpu"))
+        said = external_validation_text(evaluate_bundle(work, bundle, config=QUICK, device="cpu"))
         assert "  bins 0.3,0.6: WGA" in said
     shutil.rmtree(copy / "slides")  # made stores have no overview to draw
     for work in (copy, copy / "folds" / "2"):

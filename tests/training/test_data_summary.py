@@ -8,7 +8,7 @@ from made_patches import write_work
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.files import read_json
 from pathopatch.groups import assign_groups
-from pathopatch.groups.bins import used_bins
+from pathopatch.groups.assign import join_small_bins
 from pathopatch.training.data_summary import summarize_data
 from pathopatch.training.run import fit
 
@@ -72,7 +72,7 @@ def test_slides_patients_patches_and_groups_are_those_at_the_threshold_trained_a
 
 def test_bins_are_counted_as_they_are_used_small_ones_joined():
     groups = _groups()
-    bins = used_bins(groups, CUTS, splits=[("train",)], least=1)
+    bins = join_small_bins(groups, CUTS, splits=[("train",)], least=1)
     found = _with_bins(groups, bins)
     assert len(bins.kept) == 1
     assert found["trained"]["by"] == f"by tissue bins cut at {bins.kept[0]:g}"
@@ -82,7 +82,7 @@ def test_bins_are_counted_as_they_are_used_small_ones_joined():
 
 def test_three_bins_are_three_columns():
     groups = _groups()
-    found = _with_bins(groups, used_bins(groups, CUTS, splits=[("train",)], least=0))
+    found = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0))
     assert found["trained"]["attributes"] == ["tissue below 0.3", "tissue 0.3 to 0.6", "tissue from 0.6"]
     assert found["trained"]["counts"] == [[1, 1, 0], [0, 1, 2]]
     assert found["validated"]["counts"] == [[1, 0, 0], [0, 0, 1]]
@@ -90,7 +90,7 @@ def test_three_bins_are_three_columns():
 
 def test_where_a_threshold_selects_validation_is_counted_at_it():
     groups = _groups()
-    found = _with_bins(groups, used_bins(groups, CUTS, splits=[("train",)], least=0), select_at=0.5)
+    found = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0), select_at=0.5)
     assert found["validated"]["by"] == "at tissue threshold 0.5"
     assert found["validated"]["counts"] == [[1, 0], [0, 1]]
     assert found["drawn_by"] == "selected at tissue threshold 0.5"

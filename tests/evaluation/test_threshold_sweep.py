@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.evaluation import judge
+from pathopatch.evaluation import evaluate_logits
 from pathopatch.evaluation.evaluate import sweep_table
-from pathopatch.evaluation.sweep import sweep, sweep_text
+from pathopatch.evaluation.threshold_sweep import sweep_text, sweep_thresholds
 
 # Four patients, a patch of each label at each of the fractions; wrong: tumour at .1 and non-tumour at .9.
 FRACTION = np.tile(np.repeat([0.1, 0.3, 0.5, 0.7, 0.9], 2), 4)
@@ -20,7 +20,7 @@ TABLE = pd.DataFrame({"label": LABEL, "tissue_fraction": FRACTION, "logit": LOGI
 
 def swept(least=4, table=TABLE, patient=PATIENT):
     config = EvaluateConfig(bootstrap=30, least_per_group=least)
-    return sweep(table, patient, decision_threshold=2.0, config=config).set_index("threshold")
+    return sweep_thresholds(table, patient, decision_threshold=2.0, config=config).set_index("threshold")
 
 
 def test_only_the_groups_change_with_the_threshold():
@@ -41,7 +41,7 @@ def test_a_threshold_is_reached_by_equality_as_the_groups_have_it():
 
 def test_a_row_of_the_sweep_says_what_judging_at_that_threshold_says():
     row, config = swept().loc[0.4], {"resamples": 30, "seed": 0}
-    judged = judge(LOGIT, LABEL, (FRACTION >= 0.4).astype(int), PATIENT, decision_threshold=2.0, **config)
+    judged = evaluate_logits(LOGIT, LABEL, (FRACTION >= 0.4).astype(int), PATIENT, decision_threshold=2.0, **config)
     assert {name: row[f"wga{end}"] for name, end in (("value", ""), ("low", "_low"), ("high", "_high"))} == judged[
         "wga"
     ]

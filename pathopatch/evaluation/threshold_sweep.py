@@ -1,7 +1,7 @@
-"""Answers whether what holds at one tissue threshold holds at the others: one model, judged at every cut of a sweep.
+"""Evaluate one model at tissue thresholds from 0.05 to 0.95, to see whether a result holds at others than its own.
 
-The decision threshold stays what it is; only the groups change. Where a group is too small to be measured, that is
-said, and there is no interval. Arithmetic on tables only: no file is read.
+The decision threshold stays the same; only the groups change. Where a group is too small to be measured, there is no
+interval, and a note names the group.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.text import patches_and_patients
 from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_interval
 from pathopatch.groups import TissueThreshold
-from pathopatch.groups.threshold_sweep import SWEEP
+from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 
-LEAST_PATIENTS = 2
-"""Fewer in a group tell nothing of how patients differ."""
+_LEAST_PATIENTS = 2  # one patient in a group gives no information on how patients differ
 
 
-def sweep(
+def sweep_thresholds(
     predictions: pd.DataFrame, patient: NDArray[Any], *, decision_threshold: float, config: EvaluateConfig
 ) -> pd.DataFrame:
     """Return the accuracy on the four groups at each tissue threshold from 0.05 to 0.95.
@@ -42,38 +41,40 @@ def sweep(
     Returns
     -------
     DataFrame
-        A row a threshold: threshold; ``n_g``, ``patients_g`` and ``accuracy_g`` for g = 2 y + a of 0 to 3; wga,
+        A row per threshold: threshold; ``n_g``, ``patients_g`` and ``accuracy_g`` for g = 2 y + a of 0 to 3; wga,
         wga_low, wga_high, gba; smallest_group_n; is_measured; note, which names the groups that are too small. WGA and
         GBA are NaN where a group is empty, the interval wherever a group is too small.
     """
     fraction = predictions["tissue_fraction"].to_numpy(np.float64)
+    # Patches with an attribute of their own may come without a tissue fraction.
     is_known = np.isfinite(fraction)
     fraction, patient = fraction[is_known], np.asarray(patient)[is_known]
     label = predictions["label"].to_numpy(np.int64)[is_known]
     right = (predictions["logit"].to_numpy(np.float64)[is_known] > decision_threshold) == (label == 1)
     rows = []
-    for threshold in SWEEP:
+    for threshold in SWEEP_THRESHOLDS:
         hits, n = patient_counts(right, 2 * label + (fraction >= threshold), patient)
-        rows.append({"threshold": threshold, **_row(hits, n, TissueThreshold(threshold).group_names, config)})
+        rows.append({"threshold": threshold, **_sweep_row(hits, n, TissueThreshold(threshold).group_names, config)})
     return pd.DataFrame(rows)
 
 
-def _row(hits: NDArray[np.int64], n: NDArray[np.int64], names: Sequence[str], config: EvaluateConfig) -> dict[str, Any]:
+def _sweep_row(
+    hits: NDArray[np.int64], n: NDArray[np.int64], names: Sequence[str], config: EvaluateConfig
+) -> dict[str, Any]:
     """Return one threshold's numbers from the counts by patient and group, shape (P, 4)."""
-    accuracy, size, people = pooled_accuracy(hits, n), n.sum(axis=0), (n > 0).sum(axis=0)
-    is_small = (size < config.least_per_group) | (people < LEAST_PATIENTS)
+    accuracy, size, patients = pooled_accuracy(hits, n), n.sum(axis=0), (n > 0).sum(axis=0)
+    is_small = (size < config.least_per_group) | (patients < _LEAST_PATIENTS)
     wga = with_interval(
         lambda i: float(pooled_accuracy(hits[i], n[i]).min()),
         np.arange(len(n)),
         resamples=0 if is_small.any() else config.bootstrap,
         seed=config.seed,
     )
-    note = [
-        f"group {g} ({names[int(g)]}): {patches_and_patients(size[g], people[g])}" for g in np.flatnonzero(is_small)
-    ]
+    small = [int(g) for g in np.flatnonzero(is_small)]
+    note = [f"group {g} ({names[g]}): {patches_and_patients(size[g], patients[g])}" for g in small]
     return {
         **{f"n_{g}": int(size[g]) for g in range(4)},
-        **{f"patients_{g}": int(people[g]) for g in range(4)},
+        **{f"patients_{g}": int(patients[g]) for g in range(4)},
         **{f"accuracy_{g}": float(accuracy[g]) for g in range(4)},
         "wga": wga["value"],
         "wga_low": wga["low"],
@@ -85,15 +86,15 @@ def _row(hits: NDArray[np.int64], n: NDArray[np.int64], names: Sequence[str], co
     }
 
 
-def sweep_text(mine: pd.DataFrame, reference: pd.DataFrame | None = None) -> str:
-    """Return in words how WGA, and its gain over a reference, behave over the thresholds that can be measured.
+def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None) -> str:
+    """Return in words the range of WGA, and of its gain over a reference, over the thresholds that can be measured.
 
     Parameters
     ----------
-    mine : DataFrame
-        As `sweep` returns it.
+    sweep : DataFrame
+        As `sweep_thresholds` returns it.
     reference : DataFrame, optional
-        The same of the run that this one is held against, on the same patches.
+        The same of the run that this one is compared with, on the same patches.
 
     Returns
     -------
@@ -101,21 +102,21 @@ def sweep_text(mine: pd.DataFrame, reference: pd.DataFrame | None = None) -> str
         For instance ``0.1 to 0.85: WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain +8.1 (at 0.85) to +20.3 (at 0.15), above 0
         at 16 of 16 thresholds``.
     """
-    known = mine[mine["is_measured"]].set_index("threshold")
-    if known.empty:
+    measured = sweep[sweep["is_measured"]].set_index("threshold")
+    if measured.empty:
         return "no threshold has groups that are large enough"
-    span = f"{known.index[0]:g} to {known.index[-1]:g}" if len(known) > 1 else f"{known.index[0]:g} only"
-    text = f"{span}: WGA {_range(known['wga'], '.1f')}"
+    span = f"{measured.index[0]:g} to {measured.index[-1]:g}" if len(measured) > 1 else f"{measured.index[0]:g} only"
+    text = f"{span}: WGA {_range(measured['wga'], '.1f')}"
     if reference is None:
         return text
-    gain = (known["wga"] - reference.set_index("threshold")["wga"].reindex(known.index)).dropna()
+    gain = (measured["wga"] - reference.set_index("threshold")["wga"].reindex(measured.index)).dropna()
     if gain.empty:
         return text
     return f"{text}; gain {_range(gain, '+.1f')}, above 0 at {int((gain > 0).sum())} of {len(gain)} thresholds"
 
 
 def _range(values: pd.Series[float], form: str) -> str:
-    """Return the lowest and the highest of some shares in percent, and the thresholds at which they lie."""
+    """Return the lowest and the highest of some shares in percent, each with its threshold (the index)."""
     lowest, highest = (100 * float(getattr(values, end)()) for end in ("min", "max"))
     low, high = (float(values.index[getattr(values, end)()]) for end in ("argmin", "argmax"))
     if low == high:
