@@ -43,7 +43,8 @@ def is_finished(
         A mask or an annotation file is missing.
     """
     store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
-    if read_stamp(store_path) is None:  # before the slide is read, which a stamp takes
+    # Without a store there is nothing to compare, and making the stamp would read the slide in vain.
+    if read_stamp(store_path) is None:
         return False
     config = with_cohort_levels(config, {} if force else store_levels(store_path))
     stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
@@ -53,18 +54,13 @@ def is_finished(
 
 
 def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
-    """Refuse to replace what was made of other files or pixels under the same id.
+    """Raise DuplicateIdError if the existing store is of another slide with the same id."""
 
-    Raises
-    ------
-    DuplicateIdError
-        What stands there was made of another slide.
-    """
-    now, before = (
-        {name: value for name, value in each.inputs.items() if name.startswith(("slide ", "pixels"))}
-        for each in (stamp, existing)
-    )
-    if now != before:
+    def slide_inputs(inputs: Mapping[str, str]) -> dict[str, str]:
+        return {role: value for role, value in inputs.items() if role.startswith(("slide ", "pixels"))}
+
+    # That is a mistake in the manifest, not a stale artefact: its remedy is another id, not `--force`.
+    if slide_inputs(stamp.inputs) != slide_inputs(existing.inputs):
         require_same_source(store_source(store_path), slide.source, slide_id=store_path.stem, place=store_path)
 
 
@@ -77,7 +73,7 @@ def with_cohort_levels(config: TileConfig, levels: Mapping[str, float]) -> TileC
 
 
 def lacks_pixels(store_path: Path, config: TileConfig) -> bool:
-    """Return whether a finished store's pixels were removed to free space."""
+    """Return whether the store's pixels were removed to free space."""
     return config.store == "zarr" and not PatchStore(store_path).has_patches
 
 
@@ -126,8 +122,5 @@ def is_tiled(work: Path, slide_id: str) -> bool:
     """Return whether a slide is tiled: its status is done, and its store and table share a stamp."""
     if not is_recorded_done(work, slide_id, STAGE):
         return False
-    store, table = (
-        read_stamp(WorkFolder(work).store(slide_id)),
-        read_stamp(WorkFolder(work).patches(slide_id)),
-    )
+    store, table = read_stamp(WorkFolder(work).store(slide_id)), read_stamp(WorkFolder(work).patches(slide_id))
     return store is not None and table is not None and not table.differences(store)

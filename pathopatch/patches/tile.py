@@ -170,8 +170,9 @@ def tile_slide(
 
 
 def current_result(out: Path, slide_id: str, table_path: Path, store_path: Path, made: Artefact) -> TileResult:
-    """Return the result of artefacts that are there; write the status if the process before was cut off before it."""
+    """Return the result of current artefacts."""
     table, attributes = read_table(table_path), PatchStore(store_path).attributes
+    # An earlier process may have been killed between the table and the status.
     if not is_recorded_done(out, slide_id, STAGE):
         made.record(status_entry(table, attributes))
     warnings = tuple(attributes["warnings"])
@@ -303,7 +304,7 @@ def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> di
 
 
 def status_entry(table: pd.DataFrame, attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how the stage ended, by the patch table and the store's attributes."""
+    """Return the stage's status from the patch table and the store's attributes."""
     return {
         "state": "done" if (table["tissue_fraction"] > 0).any() else "done_empty",
         "patches": len(table),
