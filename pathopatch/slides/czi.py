@@ -41,26 +41,9 @@ class _Contents:
 
 
 class CziSlide(Slide):
-    """A slide in a CZI file: the box around all scenes; what no block covers was not scanned.
+    """A slide in a CZI file: the box around all scenes; pixels that no block covers were not scanned.
 
-    Levels beyond the first are those that the file's pyramid holds.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    choice : Choice
-        Which plane, and which position on the axes Z and T if there are several; a file has no pages.
-    **options
-        See `SlideOptions`.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The library is not installed; there is no such position or plane, or several and none is chosen; or the pixels
-        are of a type that is not read.
-    InputCorruptError
-        Its structure cannot be read.
+    A position on the axes Z and T must be chosen where there are several; a file has no pages.
     """
 
     def __init__(self, path: Path, *, choice: Choice, **options: Unpack[SlideOptions]) -> None:

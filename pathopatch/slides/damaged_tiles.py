@@ -18,17 +18,8 @@ _Box = tuple[int, int, int, int]
 def tolerant(slide: Slide, share: float) -> Slide:
     """Return a slide that is read although parts of it cannot be decoded; the slide itself if the share is 0.
 
-    Parameters
-    ----------
-    slide : Slide
-        An open slide; one that is tolerant already stays as it is.
-    share : float
-        As of `TolerantSlide`, or 0.
-
-    Returns
-    -------
-    Slide
-        Reading raises InputCorruptError as soon as more than the share is lost.
+    A slide that is tolerant already stays as it is. Reading raises InputCorruptError as soon as more than the share of
+    `TolerantSlide` is lost.
     """
     return slide if share == 0 or isinstance(slide, TolerantSlide) else TolerantSlide(slide=slide, share=share)
 

@@ -52,12 +52,7 @@ def is_tiff(path: Path) -> bool:
 def checked_tiff(path: Path) -> Iterator[Any]:
     """Yield an open ``tifffile.TiffFile`` whose every page lies inside the file.
 
-    Raises
-    ------
-    InputCorruptError
-        A directory, strip or tile lies past the end of the file, or the structure cannot be read.
-    InputTooLargeError
-        A page claims more pixels than its bytes could hold.
+    A truncated file, one whose structure cannot be read, and one that claims more than it could hold are refused.
     """
     try:
         _refuse_endless(path)

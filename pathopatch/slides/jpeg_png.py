@@ -23,29 +23,7 @@ _SAMPLES = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}  # grey, grey and alpha, RGB, R
 
 
 class JpegPngSlide(Slide):
-    """A slide in a JPEG or PNG file.
-
-    The file states no scale: the dots per inch of a picture are those of a screen or printer. Alpha is opacity. An
-    orientation in a JPEG's EXIF data is applied, so that the slide looks as viewers show the picture.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    plane : int, optional
-        Only this plane, counted from 0.
-    **options
-        See `SlideOptions`.
-
-    Raises
-    ------
-    InputUnsupportedError
-        It has a table of colours, CMYK, or samples of less than 8 bits; or there is no such plane.
-    InputCorruptError
-        Its header cannot be read.
-    InputTooLargeError
-        It has more pixels than are decoded at once.
-    """
+    """A slide in a JPEG or PNG file, shown as viewers show the picture; alpha is opacity."""
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._raster = raster(path)
@@ -59,6 +37,7 @@ class JpegPngSlide(Slide):
             channels=names[self._planes],
             dtype=np.dtype(f"uint{self._raster.bits}"),
             levels=(Level(self._raster.width, self._raster.height, 1.0),),
+            # The dots per inch of a picture are those of a screen or printer.
             resolution=Resolution(None, f"a {self._raster.kind.upper()} file does not state it"),
             paths=(path,),
             notes=(ALPHA_NOTE,) if self._raster.samples > len(names) else (),

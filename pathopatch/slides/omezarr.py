@@ -26,24 +26,7 @@ def is_zarr(path: Path) -> bool:
 
 
 class OmeZarrSlide(Slide):
-    """A slide in a local OME-Zarr image, version 0.4 or 0.5.
-
-    A chunk that is not there has the fill value, as the format says.
-
-    Parameters
-    ----------
-    path : Path
-        The image's folder.
-    plane : int, optional
-        Only this channel, counted from 0.
-    **options
-        See `SlideOptions`.
-
-    Raises
-    ------
-    InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `read_image_metadata`; or there is no such plane.
-    """
+    """A slide in a local OME-Zarr image, version 0.4 or 0.5; a missing chunk has the fill value, as the format says."""
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path

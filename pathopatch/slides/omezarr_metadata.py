@@ -36,71 +36,28 @@ _CODECS = {
 
 @dataclass(frozen=True)
 class ZarrArray:
-    """One level's array.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it lies.
-    driver : str
-        Tensorstore's name of the format: ``zarr`` (v2) or ``zarr3``.
-    shape, chunks : tuple of int
-        Along the image's axes; of a sharded array, the chunks inside the shards.
-    dtype : dtype
-        Native byte order.
-    """
+    """One level's array."""
 
     folder: Path
-    driver: str
-    shape: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dtype: np.dtype[np.generic]
+    driver: str  # tensorstore's name of the format: zarr (v2) or zarr3
+    shape: tuple[int, ...]  # along the image's axes
+    chunks: tuple[int, ...]  # of a sharded array, those inside the shards
+    dtype: np.dtype[np.generic]  # native byte order
 
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """An image as its metadata describe it.
+    """An image as its metadata describe it."""
 
-    Parameters
-    ----------
-    axes : tuple of str
-        Names in order; ``y`` and ``x`` are among them, ``c`` may be, all others have length 1.
-    arrays : tuple of ZarrArray
-        One a level, finest first.
-    levels : tuple of Level
-        Their sizes.
-    resolution : Resolution
-        Of level 0.
-    channels : tuple of str
-        One name per plane along ``c``.
-    """
-
-    axes: tuple[str, ...]
-    arrays: tuple[ZarrArray, ...]
+    axes: tuple[str, ...]  # in order; y and x are among them, c may be, all others have length 1
+    arrays: tuple[ZarrArray, ...]  # one a level, finest first
     levels: tuple[Level, ...]
     resolution: Resolution
-    channels: tuple[str, ...]
+    channels: tuple[str, ...]  # one name per plane along c
 
 
 def read_image_metadata(folder: Path) -> ImageMetadata:
-    """Return the metadata of an OME-Zarr image.
-
-    Parameters
-    ----------
-    folder : Path
-        The image's group. A collection that holds a single image stands for that image.
-
-    Raises
-    ------
-    InputMissingError
-        The folder holds no Zarr group.
-    InputCorruptError
-        Metadata cannot be read, contradict each other, or name a level that is not there.
-    InputTooLargeError
-        A level claims more pixels than its bytes could hold, or chunks that do not fit into memory.
-    InputUnsupportedError
-        It is another version, several images, a plate, or its axes or sample type are not read.
-    """
+    """Return the metadata of the OME-Zarr image in a folder; a collection of a single image stands for that image."""
     ome = _ome_attributes(folder)
     image_folder = _single_image(folder, ome)
     if image_folder != folder:

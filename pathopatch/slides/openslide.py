@@ -19,22 +19,7 @@ from pathopatch.slides.slide_file import plane_slice
 
 
 class OpenSlideSlide(Slide):
-    """A slide read by OpenSlide; label, macro and thumbnail images are out of reach.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    plane : int, optional
-        Only this plane: 0 red, 1 green, 2 blue.
-    **options
-        See `SlideOptions`.
-
-    Raises
-    ------
-    InputUnsupportedError
-        OpenSlide does not read this file, or there is no such plane.
-    """
+    """A slide read by OpenSlide, in RGB; label, macro and thumbnail images are out of reach."""
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path

@@ -134,22 +134,10 @@ def level_for(downsamples: Sequence[float], downsample: float, *, exact_factor: 
 
 
 def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
-    """Return the top-left square of a region, each target pixel the mean of the area that it covers.
+    """Return the top-left square of a region (C, n, n) as (C, side_px, side_px), by means of the area of each pixel.
 
-    Parameters
-    ----------
-    region : ndarray, shape (C, n, n)
-        At least ``side_px * factor`` pixels on each side.
-    side_px : int
-        Width and height of the result, target px.
-    factor : float
-        Region px per target px, kept exactly (not rounded to whole pixels). Below 1 the result is interpolated
-        linearly.
-
-    Returns
-    -------
-    ndarray, shape (C, side_px, side_px)
-        The region's type, rounded to the nearest integer where it is one.
+    The region has at least ``side_px * factor`` pixels a side. `factor`, region px per target px, is kept exactly;
+    below 1 the result is interpolated linearly.
     """
     if region.dtype == np.int8:  # cv2 resizes no int8
         return shrink(region.astype(np.int16), side_px, factor).astype(np.int8)
@@ -168,17 +156,7 @@ def shrink(region: Pixels, side_px: int, factor: float) -> Pixels:
 
 
 def resized(planes: Iterable[Pixels], size: tuple[int, int], *, interpolation: int = cv2.INTER_AREA) -> Pixels:
-    """Return planes (h, w) at another size, ndarray of shape (C, height, width) in their type.
-
-    Parameters
-    ----------
-    planes : iterable of ndarray
-        The channels.
-    size : (int, int)
-        Width and height, px.
-    interpolation : int
-        One of cv2's.
-    """
+    """Return planes (h, w) at another size (width, height), ndarray of shape (C, height, width) in their type."""
     resized_planes = []
     for plane in planes:
         wide = plane.astype(np.int16) if plane.dtype == np.int8 else plane  # cv2 resizes no int8

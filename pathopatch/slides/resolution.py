@@ -84,15 +84,7 @@ def mpp_agrees(*mpps: float) -> bool:
 
 
 def resolution(x: float | str | None, y: float | str | None, *, source: str) -> Resolution:
-    """Return the resolution that two values state, if they make sense.
-
-    Parameters
-    ----------
-    x, y : float or str or None
-        um per px across and down, as read; None where missing.
-    source : str
-        Where they were read, for the message.
-    """
+    """Return the resolution that um per px across and down state, as read from `source`, if they make sense."""
     if x is None or y is None:
         return UNSTATED
     try:
@@ -124,18 +116,9 @@ def axis_resolution(x: float, y: float, unit_x: str | None, unit_y: str | None, 
 
 
 def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | None, image: int = 0) -> Resolution:
-    """Return the resolution of a TIFF: from OME-XML, ImageJ's unit, Aperio's MPP, else the resolution tags.
+    """Return the resolution of a TIFF page: from OME-XML, ImageJ's unit, Aperio's MPP, else the resolution tags.
 
-    Parameters
-    ----------
-    page : tifffile.TiffPage
-        The page that carries the tags.
-    description : str
-        ImageDescription of the file's first page.
-    imagej : dict or None
-        ImageJ metadata, if it is an ImageJ file.
-    image : int
-        Number of the page's image among those of an OME-XML document.
+    `description` is that of the file's first page, `image` the number of the page's image in an OME-XML document.
     """
     # The tags come last: ImageJ counts them in a unit of its own, and OME writers may leave them at 1.
     if description.lstrip().startswith("<") and "<OME" in description[:4000]:

@@ -17,22 +17,7 @@ from pathopatch.slides.slide import Slide, SlideOptions
 
 
 class ChannelStack(Slide):
-    """Co-registered slides of one channel each, read as one.
-
-    Parameters
-    ----------
-    slides : mapping of str to Slide
-        The slide behind each channel name, in order; each has one channel.
-    **options
-        See `SlideOptions`; a given `mpp` stands in place of what all the files say.
-
-    Raises
-    ------
-    ChannelMismatchError
-        A slide has more than one channel.
-    ModalityMismatchError
-        The slides differ in size, type or mpp; nothing is cropped.
-    """
+    """Co-registered slides of one channel each, read as one; slides of other size, type or mpp are refused."""
 
     def __init__(self, slides: Mapping[str, Slide], **options: Unpack[SlideOptions]) -> None:
         for name, slide in slides.items():

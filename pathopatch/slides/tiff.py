@@ -45,25 +45,7 @@ _YCBCR_COMPRESSIONS = (6, 7)  # the JPEG decoder returns RGB; elsewhere YCbCr wo
 class TiffSlide(Slide):
     """A slide in a TIFF file, read with tifffile's metadata and imagecodecs' decoders.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    choice : Choice
-        Which page, plane, or position on the axes Z and T. A file with several pages needs a choice, unless its
-        metadata call the pages channels or `channels` names every plane.
-    **options
-        See `SlideOptions`.
-
-    Raises
-    ------
-    InputCorruptError
-        It is truncated or its structure cannot be read.
-    InputTooLargeError
-        It claims more pixels than its bytes could hold.
-    InputUnsupportedError
-        Its sample type, colour space or compression is not read, or there is no such page, plane or position, or
-        an axis of it is not explained.
+    A file of several pages needs a choice, unless its metadata call them channels or `channels` names all planes.
     """
 
     def __init__(self, path: Path, *, choice: Choice = _ALL_PLANES, **options: Unpack[SlideOptions]) -> None:

@@ -47,15 +47,7 @@ class Unscanned:
 
 
 def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscanned:
-    """Return which pixels of one file were never scanned.
-
-    Parameters
-    ----------
-    overview : ndarray, shape (C, h, w)
-        The planes of one file at low resolution, finite.
-    is_colour : bool
-        They are red, green and blue of one image.
-    """
+    """Return which pixels of one file were never scanned, by its planes (C, h, w) at low resolution, finite."""
     mask = np.zeros(overview.shape[1:], np.bool_)
     doubtful_px = 0
     # Every k-th pixel and no means: a mean over the edge of a fill has another value.
