@@ -130,6 +130,7 @@ def method(
         "refit_share": refit_share,
         "refit_lr_scale": refit_lr_scale,
     }
+    # Each method receives only the parameters in its signature, so that others cannot change it.
     phases = METHODS[name](**{parameter: given[parameter] for parameter in parameters_of(name)})
     for phase in phases:
         phase.objective(np.ones((2, 2), dtype=np.int64))  # its parameters are refused now, not after hours of training
@@ -321,6 +322,7 @@ def dfr(*, refit_share: float, refit_lr_scale: float) -> tuple[Phase, ...]:
     Kirichenko, Izmailov, Wilson, "Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations", ICLR
     2023, arXiv:2204.02937 (DFR trained on validation data).
     """
+    # The head goes on from ERM's, unlike the second models of jtt and gerne-unknown, which start anew.
     refit = Phase(
         sampler=GroupBalancedBatchSampler,
         objective=_mean,
@@ -427,7 +429,7 @@ def _gerne_sampler(
     seed: int,
 ) -> GerneBatchSampler:
     """Return GERNE's batches with half of `batch_per_class` in each half; refuse a beta outside the data's bounds."""
-    half = half_of(batch_per_class)
+    half = half_of(batch_per_class)  # all methods see K * batch_per_class samples per step, both halves together
     batches = GerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
     counts = shares.cell_counts(label, attribute)
     shares.check_beta(counts / counts.sum(axis=1, keepdims=True), c, beta)

@@ -68,6 +68,7 @@ class GroupWeighted(nn.Module):
             raise InputUnsupportedError(
                 f"weights of shape {values.shape}", remedy="Give one weight per group, finite and not negative."
             )
+        # Not in the state dict: the weights follow from the data of each run.
         self.register_buffer("weight", torch.from_numpy(values.copy()), persistent=False)
 
     def forward(self, loss: Tensor, group: Tensor) -> Tensor:
@@ -127,6 +128,7 @@ class GradientExtrapolation(nn.Module):
                 f"a batch of {len(loss)} does not split into two halves", remedy="Use batches of GerneBatchSampler."
             )
         biased, less_biased = (half.mean() for half in loss.chunk(2))
+        # Detached, or the log would keep the graph of the last step in memory.
         self.loss_biased = biased.detach()
         self.loss_less_biased = less_biased.detach()
         return less_biased + self.beta.to(loss.dtype) * (less_biased - biased)

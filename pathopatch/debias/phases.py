@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -68,8 +68,6 @@ class Phase:
         accuracy) or ``last``.
     needs_val_attribute : bool
         Whether validation needs the attribute.
-    on_validation : callable or None
-        Called with the objective and the validation measures after each validation; may change the objective's state.
     """
 
     sampler: MakeSampler
@@ -84,7 +82,6 @@ class Phase:
     steps_scale: float = 1.0
     select_by: Literal["wga", "cba", "last"] = "wga"
     needs_val_attribute: bool = False
-    on_validation: Callable[[nn.Module, dict[str, Any]], None] | None = None
 
     def steps(self, steps: int) -> int:
         """Return the steps of this phase in a run of `steps` steps; at least 1."""

@@ -69,6 +69,7 @@ def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: floa
     hard = np.zeros(len(p), dtype=np.int64)
     for code, n in enumerate(n_of_class.tolist()):
         members = np.flatnonzero(y == code)
+        # Both cells must exist in every class, since GERNE with A = 2 refuses an empty one.
         n_hard = min(max(math.floor(t * n + _ROUNDING), 1), n - 1)
         hard[members[np.argsort(p[members], kind="stable")[:n_hard]]] = 1
     return hard

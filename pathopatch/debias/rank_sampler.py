@@ -59,8 +59,8 @@ def owned_shares(rank: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.diff(edges)
 
 
-def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike, *, bins: int = _BOUND_BINS) -> npt.NDArray[np.float64]:
-    """Return p(bin|y) over bins of equal pooled counts, by which beta is bounded; flat ranks have 1 / bins in each.
+def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return p(bin|y) over ten bins of equal pooled counts, by which beta is bounded; flat ranks have 1/10 in each.
 
     Parameters
     ----------
@@ -68,12 +68,10 @@ def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike, *, bins: int = _BOUND
         Class of each sample, from 0.
     value : array_like of float, shape (N,)
         The measurement, for instance the tissue fraction.
-    bins : int
-        Number of bins.
 
     Returns
     -------
-    ndarray of float64, shape (K, bins)
+    ndarray of float64, shape (K, 10)
 
     Raises
     ------
@@ -81,8 +79,8 @@ def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike, *, bins: int = _BOUND
         Lengths differ, or a value is not finite.
     """
     rank = pooled_ranks(label, value)
-    cell = np.minimum((rank * bins).astype(np.int64), bins - 1)
-    counts = np.zeros((int(np.max(np.asarray(label))) + 1, bins))
+    cell = np.minimum((rank * _BOUND_BINS).astype(np.int64), _BOUND_BINS - 1)
+    counts = np.zeros((int(np.max(np.asarray(label))) + 1, _BOUND_BINS))
     np.add.at(counts, (np.asarray(label, dtype=np.int64), cell), 1)
     return np.asarray(counts / counts.sum(axis=1, keepdims=True))
 

@@ -87,6 +87,7 @@ class BatchSampler:
         indices: list[int] = []
         for number, stream in enumerate(self._streams):
             part = stream.take(step * self._per_class, (step + 1) * self._per_class)
+            # A new generator per step makes a step independent of those before it.
             order = np.random.default_rng([self._seed, _ORDER, number, step])
             indices += order.permutation(part).tolist()
         return indices

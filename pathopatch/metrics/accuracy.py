@@ -120,6 +120,7 @@ def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -
             remedy="Give one logit per class, and a threshold only for two classes.",
         )
     if z.shape[1] == 2:
+        # A tie at the threshold is class 0, as argmax would have it at 0.
         return (z[:, 1] - z[:, 0] > decision_threshold).astype(np.int64)
     return np.asarray(z.argmax(axis=1), dtype=np.int64)
 

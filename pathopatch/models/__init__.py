@@ -34,19 +34,7 @@ _HOMES = {
     "read_spec": "compatibility",
     "save_bundle": "bundle",
 }
-__all__ = [
-    "BundleSpec",
-    "Ensemble",
-    "PatchClassifier",
-    "build_network",
-    "check_bundles",
-    "check_slide",
-    "load_ensemble",
-    "load_model",
-    "pick_device",
-    "read_spec",
-    "save_bundle",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

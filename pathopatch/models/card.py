@@ -10,13 +10,13 @@ from pathopatch.slides.resample import EXACT_READ_FACTOR
 
 _CARD = """# Patch classifier: {method}
 
-Says of each patch of a slide whether it is {classes}. **For research only; not for diagnosis.**
+Classifies each patch of a slide as {classes}. **For research only; not for diagnosis.**
 
 | | |
 |---|---|
 | network | {architecture}, input {input_px} px |
 | channels, in order | {channels} ({dtype}) |
-| where there is no tissue | {background} |
+| background | {background} |
 | patch | {patch_px} px, step {stride_px} px, {scale} |
 | read from | {level} |
 | intensity | {intensity} |
@@ -34,13 +34,13 @@ Says of each patch of a slide whether it is {classes}. **For research only; not 
 ## Limits
 {limits}
 """
-_LIMITS = """Other channels, stains, scanners or scales than those above are outside what it was trained on. Tissue
-share predicts the label in its training data; the shortcut audit of the evaluation says how far the model still follows
+_LIMITS = """The model was not trained on other channels, stains, scanners or scales than those above. In its training
+data, the tissue share predicts the label; the evaluation's shortcut audit measures how far the model still relies on
 it."""
 _UNKNOWN_SCALE = """The um/px of its training patches are unknown. Every slide is predicted at its own scale, with a
-warning; where the training patches had another scale the probabilities mean nothing."""
-_SELECTED = """The model was selected on these patches, so the numbers flatter it; judge it by `pathopatch evaluate` on
-patients that neither training nor selection has seen. Group accuracies of few patches are noisy."""
+warning; if the training patches had another scale, the probabilities mean nothing."""
+_SELECTED = """The model was selected on these patches, so the numbers are optimistic. Run `pathopatch evaluate` on
+patients that neither training nor selection has used. Group accuracies of few patches are noisy."""
 _MEASURES = (
     ("wga", "worst-group accuracy"),
     ("gba", "group-balanced accuracy"),
@@ -132,8 +132,8 @@ def _data(spec: BundleSpec) -> str:
     parts = [_table(("", "slides", "patients", "patches"), rows)]
     if spec.data.get("learnt_from_val"):
         parts.append(
-            f"Of the validation patches {spec.data['learnt_from_val']} were learnt from; "
-            "the numbers below are of the others."
+            f"{spec.data['learnt_from_val']} of the validation patches were trained on; "
+            "the numbers below are for the others."
         )
     trained, *rest = (part for _, part in summaries)
     # Training may draw by bins while validation selects at a threshold: other groups have no column here.
@@ -162,9 +162,9 @@ def _validation(spec: BundleSpec) -> str:
     parts = [_table(("at the decision threshold", "", "95 % interval", "with threshold 0"), measures)]
     if metrics.get("patients"):
         parts.append(
-            f"The intervals draw the {metrics['patients']} validation patients again, not the patches."
+            f"The intervals resample the {metrics['patients']} validation patients, not the patches."
             if metrics["patients"] > 1
-            else "There is one validation patient, which says nothing of how patients differ: no interval."
+            else "There is one validation patient, so variation between patients is unknown: no interval."
         )
     if groups := _group_accuracies(spec):
         parts.append(_table((f"group {groups[0]}", "patches", "accuracy"), groups[1]))
@@ -205,8 +205,8 @@ def _limits_of_data(spec: BundleSpec) -> list[str]:
         limits.append(f"The smallest training group has {least} patches: {smallest}.")
     if spec.group_metrics.get("is_threshold_tuned"):
         limits.append(
-            "The decision threshold was chosen on the validation patches that its numbers are given for; another "
-            "scanner or another share of tumour may need another one."
+            "The decision threshold was chosen on the validation patches of these numbers; another scanner or share of "
+            "tumour may need another one."
         )
     return limits
 
@@ -238,7 +238,7 @@ def _number(value: Any) -> str:
     """Return a number as text."""
     if isinstance(value, float):
         return f"{value:.4g}" if _is_number(value) else "not known"
-    return "not known" if value is None else str(value)  # a file has null for NaN, and both read the same
+    return "not known" if value is None else str(value)  # a file stores NaN as null: both read the same
 
 
 def _is_number(value: Any) -> bool:

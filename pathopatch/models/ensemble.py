@@ -83,7 +83,7 @@ class Ensemble:
         if len(self.members) == 1:
             no_spread = np.full(margins.shape[1], np.nan)
             return EnsembleOutput(margins[0], sigmoid(margins[0] / self.spec.temperature), no_spread)
-        # Calibrate before averaging, or the least certain temperature would dominate the mean.
+        # Calibrate before averaging: otherwise an overconfident member, with large logits, would dominate the mean.
         calibrated = margins / np.array([[member.spec.temperature] for member in self.members])
         logit = calibrated.mean(axis=0)
         return EnsembleOutput(logit, sigmoid(logit), sigmoid(calibrated).std(axis=0, ddof=1))

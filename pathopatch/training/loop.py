@@ -162,8 +162,6 @@ def _evaluate(run: Run, phase: Phase, state: State) -> bool:
             return False
         measures = validation_measures(logits, run.val.label[index], run.val.attribute[index])
         run.shown.update({"val_wga": measures["wga"], "val_gba": measures["gba"]})
-        if phase.on_validation is not None:
-            phase.on_validation(state.objective, measures)
     row |= {"val_wga": measures.get("wga"), "val_gba": measures.get("gba")} | state.report
     state.history = [*state.history, row]
     new_score = [float(state.step)] if rule == "last" else score(measures, rule)

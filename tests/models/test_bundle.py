@@ -89,7 +89,7 @@ def test_a_model_of_four_classes_keeps_their_names_and_decision_rule(tmp_path):
 def test_two_classes_keep_their_names_and_their_rule_on_the_card(bundle):
     assert class_names(2) == load_model(bundle).spec.class_names
     card = (bundle / "README.md").read_text()
-    assert "whether it is tumour or non-tumour." in card
+    assert "each patch of a slide as tumour or non-tumour." in card
     assert "tumour if the logit exceeds 0.25 (chosen for: none)" in card
 
 

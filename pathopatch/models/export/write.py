@@ -24,8 +24,8 @@ _METADATA, _README = "export.json", "README.md"
 _NETWORK = {"torchscript": "model.pt", "onnx": "model.onnx", "wsinfer": wsinfer.WEIGHTS}
 
 _TAKES = """It takes **patches**: float32 of shape (N, {c}, {p}, {p}), any N, cut at {mpp}, channels in the order
-{channels}. Values are scaled to [0, 1] and clipped: {intensity}.{align} What overhangs the slide
-is filled with its background. It returns **probabilities**: float32 of shape (N, {k}), in the order {classes}. The
+{channels}. Values are scaled to [0, 1] and clipped: {intensity}.{align} Parts of a patch outside the slide are filled
+with its background. It returns **probabilities**: float32 of shape (N, {k}), in the order {classes}. The
 resampling to the network's {input_px} px, the standardisation and the temperature are inside: do not add them again."""
 
 _TORCHSCRIPT = """# {method} as TorchScript
@@ -54,7 +54,7 @@ _ONNX = """# {method} as ONNX
     session = onnxruntime.InferenceSession("model.onnx")
     probability = session.run(["probabilities"], {{"patches": patches}})[0][:, 1]  # of {second}
 
-Patches of another shape are refused. Values outside [0, 1] are not: they give numbers, wrong ones.
+Patches of another shape are refused. Values outside [0, 1] are not refused, and give wrong probabilities.
 """
 
 _WSINFER = """# {method} for wsinfer and QuPath
@@ -65,15 +65,15 @@ In QuPath put this folder into the user directory of the wsinfer extension. Both
 {p} px at {mpp}, standardise them as `config.json` says, and take the softmax of what the network returns: its logits
 divided by the temperature. The resampling to the network's {input_px} px is inside.
 
-What differs from `pathopatch predict`:
+Differences from `pathopatch predict`:
 
 - **The decision.** Neither program knows a threshold: QuPath marks the class of the largest probability.
   {decision}
 - **The scale.** On a slide of {mpp} the probabilities are the same to 0.00001. On a finer one both programs cut whole
   level-0 pixels and shrink them by filters of their own; pathopatch takes exact area means. On H&E the pixels then
   differ by a grey value or two on average, and by far more at edges: compare some slides before relying on a threshold.
-- **Where.** The patches stand on the other program's grid, inside its own tissue mask; at the slide's edge they are
-  filled with black.
+- **The grid.** The patches lie on the other program's grid, inside its own tissue mask; beyond the slide's edge they
+  are filled with black.
 """
 _TEXTS = {"torchscript": _TORCHSCRIPT, "onnx": _ONNX, "wsinfer": _WSINFER}
 
