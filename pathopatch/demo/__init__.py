@@ -1,1 +1,1 @@
-"""How the whole pipeline shows itself on slides of known truth: a synthetic cohort, and the study that runs on it."""
+"""The demo: synthetic slides of known truth, and the study that runs on them."""

@@ -1,15 +1,15 @@
-"""Which synthetic multimodal slides make a cohort whose truth is known, with or without the tissue-area shortcut.
+"""Make a cohort of synthetic multimodal slides of known truth, with or without the tissue-area shortcut.
 
-A slide is a grid of square fields of one patch each, side by side. A field holds one tissue island, small or large, all
-tumour or all non-tumour, or it is blank. With the shortcut nearly all tumour islands of the training slides are large
-and nearly all others small; validation and test are balanced over label and size, so they show who leaned on the size.
+A slide is a grid of square fields of one patch each. A field is blank, or holds one tissue island: small or large, all
+tumour or all non-tumour. With the shortcut, nearly all tumour islands of the training slides are large and nearly all
+others small. Validation and test are balanced over label and size, so they show which models learned the size.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import NormalDist
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, write_bytes
+from pathopatch.core.progress import Progress
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
 from pathopatch.slides.manifest import SPLITS
 
@@ -31,12 +32,11 @@ MASK_SCALE = 4
 """Slide pixels per pixel of a tumour mask, each way."""
 
 Size = Literal["small", "between", "large", "blank"]
-Progress = Callable[[str, int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CohortSpec:
-    """The numbers of a cohort; triples are for train, val, test.
+    """Numbers that define a cohort; triples of int are for train, val, test.
 
     Raises
     ------
@@ -45,7 +45,7 @@ class CohortSpec:
     """
 
     slides: tuple[int, int, int] = (28, 8, 12)  # 3,548, 1,014 and 1,520 patches; 250 and 370 in a balanced group
-    patients: tuple[int, int, int] = (14, 6, 8)  # some have two slides, as in life
+    patients: tuple[int, int, int] = (14, 6, 8)  # some have two slides, as in real cohorts
     fields: int = 12  # a side: 144 fields a slide
     field_px: int = 96  # one patch; 96 um show some ten nuclei even in a small island
     mpp: float = 1.0  # a nucleus is 5 to 11 px
@@ -56,8 +56,10 @@ class CohortSpec:
     between_share: float = 0.02  # of each class: the thresholds differ, and neither lies off the gap
     minority_share: float = 0.04  # of each class in train, with the shortcut; with those between, 4 to 6 %
     grade_mean: float = 0.86  # of tumour; of non-tumour it is the opposite
-    grade_sd_small: float = 0.34  # the classes overlap; a small island shows few nuclei and is harder to read anyway,
-    grade_sd_large: float = 0.44  # so large ones overlap more: no reader of the texture passes 97.5 % on them
+    # The classes overlap. A small island shows few nuclei and is harder to classify anyway, so large ones overlap more:
+    # no classifier of the texture exceeds 97.5 % on them.
+    grade_sd_small: float = 0.34
+    grade_sd_large: float = 0.44
     gain: tuple[float, float, float] = (400.0, 300.0, 240.0)  # mean counts inside tissue: CARS, TPEF, SHG
     gain_spread: float = 0.25  # log-normal sd over slides: laser power, detector voltage
     nucleus_scale_spread: float = 0.04  # log-normal sd over patients
@@ -67,12 +69,12 @@ class CohortSpec:
     shot_noise: float = 0.8  # variance per count of signal
     vignetting: float = 0.25  # light lost in the corner of a scan tile
     seam_spread: float = 0.02  # sd of the gain from scan tile to scan tile
-    mosaic_px: int = 256  # side of a scan tile; no multiple of the patch, or a patch would know its place
+    mosaic_px: int = 256  # side of a scan tile; no multiple of the patch, or vignetting would show its place
     optics_um: float = 0.7  # Gaussian sigma of the focus
     texture: TextureSpec = field(default_factory=TextureSpec)
 
     def __post_init__(self) -> None:
-        if any(not 1 <= few <= many for few, many in zip(self.patients, self.slides, strict=True)):
+        if any(not 1 <= patients <= slides for patients, slides in zip(self.patients, self.slides, strict=True)):
             raise InputUnsupportedError(
                 f"{self.patients} patients for {self.slides} slides",
                 place="CohortSpec",
@@ -88,7 +90,7 @@ class CohortSpec:
 
 @dataclass(frozen=True)
 class Field:
-    """What one field holds.
+    """Content of one field.
 
     Parameters
     ----------
@@ -99,7 +101,7 @@ class Field:
     share : float
         Share of the field that is tissue, in [0, 1].
     grade : float
-        How tumorous its texture is: about 1 for tumour, -1 for non-tumour, with overlap.
+        How tumour-like its texture is: about 1 for tumour, -1 for non-tumour, with overlap.
     """
 
     label: int
@@ -117,24 +119,24 @@ def make_cohort(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a cohort of slides, their tumour masks, a manifest and the truth of every patch; return the manifest.
+    """Write a cohort of slides, their tumour masks, a manifest and the truth of every patch.
 
-    Equal arguments give equal bytes. A finished cohort of the same arguments is left as it is.
+    Equal arguments give equal bytes. A finished cohort of the same arguments is kept.
 
     Parameters
     ----------
     out : Path
         Folder for ``manifest.csv``, ``truth.csv``, ``cohort.json``, ``slides/`` (one TIFF a channel) and ``masks/``.
     seed : int
-        Fixes everything.
+        Of all random numbers.
     shortcut : bool
-        Whether the training slides carry the shortcut; without it they are balanced as validation and test are.
+        Whether the training slides have the shortcut; without it they are balanced as validation and test are.
     spec : CohortSpec, optional
-        The numbers of the cohort; None for the defaults.
+        Numbers of the cohort; None for the defaults.
     force : bool
         Replace a cohort of other arguments.
     progress : callable, optional
-        Called after each slide with a word, the slides done, their number and the slide's id.
+        Called after each slide with "slides", the slides done, their number and the slide's id.
 
     Returns
     -------
@@ -144,7 +146,7 @@ def make_cohort(
     Raises
     ------
     StaleArtefactError
-        A cohort of other arguments stands there and `force` is off.
+        A cohort of other arguments is there and `force` is off.
     DiskFullError
         No space was left.
     """
@@ -157,10 +159,10 @@ def make_cohort(
         facts.unlink(missing_ok=True)
         rows: list[dict[str, Any]] = []
         truth: list[dict[str, Any]] = []
-        for slide_id, patient_id, split, fields, style, rng in _cohort(seed, shortcut, spec):
+        for slide_id, patient_id, split, fields, style, rng in _plan_cohort(seed, shortcut, spec):
             pixels, tumor = draw_slide(fields, style, rng=rng, spec=spec)
             rows.append(_write_slide(out, slide_id, pixels, tumor, spec) | {"patient_id": patient_id, "split": split})
-            truth += _truth(slide_id, split, fields, spec)
+            truth += _truth_rows(slide_id, split, fields, spec)
             if progress:
                 progress("slides", len(rows), sum(spec.slides), slide_id)
         names = ("slide_id", "patient_id", "split", *(f"path:{c}" for c in CHANNELS), "mpp", "tumor_mask", "background")
@@ -171,19 +173,7 @@ def make_cohort(
 
 
 def plan_split(split: str, *, rng: np.random.Generator, shortcut: bool, spec: CohortSpec) -> list[list[Field]]:
-    """Return the fields of each slide of one split, in an order without meaning; groups are spread evenly over slides.
-
-    Parameters
-    ----------
-    split : {"train", "val", "test"}
-        Which split.
-    rng : numpy.random.Generator
-        Source of randomness.
-    shortcut : bool
-        Whether the training slides carry the shortcut.
-    spec : CohortSpec
-        The numbers of the cohort.
-    """
+    """Return the fields of each slide of one split in any order, with the groups spread evenly over the slides."""
     n_slides = spec.slides[SPLITS.index(split)]
     total = n_slides * spec.fields**2
     per_class = (total - round(spec.blank_share * total)) // 2
@@ -191,39 +181,31 @@ def plan_split(split: str, *, rng: np.random.Generator, shortcut: bool, spec: Co
     is_skewed = shortcut and split == "train"
     minority = round(spec.minority_share * per_class) if is_skewed else (per_class - between) // 2
     majority = per_class - between - minority
-    found: list[Field] = []
+    fields: list[Field] = []
     for label, small, large in ((0, majority, minority), (1, minority, majority)):
         for size, count in (("small", small), ("between", between), ("large", large)):
             low, high = getattr(spec, size)
-            found += _group(label, size, count, low=low, high=high, rng=rng, spec=spec)  # type: ignore[arg-type]
-    found += [Field(0, "blank", 0.0, 0.0)] * (total - len(found))
-    return [found[start::n_slides] for start in range(n_slides)]
+            fields += _group(label, size, count, low=low, high=high, rng=rng, spec=spec)  # type: ignore[arg-type]
+    fields += [Field(0, "blank", 0.0, 0.0)] * (total - len(fields))
+    # Every n-th field: each slide gets its part of each group.
+    return [fields[start::n_slides] for start in range(n_slides)]
 
 
 def _group(
     label: int, size: Size, count: int, *, low: float, high: float, rng: np.random.Generator, spec: CohortSpec
 ) -> list[Field]:
-    """Return fields of one label and size; shares and grades are spread evenly: no group is harder by chance."""
+    """Return fields of one label and size with random shares and grades."""
+    # Evenly spaced quantiles in random order, not random draws: no group is harder than planned by chance.
     quantiles = (np.arange(count) + 0.5) / max(count, 1)
     shares = low + (high - low) * rng.permutation(quantiles)
     sd = spec.grade_sd_small if size == "small" else spec.grade_sd_large
     grades = NormalDist(spec.grade_mean * (2 * label - 1), sd)
-    drawn = rng.permutation([grades.inv_cdf(q) for q in quantiles])
-    return [Field(label, size, float(s), float(g)) for s, g in zip(shares, drawn, strict=True)]
+    grade = rng.permutation([grades.inv_cdf(q) for q in quantiles])
+    return [Field(label, size, float(s), float(g)) for s, g in zip(shares, grade, strict=True)]
 
 
-def arrange(fields: Sequence[Field], *, side: int, rng: np.random.Generator) -> list[Field]:
-    """Return the fields in row-major order of a grid: most tissue lies together, glass at the rim, loosely.
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        ``side**2`` of them.
-    side : int
-        Fields a row.
-    rng : numpy.random.Generator
-        Source of randomness.
-    """
+def _arrange(fields: Sequence[Field], *, side: int, rng: np.random.Generator) -> list[Field]:
+    """Return the ``side**2`` fields in row-major order: mostly tissue in the middle, glass at the rim."""
     axis = (np.arange(side) + 0.5) / side - 0.5
     radius = np.hypot(axis[None, :], axis[:, None])
     depth = smooth_noise((side, side), side / 3, rng) - 5 * radius + 0.7 * rng.standard_normal((side, side))
@@ -236,18 +218,18 @@ def arrange(fields: Sequence[Field], *, side: int, rng: np.random.Generator) -> 
 def draw_slide(
     fields: Sequence[Field], style: SlideStyle, *, rng: np.random.Generator, spec: CohortSpec
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Return a slide and where its tumour is.
+    """Return the pixels of a slide and its tumour mask.
 
     Parameters
     ----------
     fields : sequence of Field
         In row-major order of the grid.
     style : SlideStyle
-        What is the slide's own.
+        Properties of the slide.
     rng : numpy.random.Generator
         Source of randomness.
     spec : CohortSpec
-        The numbers of the cohort.
+        Numbers of the cohort.
 
     Returns
     -------
@@ -271,12 +253,13 @@ def draw_slide(
         )
         tumor[y : y + step, x : x + step] = item.label * tissue
     pixels = np.stack([_scan(plane, rng=rng, spec=spec) for plane in signal])
+    # A mask pixel that holds any tumour is set.
     blocks = tumor.reshape(side // MASK_SCALE, MASK_SCALE, side // MASK_SCALE, MASK_SCALE)
     return pixels, (255 * blocks.max(axis=(1, 3))).astype(np.uint8)
 
 
 def _scan(signal: Floats, *, rng: np.random.Generator, spec: CohortSpec) -> NDArray[np.uint16]:
-    """Return detector counts: focus, vignetting and seams of the mosaic, shot and read noise."""
+    """Return detector counts: with the blur of the focus, vignetting and seams of the mosaic, shot and read noise."""
     side = signal.shape[0]
     blurred = cv2.GaussianBlur(signal, (0, 0), spec.optics_um / spec.mpp)
     axis = np.linspace(-1, 1, spec.mosaic_px, dtype=np.float32)
@@ -290,27 +273,28 @@ def _scan(signal: Floats, *, rng: np.random.Generator, spec: CohortSpec) -> NDAr
     return np.asarray(counts.clip(0, 65535), dtype=np.uint16)
 
 
-def _cohort(
+def _plan_cohort(
     seed: int, shortcut: bool, spec: CohortSpec
 ) -> Iterator[tuple[str, str, str, list[Field], SlideStyle, np.random.Generator]]:
-    """Yield id, patient, split, fields, style and randomness of each slide; each slide has a stream of its own."""
+    """Yield slide_id, patient_id, split, fields, style and random generator of each slide."""
     for number, split in enumerate(SPLITS):
         plan = plan_split(split, rng=np.random.default_rng([seed, number]), shortcut=shortcut, spec=spec)
         for index, fields in enumerate(plan):
             patient = index % spec.patients[number]
-            of_patient = np.random.default_rng([seed, number, 1, patient])
+            # Own generators: how a slide is drawn does not depend on the slides before it.
+            patient_rng = np.random.default_rng([seed, number, 1, patient])
             rng = np.random.default_rng([seed, number, 2, index])
             style = SlideStyle(
                 gain=_gain(spec, rng),
-                nucleus_scale=float(np.exp(of_patient.normal(0, spec.nucleus_scale_spread))),
+                nucleus_scale=float(np.exp(patient_rng.normal(0, spec.nucleus_scale_spread))),
                 fibre_scale=float(np.exp(rng.normal(0, spec.fibre_scale_spread))),
             )
             slide_id, patient_id = f"{split}-{index + 1:02d}", f"patient-{split}-{patient + 1:02d}"
-            yield slide_id, patient_id, split, arrange(fields, side=spec.fields, rng=rng), style, rng
+            yield slide_id, patient_id, split, _arrange(fields, side=spec.fields, rng=rng), style, rng
 
 
 def _gain(spec: CohortSpec, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Return the mean counts of a slide's channels."""
+    """Return random mean counts of a slide's channels."""
     cars, tpef, shg = np.array(spec.gain) * np.exp(rng.normal(0, spec.gain_spread, 3))
     return float(cars), float(tpef), float(shg)
 
@@ -318,7 +302,7 @@ def _gain(spec: CohortSpec, rng: np.random.Generator) -> tuple[float, float, flo
 def _write_slide(
     out: Path, slide_id: str, pixels: NDArray[np.uint16], tumor: NDArray[np.uint8], spec: CohortSpec
 ) -> dict[str, Any]:
-    """Write a TIFF for each channel and the mask; return what the manifest says of them."""
+    """Write a TIFF for each channel and the mask; return their cells of the manifest."""
     row: dict[str, Any] = {"slide_id": slide_id, "mpp": f"{spec.mpp:g}", "background": "dark"}
     for name, plane in zip(CHANNELS, pixels, strict=True):
         row[f"path:{name}"] = f"slides/{slide_id}_{name}.tif"
@@ -328,7 +312,8 @@ def _write_slide(
                 plane,
                 tile=(256, 256),
                 compression="zlib",
-                compressionargs={"level": 1},  # mostly noise: higher levels cost time and save nothing
+                # The pixels are mostly noise: higher levels cost time and save nothing.
+                compressionargs={"level": 1},
                 predictor=True,
                 photometric="minisblack",
                 resolution=(1e4 / spec.mpp, 1e4 / spec.mpp),
@@ -341,7 +326,7 @@ def _write_slide(
     return row
 
 
-def _truth(slide_id: str, split: str, fields: Sequence[Field], spec: CohortSpec) -> list[dict[str, Any]]:
+def _truth_rows(slide_id: str, split: str, fields: Sequence[Field], spec: CohortSpec) -> list[dict[str, Any]]:
     """Return a row for each field; x and y are its top-left corner, level-0 px."""
     return [
         {

@@ -1,8 +1,8 @@
-"""What the tissue of one field of a synthetic slide looks like in CARS, TPEF and SHG, given how tumorous it is.
+"""Draw the tissue of one field of a synthetic slide in CARS, TPEF and SHG.
 
-The label shows in the texture alone: tumour has more, smaller and rounder nuclei and fewer, shorter collagen fibres.
-How far a field goes that way is its *grade*, a number that overlaps between the classes as it does in life. The mean
-of each channel inside the tissue is set afterwards, so that it tells next to nothing about the label.
+Only the texture depends on the label: tumour has more, smaller and rounder nuclei and fewer, shorter collagen fibres.
+The *grade* of a field says how much, and overlaps between the classes as in real tissue. The mean of each channel
+inside the tissue is set afterwards, nearly independent of the label.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _ONE = 1 << _SHIFT
 
 @dataclass(frozen=True, kw_only=True)
 class TextureSpec:
-    """The numbers of the texture; pairs go from plain non-tumour (grade -1) to plain tumour (grade 1)."""
+    """Numbers of the texture; pairs are for clear non-tumour (grade -1) and clear tumour (grade 1)."""
 
-    nucleus_diameter_um: tuple[float, float] = (11.0, 5.5)  # large resting nuclei against small ones
-    nucleus_aspect: tuple[float, float] = (2.2, 1.1)  # spindles against discs
+    nucleus_diameter_um: tuple[float, float] = (11.0, 5.5)
+    nucleus_aspect: tuple[float, float] = (2.2, 1.1)  # spindles, discs
     nucleus_cover: tuple[float, float] = (0.13, 0.36)  # share of the tissue; with the size, 11 times as many nuclei
     nucleus_spread: float = 0.12  # log-normal sd of a nucleus' diameter: cells of one field differ
     nucleus_depth: tuple[float, float, float] = (0.4, 0.65, 0.5)  # dim in all three, in CARS still brighter than glass
@@ -34,12 +34,12 @@ class TextureSpec:
     shg_depletion: float = 0.25  # log ratio of the SHG means: real, and weak beside the jitter
     mean_jitter: tuple[float, float, float] = (0.18, 0.18, 0.4)  # log-normal sd of a field's channel means
     droplets_per_100um2: float = 0.5  # lipid droplets in CARS, granules in TPEF, whatever the label
-    grade_limit: float = 1.8  # grades beyond are drawn as this, so that no size runs away
+    grade_limit: float = 1.8  # grades beyond are drawn as this: extrapolated sizes would be absurd
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlideStyle:
-    """What is the slide's own and not the label's."""
+    """Properties of a slide that do not depend on the label."""
 
     gain: tuple[float, float, float]  # mean counts inside tissue: CARS, TPEF, SHG
     nucleus_scale: float  # factor on all nuclear diameters
@@ -47,17 +47,7 @@ class SlideStyle:
 
 
 def smooth_noise(shape: tuple[int, int], scale_px: float, rng: np.random.Generator) -> Floats:
-    """Return a smooth random field of mean 0 and sd about 1.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Height and width, px.
-    scale_px : float
-        Size of its features, px.
-    rng : numpy.random.Generator
-        Source of randomness.
-    """
+    """Return a smooth random field of mean 0 and sd about 1; `scale_px` is the size of its features."""
     height, width = shape
     rows, columns = (max(4, int(np.ceil(side / scale_px)) + 3) for side in shape)
     coarse = rng.standard_normal((rows, columns), dtype=np.float32)
@@ -65,21 +55,12 @@ def smooth_noise(shape: tuple[int, int], scale_px: float, rng: np.random.Generat
         coarse, (int(np.ceil(columns * scale_px)), int(np.ceil(rows * scale_px))), interpolation=cv2.INTER_CUBIC
     )
     top, left = ((have - want) // 2 for have, want in zip(fine.shape, shape, strict=True))
+    # Interpolation lowers the sd; 1.4 restores it.
     return np.asarray(fine[top : top + height, left : left + width] * 1.4, dtype=np.float32)
 
 
 def island(field_px: int, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return a tissue island: a smooth blob of the given share of a square field, and never outside it.
-
-    Parameters
-    ----------
-    field_px : int
-        Side of the field, px.
-    share : float
-        Share of the field that is tissue, in [0, 1]; met to a pixel.
-    rng : numpy.random.Generator
-        Source of randomness.
-    """
+    """Return the mask of a tissue island: a smooth blob that covers a share of a square field, to the pixel."""
     axis = (np.arange(field_px, dtype=np.float32) + 0.5) / field_px - 0.5
     reach = 0.5 - 0.5 * np.sqrt(share)  # how far the centre may lie off, so that the blob fits
     cx, cy = rng.uniform(-0.8 * reach, 0.8 * reach, 2).astype(np.float32)
@@ -88,9 +69,10 @@ def island(field_px: int, share: float, rng: np.random.Generator) -> NDArray[np.
     roughness = 0.22 * (1 - 0.6 * share)
     ragged = np.log(distance) / power - roughness * smooth_noise((field_px, field_px), field_px / 4, rng)
     count = round(share * field_px * field_px)
-    found = np.zeros(field_px * field_px, dtype=bool)
-    found[np.argpartition(ragged.ravel(), count - 1)[:count]] = True
-    return found.reshape(field_px, field_px)
+    # The `count` pixels nearest to the centre: exactly the wanted area, whatever the shape.
+    mask = np.zeros(field_px * field_px, dtype=bool)
+    mask[np.argpartition(ragged.ravel(), count - 1)[:count]] = True
+    return mask.reshape(field_px, field_px)
 
 
 def draw_field(
@@ -109,11 +91,11 @@ def draw_field(
     tissue : ndarray of bool, shape (H, W)
         Where there is tissue.
     grade : float
-        How tumorous the tissue looks: -1 plain non-tumour, 1 plain tumour.
+        How tumour-like the tissue looks: -1 clear non-tumour, 1 clear tumour.
     style : SlideStyle
-        What is the slide's own.
+        Properties of the slide.
     spec : TextureSpec
-        The numbers of the texture.
+        Numbers of the texture.
     mpp : float
         Micrometres per pixel.
     rng : numpy.random.Generator
@@ -142,6 +124,7 @@ def draw_field(
     )
     depth = np.array(spec.nucleus_depth, dtype=np.float32)[:, None, None]
     signals = np.maximum(signals, 0.1) * (1 - depth * nuclei) * tissue
+    # Setting the means last removes the brightness that the texture above gave to each class.
     means = np.array(style.gain) * np.exp(rng.normal(0, spec.mean_jitter))
     means[2] *= np.exp(-spec.shg_depletion * (t - 0.5))
     scale = means / signals[:, tissue].mean(axis=1)
@@ -149,7 +132,7 @@ def draw_field(
 
 
 def _between(ends: tuple[float, float], t: float) -> float:
-    """Return the geometric interpolation of two positive ends; t may lie a little outside [0, 1]."""
+    """Return the geometric interpolation of two positive numbers, which stays positive for t outside [0, 1]."""
     return float(ends[0] * (ends[1] / ends[0]) ** t)
 
 
@@ -163,7 +146,7 @@ def _nuclei(
     mpp: float,
     rng: np.random.Generator,
 ) -> Floats:
-    """Return nuclear cover in [0, 1]: ellipses at random places that mostly keep off each other."""
+    """Return nuclear cover in [0, 1], shape (H, W): ellipses at random places with little overlap."""
     diameter = _between(spec.nucleus_diameter_um, t) * style.nucleus_scale / mpp
     aspect = max(1.0, _between(spec.nucleus_aspect, t))
     cover = min(0.4, _between(spec.nucleus_cover, t))
@@ -171,6 +154,7 @@ def _nuclei(
     wanted = cover * len(ys) / (np.pi / 4 * diameter**2)
     count = int(wanted) + int(rng.random() < wanted % 1)
     canvas = np.zeros(tissue.shape, dtype=np.uint8)
+    # More places than nuclei, since a place inside an earlier nucleus is skipped.
     picks = rng.integers(0, len(ys), 12 * count)
     sizes = diameter * np.exp(rng.normal(0, spec.nucleus_spread, 12 * count))
     angles = direction + rng.normal(0, 0.35, 12 * count)
@@ -197,7 +181,7 @@ def _fibres(
     mpp: float,
     rng: np.random.Generator,
 ) -> Floats:
-    """Return wavy collagen fibres in [0, 1] along one direction."""
+    """Return wavy collagen fibres in [0, 1], shape (H, W), along one direction."""
     area_um2 = shape[0] * shape[1] * mpp**2
     count = max(3, round(_between(spec.fibres_per_100um2, t) * style.fibre_scale * area_um2 / 100))
     length = _between(spec.fibre_length_um, t) / mpp * np.exp(rng.normal(0, 0.3, count))
@@ -209,7 +193,8 @@ def _fibres(
     dy = length[:, None] * (along * np.sin(angle)[:, None] + wave * np.cos(angle)[:, None])
     lines = np.stack([start[:, :1] + dx, start[:, 1:] + dy], axis=-1)  # (count, 9, 2)
     points = np.rint(lines * _ONE).astype(np.int32)
-    layers = np.zeros((3, *shape), dtype=np.uint8)  # brightness differs by layer; crossings add up
+    # Fibres of one layer have one brightness. Layers add up, so crossings are brighter.
+    layers = np.zeros((3, *shape), dtype=np.uint8)
     for index, layer in enumerate(layers):
         cv2.polylines(
             layer, list(points[index::3]), False, 255, max(1, round(spec.fibre_width_um / mpp)), cv2.LINE_AA, _SHIFT
@@ -219,7 +204,7 @@ def _fibres(
 
 
 def _droplets(shape: tuple[int, int], spec: TextureSpec, mpp: float, rng: np.random.Generator) -> Floats:
-    """Return small bright dots of about 2 um."""
+    """Return small bright dots of about 2 um, shape (H, W)."""
     count = round(spec.droplets_per_100um2 * shape[0] * shape[1] * mpp**2 / 100)
     dots = np.zeros(shape, dtype=np.float32)
     dots[rng.integers(0, shape[0], count), rng.integers(0, shape[1], count)] = rng.exponential(6, count)
