@@ -70,7 +70,7 @@ def predict(
 ) -> None:
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.core.config import PredictConfig, load_settings
-    from pathopatch.slides.pseudonyms import pseudonymous
+    from pathopatch.slides.pseudonyms import pseudonymize
     from pathopatch.stages.check import slides_to_predict
     from pathopatch.stages.predict import predict_cohort
 
@@ -86,7 +86,7 @@ def predict(
     )
     cohort = slides_to_predict(source, slide_id=slide_id)
     if config.deidentify:
-        named, cohort = cohort, pseudonymous(cohort)
+        named, cohort = cohort, pseudonymize(cohort)
         for before, after in zip(named, cohort, strict=True):
             say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
     if dry_run:

@@ -1,4 +1,4 @@
-"""What is a slide called where nothing may say whose it is? A name made of its content, and of nothing else."""
+"""De-identify slides: a name made of the content of a slide's files, and of nothing else."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ _DIGITS = 16
 _PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
 
 
-def pseudonymous(rows: Sequence[SlideRow]) -> list[SlideRow]:
-    """Return the rows under names that neither ids nor files can be read out of; without patients.
+def pseudonymize(rows: Sequence[SlideRow]) -> list[SlideRow]:
+    """Return the rows with pseudonyms as slide ids and without patients.
 
-    A slide has the same name whenever and wherever it is worked on, as long as its files' content is the same. One
-    whose files cannot be read is called by its row.
+    A slide has the same pseudonym in every run, as long as the content of its files is the same.
 
     Parameters
     ----------
@@ -33,65 +32,68 @@ def pseudonymous(rows: Sequence[SlideRow]) -> list[SlideRow]:
     DuplicateIdError
         Two rows are one slide.
     """
-    found: dict[str, SlideRow] = {}
+    by_pseudonym: dict[str, SlideRow] = {}
     for row in rows:
         name = pseudonym(row)
-        if name in found:
+        if name in by_pseudonym:
             raise DuplicateIdError(
-                f"rows {found[name].row} and {row.row} are one slide", place=name, remedy="name each slide once"
+                f"rows {by_pseudonym[name].row} and {row.row} are one slide",
+                place=name,
+                remedy="name each slide once",
             )
-        found[name] = replace(row, slide_id=name, patient_id="")
-    return list(found.values())
+        by_pseudonym[name] = replace(row, slide_id=name, patient_id="")
+    return list(by_pseudonym.values())
 
 
 def pseudonym(row: SlideRow) -> str:
-    """Return the name of a row's slide, made of its files' content, their channels, and pages or planes."""
+    """Return a slide's name made of its files' content, their channels, and pages or planes."""
     sources = row.source if isinstance(row.source, dict) else {"": row.source}
     try:
         parts = {}
         for channel, text in sources.items():
-            chosen = Fragment(text) if Path(text).exists() else split_fragment(text)
-            parts[channel] = [fingerprint_file(Path(chosen.path)), str(replace(chosen, path=""))]
-    except (InputMissingError, OSError):  # what is wrong with its files is said when it is worked on
+            fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
+            parts[channel] = [fingerprint_file(Path(fragment.path)), str(replace(fragment, path=""))]
+    except (InputMissingError, OSError):
+        # The error itself is reported when the slide is opened; until then it needs a name.
         return f"slide-of-row-{row.row}"
     return f"slide-{fingerprint(parts)[:_DIGITS]}"
 
 
-def require_apart(out: Path, *, deidentify: bool) -> None:
-    """Refuse to work on slides without their names where slides have theirs, or the other way round.
-
-    The tables of a work folder hold every slide that was ever predicted into it, and side by side a name tells whose a
-    pseudonym is.
+def require_unmixed(out: Path, *, deidentify: bool) -> None:
+    """Refuse to put de-identified slides and named ones into one work folder.
 
     Parameters
     ----------
     out : Path
-        Work folder; it need not be there yet.
+        Work folder; it may not exist yet.
     deidentify : bool
-        Whether what comes names nobody.
+        Whether the slides of this run are de-identified.
 
     Raises
     ------
     InputUnsupportedError
-        Slides of the other kind stand there.
+        The folder holds slides of the other kind.
     """
+    # The tables of a work folder list every slide that was predicted into it: a name beside a pseudonym would tell
+    # whose slide it is.
     ids = {path.stem for pattern in ("status/*.json", "predictions/*.parquet") for path in out.glob(pattern)}
-    nameless = {name for name in ids if _PSEUDONYM.fullmatch(name) and not _says_whose(out, name)}
-    if deidentify and (ids - nameless or WorkFolder(out).slides.exists()):
+    deidentified = {name for name in ids if _PSEUDONYM.fullmatch(name) and not _is_identified(out, name)}
+    if deidentify and (ids - deidentified or WorkFolder(out).slides.exists()):
         raise InputUnsupportedError(
             "the folder names slides: they were worked on without --deidentify",
             place=str(out),
-            remedy="choose another folder for what is to name nobody",
+            remedy="choose another folder for de-identified outputs",
         )
-    if nameless and not deidentify:
+    if deidentified and not deidentify:
         raise InputUnsupportedError(
-            f"slides stand here without their names ({len(nameless)}), and would stand beside names",
+            f"the folder holds de-identified slides ({len(deidentified)}), and this run would add named ones",
             place=str(out),
             remedy="give --deidentify as before, or choose another folder",
         )
 
 
-def _says_whose(out: Path, slide_id: str) -> bool:
-    """Return whether a slide's status says of which patient it is, or where it lies."""
+def _is_identified(out: Path, slide_id: str) -> bool:
+    """Return whether a slide's status names its patient or its files."""
+    # A user's own slide id may look like a pseudonym.
     entries = [entry for entry in read_status(out, slide_id).values() if isinstance(entry, dict)]
     return any(entry.get(name) for entry in entries for name in ("patient_id", "source"))

@@ -25,7 +25,7 @@ from pathopatch.core.errors import PathopatchError
 from pathopatch.core.text import pluralize
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.slides.pseudonyms import require_apart
+from pathopatch.slides.pseudonyms import require_unmixed
 from pathopatch.stages.batch.tasks import Outcome, label_source, open_row
 from pathopatch.stages.check import measure_intensities, open_slides
 from pathopatch.stages.tile import require_one_mpp
@@ -177,7 +177,7 @@ def predict_plan(
     from pathopatch.models import check_bundles, check_slide
 
     if out is not None:
-        require_apart(out, deidentify=config.deidentify)
+        require_unmixed(out, deidentify=config.deidentify)
     spec = check_bundles(models)
     settings = tiling_of(spec, config)
 

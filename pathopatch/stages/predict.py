@@ -10,7 +10,7 @@ from pathopatch.core.config import PredictConfig
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import compact_status
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.slides.pseudonyms import pseudonymous, require_apart
+from pathopatch.slides.pseudonyms import pseudonymize, require_unmixed
 from pathopatch.stages.batch.run import run_slides, select_tasks, workers_for
 from pathopatch.stages.batch.runlog import logged, progress_counter
 from pathopatch.stages.batch.tasks import Outcome, PredictTask
@@ -56,8 +56,8 @@ def predict_cohort(
         The bundles, the stride or the device are refused, before any slide is opened.
     """
     models = (model,) if isinstance(model, Path) else tuple(model)
-    require_apart(out, deidentify=config.deidentify)
-    rows = pseudonymous(cohort) if config.deidentify else cohort  # rows with pseudonyms keep them
+    require_unmixed(out, deidentify=config.deidentify)
+    rows = pseudonymize(cohort) if config.deidentify else cohort  # rows with pseudonyms keep them
     tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
     tasks = select_tasks(tasks, only_failed=only_failed)
     # The processes start first and load their libraries while this one checks the bundles.

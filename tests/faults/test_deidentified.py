@@ -21,7 +21,7 @@ from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import folder
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.slides.pseudonyms import pseudonym, pseudonymous, require_apart
+from pathopatch.slides.pseudonyms import pseudonym, pseudonymize, require_unmixed
 from pathopatch.stages.check import slides_to_predict
 from pathopatch.stages.dry_run import predict_plan
 from pathopatch.stages.predict import predict_cohort
@@ -121,7 +121,7 @@ def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_pat
     assert named(a) == named(b)
     assert len({named(a), named(f"{a}#page=0"), named(f"{a}#page=1"), named({"CARS": a}), named({"SHG": a})}) == 5
     assert named(str(tmp_path / "gone.tif"), 7) == "slide-of-row-7"
-    (row,) = pseudonymous([SlideRow(row=2, slide_id="x", patient_id="p", source=a)])
+    (row,) = pseudonymize([SlideRow(row=2, slide_id="x", patient_id="p", source=a)])
     assert (row.slide_id, row.patient_id, row.source) == (named(a), "", a)
 
 
@@ -129,14 +129,14 @@ def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"one")
     rows = [SlideRow(row=n, slide_id=f"x{n}", patient_id="p", source=str(tmp_path / "a.tif")) for n in (2, 3)]
     with pytest.raises(DuplicateIdError, match="rows 2 and 3"):
-        pseudonymous(rows)
+        pseudonymize(rows)
 
 
 MIXED = {
     "a slide was predicted under its name": (0, False, "the folder names slides"),
     "a slide failed under its name": (1, False, "the folder names slides"),
-    "a slide was predicted without its name": (0, True, "slides stand here without their names"),
-    "a slide failed without its name": (1, True, "slides stand here without their names"),
+    "a slide was predicted without its name": (0, True, "holds de-identified slides"),
+    "a slide failed without its name": (1, True, "holds de-identified slides"),
 }
 
 
@@ -156,11 +156,11 @@ def test_slides_with_and_without_their_names_never_stand_in_one_folder(tmp_path:
 
 def test_a_pseudonym_typed_as_an_id_makes_no_folder_nameless(tmp_path: Path) -> None:
     update_status(tmp_path, "slide-0123456789abcdef", "predict", {"state": "done"})
-    require_apart(tmp_path, deidentify=True)
+    require_unmixed(tmp_path, deidentify=True)
     update_status(tmp_path, "slide-0123456789abcdef", "predict", {"state": "done", "patient_id": "P4T13NT"})
-    require_apart(tmp_path, deidentify=False)
+    require_unmixed(tmp_path, deidentify=False)
     with pytest.raises(InputUnsupportedError, match="names slides"):
-        require_apart(tmp_path, deidentify=True)
+        require_unmixed(tmp_path, deidentify=True)
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_slide_only(tmp_path: Path) -> None:

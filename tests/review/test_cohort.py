@@ -20,7 +20,7 @@ from pathopatch.heatmaps import FACTS
 from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
-from pathopatch.slides.pseudonyms import pseudonymous
+from pathopatch.slides.pseudonyms import pseudonymize
 from pathopatch.stages.check import slides_to_predict
 from pathopatch.stages.predict import predict_cohort
 
@@ -215,7 +215,7 @@ def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folder
     config = CONFIG.model_copy(update={"deidentify": True})
     predict_cohort(rows, [folders.root / "model"], tmp_path / "out", config)
     (name,) = open_cohort(tmp_path / "out").ids()
-    assert name == pseudonymous(rows)[0].slide_id
+    assert name == pseudonymize(rows)[0].slide_id
     unnamed = slide_facts(open_cohort(tmp_path / "out").open(name))
     assert "--manifest" in unnamed["why_no_slide"]
     found = slide_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
