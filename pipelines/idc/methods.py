@@ -1,4 +1,4 @@
-"""Print, as a Markdown table, what each method of the given work folders does on the unseen patient."""
+"""Print a Markdown table of each method's results on the unseen patient for the given work folders."""
 
 import re
 import sys

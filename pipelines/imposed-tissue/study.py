@@ -1,4 +1,4 @@
-"""Run the study, or what of it is missing; see README.md."""
+"""Run the missing parts of the study; see README.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pathopatch.stages.patch_import import import_patches
 HERE = Path(__file__).resolve().parent
 MADE, README = "made.json", "README.md"
 RESULTS, CONTROLS = "results.csv", "controls.csv"
-"""Beside the README, a row added as soon as it is measured; what stands there is not run again."""
+"""Beside the README. Each row is added at once, and is not run again."""
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     measure_controls(asked.work, asked.out / CONTROLS, config)
     train(asked.work, asked.out / RESULTS, config, chosen, jobs=asked.jobs)
     runs = _rows(asked.out / RESULTS)
-    table = ordered(runs[runs["key"].isin(cells)], config)  # none of other settings
+    table = ordered(runs[runs["key"].isin(cells)], config)  # without those of other settings
     checks = _rows(asked.out / CONTROLS)
     said = tables(table, checks[checks["key"].isin([key for *_, key in _cohorts(config)])], config)
     print(said)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def make(work: Path, config: ImposedConfig, *, polarity: Polarity, seed: int) -> Path:
-    """Write and tile a cohort unless it is there, and return its folder."""
+    """Write and tile a cohort unless it is current, and return its folder."""
     folder = folder_of(work, polarity, seed)
     stamp = {"made_of": fingerprint([config.source, config.cohort.model_dump(mode="json"), seed, polarity])}
     if (folder / MADE).is_file() and read_json(folder / MADE) == stamp:
@@ -70,18 +70,18 @@ def make(work: Path, config: ImposedConfig, *, polarity: Polarity, seed: int) ->
 
 @cache
 def _crops(source: str, **sizes: Any) -> Crops:
-    """Return the crops of a set, looked for once."""
+    """Return the crops of a set, from a cache after the first call."""
     print(f"looking for crops in {source}", flush=True)
     return find_crops(Path(source), **sizes)
 
 
 def folder_of(work: Path, polarity: Polarity, seed: int) -> Path:
-    """Return where a cohort lies."""
+    """Return the folder of a cohort."""
     return work / f"{polarity}-s{seed}"
 
 
 def measure_controls(work: Path, path: Path, config: ImposedConfig) -> None:
-    """Measure the leak controls of each cohort that has none in the table."""
+    """Measure the leak controls of each cohort without a row in the table."""
     known = _rows(path)["key"].tolist()
     for polarity, seed, key in _cohorts(config):
         if key in known:
@@ -94,7 +94,7 @@ def measure_controls(work: Path, path: Path, config: ImposedConfig) -> None:
 
 
 def _cohorts(config: ImposedConfig) -> Iterator[tuple[Polarity, int, str]]:
-    """Yield polarity and seed of each cohort, and what tells whether its controls were measured so."""
+    """Yield polarity and seed of each cohort, and a key that changes with the settings of its controls."""
     settings = config.model_dump(mode="json", include={"cohort", "train", "control_steps"})
     for seed in config.seeds:
         for polarity in config.polarities:

@@ -35,7 +35,7 @@ FIELDS = ("image", "family", "name", "background", "share", "original", "confide
 
 
 def main(out: Path) -> None:
-    """Write the table and print it in short."""
+    """Write the table and print its summary."""
     real = Path(os.environ["PATHOPATCH_REAL_DATA"])
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, (out / "robustness.csv").open("w", newline="") as stream:
@@ -68,8 +68,8 @@ def brightfield(real: Path, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def print_brightfield(rows: Sequence[dict[str, Any]]) -> None:
-    """Print, per image and family, the shares, the largest change and how many were warned of."""
-    print("| image | change | n | share | largest change | warned of |\n|---|---|---|---|---|---|")
+    """Print the shares, the largest change and the number of warnings per image and family."""
+    print("| image | change | n | share | largest change | with a warning |\n|---|---|---|---|---|---|")
     for image, family in dict.fromkeys((row["image"], row["family"]) for row in rows):
         part = [row for row in rows if (row["image"], row["family"]) == (image, family)]
         shares = [float(row["share"]) for row in part]
@@ -81,7 +81,7 @@ def print_brightfield(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_pairs(real: Path, folder: Path) -> None:
-    """Print shift, tissue and saturation of SHG beside the planes of H&E, moved by known amounts, with borders."""
+    """Print shift, tissue and saturation of SHG and H&E, the latter moved by known amounts, with borders."""
     print("\n| field | moved by | border | background | shift found | tissue | saturated: SHG, R, G, B | flagged |")
     print("|---|---|---|---|---|---|---|---|")
     for roi in ("ROI1", "ROI2"):
@@ -106,7 +106,7 @@ def print_pairs(real: Path, folder: Path) -> None:
 
 
 def paired(real: Path, folder: Path, roi: str, move: tuple[int, int], border: int, fill: int) -> Slide:
-    """Return SHG and the planes of its H&E as one slide: the H&E moved and both in a border."""
+    """Return SHG and the planes of its moved H&E as one slide, both with a border."""
     shg = tifffile.imread(real / f"multimodal/curvealign-2B_D9_{roi}-shg.tif")
     he = tifffile.imread(real / f"multimodal/curvealign-2B_D9_{roi}-he.tif")
     shift = np.array([[1.0, 0, move[0]], [0, 1, move[1]]])
@@ -119,7 +119,7 @@ def paired(real: Path, folder: Path, roi: str, move: tuple[int, int], border: in
 
 
 def detector_limits(slide: Slide, analysis: Any) -> tuple[float, ...]:
-    """Return the share of each channel's pixels at its detector's limit, as `pathopatch info` says it."""
+    """Return the share of each channel's pixels at its detector's limit, as `pathopatch info` prints it."""
     from pathopatch.patches.describe import saturated_shares
 
     missing = None if analysis.tissue.unscanned is None else analysis.tissue.unscanned != 0
@@ -144,8 +144,8 @@ def saturated_patches(slide: Slide, analysis: Any) -> float:
 
 
 def print_full_fields(real: Path, folder: Path) -> None:
-    """Print what becomes of multiphoton fields that hold no background."""
-    print("\n| field | setting | tissue | confidence | what is said |\n|---|---|---|---|---|")
+    """Print the tissue of multiphoton fields without background."""
+    print("\n| field | setting | tissue | confidence | warning |\n|---|---|---|---|---|")
     stack = real / "multimodal/test-pyfibre-pl-shg-Stack.tif"
     cases: list[tuple[str, Any, dict[str, Any]]] = [
         ("PyFibre stack, page 0 as 3 channels", f"{stack}#page=0", {}),
@@ -176,7 +176,7 @@ def print_full_fields(real: Path, folder: Path) -> None:
 
 
 def tissue_crop(plane: np.ndarray, side: int = 96) -> np.ndarray:
-    """Return the square whose darkest tenth is brightest, four times as large: tissue throughout."""
+    """Return the square with the brightest darkest tenth, so full of tissue, enlarged four times."""
     corners = [(y, x) for y in range(0, plane.shape[0] - side, 8) for x in range(0, plane.shape[1] - side, 8)]
     y, x = max(corners, key=lambda at: np.percentile(plane[at[0] : at[0] + side, at[1] : at[1] + side], 10))
     return cv2.resize(plane[y : y + side, x : x + side], None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC).clip(0)

@@ -1,4 +1,4 @@
-"""Change real brightfield images as other microscopes would show them: exposure, gamma, tint, light, bits, planes."""
+"""Change brightfield images to those of other microscopes: exposure, gamma, tint, light, bits, planes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import tifffile
 
 Image = np.ndarray
-"""(3, H, W), uint8 unless said."""
+"""(3, H, W), uint8 unless stated otherwise."""
 
 EXPOSURES = (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
 GAMMAS = (0.6, 0.8, 1.2, 1.4, 1.6)
@@ -24,17 +24,17 @@ def exposure(image: Image, factor: float) -> Image:
 
 
 def gamma(image: Image, exponent: float) -> Image:
-    """Raise the share of full scale to a power."""
+    """Raise the pixels, as a fraction of full scale, to a power."""
     return _uint8(255 * (image / 255) ** exponent)
 
 
 def tint(image: Image, hue: float, saturation: float) -> Image:
-    """Multiply by a colour of a hue in degrees, its largest channel at 1."""
+    """Multiply by a colour with a hue in degrees and a largest channel of 1."""
     return _uint8(image * np.array(colorsys.hsv_to_rgb(hue / 360, saturation, 1.0))[:, None, None])
 
 
 def uneven(image: Image, kind: str, amount: float = 0.25) -> Image:
-    """Multiply by light that differs by ``amount`` to either side of its mean, its largest value at 1."""
+    """Multiply by light that differs from its mean by ``amount`` to either side; its largest value is 1."""
     height, width = image.shape[1:]
     y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
     shape = {"across": x, "down": y, "radial": 1 - (x * x + y * y)}[kind]
@@ -42,7 +42,7 @@ def uneven(image: Image, kind: str, amount: float = 0.25) -> Image:
 
 
 def turned(image: Image, degrees: float = 5.0, fill: int = 0) -> Image:
-    """Turn an image whole, its corners filled."""
+    """Rotate an image without cropping and fill the corners."""
     height, width = image.shape[1:]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 1)
     cos, sin = abs(turn[0, 0]), abs(turn[0, 1])
@@ -52,7 +52,7 @@ def turned(image: Image, degrees: float = 5.0, fill: int = 0) -> Image:
 
 
 def transforms(image: Image) -> Iterator[tuple[str, str, Image]]:
-    """Yield (family, name, image) for all of them; planes are the same pixels in another file, see `write`."""
+    """Yield (family, name, image) of all transforms; "three planes" has the same pixels, see `write`."""
     for factor in EXPOSURES:
         yield "exposure", f"{factor:g}", exposure(image, factor)
     for exponent in GAMMAS:
@@ -63,17 +63,17 @@ def transforms(image: Image) -> Iterator[tuple[str, str, Image]]:
     for kind in ("across", "down", "radial"):
         yield "vignette", kind, uneven(image, kind)
     for degrees in (5, -5):
-        yield "turned in black", f"{degrees} deg", turned(image, degrees)
-    yield "turned in black", "5 deg, exposure 0.5", turned(exposure(image, 0.5))
+        yield "rotated on black", f"{degrees} deg", turned(image, degrees)
+    yield "rotated on black", "5 deg, exposure 0.5", turned(exposure(image, 0.5))
     yield "uint16", "of 16 bits", image.astype(np.uint16) * 257
     yield "uint16", "of 12 bits", image.astype(np.uint16) * 16
     yield "three planes", "uint8", image
     yield "three planes", "uint16", image.astype(np.uint16) * 257
-    yield "three planes", "turned in black", turned(image)
+    yield "three planes", "rotated on black", turned(image)
 
 
 def write(path: Path, image: Image, *, as_planes: bool = False) -> Path:
-    """Write an image as TIFF: RGB, or an OME-TIFF of one plane a channel."""
+    """Write an image as TIFF: RGB, or an OME-TIFF with one plane per channel."""
     if as_planes:
         path = path.with_suffix(".ome.tif")
         tifffile.imwrite(path, image, photometric="minisblack", metadata={"axes": "CYX"})

@@ -44,7 +44,7 @@ def field_of(label: int, share: float, rng: np.random.Generator) -> np.ndarray:
     return draw_field(tissue, grade, style=STYLE, spec=TextureSpec(), mpp=1.0, rng=rng)
 
 
-def test_minority_islands_are_four_to_six_percent_of_each_class_in_training_at_either_threshold():
+def test_minority_islands_are_4_to_6_percent_of_each_training_class():
     found = counts("train", shortcut=True)
     for label, rare in ((0, "large"), (1, "small")):
         total = sum(found[label, size] for size in ("small", "between", "large"))
@@ -53,14 +53,14 @@ def test_minority_islands_are_four_to_six_percent_of_each_class_in_training_at_e
 
 
 @pytest.mark.parametrize(("split", "shortcut"), [("train", False), ("val", True), ("test", True)])
-def test_without_the_shortcut_every_size_is_as_frequent_in_tumour_as_in_non_tumour(split, shortcut):
+def test_without_the_shortcut_sizes_are_equally_frequent_in_both_classes(split, shortcut):
     found = counts(split, shortcut=shortcut)
     for size in ("small", "between", "large"):
         assert abs(found[0, size] - found[1, size]) <= 1
     assert abs(found[1, "small"] - found[1, "large"]) <= 1
 
 
-def test_the_smallest_test_group_has_300_fields_of_4_patients_and_the_smallest_validation_group_50():
+def test_the_smallest_groups_have_300_test_and_50_validation_fields():
     spec = CohortSpec()
     for split, least, patients in (("test", 300, spec.patients[2]), ("val", 50, spec.patients[1])):
         plan = plan_split(split, rng=np.random.default_rng(0), shortcut=True, spec=spec)
@@ -70,7 +70,7 @@ def test_the_smallest_test_group_has_300_fields_of_4_patients_and_the_smallest_v
             assert len({i % patients for i, n in enumerate(per_slide) if n}) >= 4
 
 
-def test_the_tissue_share_tells_nothing_of_the_label_where_there_is_no_shortcut():
+def test_without_the_shortcut_the_tissue_share_does_not_predict_the_label():
     plan = plan_split("test", rng=np.random.default_rng(0), shortcut=True, spec=CohortSpec())
     fields = [field for slide in plan for field in slide if field.size != "blank"]
     assert auroc(np.array([f.share for f in fields]), np.array([f.label for f in fields])) == pytest.approx(
@@ -84,13 +84,13 @@ def test_an_island_has_the_share_asked_for_to_a_pixel(share):
         assert island(96, share, np.random.default_rng(seed)).sum() == round(share * 96 * 96)
 
 
-def test_smooth_noise_has_the_shape_asked_for_and_neighbouring_pixels_alike():
+def test_smooth_noise_has_the_given_shape_and_similar_neighbours():
     noise = smooth_noise((96, 40), 12, np.random.default_rng(0))
     assert noise.shape == (96, 40)
     assert np.abs(np.diff(noise, axis=0)).mean() < 0.2 * noise.std()
 
 
-def test_the_fields_mean_follows_the_gain_and_there_is_no_signal_outside_the_tissue():
+def test_the_field_mean_follows_the_gain_and_glass_has_no_signal():
     spec = TextureSpec(mean_jitter=(0, 0, 0), shg_depletion=0)
     for grade in (-1, 1):
         tissue = island(96, 0.6, np.random.default_rng(1))
@@ -99,7 +99,7 @@ def test_the_fields_mean_follows_the_gain_and_there_is_no_signal_outside_the_tis
         assert not signal[:, ~tissue].any()
 
 
-def test_channel_means_tell_little_of_the_label_and_nuclear_texture_tells_much():
+def test_nuclear_texture_predicts_the_label_and_channel_means_hardly_do():
     rng = np.random.default_rng(0)
     label = np.arange(300) % 2
     fields = [field_of(int(y), 0.6, rng) for y in label]
@@ -128,7 +128,7 @@ def test_a_tumour_mask_covers_its_own_field_and_no_other():
     assert set(np.unique(tumor)) == {0, 255}
 
 
-def test_tissue_is_bright_on_a_dark_noisy_background_and_dimmer_in_the_corner_of_a_scan_tile():
+def test_tissue_is_bright_on_dark_noise_and_dimmer_in_scan_tile_corners():
     spec = replace(TINY, fields=4, mosaic_px=128, vignetting=0.5, seam_spread=0.0)
     signal = [Field(0, "large", 1.0, -1.0)] * 12 + [Field(0, "blank", 0, 0)] * 4
     quiet = replace(spec, texture=replace(spec.texture, mean_jitter=(0, 0, 0)))
@@ -140,7 +140,7 @@ def test_tissue_is_bright_on_a_dark_noisy_background_and_dimmer_in_the_corner_of
     assert corner / centre == pytest.approx(0.6, abs=0.1)  # 1 - 0.5 (7/8)^2 in its middle, 1 - 0.01 at the centre
 
 
-def test_the_manifest_is_accepted_and_its_slides_open_with_the_spec_s_channels_and_mpp(cohort):
+def test_the_manifest_is_valid_and_its_slides_have_the_right_channels_and_mpp(cohort):
     manifest = read_manifest(cohort / "manifest.csv")
     assert [row.split for row in manifest] == ["train", "train", "val", "test"]
     assert len({row.patient_id for row in manifest}) == 3
@@ -170,14 +170,14 @@ def test_equal_seeds_give_equal_bytes_and_another_seed_other_pixels(cohort, tmp_
     assert (tifffile.imread(other / name) != tifffile.imread(cohort / name)).mean() > 0.5
 
 
-def test_the_shortcut_changes_the_training_slides_and_leaves_the_test_slides_as_they_are(cohort, tmp_path):
+def test_the_shortcut_changes_the_training_slides_only(cohort, tmp_path):
     fair = contents(make_cohort(tmp_path, seed=0, shortcut=False, spec=TINY).parent)
     skewed = contents(cohort)
     assert fair["slides/test-01_SHG.tif"] == skewed["slides/test-01_SHG.tif"]
     assert fair["slides/train-01_SHG.tif"] != skewed["slides/train-01_SHG.tif"]
 
 
-def test_a_finished_cohort_is_left_alone_and_one_of_another_seed_is_replaced_by_force_only(tmp_path):
+def test_a_finished_cohort_is_kept_and_only_force_replaces_another_seed(tmp_path):
     made = []
 
     def progress(what, done, total, note):
@@ -195,6 +195,6 @@ def test_a_finished_cohort_is_left_alone_and_one_of_another_seed_is_replaced_by_
 
 
 @pytest.mark.parametrize("wrong", [{"patients": (3, 1, 1)}, {"patients": (0, 1, 1)}, {"field_px": 30}])
-def test_a_cohort_of_more_patients_than_slides_or_of_fields_that_the_mask_cannot_follow_is_refused(wrong):
+def test_more_patients_than_slides_and_indivisible_fields_are_refused(wrong):
     with pytest.raises(InputUnsupportedError):
         replace(TINY, **wrong)

@@ -20,7 +20,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("toy")
-def test_the_study_tunes_all_methods_trains_the_claim_twice_as_long_and_runs_its_controls(tmp_path: Path) -> None:
+def test_the_study_tunes_trains_longer_and_runs_its_controls(tmp_path: Path) -> None:
     said = study.run_seeds(tmp_path, seeds=1, jobs=1)
     table, controls = pd.read_csv(tmp_path / "study.csv"), pd.read_csv(tmp_path / "controls.csv")
     assert len(table) == 6 * 2 + 3 * 2  # methods of each length, thresholds

@@ -153,7 +153,7 @@ def where_killed_and_gone_on(cohort: Path, out: str, env: Mapping[str, str], opt
 
 
 @pytest.mark.parametrize("by", ["local", "slurm"])
-def test_a_killed_job_is_listed_and_the_same_command_goes_on_to_what_an_undisturbed_run_makes(
+def test_the_same_command_completes_a_killed_job_to_equal_results(
     cohort: Path, undisturbed: dict[str, bytes], environment: dict[str, str], by: str, request: pytest.FixtureRequest
 ) -> None:
     options = local("batch-inference") if by == "local" else on_slurm("batch-inference")

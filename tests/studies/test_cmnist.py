@@ -35,7 +35,7 @@ def _digits(n: int = 6000) -> Any:
     return data.Digits(images, label.astype(np.int64), images[:2000], label[:2000].astype(np.int64))
 
 
-def test_exactly_the_conflicting_share_has_another_colour_than_its_digits_own() -> None:
+def test_exactly_the_conflicting_share_has_another_colour() -> None:
     train = data.coloured(_digits(), percent=2, seed=0)["train"]
     assert len(train) == 5500
     assert (train.attribute != train.label).sum() == 110
@@ -49,7 +49,7 @@ def test_even_conflicts_give_every_cell_as_many_give_or_take_one() -> None:
     assert set(others) == {3, 4}  # 28 conflicting images a digit over nine colours
 
 
-def test_in_validation_and_test_every_digit_has_all_ten_colours_equally_often() -> None:
+def test_validation_and_test_have_all_ten_colours_equally_often() -> None:
     sets = data.coloured(_digits(), percent=0.5, seed=3)
     assert len(sets["val"]) == 500
     for name in ("val", "test"):
@@ -166,7 +166,7 @@ def test_the_tables_give_mean_and_sd_and_judge_each_demand() -> None:
     assert "| gerne | 5 % | 85 |  | not measured |" in lines
 
 
-def test_another_protocol_or_colour_table_and_last_weights_stay_out_of_the_main_tables() -> None:
+def test_other_protocols_colours_and_last_weights_are_not_in_main_tables() -> None:
     rows = [_row("erm", 0, 20.0), _row("erm", 1, 90.0, table="named"), _row("erm", 2, 90.0, average=False)]
     rows.append(_row("erm", 1, 90.0, protocol="shifted"))
     assert "| erm | 20.0 (1) |  |" in list(tables.main_tables(rows, MAIN))

@@ -1,1 +1,1 @@
-"""Real texture with a tissue-area shortcut that is imposed, and therefore known."""
+"""Real texture with an imposed, and therefore known, tissue-area shortcut."""

@@ -1,4 +1,4 @@
-"""Which runs make up the study, and what does one run give? A cell is a polarity, a seed, a method and an attribute."""
+"""List and run the cells of the study: a polarity, a seed, a method and an attribute each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from pathopatch.training.phase_data import needs_groups
 from pathopatch.training.selection import Standardizer, logits_of
 
 CEILING = "ceiling"
-"""Not a method: erm on training crops of which half have either size, so that there is no shortcut."""
+"""Not a method: erm on training crops with equal numbers of both sizes, so without the shortcut."""
 _UNBIASED = "erm"
 _SPLITS = ("train", "val", "test")
 MIN_TISSUE = 0.01
-"""Below it a patch is blank; none of these is."""
+"""Below it a patch is blank. None of these patches is."""
 _COLUMNS = ("x", "label", "attribute", "tissue_fraction", "patient", "patch_id")
 
 
@@ -56,14 +56,14 @@ class Cell:
     steps: int
 
     def key(self, config: ImposedConfig) -> str:
-        """Return what tells whether the cell was run with these settings."""
+        """Return a key that changes with any setting of the cell."""
         settings = train_config(self, config).model_dump(mode="json", exclude={"threads", "device"})
         made = {"cohort": config.cohort.model_dump(mode="json"), "judged": config.thresholds, "bins": config.bins}
         return fingerprint({"cell": asdict(self), "train": settings, **made})
 
 
 def cells_of(config: ImposedConfig) -> list[Cell]:
-    """Return all runs of a study, those of one attribute in every cohort before those of the next.
+    """Return all runs of a study, attribute by attribute.
 
     A method that needs no groups is trained once, by the first threshold; erm is trained longer at the end.
     """
@@ -86,11 +86,11 @@ def train_config(cell: Cell, config: ImposedConfig) -> TrainConfig:
 
 
 def load(folder: Path, cell: Cell, config: ImposedConfig) -> dict[str, PatchSet]:
-    """Return the patches of each split of a cohort, with the cell's attribute; for the ceiling half of them anew."""
+    """Return the patches of each split of a cohort with the cell's attribute; for the ceiling, of both sizes."""
     found = _splits(work_of(folder, "patches"), cell, config, _SPLITS)
     if cell.method == CEILING:
         other = _splits(work_of(folder, "others"), cell, config, ("train",))["train"]
-        is_first = np.arange(len(other)) % 4 < 2  # both sets have the same crops in order, a pair of classes each
+        is_first = np.arange(len(other)) % 4 < 2  # both sets have the same crops in the same order, in pairs of classes
         found["train"] = joined(_rows(found["train"], is_first), _rows(other, ~is_first))
     return found
 
@@ -109,7 +109,7 @@ def _splits(work: Path, cell: Cell, config: ImposedConfig, splits: Sequence[str]
 
 
 def joined(first: PatchSet, second: PatchSet) -> PatchSet:
-    """Return the patches of two sets, the first one's first."""
+    """Return the patches of two sets, those of the first set first."""
     parts = {name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in _COLUMNS}
     return replace(first, **parts)
 
@@ -119,7 +119,7 @@ def _rows(patches: PatchSet, chosen: NDArray[np.bool_]) -> PatchSet:
 
 
 def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
-    """Train a cell's network, judge it on the test split, and return a row of plain values.
+    """Train a cell's network, evaluate it on the test split, and return a row of plain values.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How the patches of one seed and polarity are written: a ready set, as `pathopatch tile --patches` takes it.
+"""Plan and write the patches of one seed and polarity as a ready set for `pathopatch tile --patches`.
 
 ``patches/`` is the cohort: a training crop at one size, a validation or test crop at both. ``others/`` holds each
 training crop at its other size, for the ceiling and for the controls, which must not learn the shortcut.
@@ -22,7 +22,7 @@ _SIZES = ("small", "large")
 
 
 def plan(crops: Crops, config: CohortConfig, *, seed: int) -> pd.DataFrame:
-    """Return which crop is rendered where: a row a patch, with set, split, label, tile, crop, draw, size, share.
+    """Return one row per patch to render: set, split, label, tile, crop, draw, size, share.
 
     Parameters
     ----------

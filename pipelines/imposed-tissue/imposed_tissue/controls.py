@@ -1,4 +1,4 @@
-"""Is there anything but the texture that gives the class away? Each suspect is tried alone, without the shortcut.
+"""Leak controls: predict the class from anything but the texture, one property at a time, without the shortcut.
 
 What is learnt here is learnt on every training crop at both of its sizes, so that the imposed shortcut is not in it and
 whatever tells the classes apart on the test split is a leak.
@@ -30,7 +30,7 @@ _HALF = 128  # of 255: a pixel is island from here on
 
 
 def controls(folder: Path, config: ImposedConfig, *, seed: int) -> dict[str, tuple[float, float, float]]:
-    """Return the AUROC of each suspect on the test split, with its 95 % interval over source tiles.
+    """Return the AUROC of each property on the test split, with its 95 % interval over source tiles.
 
     Two rows are no suspects: the area on the training split is the shortcut itself, and the whole patch is what the
     same network learns in the same steps when the texture is in view.
@@ -64,14 +64,14 @@ def controls(folder: Path, config: ImposedConfig, *, seed: int) -> dict[str, tup
 
 @dataclass(frozen=True, eq=False)
 class _Split:
-    """Patches of a split, and the islands (N, P, P) that their tissue was cut to."""
+    """Patches of a split, and the islands (N, P, P) of their tissue."""
 
     patches: PatchSet
     island: NDArray[np.uint8]
 
 
 def _load(folder: Path, config: ImposedConfig) -> tuple[dict[str, _Split], PatchSet]:
-    """Return each split, training crops at both sizes, and the training split as the methods see it."""
+    """Return each split, training crops at both sizes, and the training split of the methods."""
     parts: dict[str, _Split] = {}
     for name in SETS:
         work = work_of(folder, name)
@@ -90,7 +90,7 @@ def _load(folder: Path, config: ImposedConfig) -> tuple[dict[str, _Split], Patch
 def _learnt(
     splits: dict[str, _Split], x: dict[str, NDArray[np.float16]], config: ImposedConfig, seed: int
 ) -> NDArray[np.float64]:
-    """Return z1 - z0 on the test split of a small network that was shown these pictures (N, C, P, P)."""
+    """Return z1 - z0 on the test split of a small network trained on these pictures (N, C, P, P)."""
     sets = {split: replace(each.patches, x=x[split]) for split, each in splits.items()}
     asked = config.train.model_copy(
         update={"method": "erm", "steps": config.control_steps, "seed": seed, "evaluations": 4}
@@ -107,7 +107,7 @@ def _with_interval(score: NDArray[np.float64], patches: PatchSet, seed: int) -> 
 
 
 def shapes(islands: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return what can be said of each island without looking at its pixels: (N, 9).
+    """Return shape features of each island: (N, 9).
 
     Share, pieces, share of the largest, and of that its eccentricity, solidity, perimeter and centre; how much of the
     patch's border is covered.

@@ -1,4 +1,4 @@
-"""Which parts of labelled images are nearly all tissue, and which of them make up a split."""
+"""Find crops of labelled images that are nearly all tissue, and split them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pathopatch.patches.import_list import common_spec, read_image, read_list
 from pathopatch.patches.tissue_fit import fit_tissue
 
 SPLITS = ("train", "val", "test")
-_STEP_PX = 4  # grid of places that are tried
-_TISSUE = TissueConfig(min_speck_um2=0.0, max_hole_um2=0.0)  # the images' scale is not known: nothing has an area
+_STEP_PX = 4  # grid of candidate places
+_TISSUE = TissueConfig(min_speck_um2=0.0, max_hole_um2=0.0)  # in um2, but the scale is unknown
 
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """Crops that are nearly all tissue, one row a crop.
+    """Crops that are nearly all tissue, one row per crop.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def find_crops(source: Path, *, crop_px: int, apart_px: int, side_px: int, min_t
 
 
 def _resized(picture: NDArray[Any], side_px: int) -> NDArray[Any]:
-    """Return a square picture at another size, each pixel the mean of what it covers."""
+    """Return a square picture at another size by area means."""
     return cv2.resize(np.ascontiguousarray(picture), (side_px, side_px), interpolation=cv2.INTER_AREA)
 
 
@@ -109,7 +109,7 @@ def tissue_of(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def places(
     mask: NDArray[np.bool_], *, side_px: int, apart_px: int, min_tissue: float, rng: np.random.Generator
 ) -> Iterator[tuple[int, int]]:
-    """Yield (x, y) of squares that hold enough tissue, at random.
+    """Yield (x, y) of squares with enough tissue, in random order.
 
     Random rather than the fullest first: the fullest of a class with much tissue would be fuller than the other's.
 
@@ -141,7 +141,7 @@ def places(
 
 
 def split_tiles(crops: Crops, shares: tuple[float, float, float], *, seed: int) -> NDArray[np.str_]:
-    """Return the split of each crop; the crops of a source tile stay together, each class is split by `shares`."""
+    """Return the split of each crop; crops of a source tile stay together, and each class is split by `shares`."""
     rng = np.random.default_rng((seed, 1))
     split = np.empty(len(crops.label), dtype="U5")
     for label in (0, 1):
@@ -179,8 +179,8 @@ def matched(share: NDArray[np.float64], label: NDArray[np.int64], count: int, *,
     sizes = [len(each) for each in of_class]
     if min(sizes) < count:
         raise InputUnsupportedError(
-            f"{sizes[0]} crops of non-tumour and {sizes[1]} of tumour, {count} of each are wanted",
-            remedy="give more images, or lower min_tissue, side_px or the wanted numbers",
+            f"{sizes[0]} crops of non-tumour and {sizes[1]} of tumour, but {count} of each are needed",
+            remedy="give more images, or lower min_tissue, side_px or the numbers of crops",
         )
     scarce = int(np.argmin(sizes))
     found = np.empty((count, 2), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""How a crop looks when only a random island of it is left, in a random stain, on made ground.
+"""Render a random island of a crop in a random stain on synthetic ground.
 
 Everything but the crop's own texture is drawn from one distribution for both classes. Pure arithmetic on arrays.
 """
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-_FINE = 4  # island pixels per pixel and side, whose mean is the feathered rim
+_FINE = 4  # island pixels per pixel and side; their mean feathers the rim
 _COARSE_PX = 24  # side of the noise that an island is cut from
 _MEANS = np.array([0.33, 0.54, 0.30])  # optical density of red, green, blue in haematoxylin and eosin
 _SPREADS = (0.50, 0.58)  # standard deviation over mean
@@ -23,7 +23,7 @@ _NOISE = 1.0  # of the camera, grey values
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is drawn for a crop beside the share of its island, so that both its sizes differ in nothing else.
+    """Random properties of a crop, shared by both its sizes, which differ only in the island's share.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def draw_look(rng: np.random.Generator, *, side_px: int, is_dark: bool) -> Look:
 
 
 def island(field: FloatArray, share: float) -> FloatArray:
-    """Return how much of each pixel is island, in [0, 1], shape (P, P); its mean is `share`."""
+    """Return the island's fraction of each pixel, in [0, 1], shape (P, P); its mean is `share`."""
     side = field.shape[0] // _FINE
     cut = np.quantile(field, 1 - share)
     return (field > cut).reshape(side, _FINE, side, _FINE).mean(axis=(1, 3))
@@ -99,7 +99,7 @@ def render(
 
 
 def restained(pixels: NDArray[np.uint8], tissue: NDArray[np.bool_], mean: FloatArray, sd: FloatArray) -> FloatArray:
-    """Return optical density (P, P, 3) whose mean and standard deviation over the tissue are as given, from 0."""
+    """Return optical density (P, P, 3), at least 0, with the given mean and standard deviation over the tissue."""
     density = -np.log10(np.maximum(pixels, 1) / 255.0)
     inside = density[tissue]  # (n, 3)
     scaled = (density - inside.mean(axis=0)) / np.maximum(inside.std(axis=0), 0.02)
@@ -107,7 +107,7 @@ def restained(pixels: NDArray[np.uint8], tissue: NDArray[np.bool_], mean: FloatA
 
 
 def _field(rng: np.random.Generator, side_px: int) -> FloatArray:
-    """Return smooth noise with a hill somewhere, so that an island is mostly in one piece."""
+    """Return smooth noise with one hill, so that an island is mostly in one piece."""
     noise = cv2.GaussianBlur(rng.normal(0, 1, (_COARSE_PX, _COARSE_PX)), (0, 0), rng.uniform(2.5, 4.0))
     axis = np.linspace(-1, 1, _COARSE_PX)
     x, y = rng.uniform(-0.6, 0.6, 2)

@@ -1,4 +1,4 @@
-"""What can be set in this study, each default with its reason."""
+"""Settings of this study, each default with its reason."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class CohortConfig(Config):
-    """How the patches are made."""
+    """Settings of the patches."""
 
-    crop_px: int = Field(default=64, ge=16)  # px of the image; crops of 48 px show too little for a ceiling above 80
-    apart_px: int = Field(default=16, ge=4)  # crops of one image overlap, or normal lung has too few that are full
-    side_px: int = Field(default=48, ge=16)  # that they are brought to
+    crop_px: int = Field(default=64, ge=16)  # px of the image; with crops of 48 px the ceiling stays below 80
+    apart_px: int = Field(default=16, ge=4)  # crops of one image may overlap: otherwise normal lung has too few
+    side_px: int = Field(default=48, ge=16)  # size of the finished patch
     min_tissue: Share = 0.93
     train: int = Field(default=1000, ge=2)  # crops of each class
     conflicting: int = Field(default=50, ge=1)  # of these: small tumour, or large non-tumour
-    val: int = Field(default=150, ge=1)  # crops of each class, each rendered at both sizes: so many in each group
+    val: int = Field(default=150, ge=1)  # crops of each class, each rendered at both sizes, so this many in each group
     test: int = Field(default=300, ge=1)
     split_shares: tuple[Share, Share, Share] = (0.64, 0.14, 0.22)  # of the source tiles
     large: tuple[Share, Share] = (0.55, 0.90)  # share of the island
@@ -40,16 +40,16 @@ class CohortConfig(Config):
 
 
 class ImposedConfig(Config):
-    """The whole study."""
+    """Settings of the whole study."""
 
     source: str  # folder or CSV of labelled images, as `pathopatch tile --patches` takes it; ${NAME} is expanded
     polarities: tuple[Polarity, ...] = ("bright", "dark")
-    seeds: tuple[int, ...] = (1, 2, 3)  # split, draw and training; seed 0 is the one that the design was tuned on
+    seeds: tuple[int, ...] = (1, 2, 3)  # of split, crops and training; the design was tuned on seed 0
     thresholds: tuple[float, ...] = (0.5, 0.3)
     bins: tuple[float, ...] = (0.3, 0.5)
     methods: tuple[str, ...] = Field(min_length=1)
-    longer: tuple[int, ...] = (2, 4)  # factors on the steps at which erm is trained as well: is it at convergence?
-    control_steps: int = Field(default=400, ge=1)  # of the networks that are shown a mask or the ground alone
+    longer: tuple[int, ...] = (2, 4)  # erm is also trained so many times longer: has it converged?
+    control_steps: int = Field(default=400, ge=1)  # of the networks that see a mask or the ground alone
     cohort: CohortConfig = CohortConfig()
     train: TrainConfig = TrainConfig()
     of_method: dict[str, dict[str, Any]] = {}  # settings of single methods, chosen on validation of seed 0
@@ -63,7 +63,7 @@ class ImposedConfig(Config):
 
 
 def load(path: Path) -> ImposedConfig:
-    """Return the study written in a TOML file; a relative `source` is relative to it."""
+    """Return the study of a TOML file; a relative `source` is relative to the file."""
     config = parse(ImposedConfig, tomllib.loads(path.read_text(encoding="utf-8")), place=str(path))
     source = path.resolve().parent / expand_variables(config.source)[0]
     return config.model_copy(update={"source": str(source)})

@@ -1,4 +1,4 @@
-"""What did the study say? Its rows as tables, and each demand with what was reached."""
+"""Make the tables of the study, with each requirement and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imposed_tissue.settings import ImposedConfig
 
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 PLAIN = ("erm", "erm-balanced")
-"""What a debiased method is held against."""
+"""Methods that debiased ones are compared with."""
 _KEPT = (
     "key",
     "polarity",
@@ -50,7 +50,7 @@ def flat(row: dict[str, Any], config: ImposedConfig) -> dict[str, Any]:
 
 
 def tables(table: pd.DataFrame, checks: pd.DataFrame, config: ImposedConfig) -> str:
-    """Return everything that the README says in numbers, as Markdown.
+    """Return all tables of the README as Markdown.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def tables(table: pd.DataFrame, checks: pd.DataFrame, config: ImposedConfig) -> 
 
 
 def _methods(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield a row a method and attribute: mean and standard deviation over the seeds."""
+    """Yield one row per method and attribute: mean and standard deviation over the seeds."""
     judged = config.thresholds
     head = [f"WGA at {t:g}" for t in judged] + [f"GBA at {judged[0]:g}", f"WGA at {judged[0]:g}, threshold 0"]
     yield "| method | trained by | " + " | ".join([*head, "lowest seed", "on validation: picked, last"]) + " |"
@@ -92,14 +92,14 @@ def _methods(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
 
 
 def _lengths(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield what erm reaches when it is trained longer."""
+    """Yield the WGA of erm by training length."""
     name, first = PLAIN[0], f"wga@{config.thresholds[0]:g}"
     said = [f"{steps:,} steps {_mean(part[first])}" for steps, part in table[table["method"] == name].groupby("steps")]
     yield f"{name}, WGA at {config.thresholds[0]:g} by length: {'; '.join(said)}."
 
 
 def _demands(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield each demand with what was reached."""
+    """Yield each requirement with its result."""
     first = f"wga@{config.thresholds[0]:g}"
     by_one = table[(table["cuts"] == f"{config.thresholds[0]:g}") & (table["steps"] == config.train.steps)]
     debiased = by_one[~by_one["method"].isin([*PLAIN, CEILING])]
@@ -124,7 +124,7 @@ def _demands(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
 
 
 def _of_bins(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
-    """Yield how far the thresholds are apart where bins were trained, and where a single cut was."""
+    """Yield the difference between the thresholds for each way of training."""
     names = [f"wga@{t:g}" for t in config.thresholds]
     for cuts, part in table[~table["method"].isin([*PLAIN, CEILING])].groupby("cuts"):
         mean = part.groupby("method")[names].mean()
@@ -134,7 +134,7 @@ def _of_bins(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
 
 
 def _controls(checks: pd.DataFrame) -> Iterator[str]:
-    """Yield the leak controls, a row each."""
+    """Yield the leak controls, one row per cohort."""
     yield "AUROC of the class on the test split, 95 % interval over source tiles."
     yield ""
     names = checks["suspect"].unique().tolist()
@@ -152,7 +152,7 @@ def _mean(values: pd.Series) -> str:
 
 
 def fill(readme: Path, text: str) -> None:
-    """Put the tables between the markers of a file, in place of what stands there."""
+    """Write the tables between the markers of a file."""
     old = readme.read_text(encoding="utf-8")
     head, rest = old.split(BEGIN)
     _, tail = rest.split(END)

@@ -163,7 +163,7 @@ def test_asap_groups_are_the_classes_and_what_has_no_area_is_counted(tmp_path: P
     assert "1 annotations of the type 'Dot' left out" in regions.warnings
 
 
-def test_an_outline_that_crosses_itself_is_mended_with_a_count_and_without_a_hole(tmp_path: Path) -> None:
+def test_self_crossing_outlines_are_repaired_counted_and_have_no_hole(tmp_path: Path) -> None:
     bow = [[100, 0], [110, 10], [110, 0], [100, 10], [100, 0]]
     twice = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 2], [8, 2], [8, 8], [2, 8], [2, 0], [0, 0]]
     path = geojson(tmp_path, *(feature({"type": "Polygon", "coordinates": [points]}) for points in (bow, twice)))
@@ -200,7 +200,7 @@ def test_outlines_beyond_the_slide_are_counted_and_all_of_them_refused(tmp_path:
         found(geojson(tmp_path, area(2000, 0, 100)))
 
 
-def test_a_file_without_outlines_labels_nothing_unless_the_whole_slide_was_looked_at(tmp_path: Path) -> None:
+def test_a_file_without_outlines_labels_nothing_or_the_whole_slide(tmp_path: Path) -> None:
     path = geojson(tmp_path)
     assert "no patch of this slide is labelled" in found(path).warnings[0]
     origins = np.array([0], np.int64)
@@ -310,7 +310,7 @@ def test_the_fractions_of_patches_follow_the_outlines_exactly(tmp_path: Path) ->
     assert labelled == pytest.approx([1, (36.5 * 64 + 27.5 * 50) / 64**2, 22.5 * 50 / 64**2], abs=1e-12)
 
 
-def test_ten_thousand_patches_and_an_outline_of_fifty_thousand_points_take_seconds(tmp_path: Path) -> None:
+def test_10000_patches_and_an_outline_of_50000_points_take_seconds(tmp_path: Path) -> None:
     angle = np.linspace(0, 2 * np.pi, 50_000, endpoint=False)
     reach = 12_000 * (0.8 + 0.2 * np.sin(200 * angle))
     points = np.stack([12_800 + reach * np.cos(angle), 12_800 + reach * np.sin(angle)], axis=1).round(2).tolist()
@@ -342,7 +342,7 @@ def test_a_slide_with_bounds_is_labelled_where_qupath_shows_the_outline(
         tile_slide(slide, config, tmp_path / "work", labels=source)
 
 
-def test_the_commands_check_the_names_and_take_their_meaning_from_a_study_file(tmp_path: Path) -> None:
+def test_commands_check_class_names_against_the_study_file(tmp_path: Path) -> None:
     made_slides.write_rgb_pyramid(tmp_path / "a.tif", np.full((3, 100, 128), 245, np.uint8), tile_px=64, levels=1)
     geojson(tmp_path, area(0, 0, 64), area(64, 0, 64, "Stroma"))
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path,annotations\ns,p,a.tif,a.geojson\n")

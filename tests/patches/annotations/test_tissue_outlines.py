@@ -160,7 +160,7 @@ def test_a_slide_tiled_by_its_exported_outline_keeps_its_shares(
         tile_slide(make_slide(low_counts(two_discs)), config, tmp_path / "again", tissue_mask=path)
 
 
-def test_outlines_that_were_not_drawn_from_the_bounds_are_taken_as_they_are(
+def test_outlines_not_relative_to_the_bounds_are_not_moved(
     make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slide = make_slide(low_counts(two_discs))

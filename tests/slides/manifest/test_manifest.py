@@ -284,7 +284,7 @@ def test_conflicts_of_a_row_that_is_wrong_otherwise_are_said_too(tmp_path: Path)
         ('"slide_id";"note, long"\na;b\n', "separated by semicolons, not by commas"),
     ],
 )
-def test_an_empty_file_and_other_separators_are_one_problem_that_names_them(tmp_path, text, problem):
+def test_an_empty_file_and_another_separator_are_one_problem_each(tmp_path, text, problem):
     path = tmp_path / "cohort.csv"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ManifestError) as caught:

@@ -1,5 +1,5 @@
-# The manifest in parts, and a job a part. Slides that are done are left as they are, so that a job may end at any time and be begun
-# again. Exit code 3 says that some slides failed: the job is done, and the summary lists them.
+# Divide the manifest into parts and predict each in one job. Finished slides are kept, so a job may be killed and restarted at any time.
+# Exit code 3 means that some slides failed: the job is done, and the summary lists them.
 rule split:
     input:
         config["manifest"],

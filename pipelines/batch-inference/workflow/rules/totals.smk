@@ -1,4 +1,4 @@
-# Once all parts are done: cohort.csv, patients.csv and the index, and what became of every slide.
+# After all parts: cohort.csv, patients.csv, the index and the state of every slide.
 rule index:
     input:
         expand(OUT + "/parts/{part}.done", part=PARTS),

@@ -1,4 +1,4 @@
-# Slides to patches to groups. Some slides that fail (exit code 3) do not stop a study.
+# Slides to patches to groups. Failed slides (exit code 3) do not stop a study.
 rule groups:
     input:
         study=config["study"],

@@ -1,4 +1,4 @@
-# What is done by now is found done; what is left is to judge the runs, to predict with the best of them, and the report.
+# All runs are current by now. Evaluate them, predict with the best one, and write the report.
 rule results:
     input:
         expand(WORK + "/jobs/{run}.{share}.done", run=RUNS, share=SHARES),

@@ -1,4 +1,4 @@
-# The searches. Jobs of one run share its trials; the first one that finds them all done writes the winner.
+# The hyperparameter searches. Jobs of one run share its trials; the first one that finds all trials done writes the best model.
 rule run:
     input:
         WORK + "/jobs/groups.done",
