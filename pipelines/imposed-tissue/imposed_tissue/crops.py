@@ -179,7 +179,7 @@ def matched(share: NDArray[np.float64], label: NDArray[np.int64], count: int, *,
     sizes = [len(each) for each in of_class]
     if min(sizes) < count:
         raise InputUnsupportedError(
-            f"{sizes[0]} crops of non-tumour and {sizes[1]} of tumour, but {count} of each are needed",
+            f"{sizes[0]} crops of non-tumour and {sizes[1]} of tumour, {count} of each are needed",
             remedy="give more images, or lower min_tissue, side_px or the numbers of crops",
         )
     scarce = int(np.argmin(sizes))
