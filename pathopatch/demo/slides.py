@@ -90,18 +90,9 @@ class CohortSpec:
 
 @dataclass(frozen=True)
 class Field:
-    """Content of one field.
+    """Content of one field; `label` is 1 for tumour, `share` the tissue share in [0, 1].
 
-    Parameters
-    ----------
-    label : int
-        1 tumour, 0 non-tumour; 0 where blank.
-    size : {"small", "between", "large", "blank"}
-        Kind of tissue island.
-    share : float
-        Share of the field that is tissue, in [0, 1].
-    grade : float
-        How tumour-like its texture is: about 1 for tumour, -1 for non-tumour, with overlap.
+    `grade` says how tumour-like its texture is: about 1 for tumour, -1 for non-tumour, with overlap.
     """
 
     label: int
@@ -218,25 +209,9 @@ def _arrange(fields: Sequence[Field], *, side: int, rng: np.random.Generator) ->
 def draw_slide(
     fields: Sequence[Field], style: SlideStyle, *, rng: np.random.Generator, spec: CohortSpec
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """Return the pixels of a slide and its tumour mask.
+    """Return the pixels (3, H, W) of a slide in counts, and its tumour mask of 0 and 255, (H, W) / MASK_SCALE.
 
-    Parameters
-    ----------
-    fields : sequence of Field
-        In row-major order of the grid.
-    style : SlideStyle
-        Properties of the slide.
-    rng : numpy.random.Generator
-        Source of randomness.
-    spec : CohortSpec
-        Numbers of the cohort.
-
-    Returns
-    -------
-    pixels : ndarray of uint16, shape (3, H, W)
-        CARS, TPEF, SHG in counts.
-    tumor : ndarray of uint8, shape (H / MASK_SCALE, W / MASK_SCALE)
-        255 where there is tumour, 0 elsewhere.
+    `fields` are in row-major order of the grid.
     """
     step = spec.field_px
     side = spec.fields * step

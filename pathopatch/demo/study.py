@@ -105,18 +105,7 @@ def run_seeds(
 ) -> str:
     """Run the full study on seeds 1 to `seeds`, write ``study.csv`` and ``controls.csv``, and return their summary.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder, with a folder for each seed.
-    seeds : int
-        How many seeds. Seed 0 is left out: the cohort was designed on it.
-    jobs : int
-        Parallel training runs; 0 for one per core.
-    force : bool
-        Replace outputs of other settings.
-    progress : callable, optional
-        Called with the progress of each stage.
+    Seed 0 is left out: the cohort was designed on it. Each seed has its own folder in `work`; `jobs` as of `run_demo`.
     """
     tables, controls = [], []
     for seed in range(1, seeds + 1):

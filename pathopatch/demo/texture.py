@@ -84,27 +84,9 @@ def draw_field(
     mpp: float,
     rng: np.random.Generator,
 ) -> Floats:
-    """Return the signal of one field, before optics and noise.
+    """Return the signal of one field before optics and noise: CARS, TPEF, SHG in counts, 0 outside tissue; (3, H, W).
 
-    Parameters
-    ----------
-    tissue : ndarray of bool, shape (H, W)
-        Where there is tissue.
-    grade : float
-        How tumour-like the tissue looks: -1 clear non-tumour, 1 clear tumour.
-    style : SlideStyle
-        Properties of the slide.
-    spec : TextureSpec
-        Numbers of the texture.
-    mpp : float
-        Micrometres per pixel.
-    rng : numpy.random.Generator
-        Source of randomness.
-
-    Returns
-    -------
-    ndarray of float32, shape (3, H, W)
-        CARS, TPEF and SHG in counts; 0 where there is no tissue.
+    `grade` says how tumour-like the tissue looks: -1 clear non-tumour, 1 clear tumour.
     """
     shape = (tissue.shape[0], tissue.shape[1])
     t = (float(np.clip(grade, -spec.grade_limit, spec.grade_limit)) + 1) / 2

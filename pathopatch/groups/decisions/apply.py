@@ -112,13 +112,7 @@ def _require_tiled(patches: pd.DataFrame, verdicts: Mapping[str, str]) -> None:
 
 
 def decision_summary(summary: Mapping[str, Any]) -> str:
-    """Return in one sentence what decisions changed.
-
-    Parameters
-    ----------
-    summary : mapping
-        ``decided`` of ``groups/audit.json``.
-    """
+    """Return ``decided`` of ``groups/audit.json``, what decisions changed, as one sentence."""
     rejected, reviewers = summary["rejected"], ", ".join(summary["reviewers"]) or "nobody"
     slides = f"slides rejected: {', '.join(rejected)} ({pluralize(summary['patches_rejected'], 'patch')})"
     relabelled = ", ".join(f"{number} {verdict}" for verdict, number in summary["relabelled"].items() if number)

@@ -135,17 +135,9 @@ FIELDS = tuple(column.name for column in fields(RecordedDecision))
 
 
 def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision]:
-    """Return the rows that count: the latest of each slide and patch that was not withdrawn.
+    """Return the rows that count, sorted by time: the latest of each slide and patch that was not withdrawn.
 
-    Parameters
-    ----------
-    rows : iterable of RecordedDecision
-        Of one slide or of many, in any order.
-
-    Returns
-    -------
-    list of RecordedDecision
-        Sorted by time; rows of one time by id.
+    Rows may be of many slides and in any order; those of one time are sorted by id.
     """
     ordered = sorted(rows, key=lambda row: (row.made, row.id))
     withdrawn = {row.undoes for row in ordered}
@@ -165,13 +157,7 @@ def content_key(row: RecordedDecision) -> tuple[object, ...]:
 
 
 def utc_text(moment: datetime) -> str:
-    """Return a time in UTC to the microsecond, so that text sorts as time does.
-
-    Parameters
-    ----------
-    moment : datetime
-        With its time zone.
-    """
+    """Return a time, given with its zone, in UTC to the microsecond: text sorts as time does."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

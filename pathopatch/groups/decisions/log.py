@@ -80,15 +80,7 @@ def decision_of_row(values: tuple[object, ...]) -> RecordedDecision:
 
 
 def require_version(connection: sqlite3.Connection, path: Path) -> None:
-    """Refuse a file that is no log of this version.
-
-    Raises
-    ------
-    InputCorruptError
-        It is an SQLite file of something else.
-    StaleArtefactError
-        A newer version of this package wrote it.
-    """
+    """Refuse an SQLite file that is no log, or a log of a newer version of this package."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > LOG_VERSION:
         raise StaleArtefactError(
@@ -113,19 +105,7 @@ def is_lock_error(error: sqlite3.Error) -> bool:
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into errors with code, place and remedy.
-
-    Raises
-    ------
-    SlideTimeoutError
-        The file is locked.
-    DiskFullError
-        No space was left; nothing was written.
-    InputUnsupportedError
-        The file may not be opened or written.
-    InputCorruptError
-        It is damaged, or no SQLite file.
-    """
+    """Turn SQLite's errors into errors with code, place and remedy: locked, disk full, not writable, damaged."""
     try:
         yield
     except sqlite3.Error as error:

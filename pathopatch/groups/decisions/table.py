@@ -30,13 +30,7 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
-    """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet.
-
-    Parameters
-    ----------
-    rows : iterable of RecordedDecision
-        In the order in which they were written.
-    """
+    """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet."""
     stream = io.StringIO(newline="")
     # CRLF, so that the csv module also quotes a cell that holds a lone CR.
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\r\n")

@@ -74,13 +74,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def require_proportions(mask_px: tuple[int, int], slide_size: tuple[int, int], *, place: str) -> None:
-    """Refuse a mask whose (width, height) are not in proportion to the slide's within 2 %.
-
-    Raises
-    ------
-    ModalityMismatchError
-        See above.
-    """
+    """Raise ModalityMismatchError if (width, height) of a mask and of its slide are not in proportion within 2 %."""
     (width, height), (slide_width, slide_height) = mask_px, slide_size
     # Sides are rounded to whole pixels, and one pixel of a tiny mask is more than 2 %.
     allowed = max(_MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
@@ -150,7 +144,7 @@ class MaskFractions:
 
 
 def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
-    """Refuse a mask file that does not fit a slide, or is damaged.
+    """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskFractions`.
 
     Parameters
     ----------
@@ -162,11 +156,6 @@ def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = Fals
         Read only the file's header: damaged pixels are not found.
     is_banded : bool
         A large TIFF may be read in bands; off for masks that are read at once.
-
-    Raises
-    ------
-    ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `MaskFractions`.
     """
     is_large = is_banded and _is_large(path)
     source = raster(path, is_whole=not is_large)

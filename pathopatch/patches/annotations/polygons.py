@@ -32,20 +32,7 @@ class PolygonFractions:
         self._tree = shapely.STRtree(self._pieces)
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
-        """Return the region's fraction of each patch's part on the slide.
-
-        Parameters
-        ----------
-        x, y : ndarray of int64, shape (N,)
-            Origins, level-0 px.
-        extent : float
-            Side of a patch, level-0 px.
-
-        Returns
-        -------
-        ndarray of float64, shape (N,)
-            In [0, 1]; 0 for a patch beyond the slide.
-        """
+        """Return the region's fraction of each patch's part on the slide; as `MaskFractions.fractions`."""
         fractions = np.zeros(len(x))
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)

@@ -69,12 +69,7 @@ def read_tissue_mask(
 def check_tissue_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False) -> None:
     """Refuse a tissue mask that is missing or broken; `is_quick` reads only the header of a raster.
 
-    Raises
-    ------
-    ModalityMismatchError
-        The raster is out of proportion.
-    InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `check_mask` and `read_annotations`.
+    Errors as of `check_mask` and `read_annotations`; `slide_size` is (width, height), level-0 px.
     """
     if _is_outlines(path):
         read_annotations(path)
