@@ -27,18 +27,10 @@ _HEADER = "pathopatch"
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Where a run keeps its checkpoint.
+    """Where a run keeps its checkpoint."""
 
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-    fingerprint : str
-        Of configuration and inputs; a checkpoint of another fingerprint is not restored.
-    """
-
-    folder: Path
-    fingerprint: str
+    folder: Path  # of the run
+    fingerprint: str  # of configuration and inputs: a checkpoint of another one is not restored
 
     @property
     def path(self) -> Path:
@@ -48,59 +40,25 @@ class CheckpointFolder:
 
 @dataclass
 class State:
-    """The state of a run: what the loop changes.
+    """The state of a run: what the loop changes."""
 
-    Parameters
-    ----------
-    network : nn.Module
-        The weights being trained.
-    average : nn.Module
-        Their moving average; the same object as `network` where none is kept.
-    optimizer : torch.optim.Optimizer
-        Of the phase.
-    objective : nn.Module
-        Of the phase, with its buffers.
-    attribute : ndarray of int64, shape (N,)
-        By which the phase draws its N patches.
-    report : dict
-        Facts about those patches, repeated in each row of the history.
-    scaler : GradScaler or None
-        Of the loss, in float16.
-    losses : LossMeans
-        Since the last evaluation.
-    phase, step : int
-        The phase, and the steps of it that are done.
-    history : list of dict
-        One row per evaluation.
-    best : dict
-        `step` and `score` of the best evaluation so far; empty before the first.
-    best_weights : dict of str to Tensor
-        The weights of that evaluation.
-    """
-
-    network: nn.Module
-    average: nn.Module
+    network: nn.Module  # the weights being trained
+    average: nn.Module  # their moving average; the same object as `network` where none is kept
     optimizer: torch.optim.Optimizer
     objective: nn.Module
-    attribute: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    report: dict[str, Any] = field(default_factory=dict)
-    scaler: torch.amp.GradScaler | None = None
-    losses: LossMeans = field(default_factory=LossMeans)
+    attribute: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # (N,), to draw by
+    report: dict[str, Any] = field(default_factory=dict)  # facts about the N patches, for each row of the history
+    scaler: torch.amp.GradScaler | None = None  # of the loss, in float16
+    losses: LossMeans = field(default_factory=LossMeans)  # since the last evaluation
     phase: int = 0
-    step: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] = field(default_factory=dict)
-    best_weights: dict[str, Tensor] = field(default_factory=dict)
+    step: int = 0  # steps of the phase that are done
+    history: list[dict[str, Any]] = field(default_factory=list)  # one row per evaluation
+    best: dict[str, Any] = field(default_factory=dict)  # `step` and `score` of the best evaluation so far
+    best_weights: dict[str, Tensor] = field(default_factory=dict)  # of that evaluation
 
 
 def save(checkpoints: CheckpointFolder, state: State) -> None:
-    """Write a checkpoint; the earlier one stays until the new one is complete.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the earlier checkpoint is untouched.
-    """
+    """Write a checkpoint; the earlier one stays until the new one is complete."""
     tensors = _prefixed("network", state.network.state_dict())
     if state.average is not state.network:
         tensors |= _prefixed("average", state.average.state_dict())

@@ -34,25 +34,9 @@ def summarize_data(
 ) -> dict[str, Any]:
     """Return slides, patients, patches and group sizes of the data for training and for selection.
 
-    Parameters
-    ----------
-    groups : DataFrame
-        The groups table.
-    config : TrainConfig
-        Of the run.
-    bins : JoinedBins, optional
-        Those that it drew by.
-    class_names : sequence of str
-        Names of the K labels.
-    learnt_from_val : int
-        Validation patches that a phase learnt from.
-
-    Returns
-    -------
-    dict
-        ``trained`` and, where there is validation, ``validated``: each ``splits``, ``slides``, ``patients``,
-        ``patches``, ``by`` (what forms the groups), ``attributes`` (names of its A values) and ``counts`` (K x A).
-        ``drawn_by`` says in words what else it draws or is selected by; ``learnt_from_val`` stands where it is above 0.
+    ``trained`` and, where there is validation, ``validated``: each ``splits``, ``slides``, ``patients``, ``patches``,
+    ``by`` (what forms the groups), ``attributes`` (names of its A values) and ``counts`` (K x A). ``drawn_by`` says in
+    words what else it draws or is selected by; ``learnt_from_val`` stands where it is above 0.
     """
     stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
     drawn = stored if bins is None else TissueBins(bins.kept)
@@ -103,17 +87,7 @@ def _drawn_by(groups: pd.DataFrame, config: TrainConfig) -> str:
 
 
 def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> SeenRange:
-    """Return the ranges of channel means and sharpness in training, which flag patches of other slides as unlike.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder; where a slide's patch table has no sharpness, it is not known.
-    groups : DataFrame
-        The groups table: slide and tissue fraction of each patch.
-    train : PatchSet
-        The training patches.
-    """
+    """Return the ranges of channel means and sharpness in training, which flag patches of other slides as unlike."""
     starts = range(0, len(train), _CHUNK)
     means = np.concatenate([train.read(slice(at, at + _CHUNK)).mean(axis=(2, 3)) for at in starts])  # (N, C)
     ends = np.percentile(means.astype(np.float64), _ENDS, axis=0).T  # (C, 2)
@@ -129,13 +103,7 @@ def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> SeenR
 def least_sharpness_by_tissue(
     tissue: NDArray[np.float64], sharpness: NDArray[np.float64]
 ) -> tuple[tuple[float, float], ...] | None:
-    """Return (tissue fraction, least sharpness from there on to the next), rising; None where tissue is not known.
-
-    Parameters
-    ----------
-    tissue, sharpness : ndarray of float64, shape (N,)
-        Of patches that are in focus: tissue fraction, and sharpness as in `pathopatch.patches.intensity.sharpness`.
-    """
+    """Return (tissue fraction, least sharpness from there to the next) of patches in focus; None without tissue."""
     # A patch that is half glass shows half the detail even in focus, so patches of similar tissue are compared.
     if not np.isfinite(tissue).all():
         return None

@@ -150,13 +150,7 @@ def load_patches(
 
 
 def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel over all patches and pixels, in the scale of [0, 1].
-
-    Raises
-    ------
-    NonFiniteError
-        Some patches hold NaN or infinity; they are named.
-    """
+    """Return mean and standard deviation of each channel over all patches and pixels, in the scale of [0, 1]."""
     count, total, squares = 0, 0.0, 0.0
     for start in range(0, len(patches), _CHUNK):
         part = patches.read(slice(start, start + _CHUNK)).astype(np.float64)
@@ -226,14 +220,7 @@ def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
 class StoredPatches(Dataset[NDArray[np.float32]]):
     """Patches that are read from their stores, or slides, when they are needed; any thread or process may read.
 
-    Parameters
-    ----------
-    stores : sequence of PatchStore
-        One a slide.
-    slide, row : ndarray of int64, shape (N,)
-        Store of each patch, and its row in it.
-    input_px : int
-        Side that they are resampled to.
+    `slide` and `row` (N,) name the store of each patch and its row in it; `input_px` is the side after resampling.
     """
 
     def __init__(

@@ -47,13 +47,7 @@ class ProcessGroup:
             dist.all_reduce(torch.zeros(1))  # a tensor on the processor works with every backend
 
     def device(self, name: str) -> torch.device:
-        """Return the device of this process: of several, each takes the CUDA device of its local number.
-
-        Raises
-        ------
-        InputUnsupportedError
-            There is no such device, or one CUDA device is named for several processes.
-        """
+        """Return the device of this process: of several, each takes the CUDA device of its local number."""
         if self.world == 1:
             return pick_device(name)
         if name.startswith("cuda:"):
@@ -64,18 +58,9 @@ class ProcessGroup:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
 
     def gather_losses(self, loss: Tensor, places: NDArray[np.int64]) -> Tensor:
-        """Return the losses of the whole batch, in its order; gradients flow only into this process's own.
+        """Return the losses (B,) of the whole batch, in its order; gradients flow only into this process's own.
 
-        Parameters
-        ----------
-        loss : Tensor of float, shape (b,)
-            Losses of the samples at ``places[rank]``.
-        places : ndarray of int64, shape (world, b)
-            Positions in the batch that each process holds; together all of them.
-
-        Returns
-        -------
-        Tensor of float, shape (world * b,)
+        `loss` (b,) belongs to the samples at ``places[rank]``; `places` (world, b) holds every position once.
         """
         if self.world == 1:
             return loss
@@ -130,29 +115,11 @@ class ProcessGroup:
 
 
 def shard_indices(group: NDArray[np.int64], *, parts: int, world: int) -> NDArray[np.int64]:
-    """Return which positions of a batch each process holds.
+    """Return which positions of a batch each process holds: int64 (world, B / world), ascending in each row.
 
-    Within each part and each group, a process takes ``[rank::world]``. Where the counts are multiples of `world`, all
-    processes hold equally many of each; otherwise they differ by one at most.
-
-    Parameters
-    ----------
-    group : ndarray of int64, shape (B,)
-        Group of each sample, in the order of the batch.
-    parts : int
-        Equal parts that the batch is made of, one after another: 2 for the halves of an extrapolated batch.
-    world : int
-        Number of processes.
-
-    Returns
-    -------
-    ndarray of int64, shape (world, B / world)
-        Positions, ascending in each row.
-
-    Raises
-    ------
-    InputUnsupportedError
-        A part cannot be shared out evenly.
+    Within each of the batch's equal `parts` (halves of an extrapolated batch) and each `group` (B,), a process takes
+    ``[rank::world]``. Where the counts are multiples of `world`, all processes hold equally many of each; otherwise they
+    differ by one at most.
     """
     if len(group) % (parts * world):
         raise InputUnsupportedError(

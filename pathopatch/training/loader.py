@@ -24,27 +24,13 @@ from pathopatch.training.selection import Standardizer
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The patches of a step.
+    """The patches of a step."""
 
-    Parameters
-    ----------
-    step : int
-        From 0.
-    indices : list of int
-        The samples of the whole batch.
-    places : ndarray of int64, shape (world, b)
-        Positions in the batch that each process holds.
-    own_indices : list of int
-        The samples of this process.
-    x : Tensor of float32, shape (b, C, H, W)
-        The patches of this process, augmented and standardised, on the device.
-    """
-
-    step: int
-    indices: list[int]
-    places: NDArray[np.int64]
-    own_indices: list[int]
-    x: Tensor
+    step: int  # from 0
+    indices: list[int]  # samples of the whole batch
+    places: NDArray[np.int64]  # (world, b): positions in the batch that each process holds
+    own_indices: list[int]  # samples of this process
+    x: Tensor  # float32 (b, C, H, W): those samples, augmented and standardised, on the device
 
 
 def load_batches(
@@ -58,26 +44,10 @@ def load_batches(
     processes: ProcessGroup,
     ahead: int,
 ) -> Iterator[Batch]:
-    """Yield the batches of some steps in order, up to `ahead` of them made before they are due.
+    """Yield the batches of some steps in order.
 
-    Parameters
-    ----------
-    sampler : Batches
-        Gives the indices of each step.
-    data : PatchSet
-        The patches that the indices count.
-    steps : iterable of int
-        Steps to load.
-    group : ndarray of int64, shape (N,)
-        Group of each sample; processes share the samples of each group evenly.
-    augment : callable or None
-        Augmentation of a batch.
-    standardize : Standardizer
-        Of the training set; batches go to its device.
-    processes : ProcessGroup
-        Shares out the batch.
-    ahead : int
-        0 makes each batch when it is due, in the calling thread.
+    Up to `ahead` batches are made by another thread before they are due; 0 makes each when it is due, in this thread.
+    Processes share the samples of each `group` (N,) evenly.
     """
     device = standardize.mean.device
     parts = int(getattr(sampler, "parts", 1))
@@ -100,13 +70,7 @@ def load_batches(
 
 
 def with_cell_unit(sampler: Batches, unit: int) -> Batches:
-    """Return a sampler that draws the samples of a cell in multiples of `unit`.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The sampler cannot, or its batches are no multiple.
-    """
+    """Return a sampler that draws the samples of a cell in multiples of `unit`."""
     if unit == 1:
         return sampler
     in_units = getattr(sampler, "in_units", None)

@@ -21,13 +21,7 @@ _LEAST_SCALE = 2.0**-14
 
 
 def training_dtype(requested: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the forward pass for [train] precision; weights and losses are always float32.
-
-    Raises
-    ------
-    InputUnsupportedError
-        float16 on another device than CUDA.
-    """
+    """Return the dtype of the forward pass for [train] precision; weights and losses are always float32."""
     if requested == "auto":
         # float32 on processors: logits of two runs are compared bit for bit there, and small networks gain little.
         if device.type != "cuda":
@@ -53,13 +47,7 @@ def overflows_always(scaler: torch.amp.GradScaler | None) -> bool:
 
 
 def compiled(network: nn.Module, device: torch.device) -> Callable[[Tensor], Tensor]:
-    """Return a network's forward pass, compiled at its first call.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The device is a processor, and there is no C++ compiler.
-    """
+    """Return a network's forward pass, compiled at its first call."""
     if device.type == "cpu" and not any(which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name):
         raise InputUnsupportedError(
             "no C++ compiler to compile the network with",
@@ -101,22 +89,10 @@ def take_step(
     scaler: torch.amp.GradScaler | None,
     processes: ProcessGroup,
 ) -> None:
-    """Take one gradient step of the objective.
+    """Take one gradient step of the objective of the whole batch.
 
-    Parameters
-    ----------
-    total : Tensor, shape ()
-        The objective of the whole batch.
-    optimizer : torch.optim.Optimizer
-        Its weights and state are changed.
-    rate : float
-        Learning rate of this step.
-    clip_norm : float or None
-        Largest norm of the gradient over all weights together; a longer one is shortened to it.
-    scaler : GradScaler or None
-        For float16: a step whose scaled gradient overflows is left out, and the scale is lowered.
-    processes : ProcessGroup
-        Each process holds the gradient through its own samples; they are summed.
+    A gradient whose norm over all weights exceeds `clip_norm` is shortened to it. With a `scaler`, a step whose scaled
+    gradient overflows is left out, and the scale is lowered. Each process holds the gradient through its own samples.
     """
     for group in optimizer.param_groups:
         group["lr"] = rate

@@ -36,38 +36,20 @@ _SETTINGS = {  # where the configuration has another name for a method's paramet
 
 @dataclass(frozen=True, eq=False)
 class PhaseData:
-    """What a phase draws from.
+    """What a phase draws from."""
 
-    Parameters
-    ----------
-    patches : PatchSet
-        With the attribute that it draws by.
-    report : dict
-        Facts for each row of the history: of pseudo-attributes how well they find the true minority, of held-out
-        patches how they were held out.
-    """
-
-    patches: PatchSet
+    patches: PatchSet  # with the attribute that it draws by
+    # For each row of the history: how well pseudo-attributes find the true minority, how patches were held out.
     report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class ValidationSplit:
-    """Validation in two parts.
+    """Validation in two parts."""
 
-    Parameters
-    ----------
-    select : PatchSet or None
-        Selects the checkpoint and the decision threshold.
-    held_out : PatchSet or None
-        Patches that phases of the split ``val`` learn from; None if there is no such phase.
-    is_by_patient : bool
-        Whether no patient is in both.
-    """
-
-    select: PatchSet | None
-    held_out: PatchSet | None = None
-    is_by_patient: bool = False
+    select: PatchSet | None  # selects the checkpoint and the decision threshold
+    held_out: PatchSet | None = None  # for phases of the split ``val`` to learn from; None without such a phase
+    is_by_patient: bool = False  # whether no patient is in both
 
 
 def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
@@ -125,16 +107,7 @@ def split_validation(val: PatchSet | None, phases: Sequence[Phase], *, seed: int
 def check_phases(
     phases: Sequence[Phase], train: PatchSet, validation: ValidationSplit, config: TrainConfig, *, n_classes: int
 ) -> None:
-    """Refuse before the first step what would fail in a later phase or at the decision threshold.
-
-    Raises
-    ------
-    GroupEmptyError
-        A group that a later phase needs has no patch, or class 1 has none while a sensitivity is set.
-    InputUnsupportedError
-        A phase holds out validation patches that are trained on, draws them by another attribute than the one that
-        selects, or there are none; or a sensitivity is set with more than two classes or without validation.
-    """
+    """Refuse before the first step what would fail in a later phase or at the decision threshold."""
     if any(phase.split == "val" for phase in phases):
         if "val" in config.train_splits:
             raise InputUnsupportedError(
@@ -181,23 +154,8 @@ def phase_data(
 ) -> PhaseData:
     """Return what a phase draws from.
 
-    Parameters
-    ----------
-    phase : Phase
-        The phase.
-    train : PatchSet
-        Training patches.
-    validation : ValidationSplit
-        Validation patches.
-    probability : callable, optional
-        Probabilities (N, K) by the network so far; needed where the phase relabels.
-    attribute : ndarray of int64, shape (N,), optional
-        The attribute that a checkpoint stored, which then replaces all others.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The phase draws from validation and there is none.
+    `probability` gives the probabilities (N, K) by the network so far, which a relabelling phase needs. `attribute`
+    (N,) is that of a checkpoint, and replaces all others.
     """
     patches = train if phase.split == "train" else validation.held_out
     if patches is None:
@@ -230,13 +188,7 @@ def _with_known_attribute(phase: Phase, patches: PatchSet) -> PatchSet:
 
 
 def phase_batches(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int, seed: int) -> Batches:
-    """Return the batches of a phase: by the patches' attribute, or by the rank of their tissue fraction.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The method has no form that draws by rank.
-    """
+    """Return the batches of a phase: by the patches' attribute, or by the rank of their tissue fraction."""
     sizes = {"batch_per_class": config.batch_per_class, "steps": steps, "seed": seed}
     if config.attribute != "rank":
         return phase.sampler(data.label, data.attribute, **sizes)
@@ -259,21 +211,8 @@ def attribute_shares(data: PatchSet, config: TrainConfig) -> NDArray[np.float64]
 def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
     """Refuse a run that draws from groups, or is selected by them, of which one is empty.
 
-    Runs by bins or by rank, and attributes of more than two values, may have empty groups.
-
-    Parameters
-    ----------
-    groups : DataFrame
-        The groups table.
-    config : TrainConfig
-        Of the run.
-    fold : str
-        Of a cross-validation, for the message.
-
-    Raises
-    ------
-    GroupEmptyError
-        Names the threshold, the groups, thresholds that would do, and the methods that need no groups.
+    The error names the groups, thresholds that would do, and the methods that need no groups. Runs by bins or by rank,
+    and attributes of more than two values, may have empty groups.
     """
     if threshold_attributes(groups)[0].n_values > 2:
         return

@@ -41,7 +41,7 @@ _NO_EFFECT = {"device", "threads", "cache_gib", "name", "compile", "checkpoint_e
 
 
 def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None, force: bool = False) -> Path:
-    """Train one run on the stored patches of a work folder and return its folder.
+    """Train one run on the stored patches of a work folder and return its folder ``runs/<run_name>``.
 
     A killed run goes on from its last checkpoint; a finished one of the same stamp is left as it is. Under ``torchrun``
     all processes train one run together, and the first one writes.
@@ -56,11 +56,6 @@ def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None
         See `fit_arrays`.
     force : bool
         Redo a run of other settings or inputs.
-
-    Returns
-    -------
-    Path
-        ``runs/<run_name>``.
 
     Raises
     ------

@@ -63,21 +63,11 @@ _POLL_S = 0.5  # between looks at trials that other processes are running
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """The budget of a search.
+    """The budget of a search."""
 
-    Parameters
-    ----------
-    trials : int
-        How many trials run to their end; with a budget and pruning there may be more, of fewer steps.
-    steps_each : int
-        Training steps of a trial, all phases of the method together.
-    budget_steps : int or None
-        What all trials may take together; None for what that number of trials takes.
-    """
-
-    trials: int
-    steps_each: int
-    budget_steps: int | None = None
+    trials: int  # that run to their end; with a budget and pruning there may be more, of fewer steps
+    steps_each: int  # training steps of a trial, all phases of the method together
+    budget_steps: int | None = None  # for all trials together; None: what that number of trials takes
 
     @property
     def offered(self) -> str:
@@ -98,13 +88,7 @@ class SearchPlan:
 
 
 def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
-    """Return how many trials and steps the search of a method may take.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The budget does not pay for one trial, or the patches that trials would be compared by are trained on.
-    """
+    """Return how many trials and steps the search of a method may take; refuse one that cannot be run."""
     if "val" in config.train_splits:
         raise InputUnsupportedError(
             "trials are compared by the split 'val', and train_splits holds it",
@@ -124,13 +108,7 @@ def search_plan(config: TrainConfig, search: TuneConfig) -> SearchPlan:
 
 
 def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
-    """Return in words how many trials and steps the search of each run may take, one line a kind of run.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The budget does not pay for one trial.
-    """
+    """Return in words how many trials and steps the search of each run may take, one line a kind of run."""
     runs: dict[str, list[str]] = {}
     for config in configs:
         runs.setdefault(str(search_plan(config, search)), []).append(config.method)
@@ -144,19 +122,10 @@ def search_text(configs: Sequence[TrainConfig], search: TuneConfig) -> str:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What the trials of a method choose from.
+    """What the trials of a method choose from."""
 
-    Parameters
-    ----------
-    ranges : mapping of str to (low, high)
-        Settings searched on a logarithmic scale.
-    grid : tuple of mapping
-        Settings that go together, such as c and beta, in the order in which they are first tried; empty for methods
-        without.
-    """
-
-    ranges: Mapping[str, tuple[float, float]]
-    grid: tuple[Mapping[str, float], ...]
+    ranges: Mapping[str, tuple[float, float]]  # (low, high) of settings searched on a logarithmic scale
+    grid: tuple[Mapping[str, float], ...]  # settings that go together, such as c and beta, in the order of trial
 
     @property
     def grid_names(self) -> list[str]:
@@ -238,28 +207,7 @@ def search_arrays(
     study: optuna.Study | None = None,
     progress: StepCallback | None = None,
 ) -> tuple[TrainConfig, TrainingResult]:
-    """Return the winning settings and their result, from loaded patches.
-
-    Parameters
-    ----------
-    train, val : PatchSet
-        See `fit_arrays`.
-    config : TrainConfig
-        Everything that is not searched, and the settings of the first trial.
-    search : TuneConfig
-        Number of trials or of steps, ranges, and what to maximise on validation.
-    study : optuna.Study, optional
-        Trials done so far; None for none.
-    progress : callable, optional
-        See `fit_arrays`.
-
-    Raises
-    ------
-    NonFiniteError
-        Every trial diverged.
-    InputUnsupportedError
-        The budget does not pay for one trial.
-    """
+    """Search on loaded patches, going on from the trials of `study`; return the winning settings and their result."""
     study = study or open_study(None, name="search")
     trials = TrialRunner(train, val, config, search, study=study, progress=progress)
     trials.run_all()
@@ -267,14 +215,9 @@ def search_arrays(
 
 
 class TrialRunner:
-    """One of the processes that work on a search.
+    """One of the processes that work on a search; see `tune`.
 
-    Parameters
-    ----------
-    train, val, config, search, study, progress
-        See `search_arrays`.
-    folder : Path, optional
-        Holds the locks and checkpoints of trials that several processes share. None: nothing touches the disk.
+    `folder` holds the locks and checkpoints of trials that several processes share. None: nothing touches the disk.
     """
 
     def __init__(

@@ -31,13 +31,7 @@ _RESAMPLES = 1000  # draws of patients behind an interval: its ends are then goo
 
 @dataclass(frozen=True, eq=False)
 class Standardizer:
-    """Standardise patches in [0, 1] by the training set's mean and standard deviation.
-
-    Parameters
-    ----------
-    mean, std : Tensor of float32, shape (C, 1, 1)
-        On the device.
-    """
+    """Standardise patches in [0, 1] by the mean and std of the training set, each float32 (C, 1, 1) on the device."""
 
     mean: Tensor
     std: Tensor
@@ -59,24 +53,12 @@ class Standardizer:
 
 @dataclass(frozen=True, eq=False)
 class DecisionThreshold:
-    """How logits become a class and probabilities.
+    """How logits become a class and probabilities."""
 
-    Parameters
-    ----------
-    threshold : float
-        On z1 - z0, where there are two classes; otherwise 0.
-    chosen_for : str
-        ``none``, ``wga``, or ``sensitivity 0.95``.
-    temperature : float
-        Divides the logits before they become probabilities.
-    validation : dict
-        Measures on validation at the threshold and at 0, WGA and GBA with the 95 % interval over its patients, and
-        the mean negative log-likelihood at the temperature and at 1.
-    """
-
-    threshold: float = 0.0
-    chosen_for: str = "none"
-    temperature: float = 1.0
+    threshold: float = 0.0  # on z1 - z0, where there are two classes; otherwise 0
+    chosen_for: str = "none"  # or "wga", or "sensitivity 0.95"
+    temperature: float = 1.0  # divides the logits before they become probabilities
+    # Measures at the threshold and at 0, WGA and GBA with intervals, likelihood at the temperature and at 1.
     validation: dict[str, Any] = field(default_factory=dict)
 
 
@@ -112,17 +94,9 @@ def validation_measures(
 ) -> dict[str, float]:
     """Return `wga`, `gba`, `average` and `cba`, the mean of the accuracies of the classes.
 
-    Where no attribute is known, the groups are the classes: `wga` is the accuracy of the worst class. Where some are,
-    `wga` and `gba` are of those patches.
-
-    Parameters
-    ----------
-    logits : ndarray of float64, shape (N, K)
-        One per class.
-    label, attribute : ndarray of int64, shape (N,)
-        Of the same patches; an attribute of -1 is not known. Groups without patches take no part.
-    threshold : float
-        On z1 - z0, where K = 2.
+    From logits (N, K), label and attribute (N,), at a threshold on z1 - z0 where K = 2. Where no attribute is known,
+    the groups are the classes: `wga` is the accuracy of the worst class. Where some are, `wga` and `gba` are of those
+    patches.
     """
     prediction = metrics.predicted_class(logits, decision_threshold=threshold)
     known, no_attribute = is_known(attribute), np.zeros(len(label), dtype=np.int64)
@@ -168,24 +142,9 @@ def check_validation(
 ) -> None:
     """Refuse validation patches by which nothing can be selected.
 
-    Parameters
-    ----------
-    val : PatchSet or None
-        The validation patches.
-    needs_groups : bool
-        Whether the method needs all groups of a binary attribute; otherwise, and where there are more values or none is
-        known, a method is selected by the groups that are there.
-    needs_attribute : bool
-        Whether the method needs some known attribute, whatever the groups.
-    shape : tuple of int
-        Classes and attribute values of training and validation together.
-
-    Raises
-    ------
-    GroupEmptyError
-        There is none, a class is missing, or a group that the method needs.
-    InputUnsupportedError
-        No attribute is known and the method needs one.
+    `needs_groups`: the method needs all groups of a binary attribute. Otherwise, and where there are more values or
+    none is known, it is selected by the groups that are there. `needs_attribute`: it needs some known attribute.
+    `shape`: classes and attribute values of training and validation together.
     """
     if val is None or len(val) == 0:
         raise GroupEmptyError(
@@ -219,24 +178,10 @@ def choose_threshold(
     tune_threshold: bool,
     sensitivity: float | None = None,
 ) -> DecisionThreshold:
-    """Return the decision threshold and the temperature, with the measures that they give on validation.
+    """Return decision threshold and temperature by the logits (N, K) of all validation patches, with their measures.
 
-    Parameters
-    ----------
-    logits : ndarray of float64, shape (N, K)
-        Of all validation patches.
-    val : PatchSet
-        Those patches.
-    tune_threshold : bool
-        Choose the threshold by these patches, if there are two classes; otherwise it is 0. Where no attribute is known,
-        the groups are the two classes.
-    sensitivity : float, optional
-        Share of class 1 that is to be found. None: the threshold has the highest WGA, if every group has samples.
-
-    Raises
-    ------
-    GroupEmptyError
-        A sensitivity is set and there is no patch of class 1.
+    With two classes the threshold has the highest WGA, if every group has samples, or finds the share `sensitivity` of
+    class 1; otherwise it is 0. Where no attribute is known, the groups are the two classes.
     """
     known = is_known(val.attribute)
     label, attribute = val.label[known], np.maximum(val.attribute[known], 0)
@@ -281,13 +226,6 @@ def nll(logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:
 def best_temperature(logits: NDArray[np.float64], label: NDArray[np.int64]) -> float:
     """Return the temperature in `TEMPERATURES` with the lowest negative log-likelihood [1]_; 1 where that is 0 already.
 
-    Parameters
-    ----------
-    logits : ndarray of float64, shape (N, K)
-        Finite.
-    label : ndarray of int64, shape (N,)
-        Class of each.
-
     References
     ----------
     .. [1] Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, arXiv:1706.04599,
@@ -313,24 +251,8 @@ def accuracies_with_intervals(
 ) -> dict[str, float]:
     """Return worst-group and group-balanced accuracy over the groups that have patches, with their 95 % intervals.
 
-    Parameters
-    ----------
-    is_right : ndarray of bool, shape (N,)
-        Whether each patch is predicted right.
-    group : ndarray of int64, shape (N,)
-        Group of each patch, from 0.
-    patient : ndarray, shape (N,)
-        Patient of each patch. Patients, not patches, are drawn again with replacement.
-    resamples : int
-        Draws; 0 for no interval.
-    seed : int
-        Of the draws.
-
-    Returns
-    -------
-    dict of str to float
-        ``wga`` and ``gba``, each with ``_low`` and ``_high``: the 2.5 and 97.5 % percentiles of the draws that hold a
-        patch of every group; NaN with fewer than two patients, or if no draw does.
+    ``wga`` and ``gba``, each with ``_low`` and ``_high``: percentiles of `resamples` draws of patients, not patches,
+    that hold a patch of every group; NaN with fewer than two patients, or if no draw does. All arrays are (N,).
     """
     present, column = np.unique(group, return_inverse=True)
     patients, row = np.unique(patient, return_inverse=True)

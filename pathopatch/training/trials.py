@@ -118,13 +118,7 @@ def trial_folder(folder: Path, number: int) -> Path:
 
 
 def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path | None) -> None:
-    """Record a finished trial, then remove the checkpoints of those that can no longer win.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the trial is to be run again, from its checkpoint.
-    """
+    """Record a finished trial, then remove the checkpoints of those that can no longer win."""
     if folder is None:
         study.add_trial(trial)
         return
