@@ -118,8 +118,8 @@ def shard_indices(group: NDArray[np.int64], *, parts: int, world: int) -> NDArra
     """Return which positions of a batch each process holds: int64 (world, B / world), ascending in each row.
 
     Within each of the batch's equal `parts` (halves of an extrapolated batch) and each `group` (B,), a process takes
-    ``[rank::world]``. Where the counts are multiples of `world`, all processes hold equally many of each; otherwise they
-    differ by one at most.
+    ``[rank::world]``. Where the counts are multiples of `world`, all processes hold equally many of each. Otherwise
+    they differ by one at most.
     """
     if len(group) % (parts * world):
         raise InputUnsupportedError(

@@ -19,7 +19,6 @@ from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
 from pathopatch.models.networks import build_network, classifier_of
 from pathopatch.training import checkpoint
-from pathopatch.training.augment import check_channels
 from pathopatch.training.checkpoint import CheckpointFolder, State
 from pathopatch.training.dataset import PatchSet, channel_statistics
 from pathopatch.training.distributed import ProcessGroup
@@ -43,6 +42,7 @@ from pathopatch.training.selection import (
     softmax,
     table_shape,
 )
+from pathopatch.training.source import check_channels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ The content of a batch depends on the seed and the step alone, never on when it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,12 @@ from torch import Tensor
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.prefetch import prefetch_results
 from pathopatch.debias.methods import Batches
-from pathopatch.training.augment import Augmentation
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup, shard_indices
 from pathopatch.training.selection import Standardizer
+
+Augment = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
+"""Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to augmented patches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ def load_batches(
     steps: Iterable[int],
     *,
     group: NDArray[np.int64],
-    augment: Augmentation | None,
+    augment: Augment | None,
     standardize: Standardizer,
     processes: ProcessGroup,
     ahead: int,

@@ -24,7 +24,6 @@ from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, steps_in_all
 from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.training import checkpoint
-from pathopatch.training.augment import augmentation
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, State
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup
@@ -78,7 +77,12 @@ class Run:
 
 def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     """Take the steps of a phase that are not done yet."""
-    config = run.config
+    # albumentations takes a second to import: commands that do not train must not wait for it.
+    from pathopatch.training.augment import Augmentation
+
+    config, augment = run.config, None
+    if rules := config.augmentation:
+        augment = Augmentation(rules, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb)
     n_attributes = gerne.cell_counts(data.label, data.attribute).shape[1]
     label = torch.tensor(data.label, device=run.device)  # (N,)
     group = torch.tensor(n_attributes * data.label + data.attribute, device=run.device)  # (N,)
@@ -94,7 +98,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         data,
         range(state.step, config.steps),  # a resumed run starts at the step of its checkpoint
         group=group.numpy(force=True),
-        augment=augmentation(config.augmentation, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb),
+        augment=augment,
         standardize=run.standardize,
         processes=run.processes,
         ahead=config.prefetch,

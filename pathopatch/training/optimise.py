@@ -113,7 +113,8 @@ def take_step(
 
 def update_average(average: nn.Module, network: nn.Module, step: int) -> None:
     """Move averaged weights towards the network's: w_ema += (1 - d) (w - w_ema), d = min(.99, (t + 1) / (t + 10))."""
-    # d rises from 0.1: the random initial weights are forgotten within a few steps.
+    # d rises from 0.1: the random initial weights are forgotten within a few steps. torch's AveragedModel copies the
+    # weights at its first step, counts its steps in a buffer, and prefixes all names: more code than these five lines.
     decay = min(0.99, (step + 1) / (step + 10))
     with torch.no_grad():
         torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)  # all in one call

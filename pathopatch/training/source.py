@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pathopatch.core.config import TissueConfig
+from pathopatch.core.config import AugmentConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
@@ -102,3 +102,22 @@ def _source_of(store: PatchStore) -> Source:
         tissue={name: value for name, value in stored["tissue"].items() if name in TissueConfig.model_fields},
         align=stored.get("registration", {}).get("align", False),
     )
+
+
+def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple[str, ...] = ()) -> None:
+    """Raise ChannelMismatchError for stain or colour of other channels than RGB, or shot noise of RGB."""
+    if rules is None:
+        return
+    colour = [name for name in ("stain", "color") if getattr(rules, name) > 0]
+    if colour and not is_rgb:
+        raise ChannelMismatchError(
+            f"{' and '.join(colour)} vary brightfield RGB, and the channels are {', '.join(channels) or 'others'}",
+            place="[train.augment]",
+            remedy="leave them at 0; gain, offset and photons are for such channels",
+        )
+    if rules.photons is not None and is_rgb:
+        raise ChannelMismatchError(
+            "photons describes detectors that count them, and the channels are brightfield RGB",
+            place="[train.augment]",
+            remedy="leave it out; stain and color are for such channels",
+        )

@@ -18,7 +18,7 @@ import optuna
 import pandas as pd
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from pathopatch.core.errors import NonFiniteError
@@ -30,23 +30,6 @@ NUMBER, DIVERGED = "trial", "diverged"
 MEASURES = tuple(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high"))
 
 
-class _JournalLock(JournalFileOpenLock):
-    """Optuna's lock of a journal, but one that a killed process does not keep for half a minute."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._lock = FileLock(path)
-
-    def acquire(self) -> bool:
-        """Wait for the lock."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Give it back."""
-        self._lock.release()
-
-
 def open_study(folder: Path | None, *, name: str) -> optuna.Study:
     """Return the study of finished trials in a folder's journal, which may hold several; in memory without a folder."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -54,13 +37,11 @@ def open_study(folder: Path | None, *, name: str) -> optuna.Study:
         return optuna.create_study(study_name=name, direction="maximize")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    journal, lock = folder / JOURNAL, _JournalLock(folder / f"{JOURNAL}.lock")
-    lock.acquire()
-    try:
+    # Optuna's own locks of a journal stay for half a minute when their process is killed.
+    journal, lock = folder / JOURNAL, FileLock(folder / f"{JOURNAL}.lock")
+    with lock:
         _cut_torn_line(journal)
-    finally:
-        lock.release()
-    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))  # type: ignore[arg-type]  # same methods
     return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
@@ -91,6 +72,7 @@ def trial_lock(folder: Path | None, number: int) -> Iterator[bool]:
     if folder is None:
         yield True
         return
+    # Optuna tells a killed trial by the heartbeats of a database, after minutes; a journal has none.
     lock = FileLock(folder / f"{number}.lock")
     try:
         lock.acquire(blocking=False)

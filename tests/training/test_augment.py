@@ -1,5 +1,8 @@
 """Augmentation: each kind by its own law, the same draws for the same step, and nothing that a channel cannot have."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,13 +10,19 @@ from made_patches import toy
 
 from pathopatch.core.config import AugmentConfig, TrainConfig
 from pathopatch.core.errors import ChannelMismatchError
-from pathopatch.training.augment import augment, check_channels
+from pathopatch.training.augment import Augmentation
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.reproducible import mixed_seed
+from pathopatch.training.source import check_channels
 
 ALL = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, photons=50)
 RGB = AugmentConfig(rotate_degrees=15, zoom=0.1, shift=0.1, stain=0.2, color=0.2)
 NOTHING = {"flips": False, "gain": 0, "offset": 0}
+
+
+def augment(x, rules, *, seed, step, is_rgb, places=None, batch=None):
+    places = np.arange(len(x)) if places is None else places
+    return Augmentation(rules, seed=seed, is_rgb=is_rgb)(x, places, batch or len(x), step)
 
 
 def _varied(x, *, seed=0, step=0, is_rgb=False, places=None, batch=None, **rules):
@@ -161,6 +170,23 @@ def test_shot_noise_is_refused_for_brightfield_rgb():
     with pytest.raises(ChannelMismatchError, match="photons"):
         check_channels(AugmentConfig(photons=50), is_rgb=True)
     check_channels(AugmentConfig(stain=0.1, color=0.1), is_rgb=True)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5, 9])
+def test_patches_of_any_number_of_channels_keep_their_shape(channels):
+    x = torch.rand(6, channels, 12, 12)
+    varied = augment(x, ALL, seed=0, step=0, is_rgb=False)
+    assert varied.shape == x.shape
+    flipped = _varied(x, flips=True).numpy()
+    assert all(
+        any(np.array_equal(image, one) for one in _symmetries(patch))
+        for image, patch in zip(flipped, x.numpy(), strict=True)
+    )
+
+
+def test_albumentations_is_imported_by_training_alone():
+    code = "import sys, pathopatch.training; sys.exit('albumentations' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_true_false_and_a_table_are_all_settings():
