@@ -86,7 +86,7 @@ def test_selection_at_a_threshold_leaves_the_bins_to_training(tmp_path):
 
 
 @pytest.mark.parametrize("settings", [{"bins": CUTS}, {"bins": CUTS, "select_at": 0.5}, {"attribute": "rank"}])
-def test_a_run_trains_tunes_and_is_judged_at_every_threshold_and_by_the_bins(tmp_path, settings):
+def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path, settings):
     groups = graded_work(tmp_path)
     run = fit(tmp_path, small(**settings))
     tuned = tune(tmp_path, small(**settings, name="tuned"), TuneConfig(trials=2))
@@ -114,7 +114,7 @@ def test_other_methods_do_not_draw_by_rank(tmp_path):
         fit(tmp_path, small(method="erm", attribute="rank"))
 
 
-def test_patches_with_an_attribute_of_five_values_train_and_are_judged_by_ten_groups(tmp_path):
+def test_an_attribute_of_five_values_trains_and_is_evaluated_by_ten_groups(tmp_path):
     graded_work(tmp_path, own=("red", "green", "blue", "grey", "black"))
     for method in ("erm", "resample"):
         evaluate_run(tmp_path, fit(tmp_path, small(method=method)).name, config=EvaluateConfig(bootstrap=0))
@@ -128,7 +128,7 @@ def test_patches_with_an_attribute_of_five_values_train_and_are_judged_by_ten_gr
     assert row["sweep"] == ""  # the tissue forms no groups here
 
 
-def test_a_study_trains_at_each_threshold_the_bins_and_the_rank_where_there_is_such_a_form():
+def test_a_study_trains_at_each_threshold_by_bins_and_by_rank():
     study = StudyConfig(
         manifest="m.csv",
         work="w",

@@ -36,7 +36,7 @@ def _symmetries(patch):
     return [image.copy() for t in turned for image in (t, t[:, :, ::-1])]
 
 
-def test_flips_make_each_patch_one_of_its_eight_symmetries_and_all_occur_alike():
+def test_flips_give_each_of_the_eight_symmetries_equally_often():
     x = torch.arange(2 * 3 * 3, dtype=torch.float32).reshape(1, 2, 3, 3).repeat(1600, 1, 1, 1)
     varied = _varied(x, flips=True).numpy()
     counts = [int((varied == image).all(axis=(1, 2, 3)).sum()) for image in _symmetries(x[0].numpy())]
@@ -110,7 +110,7 @@ def test_a_shift_moves_by_up_to_its_share_of_the_side():
     assert abs(torch.corrcoef(torch.stack([right, down]))[0, 1]) < 0.2  # each by itself
 
 
-def test_a_turn_keeps_the_distance_from_the_middle_and_a_zoom_the_direction():
+def test_rotation_keeps_distances_from_the_middle_and_zoom_directions():
     right, down = _centre(_varied(_spot(20, 0).repeat(200, 1, 1, 1), rotate_degrees=10))
     angle = torch.rad2deg(torch.atan2(down, right))
     torch.testing.assert_close(right.hypot(down), torch.full((200,), 20.0), rtol=0, atol=0.05)

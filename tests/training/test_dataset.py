@@ -22,7 +22,7 @@ def _rows(patches, index):
     return patches.read(np.asarray(index))
 
 
-def test_each_patch_has_the_pixels_that_its_id_names_whatever_the_order_of_the_groups(tmp_path):
+def test_patches_are_found_by_id_whatever_the_order_of_the_groups(tmp_path):
     groups = write_work(tmp_path)
     shuffled = groups.sample(frac=1, random_state=3)
     patches = load_patches(tmp_path, shuffled, input_px=16, splits=("val",), threshold=0.25)
@@ -43,7 +43,7 @@ def test_blank_glass_and_unlabelled_patches_are_left_out(tmp_path):
     assert (without.attribute == -1).all()
 
 
-def test_patches_read_when_needed_are_those_held_in_memory_up_to_half_precision(tmp_path):
+def test_patches_read_when_needed_equal_those_in_memory_to_float16(tmp_path):
     groups = write_work(tmp_path)
     held = load_patches(tmp_path, groups, input_px=8, splits=("train", "test"), threshold=0.25)
     lazy = load_patches(tmp_path, groups, input_px=8, splits=("train", "test"), threshold=0.25, cache_gib=1e-9)
@@ -69,7 +69,7 @@ def test_what_the_bundle_must_know_comes_from_the_stores(tmp_path):
     assert not source.is_rgb
 
 
-def test_what_crops_look_like_is_not_what_slides_must_be_unless_it_was_stated(tmp_path):
+def test_a_guessed_background_of_crops_binds_no_slide(tmp_path):
     groups = write_work(tmp_path)
     for store in (tmp_path / "slides").glob("*.zarr"):
         zarr.open_group(store, mode="r+").attrs["is_ready_set"] = True
@@ -87,7 +87,7 @@ def test_slides_of_other_channels_are_refused_with_both_sides(tmp_path):
         load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), threshold=0.25)
 
 
-def test_whether_channels_were_aligned_goes_into_the_bundle_and_is_alike_for_all(tmp_path):
+def test_alignment_is_one_for_all_slides_and_goes_into_the_bundle(tmp_path):
     groups = write_work(tmp_path / "all", align=(True, True, True))
     assert load_patches(tmp_path / "all", groups, input_px=16, splits=("train", "val")).source.align is True
     groups = write_work(tmp_path / "some", align=(True, False, True))
@@ -156,7 +156,7 @@ def test_only_the_slides_read_last_stay_open(tmp_path, monkeypatch):
     assert closed == ["slide-val", "slide-test"]
 
 
-def test_memory_of_a_batch_is_used_again_once_nobody_holds_it_and_never_before(tmp_path):
+def test_memory_of_a_batch_is_reused_only_once_nobody_holds_it(tmp_path):
     groups = write_work(tmp_path)
     lazy = load_patches(tmp_path, groups, input_px=8, splits=("train",), threshold=0.25, cache_gib=1e-9)
     batch = lazy.read([0, 1])

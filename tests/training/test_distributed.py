@@ -60,7 +60,7 @@ def test_two_processes_equal_one(together, name):
     assert said["threshold"] == pytest.approx(alone.decision_threshold, abs=1e-5)
 
 
-def test_a_loss_that_is_no_number_stops_all_processes_together_and_names_the_whole_batch(together):
+def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(together):
     first, second = (_said(together, "diverges", rank) for rank in (0, 1))
     assert first == second
     assert "NONFINITE" in first["error"]
@@ -68,7 +68,7 @@ def test_a_loss_that_is_no_number_stops_all_processes_together_and_names_the_who
     assert len(written["patch_ids"]) == 2 * 8
 
 
-def test_the_first_process_leaves_one_checkpoint_that_one_process_can_take_up(together):
+def test_the_first_process_leaves_a_checkpoint_for_one_process(together):
     assert read_header(CheckpointFolder(together / "groupdro", "f"))["step"] == 30
     assert [path.name for path in (together / "groupdro").iterdir()] == [CHECKPOINT]
 
@@ -100,7 +100,7 @@ def test_without_units_the_cells_of_two_processes_differ_by_one_at_most():
     assert [_cells(group[row], 2) for row in places] == [[2, 2], [1, 3]]
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused_with_what_would_do():
+def test_a_batch_that_cannot_be_shared_evenly_is_refused():
     with pytest.raises(InputUnsupportedError, match=r"a batch of 6 in 2 parts .* by 2 processes.*multiple of 4"):
         shard_indices(np.zeros(6, dtype=np.int64), parts=2, world=2)
 
@@ -122,7 +122,7 @@ def test_tuning_and_studies_are_refused_under_torchrun(monkeypatch):
         refuse_torchrun("tuning")
 
 
-def test_the_command_line_trains_one_run_under_torchrun_which_one_process_then_finds_done(tmp_path):
+def test_a_run_trained_under_torchrun_is_current_for_one_process(tmp_path):
     write_work(tmp_path)
     study = tmp_path / "study.toml"
     settings = "input_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\nthreads = 1\n"

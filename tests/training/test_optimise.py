@@ -1,5 +1,6 @@
 """A step's precision, rate and length: by device, by hand-made numbers, and with the scaled loss of float16."""
 
+import copy
 import math
 import sys
 from functools import partial
@@ -19,7 +20,15 @@ from pathopatch.models.networks import build_network
 from pathopatch.training import optimise
 from pathopatch.training.distributed import ProcessGroup
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.optimise import compiled, loss_scaler, rate_factor, take_step, training_dtype
+from pathopatch.training.optimise import (
+    compiled,
+    evaluation_steps,
+    loss_scaler,
+    rate_factor,
+    take_step,
+    training_dtype,
+    update_average,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -58,7 +67,7 @@ def test_the_rate_rises_over_the_warm_up_then_falls_along_half_a_cosine():
     assert {rate_factor(step, TrainConfig(steps=6)) for step in range(6)} == {1.0}
 
 
-def test_a_step_takes_the_rate_it_is_given_and_a_longer_gradient_is_shortened_to_the_norm():
+def test_a_step_takes_its_rate_and_shortens_a_long_gradient():
     def gradient_of_3_and_4(**rest):
         weight = nn.Parameter(torch.zeros(2))
         return _step(weight, (torch.tensor([3.0, 4.0]) * weight).sum(), **rest)
@@ -68,14 +77,14 @@ def test_a_step_takes_the_rate_it_is_given_and_a_longer_gradient_is_shortened_to
     assert gradient_of_3_and_4(clip_norm=6.0) == pytest.approx([-3.0, -4.0])
 
 
-def test_with_a_scaled_loss_the_step_is_the_same_and_clipped_by_its_true_norm():
+def test_with_a_scaled_loss_the_step_is_clipped_by_its_true_norm():
     scaler = torch.amp.GradScaler("cpu")
     weight = nn.Parameter(torch.zeros(2))
     moved = _step(weight, (torch.tensor([3.0, 4.0]) * weight).sum(), scaler=scaler, clip_norm=1.0)
     assert moved == pytest.approx([-0.6, -0.8], abs=1e-5)
 
 
-def test_a_step_whose_scaled_gradient_overflows_is_left_out_and_the_scale_is_halved():
+def test_a_step_that_overflows_is_left_out_and_the_scale_is_halved():
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
     weight = nn.Parameter(torch.ones(1))
     assert _step(weight, (weight * 1e30).sum(), scaler=scaler) == [1.0]
@@ -94,7 +103,7 @@ def test_a_run_in_which_every_scaled_step_is_left_out_is_stopped(monkeypatch):
         fit_arrays(toy([[8, 8], [8, 8]], seed=0, side=8), None, TrainConfig(**small), phases=[phase])
 
 
-def test_training_with_a_bound_of_the_gradient_and_a_cosine_differs_from_training_without():
+def test_clipping_schedule_warm_up_and_precision_each_change_training():
     patches = toy([[12, 12], [12, 12]], seed=0)
     small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 1, "threads": 1, "learning_rate": 1e-3}
 
@@ -106,7 +115,7 @@ def test_training_with_a_bound_of_the_gradient_and_a_cosine_differs_from_trainin
     assert losses[4] == pytest.approx(losses[0], rel=0.02)
 
 
-def test_a_compiled_forward_pass_trains_the_same_weights_under_the_same_names(monkeypatch):
+def test_a_compiled_network_trains_the_same_weights_and_names(monkeypatch):
     compile_quickly = partial(torch.compile, backend="eager")  # traced as ever, without a minute of C++
     monkeypatch.setattr(torch, "compile", compile_quickly)
     patches = toy([[12, 12], [12, 12]], seed=0)
@@ -133,7 +142,7 @@ def _statistics(freeze_batchnorm, **rest):
     return state[f"{first}running_mean"], state[f"{first}weight"]
 
 
-def test_frozen_batchnorm_keeps_its_statistics_and_learns_its_scale_while_trained_batchnorm_moves_both():
+def test_frozen_batchnorm_keeps_its_statistics_and_learns_its_scale():
     for freeze, moves in ((True, False), (False, True), (None, True)):  # None and no pretrained weights: trained
         mean, scale = _statistics(freeze)
         assert bool(mean.any()) == moves
@@ -148,3 +157,26 @@ def test_batchnorm_is_frozen_of_itself_where_weights_are_pretrained(tmp_path):
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
     assert not _statistics(None, pretrained=tmp_path / "weights.safetensors")[0].any()
     assert _statistics(False, pretrained=tmp_path / "weights.safetensors")[0].any()
+
+
+def test_the_moving_average_follows_its_formula():
+    average, network = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    nn.init.constant_(average.weight, 2.0)
+    nn.init.constant_(network.weight, 4.0)
+    at_start, late = copy.deepcopy(average), copy.deepcopy(average)
+    update_average(at_start, network, 0)  # d = 1/10: 2 + 9/10 (4 - 2)
+    update_average(late, network, 10**6)  # d = .99: 2 + 1/100 (4 - 2)
+    assert at_start.weight.item() == pytest.approx(3.8)
+    assert late.weight.item() == pytest.approx(2.02)
+
+
+def test_statistics_of_batchnorm_are_copied_not_averaged():
+    average, network = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    network.running_mean.fill_(5.0)
+    update_average(average, network, 50)
+    assert average.running_mean.item() == 5.0
+
+
+def test_evaluations_are_evenly_spread_and_include_the_last_step():
+    assert evaluation_steps(100, 4) == {25, 50, 75, 100}
+    assert evaluation_steps(3, 12) == {1, 2, 3}

@@ -1,21 +1,26 @@
 """Methods in the loop: what passes between their phases, that each resumes exactly, and that they learn."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from made_patches import toy
+from made_patches import toy, write_work
 
-from pathopatch.core.config import TrainConfig
+from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.debias.methods import NAMES, Phase, method, steps_in_all
 from pathopatch.debias.objectives import Mean
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.debias.samplers import UniformBatchSampler
-from pathopatch.training import loop
+from pathopatch.groups import assign_groups
+from pathopatch.training import fit, loop, runs_with_groups, tune
 from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.distributed import ProcessGroup
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.phase_data import split_validation
+from pathopatch.training.phase_data import needs_groups, require_groups, split_validation
 from pathopatch.training.selection import score
 
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
@@ -41,7 +46,7 @@ class _Killed(Exception):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_method_killed_in_its_last_phase_and_resumed_equals_an_undisturbed_run_to_the_bit(tmp_path, name):
+def test_every_method_resumed_in_its_last_phase_equals_an_undisturbed_run(tmp_path, name):
     config = _config(method=name)
     undisturbed = fit_arrays(TRAIN, VAL, config)
     in_all = steps_in_all(method(name), config.steps)
@@ -71,7 +76,7 @@ def _recorded(calls):
     return relabel
 
 
-def test_a_relabelling_phase_gets_the_probabilities_of_the_phase_before_and_draws_by_what_it_returns():
+def test_a_relabelling_phase_gets_the_probabilities_of_the_phase_before():
     calls, drawn = [], []
 
     def sampler(label, attribute, **sizes):
@@ -146,7 +151,7 @@ def test_precision_and_recall_by_hand():
     assert np.isnan([nothing["precision"], nothing["recall"]]).all()
 
 
-def test_gerne_without_any_attribute_trains_selects_by_class_and_takes_t_of_at_most_a_half():
+def test_gerne_unknown_without_attributes_takes_t_of_at_most_a_half():
     fitted = fit_arrays(_unknown(TRAIN), _unknown(VAL), _config(method="gerne-unknown", t=0.5))
     assert fitted.validation["n of label 0"] == 20
     with pytest.raises(InputUnsupportedError, match="no validation patch"):
@@ -182,7 +187,7 @@ def test_what_a_phase_learns_from_validation_takes_no_part_in_selecting():
     assert split_validation(VAL, method("gerne"), seed=0).select is VAL
 
 
-def test_patients_are_not_divided_between_the_halves_where_that_leaves_all_groups_in_both():
+def test_halves_divide_no_patient_where_both_then_have_all_groups():
     halves = split_validation(VAL, method("dfr"), seed=0)
     assert halves.is_by_patient
     assert not set(halves.select.patient) & set(halves.held_out.patient)
@@ -218,14 +223,14 @@ def _never(step, total, metrics):
     raise AssertionError(f"step {step} was taken")
 
 
-def test_a_group_of_one_validation_patch_cannot_be_both_learnt_from_and_selected_by():
+def test_one_validation_patch_cannot_be_both_learnt_from_and_selected_by():
     val = toy([[1, 6], [6, 6]], seed=0)
     with pytest.raises(GroupEmptyError, match=r"in validation, no sample in \(label 0, attribute 0\)"):
         fit_arrays(TRAIN, val, _config(method="dfr"), progress=_never)
     assert fit_arrays(TRAIN, val, _config(method="gerne")).validation["n of label 0, attribute 0"] == 1
 
 
-def test_what_the_second_phase_of_dfr_cannot_draw_is_refused_before_the_first():
+def test_an_impossible_second_phase_of_dfr_is_refused_before_the_first():
     lacking = toy([[6, 0], [6, 6]], seed=0)
     with pytest.raises(GroupEmptyError, match=r"\(label 0, attribute 1\)"):
         fit_arrays(TRAIN, lacking, _config(method="dfr", select="last", tune_threshold=False), progress=_never)
@@ -233,7 +238,7 @@ def test_what_the_second_phase_of_dfr_cannot_draw_is_refused_before_the_first():
         fit_arrays(TRAIN, None, _config(method="dfr", select="last"), progress=_never)
 
 
-def test_dfr_neither_trains_on_what_it_holds_out_nor_draws_it_by_another_attribute_than_the_rest():
+def test_dfr_refuses_training_on_val_and_another_selecting_attribute():
     on_both = _config(method="dfr", select="last", tune_threshold=False, train_splits=("train", "val"))
     with pytest.raises(InputUnsupportedError, match=r"held-out .*train_splits"):
         fit_arrays(TRAIN, VAL, on_both, progress=_never)
@@ -242,7 +247,7 @@ def test_dfr_neither_trains_on_what_it_holds_out_nor_draws_it_by_another_attribu
 
 
 @pytest.mark.parametrize("name", ["erm", "gerne-unknown", "jtt"])
-def test_a_method_without_attributes_learns_the_same_to_the_bit_where_training_knows_them(name):
+def test_methods_without_attributes_ignore_known_ones_to_the_bit(name):
     config = _config(method=name, t=0.25)
     assert _equal(fit_arrays(TRAIN, VAL, config).network, fit_arrays(_unknown(TRAIN), VAL, config).network)
 
@@ -268,3 +273,101 @@ def test_debiasing_methods_undo_a_shortcut_that_erm_takes(name, steps):
     settings = {"steps": steps, "batch_per_class": 16, "augment": False, "t": 0.05, "evaluations": 4}
     fitted = fit_arrays(train, val, _config(method=name, **settings))
     assert fitted.validation["wga_at_zero"] > 0.6  # erm of 80 steps: below 0.2
+
+
+SMALL = {"input_px": 16, "steps": 2, "batch_per_class": 4, "evaluations": 1, "threads": 1}
+
+
+def graded(*, val_least: float = 0.1, own: bool = False) -> pd.DataFrame:
+    """Groups at 0.25 and 0.9; training fractions 0.1 and 0.7 in both labels, validation `val_least` and 0.7."""
+    rows = [
+        (f"{split}@{i},{y}", split, f"p-{split}", split, y, fraction)
+        for split, least in (("train", 0.1), ("val", val_least), ("test", 0.1))
+        for y in (0, 1)
+        for i, fraction in enumerate([least, 0.7] * 3)
+    ]
+    names = ["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction"]
+    table = pd.DataFrame(rows, columns=names)
+    return assign_groups(table.assign(attribute="red") if own else table, (0.25, 0.9))
+
+
+def test_the_message_names_threshold_groups_and_thresholds_that_would_do() -> None:
+    with pytest.raises(GroupEmptyError) as caught:
+        require_groups(graded(val_least=0.3), TrainConfig(method="gerne", threshold=0.9))
+    assert caught.value.message.startswith(
+        "gerne needs every group, and at tissue threshold 0.9 there is no patch of non-tumour with much tissue and "
+        "none of tumour with much tissue ("
+    )
+    assert caught.value.place == "split train"
+    # both splits count: validation has little tissue above 0.3 only
+    assert caught.value.remedy == (
+        "choose a threshold at which no group is empty: none in groups.parquet; 0.35 to 0.7 of 0.05, 0.1, … 0.95. "
+        "Or train a method that needs no groups: erm, erm-balanced, gerne-unknown, jtt"
+    )
+    with pytest.raises(GroupEmptyError, match=r"0\.25 in groups\.parquet; 0\.15 to 0\.7 of"):
+        require_groups(graded(), TrainConfig(method="gerne", threshold=0.9))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_is_refused_if_and_only_if_it_needs_groups(name: str) -> None:
+    config = TrainConfig(method=name, threshold=0.9)
+    if name in ("erm", "erm-balanced", "gerne-unknown", "jtt"):
+        require_groups(graded(), config)
+    else:
+        with pytest.raises(GroupEmptyError):
+            require_groups(graded(), config)
+
+
+def test_validation_needs_groups_unless_nothing_selects_or_draws_there() -> None:
+    lacking = graded(val_least=0.3)
+    last = {"select": "last", "tune_threshold": False}
+    with pytest.raises(GroupEmptyError, match="non-tumour with little tissue and none of tumour with little") as caught:
+        require_groups(lacking, TrainConfig(method="gerne"))
+    assert caught.value.place == "split val"
+    require_groups(lacking, TrainConfig(method="gerne", **last))
+    with pytest.raises(GroupEmptyError, match="dfr needs every group"):
+        require_groups(lacking, TrainConfig(method="dfr", **last))
+
+
+def test_runs_need_the_groups_that_they_draw_and_select_by() -> None:
+    require_groups(graded(), TrainConfig(method="gerne", bins=(0.3, 0.6)))
+    with pytest.raises(GroupEmptyError, match="tissue threshold 0.9") as caught:
+        require_groups(graded(), TrainConfig(method="gerne", select_at=0.9))
+    assert caught.value.place == "split val"
+
+
+def test_an_own_attribute_of_one_value_has_no_threshold_to_choose() -> None:
+    with pytest.raises(GroupEmptyError, match=r"by the patches' own attribute .*no other") as caught:
+        require_groups(graded(own=True), TrainConfig(method="gerne"))
+    assert caught.value.remedy.startswith("add slides that have them. Or train")
+
+
+def test_runs_and_searches_are_refused_before_a_pixel_is_read(tmp_path: Path) -> None:
+    write_work(tmp_path)
+    write_table(
+        tmp_path / "groups.parquet", graded(), Stamp(stage="groups", settings={"a": 1})
+    )  # its patches have no pixels
+    for slide in ("train", "val", "test"):
+        write_table(
+            tmp_path / "patches" / f"{slide}.parquet", graded()[["patch_id"]], Stamp(stage="tile", settings={"a": 1})
+        )
+    config = TrainConfig(method="resample", threshold=0.9, **SMALL)
+    for run in (lambda: fit(tmp_path, config), lambda: tune(tmp_path, config, TuneConfig(trials=1))):
+        with pytest.raises(GroupEmptyError, match="resample needs every group"):
+            run()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_of_several_runs_those_without_their_groups_are_named(tmp_path: Path) -> None:
+    write_table(tmp_path / "groups.parquet", graded(), Stamp(stage="groups", settings={"a": 1}))
+    runs = [TrainConfig(method=name, threshold=cut) for cut in (0.25, 0.9) for name in ("erm", "gerne")]
+    left, refused = runs_with_groups([tmp_path], runs)
+    assert [run.run_name for run in left] == ["erm-t0.25-s0", "gerne-t0.25-s0", "erm-t0.9-s0"]
+    assert list(refused) == ["gerne-t0.9-s0"]
+    with pytest.raises(GroupEmptyError):
+        runs_with_groups([tmp_path], runs[3:])
+
+
+def test_which_methods_need_groups_follows_from_their_samplers():
+    found = {name for name in NAMES if any(needs_groups(phase) for phase in method(name))}
+    assert found == {"reweight", "resample", "oversample", "groupdro", "gerne", "dfr", "gerne-auto"}

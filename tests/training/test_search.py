@@ -87,7 +87,7 @@ def test_a_method_searches_what_it_declares_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("hard", [1, 3, 17, 49])
-def test_of_two_values_s_up_to_two_is_inside_the_bounds_whatever_the_shares(hard: int) -> None:
+def test_s_up_to_two_is_inside_the_bounds_of_two_values(hard: int) -> None:
     alpha = np.array([[1 - hard / 100, hard / 100]] * 2)
     for c in (0.5, 1.0):
         low, high = gerne.beta_bounds(alpha, c)
@@ -96,7 +96,7 @@ def test_of_two_values_s_up_to_two_is_inside_the_bounds_whatever_the_shares(hard
 
 
 @pytest.mark.parametrize("name", ["erm", "gerne"])
-def test_every_method_gets_the_same_number_of_trials_and_the_first_is_the_configuration(name: str) -> None:
+def test_methods_get_equal_trials_and_the_first_is_the_configuration(name: str) -> None:
     study = open_study(None, name="s")
     settings, fitted = search_arrays(TRAIN, VAL, config_of(method=name), SEARCH, study=study)
     table = trial_table(study)
@@ -244,7 +244,7 @@ def test_only_the_last_phase_of_a_method_is_compared(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("_no_network")
-def test_the_budget_counts_the_steps_of_pruned_trials_and_spends_what_they_save(
+def test_the_budget_spends_the_steps_that_pruned_trials_save(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     curves = [GOOD, GOOD, GOOD, GOOD, BAD, BAD, BAD, BAD, GOOD, GOOD, GOOD, GOOD]
@@ -255,7 +255,7 @@ def test_the_budget_counts_the_steps_of_pruned_trials_and_spends_what_they_save(
     assert saved["steps"].sum() <= 53
 
 
-def test_the_plan_says_trials_times_steps_and_a_budget_below_one_trial_is_refused() -> None:
+def test_the_plan_counts_steps_and_refuses_less_than_one_trial() -> None:
     assert str(search_plan(config_of(steps=600), TuneConfig())) == "8 trials x 600 steps = 4800 steps"
     budget = search_plan(config_of(steps=600), TuneConfig(budget_steps=2000))
     assert (budget.trials, budget.offered) == (3, "2000 steps")

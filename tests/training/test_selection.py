@@ -1,6 +1,7 @@
 """How logits are read: the decision threshold and the temperature, both from validation and stored in the bundle."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +15,21 @@ from pydantic import ValidationError
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import GroupEmptyError, InputUnsupportedError
 from pathopatch.evaluation.evaluate import evaluate_run
+from pathopatch.metrics import bootstrap_by_patient
 from pathopatch.models.bundle import load_model
 from pathopatch.training.fit import fit_arrays
 from pathopatch.training.run import fit
-from pathopatch.training.selection import TEMPERATURES, best_temperature, choose_threshold, nll
+from pathopatch.training.selection import (
+    TEMPERATURES,
+    accuracies_with_intervals,
+    best_temperature,
+    check_validation,
+    choose_threshold,
+    is_better,
+    nll,
+    sample_each_group,
+    score,
+)
 
 VAL = toy([[2, 2], [2, 2]], seed=0, side=8)
 FOUR = replace(VAL.rows(np.arange(4)), label=np.array([0, 0, 1, 1]), attribute=np.array([0, 1, 0, 1]))
@@ -108,7 +120,7 @@ def test_no_temperature_in_the_range_is_better(seed, other):
     assert nll(logits / best, label) <= nll(logits / other, label) + 1e-4
 
 
-def test_faultless_validation_gives_the_lowest_temperature_of_the_range_and_certain_validation_none():
+def test_faultless_validation_gives_the_lowest_temperature_of_the_range():
     label = np.array([1, 0])
     assert best_temperature(np.array([[0.0, 3.0], [3.0, 0.0]]), label) == pytest.approx(TEMPERATURES[0], rel=0.01)
     assert best_temperature(np.array([[0.0, 3000.0], [3000.0, 0.0]]), label) == 1.0
@@ -130,7 +142,7 @@ def test_nothing_is_fitted_to_validation_that_was_trained_on():
     assert {row["val_wga"] for row in fitted.history} == {None}
 
 
-def test_threshold_and_temperature_are_stored_with_the_model_and_applied_where_probabilities_are_formed(tmp_path):
+def test_threshold_and_temperature_are_stored_and_applied(tmp_path):
     write_work(tmp_path)
     folder = fit(tmp_path, _config(sensitivity=0.9))
     run = json.loads((folder / "run.json").read_text())
@@ -141,3 +153,72 @@ def test_threshold_and_temperature_are_stored_with_the_model_and_applied_where_p
     table = pd.read_parquet(evaluate_run(tmp_path, folder.name, device="cpu") / "predictions.parquet")
     expected = 1 / (1 + np.exp(-table["logit"] / spec.temperature))
     np.testing.assert_allclose(table["probability"], expected, atol=1e-9)
+
+
+def test_two_patients_alike_have_an_interval_of_no_width() -> None:
+    group = np.array([0, 0, 2, 2] * 2)  # group 1 has no patch and takes no part
+    right = np.array([True, False, True, True] * 2)
+    found = accuracies_with_intervals(right, group, np.repeat(["a", "b"], 4), resamples=50)
+    assert found == {
+        "wga": 0.5, "wga_low": 0.5, "wga_high": 0.5, "gba": 0.75, "gba_low": 0.75, "gba_high": 0.75,
+    }  # fmt: skip
+
+
+def test_patients_who_differ_are_drawn_as_a_whole() -> None:
+    group = np.array([0, 1] * 2)
+    right = np.array([True, True, False, False])
+    found = accuracies_with_intervals(right, group, np.array(["a", "a", "b", "b"]), resamples=400)
+    # a alone (a quarter of the draws) gives 1, b alone 0
+    assert (found["wga"], found["wga_low"], found["wga_high"]) == (0.5, 0.0, 1.0)
+
+
+def test_it_is_the_percentile_bootstrap_by_patient() -> None:
+    rng = np.random.default_rng(0)
+    group, patient = rng.integers(4, size=600), rng.integers(30, size=600)
+    right = rng.random(600) < 0.6 + 0.1 * group
+    found = accuracies_with_intervals(right, group, patient, resamples=4000)
+
+    def worst(index: np.ndarray) -> float:
+        return min(right[index][group[index] == g].mean() for g in range(4))
+
+    low, high = bootstrap_by_patient(worst, patient, resamples=4000, seed=1)
+    assert found["wga_low"] == pytest.approx(low, abs=0.01)
+    assert found["wga_high"] == pytest.approx(high, abs=0.01)
+
+
+@pytest.mark.parametrize(("patients", "resamples"), [(1, 100), (2, 0)])
+def test_one_patient_or_no_draw_gives_no_interval(patients: int, resamples: int) -> None:
+    found = accuracies_with_intervals(
+        np.array([True, False]), np.array([0, 0]), np.arange(2) % patients, resamples=resamples
+    )
+    assert found["wga"] == 0.5
+    assert math.isnan(found["wga_low"])
+    assert math.isnan(found["gba_high"])
+
+
+def test_draws_that_miss_a_group_do_not_count() -> None:
+    found = accuracies_with_intervals(
+        np.array([True, False]), np.array([0, 1]), np.array(["a", "b"]), resamples=200
+    )  # only draws of both patients hold both groups
+    assert (found["wga_low"], found["wga_high"], found["gba_low"]) == (0.0, 0.0, 0.5)
+
+
+def test_the_higher_wga_wins_then_the_higher_gba_then_the_first():
+    a, b, c = {"wga": 0.6, "gba": 0.9}, {"wga": 0.7, "gba": 0.8}, {"wga": 0.7, "gba": 0.85}
+    assert is_better(score(b, "wga"), score(a, "wga"))
+    assert is_better(score(c, "wga"), score(b, "wga"))
+    assert not is_better(score(c, "wga"), score(c, "wga"))
+    assert is_better(score(a, "gba"), score(c, "gba"))
+
+
+def test_a_validation_pass_takes_small_groups_whole():
+    patches = toy([[30, 4], [5, 31]], seed=2, side=8)
+    chosen = sample_each_group(patches, per_group=10)
+    group = 2 * patches.label[chosen] + patches.attribute[chosen]
+    assert np.bincount(group).tolist() == [10, 4, 5, 10]
+    assert len(set(chosen.tolist())) == len(chosen)
+
+
+def test_no_validation_at_all_is_refused_unless_the_last_step_is_wanted():
+    with pytest.raises(GroupEmptyError, match="no labelled validation patches"):
+        check_validation(None, needs_groups=False)

@@ -33,7 +33,7 @@ def store(name: str, level: dict[str, float]) -> PatchStore:
         ([{"SHG": 100.0}, {"SHG": 90.0}], {}),
     ],
 )
-def test_a_level_that_one_slide_took_from_the_cohort_is_no_rule_of_the_model(
+def test_a_level_taken_from_the_cohort_is_no_rule_of_the_model(
     levels: list[dict[str, float]], kept: dict[str, float]
 ) -> None:
     source = common_source([store(str(number), level) for number, level in enumerate(levels)])

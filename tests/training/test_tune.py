@@ -78,7 +78,7 @@ def test_a_winner_found_before_the_interruption_is_not_trained_again(
     assert read_json(folder / "search.json")["steps"] == 12
 
 
-def test_the_winner_is_stored_as_the_run_with_its_settings_and_test_patches_are_never_loaded(
+def test_the_winner_is_stored_as_the_run_and_test_is_never_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
@@ -129,7 +129,7 @@ def work_on(work: Path, search: TuneConfig, log: Path, go: Path, dies: bool) -> 
     tune(work, config_of(), search)
 
 
-def test_four_processes_do_every_trial_once_redo_that_of_a_killed_one_and_find_what_one_finds(tmp_path: Path) -> None:
+def test_four_processes_find_what_one_finds_though_one_is_killed(tmp_path: Path) -> None:
     search = TuneConfig(trials=10)
     for name in ("one", "four"):
         write_work(tmp_path / name)
