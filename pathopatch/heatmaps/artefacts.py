@@ -36,8 +36,7 @@ from pathopatch.core.status import FINISHED, read_status, update_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS
 from pathopatch.heatmaps.folder import write_folder
-from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches
-from pathopatch.heatmaps.tiling import tiling_of
+from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, tiling_of
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.compatibility import check_slide
 from pathopatch.models.ensemble import Ensemble

@@ -1,17 +1,16 @@
-"""Which predictions deserve a second look, and why? One column a reason (arithmetic only)."""
+"""Flag predictions that deserve a second look, by one reason at a time (arithmetic only)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 
 from pathopatch.core.config import FlagsConfig
 
-if TYPE_CHECKING:  # who only reads predictions does without torch, which the models' package loads
+if TYPE_CHECKING:  # readers of predictions do without torch, which the models' package loads
     from pathopatch.models.spec import SeenRange
 
 FLAGS = ("low_tissue", "saturated", "blurred", "out_of_range", "near_threshold", "uncertain")
@@ -30,7 +29,7 @@ def flags(
     seen: SeenRange | None,
     config: FlagsConfig,
 ) -> dict[str, BooleanArray]:
-    """Return for each reason which patches it holds for; missing where it cannot be said.
+    """Return for each of `FLAGS` the patches that have it, (N,); missing where it cannot be decided.
 
     Parameters
     ----------
@@ -39,66 +38,49 @@ def flags(
     sharpness : ndarray of float64, shape (N,)
         See `pathopatch.patches.intensity.sharpness`.
     mean : ndarray of float64, shape (N, C)
-        Of each channel over the patch, in the scale of [0, 1].
+        Mean of each channel over the patch, scaled to [0, 1].
     probability : ndarray of float64, shape (N,)
         Of the second class.
     spread : ndarray of float64, shape (N,)
-        Standard deviation of the probability over the members of an ensemble; NaN of a single model.
+        Standard deviation of the probability over the members of an ensemble; NaN for a single model.
     decision_probability : float
         Above it a patch is of the second class.
     seen : SeenRange or None
-        What training patches looked like; None, and what is compared with them is not known.
+        Range of the training patches; None where the bundle has none, and ``out_of_range`` and ``blurred`` are missing.
     config : FlagsConfig
-        From where on a reason holds.
-
-    Returns
-    -------
-    dict of str to BooleanArray, shape (N,)
-        A value for each of `FLAGS`.
+        The limits.
     """
-    found = dict.fromkeys(FLAGS, _said(np.zeros(len(sharpness), np.bool_), np.zeros(len(sharpness), np.bool_)))
-    found["low_tissue"] = _said(tissue_fraction < config.low_tissue)
-    found["saturated"] = _said(saturated_fraction > config.saturated)
-    found["near_threshold"] = _said(np.abs(probability - decision_probability) <= config.near_threshold)
+    unknown = BooleanArray(np.zeros(len(sharpness), np.bool_), np.ones(len(sharpness), np.bool_))
+    raised = {
+        "low_tissue": _where(tissue_fraction < config.low_tissue),
+        "saturated": _where(saturated_fraction > config.saturated),
+        "blurred": unknown,
+        "out_of_range": unknown,
+        "near_threshold": _where(np.abs(probability - decision_probability) <= config.near_threshold),
+        "uncertain": _where(spread > config.spread, np.isfinite(spread)),
+    }
     if seen is not None:
         low, high = np.array(seen.mean).T  # (C,) each
-        found["out_of_range"] = _said(((mean < low) | (mean > high)).any(axis=1))
+        raised["out_of_range"] = _where(((mean < low) | (mean > high)).any(axis=1))
+        # Little tissue is smooth on any slide, so sharpness is compared with patches of as much tissue.
         least = least_sharpness(tissue_fraction, seen)
-        found["blurred"] = _said(sharpness < least, np.isfinite(least))
-    found["uncertain"] = _said(spread > config.spread, np.isfinite(spread))
-    return found
+        raised["blurred"] = _where(sharpness < least, np.isfinite(least))
+    return raised
 
 
 def least_sharpness(tissue_fraction: NDArray[np.float64], seen: SeenRange) -> NDArray[np.float64]:
-    """Return the least sharpness of training patches with as much tissue; NaN where none had so little.
+    """Return the least sharpness, (N,), of training patches with as much tissue; NaN where none had so little.
 
-    Where a bundle does not say it by tissue, it is the least of all of them, whatever their tissue.
-
-    Parameters
-    ----------
-    tissue_fraction : ndarray of float64, shape (N,)
-        In [0, 1].
-    seen : SeenRange
-        What training patches looked like.
-
-    Returns
-    -------
-    ndarray of float64, shape (N,)
+    A bundle without sharpness by tissue has one least sharpness for all patches.
     """
     if seen.sharpness_by_tissue is None:
         return np.full(len(tissue_fraction), np.nan if seen.sharpness is None else seen.sharpness)
     starts, least = np.array(seen.sharpness_by_tissue).T  # (bins,) each
-    number = np.searchsorted(starts, tissue_fraction, side="right")
-    return np.asarray(np.append(np.nan, least)[number], np.float64)
+    bin_number = np.searchsorted(starts, tissue_fraction, side="right")
+    return np.asarray(np.append(np.nan, least)[bin_number], np.float64)
 
 
-def _said(holds: NDArray[np.bool_], is_known: NDArray[np.bool_] | None = None) -> BooleanArray:
-    """Return which patches a reason holds for, missing where that is not known."""
+def _where(holds: NDArray[np.bool_], is_known: NDArray[np.bool_] | None = None) -> BooleanArray:
     missing = np.zeros(len(holds), np.bool_) if is_known is None else ~is_known
+    # Cleared below the mask, so that equal flags have equal bytes.
     return BooleanArray(holds & ~missing, missing)
-
-
-def is_flagged(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which predictions carry any flag, (N,); what is not known is none."""
-    columns = [table[f"flag_{name}"].fillna(False).to_numpy(np.bool_) for name in FLAGS]
-    return np.asarray(np.logical_or.reduce(columns), np.bool_)

@@ -1,4 +1,4 @@
-"""What lies in the folder of a slide's heatmap: the map and its facts, and a file for each program that reads it.
+"""Write the folder of a slide's heatmap: the map, its facts, and a file for each program that reads it.
 
 ``heatmap.ome.tif`` (Bio-Formats, QuPath), ``heatmap.ome.zarr`` (napari and other readers of OME-Zarr),
 ``heatmap.rgb.tif`` (viewers that stand on OpenSlide), ``overlay.png`` (eyes), ``patches.geojson.gz`` and
@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from pathopatch.core.artefacts import Stamp, fingerprint_file
 from pathopatch.core.files import write_json
 from pathopatch.heatmaps import FACTS
-from pathopatch.heatmaps.geojson import write_geojson
+from pathopatch.heatmaps.geojson import positive_regions, write_regions, write_tiles
 from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, write_ome_tiff
 from pathopatch.heatmaps.ome_zarr import write_ome_zarr
 from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.predict import Prediction, decision_probability
-from pathopatch.heatmaps.regions import positive_regions, write_regions
 from pathopatch.heatmaps.rgb_pyramid import write_rgb_pyramid
 from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.heatmaps.summary import summary
@@ -46,7 +45,7 @@ def write_folder(
     drawn_name: str,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the heatmap's files into a folder and return what stands in ``heatmap.json``.
+    """Write the heatmap's files into a folder and return the content of ``heatmap.json``.
 
     Parameters
     ----------
@@ -57,13 +56,13 @@ def write_folder(
     spec : BundleSpec
         Of the model, or of the ensemble.
     prediction : Prediction
-        What the model said.
+        The predictions of its patches.
     stamp : Stamp
         Of the outputs.
     drawn_name : str
         The slide's name in the picture; "" for none.
     warnings : sequence of str
-        What a person should know of the slide.
+        For the reader of the slide's facts.
     """
     slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, decision_probability(spec)
     cells, channels = _cells(prediction)
@@ -92,7 +91,7 @@ def write_folder(
         class_name=spec.class_names[1],
         origin=origin,
     )
-    write_geojson(
+    write_tiles(
         folder / "patches.geojson.gz",
         prediction.tables(),
         slide_id=slide_id,
@@ -115,7 +114,7 @@ def _cells(prediction: Prediction) -> tuple[NDArray[np.float64], tuple[str, ...]
     grid = prediction.analysis.grid
     x, y = prediction.origins.T
     every_x, every_y = grid.origins().T
-    probability, spread = prediction.known("probability"), prediction.known("spread")
+    probability, spread = np.asarray(prediction.columns["probability"]), np.asarray(prediction.columns["spread"])
     tissue = stitch(grid, every_x, every_y, prediction.tissue_fraction)
     maps = [stitch(grid, x, y, probability), tissue, coverage(grid, x, y, probability)]
     if not np.isfinite(spread).any():
@@ -133,7 +132,7 @@ def _counts(prediction: Prediction, spec: BundleSpec) -> dict[str, int]:
     return {
         "patches": len(prediction.tissue_fraction),
         "predicted": len(prediction),
-        "tumour": int(np.count_nonzero(prediction.known("logit") > spec.decision_threshold)),
+        "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
         "unreadable": prediction.unreadable,
     }
 

@@ -1,8 +1,7 @@
-"""How predictions become tiles that QuPath imports: GeoJSON, gzip, written as a stream.
+"""Write patches and positive regions as GeoJSON that QuPath imports: gzip, streamed, equal bytes for equal arguments.
 
-Coordinates are whole full-resolution px from the top left of what QuPath shows: where a slide carries
-OpenSlide's ``bounds-x/y``, QuPath starts there, so they are subtracted here and in `regions`, in no other export.
-The text of a feature is put together by hand: a slide may have a million of them.
+Coordinates are whole level-0 px from the top left of what QuPath shows. QuPath starts at OpenSlide's ``bounds-x/y``
+where a slide has them, so they are subtracted here, and in no other export.
 """
 
 from __future__ import annotations
@@ -13,19 +12,28 @@ import json
 import math
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import shapely
+from numpy.typing import NDArray
+from scipy import ndimage
 
-COLORS = ([70, 130, 180], [200, 40, 40])  # steel blue, red: told apart with any colour vision
-to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:patch")
-_BATCH = 1000  # features put together and compressed at a time
+from pathopatch.patches.annotations.polygons import mask_polygons
+
+_COLORS = ([70, 130, 180], [200, 40, 40])  # steel blue, red: distinct for any colour vision
+_PATCHES = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:patch")
+_REGIONS = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:region")
+_BATCH = 1000  # features that are formatted and compressed at a time
 _COLUMNS = ("patch_id", "x", "y", "width", "height", "tissue_fraction", "logit", "probability")
+_UM2_PER_MM2 = 1e6
+_to_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
-def write_geojson(
+def write_tiles(
     path: Path,
     predictions: pd.DataFrame | Iterable[pd.DataFrame],
     *,
@@ -36,87 +44,34 @@ def write_geojson(
     slide_size: tuple[int, int],
     origin: tuple[int, int] = (0, 0),
 ) -> None:
-    """Write one locked tile a predicted patch, row by row; equal arguments give equal bytes.
+    """Write one locked tile per predicted patch, row by row.
 
     Parameters
     ----------
     path : Path
         File to write (``.geojson.gz``); the caller renames it into place.
     predictions : DataFrame or iterable of DataFrame
-        Columns patch_id, x, y, width, height (level-0 px), tissue_fraction, logit, probability. Several tables are
-        written one after the other as if they were one, each dropped before the next is asked for. A patch of which
-        nothing lies on the slide is left out.
+        Columns patch_id, x, y, width, height (level-0 px), tissue_fraction, logit, probability; or parts of such a
+        table, in order. A patch that lies wholly outside the slide is left out.
     slide_id : str
         Id of the slide.
     run : str
-        What tells this model from others; with slide, x and y it makes the tile's id, so that a second
-        import replaces the first.
+        Identifies the model. With slide, x and y it makes the tile's id, so that a second import replaces the first.
     class_names : sequence of str, length 2
         Non-tumour, then tumour.
     decision_threshold : float
-        On the logit: above it a tile is classified as the second class.
+        On the logit: a tile above it has the second class.
     slide_size : tuple of int
         (width, height), level-0 px; overhanging patches are cut there.
     origin : tuple of int
         The slide's bounds (x, y), level-0 px.
     """
-    rows = _rows([predictions] if isinstance(predictions, pd.DataFrame) else predictions)
-    write_features(path, _tiles(rows, slide_id, run, class_names, decision_threshold, slide_size, origin))
-
-
-def write_features(path: Path, features: Iterable[str]) -> None:
-    """Write a FeatureCollection, a line a feature, gzip without name and date; few features are held at a time.
-
-    Parameters
-    ----------
-    path : Path
-        File to write (``.geojson.gz``); the caller renames it into place.
-    features : iterable of str
-        Each feature as JSON.
-    """
-    with (
-        path.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as stream,
-    ):
-        stream.write(b'{"type": "FeatureCollection", "features": [')
-        batch: list[str] = []
-        first = True
-        for feature in features:
-            batch.append(("\n" if first else ",\n") + feature)
-            first = False
-            if len(batch) == _BATCH:
-                stream.write("".join(batch).encode())
-                batch.clear()
-        stream.write("".join(batch).encode() + b"\n]}\n")
-
-
-def id_maker(namespace: uuid.UUID, run: str, slide_id: str) -> Callable[[str], str]:
-    """Return what makes an id of a name: the uuid5 of ``run/slide/name``, whose first two parts are hashed once."""
-    prefix = hashlib.sha1(namespace.bytes + f"{run}/{slide_id}/".encode(), usedforsecurity=False)
-
-    def make(name: str) -> str:
-        digest = prefix.copy()
-        digest.update(name.encode())
-        return str(uuid.UUID(bytes=digest.digest()[:16], version=5))
-
-    return make
-
-
-def measurements(values: Sequence[tuple[str, float]]) -> str:
-    """Return finite numbers as a JSON object, given (name as JSON, number); QuPath drops null and fails on text."""
-    return "{" + ", ".join([f"{name}: {round(value, 6)!r}" for name, value in values if math.isfinite(value)]) + "}"
-
-
-def _rows(tables: Iterable[pd.DataFrame]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of all tables as plain Python values."""
-    for table in tables:
-        for start in range(0, len(table), _BATCH):
-            part = table.iloc[start : start + _BATCH]
-            yield from zip(*(part[name].tolist() for name in _COLUMNS), strict=True)
+    tables = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
+    _write_features(path, _tiles(tables, slide_id, run, class_names, decision_threshold, slide_size, origin))
 
 
 def _tiles(
-    rows: Iterable[tuple[Any, ...]],
+    tables: Iterable[pd.DataFrame],
     slide_id: str,
     run: str,
     class_names: Sequence[str],
@@ -124,24 +79,177 @@ def _tiles(
     slide_size: tuple[int, int],
     origin: tuple[int, int],
 ) -> Iterator[str]:
-    """Yield one GeoJSON feature a row."""
-    make_id = id_maker(_NAMESPACE, run, slide_id)
+    """Yield one GeoJSON feature per row of the tables."""
+    make_id = _id_maker(_PATCHES, run, slide_id)
     classes = [
-        f'"classification": {to_json({"name": name, "color": color})}, '
-        for name, color in zip(class_names, COLORS, strict=True)
+        f'"classification": {_to_json({"name": name, "color": color})}, '
+        for name, color in zip(class_names, _COLORS, strict=True)
     ]
-    probability_name = to_json(f"{class_names[1]} probability")
-    for patch_id, x, y, width, height, tissue, logit, probability in rows:
+    probability_name = _to_json(f"{class_names[1]} probability")
+    parts = (table.iloc[start : start + _BATCH] for table in tables for start in range(0, len(table), _BATCH))
+    rows = (row for part in parts for row in zip(*(part[name].tolist() for name in _COLUMNS), strict=True))
+    for patch_id, x, y, width, height, tissue_fraction, logit, probability in rows:
         left, top = x - origin[0], y - origin[1]
         right, bottom = min(x + width, slide_size[0]) - origin[0], min(y + height, slide_size[1]) - origin[1]
         if right <= left or bottom <= top:
             continue
         # A patch without a logit has no class; QuPath shows it as unclassified.
-        classified = classes[logit > decision_threshold] if math.isfinite(logit) else ""
-        numbers = measurements(((probability_name, probability), ('"logit"', logit), ('"tissue fraction"', tissue)))
+        classification = classes[logit > decision_threshold] if math.isfinite(logit) else ""
+        numbers = _measurements(
+            ((probability_name, probability), ('"logit"', logit), ('"tissue fraction"', tissue_fraction))
+        )
+        # Formatted by hand: a slide may have a million tiles, and a JSON encoder takes several times as long.
         yield (
             f'{{"type": "Feature", "id": "{make_id(f"{x},{y}")}", "geometry": {{"type": "Polygon", "coordinates": '
             f"[[[{left}, {top}], [{right}, {top}], [{right}, {bottom}], [{left}, {bottom}], [{left}, {top}]]]}}, "
-            f'"properties": {{"objectType": "tile", "isLocked": true, {classified}"measurements": {numbers}, '
-            f'"metadata": {{"patch_id": {to_json(str(patch_id))}}}}}}}'
+            f'"properties": {{"objectType": "tile", "isLocked": true, {classification}"measurements": {numbers}, '
+            f'"metadata": {{"patch_id": {_to_json(str(patch_id))}}}}}}}'
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PositiveRegions:
+    """The positive regions of one slide, in the order of their first cells, row by row.
+
+    Parameters
+    ----------
+    polygons : ndarray of shapely Polygon, shape (R,)
+        Outlines with their holes, valid, whole level-0 px, cut at the slide's edge.
+    area_mm2 : ndarray of float64, shape (R,)
+        Area of each polygon.
+    mean_probability : ndarray of float64, shape (R,)
+        Mean over the cells of each region, in [0, 1].
+    cells : ndarray of int64, shape (R,)
+        Number of cells.
+    """
+
+    polygons: NDArray[Any]
+    area_mm2: NDArray[np.float64]
+    mean_probability: NDArray[np.float64]
+    cells: NDArray[np.int64]
+
+
+def positive_regions(
+    probability: NDArray[np.floating[Any]],
+    *,
+    decision_probability: float,
+    cell_px: float,
+    mpp: float,
+    slide_size: tuple[int, int],
+) -> PositiveRegions:
+    """Return the connected regions of cells above the decision threshold, the cells that the overlay outlines.
+
+    Parameters
+    ----------
+    probability : ndarray of float, shape (ny, nx)
+        Stitched, in [0, 1]; NaN where nothing was predicted, which is not positive. Cell (0, 0) starts at level-0
+        (0, 0).
+    decision_probability : float
+        Threshold; a cell on it is not positive.
+    cell_px : float
+        Side of a cell, level-0 px; a real number of at least 1. Edges of cells are rounded to whole px.
+    mpp : float
+        Micrometres per level-0 px.
+    slide_size : tuple of int
+        (width, height), level-0 px. Area outside does not count.
+    """
+    ny, nx = probability.shape
+    x, y = (
+        np.minimum(np.floor(np.arange(count + 1) * cell_px + 0.5).astype(np.int64), length)
+        for count, length in ((nx, slide_size[0]), (ny, slide_size[1]))
+    )
+    height, width = np.diff(y), np.diff(x)
+    # Of a cell that begins within half a pixel of the slide's edge, no pixel is left.
+    is_positive = (probability > decision_probability) & (height > 0)[:, None] & (width > 0)
+    # Connected by sides: a region joined at a corner alone would have no valid outline.
+    labels, count = ndimage.label(is_positive)
+    row, column = np.nonzero(is_positive)
+    region = labels[row, column] - 1
+    cells = np.bincount(region, minlength=count)
+    probability_sum = np.bincount(region, weights=probability[row, column], minlength=count)
+    area_px = np.bincount(region, weights=height[row] * width[column], minlength=count)
+    on_slide = shapely.transform(
+        mask_polygons(is_positive, labels),
+        lambda corners: np.stack([x[corners[:, 0].astype(int)], y[corners[:, 1].astype(int)]], axis=1),
+    )
+    return PositiveRegions(
+        # Rings from a defined corner in a defined direction, so that equal maps give equal bytes.
+        polygons=np.asarray(shapely.orient_polygons(shapely.normalize(on_slide)), object),
+        area_mm2=np.asarray(area_px * (mpp**2 / _UM2_PER_MM2), np.float64),
+        mean_probability=probability_sum / cells,
+        cells=cells.astype(np.int64),
+    )
+
+
+def write_regions(
+    path: Path,
+    regions: PositiveRegions,
+    *,
+    slide_id: str,
+    run: str,
+    class_name: str,
+    origin: tuple[int, int] = (0, 0),
+) -> None:
+    """Write one locked annotation of class `class_name` per region; the other arguments as `write_tiles`.
+
+    The annotation's id is made of the corner of the region's first cell.
+    """
+    _write_features(path, _annotations(regions, slide_id, run, class_name, origin))
+
+
+def _annotations(
+    regions: PositiveRegions, slide_id: str, run: str, class_name: str, origin: tuple[int, int]
+) -> Iterator[str]:
+    """Yield one GeoJSON feature per region."""
+    make_id = _id_maker(_REGIONS, run, slide_id)
+    classification = _to_json({"name": class_name, "color": _COLORS[1]})
+    mean_name = _to_json(f"mean {class_name} probability")
+    columns = (regions.area_mm2.tolist(), regions.mean_probability.tolist(), regions.cells.tolist())
+    for polygon, area_mm2, mean, cells in zip(regions.polygons, *columns, strict=True):
+        rings = [shapely.get_coordinates(ring).astype(np.int64) for ring in (polygon.exterior, *polygon.interiors)]
+        first_x, first_y = min(rings[0].tolist(), key=lambda corner: (corner[1], corner[0]))
+        numbers = _measurements((('"area mm2"', area_mm2), (mean_name, mean), ('"cells"', cells)))
+        yield (
+            f'{{"type": "Feature", "id": "{make_id(f"{first_x},{first_y}")}", "geometry": {{"type": "Polygon", '
+            f'"coordinates": {_to_json([(ring - origin).tolist() for ring in rings])}}}, '
+            f'"properties": {{"objectType": "annotation", "isLocked": true, "classification": {classification}, '
+            f'"measurements": {numbers}}}}}'
+        )
+
+
+def _write_features(path: Path, features: Iterable[str]) -> None:
+    """Write a FeatureCollection, one line per feature; few features are in memory at a time."""
+    with (
+        path.open("wb") as raw,
+        # Without name and date, so that equal features give equal bytes.
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as stream,
+    ):
+        stream.write(b'{"type": "FeatureCollection", "features": [')
+        batch: list[str] = []
+        separator = "\n"
+        for feature in features:
+            batch.append(separator + feature)
+            separator = ",\n"
+            if len(batch) == _BATCH:
+                stream.write("".join(batch).encode())
+                batch.clear()
+        stream.write("".join(batch).encode() + b"\n]}\n")
+
+
+def _id_maker(namespace: uuid.UUID, run: str, slide_id: str) -> Callable[[str], str]:
+    """Return a function name -> uuid5 of ``run/slide/name``, as text."""
+    # The common beginning is hashed once: with `uuid.uuid5` the ids take longer than all else of a tile.
+    prefix = hashlib.sha1(namespace.bytes + f"{run}/{slide_id}/".encode(), usedforsecurity=False)
+
+    def make_id(name: str) -> str:
+        digest = prefix.copy()
+        digest.update(name.encode())
+        return str(uuid.UUID(bytes=digest.digest()[:16], version=5))
+
+    return make_id
+
+
+def _measurements(values: Sequence[tuple[str, float]]) -> str:
+    """Return numbers as a JSON object, given (name as JSON, number)."""
+    # Infinite ones and NaN are left out: QuPath drops null, and fails on text.
+    return "{" + ", ".join([f"{name}: {round(value, 6)!r}" for name, value in values if math.isfinite(value)]) + "}"

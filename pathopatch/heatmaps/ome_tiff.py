@@ -1,7 +1,6 @@
-"""How a heatmap becomes an OME-TIFF that Bio-Formats and tifffile read, and how it is read back.
+"""Write a heatmap as an OME-TIFF that Bio-Formats and tifffile read, and read it back.
 
-float32, one plane a channel, a pyramid in SubIFDs, pixel size in um. Equal maps give equal bytes: no dates, and a
-UUID made from the content.
+float32, one plane per channel, a pyramid in SubIFDs, pixel size in um.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from pathopatch.heatmaps.stitch import halved
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")
 WITH_SPREAD = (*CHANNELS, "spread")
-"""Of several models: their mean probability first, its standard deviation over them last."""
+"""Channels of an ensemble: the probability is its mean, the spread the standard deviation over its members."""
+
 _TILE_PX = 256
 _SMALLEST_LEVEL_PX = 64  # a map whose longest side is at most this needs no coarser level
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
@@ -31,7 +31,7 @@ _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapFile:
-    """What an OME-TIFF heatmap holds.
+    """Content of an OME-TIFF heatmap.
 
     Parameters
     ----------
@@ -52,16 +52,7 @@ class HeatmapFile:
 
 
 def pyramid(cells: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Return a map and its ever halved copies, until the longest side is at most 64 cells.
-
-    Parameters
-    ----------
-    cells : ndarray of float32, shape (C, ny, nx)
-
-    Returns
-    -------
-    list of ndarray of float32, finest first
-    """
+    """Return a map (C, ny, nx) and its halved copies, finest first, until the longest side is at most 64 cells."""
     levels = [cells]
     while max(levels[-1].shape[1:]) > _SMALLEST_LEVEL_PX:
         levels.append(halved(levels[-1]))
@@ -92,6 +83,7 @@ def write_ome_tiff(
         Name of the image.
     """
     levels = pyramid(np.ascontiguousarray(cells, np.float32))
+    # A UUID of the content and no dates, so that equal maps give equal bytes.
     digest = hashlib.sha256(levels[0].tobytes()).hexdigest()
     identity = uuid.uuid5(uuid.NAMESPACE_URL, f"pathopatch:{name}:{cell_um!r}:{levels[0].shape}:{digest}")
     metadata = {
@@ -118,39 +110,23 @@ def write_ome_tiff(
 
 
 def read_ome_tiff(path: Path) -> HeatmapFile:
-    """Return a heatmap that `write_ome_tiff` wrote, after checking that it is whole.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    HeatmapFile
+    """Return a heatmap that `write_ome_tiff` wrote, after checking that it is complete.
 
     Raises
     ------
     InputMissingError
         There is no such file.
     InputCorruptError
-        It is cut, or type, names, pixel size or pyramid are not those of a heatmap.
+        It is truncated, or type, names, pixel size or pyramid are not those of a heatmap.
     """
     if not path.is_file():
         raise InputMissingError(f"no heatmap {path.name}", place=str(path), remedy="run predict for this slide")
     try:
         with tifffile.TiffFile(path) as file:
-            # Every level is decoded, so that a file cut anywhere fails here.
+            # Every level is decoded, so that a file truncated anywhere fails here.
             root = ElementTree.fromstring(file.ome_metadata or "<none/>")
             levels = tuple(level.asarray() for level in file.series[0].levels)
-    except (
-        tifffile.TiffFileError,
-        ElementTree.ParseError,
-        ValueError,
-        IndexError,
-        RuntimeError,
-        OSError,
-    ) as error:
+    except (tifffile.TiffFileError, ElementTree.ParseError, ValueError, IndexError, RuntimeError, OSError) as error:
         raise _corrupt(path, f"not a readable OME-TIFF: {error}") from error
     image, pixels = root.find(f"{_OME}Image"), root.find(f"{_OME}Image/{_OME}Pixels")
     if image is None or pixels is None:
@@ -166,16 +142,16 @@ def read_ome_tiff(path: Path) -> HeatmapFile:
 def _check_content(
     path: Path, levels: tuple[NDArray[np.float32], ...], names: tuple[str, ...], size: tuple[float, ...]
 ) -> None:
-    """Refuse levels that do not halve, names that do not fit, and pixels without a size."""
+    """Refuse levels that do not halve, names that do not match the planes, and pixels without a size."""
     if levels[0].dtype != np.float32:
-        raise _corrupt(path, f"pixels are {levels[0].dtype}, due is float32")
+        raise _corrupt(path, f"pixels are {levels[0].dtype}, expected float32")
     if len(names) != len(levels[0]) or not all(names):
         raise _corrupt(path, f"{len(levels[0])} planes but channel names {names}")
     if not size[0] > 0 or size[0] != size[1]:
         raise _corrupt(path, f"pixel size {size} um")
     expected = [level.shape for level in pyramid(levels[0])]
     if [level.shape for level in levels] != expected:
-        raise _corrupt(path, f"levels {[level.shape for level in levels]}, due are {expected}")
+        raise _corrupt(path, f"levels {[level.shape for level in levels]}, expected {expected}")
 
 
 def _corrupt(path: Path, message: str) -> InputCorruptError:

@@ -1,8 +1,6 @@
-"""How a heatmap becomes an OME-Zarr 0.5 image that viewers lay over the slide's overview.
+"""Write a heatmap as an OME-Zarr 0.5 image that viewers lay over the slide's overview.
 
-float32 channels in a pyramid, NaN where nothing was predicted. OME-Zarr places an image by the centre of its first
-pixel, and a cell is far larger than a pixel of the overview, so the map carries the shift that brings the two images'
-corners together.
+float32 channels in a pyramid, NaN where nothing was predicted.
 """
 
 from __future__ import annotations
@@ -31,9 +29,9 @@ def write_ome_zarr(
     channels: Sequence[str] = CHANNELS,
     name: str = "heatmap",
 ) -> None:
-    """Write a map as an OME-Zarr image of the levels that the OME-TIFF has; equal arguments give equal bytes.
+    """Write a map as an OME-Zarr image with the levels of the OME-TIFF; equal arguments give equal bytes.
 
-    Viewers show the first channel, between 0 and 1; the others are there to be switched on.
+    Viewers show the first channel, from 0 to 1; the others can be switched on.
 
     Parameters
     ----------
@@ -44,8 +42,7 @@ def write_ome_zarr(
     cell_um : float
         Side of a cell, um.
     over_um : tuple of float
-        (x, y) micrometres per px of the image that the map is to lie over: of the store's overview, or the slide's
-        mpp twice for an exported slide.
+        (x, y) micrometres per px of the image below the map: the store's overview, or an exported slide.
     channels : sequence of str, length C
         Names of the planes.
     name : str
@@ -57,9 +54,11 @@ def write_ome_zarr(
         sides = (min(side, _CHUNK_PX) for side in level.shape[1:])
         write_array(group, str(number), level, chunks=(1, *sides), names=_AXES)
     factors = [(2.0**number, 2.0**number) for number in range(len(levels))]
-    described = multiscales(name, _AXES, factors, (cell_um, cell_um), over_um=over_um)
+    # OME-Zarr places an image by the centre of its first pixel. A cell is far larger than a pixel of the overview, so
+    # `over_um` gives the shift that brings the two images' corners together.
+    image = multiscales(name, _AXES, factors, (cell_um, cell_um), over_um=over_um)
     windows = np.array([[0.0, 1.0]] * len(channels))
-    attributes = image_attributes(described, channels, windows, version="0.5")
+    attributes = image_attributes(image, channels, windows, version="0.5")
     for hidden in attributes["ome"]["omero"]["channels"][1:]:
         hidden["active"] = False
     group.attrs.put(attributes)

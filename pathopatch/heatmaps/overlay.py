@@ -1,7 +1,7 @@
-"""How a heatmap looks on its slide: one picture with legend and scale bar, for eyes and not for measuring.
+"""Draw a heatmap over its slide, with legend and scale bar: a picture to look at, not to measure on.
 
 The map is drawn by nearest cell, never smoothed: a cell's edge in the picture is its edge on the slide. Cells without
-a prediction stay clear. Equal arguments give equal bytes (no dates in the file).
+a prediction stay clear.
 """
 
 from __future__ import annotations
@@ -27,28 +27,30 @@ from pathopatch.patches.picture import (
     shortened,
 )
 
-ALPHA = 0.45  # the tissue stays readable through the map
-_SHORTEST_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
-_HATCH_PX, _HATCH = 6, (150, 150, 150)  # width of a stripe, of every third, and its colour
-_SWATCH = 96  # grey of the legend's ground where nothing was predicted
+_ALPHA = 0.45  # opacity of the map: the tissue stays readable through it
+_MIN_VIEW_PX = 1000  # smaller overviews are enlarged by a whole factor, so that legend and map are readable
+_STRIPE_PX, _STRIPE_COLOR = 6, (150, 150, 150)  # every third stripe is drawn
+_NO_MAP_GREY = 96  # ground of the legend's bar where nothing was predicted
+_MARGIN_PX, _HEAD_PX, _FOOT_PX, _SIDE_PX = 16, 40, 68, 290
+_MIN_BODY_PX = 420  # room for the legend beside a small slide
 
 
 @dataclass(frozen=True, kw_only=True)
 class Legend:
-    """What stands beside the picture.
+    """Texts beside the picture.
 
     Parameters
     ----------
     threshold : float or None
         Decision threshold as a probability; cells above it are outlined. None: no tick, no outline.
     name : str
-        Name of the slide; empty: none is shown.
+        Name of the slide; empty for none.
     class_name : str
         Class whose probability the colours show.
     channels : tuple of str
         Names of a dark slide's channels, shown in their colours; empty for brightfield.
     warning : str
-        What nobody should overlook, in a few words; empty: nothing.
+        A warning in a few words; empty for none.
     """
 
     threshold: float | None = None
@@ -58,28 +60,15 @@ class Legend:
     warning: str = ""
 
 
-PLAIN = Legend()
-"""Neither a decision threshold nor a name."""
+_PLAIN = Legend()
 
 
-def cells_under(
+def _cells_under(
     size: tuple[int, int], cell_px: tuple[float, float], shape: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the cell under each row and each column of a picture (by the pixel's centre).
+    """Return the row (h,) and the column (w,) of the cell under each row and column of a picture, by pixel centres.
 
-    Parameters
-    ----------
-    size : tuple of int
-        (height, width) of the picture, px.
-    cell_px : tuple of float
-        (height, width) of a cell, px of the picture: stride / (level-0 px per px of the picture).
-    shape : tuple of int
-        (ny, nx) of the map.
-
-    Returns
-    -------
-    row : ndarray of int64, shape (height,)
-    column : ndarray of int64, shape (width,)
+    `size` is the picture's (h, w), `cell_px` a cell's (height, width) in px of the picture, `shape` the map's (ny, nx).
     """
     row, column = (
         np.minimum(((np.arange(length) + 0.5) / cell).astype(np.int64), count - 1)
@@ -89,50 +78,24 @@ def cells_under(
 
 
 def blend(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[float, float]) -> Picture:
-    """Return the picture with the map over it, cells without a value left clear.
-
-    Parameters
-    ----------
-    picture : ndarray of uint8, shape (h, w, 3)
-    probability : ndarray of float64, shape (ny, nx)
-        In [0, 1], NaN where nothing was predicted.
-    cell_px : tuple of float
-        (height, width) of a cell, px of the picture.
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
-    """
-    row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
+    """Return a picture (h, w, 3) with the map (ny, nx) over it; cells without a value stay clear."""
+    row, column = _cells_under(picture.shape[:2], cell_px, probability.shape)
     blended = picture.copy()
     colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), 0)
     # Row by row: the map at the picture's size would need several times the picture's memory.
     for line, cell_row in enumerate(row):
-        shown = np.isfinite(probability[cell_row])[column]
-        under, over = picture[line, shown], colors[cell_row][column[shown]]
-        blended[line, shown] = np.rint((1 - ALPHA) * under + ALPHA * over)
+        has_value = np.isfinite(probability[cell_row])[column]
+        under, over = picture[line, has_value], colors[cell_row][column[has_value]]
+        blended[line, has_value] = np.rint((1 - _ALPHA) * under + _ALPHA * over)
     return blended
 
 
-def hatched(picture: Picture, marked: NDArray[np.bool_], cell_px: tuple[float, float]) -> Picture:
-    """Return the picture with slanted stripes over some cells.
-
-    Parameters
-    ----------
-    picture : ndarray of uint8, shape (h, w, 3)
-    marked : ndarray of bool, shape (ny, nx)
-        Which cells.
-    cell_px : tuple of float
-        (height, width) of a cell, px of the picture.
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
-    """
-    row, column = cells_under(picture.shape[:2], cell_px, marked.shape)
+def _hatched(picture: Picture, is_marked: NDArray[np.bool_], cell_px: tuple[float, float]) -> Picture:
+    """Return a picture (h, w, 3) with slanted stripes over the marked cells (ny, nx)."""
+    row, column = _cells_under(picture.shape[:2], cell_px, is_marked.shape)
     striped, across = picture.copy(), np.arange(picture.shape[1])
     for line, cell_row in enumerate(row):
-        striped[line, marked[cell_row][column] & ((line + across) // _HATCH_PX % 3 == 0)] = _HATCH
+        striped[line, is_marked[cell_row][column] & ((line + across) // _STRIPE_PX % 3 == 0)] = _STRIPE_COLOR
     return striped
 
 
@@ -143,18 +106,18 @@ def render(
     unreadable: NDArray[np.bool_] | None = None,
     cell_px: tuple[float, float],
     um_per_px: float,
-    legend: Legend = PLAIN,
+    legend: Legend = _PLAIN,
 ) -> Picture:
-    """Return the finished picture: map on slide, colour bar, scale bar, notes.
+    """Return the whole picture: map on slide, colour bar, scale bar, notes; equal arguments give equal pixels.
 
     Parameters
     ----------
     picture : ndarray of uint8, shape (h, w, 3)
-        From `compose`.
+        The slide, from `compose`.
     probability : ndarray of float64, shape (ny, nx)
         In [0, 1], NaN where nothing was predicted; cell (0, 0) starts at the picture's corner.
     unreadable : ndarray of bool, shape (ny, nx), optional
-        Cells whose pixels cannot be decoded; they are hatched, so that nobody takes them for glass.
+        Cells whose pixels cannot be decoded; they are hatched, to distinguish them from glass.
     cell_px : tuple of float
         (height, width) of a cell, px of the picture.
     um_per_px : float
@@ -164,20 +127,22 @@ def render(
     Returns
     -------
     ndarray of uint8, shape (H, W, 3)
-        The slide stands at rows and columns that `origin` gives.
+        The slide lies at the place that `origin` and `view_size` give.
     """
-    factor = max(1, _SHORTEST_VIEW_PX // max(picture.shape[:2]))
+    factor = max(1, _MIN_VIEW_PX // max(picture.shape[:2]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
     cell_px = (cell_px[0] * factor, cell_px[1] * factor)
     view = blend(picture, probability, cell_px)
-    if legend.threshold is not None:
-        view = _outlined(view, probability > legend.threshold, cell_px)
-    ground = _ground(picture, probability, cell_px)
+    row, column = _cells_under(picture.shape[:2], cell_px, probability.shape)
     notes = ["clear: not predicted"] if np.isfinite(probability).any() else ["nothing predicted: too little tissue"]
     if legend.threshold is not None:
+        view = outlined(view, (probability > legend.threshold)[row][:, column])
         notes.append(f"outlined: called {legend.class_name}")
+    # The legend's bar is blended on the median colour under the map, so that it shows the map's own colours.
+    under_map = picture[::4, ::4][np.isfinite(probability)[row[::4]][:, column[::4]]]
+    ground = np.median(under_map, axis=0) if len(under_map) else np.full(3, float(_NO_MAP_GREY))
     if unreadable is not None and unreadable.any():
-        view = hatched(view, unreadable, cell_px)
+        view = _hatched(view, unreadable, cell_px)
         notes.append("hatched: unreadable")
     if legend.warning:
         notes.append(legend.warning)
@@ -185,76 +150,45 @@ def render(
 
 
 def origin() -> tuple[int, int]:
-    """Return (row, column) at which the slide's corner stands in a rendered picture, px."""
-    return _MARGIN + _HEAD, _MARGIN
-
-
-_MARGIN, _HEAD, _FOOT, _SIDE = 16, 40, 68, 290
-_LEAST_PX = 420  # of the sheet's middle, for the legend
+    """Return (row, column) of the slide's corner in a rendered picture, px."""
+    return _MARGIN_PX + _HEAD_PX, _MARGIN_PX
 
 
 def view_size(sheet: tuple[int, int], slide: tuple[int, int]) -> tuple[int, int]:
     """Return (height, width) of the slide in a rendered picture, px, from its corner at `origin` on.
 
-    Parameters
-    ----------
-    sheet, slide : (int, int)
-        (height, width) of the whole picture and of the slide, px of each.
+    `sheet` and `slide` are (height, width) of the whole picture and of the slide, px of each.
     """
     top, left = origin()
-    body = sheet[0] - top - _FOOT, sheet[1] - left - _SIDE  # of a short side, the legend's; the longest is the slide's
+    # A short side may be the legend's, so the scale is that of the tighter side.
+    body = sheet[0] - top - _FOOT_PX, sheet[1] - left - _SIDE_PX
     scale = min(body[0] / slide[0], body[1] / slide[1])
     height, width = (max(1, round(length * scale)) for length in slide)
     return height, width
 
 
 def map_colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the colours of probabilities, viridis.
-
-    Parameters
-    ----------
-    values : ndarray of float
-        In [0, 1]; what a NaN becomes is not settled.
-
-    Returns
-    -------
-    ndarray of float64, one more axis, of length 3
-        Red, green, blue, 0 to 255, not rounded.
-    """
+    """Return the viridis colours of values in [0, 1]: red, green, blue, 0 to 255, on one more axis, not rounded."""
     table = np.asarray(mpl.colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3] * 255
     index = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.int64)
     return np.asarray(table[index], np.float64)
-
-
-def _outlined(view: Picture, positive: NDArray[np.bool_], cell_px: tuple[float, float]) -> Picture:
-    """Return the picture with a line, black and white, along the inside of the edge of the positive cells."""
-    row, column = cells_under(view.shape[:2], cell_px, positive.shape)
-    inside = positive[row][:, column]
-    return outlined(view, inside)
-
-
-def _ground(picture: Picture, probability: NDArray[np.float64], cell_px: tuple[float, float]) -> NDArray[np.float64]:
-    """Return the median colour under the map: the legend's bar, blended on it, shows the map's own colours."""
-    row, column = cells_under(picture.shape[:2], cell_px, probability.shape)
-    thinned = picture[::4, ::4][np.isfinite(probability)[row[::4]][:, column[::4]]]
-    return np.median(thinned, axis=0) if len(thinned) else np.full(3, float(_SWATCH))
 
 
 def _framed(view: Picture, ground: NDArray[np.float64], um_per_px: float, legend: Legend, notes: list[str]) -> Picture:
     """Return the view on white paper with title, colour bar and scale bar."""
     height, width = view.shape[:2]
     top, left = origin()
-    body = max(height, _LEAST_PX)
-    size = (left + max(width, _LEAST_PX) + _SIDE, top + body + _FOOT)
+    body = max(height, _MIN_BODY_PX)
+    size = (left + max(width, _MIN_BODY_PX) + _SIDE_PX, top + body + _FOOT_PX)
     sheet = Image.new("RGB", size, PAPER)
     sheet.paste(Image.fromarray(view), (left, top))
     draw = ImageDraw.Draw(sheet)
     draw.rectangle((left - 1, top - 1, left + width, top + height), outline=FAINT)
-    draw.text((left, _MARGIN), shortened(legend.name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
-    _draw_bar(sheet, draw, (left + max(width, _LEAST_PX) + 24, top), min(body, _LEAST_PX), ground, legend, notes)
+    draw.text((left, _MARGIN_PX), shortened(legend.name, size[0] - 2 * left), fill=INK, font=font(FONT_PX + 4))
+    _draw_bar(sheet, draw, (left + max(width, _MIN_BODY_PX) + 24, top), min(body, _MIN_BODY_PX), ground, legend, notes)
     draw_scale(draw, (left, top + height + 14), width, um_per_px)
     note = "research use only"
-    draw.text((size[0] - _MARGIN, size[1] - _MARGIN), note, fill=FAINT, font=font(FONT_PX), anchor="rs")
+    draw.text((size[0] - _MARGIN_PX, size[1] - _MARGIN_PX), note, fill=FAINT, font=font(FONT_PX), anchor="rs")
     return np.asarray(sheet)
 
 
@@ -271,7 +205,7 @@ def _draw_bar(
     small, (x, y) = font(FONT_PX), corner
     draw.text((x, y), f"{legend.class_name} probability", fill=INK, font=small)
     top, length, bar = y + 40, max(height - 40 - 26 * (2 + len(notes) + len(legend.channels)), 120), 28
-    shades = (1 - ALPHA) * ground + ALPHA * map_colors(np.linspace(1, 0, length))
+    shades = (1 - _ALPHA) * ground + _ALPHA * map_colors(np.linspace(1, 0, length))
     strip = np.asarray(np.rint(shades), np.uint8)[:, None].repeat(bar, axis=1)
     sheet.paste(Image.fromarray(strip), (x, top))
     draw.rectangle((x - 1, top - 1, x + bar, top + length), outline=FAINT)
@@ -279,7 +213,8 @@ def _draw_bar(
     for value in (0, 0.25, 0.5, 0.75, 1):
         level = top + round((1 - value) * (length - 1))
         draw.line((x + bar, level, x + bar + 6, level), fill=INK)
-        if tick is None or abs(level - tick) > FONT_PX:  # the threshold's own text stands there
+        # No text where the threshold's own text is.
+        if tick is None or abs(level - tick) > FONT_PX:
             draw.text((x + bar + 12, level), f"{value:g}", fill=INK, font=small, anchor="lm")
     if tick is not None:
         text = f"{legend.threshold:.2f}: {legend.class_name} above"
@@ -289,4 +224,4 @@ def _draw_bar(
     for note in notes:
         draw.text((x, y), note, fill=INK, font=small)
         y += 26
-    draw_channels(draw, (x, y), legend.channels, width_px=_SIDE - 60)
+    draw_channels(draw, (x, y), legend.channels, width_px=_SIDE_PX - 60)

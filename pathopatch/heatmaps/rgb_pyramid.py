@@ -1,8 +1,7 @@
-"""How a heatmap becomes a picture that OpenSlide-based viewers open beside the slide: an 8-bit RGB pyramid.
+"""Write a heatmap as an 8-bit RGB pyramid, which OpenSlide-based viewers open beside the slide.
 
-OpenSlide reads neither floats nor levels in SubIFDs, so this TIFF has tiles of colours and its levels at the top. One
-pixel is one cell. Colours are the overlay's, viridis from 0 to 1, without loss; where nothing was predicted it is
-**white**, which viridis does not hold. For numbers, take the OME-TIFF.
+OpenSlide reads neither floats nor levels in SubIFDs. One pixel is one cell; colours are viridis from 0 to 1, lossless,
+and **white**, which viridis lacks, where nothing was predicted.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathopatch.heatmaps.ome_tiff import pyramid
 from pathopatch.heatmaps.overlay import map_colors
 from pathopatch.patches.picture import Picture
 
-NOT_PREDICTED = 255  # of red, green and blue
+_NOT_PREDICTED = 255  # of red, green and blue
 _TILE_PX = 256
 _UM_PER_CM = 1e4
 _DESCRIPTION = "pathopatch heatmap: probability of the positive class, viridis from 0 to 1; white: not predicted"
@@ -27,9 +26,6 @@ _DESCRIPTION = "pathopatch heatmap: probability of the positive class, viridis f
 def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cell_um: float) -> None:
     """Write a map as a tiled pyramidal TIFF in colours; equal arguments give equal bytes.
 
-    Viewers take the ratio of the levels' sizes as their scale, so the map is continued in white, right and below, until
-    every level is exactly half as large as the one before.
-
     Parameters
     ----------
     path : Path
@@ -37,12 +33,18 @@ def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cel
     probability : ndarray of float, shape (ny, nx)
         In [0, 1], NaN where nothing was predicted; cell (0, 0) starts at level-0 (0, 0) of the slide.
     cell_um : float
-        Side of a cell, um; OpenSlide's ``openslide.mpp-x`` and ``mpp-y`` of the file.
+        Side of a cell, um; becomes OpenSlide's ``openslide.mpp-x`` and ``mpp-y``.
     """
+    cells = np.asarray(probability, np.float32)
+    step = 2 ** (len(pyramid(cells[None])) - 1)
+    # Viewers take the ratio of the levels' sizes as their scale: padded to the right and below until each level is
+    # exactly half of the one before.
+    overhang = [(0, -side % step) for side in cells.shape]
+    levels = pyramid(np.pad(cells, overhang, constant_values=np.nan)[None])
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
-        for level, cells in enumerate(_levels(probability)):
+        for level, level_cells in enumerate(levels):
             writer.write(
-                colored(cells),
+                colored(level_cells[0]),
                 photometric="rgb",
                 tile=(_TILE_PX, _TILE_PX),
                 compression="adobe_deflate",
@@ -57,25 +59,6 @@ def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cel
 
 
 def colored(probability: NDArray[np.floating[Any]]) -> Picture:
-    """Return the picture of a map, a pixel a cell.
-
-    Parameters
-    ----------
-    probability : ndarray of float, shape (ny, nx)
-        In [0, 1], NaN where nothing was predicted.
-
-    Returns
-    -------
-    ndarray of uint8, shape (ny, nx, 3)
-        Viridis; white where nothing was predicted.
-    """
-    colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), NOT_PREDICTED)
+    """Return a map (ny, nx) as a picture, one pixel per cell: viridis, white where nothing was predicted."""
+    colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), _NOT_PREDICTED)
     return np.asarray(np.rint(colors), np.uint8)
-
-
-def _levels(probability: NDArray[np.floating[Any]]) -> list[NDArray[np.float32]]:
-    """Return the map and its halvings as the OME-TIFF has them, continued by NaN so that all sides halve exactly."""
-    cells = np.asarray(probability, np.float32)
-    step = 2 ** (len(pyramid(cells[None])) - 1)
-    overhang = [(0, -side % step) for side in cells.shape]
-    return [level[0] for level in pyramid(np.pad(cells, overhang, constant_values=np.nan)[None])]

@@ -1,4 +1,4 @@
-"""What the value of each heatmap cell is, given one value per patch (arithmetic only).
+"""Stitch one value per patch into a map of cells (arithmetic only).
 
 Cell (row j, column i) is the square ``[i s, (i + 1) s) x [j s, (j + 1) s)`` in level-0 px, s the grid's real stride,
 so that scaling a map by s aligns it with the slide. The last cells overhang the slide; only what lies inside counts.
@@ -14,11 +14,10 @@ from pathopatch.core.errors import InternalError
 from pathopatch.patches.grid import Grid
 
 Cells = NDArray[np.float64]
-_Part = tuple[int, NDArray[np.float64]]
 
 
 def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (row, column) of the cell at whose corner each patch starts.
+    """Return (row, column), int64 of shape (N,) each, of the cell at whose corner each patch starts.
 
     Parameters
     ----------
@@ -27,21 +26,17 @@ def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.i
     x, y : array of int, shape (N,)
         Origins, level-0 px.
 
-    Returns
-    -------
-    row, column : ndarray of int64, shape (N,)
-
     Raises
     ------
     InternalError
-        An origin is not one of the grid's, or stands twice.
+        An origin is not one of the grid's, or occurs twice.
     """
     column = _axis_positions(np.asarray(x, np.int64), grid.stride, grid.nx, "x")
     row = _axis_positions(np.asarray(y, np.int64), grid.stride, grid.ny, "y")
     flat = row * grid.nx + column
     if len(np.unique(flat)) != len(flat):
         raise InternalError(
-            f"{len(flat) - len(np.unique(flat))} patch origins stand twice",
+            f"{len(flat) - len(np.unique(flat))} patch origins occur twice",
             place="heatmap",
             remedy="predict the slide again with --force",
         )
@@ -49,7 +44,7 @@ def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.i
 
 
 def stitch(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
-    """Return one value a cell: the mean of the patches that cover it, weighted by covered area.
+    """Return one value per cell: the mean of the patches that cover it, weighted by covered area.
 
     Parameters
     ----------
@@ -58,7 +53,7 @@ def stitch(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
     x, y : array of int, shape (N,)
         Origins of the patches that have a value, in any order, level-0 px.
     values : array of float, shape (N,)
-        One value a patch; NaN counts as none.
+        One value per patch; NaN counts as none.
 
     Returns
     -------
@@ -68,7 +63,7 @@ def stitch(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
     Raises
     ------
     InternalError
-        An origin is not one of the grid's, or stands twice.
+        An origin is not one of the grid's, or occurs twice.
     """
     placed = _placed(grid, x, y, values)
     if grid.patch_px == grid.stride_px:
@@ -81,34 +76,17 @@ def stitch(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
 
 
 def coverage(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
-    """Return the share of each cell's area inside the slide that patches with a value cover.
+    """Return the share, in [0, 1], of each cell's area inside the slide that patches with a value cover, (ny, nx).
 
-    Parameters
-    ----------
-    grid : Grid
-        The grid that the patches were cut by.
-    x, y : array of int, shape (N,)
-        Origins, level-0 px.
-    values : array of float, shape (N,)
-        One value a patch; NaN counts as none.
-
-    Returns
-    -------
-    ndarray of float64, shape (ny, nx)
-        In [0, 1].
-
-    Raises
-    ------
-    InternalError
-        An origin is not one of the grid's, or stands twice.
+    Arguments and errors as `stitch`.
     """
     valued = np.isfinite(_placed(grid, x, y, values))
     covered = np.zeros((grid.ny, grid.nx))
     # Every patch covers a cell from the cell's top-left corner on, so at most 2 x 2 parts of a cell differ.
     for reach_y, height in _axis_parts(grid, grid.height, grid.ny):
         for reach_x, width in _axis_parts(grid, grid.width, grid.nx):
-            seen = _any_before(_any_before(valued, reach_x).T, reach_y).T
-            covered += seen * height[:, None] * width[None, :]
+            is_covered = _any_before(_any_before(valued, reach_x).T, reach_y).T
+            covered += is_covered * height[:, None] * width[None, :]
     return np.minimum(covered / inside_share(grid), 1.0)
 
 
@@ -119,18 +97,8 @@ def inside_share(grid: Grid) -> Cells:
 
 
 def halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the map at half resolution: the mean of each 2 x 2 block's values, NaN where a block has none.
-
-    Odd sides are rounded up, the last block overhanging, so that the scale stays exactly 2 from corner (0, 0).
-
-    Parameters
-    ----------
-    cells : ndarray of float32, shape (C, ny, nx)
-
-    Returns
-    -------
-    ndarray of float32, shape (C, ceil(ny / 2), ceil(nx / 2))
-    """
+    """Return a map (C, ny, nx) at half resolution: the mean of each 2 x 2 block, NaN where a block has no value."""
+    # Odd sides are rounded up, the last block overhanging, so that the scale stays exactly 2 from corner (0, 0).
     count, ny, nx = cells.shape
     padded = np.full((count, ny + ny % 2, nx + nx % 2), np.nan)
     padded[:, :ny, :nx] = cells
@@ -145,10 +113,10 @@ def _axis_positions(origin: NDArray[np.int64], stride: float, count: int, axis: 
     """Return the index of each origin among an axis's origins."""
     starts = np.floor(np.arange(count) * stride + 0.5).astype(np.int64)
     index = np.minimum(np.searchsorted(starts, origin), count - 1)
-    wrong = starts[index] != origin
-    if wrong.any():
+    is_wrong = starts[index] != origin
+    if is_wrong.any():
         raise InternalError(
-            f"{axis} = {int(origin[wrong][0])} is no origin of a grid with stride {stride:g} level-0 px",
+            f"{axis} = {int(origin[is_wrong][0])} is not an origin of the grid with stride {stride:g} level-0 px",
             place="heatmap",
             remedy="predict the slide again with --force",
         )
@@ -164,19 +132,19 @@ def _placed(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
 
 
 def _inside(stride: float, length: int, count: int) -> NDArray[np.float64]:
-    """Return which share of each cell's side lies inside the slide, shape (count,), in (0, 1]."""
+    """Return the share of each cell's side inside the slide, shape (count,), in (0, 1]."""
     return np.clip(length / stride - np.arange(count), 1e-9, 1.0)
 
 
 def _axis_weights(grid: Grid, length: int, count: int) -> NDArray[np.float64]:
-    """Return weights (K, count): how much of a cell's side the patch that starts k cells before it covers."""
+    """Return weights (K, count): the share of a cell's side that a patch starting k cells before it covers."""
     ratio = grid.patch_px / grid.stride_px
     reach = np.arange(-(-grid.patch_px // grid.stride_px))
     return np.clip(ratio - reach[:, None], 0.0, _inside(grid.stride, length, count)[None, :])
 
 
-def _axis_parts(grid: Grid, length: int, count: int) -> list[_Part]:
-    """Return the parts of a cell's side that differ in what covers them: (patches that reach it, its width)."""
+def _axis_parts(grid: Grid, length: int, count: int) -> list[tuple[int, NDArray[np.float64]]]:
+    """Return the parts of a cell's side that different patches cover: (number of patches that reach it, its width)."""
     whole, rest = divmod(grid.patch_px, grid.stride_px)
     inside = _inside(grid.stride, length, count)
     if rest == 0:
@@ -197,7 +165,7 @@ def _spread(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArra
 def _any_before(flags: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
     """Return, along the last axis, whether any of a cell and the ``reach - 1`` before it is set."""
     count = flags.shape[1]
-    found = np.zeros_like(flags)
+    any_before = np.zeros_like(flags)
     for offset in range(min(reach, count)):
-        found[:, offset:] |= flags[:, : count - offset]
-    return found
+        any_before[:, offset:] |= flags[:, : count - offset]
+    return any_before

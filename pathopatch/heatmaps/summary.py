@@ -1,4 +1,4 @@
-"""What does a slide's prediction come to in numbers, for those who never open a heatmap? (arithmetic only)."""
+"""Summarise a slide's prediction in numbers: areas, shares, margins (arithmetic only)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from pathopatch.heatmaps.flags import FLAGS
 from pathopatch.heatmaps.stitch import inside_share
 
-if TYPE_CHECKING:  # the names of the numbers are wanted without torch
+if TYPE_CHECKING:  # `SUMMARY` is read without torch
+    from pathopatch.heatmaps.geojson import PositiveRegions
     from pathopatch.heatmaps.predict import Prediction
-    from pathopatch.heatmaps.regions import PositiveRegions
 
 SUMMARY = (
     "tissue_mm2", "positive_mm2", "positive_tissue_mm2", "positive_share", "largest_region_mm2", "mean_probability",
     "decision_probability", "lowest_margin", "flagged_share", *(f"flag_{name}" for name in FLAGS),
 )  # fmt: skip
-"""Names of the numbers, as they stand in ``heatmap.json`` and ``cohort.csv``."""
+"""Names of the numbers in ``heatmap.json`` and ``cohort.csv``."""
 
 
 def summary(
@@ -31,14 +31,14 @@ def summary(
     decision_probability: float,
     mpp: float,
 ) -> dict[str, float | None]:
-    """Return the numbers of a slide; None where there is nothing to take them of.
+    """Return the numbers of a slide; None where there are no patches to take them of.
 
     Parameters
     ----------
     prediction : Prediction
         The patches.
     cells : ndarray of float64, shape (C, ny, nx)
-        The maps: the probability, the tissue fraction, and others that are not looked at; NaN where there is none.
+        The maps: the probability, the tissue fraction, and others that are not used; NaN where there is none.
     regions : PositiveRegions
         Of the map of the probability.
     decision_probability : float
@@ -49,31 +49,31 @@ def summary(
     Returns
     -------
     dict of str to float or None
-        `SUMMARY`: areas in mm2, of what lies on the slide. Tissue is that of all patches, predicted or not. Patches
-        that overlap share it among their cells: exact but at the edge, if the stride divides the patch.
-        ``positive_share`` is `share_of_tissue`. The largest region is of positive cells that touch along a side.
-        ``lowest_margin`` is the least ``|probability - decision_probability|``.
-        ``flagged_share`` is of the predicted patches with any flag, each ``flag_<reason>`` of those of which this one
-        can be said.
+        `SUMMARY`: areas in mm2, on the slide. Tissue is that of all patches, predicted or not. Overlapping patches
+        share it among their cells, exactly except at the edge if the stride divides the patch. ``positive_share`` is
+        `share_of_tissue`; a region is connected by sides of cells; ``lowest_margin`` is the least ``|probability -
+        decision_probability|``. ``flagged_share`` is the share of predicted patches with any flag, each
+        ``flag_<reason>`` that of the patches for which the flag is known.
     """
     grid = prediction.analysis.grid
     probability, tissue, *_ = cells
-    held = np.nan_to_num(tissue) * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # mm2 of tissue, (ny, nx)
-    is_positive = probability > decision_probability
-    raised = {name: pd.array(prediction.columns[f"flag_{name}"], dtype="boolean") for name in FLAGS}
-    is_flagged = np.logical_or.reduce([each.fillna(False).to_numpy(np.bool_) for each in raised.values()])
-    tissue_mm2, positive_tissue = float(held.sum()), float(held[is_positive].sum())
+    tissue_mm2 = np.nan_to_num(tissue) * inside_share(grid) * (grid.stride * mpp / 1000) ** 2  # (ny, nx)
+    total_tissue, positive_tissue = float(tissue_mm2.sum()), float(tissue_mm2[probability > decision_probability].sum())
+    raised = [pd.array(prediction.columns[f"flag_{name}"], dtype="boolean") for name in FLAGS]
+    is_flagged = np.logical_or.reduce([flag.fillna(False).to_numpy(np.bool_) for flag in raised])
+    of_patches = np.asarray(prediction.columns["probability"])
+    margin = np.abs(of_patches - decision_probability)
     values = (
-        tissue_mm2,
-        regions.total_mm2,
+        total_tissue,
+        float(regions.area_mm2.sum()),
         positive_tissue,
-        share_of_tissue(positive_tissue, tissue_mm2),
-        regions.largest_mm2,
-        _mean(np.asarray(prediction.columns["probability"])),
+        share_of_tissue(positive_tissue, total_tissue),
+        float(regions.area_mm2.max(initial=0.0)),
+        _mean(of_patches),
         decision_probability,
-        _lowest_margin(np.asarray(prediction.columns["probability"]), decision_probability),
+        float(margin.min()) if len(margin) else None,
         _mean(is_flagged),
-        *(_mean(each[~each.isna()].to_numpy(np.bool_)) for each in raised.values()),
+        *(_mean(flag[~flag.isna()].to_numpy(np.bool_)) for flag in raised),
     )
     return {name: None if value is None else _rounded(value) for name, value in zip(SUMMARY, values, strict=True)}
 
@@ -81,8 +81,8 @@ def summary(
 def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | None:
     """Return the share of the tissue area above the threshold, in [0, 1]; None where there is no tissue.
 
-    This is `positive_share` wherever it stands: in ``heatmap.json``, ``cohort.csv``, ``patients.csv``, the report and
-    the review. Glass within a positive patch does not count, nor does tissue twice where patches overlap.
+    This is ``positive_share`` everywhere: in ``heatmap.json``, ``cohort.csv``, ``patients.csv``, the report and the
+    review page. Glass within a positive patch does not count, nor does tissue twice where patches overlap.
 
     Parameters
     ----------
@@ -95,15 +95,10 @@ def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | No
 
 
 def _mean(values: NDArray[np.generic]) -> float | None:
-    """Return the mean; None of nothing."""
+    """Return the mean; None for no values."""
     return None if len(values) == 0 else float(values.mean(dtype=np.float64))
 
 
-def _lowest_margin(probability: NDArray[np.float64], decision_probability: float) -> float | None:
-    """Return the least distance of a probability from the decision; None of nothing."""
-    return float(np.abs(probability - decision_probability).min()) if len(probability) else None
-
-
 def _rounded(value: float) -> float:
-    """Return a number to nine digits, which no area here is known to."""
+    """Return a number rounded to nine significant digits, more than any area here is known to."""
     return value if value == 0 else round(value, 8 - math.floor(math.log10(abs(value))))

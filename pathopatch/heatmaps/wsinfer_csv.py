@@ -1,4 +1,4 @@
-"""How predictions become the table of wsinfer: ``minx,miny,width,height,prob_<class>``."""
+"""Write predictions as the table of wsinfer: ``minx,miny,width,height,prob_<class>``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 def write_wsinfer_csv(
     path: Path, predictions: pd.DataFrame | Iterable[pd.DataFrame], *, class_names: Sequence[str]
 ) -> None:
-    """Write one row a predicted patch, in level-0 px, with the probability of each class.
+    """Write one row per predicted patch, in level-0 px, with the probability of each class.
 
     Parameters
     ----------

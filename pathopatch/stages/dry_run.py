@@ -173,7 +173,7 @@ def predict_plan(
     force : bool
         What was made otherwise is to be redone, and no failure.
     """
-    from pathopatch.heatmaps import tiling_of
+    from pathopatch.heatmaps.predict import tiling_of
     from pathopatch.models import check_bundles, check_slide
 
     if out is not None:
@@ -191,7 +191,7 @@ def predict_plan(
         check_slide(spec, slide)
         if out is None:
             return False
-        from pathopatch.heatmaps import is_predicted
+        from pathopatch.heatmaps.artefacts import is_predicted
 
         return is_predicted(
             slide, network(), out, slide_id=row.slide_id, tissue_mask=row.tissue_mask, config=config, force=force

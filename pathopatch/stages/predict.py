@@ -62,7 +62,7 @@ def predict_cohort(
     tasks = select_tasks(tasks, only_failed=only_failed)
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
-        from pathopatch.heatmaps import tiling_of
+        from pathopatch.heatmaps.predict import tiling_of
         from pathopatch.models import check_bundles
         from pathopatch.stages.batch.cohort_summary import keep_cohort_tables
 

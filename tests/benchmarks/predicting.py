@@ -18,7 +18,7 @@ from whole import peak_of
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
-from pathopatch.heatmaps import predict_slide
+from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models import BundleSpec, build_network, load_model, save_bundle
 from pathopatch.slides import open_slide
 
@@ -33,13 +33,13 @@ _GEOJSON = """
 import sys
 from pathlib import Path
 import numpy as np, pandas as pd
-from pathopatch.heatmaps.geojson import write_geojson
+from pathopatch.heatmaps.geojson import write_tiles
 n, side = int(sys.argv[1]), 1000
 x, y = 256 * (np.arange(n) % side), 256 * (np.arange(n) // side)
 logit = np.random.default_rng(0).normal(size=n)
 table = pd.DataFrame({"patch_id": [f"s@{a},{b}" for a, b in zip(x, y)], "x": x, "y": y, "width": 256, "height": 256,
                       "tissue_fraction": 0.5, "logit": logit, "probability": 1 / (1 + np.exp(-logit))})
-write_geojson(Path(sys.argv[2]), table, slide_id="s", run="r", class_names=("non-tumour", "tumour"),
+write_tiles(Path(sys.argv[2]), table, slide_id="s", run="r", class_names=("non-tumour", "tumour"),
               decision_threshold=0.0, slide_size=(256 * side, 256 * (n // side + 1)))
 """
 

@@ -41,7 +41,7 @@ def tile(folder: Path, out: Path, force: bool) -> None:
 
 def predict(folder: Path, out: Path, force: bool) -> None:
     from pathopatch.core.config import PredictConfig
-    from pathopatch.heatmaps import predict_to
+    from pathopatch.heatmaps.artefacts import predict_to
     from pathopatch.models import load_model
     from pathopatch.slides import open_slide
 

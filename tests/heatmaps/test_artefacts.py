@@ -372,7 +372,7 @@ def test_a_slide_that_moved_is_known_at_its_new_place_and_keeps_its_patient(tmp_
     assert (Path(entry["source"]).name, entry["patient_id"]) == ("moved.tif", "p")
 
 
-@pytest.mark.parametrize(("home", "writer"), [(folder, "write_geojson"), (artefacts, "write_tables")])
+@pytest.mark.parametrize(("home", "writer"), [(folder, "write_tiles"), (artefacts, "write_tables")])
 def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch, home, writer):
     def fail(*arguments, **settings):
         raise RuntimeError("no ink")

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.config import FlagsConfig
-from pathopatch.heatmaps.flags import FLAGS, flags, is_flagged
+from pathopatch.heatmaps.flags import FLAGS, flags
 from pathopatch.models.spec import SeenRange
 
 SEEN = SeenRange(mean=((0.2, 0.6), (0.1, 0.5)), sharpness=0.01)
@@ -78,7 +78,3 @@ def test_what_cannot_be_known_is_missing_and_counts_as_no_flag() -> None:
     found = raised(seen=None, spread=np.nan)
     assert {name for name, value in found.items() if value is None} == {"blurred", "out_of_range", "uncertain"}
     assert raised(seen=SeenRange(mean=SEEN.mean))["blurred"] is None
-    columns = {f"flag_{name}": pd.array([value, value], dtype="boolean") for name, value in found.items()}
-    table = pd.DataFrame(columns)
-    table.loc[1, "flag_low_tissue"] = True
-    assert is_flagged(table).tolist() == [False, True]

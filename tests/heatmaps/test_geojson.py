@@ -13,7 +13,7 @@ import pytest
 import qupath_rules
 from shapely.geometry import box, shape
 
-from pathopatch.heatmaps.geojson import write_geojson
+from pathopatch.heatmaps.geojson import write_tiles
 
 TABLE = pd.DataFrame(
     {
@@ -34,7 +34,7 @@ def _write_only(path, table=TABLE, **changed):
         "slide_id": "s1", "run": "abc", "class_names": ("non-tumour", "tumour"),
         "decision_threshold": 0.29, "slide_size": (25, 20), "origin": (0, 0),
     }  # fmt: skip
-    write_geojson(path, table, **(settings | changed))
+    write_tiles(path, table, **(settings | changed))
 
 
 def _write(path, table=TABLE, **changed):

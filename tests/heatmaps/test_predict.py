@@ -12,7 +12,7 @@ from made_slides import write_channel, write_scn
 
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.heatmaps import predict_slide, tiling_of
+from pathopatch.heatmaps.predict import predict_slide, tiling_of
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.spec import BundleSpec, SeenRange

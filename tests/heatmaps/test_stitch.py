@@ -96,9 +96,9 @@ def test_the_order_of_the_rows_does_not_matter():
 
 def test_an_origin_off_the_grid_or_twice_is_refused():
     grid = _grid(10, 10, 4, 4)
-    with pytest.raises(InternalError, match="x = 3 is no origin"):
+    with pytest.raises(InternalError, match="x = 3 is not an origin"):
         stitch(grid, [3], [0], [0.5])
-    with pytest.raises(InternalError, match="stand twice"):
+    with pytest.raises(InternalError, match="occur twice"):
         stitch(grid, [4, 4], [0, 0], [0.5, 0.5])
 
 

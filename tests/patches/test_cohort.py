@@ -21,7 +21,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import read_json
-from pathopatch.heatmaps import predict_slide
+from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models import PatchClassifier, load_model
 from pathopatch.patches import PatchStore, cohort_config
 from pathopatch.patches.cohort import TissueIntensities, tissue_intensities

@@ -14,7 +14,7 @@ from made_slides import disc_image, write_channel
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.heatmaps import predict_to
+from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.models import BundleSpec, PatchClassifier
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages import dry_run as plan

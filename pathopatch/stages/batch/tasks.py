@@ -188,7 +188,7 @@ class PredictTask:
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
             check_slide(spec, tolerant(slide, self.config.max_bad_tiles))
             # Only now torch is loaded, which takes seconds: a slide that is refused is told of at once.
-            from pathopatch.heatmaps import predict_to
+            from pathopatch.heatmaps.artefacts import predict_to
 
             model = _loaded(self.models, self.config.device, self.config.precision, _written(self.models))
             result = predict_to(

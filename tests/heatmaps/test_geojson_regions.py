@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from shapely.geometry import Polygon, box
 
-from pathopatch.heatmaps.regions import positive_regions, write_regions
+from pathopatch.heatmaps.geojson import positive_regions, write_regions
 from pathopatch.patches.annotations.qupath import read_qupath
 
 NAN = np.nan
@@ -54,7 +54,7 @@ def test_areas_means_and_numbers_of_cells_are_those_of_each_region():
     np.testing.assert_allclose(found.area_mm2, [10, 1])
     np.testing.assert_allclose(found.mean_probability, [0.87, 0.9])
     np.testing.assert_array_equal(found.cells, [10, 1])
-    assert (found.total_mm2, found.largest_mm2) == pytest.approx((11, 10))
+    assert (found.area_mm2.sum(), found.area_mm2.max(initial=0.0)) == pytest.approx((11, 10))
 
 
 def test_cells_that_touch_at_a_corner_only_are_two_regions():
@@ -84,7 +84,7 @@ def test_a_cell_on_the_threshold_or_without_a_value_is_not_positive():
 def test_regions_are_cut_at_the_slides_edge_and_only_what_is_inside_counts():
     found = _regions(_cells("###", "###"), slide_size=(25, 11))
     assert found.polygons[0].equals(box(0, 0, 25, 11))
-    assert found.total_mm2 == pytest.approx(2.75)
+    assert found.area_mm2.sum() == pytest.approx(2.75)
 
 
 def test_edges_of_cells_are_rounded_like_the_origins_of_patches():
@@ -100,7 +100,7 @@ def test_a_cell_of_which_no_pixel_is_on_the_slide_is_no_region():
 @pytest.mark.parametrize("cells", [_cells("..", " ."), np.zeros((0, 0)), np.full((3, 4), NAN)])
 def test_a_slide_without_a_positive_cell_has_no_region_and_no_area(cells):
     found = _regions(cells)
-    assert (len(found.polygons), found.total_mm2, found.largest_mm2) == (0, 0.0, 0.0)
+    assert (len(found.polygons), found.area_mm2.sum(), found.area_mm2.max(initial=0.0)) == (0, 0.0, 0.0)
 
 
 @settings(max_examples=150, deadline=None)
@@ -120,7 +120,7 @@ def test_the_outlines_are_valid_apart_and_cover_exactly_the_positive_cells(cells
     assert shapely.is_valid(found.polygons).all()
     assert shapely.symmetric_difference(shapely.union_all(found.polygons), due).area == 0
     np.testing.assert_allclose(shapely.area(found.polygons), found.area_mm2)
-    assert found.total_mm2 == pytest.approx(due.area)
+    assert found.area_mm2.sum() == pytest.approx(due.area)
     assert found.cells.sum() == (shapely.area(shapely.intersection(squares, box(0, 0, *size))) > 0).sum()
     for one, polygon in enumerate(found.polygons):  # regions share corners at most
         assert not shapely.overlaps(polygon, found.polygons[one + 1 :]).any()
@@ -133,7 +133,7 @@ def test_a_million_cells_become_regions_of_the_right_area():
     cells = (np.sin(row / 9) + np.sin(column / 7) > 0).astype(float)
     found = _regions(cells)
     assert shapely.area(found.polygons).sum() == cells.sum() * 100
-    assert found.total_mm2 == pytest.approx(cells.sum())
+    assert found.area_mm2.sum() == pytest.approx(cells.sum())
 
 
 def _write(path, cells=RING, origin=(0, 0), **changed):
