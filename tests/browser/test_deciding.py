@@ -85,7 +85,7 @@ def test_an_exported_review_comes_back_elsewhere(folder, visit, tmp_path):
         expect(window.standing()).to_contain_text("out of focus: =SUM(A1)")
 
 
-def test_a_second_reviewer_is_told_what_the_first_one_decided_and_loses_nothing(folder, visit):
+def test_a_second_reviewer_sees_the_first_decision_and_loses_nothing(folder, visit):
     with serving(folder) as ours, serving(folder, reviewer="B. Reader") as theirs:
         first, second = visit(ours), visit(theirs, expected=("409",))
         first.slide(SLIDES[1])

@@ -48,9 +48,7 @@ def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, ad
 
 
 @pytest.mark.parametrize("slide_id", SLIDES)
-def test_a_cell_has_the_colour_of_its_probability_and_none_where_nothing_was_predicted(
-    predicted, address, visit, slide_id
-):
+def test_a_cell_has_the_colour_of_its_probability_or_none(predicted, address, visit, slide_id):
     window = visit(address)
     page = window.slide(slide_id)
     filled(page)
@@ -81,7 +79,7 @@ def test_no_value_is_made_up_between_two_cells(predicted, address, visit):
     assert len(colours) == 2
 
 
-def test_the_space_bar_hides_the_heat_layer_and_brackets_change_its_opacity(predicted, address, visit):
+def test_space_hides_the_heat_layer_and_brackets_change_its_opacity(predicted, address, visit):
     window = visit(address)
     page = window.slide(SLIDES[1])
     page.get_by_label("Fill", exact=True).check()
@@ -203,7 +201,7 @@ def test_zooming_in_shows_more_and_the_bar_keeps_its_length_in_um(predicted, add
     window.has_tiles()
 
 
-def test_a_gallery_picture_flies_to_its_patch_at_once_where_motion_is_not_wanted(address, visit):
+def test_a_gallery_picture_jumps_to_its_patch_under_reduced_motion(address, visit):
     window = visit(address, reduced_motion="reduce")
     page = window.slide(SLIDES[0])
     page.locator("#gallery-kind").select_option("disagreement")

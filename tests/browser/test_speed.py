@@ -67,7 +67,7 @@ def large(predicted, tmp_path):
         yield tmp_path, slide_id, address
 
 
-def test_two_hundred_thousand_patches_are_there_within_a_second_and_recoloured_within_two_frames(large, visit):
+def test_200000_patches_appear_in_a_second_and_recolour_in_two_frames(large, visit):
     folder, slide_id, address = large
 
     def once():

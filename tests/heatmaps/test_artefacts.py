@@ -196,7 +196,7 @@ def test_a_second_import_replaces_the_first_of_the_same_model_only(tmp_path, sli
     assert not ids[0] & ids[2]
 
 
-def test_map_overlay_and_scale_bar_keep_their_place_on_a_slide_larger_than_its_overview(tmp_path):
+def test_map_overlay_and_scale_bar_keep_their_place_on_a_large_slide(tmp_path):
     pixels = np.full((100, 5000), GLASS, np.uint8)
     pixels[:, 3000:3200] = TUMOUR  # cells 30 and 31 of one row; the overview has 4096 x 82 px, the picture 1536 x 31
     with _open(tmp_path / "s.tif", pixels) as slide:
@@ -244,7 +244,7 @@ def test_a_rerun_does_nothing(tmp_path, slide, monkeypatch):
     assert _files(tmp_path) == before
 
 
-def test_a_supplied_tissue_mask_says_what_is_predicted_and_is_part_of_the_stamp(tmp_path, slide):
+def test_a_supplied_tissue_mask_selects_patches_and_enters_the_stamp(tmp_path, slide):
     mask = np.zeros((84, 100), np.uint8)
     mask[:16, :32] = 255  # two patches of glass
     tifffile.imwrite(tmp_path / "mask.tif", mask)
@@ -363,7 +363,7 @@ def test_warnings_are_said_again_where_the_status_was_lost(tmp_path, slide, monk
     assert read_status(tmp_path, "s1")["predict"]["warnings"] == ["channel SHG is shifted"]
 
 
-def test_a_slide_that_moved_is_known_at_its_new_place_and_keeps_its_patient(tmp_path, slide):
+def test_a_moved_slide_has_its_new_place_and_keeps_its_patient(tmp_path, slide):
     predict_to(slide, model(), tmp_path / "out", slide_id="s1", patient_id="p")
     shutil.copy(tmp_path / "s.tif", tmp_path / "moved.tif")
     with open_slide(tmp_path / "moved.tif", channels=("SHG",), background="dark") as moved:

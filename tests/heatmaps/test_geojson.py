@@ -55,7 +55,7 @@ def test_slide_bounds_are_subtracted(tmp_path):
     assert shape(found["features"][1]["geometry"]).bounds == (3, -3, 13, 7)
 
 
-def test_tiles_follow_the_rules_of_qupath_and_keep_their_area_through_shapely(tmp_path):
+def test_tiles_follow_qupaths_rules_and_keep_their_area(tmp_path):
     _write(tmp_path / "a.geojson.gz")
     features = qupath_rules.read_features(tmp_path / "a.geojson.gz", "tile")
     assert qupath_rules.areas(features) == [100, 100, 50]

@@ -142,7 +142,7 @@ def _write(path, cells=RING, origin=(0, 0), **changed):
     return qupath_rules.read_features(path, "annotation")
 
 
-def test_annotations_follow_the_rules_of_qupath_and_keep_their_area_through_shapely(tmp_path):
+def test_annotations_follow_qupaths_rules_and_keep_their_area(tmp_path):
     features = _write(tmp_path / "a.geojson.gz")
     assert qupath_rules.areas(features) == [1000, 100]
     assert [len(feature["geometry"]["coordinates"]) for feature in features] == [2, 1]

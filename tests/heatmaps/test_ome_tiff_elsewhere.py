@@ -42,7 +42,7 @@ def _check_bio_formats(bio_formats, path, cells=None, channels=WITH_SPREAD):
 @pytest.mark.parametrize(
     ("shape", "channels"), [((4, 150, 131), WITH_SPREAD), ((3, 600, 40), CHANNELS), ((3, 1, 1), CHANNELS)]
 )
-def test_bio_formats_reads_resolutions_names_sizes_and_every_pixel_to_the_bit(bio_formats, tmp_path, shape, channels):
+def test_bio_formats_reads_levels_names_sizes_and_equal_pixels(bio_formats, tmp_path, shape, channels):
     cells = _cells(*shape)
     _check_bio_formats(bio_formats, _write(tmp_path / "a.ome.tif", cells, channels), cells, channels)
 
@@ -130,7 +130,7 @@ def test_ome_types_does_not_pass_a_broken_copy(heatmap, old, new):
         _check_ome_types(heatmap)
 
 
-def test_without_bio_formats_a_test_fails_where_it_is_required_and_is_skipped_elsewhere(monkeypatch):
+def test_without_bio_formats_tests_fail_if_required_else_are_skipped(monkeypatch):
     monkeypatch.setenv(bioformats.VARIABLE, "required")
     with pytest.raises(pytest.fail.Exception, match="required here, but there is no java"):
         bioformats.stop(bioformats.Unavailable("there is no java"))

@@ -144,7 +144,7 @@ def test_where_the_slide_stands_in_the_picture_can_be_told_from_its_size(shape):
         assert view_size(sheet.shape[:2], tuple(37 * side + 9 for side in shape)) == (height, width)
 
 
-def test_what_cannot_be_decoded_is_hatched_to_its_edge_and_the_legend_says_so():
+def test_undecodable_cells_are_hatched_to_their_edge_and_in_the_legend():
     picture, cells = _grey(1000, 1000), _one_cell(10, 10, 4, 5)
     unreadable = np.zeros((10, 10), bool)
     unreadable[2, 3] = True

@@ -307,7 +307,7 @@ def two_planes(folder, shift):
     return open_slide({"CARS": folder / f"a{shift}.tif", "SHG": folder / f"b{shift}.tif"}, background="dark")
 
 
-def test_a_model_trained_on_aligned_channels_aligns_each_slide_by_its_own_shift(tmp_path):
+def test_a_model_of_aligned_channels_aligns_each_slide_by_its_own_shift(tmp_path):
     kinds = {"channels": ("CARS", "SHG"), "mean": (0.0, 0.0), "std": (1.0, 1.0), "intensity": IntensityConfig()}
     with two_planes(tmp_path, 8) as apart, two_planes(tmp_path, 0) as together:
         plain, aligning = (mean_model(64, 64, network=Overlap, align=align, **kinds) for align in (False, True))
@@ -360,7 +360,7 @@ def test_what_is_measured_is_what_tiling_measures(tmp_path):
 
 
 @pytest.mark.parametrize("mpp", [MPP, 1.37 * MPP], ids=["own scale", "coarser"])
-def test_evaluate_reads_the_patches_that_predict_reads_and_so_says_the_same(tmp_path, mpp):
+def test_evaluate_and_predict_agree_on_the_same_patches(tmp_path, mpp):
     image, _ = checkered(90, 131, 16)
     image = np.random.default_rng(0).normal(image, 8).clip(0, 255).astype(np.uint8)
     model = mean_model(mpp=mpp, input_px=12)

@@ -88,7 +88,7 @@ def test_a_map_of_nan_is_a_white_picture(tmp_path):
     assert all((level == 255).all() for level in _opened(tmp_path / "a.tif")[0])
 
 
-def test_the_file_says_what_white_means_and_nothing_of_the_slide_or_the_day(picture):
+def test_the_file_explains_white_and_names_neither_slide_nor_date(picture):
     with openslide.OpenSlide(picture) as slide:
         said = {name: value for name, value in slide.properties.items() if name.startswith("tiff.")}
     assert said.pop("tiff.ImageDescription").endswith("white: not predicted")

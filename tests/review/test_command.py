@@ -52,7 +52,7 @@ def reviewing(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]
 @pytest.mark.fault("sigterm")
 @needs_viewer
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_the_page_is_ready_when_its_address_is_printed_and_ends_cleanly_with_every_decision_kept(
+def test_the_page_answers_once_its_address_is_printed_and_ends_cleanly(
     out: Path, number: signal.Signals, code: int
 ) -> None:
     with reviewing(out, "--port", 0, "--reviewer", "Ada") as (process, address):

@@ -139,7 +139,7 @@ def test_a_decision_of_another_heatmap_is_outdated(tmp_path: Path) -> None:
         assert [row["outdated"] for row in decisions.state("s1").to_dict()["history"]] == [True, True]
 
 
-def test_without_heatmaps_to_compare_with_nothing_is_said_of_outdated_decisions(decisions: DecisionLog) -> None:
+def test_without_fingerprints_outdated_is_unknown(decisions: DecisionLog) -> None:
     decisions.record(accept(fingerprint="a"), revision=0)
     assert decisions.last()["s1"]["outdated"] is None
 
@@ -228,7 +228,7 @@ def test_a_link_that_leads_outside_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere.sqlite").exists()
 
 
-def test_the_log_is_read_while_a_page_has_it_open_and_from_an_archive_without_writing(tmp_path: Path) -> None:
+def test_the_log_is_read_beside_an_open_page_and_from_an_archive(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     assert read_log(path) == []
     assert not path.exists()

@@ -184,7 +184,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_decisions(tmp_path / "review.csv")
 
 
-def test_two_reviewers_logs_come_together_and_the_latest_verdict_stands_whatever_is_imported_last(
+def test_two_logs_merge_and_the_latest_verdict_stands_in_any_order(
     tmp_path: Path,
 ) -> None:
     with DecisionLog(tmp_path / "a.sqlite") as one, DecisionLog(tmp_path / "b.sqlite") as two:

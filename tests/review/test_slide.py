@@ -36,14 +36,14 @@ def groups(labels: list[int]) -> pd.DataFrame:
     return assign_groups(patches, (0.5, 0.25))
 
 
-def test_cells_are_counted_row_by_row_and_a_logit_at_the_threshold_is_not_tumour() -> None:
+def test_cells_count_row_by_row_and_a_logit_at_the_threshold_is_negative() -> None:
     found = known()
     assert found.cell.tolist() == [0, 2, 5, 7]
     assert found.is_tumour.tolist() == [True, False, True, False]
     assert found.flags.tolist() == [0, 2 ** len(FLAGS) - 1, 0, 0]
 
 
-def test_groups_without_labels_are_of_the_prediction_and_blank_patches_in_none() -> None:
+def test_groups_without_labels_use_the_prediction_blank_patches_have_none() -> None:
     found = known()
     assert (found.group.tolist(), found.group_of, found.tau) == ([-1, 1, 3, 0], "prediction", 0.25)
     assert found.label.tolist() == [-1] * 4
@@ -56,7 +56,7 @@ def test_labels_in_any_order_and_number_go_to_their_patches() -> None:
     assert (found.group.tolist(), found.group_of) == ([-1, 1, -1, -1], "label")
 
 
-def test_a_slide_without_a_label_in_the_table_is_grouped_by_prediction_at_its_threshold() -> None:
+def test_a_slide_without_labels_is_grouped_by_the_tables_threshold() -> None:
     found = known(groups=groups([-1] * 4).drop(columns=["attribute@0.25", "group@0.25"]))
     assert (found.group.tolist(), found.group_of, found.tau) == ([-1, 0, 3, 0], "prediction", 0.5)
 

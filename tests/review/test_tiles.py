@@ -174,7 +174,7 @@ def test_outside_the_pyramid_there_is_no_tile(place: tuple[int, int, int], brigh
         tile(bright, *place)
 
 
-def test_a_slides_offset_in_its_scan_is_kept_and_what_was_not_scanned_is_glass(tmp_path: Path) -> None:
+def test_offsets_in_the_scan_are_kept_and_unscanned_parts_are_glass(tmp_path: Path) -> None:
     image = made.noise(3, 96, 128, np.uint8)
     made.write_scn(tmp_path / "a.scn", image, (100, 60), (400, 300))
     with open_slide(tmp_path / "a.scn", background="bright") as slide:

@@ -45,7 +45,7 @@ def test_only_the_viewer_and_its_licence_are_taken_from_what_npm_fetches(
     viewer.fetch(vendor)  # nothing to do, so npm is not missed
 
 
-def test_a_viewer_of_another_lock_file_or_without_its_licence_is_fetched_anew(
+def test_a_viewer_of_another_lock_file_or_without_licence_is_refetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     npm = write_npm(tmp_path, script=FETCHES)
@@ -62,7 +62,7 @@ def test_a_viewer_of_another_lock_file_or_without_its_licence_is_fetched_anew(
 
 
 @pytest.mark.parametrize("script", ["echo 'npm error ECONNREFUSED' >&2; exit 1", "exec ./no-such-program"])
-def test_where_npm_fails_nothing_half_is_left_and_the_error_says_what_it_said(
+def test_a_failing_npm_leaves_nothing_and_its_words_are_in_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
     npm = write_npm(tmp_path, script=script)

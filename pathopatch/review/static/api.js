@@ -1,4 +1,4 @@
-// What does the server know, and how is a decision sent to it? The only module that asks the network.
+// Requests to the server: the only module that uses the network.
 
 export class Refused extends Error {
   constructor(status, answer) {
@@ -6,7 +6,7 @@ export class Refused extends Error {
     this.status = status;
     this.code = answer.code ?? "";
     this.remedy = answer.remedy ?? "";
-    this.state = answer.state ?? null; // of a 409: what stands by now
+    this.state = answer.state ?? null; // of a 409: the slide's current decisions
   }
 }
 
@@ -16,7 +16,7 @@ async function answered(response) {
   try {
     answer = await response.json();
   } catch {
-    // no JSON: the status says enough
+    // No JSON: the status is enough.
   }
   throw new Refused(response.status, answer);
 }

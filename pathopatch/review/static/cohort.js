@@ -1,4 +1,4 @@
-// The cohort page: START HERE. A row a slide; sort, filter, and go to the next one that nobody has reviewed.
+// The cohort page: START HERE. One row per slide; sort, filter, open the next slide without a review.
 
 import * as api from "./api.js";
 import { alarm, byId, el, say } from "./dom.js";
@@ -8,11 +8,11 @@ import { COLUMNS, STATUSES, chosen, isFailed, stateText, warnings } from "./tabl
 import { VERDICTS, count, when } from "./text.js";
 
 const table = byId("slides");
-const wanted = fromAddress();
-const made = new Map(); // rows of the table by slide id: made once, then moved
-const FIRST = 60; // rows that are put in at once, more than a screen holds; the others follow
+const filters = fromAddress();
+const rowById = new Map(); // table rows by slide id: created once, then moved
+const FIRST_ROWS = 60; // shown at once, more than fit on a screen; the others follow
 let rows = [];
-let coming = 0; // the timer of those that follow
+let fillTimer = 0;
 
 async function start() {
   const cohort = await api.cohort();
@@ -31,12 +31,12 @@ async function start() {
     { does: "next", keys: ["j", "ArrowDown"], says: "Next row", run: () => move(1) },
     { does: "previous", keys: ["k", "ArrowUp"], says: "Row above", run: () => move(-1) },
     { does: "open", keys: ["Enter"], says: "Open the slide of the row", run: open },
-    { does: "unreviewed", keys: ["n"], says: "Open the next slide that nobody has reviewed", run: openUnreviewed },
+    { does: "unreviewed", keys: ["n"], says: "Open the next slide without a review", run: openUnreviewed },
     { does: "search", keys: ["/"], says: "Search", run: () => byId("search").focus() },
   ]);
   document.body.dataset.ready = "yes";
   await painted();
-  document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from the page's start until the table is seen
+  document.body.dataset.shownAfter = performance.now().toFixed(0); // ms from navigation to the painted table
 }
 
 function painted() {
@@ -51,7 +51,7 @@ function fromAddress() {
 }
 
 function toAddress() {
-  const { search, status, sort, isDown } = wanted;
+  const { search, status, sort, isDown } = filters;
   const kept = new URLSearchParams({ ...(search && { search }), status, sort, ...(isDown && { down: "1" }) });
   history.replaceState(null, "", `?${kept}`);
 }
@@ -65,9 +65,9 @@ function makeHead() {
 }
 
 function sortBy(name, isNumber) {
-  // A first press shows the largest numbers, or the first names; a second one turns it round.
-  wanted.isDown = wanted.sort === name ? !wanted.isDown : Boolean(isNumber) && name !== "lowest_margin";
-  wanted.sort = name;
+  // The first press sorts numbers from the largest, names from the first; the second one reverses the order.
+  filters.isDown = filters.sort === name ? !filters.isDown : Boolean(isNumber) && name !== "lowest_margin";
+  filters.sort = name;
   show();
 }
 
@@ -76,18 +76,18 @@ function makeFilters() {
   for (const [name, { says, holds }] of Object.entries(STATUSES)) {
     status.append(el("option", { value: name }, `${says} (${count(rows.filter(holds).length)})`));
   }
-  status.value = wanted.status;
-  byId("search").value = wanted.search;
+  status.value = filters.status;
+  byId("search").value = filters.search;
   status.addEventListener("change", () => show({ status: status.value }));
   byId("search").addEventListener("input", (event) => show({ search: event.target.value }));
 }
 
 function show(changes = {}) {
-  Object.assign(wanted, changes);
-  const shown = chosen(rows, wanted);
+  Object.assign(filters, changes);
+  const shown = chosen(rows, filters);
   fill(shown);
   for (const head of table.tHead.querySelectorAll("th")) {
-    if (head.dataset.column === wanted.sort) head.setAttribute("aria-sort", wanted.isDown ? "descending" : "ascending");
+    if (head.dataset.column === filters.sort) head.setAttribute("aria-sort", filters.isDown ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
   byId("none").hidden = shown.length > 0;
@@ -97,16 +97,16 @@ function show(changes = {}) {
 }
 
 function fill(shown) {
-  clearTimeout(coming);
+  clearTimeout(fillTimer);
   const put = (some) => table.tBodies[0].append(...some.map(rowOf));
   table.tBodies[0].replaceChildren();
-  put(shown.slice(0, FIRST));
-  coming = setTimeout(() => put(shown.slice(FIRST)), 50);
+  put(shown.slice(0, FIRST_ROWS));
+  fillTimer = setTimeout(() => put(shown.slice(FIRST_ROWS)), 50);
 }
 
 function rowOf(row) {
-  if (!made.has(row.slide_id)) made.set(row.slide_id, tableRow(row));
-  return made.get(row.slide_id);
+  if (!rowById.has(row.slide_id)) rowById.set(row.slide_id, tableRow(row));
+  return rowById.get(row.slide_id);
 }
 
 function tableRow(row) {
@@ -120,24 +120,24 @@ function tableRow(row) {
 
 function cell(row, { name, of, write, isNumber, hasBar }) {
   if (name === "slide_id") {
-    const said = isShowable(row) ? el("a", { href: api.pageUrl(row.slide_id) }, row.slide_id) : row.slide_id;
-    return el("th", { scope: "row", data: { column: name } }, said);
+    const label = isShowable(row) ? el("a", { href: api.pageUrl(row.slide_id) }, row.slide_id) : row.slide_id;
+    return el("th", { scope: "row", data: { column: name } }, label);
   }
   if (name === "state") return stateCell(row);
   if (name === "decision") return decisionCell(row);
   const value = of(row);
-  const made = el("td", { class: isNumber ? "number" : null, data: { column: name, value: value ?? "" } }, write(value));
+  const element = el("td", { class: isNumber ? "number" : null, data: { column: name, value: value ?? "" } }, write(value));
   if (hasBar && Number.isFinite(value)) {
     const bar = el("span", { class: "share", "aria-hidden": "true" }, el("span", {}));
     bar.firstChild.style.width = `${100 * value}%`;
-    made.append(bar);
+    element.append(bar);
   }
-  return made;
+  return element;
 }
 
 function stateCell(row) {
-  const found = warnings(row);
-  const warned = found.length ? el("span", { class: "chip flag", title: found.join("\n") }, `${found.length} warning${found.length > 1 ? "s" : ""}`) : null;
+  const texts = warnings(row);
+  const warned = texts.length ? el("span", { class: "chip flag", title: texts.join("\n") }, `${texts.length} warning${texts.length > 1 ? "s" : ""}`) : null;
   const why = isFailed(row) && row.message ? el("p", { class: "why" }, row.message) : null;
   const state = isFailed(row) ? el("span", { class: "chip reject" }, stateText(row)) : stateText(row);
   return el("td", { data: { column: "state" } }, state, warned ? " " : null, warned, why);
@@ -169,12 +169,12 @@ function open() {
 
 function openUnreviewed() {
   const here = document.activeElement?.closest("tbody tr")?.dataset.slide ?? null;
-  const next = nextUnreviewed(chosen(rows, wanted).map((row) => row.slide_id), rows, here);
+  const next = nextUnreviewed(chosen(rows, filters).map((row) => row.slide_id), rows, here);
   if (next) location.href = api.pageUrl(next);
-  else say("Every slide that is shown is reviewed.");
+  else say("Every slide in the table is reviewed.");
 }
 
-// The way back from a slide may show an old copy of this page.
+// Going back from a slide may show an old copy of this page, without the new decision.
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 start().catch((error) => {

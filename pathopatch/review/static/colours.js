@@ -1,6 +1,6 @@
-// Which colour does a value have? Perceptually even maps that also hold in grey and for the colour blind; never jet.
+// Colour maps that are perceptually uniform, also in grey and for colour-blind readers.
 
-// 33 evenly spaced colours of each map (viridis and cividis are CC0), between which one goes in straight lines.
+// 33 evenly spaced colours of each map (viridis and cividis are CC0), interpolated linearly.
 const TABLES = {
   viridis:
     "440154 470d60 48186a 482374 472d7b 453681 424086 3f4989 3b528b 375a8d 33638d " +
@@ -16,7 +16,7 @@ const TABLES = {
 
 export const MAPS = ["viridis", "cividis", "greys"];
 
-// Okabe-Ito, as in the report: blue for non-tumour, orange for tumour, the stronger one where there is much tissue.
+// Okabe-Ito, as in the report: blue for non-tumour, orange for tumour, the darker one for much tissue.
 export const GROUPS = ["#56b4e9", "#0072b2", "#e69f00", "#d55e00"];
 export const GROUP_NAMES = [
   "non-tumour, little tissue", "non-tumour, much tissue", "tumour, little tissue", "tumour, much tissue",
@@ -26,11 +26,11 @@ const STEPS = 256;
 const part = (hex, at) => parseInt(hex.slice(at, at + 2), 16);
 const rgb = (hex) => [part(hex, 0), part(hex, 2), part(hex, 4)];
 
-// ImageData is bytes in the order red, green, blue, alpha: as one little-endian number, alpha comes first.
+// ImageData has bytes in the order red, green, blue, alpha: in a little-endian number, alpha is the highest.
 const packed = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 
 export function table(name) {
-  // Uint32Array of 256 opaque colours, from the lowest value to the highest.
+  // A Uint32Array of 256 opaque colours, from the lowest value to the highest.
   const stops = TABLES[name].split(" ").map(rgb);
   return Uint32Array.from({ length: STEPS }, (_, index) => {
     const place = (index / (STEPS - 1)) * (stops.length - 1);

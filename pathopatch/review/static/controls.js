@@ -1,4 +1,4 @@
-// How is the heat layer set? Each control changes the view, and shows what the view is.
+// The controls of the heat layer: each changes the view, and shows its state.
 
 import { MAPS } from "./colours.js";
 import { byId, el } from "./dom.js";
@@ -79,7 +79,7 @@ function showThreshold(facts, values, now) {
 }
 
 function counted(values, run) {
-  // Of a run with patches of another size there are cells only.
+  // Of a run with patches of another size, only the cells can be compared.
   return run === "b" ? (values.patch.beside ?? values.beside) : values.patch.probability;
 }
 

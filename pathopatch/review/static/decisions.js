@@ -1,4 +1,4 @@
-// What was decided of this slide, and what do I decide? Accept, reject, flag; labels of patches; undo; another's turn.
+// Show the decisions on this slide and record new ones: accept, reject, flag, label a patch, undo.
 
 import * as api from "./api.js";
 import { alarm, byId, el, say } from "./dom.js";
@@ -33,7 +33,7 @@ export class Decisions {
   }
 
   #askName() {
-    // Only where the page was started without --reviewer.
+    // Needed only if the page was started without --reviewer.
     const field = byId("reviewer-name");
     byId("reviewer").hidden = Boolean(this.reviewer);
     if (this.reviewer) return;
@@ -41,7 +41,7 @@ export class Decisions {
       field.value = localStorage.getItem(NAME) ?? "";
       field.addEventListener("change", () => localStorage.setItem(NAME, field.value.trim()));
     } catch {
-      // no storage allowed: the name is asked for on each page
+      // Storage is forbidden: each page asks for the name.
     }
   }
 
@@ -61,7 +61,7 @@ export class Decisions {
   }
 
   open(verdict) {
-    // Reject and flag ask why; accepting needs no reason.
+    // Only rejecting and flagging need a reason.
     this.verdict = verdict;
     this.form.hidden = false;
     byId("form-title").textContent = `${verdict === "reject" ? "Reject" : "Flag"}: why?`;
@@ -73,7 +73,7 @@ export class Decisions {
     this.form.hidden = true;
     this.verdict = null;
     byId("form-error").textContent = "";
-    document.querySelector("#viewer .openseadragon-canvas").focus(); // not a button: the space bar would press it
+    document.querySelector("#viewer .openseadragon-canvas").focus(); // on a button, the space bar would press it again
   }
 
   async #save() {
@@ -108,12 +108,12 @@ export class Decisions {
   }
 
   async #write(done, send) {
-    // Returns whether it was saved; the server refuses what was decided of an older state than its own.
+    // Returns whether it was saved. The server refuses a decision that was made on an older state than its own.
     if (this.isBusy) return false;
     const name = this.reviewer || byId("reviewer-name").value.trim();
     if (!name) {
       byId("reviewer-name").focus();
-      say("Write your name first: it is kept with each decision.");
+      say("Write your name first: it is saved with each decision.");
       return false;
     }
     this.isBusy = true;
@@ -141,11 +141,12 @@ export class Decisions {
       else await this.load();
       say("Decisions are up to date. Decide again if you still want to.");
     });
-    const isDecided = error.state && error.state.revision !== this.state.revision; // else the heatmap is another one
+    // With the same revision it is the heatmap that has changed.
+    const isDecided = error.state && error.state.revision !== this.state.revision;
     if (isDecided) {
       alarm(`Not saved: someone else decided on this slide meanwhile:${who}.`, reload);
     } else {
-      const again = el("button", { type: "button" }, "Load the page anew");
+      const again = el("button", { type: "button" }, "Reload the page");
       again.addEventListener("click", () => location.reload());
       alarm(`Not saved: ${error.message}. ${error.remedy ?? ""}`, again);
     }
@@ -164,7 +165,7 @@ export class Decisions {
       place.append(el("span", {}, ` ${decision.reviewer}, ${when(decision.made)}`));
       if (why) place.append(el("p", { class: "why" }, why));
       if (decision.outdated) {
-        place.append(el("p", { class: "why warn" }, "Outdated: it was made of another heatmap than this one."));
+        place.append(el("p", { class: "why warn" }, "Outdated: it refers to another heatmap than this one."));
       }
     }
     for (const does of ["accept", "reject", "flag"]) {

@@ -1,21 +1,21 @@
-// How is an element made? Texts are texts, never markup, so that nothing a person typed can run.
+// Create elements. Text is always inserted as text, never as markup, so that no typed text can run as a script.
 
 export function el(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
+  const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (name === "data") Object.assign(made.dataset, value);
-    else if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else made.setAttribute(name, value === true ? "" : String(value));
+    if (name === "data") Object.assign(element.dataset, value);
+    else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : String(value));
   }
-  made.append(...children.filter((child) => child !== null && child !== undefined));
-  return made;
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
 }
 
 export const byId = (id) => document.getElementById(id);
 
 export function rows(list, pairs) {
-  // Fill a <dl>: [[term, value or element, {data}], …]; a value that is null leaves its row out.
+  // Fill a <dl> from [[term, value or element, {data}], …]; a row whose value is null is left out.
   list.replaceChildren(
     ...pairs
       .filter(([, value]) => value !== null && value !== undefined)
@@ -24,7 +24,7 @@ export function rows(list, pairs) {
 }
 
 export function say(text) {
-  // Read out by screen readers, and shown for a while at the foot of the page.
+  // Read out by screen readers, and shown for six seconds at the foot of the page.
   const place = byId("said");
   place.textContent = text;
   place.dataset.fresh = "yes";
@@ -33,7 +33,7 @@ export function say(text) {
 }
 
 export function alarm(text, ...buttons) {
-  // What went wrong stays until it is closed.
+  // An error stays until it is closed.
   const place = byId("alarm");
   const close = el("button", { type: "button", onclick: () => place.replaceChildren() }, "Close");
   place.replaceChildren(el("p", {}, text), ...buttons, close);

@@ -1,4 +1,4 @@
-// Which patches are most worth a look, and how do I get to them? A click flies there.
+// Show the patches that most deserve a look, by one reason at a time; a click flies to one.
 
 import * as api from "./api.js";
 import { byId, el } from "./dom.js";
@@ -30,14 +30,13 @@ export class Gallery {
     if (!kind) return;
     this.place.setAttribute("aria-busy", "true");
     try {
-      const found = await api.gallery(this.facts.slide_id, kind);
-      if (this.choice.value !== kind) return;
-      const patches = Array.isArray(found) ? found : found.patches;
+      const patches = await api.gallery(this.facts.slide_id, kind);
+      if (this.choice.value !== kind) return; // another reason was chosen meanwhile
       this.place.replaceChildren(...patches.map((patch) => this.#item(patch, kind)));
       if (!patches.length) this.place.append(el("li", { class: "quiet" }, "None on this slide."));
       this.place.dataset.kind = kind;
     } catch (error) {
-      this.place.replaceChildren(el("li", { class: "quiet" }, `Not to be had: ${error.message}`));
+      this.place.replaceChildren(el("li", { class: "quiet" }, `Not available: ${error.message}`));
     } finally {
       this.place.removeAttribute("aria-busy");
     }
@@ -45,7 +44,7 @@ export class Gallery {
 
   #item(patch, kind) {
     const { facts } = this;
-    const said = kind === "disagreement" ? signed(patch.probability - patch.beside, 2) : fixed(patch.probability);
+    const number = kind === "disagreement" ? signed(patch.probability - patch.beside, 2) : fixed(patch.probability);
     const tissue = percent(patch.tissue_fraction, 0);
     const what = kind === "disagreement" ? "difference A − B" : "probability";
     const hidden = (text) => el("span", { class: "hidden" }, text);
@@ -60,7 +59,7 @@ export class Gallery {
       { type: "button", title: `x ${patch.x}, y ${patch.y} px`, onclick: () => this.fly(patch.x, patch.y) },
       image,
       hidden(`Patch at ${patch.x}, ${patch.y} px: ${what} `),
-      el("span", {}, said),
+      el("span", {}, number),
       hidden(", tissue "),
       el("span", { class: "quiet" }, tissue),
     );

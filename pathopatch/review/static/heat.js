@@ -1,10 +1,10 @@
-// How do the values of a slide's grid look over its tissue? One small canvas, a pixel a cell, drawn scaled.
+// Draw the values of a slide's grid over its tissue: one small canvas, one pixel per cell, drawn scaled.
 
 import { groupTable, table } from "./colours.js";
 import { origin } from "./values.js";
 
 export const RANGES = { probability: [0, 1], tissue_fraction: [0, 1], difference: [-1, 1], spread: [0, 0.5] };
-const FEWEST_PX = 4; // below it a line along each cell would hide the tissue: cells at the edge are filled instead
+const MIN_LINE_CELL_PX = 4; // of smaller cells, lines would hide the tissue: cells at the edge are filled instead
 const INK = 0xff231f1b; // #1b1f23, packed
 const PAPER = 0xffffffff;
 
@@ -16,7 +16,7 @@ export class HeatLayer {
     this.edge = grid(values.across, values.down);
     this.lines = null;
     this.edgeIsPainted = false;
-    this.painted = ""; // of what the fill is; a threshold alone does not change it
+    this.painted = ""; // what the fill shows: a new threshold alone does not repaint it
     this.isPositive = new Uint8Array(values.across * values.down);
     this.slideIsDark = facts.background === "dark";
   }
@@ -45,7 +45,7 @@ export class HeatLayer {
       else this.#paintField(view);
       this.painted = wanted;
     }
-    this.lines = null; // found when they are drawn
+    this.lines = null; // computed when they are drawn
     this.edgeIsPainted = false;
   }
 
@@ -78,7 +78,7 @@ export class HeatLayer {
   }
 
   #linesAlongEdges() {
-    // Between a positive cell and one that is not, as long as they go straight on: x0, y0, x1, y1 of each, in cells.
+    // Borders between positive cells and others, joined while they run straight: x0, y0, x1, y1 of each, in cells.
     const { across, down } = this.values;
     const { isPositive } = this;
     const lines = [];
@@ -110,7 +110,7 @@ export class HeatLayer {
   }
 
   #paintEdges() {
-    // Positive cells that touch one which is not.
+    // Positive cells with a neighbour that is not positive.
     const { across, down } = this.values;
     const { isPositive } = this;
     const { pixels } = this.edge;
@@ -127,7 +127,7 @@ export class HeatLayer {
   }
 
   draw(context, view, place, labels) {
-    // `place`: x, y of the slide's corner and px per level-0 px, in px of the context; the slide's border clips.
+    // `place`: x, y of the slide's corner and scale (px per level-0 px), in px of the context. Cells beyond the slide are clipped.
     const { facts, values } = this;
     const cell = facts.cell_px * place.scale;
     const [width, height] = facts.size_px.map((side) => side * place.scale);
@@ -135,7 +135,7 @@ export class HeatLayer {
     context.beginPath();
     context.rect(place.x, place.y, width, height);
     context.clip();
-    context.imageSmoothingEnabled = false; // no values are made up between cells
+    context.imageSmoothingEnabled = false; // between two cells there is no third value
     if (view.isOn) {
       if (view.shape !== "outline") {
         context.globalAlpha = view.opacity;
@@ -150,7 +150,7 @@ export class HeatLayer {
   }
 
   #drawEdges(context, place, cell) {
-    if (cell < FEWEST_PX) {
+    if (cell < MIN_LINE_CELL_PX) {
       if (!this.edgeIsPainted) this.#paintEdges();
       this.edgeIsPainted = true;
       context.drawImage(this.edge.canvas, place.x, place.y, cell * this.values.across, cell * this.values.down);
@@ -193,7 +193,7 @@ function put({ context, image }) {
 }
 
 function doubleStroke(context, thickness) {
-  // Dark with a light rim: seen on any tissue.
+  // Dark with a light rim, visible on any tissue.
   context.lineCap = "square";
   context.strokeStyle = "#ffffff";
   context.lineWidth = 3.2 * thickness;

@@ -1,4 +1,4 @@
-// Which key does what? One list a page makes its keys, its buttons and its help, so that they cannot differ.
+// Keys. One list per page defines its keys, its buttons and its help, so that they cannot differ.
 
 import { byId, el } from "./dom.js";
 
@@ -7,7 +7,7 @@ const TYPED_IN = "textarea, select, [contenteditable], input:not([type=radio], [
 const PRESSED_BY_SPACE = "button, a, summary, [type=radio], [type=checkbox]";
 
 export function bindKeys(bindings) {
-  // bindings: [{does, keys: ["a", …], says, run}]; a button with data-does="…" does the same.
+  // bindings: [{does, keys: ["a", …], says, run}]; a button with data-does="…" runs the same binding.
   const byKey = new Map(bindings.flatMap((binding) => binding.keys.map((key) => [key, binding])));
   const help = makeHelp(bindings);
   byKey.set("?", { does: "help", run: () => (help.open ? help.close() : help.showModal()) });
@@ -23,7 +23,7 @@ export function bindKeys(bindings) {
     if (!button) return;
     (button.dataset.does === "help" ? byKey.get("?") : bindings.find(({ does }) => does === button.dataset.does)).run();
   });
-  // A button or box that was clicked gives the keyboard back, or the space bar would press it again.
+  // A clicked button or box loses the focus: otherwise the space bar would press it again.
   document.addEventListener("click", (event) => {
     const pressed = event.detail > 0 && !event.target.closest("dialog") && event.target.closest(PRESSED_BY_SPACE);
     if (pressed && pressed === document.activeElement) pressed.blur();
@@ -68,7 +68,7 @@ function makeHelp(bindings) {
     try {
       localStorage.setItem(OFF, box.checked ? "on" : "off");
     } catch {
-      // no storage allowed: they stay on
+      // Storage is forbidden: keys stay on.
     }
   });
   dialog.append(

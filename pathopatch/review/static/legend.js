@@ -1,4 +1,4 @@
-// What do the colours of the heat layer mean? A number beside every colour, units, and a tick at the threshold.
+// Draw the legend of the heat layer: colours with numbers and units, a histogram, and a tick at the threshold.
 
 import { GROUP_NAMES, GROUPS, css, table } from "./colours.js";
 import { el } from "./dom.js";
@@ -26,7 +26,7 @@ function scale(facts, heat, view) {
   paint(canvas, colours, histogram(heat.field(view), low, high, BINS), hasTick ? (threshold - low) / (high - low) : null);
   const write = view.field === "difference" ? (value) => signed(value, 1) : (value) => fixed(value, 2);
   const ticks = [0, 0.25, 0.5, 0.75, 1].map((share) => el("span", {}, write(low + share * (high - low))));
-  const made = [
+  const parts = [
     el("p", { class: "legend-title" }, title(facts, view)),
     canvas,
     el("div", { class: "ticks" }, ...ticks),
@@ -36,10 +36,10 @@ function scale(facts, heat, view) {
     const mark = el("span", { class: "threshold-mark" }, isRight ? `threshold ${fixed(threshold, 3)} ▲` : `▲ threshold ${fixed(threshold, 3)}`);
     const rail = el("div", { class: "threshold-rail" }, mark);
     mark.style.left = `${(100 * (threshold - low)) / (high - low)}%`;
-    mark.dataset.side = isRight ? "left" : "right"; // of the tick, so that it stays inside
-    made.push(rail);
+    mark.dataset.side = isRight ? "left" : "right"; // the text stays inside the legend
+    parts.push(rail);
   }
-  return made;
+  return parts;
 }
 
 function title(facts, view) {
@@ -57,8 +57,8 @@ function paint(canvas, colours, bins, tick) {
   const [high, bar] = [2 * HISTOGRAM_PX, 2 * BAR_PX];
   const most = Math.max(1, ...bins);
   context.fillStyle = "#6b737b";
-  bins.forEach((held, index) => {
-    const tall = held === 0 ? 0 : Math.max(2, Math.sqrt(held / most) * (high - 4)); // roots: rare values stay seen
+  bins.forEach((cells, index) => {
+    const tall = cells === 0 ? 0 : Math.max(2, Math.sqrt(cells / most) * (high - 4)); // square roots keep rare values visible
     context.fillRect((index * width) / bins.length, high - tall, width / bins.length - 1, tall);
   });
   colours.forEach((colour, index) => {
@@ -73,15 +73,15 @@ function paint(canvas, colours, bins, tick) {
 }
 
 function groups(facts, heat) {
-  const held = [0, 0, 0, 0];
-  for (const group of heat.values.patch.group) if (group >= 0) held[group] += 1;
-  const all = held.reduce((sum, value) => sum + value, 0);
+  const sizes = [0, 0, 0, 0];
+  for (const group of heat.values.patch.group) if (group >= 0) sizes[group] += 1;
+  const all = sizes.reduce((sum, value) => sum + value, 0);
   const by = facts.group_of === "prediction" ? "predicted class" : "label";
   const lines = GROUPS.map((colour, group) => {
     const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
     swatch.style.background = colour;
-    const share = all ? ` (${percent(held[group] / all, 0)})` : "";
-    return el("li", {}, swatch, el("b", {}, String(group)), ` ${GROUP_NAMES[group]}: ${count(held[group])}${share}`);
+    const share = all ? ` (${percent(sizes[group] / all, 0)})` : "";
+    return el("li", {}, swatch, el("b", {}, String(group)), ` ${GROUP_NAMES[group]}: ${count(sizes[group])}${share}`);
   });
   const heading = `Group: ${by} × tissue, much from ${fixed(facts.tau, 2)} on`;
   return el("div", {}, el("p", { class: "legend-title" }, heading), el("ul", { class: "groups" }, ...lines));

@@ -1,4 +1,4 @@
-// Which slide is next? The order is the one the cohort's table had when it was last seen.
+// The order of the slides: that of the cohort's table when it was last shown.
 
 const KEPT = "pathopatch.order";
 
@@ -6,7 +6,7 @@ export function keepOrder(ids) {
   try {
     sessionStorage.setItem(KEPT, JSON.stringify(ids));
   } catch {
-    // no storage allowed: the order is the cohort's own
+    // Storage is forbidden: slides come in the order of their ids.
   }
 }
 
@@ -29,7 +29,7 @@ export function neighbours(order, id) {
 }
 
 export function nextUnreviewed(order, rows, from = null) {
-  // The first after `from` without a decision that still holds, then round from the start; null if there is none.
+  // The first slide after `from` without a valid decision, continued from the start; null if there is none.
   const open = new Set(rows.filter((row) => isShowable(row) && isOpen(row)).map((row) => row.slide_id));
   const at = order.indexOf(from) + 1;
   return [...order.slice(at), ...order.slice(0, at)].find((id) => id !== from && open.has(id)) ?? null;

@@ -1,4 +1,4 @@
-// What is known of the selected patch? Its pixels at full resolution, its numbers, its place, and its label.
+// Show the selected patch: its pixels at full resolution, its numbers, its place, and its label.
 
 import * as api from "./api.js";
 import { GROUP_NAMES } from "./colours.js";
@@ -15,7 +15,7 @@ export class Panel {
   }
 
   async show(x, y) {
-    // The numbers are those of the table of predictions, asked for anew.
+    // The numbers come from the table of predictions, with all digits; the map has float32 only.
     const asked = `${x},${y}`;
     this.place.dataset.asked = asked;
     let patch;
@@ -84,8 +84,6 @@ export class Panel {
 }
 
 function flags(patch) {
-  const raised = Array.isArray(patch.flags)
-    ? patch.flags
-    : Object.keys(patch).filter((name) => name.startsWith("flag_") && patch[name]).map((name) => name.slice(5));
+  const raised = Object.keys(patch).filter((name) => name.startsWith("flag_") && patch[name]).map((name) => name.slice(5));
   return raised.length ? raised.map((name) => name.replaceAll("_", " ")).join(", ") : "none";
 }

@@ -1,4 +1,4 @@
-// The slide page: START HERE. Loads one slide's values, and ties together viewer, controls, panel, gallery, decisions.
+// The slide page: START HERE. Loads one slide's values, and connects viewer, controls, panel, gallery and decisions.
 
 import * as api from "./api.js";
 import { bindControls, changeOpacity } from "./controls.js";
@@ -110,7 +110,7 @@ function bindings({ facts, values, view, viewer, panel, decisions, select, order
     { does: "next", keys: ["j"], says: "Next slide", run: () => go(after, "This is the last slide.") },
     { does: "previous", keys: ["k"], says: "Previous slide", run: () => go(before, "This is the first slide.") },
     {
-      does: "unreviewed", keys: ["n"], says: "Next slide that nobody has reviewed",
+      does: "unreviewed", keys: ["n"], says: "Next slide without a review",
       run: async () => go(nextUnreviewed(order, (await api.cohort()).rows, id), "Every other slide is reviewed."),
     },
   ];

@@ -1,4 +1,4 @@
-// Which slides are shown, and in which order? (arithmetic only: rows in, rows out)
+// Filter and sort the cohort's rows (arithmetic only: rows in, rows out).
 
 import { isOpen } from "./order.js";
 import { NOTHING, VERDICTS, count, fixed, least, percent } from "./text.js";
@@ -50,7 +50,7 @@ export function chosen(rows, { search, status, sort, isDown }) {
 const order = new Intl.Collator("en", { numeric: true });
 
 function compare(one, other, isDown) {
-  // Nothing comes last, whichever way the rest goes.
+  // Missing values come last in both directions.
   if (one === null || one === undefined) return other === null || other === undefined ? 0 : 1;
   if (other === null || other === undefined) return -1;
   const way = typeof one === "number" ? one - other : order.compare(one, other);

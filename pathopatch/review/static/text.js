@@ -1,4 +1,4 @@
-// How are numbers, lengths and times written? One place, so that a number looks the same wherever it stands.
+// Format numbers, lengths and times, the same way everywhere.
 
 export const NOTHING = "–";
 
@@ -18,7 +18,7 @@ export function length(um) {
 }
 
 export function roundLength(limit) {
-  // The longest of 1, 2, 5, 10, 20, 50 … that is at most the limit.
+  // The largest of 1, 2, 5, 10, 20, 50 … that does not exceed the limit.
   const power = 10 ** Math.floor(Math.log10(limit));
   return Math.max(...[1, 2, 5].map((step) => step * power).filter((value) => value <= limit * (1 + 1e-9)));
 }

@@ -1,9 +1,9 @@
-// What stands in each cell and each patch of a slide? The server's one binary, as typed arrays.
+// The values of a slide's cells and patches: the server's binary answer as typed arrays.
 
 const TYPES = { float32: Float32Array, uint32: Uint32Array, uint16: Uint16Array, int8: Int8Array };
 
 export function unpack(facts, buffer) {
-  // Per cell (row by row): probability, tissue, beside, group, and the patch that begins there (-1: none).
+  // Per cell, row by row: probability, tissue, spread, beside, group, and the patch that begins there (-1: none).
   const array = {};
   for (const { name, type, length, offset } of facts.layout) array[name] = new TYPES[type](buffer, offset, length);
   const [across, down] = facts.cells;
@@ -34,7 +34,7 @@ export function unpack(facts, buffer) {
 }
 
 export function positives(probability, threshold) {
-  // How many are above a threshold, and of how many; NaN is none.
+  // The number above a threshold, and the number of values that are not NaN.
   let above = 0;
   let known = 0;
   for (let index = 0; index < probability.length; index += 1) {
@@ -46,26 +46,27 @@ export function positives(probability, threshold) {
 }
 
 export function positiveTissue(facts, { across, down, tissue }, probability, threshold) {
-  // The share of the tissue area in cells above a threshold; null where there is no tissue. Cells overhang the slide.
+  // The share of the tissue area in cells above a threshold; null without tissue. The last cells overhang the slide,
+  // and only their part on it counts.
   const [width, height] = facts.size_px;
   const inside = (length, index) => Math.min(1, length / facts.cell_px - index);
   let positive = 0;
   let all = 0;
   for (let row = 0, cell = 0; row < down; row += 1) {
     for (let column = 0; column < across; column += 1, cell += 1) {
-      const held = (tissue[cell] || 0) * inside(width, column) * inside(height, row);
-      all += held;
-      if (probability[cell] > threshold) positive += held;
+      const area = (tissue[cell] || 0) * inside(width, column) * inside(height, row);
+      all += area;
+      if (probability[cell] > threshold) positive += area;
     }
   }
   return all ? positive / all : null;
 }
 
-const counted = new WeakMap(); // by the values: they never change
+const histograms = new WeakMap(); // by the array of values, which never changes
 
 export function histogram(values, low, high, bins) {
-  if (!counted.has(values)) counted.set(values, count(values, low, high, bins));
-  return counted.get(values);
+  if (!histograms.has(values)) histograms.set(values, count(values, low, high, bins));
+  return histograms.get(values);
 }
 
 function count(values, low, high, bins) {
@@ -96,7 +97,7 @@ export function cellAt(facts, x, y) {
 }
 
 export function nearestPatch(values, facts, x, y) {
-  // The cell of the patch that begins nearest to a point (level-0 px), counted from its middle; -1 if there is none.
+  // The cell of the patch whose middle is nearest to a point (level-0 px); -1 if there is no patch.
   let [nearest, least] = [-1, Infinity];
   for (let cell = 0; cell < values.patchIn.length; cell += 1) {
     if (values.patchIn[cell] < 0) continue;
@@ -108,7 +109,7 @@ export function nearestPatch(values, facts, x, y) {
 }
 
 export function nextPatch(values, from, across, down) {
-  // The next cell with a patch in one direction, over the blank ones between; -1 if there is none.
+  // The next cell with a patch in one direction, skipping cells without one; -1 if there is none.
   let column = (from % values.across) + across;
   let row = Math.floor(from / values.across) + down;
   while (column >= 0 && row >= 0 && column < values.across && row < values.down) {

@@ -1,12 +1,12 @@
-// What is shown just now? One small record, and whoever wants to hear of its changes.
+// The state of the page's view: one small record, and the functions to call when it changes.
 
 const KEPT = "pathopatch.view";
-const STAYS = ["field", "shape", "opacity", "map", "isOnlyPositive"]; // from slide to slide; the threshold does not
+const STAYS = ["field", "shape", "opacity", "map", "isOnlyPositive"]; // kept from slide to slide; the threshold is not
 
 export function openView(facts) {
   const view = {
-    field: "probability", // probability | tissue_fraction | group | difference
-    run: "a", // a: the reviewed run, b: the one beside it
+    field: "probability", // probability | tissue_fraction | spread | group | difference
+    run: "a", // a: the reviewed run, b: the run to compare with
     shape: "both", // fill | outline | both
     opacity: 0.45,
     map: "viridis",
@@ -18,15 +18,15 @@ export function openView(facts) {
     ...kept(),
   };
   if (!facts.fields.includes(view.field)) view.field = "probability";
-  const heard = [];
+  const listeners = [];
   return {
     now: view,
     change(changes) {
       Object.assign(view, changes);
       keep(view);
-      heard.forEach((hear) => hear(view, changes));
+      listeners.forEach((listener) => listener(view, changes));
     },
-    whenChanged: (hear) => heard.push(hear),
+    whenChanged: (listener) => listeners.push(listener),
   };
 }
 
@@ -42,6 +42,6 @@ function keep(view) {
   try {
     sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(STAYS.map((name) => [name, view[name]]))));
   } catch {
-    // no storage allowed: nothing is kept
+    // Storage is forbidden: nothing is kept.
   }
 }

@@ -1,11 +1,11 @@
-// Where on the slide are we, and what lies under the pointer? Deep zoom, the heat layer over it, scale bar, navigator.
+// The deep-zoom viewer, with the heat layer over the slide, a scale bar and a navigator.
 
 import { tileUrl } from "./api.js";
 import { byId } from "./dom.js";
 import { length, roundLength } from "./text.js";
 
 const BAR_PX = 120; // longest scale bar
-const OWN_KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]; // the others are the page's
+const VIEWER_KEYS = ["ArrowUp", "ArrowDown", "ArrowLeft", "ArrowRight"]; // the page handles all others
 const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 export class Viewer {
@@ -57,13 +57,13 @@ export class Viewer {
     this.osd.addHandler("resize", () => this.draw());
     this.osd.addHandler("canvas-key", (event) => {
       const { key, shiftKey } = event.originalEvent;
-      if (!OWN_KEYS.includes(key) || shiftKey) event.preventDefaultAction = true;
+      if (!VIEWER_KEYS.includes(key) || shiftKey) event.preventDefaultAction = true;
     });
     this.osd.addHandler("tile-load-failed", () => (this.place.dataset.lost = "tiles"));
   }
 
   #source() {
-    // Level `max_level` is full resolution, each level below has half of it.
+    // Level `max_level` is full resolution, and each level below halves it.
     const { slide_id: id, tile, has_slide: hasSlide } = this.facts;
     const shown = this.view.now.channels;
     const channels = shown === null || shown.length === this.facts.channels.length ? null : [...shown];
@@ -75,7 +75,7 @@ export class Viewer {
   }
 
   #watchTiles() {
-    // Says on the element whether every tile that is in sight is there.
+    // data-loaded: whether all visible tiles are loaded; tests wait for it.
     this.osd.world.addHandler("add-item", ({ item }) => {
       this.place.dataset.loaded = "no";
       item.addHandler("fully-loaded-change", ({ fullyLoaded }) => (this.place.dataset.loaded = fullyLoaded ? "yes" : "no"));
@@ -93,27 +93,27 @@ export class Viewer {
   }
 
   showChannels() {
-    // The picture is exchanged, the place on the slide stays.
+    // Replaces the image; the place on the slide stays.
     this.place.dataset.loaded = "no";
     const old = this.osd.world.getItemAt(0);
     this.osd.addTiledImage({ tileSource: this.#source(), index: 0, success: () => old && this.osd.world.removeItem(old) });
   }
 
-  whenClicked(hear) {
+  whenClicked(listener) {
     this.osd.addHandler("canvas-click", (event) => {
       if (!event.quick) return;
       const at = this.#onSlide(event.position);
-      hear(at.x, at.y);
+      listener(at.x, at.y);
     });
   }
 
-  whenPointed(hear) {
+  whenPointed(listener) {
     this.place.addEventListener("pointermove", (event) => {
       const box = this.place.getBoundingClientRect();
       const at = this.#onSlide(this.point(event.clientX - box.left, event.clientY - box.top));
-      hear(at.x, at.y);
+      listener(at.x, at.y);
     });
-    this.place.addEventListener("pointerleave", () => hear(-1, -1));
+    this.place.addEventListener("pointerleave", () => listener(-1, -1));
   }
 
   #onSlide(point) {
@@ -126,7 +126,7 @@ export class Viewer {
   }
 
   flyTo(x, y, sidePx) {
-    // So that a patch with its corner at (x, y), level-0 px, stands in the middle among its neighbours.
+    // Shows the patch with its corner at (x, y), level-0 px, in the middle, with its neighbours.
     const around = 3.5 * sidePx;
     const [left, top] = [x + sidePx / 2 - around / 2, y + sidePx / 2 - around / 2];
     const box = this.osd.viewport.imageToViewportRectangle(this.rectangle(left, top, around, around));
@@ -161,10 +161,10 @@ export class Viewer {
     context.clearRect(0, 0, this.layer.width, this.layer.height);
     const place = { x: corner.x * density, y: corner.y * density, scale: zoom * density, density };
     this.heat.draw(context, this.view.now, place, this.labels);
-    this.osd.drawer.setImageSmoothingEnabled(zoom < 1); // past full resolution a pixel is shown as it is
+    this.osd.drawer.setImageSmoothingEnabled(zoom < 1); // beyond full resolution, pixels stay visible as squares
     this.place.dataset.zoom = zoom.toPrecision(6);
     this.place.dataset.corner = `${corner.x.toFixed(2)},${corner.y.toFixed(2)}`;
-    this.place.dataset.heat ??= performance.now().toFixed(0); // ms from the page's start to the first heat layer
+    this.place.dataset.heat ??= performance.now().toFixed(0); // ms from navigation to the first heat layer
     this.#drawScale(zoom);
   }
 
@@ -178,8 +178,8 @@ export class Viewer {
 }
 
 function withoutInlineStyle() {
-  // OpenSeadragon adds a style of its own, which the page's policy forbids, unless it finds one that is marked so: an
-  // element of that name in no namespace is found, and is no style.
+  // OpenSeadragon adds an inline style, which the page's policy forbids, unless it finds an element with this mark.
+  // An element without a namespace has the mark and is no style.
   const mark = document.createElementNS(null, "style");
   mark.setAttribute("data-openseadragon-mobile-css", "");
   document.head.append(mark);
