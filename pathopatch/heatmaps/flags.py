@@ -31,24 +31,9 @@ def flags(
 ) -> dict[str, BooleanArray]:
     """Return for each of `FLAGS` the patches that have it, (N,); missing where it cannot be decided.
 
-    Parameters
-    ----------
-    tissue_fraction, saturated_fraction : ndarray of float64, shape (N,)
-        Shares of the patch, in [0, 1].
-    sharpness : ndarray of float64, shape (N,)
-        See `pathopatch.patches.intensity.sharpness`.
-    mean : ndarray of float64, shape (N, C)
-        Mean of each channel over the patch, scaled to [0, 1].
-    probability : ndarray of float64, shape (N,)
-        Of the second class.
-    spread : ndarray of float64, shape (N,)
-        Standard deviation of the probability over the members of an ensemble; NaN for a single model.
-    decision_probability : float
-        Above it a patch is of the second class.
-    seen : SeenRange or None
-        Range of the training patches; None where the bundle has none, and ``out_of_range`` and ``blurred`` are missing.
-    config : FlagsConfig
-        The limits.
+    All arrays are (N,), shares and probabilities in [0, 1], but `mean`, (N, C): the mean of each channel, scaled to
+    [0, 1]. `spread` is NaN for a single model. `seen` is the range of the training patches; without it ``out_of_range``
+    and ``blurred`` are missing. `config` has the limits.
     """
     unknown = BooleanArray(np.zeros(len(sharpness), np.bool_), np.ones(len(sharpness), np.bool_))
     raised = {

@@ -45,24 +45,9 @@ def write_folder(
     drawn_name: str,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the heatmap's files into a folder and return the content of ``heatmap.json``.
+    """Write the heatmap's files into an empty folder and return the content of ``heatmap.json``.
 
-    Parameters
-    ----------
-    folder : Path
-        Empty; the caller renames it into place.
-    slide : Slide
-        An open slide.
-    spec : BundleSpec
-        Of the model, or of the ensemble.
-    prediction : Prediction
-        The predictions of its patches.
-    stamp : Stamp
-        Of the outputs.
-    drawn_name : str
-        The slide's name in the picture; "" for none.
-    warnings : sequence of str
-        For the reader of the slide's facts.
+    `drawn_name` is the slide's name in the picture; "" for none. `warnings` are for the reader of the slide's facts.
     """
     slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, decision_probability(spec)
     cells, channels = _cells(prediction)
@@ -103,8 +88,8 @@ def write_folder(
     )
     write_wsinfer_csv(folder / "patches.csv", prediction.tables(), class_names=spec.class_names)
     numbers = summary(prediction, cells, regions=regions, decision_probability=threshold, mpp=slide.mpp)
-    found = {"counts": _counts(prediction, spec), "summary": numbers, "warnings": list(warnings)}
-    facts = {**_facts(slide, slide_id, analysis, spec, stamp), "map_channels": list(channels), **found}
+    results = {"counts": _counts(prediction, spec), "summary": numbers, "warnings": list(warnings)}
+    facts = {**_facts(slide, slide_id, analysis, spec, stamp), "map_channels": list(channels), **results}
     write_json(folder / FACTS, facts)
     return facts
 

@@ -44,27 +44,12 @@ def write_tiles(
     slide_size: tuple[int, int],
     origin: tuple[int, int] = (0, 0),
 ) -> None:
-    """Write one locked tile per predicted patch, row by row.
+    """Write one locked tile per predicted patch, row by row, to `path` (``.geojson.gz``).
 
-    Parameters
-    ----------
-    path : Path
-        File to write (``.geojson.gz``); the caller renames it into place.
-    predictions : DataFrame or iterable of DataFrame
-        Columns patch_id, x, y, width, height (level-0 px), tissue_fraction, logit, probability; or parts of such a
-        table, in order. A patch that lies wholly outside the slide is left out.
-    slide_id : str
-        Id of the slide.
-    run : str
-        Identifies the model. With slide, x and y it makes the tile's id, so that a second import replaces the first.
-    class_names : sequence of str, length 2
-        Non-tumour, then tumour.
-    decision_threshold : float
-        On the logit: a tile above it has the second class.
-    slide_size : tuple of int
-        (width, height), level-0 px; overhanging patches are cut there.
-    origin : tuple of int
-        The slide's bounds (x, y), level-0 px.
+    `predictions` has patch_id, x, y, width, height (level-0 px), tissue_fraction, logit and probability, in one table
+    or in parts. `run` identifies the model: with slide, x and y it makes the tile's id, so that a second import
+    replaces the first. A tile has the second class above `decision_threshold`, on the logit. Patches are cut at
+    `slide_size`, (width, height); `origin` is the slide's bounds (x, y); both in level-0 px.
     """
     tables = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
     _write_features(path, _tiles(tables, slide_id, run, class_names, decision_threshold, slide_size, origin))
@@ -109,24 +94,12 @@ def _tiles(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PositiveRegions:
-    """The positive regions of one slide, in the order of their first cells, row by row.
+    """The R positive regions of one slide, in the order of their first cells, row by row."""
 
-    Parameters
-    ----------
-    polygons : ndarray of shapely Polygon, shape (R,)
-        Outlines with their holes, valid, whole level-0 px, cut at the slide's edge.
-    area_mm2 : ndarray of float64, shape (R,)
-        Area of each polygon.
-    mean_probability : ndarray of float64, shape (R,)
-        Mean over the cells of each region, in [0, 1].
-    cells : ndarray of int64, shape (R,)
-        Number of cells.
-    """
-
-    polygons: NDArray[Any]
-    area_mm2: NDArray[np.float64]
-    mean_probability: NDArray[np.float64]
-    cells: NDArray[np.int64]
+    polygons: NDArray[Any]  # (R,), shapely Polygons with their holes, valid, whole level-0 px, cut at the slide's edge
+    area_mm2: NDArray[np.float64]  # (R,)
+    mean_probability: NDArray[np.float64]  # (R,), mean over the cells of each region
+    cells: NDArray[np.int64]  # (R,), number of cells
 
 
 def positive_regions(
@@ -139,19 +112,9 @@ def positive_regions(
 ) -> PositiveRegions:
     """Return the connected regions of cells above the decision threshold, the cells that the overlay outlines.
 
-    Parameters
-    ----------
-    probability : ndarray of float, shape (ny, nx)
-        Stitched, in [0, 1]; NaN where nothing was predicted, which is not positive. Cell (0, 0) starts at level-0
-        (0, 0).
-    decision_probability : float
-        Threshold; a cell on it is not positive.
-    cell_px : float
-        Side of a cell, level-0 px; a real number of at least 1. Edges of cells are rounded to whole px.
-    mpp : float
-        Micrometres per level-0 px.
-    slide_size : tuple of int
-        (width, height), level-0 px. Area outside does not count.
+    `probability` is (ny, nx), NaN, which is not positive, where nothing was predicted; cell (0, 0) starts at level-0
+    (0, 0). `cell_px` is the side of a cell, level-0 px, a real number of at least 1; edges are rounded to whole px.
+    `mpp` is um per level-0 px, `slide_size` (width, height) in level-0 px; area outside does not count.
     """
     ny, nx = probability.shape
     x, y = (

@@ -31,23 +31,11 @@ _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapFile:
-    """Content of an OME-TIFF heatmap.
+    """Content of an OME-TIFF heatmap."""
 
-    Parameters
-    ----------
-    levels : tuple of ndarray of float32, shape (C, ny, nx)
-        Finest first; NaN where nothing was predicted.
-    channels : tuple of str
-        Their names, in order.
-    cell_um : float
-        Side of a cell of the finest level, um.
-    name : str
-        Name of the image.
-    """
-
-    levels: tuple[NDArray[np.float32], ...]
+    levels: tuple[NDArray[np.float32], ...]  # (C, ny, nx) each, finest first; NaN where nothing was predicted
     channels: tuple[str, ...]
-    cell_um: float
+    cell_um: float  # side of a cell of the finest level, um
     name: str
 
 
@@ -67,20 +55,9 @@ def write_ome_tiff(
     channels: Sequence[str] = CHANNELS,
     name: str = "heatmap",
 ) -> None:
-    """Write a map as a pyramidal OME-TIFF; equal arguments give equal bytes.
+    """Write a map (C, ny, nx) as a pyramidal OME-TIFF; equal arguments give equal bytes.
 
-    Parameters
-    ----------
-    path : Path
-        File to write; the caller renames it into place.
-    cells : ndarray of float32, shape (C, ny, nx)
-        Cell (0, 0) starts at level-0 (0, 0) of the slide; NaN where nothing was predicted.
-    cell_um : float
-        Side of a cell, um.
-    channels : sequence of str, length C
-        Names of the planes.
-    name : str
-        Name of the image.
+    Cell (0, 0) starts at level-0 (0, 0) of the slide and has a side of `cell_um`; NaN where nothing was predicted.
     """
     levels = pyramid(np.ascontiguousarray(cells, np.float32))
     # A UUID of the content and no dates, so that equal maps give equal bytes.

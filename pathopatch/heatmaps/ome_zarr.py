@@ -29,24 +29,10 @@ def write_ome_zarr(
     channels: Sequence[str] = CHANNELS,
     name: str = "heatmap",
 ) -> None:
-    """Write a map as an OME-Zarr image with the levels of the OME-TIFF; equal arguments give equal bytes.
+    """Write a map (C, ny, nx) as an OME-Zarr image with the levels of the OME-TIFF; equal arguments give equal bytes.
 
-    Viewers show the first channel, from 0 to 1; the others can be switched on.
-
-    Parameters
-    ----------
-    path : Path
-        Folder to write; the caller renames it into place.
-    cells : ndarray of float32, shape (C, ny, nx)
-        Cell (0, 0) starts at level-0 (0, 0) of the slide; NaN where nothing was predicted.
-    cell_um : float
-        Side of a cell, um.
-    over_um : tuple of float
-        (x, y) micrometres per px of the image below the map: the store's overview, or an exported slide.
-    channels : sequence of str, length C
-        Names of the planes.
-    name : str
-        Name of the image.
+    Cell (0, 0) starts at level-0 (0, 0) of the slide and has a side of `cell_um`. `over_um` is (x, y) um per px of the
+    image below the map. Viewers show the first channel, from 0 to 1; the others can be switched on.
     """
     levels = pyramid(np.ascontiguousarray(cells, np.float32))
     group = zarr.create_group(path, zarr_format=3)

@@ -37,27 +37,13 @@ _MIN_BODY_PX = 420  # room for the legend beside a small slide
 
 @dataclass(frozen=True, kw_only=True)
 class Legend:
-    """Texts beside the picture.
+    """Texts beside the picture."""
 
-    Parameters
-    ----------
-    threshold : float or None
-        Decision threshold as a probability; cells above it are outlined. None: no tick, no outline.
-    name : str
-        Name of the slide; empty for none.
-    class_name : str
-        Class whose probability the colours show.
-    channels : tuple of str
-        Names of a dark slide's channels, shown in their colours; empty for brightfield.
-    warning : str
-        A warning in a few words; empty for none.
-    """
-
-    threshold: float | None = None
-    name: str = ""
-    class_name: str = "tumour"
-    channels: tuple[str, ...] = ()
-    warning: str = ""
+    threshold: float | None = None  # decision probability; cells above it are outlined. None: no tick, no outline
+    name: str = ""  # of the slide; empty for none
+    class_name: str = "tumour"  # whose probability the colours show
+    channels: tuple[str, ...] = ()  # of a dark slide, shown in their colours; empty for brightfield
+    warning: str = ""  # in a few words; empty for none
 
 
 _PLAIN = Legend()
@@ -108,26 +94,12 @@ def render(
     um_per_px: float,
     legend: Legend = _PLAIN,
 ) -> Picture:
-    """Return the whole picture: map on slide, colour bar, scale bar, notes; equal arguments give equal pixels.
+    """Return the whole picture, uint8 (H, W, 3): map on slide, colour bar, scale bar, notes.
 
-    Parameters
-    ----------
-    picture : ndarray of uint8, shape (h, w, 3)
-        The slide, from `compose`.
-    probability : ndarray of float64, shape (ny, nx)
-        In [0, 1], NaN where nothing was predicted; cell (0, 0) starts at the picture's corner.
-    unreadable : ndarray of bool, shape (ny, nx), optional
-        Cells whose pixels cannot be decoded; they are hatched, to distinguish them from glass.
-    cell_px : tuple of float
-        (height, width) of a cell, px of the picture.
-    um_per_px : float
-        Micrometres per px of the picture.
-    legend : Legend
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        The slide lies at the place that `origin` and `view_size` give.
+    `picture` is the slide, uint8 (h, w, 3), from `compose`; `probability` (ny, nx), NaN where nothing was predicted;
+    cell (0, 0) starts at the picture's corner. Cells that are `unreadable` (ny, nx) are hatched, to distinguish them
+    from glass. `cell_px` is (height, width) of a cell in px of the picture, `um_per_px` its scale. `origin` and
+    `view_size` give the slide's place in the result. Equal arguments give equal pixels.
     """
     factor = max(1, _MIN_VIEW_PX // max(picture.shape[:2]))
     picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -24,16 +24,9 @@ _DESCRIPTION = "pathopatch heatmap: probability of the positive class, viridis f
 
 
 def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cell_um: float) -> None:
-    """Write a map as a tiled pyramidal TIFF in colours; equal arguments give equal bytes.
+    """Write a map (ny, nx) as a tiled pyramidal TIFF in colours; equal arguments give equal bytes.
 
-    Parameters
-    ----------
-    path : Path
-        File to write; the caller renames it into place.
-    probability : ndarray of float, shape (ny, nx)
-        In [0, 1], NaN where nothing was predicted; cell (0, 0) starts at level-0 (0, 0) of the slide.
-    cell_um : float
-        Side of a cell, um; becomes OpenSlide's ``openslide.mpp-x`` and ``mpp-y``.
+    NaN where nothing was predicted. `cell_um`, the side of a cell, becomes OpenSlide's ``openslide.mpp-x`` and ``-y``.
     """
     cells = np.asarray(probability, np.float32)
     step = 2 ** (len(pyramid(cells[None])) - 1)

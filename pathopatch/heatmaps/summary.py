@@ -31,29 +31,13 @@ def summary(
     decision_probability: float,
     mpp: float,
 ) -> dict[str, float | None]:
-    """Return the numbers of a slide; None where there are no patches to take them of.
+    """Return `SUMMARY` of a slide; None where there are no patches to take a number of.
 
-    Parameters
-    ----------
-    prediction : Prediction
-        The patches.
-    cells : ndarray of float64, shape (C, ny, nx)
-        The maps: the probability, the tissue fraction, and others that are not used; NaN where there is none.
-    regions : PositiveRegions
-        Of the map of the probability.
-    decision_probability : float
-        A cell is positive above it.
-    mpp : float
-        um per level-0 px.
-
-    Returns
-    -------
-    dict of str to float or None
-        `SUMMARY`: areas in mm2, on the slide. Tissue is that of all patches, predicted or not. Overlapping patches
-        share it among their cells, exactly except at the edge if the stride divides the patch. ``positive_share`` is
-        `share_of_tissue`; a region is connected by sides of cells; ``lowest_margin`` is the least ``|probability -
-        decision_probability|``. ``flagged_share`` is the share of predicted patches with any flag, each
-        ``flag_<reason>`` that of the patches for which the flag is known.
+    `cells` (C, ny, nx) are the maps: the probability, the tissue fraction, and others that are not used. Areas are in
+    mm2, on the slide. Tissue is that of all patches, predicted or not; overlapping patches share it among their cells,
+    exactly except at the edge if the stride divides the patch. ``lowest_margin`` is the least ``|probability -
+    decision_probability|``. ``flagged_share`` is the share of predicted patches with any flag, each ``flag_<reason>``
+    that of the patches for which the flag is known.
     """
     grid = prediction.analysis.grid
     probability, tissue, *_ = cells

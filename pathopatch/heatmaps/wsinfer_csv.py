@@ -14,15 +14,7 @@ def write_wsinfer_csv(
 ) -> None:
     """Write one row per predicted patch, in level-0 px, with the probability of each class.
 
-    Parameters
-    ----------
-    path : Path
-        File to write; the caller renames it into place.
-    predictions : DataFrame or iterable of DataFrame
-        The table, or its parts in order. Columns x, y, width, height (level-0 px) and probability (of the second
-        class, in [0, 1]).
-    class_names : sequence of str, length 2
-        Non-tumour, then tumour.
+    `predictions` has x, y, width, height (level-0 px) and probability (of the second class), in one table or in parts.
     """
     negative, positive = class_names
     with path.open("w", encoding="utf-8", newline="") as stream:

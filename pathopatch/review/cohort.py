@@ -28,19 +28,9 @@ _Mtimes = tuple[int, ...]
 class ReviewedCohort:
     """The predicted slides of a work folder, read again where files have changed; safe to share among threads.
 
-    Parameters
-    ----------
-    out : Path
-        Work folder of the predictions.
-    beside : ReviewedCohort, optional
-        Predictions of the same slides by the run to compare with.
-    rows : sequence of SlideRow
-        Where slides lie; takes precedence over their status files. Slides of deidentified predictions are found by
-        their content.
-    work : Path, optional
-        Folder of a ``groups.parquet``; `out` if not given.
-    cache : ByteCache, optional
-        Keeps encoded pictures.
+    `beside` has the same slides by the run to compare with. `rows` say where slides lie, and take precedence over their
+    status files; slides of deidentified predictions are found by their content. `work` is the folder of a
+    ``groups.parquet``, `out` by default.
     """
 
     def __init__(
@@ -65,13 +55,9 @@ class ReviewedCohort:
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each slide whose prediction was attempted, in the order of their ids.
 
-        Returns
-        -------
-        list of dict
-            slide_id, patient_id, state, code, message; patches, predicted, tumour, unreadable (counts); positive_share
-            (of the tissue area, as in ``cohort.csv``), tissue_area_mm2, tissue_share (of the scanned part),
-            positive_area_mm2, flagged_share, lowest_margin, warnings (a list), fingerprint. None where there is no such
-            number.
+        slide_id, patient_id, state, code, message; patches, predicted, tumour, unreadable (counts); positive_share (of
+        the tissue area, as in ``cohort.csv``), tissue_area_mm2, tissue_share (of the scanned part), positive_area_mm2,
+        flagged_share, lowest_margin, warnings (a list), fingerprint. None where there is no such number.
         """
         with self._lock:
             self._refresh()
@@ -92,15 +78,7 @@ class ReviewedCohort:
             return slide_id in self._rows
 
     def open(self, slide_id: str) -> ReviewedSlide:
-        """Return a slide, the same object as before unless its files have changed.
-
-        Raises
-        ------
-        InputMissingError
-            There is no slide of this id, or it has no heatmap.
-        InputCorruptError
-            Its ``heatmap.json`` cannot be read.
-        """
+        """Return a slide, the same object until its files change; InputMissingError if there is none, or no heatmap."""
         self._require_slide(slide_id)
         with self._lock:
             mtimes = self._slide_mtimes(slide_id)
@@ -244,26 +222,7 @@ class ReviewedCohort:
 def open_cohort(
     out: Path, *, beside: Path | None = None, manifest: Path | None = None, work: Path | None = None
 ) -> ReviewedCohort:
-    """Return the predictions of a work folder, ready to be shown.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder of the predictions.
-    beside : Path, optional
-        Work folder of the same slides by another model.
-    manifest : Path, optional
-        Where the slides lie, if their status files do not say or they have moved.
-    work : Path, optional
-        Folder of the ``groups.parquet`` that has the labels; `out` if not given.
-
-    Raises
-    ------
-    InputMissingError
-        A folder has no prediction, or `work` no groups.
-    ManifestError
-        The manifest is wrong.
-    """
+    """Return the predictions of a work folder, ready to be shown; see `pathopatch.review.app.open_review`."""
     if work is not None and not WorkFolder(work).groups.is_file():
         raise InputMissingError(
             "no groups.parquet", place=str(work), remedy="run pathopatch groups there, or drop --work"

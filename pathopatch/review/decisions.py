@@ -66,30 +66,14 @@ _INSERT = f"INSERT INTO decisions ({', '.join(_WRITTEN)}) VALUES ({', '.join(f':
 
 @dataclass(frozen=True, kw_only=True)
 class SlideState:
-    """The decisions on one slide.
-
-    Parameters
-    ----------
-    slide_id : str
-        The slide.
-    revision : int
-        The number of its rows; a reviewer who decides must have seen this one.
-    decision : RecordedDecision or None
-        The verdict on the whole slide that stands.
-    patches : tuple of RecordedDecision
-        The labels of patches that stand, oldest first.
-    history : tuple of RecordedDecision
-        All rows, newest first.
-    fingerprint : str or None
-        Of the current heatmap; None where that is unknown.
-    """
+    """The decisions on one slide."""
 
     slide_id: str
-    revision: int = 0
-    decision: RecordedDecision | None = None
-    patches: tuple[RecordedDecision, ...] = ()
-    history: tuple[RecordedDecision, ...] = ()
-    fingerprint: str | None = None
+    revision: int = 0  # the number of its rows; a reviewer who decides must have seen this one
+    decision: RecordedDecision | None = None  # the verdict on the whole slide that stands
+    patches: tuple[RecordedDecision, ...] = ()  # the labels of patches that stand, oldest first
+    history: tuple[RecordedDecision, ...] = ()  # all rows, newest first
+    fingerprint: str | None = None  # of the current heatmap; None where that is unknown
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; each row has ``outdated`` and ``stands``, those of patches ``x`` and ``y``."""
@@ -122,18 +106,16 @@ class DecisionLog:
     fingerprint_of : callable, optional
         Slide id -> fingerprint of the current heatmap, "" if there is none. Without it, ``outdated`` is None.
     busy_s : float
-        How long to wait for a lock of another process.
+        How long to wait for a lock of another process, s.
 
     Raises
     ------
-    InputCorruptError
-        The file is no such log.
+    InputCorruptError, StaleArtefactError
+        The file is no such log, or a newer version of this package wrote it.
     InputUnsupportedError
         It cannot be written, or a symbolic link leads outside its folder.
     SlideTimeoutError
         Another process kept it locked.
-    StaleArtefactError
-        A newer version of this package wrote it.
     """
 
     def __init__(
@@ -165,14 +147,7 @@ class DecisionLog:
         self.close()
 
     def record(self, decision: Decision, *, revision: int) -> RecordedDecision:
-        """Write a decision and return it with its id, time and revision, once it is on the disk.
-
-        Parameters
-        ----------
-        decision : Decision
-            On a slide or on a patch.
-        revision : int
-            Revision of the slide's state that the reviewer saw.
+        """Write a decision on the state of a slide that the reviewer saw; return its row once it is on the disk.
 
         Raises
         ------
@@ -186,14 +161,9 @@ class DecisionLog:
             return self._append(decision)
 
     def undo(self, slide_id: str, reviewer: str, revision: int) -> RecordedDecision:
-        """Withdraw the newest row of a slide that stands, and return the row that records this.
+        """Withdraw the newest row of a slide that stands, and return the row that records this; errors as `record`.
 
-        Raises
-        ------
-        InputMissingError
-            No row stands.
-        ReviewConflictError, SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
-            As `record`.
+        InputMissingError if no row stands.
         """
         with self._writing():
             self._require_revision(slide_id, revision)
@@ -203,19 +173,10 @@ class DecisionLog:
             return self._append(replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
 
     def merge(self, rows: Sequence[RecordedDecision]) -> int:
-        """Add the rows of another log that are not here yet, all or none, and return their number.
+        """Add the rows of another log that are not here yet, all or none, and return their number; errors as `record`.
 
-        By time, the latest verdict stands, in whichever log it was made. The same rows a second time change nothing.
-
-        Parameters
-        ----------
-        rows : sequence of RecordedDecision
-            In the order in which they were written, with that log's ids; a time of "" becomes now.
-
-        Raises
-        ------
-        SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
-            They could not be written; nothing was.
+        `rows` come in the order in which they were written, with that log's ids; a time of "" becomes now. By time, the
+        latest verdict stands, in whichever log it was made. The same rows a second time change nothing.
         """
         with self._writing():
             own_rows = self._read(_ALL)

@@ -27,30 +27,13 @@ def available_kinds(slide: ReviewedSlide) -> list[str]:
 
 
 def gallery(slide: ReviewedSlide, kind: str, limit: int = 24) -> list[dict[str, Any]]:
-    """Return the patches that most deserve a look, the first one most; equals row by row.
+    """Return at most `limit` patches that most deserve a look, the first one most; equals row by row.
 
-    Parameters
-    ----------
-    slide : ReviewedSlide
-        An open slide.
-    kind : str
-        ``near-threshold``: the probability is near the decision. ``little-tissue-tumour`` and
-        ``much-tissue-non-tumour``: the prediction contradicts the tissue area (below, or not below, the groups'
-        threshold). ``disagreement``: the other run gives another probability. ``label-disagreement``: the prediction
-        contradicts the label. ``flagged``: the most flags, then the nearest to the decision. Contradictions are ordered
-        by the model's certainty.
-    limit : int
-        Most patches to return.
-
-    Returns
-    -------
-    list of dict
-        x, y, probability, tissue_fraction, label, group and beside, the other run's probability; None where unknown.
-
-    Raises
-    ------
-    InputMissingError
-        The slide has no data for this kind.
+    ``near-threshold``: the probability is near the decision. ``little-tissue-tumour``, ``much-tissue-non-tumour``: the
+    prediction contradicts the tissue area (below, or not below, the groups' threshold). ``disagreement``: the other run
+    gives another probability. ``label-disagreement``: the prediction contradicts the label. ``flagged``: the most
+    flags, then the nearest to the decision. Contradictions are ordered by the model's certainty. Raises
+    InputMissingError for a kind without data.
     """
     if kind not in (kinds := available_kinds(slide)):
         raise InputMissingError(f"no gallery {kind!r}", place=slide.slide_id, remedy=f"choose of {', '.join(kinds)}")

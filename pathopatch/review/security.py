@@ -46,24 +46,12 @@ _READS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """The host names under which the page answers, and the token that it requires.
+    """The host names under which the page answers, and the token that it requires."""
 
-    Parameters
-    ----------
-    hosts : frozenset of str
-        Host names, in lower case, IPv6 addresses in brackets, without a port.
-    any_address : bool
-        Also under every IP address: another site's page has a name, so this opens nothing to it.
-    token : str
-        Required of every request; empty for none.
-    cookie : str
-        Name of the cookie that keeps the token.
-    """
-
-    hosts: frozenset[str] = LOOPBACK
-    any_address: bool = False
-    token: str = field(default="", repr=False)
-    cookie: str = "pathopatch-review"
+    hosts: frozenset[str] = LOOPBACK  # lower case, IPv6 addresses in brackets, without a port
+    any_address: bool = False  # under every IP address too: another site's page has a name, so this opens nothing to it
+    token: str = field(default="", repr=False)  # required of every request; empty for none
+    cookie: str = "pathopatch-review"  # name of the cookie that keeps the token
 
     def is_host(self, name: str) -> bool:
         """Return whether a name of a Host header, without the port, is one of this page's."""
@@ -130,14 +118,8 @@ class Guard:
 def check_request(scope: Scope, access: Access) -> Response | None:
     """Return None for an allowed request, or the page that moves the token from the address to a cookie.
 
-    Raises
-    ------
-    ReviewRefusedError
-        Another host or origin, no token, or a write without the page's own header.
-    InputMissingError
-        The path hides a slash.
-    InputTooLargeError
-        The body is longer than any decision.
+    Raises ReviewRefusedError for another host or origin, no token, or a write without the page's own header;
+    InputMissingError for a path with a hidden slash; InputTooLargeError for a body longer than any decision.
     """
     headers = Headers(scope=scope)
     # The host comes first: under a foreign name (DNS rebinding) not even the token may be asked for.

@@ -36,33 +36,9 @@ _TAU = 0.25  # tissue threshold of the groups where there is no groups table
 class ReviewedSlide:
     """A predicted slide, whose artefacts are read on first use; safe to share among threads.
 
-    Parameters
-    ----------
-    out : Path
-        Work folder of the predictions.
-    slide_id : str
-        A checked slide id.
-    source : str or dict of str to str, or None
-        Where the slide lies; None if that is unknown.
-    work : Path, optional
-        Folder of the ``groups.parquet`` that has the patches' labels.
-    patient_id : str
-        Empty if it is not known.
-    name : str
-        Of the run that predicted it.
-    beside : ReviewedSlide, optional
-        The same slide by the run to compare with.
-    why_no_beside : str, optional
-        The reason why that run has no such slide.
-    cache : ByteCache, optional
-        Keeps its encoded pictures.
-
-    Raises
-    ------
-    InputMissingError
-        The slide has no heatmap.
-    InputCorruptError
-        Its ``heatmap.json`` cannot be read.
+    `out` has the predictions, `work` the ``groups.parquet`` with the patches' labels. `source` is None if the slide's
+    place is unknown. `beside` is the same slide by the run to compare with; `why_no_beside` says why there is none.
+    Raises InputMissingError without a heatmap, InputCorruptError for an unreadable ``heatmap.json``.
     """
 
     def __init__(
@@ -209,14 +185,8 @@ class ReviewedSlide:
     def reading(self) -> Iterator[Slide]:
         """Yield the open slide, its channels aligned as the model saw them; one thread at a time.
 
-        Raises
-        ------
-        InputMissingError
-            Its place is unknown, or the file is gone.
-        InputUnsupportedError
-            The file is another slide.
-        PathopatchError
-            It cannot be opened.
+        Raises InputMissingError if its place is unknown or the file is gone, InputUnsupportedError if it is another
+        slide, and the reader's errors.
         """
         with self._lock:
             if self._slide is None:
@@ -277,15 +247,7 @@ def heatmap_fingerprint(facts: Mapping[str, Any]) -> str:
 
 
 def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
-    """Return the content of a slide's ``heatmap.json``.
-
-    Raises
-    ------
-    InputMissingError
-        The slide has no heatmap.
-    InputCorruptError
-        It cannot be read.
-    """
+    """Return a slide's ``heatmap.json``; InputMissingError without a heatmap, InputCorruptError if it is unreadable."""
     try:
         return read_json(WorkFolder(out).heatmap(slide_id) / FACTS)
     except InputMissingError as error:
@@ -296,45 +258,21 @@ def read_facts(out: Path, slide_id: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Patches:
-    """The predicted patches of a slide, in the order of its table.
+    """The predicted patches of a slide, in the order of its table; M of them."""
 
-    Parameters
-    ----------
-    x, y : ndarray of int64, shape (M,)
-        Origins, level-0 px.
-    cell : ndarray of int64, shape (M,)
-        Number of the cell at whose corner each starts, row * nx + column.
-    probability, tissue_fraction, spread : ndarray of float64, shape (M,)
-        As in the table; the spread of a single model is NaN.
-    is_tumour : ndarray of bool, shape (M,)
-        The logit lies above the model's decision threshold.
-    flags : ndarray of uint16, shape (M,)
-        Bit i is set where ``FLAGS[i]`` holds; an unknown flag is not set.
-    label : ndarray of int64, shape (M,)
-        1, 0, or -1 where it is unknown.
-    group : ndarray of int64, shape (M,)
-        2 y + attribute, -1 where one of them is unknown; y by `group_of`.
-    group_of : "label" or "prediction"
-        Whether y is the label, or, where no patch has one, the prediction.
-    tau : float
-        Attribute 1 is a tissue fraction of at least this.
-    beside : ndarray of float64, shape (M,), or None
-        The other run's probability of the patch of the same origin; NaN where it has none.
-    """
-
-    x: NDArray[np.int64]
+    x: NDArray[np.int64]  # (M,), origins, level-0 px
     y: NDArray[np.int64]
-    cell: NDArray[np.int64]
+    cell: NDArray[np.int64]  # (M,), number of the cell at whose corner each starts, row * nx + column
     probability: NDArray[np.float64]
     tissue_fraction: NDArray[np.float64]
-    spread: NDArray[np.float64]
-    is_tumour: NDArray[np.bool_]
-    flags: NDArray[np.uint16]
-    label: NDArray[np.int64]
-    group: NDArray[np.int64]
-    group_of: Literal["label", "prediction"]
-    tau: float
-    beside: NDArray[np.float64] | None
+    spread: NDArray[np.float64]  # NaN for a single model
+    is_tumour: NDArray[np.bool_]  # the logit lies above the model's decision threshold
+    flags: NDArray[np.uint16]  # bit i is set where FLAGS[i] holds; an unknown flag is not set
+    label: NDArray[np.int64]  # 1, 0, or -1 where it is unknown
+    group: NDArray[np.int64]  # 2 y + attribute, -1 where one of them is unknown; y by `group_of`
+    group_of: Literal["label", "prediction"]  # y is the label, or, where no patch has one, the prediction
+    tau: float  # attribute 1 is a tissue fraction of at least this
+    beside: NDArray[np.float64] | None  # (M,), the other run's probability at the same origin; NaN where it has none
 
     def __len__(self) -> int:
         return len(self.x)

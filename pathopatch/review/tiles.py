@@ -62,32 +62,11 @@ def tile_pixels(
     channels: Sequence[str] | None = None,
     size: int = TILE_PX,
 ) -> Picture:
-    """Return a tile's pixels.
+    """Return a tile's pixels, uint8 (h, w, 3), at most `size` a side; the last column and row end with the slide.
 
-    Parameters
-    ----------
-    slide : ReviewedSlide
-        An open slide.
-    level : int
-        0 to `max_level`, which is full resolution.
-    column, row : int
-        Position of the tile within the level.
-    channels : sequence of str, optional
-        Channels to draw, each in its own colour; all by default. An empty sequence gives black.
-    size : int
-        Side of a tile, px of the level.
-
-    Returns
-    -------
-    ndarray of uint8, shape (h, w, 3)
-        At most `size` a side; the last column and row end with the slide. Brightfield is as it is in the file.
-
-    Raises
-    ------
-    InputMissingError
-        There is no such tile or channel, or the slide's file is gone.
-    InputUnsupportedError, InputCorruptError
-        The file is another slide, or cannot be decoded.
+    `level` is from 0 to `max_level`, which is full resolution. Each of `channels`, all by default, is drawn in its own
+    colour; brightfield is as it is in the file. Raises InputMissingError for a tile or channel that does not exist, and
+    the errors of `ReviewedSlide.reading`.
     """
     shown = _is_shown(slide, channels)
     highest = max_level(slide.size, size)

@@ -24,13 +24,7 @@ _COPIED_FACTS = (
 
 
 def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
-    """Return what the page shows of a slide, and the layout of its `slide_values`, as JSON values without NaN.
-
-    Raises
-    ------
-    InputMissingError, InputCorruptError, StaleArtefactError
-        The predictions or the map are missing, damaged or of another schema.
-    """
+    """Return what the page shows of a slide, and the layout of its `slide_values`, as JSON values without NaN."""
     patches, (width, height) = slide.patches, slide.size
     colors = channel_colors(len(slide.channels))
     why_no_slide, other = slide.why_no_pixels(), slide.beside
@@ -85,18 +79,10 @@ def slide_values(slide: ReviewedSlide) -> bytes:
 
 
 def patch_facts(slide: ReviewedSlide, x: int, y: int) -> dict[str, Any]:
-    """Return the facts of the patch whose origin is (x, y), level-0 px; None where something is unknown.
+    """Return the facts of the patch with origin (x, y), level-0 px; None where something is unknown.
 
-    Returns
-    -------
-    dict
-        The columns of the table; is_tumour; label and group; x_um, y_um, width_um of its place on the slide; beside,
-        the other run's probability; model, the model's fingerprint.
-
-    Raises
-    ------
-    InputMissingError
-        No patch was predicted there.
+    The columns of the table; is_tumour; label and group; x_um, y_um, width_um of its place on the slide; beside, the
+    other run's probability; model, the model's fingerprint.
     """
     row = slide.patch_at(x, y)
     patches = slide.patches
