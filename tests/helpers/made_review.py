@@ -114,7 +114,7 @@ def write_facts(out: Path, slide_id: str, slide: Slide, windows: Sequence[Sequen
         "size_px": slide.size, "bounds_px": slide.bounds, "mpp": slide.mpp, "channels": slide.channels,
         "dtype": str(slide.dtype), "background": slide.background, "intensity_windows": windows,
         "files": [fingerprint_file(path) for path in slide.paths], "offsets_px": [],
-        "stamp": Stamp(stage="predict", config="", inputs={"model": "none"}).to_dict(),
+        "stamp": Stamp(stage="predict", inputs={"model": "none"}).to_dict(),
     }  # fmt: skip
     write_json(out / "heatmaps" / slide_id / "heatmap.json", facts)
 
@@ -124,4 +124,4 @@ def write_labels(work: Path, table: pd.DataFrame, slide_id: str, labels: Sequenc
     own = table[["patch_id", "tissue_fraction"]].assign(slide_id=slide_id, label=labels)
     elsewhere = own.assign(slide_id="elsewhere", patch_id="elsewhere@" + own["patch_id"].str.split("@").str[1], label=1)
     patches = pd.concat([elsewhere, own], ignore_index=True).assign(patient_id="p")
-    write_table(work / "groups.parquet", assign_groups(patches, (0.25, 0.5)), Stamp(stage="groups", config=""))
+    write_table(work / "groups.parquet", assign_groups(patches, (0.25, 0.5)), Stamp(stage="groups"))
