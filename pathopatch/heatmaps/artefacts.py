@@ -1,21 +1,22 @@
-"""What the predict stage leaves in the work folder: the table, the heatmap with its exports, the status.
+"""Write a slide's predictions into the work folder: the table, the heatmap with its exports, the status.
 
-All is written under temporary names before the table takes its place, then the heatmap's folder, the status last: a
-disk that fills up leaves an earlier pair as it was. A slide is done if table and folder carry the stamp that would be
-written now.
+``heatmap.ome.tif`` (Bio-Formats, QuPath), ``heatmap.ome.zarr`` (napari and other readers of OME-Zarr),
+``heatmap.rgb.tif`` (viewers that stand on OpenSlide), ``overlay.png`` (to look at), ``patches.geojson.gz`` and
+``regions.geojson.gz`` (QuPath), ``patches.csv`` (wsinfer's columns), ``heatmap.json`` (facts).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import (
     Artefact,
@@ -30,52 +31,52 @@ from pathopatch.core.artefacts import (
 )
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, read_json
+from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import FINISHED, read_status, update_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS
-from pathopatch.heatmaps.folder import write_folder
-from pathopatch.heatmaps.predict import DEFAULTS, Prediction, Progress, predict_patches, tiling_of
+from pathopatch.heatmaps.geojson import positive_regions, write_regions, write_tiles
+from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, write_ome_tiff
+from pathopatch.heatmaps.ome_zarr import write_ome_zarr
+from pathopatch.heatmaps.overlay import Legend, render
+from pathopatch.heatmaps.predict import (
+    DEFAULTS,
+    Prediction,
+    Progress,
+    decision_probability,
+    predict_patches,
+    tiling_of,
+)
+from pathopatch.heatmaps.rgb_pyramid import write_rgb_pyramid
+from pathopatch.heatmaps.stitch import coverage, stitch
+from pathopatch.heatmaps.summary import summary
+from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.compatibility import check_slide
 from pathopatch.models.ensemble import Ensemble
+from pathopatch.models.spec import BundleSpec
+from pathopatch.patches.analysis import SlideAnalysis
+from pathopatch.patches.picture import Picture, compose, shrunk, write_png
+from pathopatch.patches.source import read_level
 from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.slides.manifest import split_fragment, valid_slide_id
 
 STAGE = "predict"
-_LEVEL = ("read_level", "read_level_downsample")
 _PROBES, _PROBE_PX = 6, 32  # per axis
+_OVERVIEW_PX = 1536  # longest side of the picture: as large as a screen shows at once
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictResult:
-    """What became of a slide.
-
-    Parameters
-    ----------
-    slide_id : str
-        Its id.
-    state : str
-        ``done``, ``done_empty`` (no patch with tissue), or ``current`` (it was there already).
-    counts : mapping of str to int
-        ``patches`` of the grid, ``predicted`` ones, ``tumour``, those above the decision threshold, and
-        ``unreadable``, those that cannot be decoded.
-    summary : mapping of str to float or None
-        See `pathopatch.heatmaps.summary`.
-    warnings : tuple of str
-        What a person should know of the slide.
-    level : mapping
-        ``read_level``, which level the patches were read from, and ``read_level_downsample``, level-0 px per px of it;
-        empty of outputs from before they were kept.
-    """
+    """The result for one slide."""
 
     slide_id: str
-    state: str
-    counts: Mapping[str, int] = field(default_factory=dict)
-    summary: Mapping[str, float | None] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    level: Mapping[str, float] = field(default_factory=dict)
+    state: str  # "done", "done_empty" (no patch with tissue), or "current" (outputs were up to date)
+    counts: Mapping[str, int]  # patches of the grid, predicted, tumour (above the threshold), unreadable
+    summary: Mapping[str, float | None]  # see `pathopatch.heatmaps.summary`
+    warnings: tuple[str, ...]
+    level: Mapping[str, float]  # read_level, and read_level_downsample, level-0 px per px of it
 
 
 def predict_to(
@@ -90,9 +91,9 @@ def predict_to(
     force: bool = False,
     progress: Progress | None = None,
 ) -> PredictResult:
-    """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status; nothing if done.
+    """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status, unless up to date.
 
-    One process at a time does so; another one waits, and then finds them there.
+    A second process waits for the first one, and then finds its outputs.
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def predict_to(
     patient_id : str
         Kept in the status, for the summary by patient.
     tissue_mask : Path, optional
-        Raster or outlines that say what is tissue; found on the slide if not given.
+        Raster or outlines of the tissue; found on the slide if not given.
     config : PredictConfig
     force : bool
         Redo outputs that were made of something else.
@@ -117,9 +118,9 @@ def predict_to(
     Raises
     ------
     DuplicateIdError
-        Outputs of another slide stand there, and `force` is off.
+        There are outputs of another slide, and `force` is off.
     StaleArtefactError
-        Outputs of another model, slide or setting stand there, and `force` is off.
+        There are outputs of another model, slide or setting, and `force` is off.
     InputUnsupportedError
         No valid slide id, or the outputs would leave the work folder.
     DiskFullError
@@ -129,47 +130,47 @@ def predict_to(
     """
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(
-            f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
+            f"{slide_id!r} is no slide id",
+            place="slide_id",
+            remedy="use letters, digits, dot, dash and underscore",
         )
-    voices = _voices(model)
-    slide = tolerant(in_order(slide, voices.spec.channels), config.max_bad_tiles)
-    warnings = [*slide.notes, *check_slide(voices.spec, slide)]
-    known = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
+    ensemble = _as_ensemble(model)
+    spec = ensemble.spec
+    slide = tolerant(in_order(slide, spec.channels), config.max_bad_tiles)
+    warnings = [*slide.notes, *check_slide(spec, slide)]
+    about = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
     facts_path, table_path = _places(out, slide_id)
     folder = facts_path.parent
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
-        stamp = _stamp(slide, voices, config, tissue_mask)
+        stamp = _stamp(slide, ensemble, config, tissue_mask)
         with artefact(
             facts_path,
             table_path,
             stamp=stamp,
             force=force,
             refuse=partial(_refuse_other_slide, out, slide, stamp),
-            status=SlideStatus(out, slide_id, STAGE, about=known),
-        ) as made:
-            if made.is_current:
-                return _adopted(out, slide_id, folder, known, made)
-            prediction = predict_patches(slide, voices, slide_id, config, tissue_mask=tissue_mask, progress=progress)
-            warnings += prediction.analysis.warnings(slide.mpp, tiling_of(voices.spec, config).registration.warn_um)
-            warnings += _unreadable(prediction)
+            status=SlideStatus(out, slide_id, STAGE, about=about),
+        ) as outputs:
+            if outputs.is_current:
+                return _reuse_existing(out, slide_id, folder, about, outputs)
+            prediction = predict_patches(slide, ensemble, slide_id, config, tissue_mask=tissue_mask, progress=progress)
+            warnings += prediction.analysis.warnings(slide.mpp, tiling_of(spec, config).registration.warn_um)
+            unreadable, patches = prediction.unreadable, len(prediction.tissue_fraction)
+            if unreadable:
+                share = f"{unreadable} of {patches} patches ({unreadable / patches:.1%})"
+                warnings.append(f"{share} cannot be decoded and have no value")
+            # All is written under temporary names. The table takes its place first, then the folder, the status last:
+            # on a full disk the earlier outputs stay as they were.
             with atomic_path(folder) as temporary:
                 temporary.mkdir()
-                name = "" if config.deidentify else slide_id
-                facts = write_folder(
-                    temporary, slide, voices.spec, prediction, stamp, drawn_name=name, warnings=warnings
+                drawn_name = "" if config.deidentify else slide_id
+                facts = _write_folder(
+                    temporary, slide, spec, prediction, stamp, drawn_name=drawn_name, warnings=warnings
                 )
                 write_tables(table_path, prediction.tables(), stamp)
             result = _result(slide_id, facts)
-            made.record(_entry(result, known))
+            outputs.record(_status_entry(result, about))
             return result
-
-
-def _unreadable(prediction: Prediction) -> list[str]:
-    """Return in words how many patches cannot be decoded, if any cannot."""
-    lost, patches = prediction.unreadable, len(prediction.tissue_fraction)
-    if not lost:
-        return []
-    return [f"{lost} of {patches} patches ({lost / patches:.1%}) cannot be decoded and have no value"]
 
 
 def is_predicted(
@@ -187,28 +188,30 @@ def is_predicted(
     Raises
     ------
     StaleArtefactError
-        Outputs of another model, slide or setting stand there, and `force` is off.
+        There are outputs of another model, slide or setting, and `force` is off.
     """
-    slide = tolerant(in_order(slide, _voices(model).spec.channels), config.max_bad_tiles)
+    ensemble = _as_ensemble(model)
+    slide = tolerant(in_order(slide, ensemble.spec.channels), config.max_bad_tiles)
     facts_path, table_path = _places(out, slide_id)
-    if not facts_path.is_file():  # before the slide is read, which a stamp takes
+    # The common case comes first: a stamp reads pixels of the slide.
+    if not facts_path.is_file():
         return False
-    stamp = _stamp(slide, _voices(model), config, tissue_mask)
+    stamp = _stamp(slide, ensemble, config, tissue_mask)
     refuse = partial(_refuse_other_slide, out, slide, stamp)
     return is_up_to_date(facts_path, table_path, stamp=stamp, force=force, refuse=refuse)
 
 
-def _voices(model: PatchClassifier | Ensemble) -> Ensemble:
+def _as_ensemble(model: PatchClassifier | Ensemble) -> Ensemble:
     return model if isinstance(model, Ensemble) else Ensemble([model])
 
 
 def _places(out: Path, slide_id: str) -> tuple[Path, Path]:
-    """Return where a slide's heatmap says what it is, and where its table stands."""
+    """Return the paths of a slide's ``heatmap.json`` and of its table."""
     return WorkFolder(out).heatmap(slide_id) / FACTS, WorkFolder(out).predictions(slide_id)
 
 
 def _refuse_other_slide(out: Path, slide: Slide, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
-    """Refuse to replace what was made of another slide under the same id."""
+    """Refuse to replace outputs of another slide with the same id."""
     if stamp.inputs["slide"] != existing.inputs.get("slide"):
         slide_id = facts_path.parent.name
         source = read_status(out, slide_id).get(STAGE, {}).get("source")
@@ -216,7 +219,7 @@ def _refuse_other_slide(out: Path, slide: Slide, stamp: Stamp, existing: Stamp, 
 
 
 def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Path | None) -> Stamp:
-    """Return what the outputs depend on; how fast they are computed is no part of it."""
+    """Return the stamp of everything that the outputs depend on; batch size, device and threads are not part of it."""
     settings: dict[str, Any] = {
         "all_patches": config.all_patches,
         "min_tissue": model.spec.min_tissue if config.min_tissue is None else config.min_tissue,
@@ -225,37 +228,33 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
         "tta": config.tta,
         "deidentify": config.deidentify,
         "flags": config.flags,
+        "max_bad_tiles": config.max_bad_tiles,
     }
-    if config.max_bad_tiles:  # left out where nothing is tolerated: older outputs stay what they are
-        settings["max_bad_tiles"] = config.max_bad_tiles
-    pixels = {
-        "files": [fingerprint_file(path) for path in slide.paths],
-        "chosen": _chosen(slide.source),
-        "channels": slide.channels,
-        "mpp": slide.mpp,
-        "background": slide.background,
-        "probes": _probes(slide),
-    }
-    marks = sorted(_model_fingerprint(member) for member in model.members)
-    inputs = {"slide": fingerprint(pixels), "model": marks[0] if len(marks) == 1 else fingerprint(marks)}
+    models = sorted(_model_fingerprint(member) for member in model.members)
+    inputs = {"slide": _slide_fingerprint(slide), "model": models[0] if len(models) == 1 else fingerprint(models)}
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
 
 
-def _chosen(source: str | dict[str, str]) -> dict[str, str]:
-    """Return which pages, planes or positions of its files a slide is, by channel: two of one file are two slides."""
-    texts = source if isinstance(source, dict) else {"": source}
-    return {name: str(replace(split_fragment(text), path="")) for name, text in texts.items()}
-
-
-def _probes(slide: Slide) -> str:
-    """Return a fingerprint of some pixels: a large file's own holds samples of its bytes only."""
+def _slide_fingerprint(slide: Slide) -> str:
+    """Return a fingerprint of a slide's files, of the pages or planes chosen of them, and of some of its pixels."""
     digest = hashlib.sha256()
+    # The fingerprint of a large file has samples of its bytes only, so some pixels are read too.
     for y in np.linspace(0, slide.size[1], _PROBES, endpoint=False).astype(int).tolist():
         for x in np.linspace(0, slide.size[0], _PROBES, endpoint=False).astype(int).tolist():
             digest.update(np.ascontiguousarray(slide.read_region(x, y, _PROBE_PX, _PROBE_PX)).tobytes())
-    return digest.hexdigest()
+    # Without the path: a moved slide is the same one, but two pages of one file are two slides.
+    sources = slide.source if isinstance(slide.source, dict) else {"": slide.source}
+    pixels = {
+        "files": [fingerprint_file(path) for path in slide.paths],
+        "chosen": {name: str(replace(split_fragment(source), path="")) for name, source in sources.items()},
+        "channels": slide.channels,
+        "mpp": slide.mpp,
+        "background": slide.background,
+        "probes": digest.hexdigest(),
+    }
+    return fingerprint(pixels)
 
 
 def _model_fingerprint(model: PatchClassifier) -> str:
@@ -267,34 +266,36 @@ def _model_fingerprint(model: PatchClassifier) -> str:
     return digest.hexdigest()
 
 
-def _adopted(out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], made: Artefact) -> PredictResult:
-    """Return the result of outputs that are there.
-
-    The status is written if an interruption left it out, and follows a slide that has another patient or place by now.
-    """
+def _reuse_existing(
+    out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], outputs: Artefact
+) -> PredictResult:
+    """Return the result of existing outputs, and bring the slide's status up to date."""
     result = _result(slide_id, read_json(folder / FACTS))
     entry = read_status(out, slide_id).get(STAGE, {})
-    known = {name: value for name, value in about.items() if value}
+    current = {name: value for name, value in about.items() if value}
+    # The status is missing after an interruption, and outdated if the slide has moved or has another patient now.
     if entry.get("state") not in FINISHED:
-        made.record(_entry(result, about))
-    elif any(entry.get(name) != value for name, value in known.items()):
-        update_status(out, slide_id, STAGE, {**entry, **known})
+        outputs.record(_status_entry(result, about))
+    elif any(entry.get(name) != value for name, value in current.items()):
+        update_status(out, slide_id, STAGE, {**entry, **current})
     return replace(result, state="current")
 
 
 def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
-    """Return what became of a slide whose outputs are there."""
+    """Return the result that a slide's ``heatmap.json`` tells."""
     counts = {name: int(value) for name, value in facts["counts"].items()}
-    state = "done" if counts["predicted"] else "done_empty"
-    warnings = tuple(facts.get("warnings", ()))
-    level = {name: facts[name] for name in _LEVEL if name in facts}
     return PredictResult(
-        slide_id=slide_id, state=state, counts=counts, summary=facts["summary"], warnings=warnings, level=level
+        slide_id=slide_id,
+        state="done" if counts["predicted"] else "done_empty",
+        counts=counts,
+        summary=facts["summary"],
+        warnings=tuple(facts["warnings"]),
+        level={name: facts[name] for name in ("read_level", "read_level_downsample")},
     )
 
 
-def _entry(result: PredictResult, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the slide's status says; its patient and place stand only there."""
+def _status_entry(result: PredictResult, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the slide's status; only this has the slide's patient and path, never the heatmap."""
     return {
         "state": result.state,
         **about,
@@ -302,4 +303,129 @@ def _entry(result: PredictResult, about: Mapping[str, Any]) -> dict[str, Any]:
         "summary": dict(result.summary),
         "warnings": list(result.warnings),
         **result.level,
+    }
+
+
+def _write_folder(
+    folder: Path,
+    slide: Slide,
+    spec: BundleSpec,
+    prediction: Prediction,
+    stamp: Stamp,
+    *,
+    drawn_name: str,
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write the heatmap's files into an empty folder and return the content of ``heatmap.json``.
+
+    `drawn_name` is the slide's name in the picture; "" for none. `warnings` are for the reader of the slide's facts.
+    """
+    slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, decision_probability(spec)
+    grid = analysis.grid
+    cells, channels = _cells(prediction)
+    probability, shown = np.asarray(cells[0], np.float64), cells.astype(np.float32)
+    cell_um = round(grid.stride * slide.mpp, 9)
+    height, width = analysis.overview.shape[1:]
+    over_um = slide.mpp * slide.size[0] / width, slide.mpp * slide.size[1] / height
+    image: dict[str, Any] = {"channels": channels, "cell_um": cell_um, "name": slide_id}
+    write_ome_tiff(folder / "heatmap.ome.tif", shown, **image)
+    write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
+    write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um)
+    write_png(folder / "overlay.png", _overlay(slide, analysis, cells, drawn_name, spec))
+    regions = positive_regions(
+        probability, decision_probability=threshold, cell_px=grid.stride, mpp=slide.mpp, slide_size=slide.size
+    )
+    # Ids of this model's objects: QuPath replaces them when the same model's files are imported again.
+    identity: dict[str, Any] = {"slide_id": slide_id, "run": stamp.inputs["model"], "origin": slide.bounds[:2]}
+    write_regions(folder / "regions.geojson.gz", regions, class_name=spec.class_names[1], **identity)
+    write_tiles(
+        folder / "patches.geojson.gz",
+        prediction.tables(),
+        class_names=spec.class_names,
+        decision_threshold=spec.decision_threshold,
+        slide_size=slide.size,
+        **identity,
+    )
+    write_wsinfer_csv(folder / "patches.csv", prediction.tables(), class_names=spec.class_names)
+    facts = {
+        **_facts(slide, slide_id, analysis, spec, stamp),
+        "map_channels": list(channels),
+        "counts": {
+            "patches": len(prediction.tissue_fraction),
+            "predicted": len(prediction),
+            "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
+            "unreadable": prediction.unreadable,
+        },
+        "summary": summary(prediction, cells, regions=regions, decision_probability=threshold, mpp=slide.mpp),
+        "warnings": list(warnings),
+    }
+    write_json(folder / FACTS, facts)
+    return facts
+
+
+def _cells(prediction: Prediction) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Return the maps (C, ny, nx) and their names; the spread of an ensemble only."""
+    grid = prediction.analysis.grid
+    x, y = prediction.origins.T
+    all_x, all_y = grid.origins().T
+    probability, spread = np.asarray(prediction.columns["probability"]), np.asarray(prediction.columns["spread"])
+    tissue = stitch(grid, all_x, all_y, prediction.tissue_fraction)
+    maps = [stitch(grid, x, y, probability), tissue, coverage(grid, x, y, probability)]
+    if not np.isfinite(spread).any():
+        return np.stack(maps), CHANNELS
+    return np.stack([*maps, stitch(grid, x, y, spread)]), WITH_SPREAD
+
+
+def _overlay(slide: Slide, analysis: SlideAnalysis, cells: NDArray[np.float64], name: str, spec: BundleSpec) -> Picture:
+    """Return the picture of the map on the slide."""
+    probability, tissue, *_ = cells
+    overview = shrunk(analysis.overview, _OVERVIEW_PX)
+    scale_y, scale_x = slide.size[1] / overview.shape[1], slide.size[0] / overview.shape[2]
+    stride = analysis.grid.stride
+    return render(
+        compose(overview, analysis.windows, is_rgb=slide.is_rgb),
+        probability,
+        unreadable=np.isnan(tissue),  # the tissue of every cell is known, unless its pixels cannot be decoded
+        cell_px=(stride / scale_y, stride / scale_x),
+        um_per_px=slide.mpp * scale_x,
+        legend=Legend(
+            threshold=decision_probability(spec),
+            name=name,
+            class_name=spec.class_names[1],
+            channels=() if slide.is_rgb else slide.channels,
+            warning="" if spec.mpp is not None else "model's scale: unknown",
+        ),
+    )
+
+
+def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
+    """Return the facts that a reader of the heatmap needs besides its cells."""
+    grid = analysis.grid
+    return {
+        "slide_id": slide_id,
+        "size_px": list(slide.size),
+        "bounds_px": list(slide.bounds),
+        "mpp": slide.mpp,
+        "model_mpp": spec.mpp,
+        "channels": list(slide.channels),
+        "dtype": str(slide.dtype),
+        "files": [fingerprint_file(path) for path in slide.paths],
+        "patch_px": grid.patch_px,
+        "stride_px": grid.stride_px,
+        "downsample": grid.downsample,
+        **read_level(slide, grid.downsample),
+        "cell_px": grid.stride,
+        "cell_um": round(grid.stride * slide.mpp, 9),
+        "cells": [grid.nx, grid.ny],
+        "class_names": list(spec.class_names),
+        "method": spec.method,
+        "decision_threshold": spec.decision_threshold,
+        "decision_probability": decision_probability(spec),
+        "temperature": spec.temperature,
+        "background": analysis.background,
+        "tissue_threshold": analysis.tissue.threshold,
+        "intensity_windows": analysis.windows.tolist(),
+        "shifts": [shift.to_dict() for shift in analysis.shifts],
+        "offsets_px": [list(offset) for offset in analysis.offsets],
+        "stamp": stamp.to_dict(),
     }

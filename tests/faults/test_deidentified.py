@@ -18,7 +18,7 @@ from PIL import Image
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import DuplicateIdError, InputUnsupportedError
 from pathopatch.core.status import read_status, update_status
-from pathopatch.heatmaps import folder
+from pathopatch.heatmaps import artefacts
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.slides.pseudonyms import pseudonym, pseudonymize, require_unmixed
@@ -80,13 +80,13 @@ def test_names_are_in_no_output_and_without_the_option_they_are(tmp_path: Path, 
 
 def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[str] = []
-    render = folder.render
+    render = artefacts.render
 
     def noting(*arguments: Any, legend: Legend, **rest: Any) -> Any:
         drawn.append(legend.name)
         return render(*arguments, legend=legend, **rest)
 
-    monkeypatch.setattr(folder, "render", noting)
+    monkeypatch.setattr(artefacts, "render", noting)
     rows = slides_to_predict(str(cohort(tmp_path)))[:1]
     for config in (CONFIG, CONFIG.model_copy(update={"deidentify": False})):
         predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / f"out-{config.deidentify}", config)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 import tempfile
 import threading
@@ -89,7 +90,7 @@ def functions_by_file(codes: set[CodeType]) -> dict[str, list[str]]:
     """Return the qualified names of functions by file, both sorted."""
     by_file: dict[str, set[str]] = defaultdict(set)
     for code in codes:
-        name = code.co_qualname.split(".<lambda>")[0].split(".<locals>.<")[0]  # a lambda belongs to its function
+        name = re.sub(r"(\.<locals>)?\.<(lambda|\w+comp|genexpr)>", "", code.co_qualname)  # part of their function
         if not name.startswith("<") and code.co_flags & inspect.CO_OPTIMIZED:  # a module's or class's body has no flag
             by_file[str(Path(code.co_filename).relative_to(PACKAGE))].add(name)
     return {file: sorted(by_file[file]) for file in sorted(by_file)}

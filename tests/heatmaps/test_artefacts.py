@@ -26,7 +26,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
-from pathopatch.heatmaps import artefacts, folder, overlay
+from pathopatch.heatmaps import artefacts, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.heatmaps.predict import predict_slide
@@ -166,9 +166,9 @@ def test_every_file_calls_tumour_what_lies_above_the_models_own_threshold(
     tmp_path, slide, monkeypatch, threshold, called
 ):
     drawn = []
-    render = folder.render
+    render = artefacts.render
     monkeypatch.setattr(
-        folder, "render", lambda *a, legend, **k: drawn.append(legend) or render(*a, legend=legend, **k)
+        artefacts, "render", lambda *a, legend, **k: drawn.append(legend) or render(*a, legend=legend, **k)
     )
     chosen = model(decision_threshold=threshold, temperature=2.0)  # of the logits 1 and -1
     result = predict_to(slide, chosen, tmp_path, slide_id="s1")
@@ -372,14 +372,14 @@ def test_a_moved_slide_has_its_new_place_and_keeps_its_patient(tmp_path, slide):
     assert (Path(entry["source"]).name, entry["patient_id"]) == ("moved.tif", "p")
 
 
-@pytest.mark.parametrize(("home", "writer"), [(folder, "write_tiles"), (artefacts, "write_tables")])
-def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch, home, writer):
+@pytest.mark.parametrize("writer", ["write_tiles", "write_tables"])
+def test_a_failure_leaves_neither_new_nor_temporary_files(tmp_path, slide, monkeypatch, writer):
     def fail(*arguments, **settings):
         raise RuntimeError("no ink")
 
     predict_to(slide, model(), tmp_path, slide_id="s1")
     before = _without_status(tmp_path)
-    monkeypatch.setattr(home, writer, fail)
+    monkeypatch.setattr(artefacts, writer, fail)
     with pytest.raises(RuntimeError, match="no ink"):
         predict_to(slide, model(decision_threshold=0.2), tmp_path, slide_id="s1", force=True)
     assert _without_status(tmp_path) == before
