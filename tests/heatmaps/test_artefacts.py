@@ -402,7 +402,7 @@ def test_an_empty_slide_is_done_empty_with_a_map_of_nan(tmp_path):
 def test_a_slide_that_looks_otherwise_than_the_model_states_is_warned_of(tmp_path, image):
     _open(tmp_path / "s.tif", 255 - image).close()
     with open_slide(tmp_path / "s.tif", channels=("SHG",), background="bright") as slide:
-        assert "looks otherwise" in predict_to(slide, model(), tmp_path, slide_id="s1").warnings[0]
+        assert "looks different" in predict_to(slide, model(), tmp_path, slide_id="s1").warnings[0]
 
 
 @pytest.mark.fault("checkpoint")
