@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, attribute_in
 from pathopatch.groups.expected import expected_intervals
 from pathopatch.groups.shortcut import alpha_of, attribute_score, cohort_verdict, fraction_only, sweep_thresholds
-from pathopatch.groups.splits import SPLITS
+from pathopatch.slides.manifest import SPLITS
 
 VERSION = 3
 """Of what an audit holds; one of another version is made anew."""

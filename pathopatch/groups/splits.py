@@ -7,8 +7,8 @@ import pandas as pd
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, SplitLeakageError
 from pathopatch.core.text import pluralize
+from pathopatch.slides.manifest import SPLITS
 
-SPLITS = ("train", "val", "test")
 _HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains
 _LEAST_FOLDS = 3  # one tests, one validates, one is left to train on
 

@@ -17,51 +17,53 @@ def patches(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["patch_id", "slide_id", "label"]).assign(**columns)
 
 
-def rows(*told: tuple[Any, ...]) -> list[RecordedDecision]:
+def rows(*decisions: tuple[Any, ...]) -> list[RecordedDecision]:
     return [
         RecordedDecision(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer=reviewer, id=n,
                  made=f"2026-01-01T00:00:{n:02d}.000000Z")
-        for n, (slide, x, verdict, reviewer) in enumerate(told, 1)
+        for n, (slide, x, verdict, reviewer) in enumerate(decisions, 1)
     ]  # fmt: skip
 
 
 def test_rejected_slides_go_and_patches_take_the_verdict_as_their_label() -> None:
     before = patches()
-    found = apply_decisions(
+    applied = apply_decisions(
         before,
         rows(("a", None, "reject", "Ada"), ("b", 0, "non-tumour", "Bo"), ("b", 64, "unsure", "Bo"),
              ("c", 128, "tumour", "Ada"), ("c", 0, "tumour", "Ada"), ("c", None, "accept", "Ada"),
              ("b", None, "flag", "Bo"), ("z", None, "reject", "Cy"), ("a", 0, "unsure", "Ada")),
     )  # fmt: skip
-    assert found.patches.to_dict("list") == {
+    assert applied.patches.to_dict("list") == {
         "patch_id": ["b@0,0", "b@64,0", "b@128,0", "c@0,0", "c@64,0", "c@128,0"],
         "slide_id": ["b", "b", "b", "c", "c", "c"],
         "label": [0, -1, -1, 1, 0, 1],
     }
-    assert found.changed_patch_ids == {"b@0,0", "b@64,0", "c@128,0"}  # c@0,0 was tumour already
-    assert found.summary == {
+    assert applied.changed_patch_ids == {"b@0,0", "b@64,0", "c@128,0"}  # c@0,0 was tumour already
+    assert applied.summary == {
         "reviewers": ["Ada", "Bo"], "rejected": ["a"], "accepted": ["c"], "flagged": ["b"], "patches_rejected": 3,
         "relabelled": {"tumour": 2, "non-tumour": 1, "unsure": 1}, "elsewhere": ["z"],
     }  # fmt: skip
     pd.testing.assert_frame_equal(before, patches())
-    assert decision_summary({**found.summary, "labels_changed": {"train": 3}}) == (
+    assert decision_summary({**applied.summary, "labels_changed": {"train": 3}}) == (
         "Decisions of reviewers (Ada, Bo): slides rejected: a (3 patches); "
         "patches relabelled: 2 tumour, 1 non-tumour, 1 unsure; labels that changed by that: 3 in train."
     )
 
 
 def test_only_the_latest_verdict_counts() -> None:
-    told = rows(("a", None, "reject", "Ada"), ("a", None, "accept", "Bo"), ("a", 0, "unsure", "Bo"),
+    decisions = rows(("a", None, "reject", "Ada"), ("a", None, "accept", "Bo"), ("a", 0, "unsure", "Bo"),
                 ("a", 0, "tumour", "Ada"))  # fmt: skip
-    found = apply_decisions(patches(), told)
-    pd.testing.assert_frame_equal(found.patches, patches())
-    assert found.changed_patch_ids == frozenset()
+    applied = apply_decisions(patches(), decisions)
+    pd.testing.assert_frame_equal(applied.patches, patches())
+    assert applied.changed_patch_ids == frozenset()
 
 
 def test_no_decisions_change_nothing() -> None:
-    found = apply_decisions(patches(), [])
-    pd.testing.assert_frame_equal(found.patches, patches())
-    assert decision_summary(found.summary) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
+    applied = apply_decisions(patches(), [])
+    pd.testing.assert_frame_equal(applied.patches, patches())
+    assert (
+        decision_summary(applied.summary) == "Decisions of reviewers (nobody): no slide rejected; no patch relabelled."
+    )
 
 
 def test_a_label_of_a_patch_that_was_not_tiled_is_refused() -> None:

@@ -24,11 +24,11 @@ SLIDES = 10
 CONFIG = GroupsConfig(thresholds=(0.5,))
 
 
-def rows(*told: tuple[str, int | None, str]) -> list[RecordedDecision]:
+def rows(*verdicts: tuple[str, int | None, str]) -> list[RecordedDecision]:
     return [
         RecordedDecision(slide_id=slide, x=x, y=None if x is None else 0, verdict=verdict, reviewer="Ada", id=n,
                  made=f"2026-01-01T00:00:{n:02d}.000000Z")
-        for n, (slide, x, verdict) in enumerate(told, 1)
+        for n, (slide, x, verdict) in enumerate(verdicts, 1)
     ]  # fmt: skip
 
 
@@ -60,9 +60,9 @@ def work(tiled: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def decisions(tmp_path: Path) -> Path:
     path = tmp_path / "review.csv"
-    told = rows(("s1", None, "reject"), ("s3", 0, "non-tumour"), ("s3", 16, "unsure"), ("s0", 0, "non-tumour"),
+    verdicts = rows(("s1", None, "reject"), ("s3", 0, "non-tumour"), ("s3", 16, "unsure"), ("s0", 0, "non-tumour"),
                 ("elsewhere", None, "reject"))  # fmt: skip
-    path.write_text(decisions_csv(told))
+    path.write_text(decisions_csv(verdicts))
     return path
 
 
@@ -127,18 +127,18 @@ def test_a_mistake_in_the_decisions_stops_before_anything_is_written(
 
 def patches(n_patients: int = 6) -> pd.DataFrame:
     """Each patient has two patches of each group at 0.25."""
-    told = [
+    patch_rows = [
         (f"s{i}@{k},0", f"s{i}", f"p{i}", y, 0.1 + 0.5 * a)
         for i in range(n_patients)
         for k, (y, a) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)] * 2)
     ]
-    return pd.DataFrame(told, columns=["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"])
+    return pd.DataFrame(patch_rows, columns=["patch_id", "slide_id", "patient_id", "label", "tissue_fraction"])
 
 
 def test_patients_stay_in_their_folds_whatever_is_decided() -> None:
     config = GroupsConfig(thresholds=(0.25,))
-    told = rows(("s2", None, "reject"), *((f"s{n}", 4, "tumour") for n in (0, 1)))
-    before, after = fold_tables(patches(), config, folds=3), fold_tables(patches(), config, folds=3, rows=told)
+    verdicts = rows(("s2", None, "reject"), *((f"s{n}", 4, "tumour") for n in (0, 1)))
+    before, after = fold_tables(patches(), config, folds=3), fold_tables(patches(), config, folds=3, rows=verdicts)
 
     def folds(table: Any) -> dict[str, int]:
         return dict(zip(table["patient_id"], table["fold"], strict=True))
