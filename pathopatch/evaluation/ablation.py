@@ -70,6 +70,7 @@ def ablation(
         auroc_lost = _auroc_lost(margin, blanked_margin, label, patient, resamples=resamples, seed=seed)
         for attribute in threshold_attributes(table):
             group = attribute.groups_in(table)
+            # The network keeps its decision threshold: it is not tuned anew without the channel.
             right = [(logit > decision_threshold) == (label == 1) for logit in (margin, blanked_margin)]
             accuracies = _accuracies_lost(right, group, patient, n_groups=2 * n_values, resamples=resamples, seed=seed)
             rows.append({"channel": name.removeprefix(WITHOUT), "threshold": attribute.key, **accuracies, **auroc_lost})
@@ -110,6 +111,7 @@ def _accuracies_lost(
 ) -> dict[str, float]:
     """Return WGA and GBA with and without a channel, and the losses with their intervals."""
     (hits, n), (hits_without, _) = (patient_counts(part, group, patient, n_groups=n_groups) for part in right)
+    # One resampling of both counts gives the same patients to both.
     draws = resampled(
         np.concatenate([hits, hits_without, n], axis=1).astype(np.float64), resamples=resamples, seed=seed
     )

@@ -74,6 +74,7 @@ def reliability(
         `brier`, `nll`; and `bins`: for each of ten `low`, `high`, `n`, `mean_probability`, `tumor_share` with
         `tumor_share_low` and `tumor_share_high`. NaN where there are no patches or too few patients.
     """
+    # A probability of 1 belongs to the last bin.
     place = np.minimum((probability * _N_BINS).astype(np.int64), _N_BINS - 1)
     sums = _binned(place, probability, label.astype(np.float64), patient)
     draws = resampled(sums, resamples=resamples, seed=seed)
@@ -169,7 +170,8 @@ def calibration(
     """
     label = table["label"].to_numpy(dtype=np.int64)
     after = table["probability"].to_numpy(dtype=np.float64)
-    before = 0.5 * (1 + np.tanh(0.5 * table["logit"].to_numpy(dtype=np.float64)))  # no exponential overflows
+    # The logistic function as a tanh: no exponential overflows.
+    before = 0.5 * (1 + np.tanh(0.5 * table["logit"].to_numpy(dtype=np.float64)))
     settings: dict[str, Any] = {"resamples": resamples, "seed": seed}
     # A temperature of 1 changes no probability, and then there is no "after".
     kinds = {"before": before} | ({} if np.allclose(before, after, rtol=0, atol=1e-9) else {"after": after})
@@ -223,6 +225,7 @@ def _chance_error(probability: NDArray[np.float64], place: NDArray[np.int64], se
     """Return the mean error of a perfectly calibrated model: labels drawn with the predicted probabilities."""
     if not len(probability):
         return float("nan")
+    # Simulated: the mean of absolute errors over bins has no closed form.
     rng = np.random.default_rng(seed)
     predicted = np.bincount(place, weights=probability, minlength=_N_BINS)
     errors = []

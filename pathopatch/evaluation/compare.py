@@ -105,6 +105,7 @@ def comparison(
     names = evaluated_runs(work) if runs is None else list(runs)
     require_these_groups(work, names)
     splits = ("test", "val") if split is None else (split,)
+    # The first split that any run has: all rows of a comparison are of one split.
     candidates = ([row for name in names for row in _rows_of(work, name, candidate)] for candidate in splits)
     rows = next((rows for rows in candidates if rows), [])
     if not rows:
@@ -256,6 +257,7 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
     validation = by_attribute(numbers["splits"].get("val", {"thresholds": {}}))
     rows = []
     for label, scores in by_attribute(content).items():
+        # Bins have no threshold; sorting puts their NaN last.
         threshold = float(label) if label in content["thresholds"] else float("nan")
         row: dict[str, Any] = {"run": name, **about, "threshold": threshold, "attribute": label, "split": split}
         row |= {key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")}

@@ -87,6 +87,7 @@ def unequal_budgets_text(searches: Sequence[str], references: Sequence[str]) -> 
 
 def _steps_of_all_phases(config: Mapping[str, Any]) -> float:
     """Return the steps of one training, all phases of its method together; NaN where unknown."""
+    # A bundle from elsewhere may name a method that is unknown here, so its phases are unknown too.
     if config.get("method") not in NAMES:
         return config.get("steps", float("nan"))  # type: ignore[no-any-return]
     train = TrainConfig.model_validate({key: config[key] for key in config if key in TrainConfig.model_fields})

@@ -98,6 +98,7 @@ def evaluate_run(
             return out
         groups = read_table(WorkFolder(work).groups)
         model = load_model(model_folder, device=device)
+        # A split that was trained on may be evaluated by name; any other must be new to the model.
         unseen = sorted(set(splits) - set(_train_splits(work, run_name)))
         require_unseen(work, groups, model.spec, unseen, place=out.parent)
         predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
@@ -241,6 +242,7 @@ def _scores(
         group[is_known] % n_values,
         patient[is_known],
         decision_threshold=decision_threshold,
+        # The biased average weights the groups by their shares in training, as the plain average did there.
         train_shares=group_shares(attribute.groups_in(trained_on), n_groups=2 * n_values),
         n_values=n_values,
         resamples=config.bootstrap,
@@ -249,7 +251,8 @@ def _scores(
 
 
 def group_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the group accuracies of `evaluate_predictions`, a row per split, attribute (its label) and group."""
+    """Return the group accuracies of `evaluate_predictions`, a row per split, attribute and group."""
+    # The column threshold holds the label of any attribute, ``bins 0.3,0.5`` too.
     rows = [
         {"split": split, "threshold": label, **row}
         for split, content in numbers["splits"].items()

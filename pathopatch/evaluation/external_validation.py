@@ -100,9 +100,11 @@ def evaluate_bundle(
         if made.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
+        # The splits of this cohort mean nothing to a model that was trained elsewhere.
         groups = groups.assign(split=_ALL) if splits is None else groups
         evaluated_splits = (_ALL,) if splits is None else tuple(dict.fromkeys(splits))
         rows = labelled_rows(groups, evaluated_splits, remedy=_NO_LABELS)
+        # Patches that do not fit are refused before the network is loaded.
         warnings = check_patches(spec, _source(work, rows), place=str(bundle))
         warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + leakage_warnings(spec, work, rows)
         model = load_model(bundle, device=device)
@@ -174,6 +176,7 @@ def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[
     warnings = []
     if len(mpps) < 2:
         warnings.append("The scale (mpp) of the model or of the patches is not known, so it was not compared.")
+    # "auto" is decided slide by slide, so it says nothing about the patches.
     if "auto" not in (source.background, spec.background) and source.background != spec.background:
         warnings.append(f"Where there is no tissue the patches are {source.background}, the model's {spec.background}.")
     return warnings

@@ -52,19 +52,19 @@ def gains_of_row(
     if row["reference"] == "":
         names = ("wga", *range(n_groups))
         return {f"gain_{name}{end}": float("nan") for name in names for end in ("", "_low", "_high")}
-    mine = predictions[row["run"]]
-    reference = predictions[row["reference"]].reindex(mine.index).dropna(subset=["logit"])
-    group = attributes[row["attribute"]].groups_in(mine.loc[reference.index])
+    own = predictions[row["run"]]
+    reference = predictions[row["reference"]].reindex(own.index).dropna(subset=["logit"])
+    group = attributes[row["attribute"]].groups_in(own.loc[reference.index])
     reference, group = reference[group >= 0], group[group >= 0]  # blank patches are in no bin
-    mine = mine.loc[reference.index]
+    own = own.loc[reference.index]
     # Each run keeps its own decision threshold, which its row at the same attribute holds.
     is_same = (table["run"] == row["reference"]) & (table["attribute"] == row["attribute"])
     reference_threshold = table.loc[is_same, "decision_threshold"].iloc[0]
-    label = mine["label"].to_numpy() == 1
-    right = (mine["logit"].to_numpy() > row["decision_threshold"]) == label
+    label = own["label"].to_numpy() == 1
+    right = (own["logit"].to_numpy() > row["decision_threshold"]) == label
     reference_right = (reference["logit"].to_numpy() > reference_threshold) == label
-    people = patient.loc[mine.index].to_numpy(dtype=str)
-    return paired_gains(right, reference_right, group, people, n_groups=n_groups, config=config)
+    patients = patient.loc[own.index].to_numpy(dtype=str)
+    return paired_gains(right, reference_right, group, patients, n_groups=n_groups, config=config)
 
 
 def n_groups_of(row: pd.Series[Any]) -> int:

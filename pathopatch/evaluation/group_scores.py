@@ -177,7 +177,8 @@ def _check(
 def _one_group(
     number: int, hits: NDArray[np.int64], n: NDArray[np.int64], *, n_values: int, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return one group's row; its interval resamples the patients that have patches in it."""
+    """Return one group's row."""
+    # A patient without patches in the group says nothing about it.
     hits, n = hits[n > 0], n[n > 0]
     accuracy = with_interval(
         lambda i: _ratio(hits[i].sum(), n[i].sum()), np.arange(len(n)), resamples=resamples, seed=seed

@@ -124,6 +124,7 @@ def write_fold_tables(work: Path) -> pd.DataFrame:
 
 def _pooled(predictions: list[pd.DataFrame], thresholds: list[float]) -> pd.DataFrame:
     """Return the predictions of all folds, each less a threshold of its own, test patches first."""
+    # The logits without a channel move by the same threshold, so that an ablation compares like with like.
     parts = [
         table.assign(**{name: table[name] - threshold for name in map(str, table) if name.startswith("logit")})
         for table, threshold in zip(predictions, thresholds, strict=True)

@@ -53,6 +53,7 @@ def sweep_thresholds(
     right = (predictions["logit"].to_numpy(np.float64)[is_known] > decision_threshold) == (label == 1)
     rows = []
     for threshold in SWEEP_THRESHOLDS:
+        # A threshold is reached by equality, as in `tissue_bin`.
         hits, n = patient_counts(right, 2 * label + (fraction >= threshold), patient)
         rows.append({"threshold": threshold, **_sweep_row(hits, n, TissueThreshold(threshold).group_names, config)})
     return pd.DataFrame(rows)

@@ -168,10 +168,10 @@ def _one_label(
         if pair is None:
             numbers |= dict.fromkeys(ends, np.nan)
             continue
-        mine, theirs = (np.abs(measure(resampled(sums, **settings))) for sums in pair)
+        own_draws, reference_draws = (np.abs(measure(resampled(sums, **settings))) for sums in pair)
         value, reference_value = (_of_all(sums, measure) for sums in pair)
         change = abs(value) - abs(reference_value)
-        numbers |= dict(zip(ends, (reference_value, change, *interval(mine - theirs)), strict=True))
+        numbers |= dict(zip(ends, (reference_value, change, *interval(own_draws - reference_draws)), strict=True))
     return numbers
 
 

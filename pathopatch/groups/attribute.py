@@ -338,7 +338,7 @@ def patch_attribute_names(patches: pd.DataFrame) -> tuple[str, ...]:
             remedy="keep slides and ready patches with an attribute in two work folders",
         )
     values = set(own.astype(str)) - {""}
-    try:
+    try:  # as text 10 would come before 9
         return tuple(sorted(values, key=float))
     except ValueError:
         return tuple(sorted(values))
@@ -355,6 +355,7 @@ def label_names(groups: pd.DataFrame) -> tuple[str, ...]:
 
 def stored_thresholds(groups: pd.DataFrame) -> tuple[float, ...]:
     """Return the tissue thresholds of a groups or predictions table, in the order of its columns."""
+    # A predictions table has the columns of groups alone, a groups table those of values too.
     names = map(str, groups.columns)
     return tuple(float(name.removeprefix(_GROUP)) for name in names if name.startswith(_GROUP))
 

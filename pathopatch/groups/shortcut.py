@@ -123,11 +123,11 @@ def attribute_score(label: NDArray[np.int64], attribute: NDArray[np.int64], pati
     score = np.zeros(len(label))
     for number in range(folds):
         # A patient's own labels would raise the score of values that are rare elsewhere.
-        others, mine = fold != number, fold == number
+        others, own = fold != number, fold == number
         n = np.bincount(attribute[others], minlength=n_values)
         share = ratio(np.bincount(attribute[others], weights=label[others], minlength=n_values), n)
         share = np.where(np.isnan(share), label[others].mean() if others.any() else 0.5, share)
-        score[mine] = np.unique(share, return_inverse=True)[1][attribute[mine]]
+        score[own] = np.unique(share, return_inverse=True)[1][attribute[own]]
     return score / max(1, n_values - 1)
 
 

@@ -60,7 +60,7 @@ def test_the_needed_channel_costs_everything_and_the_other_nothing(table: pd.Dat
     assert [told["SHG"][f"{name}_lost"] for name in ("wga", "gba", "auroc")] == [0, 0, 0]
 
 
-def test_an_empty_group_leaves_the_loss_of_wga_unknown_and_that_of_auroc_known(table: pd.DataFrame) -> None:
+def test_an_empty_group_makes_only_the_loss_of_wga_unknown(table: pd.DataFrame) -> None:
     some = table[table["group@0.5"] != 3]
     told = ablation(some, np.arange(len(some)), decision_threshold=0.0, resamples=20)[0]
     assert np.isnan(told["wga_lost"])

@@ -64,7 +64,7 @@ def predicted(temperature: float) -> pd.DataFrame:
     return table.assign(probability=1 / (1 + np.exp(-logit / temperature)))
 
 
-def test_the_right_temperature_mends_what_is_over_confident_with_little_tissue_and_with_much() -> None:
+def test_the_right_temperature_mends_overconfidence_at_each_attribute() -> None:
     told = calibration(predicted(2.0), np.arange(3000), resamples=0)
     for a in (0, 1):
         before, after = (told[kind]["thresholds"]["0.5"]["attributes"][a] for kind in ("before", "after"))
@@ -80,7 +80,7 @@ def test_without_a_temperature_there_is_no_after() -> None:
     assert list(calibration(predicted(1.0), np.arange(3000), resamples=0)) == ["before"]
 
 
-def test_logits_far_beyond_what_an_exponential_holds_are_probabilities_of_nought_and_one() -> None:
+def test_logits_beyond_the_range_of_exp_are_probabilities_0_and_1() -> None:
     table = pd.DataFrame({"label": [0, 1], "logit": [-1e4, 1e4], "probability": [0.0, 1.0], "group@0.5": [0, 3]})
     told = calibration(table, np.array(["a", "b"]), resamples=0)
     assert set(told) == {"before"}

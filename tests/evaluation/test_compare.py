@@ -173,7 +173,7 @@ def searched(work: Path, run: str, *, trials: int, offered: str, steps: int) -> 
     write_json(work / "runs" / run / "search.json", facts | {"pruned": 0, "diverged": 0})
 
 
-def test_a_run_trained_on_bins_is_held_against_the_better_erm_of_bins_and_of_the_threshold(tmp_path: Path) -> None:
+def test_a_run_on_bins_is_compared_with_the_better_of_both_erm_runs(tmp_path: Path) -> None:
     write_table(tmp_path / "groups.parquet", groups_table(), STAMP)
     right = {"good": {"val": (9, 7, 9, 9), "test": (9, 6, 9, 9)}, "poor": {"val": (9, 2, 9, 9), "test": (9, 1, 9, 9)}}
     write_run(tmp_path, TrainConfig(method="erm", threshold=0.5), right["good"])
@@ -202,7 +202,7 @@ def test_runs_that_were_judged_by_other_groups_are_not_compared(work: Path) -> N
         compare(work, config=QUICK)
 
 
-def test_the_table_says_trials_and_steps_and_only_equal_searches_are_held_against_each_other(work: Path) -> None:
+def test_only_runs_of_equal_searches_are_compared_with_each_other(work: Path) -> None:
     searched(work, "gerne-t0.5-s0", trials=8, offered="8 trials", steps=4200)
     table = compare(work, config=QUICK).set_index("method")
     assert table.loc["gerne", ["trials", "search_steps", "reference"]].tolist() == [8, 4200, ""]
@@ -217,7 +217,7 @@ def test_the_table_says_trials_and_steps_and_only_equal_searches_are_held_agains
     assert "earches differ" not in comparison_table(work)
 
 
-def test_what_debiasing_took_out_of_the_dependence_on_tissue_is_written_beside(work: Path) -> None:
+def test_the_change_of_the_dependence_on_tissue_is_written(work: Path) -> None:
     compare(work, config=QUICK)
     rows = pd.read_csv(work / "tissue_dependence.csv").set_index(["run", "label"])
     row = rows.loc[("gerne-t0.5-s0", 0)]

@@ -78,7 +78,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_model_that_sees_only_tissue_is_right_with_the_shortcut_and_wrong_against_it(work: Path) -> None:
+def test_a_model_of_tissue_alone_is_right_only_where_the_shortcut_holds(work: Path) -> None:
     out = evaluate_run(work, "erm", config=QUICK)
     judged = read_json(out / "metrics.json")["splits"]["test"]["thresholds"]["0.5"]
     assert [row["accuracy"] for row in judged["groups"]] == [1, 0, 0, 1]

@@ -104,7 +104,7 @@ def test_slides_that_the_model_has_seen_are_named_under_whatever_name(
     assert "(b)" in leakage_warnings(spec, tmp_path, rows)[0]
 
 
-def test_patients_of_a_set_of_ready_patches_are_told_apart_and_no_name_stands_in_the_bundle(
+def test_leaked_patients_of_ready_patches_are_found_without_their_names(
     home: Path, bundle: Path, tmp_path: Path
 ) -> None:
     slides = pd.DataFrame({"slide_id": ["set"], "patient_id": [""], "fingerprint": ["f" * 64]})
@@ -148,7 +148,7 @@ def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, cha
         check_patches(spec, replace(fitting(), **change))
 
 
-def test_a_model_of_three_classes_is_refused_and_not_judged_by_two_of_its_logits(bundle: Path) -> None:
+def test_a_model_of_three_classes_is_refused(bundle: Path) -> None:
     spec = read_spec(bundle).model_copy(update={"class_names": ("none", "in situ", "invasive")})
     with pytest.raises(CheckpointIncompatibleError, match="has 3 classes"):
         check_patches(spec, fitting())
@@ -204,7 +204,7 @@ def test_an_incompatible_bundle_leaves_nothing(bundle: Path, tmp_path: Path) -> 
     assert not (tmp_path / "evaluations").exists()
 
 
-def test_a_current_evaluation_stays_and_another_model_of_that_name_needs_force(outside: Path, bundle: Path) -> None:
+def test_another_model_of_the_same_name_needs_force(outside: Path, bundle: Path) -> None:
     out = evaluate_bundle(outside, bundle, config=QUICK, device="cpu")
     before = (out / "metrics.json").stat().st_mtime_ns
     evaluate_bundle(outside, bundle, config=QUICK, device="cpu")

@@ -51,7 +51,7 @@ def test_biased_average_weighs_groups_by_the_training_shares() -> None:
     assert math.isnan(judged()["biased_average"])
 
 
-def test_decision_threshold_moves_the_groups_and_zero_is_reported_beside_it() -> None:
+def test_wga_at_threshold_zero_is_reported_beside_that_at_its_own() -> None:
     numbers = judged(decision_threshold=2.5)
     assert [row["correct"] for row in numbers["groups"]] == [4, 2, 1, 0]
     assert numbers["wga"]["value"] == 0

@@ -19,7 +19,7 @@ def trained(work, **changes):
     return fit(work, TrainConfig(**{**small, **changes}))
 
 
-def test_a_method_that_learns_from_half_of_validation_is_judged_on_the_other_half(tmp_path):
+def test_a_run_is_not_evaluated_on_validation_patches_it_learnt_from(tmp_path):
     groups = write_work(tmp_path)
     run = trained(tmp_path, method="dfr")
     learnt = set(pd.read_csv(run / "learnt_from_val.csv")["patch_id"])
@@ -35,7 +35,7 @@ def test_a_method_that_learns_from_half_of_validation_is_judged_on_the_other_hal
     assert np.sum(predicted["split"] == "test") == 38
 
 
-def test_other_methods_are_judged_on_all_of_it_and_those_trained_on_it_on_none(tmp_path):
+def test_validation_counts_fully_for_other_methods_and_not_if_trained_on(tmp_path):
     write_work(tmp_path)
     plain = trained(tmp_path, method="erm")
     assert not (plain / "learnt_from_val.csv").exists()

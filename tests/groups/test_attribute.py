@@ -84,7 +84,7 @@ def test_a_groups_table_gives_its_attributes_back():
     assert bins.groups_in(table).tolist() == [0, 4, 5]
 
 
-def test_a_table_of_patches_with_an_attribute_repeats_it_at_every_threshold():
+def test_an_attribute_of_the_patches_is_repeated_at_every_threshold():
     table = assign_groups(patches(attribute=["10", "9", ""]), [0.25, 0.5])
     first, second = threshold_attributes(table)
     assert first == attribute_in(table, 0.25) == PatchAttribute(("9", "10"), 0.25)

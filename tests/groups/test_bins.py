@@ -12,13 +12,13 @@ def test_bins_that_are_large_enough_stay():
     assert _kept_cuts(counts, least=10) == (0, 1)
 
 
-def test_the_smallest_cell_joins_the_neighbour_with_fewer_patches_of_its_label():
+def test_a_small_bin_joins_the_neighbour_with_fewer_patches_of_its_label():
     counts = np.array([[[30, 9, 40, 20], [10, 12, 50, 15]]])  # bin 1 joins bin 0 (30 < 40): the first cut goes
     assert _kept_cuts(counts, least=10) == (1, 2)
     assert _kept_cuts(np.array([[[30, 9, 20], [30, 30, 30]]]), least=10) == (0,)  # here bin 2 is the smaller one
 
 
-def test_an_outer_bin_has_one_neighbour_and_joining_goes_on_until_all_cells_suffice():
+def test_bins_are_joined_until_all_suffice_or_two_are_left():
     counts = np.array([[[3, 4, 50, 5], [60, 60, 60, 60]]])
     # 3 joins 4: (7, 50, 5); 5 joins 50: (7, 55); two bins are left, though 7 is below 10
     assert _kept_cuts(counts, least=10) == (1,)
@@ -35,7 +35,7 @@ def test_patches_go_where_their_bin_went():
     assert bins.join(np.array([0, 1, 2, 3, -1])).tolist() == [0, 1, 1, 2, -1]
 
 
-def test_counts_are_of_labelled_patches_with_tissue_in_the_splits_asked_for():
+def test_bins_count_labelled_patches_with_tissue_in_the_given_splits():
     fraction = [0.1, 0.35, 0.35, 0.8, 0.8, 0.0, 0.35, 0.35]
     patches = pd.DataFrame({"patch_id": list("abcdefgh"), "slide_id": "s", "patient_id": "p"})
     patches["split"] = ["train"] * 6 + ["val", "test"]

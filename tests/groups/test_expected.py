@@ -42,7 +42,7 @@ def test_a_large_cohort_counts_as_a_small_one_of_the_same_law() -> None:
     assert normal["half_width"] == pytest.approx(drawn["half_width"], rel=0.05)
 
 
-def test_the_minimum_over_equal_cells_is_too_low_by_the_normal_order_statistic() -> None:
+def test_the_minimum_of_equal_cells_is_low_by_the_normal_order_statistic() -> None:
     told = expected(*one_a_patient([400] * 4), 4, simulations=20000)["wga"]
     # The lowest of four standard normals is -1.0294 on average.
     assert told["bias"] == pytest.approx(-1.0294 * np.sqrt(0.8 * 0.2 / 400), abs=0.001)

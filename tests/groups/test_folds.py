@@ -68,7 +68,7 @@ def test_a_fold_has_its_own_splits_and_the_whole_cohort_is_tested_once():
         pd.testing.assert_series_equal(tables[k]["group@0.25"], whole["group@0.25"])
 
 
-def test_a_fold_in_which_a_group_is_empty_stops_only_methods_that_need_groups(tmp_path):
+def test_an_empty_group_in_a_fold_stops_only_methods_that_need_groups(tmp_path):
     table = patches()
     config = GroupsConfig(thresholds=(0.25,))
     whole = fold_tables(table, config, folds=3)[0]
@@ -88,7 +88,7 @@ def test_a_fold_in_which_a_group_is_empty_stops_only_methods_that_need_groups(tm
     assert refused["gerne-t0.25-s0"].place == f"fold {before}, split val"
 
 
-def test_two_folds_and_the_prediction_of_seen_slides_are_refused_in_a_study():
+def test_a_study_refuses_two_folds_and_the_prediction_of_seen_slides():
     with pytest.raises(InputUnsupportedError, match="none is left to train on"):
         parse(SplitsConfig, {"folds": 2}, place="test")
     raw = {"manifest": "m", "work": "w", "splits": {"folds": 5}, "predict_split": "all"}

@@ -33,7 +33,7 @@ def test_counts_hold_every_group_of_every_split_even_the_empty_ones() -> None:
     assert [part["patients"] for part in cells.values()] == [[[2, 1], [1, 2]], [[0, 0], [0, 1]]]
 
 
-def test_an_empty_group_is_refused_in_words_with_the_counts_and_the_threshold() -> None:
+def test_the_error_of_an_empty_group_names_threshold_groups_and_counts() -> None:
     groups = grouped({"train": TRAIN, "val": [(0, 0.1), (1, 0.9)]})
     at = attribute_in(groups, 0.25)
     assert empty_groups(groups, at, ("train",)) == empty_groups(groups, at, ("train", "val")) == ()
@@ -47,7 +47,7 @@ def test_an_empty_group_is_refused_in_words_with_the_counts_and_the_threshold() 
     assert error.remedy.startswith("at each threshold of 0.05, 0.1, … 0.95 a group is empty")
 
 
-def test_the_thresholds_that_fill_every_group_are_those_between_the_fractions_of_both_labels() -> None:
+def test_the_error_of_an_empty_group_names_thresholds_that_would_do() -> None:
     # non-tumour at 0.1 and 0.72, tumour at 0.33 and 0.62: both labels have both groups from 0.35 to 0.6 alone
     groups = grouped({"train": [(0, 0.1), (0, 0.72), (1, 0.33), (1, 0.62)], "val": [(0, 0.4), (0, 0.6), (1, 0.5)]})
     error = empty_groups_error(groups, attribute_in(groups, 0.25), ("train",), (("train",),))

@@ -61,7 +61,7 @@ def test_a_cohort_without_one_is_flagged_in_at_most_1_of_20() -> None:
     assert sum(verdicts(0.5)) <= 1
 
 
-def test_counting_patches_in_place_of_patients_would_raise_many_false_alarms() -> None:
+def test_resampling_patches_instead_of_patients_raises_false_alarms() -> None:
     alarms = 0
     for seed in SEEDS:
         cohort = made_cohort(seed, auroc=0.5, clustering=0.5)
@@ -82,7 +82,7 @@ def test_a_shortcut_that_points_the_other_way_is_flagged_too() -> None:
 
 
 @pytest.mark.parametrize(("patients", "said"), [(5, UNKNOWN), (30, FLAGGED)])
-def test_a_perfect_shortcut_of_too_few_patients_is_neither_flagged_nor_cleared(patients: int, said: str) -> None:
+def test_a_perfect_shortcut_of_too_few_patients_has_no_verdict(patients: int, said: str) -> None:
     who = np.repeat(np.arange(patients), 20)
     label = np.tile([0, 1], 10 * patients)
     told = fraction_only(label, 0.2 + 0.6 * label, who, resamples=100)
@@ -102,7 +102,7 @@ def test_one_patient_who_holds_all_the_tumour_proves_nothing() -> None:
     assert fraction_only(label, 0.2 + 0.6 * label, who, resamples=100)["verdict"] == UNKNOWN
 
 
-def test_the_training_patches_or_the_whole_cohort_decide_and_the_stronger_verdict_stands() -> None:
+def test_the_stronger_verdict_of_training_patches_and_cohort_stands() -> None:
     def told(verdict: str) -> dict[str, object]:
         return {"verdict": verdict, "is_flagged": verdict == FLAGGED}
 
@@ -135,9 +135,7 @@ def test_the_verdict_is_told_with_what_was_seen() -> None:
 
 
 @pytest.mark.parametrize(("agreement", "is_flagged"), [(0.85, True), (0.5, False)])
-def test_where_patches_brought_their_own_attribute_it_is_the_attribute_that_is_judged(
-    agreement: float, is_flagged: bool
-) -> None:
+def test_the_verdict_is_of_the_patches_own_attribute_where_there_is_one(agreement: float, is_flagged: bool) -> None:
     cohort = made_cohort(0, auroc=0.75)
     agrees = np.random.default_rng(0).random(len(cohort)) < agreement
     places = np.where((cohort["label"] == 1) == agrees, "water", "land")
@@ -155,7 +153,7 @@ def test_an_attribute_of_many_values_does_not_tell_labels_it_was_scored_by() -> 
     assert not told["is_flagged"]
 
 
-def test_an_attribute_that_speaks_one_way_here_and_the_other_way_there_gives_no_label_away() -> None:
+def test_an_attribute_of_opposite_directions_in_two_halves_is_no_shortcut() -> None:
     # As many patients in whom a value goes with tumour as in whom it goes against it: from the others one learns wrong.
     who = np.repeat(np.arange(10), 40)
     direction = np.array([1, 1, -1, -1, 0])[np.random.default_rng(0).permutation(10) % 5][who]
