@@ -1,4 +1,4 @@
-"""What `python -m pathopatch.cli` does."""
+"""Run the command line: `python -m pathopatch.cli`."""
 
 from pathopatch.cli.program import main
 

@@ -1,4 +1,4 @@
-"""What one types to take a model, or a review, elsewhere: export torchscript, onnx, wsinfer, review."""
+"""Commands that export models and reviews: export torchscript, onnx, wsinfer, review."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one types to use a model and to read the results: predict, report."""
+"""Commands to use a model and read results: predict, report."""
 
 from __future__ import annotations
 

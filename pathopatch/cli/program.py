@@ -1,4 +1,4 @@
-"""How does the program begin and end? `main`, signals, and what an error becomes."""
+"""Start and end the program: `main`, signals, and error codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one types to look at predictions and to decide: review."""
+"""The command that serves the review page: review."""
 
 from __future__ import annotations
 

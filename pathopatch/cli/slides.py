@@ -1,4 +1,4 @@
-"""What one types about slides: check, info, tile, tissue, export."""
+"""Commands on slides: check, info, tile, tissue, export ome-zarr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one types to run every stage at once: run, demo."""
+"""Commands that run every stage: run, demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one types to train and to judge: groups, audit, train, tune, evaluate."""
+"""Commands to train and evaluate: groups, audit, train, tune, evaluate."""
 
 from __future__ import annotations
 

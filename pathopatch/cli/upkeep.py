@@ -1,4 +1,4 @@
-"""What one types to look after a work folder and a machine: status, index, clean, doctor."""
+"""Commands to look after work folders and the machine: status, index, clean, doctor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which errors exist: one class per stable code, each also a child of the fitting builtin.
+"""Errors of this package: one class per stable code, each also a child of the matching builtin.
 
 A message says the value and what is wrong with it, ``place`` where it stands, ``remedy`` what to do.
 Outside code may rely on ``code``; the wording may change.

@@ -1,4 +1,4 @@
-"""Where a test may kill this process on purpose: before or after the n-th write, named by an environment variable.
+"""Named points at which a test may kill this process, chosen by an environment variable.
 
 ``PATHOPATCH_FAULT=rename:3`` ends the process with SIGKILL at its third passage of the point ``rename``. Points are
 ``chunk`` (pixels of a store were written), ``rename`` (an artefact is about to take its place), ``renamed`` (it has

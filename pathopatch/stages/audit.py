@@ -1,4 +1,4 @@
-"""What the audit of a cohort leaves in its work folder, and what is told of it.
+"""Audit the groups of a work folder and format the result: the command `audit`.
 
 ``groups/audit.json`` holds every number with the stamp of the groups that it was made of;
 ``groups/audit_fraction_only.csv``, ``audit_cells.csv`` and ``audit_sweep.csv`` hold the same as tables.

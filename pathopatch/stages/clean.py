@@ -1,4 +1,4 @@
-"""What may go from a work folder? What dead processes left unfinished, and pixels whose tables are complete."""
+"""Remove what dead processes left, and pixels that can be read again: the command `clean`."""
 
 from __future__ import annotations
 

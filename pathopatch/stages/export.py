@@ -1,4 +1,4 @@
-"""How does what was read leave for other programs? The command `export`, one function a format."""
+"""Export slides, models and reviews to the formats of other programs: the commands `export`."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ import pandas as pd
 
 from pathopatch.core.config import ReadyConfig, TileConfig
 from pathopatch.core.progress import Progress
+from pathopatch.stages.batch.slide_table import write_slides
 from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.check import write_slides
 
 
 def import_patches(

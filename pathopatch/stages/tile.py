@@ -17,8 +17,9 @@ from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.stages.batch.run import fail, run_slides, select_tasks, workers_for
 from pathopatch.stages.batch.runlog import logged, progress_counter
+from pathopatch.stages.batch.slide_table import measure_intensities, open_slides, write_slides
 from pathopatch.stages.batch.tasks import Outcome, TileTask
-from pathopatch.stages.check import measure_intensities, mixed_backgrounds, open_slides, write_slides
+from pathopatch.stages.check import mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from pathopatch.core import artefacts
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError, ManifestError
 from pathopatch.slides import mask_image
+from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS
 from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.check import SLIDE_COLUMNS, check_manifest, slides_to_predict
+from pathopatch.stages.check import check_manifest, slides_to_predict
 from pathopatch.stages.info import describe_row
 from pathopatch.stages.tile import tile_cohort
 

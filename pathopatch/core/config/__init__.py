@@ -1,4 +1,4 @@
-"""What can be set: one frozen model per stage, each default in one place with its reason.
+"""Configuration: one frozen model per stage, each default in one place with its reason.
 
 Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
 """

@@ -1,4 +1,4 @@
-"""What do all configurations have in common? They are frozen, and an unknown key is an error."""
+"""The base of all configurations: frozen, and an unknown key is an error."""
 
 from __future__ import annotations
 

@@ -1,0 +1,165 @@
+"""Open the slides of a cohort and keep their facts in ``slides.parquet``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pathopatch.core import artefacts
+from pathopatch.core.artefacts import Stamp, fingerprint, fingerprint_file
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import PathopatchError
+from pathopatch.core.progress import Progress
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.core.workers import Workers
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.stages.batch.run import Failure, each_slide
+from pathopatch.stages.batch.tasks import open_row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pathopatch.patches.cohort import TissueIntensities
+    from pathopatch.slides import Slide
+
+SLIDE_COLUMNS = (
+    "slide_id", "patient_id", "split", "width", "height", "bounds", "mpp", "levels", "channels", "dtype", "background",
+    "has_labels", "annotation_classes", "source", "fingerprint",
+)  # fmt: skip
+"""Columns of ``slides.parquet``."""
+
+
+def open_slides(
+    rows: Sequence[SlideRow],
+    *,
+    facts_of: Callable[[SlideRow], dict[str, Any]] | None = None,
+    workers: Workers | None = None,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, dict[str, Failure]]:
+    """Return the facts of each slide that opens, one row per slide, and the failures of the others by slide_id.
+
+    Parameters
+    ----------
+    rows : sequence of SlideRow
+        The slides; the table has their order.
+    facts_of : callable, optional
+        Picklable; by default opens the slide and returns `slide_facts`.
+    workers : Workers, optional
+        Running processes in which the slides are opened; default is this process.
+    progress : callable, optional
+        Called after each slide.
+    """
+    import pandas as pd  # not above: worker processes start before this one has loaded pandas
+
+    facts: dict[str, dict[str, Any]] = {}
+    failures: dict[str, Failure] = {}
+    results = each_slide(facts_of or _open_and_describe, rows, workers or Workers(0))
+    for number, (row, result) in enumerate(results, 1):
+        if isinstance(result, Failure):
+            failures[row.slide_id] = result
+        else:
+            facts[row.slide_id] = result
+        if progress:
+            progress("check", number, len(rows), row.slide_id)
+    return pd.DataFrame([facts[row.slide_id] for row in rows if row.slide_id in facts]), failures
+
+
+def _open_and_describe(row: SlideRow) -> dict[str, Any]:
+    with open_row(row) as slide:
+        return slide_facts(row, slide)
+
+
+def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
+    """Return a slide's row of ``slides.parquet``: identity, geometry, channels, and its files' fingerprint."""
+    width, height = slide.size
+    values = (
+        row.slide_id,
+        row.patient_id,
+        row.split,
+        width,
+        height,
+        ",".join(str(number) for number in slide.bounds),
+        slide.mpp,
+        len(slide.levels),
+        ",".join(slide.channels),
+        str(slide.dtype),
+        slide.background,
+        row.has_tumor,
+        _annotation_classes(row),
+        json.dumps(row.source, default=str, sort_keys=True),
+        fingerprint([fingerprint_file(path) for path in slide.paths]),
+    )
+    return dict(zip(SLIDE_COLUMNS, values, strict=True))
+
+
+def _annotation_classes(row: SlideRow) -> str:
+    """Return the class names in a row's annotations, for whoever writes the configuration."""
+    if row.annotations is None:
+        return ""
+    from pathopatch.patches.annotations.regions import read_annotations
+
+    return ", ".join(sorted(set(read_annotations(row.annotations).names)))
+
+
+def measure_intensities(
+    rows: Sequence[SlideRow], *, config: TileConfig, workers: Workers
+) -> dict[str, TissueIntensities | PathopatchError]:
+    """Return the tissue intensities of each slide, or the error that prevented it, by slide_id."""
+    results = each_slide(partial(_tissue_intensities, config=config), rows, workers)
+    return {row.slide_id: result.error if isinstance(result, Failure) else result for row, result in results}
+
+
+def _tissue_intensities(row: SlideRow, config: TileConfig) -> TissueIntensities:
+    from pathopatch.patches.cohort import tissue_intensities
+
+    with open_row(row) as slide:
+        return tissue_intensities(slide, config, tissue_mask=row.tissue_mask)
+
+
+def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
+    """Write ``slides.parquet``. Slides may come and go; one that changed under its id is stale.
+
+    Raises
+    ------
+    DuplicateIdError
+        Another slide has the same id there, and `force` is off.
+    StaleArtefactError
+        The facts of a slide changed, and `force` is off.
+    """
+    path = WorkFolder(work).slides
+    stamp = Stamp(stage="check", inputs=dict(zip(table["slide_id"], _row_fingerprints(table), strict=True)))
+    existing = artefacts.table_stamp(path)
+    if existing is not None:
+        if not force and stamp.schema_version == existing.schema_version:
+            _refuse_other_slides(path, table)
+        # Only slides that both tables hold can be stale: a cohort may grow and shrink.
+        shared = stamp.inputs.keys() & existing.inputs.keys()
+        before, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
+        artefacts.is_up_to_date(path, stamp=now, force=force, existing=[before])
+    if stamp != existing:
+        artefacts.write_table(path, table, stamp)
+
+
+def _refuse_other_slides(path: Path, table: pd.DataFrame) -> None:
+    """Refuse slides with other files and other content than those of the same ids in the earlier table."""
+    earlier = artefacts.read_table(path).set_index("slide_id")
+    for slide_id, source, content in zip(table["slide_id"], table["source"], table["fingerprint"], strict=True):
+        if slide_id in earlier.index and earlier.at[slide_id, "fingerprint"] != content:
+            before, now = (_parse_source(str(text)) for text in (earlier.at[slide_id, "source"], source))
+            artefacts.require_same_source(before, now, slide_id=slide_id, place=path)
+
+
+def _parse_source(text: str) -> object:
+    """Return a source from its cell: JSON, or for a set of ready patches the plain path."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _row_fingerprints(table: pd.DataFrame) -> list[str]:
+    return [fingerprint({str(key): value for key, value in row.items()}) for row in table.to_dict("records")]
