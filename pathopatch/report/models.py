@@ -40,7 +40,7 @@ def summary(study: Study) -> dict[str, Any]:
     """Return the facts in the page's head: cohort, thresholds, methods, seeds, configurations and versions."""
     configs, attribute = study.configs.values(), study.attribute
     methods = in_order(pd.DataFrame({"method": sorted({str(config.get("method", "")) for config in configs})}))
-    hashes = {
+    hashes_by_stage = {
         stage: sorted({stamp.config[:12] for stamp in study.stamps.values() if stamp.stage == stage})
         for stage in ("tile", "groups", "evaluate", "predict")
     }
@@ -51,7 +51,7 @@ def summary(study: Study) -> dict[str, Any]:
         "thresholds": [f"{threshold:g}" for threshold in study.thresholds],
         "methods": list(methods["method"]),
         "seeds": sorted({int(config.get("seed", 0)) for config in configs}),
-        "hashes": [f"{stage} {', '.join(found)}" for stage, found in hashes.items() if found],
+        "hashes": [f"{stage} {', '.join(hashes)}" for stage, hashes in hashes_by_stage.items() if hashes],
         "versions": sorted({stamp.package_version for stamp in study.stamps.values()}),
     }
 

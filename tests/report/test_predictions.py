@@ -119,7 +119,8 @@ def test_a_decision_of_another_heatmap_is_said(out: Path) -> None:
     decide(out, Decision(slide_id="s1", verdict="accept", reviewer="Ada", fingerprint=heatmap_fingerprint(out, "s1")))
     assert "another heatmap" not in Page(write_report(out)).text
     facts = read_json(out / "heatmaps" / "s1" / "heatmap.json")
-    write_json(out / "heatmaps" / "s1" / "heatmap.json", facts | {"stamp": facts["stamp"] | {"config": "new"}})
+    stamp = facts["stamp"] | {"settings": {"is": "new"}}
+    write_json(out / "heatmaps" / "s1" / "heatmap.json", facts | {"stamp": stamp})
     assert "Decided of another heatmap than the present one: s1." in Page(write_report(out)).text
 
 
