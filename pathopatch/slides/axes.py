@@ -18,7 +18,7 @@ _SCANNER_FLAGS = ("svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "sis")
 
 @dataclass(frozen=True)
 class Choice:
-    """What a path's fragment chooses of a file, all counted from 0; None: no choice."""
+    """The pages, planes and positions that a path's fragment chooses of a file, counted from 0; None: no choice."""
 
     page: int | None = None  # over the full-resolution pages, in the order of the file
     plane: int | None = None  # over the planes of the chosen pages

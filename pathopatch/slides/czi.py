@@ -95,14 +95,14 @@ class CziSlide(Slide):
         box = x + left * step, y + top * step, width * step, height * step
         numbers = self._contents.channels
         # Colour is one channel of the file, with three samples a pixel.
-        wanted = numbers[:1] if self._is_colour else numbers[self._planes]
+        file_channels = numbers[:1] if self._is_colour else numbers[self._planes]
         try:
-            images = [self._read_channel(number, box, step, (height, width)) for number in wanted]
+            images = [self._read_channel(number, box, step, (height, width)) for number in file_channels]
         except DECODING_ERRORS as error:
             self._close()
             place = f"({left * step}, {top * step})"
             raise corrupt(self._path, f"level {level} cannot be decoded at {place}: {error}") from error
-        covers = [_cover(self._contents.blocks, number, box, step) for number in wanted]
+        covers = [_cover(self._contents.blocks, number, box, step) for number in file_channels]
         if self._is_colour:
             # Stored as blue, green, red.
             mixed = images[0][:, :, ::-1].transpose(2, 0, 1)

@@ -46,7 +46,7 @@ class Shift:
     channel : str
         Its name.
     x_px, y_px : float
-        What stands at (u, v) in the first channel stands at (u + x_px, v + y_px) in this one, level-0 px.
+        Content at (u, v) in the first channel is at (u + x_px, v + y_px) in this one, level-0 px.
     confidence : float
         Height of the correlation's peak, in standard deviations of its surface.
     is_same_file : bool
@@ -91,7 +91,7 @@ def measure_shifts(
     scale_x, scale_y : float
         Level-0 px per overview px.
     unscanned : ndarray of bool, shape (h, w), optional
-        What of the overview was never scanned: its edges are none of the tissue's.
+        Pixels of the overview that were never scanned: their edges are none of the tissue's.
 
     Returns
     -------

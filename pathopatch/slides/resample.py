@@ -122,7 +122,7 @@ def level_for(downsamples: Sequence[float], downsample: float, *, exact_factor: 
     downsamples : sequence of float
         Of each level, level-0 px per level px; the first is 1.
     downsample : float
-        What is asked for, level-0 px per target px.
+        Of the target, level-0 px per target px.
     exact_factor : float
         At least 1. A target px costs at most its square in source px.
     """

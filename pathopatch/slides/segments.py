@@ -176,16 +176,16 @@ class PageReader:
         return segment if segment.flags.writeable else segment.copy(order="K")
 
     def read_into(
-        self, out: Pixels, wanted: Sequence[tuple[int, int]] | None, left: int, top: int
+        self, out: Pixels, pairs: Sequence[tuple[int, int]] | None, left: int, top: int
     ) -> list[tuple[slice, slice]]:
         """Fill channels of `out`, (C, H, W), from a rectangle of the page; return the parts that nothing is stored for.
 
-        `wanted` are pairs of channel in `out` and sample of the page, all in order if not given. The corner is in px of
+        `pairs` are pairs of channel in `out` and sample of the page, all in order if not given. The corner is in px of
         the page.
         """
         height, width = out.shape[1:]
         if self._plain is not None:
-            pairs = [(i, i) for i in range(self.samples)] if wanted is None else wanted
+            pairs = [(i, i) for i in range(self.samples)] if pairs is None else pairs
             rows_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(pairs)
             try:
                 pixels = self._plain.view(self._cache.mapped(rows_bytes))
@@ -197,14 +197,14 @@ class PageReader:
         holes = []
         for row in range(top // self._box[0], -(-(top + height) // self._box[0])):
             for column in range(left // self._box[1], -(-(left + width) // self._box[1])):
-                if not self._place(out, wanted, (left, top), (row, column)):
+                if not self._place(out, pairs, (left, top), (row, column)):
                     y, x = row * self._box[0] - top, column * self._box[1] - left
                     ends = y + self._box[0], x + self._box[1]
                     holes.append((slice(max(y, 0), ends[0]), slice(max(x, 0), ends[1])))
         return holes
 
     def _place(
-        self, out: Pixels, wanted: Sequence[tuple[int, int]] | None, corner: tuple[int, int], at: tuple[int, int]
+        self, out: Pixels, pairs: Sequence[tuple[int, int]] | None, corner: tuple[int, int], at: tuple[int, int]
     ) -> bool:
         """Copy one segment's part; return False if nothing is stored there."""
         left, top = corner
@@ -212,14 +212,14 @@ class PageReader:
         y1, x1 = min(y0 + self._box[0], top + out.shape[1]), min(x0 + self._box[1], left + out.shape[2])
         ys, xs = max(y0, top), max(x0, left)
         target = slice(ys - top, y1 - top), slice(xs - left, x1 - left)
-        if wanted is None and not self._is_planar:
+        if pairs is None and not self._is_planar:
             segment = self._segment(at[0] * self._across + at[1])
             out[(slice(None), *target)] = 0 if segment is None else segment[:, ys - y0 : y1 - y0, xs - x0 : x1 - x0]
             return segment is not None
         is_stored = True
-        wanted = [(i, i) for i in range(self.samples)] if wanted is None else wanted
-        for channel, sample in wanted:
-            if self._is_planar or (channel, sample) == wanted[0]:
+        pairs = [(i, i) for i in range(self.samples)] if pairs is None else pairs
+        for channel, sample in pairs:
+            if self._is_planar or (channel, sample) == pairs[0]:
                 plane = sample if self._is_planar else 0
                 segment = self._segment((plane * self._down + at[0]) * self._across + at[1])
             if segment is None:

@@ -40,7 +40,7 @@ _OPAQUE_FROM = 128  # of 255: half of the pixel
 
 
 class SlideOptions(TypedDict, total=False):
-    """What a caller states in place of the file's facts and of the guessed background, see `Slide`."""
+    """Options of every adapter: values in place of the file's facts and of the guessed background, see `Slide`."""
 
     mpp: float | None
     channels: tuple[str, ...] | None
@@ -48,7 +48,7 @@ class SlideOptions(TypedDict, total=False):
 
 
 class _SmallOverview(NamedTuple):
-    """What a small overview shows: polarities, and the (least, largest) value of each channel."""
+    """Polarities, and the (least, largest) value of each channel, on a small overview."""
 
     polarities: Polarities
     extremes: list[tuple[float, float]]

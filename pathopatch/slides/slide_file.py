@@ -1,4 +1,4 @@
-"""Describe an open slide, and read its levels as they are stored: what each adapter of a file format implements."""
+"""Describe an open slide, and read its levels as stored: the base that each adapter of a file format implements."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SlideFile(ABC):
     Parameters
     ----------
     facts : SlideFacts
-        What the adapter found.
+        From the adapter.
     arguments : mapping
         Keyword arguments that make the adapter again, for pickling.
     mpp : float, optional
@@ -59,7 +59,7 @@ class SlideFile(ABC):
 
     @property
     def facts(self) -> SlideFacts:
-        """What is known without reading pixels; names and mpp that the caller gave replace the file's."""
+        """Facts known without reading pixels; names and mpp that the caller gave replace the file's."""
         return replace(self._facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds)
 
     @property
@@ -89,7 +89,7 @@ class SlideFile(ABC):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was chosen or assumed in reading the files, for a person to check; mostly nothing."""
+        """Choices and assumptions made in reading the files, for a person to check; mostly none."""
         return self._facts.notes
 
     @property

@@ -1,6 +1,6 @@
 """Read slides in TIFF files of any sample type: single channels, stacks, and pyramids.
 
-What OpenSlide reads better goes to it, see `pathopatch.slides.open`.
+Files that OpenSlide reads better go to it, see `pathopatch.slides.open`.
 """
 
 from __future__ import annotations
@@ -130,12 +130,12 @@ class TiffSlide(Slide):
         is_interleaved = is_everything and first.is_interleaved
         out = interleaved(shape, self.dtype) if is_interleaved else np.empty(shape, self.dtype)
         opacity: NDArray[np.uint8] | None = None
-        for reader, wanted, _ in readers:
-            holes = reader.read_into(out, None if is_everything else wanted, left, top)
+        for reader, pairs, _ in readers:
+            holes = reader.read_into(out, None if is_everything else pairs, left, top)
             # A tile that was never written is clear. One of a single channel leaves the others opaque.
             for y, x in holes:
                 opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
-                opacity[[i for i, _ in wanted], y, x] = 0
+                opacity[[i for i, _ in pairs], y, x] = 0
         return out, opacity
 
     def _readers(self, level: int) -> list[tuple[PageReader, list[tuple[int, int]], bool]]:
@@ -145,9 +145,9 @@ class TiffSlide(Slide):
             sources = self._sources[level]
             self._readers_of[level] = []
             for reader in dict.fromkeys(reader for reader, _ in sources):
-                wanted = [(i, sample) for i, (other, sample) in enumerate(sources) if other is reader]
-                is_everything = wanted == [(i, i) for i in range(reader.samples)]
-                self._readers_of[level].append((reader, wanted, is_everything))
+                pairs = [(i, sample) for i, (other, sample) in enumerate(sources) if other is reader]
+                is_everything = pairs == [(i, i) for i in range(reader.samples)]
+                self._readers_of[level].append((reader, pairs, is_everything))
         return self._readers_of[level]
 
     def _close(self) -> None:
