@@ -256,7 +256,7 @@ class StoredPatches(Dataset[NDArray[np.float32]]):
             for least_recent in self._open_slides.note(int(number)):
                 self._stores[least_recent].close()
         if x is None:
-            raise IndexError("no patches asked for")
+            raise IndexError("no patch indices were given")
         return x
 
     def __getitem__(self, index: Any) -> NDArray[np.float32]:

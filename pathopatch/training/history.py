@@ -63,7 +63,7 @@ class EventFiles:
         # Checked now: a run of hours must not fail at its first evaluation.
         if folder is not None and find_spec("tensorboard") is None:
             raise InputUnsupportedError(
-                "event files are asked for and tensorboard is not installed",
+                "[train] tensorboard is true, and the package tensorboard is not installed",
                 place="[train] tensorboard",
                 remedy="pip install tensorboard, or set [train] tensorboard = false: history.csv is written anyway",
             )

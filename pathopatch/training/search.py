@@ -278,7 +278,7 @@ class TrialRunner:
         """Run a trial and record it; hold its result if that is the best so far."""
         finished = finished_trials(self.study)
         earlier = earlier_waves(number, finished)
-        assert earlier is not None  # it was due
+        assert earlier is not None  # the trial was due
         space = search_space(self.train, self.config, self.search)
         trial, settings = ask_trial(number, earlier, self.config, self.search, space)
         checkpoints = self._checkpoints(number, settings)

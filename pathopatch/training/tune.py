@@ -123,17 +123,19 @@ def _tune(
     start = time.perf_counter()
     with _helping_processes(helpers, work, config, search, threads=threads):
         train, val = load_sets(work, groups, config)
+        # Named by the stamp: a search of other settings in the same journal shares no trial with this one.
         study = open_study(place, name=fingerprint(stamp.to_dict()))
         run_config = config.model_copy(update={"threads": threads})
         trials = TrialRunner(train, val, run_config, search, study=study, folder=place, progress=progress)
         trials.run_all()
+    # Under the lock: of several processes that see the last trial end, one writes the winner.
     with search_lock(place), artefact(folder / RUN, stamp=stamp, force=force) as made:
         if made.is_current:  # another process was faster
             return folder
         best, result = trials.winner()
         write_bytes(folder / TRIALS, trial_table(study).to_csv(index=False, lineterminator="\n").encode())
         write_json(folder / SEARCH, _search_facts(study, config, search))
-        # The thread count of the search is not the user's setting.
+        # The run keeps the user's thread count: that of the search depends on the number of workers.
         best = best.model_copy(update={"threads": config.threads})
         write_run(work, folder, result, best, made, train=train, seconds=time.perf_counter() - start)
         remove_checkpoints(place, study)
