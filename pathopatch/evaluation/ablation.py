@@ -45,14 +45,8 @@ def ablation(
         Columns label, logit, ``logit without <channel>`` and ``group@<threshold>``.
     patient : ndarray, shape (N,)
         Patient of each row: the unit that is resampled.
-    decision_threshold : float
-        On the logit, the model's own throughout.
-    n_values : int
-        Values of the attribute, A; group = A label + attribute.
-    resamples : int
-        Resamplings of patients behind each interval; 0 for none.
-    seed : int
-        Of the resampling.
+    decision_threshold, n_values, resamples, seed
+        As for `evaluate_logits`.
 
     Returns
     -------

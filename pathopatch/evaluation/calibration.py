@@ -22,17 +22,9 @@ _SIMULATIONS = 200
 
 
 def _expected_calibration_error(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean distance of prediction and outcome over bins, weighted by their patches.
+    """Return the mean distance of prediction and outcome over bins, weighted by their patches; shape (R,), in [0, 1].
 
-    Parameters
-    ----------
-    sums : ndarray of float64, shape (R, 3 bins)
-        Number of patches in each bin, then the sum of predictions in each, then the sum of outcomes in each.
-
-    Returns
-    -------
-    ndarray of float64, shape (R,)
-        In [0, 1]; NaN without patches.
+    `sums` (R, 3 bins): patches in each bin, then the sum of predictions, then of outcomes. NaN without patches.
 
     References
     ----------
@@ -113,16 +105,9 @@ def reliability(
 
 
 def confidence(probability: NDArray[np.float64], label: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the mean confidence of a model within one group, and its accuracy there.
+    """Return the mean confidence of a model within one group, and its accuracy there, from arrays (N,).
 
     The predicted class is the more probable one; the decision threshold plays no part.
-
-    Parameters
-    ----------
-    probability : ndarray of float64, shape (N,)
-        Of tumour, in [0, 1].
-    label : ndarray of int64, shape (N,)
-        1 tumour, 0 non-tumour.
 
     Returns
     -------

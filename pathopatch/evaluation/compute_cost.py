@@ -22,16 +22,7 @@ _NO_SEARCH = "none"
 
 
 def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the budget of a run.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    name : str
-        Of the run.
-    config : mapping
-        Its configuration; empty for a bundle from elsewhere.
+    """Return the budget of a run, from its configuration (empty for a bundle from elsewhere) and ``search.json``.
 
     Returns
     -------
@@ -69,12 +60,7 @@ def total_budget(budgets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def unequal_budgets_text(searches: Sequence[str], references: Sequence[str]) -> str:
     """Return in words that searches differ, or that some runs have no ERM of the same budget; "" if all is equal.
 
-    Parameters
-    ----------
-    searches : sequence of str
-        Of the runs.
-    references : sequence of str
-        The ERM run that each is compared with; empty where there is none.
+    `references` are the ERM runs that each run is compared with; empty where there is none.
     """
     notes = []
     if len(set(searches)) > 1:

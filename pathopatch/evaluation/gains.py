@@ -26,27 +26,9 @@ def gains_of_row(
     attributes: Mapping[str, GroupingAttribute],
     config: EvaluateConfig,
 ) -> dict[str, float]:
-    """Return the gains of a comparison's row over its reference; NaN throughout where it has none.
+    """Return the `paired_gains` of a comparison's row over its reference; NaN throughout where it has none.
 
-    Parameters
-    ----------
-    row : Series
-        A row of `table`.
-    table : DataFrame
-        The comparison, with the column reference.
-    predictions : mapping of str to DataFrame
-        Of each run, indexed by patch_id.
-    patient : Series
-        Patient by patch_id.
-    attributes : mapping of str to GroupingAttribute
-        Those of the groups table, by label.
-    config : EvaluateConfig
-        Number of resamplings and their seed.
-
-    Returns
-    -------
-    dict of str to float
-        As `paired_gains` returns it.
+    `predictions` are those of each run, indexed by patch_id like `patient`; `attributes` those of the groups, by label.
     """
     n_groups = n_groups_of(row)
     if row["reference"] == "":

@@ -27,23 +27,8 @@ def predict_patches(
 ) -> pd.DataFrame:
     """Return the predictions of a model on the labelled patches of some splits that have a group.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder with the patch stores.
-    groups : DataFrame
-        The groups table.
-    model : PatchClassifier
-        The model.
-    splits : tuple of str
-        Splits to predict; one without labelled patches is left out.
-    ablate : bool
-        Predict them once more without each channel, if there are several.
-
-    Returns
-    -------
-    DataFrame
-        As `evaluate_predictions` takes it.
+    A split without labelled patches is left out. With `ablate` the patches are predicted once more without each of
+    several channels. The table is as `evaluate_predictions` takes it.
 
     Raises
     ------
@@ -82,18 +67,7 @@ def labelled_rows(groups: pd.DataFrame, splits: Sequence[str], *, remedy: str) -
 def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: Sequence[str], *, place: Path) -> None:
     """Refuse to evaluate a run on its training data, as happens when the groups are divided anew after training.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    groups : DataFrame
-        Its groups table.
-    spec : BundleSpec
-        Of the run's model, with the marks of the slides that it was trained on.
-    splits : sequence of str
-        Splits to evaluate on that were not trained on.
-    place : Path
-        Of the run, for the message.
+    `splits` are those to evaluate on that were not trained on; `place` is the run's folder, for the message.
 
     Raises
     ------
@@ -114,13 +88,6 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
 
 def require_these_groups(work: Path, names: Sequence[str]) -> None:
     """Refuse runs that were evaluated by other groups than the present ones: patches, patients and splits may differ.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``groups.parquet`` and ``runs/<run>/evaluation``.
-    names : sequence of str
-        Runs.
 
     Raises
     ------

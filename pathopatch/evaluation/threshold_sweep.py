@@ -90,18 +90,8 @@ def _sweep_row(
 def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None) -> str:
     """Return in words the range of WGA, and of its gain over a reference, over the thresholds that can be measured.
 
-    Parameters
-    ----------
-    sweep : DataFrame
-        As `sweep_thresholds` returns it.
-    reference : DataFrame, optional
-        The same of the run that this one is compared with, on the same patches.
-
-    Returns
-    -------
-    str
-        For instance ``0.1 to 0.85: WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain +8.1 (at 0.85) to +20.3 (at 0.15), above 0
-        at 16 of 16 thresholds``.
+    `reference` is the sweep of the run that this one is compared with, on the same patches. For instance ``0.1 to 0.85:
+    WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain +8.1 (at 0.85) to +20.3 (at 0.15), above 0 at 16 of 16 thresholds``.
     """
     measured = sweep[sweep["is_measured"]].set_index("threshold")
     if measured.empty:

@@ -98,16 +98,7 @@ def fraction_only(
 
 
 def attribute_score(label: NDArray[np.int64], attribute: NDArray[np.int64], patient: NDArray[Any]) -> FloatArray:
-    """Return how much each patch's own attribute speaks for tumour, by the labels of other patients.
-
-    Parameters
-    ----------
-    label : ndarray of int64, shape (N,)
-        1 tumour, 0 non-tumour.
-    attribute : ndarray of int64, shape (N,)
-        From 0; no order is implied.
-    patient : ndarray, shape (N,)
-        Patient of each patch.
+    """Return how much each patch's own attribute (from 0, in no order) speaks for tumour, by labels of other patients.
 
     Returns
     -------
@@ -134,18 +125,9 @@ def attribute_score(label: NDArray[np.int64], attribute: NDArray[np.int64], pati
 def cohort_verdict(by_split: Mapping[str, Mapping[str, Any]], whole: Mapping[str, Any]) -> dict[str, Any]:
     """Return whether a cohort has the shortcut: by its training patches, or by all its labelled patches together.
 
-    Parameters
-    ----------
-    by_split : mapping
-        Split -> what `fraction_only` returns.
-    whole : mapping
-        What it returns for all splits together.
-
-    Returns
-    -------
-    dict
-        `verdict`, `is_flagged`, `by` (``train`` or ``all``: the patches that decided; the training patches if both
-        would) and `least_effect`, the rule's distance of the AUROC from 0.5.
+    From what `fraction_only` returns by split, and of the whole cohort: `verdict`, `is_flagged`, `by` (``train`` or
+    ``all``: the patches that decided; the training patches if both would) and `least_effect`, the rule's distance of
+    the AUROC from 0.5.
     """
     results = ([("train", by_split["train"])] if "train" in by_split else []) + [("all", whole)]
     rank = (FLAGGED, NOT_SHOWN, NEGLIGIBLE, UNKNOWN)
