@@ -26,7 +26,7 @@ import psutil
 T = TypeVar("T")
 R = TypeVar("R")
 
-_CONTEXT = get_context("spawn")
+SPAWN = get_context("spawn")
 _GRACE_S = 10.0  # for a process without work to end by itself
 
 _MEMORY_POLL_S = 0.5
@@ -177,8 +177,8 @@ class Workers:
         return worker.piece, result
 
     def _start(self) -> _Worker:
-        ours, theirs = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_serve, args=(theirs, self._prepare), daemon=True)
+        ours, theirs = SPAWN.Pipe()
+        process = SPAWN.Process(target=_serve, args=(theirs, self._prepare), daemon=True)
         process.start()
         theirs.close()  # the process has the only other end, so that its death closes the pipe
         return _Worker(process, ours)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from optuna.trial import TrialState
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import artefact, fingerprint, is_up_to_date
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import PathopatchError
+from pathopatch.core.errors import PathopatchError, WorkerCrashError
 from pathopatch.core.files import write_bytes, write_json
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.core.workers import follow_parent
+from pathopatch.core.workers import SPAWN, WorkerDied, Workers, follow_parent
 from pathopatch.training.distributed import refuse_torchrun
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.phase_data import require_groups
@@ -161,10 +160,8 @@ def _helping_processes(
     count: int, work: Path, config: TrainConfig, search: TuneConfig, *, threads: int | None
 ) -> Iterator[None]:
     """Start other processes on the same search meanwhile; one that dies leaves its trial to the rest."""
-    context = get_context("spawn")
-    processes = [
-        context.Process(target=_run_helper, args=(work, config, search, threads), daemon=True) for _ in range(count)
-    ]
+    arguments = (work, config, search, threads)
+    processes = [SPAWN.Process(target=_run_helper, args=arguments, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
     deadline = time.monotonic()
@@ -206,15 +203,31 @@ def train_many(
     # the results independent of the number of jobs.
     if jobs <= 1:
         return [train_one(work, config, search, force=force, progress=progress) for config in configs]
-    folders: dict[str, Path] = {}
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = {pool.submit(train_one, work, config, search, force=force): config for config in configs}
-        for future in as_completed(futures):
-            config = futures[future]
-            folders[config.run_name] = future.result()
+    folders: dict[int, Path] = {}
+    errors: list[PathopatchError] = []
+    with Workers(min(jobs, len(configs))) as processes:
+        for index, result in processes.run(partial(_train_or_error, work, search, force), configs):
+            if isinstance(result, WorkerDied):
+                errors.append(WorkerCrashError("the process that trained it died", place=configs[index].run_name))
+            elif isinstance(result, PathopatchError):
+                errors.append(result)
+            else:
+                folders[index] = result
             if progress:
-                progress("train" if search is None else "tune", len(folders), len(configs), config.run_name)
-    return [folders[config.run_name] for config in configs]
+                done = len(folders) + len(errors)
+                progress("train" if search is None else "tune", done, len(configs), configs[index].run_name)
+    # The first error is raised last: the other runs are worth keeping.
+    if errors:
+        raise errors[0]
+    return [folders[index] for index in range(len(configs))]
+
+
+def _train_or_error(work: Path, search: TuneConfig | None, force: bool, config: TrainConfig) -> Path | PathopatchError:
+    """Return the run's folder, or the error that stopped it: an exception would end the worker process."""
+    try:
+        return train_one(work, config, search, force=force)
+    except PathopatchError as error:
+        return error
 
 
 def train_one(

@@ -17,10 +17,11 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.errors import StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.training import run as run_module
 from pathopatch.training import search as search_module
-from pathopatch.training.tune import tune
+from pathopatch.training.tune import train_many, tune
 
 SEARCH = TuneConfig(trials=3)
 SAME = ("trials.csv", "search.json", "model/model.safetensors", "config.json", "history.csv", "run.json")
@@ -172,3 +173,21 @@ def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: P
     folder = tmp_path / "runs" / "gerne-t0.25-s0"
     assert read_json(folder / "search.json")["objective"] == "gba"
     assert len(pd.read_csv(folder / "trials.csv")) == 4
+
+
+def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_work(tmp_path / name)
+    configs = [config_of(method=method) for method in ("erm", "resample")]
+    shown: list[tuple[str, int, int, str]] = []
+    one = train_many(tmp_path / "a", configs, None, jobs=1)
+    two = train_many(tmp_path / "b", configs, None, jobs=2, progress=lambda *words: shown.append(words))
+    assert [folder.name for folder in two] == [folder.name for folder in one] == [each.run_name for each in configs]
+    for before, after in zip(one, two, strict=True):
+        assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
+    assert sorted(words[:3] for words in shown) == [("train", 1, 2), ("train", 2, 2)]
+    # The first of the two is stale: the second is trained nevertheless.
+    longer = [config_of(method="erm", steps=5), config_of(method="groupdro")]
+    with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
+        train_many(tmp_path / "b", longer, None, jobs=2)
+    assert (tmp_path / "b" / "runs" / longer[1].run_name / "run.json").is_file()
