@@ -1,4 +1,4 @@
-"""Where the patches of a slide lie.
+"""Lay out the patches of a slide.
 
 The grid is laid on the plane of the target mpp and written down in level-0 px. It starts at (0, 0) and covers the
 whole slide: the last patch of a row or column may overhang, none is left out.

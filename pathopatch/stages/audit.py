@@ -27,23 +27,7 @@ def write_audit(
     left_out: Sequence[str] = (),
     decided: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Audit a cohort and write what was found; return it.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    groups : DataFrame
-        Its groups table.
-    stamp : Stamp
-        Of that table.
-    min_tissue : float
-        Share of tissue below which patches were taken for blank.
-    left_out : sequence of str
-        Slides that are not in the table, since they are not tiled to the end.
-    decided : mapping, optional
-        What decisions of reviewers changed, as `pathopatch.groups.decisions.apply` counts it.
-    """
+    """Audit a cohort, write the results with the stamp of its groups table, and return them."""
     from pathopatch.groups import audit, audit_tables
     from pathopatch.groups.attribute import stored_thresholds
 
@@ -59,15 +43,7 @@ def write_audit(
 
 
 def is_audited(work: Path, stamp: Stamp | None) -> bool:
-    """Return whether the audit that is there is of the groups of this stamp, and of this version.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    stamp : Stamp or None
-        Of the groups table.
-    """
+    """Return whether the audit there belongs to the groups of this stamp and to this version of the audit."""
     from pathopatch.groups.audit import VERSION
 
     path = _path(work)
@@ -75,14 +51,7 @@ def is_audited(work: Path, stamp: Stamp | None) -> bool:
 
 
 def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
-    """Return the audit of a work folder's groups, made anew if it is of other groups or of an earlier version.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``groups.parquet``.
-    force : bool
-        Make it anew in any case.
+    """Return the audit of a work folder's groups; redo it if the groups or the audit's version changed.
 
     Raises
     ------
@@ -108,15 +77,7 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
 
 
 def audit_text(work: Path, *, force: bool = False) -> str:
-    """Return the audit of a work folder in words and tables.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``groups.parquet``.
-    force : bool
-        Make it anew.
-    """
+    """Return the audit of a work folder as text and tables."""
     from pathopatch.groups import format_audit
     from pathopatch.groups.decisions.apply import decision_summary
 
@@ -127,7 +88,7 @@ def audit_text(work: Path, *, force: bool = False) -> str:
 
 
 def _empty_in_folds(work: Path) -> str:
-    """Return which groups are empty in a split of a fold; methods that need them are not trained there."""
+    """Return which groups are empty in a split of a fold: methods that need them cannot be trained there."""
     from pathopatch.groups import threshold_attributes
     from pathopatch.groups.empty_groups import empty_groups
     from pathopatch.slides.manifest import SPLITS

@@ -1,13 +1,12 @@
 """Assign split, group and, in a cross-validation, fold to each patch: the command `groups`.
 
-With folds, ``WORK/folds/<k>/`` is a work folder of its own (``groups.parquet``, ``groups/``, ``runs/``,
-``comparison.csv``) in which fold k is the test split, the next fold validates and the others train. Slides and patches
-stay in ``WORK``, whose ``groups.parquet`` has all patients as test patients, each tested once, and says in the column
-``fold`` by which fold. ``WORK/runs/<run>/`` has no model of its own but the pooled evaluation. Every stage works on a
-fold as on any other work folder, and none can see what the others leave.
+With folds, ``WORK/folds/<k>/`` is a work folder of its own, in which fold k is the test split, the next fold validates
+and the others train. Slides and patches stay in ``WORK``. Its ``groups.parquet`` has every patient once as a test
+patient, with the fold in the column ``fold``; its ``runs/<run>/`` hold only the pooled evaluation. Every stage works on
+a fold as on any other work folder, and none can see what the others leave.
 
-Decisions of reviewers move no patient: splits and folds are drawn as if nobody had decided, then slides go and labels
-change. Otherwise a review of what one model predicted would put its training patients among those that test the next.
+Splits and folds are drawn before reviewers' decisions are applied, so decisions move no patient. Otherwise a review of
+one model's predictions could put its training patches among those that test the next model.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ from pathopatch.stages.audit import is_audited, write_audit
 def form_groups(
     work: Path, config: GroupsConfig, *, folds: int = 1, decisions: Path | None = None, force: bool = False
 ) -> pd.DataFrame:
-    """Join the patch tables of all finished slides, split them by patient, form the groups; write table and audit.
+    """Join the patch tables of all tiled slides, split them by patient, form the groups; write table and audit.
 
-    With folds, those of each fold too; with decisions, an exported review, as it says: see the head of this module.
+    With folds, write those of each fold too. Decisions are an exported review: rejected slides go, labels change.
 
     Raises
     ------
@@ -89,16 +88,7 @@ def fold_tables(
 ) -> dict[int, pd.DataFrame]:
     """Return the groups table of every fold, and under 0 that of the whole cohort, in which all patients are tested.
 
-    Parameters
-    ----------
-    patches : DataFrame
-        The tables of the stage tile. Splits that the manifest or the list of patches gives take no part.
-    config : GroupsConfig
-        Thresholds, bins and the seed.
-    folds : int
-        How many.
-    rows : sequence of RecordedDecision
-        Decisions of reviewers.
+    Splits that the manifest or the list of patches gives take no part.
 
     Raises
     ------
@@ -125,24 +115,8 @@ def write_folds(
     left_out: list[str],
     decided: AppliedDecisions | None = None,
 ) -> None:
-    """Write the groups and the audit of every fold, then those of the whole cohort.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    tables : mapping of int to DataFrame
-        As `fold_tables` returns them.
-    config : GroupsConfig
-        Of which they were made.
-    stamp : Stamp
-        Of the whole cohort's; a fold's says its number beside.
-    left_out : list of str
-        Slides that are not tiled.
-    decided : AppliedDecisions, optional
-        What decisions of reviewers changed, where there were any to read.
-    """
-    for number in sorted(tables, reverse=True):  # the whole cohort last: its stamp says that all is there
+    """Write groups and audit of every fold, then of the whole cohort; `tables` are those of `fold_tables`."""
+    for number in sorted(tables, reverse=True):  # the whole cohort last: its stamp marks all as finished
         folder = WorkFolder(work).fold(number) if number else work
         own = replace(stamp, settings={**stamp.settings, "fold": number}) if number else stamp
         write_groups(folder, tables[number], config, stamp=own, left_out=left_out, decided=decided)
@@ -157,17 +131,7 @@ def write_groups(
     left_out: list[str],
     decided: AppliedDecisions | None = None,
 ) -> None:
-    """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder.
-
-    Parameters
-    ----------
-    folder : Path
-        Work folder, or that of a fold.
-    table : DataFrame
-        The groups.
-    config, stamp, left_out, decided
-        As for `write_folds`.
-    """
+    """Write ``groups.parquet`` and ``groups/audit.json`` of a work folder, or of a fold's."""
     artefacts.write_table(WorkFolder(folder).groups, table, stamp)
     facts = None if decided is None else decided.summary | {"labels_changed": _changed_by_split(table, decided)}
     write_audit(folder, table, stamp, min_tissue=config.min_tissue, left_out=left_out, decided=facts)

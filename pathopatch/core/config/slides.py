@@ -1,4 +1,4 @@
-"""What can be set about slides and their patches: tissue, intensity, labels, the grid."""
+"""Settings of slides and their patches: tissue, intensity, labels, the grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be set about a whole study, its evaluation and its predictions."""
+"""Settings of a whole study, its evaluation and its predictions."""
 
 from __future__ import annotations
 

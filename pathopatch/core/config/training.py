@@ -1,4 +1,4 @@
-"""What can be set about training: groups, splits, augmentation, the method, its search."""
+"""Settings of training: groups, splits, augmentation, the method, its search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the build adds to the package: the review page's viewer, which npm fetches by the lock file.
+"""Fetch the review page's viewer with npm, by the lock file, while the package is built.
 
 Without npm or a network the package is built without it: all but the review page works, and `pathopatch doctor` says
 how to get it.

@@ -1,4 +1,4 @@
-"""What happened when? A log a run, ``logs/<stage>-<time>-<process>.jsonl``, one JSON object a line.
+"""Log a run: ``logs/<stage>-<time>-<process>.jsonl``, one JSON object per line.
 
 The first line says what was begun, each further one what became of a slide, the last one how the run ended; a run that
 was killed has no last line. Statuses are the truth, the log is for looking back: an old one may be deleted any time.
