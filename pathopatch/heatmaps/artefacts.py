@@ -136,7 +136,9 @@ def predict_to(
         )
     ensemble = _as_ensemble(model)
     spec = ensemble.spec
-    slide = tolerant(in_order(slide, spec.channels), config.max_bad_tiles)
+    slide = in_order(slide, spec.channels)
+    if config.max_bad_tiles:
+        slide = tolerant(slide, config.max_bad_tiles)
     warnings = [*slide.notes, *check_slide(spec, slide)]
     about = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
     facts_path, table_path = _places(out, slide_id)
@@ -191,7 +193,9 @@ def is_predicted(
         There are outputs of another model, slide or setting, and `force` is off.
     """
     ensemble = _as_ensemble(model)
-    slide = tolerant(in_order(slide, ensemble.spec.channels), config.max_bad_tiles)
+    slide = in_order(slide, ensemble.spec.channels)
+    if config.max_bad_tiles:
+        slide = tolerant(slide, config.max_bad_tiles)
     facts_path, table_path = _places(out, slide_id)
     # The common case comes first: a stamp reads pixels of the slide.
     if not facts_path.is_file():

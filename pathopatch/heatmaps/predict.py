@@ -156,7 +156,9 @@ def predict_patches(
     """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
     ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = ensemble.spec
-    slide = tolerant(in_order(slide, spec.channels), config.max_bad_tiles)
+    slide = in_order(slide, spec.channels)
+    if config.max_bad_tiles:
+        slide = tolerant(slide, config.max_bad_tiles)
     check_slide(spec, slide)
     analysis = analyse_slide(slide, tiling_of(spec, config), tissue_mask=tissue_mask)
     origins = analysis.grid.origins()  # (N, 2)

@@ -148,7 +148,9 @@ def _analyse(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | N
     """Return the analysis of a slide whose configuration is checked."""
     overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
     _check_finite(overview, slide)
-    shifts = measure_shifts(slide, overview, scale_x, scale_y, unscanned.mask)
+    # The channels of a colour camera come from one exposure.
+    is_one_exposure = slide.is_colour or len(slide.channels) < 2
+    shifts = () if is_one_exposure else measure_shifts(slide, overview, scale_x, scale_y, unscanned.mask)
     offsets = whole_offsets(shifts) if config.registration.align else ()
     polarities = polarities_of(slide, config)
     background = background_text(slide.channels, polarities)
@@ -269,7 +271,8 @@ def iterate_patches(
         Share of tissue in the patch's scanned pixels, the exact mean of its mask; 0 without any.
     """
     grid, tissue = analysis.grid, analysis.tissue
-    slide = aligned(slide, analysis.offsets, analysis.background)
+    if analysis.offsets:
+        slide = aligned(slide, analysis.offsets, analysis.background)
     places = grid.origins() if origins is None else origins
     patch_bytes = len(slide.channels) * grid.patch_px**2 * slide.dtype.itemsize
     limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))

@@ -80,19 +80,21 @@ def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[
     `named` is the number of planes that the caller has names for, 1 if there are none. Choices that do not exist, and
     files with an axis that nothing explains, are refused.
     """
-    main = _main_image(tiff, path, choice)
+    main = tiff.series[0] if len(tiff.series) == 1 else _main_image(tiff, path, choice)
     _refuse_scattered_images(main, path)
-    _refuse_missing_images(tiff, path)
-    pages = _pages(tiff)
+    # Of an ImageJ file that was cut short, tifffile takes the first image for all.
+    stated, present = int((tiff.imagej_metadata or {}).get("images", 1)), sum(map(_count, tiff.series))
+    if stated > present:
+        raise corrupt(path, f"truncated: its description counts {stated} images, the file holds {present}")
+    pages = [(main, 0)]
     if choice.page is not None:
+        pages = _pages(tiff)
         if choice.positions:
             raise unsupported(path, "a page is chosen, and a position on an axis too", "choose one of them")
         _require(path, "page", choice.page, len(pages))
         pages = pages[choice.page : choice.page + 1]
     elif choice.positions or _count(main) > 1:
-        pages = _implied_pages(main, path, pages, choice, named)
-    else:
-        pages = [(main, 0)]
+        pages = _implied_pages(main, path, _pages(tiff), choice, named)
     planes = []
     for position, (series, index) in enumerate(pages):
         samples = int(page_of(series, index).keyframe.samplesperpixel)
@@ -211,14 +213,6 @@ def _refuse_scattered_images(series: Any, path: Path) -> None:
             "rows, not images",
             "write it with the axes CYX, one page a channel",
         )
-
-
-def _refuse_missing_images(tiff: Any, path: Path) -> None:
-    """Refuse an ImageJ file cut so short that tifffile takes its first image for all."""
-    stated = int((tiff.imagej_metadata or {}).get("images", 1))
-    present = sum(_count(series) for series in tiff.series)
-    if stated > present:
-        raise corrupt(path, f"truncated: its description counts {stated} images, the file holds {present}")
 
 
 def _outer_axes(series: Any) -> dict[str, int]:

@@ -82,7 +82,8 @@ class CziSlide(Slide):
             self._handle, self._pid = czi.CziReader(str(self._path), cache_options=cache), os.getpid()
         return self._handle
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         if self._handle is not None and self._pid == os.getpid():
             self._handle.close()
         self._handle = None
@@ -99,7 +100,7 @@ class CziSlide(Slide):
         try:
             images = [self._read_channel(number, box, step, (height, width)) for number in file_channels]
         except DECODING_ERRORS as error:
-            self._close()
+            self.close()
             place = f"({left * step}, {top * step})"
             raise corrupt(self._path, f"level {level} cannot be decoded at {place}: {error}") from error
         covers = [_cover(self._contents.blocks, number, box, step) for number in file_channels]

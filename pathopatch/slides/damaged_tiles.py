@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Unpack
 
 import numpy as np
@@ -16,12 +17,11 @@ _Box = tuple[int, int, int, int]
 
 
 def tolerant(slide: Slide, share: float) -> Slide:
-    """Return a slide that is read although parts of it cannot be decoded; the slide itself if the share is 0.
+    """Return a slide that is read although parts of it cannot be decoded; one that is tolerant already stays as it is.
 
-    A slide that is tolerant already stays as it is. Reading raises InputCorruptError as soon as more than the share of
-    `TolerantSlide` is lost.
+    Reading raises InputCorruptError as soon as more than the share of `TolerantSlide` is lost, in (0, 1].
     """
-    return slide if share == 0 or isinstance(slide, TolerantSlide) else TolerantSlide(slide=slide, share=share)
+    return slide if isinstance(slide, TolerantSlide) else TolerantSlide(slide=slide, share=share)
 
 
 class TolerantSlide(Slide):
@@ -44,7 +44,8 @@ class TolerantSlide(Slide):
         self._slide, self._share = slide, share
         self._lost: dict[int, set[tuple[int, int]]] = {}  # by level: (column, row) of squares
         options.setdefault("background", slide._background)
-        super().__init__(slide.facts, {"slide": slide, "share": share}, **options)
+        # Squares are lost for all channels at once, so their files count as one.
+        super().__init__(replace(slide.facts, file_of=()), {"slide": slide, "share": share}, **options)
 
     @property
     def source(self) -> str | dict[str, str]:
@@ -122,5 +123,6 @@ class TolerantSlide(Slide):
                 remedy="copy it again from its source",
             ) from error
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         self._slide.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,36 +54,27 @@ def checked_tiff(path: Path) -> Iterator[Any]:
 
     A truncated file, one whose structure cannot be read, and one that claims more than it could hold are refused.
     """
-    try:
-        _refuse_endless(path)
-        # Never the other files that OME-XML may name: they are not checked.
-        tiff = tifffile.TiffFile(path, _multifile=False)
-    except PathopatchError:
-        raise
-    except DECODING_ERRORS as error:
-        raise corrupt(path, f"its structure cannot be read: {error}") from error
-    with tiff:
-        _check_tiff(tiff, path)
+    with ExitStack() as stack:
+        try:
+            _refuse_endless(path)
+            # Never the other files that OME-XML may name: they are not checked.
+            tiff: Any = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
+            _check_chain(tiff, path)
+            if "<!ENTITY" in tiff.pages[0].description:
+                raise corrupt(path, "its description defines XML entities, which no microscope writes")
+            for page in tiff.pages:
+                for each in (page, *(page.pages if page.subifds else ())):
+                    _check_page(each, tiff.filehandle.size, path)
+        except PathopatchError:
+            raise
+        except DECODING_ERRORS as error:
+            raise corrupt(path, f"its structure cannot be read: {error}") from error
         try:
             yield tiff
         except PathopatchError:
             raise
         except DECODING_ERRORS as error:
             raise corrupt(path, f"its structure cannot be read: {error!r}") from error
-
-
-def _check_tiff(tiff: Any, path: Path) -> None:
-    """Check every page, at every level, against the size of the file."""
-    try:
-        _check_chain(tiff, path)
-        if "<!ENTITY" in tiff.pages[0].description:
-            raise corrupt(path, "its description defines XML entities, which no microscope writes")
-        for page in _all_pages(tiff):
-            _check_page(page, tiff.filehandle.size, path)
-    except PathopatchError:
-        raise
-    except DECODING_ERRORS as error:
-        raise corrupt(path, f"its structure cannot be read: {error}") from error
 
 
 def _refuse_endless(path: Path) -> None:
@@ -153,14 +144,6 @@ def _check_tags(entries: bytes, form: Any, size: int, path: Path) -> None:
         (position,) = struct.unpack(form.offsetformat, entries[start + 4 + form.offsetsize :][: form.offsetsize])
         if position + count * struct.calcsize(item) > size:
             raise corrupt(path, f"truncated: the value of tag {code} lies past byte {size}")
-
-
-def _all_pages(tiff: Any) -> Iterator[Any]:
-    """Yield every page and the pages below it."""
-    for page in tiff.pages:
-        yield page
-        if page.subifds:
-            yield from page.pages
 
 
 def _check_page(page: Any, size: int, path: Path) -> None:

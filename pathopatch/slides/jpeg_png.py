@@ -62,7 +62,8 @@ class JpegPngSlide(Slide):
         opacity = opacity_of(pixels[self._count])
         return pixels[: self._count], None if opacity.min() == 255 else opacity
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         self._decoded = None
 
 

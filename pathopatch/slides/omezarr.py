@@ -76,5 +76,6 @@ class OmeZarrSlide(Slide):
         row_bytes = across * max(1, planes) * int(np.prod(array.chunks)) * array.dtype.itemsize
         return min(max(_CACHED_CHUNK_ROWS * row_bytes, _CACHE_BYTES[0]), _CACHE_BYTES[1])
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         self._readers = {}

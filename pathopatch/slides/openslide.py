@@ -41,7 +41,8 @@ class OpenSlideSlide(Slide):
             self._pid = os.getpid()
         return self._handle
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         if self._handle is not None and self._pid == os.getpid():
             self._handle.close()
         self._handle = None
@@ -56,7 +57,7 @@ class OpenSlideSlide(Slide):
             image = self._open().read_region(corner, level, (width, height))
         except openslide.OpenSlideError as error:
             # After one error a handle raises it again for every region: the next read opens a new one.
-            self._close()
+            self.close()
             raise corrupt(self._path, f"level {level} cannot be decoded at {corner}: {error}") from error
         planes = np.empty((4, height, width), np.uint8)
         # Several times as fast as numpy's transposition.

@@ -79,13 +79,12 @@ def measure_shifts(
 ) -> tuple[Shift, ...]:
     """Return the shift of each further channel against the first.
 
-    Planes of one file lie on each other, and the most confident of their shifts is that of all. The channels of a
-    colour camera are not compared: they come from one exposure.
+    Planes of one file lie on each other, and the most confident of their shifts is that of all.
 
     Parameters
     ----------
     slide : Slide
-        An open slide.
+        An open slide of at least two channels, which do not come from one exposure of a colour camera.
     overview : ndarray, shape (C, h, w)
         The whole slide, as `Slide.read_overview` returns it with the scales; finite.
     scale_x, scale_y : float
@@ -96,10 +95,8 @@ def measure_shifts(
     Returns
     -------
     tuple of Shift
-        One for each channel but the first; empty for RGB and for one channel.
+        One for each channel but the first.
     """
-    if slide.is_colour or len(slide.channels) < 2:
-        return ()
     missing = np.zeros(overview.shape[1:], np.bool_) if unscanned is None else unscanned
     # The mask travels as one more plane, so that it is cut and shrunk as the pixels are.
     whole = np.concatenate([overview, missing[None].astype(overview.dtype)])

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from pathopatch.core.config import MPP_RANGE
-from pathopatch.core.errors import ChannelMismatchError
 
 MPP_TOLERANCE = 0.02
 """Relative difference up to which two mpp values count as one scale.
@@ -62,19 +61,7 @@ class SlideFacts:
     paths: tuple[Path, ...]
     bounds: tuple[int, int, int, int] | None = None  # x, y, width, height, level-0 px
     notes: tuple[str, ...] = ()  # what was chosen or assumed in reading the file, for a person to check
-
-    def renamed(self, channels: tuple[str, ...] | None) -> tuple[str, ...]:
-        """Return the names that the caller gives, or the file's own; refuse a wrong count or a name given twice."""
-        if channels is None:
-            return self.channels
-        if len(channels) != len(self.channels) or len(set(channels)) != len(channels):
-            raise ChannelMismatchError(
-                f"{len(channels)} channel names {', '.join(channels)} for {len(self.channels)} planes "
-                f"({', '.join(self.channels)})",
-                place=", ".join(str(path) for path in self.paths),
-                remedy="give one name per plane, each once, or choose one plane with #plane=",
-            )
-        return tuple(channels)
+    file_of: tuple[int, ...] = ()  # index of each channel's file; () if all are of one
 
 
 def mpp_agrees(*mpps: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypedDict, cast
 
@@ -37,6 +37,7 @@ _GUESS_PX = 512  # longest side of the overview that the background is guessed f
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _OPAQUE = 127  # opacity as one more plane of the slide's type: the largest value that every type of pixels holds
 _OPAQUE_FROM = 128  # of 255: half of the pixel
+_LONGEST_NOTED_PX = 8192  # of the image in which clear pixels are noted
 
 
 class SlideOptions(TypedDict, total=False):
@@ -86,9 +87,9 @@ class Slide(SlideFile):
     ) -> None:
         super().__init__(facts, {**arguments, "background": background}, mpp=mpp, channels=channels)
         self._background = background
-        self._stated: tuple[Polarity | None, ...] = (None,) * len(self._channels)
+        self._stated: tuple[Polarity | None, ...] = (None,) * len(self.channels)
         if background is not None:
-            self._stated = parse_background(background, self._channels, place=str(facts.paths[0]))
+            self._stated = parse_background(background, self.channels, place=str(facts.paths[0]))
 
     @property
     def polarities(self) -> Polarities:
@@ -113,16 +114,18 @@ class Slide(SlideFile):
 
         Bright is an integer type's largest value, dark is 0; where the type does not tell, see the overview's extremes.
         """
-        return np.array([self._value_of(*each) for each in enumerate(polarities)], self.dtype)
-
-    def _value_of(self, channel: int, polarity: Polarity) -> int | float:
-        if polarity == "bright" and self.dtype.kind in "iu":
-            return int(np.iinfo(cast(Any, self.dtype)).max)
-        if self.dtype.kind == "u":
-            return 0
-        # A floating-point type has no white, and values below 0 no black: the overview's extremes stand for them.
-        low, high = self._small_overview.extremes[channel]
-        return high if polarity == "bright" else min(low, 0.0)
+        values: list[int | float] = []
+        for channel, polarity in enumerate(polarities):
+            if polarity == "bright" and self.dtype.kind in "iu":
+                values.append(int(np.iinfo(cast(Any, self.dtype)).max))
+            elif self.dtype.kind == "u":
+                values.append(0)
+            else:
+                # A floating-point type has no white, and values below 0 no black: the overview's extremes stand for
+                # them.
+                low, high = self._small_overview.extremes[channel]
+                values.append(high if polarity == "bright" else min(low, 0.0))
+        return np.array(values, self.dtype)
 
     def read_region(self, x: int, y: int, width: int, height: int, *, level: int = 0) -> Pixels:
         """Return a rectangle of one level.
@@ -252,9 +255,8 @@ class Slide(SlideFile):
         clear = _ClearPixels()
         pixels, scale_x, scale_y = self._overview(max_px, self._blended, len(self.channels), clear)
         unscanned = self._unscanned(pixels)
-        clear_mask = clear.mask(pixels.shape[1:])
-        if clear_mask is not None:
-            unscanned = replace(unscanned, mask=unscanned.mask | with_edge(clear_mask))
+        if clear.opaque is not None:
+            unscanned = replace(unscanned, mask=unscanned.mask | with_edge(clear.mask(pixels.shape[1:])))
         return pixels, unscanned, scale_x, scale_y
 
     def _read_filled(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:
@@ -369,32 +371,29 @@ class Slide(SlideFile):
         return _SmallOverview(guess_polarities(overview, is_colour=self.is_colour, valid=valid), extremes)
 
 
+@dataclass
 class _ClearPixels:
     """Where a level is not opaque, noted band by band at a bounded size; nothing is kept while all is opaque."""
 
-    _LONGEST_PX = 8192
-
-    def __init__(self) -> None:
-        self._opaque: NDArray[np.bool_] | None = None
-        self._step = 1
+    opaque: NDArray[np.bool_] | None = None  # every k-th pixel of the level
+    step: int = 1
 
     def add(self, opacity: NDArray[np.uint8], top: int, height: int) -> None:
         """Note the opacity, (H, W) or (C, H, W), of a band of whole rows of a level so many rows high."""
         least = opacity.min(axis=0) if opacity.ndim == 3 else opacity
-        if self._opaque is None:
-            self._step = max(1, max(height, least.shape[1]) // self._LONGEST_PX)
-            self._opaque = np.ones((-(-height // self._step), -(-least.shape[1] // self._step)), np.bool_)
-        first = -top % self._step
-        rows = least[first :: self._step, :: self._step] >= _OPAQUE_FROM
-        start = (top + first) // self._step
-        self._opaque[start : start + len(rows)] = rows
+        if self.opaque is None:
+            self.step = max(1, max(height, least.shape[1]) // _LONGEST_NOTED_PX)
+            self.opaque = np.ones((-(-height // self.step), -(-least.shape[1] // self.step)), np.bool_)
+        first = -top % self.step
+        rows = least[first :: self.step, :: self.step] >= _OPAQUE_FROM
+        start = (top + first) // self.step
+        self.opaque[start : start + len(rows)] = rows
 
-    def mask(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
-        """Return which pixels of an image (h, w) of the level are clear, by their middles; None where none is."""
-        if self._opaque is None:
-            return None
+    def mask(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return which pixels of an image (h, w) of the level are clear, by their middles; after `add` only."""
+        assert self.opaque is not None
         rows, columns = (
             np.minimum(((np.arange(n) + 0.5) * size / n).astype(int), size - 1)
-            for n, size in zip(shape, self._opaque.shape, strict=True)
+            for n, size in zip(shape, self.opaque.shape, strict=True)
         )
-        return ~self._opaque[np.ix_(rows, columns)]
+        return ~self.opaque[np.ix_(rows, columns)]

@@ -12,10 +12,10 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import MppMissingError
+from pathopatch.core.errors import ChannelMismatchError, MppMissingError
 from pathopatch.slides.integrity import unsupported
 from pathopatch.slides.resample import Pixels
-from pathopatch.slides.resolution import RGB, Level, SlideFacts, resolution
+from pathopatch.slides.resolution import RGB, SlideFacts, resolution
 
 
 class SlideFile(ABC):
@@ -32,12 +32,39 @@ class SlideFile(ABC):
     channels : tuple of str, optional
         Names of the planes, in place of the file's.
 
+    Attributes
+    ----------
+    facts : SlideFacts
+        Known without reading pixels; names and mpp that the caller gave replace the file's.
+    channels : tuple of str
+        Names of the channels, in the order of the pixels.
+    dtype : dtype
+        Type of the pixels, as in the file (native byte order).
+    levels : tuple of Level
+        Resolutions that the file holds, finest first.
+    size : (int, int)
+        Width and height, level-0 px.
+    bounds : (int, int, int, int)
+        (x, y, width, height) of the scanned part, level-0 px; the whole slide if the file names none.
+    notes : tuple of str
+        Choices and assumptions made in reading the files, for a person to check; mostly none.
+    paths : tuple of Path
+        Files that the pixels come from, without fragments, each once.
+    file_of : tuple of int
+        Index of the file that each channel comes from: planes of one file were scanned together.
+    has_mpp : bool
+        Micrometres per pixel are known.
+    is_colour : bool
+        The channels are red, green and blue of one image.
+    is_rgb : bool
+        The channels are uint8 red, green and blue.
+
     Raises
     ------
     MppMissingError
         `mpp` is given and out of range.
     ChannelMismatchError
-        The number of names differs from the number of planes.
+        The number of names differs from the number of planes, or one is given twice.
     """
 
     def __init__(
@@ -48,54 +75,27 @@ class SlideFile(ABC):
         mpp: float | None = None,
         channels: tuple[str, ...] | None = None,
     ) -> None:
-        self._facts = facts
-        self._channels = facts.renamed(channels)
-        self._resolution = facts.resolution
         self._arguments = {**arguments, "mpp": mpp, "channels": channels}
-        if mpp is not None:
-            self._resolution = resolution(mpp, mpp, source="the value given")
-            if self._resolution.mpp is None:
-                raise self._mpp_missing()
-
-    @property
-    def facts(self) -> SlideFacts:
-        """Facts known without reading pixels; names and mpp that the caller gave replace the file's."""
-        return replace(self._facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels, in the order of the pixels."""
-        return self._channels
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        """Type of the pixels, as in the file (native byte order)."""
-        return self._facts.dtype
-
-    @property
-    def levels(self) -> tuple[Level, ...]:
-        """Resolutions that the file holds, finest first."""
-        return self._facts.levels
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, level-0 px."""
-        return self.levels[0].width, self.levels[0].height
-
-    @property
-    def bounds(self) -> tuple[int, int, int, int]:
-        """(x, y, width, height) of the scanned part, level-0 px; the whole slide if the file names none."""
-        return self._facts.bounds or (0, 0, *self.size)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Choices and assumptions made in reading the files, for a person to check; mostly none."""
-        return self._facts.notes
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """Files that the pixels come from, without fragments, each once."""
-        return self._facts.paths
+        self.paths = facts.paths
+        if channels is not None and (len(channels) != len(facts.channels) or len(set(channels)) != len(channels)):
+            raise ChannelMismatchError(
+                f"{len(channels)} channel names {', '.join(channels)} for {len(facts.channels)} planes "
+                f"({', '.join(facts.channels)})",
+                place=", ".join(map(str, facts.paths)),
+                remedy="give one name per plane, each once, or choose one plane with #plane=",
+            )
+        self.channels = facts.channels if channels is None else tuple(channels)
+        self._resolution = facts.resolution if mpp is None else resolution(mpp, mpp, source="the value given")
+        self.has_mpp = self._resolution.mpp is not None
+        if mpp is not None and not self.has_mpp:
+            raise self._mpp_missing()
+        self.dtype, self.levels, self.notes = facts.dtype, facts.levels, facts.notes
+        self.size = facts.levels[0].width, facts.levels[0].height
+        self.bounds: tuple[int, int, int, int] = facts.bounds or (0, 0, *self.size)
+        self.file_of = facts.file_of or (0,) * len(self.channels)
+        self.is_colour = self.channels == RGB and len(set(self.file_of)) == 1
+        self.is_rgb = self.channels == RGB and self.dtype == np.uint8
+        self.facts = replace(facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds)
 
     @property
     def source(self) -> str | dict[str, str]:
@@ -106,11 +106,6 @@ class SlideFile(ABC):
         words = [f"{name}={chosen[name]}" for name in ("page", "plane", "z", "t") if chosen.get(name) is not None]
         fragment = "&".join(words)
         return f"{self.paths[0].absolute()}{fragment and '#' + fragment}"
-
-    @property
-    def has_mpp(self) -> bool:
-        """Whether micrometres per pixel are known."""
-        return self._resolution.mpp is not None
 
     @property
     def mpp(self) -> float:
@@ -124,25 +119,6 @@ class SlideFile(ABC):
         if self._resolution.mpp is None:
             raise self._mpp_missing()
         return self._resolution.mpp
-
-    @property
-    def is_colour(self) -> bool:
-        """Whether the channels are red, green and blue of one image."""
-        return self.channels == RGB and len(set(self.file_of)) == 1
-
-    @property
-    def is_rgb(self) -> bool:
-        """Whether the channels are uint8 red, green and blue."""
-        return self.channels == RGB and self.dtype == np.uint8
-
-    @property
-    def file_of(self) -> tuple[int, ...]:
-        """Number of the file that each channel comes from: planes of one file were scanned together."""
-        return (0,) * len(self.channels)
-
-    def close(self) -> None:
-        """Let go of the files; a later read opens them again."""
-        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -166,8 +142,8 @@ class SlideFile(ABC):
         """
 
     @abstractmethod
-    def _close(self) -> None:
-        """Let go of the files."""
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
 
     def _mpp_missing(self) -> MppMissingError:
         return MppMissingError(

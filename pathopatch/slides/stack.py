@@ -33,21 +33,18 @@ class ChannelStack(Slide):
             _require_same_grid(names[0], parts[0], name, part, compare_mpp=options.get("mpp") is None)
         with_mpp = [part for part in parts if part.has_mpp]
         self._level_of = _common_levels(parts)
+        paths = tuple(dict.fromkeys(path for part in parts for path in part.paths))
         facts = SlideFacts(
             channels=names,
             dtype=parts[0].dtype,
             levels=tuple(parts[0].levels[indices[0]] for indices in self._level_of),
             resolution=(with_mpp or parts)[0].facts.resolution,
-            paths=tuple(dict.fromkeys(path for part in parts for path in part.paths)),
+            paths=paths,
             bounds=parts[0].bounds,
             notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+            file_of=tuple(paths.index(part.paths[0]) for part in parts),
         )
         super().__init__(facts, {"slides": self._slides}, **options)
-
-    @property
-    def file_of(self) -> tuple[int, ...]:
-        """Number of the file that each channel comes from, in the order of `paths`."""
-        return tuple(self.paths.index(part.paths[0]) for part in self._slides.values())
 
     @property
     def source(self) -> dict[str, str]:
@@ -68,7 +65,8 @@ class ChannelStack(Slide):
         covers = [opaque if opacity is None else np.broadcast_to(opacity, opaque.shape) for _, opacity in parts]
         return pixels, np.concatenate(covers)
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         for slide in self._slides.values():
             slide.close()
 
@@ -131,11 +129,6 @@ class AlignedSlide(Slide):
         self._slide, self._offsets = slide, offsets
         super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
 
-    @property
-    def file_of(self) -> tuple[int, ...]:
-        """Number of the file that each channel comes from."""
-        return self._slide.file_of
-
     def _read_level(
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
@@ -164,7 +157,8 @@ class AlignedSlide(Slide):
         across, down = zip(*(self._offsets[channel] for channel in channels), strict=True)
         return _common_part(down, height, self.size[1]), _common_part(across, width, self.size[0])
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         self._slide.close()
 
 

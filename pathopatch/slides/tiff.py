@@ -80,13 +80,17 @@ class TiffSlide(Slide):
             # From orientation 5 on rows and columns change places.
             shown = [size[::-1] for size in sizes] if self._orientation > 4 else sizes
             image = next(i for i, series in enumerate(tiff.series) if series is planes[0].series)
+            notes = [] if alpha is None else [ALPHA_NOTE]
+            # One that takes the largest of several images for the slide says so.
+            if len(tiff.series) > 1 and (note := image_note(tiff, planes, choice)):
+                notes.insert(0, note)
             facts = SlideFacts(
                 channels=_names(planes, tiff, image),
                 dtype=first.dtype.newbyteorder("="),
                 levels=tuple(Level(*size, nominal_downsample(shown[0], size)) for size in shown),
                 resolution=tiff_resolution(first, description=description, imagej=tiff.imagej_metadata, image=image),
                 paths=(path,),
-                notes=tuple(filter(None, [image_note(tiff, planes, choice), "" if alpha is None else ALPHA_NOTE])),
+                notes=tuple(notes),
             )
         arguments = {"path": path, "choice": choice}
         super().__init__(facts, arguments, **options)
@@ -150,7 +154,8 @@ class TiffSlide(Slide):
                 self._readers_of[level].append((reader, pairs, is_everything))
         return self._readers_of[level]
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
         self._cache.close()
 
 

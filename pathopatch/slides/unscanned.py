@@ -53,7 +53,10 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
     # Every k-th pixel and no means: a mean over the edge of a fill has another value.
     thin = max(1, max(mask.shape) // _DECIDED_PX)
     small = overview[:, ::thin, ::thin]
-    for value, tolerance in _extremes(overview):
+    # Black, and white unless nothing is brighter than black.
+    highest = float(overview.max() if overview.dtype.kind == "f" else np.iinfo(cast(Any, overview.dtype)).max)
+    tolerance = float(_JPEG_STEPS) if overview.dtype == np.uint8 else 0.0
+    for value in (0.0, highest) if highest > 0 else (0.0,):
         if not _reaches_border(small, value, tolerance):
             continue
         constant = _constant(small, value, tolerance)
@@ -79,15 +82,6 @@ def with_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if not mask.any():
         return mask
     return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)
-
-
-def _extremes(overview: NDArray[np.generic]) -> list[tuple[float, float]]:
-    """Return black and white, and how far a pixel may be off."""
-    if overview.dtype.kind == "f":
-        highest = float(overview.max())
-        return [(0.0, 0.0), (highest, 0.0)] if highest > 0 else [(0.0, 0.0)]
-    tolerance = float(_JPEG_STEPS) if overview.dtype == np.uint8 else 0.0
-    return [(0.0, tolerance), (float(np.iinfo(cast(Any, overview.dtype)).max), tolerance)]
 
 
 def _reaches_border(overview: NDArray[np.generic], value: float, tolerance: float) -> bool:

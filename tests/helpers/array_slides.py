@@ -36,7 +36,7 @@ class ArraySlide(Slide):
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> tuple[Any, None]:
         return self._pixels[:, top : top + height, left : left + width], None
 
-    def _close(self) -> None:
+    def close(self) -> None:
         pass
 
 

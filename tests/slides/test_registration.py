@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tifffile
 
+from pathopatch.core.config import TileConfig
+from pathopatch.patches.analysis import analyse_slide
 from pathopatch.slides import Shift, Slide, aligned, open_slide
 from pathopatch.slides.registration import measure_shifts, whole_offsets
 
@@ -108,7 +110,7 @@ def test_colour_single_channels_and_tiny_fields_have_no_shift(tmp_path: Path) ->
     made.write_channel(tmp_path / "one.tif", made.noise(1, 100, 100, np.uint16)[0])
     for name in ("rgb.tif", "one.tif"):
         with open_slide(tmp_path / name) as slide:
-            assert measure_shifts(slide, *slide.read_overview()) == ()
+            assert analyse_slide(slide, TileConfig(patch_px=32, mpp=slide.mpp)).shifts == ()
     assert not shift_of(opened(tmp_path, two_modalities((0, 0), 20))).is_measured
 
 

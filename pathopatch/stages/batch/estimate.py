@@ -121,7 +121,9 @@ def estimate(
         try:
             with open_row(row, fallback_mpp=slide_mpp) as opened:
                 channels = channels or opened.channels
-                slide = tolerant(in_order(opened, channels), share)
+                slide = in_order(opened, channels)
+                if share:
+                    slide = tolerant(slide, share)
                 if is_done(row, slide):
                     finished.append({"slide_id": row.slide_id, "mpp": slide.mpp})
                     continue

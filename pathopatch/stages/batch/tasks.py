@@ -186,7 +186,8 @@ class PredictTask:
 
         spec = check_bundles(self.models)
         with open_row(self.row, fallback_mpp=self.slide_mpp) as slide:
-            check_slide(spec, tolerant(slide, self.config.max_bad_tiles))
+            share = self.config.max_bad_tiles
+            check_slide(spec, tolerant(slide, share) if share else slide)
             # Only now torch is loaded, which takes seconds: a slide that is refused is told of at once.
             from pathopatch.heatmaps.artefacts import predict_to
 

@@ -7,7 +7,6 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -330,7 +329,7 @@ def test_a_slide_with_bounds_is_labelled_where_qupath_shows_the_outline(
     make_slide: Callable[..., Any], two_discs: Any, tmp_path: Path
 ) -> None:
     slide = make_slide(np.where(two_discs, 157, 0).astype(np.uint16)[None])
-    slide._facts = replace(slide._facts, bounds=(32, 64, 100, 80))
+    slide.bounds = (32, 64, 100, 80)
     source = LabelSource(annotations=geojson(tmp_path, area(0, 0, 32), area(32, 0, 16, "Stroma")))
     config = TileConfig(patch_px=32, labels=LabelConfig(annotations=CONFIG, min_labelled_fraction=0.25))
     tile_slide(slide, config, tmp_path / "work", labels=source)

@@ -161,10 +161,10 @@ def test_a_slide_tiled_by_its_exported_outline_keeps_its_shares(
 
 
 def test_outlines_not_relative_to_the_bounds_are_not_moved(
-    make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path
 ) -> None:
     slide = make_slide(low_counts(two_discs))
-    monkeypatch.setattr(type(slide), "bounds", property(lambda _: (50, 40, 100, 80)))
+    slide.bounds = (50, 40, 100, 80)
     path = write(tmp_path / "a.geojson", ("Tissue", [square(0, 0, 20, 20)]))
     for is_subtracted, corner in ((True, [40, 50]), (False, [0, 0])):
         config = TileConfig.model_validate({"labels": {"annotations": {"subtracted_bounds": is_subtracted}}})
