@@ -27,9 +27,8 @@ from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.compatibility import check_slide
 from pathopatch.models.ensemble import Ensemble
 from pathopatch.models.spec import BundleSpec
-from pathopatch.patches import intensity
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.store_writer import measure_patch
+from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
 from pathopatch.slides.manifest import slide_id_from_path
 
@@ -296,7 +295,7 @@ def _prepared(
     """Return patches (n, C, P, P), source units, as a batch: measured, scaled, and as each member takes them."""
     grid = analysis.grid
     sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
-    scaled = intensity.scale(patches, analysis.windows)
+    scaled = scale(patches, analysis.windows)
     measured = np.empty((len(rows), 2))
     for number, (x, y) in enumerate(origins[rows].tolist()):
         # Only what lies on the slide is measured; the overhang is filled with glass.

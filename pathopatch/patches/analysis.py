@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
-from pathopatch.patches import intensity
 from pathopatch.patches.annotations.tissue_outlines import read_tissue_mask
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.source import read_padded
+from pathopatch.patches.intensity import tissue_quantiles
+from pathopatch.patches.intensity import windows as intensity_windows
 from pathopatch.patches.tissue import TissueModel, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
@@ -125,7 +125,7 @@ def slide_quantiles(slide: Slide, config: TileConfig, *, tissue_mask: Path | Non
     """Return `pathopatch.patches.intensity.tissue_quantiles` of a slide; arguments and errors as of `analyse_slide`."""
     _check_channel_names(slide, config)
     analysis = _analyse(slide, config, grid_of(slide, config), tissue_mask)
-    return intensity.tissue_quantiles(analysis.overview, analysis.tissue.mask != 0)
+    return tissue_quantiles(analysis.overview, analysis.tissue.mask != 0)
 
 
 def _check_channel_names(slide: Slide, config: TileConfig) -> None:
@@ -192,7 +192,7 @@ def _analyse(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | N
             scale_y=scale_y,
             unscanned=unscanned.mask,
         )
-    windows = intensity.windows(
+    windows = intensity_windows(
         overview,
         tissue.mask != 0,
         rule=config.intensity,
@@ -300,3 +300,15 @@ def iterate_patches(
         if rows and (len(rows) == limit or row == len(places) - 1):
             yield np.array(rows, np.int64), batch[: len(rows)], np.array(fractions)
             rows, fractions = [], []
+
+
+def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:
+    """Return the patch at (x, y), level-0 px, shape (C, patch_px, patch_px), with `fill` (C,) beyond the slide."""
+    patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
+    width, height = grid.inside(x, y)
+    # The slide pads by its own polarity; only a configuration that states another one needs the copy.
+    if (width, height) != (grid.patch_px, grid.patch_px) and (fill != slide.background_values).any():
+        patch = patch.copy()
+        patch[:, height:] = fill[:, None, None]
+        patch[:, :, width:] = fill[:, None, None]
+    return patch

@@ -7,7 +7,7 @@ whole slide: the last patch of a row or column may overhang, none is left out.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,15 @@ class Grid:
     stride_px : int
         Distance of neighbouring patches, target-mpp px.
 
+    Attributes
+    ----------
+    stride, extent : float
+        Distance of neighbouring patches, and side of a patch, level-0 px; real numbers.
+    span_px : int
+        Side of a patch, level-0 px, to the nearest whole pixel.
+    nx, ny : int
+        Number of patches in a row, and in a column.
+
     Raises
     ------
     InputUnsupportedError
@@ -43,40 +52,24 @@ class Grid:
     downsample: float
     patch_px: int
     stride_px: int
+    stride: float = field(init=False, repr=False, compare=False)
+    extent: float = field(init=False, repr=False, compare=False)
+    span_px: int = field(init=False, repr=False, compare=False)
+    nx: int = field(init=False, repr=False, compare=False)
+    ny: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        # A frozen class refuses assignments, so the derived fields are set through its dictionary.
+        vars(self).update(stride=self.stride_px * self.downsample, extent=self.patch_px * self.downsample)
         if min(self.width, self.height, self.patch_px) < 1 or not self.stride >= 1:
             raise InputUnsupportedError(
                 f"no grid of stride {self.stride:g} level-0 px and patches of {self.patch_px} px "
                 f"on {self.width} x {self.height} px",
                 remedy="give a positive patch size and a stride of at least one level-0 pixel",
             )
-
-    @property
-    def stride(self) -> float:
-        """Distance of neighbouring patches, level-0 px; a real number."""
-        return self.stride_px * self.downsample
-
-    @property
-    def extent(self) -> float:
-        """Side of a patch, level-0 px; a real number."""
-        return self.patch_px * self.downsample
-
-    @property
-    def span_px(self) -> int:
-        """Side of a patch, level-0 px, to the nearest whole pixel."""
-        return math.floor(self.extent + 0.5)
-
-    @property
-    def nx(self) -> int:
-        """Number of patches in a row."""
         # Rounded up: the last patch overhangs, so that no tissue at the edge is lost.
-        return math.ceil(self.width / self.stride - _ROUNDING)
-
-    @property
-    def ny(self) -> int:
-        """Number of patches in a column."""
-        return math.ceil(self.height / self.stride - _ROUNDING)
+        nx, ny = (math.ceil(side / self.stride - _ROUNDING) for side in (self.width, self.height))
+        vars(self).update(span_px=math.floor(self.extent + 0.5), nx=nx, ny=ny)
 
     def origins(self) -> NDArray[np.int64]:
         """Return the (x, y) of each patch's top-left corner.
@@ -103,10 +96,8 @@ class Grid:
             (width, height) in target-mpp px, each in [0, patch_px]. A pixel counts if its centre lies on the slide;
             a patch that touches the slide keeps at least one pixel.
         """
-        return self._inside(self.width - x), self._inside(self.height - y)
-
-    def _inside(self, rest: int) -> int:
-        """Return how many target px of a patch fit into `rest` level-0 px."""
-        if rest <= 0:
-            return 0
-        return min(self.patch_px, max(1, math.floor(rest / self.downsample + 0.5)))
+        width, height = (
+            min(self.patch_px, max(1, math.floor(rest / self.downsample + 0.5))) if rest > 0 else 0
+            for rest in (self.width - x, self.height - y)
+        )
+        return width, height

@@ -7,7 +7,7 @@ or of its cohort, or is stated. Pure arithmetic on arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
 from typing import Any, cast
 
@@ -101,20 +101,6 @@ def scale(
         rows = -1, patches.shape[-1]
         cv2.LUT(cast(Any, patches.reshape(rows)), cast(Any, values), dst=cast(Any, scaled.reshape(rows)))
         return scaled
-    return _scale_into(patches, window, scaled)
-
-
-@lru_cache(maxsize=64)
-def _byte_table(low: float, high: float) -> NDArray[np.float32]:
-    """Return the scaled value of each byte, shape (256,)."""
-    all_bytes = np.arange(256, dtype=np.uint8)[None, None]
-    return _scale_into(all_bytes, np.array([[low, high]]), np.empty((1, 1, 256), np.float32)).ravel()
-
-
-def _scale_into(
-    patches: NDArray[np.generic], window: NDArray[np.float64], scaled: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Fill `scaled` with intensities in [0, 1] and return it."""
     low = window[:, 0, None, None].astype(np.float32)
     width = (window[:, 1] - window[:, 0])[:, None, None]
     gain = np.divide(1.0, width, out=np.zeros_like(width), where=width > 0).astype(np.float32)
@@ -128,6 +114,13 @@ def _scale_into(
         if ends.min() >= 0 and ends.max() <= 1:  # no value of the dtype lies outside the window: nothing to clip
             return scaled
     return np.clip(scaled, 0.0, 1.0, out=scaled)
+
+
+@lru_cache(maxsize=64)
+def _byte_table(low: float, high: float) -> NDArray[np.float32]:
+    """Return the scaled value of each byte, shape (256,)."""
+    # As floats, which `scale` does not look up in this table.
+    return scale(np.arange(256, dtype=np.float32)[None, None], np.array([[low, high]])).ravel()
 
 
 def saturated_fraction(
@@ -157,15 +150,18 @@ def saturated_fraction(
     if patch.size == 0 or not used:
         return 0.0
     saturated: NDArray[np.bool_] | None = None
-    for polarity, furthest, reached, end in (("dark", np.maximum, _at_least, 1), ("bright", np.minimum, _at_most, 0)):
+    ends: tuple[tuple[Polarity, np.ufunc, int], ...] = (("dark", np.maximum, 1), ("bright", np.minimum, 0))
+    for polarity, furthest, end in ends:
         channels = [channel for channel in used if polarities[channel] == polarity]
         if not channels:
             continue
         # Under one window the furthest channel decides: one comparison in place of one per channel.
         if (window[channels] == window[channels[0]]).all():
-            own = reached(reduce(furthest, [patch[channel] for channel in channels]), window[channels[0], end])
+            plane = reduce(furthest, [patch[channel] for channel in channels])
+            own = _reached(plane, window[channels[0], end], polarity)
         else:
-            own = reduce(np.logical_or, [reached(patch[channel], window[channel, end]) for channel in channels])
+            reached = [_reached(patch[channel], window[channel, end], polarity) for channel in channels]
+            own = reduce(np.logical_or, reached)
         saturated = own if saturated is None else saturated | own
     assert saturated is not None
     if scanned is not None:
@@ -173,23 +169,20 @@ def saturated_fraction(
     return float(np.count_nonzero(saturated) / saturated.size)
 
 
-def _at_least(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:
-    """Return the pixels at or above a level."""
+def _reached(plane: NDArray[np.generic], level: np.float64, polarity: Polarity) -> NDArray[np.bool_]:
+    """Return the pixels at or above a level (dark), or at or below it (bright)."""
     # Integers are compared in their own dtype: a comparison with a float would convert every pixel.
     if plane.dtype.kind not in "iu" or not np.isfinite(level):
-        return np.asarray(np.greater_equal(plane, level), np.bool_)
+        compare = np.greater_equal if polarity == "dark" else np.less_equal
+        return np.asarray(compare(plane, level), np.bool_)
     limits = np.iinfo(str(plane.dtype))
-    least = math.ceil(level)
-    if not limits.min <= least <= limits.max:
-        return np.full(plane.shape, least < limits.min, np.bool_)
-    return np.asarray(np.greater_equal(plane, plane.dtype.type(least)), np.bool_)
-
-
-def _at_most(plane: NDArray[np.generic], level: np.float64) -> NDArray[np.bool_]:
-    """Return the pixels at or below a level."""
-    if plane.dtype.kind not in "iu":
-        return np.asarray(np.less_equal(plane, level), np.bool_)
-    return ~_at_least(plane, np.floor(level) + 1)
+    # A whole number is at or below the level if it is not at or above the next one.
+    least = math.ceil(level) if polarity == "dark" else math.floor(level) + 1
+    if limits.min <= least <= limits.max:
+        is_above = np.asarray(np.greater_equal(plane, plane.dtype.type(least)), np.bool_)
+    else:
+        is_above = np.full(plane.shape, least < limits.min, np.bool_)
+    return is_above if polarity == "dark" else ~is_above
 
 
 def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
@@ -202,7 +195,11 @@ def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
     factor : float
         The mpp of measurement over that of the patch. Up to 1.02 the patch is not resampled; it is never enlarged.
     """
-    mean = _mean_channel(scaled)
+    # The mean channel, (H, W): three times as fast as numpy's, with the same sum.
+    mean: NDArray[np.float32] = scaled[0].copy()
+    for plane in scaled[1:]:
+        mean += plane
+    mean /= len(scaled)
     if factor > 1 + MPP_TOLERANCE and mean.size:
         height, width = (max(1, round(side / factor)) for side in mean.shape)
         mean = np.asarray(cv2.resize(mean, (width, height), interpolation=cv2.INTER_AREA), np.float32)
@@ -211,10 +208,21 @@ def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
     return float(cv2.Laplacian(mean, cv2.CV_32F)[1:-1, 1:-1].var(dtype=np.float64))
 
 
-def _mean_channel(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean over the first axis, (H, W); three times as fast as numpy's, with the same sum."""
-    mean: NDArray[np.float32] = scaled[0].copy()
-    for plane in scaled[1:]:
-        mean += plane
-    mean /= len(scaled)
-    return mean
+def measure_patch(
+    part: NDArray[np.generic],
+    scaled: NDArray[np.float32],
+    windows: NDArray[np.float64],
+    *,
+    sharpness_factor: float,
+    polarities: Sequence[Polarity],
+    scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
+) -> tuple[float, float]:
+    """Return the saturated fraction and the sharpness of a patch's part on the slide, (C, H, W).
+
+    `scaled` is the same part in [0, 1]; `scanned` returns its scanned pixels, (H, W), or None for all.
+    """
+    saturated = saturated_fraction(part, windows, polarities=polarities)
+    # The mask costs more than the fraction, and a fraction of 0 does not need it.
+    if saturated and scanned is not None and (mask := scanned()) is not None:
+        saturated = saturated_fraction(part, windows, polarities=polarities, scanned=mask)
+    return saturated, sharpness(scaled, factor=sharpness_factor)

@@ -1,4 +1,4 @@
-"""Read patches from the slide itself: padded at its edges, or again later for stores that keep no pixels."""
+"""Read patches from the slide again, for stores that keep no pixels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
+from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
@@ -31,18 +32,6 @@ def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
     downsamples = [level.downsample for level in slide.levels]
     level = level_for(downsamples, downsample, exact_factor=EXACT_READ_FACTOR)
     return {"read_level": level, "read_level_downsample": downsamples[level]}
-
-
-def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:
-    """Return the patch at (x, y), level-0 px, shape (C, patch_px, patch_px), with `fill` (C,) beyond the slide."""
-    patch = slide.read_patch(x, y, grid.patch_px, downsample=grid.downsample)
-    width, height = grid.inside(x, y)
-    # The slide pads by its own polarity; only a configuration that states another one needs the copy.
-    if (width, height) != (grid.patch_px, grid.patch_px) and (fill != slide.background_values).any():
-        patch = patch.copy()
-        patch[:, height:] = fill[:, None, None]
-        patch[:, :, width:] = fill[:, None, None]
-    return patch
 
 
 class SourcePatches:

@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pathopatch.core.faultpoints import fault_point
-from pathopatch.patches import intensity
+from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.omezarr_attributes import Version, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
@@ -234,7 +234,7 @@ def store_and_measure(
             part = patch[:, :height, :width]
             columns["saturated_fraction"][row], columns["sharpness"][row] = measure_patch(
                 part,
-                intensity.scale(part, windows),
+                scale(part, windows),
                 windows,
                 sharpness_factor=sharpness_factor,
                 polarities=polarities,
@@ -243,23 +243,3 @@ def store_and_measure(
         if progress is not None:
             progress(int(rows[-1]) + 1, count)
     return columns
-
-
-def measure_patch(
-    part: NDArray[np.generic],
-    scaled: NDArray[np.float32],
-    windows: NDArray[np.float64],
-    *,
-    sharpness_factor: float,
-    polarities: Sequence[Polarity],
-    scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
-) -> tuple[float, float]:
-    """Return the saturated fraction and the sharpness of a patch's part on the slide, (C, H, W).
-
-    `scaled` is the same part in [0, 1]; `scanned` returns its scanned pixels, (H, W), or None for all.
-    """
-    saturated = intensity.saturated_fraction(part, windows, polarities=polarities)
-    # The mask costs more than the fraction, and a fraction of 0 does not need it.
-    if saturated and scanned is not None and (mask := scanned()) is not None:
-        saturated = intensity.saturated_fraction(part, windows, polarities=polarities, scanned=mask)
-    return saturated, intensity.sharpness(scaled, factor=sharpness_factor)

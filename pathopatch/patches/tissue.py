@@ -8,16 +8,16 @@ from `pathopatch.patches.tissue_fit`, or from a supplied mask. Pure arithmetic o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache, reduce
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, reduce
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.patches import intensity
+from pathopatch.patches.intensity import scale
 from pathopatch.slides.background import Polarities, Polarity
 from pathopatch.slides.glass import Illumination
 
@@ -43,7 +43,7 @@ def tissue_signal(
         channels = [(reduce(furthest, [plane for plane, _, _ in channels]), polarity, window)]
     signal = np.zeros(pixels.shape[1:], np.float32)
     for plane, polarity, window in channels:
-        scaled = intensity.scale(plane[None], window[None])[0]  # (H, W)
+        scaled = scale(plane[None], window[None])[0]  # (H, W)
         np.maximum(signal, scaled if polarity == "dark" else np.subtract(1, scaled, out=scaled), out=signal)
     return signal
 
@@ -90,7 +90,7 @@ def clean_mask(
     # other and are no dust.
     reach = 2 * math.floor(math.sqrt(min_speck_um2 / um2_per_px) / 2) + 1
     grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
-    components, count = _label_components(grown, connectivity=8)
+    count, components = cv2.connectedComponents(grown, connectivity=8)
     is_large = _component_areas(components, count, mask) * um2_per_px >= min_speck_um2
     kept = mask if is_large[1:].all() else mask & _select_components(components, is_large)
     return kept | _small_holes(kept, max_hole_um2 / um2_per_px)
@@ -99,7 +99,7 @@ def clean_mask(
 def _small_holes(mask: NDArray[np.bool_], max_hole_px: float) -> NDArray[np.bool_]:
     """Return the enclosed components of background up to an area."""
     ground = ~mask
-    components, count = _label_components(ground.view(np.uint8), connectivity=4)
+    count, components = cv2.connectedComponents(ground.view(np.uint8), connectivity=4)
     is_hole = _component_areas(components, count, ground) <= max_hole_px
     # Background at the border continues outside the image: its area is unknown.
     for side in (components[0], components[-1], components[:, 0], components[:, -1]):
@@ -108,33 +108,24 @@ def _small_holes(mask: NDArray[np.bool_], max_hole_px: float) -> NDArray[np.bool
     return _select_components(components, is_hole)
 
 
-def _label_components(mask: cv2.typing.MatLike, *, connectivity: int) -> tuple[NDArray[np.int32], int]:
-    """Return each pixel's component number, 0 outside the mask, and the count of numbers."""
-    count, components = cv2.connectedComponents(mask, connectivity=connectivity)
-    return np.asarray(components, np.int32), count
-
-
-def _component_areas(components: NDArray[np.int32], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _component_areas(components: NDArray[Any], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return each component's number of pixels in a mask (H, W), shape (count,)."""
     areas = np.zeros(count, np.int64)
-    for rows in _row_bands(len(mask)):
+    for top in range(0, len(mask), _ROWS_AT_ONCE):
+        rows = slice(top, top + _ROWS_AT_ONCE)
         in_band = np.bincount(components[rows][mask[rows]])
         areas[: len(in_band)] += in_band
     return areas
 
 
-def _select_components(components: NDArray[np.int32], is_selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _select_components(components: NDArray[Any], is_selected: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pixels of the components selected by number."""
     selected = np.zeros(components.shape, np.bool_)
     if is_selected.any():
-        for rows in _row_bands(len(components)):
+        for top in range(0, len(components), _ROWS_AT_ONCE):
+            rows = slice(top, top + _ROWS_AT_ONCE)
             selected[rows] = is_selected[components[rows]]
     return selected
-
-
-def _row_bands(height: int) -> Iterator[slice]:
-    for top in range(0, height, _ROWS_AT_ONCE):
-        yield slice(top, top + _ROWS_AT_ONCE)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -155,6 +146,7 @@ class TissueModel:
     ink_share: float = 0.0  # of the overview, under pen marks, which are no tissue
     confidence: float = 1.0  # of the mask, in [0, 1]
     doubts: tuple[str, ...] = ()  # reasons for a confidence below UNCERTAIN_BELOW
+    _limits_by_dtype: dict[np.dtype[np.generic], list[Any | None]] = field(init=False, repr=False, default_factory=dict)
 
     @property
     def unscanned_share(self) -> float:
@@ -252,10 +244,6 @@ class TissueModel:
             self._limits_by_dtype[dtype] = limits
         return self._limits_by_dtype[dtype]
 
-    @cached_property
-    def _limits_by_dtype(self) -> dict[np.dtype[np.generic], list[Any | None]]:
-        return {}
-
 
 def nearest_part(
     image: NDArray[Any], scale: tuple[float, float], origin: tuple[int, int], downsample: float, inside: tuple[int, int]
@@ -270,12 +258,15 @@ def nearest_part(
     )
     if not (columns.size and rows.size):
         return np.zeros((rows.size, columns.size), np.bool_)
-    part = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 0
+    part: NDArray[np.bool_] = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] != 0
     if not part.any() or part.all():
         return np.full((rows.size, columns.size), part[0, 0], np.bool_)
     # Columns first: a patch covers few rows of the overview, so the second step repeats whole rows.
-    wide = _take(part, columns - columns[0], axis=1)
-    return _take(wide, rows - rows[0], axis=0)
+    for axis, places in ((1, columns - columns[0]), (0, rows - rows[0])):
+        # All rows or columns in order need no copy.
+        if not np.array_equal(places, np.arange(part.shape[axis])):
+            part = np.take(part, places, axis=axis)
+    return part
 
 
 @lru_cache(maxsize=1024)  # the patches of a column, and of a row, share theirs
@@ -284,12 +275,6 @@ def _nearest(start: int, n: int, downsample: float, step: float, size: int) -> N
     nearest = np.minimum(((start + (np.arange(n) + 0.5) * downsample) / step).astype(np.int64), size - 1)
     nearest.flags.writeable = False
     return nearest
-
-
-def _take(mask: NDArray[np.bool_], places: NDArray[np.int64], *, axis: int) -> NDArray[np.bool_]:
-    """Return rows or columns of a mask, without a copy if these are all of them in order."""
-    is_whole = np.array_equal(places, np.arange(mask.shape[axis]))
-    return mask if is_whole else np.take(mask, places, axis=axis)
 
 
 def supplied_tissue(

@@ -46,8 +46,12 @@ def rate_confidence(
     if unscanned is not None and unscanned.doubtful_share > _DOUBTFUL_FILL:
         doubt = f"{unscanned.doubtful_share:.0%} of the image is one value with straight edges, taken for background"
         scores.append((0.3, doubt))
-    if overview.is_colour and not overview.levels and _contradicts_polarity(overview, unscanned):
-        scores.append((0.3, f"the background is stated as {overview.polarities[0]}, but the image looks different"))
+    if overview.is_colour and not overview.levels:
+        missing = np.zeros_like(overview.specimen) if unscanned is None else unscanned.mask
+        # Ink and black borders stay in: they were found by the stated polarity, which is in question here.
+        polarity = plain_polarity(_thin(overview.pixels), ~_thin(missing))
+        if polarity not in (None, *overview.polarities):
+            scores.append((0.3, f"the background is stated as {overview.polarities[0]}, but the image looks different"))
     if any(evidence.is_doubtful for evidence in informative):
         scores.append((0.4, "the supposed glass is uneven and dim, it may be pale tissue"))
     if any(evidence.may_be_uneven and _has_smooth_tissue(overview, evidence, tissue) for evidence in informative):
@@ -73,14 +77,6 @@ def _thin(image: NDArray[Any]) -> NDArray[Any]:
     """Return every k-th row and column of a large image (…, h, w): enough for shares."""
     step = max(1, max(image.shape[-2:]) // _THINNED_PX)
     return np.asarray(image[..., ::step, ::step])
-
-
-def _contradicts_polarity(overview: Overview, unscanned: Unscanned | None) -> bool:
-    """Return whether a colour image plainly has another polarity than stated."""
-    missing = np.zeros_like(overview.specimen) if unscanned is None else unscanned.mask
-    # Ink and black borders stay in: they were found by the stated polarity, which is in question here.
-    polarity = plain_polarity(_thin(overview.pixels), ~_thin(missing))
-    return polarity not in (None, *overview.polarities)
 
 
 def _has_smooth_tissue(overview: Overview, evidence: Evidence, tissue: TissueModel) -> bool:

@@ -98,7 +98,9 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     if glass is None:
         is_whole = overview.is_colour and len(channels) == len(overview.pixels)
         glass = overview.glass if is_whole else find_glass(pixels, overview.specimen, is_flat=overview.is_flat)
-    white = _full_scale(pixels, overview.specimen)
+    # Full scale: the largest value of an integer dtype, or the largest usable value of a float image.
+    is_whole_number = pixels.dtype.kind in "iu"
+    white = float(np.iinfo(cast(Any, pixels.dtype)).max if is_whole_number else pixels[:, overview.specimen].max())
     if config.method == "fixed":
         level = np.full(len(channels), white) if glass is None else glass.level
         light = None if glass is None else glass.illumination
@@ -192,13 +194,6 @@ def _stated_glass(overview: Overview, channels: tuple[int, ...]) -> Glass | None
             remedy="give the level of glass, which is above 0",
         )
     return Glass(level=level, spread=_GLASS_SPREAD, valley=_STATED_ABSORPTION, share=math.nan, may_be_uneven=True)
-
-
-def _full_scale(pixels: NDArray[np.generic], usable: Mask) -> float:
-    """Return the largest value of an integer dtype, or the largest usable value of a float image."""
-    if pixels.dtype.kind in "iu":
-        return float(np.iinfo(cast(Any, pixels.dtype)).max)
-    return float(pixels[:, usable].max())
 
 
 def _dark_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
