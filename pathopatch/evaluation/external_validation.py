@@ -32,8 +32,7 @@ from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.groups.shortcut import fraction_only
 from pathopatch.models.bundle import load_model
-from pathopatch.models.compatibility import read_spec
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import BundleSpec, read_spec
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.leakage import TRAINED, VALIDATED, slide_marks

@@ -52,10 +52,8 @@ from pathopatch.heatmaps.rgb_pyramid import write_rgb_pyramid
 from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.heatmaps.summary import summary
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
-from pathopatch.models.bundle import PatchClassifier
-from pathopatch.models.compatibility import check_slide
-from pathopatch.models.ensemble import Ensemble
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.bundle import Ensemble, PatchClassifier
+from pathopatch.models.spec import BundleSpec, check_slide
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.patches.source import read_level

@@ -23,10 +23,8 @@ from pathopatch.core.config import PredictConfig, RegistrationConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps.flags import FLAGS, flags
-from pathopatch.models.bundle import PatchClassifier
-from pathopatch.models.compatibility import check_slide
-from pathopatch.models.ensemble import Ensemble
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.bundle import Ensemble, PatchClassifier
+from pathopatch.models.spec import BundleSpec, check_slide
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant

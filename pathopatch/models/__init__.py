@@ -9,29 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathopatch.models.bundle import Ensemble as Ensemble
     from pathopatch.models.bundle import PatchClassifier as PatchClassifier
+    from pathopatch.models.bundle import load_ensemble as load_ensemble
     from pathopatch.models.bundle import load_model as load_model
     from pathopatch.models.bundle import save_bundle as save_bundle
-    from pathopatch.models.compatibility import check_bundles as check_bundles
-    from pathopatch.models.compatibility import check_slide as check_slide
-    from pathopatch.models.compatibility import read_spec as read_spec
-    from pathopatch.models.ensemble import Ensemble as Ensemble
-    from pathopatch.models.ensemble import load_ensemble as load_ensemble
     from pathopatch.models.forward import pick_device as pick_device
     from pathopatch.models.networks import build_network as build_network
     from pathopatch.models.spec import BundleSpec as BundleSpec
+    from pathopatch.models.spec import check_bundles as check_bundles
+    from pathopatch.models.spec import check_slide as check_slide
+    from pathopatch.models.spec import read_spec as read_spec
 
 _HOMES = {
     "BundleSpec": "spec",
-    "Ensemble": "ensemble",
+    "Ensemble": "bundle",
     "PatchClassifier": "bundle",
     "build_network": "networks",
-    "check_bundles": "compatibility",
-    "check_slide": "compatibility",
-    "load_ensemble": "ensemble",
+    "check_bundles": "spec",
+    "check_slide": "spec",
+    "load_ensemble": "bundle",
     "load_model": "bundle",
     "pick_device": "forward",
-    "read_spec": "compatibility",
+    "read_spec": "spec",
     "save_bundle": "bundle",
 }
 __all__ = [*_HOMES]

@@ -298,11 +298,11 @@ def _execution_order(
 def _cast_inputs(module: nn.Module, dtype: torch.dtype) -> None:
     """Let a module cast the floating-point tensors that it is called with."""
 
-    def cast(value: Any) -> Any:
-        return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+    def cast(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return tree_map(
+            lambda value: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value,
+            (args, kwargs),
+        )
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        return tree_map(cast, args), tree_map(cast, kwargs)
-
-    hook: Callable[..., Any] = before
+    hook: Callable[..., Any] = cast
     module.register_forward_pre_hook(hook, with_kwargs=True)

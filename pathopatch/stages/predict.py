@@ -63,13 +63,13 @@ def predict_cohort(
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         from pathopatch.heatmaps.predict import tiling_of
-        from pathopatch.models import check_bundles
+        from pathopatch.models.spec import check_bundles
         from pathopatch.stages.batch.cohort_summary import keep_cohort_tables
 
         # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
         tiling_of(check_bundles(models), config)
         if config.device not in ("auto", "cpu"):  # every machine has these; asking for others loads torch
-            from pathopatch.models import pick_device
+            from pathopatch.models.forward import pick_device
 
             pick_device(config.device)
         counter = progress_counter("predict", len(tasks), progress)

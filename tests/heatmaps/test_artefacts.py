@@ -30,8 +30,7 @@ from pathopatch.heatmaps import artefacts, overlay
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.heatmaps.predict import predict_slide
-from pathopatch.models.bundle import PatchClassifier
-from pathopatch.models.ensemble import Ensemble
+from pathopatch.models.bundle import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.slides import open_slide

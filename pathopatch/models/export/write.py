@@ -11,11 +11,10 @@ from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
 from pathopatch.models.bundle import load_model
 from pathopatch.models.card import decision_text, intensity_text, model_card, scale_text
-from pathopatch.models.compatibility import SPEC, WEIGHTS, read_spec
 from pathopatch.models.export import onnx, wsinfer
 from pathopatch.models.export.network import ExportedNetwork
 from pathopatch.models.export.torchscript import torchscript_bytes
-from pathopatch.models.spec import BundleSpec
+from pathopatch.models.spec import SPEC, WEIGHTS, BundleSpec, read_spec
 
 Format = Literal["torchscript", "onnx", "wsinfer"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -102,7 +102,7 @@ def _prepare(stage: str, workers: int) -> None:
         import pathopatch.patches
     else:
         import pathopatch.heatmaps.artefacts
-        import pathopatch.models.ensemble  # noqa: F401
+        import pathopatch.models.bundle  # noqa: F401
 
 
 def run_slides(

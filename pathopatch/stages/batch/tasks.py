@@ -181,7 +181,7 @@ class PredictTask:
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Predict the slide."""
-        from pathopatch.models import check_bundles, check_slide
+        from pathopatch.models.spec import check_bundles, check_slide
         from pathopatch.slides import tolerant
 
         spec = check_bundles(self.models)
@@ -216,7 +216,7 @@ def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], No
 @lru_cache(maxsize=1)
 def _loaded(models: tuple[Path, ...], device: str, precision: str, written: tuple[int, ...]) -> Ensemble:
     """Return the models of some bundles, which a process loads once for all its slides, unless they changed."""
-    from pathopatch.models import load_ensemble
+    from pathopatch.models.bundle import load_ensemble
 
     return load_ensemble(models, device=device, precision=precision)
 
