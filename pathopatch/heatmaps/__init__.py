@@ -7,3 +7,6 @@ arrays and tables; these and the arithmetic do without torch.
 
 FACTS = "heatmap.json"
 """File in a heatmap's folder: geometry, intensity windows, threshold, counts, stamp."""
+
+FLAGS = ("low_tissue", "saturated", "blurred", "out_of_range", "near_threshold", "uncertain")
+"""Reasons for a second look at a prediction; each is a column ``flag_<reason>`` of the predictions."""

@@ -44,7 +44,6 @@ from pathopatch.heatmaps.predict import (
     DEFAULTS,
     Prediction,
     Progress,
-    decision_probability,
     predict_patches,
     tiling_of,
 )
@@ -54,7 +53,6 @@ from pathopatch.heatmaps.summary import summary
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.bundle import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide
-from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.patches.source import read_level
 from pathopatch.slides import Slide, in_order, tolerant
@@ -132,19 +130,18 @@ def predict_to(
             place="slide_id",
             remedy="use letters, digits, dot, dash and underscore",
         )
-    ensemble = _as_ensemble(model)
+    ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = ensemble.spec
     slide = in_order(slide, spec.channels)
     if config.max_bad_tiles:
         slide = tolerant(slide, config.max_bad_tiles)
     warnings = [*slide.notes, *check_slide(spec, slide)]
     about = {} if config.deidentify else {"source": slide.source, "patient_id": patient_id}
-    facts_path, table_path = _places(out, slide_id)
-    folder = facts_path.parent
+    folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
         stamp = _stamp(slide, ensemble, config, tissue_mask)
         with artefact(
-            facts_path,
+            folder / FACTS,
             table_path,
             stamp=stamp,
             force=force,
@@ -190,26 +187,17 @@ def is_predicted(
     StaleArtefactError
         There are outputs of another model, slide or setting, and `force` is off.
     """
-    ensemble = _as_ensemble(model)
+    ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     slide = in_order(slide, ensemble.spec.channels)
     if config.max_bad_tiles:
         slide = tolerant(slide, config.max_bad_tiles)
-    facts_path, table_path = _places(out, slide_id)
+    facts_path, table_path = WorkFolder(out).heatmap(slide_id) / FACTS, WorkFolder(out).predictions(slide_id)
     # The common case comes first: a stamp reads pixels of the slide.
     if not facts_path.is_file():
         return False
     stamp = _stamp(slide, ensemble, config, tissue_mask)
     refuse = partial(_refuse_other_slide, out, slide, stamp)
     return is_up_to_date(facts_path, table_path, stamp=stamp, force=force, refuse=refuse)
-
-
-def _as_ensemble(model: PatchClassifier | Ensemble) -> Ensemble:
-    return model if isinstance(model, Ensemble) else Ensemble([model])
-
-
-def _places(out: Path, slide_id: str) -> tuple[Path, Path]:
-    """Return the paths of a slide's ``heatmap.json`` and of its table."""
-    return WorkFolder(out).heatmap(slide_id) / FACTS, WorkFolder(out).predictions(slide_id)
 
 
 def _refuse_other_slide(out: Path, slide: Slide, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
@@ -322,7 +310,7 @@ def _write_folder(
 
     `drawn_name` is the slide's name in the picture; "" for none. `warnings` are for the reader of the slide's facts.
     """
-    slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, decision_probability(spec)
+    slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, prediction.decision_probability
     grid = analysis.grid
     cells, channels = _cells(prediction)
     probability, shown = np.asarray(cells[0], np.float64), cells.astype(np.float32)
@@ -333,7 +321,7 @@ def _write_folder(
     write_ome_tiff(folder / "heatmap.ome.tif", shown, **image)
     write_ome_zarr(folder / "heatmap.ome.zarr", shown, over_um=over_um, **image)
     write_rgb_pyramid(folder / "heatmap.rgb.tif", probability, cell_um=cell_um)
-    write_png(folder / "overlay.png", _overlay(slide, analysis, cells, drawn_name, spec))
+    write_png(folder / "overlay.png", _overlay(slide, prediction, cells, drawn_name, spec))
     regions = positive_regions(
         probability, decision_probability=threshold, cell_px=grid.stride, mpp=slide.mpp, slide_size=slide.size
     )
@@ -350,11 +338,11 @@ def _write_folder(
     )
     write_wsinfer_csv(folder / "patches.csv", prediction.tables(), class_names=spec.class_names)
     facts = {
-        **_facts(slide, slide_id, analysis, spec, stamp),
+        **_facts(slide, prediction, spec, stamp),
         "map_channels": list(channels),
         "counts": {
             "patches": len(prediction.tissue_fraction),
-            "predicted": len(prediction),
+            "predicted": len(prediction.origins),
             "tumour": int(np.count_nonzero(np.asarray(prediction.columns["logit"]) > spec.decision_threshold)),
             "unreadable": prediction.unreadable,
         },
@@ -378,8 +366,9 @@ def _cells(prediction: Prediction) -> tuple[NDArray[np.float64], tuple[str, ...]
     return np.stack([*maps, stitch(grid, x, y, spread)]), WITH_SPREAD
 
 
-def _overlay(slide: Slide, analysis: SlideAnalysis, cells: NDArray[np.float64], name: str, spec: BundleSpec) -> Picture:
+def _overlay(slide: Slide, prediction: Prediction, cells: NDArray[np.float64], name: str, spec: BundleSpec) -> Picture:
     """Return the picture of the map on the slide."""
+    analysis = prediction.analysis
     probability, tissue, *_ = cells
     overview = shrunk(analysis.overview, _OVERVIEW_PX)
     scale_y, scale_x = slide.size[1] / overview.shape[1], slide.size[0] / overview.shape[2]
@@ -391,7 +380,7 @@ def _overlay(slide: Slide, analysis: SlideAnalysis, cells: NDArray[np.float64], 
         cell_px=(stride / scale_y, stride / scale_x),
         um_per_px=slide.mpp * scale_x,
         legend=Legend(
-            threshold=decision_probability(spec),
+            threshold=prediction.decision_probability,
             name=name,
             class_name=spec.class_names[1],
             channels=() if slide.is_rgb else slide.channels,
@@ -400,11 +389,11 @@ def _overlay(slide: Slide, analysis: SlideAnalysis, cells: NDArray[np.float64], 
     )
 
 
-def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
+def _facts(slide: Slide, prediction: Prediction, spec: BundleSpec, stamp: Stamp) -> dict[str, Any]:
     """Return the facts that a reader of the heatmap needs besides its cells."""
-    grid = analysis.grid
+    analysis, grid = prediction.analysis, prediction.analysis.grid
     return {
-        "slide_id": slide_id,
+        "slide_id": prediction.slide_id,
         "size_px": list(slide.size),
         "bounds_px": list(slide.bounds),
         "mpp": slide.mpp,
@@ -422,7 +411,7 @@ def _facts(slide: Slide, slide_id: str, analysis: SlideAnalysis, spec: BundleSpe
         "class_names": list(spec.class_names),
         "method": spec.method,
         "decision_threshold": spec.decision_threshold,
-        "decision_probability": decision_probability(spec),
+        "decision_probability": prediction.decision_probability,
         "temperature": spec.temperature,
         "background": analysis.background,
         "tissue_threshold": analysis.tissue.threshold,

@@ -33,6 +33,8 @@ _STRIPE_PX, _STRIPE_COLOR = 6, (150, 150, 150)  # every third stripe is drawn
 _NO_MAP_GREY = 96  # ground of the legend's bar where nothing was predicted
 _MARGIN_PX, _HEAD_PX, _FOOT_PX, _SIDE_PX = 16, 40, 68, 290
 _MIN_BODY_PX = 420  # room for the legend beside a small slide
+ORIGIN = (_MARGIN_PX + _HEAD_PX, _MARGIN_PX)
+"""(row, column) of the slide's corner in a rendered picture, px."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def render(
 
     `picture` is the slide, uint8 (h, w, 3), from `compose`; `probability` (ny, nx), NaN where nothing was predicted;
     cell (0, 0) starts at the picture's corner. Cells that are `unreadable` (ny, nx) are hatched, to distinguish them
-    from glass. `cell_px` is (height, width) of a cell in px of the picture, `um_per_px` its scale. `origin` and
+    from glass. `cell_px` is (height, width) of a cell in px of the picture, `um_per_px` its scale. `ORIGIN` and
     `view_size` give the slide's place in the result. Equal arguments give equal pixels.
     """
     factor = max(1, _MIN_VIEW_PX // max(picture.shape[:2]))
@@ -121,17 +123,12 @@ def render(
     return _framed(view, ground, um_per_px / factor, legend, notes)
 
 
-def origin() -> tuple[int, int]:
-    """Return (row, column) of the slide's corner in a rendered picture, px."""
-    return _MARGIN_PX + _HEAD_PX, _MARGIN_PX
-
-
 def view_size(sheet: tuple[int, int], slide: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) of the slide in a rendered picture, px, from its corner at `origin` on.
+    """Return (height, width) of the slide in a rendered picture, px, from its corner at `ORIGIN` on.
 
     `sheet` and `slide` are (height, width) of the whole picture and of the slide, px of each.
     """
-    top, left = origin()
+    top, left = ORIGIN
     # A short side may be the legend's, so the scale is that of the tighter side.
     body = sheet[0] - top - _FOOT_PX, sheet[1] - left - _SIDE_PX
     scale = min(body[0] / slide[0], body[1] / slide[1])
@@ -149,7 +146,7 @@ def map_colors(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def _framed(view: Picture, ground: NDArray[np.float64], um_per_px: float, legend: Legend, notes: list[str]) -> Picture:
     """Return the view on white paper with title, colour bar and scale bar."""
     height, width = view.shape[:2]
-    top, left = origin()
+    top, left = ORIGIN
     body = max(height, _MIN_BODY_PX)
     size = (left + max(width, _MIN_BODY_PX) + _SIDE_PX, top + body + _FOOT_PX)
     sheet = Image.new("RGB", size, PAPER)

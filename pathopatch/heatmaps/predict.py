@@ -1,4 +1,4 @@
-"""Predict each patch of a slide that holds enough tissue.
+"""Predict each patch of a slide that holds enough tissue, and flag predictions that deserve a second look.
 
 Geometry, tissue and intensity rule are those of the model's bundle, through the same code that tiles for training.
 """
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 from torch import Tensor
 
-from pathopatch.core.config import PredictConfig, RegistrationConfig, TileConfig
+from pathopatch.core.config import FlagsConfig, PredictConfig, RegistrationConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
-from pathopatch.heatmaps.flags import FLAGS, flags
+from pathopatch.heatmaps import FLAGS
 from pathopatch.models.bundle import Ensemble, PatchClassifier
-from pathopatch.models.spec import BundleSpec, check_slide
+from pathopatch.models.spec import BundleSpec, SeenRange, check_slide
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
@@ -62,6 +62,10 @@ class Prediction:
         Origins of the predicted patches, in that order, level-0 px.
     columns : dict of str to ndarray, or BooleanArray, of shape (M,)
         Values of the predicted patches, by the names of the table's columns; flags may be missing.
+    decision_probability : float
+        Above it a patch is of the second of two classes.
+    unreadable : int
+        Number of grid positions whose pixels cannot be decoded.
     """
 
     slide_id: str
@@ -69,19 +73,13 @@ class Prediction:
     tissue_fraction: NDArray[np.float64]
     origins: NDArray[np.int64]
     columns: dict[str, NDArray[Any] | BooleanArray]
-
-    def __len__(self) -> int:
-        return len(self.origins)
-
-    @property
-    def unreadable(self) -> int:
-        """Number of grid positions whose pixels cannot be decoded."""
-        return int(np.count_nonzero(np.isnan(self.tissue_fraction)))
+    decision_probability: float
+    unreadable: int
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts, at least one; columns as `predict_slide` returns them."""
         span_px = self.analysis.grid.span_px
-        for start in range(0, max(1, len(self)), _ROWS_AT_ONCE):
+        for start in range(0, max(1, len(self.origins)), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
             origins = self.origins[rows]
             columns: dict[str, Any] = {
@@ -122,7 +120,7 @@ def predict_slide(
         tissue_fraction; logit = z1 - z0; probability = sigmoid(logit / temperature); of an ensemble the mean of the
         members' logits over their temperatures, its sigmoid, and spread, the standard deviation of their probabilities;
         saturated_fraction and sharpness as `tile` measures them; and a boolean column ``flag_<reason>`` for each of
-        `pathopatch.heatmaps.flags.FLAGS`, missing where it cannot be decided. Row by row of the grid; without tissue
+        `pathopatch.heatmaps.FLAGS`, missing where it cannot be decided. Row by row of the grid; without tissue
         no row, but all columns.
 
     Raises
@@ -195,17 +193,25 @@ def predict_patches(
             place=slide_id,
             remedy="look for NaN pixels in the slide and for NaN weights in the model",
         )
+    threshold = spec.decision_probability
+    assert threshold is not None  # members of an ensemble have two classes
     raised = flags(
         tissue_fraction=tissue[rows],
         mean=mean,
-        decision_probability=decision_probability(spec),
+        decision_probability=threshold,
         seen=spec.seen,
         config=config.flags,
         **{name: columns[name] for name in ("saturated_fraction", "sharpness", "probability", "spread")},
     )
     columns |= {"tissue_fraction": tissue[rows], **{f"flag_{name}": flag for name, flag in raised.items()}}
     return Prediction(
-        slide_id=slide_id, analysis=analysis, tissue_fraction=tissue, origins=origins[rows], columns=columns
+        slide_id=slide_id,
+        analysis=analysis,
+        tissue_fraction=tissue,
+        origins=origins[rows],
+        columns=columns,
+        decision_probability=threshold,
+        unreadable=int(np.count_nonzero(np.isnan(tissue))),
     )
 
 
@@ -235,11 +241,58 @@ def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
     )
 
 
-def decision_probability(spec: BundleSpec) -> float:
-    """Return the probability above which a patch is of the second of two classes."""
-    probability = spec.decision_probability
-    assert probability is not None  # members of an ensemble have two classes
-    return probability
+def flags(
+    *,
+    tissue_fraction: NDArray[np.float64],
+    saturated_fraction: NDArray[np.float64],
+    sharpness: NDArray[np.float64],
+    mean: NDArray[np.float64],
+    probability: NDArray[np.float64],
+    spread: NDArray[np.float64],
+    decision_probability: float,
+    seen: SeenRange | None,
+    config: FlagsConfig,
+) -> dict[str, BooleanArray]:
+    """Return for each of `FLAGS` the patches that have it, (N,); missing where it cannot be decided.
+
+    All arrays are (N,), shares and probabilities in [0, 1], but `mean`, (N, C): the mean of each channel, scaled to
+    [0, 1]. `spread` is NaN for a single model. `seen` is the range of the training patches; without it ``out_of_range``
+    and ``blurred`` are missing. `config` has the limits.
+    """
+    unknown = BooleanArray(np.zeros(len(sharpness), np.bool_), np.ones(len(sharpness), np.bool_))
+    raised = {
+        "low_tissue": _where(tissue_fraction < config.low_tissue),
+        "saturated": _where(saturated_fraction > config.saturated),
+        "blurred": unknown,
+        "out_of_range": unknown,
+        "near_threshold": _where(np.abs(probability - decision_probability) <= config.near_threshold),
+        "uncertain": _where(spread > config.spread, np.isfinite(spread)),
+    }
+    if seen is not None:
+        low, high = np.array(seen.mean).T  # (C,) each
+        raised["out_of_range"] = _where(((mean < low) | (mean > high)).any(axis=1))
+        # Little tissue is smooth on any slide, so sharpness is compared with patches of as much tissue.
+        least = least_sharpness(tissue_fraction, seen)
+        raised["blurred"] = _where(sharpness < least, np.isfinite(least))
+    return raised
+
+
+def least_sharpness(tissue_fraction: NDArray[np.float64], seen: SeenRange) -> NDArray[np.float64]:
+    """Return the least sharpness, (N,), of training patches with as much tissue; NaN where none had so little.
+
+    A bundle without sharpness by tissue has one least sharpness for all patches.
+    """
+    if seen.sharpness_by_tissue is None:
+        return np.full(len(tissue_fraction), np.nan if seen.sharpness is None else seen.sharpness)
+    starts, least = np.array(seen.sharpness_by_tissue).T  # (bins,) each
+    bin_number = np.searchsorted(starts, tissue_fraction, side="right")
+    return np.asarray(np.append(np.nan, least)[bin_number], np.float64)
+
+
+def _where(holds: NDArray[np.bool_], is_known: NDArray[np.bool_] | None = None) -> BooleanArray:
+    missing = np.zeros(len(holds), np.bool_) if is_known is None else ~is_known
+    # Cleared below the mask, so that equal flags have equal bytes.
+    return BooleanArray(holds & ~missing, missing)
 
 
 @dataclass(frozen=True, eq=False)

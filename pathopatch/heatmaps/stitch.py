@@ -31,8 +31,21 @@ def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.i
     InternalError
         An origin is not one of the grid's, or occurs twice.
     """
-    column = _axis_positions(np.asarray(x, np.int64), grid.stride, grid.nx, "x")
-    row = _axis_positions(np.asarray(y, np.int64), grid.stride, grid.ny, "y")
+    positions: list[NDArray[np.int64]] = []
+    for axis, coordinates, count in (("x", x, grid.nx), ("y", y, grid.ny)):
+        origin = np.asarray(coordinates, np.int64)
+        starts = np.floor(np.arange(count) * grid.stride + 0.5).astype(np.int64)
+        index = np.minimum(np.searchsorted(starts, origin), count - 1)
+        is_wrong = starts[index] != origin
+        if is_wrong.any():
+            wrong = int(origin[is_wrong][0])
+            raise InternalError(
+                f"{axis} = {wrong} is not an origin of the grid with stride {grid.stride:g} level-0 px",
+                place="heatmap",
+                remedy="predict the slide again with --force",
+            )
+        positions.append(index.astype(np.int64))
+    column, row = positions
     flat = row * grid.nx + column
     if len(np.unique(flat)) != len(flat):
         raise InternalError(
@@ -107,20 +120,6 @@ def halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     total, number = np.where(valued, blocks, 0.0).sum(axis=(2, 4)), valued.sum(axis=(2, 4))
     mean = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
     return np.asarray(mean, np.float32)
-
-
-def _axis_positions(origin: NDArray[np.int64], stride: float, count: int, axis: str) -> NDArray[np.int64]:
-    """Return the index of each origin among an axis's origins."""
-    starts = np.floor(np.arange(count) * stride + 0.5).astype(np.int64)
-    index = np.minimum(np.searchsorted(starts, origin), count - 1)
-    is_wrong = starts[index] != origin
-    if is_wrong.any():
-        raise InternalError(
-            f"{axis} = {int(origin[is_wrong][0])} is not an origin of the grid with stride {stride:g} level-0 px",
-            place="heatmap",
-            remedy="predict the slide again with --force",
-        )
-    return index.astype(np.int64)
 
 
 def _placed(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.stitch import inside_share
 
 if TYPE_CHECKING:  # `SUMMARY` is read without torch

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.heatmaps.overlay import origin, view_size
+from pathopatch.heatmaps.overlay import ORIGIN, view_size
 from pathopatch.patches.picture import Picture, compose
 from pathopatch.review.slide import ReviewedSlide
 from pathopatch.slides.resample import level_for, resized
@@ -118,7 +118,7 @@ def _small_overlay(slide: ReviewedSlide) -> Picture:
         raise InputMissingError(
             "the heatmap's picture cannot be read", place=str(path), remedy="predict the slide again with --force"
         ) from error
-    top, left = origin()
+    top, left = ORIGIN
     height, width = view_size(sheet.shape[:2], slide.size[::-1])
     view = sheet[top : top + height, left : left + width]
     scale = _THUMBNAIL_PX / max(height, width)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps import FLAGS
 from pathopatch.patches.picture import COLOR_NAMES, channel_colors
 from pathopatch.review.slide import ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level

@@ -151,7 +151,7 @@ def test_the_ome_tiff_holds_probability_tissue_and_coverage_in_um(tmp_path, slid
 def test_the_overlay_colours_the_painted_squares_and_nothing_else(tmp_path, slide, image):
     predict_to(slide, model(), tmp_path, slide_id="s1")
     picture = np.asarray(Image.open(tmp_path / "heatmaps/s1/overlay.png")).astype(int)
-    row, column = overlay.origin()
+    row, column = overlay.ORIGIN
     view = picture[row : row + 840, column : column + 1000]  # ten times enlarged
     is_coloured = np.ptp(view, axis=2) > 0  # the slide itself is grey
     painted = np.kron(image > GLASS, np.ones((10, 10), bool))
@@ -205,7 +205,7 @@ def test_map_overlay_and_scale_bar_keep_their_place_on_a_large_slide(tmp_path):
     corner = [at - side / 2 for at, side in zip(translation["translation"][1:], scale["scale"][1:], strict=True)]
     np.testing.assert_allclose(corner, [-0.5 * 100 / 82 / 2, -0.5 * 5000 / 4096 / 2])  # as the overview's own corner
     picture = np.asarray(Image.open(tmp_path / "heatmaps/s1/overlay.png")).astype(int)
-    row, column = overlay.origin()
+    row, column = overlay.ORIGIN
     view = picture[row : row + 31, column : column + 1536]
     coloured = np.flatnonzero((np.ptp(view, axis=2) > 0).any(axis=0))
     ends = np.array([3000, 3200]) / 5000 * 1536 + [4, -4]  # inside an outline, which is grey

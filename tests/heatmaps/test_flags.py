@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.config import FlagsConfig
-from pathopatch.heatmaps.flags import FLAGS, flags
+from pathopatch.heatmaps import FLAGS
+from pathopatch.heatmaps.predict import flags
 from pathopatch.models.spec import SeenRange
 
 SEEN = SeenRange(mean=((0.2, 0.6), (0.1, 0.5)), sharpness=0.01)

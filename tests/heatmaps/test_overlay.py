@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pathopatch.heatmaps.overlay import Legend, blend, origin, render, view_size
+from pathopatch.heatmaps.overlay import ORIGIN, Legend, blend, render, view_size
 from pathopatch.patches.picture import _length_text, _round_length_um, compose, write_png
 
 
@@ -49,7 +49,7 @@ def test_more_probability_is_a_lighter_colour():
 def test_the_rendered_picture_holds_the_blended_slide_at_its_origin():
     picture, cells = _grey(1000, 1100), _one_cell(10, 11, 4, 5)
     found = render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5)
-    row, column = origin()
+    row, column = ORIGIN
     np.testing.assert_array_equal(
         found[row : row + 1000, column : column + 1100], blend(picture, cells, (100.0, 100.0))
     )
@@ -58,7 +58,7 @@ def test_the_rendered_picture_holds_the_blended_slide_at_its_origin():
 def test_small_slides_are_enlarged_by_a_whole_factor():
     picture, cells = _grey(100, 200), _one_cell(10, 20, 0, 0)
     found = render(picture, cells, cell_px=(10.0, 10.0), um_per_px=0.5)
-    row, column = origin()
+    row, column = ORIGIN
     view = found[row : row + 500, column : column + 1000]
     changed = (view != 128).any(axis=2)
     assert np.argwhere(changed).max(axis=0).tolist() == [49, 49]
@@ -71,7 +71,7 @@ def test_the_outline_stays_inside_the_cells_called_tumour():
         render(_grey(1000, 1000), cells, cell_px=(100.0, 100.0), um_per_px=1, legend=Legend(threshold=threshold))
         for threshold in (0.5, 0.95)
     )
-    row, column = origin()
+    row, column = ORIGIN
     changed = (with_line != without).any(axis=2)[row : row + 1000, column : column + 1000]
     assert changed[300:500, 300:500].any()
     changed[300:500, 300:500] = False
@@ -106,7 +106,7 @@ def test_scale_bars_have_round_lengths(limit, length, text):
 
 def test_the_scale_bar_is_as_long_as_it_says():
     found = render(_grey(1000, 1000), np.full((1, 1), np.nan), cell_px=(1000.0, 1000.0), um_per_px=2.0)
-    row, column = origin()
+    row, column = ORIGIN
     line = found[row + 1000 + 17, column:]
     assert (line[:100] == 25).all()  # a quarter of 2000 um is 500 um: 250 px
     assert (line == 25).all(axis=1).sum() == 250
@@ -116,7 +116,7 @@ def test_a_map_of_nan_is_drawn_and_says_so():
     empty, full = (
         render(_grey(), np.full((2, 2), value), cell_px=(80.0, 80.0), um_per_px=1.0) for value in (np.nan, 0.5)
     )
-    row, column = origin()
+    row, column = ORIGIN
     assert (empty[row : row + 100, column : column + 100] == 128).all()
     assert (empty[:, -250:] != full[:, -250:]).any()
 
@@ -135,7 +135,7 @@ def test_equal_pictures_give_equal_bytes_and_hold_no_metadata(tmp_path):
 def test_where_the_slide_stands_in_the_picture_can_be_told_from_its_size(shape):
     picture = np.zeros((*shape, 3), np.uint8)  # black, and the frame is not
     sheet = render(picture, np.full((2, 2), np.nan), cell_px=(shape[0] / 2, shape[1] / 2), um_per_px=1.0)
-    (top, left), (height, width) = origin(), view_size(sheet.shape[:2], shape)
+    (top, left), (height, width) = ORIGIN, view_size(sheet.shape[:2], shape)
     factor = max(1, 1000 // max(shape))
     assert (height, width) == (factor * shape[0], factor * shape[1])
     assert not sheet[top : top + height, left : left + width].any()
@@ -152,7 +152,7 @@ def test_undecodable_cells_are_hatched_to_their_edge_and_in_the_legend():
         render(picture, cells, unreadable=marked, cell_px=(100.0, 100.0), um_per_px=0.5)
         for marked in (np.zeros_like(unreadable), unreadable)
     )
-    row, column = origin()
+    row, column = ORIGIN
     changed = np.argwhere((plain != found).any(axis=2)[row : row + 1000, column : column + 1000])
     assert (changed.min(axis=0).tolist(), changed.max(axis=0).tolist()) == ([200, 300], [299, 399])
     assert 0.2 < len(changed) / 100**2 < 0.5
@@ -166,5 +166,5 @@ def test_a_warning_stands_in_the_legend_and_the_map_is_untouched():
         for warning in ("", "model's scale: unknown")
     )
     changed = np.argwhere((plain != found).any(axis=2))
-    assert changed[:, 1].min() > origin()[1] + 1000
+    assert changed[:, 1].min() > ORIGIN[1] + 1000
     assert changed[:, 1].max() < plain.shape[1] - 1  # it ends on the sheet

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.geojson import positive_regions
 from pathopatch.heatmaps.summary import SUMMARY, summary
 from pathopatch.patches.grid import Grid

@@ -10,10 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
-from pathopatch.patches import artifacts
-from pathopatch.patches.artifacts import find_black, find_ink
+from pathopatch.patches import tissue_fit
 from pathopatch.patches.tissue import TissueModel
-from pathopatch.patches.tissue_fit import fit_tissue
+from pathopatch.patches.tissue_fit import find_black, find_ink, fit_tissue
 
 SIDE, UM = 500, 8.0  # a slide of 4 mm
 HAEMATOXYLIN, EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])  # optical densities of R, G, B
@@ -95,7 +94,7 @@ def test_a_pen_stroke_is_no_tissue_and_takes_none_with_it(ink: str, h_and_e: Pic
 def test_no_stain_clot_or_dot_is_ink(h_and_e: Picture) -> None:
     assert not find_ink(h_and_e, um_per_px=UM).any()
     haematoxylin, eosin = np.meshgrid(np.linspace(0, 1.8, 60), np.linspace(0, 1.8, 60))
-    full, _ = artifacts._ink_colours(stained(haematoxylin, eosin))
+    full, _ = tissue_fit._ink_colours(stained(haematoxylin, eosin))
     assert not full.any()
     dot = np.zeros((SIDE, SIDE), np.uint8)
     cv2.circle(dot, (100, 60), 12, 1, -1)  # 0.2 mm

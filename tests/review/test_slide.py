@@ -8,7 +8,7 @@ import pytest
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.groups import assign_groups
-from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps import FLAGS
 from pathopatch.patches.grid import Grid
 from pathopatch.review.slide import Patches, join_patches
 

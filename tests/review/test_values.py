@@ -18,7 +18,7 @@ from made_slides import write_aperio
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.status import read_status
-from pathopatch.heatmaps.flags import FLAGS
+from pathopatch.heatmaps import FLAGS
 from pathopatch.review.cohort import ReviewedSlide, open_cohort
 from pathopatch.review.values import patch_facts, round_on_decided_side, slide_facts, slide_values
 

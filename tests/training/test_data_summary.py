@@ -13,7 +13,7 @@ from pathopatch.core.config import TrainConfig
 from pathopatch.core.files import read_json
 from pathopatch.groups import assign_groups
 from pathopatch.groups.assign import join_small_bins
-from pathopatch.heatmaps.flags import least_sharpness
+from pathopatch.heatmaps.predict import least_sharpness
 from pathopatch.models import load_model
 from pathopatch.models.spec import SeenRange
 from pathopatch.patches.intensity import sharpness
