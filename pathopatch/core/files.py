@@ -12,9 +12,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,13 +25,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathopatch.core.errors import DiskFullError, InputCorruptError, InputMissingError, InputUnsupportedError
-from pathopatch.core.faultpoints import fault_point
 
 MARK = ".tmp-"
 _NAME = re.compile(r".+\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})-[0-9a-f]{8}")
 
 Writer = Literal["dead", "running", "unknown"]
 _LATE_S = (0.0, 0.05, 0.2, 0.5)
+FAULT_VARIABLE = "PATHOPATCH_FAULT"
+_passed: Counter[str] = Counter()  # passages of each fault point
 
 
 @contextmanager
@@ -51,6 +54,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         _give_up(temporary)
         raise
+
+
+def fault_point(name: str) -> None:
+    """Pass a point at which a test may kill this process; without the environment variable nothing happens.
+
+    ``PATHOPATCH_FAULT=rename:3`` ends the process with SIGKILL at its third passage of the point ``rename``. Points are
+    ``chunk`` (pixels of a store were written), ``rename`` (an artefact is about to take its place), ``renamed`` (it has
+    taken it), ``step`` (a step of training is done), ``deciding`` (a reviewer's decision is about to be committed) and
+    ``decided`` (it is).
+    """
+    wanted = os.environ.get(FAULT_VARIABLE)
+    if wanted is None:
+        return
+    _passed[name] += 1
+    if wanted == f"{name}:{_passed[name]}":
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _give_up(temporary: Path) -> None:
@@ -138,7 +157,8 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     DiskFullError
         No space was left; the earlier file is untouched.
     """
-    write_bytes(path, (json_text(value, indent=2) + "\n").encode())
+    with atomic_path(path) as temporary:
+        temporary.write_bytes((json_text(value, indent=2) + "\n").encode())
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:

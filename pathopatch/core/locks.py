@@ -54,11 +54,12 @@ def folder_lock(out: Path, name: str, *, waiting_for: str = "") -> Iterator[None
     DiskFullError
         No space was left.
     """
-    release = _try_acquire(out, name)
+    release = _acquire(out, name)
     if release is None:
         if waiting_for:
             _log.warning("another process is at %s: waiting until it ends", waiting_for)
         release = _acquire(out, name, poll_s=_SHORT_POLL_S if name == STATUS else _LONG_POLL_S)
+    assert release is not None
     try:
         yield
     finally:
@@ -67,36 +68,27 @@ def folder_lock(out: Path, name: str, *, waiting_for: str = "") -> Iterator[None
 
 def is_locked(out: Path, name: str) -> bool:
     """Return whether another process, or thread, holds a lock of a work folder."""
-    if not _path(out, name).exists():
+    if not inside(out, *FOLDER, f"{name}.lock").exists():
         return False
-    release = _try_acquire(out, name)
+    release = _acquire(out, name)
     if release is None:
         return True
     release()
     return False
 
 
-def _path(out: Path, name: str) -> Path:
-    return inside(out, *FOLDER, f"{name}.lock")
-
-
-def _try_acquire(out: Path, name: str) -> Callable[[], None] | None:
-    try:
-        return _acquire(out, name, poll_s=None)
-    except Timeout:
-        return None
-
-
-def _acquire(out: Path, name: str, *, poll_s: float | None) -> Callable[[], None]:
-    """Acquire a lock and return what releases it; with `poll_s` None raise `Timeout` in place of waiting."""
-    path = _path(out, name)
+def _acquire(out: Path, name: str, *, poll_s: float | None = None) -> Callable[[], None] | None:
+    """Acquire a lock and return what releases it; None if another holds it and `poll_s` is None: then do not wait."""
+    path = inside(out, *FOLDER, f"{name}.lock")
     lock = FileLock(path, mode=_ALL_USERS, fallback_to_soft=False)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(blocking=poll_s is not None, poll_interval=poll_s or _SHORT_POLL_S)
+        except Timeout:
+            return None
         except (NotImplementedError, OSError) as error:
-            if isinstance(error, Timeout) or (isinstance(error, OSError) and error.errno not in _NO_LOCKS):
+            if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
             _warn_no_locks(path.parent)
             return lambda: None

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,7 @@ def compact_status(out: Path, *, at_least: int = COMPACT_FROM) -> Path | None:
     return path
 
 
+@dataclass
 class StatusTable:
     """What the statuses of a work folder say, a row for each slide and stage; any number of times.
 
@@ -128,14 +130,14 @@ class StatusTable:
     ----------
     out : Path
         Work folder.
-    columns : iterable of str
+    columns : tuple of str
         What is wanted of each entry beside slide_id and stage; of ``counts`` and ``summary`` by their own names.
     """
 
-    def __init__(self, out: Path, columns: Iterable[str] = ("state", "code")) -> None:
-        self.out, self.columns = out, tuple(columns)
-        self._of_files: dict[str, tuple[tuple[int, ...], list[dict[str, Any]]]] = {}
-        self._of_chunks: dict[Path, pd.DataFrame] = {}
+    out: Path
+    columns: tuple[str, ...] = ("state", "code")
+    _of_files: dict[str, tuple[tuple[int, ...], list[dict[str, Any]]]] = field(default_factory=dict, init=False)
+    _of_chunks: dict[Path, pd.DataFrame] = field(default_factory=dict, init=False)
 
     def read(self) -> pd.DataFrame:
         """Return the table, in the order of ids and stages; missing where an entry has no such thing.

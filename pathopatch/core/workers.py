@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -50,6 +50,7 @@ class _Worker:
     due: float = math.inf
 
 
+@dataclass
 class Workers:
     """Processes that live through several lists of work, so that what they import is imported once.
 
@@ -67,18 +68,12 @@ class Workers:
         process.
     """
 
-    def __init__(
-        self,
-        count: int,
-        *,
-        prepare: Callable[[], None] | None = None,
-        limit_s: float | None = None,
-        limit_bytes: int | None = None,
-    ) -> None:
-        self.count = count
-        self._prepare = prepare
-        self.limit_s, self.limit_bytes = limit_s, limit_bytes
-        self._workers: list[_Worker] = []
+    count: int
+    _: KW_ONLY
+    prepare: Callable[[], None] | None = None
+    limit_s: float | None = None
+    limit_bytes: int | None = None
+    _workers: list[_Worker] = field(default_factory=list, init=False)
 
     def __enter__(self) -> Self:
         self._workers = [self._start() for _ in range(self.count)]
@@ -178,7 +173,7 @@ class Workers:
 
     def _start(self) -> _Worker:
         ours, theirs = SPAWN.Pipe()
-        process = SPAWN.Process(target=_serve, args=(theirs, self._prepare), daemon=True)
+        process = SPAWN.Process(target=_serve, args=(theirs, self.prepare), daemon=True)
         process.start()
         theirs.close()  # the process has the only other end, so that its death closes the pipe
         return _Worker(process, ours)

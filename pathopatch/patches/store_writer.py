@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from pathopatch.core.faultpoints import fault_point
+from pathopatch.core.files import fault_point
 from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.omezarr_attributes import Version, compressor, image_attributes, multiscales

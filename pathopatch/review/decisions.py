@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pathopatch.core.errors import InputMissingError, ReviewConflictError
-from pathopatch.core.faultpoints import fault_point
-from pathopatch.core.files import disk_errors, inside
+from pathopatch.core.files import disk_errors, fault_point, inside
 from pathopatch.groups.decisions.decision import (
     FIELDS,
     UNDO,

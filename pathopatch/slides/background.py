@@ -59,10 +59,17 @@ def guess_polarities(
         Without any pixel, colour is bright and all else is dark; noise alone is dark.
     """
     inside = np.ones(overview.shape[1:], bool) if valid is None else valid
-    border = _border(overview.shape[1], overview.shape[2])
-    if is_colour:
-        return (_of_colour(overview, inside, border),) * len(overview)
+    height, width = inside.shape
+    frame_px = max(1, round(min(height, width) * _BORDER_SHARE))
+    border = np.ones((height, width), bool)
+    border[frame_px : height - frame_px, frame_px : width - frame_px] = False
+    plain = plain_polarity(overview, inside) if is_colour else None
+    if plain is not None:
+        return (plain,) * len(overview)
     votes = [_vote(plane, inside, border) for plane in overview]
+    if is_colour:
+        mean_vote = float(np.mean([vote for vote in votes if vote is not None]))
+        return ("bright" if mean_vote > 0 else "dark",) * len(overview)
     group_votes = np.zeros(len(overview))
     # Channels that rise and fall together show one thing and have one polarity.
     for group in correlated_channels(overview, inside):
@@ -147,28 +154,11 @@ def plain_polarity(overview: NDArray[np.generic], inside: NDArray[np.bool_]) -> 
     return "bright" if middle / high >= _BRIGHT_COLOUR else "dark"
 
 
-def _of_colour(overview: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_]) -> Polarity:
-    """Return the polarity of a colour image."""
-    plain = plain_polarity(overview, inside)
-    if plain is not None:
-        return plain
-    votes = [vote for plane in overview if (vote := _vote(plane, inside, border)) is not None]
-    return "bright" if float(np.mean(votes)) > 0 else "dark"
-
-
 def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
     """Return Pearson's correlation; 0 where a side is constant."""
     if one.size < 2 or one.min() == one.max() or other.min() == other.max():
         return 0.0
     return float(np.corrcoef(one, other)[0, 1])
-
-
-def _border(height: int, width: int) -> NDArray[np.bool_]:
-    """Return a frame around the image, at least one pixel wide."""
-    thickness = max(1, round(min(height, width) * _BORDER_SHARE))
-    frame = np.ones((height, width), bool)
-    frame[thickness : height - thickness, thickness : width - thickness] = False
-    return frame
 
 
 def _vote(plane: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_]) -> float | None:

@@ -194,7 +194,12 @@ def shrink_in_bands(
     is_copy = target == (height, width) and factors == (1, 1)
     edges = np.clip(np.arange(target[0] + 1) * factors[0], 0, height)
     rows = max(1, int(_BAND_BYTES / (channels * width * dtype.itemsize) / factors[0]))
-    blocks = _rows_of_blocks(source, target, factors) if dtype.name in _CV2_MEANS else 0
+    # Rows of the target that are means of whole blocks of source pixels.
+    block = round(factors[0]), round(factors[1])
+    is_in_blocks = (
+        factors[0] == block[0] and factors[1] == block[1] and block[0] * block[1] > 1 and target[1] * block[1] <= width
+    )
+    blocks = min(target[0], height // block[0]) if is_in_blocks and dtype.name in _CV2_MEANS else 0
     first = 0
     while first < target[0]:
         # A band ends where whole blocks end: the last rows may be means of less than a block.
@@ -204,7 +209,7 @@ def shrink_in_bands(
         bottom = max(top + 1, math.ceil(band_edges[-1]))
         band = read(top, bottom - top)
         if last <= blocks:
-            _shrink_blocks(band, out[:, first:last], (round(factors[0]), round(factors[1])))
+            _shrink_blocks(band, out[:, first:last], block)
         else:
             for channel, plane in zip(out, planes(band) if isinstance(band, np.ndarray) else band, strict=True):
                 across = plane if is_copy else _shrink_across(plane, target[1], factors[1])
@@ -236,13 +241,6 @@ def _row_weights(edges: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     weights[is_past_end, rows - 1] = 1
     normalised: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
     return normalised
-
-
-def _rows_of_blocks(source: tuple[int, int, int], target: tuple[int, int], factors: tuple[float, float]) -> int:
-    """Return how many rows of the target are means of whole blocks of source pixels; 0 unless factors are integers."""
-    down, across = round(factors[0]), round(factors[1])
-    is_whole = factors[0] == down and factors[1] == across and down * across > 1
-    return min(target[0], source[1] // down) if is_whole and target[1] * across <= source[2] else 0
 
 
 def _shrink_blocks(band: Pixels | list[Pixels], out: Pixels, factors: tuple[int, int]) -> None:

@@ -134,7 +134,12 @@ class PageReader:
         self._plain = _plain(page, frame)
         if self._plain is not None:
             return
-        _require_decoder(frame, path)
+        try:
+            if frame.compression != 1:
+                tifffile.TIFF.DECOMPRESSORS[int(frame.compression)]
+        except (LookupError, ImportError, ValueError) as error:
+            what = f"TIFF compression {int(frame.compression)} is not read"
+            raise unsupported(path, what, "write it again with deflate, zstd or JPEG compression") from error
         self._decode, self._jpegtables = frame.decode, page.jpegtables
         self._jpeg = _jpeg_decoder(page, frame)
         self._is_converted = self._jpeg is not None and self.samples > 1 and self._jpeg.keywords["colorspace"] is None
@@ -333,13 +338,3 @@ def _plain(page: Any, frame: Any) -> _PlainRun | None:
         shape=(samples, height, width) if is_planar else (height, width, samples),
         is_planar=is_planar,
     )
-
-
-def _require_decoder(frame: Any, path: Path) -> None:
-    """Refuse a compression that nothing installed decodes."""
-    try:
-        if frame.compression != 1:
-            tifffile.TIFF.DECOMPRESSORS[int(frame.compression)]
-    except (LookupError, ImportError, ValueError) as error:
-        what = f"TIFF compression {int(frame.compression)} is not read"
-        raise unsupported(path, what, "write it again with deflate, zstd or JPEG compression") from error

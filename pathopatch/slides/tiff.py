@@ -240,15 +240,15 @@ def _orientation(planes: list[Plane], path: Path) -> int:
 def _level_sizes(planes: list[Plane], *, is_turned: bool) -> list[tuple[int, int]]:
     """Return the stored (width, height) of level 0 and of the levels that show the same field in every plane."""
     first = planes[0].series.keyframe
-
-    def has_type_of_first(page: Any) -> bool:
-        return (page.dtype, page.samplesperpixel) == (first.dtype, first.samplesperpixel)
-
     # A level of another sample type ends the chain: its values would mean something else.
+    sample_type = first.dtype, first.samplesperpixel
     chains = [
         [
             (int(page.imagewidth), int(page.imagelength))
-            for page in takewhile(has_type_of_first, (level.keyframe for level in plane.series.levels))
+            for page in takewhile(
+                lambda page: (page.dtype, page.samplesperpixel) == sample_type,
+                (level.keyframe for level in plane.series.levels),
+            )
         ]
         for plane in planes
     ]

@@ -18,8 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import NonFiniteError
-from pathopatch.core.faultpoints import fault_point
-from pathopatch.core.files import write_json
+from pathopatch.core.files import fault_point, write_json
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase, steps_in_all
 from pathopatch.models.networks import freeze_batchnorm

@@ -14,7 +14,7 @@ import made_slides as made
 import pytest
 from made_model import write_model
 
-from pathopatch.core.faultpoints import VARIABLE
+from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.status import read_status
 
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
@@ -52,7 +52,7 @@ def batch(stage: str, folder: Path, out: Path, workers: int, fault: str = "", af
     from pathopatch.stages.tile import tile_cohort
 
     if fault:
-        os.environ[VARIABLE] = fault
+        os.environ[FAULT_VARIABLE] = fault
 
     def progress(what: str, done: int, _total: int, _detail: str = "") -> None:
         if after and (what, done) == (stage, after):

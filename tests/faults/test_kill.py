@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from made_model import write_model
 
-from pathopatch.core.faultpoints import VARIABLE
+from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.core.status import read_status
 
 POINTS = ("chunk", "rename", "renamed")
@@ -64,7 +64,7 @@ def run(stage: str, folder: Path, out: Path, *, fault: str = "", force: bool = F
 
 def _with_fault(stage: str, folder: Path, out: Path, fault: str, force: bool) -> None:
     if fault:
-        os.environ[VARIABLE] = fault
+        os.environ[FAULT_VARIABLE] = fault
     STAGES[stage](folder, out, force)
 
 

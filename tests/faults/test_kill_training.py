@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from torch import nn
 
-from pathopatch.core.faultpoints import VARIABLE
+from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.debias.methods import Phase
 from pathopatch.debias.objectives import GroupDRO, Mean
 from pathopatch.debias.samplers import GroupBalancedBatchSampler, UniformBatchSampler
@@ -52,7 +52,7 @@ def _train(folder: Path, name: str, fault: str) -> None:
     from pathopatch.training.fit import fit_arrays
 
     if fault:
-        os.environ[VARIABLE] = fault
+        os.environ[FAULT_VARIABLE] = fault
     config = TrainConfig(
         input_px=16, batch_per_class=4, threads=1, learning_rate=3e-3, warmup_steps=2, device="cpu", **SETTINGS
     )

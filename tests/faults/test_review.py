@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pathopatch.core.errors import DiskFullError, InputUnsupportedError, ReviewConflictError, SlideTimeoutError
-from pathopatch.core.faultpoints import VARIABLE
+from pathopatch.core.files import FAULT_VARIABLE
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.review.decisions import DecisionLog
@@ -148,7 +148,7 @@ def killed(path: Path, *, fault: str = "") -> list[str]:
             print(f"recorded {seen + 1}", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    environment = {**os.environ, VARIABLE: fault} if fault else dict(os.environ)
+    environment = {**os.environ, FAULT_VARIABLE: fault} if fault else dict(os.environ)
     command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
     assert ended.returncode == -signal.SIGKILL, ended.stderr

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,8 @@ _EVERY_S = 60.0
 _REST = 20  # the tables take at most this part of a run: one twentieth
 
 
-class CohortTables:
+@dataclass
+class CohortTables(StatusTable):
     """Both tables of a work folder; a slide's status is read again only when it was written again.
 
     Parameters
@@ -45,9 +47,7 @@ class CohortTables:
         Work folder.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        self._statuses = StatusTable(out, COHORT[1:])
+    columns: tuple[str, ...] = COHORT[1:]
 
     def write(self) -> None:
         """Write both, each by rename; of processes that do so at a time the last one has what all wrote before.
@@ -65,7 +65,7 @@ class CohortTables:
 
     def slides(self) -> pd.DataFrame:
         """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
-        found = self._statuses.read()
+        found = self.read()
         table = found[found["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
         for name in _TEXTS:
             table[name] = table[name].astype(object).where(table[name].notna(), "")

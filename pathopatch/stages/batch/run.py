@@ -195,23 +195,8 @@ def guarded(work: Callable[[S], R], item: S) -> R | Failure:
     return Failure(error=error, seconds=time.time() - started, trace=trace)
 
 
-def attempt(task: SlideTask, *, waits: bool = True, progress: Progress | None = None) -> Outcome | None:
-    """Return a task's outcome; whatever goes wrong becomes a failed outcome and a status entry with its code.
-
-    Parameters
-    ----------
-    task : SlideTask
-        One slide's work.
-    waits : bool
-        Wait for another process that is at the slide; without, the answer is None then.
-    progress : callable, optional
-        Called with how far through the slide the work is.
-    """
-    result = guarded(partial(_run, waits=waits, progress=progress), task)
-    return fail(task, result) if isinstance(result, Failure) else result
-
-
-def _run(task: SlideTask, *, waits: bool, progress: Progress | None) -> Outcome | None:
+def attempt(task: SlideTask, *, waits: bool, progress: Progress | None) -> Outcome | None:
+    """Run a task; None if another process is at its slide and this one is not to wait for it."""
     if not waits and is_locked(task.out, slide_lock(task.slide_id, task.stage)):
         return None
     return task.run(progress)

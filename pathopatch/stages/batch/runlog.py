@@ -67,7 +67,11 @@ def logged(
     states: Counter[str] = Counter()
 
     def write(event: str, **told: object) -> None:
-        line = {"time": _now(), "event": event, **{name: value for name, value in told.items() if value}}
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "event": event,
+            **{name: value for name, value in told.items() if value},
+        }
         handler.emit(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(line, ensure_ascii=False),)}))
 
     def slide_done(outcome: Outcome) -> None:
@@ -100,10 +104,6 @@ class _Quiet(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Do nothing."""
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _forget(folder: Path, stage: str) -> None:

@@ -191,7 +191,9 @@ class PredictTask:
             # Only now torch is loaded, which takes seconds: a slide that is refused is told of at once.
             from pathopatch.heatmaps.artefacts import predict_to
 
-            model = _loaded(self.models, self.config.device, self.config.precision, _written(self.models))
+            # The model is loaded once for all slides, unless its files change.
+            written_ns = tuple(file.stat().st_mtime_ns for folder in self.models for file in sorted(folder.glob("*")))
+            model = _loaded(self.models, self.config.device, self.config.precision, written_ns)
             result = predict_to(
                 slide,
                 model,
@@ -219,8 +221,3 @@ def _loaded(models: tuple[Path, ...], device: str, precision: str, written: tupl
     from pathopatch.models.bundle import load_ensemble
 
     return load_ensemble(models, device=device, precision=precision)
-
-
-def _written(models: tuple[Path, ...]) -> tuple[int, ...]:
-    """Return when each file of some bundles was last written, ns; nothing of what is not there."""
-    return tuple(file.stat().st_mtime_ns for folder in models for file in sorted(folder.glob("*")))
