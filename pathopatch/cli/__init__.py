@@ -4,7 +4,6 @@ Results go to standard output, progress to standard error. Exit codes: 0 all wel
 or configuration is wrong; 2 wrong usage; 3 finished, some slides failed; 130 interrupted; 143 terminated.
 """
 
-from pathopatch.cli.commands import app
-from pathopatch.cli.program import main
+from pathopatch.cli.program import app, main
 
 __all__ = ["app", "main"]

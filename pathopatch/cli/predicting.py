@@ -71,8 +71,7 @@ def predict(
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.core.config import PredictConfig, load_settings
     from pathopatch.slides.pseudonyms import pseudonymize
-    from pathopatch.stages.check import slides_to_predict
-    from pathopatch.stages.predict import predict_cohort
+    from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
     config = with_options(
         PredictConfig() if settings is None else load_settings(settings, reads=("predict",)).predict,

@@ -88,8 +88,8 @@ def info(
     force: Force = False,
 ) -> None:
     """Say what a slide is, and draw it with its tissue outlined."""
-    from pathopatch.stages.check import slides_to_predict
     from pathopatch.stages.info import describe_row
+    from pathopatch.stages.predict import slides_to_predict
 
     (row,) = slides_to_predict(source, slide_id=slide_id, is_slide=True)
     if background not in (None, "auto"):  # as the manifest's column says it, so that `check` says the same

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pathopatch.core.errors import InputMissingError, ManifestError, Problem
+from pathopatch.core.errors import InputMissingError, Problem, TableError
 
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
@@ -61,11 +61,11 @@ class CsvTable:
 
         Raises
         ------
-        ManifestError
+        TableError
             Lists every problem by row.
         """
         if self.problems:
-            raise ManifestError(sorted(self.problems, key=lambda problem: problem.row or 0), place=str(self.path))
+            raise TableError(sorted(self.problems, key=lambda problem: problem.row or 0), place=str(self.path))
 
 
 def read_csv_table(

@@ -301,7 +301,7 @@ class Problem:
         return Remark(self.value if self.row is None else str(self.row), str(self), text)
 
 
-class ManifestError(PathopatchError, ValueError):
+class TableError(PathopatchError, ValueError):
     """Everything wrong in one table; each problem has a code of its own, the first one's is `first_code`.
 
     The table is a manifest, a list of ready patches, or reviewers' decisions.
@@ -320,7 +320,7 @@ class ManifestError(PathopatchError, ValueError):
         self.problems = tuple(problems)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_manifest, (list(self.problems), self.place)
+        return _rebuild_table_error, (list(self.problems), self.place)
 
     @property
     def first_code(self) -> str:
@@ -333,6 +333,6 @@ class ManifestError(PathopatchError, ValueError):
         return "\n".join(lines)
 
 
-def _rebuild_manifest(problems: list[Problem], place: str) -> ManifestError:
-    """Return the manifest's error as it was before pickling."""
-    return ManifestError(problems, place=place)
+def _rebuild_table_error(problems: list[Problem], place: str) -> TableError:
+    """Return the error as it was before pickling."""
+    return TableError(problems, place=place)

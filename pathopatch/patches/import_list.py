@@ -24,9 +24,9 @@ from pathopatch.core.errors import (
     ChannelMismatchError,
     InputMissingError,
     InputUnsupportedError,
-    ManifestError,
     NonFiniteError,
     Problem,
+    TableError,
 )
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SPLITS, expand_variables, valid_slide_id
@@ -75,7 +75,7 @@ def read_list(source: Path) -> pd.DataFrame:
         It is not a CSV file.
     InputUnsupportedError
         The folder has another layout.
-    ManifestError
+    TableError
         All problems of the list, each with row, column, value and remedy.
     """
     if source.is_dir() and not (source / LIST_NAME).is_file():
@@ -88,7 +88,7 @@ def read_list(source: Path) -> pd.DataFrame:
     if not problems:
         problems = list(_find_leaks(cells))
     if problems:
-        raise ManifestError(sorted(problems, key=lambda problem: problem.row or 0), place=str(place))
+        raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(place))
     table = pd.DataFrame(
         {
             "file": cells["file"],

@@ -83,7 +83,7 @@ def tile_patches(
     ------
     InputUnsupportedError
         ``store = "none"``, or `config` has an `mpp`, or see `read_list` and `common_spec`.
-    ManifestError, InputMissingError, InputCorruptError, InputTooLargeError, ChannelMismatchError, NonFiniteError
+    TableError, InputMissingError, InputCorruptError, InputTooLargeError, ChannelMismatchError, NonFiniteError
         See `read_list`, `common_spec` and `read_image`.
     StaleArtefactError
         The existing artefacts are of another configuration or other inputs, and `force` is off.

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathopatch.core.config import LabelConfig, TileConfig
-from pathopatch.core.errors import InputUnsupportedError, ManifestError, MppMissingError, PathopatchError, Problem
+from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, TableError
 from pathopatch.core.progress import Progress
-from pathopatch.slides.manifest import SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, open_slides, slide_facts, write_slides
 from pathopatch.stages.batch.tasks import label_source, open_row
 
@@ -49,7 +49,7 @@ def check_manifest(
 
     Raises
     ------
-    ManifestError
+    TableError
         All problems of the manifest and its slides.
     """
     rows = list(read_manifest(manifest_path).included)
@@ -62,7 +62,7 @@ def check_manifest(
         problems += [_as_problem(by_id[slide_id], error, role) for role, error in errors.items()]
     problems += mixed_backgrounds(rows, table)
     if problems:
-        raise ManifestError(sorted(problems, key=lambda problem: problem.row or 0), place=str(manifest_path))
+        raise TableError(sorted(problems, key=lambda problem: problem.row or 0), place=str(manifest_path))
     table = table.drop(columns="label_errors", errors="ignore")
     if work is not None:
         write_slides(work, table[list(SLIDE_COLUMNS)], force=force)
@@ -126,41 +126,3 @@ def _as_problem(row: SlideRow, error: PathopatchError, column: str = "") -> Prob
     message = f"slide {row.slide_id}: {error.message}"
     return Problem(code=error.code, row=row.row, column=column, value=value,
                    message=message, remedy=error.remedy, own=(row.slide_id,))  # fmt: skip
-
-
-def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
-    """Return the rows that a command line's SLIDE or MANIFEST names.
-
-    Parameters
-    ----------
-    source : str
-        A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
-    slide_id : str, optional
-        Id of a single slide; default is its file's stem.
-    is_slide : bool
-        `source` is never a manifest.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The id is invalid, or was given for a manifest, which names its own slides.
-    ManifestError, InputMissingError
-        As `read_manifest`.
-    """
-    from pathopatch.slides import parse_source
-
-    if not is_slide and source.lower().endswith(".csv"):
-        if slide_id is not None:
-            raise InputUnsupportedError(
-                f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
-            )
-        return list(read_manifest(Path(source)).included)
-    parsed = parse_source(source)
-    first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
-    identity = slide_id or slide_id_from_path(first)
-    if not valid_slide_id(identity):
-        raise InputUnsupportedError(
-            f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
-        )
-    texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
-    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]

@@ -13,10 +13,10 @@ import pandas as pd
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.slides.pseudonyms import require_unmixed
 from pathopatch.stages.batch.estimate import Plan, estimate, prediction_work, tiling_work
 from pathopatch.stages.batch.slide_table import measure_intensities, open_slides
 from pathopatch.stages.batch.tasks import label_source
+from pathopatch.stages.predict import require_unmixed
 from pathopatch.stages.tile import require_one_mpp
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
 
     Raises
     ------
-    ManifestError
+    TableError
         Everything wrong with the manifest itself.
     InputUnsupportedError
         No target mpp was given and the slides' own differ by more than 2 %.

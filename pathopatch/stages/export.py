@@ -10,7 +10,7 @@ from pathopatch.core.errors import InputMissingError, InputUnsupportedError, Sta
 from pathopatch.core.files import write_bytes
 from pathopatch.core.progress import Progress
 from pathopatch.stages.batch.tasks import open_row
-from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import slides_to_predict
 
 _MODEL = "model"  # what a run calls its bundle: the run's name says more
 

@@ -7,10 +7,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.progress import Progress
-from pathopatch.core.status import compact_status
-from pathopatch.slides.manifest import SlideRow
-from pathopatch.slides.pseudonyms import pseudonymize, require_unmixed
+from pathopatch.core.status import compact_status, read_status
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.slides.manifest import SlideRow, read_manifest, slide_id_from_path, valid_slide_id
+from pathopatch.slides.pseudonyms import PSEUDONYM, pseudonymize
 from pathopatch.stages.batch.run import run_slides, select_tasks, workers_for
 from pathopatch.stages.batch.runlog import logged, progress_counter
 from pathopatch.stages.batch.tasks import Outcome, PredictTask
@@ -40,7 +42,7 @@ def predict_cohort(
     Parameters
     ----------
     cohort : sequence of SlideRow
-        See `pathopatch.stages.check.slides_to_predict`.
+        See `slides_to_predict`.
     model : Path or sequence of Path
         Folder of a bundle, or several, whose probabilities are averaged.
     out : Path
@@ -81,3 +83,81 @@ def predict_cohort(
     remove_stale_files(out)
     compact_status(out)
     return outcomes
+
+
+def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
+    """Return the rows that a command line's SLIDE or MANIFEST names.
+
+    Parameters
+    ----------
+    source : str
+        A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
+    slide_id : str, optional
+        Id of a single slide; default is its file's stem.
+    is_slide : bool
+        `source` is never a manifest.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The id is invalid, or was given for a manifest, which names its own slides.
+    TableError, InputMissingError
+        As `read_manifest`.
+    """
+    from pathopatch.slides import parse_source
+
+    if not is_slide and source.lower().endswith(".csv"):
+        if slide_id is not None:
+            raise InputUnsupportedError(
+                f"an id {slide_id!r} for a whole manifest", place="--slide-id", remedy="give ids in its column slide_id"
+            )
+        return list(read_manifest(Path(source)).included)
+    parsed = parse_source(source)
+    first = next(iter(parsed.values())) if isinstance(parsed, dict) else parsed
+    identity = slide_id or slide_id_from_path(first)
+    if not valid_slide_id(identity):
+        raise InputUnsupportedError(
+            f"{identity!r} is no slide id", place="--slide-id", remedy="use letters, digits, dot, dash and underscore"
+        )
+    texts = {name: str(path) for name, path in parsed.items()} if isinstance(parsed, dict) else str(parsed)
+    return [SlideRow(row=1, slide_id=identity, patient_id=identity, source=texts)]
+
+
+def require_unmixed(out: Path, *, deidentify: bool) -> None:
+    """Refuse to put de-identified slides and named ones into one work folder.
+
+    Parameters
+    ----------
+    out : Path
+        Work folder; it may not exist yet.
+    deidentify : bool
+        Whether the slides of this run are de-identified.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The folder holds slides of the other kind.
+    """
+    # The tables of a work folder list every slide that was predicted into it: a name beside a pseudonym would tell
+    # whose slide it is.
+    ids = {path.stem for pattern in ("status/*.json", "predictions/*.parquet") for path in out.glob(pattern)}
+    deidentified = {name for name in ids if PSEUDONYM.fullmatch(name) and not _is_identified(out, name)}
+    if deidentify and (ids - deidentified or WorkFolder(out).slides.exists()):
+        raise InputUnsupportedError(
+            "the folder names slides: they were worked on without --deidentify",
+            place=str(out),
+            remedy="choose another folder for de-identified outputs",
+        )
+    if deidentified and not deidentify:
+        raise InputUnsupportedError(
+            f"the folder holds de-identified slides ({len(deidentified)}), and this run would add named ones",
+            place=str(out),
+            remedy="give --deidentify as before, or choose another folder",
+        )
+
+
+def _is_identified(out: Path, slide_id: str) -> bool:
+    """Return whether a slide's status names its patient or its files."""
+    # A user's own slide id may look like a pseudonym.
+    entries = [entry for entry in read_status(out, slide_id).values() if isinstance(entry, dict)]
+    return any(entry.get(name) for entry in entries for name in ("patient_id", "source"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError, ManifestError
+from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import compact_status
 from pathopatch.core.workers import Workers
@@ -65,7 +65,7 @@ def tile_cohort(
 
     Raises
     ------
-    ManifestError
+    TableError
         Everything wrong with the manifest itself.
     InputUnsupportedError
         No target mpp is given and the slides' own differ by more than 2 %.
@@ -78,7 +78,7 @@ def tile_cohort(
         if len(table):
             require_one_mpp(table, config)
             if config.tissue.background == "auto" and (problems := mixed_backgrounds(rows, table)):
-                raise ManifestError(problems, place=str(manifest_path))
+                raise TableError(problems, place=str(manifest_path))
             write_slides(work, table, force=force)
             rows = _with_known_facts(rows, table)
             config = _with_cohort_windows(rows, table, config, work, processes, force=force)

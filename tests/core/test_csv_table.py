@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pathopatch.core.csv_table import CsvTable, read_csv_table
-from pathopatch.core.errors import InputMissingError, ManifestError
+from pathopatch.core.errors import InputMissingError, TableError
 
 
 def read(folder: Path, content: str | bytes) -> CsvTable:
@@ -60,7 +60,7 @@ def test_a_row_of_another_length_is_a_problem_and_no_row(tmp_path: Path) -> None
 def test_an_unusable_file_is_one_problem(tmp_path: Path, content: str | bytes, code: str, words: str) -> None:
     table = read(tmp_path, content)
     assert (problems(table), table.rows) == ([(code, None, "")], [])
-    with pytest.raises(ManifestError, match=words):
+    with pytest.raises(TableError, match=words):
         table.raise_problems()
 
 

@@ -3,12 +3,12 @@ import pickle
 import pytest
 
 from pathopatch.core import errors
-from pathopatch.core.errors import ManifestError, MppMissingError, PathopatchError, Problem, Remark, merged, shared_text
+from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, Remark, TableError, merged, shared_text
 
 KINDS = [
     kind
     for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, PathopatchError) and kind not in (PathopatchError, ManifestError)
+    if isinstance(kind, type) and issubclass(kind, PathopatchError) and kind not in (PathopatchError, TableError)
 ]
 
 
@@ -36,7 +36,7 @@ def test_a_manifest_error_lists_every_problem_after_a_process_boundary() -> None
         Problem(code=MppMissingError.code, row=n, column="mpp", value="", message="no mpp", remedy="fill it")
         for n in (2, 3)
     ]
-    again = pickle.loads(pickle.dumps(ManifestError(problems, place="cohort.csv")))
+    again = pickle.loads(pickle.dumps(TableError(problems, place="cohort.csv")))
     assert str(again).count("MPP_MISSING") == 2
     assert "row 3, column 'mpp'" in str(again)
     assert again.first_code == "MPP_MISSING"
@@ -73,7 +73,7 @@ def test_a_manifest_of_600_rows_without_their_files_is_two_lines() -> None:
         )
         for n in range(2, 602)
     ]
-    assert str(ManifestError(problems, place="cohort.csv")).splitlines() == [
+    assert str(TableError(problems, place="cohort.csv")).splitlines() == [
         "600 problems in the table [cohort.csv]",
         "  INPUT_MISSING: column 'path': no file /x/… Remedy: correct the path (in 600 rows: 2, 3, 4, …)",
     ]

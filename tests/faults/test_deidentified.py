@@ -21,10 +21,9 @@ from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import artefacts
 from pathopatch.heatmaps.overlay import Legend
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.slides.pseudonyms import pseudonym, pseudonymize, require_unmixed
-from pathopatch.stages.check import slides_to_predict
+from pathopatch.slides.pseudonyms import pseudonym, pseudonymize
 from pathopatch.stages.dry_run import predict_plan
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, require_unmixed, slides_to_predict
 
 pytestmark = pytest.mark.fault("patient-data")
 

@@ -51,7 +51,7 @@ _READ_ONLY = """
 import json, sys
 from pathlib import Path
 from pathopatch.stages.predict import predict_cohort
-from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import slides_to_predict
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import PathopatchError
 

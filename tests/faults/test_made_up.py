@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from made_model import write_model
 from made_omezarr import write_omezarr
 
-from pathopatch.core.errors import ManifestError, PathopatchError
+from pathopatch.core.errors import PathopatchError, TableError
 from pathopatch.core.files import inside
 from pathopatch.models import load_model
 from pathopatch.patches.annotations.asap import read_asap
@@ -121,7 +121,7 @@ def read_or_refused(read: Callable[[], object]) -> None:
     with bounded():
         try:
             read()
-        except ManifestError as error:
+        except TableError as error:
             codes = [each.code for each in error.problems if each.message and each.remedy]
         except PathopatchError as error:
             codes = [error.code]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError, ManifestError
+from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.patches import tile_slide
 from pathopatch.slides import open_slide
-from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 Row = dict[str, str]
@@ -70,7 +70,7 @@ def test_a_bad_manifest_is_refused_before_anything_is_written(rows: list[Row], c
         writer = csv.DictWriter(stream, ["slide_id", "patient_id", "split", "path", "mpp"], restval="")
         writer.writeheader()
         writer.writerows({"patient_id": row["slide_id"], **row} for row in rows)
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(TableError) as caught:
         tile_cohort(folder / "manifest.csv", tmp_path / "work" / "out", TileConfig(patch_px=32))
     assert {problem.code for problem in caught.value.problems} == {code}
     assert [path.name for path in tmp_path.iterdir()] == ["in"]

@@ -27,9 +27,8 @@ from pathopatch.patches import tile_slide
 from pathopatch.report.collect import read_study
 from pathopatch.slides import open_slide
 from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.check import slides_to_predict
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 CONFIG = TileConfig(patch_px=16)

@@ -16,10 +16,9 @@ from PIL import Image
 from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.patches import PatchStore
 from pathopatch.report import write_report
-from pathopatch.stages.check import slides_to_predict
 from pathopatch.stages.export import export_ome_zarr
 from pathopatch.stages.info import describe_row
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 pytestmark = pytest.mark.fault("patient-data")

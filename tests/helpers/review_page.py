@@ -17,8 +17,7 @@ from made_model import write_model
 from pathopatch.core.config import PredictConfig
 from pathopatch.review.app import create_app, create_server, listen, open_review
 from pathopatch.review.security import Access
-from pathopatch.stages.check import slides_to_predict
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 WRITE = {"X-Pathopatch": "review", "Content-Type": "application/json"}
 DECISIONS = "/api/slides/a/decisions"

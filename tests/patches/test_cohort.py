@@ -27,10 +27,9 @@ from pathopatch.patches import PatchStore, cohort_config
 from pathopatch.patches.cohort import TissueIntensities, tissue_intensities
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.check import slides_to_predict
 from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 from pathopatch.stages.train import train_run
 

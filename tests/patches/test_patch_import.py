@@ -27,9 +27,9 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputTooLargeError,
     InputUnsupportedError,
-    ManifestError,
     NonFiniteError,
     StaleArtefactError,
+    TableError,
 )
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
@@ -127,7 +127,7 @@ def test_sixteen_bit_channels_get_one_window_for_the_set(tmp_path: Path) -> None
 
 
 def problems(source: Path) -> list[tuple[str, int | None, str]]:
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(TableError) as caught:
         read_list(source)
     return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
 
@@ -474,5 +474,5 @@ def test_predictions_at_an_unknown_scale_carry_a_warning_everywhere(tmp_path: Pa
 )
 def test_an_empty_list_and_other_separators_are_named(tmp_path: Path, text: str, reason: str) -> None:
     (tmp_path / "patches.csv").write_text(text)
-    with pytest.raises(ManifestError, match=reason):
+    with pytest.raises(TableError, match=reason):
         read_list(tmp_path / "patches.csv")

@@ -20,8 +20,7 @@ from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import DecisionLog
-from pathopatch.stages.check import slides_to_predict
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 HOSTILE = "=cmd() <script>alert(1)</script>"
 

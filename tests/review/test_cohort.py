@@ -21,8 +21,7 @@ from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.slides.pseudonyms import pseudonymize
-from pathopatch.stages.check import slides_to_predict
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, ManifestError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, TableError
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision
 from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, decisions_json, read_decisions
 from pathopatch.review.decisions import DecisionLog
@@ -139,14 +139,14 @@ GOOD = "slide_id,x,y,verdict,reason,comment,reviewer,made,fingerprint,run,thresh
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_file_is_told_with_row_column_and_remedy(tmp_path: Path, lines: str, said: str) -> None:
-    with pytest.raises(ManifestError, match="review.csv") as raised:
+    with pytest.raises(TableError, match="review.csv") as raised:
         read_decisions(written(tmp_path / "review.csv", f"{GOOD}{lines}\n"))
     assert said in str(raised.value)
     assert "Remedy: " in str(raised.value)
 
 
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError) as raised:
+    with pytest.raises(TableError) as raised:
         read_decisions(written(tmp_path / "review.csv", GOOD + 25 * "s1,a,b,tumour,,,Ada,,,,,,,\n"))
     assert len(raised.value.problems) == 50
     assert str(raised.value).count("(in 25 rows: 2, 3, 4, …)") == 2
@@ -155,18 +155,18 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "error", "said"),
     [
-        ("a.csv", b"slide_id,verdict\ns1,accept\n", ManifestError, "column 'reviewer', value '': the column is"),
-        ("a.csv", b"slide_id;verdict;reviewer\ns1;accept;Ada\n", ManifestError, "separated by semicolons"),
-        ("a.csv", b"slide_id,verdict,reviewer,commment\n", ManifestError, "column 'commment', value '': unknown"),
-        ("a.csv", b"slide_id,verdict,reviewer,slide_id\n", ManifestError, "'slide_id', value '': the column stands"),
-        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept\n", ManifestError, "INPUT_CORRUPT: row 2, 2 cells"),
-        ("a.csv", b'slide_id,verdict,reviewer\ns1,accept,"Ada\n', ManifestError, "INPUT_CORRUPT: not a UTF-8 CSV file"),
-        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept,\xff\n", ManifestError, "INPUT_CORRUPT: not a UTF-8 CSV file"),
+        ("a.csv", b"slide_id,verdict\ns1,accept\n", TableError, "column 'reviewer', value '': the column is"),
+        ("a.csv", b"slide_id;verdict;reviewer\ns1;accept;Ada\n", TableError, "separated by semicolons"),
+        ("a.csv", b"slide_id,verdict,reviewer,commment\n", TableError, "column 'commment', value '': unknown"),
+        ("a.csv", b"slide_id,verdict,reviewer,slide_id\n", TableError, "'slide_id', value '': the column stands"),
+        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept\n", TableError, "INPUT_CORRUPT: row 2, 2 cells"),
+        ("a.csv", b'slide_id,verdict,reviewer\ns1,accept,"Ada\n', TableError, "INPUT_CORRUPT: not a UTF-8 CSV file"),
+        ("a.csv", b"slide_id,verdict,reviewer\ns1,accept,\xff\n", TableError, "INPUT_CORRUPT: not a UTF-8 CSV file"),
         ("a.json", b"[1]", InputCorruptError, "not JSON of decisions"),
         ("a.json", b'{"decisions": [3]}', InputCorruptError, "not JSON of decisions"),
-        ("a.json", b'{"decisions": [{"slide_id": "s1"}]}', ManifestError, "'verdict', value '': the column is missing"),
+        ("a.json", b'{"decisions": [{"slide_id": "s1"}]}', TableError, "'verdict', value '': the column is missing"),
         ("a.json", b'{"decisions": [{"slide_id": "s1", "verdict": "accept", "reviewer": ""}]}',
-         ManifestError, "row 1, column 'reviewer'"),
+         TableError, "row 1, column 'reviewer'"),
     ],
 )  # fmt: skip
 def test_what_is_no_file_of_decisions_is_refused(

@@ -19,12 +19,13 @@ from PIL import Image
 from pathopatch.cli.output import finish
 from pathopatch.core import artefacts
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
-from pathopatch.core.errors import InputUnsupportedError, ManifestError
+from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.slides import mask_image
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS
 from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.check import check_manifest, slides_to_predict
+from pathopatch.stages.check import check_manifest
 from pathopatch.stages.info import describe_row
+from pathopatch.stages.predict import slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 SQUARES = np.repeat(np.repeat(np.random.default_rng(0).random((30, 40)) > 0.7, 10, 0), 10, 1)
@@ -67,7 +68,7 @@ def test_pixels_that_cannot_be_used_are_a_problem_of_their_row(tmp_path: Path) -
     made.write_channel(tmp_path / "a.tif", plane)
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path,background\ns1,p1,a.tif,dark\n", encoding="utf-8")
     assert len(check_manifest(tmp_path / "m.csv")) == 1
-    with pytest.raises(ManifestError, match=r"NONFINITE: row 2.*1 in C0"):
+    with pytest.raises(TableError, match=r"NONFINITE: row 2.*1 in C0"):
         check_manifest(tmp_path / "m.csv", measure=TileConfig())
 
 
@@ -87,7 +88,7 @@ def test_a_broken_tissue_mask_is_a_problem_of_its_column(
     made.write_channel(tmp_path / "a.tif", tissue())
     (tmp_path / name).write_bytes(content)
     (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,{name}\n", encoding="utf-8")
-    with pytest.raises(ManifestError, match=said) as caught:
+    with pytest.raises(TableError, match=said) as caught:
         check_manifest(tmp_path / "m.csv", measure=None if is_quick else EXACT)
     (problem,) = caught.value.problems
     assert (problem.row, problem.column, problem.value) == (2, "tissue_mask", str(tmp_path / name))
@@ -145,7 +146,7 @@ def write_mask(path: Path, width: int = 40, height: int = 30) -> None:
 
 def told(manifest: Path, **options: object) -> list[tuple[str, int | None, str]]:
     """Code, row and column of each problem that `check` finds."""
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(TableError) as caught:
         check_manifest(manifest, **options)
     return [(problem.code, problem.row, problem.column) for problem in caught.value.problems]
 
@@ -279,7 +280,7 @@ def test_slides_of_both_backgrounds_are_an_error_until_the_manifest_says_so(tmp_
         lambda: check_manifest(manifest),
         lambda: tile_cohort(manifest, tmp_path / "work", TileConfig(patch_px=64)),
     ):
-        with pytest.raises(ManifestError) as caught:
+        with pytest.raises(TableError) as caught:
             run()
         (problem,) = caught.value.problems
         assert (problem.code, problem.row, problem.column) == ("MODALITY_MISMATCH", 4, "background")

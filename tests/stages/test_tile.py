@@ -11,7 +11,7 @@ from pathopatch.patches.store import PatchStore
 from pathopatch.slides import open_slide
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import open_row
-from pathopatch.stages.check import slides_to_predict
+from pathopatch.stages.predict import slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 

@@ -82,7 +82,7 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
         There is no such file.
     InputCorruptError
         It is not a JSON file of decisions.
-    ManifestError
+    TableError
         Lists everything wrong in it, with row (of a spreadsheet; in JSON the place in the list), column and remedy.
     """
     table = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)

@@ -28,7 +28,7 @@ def read_manifest(path: Path) -> Manifest:
     ------
     InputMissingError
         There is no such file.
-    ManifestError
+    TableError
         Lists everything wrong in it, each problem with row, column, value and remedy.
     """
     table = read_csv_table(

@@ -23,9 +23,9 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputTooLargeError,
     InputUnsupportedError,
-    ManifestError,
     ModalityMismatchError,
     StaleArtefactError,
+    TableError,
 )
 from pathopatch.patches.annotations import qupath
 from pathopatch.patches.annotations.regions import Regions, read_annotations, read_regions
@@ -359,5 +359,5 @@ def test_commands_check_class_names_against_the_study_file(tmp_path: Path) -> No
     table = pd.read_parquet(tmp_path / "work" / "patches" / "s.parquet")
     assert table.set_index("patch_id")["label"].to_dict() == {"s@0,0": 1, "s@64,0": 0, "s@0,64": -1, "s@64,64": -1}
     (tmp_path / "a.geojson").write_text("{")
-    with pytest.raises(ManifestError, match="row 2, column 'annotations'"):
+    with pytest.raises(TableError, match="row 2, column 'annotations'"):
         check_manifest(tmp_path / "m.csv")

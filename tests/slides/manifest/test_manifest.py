@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pathopatch.core.errors import InputMissingError, ManifestError
+from pathopatch.core.errors import InputMissingError, TableError
 from pathopatch.slides.manifest import (
     Fragment,
     Manifest,
@@ -34,7 +34,7 @@ def read(folder: Path, text: str) -> Manifest:
 
 def problems(folder: Path, text: str) -> list[tuple[str, int | None, str]]:
     """(code, row, column) of every problem."""
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(TableError) as caught:
         read(folder, text)
     assert "cohort.csv" in str(caught.value)
     assert all(problem.remedy for problem in caught.value.problems)
@@ -105,7 +105,7 @@ def test_variables_are_replaced_and_an_undefined_one_is_an_error(
     (row,) = read(tmp_path, "slide_id,patient_id,path\ns1,p1,${SLIDES_HERE}/a.tif\n")
     assert row.source == str(tmp_path / "a.tif")
     monkeypatch.delenv("SLIDES_HERE")
-    with pytest.raises(ManifestError, match="does not define SLIDES_HERE"):
+    with pytest.raises(TableError, match="does not define SLIDES_HERE"):
         read(tmp_path, "slide_id,patient_id,path\ns1,p1,${SLIDES_HERE}/a.tif\n")
 
 
@@ -153,7 +153,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", ["s1", "S1"])
 def test_one_id_for_two_slides_is_refused_whatever_its_case(other: str, tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="DUPLICATE_ID: row 3, .* rows 2, 3 have the same id") as caught:
+    with pytest.raises(TableError, match="DUPLICATE_ID: row 3, .* rows 2, 3 have the same id") as caught:
         read(tmp_path, f"slide_id,patient_id,path\ns1,p1,a.tif\n{other},p2,b.tif\n")
     assert caught.value.first_code == "DUPLICATE_ID"
 
@@ -218,7 +218,7 @@ def test_a_missing_manifest_and_one_in_another_encoding(tmp_path: Path) -> None:
         read_manifest(tmp_path / "nowhere.csv")
     path = write(tmp_path, "")
     path.write_bytes("slide_id,patient_id,path\ns1,p1,a.tif\n".encode("utf-16"))
-    with pytest.raises(ManifestError, match="UTF-8"):
+    with pytest.raises(TableError, match="UTF-8"):
         read_manifest(path)
     path.write_text("slide_id,patient_id,path\ns1,p1,a.tif\n", encoding="utf-8-sig")
     assert read_manifest(path).rows[0].slide_id == "s1"
@@ -287,7 +287,7 @@ def test_conflicts_of_a_row_that_is_wrong_otherwise_are_said_too(tmp_path: Path)
 def test_an_empty_file_and_another_separator_are_one_problem_each(tmp_path, text, problem):
     path = tmp_path / "cohort.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(TableError) as caught:
         read_manifest(path)
     assert len(caught.value.problems) == 1
     assert problem in str(caught.value)
@@ -308,5 +308,5 @@ def test_a_background_is_stated_for_all_channels_or_by_name(tmp_path: Path, cell
 def test_a_background_that_is_no_polarity_is_a_problem(tmp_path: Path, cell: str) -> None:
     (tmp_path / "a.tif").touch()
     (tmp_path / "m.csv").write_text(f'slide_id,patient_id,path,background\na,a,a.tif,"{cell}"\n')
-    with pytest.raises(ManifestError, match="CHANNEL=dark,CHANNEL=bright"):
+    with pytest.raises(TableError, match="CHANNEL=dark,CHANNEL=bright"):
         read_manifest(tmp_path / "m.csv")

@@ -19,8 +19,7 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.status import update_status
 from pathopatch.stages.batch import indexing
 from pathopatch.stages.batch.indexing import write_index
-from pathopatch.stages.check import slides_to_predict
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 NAMES = ("one", "two", "three")

@@ -27,8 +27,7 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import temporary_path
 from pathopatch.models import build_network, read_spec, save_bundle
 from pathopatch.stages.batch.tasks import Outcome
-from pathopatch.stages.check import slides_to_predict
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 CONFIG = PredictConfig(device="cpu", precision="float32", threads=1)
 PATIENTS = {"good": "p1", "spoilt": "p1", "other": "p2"}
@@ -109,7 +108,7 @@ WRONG: dict[str, tuple[dict[str, Any], Callable[[Path], object], type[Pathopatch
     ),
     "weights that are cut": ({}, spoil_weights, InputCorruptError, "cut off or damaged"),
     "members that see other patches": ({}, with_other_patches, CheckpointIncompatibleError, "patch_px is 16 and 32"),
-    "a network given twice": ({}, lambda _: None, CheckpointIncompatibleError, "model and .*second hold the same"),
+    "a network given twice": ({}, lambda _: None, CheckpointIncompatibleError, "model and .*second have the same"),
     "a stride beyond the patch": (
         {"models": ("model",), "stride_px": 17}, lambda _: None, InputUnsupportedError, "stride of 17 px",
     ),
