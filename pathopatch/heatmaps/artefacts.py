@@ -53,8 +53,8 @@ from pathopatch.heatmaps.summary import summary
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.bundle import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide
+from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
-from pathopatch.patches.source import read_level
 from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.slides.manifest import split_fragment, valid_slide_id
 

@@ -162,8 +162,8 @@ def predict_patches(
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in _PREDICTED}
     parts |= {"row": [np.empty(0, np.int64)], "mean": [np.empty((0, len(spec.channels)))]}
     batches = _batches(slide, analysis, ensemble, config, tissue)
-    if progress is not None:
-        progress(0, len(origins))
+    report: Progress = progress or (lambda _done, _all: None)
+    report(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
     with _threads(config.threads), closing(batches), closing(prefetch_items(batches, ahead=_BATCHES_AHEAD)) as ready:
         for batch in ready:
@@ -171,10 +171,8 @@ def predict_patches(
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
                 parts[name].append(values)
-            if progress is not None:
-                progress(batch.done, len(origins))
-    if progress is not None:
-        progress(len(origins), len(origins))
+            report(batch.done, len(origins))
+    report(len(origins), len(origins))
     columns: dict[str, Any] = {name: np.concatenate(values) for name, values in parts.items()}
     # Known only now: which tiles of the file cannot be decoded turns out while they are read.
     if isinstance(slide, TolerantSlide):

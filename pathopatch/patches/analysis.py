@@ -23,7 +23,7 @@ from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
 from pathopatch.slides.registration import measure_shifts, whole_offsets
-from pathopatch.slides.resample import planes
+from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
 from pathopatch.slides.resolution import MPP_TOLERANCE
 
 _BAND_PX = 2048  # side of the regions in which a whole slide is read
@@ -300,6 +300,16 @@ def iterate_patches(
         if rows and (len(rows) == limit or row == len(places) - 1):
             yield np.array(rows, np.int64), batch[: len(rows)], np.array(fractions)
             rows, fractions = [], []
+
+
+def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
+    """Return the level from which patches are read and its downsample, by the names of their attributes.
+
+    `downsample` is level-0 px per target px.
+    """
+    downsamples = [level.downsample for level in slide.levels]
+    level = level_for(downsamples, downsample, exact_factor=EXACT_READ_FACTOR)
+    return {"read_level": level, "read_level_downsample": downsamples[level]}
 
 
 def read_padded(slide: Slide, grid: Grid, fill: NDArray[np.generic], x: int, y: int) -> NDArray[np.generic]:

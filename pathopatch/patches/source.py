@@ -16,22 +16,12 @@ from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import Slide, aligned, open_slide
-from pathopatch.slides.resample import EXACT_READ_FACTOR, level_for, planes
+from pathopatch.slides.resample import planes
 
 
 def source_record(slide: Slide) -> dict[str, Any]:
     """Return plain values with which `SourcePatches` opens the slide again with the same pixels."""
     return {"path": slide.source, "mpp": slide.mpp, "channels": list(slide.channels), "background": slide.background}
-
-
-def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:
-    """Return the level from which patches are read and its downsample, by the names of their attributes.
-
-    `downsample` is level-0 px per target px.
-    """
-    downsamples = [level.downsample for level in slide.levels]
-    level = level_for(downsamples, downsample, exact_factor=EXACT_READ_FACTOR)
-    return {"read_level": level, "read_level_downsample": downsamples[level]}
 
 
 class SourcePatches:

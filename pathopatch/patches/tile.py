@@ -24,10 +24,10 @@ from pathopatch.core.files import atomic_path
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
+from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
 from pathopatch.patches.cache_check import STAGE, lacks_pixels, refuse_other_slide, tile_stamp, with_cohort_levels
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
-from pathopatch.patches.source import read_level, source_record
+from pathopatch.patches.source import source_record
 from pathopatch.patches.store import PatchStore, store_levels
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.slides import Slide
