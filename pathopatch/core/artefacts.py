@@ -259,10 +259,12 @@ class Artefact:
 
     def record(self, entry: Mapping[str, Any]) -> None:
         """Write how the work on a slide ended, with times and host, which stand in its status and nowhere else."""
-        assert self._status is not None
+        status = self._status
+        assert status is not None
         seconds = {} if self.is_current else {"seconds": f"{time.time() - self._began:.2f}"}
         ended = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        self._status.update({**entry, "host": socket.gethostname(), **seconds, "ended": ended})
+        entry = {**entry, "host": socket.gethostname(), **seconds, "ended": ended}
+        update_status(status.out, status.slide_id, status.stage, entry)
 
 
 @dataclass(frozen=True)
@@ -274,10 +276,6 @@ class SlideStatus:
     stage: str
     about: Mapping[str, Any] = field(default_factory=dict)
     """What the entry says of the slide from the beginning, such as its patient."""
-
-    def update(self, entry: Mapping[str, Any]) -> None:
-        """Replace the entry."""
-        update_status(self.out, self.slide_id, self.stage, entry)
 
 
 @contextmanager
@@ -309,7 +307,8 @@ def artefact(
     is_current = is_up_to_date(*paths, stamp=stamp, force=force, existing=existing, refuse=refuse)
     made = Artefact(stamp=stamp, is_current=is_current and (is_whole is None or is_whole()), _status=status)
     if not made.is_current and status is not None:
-        status.update({"state": "running", "host": socket.gethostname(), **status.about})
+        entry = {"state": "running", "host": socket.gethostname(), **status.about}
+        update_status(status.out, status.slide_id, status.stage, entry)
     yield made
     _log.debug("%s: %s %s", stamp.stage, paths[0], "is current" if made.is_current else "was made")
 
@@ -317,8 +316,15 @@ def artefact(
 def read_stamp(path: Path) -> Stamp | None:
     """Return the stamp of a finished Parquet table, JSON file or patch store; None if there is none."""
     if path.suffix == ".parquet":
-        return table_stamp(path)
-    if path.suffix == ".zarr":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            text = (pq.read_schema(path).metadata or {}).get(_STAMP_KEY)
+        except (FileNotFoundError, pa.ArrowInvalid, OSError):
+            return None
+        raw = json.loads(text) if text else None
+    elif path.suffix == ".zarr":
         try:
             attributes = read_json(path / "zarr.json").get("attributes", {})
         except (InputMissingError, InputCorruptError):  # no store, or the rest of one: it is made anew
@@ -466,16 +472,3 @@ def read_table(path: Path, *, slide_id: str | None = None) -> pd.DataFrame:
             place=str(path),
             remedy="remove it and run its stage again",
         ) from error
-
-
-def table_stamp(path: Path) -> Stamp | None:
-    """Return a finished table's stamp; None if there is no table or it carries none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (FileNotFoundError, pa.ArrowInvalid, OSError):
-        return None
-    raw = metadata.get(_STAMP_KEY)
-    return Stamp.from_dict(json.loads(raw)) if raw else None

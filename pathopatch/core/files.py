@@ -50,7 +50,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with disk_errors(path):
             yield temporary
-            _into_place(temporary, path)
+            fault_point("rename")
+            if path.is_dir() and not path.is_symlink():
+                # A non-empty folder cannot be replaced: it is moved aside first.
+                aside = temporary_path(path)
+                path.rename(aside)
+                fault_point("rename")
+                temporary.rename(path)
+                remove(aside)
+            else:
+                temporary.replace(path)
+            fault_point("renamed")
     except BaseException:
         _give_up(temporary)
         raise
@@ -82,20 +92,6 @@ def _give_up(temporary: Path) -> None:
         time.sleep(pause_s)
         with suppress(OSError):
             remove(temporary)
-
-
-def _into_place(temporary: Path, path: Path) -> None:
-    """Rename; a folder in the way is moved aside first, since a non-empty folder cannot be replaced."""
-    fault_point("rename")
-    if path.is_dir() and not path.is_symlink():
-        aside = temporary_path(path)
-        path.rename(aside)
-        fault_point("rename")
-        temporary.rename(path)
-        remove(aside)
-    else:
-        temporary.replace(path)
-    fault_point("renamed")
 
 
 @contextmanager

@@ -36,12 +36,6 @@ _CV2_CHANNELS = 4  # that it does so for at once
 _FIELD_SLACK = 0.02  # relative difference of the quotients across and down
 
 
-def interleaved(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> Pixels:
-    """Return an empty array (C, H, W) whose channels alternate in memory, as decoders write them."""
-    channels, height, width = shape
-    return np.empty((height, width, channels), dtype).transpose(2, 0, 1)
-
-
 def planes(pixels: Pixels, out: Pixels | None = None) -> Pixels:
     """Return the same pixels, a contiguous plane per channel; those that are so already are returned as they are.
 

@@ -21,7 +21,6 @@ from pathopatch.slides.resample import (
     MIRRORED_DOWN,
     ORIENTATION_TAG,
     Pixels,
-    interleaved,
     is_same_field,
     nominal_downsample,
     opacity_of,
@@ -125,14 +124,27 @@ class TiffSlide(Slide):
         self, left: int, top: int, width: int, height: int, level: int
     ) -> tuple[Pixels, NDArray[np.uint8] | None]:
         """Return a rectangle as it stands in the file, alpha as its last plane."""
-        readers = self._readers(level)
+        # Each page's reader, its (channel, sample) pairs, and whether these are all its samples in order. Kept for each
+        # level: working it out takes as long as reading a small region.
+        if level not in self._readers_of:
+            sources = self._sources[level]
+            self._readers_of[level] = []
+            for reader in dict.fromkeys(reader for reader, _ in sources):
+                pairs = [(i, sample) for i, (other, sample) in enumerate(sources) if other is reader]
+                is_everything = pairs == [(i, i) for i in range(reader.samples)]
+                self._readers_of[level].append((reader, pairs, is_everything))
+        readers = self._readers_of[level]
         first, is_everything = readers[0][0], len(readers) == 1 and readers[0][2]
         tile = first.whole_tile(left, top, width, height) if is_everything else None
         if tile is not None:
             return tile, None
         shape = len(self._sources[level]), height, width
         is_interleaved = is_everything and first.is_interleaved
-        out = interleaved(shape, self.dtype) if is_interleaved else np.empty(shape, self.dtype)
+        # Channels that alternate in the file alternate in memory too.
+        if is_interleaved:
+            out: Pixels = np.empty((height, width, shape[0]), self.dtype).transpose(2, 0, 1)
+        else:
+            out = np.empty(shape, self.dtype)
         opacity: NDArray[np.uint8] | None = None
         for reader, pairs, _ in readers:
             holes = reader.read_into(out, None if is_everything else pairs, left, top)
@@ -141,18 +153,6 @@ class TiffSlide(Slide):
                 opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
                 opacity[[i for i, _ in pairs], y, x] = 0
         return out, opacity
-
-    def _readers(self, level: int) -> list[tuple[PageReader, list[tuple[int, int]], bool]]:
-        """Return each page's reader, its (channel, sample) pairs, and whether these are all its samples in order."""
-        # Kept for each level: working it out takes as long as reading a small region.
-        if level not in self._readers_of:
-            sources = self._sources[level]
-            self._readers_of[level] = []
-            for reader in dict.fromkeys(reader for reader, _ in sources):
-                pairs = [(i, sample) for i, (other, sample) in enumerate(sources) if other is reader]
-                is_everything = pairs == [(i, i) for i in range(reader.samples)]
-                self._readers_of[level].append((reader, pairs, is_everything))
-        return self._readers_of[level]
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""

@@ -59,7 +59,7 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
         There are no groups.
     """
     path = WorkFolder(work).groups
-    stamp = artefacts.table_stamp(path)
+    stamp = artefacts.read_stamp(path)
     if is_audited(work, stamp) and not force:
         return files.read_json(_path(work))
     table = artefacts.read_table(path)

@@ -18,7 +18,7 @@ from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts
 from pathopatch.slides import open_slide
-from pathopatch.stages.batch.cohort_summary import write_cohort
+from pathopatch.stages.batch.cohort_summary import CohortTables
 
 
 def predict(out: Path, pixels: np.ndarray, *, stride_px: int = 16, **of_model: object) -> None:
@@ -31,7 +31,7 @@ def predict(out: Path, pixels: np.ndarray, *, stride_px: int = 16, **of_model: o
     with open_slide(path, channels=("SHG",), background="dark") as slide:
         config = PredictConfig(device="cpu", precision="float32", threads=1, stride_px=stride_px)
         predict_to(slide, model(**of_model), out, slide_id="s1", patient_id="p1", config=config)
-    write_cohort(out)
+    CohortTables(out).write()
 
 
 def test_every_place_says_the_same_share_of_the_tissue_area(tmp_path: Path) -> None:

@@ -74,11 +74,6 @@ class CohortTables(StatusTable):
         return known
 
 
-def write_cohort(out: Path) -> None:
-    """Write both tables of a work folder; errors as of `CohortTables.write`."""
-    CohortTables(out).write()
-
-
 @contextmanager
 def keep_cohort_tables(
     out: Path,

@@ -1,4 +1,4 @@
-"""All predictions of a work folder in one place: ``index/``, for DuckDB, Polars and whatever else reads Parquet.
+"""Collect all predictions of a work folder in ``index/``, for DuckDB, Polars and whatever else reads Parquet.
 
 ``index/slides.parquet`` has a row a slide, as ``cohort.csv``; ``index/patches/bucket=NNNN/patches.parquet`` have a row
 a patch. A slide's bucket follows from its id, so that one more slide rewrites one file, and every bucket is sorted by
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pathopatch.core.artefacts import Stamp, fingerprint, require_schema, stamped_metadata, table_stamp, write_table
+from pathopatch.core.artefacts import Stamp, fingerprint, read_stamp, require_schema, stamped_metadata, write_table
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import atomic_path, inside, remove
 from pathopatch.core.progress import Progress
@@ -75,21 +75,21 @@ def write_index(out: Path, *, force: bool = False, progress: Progress | None = N
         }
         stamp = Stamp(stage="index", settings={"buckets": count}, inputs={"tables": fingerprint(inputs)})
         path = _path(out, bucket)
-        if force or table_stamp(path) != stamp:
+        if force or read_stamp(path) != stamp:
             schema = schema or _schema(out, sorted(stamps))
             _write(path, out, {name: patients[name] for name in slide_ids}, schema, stamp)
         if progress:
             progress("index", number, len(of_bucket), f"{len(slide_ids)} slides")
     _remove_others(out, of_bucket)
     stamp = Stamp(stage="index", settings={"buckets": count}, inputs={"slides": _content(slides)})
-    if force or table_stamp(out / FOLDER / "slides.parquet") != stamp:
+    if force or read_stamp(out / FOLDER / "slides.parquet") != stamp:
         write_table(inside(out, FOLDER, "slides.parquet"), slides, stamp)
     return out / FOLDER
 
 
 def _stamp(out: Path, slide_id: str) -> Stamp:
     path = WorkFolder(out).predictions(slide_id)
-    stamp = table_stamp(path)
+    stamp = read_stamp(path)
     if stamp is None:
         raise InputMissingError(
             "the table of a slide that is done is gone or unreadable", place=str(path), remedy="predict the slide again"

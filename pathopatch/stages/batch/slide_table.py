@@ -132,7 +132,7 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
     """
     path = WorkFolder(work).slides
     stamp = Stamp(stage="check", inputs=dict(zip(table["slide_id"], _row_fingerprints(table), strict=True)))
-    existing = artefacts.table_stamp(path)
+    existing = artefacts.read_stamp(path)
     if existing is not None:
         if not force and stamp.schema_version == existing.schema_version:
             _refuse_other_slides(path, table)

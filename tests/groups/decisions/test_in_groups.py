@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tifffile
 
-from pathopatch.core.artefacts import fingerprint_file, read_table, table_stamp
+from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.config import GroupsConfig, TileConfig
 from pathopatch.core.files import read_json
 from pathopatch.groups.decisions.decision import RecordedDecision
@@ -87,7 +87,7 @@ def test_what_was_decided_is_told_and_recorded(
     assert typed("groups", work, "--threshold", "0.5", "--decisions", decisions) == 0
     said = capsys.readouterr().out
     assert "Decisions of reviewers (Ada): slides rejected: s1 (4 patches); patches relabelled: 2 non-tumour" in said
-    stamp = table_stamp(work / "groups.parquet")
+    stamp = read_stamp(work / "groups.parquet")
     assert stamp is not None
     assert stamp.inputs["decisions"] == fingerprint_file(decisions)
     facts = read_json(work / "groups" / "audit.json")["decided"]

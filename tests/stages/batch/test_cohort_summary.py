@@ -11,7 +11,7 @@ import pytest
 from pathopatch.core import status as statuses
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import update_status
-from pathopatch.stages.batch.cohort_summary import COHORT, PATIENTS, CohortTables, keep_cohort_tables, write_cohort
+from pathopatch.stages.batch.cohort_summary import COHORT, PATIENTS, CohortTables, keep_cohort_tables
 from pathopatch.stages.batch.tasks import Outcome
 
 
@@ -32,7 +32,7 @@ def out(tmp_path: Path) -> Path:
         flagged_share=0.3)  # fmt: skip
     add(tmp_path, "a3", "A", state="failed")
     add(tmp_path, "b1", "B", state="done_empty", tissue_mm2=0.0, positive_mm2=0.0, positive_tissue_mm2=0.0)
-    write_cohort(tmp_path)
+    CohortTables(tmp_path).write()
     return tmp_path
 
 
@@ -56,7 +56,7 @@ def test_a_patient_is_the_sum_of_the_slides_that_are_done(out: Path) -> None:
 
 
 def test_without_any_slide_the_tables_have_their_columns(tmp_path: Path) -> None:
-    write_cohort(tmp_path)
+    CohortTables(tmp_path).write()
     assert tuple(pd.read_csv(tmp_path / "cohort.csv").columns) == COHORT
     assert tuple(pd.read_csv(tmp_path / "patients.csv").columns) == PATIENTS
 
