@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,6 @@ from pathopatch.heatmaps.overlay import Legend, render
 from pathopatch.heatmaps.predict import (
     DEFAULTS,
     Prediction,
-    Progress,
     predict_patches,
     tiling_of,
 )
@@ -85,7 +84,7 @@ def predict_to(
     tissue_mask: Path | None = None,
     config: PredictConfig = DEFAULTS,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> PredictResult:
     """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status, unless up to date.
 

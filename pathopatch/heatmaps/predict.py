@@ -30,9 +30,6 @@ from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
 from pathopatch.slides.manifest import slide_id_from_path
 
-Progress = Callable[[int, int], None]
-"""Called with the number of grid positions that are done, and of all."""
-
 DEFAULTS = PredictConfig()
 _ANY_TISSUE = 1e-12  # below the fraction of a single pixel
 _BATCHES_AHEAD = 2  # the network never waits for a batch, and few are in memory
@@ -146,7 +143,7 @@ def predict_patches(
     config: PredictConfig,
     *,
     tissue_mask: Path | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """Return the predictions of a slide's patches and the tissue of all of them; arguments and errors as above."""
     ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
@@ -162,7 +159,7 @@ def predict_patches(
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0)] for name in _PREDICTED}
     parts |= {"row": [np.empty(0, np.int64)], "mean": [np.empty((0, len(spec.channels)))]}
     batches = _batches(slide, analysis, ensemble, config, tissue)
-    report: Progress = progress or (lambda _done, _all: None)
+    report: Callable[[int, int], None] = progress or (lambda _done, _all: None)
     report(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
     with _threads(config.threads), closing(batches), closing(prefetch_items(batches, ahead=_BATCHES_AHEAD)) as ready:
