@@ -159,8 +159,8 @@ def content_bytes(path: Path) -> int:
 
 def _sizes_below(folder: Path) -> dict[str, int]:
     """Return the size of each file below a folder, by its path in it, sorted."""
-    found = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
-    return dict(sorted(found.items()))
+    bytes_by_path = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    return dict(sorted(bytes_by_path.items()))
 
 
 def _fingerprint_folder(folder: Path) -> str:
@@ -366,12 +366,12 @@ def require_schema(stamp: Stamp, *, place: Path, remedy: str | None = None) -> N
     )
 
 
-def require_same_source(known: object, source: object, *, slide_id: str, place: Path) -> None:
-    """Refuse a slide that would take the place of another one of the same id; what is not known is not refused.
+def require_same_source(existing: object, source: object, *, slide_id: str, place: Path) -> None:
+    """Refuse a slide that would take the place of another one of the same id; an unknown source is accepted.
 
     Parameters
     ----------
-    known, source : str or dict of str to str, or None
+    existing, source : str or dict of str to str, or None
         `Slide.source` of the slide that is there, and of the one that comes.
     slide_id : str
         Of both.
@@ -383,10 +383,10 @@ def require_same_source(known: object, source: object, *, slide_id: str, place: 
     DuplicateIdError
         They are two.
     """
-    if known in (None, source):
+    if existing in (None, source):
         return
     raise DuplicateIdError(
-        f"{slide_id!r} is {_files(known)} here, and would be {_files(source)} now",
+        f"{slide_id!r} is {_files(existing)} here, and would be {_files(source)} now",
         place=str(place),
         remedy="give each slide an id of its own (column slide_id, or --slide-id), or use another work folder; "
         "--force puts the new one in place of the other",

@@ -295,9 +295,9 @@ class Problem:
 
     def remark(self) -> Remark:
         """Return it as a line; other rows share it but for their values."""
-        said = shared_text(self.message, *self.own, self.value)
+        shared = shared_text(self.message, *self.own, self.value)
         cell = f"column {self.column!r}: " if self.column else ""
-        text = f"{self.code}: {cell}{said} Remedy: {self.remedy}"
+        text = f"{self.code}: {cell}{shared} Remedy: {self.remedy}"
         return Remark(self.value if self.row is None else str(self.row), str(self), text)
 
 

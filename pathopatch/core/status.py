@@ -80,10 +80,10 @@ def read_status(out: Path, slide_id: str) -> dict[str, Any]:
 
 def slide_ids(out: Path) -> list[str]:
     """Return the ids of all slides that have a status, in order."""
-    found = {path.stem for path in _files(out)}
+    ids = {path.stem for path in _files(out)}
     for path in chunks(out):
-        found.update(_column(path, "slide_id"))
-    return sorted(found)
+        ids.update(_column(path, "slide_id"))
+    return sorted(ids)
 
 
 def chunks(out: Path) -> list[Path]:
@@ -152,9 +152,9 @@ class StatusTable:
         """
         import pandas as pd
 
-        known = self._of_chunks  # a chunk is never written again
+        earlier = self._of_chunks  # a chunk is never written again
         self._of_chunks = {
-            path: known[path] if path in known else _read(path, self.columns) for path in chunks(self.out)
+            path: earlier[path] if path in earlier else _read(path, self.columns) for path in chunks(self.out)
         }
         rows = [row for path in sorted(_files(self.out)) for row in self._rows(path)]
         parts = [*self._of_chunks.values(), pd.DataFrame(rows, columns=[*_KEYS, *self.columns])]
@@ -200,13 +200,13 @@ def _final_status(path: Path) -> dict[str, Any]:
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of an entry, those of its counts and summary beside the others, texts of a list as one."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, value in entry.items():
         if isinstance(value, list):
             value = "; ".join(map(str, value))
         parts = value.items() if name in _NESTED and isinstance(value, dict) else ((name, value),)
-        found |= {str(key): each for key, each in parts if isinstance(each, str | int | float)}
-    return found
+        values |= {str(key): each for key, each in parts if isinstance(each, str | int | float)}
+    return values
 
 
 def _next_number(out: Path) -> int:
@@ -233,9 +233,9 @@ def _array(rows: Sequence[Mapping[str, Any]], name: str) -> pa.Array:
     """Return a column of whole numbers, of numbers, or, as soon as there is one, of texts."""
     import pyarrow as pa
 
-    found = {type(row[name]) for row in rows if name in row}
+    types = {type(row[name]) for row in rows if name in row}
     for kinds, kind in (({bool}, pa.bool_()), ({int}, pa.int64()), ({int, float}, pa.float64())):
-        if found <= kinds:
+        if types <= kinds:
             return pa.array([row.get(name) for row in rows], kind)
     return pa.array([str(row[name]) if name in row else None for row in rows], pa.string())
 
@@ -254,8 +254,8 @@ def _column(path: Path, name: str) -> list[str]:
     import pyarrow.parquet as pq
 
     with _name_corrupt_chunk(path):
-        found: list[str] = pq.read_table(path, columns=[name])[name].to_pylist()
-    return found
+        values: list[str] = pq.read_table(path, columns=[name])[name].to_pylist()
+    return values
 
 
 def _from_chunks(out: Path, slide_id: str) -> dict[str, Any]:
@@ -287,10 +287,10 @@ def _chunk_entries(path: Path, _written: int) -> dict[str, dict[str, str]]:
 
     with _name_corrupt_chunk(path):
         table = pq.read_table(path, columns=[*_KEYS, _ENTRY])
-    found: dict[str, dict[str, str]] = {}
+    entries: dict[str, dict[str, str]] = {}
     for slide_id, stage, entry in zip(*(table[name].to_pylist() for name in (*_KEYS, _ENTRY)), strict=True):
-        found.setdefault(slide_id, {})[stage] = entry
-    return found
+        entries.setdefault(slide_id, {})[stage] = entry
+    return entries
 
 
 @contextmanager

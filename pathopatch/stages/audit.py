@@ -31,15 +31,15 @@ def write_audit(
     from pathopatch.groups import audit, audit_tables
     from pathopatch.groups.attribute import stored_thresholds
 
-    found = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, stored_thresholds(groups))}
-    found["left_out"] = sorted(left_out)
+    result = {"stamp": stamp.to_dict(), "min_tissue": min_tissue, **audit(groups, stored_thresholds(groups))}
+    result["left_out"] = sorted(left_out)
     if decided is not None:
-        found["decided"] = dict(decided)
-    for name, table in audit_tables(found).items():
+        result["decided"] = dict(decided)
+    for name, table in audit_tables(result).items():
         text: str = table.to_csv(index=False, lineterminator="\n")
         files.write_bytes(work / "groups" / f"audit_{name}.csv", text.encode())
-    files.write_json(_path(work), found)
-    return found
+    files.write_json(_path(work), result)
+    return result
 
 
 def is_audited(work: Path, stamp: Stamp | None) -> bool:
@@ -63,16 +63,16 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
     if is_audited(work, stamp) and not force:
         return files.read_json(_path(work))
     table = artefacts.read_table(path)
-    known = files.read_json(_path(work)) if _path(work).is_file() else {}
+    previous = files.read_json(_path(work)) if _path(work).is_file() else {}
     from pathopatch.core.config import GroupsConfig
 
     return write_audit(
         work,
         table,
         stamp or Stamp(stage="groups"),
-        min_tissue=known.get("min_tissue", GroupsConfig().min_tissue),
-        left_out=known.get("left_out", ()),
-        decided=known.get("decided"),
+        min_tissue=previous.get("min_tissue", GroupsConfig().min_tissue),
+        left_out=previous.get("left_out", ()),
+        decided=previous.get("decided"),
     )
 
 
@@ -81,10 +81,10 @@ def audit_text(work: Path, *, force: bool = False) -> str:
     from pathopatch.groups import format_audit
     from pathopatch.groups.decisions.apply import decision_summary
 
-    found = audit(work, force=force)
-    left_out = f"Left out, not tiled to the end: {', '.join(found['left_out'])}\n\n" if found["left_out"] else ""
-    decided = f"{decision_summary(found['decided'])}\n\n" if "decided" in found else ""
-    return left_out + decided + format_audit(found) + _empty_in_folds(work)
+    result = audit(work, force=force)
+    left_out = f"Left out, not tiled to the end: {', '.join(result['left_out'])}\n\n" if result["left_out"] else ""
+    decided = f"{decision_summary(result['decided'])}\n\n" if "decided" in result else ""
+    return left_out + decided + format_audit(result) + _empty_in_folds(work)
 
 
 def _empty_in_folds(work: Path) -> str:

@@ -56,10 +56,10 @@ def find(out: Path, *, store: bool = False, force: bool = False) -> list[Finding
     """
     if not out.is_dir():
         raise InputMissingError(f"no folder {out}", place=str(out), remedy="name a work folder")
-    found = [_left_over(path, force) for path in _temporary_files(out)]
+    findings = [_left_over(path, force) for path in _temporary_files(out)]
     if store:
-        found += [_pixels(out, path, force) for path in sorted((out / "slides").glob("*.zarr/patches"))]
-    return found
+        findings += [_pixels(out, path, force) for path in sorted((out / "slides").glob("*.zarr/patches"))]
+    return findings
 
 
 def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Finding]:

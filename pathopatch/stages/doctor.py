@@ -56,13 +56,15 @@ def _package() -> Finding:
 
 
 def _versions() -> list[Finding]:
-    found = [Finding(name="python", value=f"{platform.python_version()} on {platform.system()} {platform.machine()}")]
+    findings = [
+        Finding(name="python", value=f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    ]
     for name in _PACKAGES:
         try:
-            found.append(Finding(name=name, value=version(name)))
+            findings.append(Finding(name=name, value=version(name)))
         except PackageNotFoundError:
-            found.append(Finding(name=name, value="missing", remedy=f"pip install {name}"))
-    return found
+            findings.append(Finding(name=name, value="missing", remedy=f"pip install {name}"))
+    return findings
 
 
 def _compute() -> list[Finding]:

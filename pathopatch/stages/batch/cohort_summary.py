@@ -65,13 +65,13 @@ class CohortTables(StatusTable):
 
     def slides(self) -> pd.DataFrame:
         """Return a row for each slide that was predicted, or failed to be; columns `COHORT`."""
-        found = self.read()
-        table = found[found["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
+        statuses = self.read()
+        table = statuses[statuses["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
         for name in _TEXTS:
             table[name] = table[name].astype(object).where(table[name].notna(), "")
         types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
-        known: pd.DataFrame = table.astype(types)
-        return known
+        typed: pd.DataFrame = table.astype(types)
+        return typed
 
 
 @contextmanager
@@ -132,8 +132,8 @@ def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
     slides : DataFrame
         As `CohortTables.slides` returns them. Slides without a patient are left out.
     """
-    known = slides[slides["patient_id"] != ""]
-    rows = [_patient(str(name), part) for name, part in known.groupby("patient_id", sort=True)]
+    of_patients = slides[slides["patient_id"] != ""]
+    rows = [_patient(str(name), part) for name, part in of_patients.groupby("patient_id", sort=True)]
     return pd.DataFrame(rows, columns=list(PATIENTS))
 
 

@@ -116,9 +116,9 @@ def _schema(out: Path, slide_ids: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = {pq.read_schema(WorkFolder(out).predictions(name)).remove_metadata() for name in slide_ids}
+    schemas = {pq.read_schema(WorkFolder(out).predictions(name)).remove_metadata() for name in slide_ids}
     of_slide = pa.schema([(name, pa.large_string()) for name in _KEYS])
-    return pa.unify_schemas([of_slide, *sorted(found, key=str)], promote_options="permissive")
+    return pa.unify_schemas([of_slide, *sorted(schemas, key=str)], promote_options="permissive")
 
 
 def _tables(out: Path, patients: Mapping[str, str], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -128,12 +128,12 @@ def _tables(out: Path, patients: Mapping[str, str], schema: pa.Schema) -> Iterat
 
     for slide_id, patient_id in patients.items():
         table = pq.read_table(WorkFolder(out).predictions(slide_id)).replace_schema_metadata()
-        known = {"slide_id": slide_id, "patient_id": patient_id}
+        ids = {"slide_id": slide_id, "patient_id": patient_id}
         columns = [
             table[name].cast(kind)
             if name in table.column_names
-            else pa.repeat(pa.scalar(known[name], kind), len(table))
-            if name in known
+            else pa.repeat(pa.scalar(ids[name], kind), len(table))
+            if name in ids
             else pa.nulls(len(table), kind)
             for name, kind in zip(schema.names, schema.types, strict=True)
         ]
@@ -154,14 +154,14 @@ def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """Yield tables of at least a row group, so that many small slides are not as many groups."""
     import pyarrow as pa
 
-    held: list[pa.Table] = []
+    group: list[pa.Table] = []
     for table in tables:
-        held.append(table)
-        if sum(map(len, held)) >= _GROUP:
-            yield pa.concat_tables(held)
-            held = []
-    if held:
-        yield pa.concat_tables(held)
+        group.append(table)
+        if sum(map(len, group)) >= _GROUP:
+            yield pa.concat_tables(group)
+            group = []
+    if group:
+        yield pa.concat_tables(group)
 
 
 def _remove_others(out: Path, kept: Mapping[int, object]) -> None:

@@ -66,11 +66,11 @@ def logged(
         handler = _Quiet(path, maxBytes=_BYTES, backupCount=_PARTS, encoding="utf-8", delay=True)
     states: Counter[str] = Counter()
 
-    def write(event: str, **told: object) -> None:
+    def write(event: str, **fields: object) -> None:
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "event": event,
-            **{name: value for name, value in told.items() if value},
+            **{name: value for name, value in fields.items() if value},
         }
         handler.emit(logging.makeLogRecord({"msg": "%s", "args": (json.dumps(line, ensure_ascii=False),)}))
 

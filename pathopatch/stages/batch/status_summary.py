@@ -96,11 +96,11 @@ def status_summary(out: Path) -> StatusSummary:
 
 def _uncertain(table: pd.DataFrame) -> list[str]:
     """Return how many slides' tissue is uncertain, and which; nothing where no status says how sure it is."""
-    known = table[table["tissue_confidence"].notna()]
-    if known.empty:
+    rated = table[table["tissue_confidence"].notna()]
+    if rated.empty:
         return []
-    names = known.loc[known["tissue_confidence"].astype(float) < UNCERTAIN_BELOW, "slide_id"].tolist()
-    line = f"tissue: {len(names):,} of {len(known):,} slides uncertain"
+    names = rated.loc[rated["tissue_confidence"].astype(float) < UNCERTAIN_BELOW, "slide_id"].tolist()
+    line = f"tissue: {len(names):,} of {len(rated):,} slides uncertain"
     if names:
         more = f" and {len(names) - _FEW:,} more" if len(names) > _FEW else ""
         line += f": {', '.join(names[:_FEW])}{more}; look at them with pathopatch tissue"
