@@ -44,14 +44,13 @@ from pathopatch.heatmaps.predict import (
     DEFAULTS,
     Prediction,
     predict_patches,
-    tiling_of,
 )
 from pathopatch.heatmaps.rgb_pyramid import write_rgb_pyramid
 from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.heatmaps.summary import summary
 from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models.bundle import Ensemble, PatchClassifier
-from pathopatch.models.spec import BundleSpec, check_slide
+from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
 from pathopatch.slides import Slide, in_order, tolerant

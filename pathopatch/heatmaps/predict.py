@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from pandas.arrays import BooleanArray
 from torch import Tensor
 
-from pathopatch.core.config import FlagsConfig, PredictConfig, RegistrationConfig, TileConfig
-from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.config import FlagsConfig, PredictConfig
+from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps import FLAGS
 from pathopatch.models.bundle import Ensemble, PatchClassifier
-from pathopatch.models.spec import BundleSpec, SeenRange, check_slide
+from pathopatch.models.spec import SeenRange, check_slide, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
@@ -207,32 +207,6 @@ def predict_patches(
         columns=columns,
         decision_probability=threshold,
         unreadable=int(np.count_nonzero(np.isnan(tissue))),
-    )
-
-
-def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
-    """Return how a slide is cut for a model: as in its training, but for the stride of `config`.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The stride exceeds the patch.
-    """
-    stride_px = spec.stride_px if config.stride_px is None else config.stride_px
-    if stride_px > spec.patch_px:
-        raise InputUnsupportedError(
-            f"stride of {stride_px} px, patches have {spec.patch_px}",
-            place="--stride-px",
-            remedy=f"give at most {spec.patch_px}, so that the patches cover the slide",
-        )
-    return TileConfig(
-        patch_px=spec.patch_px,
-        stride_px=stride_px,
-        mpp=spec.mpp,
-        store="none",
-        tissue=spec.tissue,
-        intensity=spec.intensity,
-        registration=RegistrationConfig(align=spec.align),
     )
 
 

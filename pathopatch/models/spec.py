@@ -20,13 +20,14 @@ from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 
 from pathopatch.core.artefacts import fingerprint_file
-from pathopatch.core.config import Config, IntensityConfig, TissueConfig
+from pathopatch.core.config import Config, IntensityConfig, PredictConfig, RegistrationConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import (
     ChannelMismatchError,
     CheckpointIncompatibleError,
     CheckpointUnsafeError,
     InputCorruptError,
     InputMissingError,
+    InputUnsupportedError,
 )
 from pathopatch.core.files import read_json
 from pathopatch.slides.resolution import MPP_TOLERANCE
@@ -396,3 +397,29 @@ def open_weights(path: Path, *, framework: Literal["pt", "numpy"]) -> Iterator[A
         raise InputCorruptError(
             f"weights cut off or damaged: {error}", place=str(path), remedy="copy the bundle again, or train again"
         ) from error
+
+
+def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
+    """Return how a slide is cut for a model: as in its training, but for the stride of `config`.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The stride exceeds the patch.
+    """
+    stride_px = spec.stride_px if config.stride_px is None else config.stride_px
+    if stride_px > spec.patch_px:
+        raise InputUnsupportedError(
+            f"stride of {stride_px} px, patches have {spec.patch_px}",
+            place="--stride-px",
+            remedy=f"give at most {spec.patch_px}, so that the patches cover the slide",
+        )
+    return TileConfig(
+        patch_px=spec.patch_px,
+        stride_px=stride_px,
+        mpp=spec.mpp,
+        store="none",
+        tissue=spec.tissue,
+        intensity=spec.intensity,
+        registration=RegistrationConfig(align=spec.align),
+    )

@@ -109,8 +109,8 @@ def predict_plan(
     force : bool
         What was made otherwise is to be redone, and no failure.
     """
-    from pathopatch.heatmaps.predict import tiling_of
     from pathopatch.models import check_bundles, check_slide
+    from pathopatch.models.spec import tiling_of
 
     if out is not None:
         require_unmixed(out, deidentify=config.deidentify)

@@ -12,10 +12,10 @@ from made_slides import write_channel, write_scn
 
 from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
-from pathopatch.heatmaps.predict import predict_slide, tiling_of
+from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.heatmaps.stitch import stitch
 from pathopatch.models.bundle import PatchClassifier
-from pathopatch.models.spec import BundleSpec, SeenRange
+from pathopatch.models.spec import BundleSpec, SeenRange, tiling_of
 from pathopatch.patches import tile_slide
 from pathopatch.patches.grid import Grid
 from pathopatch.slides import open_slide
