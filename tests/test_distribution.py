@@ -15,7 +15,7 @@ from pathopatch.core.version import foreign_distribution
 ROOT = Path(__file__).parents[1]
 # `pip install pathopatch…`, quoted or with an extra; a path or a wheel's file name is no index.
 _FROM_AN_INDEX = re.compile(
-    r"\b(?:pip|uv|pipx|conda|mamba)\b[^\n`&;|]*\b(?:install|add)\b[^\n`&;|]*[\s'\"]pathopatch\b(?!/)"
+    r"\b(?:pip|uv|pipx|conda|mamba)\b[^\n`&;|]*\b(?:install|add)\b[^\n`&;|]*[ '\"]pathopatch\b(?!/)"
 )
 
 

@@ -41,6 +41,7 @@ def test_different_outputs_stop_the_benchmark() -> None:
         measure.require_equal([np.zeros(3), np.zeros(3)], [np.zeros(3), np.ones(3)])
 
 
+@pytest.mark.slow
 def test_every_part_of_the_benchmark_still_imports_what_it_measures() -> None:
     script = Path(__file__).with_name("bench.py")
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False)

@@ -25,6 +25,7 @@ def test_axe_finds_no_barrier_in_the_cohort(address, visit, axe):
     assert barriers(page, axe) == []
 
 
+@pytest.mark.slow
 def test_axe_finds_no_barrier_on_a_slide(folder, visit, axe):
     with serving(folder) as own:
         window = visit(own)
@@ -46,6 +47,7 @@ def test_axe_finds_no_barrier_on_a_slide(folder, visit, axe):
         assert barriers(page, axe) == []
 
 
+@pytest.mark.slow
 def test_a_slide_is_reviewed_by_keyboard_alone(folder, visit):
     with serving(folder) as own:
         window = visit(own, reduced_motion="reduce")
@@ -111,6 +113,7 @@ def test_keys_can_be_turned_off(address, visit):
     expect(page.locator("[data-does=overlay]")).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 1100])
 def test_pages_fit_their_window_and_say_research_use_only(predicted, address, visit, tmp_path, width):
     pictures = Path(os.environ.get("PATHOPATCH_SCREENSHOTS") or tmp_path)

@@ -1,5 +1,6 @@
 """The table of slides: what stands in it, in which order, and which slide comes next."""
 
+import pytest
 from made_predictions import SLIDES, facts_of
 from playwright.sync_api import expect
 
@@ -56,6 +57,7 @@ def test_filters_show_the_slides_that_fit_and_no_others(address, visit):
     assert sorted(shown(page)) == sorted(SLIDES)
 
 
+@pytest.mark.slow
 def test_slides_follow_each_other_as_the_table_had_them(address, visit):
     window = visit(address)
     page = window.cohort("?sort=slide_id&down=1")

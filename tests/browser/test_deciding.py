@@ -31,6 +31,7 @@ def reject(page, reason, comment):
     page.locator("#save").click()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit, tmp_path, slide_id):
     window = visit(own)
@@ -66,6 +67,7 @@ def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit, tmp_path
     assert {each["reviewer"] for each in rows} == {"A. Reader"}
 
 
+@pytest.mark.slow
 def test_an_exported_review_comes_back_elsewhere(folder, visit, tmp_path):
     with serving(folder) as address:
         window = visit(address)
@@ -85,6 +87,7 @@ def test_an_exported_review_comes_back_elsewhere(folder, visit, tmp_path):
         expect(window.standing()).to_contain_text("out of focus: =SUM(A1)")
 
 
+@pytest.mark.slow
 def test_a_second_reviewer_sees_the_first_decision_and_loses_nothing(folder, visit):
     with serving(folder) as ours, serving(folder, reviewer="B. Reader") as theirs:
         first, second = visit(ours), visit(theirs, expected=("409",))
@@ -122,6 +125,7 @@ def test_a_script_in_a_comment_is_a_text(own, visit):
     assert page.locator("td img[src=x], td script").count() == 0
 
 
+@pytest.mark.slow
 def test_the_next_unreviewed_slide_is_one_nobody_decided_on(own, visit):
     window = visit(own)
     page = window.cohort()

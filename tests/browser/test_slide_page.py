@@ -14,6 +14,7 @@ def alpha(window, place, of):
     assert window.heat_at(*place)[3] == pytest.approx(of * 255, abs=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_counted_positive_patches_are_the_tables(predicted, address, visit, slide_id):
     window = visit(address)
@@ -30,6 +31,7 @@ def test_counted_positive_patches_are_the_tables(predicted, address, visit, slid
     assert window.positives() == facts["counts"]["tumour"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, address, visit, slide_id):
     page = visit(address).slide(slide_id)
@@ -47,6 +49,7 @@ def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, ad
         expect(place).to_contain_text(f"{100 * share:.1f}\u00a0% of the tissue area")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slide_id", SLIDES)
 def test_a_cell_has_the_colour_of_its_probability_or_none(predicted, address, visit, slide_id):
     window = visit(address)
@@ -98,6 +101,7 @@ def test_space_hides_the_heat_layer_and_brackets_change_its_opacity(predicted, a
     alpha(window, place, 0.35)
 
 
+@pytest.mark.slow
 def test_outlines_leave_the_tissue_clear_and_run_along_positive_cells(predicted, address, visit):
     window = visit(address)
     page = window.slide(MODALITIES)
@@ -201,6 +205,7 @@ def test_zooming_in_shows_more_and_the_bar_keeps_its_length_in_um(predicted, add
     window.has_tiles()
 
 
+@pytest.mark.slow
 def test_a_gallery_picture_jumps_to_its_patch_under_reduced_motion(address, visit):
     window = visit(address, reduced_motion="reduce")
     page = window.slide(SLIDES[0])
@@ -239,6 +244,7 @@ def test_a_channel_that_is_off_is_not_in_the_picture(predicted, address, visit):
     assert any("channels=TPEF,SHG" in url for url in window.asked)
 
 
+@pytest.mark.slow
 def test_what_was_set_stays_from_slide_to_slide_but_not_the_threshold(predicted, address, visit):
     window = visit(address)
     page = window.slide(SLIDES[0])

@@ -45,6 +45,7 @@ def heat(slide_id):
     return lambda window: window.slide(slide_id).locator("#viewer").get_attribute("data-heat")
 
 
+@pytest.mark.slow
 def test_a_thousand_slides_are_there_within_a_second(predicted, visit, tmp_path):
     with serving(many_slides(tmp_path, predicted.out, ROWS)) as address:
 
@@ -67,6 +68,7 @@ def large(predicted, tmp_path):
         yield tmp_path, slide_id, address
 
 
+@pytest.mark.slow
 def test_200000_patches_appear_in_a_second_and_recolour_in_two_frames(large, visit):
     folder, slide_id, address = large
 

@@ -124,6 +124,7 @@ def test_the_stored_configuration_is_resolved(study: Path) -> None:
     assert stored["tile"]["tissue"]["method"] == "otsu"
 
 
+@pytest.mark.slow
 def test_a_study_run_again_does_nothing(study: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (study / "runs").rglob("*") if path.is_file()}
     before |= {path: path.stat().st_mtime_ns for path in (study / "slides").rglob("*") if path.is_file()}
@@ -131,6 +132,7 @@ def test_a_study_run_again_does_nothing(study: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+@pytest.mark.slow
 def test_two_runs_of_tile_and_predict_give_equal_bytes(study: Path, slides: Path) -> None:
     model = study / "runs" / "gerne-t0.25-s0" / "model"
     for name in ("one", "two"):
@@ -150,6 +152,7 @@ def test_another_configuration_is_refused_unless_forced(study: Path, slides: Pat
     assert artefacts.read_table(study.parent / "one" / "patches" / "s0.parquet")["x"].max() == 5 * PATCH
 
 
+@pytest.mark.slow
 def test_a_multimodal_slide_is_predicted_as_typed(study: Path, slides: Path, tmp_path: Path) -> None:
     folder = slides.parent / "s4"
     source = f"CARS={folder}/cars.tif,TPEF={folder}/tpef.tif,SHG={folder}/shg.tif"
@@ -178,6 +181,7 @@ def without_mpp(tmp_path: Path) -> dict[str, Path]:
     return {"folder": tmp_path, "bare": tmp_path / "bare.csv", "filled": tmp_path / "filled.csv"}
 
 
+@pytest.mark.slow
 def test_a_slide_without_mpp_names_slide_and_column(without_mpp: dict[str, Path]) -> None:
     out = without_mpp["folder"] / "out"
     checked = run("check", without_mpp["bare"], "--quiet", code=1)
@@ -190,6 +194,7 @@ def test_a_slide_without_mpp_names_slide_and_column(without_mpp: dict[str, Path]
     assert len(artefacts.read_table(out / "patches" / "slide-a.parquet")) == 64
 
 
+@pytest.mark.slow
 def test_the_same_slide_is_predicted_once_its_mpp_is_said(without_mpp: dict[str, Path], study: Path) -> None:
     model, out = study / "runs" / "erm-t0.25-s0" / "model", without_mpp["folder"] / "out"
     done = run("predict", without_mpp["bare"], "--model", model, "-o", out, "--quiet", code=1)
@@ -199,6 +204,7 @@ def test_the_same_slide_is_predicted_once_its_mpp_is_said(without_mpp: dict[str,
     assert len(artefacts.read_table(out / "predictions" / "slide-a.parquet")) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.fault("truncated")
 def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Path, tmp_path: Path) -> None:
     folder = slides.parent
@@ -221,6 +227,7 @@ def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Pa
     assert states == {"s0", "s2", "s3", "s4", "s5"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -266,6 +273,7 @@ def test_the_doctor_says_how_to_get_what_is_missing(
     assert "get it: pip install" in line
 
 
+@pytest.mark.slow
 @pytest.mark.fault("sigterm")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_training_with_its_code_and_leaves_it_resumable(study: Path, number: int, code: int) -> None:
@@ -318,6 +326,7 @@ def test_tile_takes_what_has_no_option_from_a_study_and_options_go_before_it(sli
     assert [high > low for low, high in known["tissue"]["windows"]] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_study_takes_what_reviewers_decided(slides: Path, tmp_path: Path) -> None:
     (tmp_path / "review.csv").write_text("slide_id,verdict,reviewer\ns1,reject,Ada\n")
     study = tmp_path / "study.toml"
@@ -334,6 +343,7 @@ def test_a_study_takes_what_reviewers_decided(slides: Path, tmp_path: Path) -> N
     assert "slides rejected: s1 (" in (work / "report" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_empty_group_stops_only_the_runs_that_need_it_and_the_study_says_so(slides: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(

@@ -16,6 +16,7 @@ from pathopatch.review.decisions import DecisionLog
 Type = Callable[..., int]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "files"),
     [

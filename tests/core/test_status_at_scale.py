@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from pathopatch.core import status as statuses
 
@@ -58,6 +59,7 @@ def timed(out: Path, held: Path) -> tuple[subprocess.CompletedProcess[str], floa
     return done, time.perf_counter() - started, int(held.read_text()) * 1024
 
 
+@pytest.mark.slow
 def test_a_million_slides_are_told_within_ten_seconds_and_a_gibibyte(tmp_path: Path) -> None:
     write_chunks(tmp_path / "out")
     seconds = []

@@ -49,6 +49,7 @@ def test_a_process_that_dies_costs_its_own_piece_which_is_tried_once_more(tmp_pa
     assert logged(tmp_path / "log")[-1][0] == "dies"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("native-crash")
 def test_a_piece_that_takes_too_long_is_given_up_once_and_for_all(tmp_path: Path) -> None:
     with Workers(2) as workers:

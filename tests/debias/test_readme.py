@@ -6,12 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pathopatch.debias.methods import NAMES, method, steps_in_all
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 SECTION = README.partition("## Only the debiasing\n")[2].partition("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_the_example_is_short_runs_as_it_stands_and_keeps_the_worst_group() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
     assert len(code.splitlines()) < 40

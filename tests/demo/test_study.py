@@ -19,6 +19,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "STUDY_TRIALS", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_the_study_tunes_trains_longer_and_runs_its_controls(tmp_path: Path) -> None:
     said = study.run_seeds(tmp_path, seeds=1, jobs=1)

@@ -93,6 +93,7 @@ def completed(stage: str, folder: Path, out: Path, workers: int, expected: dict[
     assert artefacts(out) == expected, after
 
 
+@pytest.mark.slow
 @pytest.mark.fault("kill", "kill-before-status", "parent-killed")
 @pytest.mark.parametrize(("stage", "workers"), [("tile", 1), ("predict", 1), ("tile", 2)])
 def test_a_batch_whose_processes_are_killed_at_any_point_is_completed_by_a_rerun(
@@ -117,6 +118,7 @@ def test_a_batch_whose_processes_are_killed_at_any_point_is_completed_by_a_rerun
     assert kills >= 6, kills
 
 
+@pytest.mark.slow
 @pytest.mark.fault("parent-killed")
 @pytest.mark.parametrize("after", [1, 2])
 def test_workers_end_with_their_killed_parent_and_a_rerun_completes(after: int, folder: Path, tmp_path: Path) -> None:

@@ -50,8 +50,7 @@ print(json.dumps(said))
 _READ_ONLY = """
 import json, sys
 from pathlib import Path
-from pathopatch.stages.predict import predict_cohort
-from pathopatch.stages.predict import slides_to_predict
+from pathopatch.stages.tile import tile_cohort
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import PathopatchError
 
@@ -93,6 +92,7 @@ def inside_namespace(folder: Path, mount: str, script: str, *arguments: str) -> 
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("disk-full")
 @pytest.mark.parametrize(("room", "last"), [(0, "stopped"), (100_000, "failed")])
 def test_a_full_disk_is_said_leaves_the_rest_and_a_rerun_works(room: int, last: str, folder: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 SECONDS = int(os.environ.get("PATHOPATCH_FUZZ_SECONDS", "20"))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("any-bytes")
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_whatever_bytes_a_tiff_has_it_is_read_or_refused_with_a_code(tmp_path: Path) -> None:

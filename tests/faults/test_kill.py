@@ -87,6 +87,7 @@ def artefacts(out: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.fault("kill", "kill-before-status")
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("stage", STAGES)

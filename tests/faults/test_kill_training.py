@@ -75,6 +75,7 @@ def _killed(folder: Path, name: str, fault: str) -> bool:
     return process.exitcode != 0
 
 
+@pytest.mark.slow
 @pytest.mark.fault("kill")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_killed_at_any_step_or_rename_ends_as_an_undisturbed_one(name: str, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def artefacts(out: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if not name.startswith(("status", "logs"))}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("native-crash", "memory")
 def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +93,7 @@ def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide
     assert sorted(path.stem for path in (out / "patches").glob("*.parquet")) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_current(tmp_path: Path) -> None:
     manifest = cohort(tmp_path, ("a", "b", "c"))
     said: list[tuple[str, int, int]] = []

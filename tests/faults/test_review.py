@@ -75,6 +75,7 @@ def decide_on_many(path: Path, reviewer: str, count: int) -> None:
             decisions.record(accept(reviewer, f"{reviewer}{number}"), revision=0)
 
 
+@pytest.mark.slow
 def test_four_processes_that_make_one_log_at_once_lose_no_row(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     processes = [_SPAWN.Process(target=decide_on_many, args=(path, name, 20)) for name in "abcd"]

@@ -11,6 +11,7 @@ import pytest
 import soak
 
 
+@pytest.mark.slow
 @pytest.mark.fault("all-at-once")
 def test_a_run_that_is_killed_again_and_again_ends_with_every_slide_as_it_must_be(tmp_path: Path) -> None:
     run = soak.make(tmp_path / "cohort", 60, share=0.04, seed=1)

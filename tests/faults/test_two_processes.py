@@ -60,6 +60,7 @@ def task(stage: str, row: SlideRow, folder: Path, *, force: bool = False) -> Sli
 STAGES = sorted(SLIDES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_of_four_processes_on_the_same_slides_one_makes_each_and_the_others_find_it(stage: str, tmp_path: Path) -> None:
     write_model(tmp_path / "model")

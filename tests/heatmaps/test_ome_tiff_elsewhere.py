@@ -39,6 +39,7 @@ def _check_bio_formats(bio_formats, path, cells=None, channels=WITH_SPREAD):
         np.testing.assert_array_equal(found.view(np.uint32), due.view(np.uint32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "channels"), [((4, 150, 131), WITH_SPREAD), ((3, 600, 40), CHANNELS), ((3, 1, 1), CHANNELS)]
 )
@@ -67,6 +68,7 @@ def test_bio_formats_does_not_pass_a_copy_with_a_broken_description(bio_formats,
         _check_bio_formats(bio_formats, heatmap)
 
 
+@pytest.mark.slow
 def test_bio_formats_does_not_pass_a_copy_of_which_one_number_differs(bio_formats, heatmap):
     cells = _cells()
     cells[3, 149, 130] = np.nextafter(cells[3, 149, 130], np.float32(2))

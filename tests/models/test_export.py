@@ -100,6 +100,7 @@ def wsinfer_zoo(tmp_path_factory):
         return wsinfer_zoo.client
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["torchscript", "onnx"])
 @pytest.mark.parametrize(
     "changes",
@@ -222,6 +223,7 @@ def test_export_json_gives_the_threshold_as_probability_and_the_model(tmp_path, 
     assert (bundle / "README.md").read_text() in readme
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_equal_models_give_equal_bytes_without_local_paths(tmp_path, kind):
     contents = []

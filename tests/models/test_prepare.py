@@ -37,6 +37,7 @@ def _apart(one: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
     return float((due - found).abs().max() / due.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "left"),
     [

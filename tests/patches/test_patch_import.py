@@ -264,6 +264,7 @@ def test_the_command_takes_a_set_in_place_of_a_manifest(tmp_path: Path) -> None:
     assert "1 current" in CliRunner().invoke(app, command).stdout
 
 
+@pytest.mark.slow
 def test_a_study_file_runs_a_set_to_its_report(tmp_path: Path) -> None:
     own = ["ink" if i % 3 else "clean" for i in range(48)]
     made_set(tmp_path, columns={"split": SPLITS, "attribute": own})

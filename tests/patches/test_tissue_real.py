@@ -95,6 +95,7 @@ def test_pale_tissue_of_a_field_is_tissue_and_fat_is_not(real_data: Path, name: 
 TRANSFORMS = Path(__file__).parents[2] / "pipelines" / "tissue-gallery" / "transforms.py"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "mpp"),
     [

@@ -16,6 +16,7 @@ SLIDES, LIMIT_S = 1_000_000, 60.0
 pytest.importorskip("snakemake", reason="the extra `pipelines` is not installed")
 
 
+@pytest.mark.slow
 def test_a_million_slides_are_planned_within_a_minute(tmp_path: Path) -> None:
     with (tmp_path / "cohort.csv").open("w") as stream:
         stream.write("slide_id,patient_id,path\n")

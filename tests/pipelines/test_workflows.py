@@ -152,6 +152,7 @@ def where_killed_and_gone_on(cohort: Path, out: str, env: Mapping[str, str], opt
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["local", "slurm"])
 def test_the_same_command_completes_a_killed_job_to_equal_results(
     cohort: Path, undisturbed: dict[str, bytes], environment: dict[str, str], by: str, request: pytest.FixtureRequest
@@ -199,6 +200,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["local", "slurm"])
 def test_a_study_in_jobs_ends_as_the_one_command_ends(
     study: Path, tmp_path: Path, environment: dict[str, str], by: str, request: pytest.FixtureRequest

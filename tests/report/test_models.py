@@ -65,6 +65,7 @@ def with_external_validation(work: Path, folder: Path, name: str) -> Path:
     return copy
 
 
+@pytest.mark.slow
 def test_an_external_model_is_shown_with_warnings_and_escaped_names(work: Path, tmp_path: Path) -> None:
     copy = with_external_validation(work, tmp_path / "copy", "their<i>$model$")
     told = Page(write_report(copy, evaluate=NONE))
@@ -78,6 +79,7 @@ def test_an_external_model_is_shown_with_warnings_and_escaped_names(work: Path, 
         assert (copy / "report" / str(image["src"])).is_file()
 
 
+@pytest.mark.slow
 def test_an_external_evaluation_by_outdated_groups_is_marked(work: Path, tmp_path: Path) -> None:
     copy, mark = (
         with_external_validation(work, tmp_path / "copy", "theirs"),

@@ -63,6 +63,7 @@ def test_a_hostile_message_stays_text(page: Page) -> None:
     assert "<script>alert('x')</script> & $\\alpha$" in page.text
 
 
+@pytest.mark.slow
 @pytest.mark.fault("escaped")
 def test_a_hostile_patient_and_run_stay_text(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "<b>study")
@@ -112,6 +113,7 @@ def test_the_page_says_research_use_only_and_no_time(work: Path, page: Page) -> 
     assert re.search(r"\b20\d\d-\d\d-\d\d|\d\d:\d\d", page.text) is None
 
 
+@pytest.mark.slow
 def test_equal_artefacts_give_equal_bytes(work: Path) -> None:
     def content() -> dict[str, bytes]:
         folder = write_report(work, evaluate=QUICK).parent
@@ -137,6 +139,7 @@ def test_slides_without_groups_or_runs_are_shown(tmp_path: Path) -> None:
     assert "Groups have not been formed yet" in page.text
 
 
+@pytest.mark.slow
 def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
     for path in copy.glob("runs/*/evaluation/metrics.json"):
@@ -151,6 +154,7 @@ def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Pat
     assert "has no patch in group 2 (tumour, little tissue): WGA and GBA are not known" in page.text
 
 
+@pytest.mark.slow
 def test_without_validation_no_run_is_preferred_and_their_range_is_said(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
     found = {"0.25": [], "0.5": []}
@@ -168,6 +172,7 @@ def test_without_validation_no_run_is_preferred_and_their_range_is_said(tmp_path
         assert f"Worst-group accuracy, tissue threshold {tau} {told}" in text
 
 
+@pytest.mark.slow
 def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_path: Path, made: Any) -> None:
     copy = made(tmp_path / "two", own=("ink", "<b>fold"), patients=8)
     page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
@@ -185,6 +190,7 @@ def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_p
     assert lines[-1].endswith("Groups: 0 non-tumour, <b>fold; 1 non-tumour, ink; 2 tumour, <b>fold; 3 tumour, ink.")
 
 
+@pytest.mark.slow
 def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, made: Any) -> None:
     folder = made(tmp_path, own=("ink", "fold", "clean"), patients=8)
     page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
@@ -194,6 +200,7 @@ def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, made: Any) 
     assert not re.search("tumour, (little|much) tissue|with much tissue|'much tissue'", page.text)
 
 
+@pytest.mark.slow
 def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, made: Any) -> None:
     folder = made(tmp_path / "birds", own=("land", "water"), patients=8)
     groups = pd.read_parquet(folder / "groups.parquet")
@@ -212,6 +219,7 @@ def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, made
     assert not re.search("(with|within|share of) (non-)?tumour", page.text)
 
 
+@pytest.mark.slow
 def test_the_gains_have_the_intervals_that_the_study_asks_for(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
     write_json(copy / "study.json", {"evaluate": {"bootstrap": 0}})

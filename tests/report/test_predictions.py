@@ -123,6 +123,7 @@ def test_a_decision_of_another_heatmap_is_said(out: Path) -> None:
     assert "Decided of another heatmap than the present one: s1." in Page(write_report(out)).text
 
 
+@pytest.mark.slow
 def test_a_study_with_decisions_warns_of_changed_test_labels(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
     audit = read_json(copy / "groups" / "audit.json")

@@ -135,6 +135,7 @@ print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib.pyplot"
     assert done.stdout == "[]\n", done.stderr
 
 
+@pytest.mark.slow
 @needs_viewer
 def test_decisions_made_elsewhere_are_taken_over_once(out: Path, tmp_path: Path) -> None:
     with reviewing(out, "--port", 0, "--reviewer", "Ada") as (_, address):

@@ -128,6 +128,7 @@ def test_files_stay_few_because_chunks_lie_in_shards(tmp_path: Path) -> None:
     assert len(chunk_files(exported(tmp_path, slide, "0.5") / "0")) == 2 * 3
 
 
+@pytest.mark.slow
 def test_what_is_held_does_not_grow_with_the_slide(tmp_path: Path) -> None:
     peaks = []
     export_ome_zarr(  # what is loaded once does not count

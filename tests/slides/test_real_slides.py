@@ -65,6 +65,7 @@ def test_two_fluorescence_scans_are_two_channels_of_one_slide(real_data: Path) -
         assert np.delete(means, signal).max() < 0.1 * means[signal]
 
 
+@pytest.mark.slow
 def test_two_scans_of_one_field_lie_two_pixels_apart(real_data: Path) -> None:
     dapi, tritc = (real_data / "wsi" / f"pair-{name}.ndpi" for name in ("dapi", "tritc"))
     with open_slide({"DAPI": f"{dapi}#plane=2", "TRITC": f"{tritc}#plane=0"}) as slide:

@@ -65,6 +65,7 @@ def train_all(work: Path) -> None:
     evaluate_runs(work, config=QUICK)
 
 
+@pytest.mark.slow
 def test_permuted_test_labels_leave_every_choice_as_it_is(tmp_path: Path) -> None:
     groups = assign_groups(graded(tmp_path / "a"), CONFIG.thresholds, bins=CUTS)
     write_table(tmp_path / "a" / "groups.parquet", groups, STAMP)
@@ -164,6 +165,7 @@ def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> 
         evaluate_runs(copy, config=QUICK)
 
 
+@pytest.mark.slow
 def test_a_second_evaluation_changes_nothing_and_the_report_shows_the_folds(folded: Path, tmp_path: Path) -> None:
     names = ("comparison.csv", "folds.csv", "runs/erm-t0.25-s0/evaluation/metrics.json")
     before = [(folded / name).read_bytes() for name in names]
@@ -195,12 +197,14 @@ def test_the_pooled_calibration_is_of_the_models_own_logits_and_has_intervals(fo
     assert told["all"]["ece_low"] is not None
 
 
+@pytest.mark.slow
 def test_one_run_that_is_judged_anew_leaves_the_folds_of_the_others(folded: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folded, tmp_path / "work")
     evaluate_runs(copy, ["erm-t0.25-s0"], QUICK)
     assert (copy / "folds.csv").read_bytes() == (folded / "folds.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_fold_has_a_report_and_judges_models_from_elsewhere_like_any_work_folder(
     folded: Path, tmp_path: Path
 ) -> None:

@@ -49,6 +49,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("slide", "model", "code"),
     [
@@ -73,6 +74,7 @@ def test_a_refusal_by_slide_manifest_or_model_json_loads_no_torch(
     assert code in said
 
 
+@pytest.mark.slow
 def test_a_slide_that_the_model_takes_is_predicted_with_torch(inputs: Path, tmp_path: Path) -> None:
     model = inputs / "model"
     status, said, has_torch = typed("predict", inputs / "good.tif", "--model", model, "-o", tmp_path, "--quiet")

@@ -62,6 +62,7 @@ def invoke(*arguments: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_from_the_published_folder_to_the_report_by_the_command_line(
     waterbirds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,7 @@ def test_tuning_and_studies_are_refused_under_torchrun(monkeypatch):
         refuse_torchrun("tuning")
 
 
+@pytest.mark.slow
 def test_a_run_trained_under_torchrun_is_current_for_one_process(tmp_path):
     write_work(tmp_path)
     study = tmp_path / "study.toml"

@@ -265,6 +265,7 @@ def test_pseudo_attributes_follow_from_numbers_that_all_processes_share(monkeypa
     assert shared.count(len(TRAIN)) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"), [("reweight", 180), ("oversample", 80), ("gerne-unknown", 120), ("jtt", 120), ("dfr", 120)]
 )

@@ -130,6 +130,7 @@ def work_on(work: Path, search: TuneConfig, log: Path, go: Path, dies: bool) -> 
     tune(work, config_of(), search)
 
 
+@pytest.mark.slow
 def test_four_processes_find_what_one_finds_though_one_is_killed(tmp_path: Path) -> None:
     search = TuneConfig(trials=10)
     for name in ("one", "four"):
@@ -159,6 +160,7 @@ def test_four_processes_find_what_one_finds_though_one_is_killed(tmp_path: Path)
         ).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: Path) -> None:
     write_work(tmp_path)
     (tmp_path / "s.toml").write_text(
@@ -175,6 +177,7 @@ def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: P
     assert len(pd.read_csv(folder / "trials.csv")) == 4
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_work(tmp_path / name)

@@ -45,6 +45,7 @@ class FakeTask:
         return Outcome(slide_id=self.slide_id, state="done", counts={"pid": os.getpid()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) -> None:
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "corrupt"), FakeTask("c", tmp_path, "bug")]
@@ -58,6 +59,7 @@ def test_one_bad_slide_does_not_stop_the_others(tmp_path: Path, workers: int) ->
     assert "ZeroDivisionError" in read_status(tmp_path, "c")["tile"]["trace"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_takes_down_its_own_slide_only(tmp_path: Path) -> None:
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path, "abort"), FakeTask("c", tmp_path)]
     outcomes = run_slides(tasks, workers=2)
@@ -82,6 +84,7 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
     assert [outcome.slide_id for outcome in outcomes] == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_how_far_a_slide_is_can_be_said_by_this_process_alone(tmp_path: Path) -> None:
     said: list[tuple[str, int, int, str]] = []
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path)]
@@ -107,6 +110,7 @@ def test_exit_codes_tell_all_some_and_none() -> None:
     assert [exit_code(each) for each in ([good], [good, bad], [bad], [])] == [0, 3, 1, 0]
 
 
+@pytest.mark.slow
 def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> None:
     rows = []
     for number in range(2):

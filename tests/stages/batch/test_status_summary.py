@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from pathopatch.core.status import compact_status, update_status
+from pathopatch.core.version import __version__
 
 DONE = {"state": "done", "counts": {"patches": 30, "predicted": 20, "tumour": 4}, "seconds": "1.25"}
 FAILED = {"state": "failed", "code": "MPP_MISSING", "message": "MPP_MISSING: no mpp. Remedy: give one"}
@@ -106,4 +106,4 @@ def test_a_folder_where_nothing_was_done_is_an_error(
 
 def test_the_program_says_its_version(typed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert typed("--version") == 0
-    assert capsys.readouterr().out == f"pathopatch {version('pathopatch')}\n"
+    assert capsys.readouterr().out == f"pathopatch {__version__}\n"
