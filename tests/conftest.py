@@ -24,7 +24,7 @@ _LONG = (
 
 
 _NOT_QUICK = ("slow", "browser", "slurm", "gpu", "real")
-_QUICK = ("core", "debias", "groups", "metrics", "patches", "slides", "training", "models", "evaluation", "heatmaps")
+_QUICK = ("core", "debias", "groups", "metrics", "patches")
 """Folders of tests that `--quick` collects: the others start servers, browsers or processes, or run whole studies."""
 
 
