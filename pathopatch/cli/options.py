@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathopatch.core.config import Config
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, results only.")]
-Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made otherwise.")]
+Force = Annotated[bool, typer.Option("--force", help="Redo outputs that were made with other settings or inputs.")]
 Work = Annotated[Path, typer.Argument(help="Work folder.", metavar="WORK", show_default=False)]
 Manifest = Annotated[Path, typer.Argument(help="CSV with a row a slide.", metavar="MANIFEST", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Work folder for the outputs.", show_default=False)]

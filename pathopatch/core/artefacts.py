@@ -226,7 +226,7 @@ def is_up_to_date(
         refuse(first, paths[0])
     require_schema(first, place=paths[0], remedy="run the same command with --force to make it anew")
     raise StaleArtefactError(
-        "what stands here was made otherwise: " + "; ".join(changes),
+        "the output here was made with other settings or inputs: " + "; ".join(changes),
         place=str(paths[0]),
         remedy="use --force to redo it, or another work folder to keep both",
     )

@@ -37,7 +37,7 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
     out : Path, optional
         Work folder, in which slides may be finished already.
     force : bool
-        What was made otherwise is to be redone, and no failure.
+        Count stale outputs as work to redo, not as failures.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def predict_plan(
     out : Path, optional
         Work folder, in which slides may be finished already.
     force : bool
-        What was made otherwise is to be redone, and no failure.
+        Count stale outputs as work to redo, not as failures.
     """
     from pathopatch.models import check_bundles, check_slide
     from pathopatch.models.spec import tiling_of

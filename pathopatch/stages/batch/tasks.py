@@ -57,7 +57,7 @@ class SlideTask(HasSlideId, Protocol):
 
     @property
     def force(self) -> bool:
-        """Whether what was made otherwise is made anew."""
+        """Whether stale outputs are redone."""
         ...
 
     @property
