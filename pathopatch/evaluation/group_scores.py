@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.groups.expected import SMALL_CELL
+from pathopatch.groups.group_sizes import SMALL_CELL
 from pathopatch.metrics.accuracy import biased_average
 from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, ratio
 

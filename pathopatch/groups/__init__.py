@@ -12,8 +12,7 @@ from pathopatch.groups.attribute import (
     bins_attributes,
     threshold_attributes,
 )
-from pathopatch.groups.audit import audit
-from pathopatch.groups.audit_format import audit_tables, format_audit, verdict_text
+from pathopatch.groups.audit import audit, audit_tables, format_audit, verdict_text
 from pathopatch.groups.splits import assign_splits, given_splits
 
 __all__ = [

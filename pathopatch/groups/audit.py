@@ -1,19 +1,36 @@
-"""Audit a cohort before any model: the size of each group, and how well the tissue fraction alone tells the label."""
+"""Audit a cohort before any model: group sizes, how well the tissue alone tells the label; numbers, text, tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, attribute_in
-from pathopatch.groups.expected import expected_intervals
-from pathopatch.groups.shortcut import alpha_of, attribute_score, cohort_verdict, fraction_only, sweep_thresholds
+from pathopatch.core.text import patches_and_patients, pluralize
+from pathopatch.groups.attribute import LABEL_NAMES, GroupingAttribute, PatchAttribute, TissueThreshold, attribute_in
+from pathopatch.groups.group_sizes import expected_intervals
+from pathopatch.groups.shortcut import (
+    FLAGGED,
+    LEAST_PATIENTS,
+    LEAST_PATIENTS_OF_A_LABEL,
+    NEGLIGIBLE,
+    NOT_SHOWN,
+    alpha_of,
+    attribute_score,
+    cohort_verdict,
+    fraction_only,
+    sweep_thresholds,
+)
 from pathopatch.slides.manifest import SPLITS
 
+_FRACTION_COLUMNS = (
+    "n", "tumor", "patients", "patients_with_tumor", "patients_with_non_tumor", "auroc", "auroc_low", "auroc_high",
+    "accuracy", "threshold", "larger_is_tumor", "accuracy_elsewhere", "accuracy_elsewhere_low",
+    "accuracy_elsewhere_high", "majority", "verdict", "is_flagged",
+)  # fmt: skip
 VERSION = 3
 """Of what an audit holds; one of another version is made anew."""
 
@@ -116,3 +133,205 @@ def _by_split(groups: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     present = set(groups["split"])
     names = [name for name in SPLITS if name in present] + sorted(present.difference(SPLITS))
     return [(name, groups[groups["split"] == name]) for name in names]
+
+
+def audited_attributes(audit: Mapping[str, Any]) -> dict[str, TissueThreshold | PatchAttribute]:
+    """Return the attribute at each threshold of an audit, by its key.
+
+    Parameters
+    ----------
+    audit : mapping
+        As `pathopatch.groups.audit` returns it, or read back from JSON.
+    """
+    labels = tuple(audit.get("label_names", LABEL_NAMES))
+    if "attribute_only" in audit:
+        names = tuple(audit["attribute_values"])
+        return {key: PatchAttribute(names, float(key), label_names=labels) for key in audit["thresholds"]}
+    return {key: TissueThreshold(float(key), label_names=labels) for key in audit["thresholds"]}
+
+
+def shortcut_results(audit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return what the verdict rests on: by split, and ``all`` together; of the patches' own attribute if there is one.
+
+    Parameters
+    ----------
+    audit : mapping
+        As `pathopatch.groups.audit` returns it, or read back from JSON.
+    """
+    if "attribute_only" in audit:
+        return {**audit["attribute_only"], "all": audit["attribute_whole"]}
+    return {**audit["fraction_only"], "all": audit["whole"]}
+
+
+def verdict_text(audit: Mapping[str, Any]) -> str:
+    """Return the verdict in one or two sentences, with the numbers that it rests on.
+
+    Parameters
+    ----------
+    audit : mapping
+        As `pathopatch.groups.audit` returns it, or read back from JSON.
+    """
+    verdict = audit["verdict"]
+    result = shortcut_results(audit)[verdict["by"]]
+    is_own, (other, tumor) = "attribute_only" in audit, audit.get("label_names", LABEL_NAMES)
+    where = "all labelled patches" if verdict["by"] == "all" else "the training patches"
+    effect = verdict["least_effect"]
+    if result["auroc"] is None:
+        return "NOT KNOWN. There is one label only, so that nothing can give it away."
+    predictor = "the patches' own attribute" if is_own else "the tissue fraction"
+    finding = f"in {where} {predictor} alone tells the label with AUROC {_interval(result, 'auroc')}"
+    patients = pluralize(result["patients"], "patient")
+    if verdict["verdict"] == FLAGGED:
+        side = f"above {0.5 + effect:g}" if result["auroc"] > 0.5 else f"below {0.5 - effect:g}"
+        by = "that attribute" if is_own else "tissue area"
+        return f"SHORTCUT. {finding[0].upper()}{finding[1:]} ({patients}), wholly {side}: a model can score by {by}."
+    if verdict["verdict"] == NEGLIGIBLE:
+        return f"No shortcut of any size: {finding} ({patients}), within {effect:g} of 0.5."
+    if verdict["verdict"] == NOT_SHOWN:
+        # An attribute's score is directed: below 0.5 it gives no label away.
+        ends = (0.5 if is_own else result["auroc_low"], result["auroc_high"])
+        farthest = max(ends, key=lambda end: end - 0.5 if is_own else abs(end - 0.5))
+        return f"No shortcut is shown: {finding} ({patients}). One as strong as {farthest:.2f} is not excluded."
+    verb = "is" if result["patients"] == 1 else "are"
+    return (
+        f"NOT KNOWN. {finding[0].upper()}{finding[1:]}, but {patients} ({result['patients_with_tumor']} with {tumor}, "
+        f"{result['patients_with_non_tumor']} with {other}) {verb} too few for a verdict, which takes "
+        f"{LEAST_PATIENTS} and {LEAST_PATIENTS_OF_A_LABEL} of each label."
+    )
+
+
+def format_audit(audit: Mapping[str, Any]) -> str:
+    """Return an audit in words and tables, for a terminal.
+
+    Parameters
+    ----------
+    audit : mapping
+        As `pathopatch.groups.audit` returns it, or read back from JSON.
+    """
+    lines = [verdict_text(audit), ""]
+    lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
+    labels = audit.get("label_names", LABEL_NAMES)
+    lines += [_fraction_line(split, result, labels[1]) for split, result in audit["fraction_only"].items()]
+    for key, attribute in audited_attributes(audit).items():
+        by_split = audit["thresholds"][key]
+        phrase = attribute.phrase if attribute.is_patch_attribute else f"at threshold {key}"
+        lines += ["", f"Groups {phrase} (patches / patients; share within the label):"]
+        lines.append(f"  {'split':<6} {'label':<10} " + " ".join(f"{value:>24}" for value in attribute.value_names))
+        for split, cells in by_split.items():
+            lines += [_group_line(split, label, cells, labels[label]) for label in (0, 1)]
+        lines += [line for split, cells in by_split.items() for line in _expected_lines(split, cells, attribute)]
+        if attribute.is_patch_attribute:
+            break  # it is the same at every threshold
+    return "\n".join(lines)
+
+
+def audit_tables(audit: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Return an audit as tables by name: ``fraction_only``, ``cells`` and ``sweep``.
+
+    Parameters
+    ----------
+    audit : mapping
+        As `pathopatch.groups.audit` returns it, or read back from JSON.
+    """
+    fractions = [
+        {"split": split, **{name: result[name] for name in _FRACTION_COLUMNS}}
+        for split, result in (*audit["fraction_only"].items(), ("whole cohort", audit["whole"]))
+    ]
+    n_values = len(audit["attribute_values"])
+    cells = [
+        {"threshold": float(threshold), "split": split, **_cell_row(cell, part["alpha"], n_values)}
+        for threshold, by_split in audit["thresholds"].items()
+        for split, part in by_split.items()
+        for cell in part["expected"]["cells"]
+    ]
+    sweep = [
+        {
+            "split": split,
+            "threshold": step["threshold"],
+            **{f"n_{2 * y + a}": step["counts"][y][a] for y in (0, 1) for a in (0, 1)},
+            **{f"patients_{2 * y + a}": step["patients"][y][a] for y in (0, 1) for a in (0, 1)},
+            **{f"alpha_{name}": (step["alpha"][y] or [None, None])[1] for y, name in enumerate(("non_tumor", "tumor"))},
+            **{name: step[name] for name in ("gap", "gap_low", "gap_high", "smallest_n")},
+        }
+        for split, steps in audit["sweep"].items()
+        for step in steps
+    ]
+    return {"fraction_only": pd.DataFrame(fractions), "cells": pd.DataFrame(cells), "sweep": pd.DataFrame(sweep)}
+
+
+def _cell_row(cell: Mapping[str, Any], alpha: list[list[float] | None], n_values: int) -> dict[str, Any]:
+    """Return one cell's columns, from its expected interval and the shares within both labels."""
+    label, attribute = divmod(cell["group"], n_values)
+    shares = alpha[label]
+    return {
+        "group": cell["group"],
+        "label": label,
+        "attribute": attribute,
+        "n": cell["n"],
+        "patients": cell["patients"],
+        "alpha": None if shares is None else shares[attribute],
+        "expected_half_width": cell["half_width"],
+        "effective_n": cell["effective_n"],
+        "patients_for_5_points": cell["patients_for_5_points"],
+        "too_small": "; ".join(cell["reasons"]),
+    }
+
+
+def _fraction_line(split: str, result: Mapping[str, Any], tumor: str) -> str:
+    """Return one split's line about the fraction alone."""
+    patients = pluralize(result["patients"], "patient")
+    line = f"  {split:<6} {result['n']:>7} patches of {patients}, {result['tumor']} {tumor}"
+    if result["auroc"] is None:
+        return f"{line}: one label only"
+    side = ">=" if result["larger_is_tumor"] else "<"
+    elsewhere = result["accuracy_elsewhere"]
+    elsewhere_text = "" if elsewhere is None else f"; {elsewhere:.3f} on patients it was not chosen on"
+    return (
+        f"{line}: AUROC {_interval(result, 'auroc')}, accuracy {result['accuracy']:.3f} with {tumor} where the "
+        f"fraction is {side} {result['threshold']:.3g}{elsewhere_text}; always the commoner label "
+        f"{result['majority']:.3f}"
+    )
+
+
+def _interval(result: Mapping[str, Any], name: str) -> str:
+    """Return a number, with its interval where there is one."""
+    low, high = result[f"{name}_low"], result[f"{name}_high"]
+    return f"{result[name]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
+
+
+def _group_line(split: str, label: int, cells: Mapping[str, Any], label_name: str) -> str:
+    """Return one label's line of the group table; an empty group is marked."""
+    alpha = cells["alpha"][label]
+    texts = []
+    for attribute, (n, patients) in enumerate(zip(cells["counts"][label], cells["patients"][label], strict=True)):
+        share = "" if alpha is None else f" {alpha[attribute]:6.1%}"
+        texts.append(f"{n} / {patients}{share}" if n else "EMPTY")
+    return f"  {split:<6} {label_name:<10} " + " ".join(f"{text:>24}" for text in texts)
+
+
+def _expected_lines(split: str, cells: Mapping[str, Any], attribute: GroupingAttribute) -> list[str]:
+    """Return what a split's cells can measure, and which are too small."""
+    if split == "train":  # models are not evaluated on training patches
+        return []
+    expected = cells["expected"]
+    wga = expected["wga"]
+    lines = []
+    if wga["mean"] is not None:
+        lines.append(
+            f"  {split}: were every group truly right at {expected['accuracy']:.0%}, WGA would be measured as "
+            f"{wga['low']:.0%} to {wga['high']:.0%}, {-100 * wga['bias']:.0f} points too low on average"
+        )
+    small = [_small_cell_text(cell, attribute) for cell in expected["cells"] if cell["reasons"]]
+    if small:
+        lines.append(f"  {split}: too small to measure well: {'; '.join(small)}")
+    return lines
+
+
+def _small_cell_text(cell: Mapping[str, Any], attribute: GroupingAttribute) -> str:
+    """Return the name of a cell that is too small, with its size and how well it can be known."""
+    name = attribute.group_names[cell["group"]]
+    if not cell["n"]:
+        return f"{name} (no patches)"
+    return (
+        f"{name} ({patches_and_patients(cell['n'], cell['patients'])}: known to {100 * cell['half_width']:.0f} points)"
+    )

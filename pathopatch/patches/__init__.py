@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from pathopatch.patches.analysis import analyse_slide as analyse_slide
     from pathopatch.patches.analysis import grid_of as grid_of
     from pathopatch.patches.analysis import iterate_patches as iterate_patches
-    from pathopatch.patches.cache_check import is_finished as is_finished
-    from pathopatch.patches.cache_check import is_tiled as is_tiled
     from pathopatch.patches.cohort import cohort_config as cohort_config
     from pathopatch.patches.grid import Grid as Grid
     from pathopatch.patches.labels import LabelSource as LabelSource
@@ -22,17 +20,18 @@ if TYPE_CHECKING:
     from pathopatch.patches.store import PatchStore as PatchStore
     from pathopatch.patches.store import require_one_geometry as require_one_geometry
     from pathopatch.patches.tile import TileResult as TileResult
+    from pathopatch.patches.tile import is_finished as is_finished
+    from pathopatch.patches.tile import is_tiled as is_tiled
     from pathopatch.patches.tile import tile_slide as tile_slide
 
 _NAMES = {
     "analysis": ("SlideAnalysis", "analyse_slide", "grid_of", "iterate_patches"),
-    "cache_check": ("is_finished", "is_tiled"),
     "cohort": ("cohort_config",),
     "grid": ("Grid",),
     "labels": ("LabelSource",),
     "patch_import": ("tile_patches",),
     "store": ("PatchStore", "require_one_geometry"),
-    "tile": ("TileResult", "tile_slide"),
+    "tile": ("TileResult", "is_finished", "is_tiled", "tile_slide"),
 }
 
 

@@ -28,9 +28,9 @@ from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import polarities_of, slide_quantiles
-from pathopatch.patches.cache_check import STAGE
 from pathopatch.patches.intensity import pooled_windows
 from pathopatch.patches.store import PatchStore
+from pathopatch.patches.tile import STAGE
 from pathopatch.slides import Slide
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.manifest import SlideRow

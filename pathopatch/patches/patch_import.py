@@ -23,11 +23,10 @@ from pathopatch.core.files import atomic_path
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
-from pathopatch.patches.cache_check import STAGE
 from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
-from pathopatch.patches.tile import COLUMNS, TileResult, current_result, status_entry
+from pathopatch.patches.tile import COLUMNS, STAGE, TileResult, current_result, status_entry
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides.background import background_text, guess_polarities, parse_background

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
 from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel, clean_mask, overview_signal
-from pathopatch.patches.tissue_confidence import rate_confidence
-from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_evidence
+from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_evidence, rate_confidence
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
 from pathopatch.slides.unscanned import Unscanned

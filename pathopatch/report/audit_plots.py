@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.attribute import LABEL_NAMES
-from pathopatch.groups.expected import SMALL_CELL
+from pathopatch.groups.group_sizes import SMALL_CELL
 from pathopatch.report.plots import (
     BY_TISSUE,
     GROUP_COLORS,
@@ -133,7 +133,7 @@ def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: GroupingAttribute) -> bytes:
     """Draw the accuracies that would be measured if every group truly had one accuracy; a panel per split.
 
-    `cells` is split -> result of `pathopatch.groups.expected.expected_intervals`.
+    `cells` is split -> result of `pathopatch.groups.group_sizes.expected_intervals`.
     """
     n_groups = len(attribute.group_names)
     figure = new_figure(WIDTH_IN, 1.3 + 0.3 * (n_groups + 1))

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
-from pathopatch.groups.audit_format import audited_attributes, shortcut_results, verdict_text
+from pathopatch.groups.audit import audited_attributes, shortcut_results, verdict_text
 from pathopatch.report import audit_plots
 from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import alpha_sweep, fraction_by_label, group_colors, group_counts

@@ -8,8 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.groups.decisions.apply import decision_summary
-from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions
+from pathopatch.groups.decisions.decision import PATCH_VERDICTS, RecordedDecision, current_decisions, decision_summary
 from pathopatch.heatmaps import FLAGS
 from pathopatch.report.cohort import slide_problems
 from pathopatch.report.collect import Study

@@ -79,7 +79,7 @@ def audit(work: Path, *, force: bool = False) -> Mapping[str, Any]:
 def audit_text(work: Path, *, force: bool = False) -> str:
     """Return the audit of a work folder as text and tables."""
     from pathopatch.groups import format_audit
-    from pathopatch.groups.decisions.apply import decision_summary
+    from pathopatch.groups.decisions.decision import decision_summary
 
     result = audit(work, force=force)
     left_out = f"Left out, not tiled to the end: {', '.join(result['left_out'])}\n\n" if result["left_out"] else ""
@@ -90,7 +90,7 @@ def audit_text(work: Path, *, force: bool = False) -> str:
 def _empty_in_folds(work: Path) -> str:
     """Return which groups are empty in a split of a fold: methods that need them cannot be trained there."""
     from pathopatch.groups import threshold_attributes
-    from pathopatch.groups.empty_groups import empty_groups
+    from pathopatch.groups.group_sizes import empty_groups
     from pathopatch.slides.manifest import SPLITS
 
     table = artefacts.read_table(WorkFolder(work).groups)

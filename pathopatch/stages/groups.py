@@ -23,8 +23,7 @@ from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
-from pathopatch.groups.decisions.apply import AppliedDecisions, apply_decisions
-from pathopatch.groups.decisions.decision import RecordedDecision
+from pathopatch.groups.decisions.decision import AppliedDecisions, RecordedDecision, apply_decisions
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.groups.splits import assign_folds, split_in_fold
 from pathopatch.slides.manifest import SPLITS

@@ -14,7 +14,7 @@ from pathopatch.core.method_names import RANK_METHODS
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
-from pathopatch.groups.empty_groups import empty_groups
+from pathopatch.groups.group_sizes import empty_groups
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages.batch.tasks import Outcome

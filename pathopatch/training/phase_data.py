@@ -21,7 +21,7 @@ from pathopatch.debias.methods import NAMES, Batches, Phase, method, parameters_
 from pathopatch.debias.pseudo import minority_found
 from pathopatch.debias.rank_sampler import rank_alpha
 from pathopatch.groups import attribute_in, threshold_attributes
-from pathopatch.groups.empty_groups import empty_groups, empty_groups_error
+from pathopatch.groups.group_sizes import empty_groups, empty_groups_error
 from pathopatch.training.dataset import PatchSet
 
 _DIVISIONS = 64  # random divisions of the patients into halves, of which the most even one is taken

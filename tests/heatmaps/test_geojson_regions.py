@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from shapely.geometry import Polygon, box
 
 from pathopatch.heatmaps.geojson import positive_regions, write_regions
-from pathopatch.patches.annotations.qupath import read_qupath
+from pathopatch.patches.annotations.outlines import read_qupath
 
 NAN = np.nan
 

@@ -1,21 +1,39 @@
-"""Outlines of annotation files: the shapes as drawn, and as valid shapes on a slide."""
+"""Read the outlines of QuPath and ASAP files, and place them on a slide as valid shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import codecs
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from xml.parsers import expat
 
 import numpy as np
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
-from pathopatch.core.errors import ModalityMismatchError
+from pathopatch.core.errors import (
+    InputCorruptError,
+    InputMissingError,
+    InputTooLargeError,
+    InputUnsupportedError,
+    ModalityMismatchError,
+)
+from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
 
 MAX_BYTES = 256 * 2**20
 """Largest text of an annotation file, a hundred times that of usual ones: it bounds the memory of reading."""
 UNCLASSIFIED = "(unclassified)"
 """Name of outlines without a class."""
+_TYPES_WITHOUT_AREA = {"Point", "MultiPoint", "LineString", "MultiLineString"}
+_MAX_NESTING = 16
+# A spline becomes the polygon through its points, as in ASAP's own masks.
+_TYPES_WITH_AREA = {"polygon", "spline", "rectangle"}
 _MAX_COORDINATE_PX = 1e8  # beyond any slide; float64 areas stay exact up to here
 
 
@@ -51,6 +69,30 @@ class Outlines:
     def skipped_text(self) -> list[str]:
         """Return a warning for each kind of thing that was left out."""
         return [f"{count} {description} left out" for description, count in self.skipped.items()]
+
+
+def read_annotations(path: Path) -> Outlines:
+    """Return the outlines of a file in its own frame: QuPath's GeoJSON, also with ``.gz``, or ASAP's XML.
+
+    Raises
+    ------
+    InputMissingError
+        There is no such file.
+    InputUnsupportedError
+        Another format.
+    InputCorruptError
+        It cannot be read, or has bad coordinates.
+    InputTooLargeError
+        It holds more than 256 MiB of text.
+    """
+    name = path.name.lower()
+    if not name.endswith(ANNOTATION_SUFFIXES):
+        raise InputUnsupportedError(
+            f"annotations of the format {path.suffix!r}",
+            place=str(path),
+            remedy="give QuPath's GeoJSON (.geojson, .geojson.gz) or ASAP's XML (.xml)",
+        )
+    return read_asap(path) if name.endswith(".xml") else read_qupath(path)
 
 
 def checked_polygon(rings: Sequence[ArrayLike]) -> Any:
@@ -140,3 +182,200 @@ def _outside_warnings(shapes: NDArray[Any], slide_size: tuple[int, int], place: 
         (int(is_cut.sum()), "outlines reach over the slide's edge and are cut"),
     )
     return [f"{count} {text}" for count, text in counts if count]
+
+
+def read_qupath(path: Path) -> Outlines:
+    """Return the outlines of a FeatureCollection, a list of features, or one feature; ``.gz`` is unpacked.
+
+    Only objects of the type "annotation" are taken. Tiles, detections, cells, cores, points and lines are counted only.
+    Points are relative to the corner of the slide's bounds.
+    A message names a feature by its number, from 0. Errors as of `read_annotations`.
+    """
+    names: list[str] = []
+    shapes: list[Any] = []
+    skipped: Counter[str] = Counter()
+    for number, feature in enumerate(_features(path)):
+        try:
+            kind = _object_type(feature)
+            if kind != "annotation":
+                skipped[f"objects of the type {kind!r}"] += 1
+                continue
+            # GeoJSON allows a feature with the geometry null; one without the key is refused.
+            is_unlocated = "geometry" in feature and feature["geometry"] is None
+            parts = [] if is_unlocated else list(_polygons(feature.get("geometry"), 0))
+            name = _class_name(feature)
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise _corrupt(path, f"feature {number}: {error}") from error
+        if not parts:
+            skipped["annotations without area (points, lines)"] += 1
+            continue
+        names.append(name)
+        shapes.append(parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts))
+    return Outlines(
+        names=tuple(names), shapes=tuple(shapes), is_from_bounds=True, place=str(path), skipped=dict(skipped)
+    )
+
+
+def _features(path: Path) -> list[Any]:
+    text = _text(path)
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise _corrupt(path, "it is nested too deep") from error
+    except ValueError as error:
+        raise _corrupt(path, f"not JSON: {error}") from error
+    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
+        content = content.get("features")
+    elif isinstance(content, dict) and content.get("type") == "Feature":
+        content = [content]
+    if not isinstance(content, list):
+        raise _corrupt(path, "neither a FeatureCollection nor a list of features")
+    return content
+
+
+def _text(path: Path) -> bytes:
+    """Return a file's text in UTF-8, unpacked."""
+    try:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
+            # One byte more than allowed: a few packed bytes may unpack to terabytes.
+            content = stream.read(MAX_BYTES + 1)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise _corrupt(path, f"it cannot be unpacked: {error}") from error
+    if len(content) > MAX_BYTES:
+        raise InputTooLargeError(
+            f"more than {MAX_BYTES // 2**20} MiB of text",
+            place=str(path),
+            remedy="export the annotations alone, without detections and tiles",
+        )
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
+def _object_type(feature: Any) -> str:
+    """Return the type of a feature's object; "annotation" if the file names none."""
+    if feature["type"] != "Feature":
+        raise ValueError(f"type {feature['type']!r} is no feature")
+    properties = feature.get("properties") or {}
+    object_type = properties.get("objectType") or properties.get("object_type")
+    if object_type is None:
+        # Before version 0.3 QuPath wrote the name of its Java class as the id of each feature.
+        java_class = str(feature.get("id", ""))
+        is_other = java_class.startswith("Path") and java_class != "PathAnnotationObject"
+        return java_class if is_other else "annotation"
+    return str(object_type)
+
+
+def _class_name(feature: Any) -> str:
+    """Return the name of a feature's class; the parts of a derived one are joined by ": ", as QuPath shows them."""
+    name = (feature.get("properties") or {}).get("classification")
+    if isinstance(name, dict):
+        name = name.get("name") or ": ".join(name.get("names") or ())
+    if name is None or name == "":
+        return UNCLASSIFIED
+    if not isinstance(name, str):
+        raise ValueError(f"the classification {name!r} has no name")
+    return name
+
+
+def _polygons(geometry: Any, nesting: int) -> Iterator[Any]:
+    """Yield the polygons of a geometry; `nesting` counts the collections around it."""
+    if nesting > _MAX_NESTING:
+        raise ValueError("geometries nested too deep")
+    kind = geometry["type"]
+    if kind == "GeometryCollection":
+        for part in geometry["geometries"]:
+            yield from _polygons(part, nesting + 1)
+    elif kind == "Polygon":
+        yield checked_polygon(geometry["coordinates"])
+    elif kind == "MultiPolygon":
+        yield from (checked_polygon(rings) for rings in geometry["coordinates"])
+    elif kind not in _TYPES_WITHOUT_AREA:
+        raise ValueError(f"unknown type of geometry {kind!r}")
+
+
+def _corrupt(path: Path, message: str) -> InputCorruptError:
+    return InputCorruptError(message, place=str(path), remedy="export the annotations anew from QuPath, as GeoJSON")
+
+
+def read_asap(path: Path) -> Outlines:
+    """Return the outlines of an ASAP file, each named by its group.
+
+    Points are relative to the corner of the whole slide. Dots, point sets, measurements and outlines of fewer than
+    three points have no area and are counted only. ASAP has no polygons with holes: a hole is a polygon of its own
+    group, which the configuration lists under ``holes``.
+    Errors as of `read_annotations`.
+    """
+    if not path.is_file():
+        raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputTooLargeError(f"{size} bytes of XML", place=str(path), remedy=f"give at most {MAX_BYTES} bytes")
+    reader = _Reader()
+    try:
+        with path.open("rb") as stream:
+            reader.parser.ParseFile(stream)
+    except (expat.ExpatError, ValueError) as error:
+        raise InputCorruptError(
+            f"not an annotation file of ASAP: {error}", place=str(path), remedy="save the annotations anew in ASAP"
+        ) from error
+    return Outlines(
+        names=tuple(reader.names),
+        shapes=tuple(reader.shapes),
+        is_from_bounds=False,
+        place=str(path),
+        skipped=dict(reader.skipped),
+    )
+
+
+class _Reader:
+    """Outlines read so far. Elements come one by one: a tree of 256 MiB of XML would take gigabytes."""
+
+    def __init__(self) -> None:
+        self.parser = expat.ParserCreate()
+        self.parser.StartElementHandler = self._start
+        self.parser.EndElementHandler = self._end
+        self.parser.StartDoctypeDeclHandler = self._refuse_doctype
+        self.names: list[str] = []
+        self.shapes: list[Any] = []
+        self.skipped: Counter[str] = Counter()
+        self._nesting = 0
+        self._attributes: dict[str, str] = {}
+        self._points: list[tuple[int, float, float]] = []
+
+    def _refuse_doctype(self, *_: object) -> None:
+        # Entities that expand each other turn a kilobyte into gigabytes, and external ones read other files.
+        raise ValueError("it defines a document type; entities are not read")
+
+    def _start(self, tag: str, attributes: dict[str, str]) -> None:
+        self._nesting += 1
+        if self._nesting > _MAX_NESTING:
+            raise ValueError("nested too deep")
+        if self._nesting == 1 and tag != "ASAP_Annotations":
+            raise ValueError(f"it begins with <{tag}>, not with <ASAP_Annotations>")
+        if tag == "Annotation":
+            self._attributes, self._points = attributes, []
+        elif tag == "Coordinate":
+            try:
+                order, x, y = int(attributes["Order"]), float(attributes["X"]), float(attributes["Y"])
+            except KeyError as error:
+                raise ValueError(f"a coordinate without {error}") from error
+            self._points.append((order, x, y))
+
+    def _end(self, tag: str) -> None:
+        self._nesting -= 1
+        if tag != "Annotation":
+            return
+        kind = self._attributes.get("Type", "")
+        if kind.lower() not in _TYPES_WITH_AREA:
+            self.skipped[f"annotations of the type {kind!r}"] += 1
+            return
+        # ASAP saves a stray click as an outline of one or two points. A broken rectangle is still refused.
+        if len(self._points) < 3 and kind.lower() != "rectangle":
+            self.skipped["annotations of fewer than three points"] += 1
+            return
+        try:
+            shape = checked_polygon([[(x, y) for _, x, y in sorted(self._points)]])
+        except ValueError as error:
+            raise ValueError(f"annotation {self._attributes.get('Name', '')!r}: {error}") from error
+        self.names.append(self._attributes.get("PartOfGroup") or UNCLASSIFIED)
+        self.shapes.append(shape)

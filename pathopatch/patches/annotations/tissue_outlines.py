@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from pathopatch.patches.annotations.masks import check_mask, read_mask, require_proportions
-from pathopatch.patches.annotations.outlines import place_on_slide
+from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.patches.annotations.polygons import mask_polygons, rasterize
-from pathopatch.patches.annotations.regions import read_annotations
 from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
 
 _CUT_OUT_CLASS = "Ignore*"  # QuPath's own name for outlines that do not count

@@ -100,7 +100,7 @@ def _annotation_classes(row: SlideRow) -> str:
     """Return the class names in a row's annotations, for whoever writes the configuration."""
     if row.annotations is None:
         return ""
-    from pathopatch.patches.annotations.regions import read_annotations
+    from pathopatch.patches.annotations.outlines import read_annotations
 
     return ", ".join(sorted(set(read_annotations(row.annotations).names)))
 

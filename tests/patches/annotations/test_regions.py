@@ -27,9 +27,9 @@ from pathopatch.core.errors import (
     StaleArtefactError,
     TableError,
 )
-from pathopatch.patches.annotations import qupath
-from pathopatch.patches.annotations.regions import Regions, read_annotations, read_regions
-from pathopatch.patches.labels import LabelSource, label_fractions
+from pathopatch.patches.annotations import outlines
+from pathopatch.patches.annotations.outlines import read_annotations
+from pathopatch.patches.labels import LabelSource, Regions, label_fractions, read_regions
 from pathopatch.patches.tile import tile_slide
 from pathopatch.stages.check import check_manifest
 
@@ -284,7 +284,7 @@ def test_missing_and_foreign_and_too_large_files_are_told_apart(
             read_annotations(tmp_path / name)
     with pytest.raises(InputUnsupportedError, match="qpdata"):
         read_annotations(tmp_path / "a.qpdata")
-    monkeypatch.setattr(qupath, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(outlines, "MAX_BYTES", 2**20)
     bomb = tmp_path / "bomb.geojson.gz"
     bomb.write_bytes(gzip.compress(b" " * 2**24))
     with pytest.raises(InputTooLargeError):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.groups import assign_groups, audit, audit_tables
-from pathopatch.groups.expected import expected_intervals as expected
+from pathopatch.groups.group_sizes import expected_intervals as expected
 from pathopatch.groups.shortcut import sweep_thresholds
 
 

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
-from pathopatch.groups.decisions.apply import apply_decisions, decision_summary
-from pathopatch.groups.decisions.decision import RecordedDecision
+from pathopatch.groups.decisions.decision import RecordedDecision, apply_decisions, decision_summary
 
 
 def patches(**columns: Any) -> pd.DataFrame:

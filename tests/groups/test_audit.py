@@ -8,7 +8,7 @@ import pytest
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.groups import assign_groups, attribute_in, audit, format_audit
-from pathopatch.groups.empty_groups import empty_groups, empty_groups_error, filled_thresholds
+from pathopatch.groups.group_sizes import empty_groups, empty_groups_error, filled_thresholds
 
 
 def grouped(cells: dict[str, list[tuple[int, float]]], **settings: float) -> pd.DataFrame:
