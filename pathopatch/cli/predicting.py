@@ -70,7 +70,7 @@ def predict(
 ) -> None:
     """Predict one slide or a cohort: table, heatmap, overlay, and files for other viewers."""
     from pathopatch.core.config import PredictConfig, load_settings
-    from pathopatch.slides.pseudonyms import pseudonymize
+    from pathopatch.slides.manifest import pseudonymize
     from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
     config = with_options(

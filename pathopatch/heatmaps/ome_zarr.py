@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pathopatch.heatmaps.ome_tiff import CHANNELS, pyramid
 from pathopatch.patches.store_writer import write_array
-from pathopatch.slides.omezarr_attributes import image_attributes, multiscales
+from pathopatch.slides.omezarr_export import image_attributes, multiscales
 
 _CHUNK_PX = 512
 _AXES = ("c", "y", "x")

@@ -29,8 +29,8 @@ from pathopatch.core.errors import (
     TableError,
 )
 from pathopatch.slides import open_slide
+from pathopatch.slides.image_file import SUFFIXES, raster
 from pathopatch.slides.manifest import SPLITS, expand_variables, valid_slide_id
-from pathopatch.slides.mask_image import SUFFIXES, raster
 from pathopatch.slides.resample import resized
 from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
 
@@ -244,7 +244,7 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
     InputUnsupportedError
         They are not square or of an unsupported size, or one has a colour table, single bits, alpha or CMYK.
     InputMissingError, InputCorruptError, InputTooLargeError
-        See `pathopatch.slides.mask_image.raster`.
+        See `pathopatch.slides.image_file.raster`.
     """
     specs = [_image_spec(path) for path in paths]
     if ready is not None and ready.px is not None:

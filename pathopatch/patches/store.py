@@ -21,8 +21,8 @@ from pathopatch.patches.grid import Grid
 from pathopatch.patches.store_writer import stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS
+from pathopatch.slides.omezarr import ZarrReader
 from pathopatch.slides.resample import planes
-from pathopatch.slides.zarr_reader import ZarrReader
 
 
 def source_record(slide: Slide) -> dict[str, Any]:

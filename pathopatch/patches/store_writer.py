@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pathopatch.core.files import fault_point
 from pathopatch.patches.intensity import measure_patch, scale
 from pathopatch.slides.background import Polarity
-from pathopatch.slides.omezarr_attributes import Version, compressor, image_attributes, multiscales
+from pathopatch.slides.omezarr_export import Version, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
 
 SHARD_PATCHES = 256

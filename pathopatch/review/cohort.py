@@ -16,8 +16,7 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS
 from pathopatch.review.cache import ByteCache
 from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_facts
-from pathopatch.slides.manifest import SlideRow, read_manifest, valid_slide_id
-from pathopatch.slides.pseudonyms import pseudonym
+from pathopatch.slides.manifest import SlideRow, pseudonym, read_manifest, valid_slide_id
 
 _OPEN_SLIDES = 8
 _COUNTS = ("patches", "predicted", "tumour", "unreadable")

@@ -1,31 +1,33 @@
-"""Write a whole slide as an OME-Zarr pyramid for other viewers, in one pass over square tiles.
-
-Every pixel of a level is the exact mean of the level-0 area that it covers. Memory does not grow with the slide.
-"""
+"""Write OME-Zarr images for other viewers: their attributes and codecs, and a whole slide as a pyramid."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numcodecs import Blosc
 from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, ZstdCodec
 
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint, fingerprint_file
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path
-from pathopatch.slides.omezarr_attributes import Version, compressor, compressor_v2, image_attributes, multiscales
 from pathopatch.slides.resample import Pixels
 from pathopatch.slides.slide import Slide
+
+Version = Literal["0.4", "0.5"]
+"""OME-Zarr 0.4 stands on Zarr v2, 0.5 on Zarr v3."""
 
 _TILE_PX = 1024  # a shard of 0.5, a chunk of 0.4
 _CHUNK_PX = 512  # inside a shard
 _TILE_BYTES = 256 * 2**20  # a tile's sums at most
 _SMALLEST_LEVEL_PX = 512  # an image whose longest side is at most this needs no coarser level
 _OURS = "pathopatch"
+_COLOURS = {"R": "FF0000", "G": "00FF00", "B": "0000FF"}
 
 
 def export_ome_zarr(
@@ -259,3 +261,93 @@ def _mean(sums: NDArray[Any], counts: NDArray[np.int64], dtype: np.dtype[np.gene
         mean = plane / counts
         channel[:] = np.rint(mean) if dtype.kind in "iu" else mean
     return out
+
+
+def multiscales(
+    name: str,
+    axes: Sequence[str],
+    levels: Sequence[tuple[float, float]],
+    um_per_px: tuple[float, float],
+    *,
+    over_um: tuple[float, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Return OME-Zarr's description of a pyramid.
+
+    Parameters
+    ----------
+    name : str
+        Of the image.
+    axes : sequence of str
+        Of ``c``, ``y``, ``x``; the last two are y and x.
+    levels : sequence of (float, float)
+        Downsample of each level, (x, y).
+    um_per_px : (float, float)
+        (x, y) micrometres per px of the first level.
+    over_um : (float, float), optional
+        (x, y) micrometres per px of another image, over which this one lies with the same corner: the centre of that
+        one's first pixel is the origin. If not given, the origin is the centre of this one's.
+    """
+    first = [1.0] * (len(axes) - 2)
+    origin_x, origin_y = um_per_px if over_um is None else over_um
+    datasets = []
+    for index, (x, y) in enumerate(levels):
+        # OME-Zarr places the centre of a pixel, not its corner: a coarser level begins half a pixel further in.
+        um_x, um_y = x * um_per_px[0], y * um_per_px[1]
+        shift_um = [(um_y - origin_y) / 2, (um_x - origin_x) / 2]
+        transforms = [
+            {"type": "scale", "scale": [*first, um_y, um_x]},
+            {"type": "translation", "translation": [*(0.0 for _ in first), *shift_um]},
+        ]
+        datasets.append({"path": str(index), "coordinateTransformations": transforms})
+    described_axes = [
+        {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
+        for axis in axes
+    ]
+    return [{"name": name, "axes": described_axes, "datasets": datasets}]
+
+
+def image_attributes(
+    pyramid: list[dict[str, Any]], channels: Sequence[str], windows: NDArray[np.float64], *, version: Version
+) -> dict[str, Any]:
+    """Return the attributes of an image's group.
+
+    Parameters
+    ----------
+    pyramid : list of dict
+        From `multiscales`.
+    channels : sequence of str
+        Names.
+    windows : ndarray of float64, shape (C, 2)
+        Intensities that a viewer shows as black and as full.
+    version : {"0.4", "0.5"}
+        Of OME-Zarr.
+    """
+    shown_channels = [
+        {
+            "label": name,
+            "color": _COLOURS.get(name, "FFFFFF"),
+            "active": True,
+            "window": {"start": low, "end": high, "min": low, "max": high},
+        }
+        for name, (low, high) in zip(channels, windows.tolist(), strict=True)
+    ]
+    omero = {"channels": shown_channels}
+    if version == "0.4":
+        return {"multiscales": [{**each, "version": version} for each in pyramid], "omero": omero}
+    return {"ome": {"version": version, "multiscales": pyramid, "omero": omero}}
+
+
+def compressor(dtype: np.dtype[np.generic]) -> ZstdCodec | BloscCodec:
+    """Return the Zarr v3 codec that fits a sample type."""
+    if dtype.itemsize == 1:
+        return ZstdCodec(level=1)
+    # The high bytes of neighbouring pixels are mostly equal, so shuffled bits compress well.
+    return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=dtype.itemsize)
+
+
+def compressor_v2(dtype: np.dtype[np.generic]) -> Blosc:
+    """Return the Zarr v2 codec of the same kind."""
+    # Every reader of Zarr v2 knows the container Blosc; plain zstd is newer.
+    if dtype.itemsize == 1:
+        return Blosc(cname="zstd", clevel=1, shuffle=Blosc.NOSHUFFLE)
+    return Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE)

@@ -19,9 +19,8 @@ from pathopatch.core.errors import (
 from pathopatch.slides.axes import Choice
 from pathopatch.slides.background import Background
 from pathopatch.slides.czi import CziSlide, is_czi
+from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
 from pathopatch.slides.integrity import checked_tiff, corrupt, is_tiff, unsupported
-from pathopatch.slides.jpeg_png import SUFFIXES as JPEG_PNG_SUFFIXES
-from pathopatch.slides.jpeg_png import JpegPngSlide
 from pathopatch.slides.manifest import Fragment, split_fragment
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide, openslide_resolution
@@ -175,7 +174,7 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     if is_czi(path):
         return CziSlide
     suffix = path.suffix.lower()
-    if suffix in JPEG_PNG_SUFFIXES:
+    if SUFFIXES.get(suffix, "tiff") != "tiff":
         return JpegPngSlide
     if suffix in (*_TIFF_SUFFIXES, ".czi"):
         kind = "CZI file" if suffix == ".czi" else "TIFF"

@@ -11,8 +11,14 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import compact_status, read_status
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.slides.manifest import SlideRow, read_manifest, slide_id_from_path, valid_slide_id
-from pathopatch.slides.pseudonyms import PSEUDONYM, pseudonymize
+from pathopatch.slides.manifest import (
+    PSEUDONYM,
+    SlideRow,
+    pseudonymize,
+    read_manifest,
+    slide_id_from_path,
+    valid_slide_id,
+)
 from pathopatch.stages.batch.run import run_slides, select_tasks, workers_for
 from pathopatch.stages.batch.runlog import logged, progress_counter
 from pathopatch.stages.batch.tasks import Outcome, PredictTask

@@ -20,8 +20,7 @@ from pathopatch.core.errors import DuplicateIdError, InputUnsupportedError
 from pathopatch.core.status import read_status, update_status
 from pathopatch.heatmaps import artefacts
 from pathopatch.heatmaps.overlay import Legend
-from pathopatch.slides.manifest import SlideRow
-from pathopatch.slides.pseudonyms import pseudonym, pseudonymize
+from pathopatch.slides.manifest import SlideRow, pseudonym, pseudonymize
 from pathopatch.stages.dry_run import predict_plan
 from pathopatch.stages.predict import predict_cohort, require_unmixed, slides_to_predict
 

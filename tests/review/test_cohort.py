@@ -20,7 +20,7 @@ from pathopatch.heatmaps import FACTS
 from pathopatch.review import cohort as cohorts
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts, slide_values
-from pathopatch.slides.pseudonyms import pseudonymize
+from pathopatch.slides.manifest import pseudonymize
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 

@@ -20,8 +20,7 @@ from ome_zarr.reader import Reader
 
 from pathopatch.core.errors import InputUnsupportedError, MppMissingError, StaleArtefactError
 from pathopatch.slides import Slide, open_slide
-from pathopatch.slides.omezarr_attributes import Version
-from pathopatch.slides.omezarr_export import export_ome_zarr
+from pathopatch.slides.omezarr_export import Version, export_ome_zarr
 
 WINDOWS = np.array([[10.0, 4000.0], [20.0, 3000.0]])
 VERSIONS = pytest.mark.parametrize("version", ["0.4", "0.5"])

@@ -20,7 +20,7 @@ from pathopatch.cli.output import finish
 from pathopatch.core import artefacts
 from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig, TissueConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
-from pathopatch.slides import mask_image
+from pathopatch.slides import image_file
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.check import check_manifest
@@ -169,7 +169,7 @@ def test_a_mask_that_tile_could_not_use_is_a_problem_of_its_column(tmp_path: Pat
 
 def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pathopatch.patches.annotations.masks.MAX_PIXELS", 1000)
-    monkeypatch.setattr(mask_image, "MAX_PIXELS", 2000)
+    monkeypatch.setattr(image_file, "MAX_PIXELS", 2000)
     mask = tmp_path / "mask.tif"
     pixels = np.random.default_rng(0).integers(0, 2, (96, 128), np.uint8) * 255
     tifffile.imwrite(mask, pixels, tile=(32, 32), compression="zlib")

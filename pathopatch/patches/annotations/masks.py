@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, ModalityMismatchError
 from pathopatch.slides import Slide, open_slide
-from pathopatch.slides.mask_image import MAX_PIXELS, raster
+from pathopatch.slides.image_file import MAX_PIXELS, raster
 
 _MAX_ASPECT_DIFFERENCE = 0.02
 _HALF_UINT8 = 127  # a mask of 0 and 255, or a JPEG, is set above this

@@ -1,17 +1,26 @@
-"""Rows of a manifest, and manifests in parts for the jobs of a cluster."""
+"""Rows of a manifest: slides, what their ids and paths mean, and the pseudonyms of de-identified ones."""
 
 from __future__ import annotations
 
-import csv
-import io
+import os
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pathopatch.core.files import write_bytes
+from pathopatch.core.artefacts import fingerprint, fingerprint_file
+from pathopatch.core.errors import DuplicateIdError, InputMissingError
 
 SPLITS = ("train", "val", "test")
 """The splits of a cohort, in the order in which tables show them."""
+
+_DIGITS = 16
+PSEUDONYM = re.compile(rf"slide-(?:[0-9a-f]{{{_DIGITS}}}|of-row-\d+)")
+_CHOICE = r"(?:page|plane|z|t)=\d{1,9}"
+_FRAGMENT = re.compile(rf"(?P<path>.+?)#(?P<choices>{_CHOICE}(?:&{_CHOICE}){{0,3}})")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RESERVED_ON_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+_ZARR_GROUP = ("zarr.json", ".zattrs", ".zgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,63 +109,125 @@ class Manifest:
         return tuple(row for row in self.rows if not row.exclude)
 
 
-def write_parts(manifest: Manifest, folder: Path, slides: int) -> list[Path]:
-    """Write the included rows as manifests of `slides` rows each, with absolute paths: one for each job of a cluster.
+@dataclass(frozen=True)
+class Fragment:
+    """A file and what is chosen of it.
 
     Parameters
     ----------
-    manifest : Manifest
-        A checked manifest.
-    folder : Path
-        Where the parts go: ``000001.csv`` and so on.
-    slides : int
-        Rows of each part; the last one may have fewer.
+    path : str
+        The file.
+    page, plane, z, t : int or None
+        Counted from 0; None: all. Pages and planes are the file's, z and t are positions on the axes of its metadata.
+    """
 
-    Returns
-    -------
-    list of Path
-        The parts in the order of the rows.
+    path: str
+    page: int | None = None
+    plane: int | None = None
+    z: int | None = None
+    t: int | None = None
+
+
+def split_fragment(text: str) -> Fragment:
+    """Return the file that a path names, and what is chosen of it after its ``#``.
+
+    Parameters
+    ----------
+    text : str
+        ``a.tif``, ``a.tif#page=2``, ``a.tif#plane=0``, ``a.tif#page=2&plane=0`` or ``a.tif#z=3&t=0``; each word at
+        most once.
+    """
+    match = _FRAGMENT.fullmatch(text)
+    if match is None:
+        return Fragment(text)
+    pairs = [choice.split("=") for choice in match["choices"].split("&")]
+    chosen = {name: int(number) for name, number in pairs}
+    # One word given twice is no fragment: the text may be the name of a file.
+    if len(chosen) < len(pairs):
+        return Fragment(text)
+    return Fragment(match["path"], **chosen)
+
+
+def expand_variables(text: str) -> tuple[str, str]:
+    """Return a text with ``${NAME}`` replaced from the environment, and the first undefined name or ""."""
+    names = re.findall(r"\$\{([^}]*)\}", text)
+    undefined = next((name for name in names if name not in os.environ), "")
+    return re.sub(r"\$\{([^}]*)\}", lambda match: os.environ.get(match[1], ""), text), undefined
+
+
+def valid_slide_id(text: str) -> bool:
+    """Return whether a text may be an id: a plain file name on every system, and harmless in a spreadsheet."""
+    is_plain = _ID.fullmatch(text) is not None and not text.endswith(".")
+    # Windows reserves these names with any ending too.
+    return is_plain and text.split(".")[0].casefold() not in _RESERVED_ON_WINDOWS
+
+
+def slide_id_from_path(path: Path | str) -> str:
+    """Return an id for a slide that has none: its file's stem, forbidden characters replaced by ``_``."""
+    stem = Path(split_fragment(str(path)).path).stem
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", stem).lstrip("._-")[:128].rstrip(".")
+    return safe if valid_slide_id(safe) else f"slide_{safe}"[:128].rstrip(".")
+
+
+def is_file(path: str) -> bool:
+    """Return whether a file is there."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
+        return False
+
+
+def is_folder(path: str) -> bool:
+    """Return whether a folder is there."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def is_slide(path: str) -> bool:
+    """Return whether a file or an OME-Zarr folder is there."""
+    # A folder is not searched: a wrong path may name a whole disk.
+    return is_file(path) or any(is_file(str(Path(path) / name)) for name in _ZARR_GROUP)
+
+
+def pseudonymize(rows: Sequence[SlideRow]) -> list[SlideRow]:
+    """Return the rows with pseudonyms as slide ids and without patients.
+
+    A slide has the same pseudonym in every run, as long as the content of its files is the same.
+
+    Parameters
+    ----------
+    rows : sequence of SlideRow
+        The slides.
 
     Raises
     ------
-    DiskFullError
-        No space was left.
+    DuplicateIdError
+        Two rows are one slide.
     """
-    rows = manifest.included
-    paths = []
-    for number, first in enumerate(range(0, len(rows), slides), 1):
-        path = folder / f"{number:06d}.csv"
-        write_bytes(path, _manifest_text(rows[first : first + slides]).encode())
-        paths.append(path)
-    return paths
+    by_pseudonym: dict[str, SlideRow] = {}
+    for row in rows:
+        name = pseudonym(row)
+        if name in by_pseudonym:
+            raise DuplicateIdError(
+                f"rows {by_pseudonym[name].row} and {row.row} are one slide",
+                place=name,
+                remedy="name each slide once",
+            )
+        by_pseudonym[name] = replace(row, slide_id=name, patient_id="")
+    return list(by_pseudonym.values())
 
 
-def _manifest_text(rows: Sequence[SlideRow]) -> str:
-    """Return rows as CSV, without the columns that are empty in all of them."""
-    records = [_cells(row) for row in rows]
-    names = list(dict.fromkeys(name for record in records for name in record))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return stream.getvalue()
-
-
-def _cells(row: SlideRow) -> dict[str, str]:
-    """Return the filled cells of a row by column."""
-    source = row.source if isinstance(row.source, dict) else {"": row.source}
-    cells = {
-        "slide_id": row.slide_id,
-        "patient_id": row.patient_id,
-        **{f"path:{name}" if name else "path": path for name, path in source.items()},
-        "split": row.split,
-        "channels": ";".join(row.channels or ()),
-        "mpp": "" if row.mpp is None else repr(row.mpp),  # all digits, so that reading gives the same number
-        "tumor_mask": "none" if row.whole_slide_non_tumor else str(row.tumor_mask or ""),
-        "labelled_mask": str(row.labelled_mask or ""),
-        "annotations": str(row.annotations or ""),
-        "tissue_mask": str(row.tissue_mask or ""),
-        "background": row.background or "",
-        "exclude": "true" if row.exclude else "",
-    }
-    return {name: text for name, text in cells.items() if text}
+def pseudonym(row: SlideRow) -> str:
+    """Return a slide's name made of its files' content, their channels, and pages or planes."""
+    sources = row.source if isinstance(row.source, dict) else {"": row.source}
+    try:
+        parts = {}
+        for channel, text in sources.items():
+            fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
+            parts[channel] = [fingerprint_file(Path(fragment.path)), str(replace(fragment, path=""))]
+    except (InputMissingError, OSError):
+        # The error itself is reported when the slide is opened; until then it needs a name.
+        return f"slide-of-row-{row.row}"
+    return f"slide-{fingerprint(parts)[:_DIGITS]}"

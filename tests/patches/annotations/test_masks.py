@@ -24,7 +24,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.patches.annotations import masks
 from pathopatch.patches.annotations.masks import MaskFractions, read_mask
-from pathopatch.slides import mask_image
+from pathopatch.slides import image_file
 
 
 def at(*origins: int) -> NDArray[np.int64]:
@@ -177,7 +177,7 @@ def test_class_numbers_in_a_large_mask_and_a_large_piece_are_refused(
     monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
     with pytest.raises(InputUnsupportedError, match="up to 2"):
         MaskFractions(path, (100, 100)).fractions(at(0), at(0), 50.0)
-    monkeypatch.setattr(mask_image, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(image_file, "MAX_PIXELS", 1000)
     with pytest.raises(InputTooLargeError):
         MaskFractions(path, (100, 100))
 
