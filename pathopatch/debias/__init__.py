@@ -4,7 +4,7 @@ Usable alone on any PyTorch data set: it needs labels, attributes and per-sample
 package but its errors and the names of methods. The first open implementation of GERNE [1]_ that we know of.
 
 - `gerne`: the arithmetic of the method (group shares, extrapolated shares, bounds of beta);
-- `samplers`, `oversampling`, `rank_sampler`: which samples make up each step, the last by a measurement's rank;
+- `samplers`, `rank_sampler`: which samples make up each step, the last by a measurement's rank;
 - `objectives`: one loss from a step's per-sample losses;
 - `pseudo`: attributes guessed from a biased model, if none are known;
 - `phases`: the parts of a method; `methods`: eleven methods by name, from ``erm`` to ``gerne-auto``.
@@ -28,6 +28,6 @@ A training loop with both halves of a GERNE batch in one forward pass::
         optimizer.step()
 """
 
-from pathopatch.debias import gerne, methods, objectives, oversampling, phases, pseudo, rank_sampler, samplers
+from pathopatch.debias import gerne, methods, objectives, phases, pseudo, rank_sampler, samplers
 
-__all__ = ["gerne", "methods", "objectives", "oversampling", "phases", "pseudo", "rank_sampler", "samplers"]
+__all__ = ["gerne", "methods", "objectives", "phases", "pseudo", "rank_sampler", "samplers"]

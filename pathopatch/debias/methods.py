@@ -26,14 +26,16 @@ from pathopatch.core.method_names import METHOD_NAMES
 from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
-from pathopatch.debias.oversampling import ExtrapolatedBatchSampler, UpweightedBatchSampler, check_upweight
 from pathopatch.debias.phases import Batches, MakeSampler, Phase, steps_in_all
 from pathopatch.debias.rank_sampler import RankBalancedBatchSampler, half_of, rank_gerne_sampler
 from pathopatch.debias.samplers import (
     ClassBalancedBatchSampler,
+    ExtrapolatedBatchSampler,
     GerneBatchSampler,
     GroupBalancedBatchSampler,
     UniformBatchSampler,
+    UpweightedBatchSampler,
+    check_upweight,
 )
 
 __all__ = [

@@ -35,8 +35,8 @@ from pathopatch.models.bundle import load_model
 from pathopatch.models.spec import BundleSpec, read_spec
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
-from pathopatch.training.leakage import TRAINED, VALIDATED, slide_marks
-from pathopatch.training.source import Source, common_source
+from pathopatch.training.data_summary import TRAINED, VALIDATED, slide_marks
+from pathopatch.training.dataset import Source, common_source
 
 FOLDER = "evaluations"
 _ALL = "all"  # the split that stands for all labelled patches together

@@ -16,8 +16,8 @@ from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_attributes, threshold_attributes
 from pathopatch.models.bundle import PatchClassifier
 from pathopatch.models.spec import BundleSpec
+from pathopatch.training.data_summary import TRAINED, slide_marks
 from pathopatch.training.dataset import PatchSet, load_patches
-from pathopatch.training.leakage import TRAINED, slide_marks
 
 _BATCH = 256  # patches read and predicted at a time
 

@@ -1,4 +1,10 @@
-"""Summarise the training data for the model bundle: sizes and groups for its card, and the range of appearance."""
+"""Summarise the training data for the model bundle: sizes and groups, range of appearance, and marks of its slides.
+
+The marks keep a model from being evaluated on slides that it was trained on. A mark is the start of the hash of a
+slide's file, whatever the file or the slide is called. Of a set of ready patches it is the hash of all its images
+together with the patient. No name of a slide or patient can be read out of a mark. Another slide of the same patient
+has another mark, and so has the same slide saved anew: a missing mark proves nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import read_table
+from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
@@ -18,6 +24,10 @@ from pathopatch.groups.assign import JoinedBins
 from pathopatch.models.spec import SeenRange
 from pathopatch.training.dataset import PatchSet
 
+TRAINED, VALIDATED = "train_slides", "val_slides"
+"""Keys of a bundle's `training` that hold the marks, separated by commas."""
+_DIGITS = 16
+_MOST_MARKS = 4096  # a bundle stays small; beyond this number it holds none
 _ENDS = (0.1, 99.9)  # percentiles: one stray patch does not widen the range
 _TISSUE = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)  # edges of the tissue fractions compared together
 _FEWEST = 200  # patches that a 0.1 % percentile needs; smaller bins are joined with the next one
@@ -139,3 +149,49 @@ def _sharpness_table(work: Path, groups: pd.DataFrame, train: PatchSet) -> pd.Da
     if not tables:
         return None
     return trained.merge(pd.concat(tables), on="patch_id", validate="1:1")[["tissue_fraction", "sharpness"]]
+
+
+def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
+    """Return the mark of each slide, or patient of a set of ready patches, behind some patches.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder, or that of a fold; without ``slides.parquet`` where it was tiled nothing is known.
+    rows : DataFrame
+        Rows of its groups table: slide_id, patient_id.
+
+    Returns
+    -------
+    dict of str to str
+        Slide, or ``<set>, patient <patient_id>``, to its mark; slides without a row in ``slides.parquet`` are left out.
+    """
+    path = WorkFolder(work).tiled.slides
+    if not path.is_file():
+        return {}
+    slides = read_table(path)
+    if "fingerprint" not in slides:
+        return {}
+    by_slide = slides.set_index("slide_id")
+    marks = {}
+    for slide, patient in rows[["slide_id", "patient_id"]].drop_duplicates().itertuples(index=False):
+        if slide not in by_slide.index:
+            continue
+        row = by_slide.loc[slide]
+        if row["patient_id"]:
+            marks[str(slide)] = str(row["fingerprint"])[:_DIGITS]
+        else:  # a set of ready patches holds several patients, of whom only some may have been trained on
+            marks[f"{slide}, patient {patient}"] = fingerprint([row["fingerprint"], str(patient)])[:_DIGITS]
+    return marks
+
+
+def bundle_marks(work: Path, groups: pd.DataFrame, train_splits: tuple[str, ...]) -> dict[str, str]:
+    """Return the marks of the slides for training and validation, as a bundle stores them."""
+    labelled = groups[groups["label"] >= 0]
+    parts = {TRAINED: labelled["split"].isin(train_splits), VALIDATED: labelled["split"] == "val"}
+    stored = {}
+    for key, chosen in parts.items():
+        marks = sorted(set(slide_marks(work, labelled[chosen]).values()))
+        if 0 < len(marks) <= _MOST_MARKS:
+            stored[key] = ",".join(marks)
+    return stored

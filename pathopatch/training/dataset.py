@@ -6,8 +6,8 @@ import math
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,56 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.config import TissueConfig
+from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.models.forward import resize_area
 from pathopatch.patches.intensity import scale
 from pathopatch.patches.store import PatchStore
-from pathopatch.training.source import Source, common_source
+from pathopatch.slides.resolution import mpp_agrees
 
 _CHUNK = 256  # patches read at a time, about one shard
 _GIB = 2**30
 _OPEN_SLIDES = 16  # files of three channels each stay far below the usual limit of 1024
+
+
+@dataclass(frozen=True)
+class Source:
+    """Facts that all slides behind a set of patches share.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        In order.
+    dtype : str
+        As numpy names it.
+    patch_px, stride_px : int
+        Target-mpp px.
+    mpp : float or None
+        Target scale, um/px.
+    background : str
+        ``dark``, ``bright``, or ``auto`` where the slides differ or nobody stated it.
+    intensity, tissue : mapping
+        The rules, as the configuration of `tile` has them.
+    align : bool
+        Whether the channels were moved onto each other.
+    """
+
+    channels: tuple[str, ...]
+    dtype: str
+    patch_px: int
+    stride_px: int
+    mpp: float | None
+    background: str = "auto"
+    intensity: Mapping[str, Any] = field(default_factory=dict)
+    tissue: Mapping[str, Any] = field(default_factory=dict)
+    align: bool = False
+
+    @property
+    def is_rgb(self) -> bool:
+        """Whether the channels are brightfield colour."""
+        return self.channels == ("R", "G", "B") and self.dtype == "uint8"
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +201,60 @@ def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[floa
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     std[std < 1e-6] = 1.0  # a constant channel is standardised to zeros
     return tuple(mean.tolist()), tuple(std.tolist())
+
+
+def common_source(stores: Sequence[PatchStore]) -> Source | None:
+    """Return what the slides have in common; None without slides.
+
+    Raises
+    ------
+    ChannelMismatchError
+        The slides cannot be trained on together; both sides are named.
+    """
+    sources = [_source_of(store) for store in stores]
+    if not sources:
+        return None
+    first = sources[0]
+    mpps = [source.mpp for source in sources if source.mpp is not None]
+    if mpps and not mpp_agrees(*mpps):
+        raise ChannelMismatchError(
+            f"the slides were tiled at {min(mpps):g} to {max(mpps):g} um/px",
+            place="slides",
+            remedy="tile them at one scale with --mpp",
+        )
+    for source, store in zip(sources, stores, strict=True):
+        for name in ("channels", "dtype", "patch_px", "intensity", "align"):
+            if getattr(source, name) != getattr(first, name):
+                raise ChannelMismatchError(
+                    f"{name} is {getattr(source, name)} in {store.path.stem!r}, "
+                    f"{getattr(first, name)} in {stores[0].path.stem!r}",
+                    place=str(store.path),
+                    remedy="train on slides of the same channels, types, patch size, intensity rule and alignment",
+                )
+    # Slides that show no background took their level from the cohort: such a level is no rule of the model.
+    levels = [source.tissue.get("background_level", {}) for source in sources]
+    shared = {name: level for name, level in levels[0].items() if all(own.get(name) == level for own in levels)}
+    tissue = {**first.tissue, "background_level": shared} if levels[0] else first.tissue
+    same = all(source.background == first.background for source in sources)
+    return replace(first, background=first.background if same else "auto", tissue=tissue)
+
+
+def _source_of(store: PatchStore) -> Source:
+    """Return the facts that a store holds about its slide."""
+    stored = store.attributes
+    # Ready patches show too little background to tell whether it is dark: a guess there binds no other slide.
+    is_guess = stored.get("is_ready_set", False) and stored["tissue"]["background"] == "auto"
+    return Source(
+        channels=tuple(stored["channels"]),
+        dtype=stored["dtype"],
+        patch_px=stored["patch_px"],
+        stride_px=stored["stride_px"],
+        mpp=stored["target_mpp"],
+        background="auto" if is_guess else stored["background"],
+        intensity=stored["intensity"],
+        tissue={name: value for name, value in stored["tissue"].items() if name in TissueConfig.model_fields},
+        align=stored.get("registration", {}).get("align", False),
+    )
 
 
 def _wanted(

@@ -13,18 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.config import AugmentConfig, TrainConfig
+from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import Phase
 from pathopatch.models.networks import build_network, classifier_of
 from pathopatch.training import checkpoint
-from pathopatch.training.checkpoint import CheckpointFolder, State
+from pathopatch.training.checkpoint import CheckpointFolder, EventFiles, State
 from pathopatch.training.dataset import PatchSet, channel_statistics
 from pathopatch.training.distributed import ProcessGroup
-from pathopatch.training.history import EventFiles
 from pathopatch.training.loop import Run, StepCallback, compute_logits, run_phase
-from pathopatch.training.optimise import build_optimizer, loss_scaler, training_dtype
+from pathopatch.training.optimise import build_optimizer, loss_scaler, reproducible, training_dtype
 from pathopatch.training.phase_data import (
     PhaseData,
     check_phases,
@@ -33,7 +32,6 @@ from pathopatch.training.phase_data import (
     phases_of,
     split_validation,
 )
-from pathopatch.training.reproducible import reproducible
 from pathopatch.training.selection import (
     DecisionThreshold,
     Standardizer,
@@ -42,7 +40,6 @@ from pathopatch.training.selection import (
     softmax,
     table_shape,
 )
-from pathopatch.training.source import check_channels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -272,3 +269,22 @@ def _phase_data(run: Run, phase: Phase, network: nn.Module, *, is_resumed: bool)
 
     attribute = checkpoint.read_attribute(run.checkpoints) if run.checkpoints and is_resumed else None
     return phase_data(phase, run.train, run.validation, probability=probability, attribute=attribute)
+
+
+def check_channels(rules: AugmentConfig | None, *, is_rgb: bool, channels: tuple[str, ...] = ()) -> None:
+    """Raise ChannelMismatchError for stain or colour of other channels than RGB, or shot noise of RGB."""
+    if rules is None:
+        return
+    colour = [name for name in ("stain", "color") if getattr(rules, name) > 0]
+    if colour and not is_rgb:
+        raise ChannelMismatchError(
+            f"{' and '.join(colour)} vary brightfield RGB, and the channels are {', '.join(channels) or 'others'}",
+            place="[train.augment]",
+            remedy="leave them at 0; gain, offset and photons are for such channels",
+        )
+    if rules.photons is not None and is_rgb:
+        raise ChannelMismatchError(
+            "photons describes detectors that count them, and the channels are brightfield RGB",
+            place="[train.augment]",
+            remedy="leave it out; stain and color are for such channels",
+        )

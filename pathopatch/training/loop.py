@@ -1,43 +1,45 @@
 """The training loop: take the steps of one phase, whatever the method.
 
-A method differs from another in its sampler and its objective alone (see `pathopatch.debias.methods`).
+Batches are prepared in a thread while the network computes. The content of a batch depends on the seed and the step
+alone, never on when it was made. A method differs from another in its sampler and its objective alone (see
+`pathopatch.debias.methods`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from pathopatch.core.config import TrainConfig
-from pathopatch.core.errors import NonFiniteError
+from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.core.files import fault_point, write_json
+from pathopatch.core.prefetch import prefetch_results
 from pathopatch.debias import gerne
-from pathopatch.debias.methods import Phase, steps_in_all
+from pathopatch.debias.methods import Batches, Phase, steps_in_all
 from pathopatch.models.networks import freeze_batchnorm
 from pathopatch.training import checkpoint
-from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, State
+from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, EventFiles, LossMeans, State
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.distributed import ProcessGroup
-from pathopatch.training.history import EventFiles, LossMeans
-from pathopatch.training.loader import Batch, load_batches, with_cell_unit
+from pathopatch.training.distributed import ProcessGroup, shard_indices
 from pathopatch.training.optimise import (
     compiled,
+    dropout_seed,
     evaluation_steps,
+    mixed_seed,
     overflows_always,
     rate_factor,
     take_step,
     update_average,
 )
 from pathopatch.training.phase_data import ValidationSplit, phase_batches
-from pathopatch.training.reproducible import dropout_seed, mixed_seed
 from pathopatch.training.selection import (
     BATCH,
     Standardizer,
@@ -48,8 +50,21 @@ from pathopatch.training.selection import (
     validation_measures,
 )
 
+Augment = Callable[[Tensor, NDArray[np.int64], int, int], Tensor]
+"""Patches (n, C, H, W) in [0, 1], their positions in the batch, its size, and the step, to augmented patches."""
 StepCallback = Callable[[int, int, dict[str, float]], None]
 """Called after each step with the steps done, their total, and the latest measures."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The patches of a step."""
+
+    step: int  # from 0
+    indices: list[int]  # samples of the whole batch
+    places: NDArray[np.int64]  # (world, b): positions in the batch that each process holds
+    own_indices: list[int]  # samples of this process
+    x: Tensor  # float32 (b, C, H, W): those samples, augmented and standardised, on the device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,6 +165,57 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         if run.progress:
             done = steps_in_all(run.phases[: state.phase], run.steps) + state.step
             run.progress(done, steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
+
+
+def load_batches(
+    sampler: Batches,
+    data: PatchSet,
+    steps: Iterable[int],
+    *,
+    group: NDArray[np.int64],
+    augment: Augment | None,
+    standardize: Standardizer,
+    processes: ProcessGroup,
+    ahead: int,
+) -> Iterator[Batch]:
+    """Yield the batches of some steps in order.
+
+    Up to `ahead` batches are made by another thread before they are due; 0 makes each when it is due, in this thread.
+    Processes share the samples of each `group` (N,) evenly.
+    """
+    device = standardize.mean.device
+    parts = int(getattr(sampler, "parts", 1))
+
+    def make(step: int) -> Batch:
+        indices = sampler.batch(step)
+        if processes.world == 1:
+            places = np.arange(len(indices), dtype=np.int64)[None]
+        else:
+            places = shard_indices(group[indices], parts=parts, world=processes.world)
+        own_indices = [indices[place] for place in places[processes.rank]]
+        x = torch.from_numpy(data.read(own_indices))
+        if augment is not None:
+            x = augment(x, places[processes.rank], len(indices), step)
+        # Pinned memory is copied to the GPU while this thread reads on.
+        x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+        return Batch(step, indices, places, own_indices, standardize.in_place(x))
+
+    return prefetch_results(make, steps, ahead=ahead)
+
+
+def with_cell_unit(sampler: Batches, unit: int) -> Batches:
+    """Return a sampler that draws the samples of a cell in multiples of `unit`."""
+    if unit == 1:
+        return sampler
+    in_units = getattr(sampler, "in_units", None)
+    if in_units is None:
+        raise InputUnsupportedError(
+            f"{type(sampler).__name__} does not draw in units of {unit}",
+            place="[train] cell_unit",
+            remedy="give it a method in_units, or set [train] cell_unit = 1",
+        )
+    unit_sampler: Batches = in_units(unit)
+    return unit_sampler
 
 
 def _evaluate(run: Run, phase: Phase, state: State) -> bool:

@@ -1,12 +1,14 @@
-"""Precision, learning rate, gradient step, weight average, and when to evaluate."""
+"""Seeds, threads, precision, learning rate, gradient step, weight average, and when to evaluate."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from shutil import which
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,30 @@ from pathopatch.training.distributed import ProcessGroup
 _MOMENTUM = 0.9
 # The scale of a float16 loss begins at 2**16 and is halved at each overflow; no finite gradient needs one this low.
 _LEAST_SCALE = 2.0**-14
+
+
+def mixed_seed(*parts: int) -> int:
+    """Return one seed of 63 bits that depends on all parts; neighbouring parts give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def dropout_seed(seed: int, phase: int, step: int, *, rank: int = 0) -> int:
+    """Return the seed of the network's own draws in a step: the same after a resume, another in each process."""
+    return mixed_seed(seed, phase, step, rank) if rank else mixed_seed(seed, phase, step)
+
+
+@contextmanager
+def reproducible(threads: int | None, device: torch.device) -> Iterator[None]:
+    """Set torch's number of threads (None: unchanged), and restore it and the random state at the end."""
+    threads_before = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            if threads is not None:
+                # The order in which floats are summed depends on the number of threads.
+                torch.set_num_threads(threads)
+            yield
+        finally:
+            torch.set_num_threads(threads_before)
 
 
 def training_dtype(requested: str, device: torch.device) -> torch.dtype:

@@ -26,14 +26,12 @@ from pathopatch.groups.attribute import attribute_in, label_names
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
-from pathopatch.training.data_summary import appearance_range, summarize_data
-from pathopatch.training.dataset import PatchSet, load_patches
+from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
+from pathopatch.training.dataset import PatchSet, Source, load_patches
 from pathopatch.training.distributed import process_group
 from pathopatch.training.fit import TrainingResult, fit_arrays
-from pathopatch.training.leakage import bundle_marks
 from pathopatch.training.loop import StepCallback
 from pathopatch.training.phase_data import own_parameters, require_groups
-from pathopatch.training.source import Source
 
 RUN, MODEL, LEARNT = "run.json", "model", "learnt_from_val.csv"
 # Settings without effect on the weights, up to rounding: to change them makes no run stale.

@@ -35,9 +35,8 @@ from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.loop import StepCallback
-from pathopatch.training.optimise import evaluation_steps
+from pathopatch.training.optimise import evaluation_steps, mixed_seed, reproducible
 from pathopatch.training.phase_data import attribute_shares, phases_of, split_validation
-from pathopatch.training.reproducible import mixed_seed, reproducible
 from pathopatch.training.run import settings_of
 from pathopatch.training.selection import Standardizer, accuracies_with_intervals, is_known, logits_of
 from pathopatch.training.trials import (

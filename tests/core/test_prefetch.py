@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pathopatch.core.prefetch import prefetch_items
+from pathopatch.core.prefetch import prefetch_items, prefetch_results
 
 
 def numbers(count: int, made: list[int]) -> Iterator[int]:
@@ -49,3 +49,29 @@ def test_a_caller_that_stops_leaves_no_thread() -> None:
     next(items)
     items.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 20])
+def test_results_come_in_order_however_many_are_made_ahead(ahead: int) -> None:
+    assert list(prefetch_results(lambda step: step * step, range(2, 7), ahead=ahead)) == [4, 9, 16, 25, 36]
+
+
+def test_what_fails_is_raised_where_its_result_was_due() -> None:
+    def make(step: int) -> int:
+        if step == 2:
+            raise ValueError("step 2")
+        return step
+
+    results = prefetch_results(make, range(5), ahead=2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="step 2"):
+        next(results)
+
+
+def test_no_more_is_made_than_was_asked_for_and_nothing_is_left_running() -> None:
+    made: list[int] = []
+    results = prefetch_results(lambda step: made.append(step), range(100), ahead=2)
+    next(results)
+    results.close()
+    assert set(made) <= {0, 1, 2}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]

@@ -21,7 +21,7 @@ from pathopatch.evaluation import evaluate_bundle, evaluate_run, external_valida
 from pathopatch.evaluation.external_validation import bundle_name, check_patches, leakage_warnings
 from pathopatch.models import read_spec
 from pathopatch.training import fit
-from pathopatch.training.source import Source
+from pathopatch.training.dataset import Source
 
 QUICK = EvaluateConfig(bootstrap=10)
 

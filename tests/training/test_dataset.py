@@ -2,6 +2,9 @@
 
 import pickle
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +18,7 @@ from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
 from pathopatch.patches import PatchStore, tile_slide
 from pathopatch.slides import open_slide
-from pathopatch.training.dataset import PatchSet, channel_statistics, load_patches
+from pathopatch.training.dataset import PatchSet, channel_statistics, common_source, load_patches
 
 
 def _rows(patches, index):
@@ -171,3 +174,34 @@ def test_memory_of_a_batch_is_reused_only_once_nobody_holds_it(tmp_path):
     assert len(places) == 1
     again = pickle.loads(pickle.dumps(lazy.x))
     np.testing.assert_array_equal(again[[0, 1]][1:], expected)
+
+
+def _store_with_level(name: str, level: dict[str, float]) -> PatchStore:
+    attributes: dict[str, Any] = {
+        "channels": ["SHG"],
+        "dtype": "uint16",
+        "patch_px": 64,
+        "stride_px": 64,
+        "target_mpp": 1.0,
+        "background": "dark",
+        "intensity": {},
+        "tissue": {"background": "auto", "background_level": level},
+    }
+    return cast(PatchStore, SimpleNamespace(path=Path(f"{name}.zarr"), attributes=attributes))
+
+
+@pytest.mark.parametrize(
+    ("levels", "kept"),
+    [
+        ([{"SHG": 100.0}, {}], {}),
+        ([{}, {"SHG": 100.0}], {}),
+        ([{"SHG": 100.0}, {"SHG": 100.0}], {"SHG": 100.0}),
+        ([{"SHG": 100.0}, {"SHG": 90.0}], {}),
+    ],
+)
+def test_a_level_taken_from_the_cohort_is_no_rule_of_the_model(
+    levels: list[dict[str, float]], kept: dict[str, float]
+) -> None:
+    source = common_source([_store_with_level(str(number), level) for number, level in enumerate(levels)])
+    assert source is not None
+    assert source.tissue == {"background": "auto", "background_level": kept}

@@ -1,9 +1,8 @@
-"""Batches made ahead: in order, while the network computes, and the same as those made when they are due."""
+"""Batches made ahead: while the network computes, and the same as those made when they are due."""
 
 import threading
 
 import numpy as np
-import pytest
 import torch
 from made_patches import toy
 from torch import nn
@@ -13,35 +12,8 @@ from pathopatch.debias.methods import Phase
 from pathopatch.debias.samplers import UniformBatchSampler
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.loader import prefetch_results
 
 SMALL = {"input_px": 16, "steps": 6, "batch_per_class": 4, "evaluations": 2, "threads": 1, "learning_rate": 3e-3}
-
-
-@pytest.mark.parametrize("ahead", [0, 1, 3, 20])
-def test_results_come_in_order_however_many_are_made_ahead(ahead):
-    assert list(prefetch_results(lambda step: step * step, range(2, 7), ahead=ahead)) == [4, 9, 16, 25, 36]
-
-
-def test_what_fails_is_raised_where_its_result_was_due():
-    def make(step):
-        if step == 2:
-            raise ValueError("step 2")
-        return step
-
-    results = prefetch_results(make, range(5), ahead=2)
-    assert [next(results), next(results)] == [0, 1]
-    with pytest.raises(ValueError, match="step 2"):
-        next(results)
-
-
-def test_no_more_is_made_than_was_asked_for_and_nothing_is_left_running():
-    made = []
-    results = prefetch_results(lambda step: made.append(step), range(100), ahead=2)
-    next(results)
-    results.close()
-    assert set(made) <= {0, 1, 2}
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
 
 
 class _Waits(nn.Module):

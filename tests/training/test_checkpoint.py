@@ -7,10 +7,9 @@ from made_patches import toy, write_work
 
 from pathopatch.core.config import TrainConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.training import history
-from pathopatch.training.checkpoint import CheckpointFolder
+from pathopatch.training import checkpoint
+from pathopatch.training.checkpoint import EVENTS, CheckpointFolder
 from pathopatch.training.fit import fit_arrays
-from pathopatch.training.history import EVENTS
 from pathopatch.training.run import fit
 
 SMALL = {"input_px": 16, "steps": 6, "batch_per_class": 4, "evaluations": 3, "threads": 1}
@@ -68,7 +67,7 @@ def test_a_run_with_event_files_is_otherwise_the_same(tmp_path):
 
 
 def test_without_the_package_the_run_is_refused_before_it_starts(tmp_path, monkeypatch):
-    monkeypatch.setattr(history, "find_spec", lambda name: None)
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None)
     patches = toy([[6, 6], [6, 6]], seed=0)
     with pytest.raises(InputUnsupportedError, match="pip install tensorboard"):
         fit_arrays(
