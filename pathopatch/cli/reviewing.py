@@ -39,7 +39,8 @@ def review(
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("starlette or uvicorn is not installed", remedy="pip install starlette uvicorn")
     from pathopatch.review import viewer
-    from pathopatch.review.app import create_app, create_server, listen, open_review
+    from pathopatch.review.app import create_app, create_server, listen
+    from pathopatch.review.cohort import open_review
     from pathopatch.review.security import access_for
 
     viewer.require()

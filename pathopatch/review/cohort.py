@@ -1,11 +1,13 @@
-"""List the predicted slides of a work folder, and open a slide by its id."""
+"""Open the predictions and decisions of a work folder: its list of slides, and each slide by its id."""
 
 from __future__ import annotations
 
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,10 @@ from typing import Any
 from pathopatch.core.errors import InputMissingError, PathopatchError
 from pathopatch.core.status import FINISHED, read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
-from pathopatch.review.cache import ByteCache
-from pathopatch.review.slide import ReviewedSlide, heatmap_fingerprint, read_facts
+from pathopatch.review.decisions import DecisionLog
+from pathopatch.review.slide import ByteCache, ReviewedSlide, heatmap_fingerprint, read_facts
 from pathopatch.slides.manifest import SlideRow, pseudonym, read_manifest, valid_slide_id
 
 _OPEN_SLIDES = 8
@@ -39,10 +42,9 @@ class ReviewedCohort:
         beside: ReviewedCohort | None = None,
         rows: Sequence[SlideRow] = (),
         work: Path | None = None,
-        cache: ByteCache | None = None,
     ) -> None:
         self.out, self.beside, self.work = out, beside, work or out
-        self.cache = ByteCache() if cache is None else cache
+        self.cache = ByteCache()
         self._sources = {row.slide_id: row.source for row in rows}
         self._rows_without_pseudonym = list(rows)
         # Re-entrant: `has_slide` and `ids` refresh the rows while they hold it.
@@ -52,12 +54,7 @@ class ReviewedCohort:
         self._open: OrderedDict[str, tuple[_Mtimes, ReviewedSlide]] = OrderedDict()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each slide whose prediction was attempted, in the order of their ids.
-
-        slide_id, patient_id, state, code, message; patches, predicted, tumour, unreadable (counts); positive_share (of
-        the tissue area, as in ``cohort.csv``), tissue_area_mm2, tissue_share (of the scanned part), positive_area_mm2,
-        flagged_share, lowest_margin, warnings (a list), fingerprint. None where there is no such number.
-        """
+        """Return a row, see `_row`, for each slide whose prediction was attempted, in the order of their ids."""
         with self._lock:
             self._refresh()
             return [dict(row) for _, row in self._rows.values()]
@@ -98,26 +95,19 @@ class ReviewedCohort:
         """Return the fingerprint of a slide's heatmap, None where it has none; InputMissingError for no slide."""
         self._require_slide(slide_id)
         with self._lock:
-            mtimes, row = self._rows[slide_id]
             current = self._row_mtimes(slide_id)
-            if current != mtimes and (changed := _row(self.out, slide_id)) is not None:
-                row = changed
+            if current != self._rows[slide_id][0] and (row := _row(self.out, slide_id)) is not None:
                 self._rows[slide_id] = current, row
-            fingerprint: str | None = row["fingerprint"]
+            fingerprint: str | None = self._rows[slide_id][1]["fingerprint"]
             return fingerprint
 
     def run_names(self) -> tuple[str, str | None]:
         """Return the names of this run and of the one beside it: their folders, with their methods where known."""
-        own = self.out.resolve()
         if self.beside is None:
-            return self._with_method(own.name), None
-        other = self.beside.out.resolve()
-        if own.name != other.name:
-            return self._with_method(own.name), self.beside._with_method(other.name)
+            return self._name(has_parent=False), None
         # Runs often end in one name, as `a/out` and `b/out`.
-        return self._with_method(f"{own.parent.name}/{own.name}"), self.beside._with_method(
-            f"{other.parent.name}/{other.name}"
-        )
+        has_parent = self.out.resolve().name == self.beside.out.resolve().name
+        return self._name(has_parent=has_parent), self.beside._name(has_parent=has_parent)
 
     def close(self) -> None:
         """Close all slides' files."""
@@ -133,7 +123,10 @@ class ReviewedCohort:
         if not self.has_slide(slide_id):
             raise InputMissingError("no slide of this id", place=slide_id, remedy="choose one of the cohort's table")
 
-    def _with_method(self, folder: str) -> str:
+    def _name(self, *, has_parent: bool) -> str:
+        """Return the folder's name, with that of its parent if asked for, and the method where it is known."""
+        path = self.out.resolve()
+        folder = f"{path.parent.name}/{path.name}" if has_parent else path.name
         return f"{folder} ({self._method})" if self._method else folder
 
     @cached_property
@@ -221,7 +214,7 @@ class ReviewedCohort:
 def open_cohort(
     out: Path, *, beside: Path | None = None, manifest: Path | None = None, work: Path | None = None
 ) -> ReviewedCohort:
-    """Return the predictions of a work folder, ready to be shown; see `pathopatch.review.app.open_review`."""
+    """Return the predictions of a work folder, ready to be shown; see `open_review`."""
     if work is not None and not WorkFolder(work).groups.is_file():
         raise InputMissingError(
             "no groups.parquet", place=str(work), remedy="run pathopatch groups there, or drop --work"
@@ -237,8 +230,67 @@ def open_cohort(
     return cohort
 
 
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """What the page answers from: predictions, decisions, and the reviewer where the page names none."""
+
+    cohort: ReviewedCohort
+    decisions: DecisionLog
+    reviewer: str
+
+
+@contextmanager
+def open_review(
+    out: Path,
+    *,
+    reviewer: str,
+    beside: Path | None = None,
+    manifest: Path | None = None,
+    work: Path | None = None,
+    imported: Path | None = None,
+) -> Iterator[Review]:
+    """Yield a work folder's predictions and decisions, and close them at the end.
+
+    Parameters
+    ----------
+    out : Path
+        Folder that ``predict`` wrote; gets ``review.sqlite``.
+    reviewer : str
+        Who decides, where the page does not say.
+    beside : Path, optional
+        Predictions of another model for the same slides.
+    manifest : Path, optional
+        Where the slides lie; takes precedence over their status files.
+    work : Path, optional
+        Folder with labels and groups; `out` if not given.
+    imported : Path, optional
+        Exported decisions to import first.
+
+    Raises
+    ------
+    InputMissingError
+        A file or folder is missing, or there is no prediction in `out`.
+    InputUnsupportedError
+        `out` cannot be written, or a decision to import is refused.
+    InputCorruptError
+        A file cannot be read.
+    """
+    with closing(open_cohort(out, beside=beside, manifest=manifest, work=work)) as cohort:
+
+        def fingerprint_of(slide_id: str) -> str:
+            return (cohort.fingerprint(slide_id) if cohort.has_slide(slide_id) else None) or ""
+
+        with DecisionLog(out / "review.sqlite", fingerprint_of=fingerprint_of) as decisions:
+            if imported is not None:
+                decisions.merge(read_decisions(imported))
+            yield Review(cohort=cohort, decisions=decisions, reviewer=reviewer)
+
+
 def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
-    """Return a slide's row from its status and heatmap; None if its prediction was never attempted."""
+    """Return a slide's row from its status and heatmap; None if its prediction was never attempted.
+
+    Shares are of the tissue area, as in ``cohort.csv``, but tissue_share is of the scanned part. None is unknown.
+    """
     entry = read_status(out, slide_id).get("predict") or {}
     facts: dict[str, Any] = {}
     fingerprint: str | None = None

@@ -76,7 +76,7 @@ class SlideState:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; each row has ``outdated`` and ``stands``, those of patches ``x`` and ``y``."""
-        standing_ids = {row.id for row in (*self.patches, *((self.decision,) if self.decision else ()))}
+        standing_ids = {row.id for row in (self.decision, *self.patches) if row}
 
         def to_json(row: RecordedDecision) -> dict[str, Any]:
             return _with_outdated(row, self.fingerprint) | {"stands": row.id in standing_ids}
@@ -98,14 +98,8 @@ def _with_outdated(row: RecordedDecision, fingerprint: str | None) -> dict[str, 
 class DecisionLog:
     """The decisions of one folder of predictions, open for reading and writing; safe to share among threads.
 
-    Parameters
-    ----------
-    path : Path
-        ``OUT/review.sqlite``; created if it is missing.
-    fingerprint_of : callable, optional
-        Slide id -> fingerprint of the current heatmap, "" if there is none. Without it, ``outdated`` is None.
-    busy_s : float
-        How long to wait for a lock of another process, s.
+    `path` is created if it is missing. `fingerprint_of` maps a slide id to the fingerprint of its current heatmap, or
+    to "" for no heatmap; without it ``outdated`` is None. `busy_s` is how long to wait for another process's lock, s.
 
     Raises
     ------
@@ -166,7 +160,7 @@ class DecisionLog:
         """
         with self._writing():
             self._require_revision(slide_id, revision)
-            last = latest_decision(self._rows_of(slide_id))
+            last = latest_decision(self._read(_OF_SLIDE, slide_id))
             if last is None:
                 raise InputMissingError("nothing to withdraw", place=slide_id, remedy="decide something first")
             return self._append(replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
@@ -178,7 +172,7 @@ class DecisionLog:
         latest verdict stands, in whichever log it was made. The same rows a second time change nothing.
         """
         with self._writing():
-            own_rows = self._read(_ALL)
+            own_rows = self.rows()
             own_ids = {content_key(row): row.id for row in own_rows}
             # A file written by hand has no times: its rows are compared without them.
             own_ids |= {content_key(replace(row, made="")): row.id for row in own_rows}
@@ -200,7 +194,7 @@ class DecisionLog:
 
     def state(self, slide_id: str) -> SlideState:
         """Return the decisions on a slide; an empty state where there are none."""
-        rows = self._rows_of(slide_id)
+        rows = self._read(_OF_SLIDE, slide_id)
         current = current_decisions(rows)
         return SlideState(
             slide_id=slide_id,
@@ -223,9 +217,6 @@ class DecisionLog:
             return self._fingerprint_of(slide_id)
         except InputMissingError:
             return ""
-
-    def _rows_of(self, slide_id: str) -> list[RecordedDecision]:
-        return self._read(_OF_SLIDE, slide_id)
 
     def _read(self, query: str, *values: object) -> list[RecordedDecision]:
         with self._lock, sqlite_errors(self.path):

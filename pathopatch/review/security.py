@@ -55,13 +55,13 @@ class Access:
 
     def is_host(self, name: str) -> bool:
         """Return whether a name of a Host header, without the port, is one of this page's."""
-        if name in self.hosts or not self.any_address:
-            return name in self.hosts
+        if name in self.hosts:
+            return True
         try:
             ipaddress.ip_address(name.strip("[]"))
         except ValueError:
             return False
-        return True
+        return self.any_address
 
     def is_token(self, offered: str) -> bool:
         """Return whether a token is the right one, in constant time."""
@@ -92,8 +92,7 @@ class Guard:
     """ASGI middleware: refuses requests before the application sees them, and sets the headers of every answer."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app = app
-        self._access = access
+        self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

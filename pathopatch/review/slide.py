@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
+from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
@@ -23,13 +25,40 @@ from pathopatch.heatmaps import FACTS, FLAGS
 from pathopatch.heatmaps.ome_tiff import HeatmapFile, read_ome_tiff
 from pathopatch.heatmaps.stitch import cell_positions
 from pathopatch.patches.grid import Grid
-from pathopatch.review.cache import ByteCache
 
 if TYPE_CHECKING:
     from pathopatch.slides import Slide
 
+_CACHE_BYTES = 256 * 2**20  # about 20,000 tiles: several slides looked at closely
 _FINGERPRINT_DIGITS = 16
 _TAU = 0.25  # tissue threshold of the groups where there is no groups table
+
+
+class ByteCache:
+    """Least-recently-used cache of byte strings, of at most `limit_bytes` together; safe to share among threads."""
+
+    def __init__(self, limit_bytes: int = _CACHE_BYTES) -> None:
+        self._limit_bytes, self._lock = limit_bytes, threading.Lock()
+        self._values: OrderedDict[Hashable, bytes] = OrderedDict()
+        self.size_bytes = 0
+
+    def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
+        """Return a key's bytes, made if they are not cached."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        # The lock is free meanwhile: a slow tile must not hold up the others. Two threads may make the same one.
+        value = make()
+        with self._lock:
+            self.size_bytes -= len(self._values.pop(key, b""))
+            # A value larger than the limit would push out all others.
+            if len(value) <= self._limit_bytes:
+                self._values[key] = value
+                self.size_bytes += len(value)
+            while self.size_bytes > self._limit_bytes:
+                self.size_bytes -= len(self._values.popitem(last=False)[1])
+        return value
 
 
 class ReviewedSlide:
@@ -61,12 +90,8 @@ class ReviewedSlide:
         self._lock = threading.RLock()
         self._slide: Slide | None = None
         self._overviews: dict[int, NDArray[np.generic]] = {}
+        self.folder = WorkFolder(out).heatmap(slide_id)
         self.facts = read_facts(out, slide_id)
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the heatmap's files."""
-        return WorkFolder(self._out).heatmap(self.slide_id)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -96,7 +121,7 @@ class ReviewedSlide:
 
     @property
     def has_spread(self) -> bool:
-        """Whether an ensemble predicted it, so that the spread of its members is known."""
+        """Whether an ensemble predicted it, whose members' spread is known."""
         return "spread" in self.facts["map_channels"]
 
     @property
@@ -104,7 +129,7 @@ class ReviewedSlide:
         """Distinguishes this slide's pictures: its id, its heatmap, and where it lies."""
         return self.slide_id, self.fingerprint, str(self.source)
 
-    @property
+    @cached_property
     def windows(self) -> NDArray[np.float64]:
         """(low, high) intensity per channel, (C, 2), source units: those that the model saw."""
         return np.asarray(self.facts["intensity_windows"], np.float64)
@@ -138,8 +163,6 @@ class ReviewedSlide:
         """Tissue fraction below which a patch is blank and in no group."""
         audit = None if self._work is None else WorkFolder(self._work).audit
         facts = read_json(audit) if audit is not None and audit.is_file() else {}
-        from pathopatch.core.config import GroupsConfig
-
         return float(facts.get("min_tissue", GroupsConfig().min_tissue))
 
     @cached_property
@@ -232,10 +255,9 @@ class ReviewedSlide:
 
     def _difference(self, slide: Slide) -> str:
         """Return in words how a slide differs from the predicted one; empty if it does not."""
-        opened, predicted = (slide.size, slide.channels), (self.size, self.channels)
-        if opened != predicted:
-            texts = ("x".join(map(str, size)) + " px of " + ", ".join(names) for size, names in (opened, predicted))
-            return " against ".join(texts)
+        geometries = (slide.size, slide.channels), (self.size, self.channels)
+        if geometries[0] != geometries[1]:
+            return " against ".join(f"{w}x{h} px of {', '.join(names)}" for (w, h), names in geometries)
         is_same = self.facts["files"] == [fingerprint_file(path) for path in slide.paths]
         return "" if is_same else "the content of its files differs"
 

@@ -46,11 +46,11 @@ def tile(slide: ReviewedSlide, level: int, column: int, row: int, *, channels: S
     """Return a tile of `TILE_PX` as JPEG; arguments and errors as `tile_pixels`."""
     shown = None if channels is None else tuple(channels)
 
-    def encode() -> bytes:
+    def make() -> bytes:
         picture = tile_pixels(slide, level, column, row, channels=shown)
         return _jpeg(picture, has_full_chroma=not slide.is_rgb)
 
-    return slide.cache.get(("tile", slide.cache_key, level, column, row, shown), encode)
+    return slide.cache.get(("tile", slide.cache_key, level, column, row, shown), make)
 
 
 def tile_pixels(
@@ -70,9 +70,9 @@ def tile_pixels(
     """
     shown = _is_shown(slide, channels)
     highest = max_level(slide.size, size)
-    width, height = level_size(slide.size, min(level, highest), size) if level >= 0 else (0, 0)
+    width, height = level_size(slide.size, level, size) if 0 <= level <= highest else (0, 0)
     left, top = column * size, row * size
-    if level > highest or not (0 <= left < width and 0 <= top < height):
+    if not (0 <= left < width and 0 <= top < height):
         raise InputMissingError(
             f"no tile {column}, {row} of level {level}",
             place=slide.slide_id,
@@ -101,11 +101,8 @@ def patch_image(slide: ReviewedSlide, x: int, y: int, *, channels: Sequence[str]
 
 def thumbnail(slide: ReviewedSlide) -> bytes:
     """Return the slide under its map as JPEG, its longest side 160 px; InputMissingError without ``overlay.png``."""
-
-    def encode() -> bytes:
-        return _jpeg(_small_overlay(slide), has_full_chroma=True)
-
-    return slide.cache.get(("thumbnail", slide.cache_key), encode)
+    key = "thumbnail", slide.cache_key
+    return slide.cache.get(key, lambda: _jpeg(_small_overlay(slide), has_full_chroma=True))
 
 
 def _small_overlay(slide: ReviewedSlide) -> Picture:
@@ -155,13 +152,13 @@ def _read(slide: ReviewedSlide, halvings: int, box: tuple[int, int, int, int], s
             side = max(width, height)
             patch = pixels.read_patch(left * step, top * step, side, downsample=step, exact_factor=1)
             return patch[:, :height, :width]
-        # All levels without a near one share the overview of the finest of them, which is read once.
+        # All levels without a near one share the overview of the finest of them.
         finest = step
         while not is_read_from_file(finest // 2):
             finest //= 2
         overview = slide.overview(math.ceil(max(slide.size) / finest))
-    target = -(-slide.size[0] // step), -(-slide.size[1] // step)
-    return resized(overview, target)[:, top : top + height, left : left + width]
+    whole = -(-slide.size[0] // step), -(-slide.size[1] // step)
+    return resized(overview, whole)[:, top : top + height, left : left + width]
 
 
 def _jpeg(picture: Picture, *, has_full_chroma: bool) -> bytes:

@@ -1,4 +1,4 @@
-"""Encode a slide's facts, cells and patches for the browser: facts as JSON values, arrays as one run of bytes."""
+"""Encode a slide for the browser: facts and the patches to look at first as JSON, cells and all patches as bytes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pathopatch.core.errors import InputMissingError
 from pathopatch.heatmaps import FLAGS
 from pathopatch.patches.picture import COLOR_NAMES, channel_colors
-from pathopatch.review.slide import ReviewedSlide
+from pathopatch.review.slide import Patches, ReviewedSlide
 from pathopatch.review.tiles import TILE_PX, max_level
+
+KINDS = (
+    "near-threshold", "little-tissue-tumour", "much-tissue-non-tumour", "disagreement", "label-disagreement", "flagged",
+)  # fmt: skip
+"""The reasons; see `gallery`."""
 
 _JAVASCRIPT_TYPES = {"f4": "float32", "u4": "uint32", "u2": "uint16", "i1": "int8"}
 _ALIGNED_BYTES = 4  # a Float32Array over a buffer starts at a multiple of 4 bytes
@@ -26,7 +32,6 @@ _COPIED_FACTS = (
 def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
     """Return what the page shows of a slide, and the layout of its `slide_values`, as JSON values without NaN."""
     patches, (width, height) = slide.patches, slide.size
-    colors = channel_colors(len(slide.channels))
     why_no_slide, other = slide.why_no_pixels(), slide.beside
     spread = ["spread"] if slide.has_spread else []
     difference = [] if other is None else ["difference"]
@@ -37,7 +42,7 @@ def slide_facts(slide: ReviewedSlide) -> dict[str, Any]:
         "is_rgb": slide.is_rgb,
         "channel_colors": [
             {"name": COLOR_NAMES[color], "css": "#" + "".join(f"{255 * part:02x}" for part in color)}
-            for color in colors
+            for color in channel_colors(len(slide.channels))
         ],
         "span_px": slide.grid.span_px,
         "flags": list(FLAGS),
@@ -86,18 +91,84 @@ def patch_facts(slide: ReviewedSlide, x: int, y: int) -> dict[str, Any]:
     """
     row = slide.patch_at(x, y)
     patches = slide.patches
-    label, group = int(patches.label[row]), int(patches.group[row])
     mpp = float(slide.facts["mpp"])
     return {
         **{str(name): _json_value(value) for name, value in slide.table.iloc[row].items()},
         "is_tumour": bool(patches.is_tumour[row]),
-        "label": None if label < 0 else label,
-        "group": None if group < 0 else group,
+        **_joined(patches, row),
         "x_um": x * mpp,
         "y_um": y * mpp,
         "width_um": slide.grid.extent * mpp,
-        "beside": None if patches.beside is None else _json_value(patches.beside[row]),
         "model": slide.model_fingerprint,
+    }
+
+
+def available_kinds(slide: ReviewedSlide) -> list[str]:
+    """Return the reasons that this slide has data for: another run's predictions, or labels."""
+    patches = slide.patches
+    is_absent = {
+        "disagreement": patches.beside is None or not np.isfinite(patches.beside).any(),
+        "label-disagreement": not (patches.label >= 0).any(),
+    }
+    return [kind for kind in KINDS if not is_absent.get(kind, False)]
+
+
+def gallery(slide: ReviewedSlide, kind: str, limit: int = 24) -> list[dict[str, Any]]:
+    """Return at most `limit` patches that most deserve a look, the first one most; equals row by row.
+
+    ``near-threshold``: the probability is near the decision. ``little-tissue-tumour``, ``much-tissue-non-tumour``: the
+    prediction contradicts the tissue area (below, or not below, the groups' threshold). ``disagreement``: the other run
+    gives another probability. ``label-disagreement``: the prediction contradicts the label. ``flagged``: the most
+    flags, then the nearest to the decision. Contradictions are ordered by the model's certainty. Raises
+    InputMissingError for a kind without data.
+    """
+    if kind not in (kinds := available_kinds(slide)):
+        raise InputMissingError(f"no gallery {kind!r}", place=slide.slide_id, remedy=f"choose of {', '.join(kinds)}")
+    patches = slide.patches
+    is_candidate, rank = _ranked(patches, kind, slide.facts["decision_probability"])
+    candidates = np.flatnonzero(is_candidate)
+    order = np.lexsort((patches.x[candidates], patches.y[candidates], -rank[candidates]))
+    return [_entry(patches, row) for row in candidates[order][: max(0, limit)].tolist()]
+
+
+def _ranked(patches: Patches, kind: str, decision_probability: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return which patches are of a kind, (M,), and their rank, (M,): the highest comes first."""
+    margin = np.abs(patches.probability - decision_probability)
+    is_large = patches.tissue_fraction >= patches.tau
+    if kind == "near-threshold":
+        return np.ones(len(patches), np.bool_), -margin
+    # Much tissue called tumour, or little called non-tumour, may be the shortcut at work. These two cannot be.
+    if kind == "little-tissue-tumour":
+        return patches.is_tumour & ~is_large, margin
+    if kind == "much-tissue-non-tumour":
+        return ~patches.is_tumour & is_large, margin
+    if kind == "label-disagreement":
+        return (patches.label >= 0) & ((patches.label == 1) != patches.is_tumour), margin
+    if kind == "flagged":
+        # A margin is below 1, so that its term never outweighs a flag.
+        return patches.flags > 0, np.bitwise_count(patches.flags) + (1 - margin) / 2
+    assert patches.beside is not None  # else `available_kinds` has no "disagreement"
+    gap = np.abs(patches.probability - patches.beside)
+    return gap > 0, np.nan_to_num(gap)
+
+
+def _entry(patches: Patches, row: int) -> dict[str, Any]:
+    return {
+        "x": int(patches.x[row]),
+        "y": int(patches.y[row]),
+        "probability": float(patches.probability[row]),
+        "tissue_fraction": float(patches.tissue_fraction[row]),
+        **_joined(patches, row),
+    }
+
+
+def _joined(patches: Patches, row: int) -> dict[str, Any]:
+    """Return label, group and the other run's probability of a patch; None where unknown."""
+    label, group = int(patches.label[row]), int(patches.group[row])
+    return {
+        "label": None if label < 0 else label,
+        "group": None if group < 0 else group,
+        "beside": None if patches.beside is None else _json_value(patches.beside[row]),
     }
 
 

@@ -26,11 +26,9 @@ SCRIPT = "openseadragon/openseadragon.min.js"
 
 _REMEDY = "pathopatch doctor --get-viewer"
 
-_COPIED = {  # by npm package: path in the package -> path below VENDOR
-    "openseadragon": {
-        "build/openseadragon/openseadragon.min.js": SCRIPT,
-        "LICENSE.txt": "openseadragon/LICENSE.txt",
-    }
+_COPIED = {  # path in the npm package -> path below VENDOR
+    "build/openseadragon/openseadragon.min.js": SCRIPT,
+    "LICENSE.txt": "openseadragon/LICENSE.txt",
 }
 _LOCK = "package-lock.json"
 _NPM_TIMEOUT_S = 300
@@ -38,13 +36,9 @@ _NPM_TIMEOUT_S = 300
 
 def is_installed(vendor: Path = VENDOR) -> bool:
     """Return whether `vendor` has the viewer of the lock file, with its licence."""
-    files = [name for copied in _COPIED.values() for name in copied.values()]
-    copy = vendor / _LOCK
-    return (
-        all((vendor / name).is_file() for name in files)
-        and copy.is_file()
-        and copy.read_bytes() == (NPM / _LOCK).read_bytes()
-    )
+    lock = vendor / _LOCK
+    has_files = all((vendor / name).is_file() for name in (*_COPIED.values(), _LOCK))
+    return has_files and lock.read_bytes() == (NPM / _LOCK).read_bytes()
 
 
 def locked_version() -> str:
@@ -67,9 +61,7 @@ def require() -> None:
     """Raise InputMissingError if the viewer is missing or is not the one of the lock file."""
     if not is_installed():
         raise InputMissingError(
-            "the review page's viewer (OpenSeadragon) is not installed",
-            place=str(VENDOR),
-            remedy=remedy(),
+            "the review page's viewer (OpenSeadragon) is not installed", place=str(VENDOR), remedy=remedy()
         )
 
 
@@ -92,11 +84,10 @@ def fetch(vendor: Path = VENDOR) -> None:
         for file in ("package.json", _LOCK):
             shutil.copy2(NPM / file, name)
         _install(npm, Path(name))
-        for package, copied in _COPIED.items():
-            for source, target in copied.items():
-                place = folder / target
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(Path(name) / "node_modules" / package / source, place)
+        for source, target in _COPIED.items():
+            place = folder / target
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(name) / "node_modules" / "openseadragon" / source, place)
         # The copy says which version lies here: after an upgrade of the package the viewer is fetched again.
         shutil.copyfile(NPM / _LOCK, folder / _LOCK)
 
@@ -117,13 +108,13 @@ def _install(npm: str, folder: Path) -> None:
             timeout=_NPM_TIMEOUT_S,
             check=False,
         )
-        has_failed = finished.returncode != 0
-        reasons = (finished.stderr or finished.stdout).strip().splitlines()[:3]
+        if finished.returncode == 0:
+            return
+        reason = "; ".join((finished.stderr or finished.stdout).strip().splitlines()[:3])
     except (OSError, subprocess.TimeoutExpired) as error:
-        has_failed, reasons = True, [str(error)]
-    if has_failed:
-        raise InputMissingError(
-            "npm cannot fetch the viewer: " + "; ".join(reasons),
-            place=str(NPM),
-            remedy=f"connect this machine to an npm registry, then: {_REMEDY}",
-        )
+        reason = str(error)
+    raise InputMissingError(
+        f"npm cannot fetch the viewer: {reason}",
+        place=str(NPM),
+        remedy=f"connect this machine to an npm registry, then: {_REMEDY}",
+    )

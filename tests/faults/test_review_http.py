@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from review_page import DECISIONS, WRITE, Page, answering, predicted
 
-from pathopatch.review.routes import ROUTES
+from pathopatch.review.app import ROUTES
 from pathopatch.review.security import Access
 
 pytestmark = pytest.mark.fault("review-page")

@@ -120,7 +120,8 @@ def test_neither_torch_nor_what_trains_is_loaded_to_show_a_slide(out: Path) -> N
     look = f"""
 import sys
 from pathlib import Path
-from pathopatch.review.app import create_app, open_review
+from pathopatch.review.app import create_app
+from pathopatch.review.cohort import open_review
 from pathopatch.review.security import Access
 from pathopatch.review.values import slide_facts, slide_values
 from pathopatch.review.tiles import thumbnail, tile

@@ -10,8 +10,8 @@ import pytest
 
 from pathopatch.core.errors import InputMissingError
 from pathopatch.review.cohort import open_cohort
-from pathopatch.review.gallery import KINDS, available_kinds, gallery
 from pathopatch.review.slide import Patches
+from pathopatch.review.values import KINDS, available_kinds, gallery
 
 PROBABILITY = np.array([0.875, 0.5625, 0.125, 0.25, 0.625, 0.75])
 TISSUE = np.array([0.05, 0.20, 0.90, 0.25, 0.24, 0.80])

@@ -231,7 +231,7 @@ def test_a_thumbnail_is_the_slide_without_its_frame_and_needs_no_slide(folders: 
         shown = Image.open(io.BytesIO(thumbnail(slide)))
         assert (shown.format, shown.size) == ("JPEG", size)
         assert np.asarray(shown)[[0, -1]][:, [0, -1]].max() < 252  # the sheet is white, 255
-    (other := ReviewedSlide(folders.out, "dark"))._out = folders.root / "nowhere"
+    (other := ReviewedSlide(folders.out, "dark")).folder = folders.root / "nowhere"
     with pytest.raises(InputMissingError, match="picture cannot be read"):
         thumbnail(other)
 
