@@ -31,8 +31,8 @@ from pathopatch.evaluation.predicting import labelled_rows, predict_patches
 from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import label_names
 from pathopatch.groups.shortcut import fraction_only
-from pathopatch.models.bundle import load_model
-from pathopatch.models.spec import BundleSpec, read_spec
+from pathopatch.models.bundle import load_model, read_spec
+from pathopatch.models.spec import BundleSpec
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
 from pathopatch.training.data_summary import TRAINED, VALIDATED, slide_marks

@@ -14,7 +14,7 @@ from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleAr
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
 from pathopatch.groups import bins_attributes, threshold_attributes
-from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.spec import BundleSpec
 from pathopatch.training.data_summary import TRAINED, slide_marks
 from pathopatch.training.dataset import PatchSet, load_patches

@@ -1,8 +1,8 @@
-"""Predict one slide, stitch the patches into a map, and write one file per export format.
+"""Predict one slide, stitch the patches into a map, and write it in each export format.
 
-``predict`` makes a table of a slide and a model, ``stitch`` a map of the table, ``artefacts`` writes both. Each of
-``ome_tiff``, ``ome_zarr``, ``rgb_pyramid``, ``overlay``, ``geojson`` and ``wsinfer_csv`` writes one format from plain
-arrays and tables; these and the arithmetic do without torch.
+``predict`` makes a table of a slide and a model, ``stitch`` a map of the table, ``artefacts`` writes both. The formats
+are in ``pyramids``, ``overlay`` and ``patch_exports``, from plain arrays and tables; these and the arithmetic do
+without torch.
 """
 
 FACTS = "heatmap.json"

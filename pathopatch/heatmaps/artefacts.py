@@ -36,20 +36,13 @@ from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import FINISHED, read_status, update_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.heatmaps import FACTS
-from pathopatch.heatmaps.geojson import positive_regions, write_regions, write_tiles
-from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, write_ome_tiff
-from pathopatch.heatmaps.ome_zarr import write_ome_zarr
 from pathopatch.heatmaps.overlay import Legend, render
-from pathopatch.heatmaps.predict import (
-    DEFAULTS,
-    Prediction,
-    predict_patches,
-)
-from pathopatch.heatmaps.rgb_pyramid import write_rgb_pyramid
+from pathopatch.heatmaps.patch_exports import positive_regions, write_regions, write_tiles, write_wsinfer_csv
+from pathopatch.heatmaps.predict import DEFAULTS, Prediction, predict_patches
+from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD, write_ome_tiff, write_ome_zarr, write_rgb_pyramid
 from pathopatch.heatmaps.stitch import coverage, stitch
 from pathopatch.heatmaps.summary import summary
-from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
-from pathopatch.models.bundle import Ensemble, PatchClassifier
+from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, check_slide, tiling_of
 from pathopatch.patches.analysis import read_level
 from pathopatch.patches.picture import Picture, compose, shrunk, write_png
@@ -91,19 +84,12 @@ def predict_to(
 
     Parameters
     ----------
-    slide : Slide
-        An open slide.
-    model : PatchClassifier or Ensemble
-        From `load_model`, or several that see the same patches.
+    slide, model, tissue_mask, config
+        As `predict_slide`.
     out : Path
         Work folder.
-    slide_id : str
-        Names the outputs.
-    patient_id : str
-        Kept in the status, for the summary by patient.
-    tissue_mask : Path, optional
-        Raster or outlines of the tissue; found on the slide if not given.
-    config : PredictConfig
+    slide_id, patient_id : str
+        The id names the outputs; the patient is kept in the status, for the summary by patient.
     force : bool
         Redo outputs that were made of something else.
     progress : callable, optional
@@ -111,10 +97,8 @@ def predict_to(
 
     Raises
     ------
-    DuplicateIdError
-        There are outputs of another slide, and `force` is off.
-    StaleArtefactError
-        There are outputs of another model, slide or setting, and `force` is off.
+    DuplicateIdError, StaleArtefactError
+        There are outputs of another slide, model or setting, and `force` is off.
     InputUnsupportedError
         No valid slide id, or the outputs would leave the work folder.
     DiskFullError
@@ -124,9 +108,7 @@ def predict_to(
     """
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(
-            f"{slide_id!r} is no slide id",
-            place="slide_id",
-            remedy="use letters, digits, dot, dash and underscore",
+            f"{slide_id!r} is no slide id", place="slide_id", remedy="use letters, digits, dot, dash and underscore"
         )
     ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     spec = ensemble.spec
@@ -178,20 +160,13 @@ def is_predicted(
     config: PredictConfig = DEFAULTS,
     force: bool = False,
 ) -> bool:
-    """Return whether `predict_to` would find its own finished outputs and do nothing; the arguments are the same.
-
-    Raises
-    ------
-    StaleArtefactError
-        There are outputs of another model, slide or setting, and `force` is off.
-    """
+    """Return whether `predict_to` would find its own finished outputs and do nothing; arguments and errors as there."""
     ensemble = model if isinstance(model, Ensemble) else Ensemble([model])
     slide = in_order(slide, ensemble.spec.channels)
     if config.max_bad_tiles:
         slide = tolerant(slide, config.max_bad_tiles)
     facts_path, table_path = WorkFolder(out).heatmap(slide_id) / FACTS, WorkFolder(out).predictions(slide_id)
-    # The common case comes first: a stamp reads pixels of the slide.
-    if not facts_path.is_file():
+    if not facts_path.is_file():  # first, since a stamp reads pixels of the slide
         return False
     stamp = _stamp(slide, ensemble, config, tissue_mask)
     refuse = partial(_refuse_other_slide, out, slide, stamp)
@@ -218,8 +193,17 @@ def _stamp(slide: Slide, model: Ensemble, config: PredictConfig, tissue_mask: Pa
         "flags": config.flags,
         "max_bad_tiles": config.max_bad_tiles,
     }
-    models = sorted(_model_fingerprint(member) for member in model.members)
-    inputs = {"slide": _slide_fingerprint(slide), "model": models[0] if len(models) == 1 else fingerprint(models)}
+    digests = []
+    for member in model.members:
+        digest = hashlib.sha256(fingerprint(member.spec).encode())
+        for name, tensor in sorted(member.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digests.append(digest.hexdigest())
+    inputs = {
+        "slide": _slide_fingerprint(slide),
+        "model": digests[0] if len(digests) == 1 else fingerprint(sorted(digests)),
+    }
     if tissue_mask is not None:
         inputs["tissue_mask"] = fingerprint_file(tissue_mask)
     return Stamp(stage=STAGE, settings=settings, inputs=inputs)
@@ -243,15 +227,6 @@ def _slide_fingerprint(slide: Slide) -> str:
         "probes": digest.hexdigest(),
     }
     return fingerprint(pixels)
-
-
-def _model_fingerprint(model: PatchClassifier) -> str:
-    """Return a fingerprint of a model's description and weights."""
-    digest = hashlib.sha256(fingerprint(model.spec).encode())
-    for name, tensor in sorted(model.network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _reuse_existing(
@@ -302,11 +277,11 @@ def _write_folder(
     stamp: Stamp,
     *,
     drawn_name: str,
-    warnings: Sequence[str] = (),
+    warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Write the heatmap's files into an empty folder and return the content of ``heatmap.json``.
 
-    `drawn_name` is the slide's name in the picture; "" for none. `warnings` are for the reader of the slide's facts.
+    `drawn_name` is the slide's name in the picture; "" for none.
     """
     slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, prediction.decision_probability
     grid = analysis.grid

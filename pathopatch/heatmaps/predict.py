@@ -6,7 +6,7 @@ Geometry, tissue and intensity rule are those of the model's bundle, through the
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from pathopatch.core.config import FlagsConfig, PredictConfig
 from pathopatch.core.errors import NonFiniteError
 from pathopatch.core.prefetch import prefetch_items
 from pathopatch.heatmaps import FLAGS
-from pathopatch.models.bundle import Ensemble, PatchClassifier
+from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import SeenRange, check_slide, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
 from pathopatch.patches.intensity import measure_patch, scale
@@ -45,33 +45,15 @@ _PREDICTED = ("logit", "probability", "spread", "saturated_fraction", "sharpness
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """The predictions of a slide's patches, a few numbers per patch.
-
-    Parameters
-    ----------
-    slide_id : str
-        First part of each patch_id.
-    analysis : SlideAnalysis
-        Grid, tissue and intensity windows.
-    tissue_fraction : ndarray of float64, shape (N,)
-        Of every grid position, in the order of the grid's origins, in [0, 1]; NaN if its pixels cannot be decoded.
-    origins : ndarray of int64, shape (M, 2)
-        Origins of the predicted patches, in that order, level-0 px.
-    columns : dict of str to ndarray, or BooleanArray, of shape (M,)
-        Values of the predicted patches, by the names of the table's columns; flags may be missing.
-    decision_probability : float
-        Above it a patch is of the second of two classes.
-    unreadable : int
-        Number of grid positions whose pixels cannot be decoded.
-    """
+    """The predictions of a slide's patches: N positions of the grid, of which M are predicted."""
 
     slide_id: str
-    analysis: SlideAnalysis
-    tissue_fraction: NDArray[np.float64]
-    origins: NDArray[np.int64]
-    columns: dict[str, NDArray[Any] | BooleanArray]
-    decision_probability: float
-    unreadable: int
+    analysis: SlideAnalysis  # grid, tissue and intensity windows
+    tissue_fraction: NDArray[np.float64]  # (N,), row by row of the grid, in [0, 1]; NaN if it cannot be decoded
+    origins: NDArray[np.int64]  # (M, 2), in that order, level-0 px
+    columns: dict[str, NDArray[Any] | BooleanArray]  # (M,) each, by the table's names; flags may be missing
+    decision_probability: float  # above it a patch is of the second of two classes
+    unreadable: int  # grid positions whose pixels cannot be decoded
 
     def tables(self) -> Iterator[pd.DataFrame]:
         """Yield the table in parts, at least one; columns as `predict_slide` returns them."""
@@ -122,10 +104,8 @@ def predict_slide(
 
     Raises
     ------
-    ChannelMismatchError, CheckpointIncompatibleError, MppMissingError
-        The model was not made for such a slide.
-    InputUnsupportedError
-        The stride exceeds the patch.
+    ChannelMismatchError, CheckpointIncompatibleError, MppMissingError, InputUnsupportedError
+        The model was not made for such a slide, or the stride exceeds the patch.
     InputCorruptError
         More of the slide cannot be decoded than `config` allows.
     NonFiniteError
@@ -162,8 +142,12 @@ def predict_patches(
     report: Callable[[int, int], None] = progress or (lambda _done, _all: None)
     report(0, len(origins))
     # A thread reads, scales and measures the next batches while the network computes.
-    with _threads(config.threads), closing(batches), closing(prefetch_items(batches, ahead=_BATCHES_AHEAD)) as ready:
-        for batch in ready:
+    with ExitStack() as stack:
+        if config.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(config.threads)
+        stack.enter_context(closing(batches))
+        for batch in stack.enter_context(closing(prefetch_items(batches, ahead=_BATCHES_AHEAD))):
             output = ensemble.forward(batch.x, tta=config.tta)
             predicted = {"logit": output.logit, "probability": output.probability, "spread": output.spread}
             for name, values in {**batch.measured, **predicted}.items():
@@ -228,47 +212,39 @@ def flags(
     [0, 1]. `spread` is NaN for a single model. `seen` is the range of the training patches; without it ``out_of_range``
     and ``blurred`` are missing. `config` has the limits.
     """
-    unknown = BooleanArray(np.zeros(len(sharpness), np.bool_), np.ones(len(sharpness), np.bool_))
-    raised = {
-        "low_tissue": _where(tissue_fraction < config.low_tissue),
-        "saturated": _where(saturated_fraction > config.saturated),
-        "blurred": unknown,
-        "out_of_range": unknown,
-        "near_threshold": _where(np.abs(probability - decision_probability) <= config.near_threshold),
-        "uncertain": _where(spread > config.spread, np.isfinite(spread)),
+    never, always = np.zeros(len(sharpness), np.bool_), np.ones(len(sharpness), np.bool_)
+    raised = {  # whether a patch has the flag, and whether that is known
+        "low_tissue": (tissue_fraction < config.low_tissue, always),
+        "saturated": (saturated_fraction > config.saturated, always),
+        "blurred": (never, never),
+        "out_of_range": (never, never),
+        "near_threshold": (np.abs(probability - decision_probability) <= config.near_threshold, always),
+        "uncertain": (spread > config.spread, np.isfinite(spread)),
     }
     if seen is not None:
         low, high = np.array(seen.mean).T  # (C,) each
-        raised["out_of_range"] = _where(((mean < low) | (mean > high)).any(axis=1))
+        raised["out_of_range"] = ((mean < low) | (mean > high)).any(axis=1), always
         # Little tissue is smooth on any slide, so sharpness is compared with patches of as much tissue.
         least = least_sharpness(tissue_fraction, seen)
-        raised["blurred"] = _where(sharpness < least, np.isfinite(least))
-    return raised
+        raised["blurred"] = sharpness < least, np.isfinite(least)
+    # Cleared below the mask, so that equal flags have equal bytes.
+    return {name: BooleanArray(has & is_known, ~is_known) for name, (has, is_known) in raised.items()}
 
 
 def least_sharpness(tissue_fraction: NDArray[np.float64], seen: SeenRange) -> NDArray[np.float64]:
-    """Return the least sharpness, (N,), of training patches with as much tissue; NaN where none had so little.
-
-    A bundle without sharpness by tissue has one least sharpness for all patches.
-    """
-    if seen.sharpness_by_tissue is None:
+    """Return the least sharpness, (N,), of training patches with as much tissue; NaN where none had so little."""
+    if seen.sharpness_by_tissue is None:  # one least sharpness for all patches
         return np.full(len(tissue_fraction), np.nan if seen.sharpness is None else seen.sharpness)
     starts, least = np.array(seen.sharpness_by_tissue).T  # (bins,) each
     bin_number = np.searchsorted(starts, tissue_fraction, side="right")
     return np.asarray(np.append(np.nan, least)[bin_number], np.float64)
 
 
-def _where(holds: NDArray[np.bool_], is_known: NDArray[np.bool_] | None = None) -> BooleanArray:
-    missing = np.zeros(len(holds), np.bool_) if is_known is None else ~is_known
-    # Cleared below the mask, so that equal flags have equal bytes.
-    return BooleanArray(holds & ~missing, missing)
-
-
 @dataclass(frozen=True, eq=False)
 class _Batch:
     """Patches for the network: what each member takes, values by name, and the grid positions read so far."""
 
-    x: tuple[Tensor, ...]
+    x: list[Tensor]
     measured: dict[str, NDArray[Any]]
     done: int
 
@@ -334,16 +310,4 @@ def _prepared(
         "sharpness": measured[:, 1],
         "mean": scaled.mean(axis=(2, 3)).astype(np.float64),
     }
-    return _Batch(ensemble.standardised(scaled), values, done)
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Let torch use `count` threads of the processor; None changes nothing."""
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return _Batch([member.standardised(scaled) for member in ensemble.members], values, done)

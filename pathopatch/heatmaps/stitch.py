@@ -7,7 +7,10 @@ Patch i covers ``[i s, i s + extent)``: the half pixel by which its read was rou
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from pathopatch.core.errors import InternalError
@@ -19,12 +22,7 @@ Cells = NDArray[np.float64]
 def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (row, column), int64 of shape (N,) each, of the cell at whose corner each patch starts.
 
-    Parameters
-    ----------
-    grid : Grid
-        The grid that the patches were cut by.
-    x, y : array of int, shape (N,)
-        Origins, level-0 px.
+    `x` and `y` are origins, (N,), level-0 px.
 
     Raises
     ------
@@ -32,6 +30,7 @@ def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.i
         An origin is not one of the grid's, or occurs twice.
     """
     positions: list[NDArray[np.int64]] = []
+    refused = partial(InternalError, place="heatmap", remedy="predict the slide again with --force")
     for axis, coordinates, count in (("x", x, grid.nx), ("y", y, grid.ny)):
         origin = np.asarray(coordinates, np.int64)
         starts = np.floor(np.arange(count) * grid.stride + 0.5).astype(np.int64)
@@ -39,50 +38,27 @@ def cell_positions(grid: Grid, x: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.i
         is_wrong = starts[index] != origin
         if is_wrong.any():
             wrong = int(origin[is_wrong][0])
-            raise InternalError(
-                f"{axis} = {wrong} is not an origin of the grid with stride {grid.stride:g} level-0 px",
-                place="heatmap",
-                remedy="predict the slide again with --force",
-            )
+            raise refused(f"{axis} = {wrong} is not an origin of the grid with stride {grid.stride:g} level-0 px")
         positions.append(index.astype(np.int64))
     column, row = positions
     flat = row * grid.nx + column
-    if len(np.unique(flat)) != len(flat):
-        raise InternalError(
-            f"{len(flat) - len(np.unique(flat))} patch origins occur twice",
-            place="heatmap",
-            remedy="predict the slide again with --force",
-        )
+    if n_twice := len(flat) - len(np.unique(flat)):
+        raise refused(f"{n_twice} patch origins occur twice")
     return row, column
 
 
 def stitch(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
-    """Return one value per cell: the mean of the patches that cover it, weighted by covered area.
+    """Return one value per cell, (ny, nx): the mean of the patches that cover it, by the area covered on the slide.
 
-    Parameters
-    ----------
-    grid : Grid
-        The grid that the patches were cut by.
-    x, y : array of int, shape (N,)
-        Origins of the patches that have a value, in any order, level-0 px.
-    values : array of float, shape (N,)
-        One value per patch; NaN counts as none.
-
-    Returns
-    -------
-    ndarray of float64, shape (ny, nx)
-        NaN where no patch with a value covers the cell. Only area inside the slide counts.
-
-    Raises
-    ------
-    InternalError
-        An origin is not one of the grid's, or occurs twice.
+    `x` and `y` are the origins of patches in any order, level-0 px, `values` one number per patch; NaN counts as none.
+    NaN where no patch with a value covers the cell. Raises as `cell_positions`.
     """
-    placed = _placed(grid, x, y, values)
+    placed = np.full((grid.ny, grid.nx), np.nan)
+    placed[cell_positions(grid, x, y)] = np.asarray(values, np.float64)
     if grid.patch_px == grid.stride_px:
         return placed
     valued = np.isfinite(placed)
-    columns, rows = _axis_weights(grid, grid.width, grid.nx), _axis_weights(grid, grid.height, grid.ny)
+    rows, columns = (_axis_weights(grid, inside) for inside in _inside(grid))
     total = _spread(_spread(np.where(valued, placed, 0.0), columns).T, rows).T
     weight = _spread(_spread(valued.astype(np.float64), columns).T, rows).T
     return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
@@ -93,19 +69,30 @@ def coverage(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells
 
     Arguments and errors as `stitch`.
     """
-    valued = np.isfinite(_placed(grid, x, y, values))
+    valued = np.zeros((grid.ny, grid.nx), np.bool_)
+    valued[cell_positions(grid, x, y)] = np.isfinite(np.asarray(values, np.float64))
+    rows, columns = _inside(grid)
+    # Every patch covers a cell from the cell's top-left corner on. So a side has at most two parts that differ: the
+    # near one, and the far one, which one patch fewer reaches.
+    whole, rest = divmod(grid.patch_px, grid.stride_px)
+    near = [np.minimum(rest / grid.stride_px, inside) for inside in (rows, columns)]
+    heights, widths = (
+        [(whole + 1, part), (whole, inside - part)] if rest else [(whole, inside)]
+        for part, inside in zip(near, (rows, columns), strict=True)
+    )
     covered = np.zeros((grid.ny, grid.nx))
-    # Every patch covers a cell from the cell's top-left corner on, so at most 2 x 2 parts of a cell differ.
-    for reach_y, height in _axis_parts(grid, grid.height, grid.ny):
-        for reach_x, width in _axis_parts(grid, grid.width, grid.nx):
-            is_covered = _any_before(_any_before(valued, reach_x).T, reach_y).T
+    # A part is covered if the cell's own patch or one of the `reach - 1` patches before it has a value.
+    for reach_y, height in heights:
+        above = sliding_window_view(np.pad(valued, ((reach_y - 1, 0), (0, 0))), reach_y, axis=0).any(axis=-1)
+        for reach_x, width in widths:
+            is_covered = sliding_window_view(np.pad(above, ((0, 0), (reach_x - 1, 0))), reach_x, axis=1).any(axis=-1)
             covered += is_covered * height[:, None] * width[None, :]
-    return np.minimum(covered / inside_share(grid), 1.0)
+    return np.minimum(covered / (rows[:, None] * columns[None, :]), 1.0)
 
 
 def inside_share(grid: Grid) -> Cells:
-    """Return the share of each cell that lies on the slide, shape (ny, nx), in (0, 1]."""
-    rows, columns = (_inside(grid.stride, *side) for side in ((grid.height, grid.ny), (grid.width, grid.nx)))
+    """Return the share of each cell that lies on the slide, (ny, nx), in (0, 1]."""
+    rows, columns = _inside(grid)
     return rows[:, None] * columns[None, :]
 
 
@@ -122,34 +109,20 @@ def halved(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(mean, np.float32)
 
 
-def _placed(grid: Grid, x: ArrayLike, y: ArrayLike, values: ArrayLike) -> Cells:
-    """Return the patches' values at their cells, NaN elsewhere."""
-    row, column = cell_positions(grid, x, y)
-    placed = np.full((grid.ny, grid.nx), np.nan)
-    placed[row, column] = np.asarray(values, np.float64)
-    return placed
+def _inside(grid: Grid) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the share of each cell's side inside the slide, by row (ny,) and by column (nx,), in (0, 1]."""
+    rows, columns = (
+        np.clip(length / grid.stride - np.arange(count), 1e-9, 1.0)
+        for length, count in ((grid.height, grid.ny), (grid.width, grid.nx))
+    )
+    return rows, columns
 
 
-def _inside(stride: float, length: int, count: int) -> NDArray[np.float64]:
-    """Return the share of each cell's side inside the slide, shape (count,), in (0, 1]."""
-    return np.clip(length / stride - np.arange(count), 1e-9, 1.0)
-
-
-def _axis_weights(grid: Grid, length: int, count: int) -> NDArray[np.float64]:
+def _axis_weights(grid: Grid, inside: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return weights (K, count): the share of a cell's side that a patch starting k cells before it covers."""
     ratio = grid.patch_px / grid.stride_px
     reach = np.arange(-(-grid.patch_px // grid.stride_px))
-    return np.clip(ratio - reach[:, None], 0.0, _inside(grid.stride, length, count)[None, :])
-
-
-def _axis_parts(grid: Grid, length: int, count: int) -> list[tuple[int, NDArray[np.float64]]]:
-    """Return the parts of a cell's side that different patches cover: (number of patches that reach it, its width)."""
-    whole, rest = divmod(grid.patch_px, grid.stride_px)
-    inside = _inside(grid.stride, length, count)
-    if rest == 0:
-        return [(whole, inside)]
-    near = np.minimum(rest / grid.stride_px, inside)
-    return [(whole + 1, near), (whole, inside - near)]
+    return np.clip(ratio - reach[:, None], 0.0, inside[None, :])
 
 
 def _spread(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -159,12 +132,3 @@ def _spread(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArra
     for offset, weight in enumerate(weights[:count]):
         total[:, offset:] += weight[offset:] * values[:, : count - offset]
     return total
-
-
-def _any_before(flags: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
-    """Return, along the last axis, whether any of a cell and the ``reach - 1`` before it is set."""
-    count = flags.shape[1]
-    any_before = np.zeros_like(flags)
-    for offset in range(min(reach, count)):
-        any_before[:, offset:] |= flags[:, : count - offset]
-    return any_before

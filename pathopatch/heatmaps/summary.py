@@ -13,7 +13,7 @@ from pathopatch.heatmaps import FLAGS
 from pathopatch.heatmaps.stitch import inside_share
 
 if TYPE_CHECKING:  # `SUMMARY` is read without torch
-    from pathopatch.heatmaps.geojson import PositiveRegions
+    from pathopatch.heatmaps.patch_exports import PositiveRegions
     from pathopatch.heatmaps.predict import Prediction
 
 SUMMARY = (
@@ -67,13 +67,7 @@ def share_of_tissue(positive_tissue_mm2: float, tissue_mm2: float) -> float | No
 
     This is ``positive_share`` everywhere: in ``heatmap.json``, ``cohort.csv``, ``patients.csv``, the report and the
     review page. Glass within a positive patch does not count, nor does tissue twice where patches overlap.
-
-    Parameters
-    ----------
-    positive_tissue_mm2 : float
-        Tissue in cells whose probability is above the decision threshold.
-    tissue_mm2 : float
-        All tissue, of unpredicted cells too.
+    `tissue_mm2` is that of unpredicted cells too.
     """
     return positive_tissue_mm2 / tissue_mm2 if tissue_mm2 else None
 

@@ -1,188 +1,43 @@
-"""Store a trained model, read it safely, and run it, alone or with others.
+"""Store trained models as folders of safetensors, JSON and a model card, and read them safely.
 
-A bundle is a folder of safetensors, JSON and a model card. Several models are an ensemble: their predictions are
-averaged, and their spread tells how far they disagree.
+The header of the weights repeats their contract: channels and their order, classes, scaling, sizes. A bundle whose
+``model.json`` differs from it is refused, since a network fed with other channels returns wrong numbers without an
+error. The checks do without torch.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
 
-from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
-from pathopatch.core.files import atomic_path, write_json
-from pathopatch.models.card import model_card
-from pathopatch.models.forward import forward_batch_size, pick_device, pick_precision, predict_logits, resize_area
-from pathopatch.models.networks import build_network
-from pathopatch.models.prepare import Precision, prepare_network
-from pathopatch.models.spec import (
-    HEADER,
-    SPEC,
-    WEIGHTS,
-    BundleSpec,
-    check_bundle,
-    check_bundles,
-    joint_spec,
-    open_weights,
+from pathopatch.core.artefacts import fingerprint_file
+from pathopatch.core.errors import (
+    CheckpointIncompatibleError,
+    CheckpointUnsafeError,
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
 )
+from pathopatch.core.files import atomic_path, read_json, write_json
+from pathopatch.models.card import model_card
+from pathopatch.models.spec import BUNDLE_VERSION, BundleSpec, joint_spec
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pathopatch.models.forward import Ensemble, PatchClassifier
+
+WEIGHTS, SPEC = "model.safetensors", "model.json"
 _CARD = "README.md"
-
-
-class PatchClassifier:
-    """A trained model, ready to predict.
-
-    Parameters
-    ----------
-    spec : BundleSpec
-        The model's inputs, outputs and decision rule.
-    network : nn.Module
-        Its network. It is not changed; a copy is prepared for prediction.
-    device : torch.device, optional
-        Device to compute on; the processor by default.
-    precision : str
-        ``auto``, ``float32`` or ``bfloat16``; see `pick_precision`. The attribute is the one in use.
-    """
-
-    def __init__(
-        self,
-        spec: BundleSpec,
-        network: nn.Module,
-        device: torch.device | None = None,
-        precision: str = "auto",
-    ) -> None:
-        self.spec = spec
-        self.device = device or torch.device("cpu")
-        self.network = network  # as given: exports need it
-        shape = len(spec.channels), spec.input_px
-        self.precision: Precision = pick_precision(network, *shape, device=self.device, requested=precision)
-        self._inference_network = prepare_network(network, self.precision, *shape, device=self.device)
-        self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
-        self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
-
-    def predict_logits(self, batch: NDArray[np.float32], *, forward_batch: int | None = None) -> NDArray[np.float32]:
-        """Return the logits of patches, which are resized to the network's input and standardised here.
-
-        Parameters
-        ----------
-        batch : ndarray of float32, shape (N, C, p, p)
-            Patches scaled to [0, 1] by their slide's windows, channels in the order of ``spec.channels``.
-        forward_batch : int, optional
-            Patches per forward pass; by default `forward_batch_size`.
-
-        Returns
-        -------
-        ndarray of float32, shape (N, K)
-
-        Raises
-        ------
-        ChannelMismatchError
-            Another number of channels or dimensions.
-        """
-        if batch.ndim != 4 or batch.shape[1] != len(self.spec.channels):
-            raise ChannelMismatchError(
-                f"patches of shape {batch.shape}, the model takes (N, {len(self.spec.channels)}, p, p)",
-                remedy=f"give the channels {', '.join(self.spec.channels)} in this order",
-            )
-        if len(batch) == 0:
-            return np.empty((0, len(self.spec.class_names)), dtype=np.float32)
-        return self.logits(self.standardised(batch), forward_batch=forward_batch)
-
-    def standardised(self, batch: NDArray[np.float32]) -> Tensor:
-        """Return patches in [0, 1] (N, C, p, p) as the network's input, float32 (N, C, input_px, input_px)."""
-        resized = resize_area(np.asarray(batch, dtype=np.float32), self.spec.input_px)
-        x = resized - self._mean
-        return torch.from_numpy(np.divide(x, self._std, out=x))
-
-    def logits(self, x: Tensor, *, forward_batch: int | None = None) -> NDArray[np.float32]:
-        """Return the logits, float32 of shape (N, K), of the network's input as `standardised` returns it."""
-        batch = forward_batch or forward_batch_size(self.spec.input_px, self.device)
-        return predict_logits(self._inference_network, x, batch=batch)
-
-
-@dataclass(frozen=True, eq=False)
-class EnsembleOutput:
-    """Prediction of all members for some patches.
-
-    Parameters
-    ----------
-    logit : ndarray of float64, shape (N,)
-        z1 - z0 of a single model; of several models the mean of (z1 - z0) / temperature.
-    probability : ndarray of float64, shape (N,)
-        Sigmoid of the logit; of a single model, sigmoid of the logit over its temperature.
-    spread : ndarray of float64, shape (N,)
-        Standard deviation of the members' probabilities; NaN for a single model.
-    """
-
-    logit: NDArray[np.float64]
-    probability: NDArray[np.float64]
-    spread: NDArray[np.float64]
-
-
-class Ensemble:
-    """One or more models of two classes that see the same patches.
-
-    Parameters
-    ----------
-    members : sequence of PatchClassifier
-        At least one.
-
-    Raises
-    ------
-    CheckpointIncompatibleError
-        Other than two classes, or members that cut or scale a slide differently; the difference is named.
-
-    Attributes
-    ----------
-    precision : str
-        Of each member; one word if all have the same.
-    spec : BundleSpec
-        Common to all members. The logit of several is the mean of (z1 - z0) / temperature, so the joint temperature is
-        1. The joint decision threshold has the same unit: the mean of the members' thresholds / temperature.
-    """
-
-    def __init__(self, members: Sequence[PatchClassifier]) -> None:
-        self.members = tuple(members)
-        self.spec = joint_spec([member.spec for member in self.members])
-        self.precision = "+".join(dict.fromkeys(member.precision for member in self.members))
-
-    def standardised(self, scaled: NDArray[np.float32]) -> tuple[Tensor, ...]:
-        """Return patches in [0, 1] (N, C, p, p) as the input of each member's network."""
-        return tuple(member.standardised(scaled) for member in self.members)
-
-    def forward(self, inputs: Sequence[Tensor], *, tta: bool = False) -> EnsembleOutput:
-        """Return the prediction of all members.
-
-        Parameters
-        ----------
-        inputs : sequence of Tensor
-            As `standardised` returns them, one per member.
-        tta : bool
-            Test-time augmentation: the mean logit over the eight symmetries of the square.
-        """
-        margins = np.empty((len(self.members), len(inputs[0])))  # (M, N): z1 - z0 of each patch
-        for row, member, x in zip(margins, self.members, inputs, strict=True):
-            views = [x]
-            if tta:
-                rotated = (torch.rot90(x, k, (2, 3)) for k in range(4))
-                views = [view for turned in rotated for view in (turned, torch.flip(turned, (3,)))]
-            logits = np.mean([member.logits(view).astype(np.float64) for view in views], axis=0)
-            row[:] = logits[:, 1] - logits[:, 0]
-        if len(self.members) == 1:
-            no_spread = np.full(margins.shape[1], np.nan)
-            return EnsembleOutput(margins[0], sigmoid(margins[0] / self.spec.temperature), no_spread)
-        # Calibrate before averaging: otherwise an overconfident member, with large logits, would dominate the mean.
-        calibrated = margins / np.array([[member.spec.temperature] for member in self.members])
-        logit = calibrated.mean(axis=0)
-        return EnsembleOutput(logit, sigmoid(logit), sigmoid(calibrated).std(axis=0, ddof=1))
+# A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
+_HEADER = "pathopatch"
+_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
+_PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
@@ -202,12 +57,15 @@ def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
     DiskFullError
         No space is left; an earlier bundle is untouched.
     """
+    import torch
+    from safetensors.torch import save_file
+
     # Sorted, contiguous and in one memory format, so that equal models give equal bytes.
     tensors = {
         name: value.detach().to("cpu", memory_format=torch.contiguous_format).contiguous().clone()
         for name, value in sorted(network.state_dict().items())
     }
-    header = {HEADER: json.dumps(spec.contract(), sort_keys=True)}
+    header = {_HEADER: json.dumps(spec.contract(), sort_keys=True)}
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         save_file(tensors, temporary / WEIGHTS, metadata=header)
@@ -222,10 +80,8 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
     ----------
     folder : Path or str
         The bundle.
-    device : str
-        See `pick_device`.
-    precision : str
-        See `pick_precision`.
+    device, precision : str
+        See `pick_device` and `pick_precision`.
 
     Raises
     ------
@@ -238,15 +94,18 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
     CheckpointIncompatibleError
         A bundle of another version, or one whose ``model.json`` and weights contradict each other.
     """
+    from safetensors.torch import load_file
+
+    from pathopatch.models.forward import PatchClassifier, pick_device
+    from pathopatch.models.networks import build_network
+
     folder = Path(folder)
     spec = check_bundle(folder)
-    with open_weights(folder / WEIGHTS, framework="pt") as stream:
-        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a mapping)
     try:
         network = build_network(
             spec.architecture, len(spec.channels), n_classes=len(spec.class_names), input_px=spec.input_px
         )
-        network.load_state_dict(tensors)
+        network.load_state_dict(load_file(folder / WEIGHTS))
     except (RuntimeError, InputUnsupportedError) as error:
         raise CheckpointIncompatibleError(
             f"the weights are not those of {spec.architecture!r}: {error}",
@@ -258,10 +117,117 @@ def load_model(folder: Path | str, *, device: str = "auto", precision: str = "au
 
 def load_ensemble(folders: Sequence[Path], *, device: str = "auto", precision: str = "auto") -> Ensemble:
     """Return the models of one or more bundles; arguments and errors are those of `load_model` and `check_bundles`."""
+    from pathopatch.models.forward import Ensemble
+
     check_bundles(folders)
     return Ensemble([load_model(folder, device=device, precision=precision) for folder in folders])
 
 
-def sigmoid(z: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 / (1 + exp(-z)), without overflow."""
-    return 0.5 * (1.0 + np.tanh(0.5 * z))
+def check_bundle(folder: Path) -> BundleSpec:
+    """Return a bundle's ``model.json`` after comparing it with the header of its weights; errors as `load_model`."""
+    _refuse_pickles(folder)
+    spec = read_spec(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise InputMissingError(f"no {WEIGHTS}", place=str(folder), remedy="give the folder of a model bundle")
+    try:
+        with safe_open(weights, framework="numpy") as stream:
+            header = json.loads((stream.metadata() or {}).get(_HEADER) or "{}")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputCorruptError(
+            f"weights cut off or damaged: {error}", place=str(weights), remedy="copy the bundle again, or train again"
+        ) from error
+    stated = spec.contract()
+    try:
+        trained = BundleSpec.model_validate(header).contract()  # settings newer than the weights take their defaults
+    except ValidationError:
+        trained = header
+    differences = [
+        f"{name} is {stated.get(name)!r}, the weights were trained with {trained.get(name)!r}"
+        for name in sorted({*stated, *trained})
+        if stated.get(name) != trained.get(name)
+    ]
+    if differences:
+        raise CheckpointIncompatibleError(
+            f"{SPEC} does not fit {WEIGHTS}: " + "; ".join(differences),
+            place=str(folder),
+            remedy="restore both files of the bundle together, or train again",
+        )
+    return spec
+
+
+def read_spec(folder: Path) -> BundleSpec:
+    """Return a bundle's ``model.json``.
+
+    Raises
+    ------
+    InputMissingError, InputCorruptError
+        There is none, or it is not JSON.
+    CheckpointIncompatibleError
+        It is of another version, or a value is unknown, missing or out of range.
+    """
+    place = str(folder / SPEC)
+    try:
+        raw = read_json(folder / SPEC)
+    except InputMissingError as error:
+        raise InputMissingError(
+            f"no file {SPEC}", place=place, remedy="give the folder of a model bundle, such as WORK/runs/NAME/model"
+        ) from error
+    version = raw.get("schema_version")
+    if version != BUNDLE_VERSION:
+        raise CheckpointIncompatibleError(
+            f"bundle version {version!r}, this program reads {BUNDLE_VERSION}",
+            place=place,
+            remedy="run pathopatch train WORK --force to make it anew, or use the version of pathopatch that wrote it",
+        )
+    try:
+        return BundleSpec.model_validate(raw)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in item['loc']) or 'bundle'}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        ]
+        raise CheckpointIncompatibleError(
+            "not a valid bundle: " + "; ".join(lines), place=place, remedy="restore the file, or train again"
+        ) from error
+
+
+def check_bundles(folders: Sequence[Path]) -> BundleSpec:
+    """Return the joint spec of one or more bundles, before any weights are read.
+
+    Raises
+    ------
+    CheckpointIncompatibleError
+        As `Ensemble`, or two bundles have the same weights.
+    InputMissingError, InputCorruptError, CheckpointUnsafeError
+        As `load_model`.
+    """
+    spec = joint_spec([check_bundle(folder) for folder in folders])
+    # The same network twice is no second opinion, and the spread would not show it.
+    first_with: dict[str, Path] = {}
+    for folder in folders if len(folders) > 1 else ():
+        twin = first_with.setdefault(fingerprint_file(folder / WEIGHTS), folder)
+        if twin is not folder:
+            raise CheckpointIncompatibleError(
+                f"{twin} and {folder} have the same weights", place="--model", remedy="name each model once"
+            )
+    return spec
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """Refuse a pickle by its name or its first bytes, without unpickling it."""
+    suspects = [folder] if folder.is_file() else sorted(folder.glob("*")) if folder.is_dir() else []
+    for path in suspects:
+        is_pickle = path.suffix in _PICKLES
+        if path.suffix == ".safetensors":
+            with path.open("rb") as stream:
+                start = stream.read(9)
+            # A zip archive or a binary pickle. safetensors begins with the header's length, which may look like a
+            # pickle's first bytes, and then "{".
+            is_pickle = start.startswith(_PICKLE_STARTS) and start[8:9] != b"{"
+        if is_pickle:
+            raise CheckpointUnsafeError(
+                "a pickle could run code when read; it was not read",
+                place=str(path),
+                remedy="use a model bundle: a folder with model.safetensors and model.json",
+            )

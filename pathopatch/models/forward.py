@@ -1,8 +1,10 @@
-"""Run a network on patches: device, precision, batches, and the area mean that resizes patches."""
+"""Run one or more trained networks on patches: device, precision, forward passes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -10,11 +12,132 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError
 from pathopatch.models.prepare import Precision, prepare_network, probe_patches
+from pathopatch.models.spec import BundleSpec, joint_spec
 
 _LOGIT_TOLERANCE = 0.05  # largest difference of a logit from float32 at which ``auto`` takes bfloat16
 _PASS_PIXELS = 4 * 256**2
+
+
+class PatchClassifier:
+    """A trained model, ready to predict.
+
+    Parameters
+    ----------
+    spec : BundleSpec
+        The model's inputs, outputs and decision rule.
+    network : nn.Module
+        Its network. It is not changed; a copy is prepared for prediction.
+    device : torch.device, optional
+        Device to compute on; the processor by default.
+    precision : str
+        ``auto``, ``float32`` or ``bfloat16``; see `pick_precision`. The attribute is the one in use.
+    """
+
+    def __init__(
+        self,
+        spec: BundleSpec,
+        network: nn.Module,
+        device: torch.device | None = None,
+        precision: str = "auto",
+    ) -> None:
+        self.spec = spec
+        self.device = device or torch.device("cpu")
+        self.network = network  # as given: exports need it
+        shape = len(spec.channels), spec.input_px
+        self.precision: Precision = pick_precision(network, *shape, device=self.device, requested=precision)
+        self._inference_network = prepare_network(network, self.precision, *shape, device=self.device)
+        self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
+        self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
+
+    def predict_logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits, float32 (N, K), of patches, which are resized and standardised here.
+
+        Parameters
+        ----------
+        batch : ndarray of float32, shape (N, C, p, p)
+            Patches scaled to [0, 1] by their slide's windows, channels in the order of ``spec.channels``.
+
+        Raises
+        ------
+        ChannelMismatchError
+            Another number of channels or dimensions.
+        """
+        if batch.ndim != 4 or batch.shape[1] != len(self.spec.channels):
+            raise ChannelMismatchError(
+                f"patches of shape {batch.shape}, the model takes (N, {len(self.spec.channels)}, p, p)",
+                remedy=f"give the channels {', '.join(self.spec.channels)} in this order",
+            )
+        if len(batch) == 0:
+            return np.empty((0, len(self.spec.class_names)), dtype=np.float32)
+        return self.logits(self.standardised(batch))
+
+    def standardised(self, batch: NDArray[np.float32]) -> Tensor:
+        """Return patches in [0, 1] (N, C, p, p) as the network's input, float32 (N, C, input_px, input_px)."""
+        resized = resize_area(np.asarray(batch, dtype=np.float32), self.spec.input_px)
+        x = resized - self._mean
+        return torch.from_numpy(np.divide(x, self._std, out=x))
+
+    def logits(self, x: Tensor) -> NDArray[np.float32]:
+        """Return the logits, float32 of shape (N, K), of the network's input as `standardised` returns it."""
+        return predict_logits(self._inference_network, x, batch=forward_batch_size(self.spec.input_px, self.device))
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleOutput:
+    """Prediction of all members for N patches."""
+
+    logit: NDArray[np.float64]  # (N,), z1 - z0 of a single model; of several the mean of (z1 - z0) / temperature
+    probability: NDArray[np.float64]  # (N,), sigmoid of the logit; of a single model, of the logit over its temperature
+    spread: NDArray[np.float64]  # (N,), standard deviation of the members' probabilities; NaN for a single model
+
+
+class Ensemble:
+    """One or more models of two classes that see the same patches.
+
+    Parameters
+    ----------
+    members : sequence of PatchClassifier
+        At least one. `precision` is that of each; one word if all have the same.
+
+    Raises
+    ------
+    CheckpointIncompatibleError
+        Other than two classes, or members that cut or scale a slide differently; the difference is named.
+    """
+
+    def __init__(self, members: Sequence[PatchClassifier]) -> None:
+        self.members = tuple(members)
+        self.spec = joint_spec([member.spec for member in self.members])
+        self.precision = "+".join(dict.fromkeys(member.precision for member in self.members))
+
+    def forward(self, inputs: Sequence[Tensor], *, tta: bool = False) -> EnsembleOutput:
+        """Return the prediction of all members.
+
+        Parameters
+        ----------
+        inputs : sequence of Tensor
+            What `PatchClassifier.standardised` returns, one per member.
+        tta : bool
+            Test-time augmentation: the mean logit over the eight symmetries of the square.
+        """
+        margins = np.empty((len(self.members), len(inputs[0])))  # (M, N): z1 - z0 of each patch
+        for row, member, x in zip(margins, self.members, inputs, strict=True):
+            views = [x]
+            if tta:
+                rotated = (torch.rot90(x, k, (2, 3)) for k in range(4))
+                views = [view for turned in rotated for view in (turned, torch.flip(turned, (3,)))]
+            logits = np.mean([member.logits(view).astype(np.float64) for view in views], axis=0)
+            row[:] = logits[:, 1] - logits[:, 0]
+        # Calibrate before averaging: otherwise an overconfident member, with large logits, would dominate the mean.
+        calibrated = margins / np.array([[member.spec.temperature] for member in self.members])
+        logit = calibrated.mean(axis=0)
+        # The logistic function as a tanh, which cannot overflow.
+        probability, *of_members = 0.5 * (1.0 + np.tanh(0.5 * np.vstack([logit, calibrated])))
+        if len(self.members) == 1:
+            return EnsembleOutput(margins[0], probability, np.full_like(probability, np.nan))
+        return EnsembleOutput(logit, probability, np.std(of_members, axis=0, ddof=1))
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -50,31 +173,13 @@ def is_bfloat16_native(device: torch.device) -> bool:
 def pick_precision(
     network: nn.Module, channels: int, input_px: int, *, device: torch.device, requested: str = "auto"
 ) -> Precision:
-    """Return the precision to predict in.
+    """Return the precision to predict in: ``auto``, ``float32`` or ``bfloat16`` as `requested`.
 
     ``auto`` takes bfloat16 if the device has it in hardware and the logits of a fixed set of patches differ from those
     of float32 by at most 0.05. So the choice depends on network and machine alone, never on the slide.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Takes standardised float32 of shape (N, channels, input_px, input_px).
-    channels, input_px : int
-        Shape of its input.
-    device : torch.device
-        Device of the prediction.
-    requested : str
-        ``auto``, ``float32`` or ``bfloat16``.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Another word.
     """
-    if requested == "float32":
-        return "float32"
-    if requested == "bfloat16":
-        return "bfloat16"
+    if requested in ("float32", "bfloat16"):
+        return cast(Precision, requested)
     if requested != "auto":
         raise InputUnsupportedError(
             f"no precision {requested!r}", place="[predict] precision", remedy="use 'auto', 'float32' or 'bfloat16'"
@@ -101,20 +206,16 @@ def forward_batch_size(input_px: int, device: torch.device) -> int:
 
 
 def predict_logits(network: nn.Module, x: Tensor, *, batch: int = 256) -> NDArray[np.float32]:
-    """Return the logits of patches, at most `batch` at a time.
+    """Return the logits, float32 (N, K), of standardised patches, at most `batch` at a time.
 
     Parameters
     ----------
     network : nn.Module
         As `prepare_network` returns it; the patches are moved to its type and device.
     x : Tensor of float32, shape (N, C, input_px, input_px)
-        Standardised patches. N may be 0.
+        N may be 0.
     batch : int
         Patches in one forward pass.
-
-    Returns
-    -------
-    ndarray of float32, shape (N, K)
     """
     like = next(network.parameters())
     was_training = network.training

@@ -61,11 +61,7 @@ class SmallGroupNorm(nn.Module):
 class MLP100(nn.Module):
     """Three fully connected layers with 100 hidden units and ReLU, on flattened patches of one side.
 
-    The network of GERNE's experiments on Colored MNIST [1]_.
-
-    References
-    ----------
-    .. [1] Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236.
+    The network of GERNE's experiments on Colored MNIST (Asaad, Shadaydeh, Denzler, ICCV 2025, arXiv:2503.13236).
     """
 
     def __init__(self, channels: int, n_classes: int, input_px: int) -> None:

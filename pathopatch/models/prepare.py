@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -38,19 +39,9 @@ def prepare_network(
 ) -> nn.Module:
     """Return a copy of a network for prediction, with the same logits but for rounding.
 
-    It is channels last, without dropout or gradients, and with folded batch norms, see `fold_batch_norms`. In bfloat16
-    a processor keeps some layers in float32, see `cast_to_bfloat16`.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Takes standardised float32 of shape (N, channels, input_px, input_px). It is not changed.
-    precision : str
-        ``float32`` or ``bfloat16``.
-    channels, input_px : int
-        Shape of its input.
-    device : torch.device
-        Device of the copy.
+    It is channels last, without dropout or gradients, and with folded batch norms. It takes standardised float32 of
+    shape (N, channels, input_px, input_px); in bfloat16 a processor keeps some layers in float32, see
+    `cast_to_bfloat16`.
     """
     x = probe_patches(channels, input_px)[:1]
     ready = fold_batch_norms(copy.deepcopy(network).to("cpu", torch.float32), x)
@@ -78,20 +69,11 @@ def probe_patches(channels: int, input_px: int) -> Tensor:
 def fold_batch_norms(network: nn.Module, x: Tensor) -> nn.Module:
     """Return a copy in evaluation mode with every foldable batch norm folded into the convolution before it.
 
-    Parameters
-    ----------
-    network : nn.Module
-        In float32, on the processor.
-    x : Tensor of float32, shape (N, C, input_px, input_px)
-        Patches to run it on.
-
-    Returns
-    -------
-    nn.Module
-        Modules keep their names; a folded batch norm becomes its activation, or an identity.
+    `network` is in float32 on the processor, `x` (N, C, input_px, input_px) are patches to run it on. Modules keep
+    their names; a folded batch norm becomes its activation, or an identity.
     """
     ready = copy.deepcopy(network).eval()
-    if not any(type(module) in _norm_types() for module in ready.modules()):
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in ready.modules()):
         return ready
     flow = _DataFlow()
     with torch.inference_mode():
@@ -116,19 +98,20 @@ def cast_to_bfloat16(network: nn.Module, x: Tensor) -> nn.Module:
     """Return a copy in bfloat16 except its first layers and its last; it takes and returns float32.
 
     The parts of a network are its children, those of an ``nn.Sequential`` in its place. Parts at the beginning stay in
-    float32, in the order in which they run, as long as their output has at least half the input's side.
-
-    Parameters
-    ----------
-    network : nn.Module
-        In float32, in evaluation mode, on the processor.
-    x : Tensor of float32, shape (N, C, input_px, input_px)
-        Patches to run it on.
+    float32, in the order in which they run, as long as their output has at least half the input's side. Arguments as
+    for `fold_batch_norms`.
     """
     # The first layers see few channels at many positions: bfloat16 gains little there, and all later layers carry its
     # rounding errors on. The last layer costs nothing, and would round the logits to 8 bits.
-    parts = dict(_parts(network))
-    order, last = _execution_order(network, list(parts.values()), x)
+    parts: dict[str, nn.Module] = {}
+    sequences = {""}
+    for name, module in network.named_modules():
+        if name and name.rpartition(".")[0] in sequences:
+            if type(module).forward is nn.Sequential.forward:
+                sequences.add(name)
+            else:
+                parts[name] = module
+    order, last = _execution_order(network, parts.values(), x)
     names = {module: name for name, module in network.named_modules()}
     early: list[str] = []
     for module, side_px in order:
@@ -140,30 +123,25 @@ def cast_to_bfloat16(network: nn.Module, x: Tensor) -> nn.Module:
     for name in [*early, *([names[last]] if last is not None else [])]:
         if name:  # the network itself may be its only layer
             short.set_submodule(name, copy.deepcopy(network.get_submodule(name)))
-    for name in parts:
-        _cast_inputs(short.get_submodule(name), torch.float32 if name in early else torch.bfloat16)
+    inputs = [(name, torch.float32 if name in early else torch.bfloat16) for name in parts]
     if last is not None and names[last]:
-        _cast_inputs(short.get_submodule(names[last]), torch.float32)
+        inputs.append((names[last], torch.float32))
+    for name, dtype in inputs:
+        short.get_submodule(name).register_forward_pre_hook(partial(_cast_arguments, dtype), with_kwargs=True)
     return short
 
 
-def _convolution_types() -> tuple[type[nn.Module], ...]:
-    """Return the convolutions whose output is linear in the weights that they store."""
+def _foldable_types() -> tuple[tuple[type[nn.Module], ...], tuple[type[nn.Module], ...]]:
+    """Return the convolutions whose output is linear in the weights that they store, and the batch norms."""
     # Exact types only: a subclass may standardise its weights in each pass, which would undo the folded scale.
+    convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     if "timm" not in sys.modules:  # then no layer is timm's, and its import would take longer than anything else here
-        return nn.Conv1d, nn.Conv2d, nn.Conv3d
+        return convolutions, norms
     from timm.layers.conv2d_same import Conv2dSame
-
-    return nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv2dSame
-
-
-def _norm_types() -> tuple[type[nn.Module], ...]:
-    """Return the batch norms that can be folded."""
-    if "timm" not in sys.modules:
-        return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
     from timm.layers.norm_act import BatchNormAct2d
 
-    return nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d
+    return (*convolutions, Conv2dSame), (*norms, BatchNormAct2d)
 
 
 def _foldable_pairs(network: nn.Module, flow: _DataFlow) -> dict[str, str]:
@@ -173,10 +151,11 @@ def _foldable_pairs(network: nn.Module, flow: _DataFlow) -> dict[str, str]:
     n_names = Counter(module for _, module in network.named_modules(remove_duplicate=False))
     pairs: dict[str, str] = {}
     for norm, norm_input in flow.norm_input.items():
-        convolution = flow.producer_of(norm_input)
+        # The convolution whose output is this very tensor.
+        convolution = next((module for module, output in flow.conv_output.items() if output is norm_input), None)
         if convolution is None or flow.calls[convolution] != 1 or flow.calls[norm] != 1:
             continue
-        is_only_reader = flow.readers_of(norm_input) == 1 and n_names[convolution] == 1 and n_names[norm] == 1
+        is_only_reader = flow.reads[_address(norm_input)] == 1 and n_names[convolution] == 1 and n_names[norm] == 1
         if is_only_reader and norm.running_mean is not None and norm.running_var is not None:
             pairs[names[convolution]] = names[norm]
     return pairs
@@ -190,18 +169,19 @@ class _DataFlow:
     conv_output: dict[nn.Module, Tensor] = field(default_factory=dict)
     norm_input: dict[nn.Module, Tensor] = field(default_factory=dict)
     calls: Counter[nn.Module] = field(default_factory=Counter)
-    reads: Counter[int] = field(default_factory=Counter)  # by memory address
+    reads: Counter[int] = field(default_factory=Counter)  # by memory address, which a tensor shares with its views
 
     def record(self, network: nn.Module, x: Tensor) -> Tensor:
         """Run the network on x, record, and return its logits."""
         hooks = []
+        convolutions, norms = _foldable_types()
         for module in network.modules():
             # Hooks of others, such as those of a parametrisation, could change what the module does.
             is_plain = not (module._forward_hooks or module._forward_pre_hooks)
             hooks.append(module.register_forward_hook(self._count_call))
-            if is_plain and type(module) in _convolution_types():
+            if is_plain and type(module) in convolutions:
                 hooks.append(module.register_forward_hook(self._record_output))
-            elif is_plain and type(module) in _norm_types():
+            elif is_plain and type(module) in norms:
                 hooks.append(module.register_forward_pre_hook(self._record_input))
         try:
             with _ReadCounter(self):
@@ -214,16 +194,7 @@ class _DataFlow:
 
     def count_reads(self, *values: Any) -> None:
         """Count one operation as a reader of each of these tensors' memory."""
-        for address in {_address(value) for value in values if isinstance(value, Tensor)}:
-            self.reads[address] += 1
-
-    def producer_of(self, tensor: Tensor) -> nn.Module | None:
-        """Return the convolution whose output is this very tensor, or None."""
-        return next((module for module, output in self.conv_output.items() if output is tensor), None)
-
-    def readers_of(self, tensor: Tensor) -> int:
-        """Return how many operations read the memory of a convolution's output, or a view of it."""
-        return self.reads[_address(tensor)]
+        self.reads.update({_address(value) for value in values if isinstance(value, Tensor)})
 
     def _count_call(self, module: nn.Module, _: Any, __: Any) -> None:
         self.calls[module] += 1
@@ -260,49 +231,34 @@ def _address(value: Tensor) -> int:
     return value.untyped_storage().data_ptr()
 
 
-def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts of a network with their names."""
-    for name, child in module.named_children():
-        if type(child).forward is nn.Sequential.forward:
-            yield from _parts(child, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", child
-
-
 def _execution_order(
-    network: nn.Module, parts: list[nn.Module], x: Tensor
+    network: nn.Module, parts: Collection[nn.Module], x: Tensor
 ) -> tuple[list[tuple[nn.Module, int]], nn.Module | None]:
     """Return the parts as they run, each with the side in px of its output (0: no image), and the last linear layer."""
-    order: list[tuple[nn.Module, int]] = []
-    layers: list[nn.Module] = []
-
-    def record(module: nn.Module, _: Any, output: Any) -> None:
-        if any(module is part for part in parts):
-            is_image = isinstance(output, Tensor) and output.ndim == 4
-            order.append((module, min(output.shape[-2:]) if is_image else 0))
-        is_layer = next(module.children(), None) is None and next(module.parameters(), None) is not None
-        if is_layer:
-            layers.append(module)
-
-    hooks = [module.register_forward_hook(record) for module in network.modules()]
+    calls: list[tuple[nn.Module, tuple[int, ...]]] = []  # each with the shape of its output
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: calls.append((module, getattr(output, "shape", ()))))
+        for module in network.modules()
+    ]
     try:
         with torch.inference_mode():
             network(x)
     finally:
         for hook in hooks:
             hook.remove()
+    order = [(module, min(shape[-2:]) if len(shape) == 4 else 0) for module, shape in calls if module in parts]
+    layers = [
+        module
+        for module, _ in calls
+        if next(module.children(), None) is None and next(module.parameters(), None) is not None
+    ]
     last = layers[-1] if layers and isinstance(layers[-1], nn.Linear) else None
     return order, last
 
 
-def _cast_inputs(module: nn.Module, dtype: torch.dtype) -> None:
-    """Let a module cast the floating-point tensors that it is called with."""
-
-    def cast(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return tree_map(
-            lambda value: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value,
-            (args, kwargs),
-        )
-
-    hook: Callable[..., Any] = cast
-    module.register_forward_pre_hook(hook, with_kwargs=True)
+def _cast_arguments(dtype: torch.dtype, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Cast the floating-point tensors that a module is called with: a hook, once its type is given."""
+    return tree_map(
+        lambda value: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value,
+        (args, kwargs),
+    )

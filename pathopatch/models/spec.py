@@ -1,35 +1,17 @@
-"""The spec of a trained model, everything but its weights; check bundles and slides against it, without torch.
-
-The header of the weights repeats their contract: channels and their order, classes, scaling, sizes. A bundle whose
-``model.json`` differs from it is refused, since a network fed with other channels returns wrong numbers without an
-error.
-"""
+"""Describe a trained model, everything but its weights, and check slides against it, without torch."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
+from pydantic import Field, model_validator
 
-from pathopatch.core.artefacts import fingerprint_file
 from pathopatch.core.config import Config, IntensityConfig, PredictConfig, RegistrationConfig, TileConfig, TissueConfig
-from pathopatch.core.errors import (
-    ChannelMismatchError,
-    CheckpointIncompatibleError,
-    CheckpointUnsafeError,
-    InputCorruptError,
-    InputMissingError,
-    InputUnsupportedError,
-)
-from pathopatch.core.files import read_json
+from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.slides.resolution import MPP_TOLERANCE
 
 if TYPE_CHECKING:
@@ -48,11 +30,6 @@ _ADJUSTABLE = {  # may change after training without making the weights wrong
     "min_tissue",
     "seen",
 }
-WEIGHTS, SPEC = "model.safetensors", "model.json"
-# A single key of the weights' header: safetensors orders several at random, so that equal models had other bytes.
-HEADER = "pathopatch"
-_PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib")
-_PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 # What members of an ensemble may differ in: everything that a slide is not cut or scaled by.
 _MEMBERS_OWN = {"architecture", "input_px", "mean", "std", "method", "schema_version"}
 
@@ -139,89 +116,11 @@ class BundleSpec(Config):
         return self.model_dump(mode="json", exclude=_ADJUSTABLE)
 
 
-def check_bundle(folder: Path) -> BundleSpec:
-    """Return a bundle's ``model.json`` after comparing it with the header of its weights; the weights are not read.
-
-    Raises
-    ------
-    InputMissingError, InputCorruptError, CheckpointUnsafeError, CheckpointIncompatibleError
-        As `load_model`, except weights that do not fit the network.
-    """
-    _refuse_pickles(folder)
-    spec = read_spec(folder)
-    with open_weights(folder / WEIGHTS, framework="numpy") as stream:
-        header = json.loads((stream.metadata() or {}).get(HEADER) or "{}")
-    stated = spec.contract()
-    try:
-        trained = BundleSpec.model_validate(header).contract()  # settings newer than the weights take their defaults
-    except ValidationError:
-        trained = header
-    differences = [
-        f"{name} is {stated.get(name)!r}, the weights were trained with {trained.get(name)!r}"
-        for name in sorted({*stated, *trained})
-        if stated.get(name) != trained.get(name)
-    ]
-    if differences:
-        raise CheckpointIncompatibleError(
-            f"{SPEC} does not fit {WEIGHTS}: " + "; ".join(differences),
-            place=str(folder),
-            remedy="restore both files of the bundle together, or train again",
-        )
-    return spec
-
-
-def read_spec(folder: Path) -> BundleSpec:
-    """Return a bundle's ``model.json``.
-
-    Raises
-    ------
-    InputMissingError
-        There is none.
-    InputCorruptError
-        It is not JSON.
-    CheckpointIncompatibleError
-        It is of another version, or a value is unknown, missing or out of range.
-    """
-    place = str(folder / SPEC)
-    try:
-        raw = read_json(folder / SPEC)
-    except InputMissingError as error:
-        raise InputMissingError(
-            f"no file {SPEC}", place=place, remedy="give the folder of a model bundle, such as WORK/runs/NAME/model"
-        ) from error
-    version = raw.get("schema_version")
-    if version != BUNDLE_VERSION:
-        raise CheckpointIncompatibleError(
-            f"bundle version {version!r}, this program reads {BUNDLE_VERSION}",
-            place=place,
-            remedy="run pathopatch train WORK --force to make it anew, or use the version of pathopatch that wrote it",
-        )
-    try:
-        return BundleSpec.model_validate(raw)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(part) for part in item['loc']) or 'bundle'}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        ]
-        raise CheckpointIncompatibleError(
-            "not a valid bundle: " + "; ".join(lines), place=place, remedy="restore the file, or train again"
-        ) from error
-
-
 def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
-    """Refuse a slide that does not fit a model.
+    """Refuse a slide that does not fit a model; return warnings.
 
-    Parameters
-    ----------
-    spec : BundleSpec
-        The model's.
-    slide : Slide
-        The slide to predict.
-
-    Returns
-    -------
-    list of str
-        Warnings: the model's scale is unknown; the model states the background, and this slide looks different.
+    They say that the model's scale is unknown, or that the slide looks different from the background that the model
+    states.
 
     Raises
     ------
@@ -253,14 +152,12 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
             place=place,
             remedy="scan at a finer resolution, or use a model trained at this one",
         )
-    warnings = (
-        []
-        if spec.mpp is not None
-        else [
+    warnings = []
+    if spec.mpp is None:
+        warnings.append(
             f"the model's scale is unknown: the slide is read at its own {slide.mpp:g} um/px; if the training patches "
             "had another scale, the probabilities mean nothing"
-        ]
-    )
+        )
     if spec.background in ("auto", slide.background):
         return warnings
     if spec.tissue.background != "auto":  # the model's own setting overrides what the slide looks like
@@ -274,30 +171,11 @@ def check_slide(spec: BundleSpec, slide: Slide) -> list[str]:
     )
 
 
-def check_bundles(folders: Sequence[Path]) -> BundleSpec:
-    """Return the joint spec of one or more bundles, before any weights are read.
-
-    Raises
-    ------
-    CheckpointIncompatibleError
-        As `Ensemble`, or two bundles have the same weights.
-    InputMissingError, InputCorruptError, CheckpointUnsafeError
-        As `check_bundle`.
-    """
-    spec = joint_spec([check_bundle(folder) for folder in folders])
-    # The same network twice is no second opinion, and the spread would not show it.
-    first_with: dict[str, Path] = {}
-    for folder in folders if len(folders) > 1 else ():
-        twin = first_with.setdefault(fingerprint_file(folder / WEIGHTS), folder)
-        if twin is not folder:
-            raise CheckpointIncompatibleError(
-                f"{twin} and {folder} have the same weights", place="--model", remedy="name each model once"
-            )
-    return spec
-
-
 def joint_spec(specs: Sequence[BundleSpec]) -> BundleSpec:
-    """Return the spec of one or more models together; errors as of `Ensemble`."""
+    """Return the spec of one or more models together; errors as of `Ensemble`.
+
+    The logit of several models is the mean of (z1 - z0) / temperature, so the joint temperature is 1.
+    """
     first = specs[0]
     if len(first.class_names) != 2:
         raise CheckpointIncompatibleError(
@@ -364,39 +242,6 @@ def _least_of_any(bins: Sequence[tuple[tuple[float, float], ...] | None]) -> tup
 
 def _listed(channels: tuple[str, ...]) -> str:
     return f"{len(channels)} channels ({', '.join(channels)})"
-
-
-def _refuse_pickles(folder: Path) -> None:
-    """Refuse a pickle by its name or its first bytes, without unpickling it."""
-    suspects = [folder] if folder.is_file() else sorted(folder.glob("*")) if folder.is_dir() else []
-    for path in suspects:
-        is_pickle = path.suffix in _PICKLES
-        if path.suffix == ".safetensors":
-            with path.open("rb") as stream:
-                start = stream.read(9)
-            # A zip archive or a binary pickle. safetensors begins with the header's length, which may look like a
-            # pickle's first bytes, and then "{".
-            is_pickle = start.startswith(_PICKLE_STARTS) and start[8:9] != b"{"
-        if is_pickle:
-            raise CheckpointUnsafeError(
-                "a pickle could run code when read; it was not read",
-                place=str(path),
-                remedy="use a model bundle: a folder with model.safetensors and model.json",
-            )
-
-
-@contextmanager
-def open_weights(path: Path, *, framework: Literal["pt", "numpy"]) -> Iterator[Any]:
-    """Open a bundle's weights; raise missing or damaged files as errors of this package."""
-    if not path.is_file():
-        raise InputMissingError(f"no {path.name}", place=str(path.parent), remedy="give the folder of a model bundle")
-    try:
-        with safe_open(path, framework=framework) as stream:
-            yield stream
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputCorruptError(
-            f"weights cut off or damaged: {error}", place=str(path), remedy="copy the bundle again, or train again"
-        ) from error
 
 
 def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:

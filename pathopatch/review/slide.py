@@ -22,7 +22,7 @@ from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.attribute import threshold_attributes, tissue_bin
 from pathopatch.heatmaps import FACTS, FLAGS
-from pathopatch.heatmaps.ome_tiff import HeatmapFile, read_ome_tiff
+from pathopatch.heatmaps.pyramids import HeatmapFile, read_ome_tiff
 from pathopatch.heatmaps.stitch import cell_positions
 from pathopatch.patches.grid import Grid
 

@@ -70,7 +70,8 @@ def predict_cohort(
     tasks = select_tasks(tasks, only_failed=only_failed)
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
-        from pathopatch.models.spec import check_bundles, tiling_of
+        from pathopatch.models.bundle import check_bundles
+        from pathopatch.models.spec import tiling_of
         from pathopatch.stages.batch.cohort_summary import keep_cohort_tables
 
         # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.

@@ -29,8 +29,8 @@ from measure import Row, cpu_seconds
 from predicting import ARCHITECTURE, BATCH, write_bundle
 
 from pathopatch.core.config import PredictConfig
+from pathopatch.heatmaps.patch_exports import write_wsinfer_csv
 from pathopatch.heatmaps.predict import predict_slide
-from pathopatch.heatmaps.wsinfer_csv import write_wsinfer_csv
 from pathopatch.models import PatchClassifier, load_model
 from pathopatch.slides import open_slide
 from pathopatch.stages.export import export_wsinfer

@@ -33,7 +33,7 @@ _GEOJSON = """
 import sys
 from pathlib import Path
 import numpy as np, pandas as pd
-from pathopatch.heatmaps.geojson import write_tiles
+from pathopatch.heatmaps.patch_exports import write_tiles
 n, side = int(sys.argv[1]), 1000
 x, y = 256 * (np.arange(n) % side), 256 * (np.arange(n) // side)
 logit = np.random.default_rng(0).normal(size=n)

@@ -18,8 +18,8 @@ from pathopatch.core.files import write_json
 from pathopatch.core.status import read_status, update_status
 from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.heatmaps.artefacts import predict_to
-from pathopatch.heatmaps.ome_tiff import write_ome_tiff
-from pathopatch.models.bundle import PatchClassifier
+from pathopatch.heatmaps.pyramids import write_ome_tiff
+from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec
 from pathopatch.slides import open_slide

@@ -9,7 +9,7 @@ from pages import filled, middle, serving
 from playwright.sync_api import expect
 
 from pathopatch.core.artefacts import read_table
-from pathopatch.heatmaps.ome_tiff import read_ome_tiff
+from pathopatch.heatmaps.pyramids import read_ome_tiff
 
 SLIDE = "bright"
 

@@ -7,7 +7,7 @@ from made_predictions import MODALITIES, SLIDES, facts_of, table_of
 from pages import filled, middle, set_range
 from playwright.sync_api import expect
 
-from pathopatch.heatmaps.ome_tiff import read_ome_tiff
+from pathopatch.heatmaps.pyramids import read_ome_tiff
 
 
 def alpha(window, place, of):

@@ -30,8 +30,8 @@ from made_model import write_model
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.status import StatusTable
-from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.heatmaps.predict import predict_slide
+from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.models import load_model
 from pathopatch.slides import open_slide
 

@@ -17,7 +17,7 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.core.files import read_json
-from pathopatch.heatmaps.ome_tiff import read_ome_tiff
+from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.slides import TolerantSlide, open_slide
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import Outcome

@@ -28,9 +28,9 @@ from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.heatmaps import artefacts, overlay
 from pathopatch.heatmaps.artefacts import predict_to
-from pathopatch.heatmaps.ome_tiff import read_ome_tiff
 from pathopatch.heatmaps.predict import predict_slide
-from pathopatch.models.bundle import Ensemble, PatchClassifier
+from pathopatch.heatmaps.pyramids import read_ome_tiff
+from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import BundleSpec, SeenRange
 from pathopatch.patches.analysis import SlideAnalysis
 from pathopatch.slides import open_slide

@@ -14,7 +14,7 @@ from pathopatch.core.config import IntensityConfig, PredictConfig, TissueConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError
 from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.heatmaps.stitch import stitch
-from pathopatch.models.bundle import PatchClassifier
+from pathopatch.models.forward import PatchClassifier
 from pathopatch.models.spec import BundleSpec, SeenRange, tiling_of
 from pathopatch.patches import tile_slide
 from pathopatch.patches.grid import Grid

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pathopatch.heatmaps import FLAGS
-from pathopatch.heatmaps.geojson import positive_regions
+from pathopatch.heatmaps.patch_exports import positive_regions
 from pathopatch.heatmaps.summary import SUMMARY, summary
 from pathopatch.patches.grid import Grid
 

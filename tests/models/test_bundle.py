@@ -20,6 +20,7 @@ from pathopatch.core.errors import (
     InputMissingError,
 )
 from pathopatch.models import check_slide, load_model, save_bundle
+from pathopatch.models.forward import predict_logits
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec, class_names
 
@@ -97,7 +98,7 @@ def test_batches_do_not_change_the_logits(bundle):
     model = load_model(bundle, device="cpu", precision="float32")
     patches = np.random.default_rng(1).random((7, 3, 32, 32), dtype=np.float32)
     whole = model.predict_logits(patches)
-    np.testing.assert_allclose(model.predict_logits(patches, forward_batch=2), whole, atol=1e-5)
+    np.testing.assert_allclose(predict_logits(model.network, model.standardised(patches), batch=2), whole, atol=1e-5)
 
 
 def test_predicting_changes_neither_the_patches_nor_the_spec(bundle):

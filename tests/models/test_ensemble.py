@@ -11,6 +11,7 @@ import torch
 
 from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.models import BundleSpec, Ensemble, PatchClassifier, build_network, load_ensemble, save_bundle
+from pathopatch.models.forward import EnsembleOutput
 from pathopatch.models.spec import SeenRange
 
 
@@ -30,6 +31,10 @@ def member(seed: int = 0, **changed: Any) -> PatchClassifier:
 PATCHES = np.random.default_rng(0).random((5, 2, 16, 16), dtype=np.float32)
 
 
+def predicted(ensemble: Ensemble, x: np.ndarray = PATCHES, *, tta: bool = False) -> EnsembleOutput:
+    return ensemble.forward([model.standardised(x) for model in ensemble.members], tta=tta)
+
+
 def margin(model: PatchClassifier, x: np.ndarray = PATCHES) -> np.ndarray:
     logits = model.predict_logits(np.ascontiguousarray(x)).astype(float)
     return logits[:, 1] - logits[:, 0]
@@ -37,7 +42,7 @@ def margin(model: PatchClassifier, x: np.ndarray = PATCHES) -> np.ndarray:
 
 def test_a_single_model_keeps_its_logit_and_has_no_spread() -> None:
     model = member(temperature=2.0)
-    output = Ensemble([model]).forward(Ensemble([model]).standardised(PATCHES))
+    output = predicted(Ensemble([model]))
     np.testing.assert_allclose(output.logit, margin(model), rtol=1e-6)
     np.testing.assert_allclose(output.probability, 1 / (1 + np.exp(-margin(model) / 2)), rtol=1e-6)
     assert np.isnan(output.spread).all()
@@ -46,7 +51,7 @@ def test_a_single_model_keeps_its_logit_and_has_no_spread() -> None:
 def test_several_models_give_mean_calibrated_logit_and_spread() -> None:
     models = [member(0, temperature=2.0, decision_threshold=1.0), member(1, temperature=0.5, decision_threshold=-0.5)]
     ensemble = Ensemble(models)
-    output = ensemble.forward(ensemble.standardised(PATCHES))
+    output = predicted(ensemble)
     calibrated = np.stack([margin(models[0]) / 2.0, margin(models[1]) / 0.5])
     np.testing.assert_allclose(output.logit, calibrated.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(output.probability, 1 / (1 + np.exp(-calibrated.mean(axis=0))), rtol=1e-6)
@@ -59,9 +64,9 @@ def test_several_models_give_mean_calibrated_logit_and_spread() -> None:
 def test_tta_is_the_mean_over_the_eight_symmetries_and_invariant() -> None:
     model, ensemble = member(), Ensemble([member()])
     eight = [np.rot90(x, k, (2, 3)) for x in (PATCHES, PATCHES[..., ::-1]) for k in range(4)]
-    output = ensemble.forward(ensemble.standardised(PATCHES), tta=True).logit
+    output = predicted(ensemble, tta=True).logit
     np.testing.assert_allclose(output, np.mean([margin(model, x) for x in eight], axis=0), rtol=1e-5)
-    turned = ensemble.forward(ensemble.standardised(np.ascontiguousarray(eight[5])), tta=True).logit
+    turned = predicted(ensemble, np.ascontiguousarray(eight[5]), tta=True).logit
     np.testing.assert_allclose(turned, output, rtol=1e-4)
 
 
@@ -120,7 +125,7 @@ def test_the_joint_threshold_is_in_units_of_calibrated_logits() -> None:
     assert ensemble.spec.temperature == 1.0
     assert ensemble.spec.decision_threshold == pytest.approx((1.5 - 0.4) / 2)
     assert ensemble.spec.decision_probability == pytest.approx(1 / (1 + np.exp(-0.55)))
-    output = ensemble.forward(ensemble.standardised(PATCHES))
+    output = predicted(ensemble)
     threshold = ensemble.spec.decision_threshold
     over = [(margin(each, PATCHES) - each.spec.decision_threshold) / each.spec.temperature for each in (one, other)]
     np.testing.assert_allclose(output.logit - threshold, np.mean(over, axis=0), rtol=1e-4, atol=1e-5)
@@ -132,4 +137,4 @@ def test_bundles_are_loaded_as_members(tmp_path: Path) -> None:
         torch.manual_seed(seed)
         save_bundle(tmp_path / str(seed), build_network("small-groupnorm", 2), spec())
     ensemble = load_ensemble([tmp_path / "0", tmp_path / "1"], device="cpu", precision="float32")
-    assert np.isfinite(ensemble.forward(ensemble.standardised(PATCHES)).spread).all()
+    assert np.isfinite(predicted(ensemble).spread).all()

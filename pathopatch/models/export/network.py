@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, softmax
 
-from pathopatch.models.bundle import PatchClassifier
-from pathopatch.models.forward import area_weights
+from pathopatch.models.forward import PatchClassifier, area_weights
 from pathopatch.models.spec import BundleSpec
 
 

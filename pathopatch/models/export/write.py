@@ -9,12 +9,12 @@ from typing import Any, Literal, get_args
 from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.errors import InputCorruptError, InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json, write_json
-from pathopatch.models.bundle import load_model
+from pathopatch.models.bundle import SPEC, WEIGHTS, load_model, read_spec
 from pathopatch.models.card import decision_text, intensity_text, model_card, scale_text
 from pathopatch.models.export import onnx, wsinfer
 from pathopatch.models.export.network import ExportedNetwork
 from pathopatch.models.export.torchscript import torchscript_bytes
-from pathopatch.models.spec import SPEC, WEIGHTS, BundleSpec, read_spec
+from pathopatch.models.spec import BundleSpec
 
 Format = Literal["torchscript", "onnx", "wsinfer"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -234,7 +234,8 @@ def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
 
         wanted = 0.0 if config.all_patches else max(least, 1e-12)
         for _, patches, _ in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
-            network.forward(network.standardised(scale(patches, analysis.windows)), tta=config.tta)
+            scaled = scale(patches, analysis.windows)
+            network.forward([member.standardised(scaled) for member in network.members], tta=config.tta)
         return 0
 
     return work

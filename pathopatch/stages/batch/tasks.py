@@ -181,7 +181,8 @@ class PredictTask:
 
     def run(self, progress: Progress | None = None) -> Outcome:
         """Predict the slide."""
-        from pathopatch.models.spec import check_bundles, check_slide
+        from pathopatch.models.bundle import check_bundles
+        from pathopatch.models.spec import check_slide
         from pathopatch.slides import tolerant
 
         spec = check_bundles(self.models)

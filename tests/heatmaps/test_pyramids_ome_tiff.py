@@ -1,11 +1,11 @@
-"""The OME-TIFF heatmap, read back with tifffile; what other readers make of it stands in test_ome_tiff_elsewhere."""
+"""The OME-TIFF heatmap, read back with tifffile; what other readers make of it stands in test_pyramids_elsewhere."""
 
 import numpy as np
 import pytest
 import tifffile
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError
-from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, read_ome_tiff, write_ome_tiff
+from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD, read_ome_tiff, write_ome_tiff
 
 
 def _cells(ny=150, nx=131):

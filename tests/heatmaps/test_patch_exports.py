@@ -13,7 +13,7 @@ import pytest
 import qupath_rules
 from shapely.geometry import box, shape
 
-from pathopatch.heatmaps.geojson import write_tiles
+from pathopatch.heatmaps.patch_exports import write_tiles, write_wsinfer_csv
 
 TABLE = pd.DataFrame(
     {
@@ -187,3 +187,17 @@ def test_any_number_of_patches_is_one_valid_collection(tmp_path, count):
     assert [re.sub(r".*@", "", f["properties"]["metadata"]["patch_id"]) for f in found["features"]] == [
         str(n) for n in range(count)
     ]
+
+
+def test_the_csv_is_wsinfers_to_the_letter(tmp_path):
+    table = pd.DataFrame({"x": [0, 224], "y": [0, 448], "width": 224, "height": 224, "probability": [0.25, 1e-7]})
+    write_wsinfer_csv(tmp_path / "patches.csv", table, class_names=("non-tumour", "tumour"))
+    assert (tmp_path / "patches.csv").read_bytes() == (
+        b"minx,miny,width,height,prob_non-tumour,prob_tumour\n0,0,224,224,0.75,0.25\n224,448,224,224,0.9999999,1e-07\n"
+    )
+
+
+def test_without_patches_the_csv_has_its_header(tmp_path):
+    empty = pd.DataFrame({"x": [], "y": [], "width": [], "height": [], "probability": []})
+    write_wsinfer_csv(tmp_path / "patches.csv", empty, class_names=("no", "yes"))
+    assert (tmp_path / "patches.csv").read_text() == "minx,miny,width,height,prob_no,prob_yes\n"

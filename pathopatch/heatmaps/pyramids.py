@@ -1,6 +1,8 @@
-"""Write a heatmap as an OME-TIFF that Bio-Formats and tifffile read, and read it back.
+"""Write a heatmap as an image pyramid: OME-TIFF, OME-Zarr, or RGB for viewers that stand on OpenSlide.
 
-float32, one plane per channel, a pyramid in SubIFDs, pixel size in um.
+OME-TIFF (Bio-Formats, tifffile) and OME-Zarr 0.5 hold float32 channels, NaN where nothing was predicted. OpenSlide
+reads neither floats nor levels in SubIFDs, so the RGB pyramid shows the probability in viridis, lossless, and in
+**white**, which viridis lacks, where nothing was predicted.
 """
 
 from __future__ import annotations
@@ -18,15 +20,21 @@ import tifffile
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError
+from pathopatch.heatmaps.overlay import map_colors
 from pathopatch.heatmaps.stitch import halved
+from pathopatch.patches.picture import Picture
 
 CHANNELS = ("probability", "tissue_fraction", "coverage")
 WITH_SPREAD = (*CHANNELS, "spread")
 """Channels of an ensemble: the probability is its mean, the spread the standard deviation over its members."""
 
-_TILE_PX = 256
+_TILE_PX, _CHUNK_PX = 256, 512
 _SMALLEST_LEVEL_PX = 64  # a map whose longest side is at most this needs no coarser level
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
+_AXES = ("c", "y", "x")
+_NOT_PREDICTED = 255  # of red, green and blue
+_UM_PER_CM = 1e4
+_DESCRIPTION = "pathopatch heatmap: probability of the positive class, viridis from 0 to 1; white: not predicted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,3 +141,72 @@ def _check_content(
 
 def _corrupt(path: Path, message: str) -> InputCorruptError:
     return InputCorruptError(message, place=str(path), remedy="predict this slide again with --force")
+
+
+def write_ome_zarr(
+    path: Path,
+    cells: NDArray[np.float32],
+    *,
+    cell_um: float,
+    over_um: tuple[float, float],
+    channels: Sequence[str] = CHANNELS,
+    name: str = "heatmap",
+) -> None:
+    """Write a map (C, ny, nx) as an OME-Zarr image with the levels of the OME-TIFF; equal arguments give equal bytes.
+
+    Cell (0, 0) starts at level-0 (0, 0) of the slide and has a side of `cell_um`. `over_um` is (x, y) um per px of the
+    image below the map. Viewers show the first channel, from 0 to 1; the others can be switched on.
+    """
+    import zarr  # here, since the review page reads heatmaps and needs no Zarr
+
+    from pathopatch.patches.store_writer import write_array
+    from pathopatch.slides.omezarr_export import image_attributes, multiscales
+
+    levels = pyramid(np.ascontiguousarray(cells, np.float32))
+    group = zarr.create_group(path, zarr_format=3)
+    for number, level in enumerate(levels):
+        sides = (min(side, _CHUNK_PX) for side in level.shape[1:])
+        write_array(group, str(number), level, chunks=(1, *sides), names=_AXES)
+    factors = [(2.0**number, 2.0**number) for number in range(len(levels))]
+    # OME-Zarr places an image by the centre of its first pixel. A cell is far larger than a pixel of the overview, so
+    # `over_um` gives the shift that brings the two images' corners together.
+    image = multiscales(name, _AXES, factors, (cell_um, cell_um), over_um=over_um)
+    windows = np.array([[0.0, 1.0]] * len(channels))
+    attributes = image_attributes(image, channels, windows, version="0.5")
+    for hidden in attributes["ome"]["omero"]["channels"][1:]:
+        hidden["active"] = False
+    group.attrs.put(attributes)
+
+
+def write_rgb_pyramid(path: Path, probability: NDArray[np.floating[Any]], *, cell_um: float) -> None:
+    """Write a map (ny, nx) as a tiled pyramidal TIFF in colours; equal arguments give equal bytes.
+
+    NaN where nothing was predicted. `cell_um`, the side of a cell, becomes OpenSlide's ``openslide.mpp-x`` and ``-y``.
+    """
+    cells = np.asarray(probability, np.float32)
+    step = 2 ** (len(pyramid(cells[None])) - 1)
+    # Viewers take the ratio of the levels' sizes as their scale: padded to the right and below until each level is
+    # exactly half of the one before.
+    overhang = [(0, -side % step) for side in cells.shape]
+    levels = pyramid(np.pad(cells, overhang, constant_values=np.nan)[None])
+    with tifffile.TiffWriter(path, bigtiff=True) as writer:
+        for level, level_cells in enumerate(levels):
+            writer.write(
+                colored(level_cells[0]),
+                photometric="rgb",
+                tile=(_TILE_PX, _TILE_PX),
+                compression="adobe_deflate",
+                predictor=True,
+                subfiletype=int(level > 0),
+                resolution=(_UM_PER_CM / cell_um / 2**level,) * 2,
+                resolutionunit="CENTIMETER",
+                description=_DESCRIPTION if level == 0 else None,
+                software="pathopatch",
+                metadata=None,
+            )
+
+
+def colored(probability: NDArray[np.floating[Any]]) -> Picture:
+    """Return a map (ny, nx) as a picture, one pixel per cell: viridis, white where nothing was predicted."""
+    colors = np.where(np.isfinite(probability)[..., None], map_colors(probability), _NOT_PREDICTED)
+    return np.asarray(np.rint(colors), np.uint8)

@@ -6,7 +6,7 @@ import ome_types
 import pytest
 import tifffile
 
-from pathopatch.heatmaps.ome_tiff import CHANNELS, WITH_SPREAD, pyramid, write_ome_tiff
+from pathopatch.heatmaps.pyramids import CHANNELS, WITH_SPREAD, pyramid, write_ome_tiff
 
 CELL_UM = 127.74
 

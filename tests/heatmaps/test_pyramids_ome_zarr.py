@@ -9,8 +9,7 @@ import zarr
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
-from pathopatch.heatmaps.ome_tiff import CHANNELS, pyramid
-from pathopatch.heatmaps.ome_zarr import write_ome_zarr
+from pathopatch.heatmaps.pyramids import CHANNELS, pyramid, write_ome_zarr
 from pathopatch.patches.store_writer import StoreWriter
 
 CELL_UM = 128.0

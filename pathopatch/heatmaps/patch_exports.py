@@ -1,11 +1,13 @@
-"""Write patches and positive regions as GeoJSON that QuPath imports: gzip, streamed, equal bytes for equal arguments.
+"""Write patches and positive regions for other programs: GeoJSON for QuPath, CSV in wsinfer's columns.
 
-Coordinates are whole level-0 px from the top left of what QuPath shows. QuPath starts at OpenSlide's ``bounds-x/y``
-where a slide has them, so they are subtracted here, and in no other export.
+The GeoJSON is compressed and streamed, equal bytes for equal arguments. Its coordinates are whole level-0 px from the
+top left of what QuPath shows. QuPath starts at OpenSlide's ``bounds-x/y`` where a slide has them, so they are
+subtracted here, and in no other export.
 """
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
@@ -52,19 +54,6 @@ def write_tiles(
     `slide_size`, (width, height); `origin` is the slide's bounds (x, y); both in level-0 px.
     """
     tables = [predictions] if isinstance(predictions, pd.DataFrame) else predictions
-    _write_features(path, _tiles(tables, slide_id, run, class_names, decision_threshold, slide_size, origin))
-
-
-def _tiles(
-    tables: Iterable[pd.DataFrame],
-    slide_id: str,
-    run: str,
-    class_names: Sequence[str],
-    decision_threshold: float,
-    slide_size: tuple[int, int],
-    origin: tuple[int, int],
-) -> Iterator[str]:
-    """Yield one GeoJSON feature per row of the tables."""
     make_id = _id_maker(_PATCHES, run, slide_id)
     classes = [
         f'"classification": {_to_json({"name": name, "color": color})}, '
@@ -73,23 +62,27 @@ def _tiles(
     probability_name = _to_json(f"{class_names[1]} probability")
     parts = (table.iloc[start : start + _BATCH] for table in tables for start in range(0, len(table), _BATCH))
     rows = (row for part in parts for row in zip(*(part[name].tolist() for name in _COLUMNS), strict=True))
-    for patch_id, x, y, width, height, tissue_fraction, logit, probability in rows:
-        left, top = x - origin[0], y - origin[1]
-        right, bottom = min(x + width, slide_size[0]) - origin[0], min(y + height, slide_size[1]) - origin[1]
-        if right <= left or bottom <= top:
-            continue
-        # A patch without a logit has no class; QuPath shows it as unclassified.
-        classification = classes[logit > decision_threshold] if math.isfinite(logit) else ""
-        numbers = _measurements(
-            ((probability_name, probability), ('"logit"', logit), ('"tissue fraction"', tissue_fraction))
-        )
-        # Formatted by hand: a slide may have a million tiles, and a JSON encoder takes several times as long.
-        yield (
-            f'{{"type": "Feature", "id": "{make_id(f"{x},{y}")}", "geometry": {{"type": "Polygon", "coordinates": '
-            f"[[[{left}, {top}], [{right}, {top}], [{right}, {bottom}], [{left}, {bottom}], [{left}, {top}]]]}}, "
-            f'"properties": {{"objectType": "tile", "isLocked": true, {classification}"measurements": {numbers}, '
-            f'"metadata": {{"patch_id": {_to_json(str(patch_id))}}}}}}}'
-        )
+
+    def features() -> Iterator[str]:
+        for patch_id, x, y, width, height, tissue_fraction, logit, probability in rows:
+            left, top = x - origin[0], y - origin[1]
+            right, bottom = min(x + width, slide_size[0]) - origin[0], min(y + height, slide_size[1]) - origin[1]
+            if right <= left or bottom <= top:
+                continue
+            # A patch without a logit has no class; QuPath shows it as unclassified.
+            classification = classes[logit > decision_threshold] if math.isfinite(logit) else ""
+            numbers = _measurements(
+                ((probability_name, probability), ('"logit"', logit), ('"tissue fraction"', tissue_fraction))
+            )
+            # Formatted by hand: a slide may have a million tiles, and a JSON encoder takes several times as long.
+            yield (
+                f'{{"type": "Feature", "id": "{make_id(f"{x},{y}")}", "geometry": {{"type": "Polygon", "coordinates": '
+                f"[[[{left}, {top}], [{right}, {top}], [{right}, {bottom}], [{left}, {bottom}], [{left}, {top}]]]}}, "
+                f'"properties": {{"objectType": "tile", "isLocked": true, {classification}"measurements": {numbers}, '
+                f'"metadata": {{"patch_id": {_to_json(str(patch_id))}}}}}}}'
+            )
+
+    _write_features(path, features())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,27 +150,24 @@ def write_regions(
 
     The annotation's id is made of the corner of the region's first cell.
     """
-    _write_features(path, _annotations(regions, slide_id, run, class_name, origin))
-
-
-def _annotations(
-    regions: PositiveRegions, slide_id: str, run: str, class_name: str, origin: tuple[int, int]
-) -> Iterator[str]:
-    """Yield one GeoJSON feature per region."""
     make_id = _id_maker(_REGIONS, run, slide_id)
     classification = _to_json({"name": class_name, "color": _COLORS[1]})
     mean_name = _to_json(f"mean {class_name} probability")
     columns = (regions.area_mm2.tolist(), regions.mean_probability.tolist(), regions.cells.tolist())
-    for polygon, area_mm2, mean, cells in zip(regions.polygons, *columns, strict=True):
-        rings = [shapely.get_coordinates(ring).astype(np.int64) for ring in (polygon.exterior, *polygon.interiors)]
-        first_x, first_y = min(rings[0].tolist(), key=lambda corner: (corner[1], corner[0]))
-        numbers = _measurements((('"area mm2"', area_mm2), (mean_name, mean), ('"cells"', cells)))
-        yield (
-            f'{{"type": "Feature", "id": "{make_id(f"{first_x},{first_y}")}", "geometry": {{"type": "Polygon", '
-            f'"coordinates": {_to_json([(ring - origin).tolist() for ring in rings])}}}, '
-            f'"properties": {{"objectType": "annotation", "isLocked": true, "classification": {classification}, '
-            f'"measurements": {numbers}}}}}'
-        )
+
+    def features() -> Iterator[str]:
+        for polygon, area_mm2, mean, cells in zip(regions.polygons, *columns, strict=True):
+            rings = [shapely.get_coordinates(ring).astype(np.int64) for ring in (polygon.exterior, *polygon.interiors)]
+            first_x, first_y = min(rings[0].tolist(), key=lambda corner: (corner[1], corner[0]))
+            numbers = _measurements((('"area mm2"', area_mm2), (mean_name, mean), ('"cells"', cells)))
+            yield (
+                f'{{"type": "Feature", "id": "{make_id(f"{first_x},{first_y}")}", "geometry": {{"type": "Polygon", '
+                f'"coordinates": {_to_json([(ring - origin).tolist() for ring in rings])}}}, '
+                f'"properties": {{"objectType": "annotation", "isLocked": true, "classification": {classification}, '
+                f'"measurements": {numbers}}}}}'
+            )
+
+    _write_features(path, features())
 
 
 def _write_features(path: Path, features: Iterable[str]) -> None:
@@ -216,3 +206,22 @@ def _measurements(values: Sequence[tuple[str, float]]) -> str:
     """Return numbers as a JSON object, given (name as JSON, number)."""
     # Infinite ones and NaN are left out: QuPath drops null, and fails on text.
     return "{" + ", ".join([f"{name}: {round(value, 6)!r}" for name, value in values if math.isfinite(value)]) + "}"
+
+
+def write_wsinfer_csv(
+    path: Path, predictions: pd.DataFrame | Iterable[pd.DataFrame], *, class_names: Sequence[str]
+) -> None:
+    """Write one row per predicted patch, in level-0 px, with the probability of each class.
+
+    `predictions` has x, y, width, height (level-0 px) and probability (of the second class), in one table or in parts.
+    """
+    negative, positive = class_names
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["minx", "miny", "width", "height", f"prob_{negative}", f"prob_{positive}"])
+        for part in [predictions] if isinstance(predictions, pd.DataFrame) else predictions:
+            columns = (part[name].tolist() for name in ("x", "y", "width", "height", "probability"))
+            writer.writerows(
+                [x, y, width, height, f"{1.0 - probability:.9g}", f"{probability:.9g}"]
+                for x, y, width, height, probability in zip(*columns, strict=True)
+            )

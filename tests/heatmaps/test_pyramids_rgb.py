@@ -5,9 +5,8 @@ import openslide
 import pytest
 import tifffile
 
-from pathopatch.heatmaps.ome_tiff import pyramid
 from pathopatch.heatmaps.overlay import blend
-from pathopatch.heatmaps.rgb_pyramid import colored, write_rgb_pyramid
+from pathopatch.heatmaps.pyramids import colored, pyramid, write_rgb_pyramid
 
 CELL_UM = 127.74
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from shapely.geometry import Polygon, box
 
-from pathopatch.heatmaps.geojson import positive_regions, write_regions
+from pathopatch.heatmaps.patch_exports import positive_regions, write_regions
 from pathopatch.patches.annotations.outlines import read_qupath
 
 NAN = np.nan
