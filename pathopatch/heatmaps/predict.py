@@ -26,7 +26,7 @@ from pathopatch.heatmaps import FLAGS
 from pathopatch.models.forward import Ensemble, PatchClassifier
 from pathopatch.models.spec import SeenRange, check_slide, tiling_of
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches
-from pathopatch.patches.intensity import measure_patch, scale
+from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.slides import Slide, TolerantSlide, in_order, tolerant
 from pathopatch.slides.manifest import slide_id_from_path
 
@@ -292,22 +292,21 @@ def _prepared(
     grid = analysis.grid
     sharpness_factor = ensemble.spec.intensity.sharpness_mpp / (slide.mpp * grid.downsample)
     scaled = scale(patches, analysis.windows)
-    measured = np.empty((len(rows), 2))
+    saturated, sharp = np.empty((2, len(rows)))
     for number, (x, y) in enumerate(origins[rows].tolist()):
         # Only what lies on the slide is measured; the overhang is filled with glass.
         width, height = grid.inside(x, y)
-        measured[number] = measure_patch(
+        saturated[number] = saturated_fraction(
             patches[number, :, :height, :width],
-            scaled[number, :, :height, :width],
             analysis.windows,
-            sharpness_factor=sharpness_factor,
             polarities=analysis.tissue.polarities,
             scanned=partial(analysis.tissue.scanned_mask, x, y, grid.downsample, (width, height)),
         )
+        sharp[number] = sharpness(scaled[number, :, :height, :width], factor=sharpness_factor)
     values = {
         "row": rows,
-        "saturated_fraction": measured[:, 0],
-        "sharpness": measured[:, 1],
+        "saturated_fraction": saturated,
+        "sharpness": sharp,
         "mean": scaled.mean(axis=(2, 3)).astype(np.float64),
     }
     return _Batch([member.standardised(scaled) for member in ensemble.members], values, done)

@@ -16,9 +16,8 @@ from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
 from pathopatch.patches.annotations.tissue_outlines import read_tissue_mask
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.intensity import tissue_quantiles
 from pathopatch.patches.intensity import windows as intensity_windows
-from pathopatch.patches.tissue import TissueModel, supplied_tissue
+from pathopatch.patches.tissue import TissueModel, nearest_part, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
 from pathopatch.slides.background import Background, Polarities, background_text, parse_background
@@ -110,44 +109,10 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
         No background is in view, and the configuration refuses such slides.
     """
     grid = grid_of(slide, config)
-    _check_channel_names(slide, config)
-    if config.intensity.scope == "cohort" and not slide.is_rgb and set(slide.channels) - set(config.intensity.windows):
-        raise InputUnsupportedError(
-            f"no window of the cohort for {', '.join(sorted(set(slide.channels) - set(config.intensity.windows)))}",
-            place=str(slide.paths[0]),
-            remedy="tile the cohort by its manifest, which finds them; or give "
-            "[tile.intensity] windows or scope = 'slide'",
-        )
-    return _analyse(slide, config, grid, tissue_mask)
-
-
-def slide_quantiles(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> NDArray[np.float64]:
-    """Return `pathopatch.patches.intensity.tissue_quantiles` of a slide; arguments and errors as of `analyse_slide`."""
-    _check_channel_names(slide, config)
-    analysis = _analyse(slide, config, grid_of(slide, config), tissue_mask)
-    return tissue_quantiles(analysis.overview, analysis.tissue.mask != 0)
-
-
-def _check_channel_names(slide: Slide, config: TileConfig) -> None:
-    """Raise if the configuration names a channel that the slide does not have."""
-    named = {
-        "tissue.channels": config.tissue.channels,
-        "tissue.background_level": tuple(config.tissue.background_level),
-        "intensity.windows": tuple(config.intensity.windows),
-    }
-    for key, names in named.items():
-        if unknown := [name for name in names if name not in slide.channels]:
-            raise ChannelMismatchError(
-                f"{key} names {', '.join(unknown)}, the slide has {', '.join(slide.channels)}",
-                place=str(slide.paths[0]),
-                remedy=f"correct {key}, or name the slide's channels in the manifest",
-            )
-
-
-def _analyse(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | None) -> SlideAnalysis:
-    """Return the analysis of a slide whose configuration is checked."""
+    _check_channels(slide, config)
     overview, unscanned, scale_x, scale_y = slide.read_scanned_overview()
-    _check_finite(overview, slide)
+    if overview.dtype.kind == "f":
+        _check_finite(overview, slide)
     # The channels of a colour camera come from one exposure.
     is_one_exposure = slide.is_colour or len(slide.channels) < 2
     shifts = () if is_one_exposure else measure_shifts(slide, overview, scale_x, scale_y, unscanned.mask)
@@ -170,27 +135,23 @@ def _analyse(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | N
             channels=slide.channels,
             unscanned=unscanned,
         )
-        if tissue.is_unsure and config.tissue.when_unsure == "fail":
-            raise NoTissueError(
-                f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",
-                place=str(slide.paths[0]),
-                remedy=_TISSUE_REMEDY,
-            )
     else:
         overview_px = (overview.shape[2], overview.shape[1])
         is_from_bounds = config.labels.annotations.subtracted_bounds
+        bounds_origin = slide.bounds[:2] if is_from_bounds else (0, 0)
         tissue = supplied_tissue(
-            read_tissue_mask(
-                tissue_mask,
-                slide_size=slide.size,
-                overview_px=overview_px,
-                bounds_origin=slide.bounds[:2] if is_from_bounds else (0, 0),
-            ),
+            read_tissue_mask(tissue_mask, slide_size=slide.size, overview_px=overview_px, bounds_origin=bounds_origin),
             polarities=polarities,
             overview_px=overview_px,
             scale_x=scale_x,
             scale_y=scale_y,
             unscanned=unscanned.mask,
+        )
+    if tissue.is_unsure and config.tissue.when_unsure == "fail":
+        raise NoTissueError(
+            f"nothing tells tissue from background: {'; '.join(tissue.doubts)}",
+            place=str(slide.paths[0]),
+            remedy=_TISSUE_REMEDY,
         )
     windows = intensity_windows(
         overview,
@@ -213,6 +174,30 @@ def _analyse(slide: Slide, config: TileConfig, grid: Grid, tissue_mask: Path | N
     )
 
 
+def _check_channels(slide: Slide, config: TileConfig) -> None:
+    """Raise if the configuration names a channel that the slide lacks, or lacks a window that its cohort needs."""
+    named = {
+        "tissue.channels": config.tissue.channels,
+        "tissue.background_level": tuple(config.tissue.background_level),
+        "intensity.windows": tuple(config.intensity.windows),
+    }
+    for key, names in named.items():
+        if unknown := [name for name in names if name not in slide.channels]:
+            raise ChannelMismatchError(
+                f"{key} names {', '.join(unknown)}, the slide has {', '.join(slide.channels)}",
+                place=str(slide.paths[0]),
+                remedy=f"correct {key}, or name the slide's channels in the manifest",
+            )
+    missing = sorted(set(slide.channels) - set(config.intensity.windows))
+    if missing and config.intensity.scope == "cohort" and not slide.is_rgb:
+        raise InputUnsupportedError(
+            f"no window of the cohort for {', '.join(missing)}",
+            place=str(slide.paths[0]),
+            remedy="tile the cohort by its manifest, which finds them; or give "
+            "[tile.intensity] windows or scope = 'slide'",
+        )
+
+
 def polarities_of(slide: Slide, config: TileConfig) -> Polarities:
     """Return each channel's polarity: as the configuration states it, else the slide's own."""
     if config.tissue.background == "auto":
@@ -226,7 +211,7 @@ def polarities_of(slide: Slide, config: TileConfig) -> Polarities:
 
 def _check_finite(pixels: NDArray[np.generic], slide: Slide) -> None:
     """Raise if pixels are NaN or infinite, with their number in each channel of the whole slide."""
-    if pixels.dtype.kind != "f" or np.isfinite(pixels).all():
+    if np.isfinite(pixels).all():
         return
     width, height = slide.size
     counts = np.zeros(len(slide.channels), np.int64)
@@ -271,6 +256,7 @@ def iterate_patches(
         Share of tissue in the patch's scanned pixels, the exact mean of its mask; 0 without any.
     """
     grid, tissue = analysis.grid, analysis.tissue
+    scale = tissue.scale_x, tissue.scale_y
     if analysis.offsets:
         slide = aligned(slide, analysis.offsets, analysis.background)
     places = grid.origins() if origins is None else origins
@@ -282,13 +268,14 @@ def iterate_patches(
     for row, (x, y) in enumerate(places.tolist()):
         within = grid.inside(x, y)
         # Without tissue on the overview a patch has none: it is not even read.
-        is_blank = min_tissue > 0 and not tissue.overview_mask(x, y, grid.downsample, within).any()
+        is_blank = min_tissue > 0 and not nearest_part(tissue.mask, scale, (x, y), grid.downsample, within).any()
         if not is_blank:
             # Each batch has new memory, since the consumer may keep the last one.
             if not rows:
                 batch = np.empty((min(limit, len(places) - row), *batch.shape[1:]), slide.dtype)
             patch = planes(read_padded(slide, grid, analysis.fill, x, y), batch[len(rows)])
-            _check_finite(patch, slide)  # the overview's coarser level may hide such pixels
+            if patch.dtype.kind == "f":
+                _check_finite(patch, slide)  # the overview's coarser level may hide such pixels
             mask = tissue.patch_mask(patch, x, y, grid.downsample, within)
             tissue_px, scanned_px = np.count_nonzero(mask), within[0] * within[1]
             if tissue_px and (scanned := tissue.scanned_mask(x, y, grid.downsample, within)) is not None:

@@ -27,8 +27,8 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.patches.analysis import polarities_of, slide_quantiles
-from pathopatch.patches.intensity import pooled_windows
+from pathopatch.patches.analysis import analyse_slide, polarities_of
+from pathopatch.patches.intensity import pooled_windows, tissue_quantiles
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import STAGE
 from pathopatch.slides import Slide
@@ -55,8 +55,14 @@ MeasureSlides = Callable[[Sequence[SlideRow]], Mapping[str, TissueIntensities | 
 
 
 def tissue_intensities(slide: Slide, config: TileConfig, *, tissue_mask: Path | None = None) -> TissueIntensities:
-    """Return one slide's share in its cohort's windows; arguments and errors as of `slide_quantiles`."""
-    quantiles = None if slide.is_rgb else slide_quantiles(slide, config, tissue_mask=tissue_mask)
+    """Return one slide's share in its cohort's windows; arguments and errors as of `analyse_slide`."""
+    quantiles = None
+    if not slide.is_rgb:
+        # The cohort's windows are what is sought: the slide's own stand in for them.
+        own = config.intensity.model_copy(update={"scope": "slide"})
+        config = config.model_copy(update={"intensity": own})
+        analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
+        quantiles = tissue_quantiles(analysis.overview, analysis.tissue.mask != 0)
     return TissueIntensities(channels=slide.channels, polarities=polarities_of(slide, config), quantiles=quantiles)
 
 

@@ -128,7 +128,7 @@ def saturated_fraction(
     window: NDArray[np.float64],
     *,
     polarities: Sequence[Polarity],
-    scanned: NDArray[np.bool_] | None = None,
+    scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
 ) -> float:
     """Return the share of pixels with lost signal in any channel, in [0, 1]; 0 without pixels.
 
@@ -143,30 +143,28 @@ def saturated_fraction(
         (low, high) per channel, source units.
     polarities : sequence of {"dark", "bright"}, length C
         Of each channel.
-    scanned : ndarray of bool, shape (H, W), optional
-        Pixels that count; default: all.
+    scanned : callable, optional
+        Returns the pixels that count, bool of shape (H, W), or None for all; called only where signal is lost.
     """
     used = [channel for channel, (low, high) in enumerate(window.tolist()) if high > low]
     if patch.size == 0 or not used:
         return 0.0
-    saturated: NDArray[np.bool_] | None = None
+    parts = []
     ends: tuple[tuple[Polarity, np.ufunc, int], ...] = (("dark", np.maximum, 1), ("bright", np.minimum, 0))
     for polarity, furthest, end in ends:
         channels = [channel for channel in used if polarities[channel] == polarity]
-        if not channels:
-            continue
         # Under one window the furthest channel decides: one comparison in place of one per channel.
-        if (window[channels] == window[channels[0]]).all():
+        if channels and (window[channels] == window[channels[0]]).all():
             plane = reduce(furthest, [patch[channel] for channel in channels])
-            own = _reached(plane, window[channels[0], end], polarity)
+            parts.append(_reached(plane, window[channels[0], end], polarity))
         else:
-            reached = [_reached(patch[channel], window[channel, end], polarity) for channel in channels]
-            own = reduce(np.logical_or, reached)
-        saturated = own if saturated is None else saturated | own
-    assert saturated is not None
-    if scanned is not None:
-        return int(np.count_nonzero(saturated & scanned)) / max(1, int(np.count_nonzero(scanned)))
-    return float(np.count_nonzero(saturated) / saturated.size)
+            parts += [_reached(patch[channel], window[channel, end], polarity) for channel in channels]
+    saturated = reduce(np.logical_or, parts)
+    n_saturated = int(np.count_nonzero(saturated))
+    # The mask costs more than the fraction, and a fraction of 0 does not need it.
+    if n_saturated and scanned is not None and (mask := scanned()) is not None:
+        return int(np.count_nonzero(saturated & mask)) / max(1, int(np.count_nonzero(mask)))
+    return n_saturated / saturated.size
 
 
 def _reached(plane: NDArray[np.generic], level: np.float64, polarity: Polarity) -> NDArray[np.bool_]:
@@ -206,23 +204,3 @@ def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
     if min(mean.shape) < 3:
         return 0.0
     return float(cv2.Laplacian(mean, cv2.CV_32F)[1:-1, 1:-1].var(dtype=np.float64))
-
-
-def measure_patch(
-    part: NDArray[np.generic],
-    scaled: NDArray[np.float32],
-    windows: NDArray[np.float64],
-    *,
-    sharpness_factor: float,
-    polarities: Sequence[Polarity],
-    scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
-) -> tuple[float, float]:
-    """Return the saturated fraction and the sharpness of a patch's part on the slide, (C, H, W).
-
-    `scaled` is the same part in [0, 1]; `scanned` returns its scanned pixels, (H, W), or None for all.
-    """
-    saturated = saturated_fraction(part, windows, polarities=polarities)
-    # The mask costs more than the fraction, and a fraction of 0 does not need it.
-    if saturated and scanned is not None and (mask := scanned()) is not None:
-        saturated = saturated_fraction(part, windows, polarities=polarities, scanned=mask)
-    return saturated, sharpness(scaled, factor=sharpness_factor)

@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from pathopatch.core.files import fault_point
-from pathopatch.patches.intensity import measure_patch, scale
+from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.omezarr_export import Version, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
@@ -200,12 +200,10 @@ def store_and_measure(
     scanned: Callable[[int], NDArray[np.bool_] | None] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Append patches to a store and measure each.
+    """Append patches to a store, which the caller finishes, and return the `MEASURED_COLUMNS`, shape (N,) each.
 
     Parameters
     ----------
-    writer : StoreWriter
-        The store; the caller finishes it.
     batches : iterable
         (rows, patches, tissue_fraction) in the order of the rows, see `pathopatch.patches.analysis.iterate_patches`.
     count : int
@@ -219,11 +217,6 @@ def store_and_measure(
         width), or None for all. Default: the whole patch was scanned.
     progress : callable, optional
         Called with (patches done, patches in all).
-
-    Returns
-    -------
-    dict of str to ndarray of float64, shape (N,)
-        A column for each of `MEASURED_COLUMNS`.
     """
     columns = {name: np.zeros(count) for name in MEASURED_COLUMNS}
     for rows, patches, tissue_fraction in batches:
@@ -232,14 +225,10 @@ def store_and_measure(
         for row, patch in zip(rows.tolist(), patches, strict=True):
             width, height = (None, None) if inside is None else inside(row)
             part = patch[:, :height, :width]
-            columns["saturated_fraction"][row], columns["sharpness"][row] = measure_patch(
-                part,
-                scale(part, windows),
-                windows,
-                sharpness_factor=sharpness_factor,
-                polarities=polarities,
-                scanned=None if scanned is None else partial(scanned, row),
+            columns["saturated_fraction"][row] = saturated_fraction(
+                part, windows, polarities=polarities, scanned=None if scanned is None else partial(scanned, row)
             )
+            columns["sharpness"][row] = sharpness(scale(part, windows), factor=sharpness_factor)
         if progress is not None:
             progress(int(rows[-1]) + 1, count)
     return columns

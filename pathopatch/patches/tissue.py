@@ -28,12 +28,20 @@ _ROWS_AT_ONCE = 64  # of an overview's labelled components: numpy copies them to
 
 
 def tissue_signal(
-    pixels: NDArray[np.generic], *, polarities: Sequence[Polarity], windows: NDArray[np.float64]
+    pixels: NDArray[np.generic],
+    *,
+    polarities: Sequence[Polarity],
+    windows: NDArray[np.float64],
+    light: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Return how much like tissue each pixel of (C, H, W) is, float32 of shape (H, W) in [0, 1].
 
-    A channel with an empty window (low, high) in `windows`, shape (C, 2), does not count.
+    A channel with an empty window (low, high) in `windows`, shape (C, 2), does not count. Bright channels are divided
+    by the `light`, shape (H, W).
     """
+    if light is not None:
+        is_bright = np.array([polarity == "bright" for polarity in polarities])[:, None, None]
+        pixels = np.where(is_bright, pixels.astype(np.float32) / light, pixels).astype(np.float32)
     used = np.flatnonzero(windows[:, 1] > windows[:, 0]).tolist()
     channels = [(pixels[channel], polarities[channel], windows[channel]) for channel in used]
     # Scaling keeps the order: under one window, the furthest channel is found before scaling, on one plane.
@@ -46,21 +54,6 @@ def tissue_signal(
         scaled = scale(plane[None], window[None])[0]  # (H, W)
         np.maximum(signal, scaled if polarity == "dark" else np.subtract(1, scaled, out=scaled), out=signal)
     return signal
-
-
-def overview_signal(
-    overview: NDArray[np.generic],
-    polarities: Sequence[Polarity],
-    windows: NDArray[np.float64],
-    light: Illumination | None,
-) -> NDArray[np.float32]:
-    """Return the signal of an overview whose bright channels are divided by the light; see `tissue_signal`."""
-    if light is not None:
-        is_bright = np.array([polarity == "bright" for polarity in polarities])[:, None, None]
-        overview = np.where(is_bright, overview.astype(np.float32) / light.over(*overview.shape[1:]), overview).astype(
-            np.float32
-        )
-    return tissue_signal(overview, polarities=polarities, windows=windows)
 
 
 def dark_window(plane: NDArray[np.generic], usable: NDArray[np.bool_]) -> tuple[float, float]:
@@ -92,20 +85,14 @@ def clean_mask(
     grown = cv2.dilate(mask.view(np.uint8), np.ones((reach, reach), np.uint8))
     count, components = cv2.connectedComponents(grown, connectivity=8)
     is_large = _component_areas(components, count, mask) * um2_per_px >= min_speck_um2
-    kept = mask if is_large[1:].all() else mask & _select_components(components, is_large)
-    return kept | _small_holes(kept, max_hole_um2 / um2_per_px)
-
-
-def _small_holes(mask: NDArray[np.bool_], max_hole_px: float) -> NDArray[np.bool_]:
-    """Return the enclosed components of background up to an area."""
-    ground = ~mask
-    count, components = cv2.connectedComponents(ground.view(np.uint8), connectivity=4)
-    is_hole = _component_areas(components, count, ground) <= max_hole_px
+    tissue = mask if is_large[1:].all() else mask & _select_components(components, is_large)
+    count, components = cv2.connectedComponents((~tissue).view(np.uint8), connectivity=4)
+    is_hole = _component_areas(components, count, ~tissue) <= max_hole_um2 / um2_per_px
     # Background at the border continues outside the image: its area is unknown.
     for side in (components[0], components[-1], components[:, 0], components[:, -1]):
         is_hole[side] = False
-    is_hole[0] = False  # component 0 is the mask itself
-    return _select_components(components, is_hole)
+    is_hole[0] = False  # component 0 is the tissue itself
+    return tissue | _select_components(components, is_hole)
 
 
 def _component_areas(components: NDArray[Any], count: int, mask: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -159,10 +146,6 @@ class TissueModel:
         scanned = self.mask.size if self.unscanned is None else int(np.count_nonzero(self.unscanned == 0))
         return np.count_nonzero(self.mask) / max(1, scanned)
 
-    def overview_mask(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
-        """Return the overview's mask at a patch's pixels (nearest), (height, width); see `patch_mask`."""
-        return nearest_part(self.mask, (self.scale_x, self.scale_y), (x, y), downsample, inside)
-
     def scanned_mask(self, x: int, y: int, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_] | None:
         """Return a patch's scanned pixels, (height, width), or None for all; see `patch_mask`."""
         if self.unscanned is None:
@@ -191,11 +174,9 @@ class TissueModel:
         ndarray of bool, shape (P, P)
         """
         width, height = inside
-        is_tissue = (
-            np.zeros((height, width), np.bool_)
-            if self.threshold is None
-            else self.overview_mask(x, y, downsample, inside)
-        )
+        is_tissue = np.zeros((height, width), np.bool_)
+        if self.threshold is not None:
+            is_tissue = nearest_part(self.mask, (self.scale_x, self.scale_y), (x, y), downsample, inside)
         if is_tissue.any() and self.threshold != EVERY_PIXEL:
             light = None if self.illumination is None else self._light(x, y, downsample, inside)
             np.logical_and(is_tissue, self._above_threshold(patch[:, :height, :width], light), out=is_tissue)
@@ -217,32 +198,24 @@ class TissueModel:
 
     def _above_threshold(self, pixels: NDArray[np.generic], light: NDArray[np.float32] | None) -> NDArray[np.bool_]:
         """Return the pixels (C, H, W) with a signal above the threshold, (H, W)."""
-        threshold = np.float32(0 if self.threshold is None else self.threshold)
-        if light is not None:
-            is_bright = np.array([polarity == "bright" for polarity in self.polarities])[:, None, None]
-            pixels = np.where(is_bright, pixels.astype(np.float32) / light, pixels).astype(np.float32)
-        if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
-            return tissue_signal(pixels, polarities=self.polarities, windows=self.windows) > threshold
-        # The signal rises or falls with the value, so small integers are compared with one value and never scaled.
-        above: NDArray[np.bool_] | None = None
-        for plane, polarity, limit in zip(pixels, self.polarities, self._limits(pixels.dtype), strict=True):
-            if limit is not None:
-                channel_above = plane >= limit if polarity == "dark" else plane <= limit
-                above = channel_above if above is None else np.logical_or(above, channel_above, out=above)
-        return np.zeros(pixels.shape[1:], np.bool_) if above is None else above
-
-    def _limits(self, dtype: np.dtype[np.generic]) -> list[Any | None]:
-        """Return, per channel, the first (dark) or last (bright) value that passes; None: none does."""
-        if dtype not in self._limits_by_dtype:
-            bounds = np.iinfo(str(dtype))
-            values = np.arange(bounds.min, bounds.max + 1).astype(dtype)
-            limits: list[Any | None] = []
+        threshold = np.float32(self.threshold or 0)
+        if light is not None or pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
+            return tissue_signal(pixels, polarities=self.polarities, windows=self.windows, light=light) > threshold
+        # The signal rises or falls with the value, so small integers are compared with one value and never scaled:
+        # with the first (dark) or last (bright) value that passes, or None where none does.
+        if (limits := self._limits_by_dtype.get(pixels.dtype)) is None:
+            bounds = np.iinfo(str(pixels.dtype))
+            values = np.arange(bounds.min, bounds.max + 1).astype(pixels.dtype)
+            limits = self._limits_by_dtype[pixels.dtype] = []
             for window, polarity in zip(self.windows, self.polarities, strict=True):
                 signal = tissue_signal(values[None, None, :], polarities=(polarity,), windows=window[None])[0]
-                passing = values[signal > np.float32(self.threshold or 0)]
+                passing = values[signal > threshold]
                 limits.append((passing[0] if polarity == "dark" else passing[-1]) if passing.size else None)
-            self._limits_by_dtype[dtype] = limits
-        return self._limits_by_dtype[dtype]
+        above = np.zeros(pixels.shape[1:], np.bool_)
+        for plane, polarity, limit in zip(pixels, self.polarities, limits, strict=True):
+            if limit is not None:
+                np.logical_or(above, plane >= limit if polarity == "dark" else plane <= limit, out=above)
+        return above
 
 
 def nearest_part(

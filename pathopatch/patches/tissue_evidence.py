@@ -21,7 +21,6 @@ from pathopatch.patches.tissue import (
     EVERY_PIXEL,
     TissueModel,
     dark_window,
-    overview_signal,
     rounding_spread,
     tissue_signal,
 )
@@ -30,8 +29,7 @@ from pathopatch.slides.glass import Glass, Illumination, find_glass
 from pathopatch.slides.unscanned import Unscanned
 
 # Absorptions are shares of the glass's level, measured on the real fields of `pipelines/tissue-gallery`.
-LEAST_TISSUE = 0.002
-"""Share of the pixels below which there is no tissue."""
+_LEAST_TISSUE = 0.002  # share of the pixels below which there is no tissue
 _GLASS_SPREAD = 0.01  # least spread of glass: its measured spread may be smaller by chance
 _LARGEST_SPLIT = 0.2  # above this absorption, Otsu's method splits within the tissue
 _LEAST_ABSORPTION, _USUAL_ABSORPTION = 0.04, 0.1  # of tissue: pale stroma on real fields has 0.05 to 0.12
@@ -92,7 +90,7 @@ class Overview:
     is_flat: bool  # no picture of one field: no uneven light
 
 
-def find_evidence(overview: Overview, channels: list[int]) -> list[Evidence]:
+def find_evidence(overview: Overview, channels: Sequence[int]) -> list[Evidence]:
     """Return the evidence of each dark channel, and of each group of bright channels with the same content."""
     bright = [channel for channel in channels if overview.polarities[channel] == "bright"]
     dark = [channel for channel in channels if overview.polarities[channel] == "dark"]
@@ -112,19 +110,21 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     pixels, config = overview.pixels[list(channels)], overview.config
     if not overview.specimen.any():
         return Evidence(channels=channels, windows=np.zeros((len(channels), 2)), is_empty=True)
-    glass = _stated_glass(overview, channels)
-    if glass is None and overview.is_flat and overview.is_colour and pixels.dtype == np.uint8:
+    if set(channels) <= set(overview.levels):
+        glass: Glass | None = _stated_glass(overview, channels)
+    elif overview.is_flat and overview.is_colour and pixels.dtype == np.uint8:
         return _image_set_evidence(overview, channels)
-    if glass is None:
-        is_whole = overview.is_colour and len(channels) == len(overview.pixels)
-        glass = overview.glass if is_whole else find_glass(pixels, overview.specimen, is_flat=overview.is_flat)
+    elif overview.is_colour and len(channels) == len(overview.pixels):
+        glass = overview.glass
+    else:
+        glass = find_glass(pixels, overview.specimen, is_flat=overview.is_flat)
     # Full scale: the largest value of an integer dtype, or the largest usable value of a float image.
     is_whole_number = pixels.dtype.kind in "iu"
     white = float(np.iinfo(cast(Any, pixels.dtype)).max if is_whole_number else pixels[:, overview.specimen].max())
+    light = None if glass is None else glass.illumination
+    level = np.full(len(channels), white) if glass is None else glass.level
+    windows = np.outer(level, (0.0, 1.0))  # (n, 2)
     if config.method == "fixed":
-        level = np.full(len(channels), white) if glass is None else glass.level
-        light = None if glass is None else glass.illumination
-        windows = np.stack([np.zeros(len(channels)), level], axis=1)
         return Evidence(
             channels=channels, windows=windows, threshold=config.fixed_threshold, is_shared=True, light=light
         )
@@ -132,13 +132,17 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     is_dim = glass is not None and float(glass.level.min()) < _DIM * white
     if glass is None or (is_dim and glass.spread > _DIM_SPREAD):
         return Evidence(channels=channels, windows=np.zeros((len(channels), 2)))
-    windows = np.stack([np.zeros(len(channels)), glass.level], axis=1)
-    signal = overview_signal(pixels, ["bright"] * len(channels), windows, glass.illumination)
+    signal = tissue_signal(
+        pixels,
+        polarities=["bright"] * len(channels),
+        windows=windows,
+        light=None if light is None else light.over(*pixels.shape[1:]),
+    )
     values = _smoothed_sample(signal, overview.specimen)
     threshold = _bright_threshold(values, glass)
     if threshold is None:
         # An even dim field may be tissue without glass; only a clear or a stated level shows that it is empty.
-        is_glass = bool(channels[0] in overview.levels or float(glass.level.min()) >= _CLEAR * white)
+        is_glass = channels[0] in overview.levels or float(glass.level.min()) >= _CLEAR * white
         return Evidence(channels=channels, windows=windows, is_empty=is_glass)
     if config.method == "triangle":
         threshold = _triangle_threshold(values)
@@ -152,7 +156,7 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
         may_be_uneven=glass.may_be_uneven,
         glass_level=glass.level,
         signal=signal,
-        light=glass.illumination,
+        light=light,
     )
 
 
@@ -163,7 +167,7 @@ def _image_set_evidence(overview: Overview, channels: tuple[int, ...]) -> Eviden
     # Each image has its own glass, so full scale stands for all of it, unless glass is even over the images.
     is_common = glass is not None and glass.spread <= _SURE_SPREAD and glass.share >= _COMMON_SHARE
     level = glass.level[list(channels)] if glass is not None and is_common else np.full(len(channels), 255.0)
-    windows = np.stack([np.zeros(len(channels)), level], axis=1)
+    windows = np.outer(level, (0.0, 1.0))
     signal = tissue_signal(pixels, polarities=["bright"] * len(channels), windows=windows)
     values = _smoothed_sample(signal, overview.specimen)
     if config.method == "fixed":
@@ -198,14 +202,12 @@ def _bright_threshold(values: NDArray[np.float32], glass: Glass) -> float | None
     valley = _USUAL_ABSORPTION if glass.valley is None else glass.valley
     threshold = max(min(max(valley, _LEAST_ABSORPTION), _USUAL_ABSORPTION), 3 * glass.spread)
     is_apart = glass.valley is not None or split is not None
-    least_share = LEAST_TISSUE if is_apart else _LEAST_PALE
+    least_share = _LEAST_TISSUE if is_apart else _LEAST_PALE
     return threshold if np.count_nonzero(values > threshold) >= least_share * values.size else None
 
 
-def _stated_glass(overview: Overview, channels: tuple[int, ...]) -> Glass | None:
-    """Return the glass that the configuration states, if it does so for all channels."""
-    if not set(channels) <= set(overview.levels):
-        return None
+def _stated_glass(overview: Overview, channels: tuple[int, ...]) -> Glass:
+    """Return the glass that the configuration states for all of these channels."""
     level = np.array([overview.levels[channel] for channel in channels])
     if level.min() <= 0:
         raise InputUnsupportedError(
@@ -268,12 +270,11 @@ def _evidence_above_level(overview: Overview, channel: int, high: float) -> Evid
     rough = plane - cv2.medianBlur(plane, 3)
     noise = 1.4826 * float(np.median(np.abs(rough[overview.specimen]))) if overview.specimen.any() else 0.0
     limit = low + max(_NOISE_SPREADS * noise, 0.5 if overview.pixels.dtype.kind in "iu" else 0.0)
-    window = np.array([[low, low + 2 * (limit - low)]])  # so that the limit lies at a signal of 0.5
-    has_tissue = bool(high > limit > low)
     values = _smoothed_sample(plane, overview.specimen)
     share = np.count_nonzero(values > limit) / max(1, values.size)
-    if not has_tissue or share < LEAST_TISSUE:
+    if not high > limit > low or share < _LEAST_TISSUE:
         return Evidence(channels=(channel,), windows=np.zeros((1, 2)), is_empty=True)
+    window = np.array([[low, low + 2 * (limit - low)]])  # so that the limit lies at a signal of 0.5
     return Evidence(channels=(channel,), windows=window, threshold=0.5)
 
 
@@ -312,6 +313,9 @@ def rate_confidence(
     if is_unsure:
         counted_as = {"all": ", all is counted as tissue", "none": ", none is counted as tissue", "fail": ""}
         return 0.1, (f"no background is in view{counted_as[overview.config.when_unsure]}",)
+    # Every k-th row and column of a large image is enough for shares.
+    step = max(1, max(overview.specimen.shape) // _THINNED_PX)
+    pixels, specimen = overview.pixels[:, ::step, ::step], overview.specimen[::step, ::step]
     # The confidence is the least of several scores: one good sign does not make up for a bad one.
     scores: list[tuple[float, str]] = [(0.9, "")]
     if unscanned is not None and unscanned.doubtful_share > _DOUBTFUL_FILL:
@@ -320,7 +324,7 @@ def rate_confidence(
     if overview.is_colour and not overview.levels:
         missing = np.zeros_like(overview.specimen) if unscanned is None else unscanned.mask
         # Ink and black borders stay in: they were found by the stated polarity, which is in question here.
-        polarity = plain_polarity(_thin(overview.pixels), ~_thin(missing))
+        polarity = plain_polarity(pixels, ~missing[::step, ::step])
         if polarity not in (None, *overview.polarities):
             scores.append((0.3, f"the background is stated as {overview.polarities[0]}, but the image looks different"))
     if any(evidence.is_doubtful for evidence in informative):
@@ -332,22 +336,17 @@ def rate_confidence(
         score = min(1.0, max(separations) / (1.5 * SEPARATION))
         scores.append((score, "tissue and background are hardly apart"))
     if informative and tissue.threshold not in (None, EVERY_PIXEL):
-        pixels, specimen = _thin(overview.pixels), _thin(overview.specimen)
-        usable = max(1, int(np.count_nonzero(specimen)))
-        signal = overview_signal(pixels, tissue.polarities, tissue.windows, tissue.illumination)[specimen]
-        threshold = tissue.threshold or 0.0
+        light = None if tissue.illumination is None else tissue.illumination.over(*specimen.shape)
+        signal = tissue_signal(pixels, polarities=tissue.polarities, windows=tissue.windows, light=light)[specimen]
+        usable, threshold = max(1, int(np.count_nonzero(specimen))), tissue.threshold or 0.0
         more, less = (int(np.count_nonzero(signal > threshold * (1 + sign * _CHANGE))) / usable for sign in (-1, 1))
         doubt = f"the share depends on the threshold: {less:.0%} to {more:.0%} when it moves by a fifth"
         scores.append((1 - min(1.0, (more - less) / _UNSTABLE), doubt))
-        scores += _channel_agreement(overview, informative, tissue)
+        if len(informative) > 1:
+            score = _channel_agreement(informative, tissue, pixels, specimen, light)
+            scores.append((score, "channels show tissue at different places"))
     confidence = min(score for score, _ in scores)
     return round(confidence, 3), tuple(doubt for score, doubt in scores if score < UNCERTAIN_BELOW)
-
-
-def _thin(image: NDArray[Any]) -> NDArray[Any]:
-    """Return every k-th row and column of a large image (…, h, w): enough for shares."""
-    step = max(1, max(image.shape[-2:]) // _THINNED_PX)
-    return np.asarray(image[..., ::step, ::step])
 
 
 def _has_smooth_tissue(overview: Overview, evidence: Evidence, tissue: TissueModel) -> bool:
@@ -364,7 +363,9 @@ def _has_smooth_tissue(overview: Overview, evidence: Evidence, tissue: TissueMod
     colour = evidence.glass_level if overview.is_colour else None
     if places.size <= least_px or (glass.size < _LEAST_SMOOTH_PX and colour is None):
         return False
-    planes = [_for_opencv(overview.pixels[channel]) for channel in evidence.channels]
+    planes = [overview.pixels[channel] for channel in evidence.channels]
+    # OpenCV sums these dtypes into float32; a copy would cost more than the filter.
+    planes = [p if p.dtype in (np.uint8, np.uint16, np.float32) else p.astype(np.float32) for p in planes]
     light = planes[0].astype(np.float32) if len(planes) == 1 else cv2.add(planes[0], planes[1], dtype=cv2.CV_32F)
     for plane in planes[2:]:
         cv2.add(light, plane, light, dtype=cv2.CV_32F)
@@ -387,11 +388,6 @@ def _has_smooth_tissue(overview: Overview, evidence: Evidence, tissue: TissueMod
     return places.size > least_px
 
 
-def _for_opencv(plane: NDArray[Any]) -> NDArray[Any]:
-    """Return a plane in a dtype that OpenCV sums into float32; a copy would cost more than the filter."""
-    return plane if plane.dtype in (np.uint8, np.uint16, np.float32) else plane.astype(np.float32)
-
-
 def _colourfulness(
     planes: Sequence[NDArray[Any]], glass: NDArray[np.float64], at: NDArray[np.intp]
 ) -> NDArray[np.float32]:
@@ -403,27 +399,26 @@ def _colourfulness(
 
 
 def _channel_agreement(
-    overview: Overview, informative: Sequence[Evidence], tissue: TissueModel
-) -> list[tuple[float, str]]:
-    """Score how far each evidence's tissue lies within that of the largest, against chance; the least score or none."""
-    if len(informative) < 2:
-        return []
-    pixels, specimen = _thin(overview.pixels), _thin(overview.specimen)
+    informative: Sequence[Evidence],
+    tissue: TissueModel,
+    pixels: NDArray[np.generic],
+    specimen: Mask,
+    light: NDArray[np.float32] | None,
+) -> float:
+    """Return how far each evidence's tissue lies within that of the largest, against chance: the least, up to 1."""
     masks = []
     for evidence in informative:
-        windows = np.zeros_like(tissue.windows)
-        windows[list(evidence.channels)] = tissue.windows[list(evidence.channels)]
-        signal = overview_signal(pixels, tissue.polarities, windows, tissue.illumination)
+        windows, channels = np.zeros_like(tissue.windows), list(evidence.channels)
+        windows[channels] = tissue.windows[channels]
+        signal = tissue_signal(pixels, polarities=tissue.polarities, windows=windows, light=light)
         masks.append((signal > 0.5) & specimen)
-    largest = max(range(len(masks)), key=lambda n: np.count_nonzero(masks[n]))
+    sizes = [int(np.count_nonzero(mask)) for mask in masks]
+    largest = int(np.argmax(sizes))
     usable = max(1, int(np.count_nonzero(specimen)))
-    chance = int(np.count_nonzero(masks[largest])) / usable
-    scores = []
-    for mask in masks:
-        size = np.count_nonzero(mask)
-        if mask is masks[largest] or size < LEAST_TISSUE * usable:
-            continue
-        within = int(np.count_nonzero(mask & masks[largest])) / size
-        # A small structure may lie anywhere, so only an overlap below half of chance makes the mask uncertain.
-        scores.append((min(1.0, within / chance), "channels show tissue at different places"))
-    return [min(scores)] if scores else []
+    # A small structure may lie anywhere, so only an overlap below half of chance makes the mask uncertain.
+    scores = [
+        int(np.count_nonzero(mask & masks[largest])) / size / (sizes[largest] / usable)
+        for number, (mask, size) in enumerate(zip(masks, sizes, strict=True))
+        if number != largest and size >= _LEAST_TISSUE * usable
+    ]
+    return min(1.0, *scores)

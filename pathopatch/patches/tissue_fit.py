@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.config import TissueConfig
-from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel, clean_mask, overview_signal
+from pathopatch.patches.tissue import EVERY_PIXEL, TissueModel, clean_mask, tissue_signal
 from pathopatch.patches.tissue_evidence import Evidence, Mask, Overview, find_evidence, rate_confidence
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.glass import Glass, find_glass
@@ -96,8 +96,7 @@ def fit_tissue(
         glass=glass,
         is_flat=is_flat,
     )
-    used = [index[name] for name in config.channels] if config.channels else list(range(len(pixels)))
-    evidence = find_evidence(overview, used)
+    evidence = find_evidence(overview, [index[name] for name in config.channels] or range(len(pixels)))
     informative = [one for one in evidence if one.threshold is not None]
     # Doubtful glass counts only where nothing better is there.
     informative = [one for one in informative if not one.is_doubtful] or informative
@@ -109,10 +108,16 @@ def fit_tissue(
     if is_unsure:
         threshold, mask = _fallback(overview)
     else:
-        signal = informative[0].signal if len(informative) == 1 else None
-        if signal is None:
-            signal = overview_signal(pixels, polarities, windows, light)
-        mask = _above_threshold(signal, threshold) & overview.specimen
+        mask = np.zeros_like(overview.specimen)
+        if threshold is not None:
+            signal = informative[0].signal if len(informative) == 1 else None
+            if signal is None:
+                lit = None if light is None else light.over(*pixels.shape[1:])
+                signal = tissue_signal(pixels, polarities=polarities, windows=windows, light=lit)
+            # A pixel must pass, and so must the mean of some 3 x 3 px around it: noise passes one test, not both.
+            passes_smoothed = (cv2.blur(signal, (3, 3)) > threshold).astype(np.uint8)
+            is_supported = cv2.dilate(passes_smoothed, np.ones((3, 3), np.uint8)) != 0
+            mask = (signal > np.float32(threshold)) & is_supported & overview.specimen
         mask = overview.specimen & clean_mask(
             mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
         )
@@ -148,10 +153,23 @@ def _find_borders_and_ink(
     pixels: NDArray[np.generic], glass: Glass | None, missing: Mask, config: TissueConfig, *, um_per_px: float
 ) -> tuple[Mask, Mask]:
     """Return the pixels that were not scanned, near-black borders included, and those of ink."""
-    ink = np.zeros_like(missing)
+    usable, ink = ~missing, np.zeros_like(missing)
     if not (config.ignore_borders or config.ignore_pens):
         return missing, ink
-    rgb = _white_balance(pixels, glass, ~missing)
+    rgb = np.ascontiguousarray(pixels, np.uint8)
+    if usable.any():
+        # The glass is brought to the level for which the rules of ink and borders were made.
+        brightest = float(np.percentile(rgb.max(axis=0)[usable], 99.5)) if glass is None else 0.0
+        level = np.full(3, max(1.0, brightest)) if glass is None else glass.level
+        if glass is not None and glass.illumination is not None:
+            light = level.astype(np.float32)[:, None, None] * glass.illumination.over(*rgb.shape[1:])
+            rgb = np.clip(np.rint(rgb * np.float32(_RULES_GLASS) / light), 0, 255).astype(np.uint8)
+        elif np.abs(level / _RULES_GLASS - 1).max() > _SAME_LEVEL:
+            tables = np.clip(np.rint(np.multiply.outer(_RULES_GLASS / level, np.arange(256))), 0, 255).astype(np.uint8)
+            rgb = np.stack([cv2.LUT(plane, table) for plane, table in zip(rgb, tables, strict=True)])
+        # Black fill becomes glass: mixed with its surroundings at low resolution, it would look like ink.
+        if missing.any():
+            rgb = np.where(missing, np.uint8(_RULES_GLASS), rgb)
     if config.ignore_borders:
         missing = missing | find_black(rgb, um_per_px=um_per_px)
     return missing, find_ink(rgb, um_per_px=um_per_px) & ~missing if config.ignore_pens else ink
@@ -161,10 +179,8 @@ def _background_levels(overview: Overview, informative: Sequence[Evidence], mask
     """Return each channel's background level: of its glass, or the median of what is no tissue; NaN if unknown."""
     levels = [math.nan] * len(overview.pixels)
     ground = overview.specimen & ~mask
-    for evidence in informative:
-        # Doubtful glass may be pale tissue, and other slides of the cohort would take its level.
-        if evidence.is_doubtful:
-            continue
+    # Doubtful glass may be pale tissue, and other slides of the cohort would take its level.
+    for evidence in (one for one in informative if not one.is_doubtful):
         for number, channel in enumerate(evidence.channels):
             if evidence.glass_level is not None:
                 levels[channel] = float(evidence.glass_level[number])
@@ -187,37 +203,6 @@ def _merge_thresholds(informative: Sequence[Evidence], overview: Overview) -> tu
             is_dark = overview.polarities[channel] == "dark"
             windows[channel] = (low, low + width) if is_dark else (high - width, high)
     return windows, 0.5 if informative else None
-
-
-def _white_balance(pixels: NDArray[np.generic], glass: Glass | None, usable: Mask) -> NDArray[np.uint8]:
-    """Return RGB with its glass at the level for which the rules of ink and borders were made."""
-    rgb = np.ascontiguousarray(pixels, np.uint8)
-    if not usable.any():
-        return rgb
-    brightest = float(np.percentile(rgb.max(axis=0)[usable], 99.5)) if glass is None else 0.0
-    level = np.full(3, max(1.0, brightest)) if glass is None else glass.level
-    if glass is not None and glass.illumination is not None:
-        light = level.astype(np.float32)[:, None, None] * glass.illumination.over(*rgb.shape[1:])
-        rgb = np.clip(np.rint(rgb * np.float32(_RULES_GLASS) / light), 0, 255).astype(np.uint8)
-    elif np.abs(level / _RULES_GLASS - 1).max() > _SAME_LEVEL:
-        values = np.clip(np.rint(np.multiply.outer(_RULES_GLASS / level, np.arange(256))), 0, 255).astype(np.uint8)
-        rgb = np.stack([cv2.LUT(plane, table) for plane, table in zip(rgb, values, strict=True)])
-    if usable.all():
-        return rgb
-    # Black fill becomes glass: mixed with its surroundings at low resolution, it would look like ink.
-    rgb, missing = rgb.copy(), ~usable
-    for plane in rgb:
-        np.copyto(plane, np.uint8(_RULES_GLASS), where=missing)
-    return rgb
-
-
-def _above_threshold(signal: NDArray[np.float32], threshold: float | None) -> Mask:
-    """Return the pixels (H, W) above a threshold that are not alone there; none if it is None."""
-    if threshold is None:
-        return np.zeros(signal.shape, np.bool_)
-    # A pixel must pass, and so must the mean of some 3 x 3 px around it: noise passes one test, not both.
-    is_supported = cv2.dilate((cv2.blur(signal, (3, 3)) > threshold).astype(np.uint8), np.ones((3, 3), np.uint8))
-    return np.asarray((signal > np.float32(threshold)) & (is_supported != 0), np.bool_)
 
 
 def _has_structure(plane: NDArray[np.generic], usable: Mask) -> bool:
@@ -259,7 +244,20 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     size = max(1, round(width / factor)), max(1, round(height / factor))
     coarse = np.stack([cv2.resize(plane, size, interpolation=cv2.INTER_AREA) for plane in overview])
     um2_per_px = um_per_px**2 * (width / size[0]) * (height / size[1])
-    full, pale = _ink_colours(coarse)
+    # Haematoxylin and eosin both absorb green most: no mixture of them lets through less red than green, but blue
+    # and green ink does. Red ink absorbs more blue than eosin and blood; black ink absorbs all three alike. The
+    # limits keep a distance from the extremes of the real H&E slides and fields on which they were tried, which are
+    # given beside them.
+    red, green, blue = -np.log((coarse.astype(np.float32) + 1) / 256)  # optical densities
+    lightest, chroma = coarse.max(axis=0), coarse.max(axis=0) - coarse.min(axis=0)
+    is_blue_or_green = green <= 0.77 * red  # tissue: green >= 1.0 red
+    is_over_tissue = (green <= 1.2 * red) & (red >= 1.9)  # tissue at 16 um/px: red <= 1.4
+    is_red = (blue >= 0.6 * green) & (red <= 0.3 * green)
+    is_black = (lightest <= 70) & (chroma <= 25)
+    is_full_red = is_red & (blue >= 1.5)  # tissue at 16 um/px: blue <= 1.4
+    full = (is_blue_or_green & (red >= 1.0)) | is_over_tissue | is_full_red | is_black
+    pale_red = (blue >= 0.75 * green) & (red <= 0.35 * green) & (green >= 0.3)
+    pale = (is_blue_or_green & (red >= 0.25)) | is_red & (blue >= 1.0) | pale_red | (lightest <= 190) & (chroma <= 20)
     strokes = _large_components(full, _LEAST_INK_UM2 / um2_per_px)
     if not strokes.any():
         return np.zeros((height, width), np.bool_)
@@ -270,25 +268,6 @@ def find_ink(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:
     ink = _dilate(np.isin(components, np.unique(components[strokes])), 3)
     enlarged = cv2.resize(ink.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     return np.asarray(enlarged != 0, np.bool_)
-
-
-def _ink_colours(rgb: NDArray[np.uint8]) -> tuple[Mask, Mask]:
-    """Return the pixels with the colour of ink at full strength, and at any strength."""
-    # Haematoxylin and eosin both absorb green most: no mixture of them lets through less red than green, but blue
-    # and green ink does. Red ink absorbs more blue than eosin and blood; black ink absorbs all three alike. The
-    # limits keep a distance from the extremes of the real H&E slides and fields on which they were tried, which are
-    # given beside them.
-    red, green, blue = -np.log((rgb.astype(np.float32) + 1) / 256)  # optical densities
-    lightest, chroma = rgb.max(axis=0), rgb.max(axis=0) - rgb.min(axis=0)
-    is_blue_or_green = green <= 0.77 * red  # tissue: green >= 1.0 red
-    is_over_tissue = (green <= 1.2 * red) & (red >= 1.9)  # tissue at 16 um/px: red <= 1.4
-    is_red = (blue >= 0.6 * green) & (red <= 0.3 * green)
-    is_black = (lightest <= 70) & (chroma <= 25)
-    is_full_red = is_red & (blue >= 1.5)  # tissue at 16 um/px: blue <= 1.4
-    full = (is_blue_or_green & (red >= 1.0)) | is_over_tissue | is_full_red | is_black
-    pale_red = (blue >= 0.75 * green) & (red <= 0.35 * green) & (green >= 0.3)
-    pale = (is_blue_or_green & (red >= 0.25)) | is_red & (blue >= 1.0) | pale_red | (lightest <= 190) & (chroma <= 20)
-    return np.asarray(full, np.bool_), np.asarray(pale, np.bool_)
 
 
 def find_black(overview: NDArray[np.uint8], *, um_per_px: float) -> Mask:

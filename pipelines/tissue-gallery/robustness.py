@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def saturated_patches(slide: Slide, analysis: Any) -> float:
             width, height = analysis.grid.inside(x, y)
             share = intensity.saturated_fraction(
                 patch[:, :height, :width], analysis.windows, polarities=tissue.polarities,
-                scanned=tissue.scanned_mask(x, y, 1.0, (width, height)),
+                scanned=partial(tissue.scanned_mask, x, y, 1.0, (width, height)),
             )  # fmt: skip
             flags.append(share > SATURATED)
     return float(np.mean(flags))
