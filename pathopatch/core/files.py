@@ -22,9 +22,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pathopatch.core.errors import DiskFullError, InputCorruptError, InputMissingError, InputUnsupportedError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MARK = ".tmp-"
 _NAME = re.compile(r".+\.tmp-(?P<machine>[0-9a-f]{8})-(?P<pid>\d{1,10})-[0-9a-f]{8}")
@@ -155,6 +158,11 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_bytes((json_text(value, indent=2) + "\n").encode())
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table without its index, by rename; errors as `write_bytes`."""
+    write_bytes(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:

@@ -30,7 +30,7 @@ from pathopatch.stages.batch.tasks import open_row
 from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
 from pathopatch.stages.study import run_study, study_runs, tile_study
-from pathopatch.training import train_many
+from pathopatch.stages.train import train_many
 
 THRESHOLDS = (0.25, 0.5)
 METHODS: tuple[MethodName, ...] = ("erm", "erm-balanced", "resample", "groupdro", "gerne")
@@ -119,7 +119,7 @@ def run_seeds(
         table, checks = pd.concat(tables, ignore_index=True), pd.DataFrame(controls)
         # Written after each seed: a study takes hours, and an interrupted one still has its first seeds.
         for name, content in (("study.csv", table), ("controls.csv", checks)):
-            files.write_bytes(work / name, content.to_csv(index=False, lineterminator="\n").encode())
+            files.write_csv(work / name, content)
     return "\n".join([_summary(table), "", _control_summary(checks)])
 
 

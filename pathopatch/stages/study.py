@@ -23,7 +23,7 @@ from pathopatch.stages.groups import form_groups
 from pathopatch.stages.patch_import import import_patches
 from pathopatch.stages.predict import predict_cohort
 from pathopatch.stages.tile import tile_cohort
-from pathopatch.stages.train import training_folders
+from pathopatch.stages.train import train_many, training_folders
 
 Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 """The last stage to run."""
@@ -64,7 +64,7 @@ def run_study(
     GroupEmptyError
         No run is left.
     """
-    from pathopatch.training import runs_with_groups, train_many
+    from pathopatch.training import runs_with_groups
 
     runs, work = study_runs(study), study.work
     files.write_json(work / "study.json", study.model_dump(mode="json"))

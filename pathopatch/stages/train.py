@@ -1,12 +1,16 @@
-"""Train runs, and search their settings: the commands `train` and `tune`."""
+"""Train runs, and search their settings: the commands `train` and `tune`, and the training of a study."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pathopatch.core.config import TrainConfig, TuneConfig
+from pathopatch.core.errors import PathopatchError, WorkerCrashError
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import FOLDS
+from pathopatch.core.workers import WorkerDied, Workers
 
 
 def train_run(
@@ -20,13 +24,13 @@ def train_run(
 ) -> Path:
     """Train one run, in each fold of a cross-validation; return ``runs/<name>``, or ``folds`` of several.
 
-    With `search` its settings are searched by validation first, and the winner is kept.
+    With `search` its settings are searched by validation first, by `workers` processes, and the winner is kept.
     """
-    from pathopatch.training import runs_with_groups, train_one
+    from pathopatch.training import runs_with_groups
 
     parts = training_folders(work)
     runs_with_groups(parts, [config])  # refuse before the first of several folds is trained
-    folders = [train_one(part, config, search, workers=workers, force=force, progress=progress) for part in parts]
+    folders = [_train(part, search, force, config, progress, workers=workers) for part in parts]
     return folders[0] if len(folders) == 1 else work / FOLDS
 
 
@@ -35,3 +39,69 @@ def training_folders(work: Path) -> list[Path]:
     from pathopatch.evaluation import fold_folders
 
     return fold_folders(work) or [work]
+
+
+def train_many(
+    work: Path,
+    configs: Sequence[TrainConfig],
+    search: TuneConfig | None,
+    *,
+    jobs: int = 1,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Train, or tune where `search` is given, several runs; return their folders in the order of `configs`.
+
+    With more than one job, each run has a process of its own.
+    """
+    from pathopatch.training.distributed import refuse_torchrun
+
+    refuse_torchrun("a study")
+    # Processes of one thread each: on few cores and small networks that is faster than sharing threads, and it makes
+    # the results independent of the number of jobs.
+    if jobs <= 1:
+        return [_train(work, search, force, config, progress) for config in configs]
+    folders: dict[int, Path] = {}
+    errors: list[PathopatchError] = []
+    with Workers(min(jobs, len(configs))) as processes:
+        for index, result in processes.run(partial(_train_or_error, work, search, force), configs):
+            if isinstance(result, WorkerDied):
+                errors.append(WorkerCrashError("the process that trained it died", place=configs[index].run_name))
+            elif isinstance(result, PathopatchError):
+                errors.append(result)
+            else:
+                folders[index] = result
+            if progress:
+                done = len(folders) + len(errors)
+                progress("train" if search is None else "tune", done, len(configs), configs[index].run_name)
+    # The first error is raised last: the other runs are worth keeping.
+    if errors:
+        raise errors[0]
+    return [folders[index] for index in range(len(configs))]
+
+
+def _train_or_error(work: Path, search: TuneConfig | None, force: bool, config: TrainConfig) -> Path | PathopatchError:
+    """Return the run's folder, or the error that stopped it: an exception would end the worker process."""
+    try:
+        return _train(work, search, force, config, None)
+    except PathopatchError as error:
+        return error
+
+
+def _train(
+    work: Path, search: TuneConfig | None, force: bool, config: TrainConfig, progress: Progress | None, workers: int = 1
+) -> Path:
+    """Train one run in one work folder, or tune it where `search` is given; return its folder ``runs/<name>``."""
+    from pathopatch.training import fit, tune
+    from pathopatch.training.distributed import refuse_torchrun
+
+    def show_step(step: int, total: int, measures: dict[str, float]) -> None:
+        assert progress is not None
+        shown = " ".join(f"{key} {value:.3f}" for key, value in measures.items() if isinstance(value, float))
+        progress(config.run_name, step, total, shown)
+
+    on_step = None if progress is None else show_step
+    if search is None:
+        return fit(work, config, force=force, progress=on_step)
+    refuse_torchrun("tuning")
+    return tune(work, config, search, workers=workers, force=force, progress=on_step)

@@ -5,7 +5,7 @@ from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.phase_data import runs_with_groups
 from pathopatch.training.run import fit
 from pathopatch.training.search import search_text
-from pathopatch.training.tune import train_many, train_one, tune
+from pathopatch.training.tune import tune
 
 __all__ = [
     "PatchSet",
@@ -15,7 +15,5 @@ __all__ = [
     "load_patches",
     "runs_with_groups",
     "search_text",
-    "train_many",
-    "train_one",
     "tune",
 ]

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pathopatch.core.errors import InputUnsupportedError
@@ -46,8 +46,7 @@ class LossMeans:
     """Mean losses since the last evaluation; the two terms of an extrapolated loss apart."""
 
     def __init__(self) -> None:
-        # Tensors: a float would wait for the GPU at every step.
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}  # tensors: a float would wait for the GPU at every step
         self._count = 0
 
     def add(self, total: Tensor, objective: nn.Module) -> None:
@@ -139,10 +138,9 @@ def read_attribute(checkpoints: CheckpointFolder) -> NDArray[np.int64]:
 def restore(checkpoints: CheckpointFolder, state: State, header: Mapping[str, Any]) -> None:
     """Fill the state of the same phase from a checkpoint, bit for bit; `header` as `read_header` returned it."""
     parts: dict[str, dict[str, Tensor]] = {}
-    with safe_open(checkpoints.path, framework="pt") as stream:
-        for name in stream.keys():  # noqa: SIM118 (not a mapping)
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = stream.get_tensor(name)
+    for name, value in load_file(checkpoints.path).items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
     state.network.load_state_dict(parts["network"])
     if state.average is not state.network:
         state.average.load_state_dict(parts["average"])
@@ -187,11 +185,6 @@ class EventFiles:
     """Event files in ``tensorboard/`` of a run's folder, one point per evaluation; nothing where `folder` is None.
 
     Event files hold times, so equal runs do not leave equal ones.
-
-    Raises
-    ------
-    InputUnsupportedError
-        The extra `tensorboard` is not installed.
     """
 
     def __init__(self, folder: Path | None) -> None:

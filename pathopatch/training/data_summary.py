@@ -44,9 +44,8 @@ def summarize_data(
 ) -> dict[str, Any]:
     """Return slides, patients, patches and group sizes of the data for training and for selection.
 
-    ``trained`` and, where there is validation, ``validated``: each ``splits``, ``slides``, ``patients``, ``patches``,
-    ``by`` (what forms the groups), ``attributes`` (names of its A values) and ``counts`` (K x A). ``drawn_by`` says in
-    words what else it draws or is selected by; ``learnt_from_val`` stands where it is above 0.
+    ``trained`` and, where there is validation, ``validated`` are of `_summarize_splits`. ``drawn_by`` says in words
+    what else the run draws or is selected by; ``learnt_from_val`` stands where it is above 0.
     """
     stored: GroupingAttribute = attribute_in(groups, config.threshold, bins=config.bins)
     drawn = stored if bins is None else TissueBins(bins.kept)
@@ -59,7 +58,10 @@ def summarize_data(
             bins = None
         validated = _summarize_splits(groups, ("val",), stored.column, bins, drawn, len(class_names))
         summary |= {"validated": validated} if validated["patches"] else {}
-    optional = {"drawn_by": _drawn_by(groups, config), "learnt_from_val": learnt_from_val}
+    drawn_by = ["drawn by the rank of the tissue fraction"] if config.attribute == "rank" else []
+    if config.select_at is not None:
+        drawn_by.append(f"selected {attribute_in(groups, config.select_at).phrase}")
+    optional = {"drawn_by": ", ".join(drawn_by), "learnt_from_val": learnt_from_val}
     return summary | {name: value for name, value in optional.items() if value}
 
 
@@ -71,7 +73,7 @@ def _summarize_splits(
     by: GroupingAttribute,
     n_classes: int,
 ) -> dict[str, Any]:
-    """Return the numbers of some splits: of their labelled patches whose attribute is known, as they are trained on."""
+    """Return the numbers of the labelled patches of known attribute; `counts` is K x A, `by` what forms the groups."""
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0) & (groups[column] >= 0)]
     attribute = rows[column].to_numpy(dtype=np.int64)
     attribute = attribute if bins is None else bins.join(attribute)
@@ -86,14 +88,6 @@ def _summarize_splits(
         "attributes": list(by.value_names),
         "counts": counts.tolist(),
     }
-
-
-def _drawn_by(groups: pd.DataFrame, config: TrainConfig) -> str:
-    """Return in words what the run draws by and what selects, as far as that is not the groups it was trained at."""
-    drawn = ["drawn by the rank of the tissue fraction"] if config.attribute == "rank" else []
-    if config.select_at is not None:
-        drawn.append(f"selected {attribute_in(groups, config.select_at).phrase}")
-    return ", ".join(drawn)
 
 
 def appearance_range(work: Path, groups: pd.DataFrame, train: PatchSet) -> SeenRange:
@@ -157,7 +151,7 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     Parameters
     ----------
     work : Path
-        Work folder, or that of a fold; without ``slides.parquet`` where it was tiled nothing is known.
+        Work folder, or that of a fold.
     rows : DataFrame
         Rows of its groups table: slide_id, patient_id.
 
@@ -167,9 +161,7 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
         Slide, or ``<set>, patient <patient_id>``, to its mark; slides without a row in ``slides.parquet`` are left out.
     """
     path = WorkFolder(work).tiled.slides
-    if not path.is_file():
-        return {}
-    slides = read_table(path)
+    slides = read_table(path) if path.is_file() else pd.DataFrame()
     if "fingerprint" not in slides:
         return {}
     by_slide = slides.set_index("slide_id")

@@ -33,35 +33,17 @@ _OPEN_SLIDES = 16  # files of three channels each stay far below the usual limit
 
 @dataclass(frozen=True)
 class Source:
-    """Facts that all slides behind a set of patches share.
+    """Facts that all slides behind a set of patches share, for the model bundle."""
 
-    Parameters
-    ----------
-    channels : tuple of str
-        In order.
-    dtype : str
-        As numpy names it.
-    patch_px, stride_px : int
-        Target-mpp px.
-    mpp : float or None
-        Target scale, um/px.
-    background : str
-        ``dark``, ``bright``, or ``auto`` where the slides differ or nobody stated it.
-    intensity, tissue : mapping
-        The rules, as the configuration of `tile` has them.
-    align : bool
-        Whether the channels were moved onto each other.
-    """
-
-    channels: tuple[str, ...]
-    dtype: str
-    patch_px: int
+    channels: tuple[str, ...]  # in order
+    dtype: str  # as numpy names it
+    patch_px: int  # target-mpp px, as the stride
     stride_px: int
-    mpp: float | None
-    background: str = "auto"
-    intensity: Mapping[str, Any] = field(default_factory=dict)
+    mpp: float | None  # target scale, um/px
+    background: str = "auto"  # or "dark" or "bright"; "auto" where the slides differ or nobody stated it
+    intensity: Mapping[str, Any] = field(default_factory=dict)  # the rules, as the configuration of `tile` has them
     tissue: Mapping[str, Any] = field(default_factory=dict)
-    align: bool = False
+    align: bool = False  # whether the channels were moved onto each other
 
     @property
     def is_rgb(self) -> bool:
@@ -82,9 +64,7 @@ class PatchSet:
     tissue_fraction : ndarray of float64, shape (N,)
         In [0, 1].
     patient, patch_id : ndarray of str, shape (N,)
-        Patient and identifier.
     source : Source, optional
-        Of the slides.
     """
 
     x: NDArray[np.float16] | NDArray[np.float32] | StoredPatches
@@ -167,11 +147,20 @@ def load_patches(
     NonFiniteError
         Some patches hold NaN; they are named.
     """
-    rows, attribute = _wanted(groups, splits, threshold, bins)
+    is_chosen = groups["split"].isin(list(splits)) & (groups["label"] >= 0)
+    attribute: NDArray[np.int64] | None = None
+    if threshold is not None or bins:
+        column = attribute_in(groups, threshold or 0.0, bins=bins).column
+        is_chosen &= groups[column] >= 0
+        attribute = groups.loc[is_chosen, column].to_numpy(dtype=np.int64)
+    rows = groups[is_chosen]
     patch_id = rows["patch_id"].to_numpy(dtype=str)
     slide_ids, slide = np.unique(rows["slide_id"].to_numpy(dtype=str), return_inverse=True)
     stores = [PatchStore(WorkFolder(work).tiled.store(name)) for name in slide_ids]
-    store_row = _store_rows(stores, slide, patch_id)
+    # By identifier, not by order: the groups table may be sorted or filtered.
+    store_row = np.empty(len(rows), dtype=np.int64)
+    for number, store in enumerate(stores):
+        store_row[slide == number] = store.rows(patch_id[slide == number].tolist())
     source = common_source(stores)
     x: Any = StoredPatches(stores, slide.astype(np.int64), store_row, input_px=input_px)
     shape = (len(rows), len(source.channels) if source else 0, input_px, input_px)
@@ -180,7 +169,7 @@ def load_patches(
     return PatchSet(
         x=x,
         label=rows["label"].to_numpy(dtype=np.int64),
-        attribute=attribute,
+        attribute=np.full(len(rows), -1, dtype=np.int64) if attribute is None else attribute,
         tissue_fraction=rows["tissue_fraction"].to_numpy(dtype=np.float64),
         patient=rows["patient_id"].to_numpy(dtype=str),
         patch_id=patch_id,
@@ -204,13 +193,7 @@ def channel_statistics(patches: PatchSet) -> tuple[tuple[float, ...], tuple[floa
 
 
 def common_source(stores: Sequence[PatchStore]) -> Source | None:
-    """Return what the slides have in common; None without slides.
-
-    Raises
-    ------
-    ChannelMismatchError
-        The slides cannot be trained on together; both sides are named.
-    """
+    """Return what the slides have in common; None without slides. ChannelMismatchError names two that do not fit."""
     sources = [_source_of(store) for store in stores]
     if not sources:
         return None
@@ -257,29 +240,6 @@ def _source_of(store: PatchStore) -> Source:
     )
 
 
-def _wanted(
-    groups: pd.DataFrame, splits: Sequence[str], threshold: float | None, bins: Sequence[float]
-) -> tuple[pd.DataFrame, NDArray[np.int64]]:
-    """Return the rows to load and their attribute."""
-    chosen = groups["split"].isin(list(splits)) & (groups["label"] >= 0)
-    if threshold is None and not bins:
-        rows = groups[chosen]
-        return rows, np.full(len(rows), -1, dtype=np.int64)
-    name = attribute_in(groups, threshold or 0.0, bins=bins).column
-    rows = groups[chosen & (groups[name] >= 0)]
-    return rows, rows[name].to_numpy(dtype=np.int64)
-
-
-def _store_rows(stores: Sequence[PatchStore], slide: NDArray[Any], patch_id: NDArray[Any]) -> NDArray[np.int64]:
-    """Return each patch's row in its slide's store, found by its identifier."""
-    # By identifier, not by order: the groups table may be sorted or filtered.
-    row = np.full(len(patch_id), -1, dtype=np.int64)
-    for number, store in enumerate(stores):
-        places = np.flatnonzero(slide == number)
-        row[places] = store.rows(patch_id[places].tolist())
-    return row
-
-
 def _in_memory(
     stored: StoredPatches,
     slide: NDArray[Any],
@@ -311,7 +271,7 @@ def _check_finite(part: NDArray[Any], patch_id: NDArray[Any]) -> None:
 
 
 class StoredPatches(Dataset[NDArray[np.float32]]):
-    """Patches that are read from their stores, or slides, when they are needed; any thread or process may read.
+    """Patches that are read from their stores when they are needed; any thread or process may read.
 
     `slide` and `row` (N,) name the store of each patch and its row in it; `input_px` is the side after resampling.
     """

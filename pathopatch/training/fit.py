@@ -44,44 +44,20 @@ from pathopatch.training.selection import (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingResult:
-    """A trained network and how it was selected.
+    """A trained network and how it was selected."""
 
-    Parameters
-    ----------
-    network : nn.Module
-        The selected weights, float32, on the processor, in evaluation mode.
-    mean, std : tuple of float
-        Of the training set, per channel, in the scale of [0, 1].
-    step : int
-        Step of the last phase whose weights were selected.
-    history : tuple of dict
-        One row per evaluation.
-    decision_threshold : float
-        On z1 - z0.
-    decision_chosen_for : str
-        ``none``, ``wga``, or ``sensitivity 0.95``.
-    temperature : float
-        Divides the logits before they become probabilities.
-    validation : dict
-        Measures on all validation patches that no phase learnt from, at that threshold and at 0; empty without
-        validation.
-    n_classes : int
-        Classes of training and validation together, at least 2.
-    learnt_from_val : tuple of str
-        patch_id of the validation patches that a phase learnt from: of `dfr`, half of them.
-    """
-
-    network: nn.Module
-    mean: tuple[float, ...]
+    network: nn.Module  # the selected weights, float32, on the processor, in evaluation mode
+    mean: tuple[float, ...]  # of the training set, per channel, in the scale of [0, 1]
     std: tuple[float, ...]
-    step: int
-    history: tuple[dict[str, Any], ...]
-    decision_threshold: float
-    decision_chosen_for: str
-    temperature: float
+    step: int  # of the last phase whose weights were selected
+    history: tuple[dict[str, Any], ...]  # one row per evaluation
+    decision_threshold: float  # on z1 - z0
+    decision_chosen_for: str  # "none", "wga", or "sensitivity 0.95"
+    temperature: float  # divides the logits before they become probabilities
+    # Measures on all validation patches that no phase learnt from, at that threshold and at 0; may be empty.
     validation: dict[str, Any]
-    n_classes: int
-    learnt_from_val: tuple[str, ...] = ()
+    n_classes: int  # of training and validation together, at least 2
+    learnt_from_val: tuple[str, ...] = ()  # patch_id of the validation patches that a phase learnt from (dfr: half)
 
 
 def fit_arrays(
@@ -135,13 +111,12 @@ def fit_arrays(
     validation = split_validation(val, phases, seed=config.seed)
     n_classes, n_attributes = table_shape(train, val)
     if config.select != "last":
-        # With select_at, validation is grouped by another attribute than training.
-        shape = (n_classes, n_attributes if config.select_at is None else table_shape(val)[1])
         check_validation(
             validation.select,
             needs_groups=any(needs_groups(phase) for phase in phases),
             needs_attribute=any(phase.needs_val_attribute for phase in phases),
-            shape=shape,
+            # With select_at, validation is grouped by another attribute than training.
+            shape=(n_classes, n_attributes if config.select_at is None else table_shape(val)[1]),
         )
     check_phases(phases, train, validation, config, n_classes=n_classes)
     check_channels(config.augmentation, is_rgb=train.is_rgb, channels=train.source.channels if train.source else ())
@@ -151,6 +126,8 @@ def fit_arrays(
     events = EventFiles(checkpoints.folder if checkpoints and config.tensorboard and processes.is_first else None)
     with reproducible(config.threads, device), closing(events):
         mean, std = channel_statistics(train)
+        # Pretrained statistics are of millions of images, those of our batches of a few dozen patches.
+        is_pretrained = str(config.pretrained) != "none"
         run = Run(
             config=config,
             train=train,
@@ -159,10 +136,7 @@ def fit_arrays(
             device=device,
             dtype=dtype,
             standardize=Standardizer.of(mean, std, device),
-            # Pretrained statistics are of millions of images, those of our batches of a few dozen patches.
-            has_frozen_batchnorm=str(config.pretrained) != "none"
-            if config.freeze_batchnorm is None
-            else config.freeze_batchnorm,
+            has_frozen_batchnorm=is_pretrained if config.freeze_batchnorm is None else config.freeze_batchnorm,
             n_classes=n_classes,
             phases=phases,
             steps=config.steps,
@@ -211,11 +185,8 @@ def _run_phases(run: Run, *, channels: int) -> State:
         data = _phase_data(run, phase, network, is_resumed=is_resumed)
         if phase.starts_anew and number > 0:
             network = _new_network(run, channels)
-        settings = {
-            "steps": phase.steps(run.config.steps),
-            "weight_decay": run.config.weight_decay * phase.weight_decay_scale,
-        }
-        phase_run = replace(run, config=run.config.model_copy(update=settings))
+        steps, weight_decay = phase.steps(run.config.steps), run.config.weight_decay * phase.weight_decay_scale
+        phase_run = replace(run, config=run.config.model_copy(update={"steps": steps, "weight_decay": weight_decay}))
         state = _initial_state(phase_run, phase, number, network, data, history)
         if run.checkpoints and header and is_resumed:
             checkpoint.restore(run.checkpoints, state, header)
@@ -250,13 +221,10 @@ def _initial_state(
 
 def _new_network(run: Run, channels: int) -> nn.Module:
     """Return the network that the run starts from."""
-    torch.manual_seed(run.config.seed)
+    config = run.config
+    torch.manual_seed(config.seed)
     network = build_network(
-        run.config.architecture,
-        channels,
-        pretrained=run.config.pretrained,
-        n_classes=run.n_classes,
-        input_px=run.config.input_px,
+        config.architecture, channels, pretrained=config.pretrained, n_classes=run.n_classes, input_px=config.input_px
     )
     return network.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 

@@ -88,6 +88,10 @@ class Run:
     progress: StepCallback | None
     shown: dict[str, float] = field(default_factory=dict)  # latest validation measures, for the progress bar
 
+    def steps_done(self, state: State) -> int:
+        """Return the steps that are done, counted over all phases."""
+        return steps_in_all(self.phases[: state.phase], self.steps) + state.step
+
 
 def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     """Take the steps of a phase that are not done yet."""
@@ -119,7 +123,11 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     ):
         # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
         torch.manual_seed(dropout_seed(config.seed, state.phase, batch.step, rank=run.processes.rank))
-        _set_mode(run, phase, state)
+        # Where only the last layer learns, its input must be what the network gives in prediction.
+        state.network.train(phase.trainable == "all")
+        state.objective.train()
+        if run.has_frozen_batchnorm:
+            freeze_batchnorm(state.network)
 
         # One pass over the whole batch, whatever streams it is made of. With BatchNorm in training mode two passes
         # would each use statistics that match neither each other's nor the stored ones.
@@ -139,12 +147,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
 
         rate = config.learning_rate * phase.lr_scale * rate_factor(batch.step, config)
         take_step(
-            total,
-            state.optimizer,
-            rate=rate,
-            clip_norm=config.clip_norm,
-            scaler=state.scaler,
-            processes=run.processes,
+            total, state.optimizer, rate=rate, clip_norm=config.clip_norm, scaler=state.scaler, processes=run.processes
         )
         run.processes.average_buffers(state.network)  # before the average copies them
         if state.average is not state.network:
@@ -163,8 +166,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
                 checkpoint.save(run.checkpoints, state)
         fault_point("step")
         if run.progress:
-            done = steps_in_all(run.phases[: state.phase], run.steps) + state.step
-            run.progress(done, steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
+            run.progress(run.steps_done(state), steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
 
 
 def load_batches(
@@ -178,11 +180,7 @@ def load_batches(
     processes: ProcessGroup,
     ahead: int,
 ) -> Iterator[Batch]:
-    """Yield the batches of some steps in order.
-
-    Up to `ahead` batches are made by another thread before they are due; 0 makes each when it is due, in this thread.
-    Processes share the samples of each `group` (N,) evenly.
-    """
+    """Yield the batches of some steps in order; processes share the samples of each `group` (N,) evenly."""
     device = standardize.mean.device
     parts = int(getattr(sampler, "parts", 1))
 
@@ -238,22 +236,13 @@ def _evaluate(run: Run, phase: Phase, state: State) -> bool:
         state.best = {"step": state.step, "score": new_score}
         state.best_weights = {k: checkpoint.copied(v) for k, v in state.average.state_dict().items()}
     state.losses = LossMeans()
-    run.events.add(row, step=steps_in_all(run.phases[: state.phase], run.steps) + state.step)
+    run.events.add(row, step=run.steps_done(state))
     return True
 
 
 def compute_logits(run: Run, network: nn.Module, patches: PatchSet, index: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the logits (n, K) of some patches; each process computes its share, and all go on from the same ones."""
     return run.processes.map_chunks(lambda part: logits_of(network, patches, part, run.standardize), index, chunk=BATCH)
-
-
-def _set_mode(run: Run, phase: Phase, state: State) -> None:
-    """Set dropout and BatchNorm for a step."""
-    # Where only the last layer learns, its input must be what the network gives in prediction.
-    state.network.train(phase.trainable == "all")
-    state.objective.train()
-    if run.has_frozen_batchnorm:
-        freeze_batchnorm(state.network)
 
 
 def _is_finite(state: State) -> bool:

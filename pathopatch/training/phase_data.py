@@ -59,8 +59,7 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 def own_parameters(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that only the configured method reads, under the method's names for them."""
-    names = parameters_of(config.method)
-    return {name: getattr(config, _SETTINGS.get(name, name)) for name in names}
+    return {name: getattr(config, _SETTINGS.get(name, name)) for name in parameters_of(config.method)}
 
 
 def needs_groups(phase: Phase) -> bool:
@@ -86,9 +85,8 @@ def split_validation(val: PatchSet | None, phases: Sequence[Phase], *, seed: int
     if not any(phase.split == "val" for phase in phases):
         return ValidationSplit(val)
     rng = np.random.default_rng(seed)
-    _, group, size = np.unique(
-        np.stack([val.label, val.attribute]), axis=1, return_inverse=True, return_counts=True
-    )  # (N,), (G,)
+    cells = np.stack([val.label, val.attribute])
+    _, group, size = np.unique(cells, axis=1, return_inverse=True, return_counts=True)  # (N,), (G,)
     names, patient = np.unique(val.patient, return_inverse=True)
     best_evenness, is_held_out = 0.0, np.zeros(len(val), dtype=np.bool_)
     for _ in range(_DIVISIONS if len(names) > 1 else 0):
@@ -173,8 +171,8 @@ def phase_data(
         return PhaseData(_with_known_attribute(phase, patches), report)
     assert probability is not None
     attribute = phase.relabel(probability(patches), patches.label, patches.attribute)
-    found = minority_found(attribute, patches.label, patches.attribute)
-    report |= {f"pseudo_{name}": None if np.isnan(value) else value for name, value in found.items()}
+    minority = minority_found(attribute, patches.label, patches.attribute)
+    report |= {f"pseudo_{name}": None if np.isnan(value) else value for name, value in minority.items()}
     return PhaseData(patches.with_attribute(attribute), report)
 
 

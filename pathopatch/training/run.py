@@ -9,6 +9,7 @@ run without it is not finished.
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pathopatch.core import artefacts, files
 from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint
 from pathopatch.core.config import IntensityConfig, TissueConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError
-from pathopatch.core.files import read_json, write_bytes, write_json
+from pathopatch.core.files import read_json, write_csv, write_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.assign import JoinedBins, join_small_bins
 from pathopatch.groups.attribute import attribute_in, label_names
@@ -27,7 +28,7 @@ from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
-from pathopatch.training.dataset import PatchSet, Source, load_patches
+from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.distributed import process_group
 from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.loop import StepCallback
@@ -113,21 +114,11 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
 
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
     """Return the training patches, by the attribute that the run draws by, and ``val`` by the one that selects."""
-
-    def load(splits: tuple[str, ...], share: float, threshold: float, bins: tuple[float, ...]) -> PatchSet:
-        return load_patches(
-            work,
-            groups,
-            input_px=config.input_px,
-            splits=splits,
-            threshold=threshold,
-            bins=bins,
-            cache_gib=config.cache_gib * share,
-        )
-
-    train = load(config.train_splits, 0.75, config.threshold, config.bins)
-    selected = (config.threshold, config.bins) if config.select_at is None else (config.select_at, ())
-    val = load(("val",), 0.25, *selected)
+    load = partial(load_patches, work, groups, input_px=config.input_px)
+    train_by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
+    val_by = train_by if config.select_at is None else {"threshold": config.select_at}
+    train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, **train_by)
+    val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **val_by)
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))
         val = val.with_attribute(bins.join(val.attribute)) if config.select_at is None else val
@@ -144,14 +135,7 @@ def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> JoinedBins | None:
 
 
 def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return predictions without those on validation patches that the run in `folder` learnt from.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the run.
-    predictions : DataFrame
-        Columns patch_id and split.
+    """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from.
 
     Raises
     ------
@@ -193,18 +177,14 @@ def write_run(
     seconds: float,
 ) -> None:
     """Write everything about a finished run, its stamp last; `seconds` go into ``log.json`` alone."""
-    if train.source is None:
-        raise InputMissingError("patches without a slide store", place=str(work), remedy="run pathopatch tile first")
     groups = artefacts.read_table(WorkFolder(work).groups)
     bins = bins_of_run(groups, config)
-    spec = _bundle_spec(work, groups, bins, result, config, made.stamp, train, train.source)
+    spec = _bundle_spec(work, groups, bins, result, config, made.stamp, train)
     save_bundle(folder / MODEL, result.network, spec)
     write_json(folder / "config.json", config.model_dump(mode="json"))
-    history = pd.DataFrame(list(result.history)).to_csv(index=False, lineterminator="\n")
-    write_bytes(folder / "history.csv", history.encode())
+    write_csv(folder / "history.csv", pd.DataFrame(list(result.history)))
     if result.learnt_from_val:
-        learnt = pd.DataFrame({"patch_id": result.learnt_from_val}).to_csv(index=False, lineterminator="\n")
-        write_bytes(folder / LEARNT, learnt.encode())
+        write_csv(folder / LEARNT, pd.DataFrame({"patch_id": result.learnt_from_val}))
     # What differs between equal runs stands in a file of its own: all others are equal to the byte.
     log = {"seconds": round(seconds, 3), "threads": config.threads or torch.get_num_threads(), "device": config.device}
     write_json(folder / "log.json", log)
@@ -228,9 +208,10 @@ def _bundle_spec(
     config: TrainConfig,
     stamp: Stamp,
     train: PatchSet,
-    source: Source,
 ) -> BundleSpec:
     """Return the description of the trained model."""
+    source = train.source
+    assert source is not None  # only patches without a slide have none, and a run without patches is refused
     names = ["optimizer", "learning_rate", "weight_decay", "steps", "batch_per_class", "threshold", "seed"]
     parameters = {name: getattr(config, name) for name in names} | own_parameters(config)
     if config.attribute != "groups" or config.bins or config.select_at is not None:
@@ -260,13 +241,7 @@ def _bundle_spec(
         method=config.method,
         parameters=parameters,
         group_metrics=result.validation,
-        data=summarize_data(
-            groups,
-            config,
-            bins=bins,
-            class_names=labels,
-            learnt_from_val=len(result.learnt_from_val),
-        ),
+        data=summarize_data(groups, config, bins=bins, class_names=labels, learnt_from_val=len(result.learnt_from_val)),
         training=dict(stamp.inputs) | {"config": stamp.config} | bundle_marks(work, groups, config.train_splits),
         seen=appearance_range(work, groups, train),
     )

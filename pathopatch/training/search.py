@@ -1,55 +1,44 @@
-"""Search a method's settings: the same number of trials for every method, compared on validation alone.
+"""Choose the settings of a search's trials, store the finished ones, and share the next ones among processes.
 
 The first trial is the configuration as it stands. The others vary learning rate, weight decay and the method's own
 settings. c and s = c (beta + 1) are tried inside the bounds of beta, from s = 1 outwards, so that a search of few
-trials covers the middle of the grid. Test patches are never loaded.
+trials covers the middle of the grid. The settings of a trial are a function of the seed, its number, and the results
+of the trials of earlier waves, never of which process runs it, or when.
 
-Any number of processes may work on one search and find what one finds. The settings of a trial are a function of the
-seed, its number, and the results of the trials of earlier waves, never of which process runs it, or when.
+Finished trials stand in Optuna's journal, one line each, written in one piece. A process that runs a trial holds a lock
+on its number, which the operating system releases when the process ends, however it ends. So no trial is run twice at
+a time, none is lost, and the trial of a killed process is free at once. A network drive must support locks: NFS does.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from optuna.pruners import NopPruner, PercentilePruner
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import TrainConfig, TuneConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.files import disk_errors
 from pathopatch.core.text import pluralize
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import searched_parameters, steps_in_all
-from pathopatch.metrics.accuracy import predicted_class
-from pathopatch.models.forward import pick_device
-from pathopatch.training.checkpoint import CheckpointFolder
 from pathopatch.training.dataset import PatchSet
-from pathopatch.training.fit import TrainingResult, fit_arrays
-from pathopatch.training.loop import StepCallback
-from pathopatch.training.optimise import evaluation_steps, mixed_seed, reproducible
-from pathopatch.training.phase_data import attribute_shares, phases_of, split_validation
-from pathopatch.training.run import settings_of
-from pathopatch.training.selection import Standardizer, accuracies_with_intervals, is_known, logits_of
-from pathopatch.training.trials import (
-    DIVERGED,
-    NUMBER,
-    best_trial,
-    finished_trials,
-    open_study,
-    record_trial,
-    trial_folder,
-    trial_lock,
-    winning_trial,
-)
+from pathopatch.training.optimise import mixed_seed
+from pathopatch.training.phase_data import attribute_shares, phases_of
 
 WAVE = 4
 """Trials that choose without each other's results and may run side by side; a trial knows all earlier waves."""
@@ -57,7 +46,10 @@ _RANDOM_TRIALS = 5  # before the sampler learns from those that are done
 _KEPT_PERCENT = 75.0  # a trial is pruned only below three quarters of the others: a WGA of few patches is noisy
 _WARM_UP = 1 / 3  # of a trial's evaluations: early on a WGA of 0 says nothing
 _TWO_VALUES_S = 2.0
-_POLL_S = 0.5  # between looks at trials that other processes are running
+FOLDER, JOURNAL = "search", "trials.journal"
+NUMBER, DIVERGED = "trial", "diverged"
+"""Attributes of a finished trial: its number in the search, and how it diverged, if it did."""
+MEASURES = tuple(f"{name}{end}" for name in ("wga", "gba") for end in ("", "_low", "_high"))
 
 
 @dataclass(frozen=True)
@@ -197,192 +189,133 @@ def ask_trial(
     return trial, config.model_copy(update=update)
 
 
-def search_arrays(
-    train: PatchSet,
-    val: PatchSet | None,
-    config: TrainConfig,
-    search: TuneConfig,
-    *,
-    study: optuna.Study | None = None,
-    progress: StepCallback | None = None,
-) -> tuple[TrainConfig, TrainingResult]:
-    """Search on loaded patches, going on from the trials of `study`; return the winning settings and their result."""
-    study = study or open_study(None, name="search")
-    trials = TrialRunner(train, val, config, search, study=study, progress=progress)
-    trials.run_all()
-    return trials.winner()
+def open_study(folder: Path | None, *, name: str) -> optuna.Study:
+    """Return the study of finished trials in a folder's journal, which may hold several; in memory without a folder."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if folder is None:
+        return optuna.create_study(study_name=name, direction="maximize")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    # Optuna's own locks of a journal stay for half a minute when their process is killed.
+    journal, lock = folder / JOURNAL, FileLock(folder / f"{JOURNAL}.lock")
+    with lock:
+        _cut_torn_line(journal)
+    storage = JournalStorage(JournalFileBackend(str(journal), lock_obj=lock))  # type: ignore[arg-type]  # same methods
+    return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
 
-class TrialRunner:
-    """One of the processes that work on a search; see `tune`.
+def _cut_torn_line(journal: Path) -> None:
+    """Cut off a last line without its end, as a full disk or a power cut leaves it."""
+    # Optuna would glue the next record to it, and both would be lost.
+    if not journal.is_file():
+        return
+    content = journal.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        with journal.open("r+b") as stream:
+            stream.truncate(end)
 
-    `folder` holds the locks and checkpoints of trials that several processes share. None: nothing touches the disk.
+
+def finished_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """Return the finished trials by their number in the search."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    finished: dict[int, FrozenTrial] = {}
+    for trial in trials:
+        finished.setdefault(trial.user_attrs[NUMBER], trial)
+    return dict(sorted(finished.items()))
+
+
+@contextmanager
+def trial_lock(folder: Path | None, number: int) -> Iterator[bool]:
+    """Yield whether this process holds the lock of a trial; without a folder there is no other process."""
+    if folder is None:
+        yield True
+        return
+    # Optuna tells a killed trial by the heartbeats of a database, after minutes; a journal has none.
+    lock = FileLock(folder / f"{number}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextmanager
+def search_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock under which a process begins or ends this search."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "search.lock"):
+        yield
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Return the folder of a trial's checkpoint."""
+    return folder / f"trial-{number}"
+
+
+def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path | None) -> None:
+    """Record a finished trial, then remove the checkpoints of those that can no longer win."""
+    if folder is None:
+        study.add_trial(trial)
+        return
+    with disk_errors(folder):
+        study.add_trial(trial)
+    finished = finished_trials(study)
+    best = best_trial(finished)
+    for number in finished:
+        if best is None or number != best.user_attrs[NUMBER]:
+            shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
+
+
+def remove_checkpoints(folder: Path, study: optuna.Study) -> None:
+    """Remove the checkpoints and locks of a search that is over; its journal stays."""
+    for number in finished_trials(study):
+        shutil.rmtree(trial_folder(folder, number), ignore_errors=True)
+        (folder / f"{number}.lock").unlink(missing_ok=True)
+
+
+def best_trial(finished: dict[int, FrozenTrial]) -> FrozenTrial | None:
+    """Return the trial with the best value; of equals that of the higher GBA, then the first; None if none is good."""
+    # A pruned trial never wins, whatever it had reached: its value is that of fewer steps.
+    good = [t for t in finished.values() if t.state == TrialState.COMPLETE and DIVERGED not in t.user_attrs]
+    return max(good, key=lambda t: (t.value or 0.0, t.user_attrs["picked_gba"], -t.user_attrs[NUMBER]), default=None)
+
+
+def winning_trial(study: optuna.Study) -> FrozenTrial:
+    """Return the best trial of a study; raises NonFiniteError where every trial diverged."""
+    best = best_trial(finished_trials(study))
+    if best is None:
+        raise NonFiniteError(
+            "every trial diverged",
+            place="[tune] learning_rates",
+            remedy="lower [tune] learning_rates, or look for damaged patches",
+        )
+    return best
+
+
+def trial_table(study: optuna.Study) -> pd.DataFrame:
+    """Return one row per trial: its settings, its measures on validation, its cost, and whether it won.
+
+    Returns
+    -------
+    DataFrame
+        trial; learning_rate, weight_decay, c, beta, and what else was searched; s = c (beta + 1) where it is searched,
+        NaN otherwise; ``value``, by which trials are compared; ``wga`` and ``gba`` of the picked weights on all
+        validation patches at decision threshold 0, each with ``_low`` and ``_high``, 95 % by patient (NaN for trials
+        that did not end); ``picked_gba``, which settles ties of the value; ``step``, at which the weights were picked;
+        ``steps``, taken; ``state``: complete, pruned or diverged; ``won``.
     """
-
-    def __init__(
-        self,
-        train: PatchSet,
-        val: PatchSet | None,
-        config: TrainConfig,
-        search: TuneConfig,
-        *,
-        study: optuna.Study,
-        folder: Path | None = None,
-        progress: StepCallback | None = None,
-    ) -> None:
-        self.train, self.val, self.search, self.study, self.folder = train, val, search, study, folder
-        self.config = config.model_copy(update={"select": search.objective})
-        self.plan, self._progress = search_plan(config, search), progress
-        self._best: tuple[int, TrainingResult] | None = None  # the best trial so far, if this process ran it
-
-    def run_all(self) -> None:
-        """Run trials that are due until all are finished, by this process or another."""
-        while due := self.due():
-            for number in due:
-                with trial_lock(self.folder, number) as has_lock:
-                    if not has_lock:
-                        continue
-                    # Another process may have finished it between the look at the study and the lock.
-                    if number not in finished_trials(self.study):
-                        self._run(number)
-                    break
-            else:
-                time.sleep(_POLL_S)
-
-    def winner(self) -> tuple[TrainConfig, TrainingResult]:
-        """Return the winning settings and their result; raises NonFiniteError if every trial diverged."""
-        best = winning_trial(self.study)
-        number, settings = best.user_attrs[NUMBER], self.config.model_copy(update=best.user_attrs["settings"])
-        if self._best is not None and self._best[0] == number:
-            return settings, self._best[1]
-        # Another process ran it, or this one before a kill. Its checkpoint is at its last step: nothing is trained.
-        return settings, fit_arrays(self.train, self.val, settings, checkpoints=self._checkpoints(number, settings))
-
-    def due(self) -> list[int]:
-        """Return the numbers of trials that may be run by now and are not finished; none when the search is over."""
-        finished, due, number = finished_trials(self.study), list[int](), 0
-        while (earlier := earlier_waves(number, finished)) is not None and self.plan.allows(number, earlier):
-            due += [] if number in finished else [number]
-            number += 1
-        return due
-
-    def _checkpoints(self, number: int, settings: TrainConfig) -> CheckpointFolder | None:
-        """Return where a trial keeps its checkpoint."""
-        if self.folder is None:
-            return None
-        identity = {"search": self.study.study_name, "trial": number, "settings": settings_of(settings)}
-        return CheckpointFolder(trial_folder(self.folder, number), fingerprint(identity))
-
-    def _run(self, number: int) -> None:
-        """Run a trial and record it; hold its result if that is the best so far."""
-        finished = finished_trials(self.study)
-        earlier = earlier_waves(number, finished)
-        assert earlier is not None  # the trial was due
-        space = search_space(self.train, self.config, self.search)
-        trial, settings = ask_trial(number, earlier, self.config, self.search, space)
-        checkpoints = self._checkpoints(number, settings)
-        if checkpoints and self.search.prune:
-            # A resumed trial would not repeat its evaluations before the kill, and the pruner would not see them.
-            shutil.rmtree(checkpoints.folder, ignore_errors=True)
-        monitor = _TrialMonitor(trial, settings, self.search, len(finished), self.plan.trials, self._progress)
-        attributes: dict[str, Any] = {NUMBER: number, **_searched_settings(settings)}
-        result: TrainingResult | None = None
-        state, value, evaluations = TrialState.COMPLETE, 0.0, monitor.evaluations
-        try:
-            result = fit_arrays(self.train, self.val, settings, checkpoints=checkpoints, progress=monitor)
-        except NonFiniteError as error:
-            attributes |= {DIVERGED: str(error), "steps": monitor.steps}
-        except optuna.TrialPruned:
-            state, value = TrialState.PRUNED, monitor.best
-            attributes |= {"steps": monitor.steps}
-        else:
-            picked = next(row for row in reversed(result.history) if row["step"] == result.step)
-            value, evaluations = picked[f"val_{self.search.objective}"], _best_so_far(result, self.search)
-            attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": self.plan.steps_each}
-            attributes |= _measure_result(result, self.val, settings, self.search)
-        record = create_trial(
-            state=state, value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes,
-            intermediate_values=evaluations,
-        )  # fmt: skip
-        record_trial(self.study, record, folder=self.folder)
-        best = best_trial(finished_trials(self.study))
-        if result is not None and best is not None and best.user_attrs[NUMBER] == number:
-            self._best = (number, result)
-
-
-class _TrialMonitor:
-    """Step callback of a trial: counts and shows its steps, and ends it where the pruner says so."""
-
-    def __init__(
-        self,
-        trial: Trial,
-        config: TrainConfig,
-        search: TuneConfig,
-        finished: int,
-        trials: int,
-        progress: StepCallback | None,
-    ) -> None:
-        self.steps, self.best = 0, 0.0
-        self.evaluations: dict[int, float] = {}
-        self._trial, self._progress, self._finished, self._trials = trial, progress, finished, trials
-        self._measure, self._last_steps = f"val_{search.objective}", phases_of(config)[-1].steps(config.steps)
-        evaluations = sorted(evaluation_steps(self._last_steps, config.evaluations))
-        self._places = {step: k for k, step in enumerate(evaluations)}
-
-    def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
-        """Count a step; at an evaluation of the last phase, compare."""
-        self.steps = step
-        if self._progress:
-            trials = max(self._trials, self._finished + 1)
-            self._progress(self._finished * total + step, trials * total, metrics)
-        # Earlier phases prepare the last one: their measures are not those of the method.
-        place = self._places.get(step - (total - self._last_steps))
-        if place is None or self._measure not in metrics:
-            return
-        self.best = max(self.best, metrics[self._measure])
-        self.evaluations[place] = self.best
-        self._trial.report(self.best, place)
-        if step < total and self._trial.should_prune():
-            raise optuna.TrialPruned
-
-
-def _searched_settings(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings of a trial by name, and its s where the method searches that."""
-    own = searched_parameters(config.method)
-    names = ["learning_rate", "weight_decay", "c", "beta", *(name for name in own if name != "extrapolation")]
-    attributes: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
-    if "extrapolation" in own:
-        attributes["s"] = config.c * (config.beta + 1)
-    elif "s" in own:
-        attributes["s"] = attributes["settings"]["s"]
-    return attributes
-
-
-def _measure_result(
-    result: TrainingResult, val: PatchSet | None, config: TrainConfig, search: TuneConfig
-) -> dict[str, float]:
-    """Return the accuracies on all patches that select, at decision threshold 0, with intervals."""
-    val = split_validation(val, phases_of(config), seed=config.seed).select
-    assert val is not None  # selection needed it
-    device = pick_device(config.device)
-    network, standardize = result.network.to(device), Standardizer.of(result.mean, result.std, device)
-    # Where no attribute is known, the groups are the classes; where some are, only those patches count.
-    index = np.flatnonzero(is_known(val.attribute))
-    with reproducible(config.threads, device):  # the same numbers whichever process of a search measures
-        predicted = predicted_class(logits_of(network, val, index, standardize))
-    network.cpu()
-    label, attribute = val.label[index], np.maximum(val.attribute[index], 0)
-    return accuracies_with_intervals(
-        predicted == label,
-        (int(attribute.max()) + 1) * label + attribute,
-        val.patient[index],
-        resamples=search.bootstrap,
-        seed=config.seed,
-    )
-
-
-def _best_so_far(result: TrainingResult, search: TuneConfig) -> dict[int, float]:
-    """Return the best validation so far at each evaluation of the last phase: later trials are pruned by it."""
-    rows = [row for row in result.history if row["phase"] == result.history[-1]["phase"]]
-    best = np.maximum.accumulate([row[f"val_{search.objective}"] for row in rows])
-    return dict(enumerate(best.tolist()))
+    best = winning_trial(study).user_attrs[NUMBER]
+    rows: list[dict[str, Any]] = []
+    for number, trial in finished_trials(study).items():
+        attributes = trial.user_attrs
+        state = "diverged" if DIVERGED in attributes else trial.state.name.lower()
+        row = {"trial": number, **attributes["settings"], "s": attributes.get("s"), "value": trial.value}
+        row |= {name: attributes.get(name, math.nan) for name in (*MEASURES, "picked_gba", "step")}
+        rows.append(row | {"steps": attributes["steps"], "state": state, "won": number == best})
+    return pd.DataFrame(rows)

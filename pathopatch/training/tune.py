@@ -1,46 +1,65 @@
-"""Search a method's settings as a stage, and train or search several runs, one after another or side by side.
+"""Tune a method as a stage: the same number of trials for every method, compared on validation alone.
 
-Any number of processes may work on one search, started together or later. Each trial is run by one of them, and one
-writes the winner when all are done.
+Test patches are never loaded. Any number of processes may work on one search, started together or later, and find what
+one finds. Each trial is run by one of them, and one writes the winner when all are done.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState, create_trial
 
 from pathopatch.core import artefacts
 from pathopatch.core.artefacts import artefact, fingerprint, is_up_to_date
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import PathopatchError, WorkerCrashError
-from pathopatch.core.files import write_bytes, write_json
-from pathopatch.core.progress import Progress
+from pathopatch.core.errors import NonFiniteError, PathopatchError
+from pathopatch.core.files import write_csv, write_json
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.core.workers import SPAWN, WorkerDied, Workers, follow_parent
-from pathopatch.training.distributed import refuse_torchrun
+from pathopatch.core.workers import SPAWN, follow_parent
+from pathopatch.debias.methods import searched_parameters
+from pathopatch.metrics.accuracy import predicted_class
+from pathopatch.models.forward import pick_device
+from pathopatch.training.checkpoint import CheckpointFolder
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.fit import TrainingResult, fit_arrays
 from pathopatch.training.loop import StepCallback
-from pathopatch.training.phase_data import require_groups
-from pathopatch.training.run import RUN, begin_run, fit, load_sets, run_stamp, settings_of, write_run
-from pathopatch.training.search import TrialRunner, search_plan
-from pathopatch.training.trials import (
+from pathopatch.training.optimise import evaluation_steps, reproducible
+from pathopatch.training.phase_data import phases_of, require_groups, split_validation
+from pathopatch.training.run import RUN, begin_run, load_sets, run_stamp, settings_of, write_run
+from pathopatch.training.search import (
     DIVERGED,
     FOLDER,
+    NUMBER,
+    SearchPlan,
+    ask_trial,
+    best_trial,
+    earlier_waves,
     finished_trials,
     open_study,
+    record_trial,
     remove_checkpoints,
     search_lock,
+    search_plan,
+    search_space,
+    trial_folder,
+    trial_lock,
     trial_table,
+    winning_trial,
 )
+from pathopatch.training.selection import Standardizer, accuracies_with_intervals, is_known, logits_of
 
 TRIALS, SEARCH = "trials.csv", "search.json"
 _GRACE_S = 60.0  # in which a helping process sees that all trials are finished
+_POLL_S = 0.5  # between looks at trials that other processes are running
 
 
 def tune(
@@ -51,6 +70,7 @@ def tune(
     workers: int = 1,
     progress: StepCallback | None = None,
     force: bool = False,
+    is_helper: bool = False,
 ) -> Path:
     """Search a method's settings, keep the winner as the run, and return its folder.
 
@@ -71,6 +91,9 @@ def tune(
     force : bool
         Redo a search of other settings or inputs.
 
+    is_helper : bool
+        Whether another process of this search has started this one.
+
     Returns
     -------
     Path
@@ -86,31 +109,13 @@ def tune(
     PathopatchError
         As `fit`.
     """
-    threads = 1 if workers > 1 and config.threads is None else config.threads
-    helpers = min(workers, search_plan(config, search).trials) - 1
-    return _tune(work, config, search, threads=threads, helpers=helpers, progress=progress, force=force)
-
-
-def _tune(
-    work: Path,
-    config: TrainConfig,
-    search: TuneConfig,
-    *,
-    threads: int | None,
-    helpers: int = 0,
-    progress: StepCallback | None = None,
-    force: bool = False,
-) -> Path:
-    """Run a search in this process, with a number of helping ones."""
+    plan = search_plan(config, search)
+    helpers = 0 if is_helper else min(workers, plan.trials) - 1
     folder = WorkFolder(work).run(config.run_name)
     place = folder / FOLDER
     groups = artefacts.read_table(WorkFolder(work).groups)
-    settings = {"train": settings_of(config), "tune": search}
-    stamp = run_stamp(work, groups, config, stage="tune", settings=settings)
-
-    def is_done() -> bool:
-        return is_up_to_date(folder / RUN, stamp=stamp, force=force)
-
+    stamp = run_stamp(work, groups, config, stage="tune", settings={"train": settings_of(config), "tune": search})
+    is_done = partial(is_up_to_date, folder / RUN, stamp=stamp, force=force)
     if is_done():
         return folder
     require_groups(groups, config)
@@ -120,20 +125,21 @@ def _tune(
             return folder
         begin_run(folder)
     start = time.perf_counter()
-    with _helping_processes(helpers, work, config, search, threads=threads):
+    with _helping_processes(helpers, work, config, search, workers):
         train, val = load_sets(work, groups, config)
         # Named by the stamp: a search of other settings in the same journal shares no trial with this one.
         study = open_study(place, name=fingerprint(stamp.to_dict()))
-        run_config = config.model_copy(update={"threads": threads})
-        trials = TrialRunner(train, val, run_config, search, study=study, folder=place, progress=progress)
+        threads = 1 if workers > 1 and config.threads is None else config.threads
+        trial_config = config.model_copy(update={"threads": threads})
+        trials = TrialRunner(train, val, trial_config, search, study=study, folder=place, progress=progress)
         trials.run_all()
     # Under the lock: of several processes that see the last trial end, one writes the winner.
     with search_lock(place), artefact(folder / RUN, stamp=stamp, force=force) as made:
         if made.is_current:  # another process was faster
             return folder
         best, result = trials.winner()
-        write_bytes(folder / TRIALS, trial_table(study).to_csv(index=False, lineterminator="\n").encode())
-        write_json(folder / SEARCH, _search_facts(study, config, search))
+        write_csv(folder / TRIALS, trial_table(study))
+        write_json(folder / SEARCH, _search_facts(study, plan, search))
         # The run keeps the user's thread count: that of the search depends on the number of workers.
         best = best.model_copy(update={"threads": config.threads})
         write_run(work, folder, result, best, made, train=train, seconds=time.perf_counter() - start)
@@ -141,9 +147,9 @@ def _tune(
     return folder
 
 
-def _search_facts(study: optuna.Study, config: TrainConfig, search: TuneConfig) -> dict[str, Any]:
+def _search_facts(study: optuna.Study, plan: SearchPlan, search: TuneConfig) -> dict[str, Any]:
     """Return the budget and the cost of a search, for comparisons."""
-    plan, trials = search_plan(config, search), finished_trials(study).values()
+    trials = finished_trials(study).values()
     return {
         "offered": plan.offered,
         "objective": search.objective,
@@ -156,11 +162,8 @@ def _search_facts(study: optuna.Study, config: TrainConfig, search: TuneConfig) 
 
 
 @contextmanager
-def _helping_processes(
-    count: int, work: Path, config: TrainConfig, search: TuneConfig, *, threads: int | None
-) -> Iterator[None]:
+def _helping_processes(count: int, *arguments: Any) -> Iterator[None]:
     """Start other processes on the same search meanwhile; one that dies leaves its trial to the rest."""
-    arguments = (work, config, search, threads)
     processes = [SPAWN.Process(target=_run_helper, args=arguments, daemon=True) for _ in range(count)]
     for process in processes:
         process.start()
@@ -176,78 +179,185 @@ def _helping_processes(
                 process.kill()
 
 
-def _run_helper(work: Path, config: TrainConfig, search: TuneConfig, threads: int | None) -> None:
+def _run_helper(work: Path, config: TrainConfig, search: TuneConfig, workers: int) -> None:
     """Work on a search as a process of its own."""
     follow_parent()
     try:
-        _tune(work, config, search, threads=threads)
+        tune(work, config, search, workers=workers, is_helper=True)
     except PathopatchError:  # the process that started this one meets it too, and reports it
         raise SystemExit(1) from None
 
 
-def train_many(
-    work: Path,
-    configs: Sequence[TrainConfig],
-    search: TuneConfig | None,
-    *,
-    jobs: int = 1,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Train, or tune where `search` is given, several runs; return their folders in the order of `configs`.
+class TrialRunner:
+    """One of the processes that work on a search; see `tune`.
 
-    With more than one job, each run has a process of its own.
+    `folder` holds the locks and checkpoints of trials that several processes share. None: nothing touches the disk.
     """
-    refuse_torchrun("a study")
-    # Processes of one thread each: on few cores and small networks that is faster than sharing threads, and it makes
-    # the results independent of the number of jobs.
-    if jobs <= 1:
-        return [train_one(work, config, search, force=force, progress=progress) for config in configs]
-    folders: dict[int, Path] = {}
-    errors: list[PathopatchError] = []
-    with Workers(min(jobs, len(configs))) as processes:
-        for index, result in processes.run(partial(_train_or_error, work, search, force), configs):
-            if isinstance(result, WorkerDied):
-                errors.append(WorkerCrashError("the process that trained it died", place=configs[index].run_name))
-            elif isinstance(result, PathopatchError):
-                errors.append(result)
+
+    def __init__(
+        self,
+        train: PatchSet,
+        val: PatchSet | None,
+        config: TrainConfig,
+        search: TuneConfig,
+        *,
+        study: optuna.Study,
+        folder: Path | None = None,
+        progress: StepCallback | None = None,
+    ) -> None:
+        self.train, self.val, self.search, self.study, self.folder = train, val, search, study, folder
+        self.config = config.model_copy(update={"select": search.objective})
+        self.plan, self._progress = search_plan(config, search), progress
+        self._best: tuple[int, TrainingResult] | None = None  # the best trial so far, if this process ran it
+
+    def run_all(self) -> None:
+        """Run trials that are due until all are finished, by this process or another."""
+        while due := self.due():
+            for number in due:
+                with trial_lock(self.folder, number) as has_lock:
+                    if not has_lock:
+                        continue
+                    # Another process may have finished it between the look at the study and the lock.
+                    if number not in finished_trials(self.study):
+                        self._run(number)
+                    break
             else:
-                folders[index] = result
-            if progress:
-                done = len(folders) + len(errors)
-                progress("train" if search is None else "tune", done, len(configs), configs[index].run_name)
-    # The first error is raised last: the other runs are worth keeping.
-    if errors:
-        raise errors[0]
-    return [folders[index] for index in range(len(configs))]
+                time.sleep(_POLL_S)
+
+    def winner(self) -> tuple[TrainConfig, TrainingResult]:
+        """Return the winning settings and their result; raises NonFiniteError if every trial diverged."""
+        best = winning_trial(self.study)
+        number, settings = best.user_attrs[NUMBER], self.config.model_copy(update=best.user_attrs["settings"])
+        if self._best and self._best[0] == number:
+            return settings, self._best[1]
+        # Another process ran it, or this one before a kill. Its checkpoint is at its last step: nothing is trained.
+        return settings, fit_arrays(self.train, self.val, settings, checkpoints=self._checkpoints(number, settings))
+
+    def due(self) -> list[int]:
+        """Return the numbers of trials that may be run by now and are not finished; none when the search is over."""
+        finished, due, number = finished_trials(self.study), list[int](), 0
+        while (earlier := earlier_waves(number, finished)) is not None and self.plan.allows(number, earlier):
+            due += [] if number in finished else [number]
+            number += 1
+        return due
+
+    def _checkpoints(self, number: int, settings: TrainConfig) -> CheckpointFolder | None:
+        """Return where a trial keeps its checkpoint."""
+        if self.folder is None:
+            return None
+        identity = {"search": self.study.study_name, "trial": number, "settings": settings_of(settings)}
+        return CheckpointFolder(trial_folder(self.folder, number), fingerprint(identity))
+
+    def _run(self, number: int) -> None:
+        """Run a trial and record it; hold its result if that is the best so far."""
+        finished = finished_trials(self.study)
+        earlier = earlier_waves(number, finished)
+        assert earlier is not None  # the trial was due
+        space = search_space(self.train, self.config, self.search)
+        trial, settings = ask_trial(number, earlier, self.config, self.search, space)
+        checkpoints = self._checkpoints(number, settings)
+        if checkpoints and self.search.prune:
+            # A resumed trial would not repeat its evaluations before the kill, and the pruner would not see them.
+            shutil.rmtree(checkpoints.folder, ignore_errors=True)
+        monitor = _TrialMonitor(trial, settings, self.search, len(finished), self.plan.trials, self._progress)
+        attributes: dict[str, Any] = {NUMBER: number, **_searched_settings(settings)}
+        result: TrainingResult | None = None
+        state, value, evaluations = TrialState.COMPLETE, 0.0, monitor.evaluations
+        try:
+            result = fit_arrays(self.train, self.val, settings, checkpoints=checkpoints, progress=monitor)
+        except NonFiniteError as error:
+            attributes |= {DIVERGED: str(error), "steps": monitor.steps}
+        except optuna.TrialPruned:
+            state, value = TrialState.PRUNED, monitor.best
+            attributes |= {"steps": monitor.steps}
+        else:
+            picked = next(row for row in reversed(result.history) if row["step"] == result.step)
+            value, evaluations = picked[f"val_{self.search.objective}"], _best_so_far(result, self.search)
+            attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": self.plan.steps_each}
+            attributes |= _measure_result(result, self.val, settings, self.search)
+        record = create_trial(
+            state=state, value=value, params=trial.params, distributions=trial.distributions, user_attrs=attributes,
+            intermediate_values=evaluations,
+        )  # fmt: skip
+        record_trial(self.study, record, folder=self.folder)
+        best = best_trial(finished_trials(self.study))
+        if result is not None and best is not None and best.user_attrs[NUMBER] == number:
+            self._best = (number, result)
 
 
-def _train_or_error(work: Path, search: TuneConfig | None, force: bool, config: TrainConfig) -> Path | PathopatchError:
-    """Return the run's folder, or the error that stopped it: an exception would end the worker process."""
-    try:
-        return train_one(work, config, search, force=force)
-    except PathopatchError as error:
-        return error
+class _TrialMonitor:
+    """Step callback of a trial: counts and shows its steps, and ends it where the pruner says so."""
+
+    def __init__(
+        self,
+        trial: Trial,
+        config: TrainConfig,
+        search: TuneConfig,
+        finished: int,
+        trials: int,
+        progress: StepCallback | None,
+    ) -> None:
+        self.steps, self.best = 0, 0.0
+        self.evaluations: dict[int, float] = {}
+        self._trial, self._progress, self._finished, self._trials = trial, progress, finished, trials
+        self._measure, self._last_steps = f"val_{search.objective}", phases_of(config)[-1].steps(config.steps)
+        evaluations = sorted(evaluation_steps(self._last_steps, config.evaluations))
+        self._places = {step: k for k, step in enumerate(evaluations)}
+
+    def __call__(self, step: int, total: int, metrics: dict[str, float]) -> None:
+        """Count a step; at an evaluation of the last phase, compare."""
+        self.steps = step
+        if self._progress:
+            trials = max(self._trials, self._finished + 1)
+            self._progress(self._finished * total + step, trials * total, metrics)
+        # Earlier phases prepare the last one: their measures are not those of the method.
+        place = self._places.get(step - (total - self._last_steps))
+        if place is None or self._measure not in metrics:
+            return
+        self.best = max(self.best, metrics[self._measure])
+        self.evaluations[place] = self.best
+        self._trial.report(self.best, place)
+        if step < total and self._trial.should_prune():
+            raise optuna.TrialPruned
 
 
-def train_one(
-    work: Path,
-    config: TrainConfig,
-    search: TuneConfig | None = None,
-    *,
-    workers: int = 1,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> Path:
-    """Train one run, or tune it with `workers` processes where `search` is given; return its folder ``runs/<name>``."""
+def _searched_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings of a trial by name, and its s where the method searches that."""
+    own = searched_parameters(config.method)
+    names = ["learning_rate", "weight_decay", "c", "beta", *(name for name in own if name != "extrapolation")]
+    attributes: dict[str, Any] = {"settings": {name: getattr(config, name) for name in names}}
+    if "extrapolation" in own:
+        attributes["s"] = config.c * (config.beta + 1)
+    elif "s" in own:
+        attributes["s"] = attributes["settings"]["s"]
+    return attributes
 
-    def show_step(step: int, total: int, measures: dict[str, float]) -> None:
-        assert progress is not None
-        shown = " ".join(f"{key} {value:.3f}" for key, value in measures.items() if isinstance(value, float))
-        progress(config.run_name, step, total, shown)
 
-    on_step = None if progress is None else show_step
-    if search is None:
-        return fit(work, config, force=force, progress=on_step)
-    refuse_torchrun("tuning")
-    return tune(work, config, search, workers=workers, force=force, progress=on_step)
+def _measure_result(
+    result: TrainingResult, val: PatchSet | None, config: TrainConfig, search: TuneConfig
+) -> dict[str, float]:
+    """Return the accuracies on all patches that select, at decision threshold 0, with intervals."""
+    val = split_validation(val, phases_of(config), seed=config.seed).select
+    assert val is not None  # selection needed it
+    device = pick_device(config.device)
+    network, standardize = result.network.to(device), Standardizer.of(result.mean, result.std, device)
+    # Where no attribute is known, the groups are the classes; where some are, only those patches count.
+    index = np.flatnonzero(is_known(val.attribute))
+    with reproducible(config.threads, device):  # the same numbers whichever process of a search measures
+        predicted = predicted_class(logits_of(network, val, index, standardize))
+    network.cpu()
+    label, attribute = val.label[index], np.maximum(val.attribute[index], 0)
+    return accuracies_with_intervals(
+        predicted == label,
+        (int(attribute.max()) + 1) * label + attribute,
+        val.patient[index],
+        resamples=search.bootstrap,
+        seed=config.seed,
+    )
+
+
+def _best_so_far(result: TrainingResult, search: TuneConfig) -> dict[int, float]:
+    """Return the best validation so far at each evaluation of the last phase: later trials are pruned by it."""
+    rows = [row for row in result.history if row["phase"] == result.history[-1]["phase"]]
+    best = np.maximum.accumulate([row[f"val_{search.objective}"] for row in rows])
+    return dict(enumerate(best.tolist()))

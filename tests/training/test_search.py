@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -15,20 +16,23 @@ from pathopatch.core.config import TrainConfig, TuneConfig, parse
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
 from pathopatch.debias import gerne
 from pathopatch.debias.methods import NAMES
-from pathopatch.training import search as search_module
 from pathopatch.training.fit import TrainingResult
 from pathopatch.training.search import (
     WAVE,
     SearchSpace,
     ask_trial,
     earlier_waves,
-    search_arrays,
+    finished_trials,
+    open_study,
     search_plan,
     search_space,
     search_text,
+    trial_table,
+    winning_trial,
 )
-from pathopatch.training.trials import finished_trials, open_study, trial_table, winning_trial
+from pathopatch.training.tune import TrialRunner
 
+tune_module = sys.modules[TrialRunner.__module__]  # the package has a function of the same name
 TRAIN = toy([[40, 8], [8, 40]], seed=0)
 VAL = toy([[10, 10], [10, 10]], seed=1)
 SEARCH = TuneConfig(trials=3)
@@ -37,6 +41,15 @@ SEARCH = TuneConfig(trials=3)
 def config_of(**changes: Any) -> TrainConfig:
     small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
     return TrainConfig(**{**small, **changes})
+
+
+def search_arrays(
+    train: Any, val: Any, config: TrainConfig, search: TuneConfig, *, study: Any = None, progress: Any = None
+) -> tuple[TrainConfig, TrainingResult]:
+    """Search in memory; return the winning settings and their result."""
+    trials = TrialRunner(train, val, config, search, study=study or open_study(None, name="search"), progress=progress)
+    trials.run_all()
+    return trials.winner()
 
 
 def done(number: int, value: float, *, gba: float = 0.5, steps: int = 4, **more: Any) -> FrozenTrial:
@@ -180,11 +193,11 @@ GOOD, BAD = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8], [0.1, 0.1, 0.1, 0.1, 0.1, 0.95]
 
 @pytest.fixture
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_module, "_measure_result", lambda *_: {})
+    monkeypatch.setattr(tune_module, "_measure_result", lambda *_: {})
 
 
 def pruned_search(monkeypatch: pytest.MonkeyPatch, curves: list[list[float]], search: TuneConfig) -> pd.DataFrame:
-    monkeypatch.setattr(search_module, "fit_arrays", scripted(dict(enumerate(curves))))
+    monkeypatch.setattr(tune_module, "fit_arrays", scripted(dict(enumerate(curves))))
     study = open_study(None, name="s")
     search_arrays(TRAIN, VAL, config_of(method="erm", steps=6, evaluations=6), search, study=study)
     return trial_table(study)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ from typer.testing import CliRunner
 
 from pathopatch.cli import app
 from pathopatch.core.config import TrainConfig, TuneConfig
-from pathopatch.core.errors import StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.training import run as run_module
-from pathopatch.training import search as search_module
-from pathopatch.training.tune import train_many, tune
+from pathopatch.training.tune import tune
 
+tune_module: Any = sys.modules[tune.__module__]  # the package has a function of the same name
 SEARCH = TuneConfig(trials=3)
 SAME = ("trials.csv", "search.json", "model/model.safetensors", "config.json", "history.csv", "run.json")
 _FRESH = multiprocessing.get_context("forkserver")  # children of a server without threads, quick to start
@@ -68,12 +68,12 @@ def test_a_winner_found_before_the_interruption_is_not_trained_again(
     with pytest.raises(Killed):
         tune(tmp_path, config_of(), SEARCH, progress=kill_late)
     steps: list[int] = []
-    true_fit = search_module.fit_arrays
+    true_fit = tune_module.fit_arrays
 
     def counted(train: Any, val: Any, config: Any, *, checkpoints: Any, progress: Any = None) -> Any:
         return true_fit(train, val, config, checkpoints=checkpoints, progress=lambda step, *_: steps.append(step))
 
-    monkeypatch.setattr(search_module, "fit_arrays", counted)
+    monkeypatch.setattr(tune_module, "fit_arrays", counted)
     folder = tune(tmp_path, config_of(), SEARCH)
     assert steps == []  # the last trial had reached its last evaluation, and the winner's weights are on disk
     assert read_json(folder / "search.json")["steps"] == 12
@@ -106,7 +106,7 @@ def test_the_winner_is_stored_as_the_run_and_test_is_never_loaded(
 
 def work_on(work: Path, search: TuneConfig, log: Path, go: Path, dies: bool) -> None:
     """Tune as one of several processes; note the start and the end of each trial; maybe die in the first."""
-    true_fit = search_module.fit_arrays
+    true_fit = tune_module.fit_arrays
 
     def noted(train: Any, val: Any, config: TrainConfig, *, checkpoints: Any, progress: Any = None) -> Any:
         def slow(*_: Any) -> None:
@@ -123,7 +123,7 @@ def work_on(work: Path, search: TuneConfig, log: Path, go: Path, dies: bool) -> 
             stream.write(f"end {checkpoints.folder.name}\n")
         return fitted
 
-    search_module.fit_arrays = noted
+    tune_module.fit_arrays = noted
     (go.parent / f"ready-{os.getpid()}").touch()
     while not go.exists():
         time.sleep(0.01)
@@ -175,22 +175,3 @@ def test_the_command_says_what_it_takes_and_works_with_two_processes(tmp_path: P
     folder = tmp_path / "runs" / "gerne-t0.25-s0"
     assert read_json(folder / "search.json")["objective"] == "gba"
     assert len(pd.read_csv(folder / "trials.csv")) == 4
-
-
-@pytest.mark.slow
-def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_work(tmp_path / name)
-    configs = [config_of(method=method) for method in ("erm", "resample")]
-    shown: list[tuple[str, int, int, str]] = []
-    one = train_many(tmp_path / "a", configs, None, jobs=1)
-    two = train_many(tmp_path / "b", configs, None, jobs=2, progress=lambda *words: shown.append(words))
-    assert [folder.name for folder in two] == [folder.name for folder in one] == [each.run_name for each in configs]
-    for before, after in zip(one, two, strict=True):
-        assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
-    assert sorted(words[:3] for words in shown) == [("train", 1, 2), ("train", 2, 2)]
-    # The first of the two is stale: the second is trained nevertheless.
-    longer = [config_of(method="erm", steps=5), config_of(method="groupdro")]
-    with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
-        train_many(tmp_path / "b", longer, None, jobs=2)
-    assert (tmp_path / "b" / "runs" / longer[1].run_name / "run.json").is_file()

@@ -1,0 +1,37 @@
+"""Several runs side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_patches import write_work
+
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import StaleArtefactError
+from pathopatch.stages.train import train_many
+
+
+def config_of(**changes: Any) -> TrainConfig:
+    small = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
+    return TrainConfig(**{**small, **changes})
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_work(tmp_path / name)
+    configs = [config_of(method=method) for method in ("erm", "resample")]
+    shown: list[tuple[str, int, int, str]] = []
+    one = train_many(tmp_path / "a", configs, None, jobs=1)
+    two = train_many(tmp_path / "b", configs, None, jobs=2, progress=lambda *words: shown.append(words))
+    assert [folder.name for folder in two] == [folder.name for folder in one] == [each.run_name for each in configs]
+    for before, after in zip(one, two, strict=True):
+        assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
+    assert sorted(words[:3] for words in shown) == [("train", 1, 2), ("train", 2, 2)]
+    # The first of the two is stale: the second is trained nevertheless.
+    longer = [config_of(method="erm", steps=5), config_of(method="groupdro")]
+    with pytest.raises(StaleArtefactError, match="steps was 4, is 5"):
+        train_many(tmp_path / "b", longer, None, jobs=2)
+    assert (tmp_path / "b" / "runs" / longer[1].run_name / "run.json").is_file()
