@@ -14,8 +14,8 @@ from pathopatch.core.errors import Remark, merged, shared_text
 if TYPE_CHECKING:
     from pathopatch.core.errors import PathopatchError
     from pathopatch.core.progress import Progress
-    from pathopatch.stages.batch.estimate import Plan
     from pathopatch.stages.batch.tasks import Outcome
+    from pathopatch.stages.dry_run import Plan
 
 
 def say(text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pathopatch.cli import exporting, predicting, reviewing, slides, studies, training, upkeep
+from pathopatch.cli import predicting, slides, training, upkeep
 from pathopatch.cli.output import interrupt_note, say
 from pathopatch.core.version import __version__
 
@@ -27,9 +27,9 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
     training.evaluate,
     predicting.predict,
     predicting.report,
-    reviewing.review,
-    studies.run,
-    studies.demo,
+    predicting.review,
+    training.run,
+    training.demo,
     upkeep.status,
     upkeep.index,
     upkeep.clean,
@@ -37,10 +37,10 @@ _COMMANDS: tuple[Callable[..., Any], ...] = (
 )
 _EXPORTS: dict[str, Callable[..., Any]] = {
     "ome-zarr": slides.export_ome_zarr,
-    "torchscript": exporting.export_torchscript,
-    "onnx": exporting.export_onnx,
-    "wsinfer": exporting.export_wsinfer,
-    "review": exporting.export_review,
+    "torchscript": predicting.export_torchscript,
+    "onnx": predicting.export_onnx,
+    "wsinfer": predicting.export_wsinfer,
+    "review": predicting.export_review,
 }
 
 _HELP = (

@@ -147,8 +147,7 @@ def tile(
 ) -> None:
     """Cut the slides into patches, measure their tissue, label them, and store them."""
     from pathopatch.core.config import SettingsConfig, load_settings
-    from pathopatch.stages.patch_import import import_patches
-    from pathopatch.stages.tile import tile_cohort
+    from pathopatch.stages.tile import import_patches, tile_cohort
 
     if (manifest is None) == (patches is None):
         raise typer.BadParameter("give a MANIFEST or --patches, one of the two")

@@ -18,7 +18,7 @@ def status(
     force: Force = False,
 ) -> None:
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
-    from pathopatch.stages.batch.status_summary import status_summary
+    from pathopatch.stages.batch.summaries import status_summary
 
     found = status_summary(out)
     if not quiet:

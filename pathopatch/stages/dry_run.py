@@ -1,21 +1,32 @@
-"""Show what `tile` or `predict` would do with a cohort: the option `--dry-run`."""
+"""Estimate patches, gigabytes and time of `tile` or `predict`, without writing: the option `--dry-run`.
+
+A short probe of one slide, in one process on this machine, gives the times: those of overviews scale with the pixels
+that are read for them, those of patches with their number. Finished slides are counted apart; slides that are refused
+are listed with their codes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from pathopatch.core.artefacts import content_bytes
 from pathopatch.core.config import PredictConfig, TileConfig
+from pathopatch.core.errors import PathopatchError
+from pathopatch.core.text import pluralize
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
-from pathopatch.stages.batch.estimate import Plan, estimate, prediction_work, tiling_work
 from pathopatch.stages.batch.slide_table import measure_intensities, open_slides
-from pathopatch.stages.batch.tasks import label_source
+from pathopatch.stages.batch.tasks import Outcome, label_source, open_row
 from pathopatch.stages.predict import require_unmixed
 from pathopatch.stages.tile import require_one_mpp
 
@@ -25,6 +36,13 @@ if TYPE_CHECKING:
     from pathopatch.models import Ensemble
     from pathopatch.patches import SlideAnalysis
     from pathopatch.slides import Slide
+
+_OVERVIEW_PX = 4096
+_RUN_PATCHES = 64  # neighbours, so that tiles are decoded once as in the stage itself
+_RUNS = 12
+_PROBE_SECONDS = 2.0
+Work = Callable[["Slide", "SlideAnalysis", "NDArray[np.int64]"], int]
+"""The stage's work on some patches of a slide, given their origins; returns the bytes that it would keep."""
 
 
 def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = None, force: bool = False) -> Plan:
@@ -138,3 +156,204 @@ def predict_plan(
 
     share = config.max_bad_tiles
     return estimate(cohort, settings, work, is_done, channels=spec.channels, slide_mpp=slide_mpp, share=share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a stage would do to the slides of a cohort.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per slide to work on: slide_id, mpp, background, patches, gigabytes (of pixels, uncompressed),
+        minutes (one process).
+    finished : DataFrame
+        The slides whose outputs are current: slide_id, mpp.
+    failed : tuple of Outcome
+        The slides that cannot be worked on.
+    basis : str
+        What the times are based on.
+    """
+
+    table: pd.DataFrame
+    finished: pd.DataFrame
+    failed: tuple[Outcome, ...]
+    basis: str
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every slide is finished or can be worked on, 3 when some cannot, 1 when none can."""
+        if not self.failed:
+            return 0
+        return 3 if len(self.table) or len(self.finished) else 1
+
+    def text(self, workers: int = 1) -> str:
+        """Return the table and its sums in words."""
+        done = f"slides finished already, not counted: {len(self.finished)}" if len(self.finished) else ""
+        if not len(self.table):
+            return done or "no slide can be worked on"
+        sums = self.table[["patches", "gigabytes", "minutes"]].sum()
+        minutes = max(sums["minutes"] / workers, float(self.table["minutes"].max()))
+        processes = pluralize(workers, "process")
+        totals = (
+            f"{pluralize(len(self.table), 'slide')}, {pluralize(int(sums['patches']), 'patch')}, "
+            f"{sums['gigabytes']:.3g} GB of pixels, about {minutes:.2g} min with {processes}"
+        )
+        shown = self.table.to_string(index=False, float_format=lambda value: f"{value:.3g}")
+        return "\n".join(line for line in (shown, totals, done, self.basis) if line)
+
+
+def estimate(
+    rows: Sequence[SlideRow],
+    config: TileConfig,
+    work: Work,
+    is_done: Callable[[SlideRow, Slide], bool],
+    *,
+    channels: tuple[str, ...] | None = None,
+    slide_mpp: float | None = None,
+    share: float = 0.0,
+    keeps: bool = True,
+) -> Plan:
+    """Return the plan of a stage that does `work` with each patch.
+
+    Parameters
+    ----------
+    is_done : callable
+        Whether a slide's outputs are current; raises where the slide is refused.
+    channels : tuple of str, optional
+        Order in which slides are read; default is the first slide's.
+    share : float
+        A slide of which this share cannot be decoded is still worked on.
+    keeps : bool
+        Whether the stage stores pixels.
+    """
+    from pathopatch.patches import grid_of
+    from pathopatch.slides import in_order, tolerant
+
+    lines: list[dict[str, Any]] = []
+    finished: list[dict[str, Any]] = []
+    failed: list[Outcome] = []
+    rates: tuple[float, float] | None = None
+    basis = ""
+    for row in rows:
+        try:
+            with open_row(row, fallback_mpp=slide_mpp) as opened:
+                channels = channels or opened.channels
+                slide = in_order(opened, channels)
+                if share:
+                    slide = tolerant(slide, share)
+                if is_done(row, slide):
+                    finished.append({"slide_id": row.slide_id, "mpp": slide.mpp})
+                    continue
+                grid = grid_of(slide, config)
+                if rates is None:
+                    rates, basis = _probe(slide, row.slide_id, config, work)
+                count = grid.nx * grid.ny
+                pixels = count * len(slide.channels) * config.patch_px**2
+                seconds = rates[0] * _overview_source_px(slide) + rates[1] * count
+                lines.append(
+                    {
+                        "slide_id": row.slide_id,
+                        "mpp": slide.mpp,
+                        "background": slide.background,  # which reads pixels, as the stage's own check does
+                        "patches": count,
+                        "gigabytes": pixels * min(slide.dtype.itemsize, 4) * keeps / 1e9,  # float64 becomes float32
+                        "minutes": seconds / 60,
+                    }
+                )
+        except PathopatchError as error:
+            failed.append(Outcome(slide_id=row.slide_id, state="failed", code=error.code, message=str(error)))
+    done = pd.DataFrame(finished, columns=["slide_id", "mpp"])
+    return Plan(table=pd.DataFrame(lines), finished=done, failed=tuple(failed), basis=basis)
+
+
+def _overview_source_px(slide: Slide) -> int:
+    """Return how many pixels are read for a slide's overview: those of the level that it is made from."""
+    from pathopatch.slides.resample import level_for
+
+    shrinkage = max(1.0, max(slide.size) / _OVERVIEW_PX)
+    level = slide.levels[level_for([each.downsample for each in slide.levels], shrinkage)]
+    return level.width * level.height * len(slide.channels)
+
+
+def _probe(slide: Slide, slide_id: str, config: TileConfig, work: Work) -> tuple[tuple[float, float], str]:
+    """Return seconds per overview pixel and per patch, and in words what was measured.
+
+    Runs of neighbouring patches are taken all over the slide in a fixed shuffled order, so that glass and tissue have
+    their share however early the time is up. The first run is not counted if others follow: it loads libraries.
+    """
+    from pathopatch.patches import analyse_slide
+
+    started = time.perf_counter()
+    analysis = analyse_slide(slide, config)
+    overview_seconds = time.perf_counter() - started
+    origins = analysis.grid.origins()
+    length = min(_RUN_PATCHES, len(origins))
+    starts = np.unique(np.linspace(0, len(origins) - length, _RUNS).astype(int))
+    seconds: list[float] = []
+    kept = 0
+    for start in np.random.default_rng(0).permutation(starts).tolist():
+        started = time.perf_counter()
+        kept += work(slide, analysis, origins[start : start + length])
+        seconds.append(time.perf_counter() - started)
+        if sum(seconds) > _PROBE_SECONDS:
+            break
+    steady = seconds[1:] or seconds
+    patch_seconds = sum(steady) / len(steady) / length
+    measured = length * len(seconds)
+    raw = measured * len(slide.channels) * config.patch_px**2 * min(slide.dtype.itemsize, 4)
+    basis = (
+        f"measured with one process on this machine ({os.cpu_count()} processors) as busy as it is now, "
+        f"on slide {slide_id}: overview {overview_seconds:.2g} s, {1e3 * patch_seconds:.2g} ms a patch "
+        f"({pluralize(measured, 'patch')}" + (f", stored at {kept / raw:.0%} of their size)" if kept else ")")
+    )
+    return (overview_seconds / _overview_source_px(slide), patch_seconds), basis
+
+
+def tiling_work(config: TileConfig) -> Work:
+    """Return what `tile` does with patches: measure them, and store them if it is asked to."""
+
+    def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
+        from pathopatch.patches import iterate_patches
+        from pathopatch.patches.store_writer import StoreWriter, store_and_measure
+
+        with tempfile.TemporaryDirectory(prefix="pathopatch-probe-") as folder:
+            writer = StoreWriter(
+                Path(folder) / "probe.zarr",
+                origins=origins,
+                channels=len(slide.channels),
+                patch_px=config.patch_px,
+                dtype=slide.dtype,
+                with_patches=config.store == "zarr",
+            )
+            batches = iterate_patches(slide, analysis, origins=origins)
+            store_and_measure(
+                writer,
+                batches,
+                len(origins),
+                windows=analysis.windows,
+                sharpness_factor=config.intensity.sharpness_mpp / (slide.mpp * analysis.grid.downsample),
+                polarities=analysis.tissue.polarities,
+            )
+            writer.finish({})
+            pixels = Path(folder) / "probe.zarr" / "patches"
+            return content_bytes(pixels) if pixels.is_dir() else 0
+
+    return work
+
+
+def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
+    """Return what `predict` does with patches: read those with tissue and pass them through the network."""
+    least = network.spec.min_tissue if config.min_tissue is None else config.min_tissue
+
+    def work(slide: Slide, analysis: SlideAnalysis, origins: NDArray[np.int64]) -> int:
+        from pathopatch.patches import iterate_patches
+        from pathopatch.patches.intensity import scale
+
+        wanted = 0.0 if config.all_patches else max(least, 1e-12)
+        for _, patches, _ in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
+            scaled = scale(patches, analysis.windows)
+            network.forward([member.standardised(scaled) for member in network.members], tta=config.tta)
+        return 0
+
+    return work

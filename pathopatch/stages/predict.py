@@ -19,8 +19,7 @@ from pathopatch.slides.manifest import (
     slide_id_from_path,
     valid_slide_id,
 )
-from pathopatch.stages.batch.run import run_slides, select_tasks, workers_for
-from pathopatch.stages.batch.runlog import logged, progress_counter
+from pathopatch.stages.batch.run import logged, progress_counter, run_slides, select_tasks, workers_for
 from pathopatch.stages.batch.tasks import Outcome, PredictTask
 from pathopatch.stages.clean import remove_stale_files
 
@@ -72,7 +71,7 @@ def predict_cohort(
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         from pathopatch.models.bundle import check_bundles
         from pathopatch.models.spec import tiling_of
-        from pathopatch.stages.batch.cohort_summary import keep_cohort_tables
+        from pathopatch.stages.batch.summaries import keep_cohort_tables
 
         # What is wrong with the command is one error here, not one per slide in place of earlier outcomes.
         tiling_of(check_bundles(models), config)

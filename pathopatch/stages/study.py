@@ -20,9 +20,8 @@ from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.patch_import import import_patches
 from pathopatch.stages.predict import predict_cohort
-from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.tile import import_patches, tile_cohort
 from pathopatch.stages.train import train_many, training_folders
 
 Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]

@@ -1,4 +1,4 @@
-"""Cut the slides of a manifest into patches: the command `tile`."""
+"""Cut the slides of a manifest into patches, or store ready patches: the command `tile`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pathopatch.core.config import TileConfig
+import pandas as pd
+
+from pathopatch.core.config import ReadyConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import compact_status
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
-from pathopatch.stages.batch.run import fail, run_slides, select_tasks, workers_for
-from pathopatch.stages.batch.runlog import logged, progress_counter
+from pathopatch.stages.batch.run import fail, logged, progress_counter, run_slides, select_tasks, workers_for
 from pathopatch.stages.batch.slide_table import measure_intensities, open_slides, write_slides
 from pathopatch.stages.batch.tasks import Outcome, TileTask
 from pathopatch.stages.check import mixed_backgrounds
 from pathopatch.stages.clean import remove_stale_files
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def tile_cohort(
@@ -152,3 +149,33 @@ def require_one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
             place="[tile] mpp",
             remedy=f"give the target with --mpp, for instance --mpp {table['mpp'].max():g}",
         )
+
+
+def import_patches(
+    source: Path,
+    work: Path,
+    config: TileConfig,
+    *,
+    ready: ReadyConfig | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> list[Outcome]:
+    """Store a set of ready patches as if it were one tiled slide; return its outcome.
+
+    The work folder then holds this set and nothing else: slides that it had are no longer in the cohort.
+
+    Raises
+    ------
+    PathopatchError
+        As `pathopatch.patches.tile_patches`: a set has no part that could fail alone.
+    """
+    from pathopatch.patches import tile_patches
+
+    def report_patches(done: int, total: int) -> None:
+        if progress:
+            progress("tile", done, total)
+
+    result, facts = tile_patches(source, config, work, ready=ready, force=force, progress=report_patches)
+    write_slides(work, pd.DataFrame([facts]), force=force)
+    counts = {"patches": result.patches}
+    return [Outcome(slide_id=result.slide_id, state=result.state, counts=counts, warnings=result.warnings)]

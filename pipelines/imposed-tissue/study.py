@@ -22,7 +22,7 @@ from pathopatch.core.artefacts import fingerprint
 from pathopatch.core.config import GroupsConfig, TileConfig
 from pathopatch.core.files import read_json, write_json
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.patch_import import import_patches
+from pathopatch.stages.tile import import_patches
 
 HERE = Path(__file__).resolve().parent
 MADE, README = "made.json", "README.md"

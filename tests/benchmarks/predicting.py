@@ -150,7 +150,7 @@ def _memory(inputs: Inputs, bundle: Path) -> Row:
 
 def _command(path: Path, bundle: Path, out: Path) -> list[str]:
     options = ["--model", str(bundle), "-o", str(out), "--slide-mpp", "0.5", "--device", "cpu", "--quiet"]
-    return [sys.executable, "-m", "pathopatch.cli", "predict", str(path), *options]
+    return [sys.executable, "-m", "pathopatch", "predict", str(path), *options]
 
 
 def _geojson(folder: Path) -> Iterator[Row]:

@@ -106,7 +106,7 @@ def _tile(
     shutil.rmtree(out, ignore_errors=True)
     start = time.perf_counter()
     options = ["-o", str(out), "--workers", str(workers), "--quiet"]
-    peak = peak_of([sys.executable, "-m", "pathopatch.cli", "tile", str(manifest), *options], variables)
+    peak = peak_of([sys.executable, "-m", "pathopatch", "tile", str(manifest), *options], variables)
     return time.perf_counter() - start, peak
 
 

@@ -28,7 +28,7 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
     command = [
         sys.executable,
         "-m",
-        "pathopatch.cli",
+        "pathopatch",
         "review",
         out,
         "--port",

@@ -18,7 +18,7 @@ from made_slides import write_channel, write_modalities
 
 from pathopatch.core import artefacts
 
-PATHOPATCH = [sys.executable, "-m", "pathopatch.cli"]
+PATHOPATCH = [sys.executable, "-m", "pathopatch"]
 PATCH = 32
 
 

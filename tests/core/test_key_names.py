@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,36 +33,42 @@ SHORT = {part for full in TABLES for part in full.split(".")}
 ALL_KEYS = {key for kind in TABLES.values() for key in kind.model_fields}
 
 
-def texts() -> Iterator[tuple[str, str]]:
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Every module of the package, by its path."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    return {str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+@cache
+def texts() -> list[tuple[str, str]]:
     """Every string of the package that a user may see, with its place; values in it are written {}."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        for node in ast.walk(tree):
-            place = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+    seen: list[tuple[str, str]] = []
+    for path, tree in trees().items():
+        nodes = list(ast.walk(tree))
+        parts = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
             if isinstance(node, ast.JoinedStr):
-                yield (
-                    place,
-                    "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values),
-                )
+                values = (str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+                seen.append((f"{path}:{node.lineno}", "".join(values)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts | prose:
-                yield place, node.value
+                seen.append((f"{path}:{node.lineno}", node.value))
+    return seen
 
 
-MENTIONS = [
-    (place, table, key)
-    for place, text in texts()
-    for table, key in MENTION.findall(text)
-    if set(table.split(".")) & SHORT
-]
-
-
+@pytest.mark.slow
 def test_every_table_and_key_that_a_message_names_exists() -> None:
-    assert len(MENTIONS) > 30
+    mentions = [
+        (place, table, key)
+        for place, text in texts()
+        for table, key in MENTION.findall(text)
+        if set(table.split(".")) & SHORT
+    ]
+    assert len(mentions) > 30
     unknown = [
         (place, table, key)
-        for place, table, key in MENTIONS
+        for place, table, key in mentions
         if table not in TABLES or (key and key not in TABLES[table].model_fields and key not in PROSE)
     ]
     assert unknown == []
@@ -81,11 +88,11 @@ def test_a_place_that_is_a_key_says_its_table() -> None:
     """Errors of `debias` name arguments, which is all that it knows of; a few keys are columns or files too."""
     others = {"channels", "patches", "architecture", "labels", "tissue", "tile", "groups", "slides", "background"}
     bare = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
             is_place = isinstance(node, ast.keyword) and node.arg == "place" and isinstance(node.value, ast.Constant)
-            if is_place and node.value.value in ALL_KEYS - others and "debias" not in path.parts:
-                bare.append((str(path.relative_to(PACKAGE)), node.value.value))
+            if is_place and node.value.value in ALL_KEYS - others and not path.startswith("debias"):
+                bare.append((path, node.value.value))
     assert bare == []
 
 

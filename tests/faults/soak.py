@@ -107,7 +107,7 @@ class Soak:
 
     def command(self, workers: int) -> list[str]:
         return [
-            sys.executable, "-m", "pathopatch.cli", "predict", str(self.folder / "cohort.csv"), "--model",
+            sys.executable, "-m", "pathopatch", "predict", str(self.folder / "cohort.csv"), "--model",
             str(self.folder / "model"), "-o", str(self.out), "--workers", str(workers), "--device", "cpu", "--quiet",
         ]  # fmt: skip
 

@@ -18,7 +18,7 @@ from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts
 from pathopatch.slides import open_slide
-from pathopatch.stages.batch.cohort_summary import CohortTables
+from pathopatch.stages.batch.summaries import CohortTables
 
 
 def predict(out: Path, pixels: np.ndarray, *, stride_px: int = 16, **of_model: object) -> None:

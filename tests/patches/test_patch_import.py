@@ -43,7 +43,7 @@ from pathopatch.review.values import slide_facts
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.evaluate import evaluate_runs
 from pathopatch.stages.groups import form_groups
-from pathopatch.stages.patch_import import import_patches
+from pathopatch.stages.tile import import_patches
 from pathopatch.stages.train import train_run
 
 CONFIG = TileConfig()

@@ -54,9 +54,9 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(cohort: Path) -> dict[str, bytes]:
     """What one command on one machine makes of it."""
     command = ["predict", "cohort.csv", "--model", "model", "-o", "plain", "--quiet", "--device", "cpu"]
-    done = subprocess.run([sys.executable, "-m", "pathopatch.cli", *command], cwd=cohort, check=False)
+    done = subprocess.run([sys.executable, "-m", "pathopatch", *command], cwd=cohort, check=False)
     assert done.returncode == 3
-    subprocess.run([sys.executable, "-m", "pathopatch.cli", "index", "plain", "--quiet"], cwd=cohort, check=True)
+    subprocess.run([sys.executable, "-m", "pathopatch", "index", "plain", "--quiet"], cwd=cohort, check=True)
     return results(cohort / "plain")
 
 
@@ -214,7 +214,7 @@ def test_a_study_in_jobs_ends_as_the_one_command_ends(
     said = finished(started)
     assert started.returncode == 0, said
     plain = ["run", "study.toml", "--quiet"]
-    subprocess.run([sys.executable, "-m", "pathopatch.cli", *plain], cwd=tmp_path / "plain", env=env, check=True)
+    subprocess.run([sys.executable, "-m", "pathopatch", *plain], cwd=tmp_path / "plain", env=env, check=True)
     one, two = tmp_path / "jobs" / "work", tmp_path / "plain" / "work"
     for table in ("comparison.csv", "tissue_dependence.csv"):
         pd.testing.assert_frame_equal(pd.read_csv(one / table), pd.read_csv(two / table))

@@ -24,8 +24,7 @@ from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import write_array
 from pathopatch.report import write_report
 from pathopatch.report.contact_sheet import write_contact_sheet
-from pathopatch.stages.patch_import import import_patches
-from pathopatch.stages.tile import tile_cohort
+from pathopatch.stages.tile import import_patches, tile_cohort
 
 ALARM = (30, 30, 190)  # BGR
 CONFIG = TileConfig(patch_px=32, store="none")

@@ -31,7 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def reviewing(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command in a process of its own, once it has printed its address."""
-    command = [sys.executable, "-m", "pathopatch.cli", "review", *map(str, arguments)]
+    command = [sys.executable, "-m", "pathopatch", "review", *map(str, arguments)]
     started = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -120,7 +120,7 @@ def test_a_picture_never_replaces_the_slide(tmp_path: Path) -> None:
 def test_info_prints_facts_and_leaves_a_picture_where_one_stands(manifest: Path, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    command = [sys.executable, "-m", "pathopatch.cli", "info", f"CARS={tmp_path}/cars.tif,SHG={tmp_path}/shg.tif"]
+    command = [sys.executable, "-m", "pathopatch", "info", f"CARS={tmp_path}/cars.tif,SHG={tmp_path}/shg.tif"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=True)
     assert "CARS, SHG" in done.stdout

@@ -17,8 +17,8 @@ from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.heatmaps.artefacts import predict_to
 from pathopatch.models import BundleSpec, PatchClassifier
 from pathopatch.slides.manifest import read_manifest
+from pathopatch.stages import dry_run
 from pathopatch.stages import dry_run as plan
-from pathopatch.stages.batch import estimate
 from pathopatch.stages.batch.tasks import open_row
 from pathopatch.stages.tile import tile_cohort
 
@@ -89,9 +89,7 @@ def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypa
     write_channel(tmp_path / "s.tif", disc[0], mpp=0.5)
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\ns,p,s.tif\n")
     config = TileConfig(patch_px=64)
-    monkeypatch.setattr(
-        estimate, "time", SimpleNamespace(perf_counter=time.process_time)
-    )  # however busy the machine is
+    monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=time.process_time))  # however busy the machine is
     said = 60 * plan.tile_plan(tmp_path / "m.csv", config).table["minutes"][0]
     start = time.process_time()
     tile_cohort(tmp_path / "m.csv", tmp_path / "out", config)

@@ -129,7 +129,7 @@ def test_a_run_trained_under_torchrun_is_current_for_one_process(tmp_path):
     settings = "input_px = 16\nsteps = 4\nbatch_per_class = 4\nevaluations = 2\nthreads = 1\n"
     study.write_text(f'manifest = "m.csv"\nwork = "."\n[train]\n{settings}')
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
-    ours = ["-m", "pathopatch.cli", "train", str(tmp_path), "--device", "cpu", "--config", str(study)]
+    ours = ["-m", "pathopatch", "train", str(tmp_path), "--device", "cpu", "--config", str(study)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(
         [sys.executable, *torchrun, *ours], env=environment, capture_output=True, text=True, check=False, timeout=240

@@ -18,7 +18,7 @@ from pathopatch.core.files import atomic_path, inside, remove
 from pathopatch.core.progress import Progress
 from pathopatch.core.status import FINISHED
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.stages.batch.cohort_summary import CohortTables
+from pathopatch.stages.batch.summaries import CohortTables
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,8 @@ from typing import IO, Any
 
 import pytest
 
-from pathopatch.stages.batch import runlog
-from pathopatch.stages.batch.runlog import logged
+from pathopatch.stages.batch import run
+from pathopatch.stages.batch.run import logged
 from pathopatch.stages.batch.tasks import Outcome
 
 DONE = Outcome(slide_id="a", state="done", counts={"patches": 4}, warnings=("thin /data/a.svs",))
@@ -50,7 +50,7 @@ def test_where_nothing_may_be_named_messages_and_warnings_stay_out(tmp_path: Pat
 
 
 def test_a_long_log_goes_on_in_parts_and_old_runs_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runlog, "_BYTES", 2000)
+    monkeypatch.setattr(run, "_LOG_BYTES", 2000)
     with logged(tmp_path, "predict", lambda _: None, slides=100) as on_done:
         for _ in range(100):
             on_done(FAILED)
@@ -62,7 +62,7 @@ def test_a_long_log_goes_on_in_parts_and_old_runs_go(tmp_path: Path, monkeypatch
     with logged(tmp_path, "predict", lambda _: None, slides=0):
         pass
     runs = {path.name.split(".jsonl")[0] for path in tmp_path.glob("logs/predict-*")}
-    assert len(runs) == runlog.KEPT_RUNS
+    assert len(runs) == run.KEPT_RUNS
     assert "predict-20260000T000000Z-1" not in runs
     assert len(list(tmp_path.glob("logs/tile-*"))) == 30
 
@@ -74,6 +74,6 @@ def _on_a_full_disk(_handler: object) -> IO[str]:
 def test_a_full_disk_ends_no_run_for_its_logs_sake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Outcome] = []
     with logged(tmp_path, "predict", seen.append, slides=1) as on_done:
-        monkeypatch.setattr(runlog._Quiet, "_open", _on_a_full_disk)
+        monkeypatch.setattr(run._QuietHandler, "_open", _on_a_full_disk)
         on_done(DONE)
     assert seen == [DONE]

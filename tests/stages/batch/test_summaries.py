@@ -11,7 +11,7 @@ import pytest
 from pathopatch.core import status as statuses
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import update_status
-from pathopatch.stages.batch.cohort_summary import COHORT, PATIENTS, CohortTables, keep_cohort_tables
+from pathopatch.stages.batch.summaries import COHORT, PATIENTS, CohortTables, keep_cohort_tables
 from pathopatch.stages.batch.tasks import Outcome
 
 
