@@ -57,13 +57,7 @@ def cell_counts(
 
 
 def check_cells(counts: npt.NDArray[np.int64]) -> None:
-    """Refuse an empty class and, for A = 2, an empty cell of `counts` (K, A); for A > 2 warn of an empty cell.
-
-    Raises
-    ------
-    GroupEmptyError
-        A class without samples, or an empty cell with A = 2.
-    """
+    """Raise GroupEmptyError for an empty class and, if A = 2, for an empty cell of `counts` (K, A); else warn of it."""
     if not (counts == 0).any():
         return
     if counts.shape[1] == 1:  # classes without an attribute
@@ -79,12 +73,7 @@ def check_cells(counts: npt.NDArray[np.int64]) -> None:
 
 
 def alpha(label: npt.ArrayLike, attribute: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return p(a|y) of the data, eq. 2.
-
-    Parameters
-    ----------
-    label, attribute : array_like of int, shape (N,)
-        Class and attribute value of each sample, from 0.
+    """Return p(a|y) of the data, eq. 2; arguments as of `cell_counts`.
 
     Returns
     -------
@@ -159,14 +148,12 @@ def beta_bounds(alpha: npt.ArrayLike, c: float) -> tuple[float, float]:
 
 
 def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
-    """Refuse a beta with which training diverges; arguments as of `extrapolated`.
+    """Refuse a beta with which training diverges; arguments and other errors as of `extrapolated`.
 
     Raises
     ------
     BetaOutOfBoundsError
         beta outside `beta_bounds`, NaN or infinite; the message states the bounds.
-    InputUnsupportedError
-        c outside (0, 1], or rows that are not shares.
     """
     low, high = beta_bounds(alpha, c)
     if not (math.isfinite(beta) and low <= beta <= high):
@@ -177,13 +164,7 @@ def check_beta(alpha: npt.ArrayLike, c: float, beta: float) -> None:
 
 
 def check_s(alpha: npt.ArrayLike, s: float) -> None:
-    """Refuse an s = c (beta + 1) at which an extrapolated share leaves [0, 1].
-
-    Raises
-    ------
-    BetaOutOfBoundsError
-        s outside its bounds, NaN or infinite; the message states the bounds.
-    """
+    """Raise BetaOutOfBoundsError, with the bounds, for an s = c (beta + 1) at which a share leaves [0, 1]."""
     low, high = (1.0 + beta for beta in beta_bounds(alpha, 1.0))  # at c = 1, s is beta + 1
     if not (math.isfinite(s) and low <= s <= high):
         raise BetaOutOfBoundsError(

@@ -27,7 +27,7 @@ from pathopatch.debias import gerne as shares
 from pathopatch.debias import pseudo
 from pathopatch.debias.objectives import GradientExtrapolation, GroupDRO, GroupWeighted, Mean
 from pathopatch.debias.phases import Batches, MakeSampler, Phase, steps_in_all
-from pathopatch.debias.rank_sampler import RankBalancedBatchSampler, half_of, rank_gerne_sampler
+from pathopatch.debias.rank_sampler import RankBalancedBatchSampler, RankGerneBatchSampler, rank_alpha
 from pathopatch.debias.samplers import (
     ClassBalancedBatchSampler,
     ExtrapolatedBatchSampler,
@@ -116,22 +116,9 @@ def method(
     InputUnsupportedError
         An unknown name, or a parameter outside its range.
     """
+    given = locals()
     if name not in METHODS:
         raise InputUnsupportedError(f"method {name!r}", remedy=f"Use one of {', '.join(NAMES)}.")
-    given = {
-        "c": c,
-        "beta": beta,
-        "eta": eta,
-        "s": s,
-        "t": t,
-        "biased_lr_scale": biased_lr_scale,
-        "biased_weight_decay_scale": biased_weight_decay_scale,
-        "biased_select": biased_select,
-        "upweight": upweight,
-        "identify_share": identify_share,
-        "refit_share": refit_share,
-        "refit_lr_scale": refit_lr_scale,
-    }
     # Each method receives only the parameters in its signature, so that others cannot change it.
     phases = METHODS[name](**{parameter: given[parameter] for parameter in parameters_of(name)})
     for phase in phases:
@@ -247,7 +234,7 @@ def gerne(*, c: float, beta: float) -> tuple[Phase, ...]:
         Phase(
             sampler=partial(_gerne_sampler, c=c, beta=beta),
             objective=partial(_extrapolation, beta=beta),
-            rank_sampler=partial(rank_gerne_sampler, c=c, beta=beta),
+            rank_sampler=partial(_gerne_sampler, c=c, beta=beta, is_by_rank=True),
         ),
     )
 
@@ -429,12 +416,22 @@ def _gerne_sampler(
     batch_per_class: int,
     steps: int,
     seed: int,
-) -> GerneBatchSampler:
-    """Return GERNE's batches with half of `batch_per_class` in each half; refuse a beta outside the data's bounds."""
-    half = half_of(batch_per_class)  # all methods see K * batch_per_class samples per step, both halves together
-    batches = GerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
-    counts = shares.cell_counts(label, attribute)
-    shares.check_beta(counts / counts.sum(axis=1, keepdims=True), c, beta)
+    is_by_rank: bool = False,
+) -> GerneBatchSampler | RankGerneBatchSampler:
+    """Return GERNE's batches, half of `batch_per_class` in each half; refuse a beta outside the data's bounds."""
+    # All methods see K * batch_per_class samples per step, both halves together.
+    if batch_per_class % 2:
+        raise InputUnsupportedError(
+            f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
+        )
+    make = RankGerneBatchSampler if is_by_rank else GerneBatchSampler
+    batches = make(label, attribute, batch_per_class=batch_per_class // 2, c=c, steps=steps, seed=seed)
+    if is_by_rank:
+        alpha = rank_alpha(label, attribute)
+    else:
+        counts = shares.cell_counts(label, attribute)
+        alpha = counts / counts.sum(axis=1, keepdims=True)
+    shares.check_beta(alpha, c, beta)
     return batches
 
 

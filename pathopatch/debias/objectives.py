@@ -41,17 +41,7 @@ class GroupWeighted(nn.Module):
     Parameters
     ----------
     weight : array_like of float, shape (G,)
-        Weight of each group, finite and not negative.
-
-    Attributes
-    ----------
-    weight : Tensor of float64, shape (G,)
-        As given; not in the state dict, since it follows from the data.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Weights of another shape, negative or not finite.
+        Weight of each group; others than finite ones from 0 raise `InputUnsupportedError`.
 
     References
     ----------
@@ -59,7 +49,7 @@ class GroupWeighted(nn.Module):
        arXiv:2110.14503.
     """
 
-    weight: Tensor
+    weight: Tensor  # float64 (G,)
 
     def __init__(self, weight: npt.ArrayLike) -> None:
         super().__init__()
@@ -89,19 +79,13 @@ class GradientExtrapolation(nn.Module):
     Parameters
     ----------
     beta : float
-        Extrapolation, finite; -1 is the biased half alone, 0 the less biased half alone.
+        Extrapolation; -1 is the biased half alone, 0 the less biased half alone. One that is not finite raises
+        `InputUnsupportedError`.
 
     Attributes
     ----------
-    beta : Tensor of float64, shape ()
-        As given.
     loss_biased, loss_less_biased : Tensor of float, shape ()
         L_b and L_lb of the last call: detached, NaN before the first; not in the state dict.
-
-    Raises
-    ------
-    InputUnsupportedError
-        beta is NaN or infinite.
 
     References
     ----------
@@ -129,8 +113,7 @@ class GradientExtrapolation(nn.Module):
             )
         biased, less_biased = (half.mean() for half in loss.chunk(2))
         # Detached, or the log would keep the graph of the last step in memory.
-        self.loss_biased = biased.detach()
-        self.loss_less_biased = less_biased.detach()
+        self.loss_biased, self.loss_less_biased = biased.detach(), less_biased.detach()
         return less_biased + self.beta.to(loss.dtype) * (less_biased - biased)
 
 
@@ -144,19 +127,14 @@ class GroupDRO(nn.Module):
     Parameters
     ----------
     n_groups : int
-        Number of groups, K * A.
+        Number of groups, K * A; one below 1 raises `InputUnsupportedError`.
     eta : float
-        Step of the exponentiated gradient, above 0.
+        Step of the exponentiated gradient; one that is not finite and above 0 raises `InputUnsupportedError`.
 
     Attributes
     ----------
     q : Tensor of float64, shape (G,)
         Weights of the groups, non-negative, of sum 1; uniform at the start.
-
-    Raises
-    ------
-    InputUnsupportedError
-        ``n_groups`` below 1, or ``eta`` not a finite number above 0.
 
     References
     ----------

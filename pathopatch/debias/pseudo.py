@@ -76,25 +76,19 @@ def pseudo_attributes(p_true_class: npt.ArrayLike, label: npt.ArrayLike, t: floa
 
 
 def error_set(probability: npt.ArrayLike, label: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return 1 for the samples that a model misclassifies and 0 for the others, Algorithm 1 of [2]_.
+    """Return 1 for the samples (N,) that a model misclassifies and 0 for the others, Algorithm 1 of [2]_.
 
     Parameters
     ----------
     probability : array_like of float, shape (N, K)
-        p(y|x) of the model for each class; of equal ones the first is the predicted class.
+        p(y|x) of the model for each class, finite; of equal ones the first is the predicted class.
     label : array_like of int, shape (N,)
         Class of each sample, from 0.
 
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-
     Raises
     ------
-    InputUnsupportedError
-        Arrays of other shapes.
-    NonFiniteError
-        A probability is NaN or infinite.
+    InputUnsupportedError, NonFiniteError
+        As `pseudo_attributes`.
     """
     p, y = np.asarray(probability, dtype=np.float64), np.asarray(label)
     if p.ndim != 2 or len(p) != len(y):
@@ -111,14 +105,8 @@ def minority_found(hard: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.Arr
     """Return how well the hard samples match the minority of each class.
 
     A sample belongs to the minority if its attribute is not the most frequent one of its class (the first of equal
-    ones). Samples of unknown attribute take no part in precision and recall.
-
-    Parameters
-    ----------
-    hard : array_like of int, shape (N,)
-        1 for hard samples, 0 for easy ones.
-    label, attribute : array_like of int, shape (N,)
-        Class, from 0, and true attribute; -1 if unknown.
+    ones). Samples of unknown attribute, -1, take no part in precision and recall. Arrays are (N,), `hard` as
+    `pseudo_attributes` returns it.
 
     Returns
     -------

@@ -34,7 +34,8 @@ _BOUND_BINS = 10  # for the bounds of beta: with single samples as cells any s a
 def pooled_ranks(label: npt.ArrayLike, value: npt.ArrayLike, *, seed: int = 0) -> npt.NDArray[np.float64]:
     """Return each sample's rank (N,) among all samples, in (0, 1); the seed orders equal values within a class.
 
-    No two samples of a class have the same rank. Lengths that differ and values that are not finite are refused.
+    No two samples of a class have the same rank. Labels and finite values of other lengths raise
+    `InputUnsupportedError`, as a value that is not finite does.
     """
     y, x = np.asarray(label, dtype=np.int64), np.asarray(value, dtype=np.float64)
     if y.shape != x.shape or y.ndim != 1 or not np.isfinite(x).all():
@@ -60,23 +61,9 @@ def owned_shares(rank: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Return p(bin|y) over ten bins of equal pooled counts, by which beta is bounded; flat ranks have 1/10 in each.
+    """Return p(bin|y) (K, 10) over bins of equal pooled counts, by which beta is bounded; flat ranks have 1/10 in each.
 
-    Parameters
-    ----------
-    label : array_like of int, shape (N,)
-        Class of each sample, from 0.
-    value : array_like of float, shape (N,)
-        The measurement, for instance the tissue fraction.
-
-    Returns
-    -------
-    ndarray of float64, shape (K, 10)
-
-    Raises
-    ------
-    InputUnsupportedError
-        Lengths differ, or a value is not finite.
+    Arguments and errors are those of `pooled_ranks`.
     """
     rank = pooled_ranks(label, value)
     cell = np.minimum((rank * _BOUND_BINS).astype(np.int64), _BOUND_BINS - 1)
@@ -88,20 +75,8 @@ def rank_alpha(label: npt.ArrayLike, value: npt.ArrayLike) -> npt.NDArray[np.flo
 class RankBalancedBatchSampler(BatchSampler):
     """Batches with equal shares of all classes and, in each class, a flat pooled rank of a measurement.
 
-    The counterpart of `GroupBalancedBatchSampler` without a threshold: see the head of this module.
-
-    Parameters
-    ----------
-    label : array_like of int, shape (N,)
-        Class of each sample, from 0.
-    attribute : array_like of float, shape (N,)
-        The measurement, such as the tissue fraction; any finite number.
-    batch_per_class : int
-        Samples of each class in a batch, K * batch_per_class in all.
-    steps : int
-        Number of batches.
-    seed : int
-        From 0.
+    The counterpart of `GroupBalancedBatchSampler` without a threshold: see the head of this module. Parameters are the
+    same, but ``attribute`` is the measurement (array_like of float, shape (N,)), such as the tissue fraction.
 
     Raises
     ------
@@ -142,32 +117,6 @@ class RankGerneBatchSampler(BatchSampler):
         natural = ClassStream(cells, counts.tolist(), seed=seed, stream=_BIASED)
         flat = RankStream(label, attribute, c=c, per_class=batch_per_class, seed=seed, stream=_LESS_BIASED)
         super().__init__([natural, flat], per_class=batch_per_class, steps=steps, seed=seed)
-
-
-def rank_gerne_sampler(
-    label: npt.ArrayLike,
-    attribute: npt.ArrayLike,
-    *,
-    c: float,
-    beta: float,
-    batch_per_class: int,
-    steps: int,
-    seed: int,
-) -> RankGerneBatchSampler:
-    """Return GERNE's batches by rank, half of `batch_per_class` in each half; refuse a beta outside its bounds."""
-    half = half_of(batch_per_class)
-    batches = RankGerneBatchSampler(label, attribute, batch_per_class=half, c=c, steps=steps, seed=seed)
-    gerne.check_beta(rank_alpha(label, attribute), c, beta)
-    return batches
-
-
-def half_of(batch_per_class: int) -> int:
-    """Return half of the samples of a class; refuse an odd number."""
-    if batch_per_class % 2:
-        raise InputUnsupportedError(
-            f"batch_per_class = {batch_per_class} does not split into two halves", remedy="Use an even number."
-        )
-    return batch_per_class // 2
 
 
 class RankStream:

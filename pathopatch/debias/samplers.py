@@ -56,32 +56,14 @@ class Stream(Protocol):
 class BatchSampler:
     """Batches of indices, each the concatenation of one part per stream.
 
-    Parameters
-    ----------
-    streams : sequence of Stream
-        Sources of the parts, in their order in the batch.
-    per_class : int
-        Samples of each class of each stream in a step.
-    steps : int
-        Number of batches.
-    seed : int
-        Seed of the order within each part, from 0.
+    `per_class` is the number of samples of each class that a stream gives to a step; `seed`, from 0, orders each part.
     """
 
     def __init__(self, streams: Sequence[Stream], *, per_class: int, steps: int, seed: int) -> None:
-        self._streams = tuple(streams)
-        self._per_class = per_class
-        self._steps = steps
-        self._seed = seed
+        self._streams, self._per_class, self._steps, self._seed = tuple(streams), per_class, steps, seed
 
     def batch(self, step: int) -> list[int]:
-        """Return the indices of step 0 to ``len(self) - 1``, a pure function of (seed, step).
-
-        Raises
-        ------
-        IndexError
-            Any other step.
-        """
+        """Return the indices of step 0 to ``len(self) - 1``, a pure function of (seed, step)."""
         if not 0 <= step < self._steps:
             raise IndexError(f"step {step} of a sampler with {self._steps} steps")
         indices: list[int] = []
@@ -101,12 +83,8 @@ class BatchSampler:
         """Return the same batches in which each cell gives its samples `unit` at a time.
 
         Every step then holds a multiple of `unit` samples of each cell and part, so that `unit` processes can share
-        them evenly. Shares stay exact in the long run; remainders are carried to the next step.
-
-        Raises
-        ------
-        InputUnsupportedError
-            `unit` is below 1 or does not divide the samples of a class in each part.
+        them evenly. Shares stay exact in the long run; remainders are carried to the next step. A `unit` that
+        does not divide the samples of a class in each part is refused.
         """
         if unit < 1 or self._per_class % unit:
             raise InputUnsupportedError(
@@ -157,14 +135,7 @@ class GerneBatchSampler(BatchSampler):
     """
 
     def __init__(
-        self,
-        label: npt.ArrayLike,
-        attribute: npt.ArrayLike,
-        *,
-        batch_per_class: int,
-        c: float,
-        steps: int,
-        seed: int,
+        self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, c: float, steps: int, seed: int
     ) -> None:
         check_sizes(batch_per_class, steps, seed)
         gerne.check_c(c)
@@ -216,12 +187,8 @@ class UniformBatchSampler(BatchSampler):
     """Batches in which every sample has the same share, in reshuffled epochs: plain ERM.
 
     Parameters are those of `GerneBatchSampler`, without ``c``; of labels and attributes only N and the number of
-    classes K matter. A batch holds K * batch_per_class indices, as many as with the other samplers.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Sizes below 1, a negative seed, or arrays that are no labels.
+    classes K matter. A batch holds K * batch_per_class indices, as many as with the other samplers. Sizes below 1, a
+    negative seed and arrays that are no labels raise `InputUnsupportedError`.
     """
 
     def __init__(
@@ -238,21 +205,14 @@ class UniformBatchSampler(BatchSampler):
 class ExtrapolatedBatchSampler(BatchSampler):
     """Batches with equal classes and p(a|y) = p_ext = alpha + s (1/A - alpha) in each, eq. 8 of [1]_, by drawing.
 
-    GERNE follows these shares in expectation; here they are drawn. s = 0 is class-balanced ERM, s = 1 group-balanced;
-    s > 1 draws the minority more often than the majority.
-
-    Parameters
-    ----------
-    s : float
-        c (beta + 1) of eq. 8; taken as the decimal number it is written as. The other parameters are those of
-        `GroupBalancedBatchSampler`.
+    GERNE follows these shares in expectation; here they are drawn. s = c (beta + 1), taken as the decimal number it is
+    written as: 0 is class-balanced ERM, 1 group-balanced, and above 1 the minority is drawn more often than the
+    majority. Other parameters and errors are those of `GroupBalancedBatchSampler`.
 
     Raises
     ------
     BetaOutOfBoundsError
         A share outside [0, 1] at this s; the message states the bounds.
-    GroupEmptyError, InputUnsupportedError
-        As `GroupBalancedBatchSampler`.
 
     References
     ----------
@@ -260,14 +220,7 @@ class ExtrapolatedBatchSampler(BatchSampler):
     """
 
     def __init__(
-        self,
-        label: npt.ArrayLike,
-        attribute: npt.ArrayLike,
-        *,
-        batch_per_class: int,
-        s: float,
-        steps: int,
-        seed: int,
+        self, label: npt.ArrayLike, attribute: npt.ArrayLike, *, batch_per_class: int, s: float, steps: int, seed: int
     ) -> None:
         check_sizes(batch_per_class, steps, seed)
         counts = gerne.cell_counts(label, attribute)
@@ -290,13 +243,8 @@ class UpweightedBatchSampler(BatchSampler):
     attribute : array_like of int, shape (N,)
         1 for the samples to upweight, 0 for the others.
     upweight : float
-        How often a sample of attribute 1 counts, at least 1; taken as the decimal number it is written as. The other
-        parameters are those of `UniformBatchSampler`.
-
-    Raises
-    ------
-    InputUnsupportedError
-        upweight below 1 or not finite, sizes below 1, a negative seed, or arrays that are no labels.
+        How often a sample of attribute 1 counts, finite and at least 1; taken as the decimal number it is written as.
+        The other parameters and the errors are those of `UniformBatchSampler`.
 
     References
     ----------
@@ -336,22 +284,13 @@ def check_upweight(upweight: float) -> None:
 class ClassStream:
     """An endless stream of samples of each class, in which cells keep their shares at every position.
 
-    Parameters
-    ----------
-    cells : sequence of sequence of ndarray of int64, shape (n_ya,)
-        Indices of the samples of cell (y, a), ``cells[y][a]``.
-    weights : sequence of sequence of int
-        Share of each cell in its class, up to a factor, ``weights[y][a]``; 0 for an empty cell.
-    seed, stream : int
-        Together they determine the stream.
+    ``cells[y][a]`` holds the indices of the samples of a cell, ``weights[y][a]`` its share in the class up to a factor.
     """
 
     def __init__(
         self, cells: Sequence[Sequence[Indices]], weights: Sequence[Sequence[int]], *, seed: int, stream: int
     ) -> None:
-        self._cells = cells
-        self._seed = seed
-        self._stream = stream
+        self._cells, self._seed, self._stream = cells, seed, stream
         self._sequences = [CellSequence(row, key=(seed, stream, label)) for label, row in enumerate(weights)]
         self._permutations: dict[tuple[int, int], dict[int, Indices]] = {}
         self._unit = 1
@@ -401,12 +340,7 @@ class CellSequence:
     cell may start once share * t >= k + slack and is due at share * t = k + 1 - slack, with slack = 1 / (2 A - 2). The
     deviation is at most 1 - slack, and a turn can always be found.
 
-    Parameters
-    ----------
-    weights : sequence of int
-        Shares up to a factor; a cell of weight 0 never has a turn.
-    key : tuple of int
-        Seed of the phase (two cells) or of the order among ties (more).
+    `weights` are the shares up to a factor. `key` seeds the phase (two cells) or the order among ties (more).
     """
 
     def __init__(self, weights: Sequence[int], *, key: tuple[int, ...]) -> None:

@@ -7,8 +7,6 @@ others small. Validation and test are balanced over label and size, so they show
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,12 +15,13 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
+import pandas as pd
 import tifffile
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, artefact
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, write_bytes
+from pathopatch.core.files import atomic_path, write_bytes, write_csv
 from pathopatch.core.progress import Progress
 from pathopatch.demo.texture import Floats, SlideStyle, TextureSpec, draw_field, island, smooth_noise
 from pathopatch.slides.manifest import SPLITS
@@ -36,13 +35,7 @@ Size = Literal["small", "between", "large", "blank"]
 
 @dataclass(frozen=True, kw_only=True)
 class CohortSpec:
-    """Numbers that define a cohort; triples of int are for train, val, test.
-
-    Raises
-    ------
-    InputUnsupportedError
-        More patients than slides, or fields that the mask's scale does not divide.
-    """
+    """Numbers that define a cohort; triples of int are for train, val, test."""
 
     slides: tuple[int, int, int] = (28, 8, 12)  # 3,548, 1,014 and 1,520 patches; 250 and 370 in a balanced group
     patients: tuple[int, int, int] = (14, 6, 8)  # some have two slides, as in real cohorts
@@ -90,15 +83,12 @@ class CohortSpec:
 
 @dataclass(frozen=True)
 class Field:
-    """Content of one field; `label` is 1 for tumour, `share` the tissue share in [0, 1].
+    """Content of one field."""
 
-    `grade` says how tumour-like its texture is: about 1 for tumour, -1 for non-tumour, with overlap.
-    """
-
-    label: int
+    label: int  # 1 for tumour
     size: Size
-    share: float
-    grade: float
+    share: float  # of tissue, in [0, 1]
+    grade: float  # how tumour-like its texture is: about 1 for tumour, -1 for non-tumour, with overlap
 
 
 def make_cohort(
@@ -110,36 +100,11 @@ def make_cohort(
     force: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Write a cohort of slides, their tumour masks, a manifest and the truth of every patch.
+    """Write a cohort of slides, their tumour masks and the truth of every patch; return its ``manifest.csv``.
 
-    Equal arguments give equal bytes. A finished cohort of the same arguments is kept.
-
-    Parameters
-    ----------
-    out : Path
-        Folder for ``manifest.csv``, ``truth.csv``, ``cohort.json``, ``slides/`` (one TIFF a channel) and ``masks/``.
-    seed : int
-        Of all random numbers.
-    shortcut : bool
-        Whether the training slides have the shortcut; without it they are balanced as validation and test are.
-    spec : CohortSpec, optional
-        Numbers of the cohort; None for the defaults.
-    force : bool
-        Replace a cohort of other arguments.
-    progress : callable, optional
-        Called after each slide with "slides", the slides done, their number and the slide's id.
-
-    Returns
-    -------
-    Path
-        ``manifest.csv``; its paths are relative to it.
-
-    Raises
-    ------
-    StaleArtefactError
-        A cohort of other arguments is there and `force` is off.
-    DiskFullError
-        No space was left.
+    Equal arguments give equal bytes. A finished cohort of the same arguments is kept, one of others only with `force`
+    replaced. `out` gets ``manifest.csv``, ``truth.csv``, ``cohort.json``, ``slides/`` (one TIFF a channel) and
+    ``masks/``. Without the shortcut the training slides are balanced as validation and test are.
     """
     spec = spec or CohortSpec()
     stamp = Stamp(stage="demo", settings={"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
@@ -157,8 +122,8 @@ def make_cohort(
             if progress:
                 progress("slides", len(rows), sum(spec.slides), slide_id)
         names = ("slide_id", "patient_id", "split", *(f"path:{c}" for c in CHANNELS), "mpp", "tumor_mask", "background")
-        _write_csv(out / "truth.csv", truth, tuple(truth[0]))
-        _write_csv(manifest, rows, names)
+        write_csv(out / "truth.csv", pd.DataFrame(truth))
+        write_csv(manifest, pd.DataFrame(rows)[list(names)])
         made.write_json(facts, {"seed": seed, "shortcut": shortcut, "spec": asdict(spec)})
     return manifest
 
@@ -213,15 +178,13 @@ def draw_slide(
 
     `fields` are in row-major order of the grid.
     """
-    step = spec.field_px
-    side = spec.fields * step
+    step, side = spec.field_px, spec.fields * spec.field_px
     signal = np.zeros((len(CHANNELS), side, side), dtype=np.float32)
     tumor = np.zeros((side, side), dtype=np.uint8)
     for index, item in enumerate(fields):
         if item.size == "blank":
             continue
-        row, column = divmod(index, spec.fields)
-        y, x = row * step, column * step
+        y, x = index // spec.fields * step, index % spec.fields * step
         tissue = island(step, item.share, rng)
         signal[:, y : y + step, x : x + step] = draw_field(
             tissue, item.grade, style=style, spec=spec.texture, mpp=spec.mpp, rng=rng
@@ -260,18 +223,12 @@ def _plan_cohort(
             patient_rng = np.random.default_rng([seed, number, 1, patient])
             rng = np.random.default_rng([seed, number, 2, index])
             style = SlideStyle(
-                gain=_gain(spec, rng),
+                gain=tuple(np.array(spec.gain) * np.exp(rng.normal(0, spec.gain_spread, 3))),
                 nucleus_scale=float(np.exp(patient_rng.normal(0, spec.nucleus_scale_spread))),
                 fibre_scale=float(np.exp(rng.normal(0, spec.fibre_scale_spread))),
             )
             slide_id, patient_id = f"{split}-{index + 1:02d}", f"patient-{split}-{patient + 1:02d}"
             yield slide_id, patient_id, split, _arrange(fields, side=spec.fields, rng=rng), style, rng
-
-
-def _gain(spec: CohortSpec, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Return random mean counts of a slide's channels."""
-    cars, tpef, shg = np.array(spec.gain) * np.exp(rng.normal(0, spec.gain_spread, 3))
-    return float(cars), float(tpef), float(shg)
 
 
 def _write_slide(
@@ -316,11 +273,3 @@ def _truth_rows(slide_id: str, split: str, fields: Sequence[Field], spec: Cohort
         }
         for index, item in enumerate(fields)
     ]
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
-    text = io.StringIO(newline="")
-    table = csv.DictWriter(text, names, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    write_bytes(path, text.getvalue().encode())

@@ -45,18 +45,9 @@ TRAIN = TrainConfig(input_px=64, steps=800, batch_per_class=32, learning_rate=1e
 
 
 def run_demo(work: Path, *, jobs: int = 0, force: bool = False, progress: Progress | None = None) -> str:
-    """Make the cohort of seed 0, run every stage on it, and return the tables and the paths of the pictures.
+    """Make the cohort of seed 0 in ``cohort/``, run every stage on it, and return tables and paths of the pictures.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder; the slides go to ``cohort/`` in it.
-    jobs : int
-        Parallel training runs; 0 for one per core.
-    force : bool
-        Replace outputs of other settings.
-    progress : callable, optional
-        Called with the progress of each stage.
+    `jobs` is the number of parallel training runs, 0 for one per core; `force` replaces outputs of other settings.
     """
     study = _make_study(work, seed=0, methods=TOUR_METHODS, trials=TOUR_TRIALS, jobs=jobs, progress=progress)
     result = run_study(study, workers=study.jobs, force=force, progress=progress)
@@ -80,10 +71,10 @@ def _make_study(
     *,
     seed: int,
     methods: tuple[MethodName, ...],
-    trials: int | None,
-    jobs: int = 0,
+    trials: int,
+    jobs: int,
+    progress: Progress | None,
     shortcut: bool = True,
-    progress: Progress | None = None,
 ) -> StudyConfig:
     """Make one cohort and return the study on it; `seed` is that of cohort, search and training."""
     spec = CohortSpec()
@@ -95,18 +86,13 @@ def _make_study(
         methods=methods,
         seeds=(seed,),
         train=TRAIN,
-        tune=None if trials is None else TuneConfig(trials=trials, learning_rates=LEARNING_RATES),
+        tune=TuneConfig(trials=trials, learning_rates=LEARNING_RATES),
         jobs=jobs or os.cpu_count() or 1,
     )
 
 
 def run_seeds(
-    work: Path,
-    *,
-    seeds: int = 3,
-    jobs: int = 0,
-    force: bool = False,
-    progress: Progress | None = None,
+    work: Path, *, seeds: int = 3, jobs: int = 0, force: bool = False, progress: Progress | None = None
 ) -> str:
     """Run the full study on seeds 1 to `seeds`, write ``study.csv`` and ``controls.csv``, and return their summary.
 
@@ -126,9 +112,7 @@ def run_seeds(
 def _run_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progress | None) -> pd.DataFrame:
     """Tune every method at every threshold on one seed's cohort, train some again twice as long; return the table."""
     study = _make_study(work, seed=seed, methods=METHODS, trials=STUDY_TRIALS, jobs=jobs, progress=progress)
-    tile_study(study, workers=study.jobs, force=force, progress=progress)
-    form_groups(work, study.groups, force=force)
-    runs = train_many(work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+    runs = _tune_runs(study, force=force, progress=progress)
     untuned = study_runs(study.model_copy(update={"methods": UNTUNED}))
     train_many(work, untuned, None, jobs=study.jobs, force=force, progress=progress)
     longer = [config for config in map(_twice_as_long, runs) if config.method in CLAIM_METHODS]
@@ -137,6 +121,13 @@ def _run_seed(work: Path, seed: int, *, jobs: int, force: bool, progress: Progre
     table = compare(work, config=study.evaluate)
     write_report(work)
     return table[table["threshold"] == table["trained_threshold"]].assign(cohort=seed)
+
+
+def _tune_runs(study: StudyConfig, *, force: bool, progress: Progress | None) -> list[Path]:
+    """Tile a study's slides, form its groups and tune its runs; return their folders."""
+    tile_study(study, workers=study.jobs, force=force, progress=progress)
+    form_groups(study.work, study.groups, force=force)
+    return train_many(study.work, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
 
 
 def _twice_as_long(run: Path) -> TrainConfig:
@@ -152,9 +143,7 @@ def _run_controls(work: Path, seed: int, *, jobs: int, force: bool, progress: Pr
     study = _make_study(
         fair, seed=seed, methods=CLAIM_METHODS, trials=STUDY_TRIALS, jobs=jobs, shortcut=False, progress=progress
     )
-    tile_study(study, workers=study.jobs, force=force, progress=progress)
-    form_groups(fair, study.groups, force=force)
-    train_many(fair, study_runs(study), study.tune, jobs=study.jobs, force=force, progress=progress)
+    _tune_runs(study, force=force, progress=progress)
     table = evaluate_runs(fair, None, study.evaluate, force=force, progress=progress)
     table = table[table["threshold"] == table["trained_threshold"]]
     results = {

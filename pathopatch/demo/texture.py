@@ -41,7 +41,7 @@ class TextureSpec:
 class SlideStyle:
     """Properties of a slide that do not depend on the label."""
 
-    gain: tuple[float, float, float]  # mean counts inside tissue: CARS, TPEF, SHG
+    gain: tuple[float, ...]  # mean counts inside tissue: CARS, TPEF, SHG
     nucleus_scale: float  # factor on all nuclear diameters
     fibre_scale: float  # factor on the number of fibres
 

@@ -1,7 +1,8 @@
 """Accuracy by (label, attribute) group, worst-group accuracy, AUROC and decision thresholds (numpy only).
 
-One rule holds for all functions here. An **empty group** has no accuracy (NaN) and takes no part in a minimum or mean
-over groups; these are NaN only if every group is empty. NaN among predictions, scores or margins is an error.
+Two rules hold for all functions here. An **empty group** has no accuracy (NaN) and takes no part in a minimum or mean
+over groups; these are NaN only if every group is empty. Arrays of other shapes or types than stated raise
+`InputUnsupportedError`, and NaN among predictions, scores or margins `NonFiniteError`.
 """
 
 from __future__ import annotations
@@ -19,22 +20,12 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class GroupAccuracies:
-    """Accuracy and size of each group.
+    """Accuracy and size of each group."""
 
-    Parameters
-    ----------
-    labels, attributes : tuple of int
-        Values of the rows (K) and of the columns (A).
-    accuracy : ndarray of float64, shape (K, A)
-        Share of correct predictions in [0, 1]; NaN where the group is empty.
-    n : ndarray of int64, shape (K, A)
-        Samples in each group.
-    """
-
-    labels: tuple[int, ...]
-    attributes: tuple[int, ...]
-    accuracy: FloatArray
-    n: IntArray
+    labels: tuple[int, ...]  # values of the rows (K)
+    attributes: tuple[int, ...]  # values of the columns (A)
+    accuracy: FloatArray  # (K, A), share of correct predictions in [0, 1]; NaN where the group is empty
+    n: IntArray  # (K, A), samples in each group
 
 
 def group_accuracies(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> GroupAccuracies:
@@ -51,13 +42,6 @@ def group_accuracies(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute:
     -------
     GroupAccuracies
         Labels and attributes run from 0 to the largest present, at least to 1.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Arrays that are not one-dimensional, of one length and (label, attribute) whole numbers from 0.
-    NonFiniteError
-        A prediction is NaN or infinite.
     """
     y, a = _codes(label, "label"), _codes(attribute, "attribute")
     _check_lengths(prediction, y, a)
@@ -75,7 +59,7 @@ def group_accuracies(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute:
 def worst_group_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> float:
     """Return the lowest accuracy of any non-empty group (WGA).
 
-    Arguments and errors are those of `group_accuracies`; the result is in [0, 1], or NaN without samples.
+    Arguments are those of `group_accuracies`; the result is in [0, 1], or NaN without samples.
     """
     groups = group_accuracies(prediction, label, attribute)
     accuracy = groups.accuracy[groups.n > 0]
@@ -85,7 +69,7 @@ def worst_group_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, attrib
 def group_balanced_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> float:
     """Return the mean of the accuracies of all non-empty groups (GBA).
 
-    Arguments and errors are those of `group_accuracies`; the result is in [0, 1], or NaN without samples.
+    Arguments are those of `group_accuracies`; the result is in [0, 1], or NaN without samples.
     """
     groups = group_accuracies(prediction, label, attribute)
     accuracy = groups.accuracy[groups.n > 0]
@@ -105,13 +89,6 @@ def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -
     Returns
     -------
     ndarray of int64, shape (N,)
-
-    Raises
-    ------
-    InputUnsupportedError
-        Not a table of two or more classes, or a threshold with more than two classes.
-    NonFiniteError
-        A logit is NaN or infinite.
     """
     z = _finite(logits, "logits")
     if z.ndim != 2 or z.shape[1] < 2 or (z.shape[1] > 2 and decision_threshold != 0):
@@ -126,7 +103,7 @@ def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -
 
 
 def average_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike) -> float:
-    """Return the share of correct predictions; arguments, errors and NaN as `worst_group_accuracy`."""
+    """Return the share of correct predictions; arguments and NaN as `worst_group_accuracy`."""
     y = _codes(label, "label")
     _check_lengths(prediction, y)
     is_correct = _finite(prediction, "prediction") == y
@@ -151,7 +128,7 @@ def biased_average(accuracy: npt.ArrayLike, shares: npt.ArrayLike) -> float:
     Raises
     ------
     InputUnsupportedError
-        Shapes differ, or shares are negative, not finite or all 0.
+        Shares are negative, not finite or all 0.
     """
     values, weight = np.asarray(accuracy, dtype=np.float64), np.asarray(shares, dtype=np.float64)
     if values.shape != weight.shape or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
@@ -177,13 +154,6 @@ def auroc(score: npt.ArrayLike, label: npt.ArrayLike) -> float:
     -------
     float
         In [0, 1]; NaN if a class is missing.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Not two one-dimensional arrays of one length, or labels other than 0 and 1.
-    NonFiniteError
-        A score is NaN.
     """
     y = _binary(label)
     _check_lengths(score, y)
@@ -223,10 +193,6 @@ def best_decision_threshold(margin: npt.ArrayLike, label: npt.ArrayLike, attribu
     ------
     GroupEmptyError
         A class has no samples: any extreme threshold would be perfect.
-    InputUnsupportedError
-        Arrays that are not one-dimensional, of one length, or labels other than 0 and 1.
-    NonFiniteError
-        A margin is NaN or infinite.
     """
     y, a = _binary(label), _codes(attribute, "attribute")
     _check_lengths(margin, y, a)
@@ -275,9 +241,7 @@ def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensit
     GroupEmptyError
         No sample of class 1.
     InputUnsupportedError
-        A share outside (0, 1], arrays not one-dimensional and of one length, or labels other than 0 and 1.
-    NonFiniteError
-        A margin is NaN or infinite.
+        A share outside (0, 1].
     """
     y, z = _binary(label), _finite(margin, "margin")
     _check_lengths(margin, y)

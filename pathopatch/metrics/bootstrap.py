@@ -74,7 +74,7 @@ def sums_by_patient(values: FloatArray, patient: ArrayLike) -> FloatArray:
 
 
 def resampled(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
-    """Return the sums over patients that are drawn with replacement, as many as there are.
+    """Return the sums over patients drawn with replacement, as many as there are and as `bootstrap_by_patient` draws.
 
     Parameters
     ----------
@@ -82,8 +82,6 @@ def resampled(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
         As `sums_by_patient` returns them.
     resamples : int
         Number of resamples R.
-    seed : int
-        Seed of the draws, which are those of `bootstrap_by_patient`.
 
     Returns
     -------
@@ -131,20 +129,7 @@ def ratio(numerator: Any, denominator: Any) -> Any:
 
 
 def auroc_of(score: ArrayLike, label: ArrayLike) -> Callable[[IntArray], float]:
-    """Return a function from sample indices to their AUROC: a statistic for `bootstrap_by_patient`.
-
-    Parameters
-    ----------
-    score : array_like of float, shape (N,)
-        Higher = more likely positive; no NaN.
-    label : array_like of int, shape (N,)
-        1 positive, 0 negative.
-
-    Returns
-    -------
-    callable
-        Ties count half, as in `pathopatch.metrics.accuracy.auroc`; NaN if a class is missing.
-    """
+    """Return a function from sample indices to `pathopatch.metrics.auroc`: a statistic for `bootstrap_by_patient`."""
     # Sort the scores once, for all resamples: then a resample only counts samples by score level and label.
     levels, level = np.unique(np.asarray(score, dtype=np.float64), return_inverse=True)
     code = 2 * level.astype(np.int64) + np.asarray(label, dtype=np.int64)

@@ -52,16 +52,8 @@ class Augmentation:
     def __call__(self, x: Tensor, places: NDArray[np.int64], batch: int, step: int) -> Tensor:
         """Return augmented patches, float32 (n, C, H, W), channels last in memory; clipped only where colour changes.
 
-        Parameters
-        ----------
-        x : Tensor of float32, shape (n, C, H, W), H = W
-            Patches scaled to [0, 1], on the processor; not changed.
-        places : ndarray of int64, shape (n,)
-            Position of each patch in the batch.
-        batch : int
-            Patches in the whole batch, of which other processes may hold some.
-        step : int
-            Of the phase.
+        `x` are square patches in [0, 1] on the processor, not changed; `places` (n,) their positions in the whole batch
+        of `batch` patches, of which other processes may hold some.
         """
         images = x.clone(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()  # (n, H, W, C), contiguous
         draws = Draws(mixed_seed(self._seed, step), batch, places)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from torch import nn
 
 from pathopatch.core.config import AugmentConfig, TrainConfig
@@ -37,7 +38,6 @@ from pathopatch.training.selection import (
     Standardizer,
     check_validation,
     choose_threshold,
-    softmax,
     table_shape,
 )
 
@@ -79,14 +79,12 @@ def fit_arrays(
     train, val : PatchSet
         Patches to learn from and to select by; `val` may be None where ``config.select`` is ``last``.
     config : TrainConfig
-        All settings.
     phases : sequence of Phase, optional
         The method; None for that of ``config.method``.
     checkpoints : CheckpointFolder, optional
         Where to write a checkpoint at every evaluation, and to look for one first. None: nothing touches the disk.
     progress : callable, optional
-        Called after each step with the steps done, their total, and the latest measures. What it raises stops the
-        run, which can be resumed.
+        A `StepCallback`. What it raises stops the run, which can be resumed.
 
     Raises
     ------
@@ -233,7 +231,8 @@ def _phase_data(run: Run, phase: Phase, network: nn.Module, *, is_resumed: bool)
     """Return what a phase draws from; its pseudo-attributes come from the network so far or from the checkpoint."""
 
     def probability(patches: PatchSet) -> NDArray[np.float64]:
-        return softmax(compute_logits(run, network, patches, np.arange(len(patches))))
+        logits = compute_logits(run, network, patches, np.arange(len(patches)))
+        return np.asarray(softmax(logits, axis=1), dtype=np.float64)
 
     attribute = checkpoint.read_attribute(run.checkpoints) if run.checkpoints and is_resumed else None
     return phase_data(phase, run.train, run.validation, probability=probability, attribute=attribute)

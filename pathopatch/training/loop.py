@@ -31,7 +31,6 @@ from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup, shard_indices
 from pathopatch.training.optimise import (
     compiled,
-    dropout_seed,
     evaluation_steps,
     mixed_seed,
     overflows_always,
@@ -111,6 +110,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
     # Only the forward pass is compiled: the weights keep the names that checkpoints and bundles store.
     forward = compiled(state.network, run.device) if config.compile else state.network
     evaluated, every = evaluation_steps(config.steps, config.evaluations), config.checkpoint_every or config.steps
+    own_rank = [] if run.processes.is_first else [run.processes.rank]  # each process drops other units
     for batch in load_batches(
         sampler,
         data,
@@ -122,7 +122,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         ahead=config.prefetch,
     ):
         # Seeded at every step: a resumed run must drop the same units, and the sequence before it was never drawn.
-        torch.manual_seed(dropout_seed(config.seed, state.phase, batch.step, rank=run.processes.rank))
+        torch.manual_seed(mixed_seed(config.seed, state.phase, batch.step, *own_rank))
         # Where only the last layer learns, its input must be what the network gives in prediction.
         state.network.train(phase.trainable == "all")
         state.objective.train()
@@ -264,9 +264,9 @@ def _divergence_error(
         if run.processes.is_first:
             write_json(path, {"phase": state.phase, "step": batch.step + 1, "what": problem, **patch_ids})
         place += f", batch in {path.name}"
-    kept = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
+    best = f"the best checkpoint, of step {state.best['step']}, is kept" if state.best else "no step was good"
     return NonFiniteError(
-        f"{problem}; {kept}",
+        f"{problem}; {best}",
         place=place,
         remedy="lower [train] learning_rate or [train] beta, or look at the batch's patches",
     )

@@ -27,11 +27,6 @@ def mixed_seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def dropout_seed(seed: int, phase: int, step: int, *, rank: int = 0) -> int:
-    """Return the seed of the network's own draws in a step: the same after a resume, another in each process."""
-    return mixed_seed(seed, phase, step, rank) if rank else mixed_seed(seed, phase, step)
-
-
 @contextmanager
 def reproducible(threads: int | None, device: torch.device) -> Iterator[None]:
     """Set torch's number of threads (None: unchanged), and restore it and the random state at the end."""

@@ -150,10 +150,9 @@ def phase_data(
     probability: Callable[[PatchSet], NDArray[np.float64]] | None = None,
     attribute: NDArray[np.int64] | None = None,
 ) -> PhaseData:
-    """Return what a phase draws from.
+    """Return what a phase draws from; the `attribute` (N,) of a checkpoint replaces all others.
 
-    `probability` gives the probabilities (N, K) by the network so far, which a relabelling phase needs. `attribute`
-    (N,) is that of a checkpoint, and replaces all others.
+    `probability` gives the probabilities (N, K) by the network so far, which a relabelling phase needs.
     """
     patches = train if phase.split == "train" else validation.held_out
     if patches is None:
@@ -234,17 +233,8 @@ def runs_with_groups(
 ) -> tuple[list[TrainConfig], dict[str, GroupEmptyError]]:
     """Return the runs for which every part of a cohort has the groups, and the error of each other run by its name.
 
-    Parameters
-    ----------
-    parts : sequence of Path
-        Work folders of the folds, or the one work folder.
-    runs : sequence of TrainConfig
-        Runs to train in each.
-
-    Raises
-    ------
-    GroupEmptyError
-        No run is left: that of the first one.
+    `parts` are the work folders of the folds, or the one work folder. Where no run is left, the first one's error is
+    raised.
     """
     refused: dict[str, GroupEmptyError] = {}
     for part in parts:

@@ -42,19 +42,9 @@ _NO_EFFECT = {"device", "threads", "cache_gib", "name", "compile", "checkpoint_e
 def fit(work: Path, config: TrainConfig, *, progress: StepCallback | None = None, force: bool = False) -> Path:
     """Train one run on the stored patches of a work folder and return its folder ``runs/<run_name>``.
 
-    A killed run goes on from its last checkpoint; a finished one of the same stamp is left as it is. Under ``torchrun``
-    all processes train one run together, and the first one writes.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``groups.parquet``, ``slides/`` and ``patches/``.
-    config : TrainConfig
-        All settings.
-    progress : callable, optional
-        See `fit_arrays`.
-    force : bool
-        Redo a run of other settings or inputs.
+    A killed run goes on from its last checkpoint; a finished one of the same stamp is left as it is, and one of other
+    settings or inputs is redone with `force` alone. Under ``torchrun`` all processes train one run together, and the
+    first one writes. `progress` is a `StepCallback`.
 
     Raises
     ------
@@ -250,5 +240,5 @@ def _bundle_spec(
 def _min_tissue(work: Path) -> float:
     """Return the tissue fraction below which `groups` left patches out as blank glass, or its default."""
     path = WorkFolder(work).audit
-    default = float(BundleSpec.model_fields["min_tissue"].default)
-    return float(read_json(path).get("min_tissue", default)) if path.is_file() else default
+    audit = read_json(path) if path.is_file() else {}
+    return float(audit.get("min_tissue", BundleSpec.model_fields["min_tissue"].default))

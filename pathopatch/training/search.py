@@ -301,14 +301,11 @@ def winning_trial(study: optuna.Study) -> FrozenTrial:
 def trial_table(study: optuna.Study) -> pd.DataFrame:
     """Return one row per trial: its settings, its measures on validation, its cost, and whether it won.
 
-    Returns
-    -------
-    DataFrame
-        trial; learning_rate, weight_decay, c, beta, and what else was searched; s = c (beta + 1) where it is searched,
-        NaN otherwise; ``value``, by which trials are compared; ``wga`` and ``gba`` of the picked weights on all
-        validation patches at decision threshold 0, each with ``_low`` and ``_high``, 95 % by patient (NaN for trials
-        that did not end); ``picked_gba``, which settles ties of the value; ``step``, at which the weights were picked;
-        ``steps``, taken; ``state``: complete, pruned or diverged; ``won``.
+    trial; learning_rate, weight_decay, c, beta, and what else was searched; s = c (beta + 1), NaN where it is not
+    searched; ``value``, by which trials are compared; ``wga`` and ``gba`` of the picked weights on all validation
+    patches at decision threshold 0, with their 95 % intervals (NaN for trials that did not end); ``picked_gba``, which
+    settles ties of the value; ``step``, at which the weights were picked; ``steps``, taken; ``state``: complete, pruned
+    or diverged; ``won``.
     """
     best = winning_trial(study).user_attrs[NUMBER]
     rows: list[dict[str, Any]] = []

@@ -94,9 +94,8 @@ def validation_measures(
 ) -> dict[str, float]:
     """Return `wga`, `gba`, `average` and `cba`, the mean of the accuracies of the classes.
 
-    From logits (N, K), label and attribute (N,), at a threshold on z1 - z0 where K = 2. Where no attribute is known,
-    the groups are the classes: `wga` is the accuracy of the worst class. Where some are, `wga` and `gba` are of those
-    patches.
+    From logits (N, K), at a threshold on z1 - z0 where K = 2. `wga` and `gba` are of the patches of known attribute;
+    where there are none, the groups are the classes.
     """
     prediction = metrics.predicted_class(logits, decision_threshold=threshold)
     known, no_attribute = is_known(attribute), np.zeros(len(label), dtype=np.int64)
@@ -117,10 +116,6 @@ def is_known(attribute: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def score(measures: dict[str, float], rule: str) -> list[float]:
     """Return what evaluations are compared by, higher is better: the rule's measure (wga, gba, cba), then GBA."""
-    if rule not in ("wga", "gba", "cba"):
-        raise InputUnsupportedError(
-            f"no rule {rule!r} to select by", place="[train] select", remedy="use 'wga', 'gba', 'cba' or 'last'"
-        )
     # The WGA of a small worst group has few steps, so ties are common.
     return [measures[rule], measures["gba"]]
 
@@ -130,21 +125,13 @@ def is_better(new: list[float], best: list[float] | None) -> bool:
     return best is None or new > best
 
 
-def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the probabilities of logits (N, K)."""
-    exponential = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probability: NDArray[np.float64] = exponential / exponential.sum(axis=1, keepdims=True)
-    return probability
-
-
 def check_validation(
     val: PatchSet | None, *, needs_groups: bool, needs_attribute: bool = False, shape: tuple[int, int] = (2, 2)
 ) -> None:
     """Refuse validation patches by which nothing can be selected.
 
-    `needs_groups`: the method needs all groups of a binary attribute. Otherwise, and where there are more values or
-    none is known, it is selected by the groups that are there. `needs_attribute`: it needs some known attribute.
-    `shape`: classes and attribute values of training and validation together.
+    `needs_groups`: the method needs all groups of a binary attribute; otherwise, and where there are more values or
+    none is known, those that are there do. `shape`: classes and attribute values of training and validation together.
     """
     if val is None or len(val) == 0:
         raise GroupEmptyError(
@@ -172,11 +159,7 @@ def check_validation(
 
 
 def choose_threshold(
-    logits: NDArray[np.float64],
-    val: PatchSet,
-    *,
-    tune_threshold: bool,
-    sensitivity: float | None = None,
+    logits: NDArray[np.float64], val: PatchSet, *, tune_threshold: bool, sensitivity: float | None = None
 ) -> DecisionThreshold:
     """Return decision threshold and temperature by the logits (N, K) of all validation patches, with their measures.
 
@@ -190,12 +173,13 @@ def choose_threshold(
     if not has_attribute:
         counts = counts.sum(axis=1, keepdims=True)  # the groups are the classes
     threshold, chosen_for = 0.0, "none"
-    if tune_threshold and logits.shape[1] == 2 and sensitivity is not None:
-        threshold = metrics.threshold_at_sensitivity(logits[:, 1] - logits[:, 0], val.label, sensitivity)
-        chosen_for = f"sensitivity {sensitivity:g}"
-    elif tune_threshold and logits.shape[1] == 2 and bool((counts > 0).all()):
-        margin = logits[known, 1] - logits[known, 0]
-        threshold, chosen_for = metrics.best_decision_threshold(margin, label, attribute), "wga"
+    if tune_threshold and logits.shape[1] == 2:
+        margin = logits[:, 1] - logits[:, 0]
+        if sensitivity is not None:
+            threshold = metrics.threshold_at_sensitivity(margin, val.label, sensitivity)
+            chosen_for = f"sensitivity {sensitivity:g}"
+        elif (counts > 0).all():
+            threshold, chosen_for = metrics.best_decision_threshold(margin[known], label, attribute), "wga"
     temperature = best_temperature(logits, val.label)
     validation: dict[str, Any] = dict(validation_measures(logits, val.label, val.attribute, threshold=threshold))
     at_zero = validation_measures(logits, val.label, val.attribute)
@@ -203,10 +187,9 @@ def choose_threshold(
     validation |= {"nll": nll(logits / temperature, val.label), "nll_at_one": nll(logits, val.label)}
     validation["is_threshold_tuned"] = chosen_for != "none"
     prediction = metrics.predicted_class(logits[known], decision_threshold=threshold)
-    patient = val.patient[known]
     group = (int(attribute.max(initial=0)) + 1) * label + attribute
-    intervals = accuracies_with_intervals(prediction == label, group, patient, resamples=_RESAMPLES)
-    validation["patients"] = len(np.unique(patient))
+    intervals = accuracies_with_intervals(prediction == label, group, val.patient[known], resamples=_RESAMPLES)
+    validation["patients"] = len(np.unique(val.patient[known]))
     validation |= {name: value for name, value in intervals.items() if name.endswith(("_low", "_high"))}
     groups = metrics.group_accuracies(prediction, label, attribute)
     for row, y in enumerate(groups.labels):
@@ -242,12 +225,7 @@ def best_temperature(logits: NDArray[np.float64], label: NDArray[np.int64]) -> f
 
 
 def accuracies_with_intervals(
-    is_right: NDArray[np.bool_],
-    group: NDArray[np.int64],
-    patient: NDArray[Any],
-    *,
-    resamples: int,
-    seed: int = 0,
+    is_right: NDArray[np.bool_], group: NDArray[np.int64], patient: NDArray[Any], *, resamples: int, seed: int = 0
 ) -> dict[str, float]:
     """Return worst-group and group-balanced accuracy over the groups that have patches, with their 95 % intervals.
 

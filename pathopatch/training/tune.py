@@ -72,33 +72,26 @@ def tune(
     force: bool = False,
     is_helper: bool = False,
 ) -> Path:
-    """Search a method's settings, keep the winner as the run, and return its folder.
+    """Search a method's settings, keep the winner as the run, and return its folder ``runs/<run_name>``.
 
-    A search that was killed goes on where it was, and one that is running is joined.
+    It is left as `fit` leaves it, with the winner's settings, ``trials.csv``, ``search.json`` and ``search/`` with the
+    journal. A search that was killed goes on where it was, and one that is running is joined.
 
     Parameters
     ----------
     work : Path
-        Work folder.
     config : TrainConfig
         Everything that is not searched, and the settings of the first trial.
     search : TuneConfig
         Number of trials or of steps, and ranges.
     workers : int
         Processes, this one among them; with several each has one thread, if `config` says no other number.
-    progress : callable, optional
-        See `fit_arrays`; the total counts the steps of all trials.
+    progress : StepCallback, optional
+        The total counts the steps of all trials.
     force : bool
         Redo a search of other settings or inputs.
-
     is_helper : bool
         Whether another process of this search has started this one.
-
-    Returns
-    -------
-    Path
-        ``runs/<run_name>``: as `fit` leaves it, with the winner's settings, ``trials.csv``, ``search.json`` and
-        ``search/`` with the journal.
 
     Raises
     ------
@@ -259,7 +252,8 @@ class TrialRunner:
         if checkpoints and self.search.prune:
             # A resumed trial would not repeat its evaluations before the kill, and the pruner would not see them.
             shutil.rmtree(checkpoints.folder, ignore_errors=True)
-        monitor = _TrialMonitor(trial, settings, self.search, len(finished), self.plan.trials, self._progress)
+        measure = f"val_{self.search.objective}"
+        monitor = _TrialMonitor(trial, settings, measure, len(finished), self.plan.trials, self._progress)
         attributes: dict[str, Any] = {NUMBER: number, **_searched_settings(settings)}
         result: TrainingResult | None = None
         state, value, evaluations = TrialState.COMPLETE, 0.0, monitor.evaluations
@@ -272,7 +266,10 @@ class TrialRunner:
             attributes |= {"steps": monitor.steps}
         else:
             picked = next(row for row in reversed(result.history) if row["step"] == result.step)
-            value, evaluations = picked[f"val_{self.search.objective}"], _best_so_far(result, self.search)
+            value = picked[measure]
+            # Best validation so far at each evaluation of the last phase: later trials are pruned by it.
+            rows = [row[measure] for row in result.history if row["phase"] == result.history[-1]["phase"]]
+            evaluations = dict(enumerate(np.maximum.accumulate(rows).tolist()))
             attributes |= {"picked_gba": picked["val_gba"], "step": result.step, "steps": self.plan.steps_each}
             attributes |= _measure_result(result, self.val, settings, self.search)
         record = create_trial(
@@ -289,18 +286,12 @@ class _TrialMonitor:
     """Step callback of a trial: counts and shows its steps, and ends it where the pruner says so."""
 
     def __init__(
-        self,
-        trial: Trial,
-        config: TrainConfig,
-        search: TuneConfig,
-        finished: int,
-        trials: int,
-        progress: StepCallback | None,
+        self, trial: Trial, config: TrainConfig, measure: str, finished: int, trials: int, progress: StepCallback | None
     ) -> None:
         self.steps, self.best = 0, 0.0
         self.evaluations: dict[int, float] = {}
         self._trial, self._progress, self._finished, self._trials = trial, progress, finished, trials
-        self._measure, self._last_steps = f"val_{search.objective}", phases_of(config)[-1].steps(config.steps)
+        self._measure, self._last_steps = measure, phases_of(config)[-1].steps(config.steps)
         evaluations = sorted(evaluation_steps(self._last_steps, config.evaluations))
         self._places = {step: k for k, step in enumerate(evaluations)}
 
@@ -354,10 +345,3 @@ def _measure_result(
         resamples=search.bootstrap,
         seed=config.seed,
     )
-
-
-def _best_so_far(result: TrainingResult, search: TuneConfig) -> dict[int, float]:
-    """Return the best validation so far at each evaluation of the last phase: later trials are pruned by it."""
-    rows = [row for row in result.history if row["phase"] == result.history[-1]["phase"]]
-    best = np.maximum.accumulate([row[f"val_{search.objective}"] for row in rows])
-    return dict(enumerate(best.tolist()))
