@@ -35,7 +35,10 @@ Relabel = Callable[
     [npt.NDArray[np.float64], npt.NDArray[np.int64], npt.NDArray[np.int64]],
     npt.NDArray[np.int64],
 ]
-"""Maps ``(probability (N, K), label (N,), attribute (N,))`` of a phase's samples to the attribute that it draws by."""
+"""Maps ``(probability (N, K), label (N,), attribute (N,))`` of a phase's samples to the attribute that it draws by.
+
+The probabilities are of the previous phase; an attribute is -1 where unknown, and the result 1 for hard samples.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,42 +49,25 @@ class Phase:
     ----------
     sampler : callable
         ``(label, attribute, *, batch_per_class, steps, seed)`` to an iterable of index lists with ``.batch(step)``.
-    rank_sampler : callable or None
-        The same with a measurement as the attribute, if the method has such a form.
     objective : callable
         ``counts``, the samples of each cell as ndarray of int64 of shape (K, A), to a module with
         ``forward(loss, group)``; groups are numbered A y + a.
-    split : {"train", "val"}
-        Split whose patches are drawn. ``val`` is one half of the validation patches, by which no phase of the method
-        selects anything.
-    trainable : {"all", "head"}
-        Which weights are trained. With ``head``, everything before the last layer runs as in prediction.
-    starts_anew : bool
-        Start from the initial weights of the first phase, not from the checkpoint of the previous one.
-    relabel : callable or None
-        Returns the attribute to draw by, 1 for hard samples, from the previous phase's probabilities for this phase's
-        samples, their labels and their attributes (-1: unknown). None: the known attribute.
-    lr_scale, weight_decay_scale, steps_scale : float
-        Factors on the learning rate, the weight decay and the number of steps.
-    select_by : str
-        Validation measure that picks the checkpoint: ``wga`` (the one that the run is set to), ``cba`` (class-balanced
-        accuracy) or ``last``.
-    needs_val_attribute : bool
-        Whether validation needs the attribute.
     """
 
     sampler: MakeSampler
     objective: Callable[[npt.NDArray[np.int64]], nn.Module]
-    rank_sampler: MakeSampler | None = None
+    rank_sampler: MakeSampler | None = None  # with a measurement as the attribute, if the method has such a form
+    # Split whose patches are drawn. "val" is one half of validation, by which no phase of the method selects anything.
     split: Literal["train", "val"] = "train"
-    trainable: Literal["all", "head"] = "all"
-    starts_anew: bool = False
-    relabel: Relabel | None = None
-    lr_scale: float = 1.0
+    trainable: Literal["all", "head"] = "all"  # with "head", all before the last layer runs as in prediction
+    starts_anew: bool = False  # from the first phase's initial weights, not from the previous phase's checkpoint
+    relabel: Relabel | None = None  # gives the attribute to draw by; None: the known attribute
+    lr_scale: float = 1.0  # factors on the learning rate, the weight decay and the number of steps
     weight_decay_scale: float = 1.0
     steps_scale: float = 1.0
+    # What picks the checkpoint on validation: the run's own measure, class-balanced accuracy, or the last step.
     select_by: Literal["wga", "cba", "last"] = "wga"
-    needs_val_attribute: bool = False
+    needs_val_attribute: bool = False  # whether validation needs the attribute
 
     def steps(self, steps: int) -> int:
         """Return the steps of this phase in a run of `steps` steps; at least 1."""

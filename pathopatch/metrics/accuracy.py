@@ -1,7 +1,7 @@
 """Accuracy by (label, attribute) group, worst-group accuracy, AUROC and decision thresholds (numpy only).
 
 Two rules hold for all functions here. An **empty group** has no accuracy (NaN) and takes no part in a minimum or mean
-over groups; these are NaN only if every group is empty. Arrays of other shapes or types than stated raise
+over groups; these are NaN only if every group is empty. Arguments outside what is stated raise
 `InputUnsupportedError`, and NaN among predictions, scores or margins `NonFiniteError`.
 """
 
@@ -29,7 +29,7 @@ class GroupAccuracies:
 
 
 def group_accuracies(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute: npt.ArrayLike) -> GroupAccuracies:
-    """Return the accuracy on each group (y, a).
+    """Return the accuracy on each group (y, a); labels and attributes run from 0 to the largest present, at least to 1.
 
     Parameters
     ----------
@@ -37,11 +37,6 @@ def group_accuracies(prediction: npt.ArrayLike, label: npt.ArrayLike, attribute:
         Predicted class of each sample.
     label, attribute : array_like of int, shape (N,)
         True class and attribute value of each sample, from 0.
-
-    Returns
-    -------
-    GroupAccuracies
-        Labels and attributes run from 0 to the largest present, at least to 1.
     """
     y, a = _codes(label, "label"), _codes(attribute, "attribute")
     _check_lengths(prediction, y, a)
@@ -77,18 +72,13 @@ def group_balanced_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike, att
 
 
 def predicted_class(logits: npt.ArrayLike, *, decision_threshold: float = 0.0) -> IntArray:
-    """Return the predicted class: of two classes by a threshold on z1 - z0, of more by the largest logit.
+    """Return the predicted class (N,): of two classes by a threshold on z1 - z0, of more by the largest logit.
 
     Parameters
     ----------
     logits : array_like of float, shape (N, K)
-        One per class.
     decision_threshold : float
         On z1 - z0, for K = 2: class 1 is predicted above it. Must be 0 for K > 2.
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
     """
     z = _finite(logits, "logits")
     if z.ndim != 2 or z.shape[1] < 2 or (z.shape[1] > 2 and decision_threshold != 0):
@@ -111,24 +101,14 @@ def average_accuracy(prediction: npt.ArrayLike, label: npt.ArrayLike) -> float:
 
 
 def biased_average(accuracy: npt.ArrayLike, shares: npt.ArrayLike) -> float:
-    """Return the expected accuracy on data with the given shares of the groups.
+    """Return the expected accuracy on data with the given shares of the groups, in [0, 1].
 
     Parameters
     ----------
     accuracy : array_like of float, shape (K, A)
-        Accuracy of each group; NaN if unknown.
+        Of each group; where it is NaN and the share above 0, the result is NaN.
     shares : array_like of float, shape (K, A)
-        Share of each group, for instance in the training data; scaled to sum 1.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN if the accuracy of a group with a share above 0 is unknown.
-
-    Raises
-    ------
-    InputUnsupportedError
-        Shares are negative, not finite or all 0.
+        Not negative, for instance those of the training data; scaled to sum 1.
     """
     values, weight = np.asarray(accuracy, dtype=np.float64), np.asarray(shares, dtype=np.float64)
     if values.shape != weight.shape or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
@@ -148,12 +128,7 @@ def auroc(score: npt.ArrayLike, label: npt.ArrayLike) -> float:
     score : array_like of float, shape (N,)
         Higher = more likely positive; may be infinite.
     label : array_like of int, shape (N,)
-        1 positive, 0 negative.
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN if a class is missing.
+        1 positive, 0 negative. If a class is missing, the result is NaN.
     """
     y = _binary(label)
     _check_lengths(score, y)
@@ -183,11 +158,6 @@ def best_decision_threshold(margin: npt.ArrayLike, label: npt.ArrayLike, attribu
         Logit of class 1 minus logit of class 0.
     label, attribute : array_like of int, shape (N,)
         Class (0 or 1) and attribute value (from 0) of each sample.
-
-    Returns
-    -------
-    float
-        Finite.
 
     Raises
     ------
@@ -231,17 +201,10 @@ def threshold_at_sensitivity(margin: npt.ArrayLike, label: npt.ArrayLike, sensit
     sensitivity : float
         Share of class 1 to detect, in (0, 1].
 
-    Returns
-    -------
-    float
-        Finite.
-
     Raises
     ------
     GroupEmptyError
         No sample of class 1.
-    InputUnsupportedError
-        A share outside (0, 1].
     """
     y, z = _binary(label), _finite(margin, "margin")
     _check_lengths(margin, y)

@@ -26,22 +26,16 @@ def bootstrap_by_patient(
 ) -> tuple[float, float]:
     """Return the 95 % interval of a statistic by resampling patients, not samples, with replacement.
 
+    (NaN, NaN) with fewer than two patients: one patient gives no information on how patients differ.
+
     Parameters
     ----------
     statistic : callable
-        Maps sample indices (ndarray of int64; those of a patient drawn twice occur twice) to a number.
+        Maps sample indices (ndarray of int64; those of a patient drawn twice occur twice) to a number; NaN is left out.
     patient : array_like, shape (N,)
         Patient of each sample.
     resamples : int
         Number of resamples; 0 gives (NaN, NaN).
-    seed : int
-        Seed of the draws.
-
-    Returns
-    -------
-    tuple of float
-        2.5 and 97.5 % percentiles of the resamples whose statistic is not NaN. (NaN, NaN) if none is, or with fewer
-        than two patients: one patient gives no information on how patients differ.
 
     Raises
     ------
@@ -74,19 +68,9 @@ def sums_by_patient(values: FloatArray, patient: ArrayLike) -> FloatArray:
 
 
 def resampled(sums: FloatArray, *, resamples: int, seed: int) -> FloatArray:
-    """Return the sums over patients drawn with replacement, as many as there are and as `bootstrap_by_patient` draws.
+    """Return the sums (R, M) over patients drawn with replacement, as many as there are; no rows with fewer than two.
 
-    Parameters
-    ----------
-    sums : ndarray of float64, shape (P, M)
-        As `sums_by_patient` returns them.
-    resamples : int
-        Number of resamples R.
-
-    Returns
-    -------
-    ndarray of float64, shape (R, M)
-        No rows with fewer than two patients.
+    `sums` (P, M) are those of `sums_by_patient`; the draws are those of `bootstrap_by_patient` with the same seed.
     """
     n = len(sums)
     parts = [np.empty((0, sums.shape[1]))]

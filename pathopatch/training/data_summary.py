@@ -148,17 +148,8 @@ def _sharpness_table(work: Path, groups: pd.DataFrame, train: PatchSet) -> pd.Da
 def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
     """Return the mark of each slide, or patient of a set of ready patches, behind some patches.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder, or that of a fold.
-    rows : DataFrame
-        Rows of its groups table: slide_id, patient_id.
-
-    Returns
-    -------
-    dict of str to str
-        Slide, or ``<set>, patient <patient_id>``, to its mark; slides without a row in ``slides.parquet`` are left out.
+    `rows` (slide_id, patient_id) are of the groups table of `work`. Keys are the slide or ``<set>, patient <patient>``;
+    slides without a row in ``slides.parquet`` are left out.
     """
     path = WorkFolder(work).tiled.slides
     slides = read_table(path) if path.is_file() else pd.DataFrame()

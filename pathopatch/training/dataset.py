@@ -119,11 +119,10 @@ def load_patches(
     work : Path
         Work folder with ``slides/<slide_id>.zarr``, or that of one fold.
     groups : DataFrame
-        The groups table, or some rows of it.
+        The groups table, or some rows of it, whose order is kept. The result may be empty, without a source.
     input_px : int
         Side that the patches are resampled to.
     splits : sequence of str
-        Splits to load.
     threshold : float, optional
         Tissue threshold that gives the attribute; patches without a group at it are left out. None: all labelled
         patches, with attribute -1.
@@ -132,11 +131,6 @@ def load_patches(
     cache_gib : float
         Patches of up to this size are held in memory as float16, whose steps of 1/2048 and less are finer than
         the noise.
-
-    Returns
-    -------
-    PatchSet
-        In the order of `groups`. It may be empty, without a source.
 
     Raises
     ------

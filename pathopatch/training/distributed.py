@@ -97,29 +97,21 @@ class ProcessGroup:
         """Return ``compute(index)``, (n,) to (n, ...), computed in chunks that the processes share out."""
         if self.world == 1:
             return compute(index)
-        own_parts = [compute(index[start : start + chunk]) for start in self._chunk_starts(len(index), chunk)]
+        starts = range(0, len(index), chunk)
+        own_parts = [compute(index[start : start + chunk]) for start in starts[self.rank :: self.world]]
         gathered: list[Any] = [None] * self.world
         dist.all_gather_object(gathered, own_parts)  # small: a few numbers per patch
-        parts = {
-            start: part
-            for rank in range(self.world)
-            for start, part in zip(
-                ProcessGroup(rank, self.world)._chunk_starts(len(index), chunk), gathered[rank], strict=True
-            )
-        }
-        return np.concatenate([parts[start] for start in sorted(parts)])
-
-    def _chunk_starts(self, length: int, chunk: int) -> range:
-        """Return where the chunks of this process begin."""
-        return range(self.rank * chunk, length, self.world * chunk)
+        parts: list[Any] = [None] * len(starts)
+        for rank, rank_parts in enumerate(gathered):
+            parts[rank :: self.world] = rank_parts
+        return np.concatenate(parts)
 
 
 def shard_indices(group: NDArray[np.int64], *, parts: int, world: int) -> NDArray[np.int64]:
     """Return which positions of a batch each process holds: int64 (world, B / world), ascending in each row.
 
     Within each of the batch's equal `parts` (halves of an extrapolated batch) and each `group` (B,), a process takes
-    ``[rank::world]``. Where the counts are multiples of `world`, all processes hold equally many of each. Otherwise
-    they differ by one at most.
+    ``[rank::world]``: equally many of each where the counts are multiples of `world`, otherwise up to one more or less.
     """
     if len(group) % (parts * world):
         raise InputUnsupportedError(

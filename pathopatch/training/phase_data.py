@@ -150,10 +150,7 @@ def phase_data(
     probability: Callable[[PatchSet], NDArray[np.float64]] | None = None,
     attribute: NDArray[np.int64] | None = None,
 ) -> PhaseData:
-    """Return what a phase draws from; the `attribute` (N,) of a checkpoint replaces all others.
-
-    `probability` gives the probabilities (N, K) by the network so far, which a relabelling phase needs.
-    """
+    """Return what a phase draws from; the `attribute` (N,) of a checkpoint replaces all others."""
     patches = train if phase.split == "train" else validation.held_out
     if patches is None:
         raise InputUnsupportedError(
@@ -206,11 +203,7 @@ def attribute_shares(data: PatchSet, config: TrainConfig) -> NDArray[np.float64]
 
 
 def require_groups(groups: pd.DataFrame, config: TrainConfig, *, fold: str = "") -> None:
-    """Refuse a run that draws from groups, or is selected by them, of which one is empty.
-
-    The error names the groups, thresholds that would do, and the methods that need no groups. Runs by bins or by rank,
-    and attributes of more than two values, may have empty groups.
-    """
+    """Refuse a run that draws or is selected by two-valued groups of which one is empty; name what would do."""
     if threshold_attributes(groups)[0].n_values > 2:
         return
     for threshold, needed in _needed_splits(config).items():

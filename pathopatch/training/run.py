@@ -125,13 +125,7 @@ def bins_of_run(groups: pd.DataFrame, config: TrainConfig) -> JoinedBins | None:
 
 
 def drop_learnt_patches(folder: Path, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from.
-
-    Raises
-    ------
-    InputMissingError
-        Nothing is left.
-    """
+    """Return predictions (patch_id, split) without those on validation patches that the run in `folder` learnt from."""
     settings, learnt = folder / "config.json", folder / LEARNT
     raw = read_json(settings) if settings.is_file() else {}
     if "val" in raw.get("train_splits", ()):

@@ -92,11 +92,7 @@ def logits_of(
 def validation_measures(
     logits: NDArray[np.float64], label: NDArray[np.int64], attribute: NDArray[np.int64], *, threshold: float = 0.0
 ) -> dict[str, float]:
-    """Return `wga`, `gba`, `average` and `cba`, the mean of the accuracies of the classes.
-
-    From logits (N, K), at a threshold on z1 - z0 where K = 2. `wga` and `gba` are of the patches of known attribute;
-    where there are none, the groups are the classes.
-    """
+    """Return `wga`, `gba`, `average` and `cba`, the mean over classes; with no attribute known, groups are classes."""
     prediction = metrics.predicted_class(logits, decision_threshold=threshold)
     known, no_attribute = is_known(attribute), np.zeros(len(label), dtype=np.int64)
     groups = (prediction[known], label[known], np.maximum(attribute[known], 0))

@@ -79,7 +79,6 @@ def tune(
 
     Parameters
     ----------
-    work : Path
     config : TrainConfig
         Everything that is not searched, and the settings of the first trial.
     search : TuneConfig
@@ -88,8 +87,6 @@ def tune(
         Processes, this one among them; with several each has one thread, if `config` says no other number.
     progress : StepCallback, optional
         The total counts the steps of all trials.
-    force : bool
-        Redo a search of other settings or inputs.
     is_helper : bool
         Whether another process of this search has started this one.
 
@@ -97,10 +94,8 @@ def tune(
     ------
     NonFiniteError
         Every trial diverged.
-    InputUnsupportedError
-        The budget does not pay for one trial.
     PathopatchError
-        As `fit`.
+        As `fit`, and a budget that does not pay for one trial.
     """
     plan = search_plan(config, search)
     helpers = 0 if is_helper else min(workers, plan.trials) - 1
