@@ -10,25 +10,11 @@ from typing import Any
 import numpy as np
 
 from pathopatch.slides.integrity import corrupt, unsupported
+from pathopatch.slides.manifest import Fragment
 from pathopatch.slides.resolution import ome_pixels
 
 _REGION_SHARE = 0.1  # of the largest image's pixels; a label or macro image has fewer
 _SCANNER_FLAGS = ("svs", "ndpi", "scn", "bif", "qpi", "philips", "avs", "sis")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The pages, planes and positions that a path's fragment chooses of a file, counted from 0; None: no choice."""
-
-    page: int | None = None  # over the full-resolution pages, in the order of the file
-    plane: int | None = None  # over the planes of the chosen pages
-    z: int | None = None  # along these axes, as the file's metadata name them
-    t: int | None = None
-
-    @property
-    def positions(self) -> dict[str, int]:
-        """The chosen position on each axis."""
-        return {axis: value for axis, value in (("Z", self.z), ("T", self.t)) if value is not None}
 
 
 @dataclass(frozen=True)
@@ -57,13 +43,10 @@ def page_of(series: Any, index: int) -> Any:
     """Return a page of a series, or of one of its levels; refuse one that is not in the file."""
     path = Path(series.keyframe.parent.filehandle.path)
     if not series.is_truncated:
-        page = series[index]
-        if page is not None:
+        if (page := series[index]) is not None:
             return page
-        raise unsupported(
-            path, f"page {index} is not in this file",
-            "write all channels into one file, or name one file per channel",
-        )  # fmt: skip
+        remedy = "write all channels into one file, or name one file per channel"
+        raise unsupported(path, f"page {index} is not in this file", remedy)
     # tifffile calls a series truncated if it has fewer pages than its description counts.
     frame = series.keyframe
     if not frame.is_contiguous or frame.is_tiled or frame.predictor != 1:
@@ -74,27 +57,36 @@ def page_of(series: Any, index: int) -> Any:
     return _RunPage(frame, index, (offset,), (int(frame.nbytes),))
 
 
-def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[Plane]:
+def chosen_planes(tiff: Any, path: Path, choice: Fragment, *, named: int) -> list[Plane]:
     """Return the planes that a slide consists of, in the order of its channels.
 
     `named` is the number of planes that the caller has names for, 1 if there are none. Choices that do not exist, and
     files with an axis that nothing explains, are refused.
     """
     main = tiff.series[0] if len(tiff.series) == 1 else _main_image(tiff, path, choice)
-    _refuse_scattered_images(main, path)
+    frame, sizes = main.keyframe, dict(zip(main.axes, main.shape, strict=True))
+    size = frame.imagelength, frame.imagewidth
+    # Of an array that was written with its channels last, the pages are rows of the image.
+    if (sizes.get("Y", size[0]), sizes.get("X", size[1])) != size:
+        raise unsupported(
+            path,
+            f"{_described(main)}, but each page holds {size[1]} x {size[0]} px: its pages are rows, not images",
+            "write it with the axes CYX, one page a channel",
+        )
     # Of an ImageJ file that was cut short, tifffile takes the first image for all.
     stated, present = int((tiff.imagej_metadata or {}).get("images", 1)), sum(map(_count, tiff.series))
     if stated > present:
         raise corrupt(path, f"truncated: its description counts {stated} images, the file holds {present}")
+    positions = {axis: value for axis, value in (("Z", choice.z), ("T", choice.t)) if value is not None}
     pages = [(main, 0)]
     if choice.page is not None:
         pages = _pages(tiff)
-        if choice.positions:
+        if positions:
             raise unsupported(path, "a page is chosen, and a position on an axis too", "choose one of them")
         _require(path, "page", choice.page, len(pages))
         pages = pages[choice.page : choice.page + 1]
-    elif choice.positions or _count(main) > 1:
-        pages = _implied_pages(main, path, _pages(tiff), choice, named)
+    elif positions or _count(main) > 1:
+        pages = _implied_pages(main, path, len(_pages(tiff)), positions, 0 if choice.plane is not None else named)
     planes = []
     for position, (series, index) in enumerate(pages):
         samples = int(page_of(series, index).keyframe.samplesperpixel)
@@ -106,9 +98,10 @@ def chosen_planes(tiff: Any, path: Path, choice: Choice, *, named: int) -> list[
     return planes
 
 
-def image_note(tiff: Any, planes: list[Plane], choice: Choice) -> str:
+def image_note(tiff: Any, planes: list[Plane], choice: Fragment) -> str:
     """Return a note that the largest of several images was taken for the slide; empty where that needs none."""
-    taken, others = planes[0].series, [image for image in _images(tiff) if image is not planes[0].series]
+    taken = planes[0].series
+    others = [image for image in _images(tiff) if image is not taken]
     if choice.page is not None or not others:
         return ""
     return (
@@ -131,17 +124,18 @@ def _pages(tiff: Any) -> list[tuple[Any, int]]:
 def _images(tiff: Any) -> list[Any]:
     """Return the images of a file that may be the slide; a scanner's file has one, its first."""
     first, *others = tiff.series
-    return [first] if _is_scan(tiff) else [first, *(each for each in others if not each.keyframe.is_reduced)]
+    return [first] if _is_scan(tiff) else [first, *(image for image in others if not image.keyframe.is_reduced)]
 
 
-def _main_image(tiff: Any, path: Path, choice: Choice) -> Any:
+def _main_image(tiff: Any, path: Path, choice: Fragment) -> Any:
     """Return the largest image of a file; refuse several that may be the slide, unless a page is chosen."""
     images = _images(tiff)
-    areas = [each.keyframe.imagewidth * each.keyframe.imagelength for each in images]
+    areas = [image.keyframe.imagewidth * image.keyframe.imagelength for image in images]
     largest = areas.index(max(areas))
-    numbers = [tiff.series.index(each) for each in images]
-    pixels = [ome_pixels(tiff.pages[0].description, number) if tiff.is_ome else None for number in numbers]
-    sides = [None if each is None else each.get("PhysicalSizeX") for each in pixels]
+    pixels = [
+        ome_pixels(tiff.pages[0].description, tiff.series.index(image)) if tiff.is_ome else None for image in images
+    ]
+    sides = [None if element is None else element.get("PhysicalSizeX") for element in pixels]
     # A label or a macro image is smaller than the slide and states another scale. An image as large, or a sizeable one
     # of the same scale, may be a second region of tissue.
     rivals = [
@@ -170,49 +164,29 @@ def _is_scan(tiff: Any) -> bool:
 
 
 def _implied_pages(
-    first: Any, path: Path, pages: list[tuple[Any, int]], choice: Choice, named: int
+    first: Any, path: Path, page_count: int, positions: dict[str, int], named: int
 ) -> list[tuple[Any, int]]:
-    """Return the pages of a file with several, if it is clear that each is a channel."""
+    """Return the pages of a file with several, if each is sure to be a channel, or a plane is chosen (`named` is 0)."""
     sizes = _outer_axes(first)
-    for axis, value in choice.positions.items():
+    for axis, value in positions.items():
         if axis not in sizes:
             raise unsupported(path, f"{_described(first)}: no axis {axis}", f"leave #{axis.lower()}= out")
         _require(path, axis.lower(), value, sizes[axis])
-    chosen = [
-        (first, i)
-        for i in range(_count(first))
-        if all(_position(first, i)[axis] == value for axis, value in choice.positions.items())
-    ]
-    open_axes = {axis: n for axis, n in sizes.items() if n > 1 and axis != "C" and axis not in choice.positions}
+    chosen = [(first, i) for i in range(_count(first)) if positions.items() <= _position(first, i).items()]
+    open_axes = {axis: n for axis, n in sizes.items() if n > 1 and axis != "C" and axis not in positions}
     # Pages are channels if an axis C says so, or if the choice leaves nothing else open.
-    is_stated = not open_axes and (sizes.get("C", 1) > 1 or bool(choice.positions))
+    is_stated = not open_axes and (sizes.get("C", 1) > 1 or bool(positions))
     samples = page_of(first, 0).keyframe.samplesperpixel
-    if is_stated or choice.plane is not None or named == len(chosen) * samples:
+    if is_stated or named in (0, len(chosen) * samples):
         return chosen
     open_positions = [f"#{axis.lower()}=0 to #{axis.lower()}={n - 1}" for axis, n in open_axes.items() if axis in "ZT"]
     remedies = [f"choose one with {' and '.join(open_positions)}"] if len(open_positions) == len(open_axes) > 0 else []
-    remedies.append(f"choose one page with #page=0 to #page={len(pages) - 1}")
+    remedies.append(f"choose one page with #page=0 to #page={page_count - 1}")
     raise unsupported(
         path,
-        f"{len(pages)} pages ({_described(first)}), which do not say that they are channels",
+        f"{page_count} pages ({_described(first)}), which do not say that they are channels",
         f"{'; or '.join(remedies)}; or name all planes in the column channels",
     )
-
-
-def _refuse_scattered_images(series: Any, path: Path) -> None:
-    """Refuse an array that was written with its channels last, so that its pages are rows of the image."""
-    frame, sizes = series.keyframe, dict(zip(series.axes, series.shape, strict=True))
-    is_whole = (sizes.get("Y", frame.imagelength), sizes.get("X", frame.imagewidth)) == (
-        frame.imagelength,
-        frame.imagewidth,
-    )
-    if not is_whole:
-        raise unsupported(
-            path,
-            f"{_described(series)}, but each page holds {frame.imagewidth} x {frame.imagelength} px: its pages are "
-            "rows, not images",
-            "write it with the axes CYX, one page a channel",
-        )
 
 
 def _outer_axes(series: Any) -> dict[str, int]:

@@ -12,18 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import PathopatchError
-from pathopatch.slides.axes import Choice
 from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, unsupported
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.manifest import Fragment
+from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
-from pathopatch.slides.slide import Slide, SlideOptions
-from pathopatch.slides.slide_file import plane_slice
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions, plane_slice
 
 _DTYPES = {"Gray8": "uint8", "Gray16": "uint16", "Gray32Float": "float32", "Bgr24": "uint8", "Bgr48": "uint16"}
 _COLOURS = ("Bgr24", "Bgr48")
 _CACHE_BYTES = 256 * 2**20  # decoded blocks that libCZI keeps: a row of patches decodes each once
 _SAME_ZOOM = 0.02  # blocks of a pyramid are rounded to whole pixels
-_SIGNATURE = b"ZISRAWFILE"
+CZI_SIGNATURE = b"ZISRAWFILE"
+"""First bytes of a CZI file."""
 _EXPORT = 'or export an OME-TIFF in ZEN ("Processing > OME TIFF-Export")'
 
 
@@ -46,7 +47,7 @@ class CziSlide(Slide):
     A position on the axes Z and T must be chosen where there are several; a file has no pages.
     """
 
-    def __init__(self, path: Path, *, choice: Choice, **options: Unpack[SlideOptions]) -> None:
+    def __init__(self, path: Path, *, choice: Fragment, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         self._handle: Any = None
         self._pid = -1
@@ -71,13 +72,16 @@ class CziSlide(Slide):
             resolution=_resolution(described),
             paths=(path,),
         )
-        arguments = {"path": path, "choice": choice}
-        super().__init__(facts, arguments, **options)
+        super().__init__(facts, {"path": path, "choice": choice}, **options)
 
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""
         if self._handle is None or self._pid != os.getpid():
-            czi = _library(self._path)
+            try:
+                from pylibCZIrw import czi
+            except ImportError as error:
+                what = "a CZI file, and pylibCZIrw is not installed"
+                raise unsupported(self._path, what, f"pip install pylibCZIrw, {_EXPORT}") from error
             cache = czi.CacheOptions(type=czi.CacheType.Standard, max_memory_usage=_CACHE_BYTES)
             self._handle, self._pid = czi.CziReader(str(self._path), cache_options=cache), os.getpid()
         return self._handle
@@ -88,9 +92,7 @@ class CziSlide(Slide):
             self._handle.close()
         self._handle = None
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         step = self._contents.downsamples[level]
         x, y = self._contents.corner
         box = x + left * step, y + top * step, width * step, height * step
@@ -123,24 +125,7 @@ class CziSlide(Slide):
         return pixels
 
 
-def is_czi(path: Path) -> bool:
-    """Return whether a file begins as a CZI file does."""
-    with path.open("rb") as stream:
-        return stream.read(len(_SIGNATURE)) == _SIGNATURE
-
-
-def _library(path: Path) -> Any:
-    """Return the library that reads CZI files."""
-    try:
-        from pylibCZIrw import czi
-    except ImportError as error:
-        raise unsupported(
-            path, "a CZI file, and pylibCZIrw is not installed", f"pip install pylibCZIrw, {_EXPORT}"
-        ) from error
-    return czi
-
-
-def _contents(reader: Any, path: Path, choice: Choice) -> _Contents:
+def _contents(reader: Any, path: Path, choice: Fragment) -> _Contents:
     """Return what a file holds at the chosen position."""
     ranges = {axis: (int(low), int(high)) for axis, (low, high) in reader.total_bounding_box.items()}
     position = _position(ranges, path, choice)
@@ -180,11 +165,11 @@ def _contents(reader: Any, path: Path, choice: Choice) -> _Contents:
     )
 
 
-def _position(ranges: dict[str, tuple[int, int]], path: Path, choice: Choice) -> dict[str, int]:
+def _position(ranges: dict[str, tuple[int, int]], path: Path, choice: Fragment) -> dict[str, int]:
     """Return the position on the axes Z and T; refuse several on other axes, but channels, scenes and mosaics."""
     position = {}
     for axis, (low, high) in ranges.items():
-        count, chosen = high - low, choice.positions.get(axis)
+        count, chosen = high - low, {"Z": choice.z, "T": choice.t}.get(axis)
         if axis in "ZT":
             if chosen is None and count > 1:
                 raise unsupported(

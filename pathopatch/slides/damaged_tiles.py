@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError
-from pathopatch.slides.resample import Pixels
-from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.resample import PixelsAndOpacity
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions
 
 _SQUARE_PX = 64  # side of the squares, px of a level, to which damage is narrowed down
 _Box = tuple[int, int, int, int]
@@ -66,9 +67,7 @@ class TolerantSlide(Slide):
                 is_lost |= across & (y < (row + 1) * side) & (y + extent > row * side)
         return is_lost
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         whole = left, top, left + width, top + height
         try:
             return self._slide._read_level(left, top, width, height, level)

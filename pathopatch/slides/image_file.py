@@ -26,10 +26,10 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.slides.integrity import DECODING_ERRORS, checked_tiff, unsupported
-from pathopatch.slides.resample import ORIENTATION_TAG, Pixels, opacity_of, orientation_of, upright
+from pathopatch.slides.resample import ORIENTATION_TAG, Pixels, PixelsAndOpacity, opacity_of, orientation_of, upright
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
-from pathopatch.slides.slide import Slide, SlideOptions
-from pathopatch.slides.slide_file import plane_slice
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions, plane_slice
 
 Kind = Literal["png", "jpeg", "tiff"]
 SUFFIXES: dict[str, Kind] = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
@@ -207,9 +207,7 @@ class JpegPngSlide(Slide):
         )
         super().__init__(facts, {"path": path, "plane": plane}, **options)
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         if self._decoded is None or self._pid != os.getpid():
             self._decoded, self._pid = self._decode(), os.getpid()
         place = slice(top, top + height), slice(left, left + width)

@@ -25,7 +25,8 @@ DECODING_ERRORS = (
 )
 """Raised by tifffile and imagecodecs on broken input: their own errors are children of these, XML's of the last."""
 
-_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""First bytes of a TIFF or BigTIFF file."""
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
 _MAX_TILE_PX = 2**26  # of one tile, where the whole image has no more; scanners write tiles of at most 2**22
 
@@ -38,14 +39,6 @@ def corrupt(path: Path, what: str) -> InputCorruptError:
 def unsupported(path: Path, what: str, remedy: str) -> InputUnsupportedError:
     """Return the error that a file or folder is of a kind that is not read."""
     return InputUnsupportedError(what, place=str(path), remedy=remedy)
-
-
-def is_tiff(path: Path) -> bool:
-    """Return whether a file begins as a TIFF or BigTIFF does."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return stream.read(4) in _SIGNATURES
 
 
 @contextmanager
@@ -92,26 +85,23 @@ def _refuse_endless(path: Path) -> None:
         stream.seek(8 if is_big else 4)
         visited: set[int] = set()
         while True:
-            (offset,) = _unpacked(offset_format, stream.read(struct.calcsize(offset_format)))
-            if offset in visited:
-                raise corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
-            # The chain ends, or breaks, which `_check_chain` reports.
-            if not 0 < offset < size:
-                return
-            visited.add(offset)
-            stream.seek(offset)
-            (count,) = _unpacked(count_format, stream.read(struct.calcsize(count_format)))
+            try:
+                (offset,) = struct.unpack(offset_format, stream.read(struct.calcsize(offset_format)))
+                if offset in visited:
+                    raise corrupt(path, f"its directories go round: the one at byte {offset} comes twice")
+                if not 0 < offset < size:
+                    return
+                visited.add(offset)
+                stream.seek(offset)
+                (count,) = struct.unpack(count_format, stream.read(struct.calcsize(count_format)))
+            except struct.error:
+                return  # the chain breaks here, which `_check_chain` reports
             stream.seek(min(size, stream.tell() + count * tag_bytes))
 
 
-def _unpacked(form: str, raw: bytes) -> tuple[int, ...]:
-    """Return numbers; 0, which ends a chain, where the file ends early."""
-    return struct.unpack(form, raw) if len(raw) == struct.calcsize(form) else (0,)
-
-
 def _check_chain(tiff: Any, path: Path) -> None:
-    """Check that the chain of directories is complete: libraries stop without an error where it breaks."""
-    size, form, stream = tiff.filehandle.size, tiff.tiff, tiff.filehandle
+    """Check that the directories, and the values of their tags, lie inside the file: libraries leave out the others."""
+    stream, form, size = tiff.filehandle, tiff.tiff, tiff.filehandle.size
     offsets = [page.offset for page in tiff.pages]
     if not offsets:
         raise corrupt(path, "no image in the file")
@@ -122,28 +112,22 @@ def _check_chain(tiff: Any, path: Path) -> None:
         end = offset + form.tagnosize + count * form.tagsize + form.offsetsize
         if end > size:
             raise corrupt(path, f"truncated: a directory ends at byte {end} of {size}")
+        entries = stream.read(count * form.tagsize)
         # NDPI keeps the high halves of its offsets elsewhere.
-        if not tiff.is_ndpi:
-            _check_tags(stream.read(count * form.tagsize), form, size, path)
+        for start in range(0, 0 if tiff.is_ndpi else len(entries), form.tagsize):
+            entry = entries[start : start + form.tagsize]
+            code, kind = struct.unpack(form.byteorder + "HH", entry[:4])
+            (values,) = struct.unpack(form.offsetformat, entry[4 : 4 + form.offsetsize])
+            value_bytes = values * struct.calcsize(tifffile.TIFF.DATA_FORMATS.get(kind, ""))
+            # Up to this many bytes stand in the entry itself.
+            if value_bytes > form.tagoffsetthreshold:
+                (position,) = struct.unpack(form.offsetformat, entry[4 + form.offsetsize :][: form.offsetsize])
+                if position + value_bytes > size:
+                    raise corrupt(path, f"truncated: the value of tag {code} lies past byte {size}")
         stream.seek(end - form.offsetsize)
         (following,) = struct.unpack(form.offsetformat, stream.read(form.offsetsize))
     if following and following not in offsets:
         raise corrupt(path, f"truncated: the next directory should stand at byte {following} of {size}")
-
-
-def _check_tags(entries: bytes, form: Any, size: int, path: Path) -> None:
-    """Check that the values of a directory lie inside the file: libraries leave out tags whose values do not."""
-    # Values up to this many bytes stand in the entry itself.
-    inline_bytes = form.tagoffsetthreshold
-    for start in range(0, len(entries), form.tagsize):
-        code, kind = struct.unpack(form.byteorder + "HH", entries[start : start + 4])
-        (count,) = struct.unpack(form.offsetformat, entries[start + 4 : start + 4 + form.offsetsize])
-        item = tifffile.TIFF.DATA_FORMATS.get(kind)
-        if item is None or count * struct.calcsize(item) <= inline_bytes:
-            continue
-        (position,) = struct.unpack(form.offsetformat, entries[start + 4 + form.offsetsize :][: form.offsetsize])
-        if position + count * struct.calcsize(item) > size:
-            raise corrupt(path, f"truncated: the value of tag {code} lies past byte {size}")
 
 
 def _check_page(page: Any, size: int, path: Path) -> None:

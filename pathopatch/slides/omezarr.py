@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,10 +14,10 @@ from numpy.typing import NDArray
 
 from pathopatch.slides.integrity import DECODING_ERRORS, corrupt
 from pathopatch.slides.omezarr_metadata import ImageMetadata, read_image_metadata
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import SlideFacts
-from pathopatch.slides.slide import Slide, SlideOptions
-from pathopatch.slides.slide_file import plane_slice
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions, plane_slice
 
 _CACHE_BYTES = (32 * 2**20, 512 * 2**20)
 _CACHED_CHUNK_ROWS = 2  # a row of patches that straddles two rows of chunks decodes each chunk once
@@ -46,9 +47,7 @@ class OmeZarrSlide(Slide):
         )
         super().__init__(facts, {"path": path, "plane": plane}, **options)
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         ranges: dict[str, Any] = {"c": self._planes, "y": slice(top, top + height), "x": slice(left, left + width)}
         axes = self._image.axes
         # All other axes have length 1, see `read_image_metadata`.
@@ -59,25 +58,21 @@ class OmeZarrSlide(Slide):
             message = str(error).split("[tensorstore", 1)[0].split("\n", 1)[0].strip()
             raise corrupt(self._path, f"level {level} cannot be decoded at ({left}, {top}): {message}") from error
         # A level stores its axes in any order, and a grey one has no axis c.
-        kept = [axis for axis in axes if axis in ranges]
-        if "c" not in kept:
-            pixels, kept = pixels[None], ["c", *kept]
-        ordered = pixels.transpose([kept.index(axis) for axis in "cyx"])  # (C, H, W)
+        read_axes = [axis for axis in axes if axis in ranges]
+        if "c" not in read_axes:
+            pixels, read_axes = pixels[None], ["c", *read_axes]
+        ordered = pixels.transpose([read_axes.index(axis) for axis in "cyx"])  # (C, H, W)
         return np.ascontiguousarray(ordered, dtype=self.dtype), None
 
     def _reader(self, level: int) -> ZarrReader:
         if level not in self._readers:
-            array = self._image.arrays[level]
-            self._readers[level] = ZarrReader(array.folder, driver=array.driver, cache_bytes=self._cache_bytes(level))
+            array, axes = self._image.arrays[level], self._image.axes
+            across = -(-array.shape[axes.index("x")] // array.chunks[axes.index("x")])
+            planes = array.shape[axes.index("c")] // array.chunks[axes.index("c")] if "c" in axes else 1
+            row_bytes = across * max(1, planes) * int(np.prod(array.chunks)) * array.dtype.itemsize
+            cache_bytes = min(max(_CACHED_CHUNK_ROWS * row_bytes, _CACHE_BYTES[0]), _CACHE_BYTES[1])
+            self._readers[level] = ZarrReader(array.folder, driver=array.driver, cache_bytes=cache_bytes)
         return self._readers[level]
-
-    def _cache_bytes(self, level: int) -> int:
-        """Return the cache size for two rows of chunks, within bounds."""
-        array, axes = self._image.arrays[level], self._image.axes
-        across = -(-array.shape[axes.index("x")] // array.chunks[axes.index("x")])
-        planes = array.shape[axes.index("c")] // array.chunks[axes.index("c")] if "c" in axes else 1
-        row_bytes = across * max(1, planes) * int(np.prod(array.chunks)) * array.dtype.itemsize
-        return min(max(_CACHED_CHUNK_ROWS * row_bytes, _CACHE_BYTES[0]), _CACHE_BYTES[1])
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""
@@ -85,7 +80,10 @@ class OmeZarrSlide(Slide):
 
 
 class ZarrReader:
-    """An array on disk, opened in each process when it is first read there.
+    """An array on disk, opened in each process when it is first read there; the libraries' own errors pass through.
+
+    It is read by tensorstore, tens of times faster on shards. That aborts a process that was forked after it was
+    loaded, so zarr-python reads in a forked one.
 
     Parameters
     ----------
@@ -103,15 +101,15 @@ class ZarrReader:
         self._pid = -1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self._folder, self._driver, self._cache_bytes)
+        return partial(ZarrReader, self._folder, driver=self._driver, cache_bytes=self._cache_bytes), ()
 
     def read(self, selection: tuple[int | slice, ...] | slice = slice(None)) -> NDArray[np.generic]:
-        """Return a rectangle; the libraries' own errors pass through (see `pathopatch.slides.integrity`)."""
+        """Return a rectangle."""
         array = self._open_here()
         return np.asarray(array[selection] if self._is_fork() else array[selection].read().result())
 
     def rows(self, index: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Return entries along the first axis in any order; the libraries' own errors pass through."""
+        """Return entries along the first axis, in any order."""
         array = self._open_here()
         # In zarr-python fancy indexing of shards is far slower than one row after another.
         if self._is_fork():
@@ -125,20 +123,15 @@ class ZarrReader:
     def _open_here(self) -> Any:
         """Return the array, opened in this process."""
         if self._array is None or self._pid != os.getpid():
-            self._array, self._pid = self._open(), os.getpid()
+            spec = {
+                "driver": self._driver,
+                "kvstore": {"driver": "file", "path": f"{self._folder.resolve()}/"},
+                "recheck_cached_data": "open",
+                "context": {"cache_pool": {"total_bytes_limit": self._cache_bytes}},
+            }
+            if self._is_fork():
+                self._array = zarr.open_array(self._folder, mode="r")
+            else:
+                self._array = ts.open(spec, open=True, read=True).result()
+            self._pid = os.getpid()
         return self._array
-
-    def _open(self) -> Any:
-        if self._is_fork():
-            return zarr.open_array(self._folder, mode="r")
-        spec = {
-            "driver": self._driver,
-            "kvstore": {"driver": "file", "path": f"{self._folder.resolve()}/"},
-            "recheck_cached_data": "open",
-            "context": {"cache_pool": {"total_bytes_limit": self._cache_bytes}},
-        }
-        return ts.open(spec, open=True, read=True).result()
-
-
-def _rebuild(folder: Path, driver: str, cache_bytes: int) -> ZarrReader:
-    return ZarrReader(folder, driver=driver, cache_bytes=cache_bytes)

@@ -10,21 +10,16 @@ from typing import Any, Unpack
 import numpy as np
 import openslide
 
-from pathopatch.core.errors import (
-    ChannelMismatchError,
-    InputMissingError,
-    InputUnsupportedError,
-    PathopatchError,
-)
-from pathopatch.slides.axes import Choice
+from pathopatch.core.errors import ChannelMismatchError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.slides.background import Background
-from pathopatch.slides.czi import CziSlide, is_czi
+from pathopatch.slides.czi import CZI_SIGNATURE, CziSlide
 from pathopatch.slides.image_file import SUFFIXES, JpegPngSlide
-from pathopatch.slides.integrity import checked_tiff, corrupt, is_tiff, unsupported
+from pathopatch.slides.integrity import TIFF_SIGNATURES, checked_tiff, corrupt, unsupported
 from pathopatch.slides.manifest import Fragment, split_fragment
 from pathopatch.slides.omezarr import OmeZarrSlide, is_zarr
 from pathopatch.slides.openslide import OpenSlideSlide, openslide_resolution
-from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions
 from pathopatch.slides.stack import ChannelStack
 from pathopatch.slides.tiff import TiffSlide
 
@@ -88,15 +83,13 @@ def open_slide(
 def parse_source(text: str) -> Path | dict[str, str]:
     """Return the file, or the file of each channel, that a command line names.
 
+    An existing file is never taken apart, and fragments are kept. A channel that is named twice is a
+    ChannelMismatchError.
+
     Parameters
     ----------
     text : str
-        ``slide.svs``, or ``CARS=a.tif,TPEF=b.tif``; fragments are kept. An existing file is never taken apart.
-
-    Raises
-    ------
-    ChannelMismatchError
-        A channel is named twice.
+        ``slide.svs``, or ``CARS=a.tif,TPEF=b.tif``.
     """
     if Path(text).exists() or not re.match(_CHANNEL, text):
         return Path(text)
@@ -109,20 +102,11 @@ def parse_source(text: str) -> Path | dict[str, str]:
 
 
 def in_order(slide: Slide, names: Sequence[str] | None) -> Slide:
-    """Return a slide with its channels under these names, in this order.
+    """Return a slide with its channels under the names, and in the order, that a model or a cohort has for them.
 
-    Parameters
-    ----------
-    slide : Slide
-        An open slide. It is returned as it is if its channels are these already, or if they are others.
-    names : sequence of str or None
-        The names that a model or a cohort has for the channels; None: whatever the slide has. Upper and lower case
-        count as the same, and no two names of one slide may differ in that alone.
-
-    Returns
-    -------
-    Slide
-        The same files opened again, a plane for each channel where their order differs.
+    The slide itself is returned if its channels are these already, if they are others, or if `names` is None. Else its
+    files are opened again, a plane for each channel where their order differs. Upper and lower case count as the same,
+    and no two names of one slide may differ in that alone.
     """
     if names is None or tuple(names) == slide.channels:
         return slide
@@ -152,8 +136,7 @@ def _open_file(source: Path | str, **options: Unpack[SlideOptions]) -> Slide:
     is_chosen = (fragment.page, fragment.z, fragment.t) != (None, None, None)
     adapter = _adapter(path, is_chosen=is_chosen)
     if adapter in (TiffSlide, CziSlide):
-        choice = Choice(page=fragment.page, plane=fragment.plane, z=fragment.z, t=fragment.t)
-        return adapter(path, choice=choice, **options)
+        return adapter(path, choice=fragment, **options)
     if is_chosen:
         what = f"{path.name} has no pages to choose from"
         raise unsupported(path, what, "leave #page=, #z= and #t= out; #plane= chooses a channel")
@@ -169,16 +152,18 @@ def _adapter(path: Path, *, is_chosen: bool) -> Callable[..., Slide]:
     if not path.is_file():
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path")
     # By the first bytes, not by the name, which may be wrong.
-    if is_tiff(path):
+    with path.open("rb") as stream:
+        first_bytes = stream.read(len(CZI_SIGNATURE))
+    if first_bytes[:4] in TIFF_SIGNATURES:
         return OpenSlideSlide if not is_chosen and _is_for_openslide(path) else TiffSlide
-    if is_czi(path):
+    if first_bytes == CZI_SIGNATURE:
         return CziSlide
     suffix = path.suffix.lower()
     if SUFFIXES.get(suffix, "tiff") != "tiff":
         return JpegPngSlide
     if suffix in (*_TIFF_SUFFIXES, ".czi"):
         kind = "CZI file" if suffix == ".czi" else "TIFF"
-        flaw = f"does not begin as a {kind}" if path.stat().st_size else "is empty"
+        flaw = f"does not begin as a {kind}" if first_bytes else "is empty"
         raise corrupt(path, f"it is named {path.suffix} and {flaw}")
     if openslide.OpenSlide.detect_format(path) is not None:
         return OpenSlideSlide
@@ -210,10 +195,7 @@ def _is_for_openslide(path: Path) -> bool:
 
 
 def _is_equal_aperio(path: Path, handle: Any) -> bool:
-    """Return whether `TiffSlide` and OpenSlide see the same levels, resolution and pixels in an Aperio slide.
-
-    False for a file that is no Aperio slide. The OpenSlide handle is of the same file.
-    """
+    """Return whether `TiffSlide` and OpenSlide, by its handle, see the same levels, resolution and pixels of Aperio."""
     # Decoded directly, the slide is read several times faster. OpenSlide hands JPEG and JPEG 2000 tiles to the same
     # kind of decoder as imagecodecs, so the stored pixels are equal by construction. OpenSlide keeps JPEG 2000 in
     # YCbCr, which it converts itself, and tiles without any bytes, which it fills from a coarser level.

@@ -9,13 +9,12 @@ from typing import Any, Unpack, cast
 import cv2
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 
 from pathopatch.slides.integrity import corrupt, unsupported
-from pathopatch.slides.resample import Pixels, nominal_downsample
+from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
-from pathopatch.slides.slide import Slide, SlideOptions
-from pathopatch.slides.slide_file import plane_slice
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions, plane_slice
 
 
 class OpenSlideSlide(Slide):
@@ -47,9 +46,7 @@ class OpenSlideSlide(Slide):
             self._handle.close()
         self._handle = None
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         # OpenSlide's own downsample, so that it arrives at this very pixel.
         scale = self._scales[level]
         corner = round(left * scale), round(top * scale)

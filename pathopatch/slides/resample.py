@@ -14,6 +14,8 @@ from pathopatch.slides.resolution import MPP_TOLERANCE
 
 Pixels = NDArray[np.generic]
 """Pixels of a slide, (C, H, W) in the source's type."""
+PixelsAndOpacity = tuple[Pixels, NDArray[np.uint8] | None]
+"""Pixels and their opacity, (H, W) or, where the channels differ, (C, H, W); None if all is opaque (255)."""
 
 ORIENTATION_TAG = 274
 """Of TIFF and EXIF."""

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,13 @@ class TileCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._capacity = _MIN_CACHE_BYTES
+        self.capacity = _MIN_CACHE_BYTES
         self._forget()
 
     def _forget(self) -> None:
         """Start empty: at first, after closing, and in a forked process."""
-        # A fork copies the lock as it was; a thread that does not exist there may hold it for ever.
+        # A fork copies the lock as it was; a thread that does not exist there may hold it for ever. It drops the
+        # parent's descriptor without closing it.
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._segments: OrderedDict[Hashable, tuple[Pixels | None, int]] = OrderedDict()
@@ -52,23 +54,16 @@ class TileCache:
         self._map: mmap.mmap | None = None
         self._touched = 0
 
-    def reserve(self, row_bytes: int) -> None:
-        """Make room for two rows of tiles of this many bytes each."""
-        self._capacity = max(self._capacity, _CACHED_TILE_ROWS * row_bytes)
-
     def read(self, offset: int, count: int) -> bytes:
         """Return bytes of the file, opened in this process when first needed."""
         # pread keeps no position, so threads read through one descriptor without the lock.
         descriptor = self._descriptor
         if descriptor < 0:
             with self._lock:
-                descriptor = self._open()
+                if self._descriptor < 0:
+                    self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                descriptor = self._descriptor
         return os.pread(descriptor, count, offset)
-
-    def _open(self) -> int:
-        if self._descriptor < 0:
-            self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        return self._descriptor
 
     def mapped(self, touched_bytes: int) -> mmap.mmap:
         """Return the file mapped into memory, of which about so many bytes are going to be read."""
@@ -76,7 +71,8 @@ class TileCache:
             self._forget()
         with self._lock:
             if self._map is None:
-                self._map = mmap.mmap(self._open(), 0, access=mmap.ACCESS_READ)
+                with self._path.open("rb") as stream:
+                    self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
             self._touched += touched_bytes
             # Pages read before are handed back now and then: they would count as this process's memory.
             if self._touched > _MAX_TOUCHED_BYTES:
@@ -86,7 +82,6 @@ class TileCache:
 
     def get(self, key: Hashable) -> tuple[bool, Pixels | None]:
         """Return whether a segment is kept, and the segment (None: nothing is stored there)."""
-        # A fork drops the parent's descriptor without closing it.
         if self._pid != os.getpid():
             self._forget()
         with self._lock:
@@ -102,13 +97,12 @@ class TileCache:
                 self._bytes -= self._segments.pop(key)[1]
             self._segments[key] = segment, n_bytes
             self._bytes += n_bytes
-            while self._bytes > self._capacity and len(self._segments) > 1:
+            while self._bytes > self.capacity and len(self._segments) > 1:
                 self._bytes -= self._segments.popitem(last=False)[1][1]
 
     def close(self) -> None:
         """Drop all segments and close the file."""
-        if self._descriptor >= 0 and self._pid == os.getpid():
-            os.close(self._descriptor)
+        self.__del__()
         self._forget()
 
     def __del__(self) -> None:
@@ -143,15 +137,11 @@ class PageReader:
         self._decode, self._jpegtables = frame.decode, page.jpegtables
         self._jpeg = _jpeg_decoder(page, frame)
         self._is_converted = self._jpeg is not None and self.samples > 1 and self._jpeg.keywords["colorspace"] is None
-        self._offsets = np.asarray(page.dataoffsets, np.int64)
-        self._counts = np.asarray(page.databytecounts, np.int64)
-        if frame.is_tiled:
-            self._box = int(frame.tilelength), int(frame.tilewidth)
-        else:
-            self._box = min(int(frame.rowsperstrip), self._height), self._width
+        self._offsets, self._counts = (np.asarray(n, np.int64) for n in (page.dataoffsets, page.databytecounts))
+        strip = min(int(frame.rowsperstrip), self._height), self._width
+        self._box = (int(frame.tilelength), int(frame.tilewidth)) if frame.is_tiled else strip
         self._box_shape = self._box if self.samples == 1 else (*self._box, self.samples)
-        self._down = -(-self._height // self._box[0])
-        self._across = -(-self._width // self._box[1])
+        self._down, self._across = -(-self._height // self._box[0]), -(-self._width // self._box[1])
         samples = 1 if self._is_planar else self.samples
         self._segment_bytes = self._box[0] * self._box[1] * samples * frame.dtype.itemsize
         if self._segment_bytes > _MAX_SEGMENT_BYTES:
@@ -160,7 +150,8 @@ class PageReader:
                 place=str(path),
                 remedy="write it again in tiles of 256 or 512 px",
             )
-        cache.reserve(self._segment_bytes * self._across * (self.samples if self._is_planar else 1))
+        row_bytes = self._segment_bytes * self._across * (self.samples if self._is_planar else 1)
+        cache.capacity = max(cache.capacity, _CACHED_TILE_ROWS * row_bytes)
 
     def whole_tile(self, left: int, top: int, width: int, height: int) -> Pixels | None:
         """Return a rectangle that is exactly one tile, (samples, H, W), neither copied nor kept; None if it is none."""
@@ -172,16 +163,15 @@ class PageReader:
         index = (top // height) * self._across + left // width
         key = self._key, index
         is_kept, segment = self._cache.get(key)
-        count = int(self._counts[index])
-        if is_kept or not count:
+        if is_kept or not self._counts[index]:
             self._is_reread = segment is _HANDED_OVER
             return None
-        segment = self._decoded(index, self._cache.read(int(self._offsets[index]), count), count)
+        segment = self._decoded(index)
         self._cache.put(key, _HANDED_OVER, self._segment_bytes)
         return segment if segment.flags.writeable else segment.copy(order="K")
 
     def read_into(
-        self, out: Pixels, pairs: Sequence[tuple[int, int]] | None, left: int, top: int
+        self, out: Pixels, pairs: Sequence[tuple[Any, Any]] | None, left: int, top: int
     ) -> list[tuple[slice, slice]]:
         """Fill channels of `out`, (C, H, W), from a rectangle of the page; return the parts that nothing is stored for.
 
@@ -189,61 +179,49 @@ class PageReader:
         the page.
         """
         height, width = out.shape[1:]
+        if pairs is None and (self._is_planar or self._plain is not None):
+            pairs = [(i, i) for i in range(self.samples)]
+        elif pairs is None:
+            pairs = [(slice(None), slice(None))]
         if self._plain is not None:
-            pairs = [(i, i) for i in range(self.samples)] if pairs is None else pairs
-            rows_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(pairs)
+            touched_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(pairs)
             try:
-                pixels = self._plain.view(self._cache.mapped(rows_bytes))
+                pixels = self._plain.view(self._cache.mapped(touched_bytes))
             except EOFError as error:
                 raise corrupt(self._path, f"the file ends before its pixels do: {error}") from error
             for channel, sample in pairs:
                 out[channel] = pixels[sample, top : top + height, left : left + width]
             return []
+        down, across = self._box
+        rows = range(top // down, -(-(top + height) // down))
+        columns = range(left // across, -(-(left + width) // across))
         holes = []
-        for row in range(top // self._box[0], -(-(top + height) // self._box[0])):
-            for column in range(left // self._box[1], -(-(left + width) // self._box[1])):
-                if not self._place(out, pairs, (left, top), (row, column)):
-                    y, x = row * self._box[0] - top, column * self._box[1] - left
-                    ends = y + self._box[0], x + self._box[1]
-                    holes.append((slice(max(y, 0), ends[0]), slice(max(x, 0), ends[1])))
+        for row, column in product(rows, columns):
+            at = row * self._across + column
+            # Corner of the strip or tile in `out`, and what of both lies on each other.
+            y, x = row * down - top, column * across - left
+            ys, xs = slice(max(y, 0), min(y + down, height)), slice(max(x, 0), min(x + across, width))
+            inner = slice(ys.start - y, ys.stop - y), slice(xs.start - x, xs.stop - x)
+            segment = None if self._is_planar else self._segment(at)
+            is_stored = True
+            for channel, sample in pairs:
+                if self._is_planar:
+                    segment, sample = self._segment(sample * self._down * self._across + at), 0
+                out[channel, ys, xs] = 0 if segment is None else segment[(sample, *inner)]
+                is_stored &= segment is not None
+            if not is_stored:
+                holes.append((ys, xs))
         return holes
 
-    def _place(
-        self, out: Pixels, pairs: Sequence[tuple[int, int]] | None, corner: tuple[int, int], at: tuple[int, int]
-    ) -> bool:
-        """Copy one segment's part; return False if nothing is stored there."""
-        left, top = corner
-        y0, x0 = at[0] * self._box[0], at[1] * self._box[1]
-        y1, x1 = min(y0 + self._box[0], top + out.shape[1]), min(x0 + self._box[1], left + out.shape[2])
-        ys, xs = max(y0, top), max(x0, left)
-        target = slice(ys - top, y1 - top), slice(xs - left, x1 - left)
-        if pairs is None and not self._is_planar:
-            segment = self._segment(at[0] * self._across + at[1])
-            out[(slice(None), *target)] = 0 if segment is None else segment[:, ys - y0 : y1 - y0, xs - x0 : x1 - x0]
-            return segment is not None
-        is_stored = True
-        pairs = [(i, i) for i in range(self.samples)] if pairs is None else pairs
-        for channel, sample in pairs:
-            if self._is_planar or (channel, sample) == pairs[0]:
-                plane = sample if self._is_planar else 0
-                segment = self._segment((plane * self._down + at[0]) * self._across + at[1])
-            if segment is None:
-                out[(channel, *target)] = 0
-                is_stored = False
-            else:
-                inner = 0 if self._is_planar else sample
-                out[(channel, *target)] = segment[inner, ys - y0 : y1 - y0, xs - x0 : x1 - x0]
-        return is_stored
-
     def _segment(self, index: int) -> Pixels | None:
-        """Return a decoded strip or tile (samples, rows, columns)."""
-        is_kept, segment = self._cache.get((self._key, index))
+        """Return a decoded strip or tile (samples, rows, columns); None where nothing is stored."""
+        key = self._key, index
+        is_kept, segment = self._cache.get(key)
         if is_kept and segment is not _HANDED_OVER:
             return segment
         self._is_reread |= is_kept
-        offset, count = int(self._offsets[index]), int(self._counts[index])
-        segment = self._decoded(index, self._cache.read(offset, count), count) if count else None
-        self._cache.put((self._key, index), segment, 0 if segment is None else segment.nbytes)
+        segment = self._decoded(index) if self._counts[index] else None
+        self._cache.put(key, segment, 0 if segment is None else segment.nbytes)
         return segment
 
     def _memory(self) -> NDArray[np.uint8] | None:
@@ -255,33 +233,38 @@ class PageReader:
         start = (_UNSTREAMED_OFFSET - spare.ctypes.data) % _STREAMED_ALIGNMENT
         return np.ndarray(self._box_shape, np.uint8, spare, start)
 
-    def _decoded(self, index: int, data: bytes, count: int) -> Pixels:
+    def _decoded(self, index: int) -> Pixels:
         """Return a strip or tile decoded, (samples, rows, columns), large enough for the pixels that it should hold."""
-        if self._jpeg is not None and len(data) == count:
-            try:
-                pixels = self._jpeg(data, out=self._memory())
-                if pixels.shape == self._box_shape:
-                    return _channels_first(pixels)
-            except DECODING_ERRORS:
-                pass  # the general decoder below finds out whether it is broken or only unusual
+        count = int(self._counts[index])
+        data = self._cache.read(int(self._offsets[index]), count)
         row, column = divmod(index % (self._down * self._across), self._across)
         # The last strip may be stored without its padding, so only the pixels inside the page are due.
         due_h = min(self._box[0], self._height - row * self._box[0])
         due_w = min(self._box[1], self._width - column * self._box[1])
+        pixels: Pixels | None = None
         what = "it is shorter than announced"
-        if len(data) == count:
+        if self._jpeg is not None and len(data) == count:
+            try:
+                pixels = self._jpeg(data, out=self._memory())
+            except DECODING_ERRORS:
+                pixels = None  # the general decoder below finds out whether it is broken or only unusual
+        if (pixels is None or pixels.shape != self._box_shape) and len(data) == count:
+            pixels = None
             try:
                 decoded, _, shape = self._decode(data, index, jpegtables=self._jpegtables)
                 if decoded is not None and shape[1] >= due_h and shape[2] >= due_w:
-                    return _channels_first(decoded[0])
+                    pixels = decoded[0]
                 what = "it decodes to fewer pixels than due"
             except DECODING_ERRORS as error:
                 what = str(error)
-        raise corrupt(
-            self._path,
-            f"the strip or tile at ({column * self._box[1]}, {row * self._box[0]}) of a level of "
-            f"{self._width} x {self._height} px cannot be decoded: {what}",
-        )
+        if pixels is None:
+            raise corrupt(
+                self._path,
+                f"the strip or tile at ({column * self._box[1]}, {row * self._box[0]}) of a level of "
+                f"{self._width} x {self._height} px cannot be decoded: {what}",
+            )
+        plain = np.ascontiguousarray(pixels)
+        return plain[None] if plain.ndim == 2 else plain.transpose(2, 0, 1)
 
 
 def _jpeg_decoder(page: Any, frame: Any) -> partial[Pixels] | None:
@@ -297,12 +280,6 @@ def _jpeg_decoder(page: Any, frame: Any) -> partial[Pixels] | None:
         colorspace=2 if photometric == 2 and not frame.is_jfif else None,
         outcolorspace=None if photometric == 1 else 2,
     )
-
-
-def _channels_first(pixels: Pixels) -> Pixels:
-    """Return decoded pixels (rows, columns[, samples]) as (samples, rows, columns), in the memory that they are in."""
-    plain = np.ascontiguousarray(pixels)
-    return plain[None] if plain.ndim == 2 else plain.transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -326,9 +303,7 @@ class _PlainRun:
 def _plain(page: Any, frame: Any) -> _PlainRun | None:
     """Return where a page's pixels stand; None if they are not one plain run of bytes."""
     is_plain = frame.compression == 1 and frame.predictor == 1 and frame.fillorder == 1
-    if not (is_plain and page.is_contiguous) or frame.is_tiled or frame.imagedepth > 1:
-        return None
-    if int(np.min(page.databytecounts)) <= 0:
+    if not (is_plain and page.is_contiguous) or frame.is_tiled or frame.imagedepth > 1 or min(page.databytecounts) <= 0:
         return None
     samples, height, width = int(frame.samplesperpixel), int(frame.imagelength), int(frame.imagewidth)
     is_planar = samples > 1 and int(frame.planarconfig) == 2

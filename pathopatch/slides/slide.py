@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.slides.background import (
-    Background,
-    Polarities,
-    Polarity,
-    background_text,
-    guess_polarities,
-    parse_background,
-)
+from pathopatch.slides.background import Background, Polarities, background_text, guess_polarities
 from pathopatch.slides.resample import (
     EXACT_READ_FACTOR,
     SAME_FACTOR,
@@ -29,23 +21,13 @@ from pathopatch.slides.resample import (
     shrink,
     shrink_in_bands,
 )
-from pathopatch.slides.resolution import MPP_TOLERANCE, SlideFacts
+from pathopatch.slides.resolution import MPP_TOLERANCE
 from pathopatch.slides.slide_file import SlideFile
-from pathopatch.slides.unscanned import Unscanned, find_unscanned, with_edge
+from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned, with_edge
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
 _OPAQUE = 127  # opacity as one more plane of the slide's type: the largest value that every type of pixels holds
-_OPAQUE_FROM = 128  # of 255: half of the pixel
-_LONGEST_NOTED_PX = 8192  # of the image in which clear pixels are noted
-
-
-class SlideOptions(TypedDict, total=False):
-    """Options of every adapter: values in place of the file's facts and of the guessed background, see `Slide`."""
-
-    mpp: float | None
-    channels: tuple[str, ...] | None
-    background: Background | None
 
 
 class _SmallOverview(NamedTuple):
@@ -56,40 +38,11 @@ class _SmallOverview(NamedTuple):
 
 
 class Slide(SlideFile):
-    """An open slide; a context manager that pickles by opening its files again.
+    """An open slide; see `SlideFile` for its attributes.
 
     Points are (x, y) in level-0 pixels from the top-left corner of the whole slide; pixels are (C, H, W) in the
     source's type. Pixels outside the slide, and those never scanned, have the background value.
-
-    Parameters
-    ----------
-    facts, arguments, mpp, channels
-        See `SlideFile`.
-    background : str, optional
-        ``dark``, ``bright`` or ``CARS=dark,HE=bright``, in place of the guess.
-
-    Raises
-    ------
-    MppMissingError, ChannelMismatchError
-        See `SlideFile`.
-    InputUnsupportedError
-        `background` is no polarity, or names another channel.
     """
-
-    def __init__(
-        self,
-        facts: SlideFacts,
-        arguments: Mapping[str, Any],
-        *,
-        mpp: float | None = None,
-        channels: tuple[str, ...] | None = None,
-        background: Background | None = None,
-    ) -> None:
-        super().__init__(facts, {**arguments, "background": background}, mpp=mpp, channels=channels)
-        self._background = background
-        self._stated: tuple[Polarity | None, ...] = (None,) * len(self.channels)
-        if background is not None:
-            self._stated = parse_background(background, self.channels, place=str(facts.paths[0]))
 
     @property
     def polarities(self) -> Polarities:
@@ -112,7 +65,8 @@ class Slide(SlideFile):
     def values_of(self, polarities: Polarities) -> Pixels:
         """Return the value of each channel, (C,) in the source's type, that stands for no tissue.
 
-        Bright is an integer type's largest value, dark is 0; where the type does not tell, see the overview's extremes.
+        Bright is an integer type's largest value, dark is 0. A floating-point type has no white, and values below 0 no
+        black: the overview's extremes stand for them.
         """
         values: list[int | float] = []
         for channel, polarity in enumerate(polarities):
@@ -121,8 +75,6 @@ class Slide(SlideFile):
             elif self.dtype.kind == "u":
                 values.append(0)
             else:
-                # A floating-point type has no white, and values below 0 no black: the overview's extremes stand for
-                # them.
                 low, high = self._small_overview.extremes[channel]
                 values.append(high if polarity == "bright" else min(low, 0.0))
         return np.array(values, self.dtype)
@@ -142,8 +94,8 @@ class Slide(SlideFile):
         Returns
         -------
         ndarray, shape (C, height, width)
-            Source type; pixels outside the slide have the background value. Channels may alternate in memory, as
-            decoders write them: `pathopatch.slides.resample.planes` takes them apart.
+            Source type. Channels may alternate in memory, as decoders write them: `pathopatch.slides.resample.planes`
+            takes them apart.
 
         Raises
         ------
@@ -199,7 +151,7 @@ class Slide(SlideFile):
                 place=str(self.paths[0]),
                 remedy="choose a target mpp that is not below the slide's",
             )
-        level = level_for([each.downsample for each in self.levels], downsample, exact_factor=exact_factor)
+        level = level_for([box.downsample for box in self.levels], downsample, exact_factor=exact_factor)
         scale, box = self.levels[level].downsample, self.levels[level]
         factor = downsample / scale
         is_same_scale = abs(factor - 1) <= SAME_FACTOR
@@ -252,7 +204,7 @@ class Slide(SlideFile):
         A pixel was scanned if all channels were there: at least half of it is opaque, and it is no fill, see
         `pathopatch.slides.unscanned`.
         """
-        clear = _ClearPixels()
+        clear = ClearPixels()
         pixels, scale_x, scale_y = self._overview(max_px, self._blended, len(self.channels), clear)
         unscanned = self._unscanned(pixels)
         if clear.opaque is not None:
@@ -269,8 +221,7 @@ class Slide(SlideFile):
         out = np.empty((len(self.channels), height, width), self.dtype)
         out[:] = self.background_values[:, None, None]
         if x0 < x1 and y0 < y1:
-            inside = self._blended(x0, y0, x1 - x0, y1 - y0, level)
-            out[:, y0 - top : y1 - top, x0 - left : x1 - left] = inside
+            out[:, y0 - top : y1 - top, x0 - left : x1 - left] = self._blended(x0, y0, x1 - x0, y1 - y0, level)
         return out
 
     def _read_over_edge(self, x: int, y: int, patch_px: int, downsample: float, level: int) -> Pixels:
@@ -297,7 +248,7 @@ class Slide(SlideFile):
         return patch
 
     def _blended(
-        self, left: int, top: int, width: int, height: int, level: int, clear: _ClearPixels | None = None
+        self, left: int, top: int, width: int, height: int, level: int, clear: ClearPixels | None = None
     ) -> Pixels:
         """Return pixels inside a level, mixed with the background value by their opacity; note the clear ones."""
         pixels, opacity = self._read_level(left, top, width, height, level)
@@ -320,14 +271,14 @@ class Slide(SlideFile):
         return [*planes(pixels), (least // 2).astype(self.dtype)]
 
     def _overview(
-        self, max_px: int, read: Callable[..., Pixels | list[Pixels]], count: int, *more: _ClearPixels
+        self, max_px: int, read: Callable[..., Pixels | list[Pixels]], count: int, *more: ClearPixels
     ) -> tuple[Pixels, float, float]:
         """Return the overview of what a function reads of a level, `count` planes, and its scales."""
         width, height = self.size
         shrinkage = max(1.0, max(width, height) / max_px)
         w, h = max(1, round(width / shrinkage)), max(1, round(height / shrinkage))
         scale_x, scale_y = width / w, height / h
-        level = level_for([each.downsample for each in self.levels], min(scale_x, scale_y))
+        level = level_for([box.downsample for box in self.levels], min(scale_x, scale_y))
         box = self.levels[level]
         pixels = shrink_in_bands(
             lambda top, rows: read(0, top, box.width, rows, level, *more),
@@ -369,31 +320,3 @@ class Slide(SlideFile):
         if values.size and not np.isnan(values).all(axis=1).any():
             extremes = list(zip(np.nanmin(values, axis=1).tolist(), np.nanmax(values, axis=1).tolist(), strict=True))
         return _SmallOverview(guess_polarities(overview, is_colour=self.is_colour, valid=valid), extremes)
-
-
-@dataclass
-class _ClearPixels:
-    """Where a level is not opaque, noted band by band at a bounded size; nothing is kept while all is opaque."""
-
-    opaque: NDArray[np.bool_] | None = None  # every k-th pixel of the level
-    step: int = 1
-
-    def add(self, opacity: NDArray[np.uint8], top: int, height: int) -> None:
-        """Note the opacity, (H, W) or (C, H, W), of a band of whole rows of a level so many rows high."""
-        least = opacity.min(axis=0) if opacity.ndim == 3 else opacity
-        if self.opaque is None:
-            self.step = max(1, max(height, least.shape[1]) // _LONGEST_NOTED_PX)
-            self.opaque = np.ones((-(-height // self.step), -(-least.shape[1] // self.step)), np.bool_)
-        first = -top % self.step
-        rows = least[first :: self.step, :: self.step] >= _OPAQUE_FROM
-        start = (top + first) // self.step
-        self.opaque[start : start + len(rows)] = rows
-
-    def mask(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return which pixels of an image (h, w) of the level are clear, by their middles; after `add` only."""
-        assert self.opaque is not None
-        rows, columns = (
-            np.minimum(((np.arange(n) + 0.5) * size / n).astype(int), size - 1)
-            for n, size in zip(shape, self.opaque.shape, strict=True)
-        )
-        return ~self.opaque[np.ix_(rows, columns)]

@@ -5,17 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, MppMissingError
+from pathopatch.slides.background import Background, Polarity, parse_background
 from pathopatch.slides.integrity import unsupported
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, SlideFacts, resolution
+
+
+class SlideOptions(TypedDict, total=False):
+    """Options of every adapter: values in place of the file's facts and of the guessed background."""
+
+    mpp: float | None  # um per level-0 px
+    channels: tuple[str, ...] | None  # names of the planes
+    background: Background | None  # ``dark``, ``bright`` or ``CARS=dark,HE=bright``
 
 
 class SlideFile(ABC):
@@ -27,10 +36,8 @@ class SlideFile(ABC):
         From the adapter.
     arguments : mapping
         Keyword arguments that make the adapter again, for pickling.
-    mpp : float, optional
-        um per level-0 px, in place of what the file says.
-    channels : tuple of str, optional
-        Names of the planes, in place of the file's.
+    mpp, channels, background
+        See `SlideOptions`.
 
     Attributes
     ----------
@@ -52,12 +59,8 @@ class SlideFile(ABC):
         Files that the pixels come from, without fragments, each once.
     file_of : tuple of int
         Index of the file that each channel comes from: planes of one file were scanned together.
-    has_mpp : bool
-        Micrometres per pixel are known.
-    is_colour : bool
-        The channels are red, green and blue of one image.
-    is_rgb : bool
-        The channels are uint8 red, green and blue.
+    has_mpp, is_colour, is_rgb : bool
+        Micrometres per pixel are known; the channels are red, green and blue of one image; they are so in uint8.
 
     Raises
     ------
@@ -65,6 +68,8 @@ class SlideFile(ABC):
         `mpp` is given and out of range.
     ChannelMismatchError
         The number of names differs from the number of planes, or one is given twice.
+    InputUnsupportedError
+        `background` is no polarity, or names another channel.
     """
 
     def __init__(
@@ -74,8 +79,9 @@ class SlideFile(ABC):
         *,
         mpp: float | None = None,
         channels: tuple[str, ...] | None = None,
+        background: Background | None = None,
     ) -> None:
-        self._arguments = {**arguments, "mpp": mpp, "channels": channels}
+        self._arguments = {**arguments, "mpp": mpp, "channels": channels, "background": background}
         self.paths = facts.paths
         if channels is not None and (len(channels) != len(facts.channels) or len(set(channels)) != len(channels)):
             raise ChannelMismatchError(
@@ -87,8 +93,8 @@ class SlideFile(ABC):
         self.channels = facts.channels if channels is None else tuple(channels)
         self._resolution = facts.resolution if mpp is None else resolution(mpp, mpp, source="the value given")
         self.has_mpp = self._resolution.mpp is not None
-        if mpp is not None and not self.has_mpp:
-            raise self._mpp_missing()
+        if mpp is not None:
+            _ = self.mpp  # refuses one that makes no sense
         self.dtype, self.levels, self.notes = facts.dtype, facts.levels, facts.notes
         self.size = facts.levels[0].width, facts.levels[0].height
         self.bounds: tuple[int, int, int, int] = facts.bounds or (0, 0, *self.size)
@@ -96,11 +102,15 @@ class SlideFile(ABC):
         self.is_colour = self.channels == RGB and len(set(self.file_of)) == 1
         self.is_rgb = self.channels == RGB and self.dtype == np.uint8
         self.facts = replace(facts, channels=self.channels, resolution=self._resolution, bounds=self.bounds)
+        self._background = background
+        self._stated: tuple[Polarity | None, ...] = (None,) * len(self.channels)
+        if background is not None:
+            self._stated = parse_background(background, self.channels, place=str(facts.paths[0]))
 
     @property
     def source(self) -> str | dict[str, str]:
         """Absolute path with its fragment, or one per channel name: `open_slide` opens this slide again from it."""
-        # TIFF and CZI adapters keep what the fragment chose in a `Choice`, others in arguments of their own.
+        # TIFF and CZI adapters keep what was chosen in a `Fragment`, others in arguments of their own.
         choice = self._arguments.get("choice")
         chosen = self._arguments if choice is None else vars(choice)
         words = [f"{name}={chosen[name]}" for name in ("page", "plane", "z", "t") if chosen.get(name) is not None]
@@ -114,10 +124,14 @@ class SlideFile(ABC):
         Raises
         ------
         MppMissingError
-            Neither the file nor the caller states them, or the file's value makes no sense.
+            Neither the file nor the caller states them, or the value makes no sense.
         """
         if self._resolution.mpp is None:
-            raise self._mpp_missing()
+            raise MppMissingError(
+                f"micrometres per pixel are unknown: {self._resolution.reason}",
+                place=", ".join(map(str, self.paths)),
+                remedy="fill the manifest's column mpp, or give --slide-mpp",
+            )
         return self._resolution.mpp
 
     def __enter__(self) -> Self:
@@ -130,27 +144,15 @@ class SlideFile(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # File handles cannot be sent to another process: it gets the arguments and opens the file itself.
-        return _reopen, (type(self), self._arguments)
+        return partial(type(self), **self._arguments), ()
 
     @abstractmethod
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        """Return pixels (C, H, W) of a rectangle inside a level, in its px, and their opacity.
-
-        The opacity is (H, W) or, where the channels differ, (C, H, W); None if all is opaque (255).
-        """
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
+        """Return pixels (C, H, W) of a rectangle inside a level, in its px, and their opacity."""
 
     @abstractmethod
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""
-
-    def _mpp_missing(self) -> MppMissingError:
-        return MppMissingError(
-            f"micrometres per pixel are unknown: {self._resolution.reason}",
-            place=", ".join(str(path) for path in self.paths),
-            remedy="fill the manifest's column mpp, or give --slide-mpp",
-        )
 
 
 def plane_slice(path: Path, names: Sequence[str], plane: int | None) -> slice:
@@ -160,8 +162,3 @@ def plane_slice(path: Path, names: Sequence[str], plane: int | None) -> slice:
     if not 0 <= plane < len(names):
         raise unsupported(path, f"there is no plane {plane}", f"choose 0 to {len(names) - 1} ({', '.join(names)})")
     return slice(plane, plane + 1)
-
-
-def _reopen(kind: type[SlideFile], arguments: dict[str, Any]) -> SlideFile:
-    """Return a slide opened again in this process."""
-    return cast(Any, kind)(**arguments)  # type: ignore[no-any-return]

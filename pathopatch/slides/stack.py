@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
-from pathopatch.slides.resample import Pixels
+from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import MPP_TOLERANCE, SlideFacts
-from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions
 
 
 class ChannelStack(Slide):
@@ -51,9 +51,7 @@ class ChannelStack(Slide):
         """Absolute path with its fragment of each channel."""
         return {name: str(part.source) for name, part in self._slides.items()}
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         parts = [
             part._read_level(left, top, width, height, index)
             for part, index in zip(self._slides.values(), self._level_of[level], strict=True)
@@ -129,9 +127,7 @@ class AlignedSlide(Slide):
         self._slide, self._offsets = slide, offsets
         super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         box = self.levels[level]
         # At coarser levels the offset is rounded to the level's pixels, as the corner of a region is.
         moves = [(round(x / box.downsample), round(y / box.downsample)) for x, y in self._offsets]

@@ -14,13 +14,15 @@ from typing import Any, Unpack, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pathopatch.slides.axes import Choice, Plane, chosen_planes, image_note, page_of
+from pathopatch.slides.axes import Plane, chosen_planes, image_note, page_of
 from pathopatch.slides.integrity import checked_tiff, unsupported
+from pathopatch.slides.manifest import Fragment
 from pathopatch.slides.resample import (
     MIRRORED_ACROSS,
     MIRRORED_DOWN,
     ORIENTATION_TAG,
     Pixels,
+    PixelsAndOpacity,
     is_same_field,
     nominal_downsample,
     opacity_of,
@@ -29,10 +31,11 @@ from pathopatch.slides.resample import (
 )
 from pathopatch.slides.resolution import ALPHA_NOTE, DTYPES, RGB, Level, SlideFacts, ome_pixels, tiff_resolution
 from pathopatch.slides.segments import PageReader, TileCache
-from pathopatch.slides.slide import Slide, SlideOptions
+from pathopatch.slides.slide import Slide
+from pathopatch.slides.slide_file import SlideOptions
 
-_ALL_PLANES = Choice()
-_PHOTOMETRICS = {1: "minisblack", 2: "rgb", 6: "ycbcr"}
+_ALL_PLANES = Fragment("")
+_PHOTOMETRICS = (1, 2, 3, 6)  # grey, RGB, a table of colours, YCbCr
 _APERIO_YCBCR = 33003  # in Aperio's files only: Bio-Formats writes RGB under this number
 _SHADE = 257  # of a table's 65,535: tables are written from 8 bits, as multiples of 256 or of 257
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # kinds of alpha: the colours are multiplied by it, or are not
@@ -47,7 +50,7 @@ class TiffSlide(Slide):
     A file of several pages needs a choice, unless its metadata call them channels or `channels` names all planes.
     """
 
-    def __init__(self, path: Path, *, choice: Choice = _ALL_PLANES, **options: Unpack[SlideOptions]) -> None:
+    def __init__(self, path: Path, *, choice: Fragment = _ALL_PLANES, **options: Unpack[SlideOptions]) -> None:
         self._path = path
         with checked_tiff(path) as tiff:
             channels = options.get("channels")
@@ -56,49 +59,56 @@ class TiffSlide(Slide):
             for plane in planes:
                 _require_readable(plane.series.keyframe, path)
             planes, alpha = _without_alpha(planes, path, named)
-            self._orientation = _orientation(planes, path)
-            self._is_premultiplied = alpha is not None and int(alpha.series.keyframe.extrasamples[0]) == _ASSOCIATED
+            orientations = {orientation_of(plane.series.keyframe.tags.valueof(ORIENTATION_TAG)) for plane in planes}
+            if len(orientations) > 1:
+                what = f"planes of orientations {sorted(orientations)}"
+                raise unsupported(path, what, "write them again in one orientation")
+            (self._orientation,) = orientations
             self._has_alpha = alpha is not None
+            self._is_premultiplied = alpha is not None and int(alpha.series.keyframe.extrasamples[0]) == _ASSOCIATED
             sizes = _level_sizes(planes, is_turned=self._orientation != 1)
             self._cache = TileCache(path)
-            readers: dict[tuple[int, int, int], PageReader] = {}
-            self._sources: list[list[tuple[PageReader, int]]] = []  # per level, per channel
-            self._readers_of: dict[int, list[tuple[PageReader, list[tuple[int, int]], bool]]] = {}
+            # Of each level each page's reader and its (channel, sample) pairs: planes of one page share its reader, so
+            # that each tile is decoded once for all of them.
+            self._readers: list[list[tuple[PageReader, list[tuple[int, int]]]]] = []
             for level in range(len(sizes)):
-                level_sources = []
-                for plane in planes if alpha is None else [*planes, alpha]:
-                    # Planes of one page share its reader, so that each tile is decoded once for all of them.
+                by_page: dict[tuple[int, int, int], tuple[PageReader, list[tuple[int, int]]]] = {}
+                for number, plane in enumerate(planes if alpha is None else [*planes, alpha]):
                     key = (level, id(plane.series), plane.index)
-                    if key not in readers:
-                        pages = plane.series.levels[level]
-                        readers[key] = PageReader(page_of(pages, plane.index), path, self._cache, key)
-                    level_sources.append((readers[key], plane.sample))
-                self._sources.append(level_sources)
+                    if key not in by_page:
+                        page = page_of(plane.series.levels[level], plane.index)
+                        by_page[key] = PageReader(page, path, self._cache, key), []
+                    by_page[key][1].append((number, plane.sample))
+                self._readers.append(list(by_page.values()))
+            self._count = len(planes) + self._has_alpha
+            (reader, pairs), *others = self._readers[0]
+            self._is_one_page = not others and pairs == [(i, i) for i in range(reader.samples)]
             first = planes[0].series.keyframe
-            description = tiff.pages[0].description
             # From orientation 5 on rows and columns change places.
             shown = [size[::-1] for size in sizes] if self._orientation > 4 else sizes
             image = next(i for i, series in enumerate(tiff.series) if series is planes[0].series)
-            notes = [] if alpha is None else [ALPHA_NOTE]
-            # One that takes the largest of several images for the slide says so.
-            if len(tiff.series) > 1 and (note := image_note(tiff, planes, choice)):
-                notes.insert(0, note)
+            note = image_note(tiff, planes, choice) if len(tiff.series) > 1 else ""
             facts = SlideFacts(
                 channels=_names(planes, tiff, image),
                 dtype=first.dtype.newbyteorder("="),
                 levels=tuple(Level(*size, nominal_downsample(shown[0], size)) for size in shown),
-                resolution=tiff_resolution(first, description=description, imagej=tiff.imagej_metadata, image=image),
+                resolution=tiff_resolution(
+                    first, description=tiff.pages[0].description, imagej=tiff.imagej_metadata, image=image
+                ),
                 paths=(path,),
-                notes=tuple(notes),
+                notes=tuple(filter(None, (note, "" if alpha is None else ALPHA_NOTE))),
             )
-        arguments = {"path": path, "choice": choice}
-        super().__init__(facts, arguments, **options)
+        super().__init__(facts, {"path": path, "choice": choice}, **options)
 
-    def _read_level(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
-        if self._orientation != 1:
-            left, top, width, height = self._stored(left, top, width, height, level)
+    def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
+        box = self.levels[level]
+        # Where the rectangle, as shown, stands in the file.
+        if self._orientation in MIRRORED_ACROSS:
+            left = box.width - left - width
+        if self._orientation in MIRRORED_DOWN:
+            top = box.height - top - height
+        if self._orientation > 4:
+            left, top, width, height = top, left, height, width
         pixels, opacity = self._read_stored(left, top, width, height, level)
         if self._has_alpha:
             alpha = pixels[-1]
@@ -111,45 +121,22 @@ class TiffSlide(Slide):
                 opacity = cover if opacity.ndim == 3 else cover[0]
         return pixels, opacity
 
-    def _stored(self, left: int, top: int, width: int, height: int, level: int) -> tuple[int, int, int, int]:
-        """Return where a rectangle of a level, as shown, stands in the file: its corner and size."""
-        box = self.levels[level]
-        if self._orientation in MIRRORED_ACROSS:
-            left = box.width - left - width
-        if self._orientation in MIRRORED_DOWN:
-            top = box.height - top - height
-        return (top, left, height, width) if self._orientation > 4 else (left, top, width, height)
-
-    def _read_stored(
-        self, left: int, top: int, width: int, height: int, level: int
-    ) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _read_stored(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         """Return a rectangle as it stands in the file, alpha as its last plane."""
-        # Each page's reader, its (channel, sample) pairs, and whether these are all its samples in order. Kept for each
-        # level: working it out takes as long as reading a small region.
-        if level not in self._readers_of:
-            sources = self._sources[level]
-            self._readers_of[level] = []
-            for reader in dict.fromkeys(reader for reader, _ in sources):
-                pairs = [(i, sample) for i, (other, sample) in enumerate(sources) if other is reader]
-                is_everything = pairs == [(i, i) for i in range(reader.samples)]
-                self._readers_of[level].append((reader, pairs, is_everything))
-        readers = self._readers_of[level]
-        first, is_everything = readers[0][0], len(readers) == 1 and readers[0][2]
-        tile = first.whole_tile(left, top, width, height) if is_everything else None
+        readers = self._readers[level]
+        first = readers[0][0]
+        tile = first.whole_tile(left, top, width, height) if self._is_one_page else None
         if tile is not None:
             return tile, None
-        shape = len(self._sources[level]), height, width
-        is_interleaved = is_everything and first.is_interleaved
         # Channels that alternate in the file alternate in memory too.
-        if is_interleaved:
-            out: Pixels = np.empty((height, width, shape[0]), self.dtype).transpose(2, 0, 1)
+        if self._is_one_page and first.is_interleaved:
+            out: Pixels = np.empty((height, width, self._count), self.dtype).transpose(2, 0, 1)
         else:
-            out = np.empty(shape, self.dtype)
+            out = np.empty((self._count, height, width), self.dtype)
         opacity: NDArray[np.uint8] | None = None
-        for reader, pairs, _ in readers:
-            holes = reader.read_into(out, None if is_everything else pairs, left, top)
+        for reader, pairs in readers:
             # A tile that was never written is clear. One of a single channel leaves the others opaque.
-            for y, x in holes:
+            for y, x in reader.read_into(out, None if self._is_one_page else pairs, left, top):
                 opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
                 opacity[[i for i, _ in pairs], y, x] = 0
         return out, opacity
@@ -161,30 +148,23 @@ class TiffSlide(Slide):
 
 def _require_readable(page: Any, path: Path) -> None:
     """Refuse a page whose sample type, colour space or compression is not read."""
-    allowed = ", ".join(dtype.name for dtype in DTYPES)
     if page.dtype is None or page.dtype.newbyteorder("=") not in DTYPES:
         kind = f"{page.bitspersample}-bit, sample format {int(page.sampleformat)}"
+        allowed = ", ".join(dtype.name for dtype in DTYPES)
         raise unsupported(path, f"samples are {kind}", f"convert them to one of {allowed}")
-    is_ycbcr, is_palette = int(page.photometric) == 6, int(page.photometric) == 3
-    if is_palette and not _is_ramp(page.colormap):
+    photometric, compression = int(page.photometric), int(page.compression)
+    if photometric == 3 and not _is_ramp(page.colormap):
         raise unsupported(
             path,
             "photometric interpretation 3, a table of colours that are not the shades of one",
             'save it as RGB: in Fiji, "Image > Type > RGB Color"; or as grey values: "Image > Lookup Tables > Grays"',
         )
-    is_read = is_palette or int(page.photometric) in _PHOTOMETRICS
-    if not is_read or (is_ycbcr and int(page.compression) not in _YCBCR_COMPRESSIONS):
-        raise unsupported(
-            path,
-            f"photometric interpretation {int(page.photometric)}",
-            'convert it to RGB, in Fiji "Image > Type > RGB Color", or to grey with black as zero',
-        )
-    if int(page.compression) == _APERIO_YCBCR and page.parent.is_svs and page.samplesperpixel == 3:
-        raise unsupported(
-            path,
-            "JPEG 2000 in YCbCr without conversion",
-            "leave #page= out: OpenSlide reads the slide, and converts it",
-        )
+    if photometric not in _PHOTOMETRICS or (photometric == 6 and compression not in _YCBCR_COMPRESSIONS):
+        remedy = 'convert it to RGB, in Fiji "Image > Type > RGB Color", or to grey with black as zero'
+        raise unsupported(path, f"photometric interpretation {photometric}", remedy)
+    if compression == _APERIO_YCBCR and page.parent.is_svs and page.samplesperpixel == 3:
+        remedy = "leave #page= out: OpenSlide reads the slide, and converts it"
+        raise unsupported(path, "JPEG 2000 in YCbCr without conversion", remedy)
     if page.imagedepth > 1:
         raise unsupported(path, "volumes in one page", "write one page per section")
 
@@ -229,29 +209,16 @@ def _unmultiplied(pixels: Pixels, alpha: Pixels) -> Pixels:
     return np.clip(colours, 0, full).astype(pixels.dtype)
 
 
-def _orientation(planes: list[Plane], path: Path) -> int:
-    """Return by its TIFF number how the stored rows and columns are shown; refuse planes that differ in it."""
-    orientations = {orientation_of(plane.series.keyframe.tags.valueof(ORIENTATION_TAG)) for plane in planes}
-    if len(orientations) > 1:
-        raise unsupported(path, f"planes of orientations {sorted(orientations)}", "write them again in one orientation")
-    return orientations.pop()
-
-
 def _level_sizes(planes: list[Plane], *, is_turned: bool) -> list[tuple[int, int]]:
     """Return the stored (width, height) of level 0 and of the levels that show the same field in every plane."""
     first = planes[0].series.keyframe
     # A level of another sample type ends the chain: its values would mean something else.
     sample_type = first.dtype, first.samplesperpixel
-    chains = [
-        [
-            (int(page.imagewidth), int(page.imagelength))
-            for page in takewhile(
-                lambda page: (page.dtype, page.samplesperpixel) == sample_type,
-                (level.keyframe for level in plane.series.levels),
-            )
-        ]
-        for plane in planes
-    ]
+    chains = []
+    for plane in planes:
+        pages = (level.keyframe for level in plane.series.levels)
+        alike = takewhile(lambda page: (page.dtype, page.samplesperpixel) == sample_type, pages)
+        chains.append([(int(page.imagewidth), int(page.imagelength)) for page in alike])
     sizes = [chains[0][0]]
     for rank, size in enumerate(chains[0][1:], start=1):
         is_shared = all(len(chain) > rank and chain[rank] == size for chain in chains)

@@ -17,6 +17,8 @@ from pathopatch.slides.background import accepted_split, guess_polarities
 from pathopatch.slides.glass import find_glass
 
 _LEAST_SHARE, _LEAST_BORDER_SHARE = 1e-3, 5e-3  # of the image, and of its border
+_OPAQUE_FROM = 128  # of 255: half of the pixel
+_LONGEST_NOTED_PX = 8192  # of the image in which clear pixels are noted
 _LEAST_GAP_PX = 64  # of a gap inside the slide
 _DECIDED_PX = 2048  # longer overviews are thinned out for the decision
 _JPEG_STEPS = 2  # by which JPEG moves a constant area of uint8
@@ -32,17 +34,10 @@ _STAINED_GREY = 0.9  # its 5th percentile at most, where anything is stained
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Unscanned:
-    """Pixels that were never scanned.
+    """Pixels that were never scanned."""
 
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (h, w)
-        With the pixel beside them, into which their edge is mixed.
-    doubtful_share : float
-        Share of the image that has the value and the straight edges of a fill, but is the only background in view.
-    """
-
-    mask: NDArray[np.bool_]
+    mask: NDArray[np.bool_]  # (h, w), with the pixel beside them, into which their edge is mixed
+    # Share of the image that has the value and the straight edges of a fill, but is the only background in view.
     doubtful_share: float = 0.0
 
 
@@ -57,7 +52,10 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
     highest = float(overview.max() if overview.dtype.kind == "f" else np.iinfo(cast(Any, overview.dtype)).max)
     tolerance = float(_JPEG_STEPS) if overview.dtype == np.uint8 else 0.0
     for value in (0.0, highest) if highest > 0 else (0.0,):
-        if not _reaches_border(small, value, tolerance):
+        # The border is checked first, since that is cheap and most images have none of a fill.
+        sides = small[:, :1], small[:, -1:], small[:, :, :1], small[:, :, -1:]
+        border_px = sum(int(np.count_nonzero(_constant(side, value, tolerance))) for side in sides)
+        if border_px < max(1, _LEAST_BORDER_SHARE * sum(side[0].size for side in sides)):
             continue
         constant = _constant(small, value, tolerance)
         region = _touching_border(constant)
@@ -84,20 +82,12 @@ def with_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)
 
 
-def _reaches_border(overview: NDArray[np.generic], value: float, tolerance: float) -> bool:
-    """Return whether some of the border has a value in all channels."""
-    # Checked first, since it is cheap and most images have no such border.
-    sides = (overview[:, :1], overview[:, -1:], overview[:, :, :1], overview[:, :, -1:])
-    constant_px = sum(int(np.count_nonzero(_constant(side, value, tolerance))) for side in sides)
-    return bool(constant_px >= max(1, _LEAST_BORDER_SHARE * sum(side[0].size for side in sides)))
-
-
 def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> NDArray[np.bool_]:
     """Return which pixels have a value in all channels."""
     is_constant = np.ones(overview.shape[1:], np.bool_)
     for plane in overview:
+        # Of signed and floating-point types values below 0 are no fill.
         if plane.dtype.kind != "u":
-            # Of signed and floating-point types values below 0 are no fill.
             is_constant &= plane == value
         else:
             is_constant &= plane <= value + tolerance if value <= 0 else plane >= value - tolerance
@@ -114,9 +104,6 @@ def _large_pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return the pieces of a mask that touch the border of the image and are of some size."""
-    sides = mask[0], mask[-1], mask[:, 0], mask[:, -1]
-    if not any(side.any() for side in sides):
-        return np.zeros(mask.shape, np.bool_)
     count, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     chosen = np.zeros(count, np.bool_)
     for side in (pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]):
@@ -146,10 +133,8 @@ def _is_cut_off(
 def _has_straight_edges(region: NDArray[np.bool_]) -> bool:
     """Return whether most of a region's edge inside the image is straight."""
     height, width = region.shape
-    upright, oblique = (
-        max(_UPRIGHT_PX, _UPRIGHT_SIDE_SHARE * min(height, width)),
-        _OBLIQUE_SIDE_SHARE * min(height, width),
-    )
+    upright = max(_UPRIGHT_PX, _UPRIGHT_SIDE_SHARE * min(height, width))
+    oblique = _OBLIQUE_SIDE_SHARE * min(height, width)
     contours, _ = cv2.findContours(region.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     total = straight = 0.0
     for contour in contours:
@@ -210,3 +195,31 @@ def _has_dark_background(values: NDArray[Any]) -> bool:
         return False
     signal = np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
     return accepted_split(signal, 0.5 / (high - low) if values.dtype.kind in "iu" else 1e-6) is not None
+
+
+@dataclass
+class ClearPixels:
+    """Where a level is not opaque, noted band by band at a bounded size; nothing is kept while all is opaque."""
+
+    opaque: NDArray[np.bool_] | None = None  # every k-th pixel of the level
+    step: int = 1
+
+    def add(self, opacity: NDArray[np.uint8], top: int, height: int) -> None:
+        """Note the opacity, (H, W) or (C, H, W), of a band of whole rows of a level so many rows high."""
+        least = opacity.min(axis=0) if opacity.ndim == 3 else opacity
+        if self.opaque is None:
+            self.step = max(1, max(height, least.shape[1]) // _LONGEST_NOTED_PX)
+            self.opaque = np.ones((-(-height // self.step), -(-least.shape[1] // self.step)), np.bool_)
+        first = -top % self.step
+        rows = least[first :: self.step, :: self.step] >= _OPAQUE_FROM
+        start = (top + first) // self.step
+        self.opaque[start : start + len(rows)] = rows
+
+    def mask(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+        """Return which pixels of an image (h, w) of the level are clear, by their middles; after `add` only."""
+        assert self.opaque is not None
+        rows, columns = (
+            np.minimum(((np.arange(n) + 0.5) * size / n).astype(int), size - 1)
+            for n, size in zip(shape, self.opaque.shape, strict=True)
+        )
+        return ~self.opaque[np.ix_(rows, columns)]

@@ -25,53 +25,23 @@ _ZARR_GROUP = ("zarr.json", ".zattrs", ".zgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class SlideRow:
-    """One slide of a manifest.
+    """One slide of a manifest."""
 
-    Parameters
-    ----------
-    slide_id, patient_id : str
-        Safe as file names.
-    split : str
-        One of `SPLITS`, or "" for a slide whose patient is still to be assigned.
-    source : str or dict of str to str
-        Absolute path, or one per channel name; fragments such as ``#page=2`` are kept.
-    channels : tuple of str or None
-        Names of the planes of a multi-plane file.
-    mpp : float or None
-        um per level-0 px, in place of what the file says.
-    tumor_mask : Path or None
-        Raster of tumour; None if there is none or the whole slide is non-tumour.
-    whole_slide_non_tumor : bool
-        The manifest says ``none`` for the tumour mask.
-    labelled_mask, annotations : Path or None
-        What was labelled at all; outlines by a pathologist.
-    tissue_mask : Path or None
-        Raster or outlines of the tissue; None: it is found.
-    background : str or None
-        None: to be guessed.
-    exclude : bool
-        Checked, and left out of the work.
-    channel_order : tuple of str or None
-        The channels of the cohort, not of the manifest: a slide that has the same ones in another order or case is
-        read in this one.
-    row : int
-        Row of the table as a spreadsheet counts; the header is row 1.
-    """
-
-    slide_id: str
+    slide_id: str  # safe as a file name, as is the patient's
     patient_id: str
-    source: str | dict[str, str]
-    row: int
-    split: str = ""
-    channels: tuple[str, ...] | None = None
-    mpp: float | None = None
-    tumor_mask: Path | None = None
-    whole_slide_non_tumor: bool = False
-    labelled_mask: Path | None = None
-    annotations: Path | None = None
-    tissue_mask: Path | None = None
-    background: str | None = None
-    exclude: bool = False
+    source: str | dict[str, str]  # absolute path, or one per channel name; fragments such as ``#page=2`` are kept
+    row: int  # as a spreadsheet counts: the header is row 1
+    split: str = ""  # one of `SPLITS`; "": the patient is still to be assigned
+    channels: tuple[str, ...] | None = None  # names of the planes of a multi-plane file
+    mpp: float | None = None  # um per level-0 px, in place of what the file says
+    tumor_mask: Path | None = None  # raster; None: there is none, or the whole slide is non-tumour
+    whole_slide_non_tumor: bool = False  # the manifest says ``none`` for the tumour mask
+    labelled_mask: Path | None = None  # what was labelled at all
+    annotations: Path | None = None  # outlines by a pathologist
+    tissue_mask: Path | None = None  # raster or outlines; None: the tissue is found
+    background: str | None = None  # None: it is guessed
+    exclude: bool = False  # checked, and left out of the work
+    # Of the cohort, not of the manifest: a slide with the same ones in another order or case is read in this one.
     channel_order: tuple[str, ...] | None = None
 
     @property
@@ -87,18 +57,10 @@ class SlideRow:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A checked table of slides.
+    """A checked table of slides."""
 
-    Parameters
-    ----------
-    rows : tuple of SlideRow
-        All rows in the order of the file, excluded ones too.
-    path : Path
-        The CSV file.
-    """
-
-    rows: tuple[SlideRow, ...]
-    path: Path
+    rows: tuple[SlideRow, ...]  # in the order of the file, excluded ones too
+    path: Path  # the CSV file
 
     def __iter__(self) -> Iterator[SlideRow]:
         return iter(self.rows)
@@ -111,32 +73,17 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Fragment:
-    """A file and what is chosen of it.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    page, plane, z, t : int or None
-        Counted from 0; None: all. Pages and planes are the file's, z and t are positions on the axes of its metadata.
-    """
+    """A file, and what is chosen of it: numbers count from 0, None: all."""
 
     path: str
-    page: int | None = None
-    plane: int | None = None
-    z: int | None = None
+    page: int | None = None  # over the full-resolution pages, in the order of the file
+    plane: int | None = None  # over the planes of the chosen pages
+    z: int | None = None  # position on this axis, as the file's metadata name it
     t: int | None = None
 
 
 def split_fragment(text: str) -> Fragment:
-    """Return the file that a path names, and what is chosen of it after its ``#``.
-
-    Parameters
-    ----------
-    text : str
-        ``a.tif``, ``a.tif#page=2``, ``a.tif#plane=0``, ``a.tif#page=2&plane=0`` or ``a.tif#z=3&t=0``; each word at
-        most once.
-    """
+    """Return the file that a path names, and what is chosen of it, as in ``a.tif#page=2&plane=0`` or ``a.tif#z=3``."""
     match = _FRAGMENT.fullmatch(text)
     if match is None:
         return Fragment(text)
@@ -171,18 +118,12 @@ def slide_id_from_path(path: Path | str) -> str:
 
 def is_file(path: str) -> bool:
     """Return whether a file is there."""
-    try:
-        return Path(path).is_file()
-    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
-        return False
+    return os.path.isfile(path)  # noqa: PTH113  # pathlib raises for too long a name, or one with a zero byte
 
 
 def is_folder(path: str) -> bool:
     """Return whether a folder is there."""
-    try:
-        return Path(path).is_dir()
-    except (OSError, ValueError):
-        return False
+    return os.path.isdir(path)  # noqa: PTH112  # see `is_file`
 
 
 def is_slide(path: str) -> bool:
@@ -192,29 +133,16 @@ def is_slide(path: str) -> bool:
 
 
 def pseudonymize(rows: Sequence[SlideRow]) -> list[SlideRow]:
-    """Return the rows with pseudonyms as slide ids and without patients.
+    """Return the rows with pseudonyms as slide ids and without patients; DuplicateIdError if two rows are one slide.
 
     A slide has the same pseudonym in every run, as long as the content of its files is the same.
-
-    Parameters
-    ----------
-    rows : sequence of SlideRow
-        The slides.
-
-    Raises
-    ------
-    DuplicateIdError
-        Two rows are one slide.
     """
     by_pseudonym: dict[str, SlideRow] = {}
     for row in rows:
         name = pseudonym(row)
         if name in by_pseudonym:
-            raise DuplicateIdError(
-                f"rows {by_pseudonym[name].row} and {row.row} are one slide",
-                place=name,
-                remedy="name each slide once",
-            )
+            both = f"rows {by_pseudonym[name].row} and {row.row}"
+            raise DuplicateIdError(f"{both} are one slide", place=name, remedy="name each slide once")
         by_pseudonym[name] = replace(row, slide_id=name, patient_id="")
     return list(by_pseudonym.values())
 
