@@ -201,7 +201,7 @@ def tissue(
     force: Annotated[bool, typer.Option("--force", help="Also replace outlines that somebody changed.")] = False,
 ) -> None:
     """Draw every tiled slide with its tissue outlined, worst first, and write the outlines for QuPath."""
-    from pathopatch.report.contact_sheet import write_contact_sheet
+    from pathopatch.report import write_contact_sheet
 
     with progress_bars(quiet) as progress:
         written = write_contact_sheet(work, out, force=force, progress=progress)

@@ -1,4 +1,4 @@
-"""Format numbers with their nouns."""
+"""Format numbers with their nouns, and begin sentences."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def pluralize(number: int, noun: str) -> str:
 def patches_and_patients(patches: int, patients: int) -> str:
     """Return how many patches of how many patients there are, in words."""
     return f"{pluralize(patches, 'patch')} of {pluralize(patients, 'patient')}"
+
+
+def capitalize_first(text: str) -> str:
+    """Return a text that can begin a sentence; `str.capitalize` would also lower the other letters."""
+    return text[0].upper() + text[1:]

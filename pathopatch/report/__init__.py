@@ -3,6 +3,6 @@
 Python collects numbers, rows and plots; all sentences and tables of the page are in ``templates/``.
 """
 
-from pathopatch.report.page import write_report
+from pathopatch.report.page import write_contact_sheet, write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_contact_sheet", "write_report"]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from pathopatch.core.text import pluralize
+from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.attribute import LABEL_NAMES
 from pathopatch.groups.group_sizes import SMALL_CELL
@@ -31,7 +31,6 @@ from pathopatch.report.plots import (
     png,
     style_axes,
 )
-from pathopatch.report.rendering import capitalize_first
 
 # Little and much tissue come first; an attribute of the patches' own may have more values.
 _ATTRIBUTE_COLORS = ("#CC79A7", "#009E73", "#56B4E9", "#D55E00", "#E69F00", "#0072B2", MUTED)
@@ -166,7 +165,7 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: Gro
     return png(figure)
 
 
-def dependence(rows: Sequence[Mapping[str, Any]], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
+def dependence(rows: Sequence[Mapping[Any, Any]], *, labels: Sequence[str] = LABEL_NAMES) -> bytes:
     """Draw slope and rank correlation of the probability over the tissue fraction, a row per run, a colour per label.
 
     Each of `rows` is of a run and label: run, label, slope and spearman, each with ``_low`` and ``_high``.
@@ -276,7 +275,7 @@ def _reliability_line(axes: Axes, bins: Sequence[Mapping[str, Any]], *, color: s
 
 
 def _with_interval(
-    axes: Axes, place: float, row: Mapping[str, Any], name: str, *, color: str, mark: str, scale: float = 1
+    axes: Axes, place: float, row: Mapping[Any, Any], name: str, *, color: str, mark: str, scale: float = 1
 ) -> None:
     """Draw one number with its interval, as far as they are known."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))

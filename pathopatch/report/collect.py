@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,59 +34,29 @@ _TALLIES = ("patches", "with_tissue", "labelled", "tumor", "tissue_share")
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The artefacts of a work folder; None or empty where a stage has not run.
-
-    Parameters
-    ----------
-    slides : DataFrame
-        A row per slide, or per split of a set of ready patches: slide_id, patient_id, patients (1, or how many), split,
-        channels, mpp, background, windows, state and message of `tile` and `predict`, counts and summary of `predict`,
-        and the tallies of its patches.
-    groups, audit : DataFrame or None, mapping or None
-        ``groups.parquet`` and ``groups/audit.json``.
-    evaluations, configs : mapping of str to mapping
-        ``metrics.json`` and ``config.json`` of each run.
-    comparison : DataFrame or None
-        A row per evaluated run and threshold.
-    predictions, histories, trials : mapping of str to DataFrame
-        Of each run: patch predictions, training history, and ``trials.csv`` where settings were searched.
-    overlays, stores : mapping of str to Path
-        Overlay picture and finished store of each slide.
-    stamps : mapping of str to Stamp
-        By place in the work folder.
-    sweeps : mapping of str to DataFrame
-        Each evaluated run over all tissue thresholds, on the split of `comparison`.
-    folds : DataFrame or None
-        ``folds.csv`` of a cross-validation.
-    dependence : DataFrame or None
-        A row per evaluated run and label, see `pathopatch.evaluation.tissue_dependence`.
-    external_validations : mapping of str to mapping
-        ``metrics.json`` of each model of another study that was evaluated here.
-    decisions : sequence of RecordedDecision
-        All decisions of reviewers, also withdrawn ones.
-    heatmap_fingerprints : mapping of str to str
-        Of the present heatmap of each slide with a decision, as decisions name it.
-    """
+    """The artefacts of a work folder; None or empty where a stage has not run. Mappings are by run or by slide."""
 
     name: str
+    # A row per slide, or per split of a set of ready patches: what slides.parquet, the stores and the states of `tile`
+    # and `predict` say, and the tallies of its patches. ``patients`` is 1, or how many a set has.
     slides: pd.DataFrame
-    groups: pd.DataFrame | None
-    audit: Mapping[str, Any] | None
-    evaluations: Mapping[str, Mapping[str, Any]]
-    configs: Mapping[str, Mapping[str, Any]]
-    comparison: pd.DataFrame | None
-    predictions: Mapping[str, pd.DataFrame]
-    histories: Mapping[str, pd.DataFrame]
-    trials: Mapping[str, pd.DataFrame]
-    overlays: Mapping[str, Path]
-    stores: Mapping[str, Path]
-    stamps: Mapping[str, Stamp]
-    sweeps: Mapping[str, pd.DataFrame]
-    folds: pd.DataFrame | None
-    dependence: pd.DataFrame | None = None
-    external_validations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    decisions: Sequence[RecordedDecision] = ()
-    heatmap_fingerprints: Mapping[str, str] = field(default_factory=dict)
+    groups: pd.DataFrame | None  # groups.parquet
+    audit: Mapping[str, Any] | None  # groups/audit.json
+    evaluations: Mapping[str, Mapping[str, Any]]  # metrics.json by run
+    configs: Mapping[str, Mapping[str, Any]]  # config.json by run
+    comparison: pd.DataFrame | None  # a row per evaluated run and threshold
+    predictions: Mapping[str, pd.DataFrame]  # of patches, by run
+    histories: Mapping[str, pd.DataFrame]  # of training, by run
+    trials: Mapping[str, pd.DataFrame]  # trials.csv of runs whose settings were searched
+    overlays: Mapping[str, Path]  # pictures by slide
+    stores: Mapping[str, Path]  # finished ones by slide
+    stamps: Mapping[str, Stamp]  # by place in the work folder
+    sweeps: Mapping[str, pd.DataFrame]  # evaluated runs over all tissue thresholds, on the split of `comparison`
+    folds: pd.DataFrame | None  # folds.csv of a cross-validation
+    dependence: pd.DataFrame | None  # see `pathopatch.evaluation.tissue_dependence`: a row per run and label
+    external_validations: Mapping[str, Mapping[str, Any]]  # metrics.json of models of other studies, evaluated here
+    decisions: Sequence[RecordedDecision]  # of reviewers, also withdrawn ones
+    heatmap_fingerprints: Mapping[str, str]  # of the present heatmap of each slide with a decision
 
     @property
     def attributes(self) -> tuple[TissueThreshold | PatchAttribute, ...]:
@@ -121,19 +91,8 @@ class Study:
 def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     """Return everything in a work folder that the report can show.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder.
-    evaluate : EvaluateConfig, optional
-        For the intervals of the gains; by default the study's own settings.
-
-    Raises
-    ------
-    InputCorruptError
-        An artefact is there but cannot be read.
-    StaleArtefactError
-        An artefact is of another schema. The message names the earliest stage.
+    `evaluate` is for the intervals of the gains; by default it has the study's own settings. Raises InputCorruptError
+    for an unreadable artefact, StaleArtefactError for one of another schema; its message names the earliest stage.
     """
     folder = WorkFolder(work)
     tiled = folder.tiled.root

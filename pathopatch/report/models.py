@@ -16,8 +16,7 @@ from pathopatch.report.collect import Study, patients_in
 from pathopatch.report.plots import probability_by_fraction, search_trials, training_histories
 from pathopatch.report.results import in_order, preferred, rows_at
 
-# More panels than this in a row are too narrow to read.
-_MOST_PANELS = 4
+_MOST_PANELS = 4  # more in a row are too narrow to read
 _SETTINGS = (
     "architecture",
     "threshold",
@@ -72,24 +71,18 @@ def dependence(study: Study) -> dict[str, Any]:
     """Return how the probability depends on the tissue fraction within each class, and its change against ERM."""
     if study.comparison is None or study.comparison.empty:
         return {}
-    attribute, split, runs = study.attribute, study.split, runs_to_show(study)
-    labels = attribute.label_names
+    split, runs, labels = study.split, runs_to_show(study), study.attribute.label_names
     predictions = {run: study.predictions[run].loc[lambda table: table["split"] == split] for run in runs}
     pictures = {"probability_by_tissue.png": probability_by_fraction(predictions, labels=labels)}
     by_label = [] if study.dependence is None else study.dependence.to_dict("records")
     if by_label:
-        rows = [{str(key): value for key, value in row.items()} for row in by_label]
-        pictures["dependence.png"] = audit_plots.dependence(rows, labels=labels)
+        pictures["dependence.png"] = audit_plots.dependence(by_label, labels=labels)
     return {
-        "is_own": attribute.is_patch_attribute,
-        "labels": labels,
-        "split": split,
         "runs_shown": runs,
         "runs": [
             {"run": run, "by_label": study.evaluations[run]["splits"][split]["tissue_dependence"]}
             for run in in_order(study.comparison, "trained_threshold")["run"].drop_duplicates()
         ],
-        "has_picture": bool(by_label),
         "changes": [row for row in by_label if pd.notna(row["slope_change"])],
         "pictures": pictures,
     }
@@ -164,8 +157,8 @@ def external_validation(study: Study) -> dict[str, Any]:
             _external_split(name, split, content, study.attribute, f"external_{number}_{place}")
             for place, (split, content) in enumerate(numbers["splits"].items(), 1)
         ]
-        for part in (part for split in splits for part in (split["calibration"], split["ablation"]) if part):
-            pictures |= part["pictures"]
+        for split in splits:
+            pictures |= split["calibration"]["pictures"] | (split["ablation"] or {}).get("pictures", {})
         models.append(
             {
                 "name": name,
@@ -175,7 +168,7 @@ def external_validation(study: Study) -> dict[str, Any]:
                 "splits": splits,
             }
         )
-    return {"labels": study.attribute.label_names, "models": models, "pictures": pictures} if models else {}
+    return {"models": models, "pictures": pictures} if models else {}
 
 
 def _external_attributes(
@@ -206,13 +199,12 @@ def _external_split(
     key, judged = next(iter(content["thresholds"].items()))
     attribute = replace(attribute, tau=float(key))
     without = [{"run": name, **row} for row in content["ablation"] if row["threshold"] == key]
-    by_run = {name: content["calibration"]}
     return {
         "split": split,
         "auroc": judged["auroc"],
         "fraction_only": content["fraction_only"],
         "by_label": content["tissue_dependence"],
-        "calibration": _calibration(by_run, attribute, f"{stem}_reliability.png"),
+        "calibration": _calibration({name: content["calibration"]}, attribute, f"{stem}_reliability.png"),
         "ablation": _ablation(without, attribute.description, f"{stem}_ablation.png") if without else None,
     }
 
@@ -233,7 +225,6 @@ def training(study: Study) -> dict[str, Any]:
             }
             for run in _runs_in_order(study, study.configs)
         ],
-        "is_cross_validation": study.folds is not None,
         "pictures": {"histories.png": training_histories(panels)} if panels else {},
     }
 

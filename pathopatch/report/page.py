@@ -1,27 +1,45 @@
-"""Write the report: one folder that opens in a browser without a network, ``report/index.html``.
+"""Write pages that open in a browser without a network: the report, and the contact sheet of the tissue.
 
-It is made from artefacts alone. Missing artefacts are named in a sentence; problems come first.
+They are made from artefacts alone. Missing artefacts are named in a sentence; problems come first. All text is escaped,
+and unknown numbers become a dash.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
+from pathopatch.core.artefacts import read_stamp
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.core.files import atomic_path, write_bytes
+from pathopatch.core.errors import InputMissingError, InputUnsupportedError
+from pathopatch.core.files import atomic_path, inside, write_bytes
+from pathopatch.core.progress import Progress
+from pathopatch.core.text import capitalize_first, pluralize
 from pathopatch.core.version import __version__
+from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.group_scores import SMALL_GROUP
 from pathopatch.groups.decisions.table import decisions_csv
-from pathopatch.report import cohort, models, predictions, results
+from pathopatch.report import cohort, models, results
 from pathopatch.report.collect import Study, read_study
-from pathopatch.report.rendering import render
-from pathopatch.report.tissue import TissueFacts, read_tissue_facts, write_tissue_pictures
+from pathopatch.report.tissue import (
+    TissueFacts,
+    read_tissue_facts,
+    write_outlines,
+    write_sheets,
+    write_tissue_pictures,
+)
 
+DASH = "–"
+MINUS = "\N{MINUS SIGN}"
 _THUMBNAIL_PX = 900
 _LIBRARIES = ("numpy", "pandas", "torch", "matplotlib")
 
@@ -64,7 +82,7 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
                 write_bytes(folder / name, picture)
         if study.comparison is not None:
             study.comparison.to_csv(folder / "comparison.csv", index=False, lineterminator="\n")
-        table = predictions.predictions_table(study)
+        table = cohort.predictions_table(study)
         if len(table):
             table.to_csv(folder / "predictions.csv", index=False, lineterminator="\n", float_format="%.9g")
         if study.decisions:
@@ -73,16 +91,92 @@ def write_report(work: Path, *, evaluate: EvaluateConfig | None = None) -> Path:
     return out / "index.html"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ContactSheet:
+    """The files that `write_contact_sheet` wrote."""
+
+    page: Path  # tissue/index.html
+    sheets: tuple[Path, ...]  # PNG files
+    first: tuple[TissueFacts, ...]  # slides to check first, worst first
+    kept: tuple[Path, ...]  # outlines that a person changed after they were written; they were left as they are
+    without_overview: tuple[str, ...]  # sets of ready patches, which cannot be drawn
+
+
+def write_contact_sheet(
+    work: Path, out: Path | None = None, *, force: bool = False, progress: Progress | None = None
+) -> ContactSheet:
+    """Draw all tiled slides with their tissue outlined, worst first, to be checked before training: ``tissue/``.
+
+    A page, the sheet as PNG, and the outline of each slide for QuPath. An outline that a person changed is kept.
+
+    Parameters
+    ----------
+    work : Path
+        Work folder that `tile` wrote to.
+    out : Path, optional
+        PNG file of the contact sheet; default: ``tissue/contact-sheet.png``. Of more than 60 slides, further sheets
+        stand beside it with a number.
+    force : bool
+        Also replace outlines that a person changed.
+    progress : callable, optional
+        Called after each slide.
+
+    Raises
+    ------
+    InputMissingError
+        No slide is tiled, or only ready patches are, which have no overview.
+    InputUnsupportedError
+        `out` is not called ``.png``.
+    InputCorruptError, StaleArtefactError
+        A store cannot be read, or is of another schema.
+    DiskFullError
+        No space was left.
+    """
+    folder = inside(work, "tissue")
+    sheet = folder / "contact-sheet.png" if out is None else out
+    if sheet.suffix.lower() != ".png":
+        raise InputUnsupportedError(f"a sheet {sheet.name!r}", place="--out", remedy="give the name of a PNG file")
+    tiled = WorkFolder(work).tiled
+    stores = {path.stem: path for path in sorted(tiled.root.glob("slides/*.zarr")) if read_stamp(path) is not None}
+    if not stores:
+        raise InputMissingError("no slide is tiled", place=str(work), remedy="run pathopatch tile first")
+    facts = read_tissue_facts(stores)
+    drawn = {slide.slide_id for slide in facts}
+    without = tuple(name for name in stores if name not in drawn)
+    if not facts:
+        raise InputMissingError(
+            f"no tiled slide has an overview: {', '.join(without)} holds ready patches, which come without one",
+            place=str(work),
+            remedy="look at the patches themselves; the contact sheet is for slides",
+        )
+    with atomic_path(folder / "pictures") as pictures:
+        write_tissue_pictures(stores, facts, pictures)
+    name = work.resolve().name
+    sheets = write_sheets(stores, facts, sheet, title=name, progress=progress)
+    outlines, kept = write_outlines(tiled.slides, stores, facts, folder, force=force)
+    page = render(
+        "contact_sheet.html.j2", title=f"Tissue: {name}", slides=facts, outlines=outlines, without_overview=without
+    )
+    write_bytes(folder / "index.html", page.encode())
+    return ContactSheet(
+        page=folder / "index.html",
+        sheets=sheets,
+        first=tuple(slide for slide in facts if slide.reasons),
+        kept=kept,
+        without_overview=without,
+    )
+
+
 def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[TissueFacts]) -> dict[str, dict[str, Any]]:
     """Return the data of each template in ``templates/sections``; empty where there is none to show."""
     shared = {
-        "predicted": predictions.predicted(study),
-        "gallery": predictions.gallery(study, thumbnails),
-        "review": predictions.review(study),
+        "predicted": cohort.predicted(study),
+        "gallery": cohort.gallery(study, thumbnails),
+        "review": cohort.review(study),
         "provenance": models.provenance(study),
     }
-    if predictions.has_predictions_only(study):
-        return {"predictions_glance": predictions.predictions_glance(study), **shared}
+    if cohort.has_predictions_only(study):
+        return {"predictions_glance": cohort.predictions_glance(study), **shared}
     return {
         "glance": results.glance(study),
         "cohort": cohort.cohort(study),
@@ -105,7 +199,7 @@ def _sections(study: Study, thumbnails: Mapping[str, str], tissue: Sequence[Tiss
 
 def _page(study: Study, content: Mapping[str, Any]) -> str:
     """Return the page. It bears no date, so that equal artefacts give equal bytes."""
-    predictions_only = predictions.has_predictions_only(study)
+    predictions_only = cohort.has_predictions_only(study)
     return render(
         "report.html.j2",
         title=f"{'Predictions' if predictions_only else 'Study report'}: {study.name}",
@@ -117,6 +211,7 @@ def _page(study: Study, content: Mapping[str, Any]) -> str:
         is_cross_validation=study.folds is not None,
         split=study.split,
         small_group=SMALL_GROUP,
+        few_patients=results.FEW_PATIENTS,
         version=__version__,
         libraries=[(name, version(name)) for name in _LIBRARIES],
     )
@@ -129,10 +224,82 @@ def _write_thumbnails(study: Study, folder: Path) -> dict[str, str]:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR)
         if image is None:
             continue
-        factor = min(1.0, _THUMBNAIL_PX / max(image.shape[:2]))
+        height, width = image.shape[:2]
+        factor = _THUMBNAIL_PX / max(height, width)
         if factor < 1:
-            size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+            size = (max(1, round(width * factor)), max(1, round(height * factor)))
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         places[slide_id] = f"overlays/{slide_id}.png"
         write_bytes(folder / places[slide_id], cv2.imencode(".png", image)[1].tobytes())
     return places
+
+
+def render(template: str, **context: Any) -> str:
+    """Return a page made from a template in ``pathopatch/report/templates``."""
+    return _environment().get_template(template).render(**context)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("pathopatch.report"),
+        autoescape=True,
+        # A misspelt name in a template stops the report; it must not leave a number out silently.
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (percent, number, signed, points, count, significant, interval, capitalize_first, pluralize)
+    environment.filters |= {function.__name__: function for function in filters}
+    return environment
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Return a share in [0, 1] in percent."""
+    return number(None if value is None else 100 * value, digits)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a number with a fixed number of decimals."""
+    return DASH if _is_unknown(value) else f"{value:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """Return a whole number, which pandas may hold as a float."""
+    return number(value, 0)
+
+
+def significant(value: float | None) -> str:
+    """Return a number with three significant digits."""
+    return DASH if _is_unknown(value) else f"{value:.3g}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """Return a number with its sign, a true minus, and no sign on zero."""
+    if _is_unknown(value):
+        return DASH
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def points(value: float | None) -> str:
+    """Return a difference of shares in percentage points, with its sign."""
+    return signed(None if value is None else 100 * value, 1)
+
+
+def interval(row: Mapping[str, Any], name: str = "value", unit: str = "percent") -> Markup:
+    """Return a row's number with its confidence interval beneath it, formatted by the function named `unit`.
+
+    The ends are ``<name>_low`` and ``<name>_high`` or else ``low`` and ``high``.
+    """
+    text_of = {"percent": percent, "number": number, "points": points, "signed": signed}[unit]
+    prefix = f"{name}_" if f"{name}_low" in row else ""
+    value, low, high = (text_of(row[key]) for key in (name, f"{prefix}low", f"{prefix}high"))
+    if value == DASH:
+        return escape(value)
+    ends = "no interval" if low == DASH else f"[{low}, {high}]"
+    return Markup('{}<span class="interval">{}</span>').format(value, ends)
+
+
+def _is_unknown(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)

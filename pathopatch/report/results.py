@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.core.text import capitalize_first
 from pathopatch.evaluation.compare import ERM_METHODS, summarise
 from pathopatch.evaluation.gains import n_groups_of
 from pathopatch.evaluation.group_scores import SMALL_GROUP
-from pathopatch.groups import GroupingAttribute, TissueBins
+from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.report.cohort import group_key, slide_problems
 from pathopatch.report.collect import Study
 from pathopatch.report.plots import group_accuracies, wga_sweep
-from pathopatch.report.rendering import capitalize_first
 
 # From the baselines to the methods that know the groups; unknown methods come last.
 _METHODS_IN_ORDER = (
@@ -30,9 +30,8 @@ _METHODS_IN_ORDER = (
     "gerne",
     "gerne-auto",
 )
-# Below this number of patients a bootstrap over patients gives visibly too narrow intervals.
-FEW_PATIENTS = 10
-FEW_SEEDS = 3
+FEW_PATIENTS = 10  # with fewer, a bootstrap over patients gives visibly too narrow intervals
+_FEW_SEEDS = 3
 
 
 def rows_at(study: Study, threshold: float) -> pd.DataFrame:
@@ -83,13 +82,12 @@ def glance(study: Study) -> dict[str, Any]:
             ],
             "validation_groups": _small_validation_groups(study),
             "fewest_seeds": int(seeds.min()),
-            "few_seeds": FEW_SEEDS,
+            "few_seeds": _FEW_SEEDS,
             "has_unequal_budgets": (table["steps"] * table["batch_per_class"]).nunique() > 1,
             "has_erm": table["method"].isin(ERM_METHODS).any(),
-            "is_cross_validation": study.folds is not None,
             "is_validation_only": (table["split"] != "test").any(),
         }
-    return {"problems": slide_problems(study), "cards": cards, "limits": limits, "few_patients": FEW_PATIENTS}
+    return {"problems": slide_problems(study), "cards": cards, "limits": limits}
 
 
 def _card(rows: pd.DataFrame, by: str) -> dict[str, Any]:
@@ -112,22 +110,20 @@ def _group_problems(rows: pd.DataFrame, attribute: GroupingAttribute) -> list[di
     if rows.empty:
         return []
     row = rows.iloc[0]
-    sizes = [int(row[f"n_{group}"]) for group in range(len(attribute.group_names))]
-    fewest_patients = min(int(row[f"patients_{group}"]) for group in range(len(attribute.group_names)))
-    smallest = sizes.index(min(sizes))
-    problem: dict[str, Any] = {
-        "at": capitalize_first(attribute.phrase),
-        "split": row["split"],
-        "empty": [f"{group} ({name})" for group, name in enumerate(attribute.group_names) if sizes[group] == 0],
-        "smallest": None,
-        "fewest_patients": None,
-    }
-    if not problem["empty"]:
-        if sizes[smallest] < SMALL_GROUP:
-            problem["smallest"] = {"name": f"{smallest} ({attribute.group_names[smallest]})", "n": sizes[smallest]}
-        if fewest_patients < FEW_PATIENTS:
-            problem["fewest_patients"] = fewest_patients
-    return [problem]
+    names = [f"{group} ({name})" for group, name in enumerate(attribute.group_names)]
+    sizes = [int(row[f"n_{group}"]) for group in range(len(names))]
+    fewest_patients = min(int(row[f"patients_{group}"]) for group in range(len(names)))
+    smallest = min(sizes)
+    is_small = 0 < smallest < SMALL_GROUP
+    return [
+        {
+            "at": capitalize_first(attribute.phrase),
+            "split": row["split"],
+            "empty": [name for name, size in zip(names, sizes, strict=True) if size == 0],
+            "smallest": {"name": names[sizes.index(smallest)], "n": smallest} if is_small else None,
+            "fewest_patients": fewest_patients if smallest and fewest_patients < FEW_PATIENTS else None,
+        }
+    ]
 
 
 def _small_validation_groups(study: Study) -> list[dict[str, Any]]:
@@ -144,29 +140,26 @@ def _small_validation_groups(study: Study) -> list[dict[str, Any]]:
 
 def results(study: Study) -> dict[str, Any]:
     """Return, for every threshold and the bins, the accuracy of each run on each group and its gain over ERM."""
-    if study.comparison is None:
+    table = study.comparison
+    if table is None:
         return {}
-    attributes = []
-    pictures = {}
-    for attribute in study.attributes:
-        rows = rows_at(study, attribute.tau)
-        if len(rows):
-            n_others = int((study.comparison["threshold"] == attribute.tau).sum()) - len(rows)
+    rows_of: dict[TissueThreshold | PatchAttribute | TissueBins, pd.DataFrame]
+    rows_of = {by: rows_at(study, by.tau) for by in study.attributes}
+    rows_of |= {bins: _rows_by_bins(table, bins) for bins in study.bins}
+    attributes, pictures = [], {}
+    for attribute, rows in rows_of.items():
+        if rows.empty:
+            continue
+        file, n_others = f"accuracies_bins_{attribute.key}.png", 0
+        if not isinstance(attribute, TissueBins):
             file = f"accuracies_{attribute.key}.png"
-            attributes.append({**_by_attribute(rows, attribute), "file": file, "n_others": n_others})
-            pictures[file] = group_accuracies(rows, attribute=attribute)
-    for bins in study.bins:
-        rows = _rows_by_bins(study.comparison, bins)
-        if len(rows):
-            file = f"accuracies_bins_{bins.key}.png"
-            attributes.append({**_by_attribute(rows, bins), "file": file, "n_others": 0})
-            pictures[file] = group_accuracies(rows, attribute=bins)
+            n_others = int((table["threshold"] == attribute.tau).sum()) - len(rows)
+        attributes.append({**_by_attribute(rows, attribute), "file": file, "n_others": n_others})
+        pictures[file] = group_accuracies(rows, attribute=attribute)
     return {
         "group_key": group_key(study.attribute),
         "attributes": attributes,
-        "few_patients": FEW_PATIENTS,
-        "is_cross_validation": study.folds is not None,
-        "seeds": _over_seeds(study, study.comparison),
+        "seeds": _over_seeds(study, table),
         "pictures": pictures,
     }
 
@@ -226,11 +219,13 @@ def _over_folds(at: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, 
     numbers = sorted(set(rows["fold"]))
     sizes = rows.drop_duplicates("fold").set_index("fold")
     wga_pooled = pooled.set_index("run")["wga"]
-    runs = []
-    for run, of_run in rows.groupby("run", sort=False):
-        wga = of_run.set_index("fold")["wga"]
-        auroc = of_run["auroc"]
-        runs.append(
+    return {
+        "at": at,
+        "folds": [
+            {"number": number, "patients": sizes["patients"][number], "smallest": sizes["smallest_group_n"][number]}
+            for number in numbers
+        ],
+        "runs": [
             {
                 "run": run,
                 "wga_by_fold": [wga[number] for number in numbers],
@@ -240,14 +235,9 @@ def _over_folds(at: str, rows: pd.DataFrame, pooled: pd.DataFrame) -> dict[str, 
                 "auroc_mean": auroc.mean(),
                 "auroc_sd": auroc.std(),
             }
-        )
-    return {
-        "at": at,
-        "folds": [
-            {"number": number, "patients": sizes["patients"][number], "smallest": sizes["smallest_group_n"][number]}
-            for number in numbers
+            for run, of_run in rows.set_index("fold").groupby("run", sort=False)
+            for wga, auroc in [(of_run["wga"], of_run["auroc"])]
         ],
-        "runs": runs,
     }
 
 
@@ -258,7 +248,6 @@ def sweep(study: Study) -> dict[str, Any]:
     runs = in_order(study.comparison.drop_duplicates("run"), "trained_attribute")
     panels = _sweep_panels(runs, study.sweeps)
     return {
-        "split": runs["split"].iloc[0],
         "panels": list(panels),
         "rows": runs.to_dict("records"),
         "too_small": sorted({note for table in study.sweeps.values() for note in _too_small(table)}),

@@ -22,8 +22,7 @@ from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.patches.picture import hatched, mask_under
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import write_array
-from pathopatch.report import write_report
-from pathopatch.report.contact_sheet import write_contact_sheet
+from pathopatch.report import write_contact_sheet, write_report
 from pathopatch.stages.tile import import_patches, tile_cohort
 
 ALARM = (30, 30, 190)  # BGR

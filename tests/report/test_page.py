@@ -53,8 +53,8 @@ def test_a_small_group_is_said_loudly_beside_wga(work: Path, page: Page) -> None
 
 def test_failed_and_empty_slides_are_named(page: Page) -> None:
     assert "1 of 26 slides could not be cut into patches (stage tile): broken01 (INPUT_CORRUPT" in page.text
-    assert "1 of 26 slides hold no tissue, so they have no patch to classify (stage tile): blank01" in page.text
-    assert "1 of 26 slides have warnings: slide03 (channel SHG is shifted by 6.1 um)." in page.text
+    assert "1 of 26 slides without tissue, and so without a patch to classify (stage tile): blank01" in page.text
+    assert "1 of 26 slides with warnings: slide03 (channel SHG is shifted by 6.1 um)." in page.text
 
 
 @pytest.mark.fault("escaped")

@@ -105,7 +105,7 @@ def test_decisions_are_counted_and_shown_as_text(out: Path) -> None:
     assert "0 accepted, 1 rejected, 1 flagged, 1 undecided; 2 patches relabelled; 2 reviewers." in page.text
     assert HOSTILE in page.text
     assert "script" not in page.tags
-    assert "reject by Bo" in page.text
+    assert "rejected by Bo" in page.text
     assert "another heatmap" not in page.text
     numbers = pd.read_csv(out / "report" / "predictions.csv", keep_default_na=False, dtype=str)
     assert dict(zip(numbers["slide_id"], numbers["decision"], strict=True)) == {"bad": "", "s0": "reject", "s1": "flag"}

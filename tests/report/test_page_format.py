@@ -8,7 +8,8 @@ from importlib.resources import files
 import pytest
 from jinja2 import UndefinedError
 
-from pathopatch.report.rendering import capitalize_first, count, interval, percent, points, render, signed
+from pathopatch.core.text import capitalize_first
+from pathopatch.report.page import count, interval, percent, points, render, signed
 
 NAN = float("nan")
 
