@@ -21,16 +21,7 @@ from pathopatch.groups.attribute import (
 )
 
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
-_COPIED = (
-    "patch_id",
-    "slide_id",
-    "patient_id",
-    "split",
-    "label",
-    "tissue_fraction",
-    PATCH_ATTRIBUTE,
-    LABEL_NAME_COLUMN,
-)
+_COPIED = (*_NEEDED[:3], "split", *_NEEDED[3:], PATCH_ATTRIBUTE, LABEL_NAME_COLUMN)
 
 
 def assign_groups(
@@ -88,19 +79,11 @@ def assign_groups(
 
 @dataclass(frozen=True, eq=False)
 class JoinedBins:
-    """Bins of which small ones have joined a neighbour.
+    """Bins of which small ones have joined a neighbour."""
 
-    Parameters
-    ----------
-    cuts, kept : tuple of float
-        All cuts, and those that still separate two bins.
-    counts : ndarray of int64, shape (S, 2, A)
-        Patches by set of splits, label and bin, before the joining.
-    """
-
-    cuts: tuple[float, ...]
-    kept: tuple[float, ...]
-    counts: NDArray[np.int64]
+    cuts: tuple[float, ...]  # all of them
+    kept: tuple[float, ...]  # those that still separate two bins
+    counts: NDArray[np.int64]  # (S, 2, A): patches by set of splits, label and bin, before the joining
 
     def join(self, bin_number: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return each patch's bin after the joining, shape (N,), from that before it; -1 stays -1."""
@@ -130,8 +113,7 @@ def join_small_bins(
         part = groups[groups["split"].isin(list(names)) & (groups["label"] >= 0) & (groups[column] >= 0)]
         cell = n_bins * part["label"].to_numpy(np.int64) + part[column].to_numpy(np.int64)
         counts[row] = np.bincount(cell, minlength=2 * n_bins).reshape(2, n_bins)
-    kept = _kept_cuts(counts, least=least)
-    return JoinedBins(tuple(cuts), tuple(cuts[place] for place in kept), counts)
+    return JoinedBins(tuple(cuts), tuple(cuts[place] for place in _kept_cuts(counts, least=least)), counts)
 
 
 def _kept_cuts(counts: NDArray[np.int64], *, least: int) -> tuple[int, ...]:

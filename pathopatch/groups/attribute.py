@@ -8,7 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -29,18 +30,16 @@ _GROUP, _ATTRIBUTE, _BIN, _BINS, _RANK = "group@", "attribute@", "bin@", "bins "
 class Attribute(ABC):
     """What a run draws its patches by.
 
-    `label` names it in tables: ``0.25``, ``bins 0.3,0.5``, ``rank``. `edges` are its cuts of the tissue fraction.
+    Attributes
+    ----------
+    label : str
+        Its name in the tables of a comparison: ``0.25``, ``bins 0.3,0.5``, ``rank``.
+    edges : tuple of float
+        Its cuts of the tissue fraction, rising; none where there are no cuts.
     """
 
-    @property
-    @abstractmethod
-    def label(self) -> str:
-        """Name in the columns ``attribute`` and ``trained_attribute`` of a comparison."""
-
-    @property
-    def edges(self) -> tuple[float, ...]:
-        """Cuts of the tissue fraction, rising; none where there are no cuts."""
-        return ()
+    label: str = field(init=False, repr=False, compare=False)
+    edges: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -70,10 +69,9 @@ class Attribute(ABC):
 class TissueRank(Attribute):
     """The rank of the tissue fraction among the patches of one label; it forms no groups."""
 
-    @property
-    def label(self) -> str:
-        """``rank``."""
-        return _RANK
+    def __post_init__(self) -> None:
+        # A frozen class refuses assignments, so derived fields are set through its dictionary.
+        vars(self).update(label=_RANK, edges=())
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"attribute": "rank"}``."""
@@ -88,55 +86,49 @@ class GroupingAttribute(Attribute):
     ----------
     label_names : tuple of str
         What label 0 and label 1 are called.
+
+    Attributes
+    ----------
+    key : str
+        Suffix of its columns, and its key in JSON: ``0.25``, ``0.3,0.5``.
+    value_names : tuple of str
+        Names of the A values, in their order; at least two.
+    n_values : int
+        A.
+    group_names : tuple of str
+        Names of the 2 A groups, in their order: label and value.
+    description, phrase : str
+        A noun phrase, and the same with its preposition: ``at tissue threshold 0.25``.
+    column, group_column : str
+        Columns of a groups table that hold its values, and that tell the groups: of bins it is the same column.
     """
 
     label_names: tuple[str, ...] = field(default=LABEL_NAMES, kw_only=True)
-    is_patch_attribute = False
+    key: str = field(init=False, repr=False, compare=False)
+    value_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    n_values: int = field(init=False, repr=False, compare=False)
+    group_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    description: str = field(init=False, repr=False, compare=False)
+    phrase: str = field(init=False, repr=False, compare=False)
+    column: str = field(init=False, repr=False, compare=False)
+    group_column: str = field(init=False, repr=False, compare=False)
+    is_patch_attribute: ClassVar[bool] = False
 
-    @property
-    @abstractmethod
-    def key(self) -> str:
-        """Suffix of its columns, and its key in JSON: ``0.25``, ``0.3,0.5``."""
-
-    @property
-    def label(self) -> str:
-        """The key, where no other kind of attribute has the same."""
-        return self.key
-
-    @property
-    @abstractmethod
-    def value_names(self) -> tuple[str, ...]:
-        """Names of the A values, in their order; at least two."""
-
-    @property
-    @abstractmethod
-    def description(self) -> str:
-        """A noun phrase: ``tissue threshold 0.25``."""
-
-    @property
-    def phrase(self) -> str:
-        """The description with its preposition: ``at tissue threshold 0.25``."""
-        return f"by {self.description}"
-
-    @property
-    def n_values(self) -> int:
-        """A."""
-        return len(self.value_names)
-
-    @property
-    def group_names(self) -> tuple[str, ...]:
-        """Names of the 2 A groups, in their order: label and value."""
-        return tuple(f"{label}, {value}" for label in self.label_names for value in self.value_names)
-
-    @property
-    def column(self) -> str:
-        """Column of a groups table that holds its values."""
-        return f"{_ATTRIBUTE}{self.key}"
-
-    @property
-    def group_column(self) -> str:
-        """Column that tells the groups: theirs of a threshold, the values of bins."""
-        return f"{_GROUP}{self.key}"
+    def _derive(self, key: str, value_names: tuple[str, ...], description: str, **others: Any) -> None:
+        """Set the derived fields; `others` are those that differ from the usual ones."""
+        derived = {
+            "key": key,
+            "label": key,
+            "edges": (),
+            "value_names": value_names,
+            "n_values": len(value_names),
+            "group_names": tuple(f"{label}, {value}" for label in self.label_names for value in value_names),
+            "description": description,
+            "phrase": f"by {description}",
+            "column": f"{_ATTRIBUTE}{key}",
+            "group_column": f"{_GROUP}{key}",
+        }
+        vars(self).update(derived | others)
 
     def values(self, patches: pd.DataFrame, *, min_tissue: float) -> NDArray[np.int64]:
         """Return the value of each row of a patch table, shape (N,): 0 to A - 1, or -1 for blank and unknown."""
@@ -158,30 +150,9 @@ class TissueThreshold(GroupingAttribute):
 
     tau: float
 
-    @property
-    def key(self) -> str:
-        """``0.25``."""
-        return f"{self.tau:g}"
-
-    @property
-    def edges(self) -> tuple[float, ...]:
-        """The threshold alone."""
-        return (self.tau,)
-
-    @property
-    def value_names(self) -> tuple[str, ...]:
-        """Little and much tissue."""
-        return TISSUE_NAMES
-
-    @property
-    def description(self) -> str:
-        """``tissue threshold 0.25``."""
-        return f"tissue threshold {self.key}"
-
-    @property
-    def phrase(self) -> str:
-        """``at tissue threshold 0.25``."""
-        return f"at {self.description}"
+    def __post_init__(self) -> None:
+        description = f"tissue threshold {self.tau:g}"
+        self._derive(f"{self.tau:g}", TISSUE_NAMES, description, edges=(self.tau,), phrase=f"at {description}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``{"threshold": 0.25}``."""
@@ -190,56 +161,28 @@ class TissueThreshold(GroupingAttribute):
 
 @dataclass(frozen=True)
 class TissueBins(GroupingAttribute):
-    """Bins of the tissue fraction between several cuts.
-
-    Parameters
-    ----------
-    cuts : tuple of float
-        Rising, in (0, 1).
-    """
+    """Bins of the tissue fraction between several `cuts`, rising, in (0, 1)."""
 
     cuts: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        cuts = [f"{cut:g}" for cut in self.cuts]
+        key = ",".join(cuts)
+        between = [f"tissue {low} to {high}" for low, high in pairwise(cuts)]
+        self._derive(
+            key,
+            (f"tissue below {cuts[0]}", *between, f"tissue from {cuts[-1]}"),
+            f"tissue bins cut at {' and '.join(cuts)}",
+            label=f"{_BINS}{key}",
+            edges=self.cuts,
+            column=f"{_BIN}{key}",
+            group_column=f"{_BIN}{key}",
+        )
 
     @classmethod
     def from_key(cls, key: str, *, label_names: tuple[str, ...] = LABEL_NAMES) -> TissueBins:
         """Return the bins of a column's or a JSON key's suffix, ``0.3,0.5``."""
         return cls(tuple(float(cut) for cut in key.split(",")), label_names=label_names)
-
-    @property
-    def label(self) -> str:
-        """``bins 0.3,0.5``."""
-        return f"{_BINS}{self.key}"
-
-    @property
-    def key(self) -> str:
-        """``0.3,0.5``."""
-        return ",".join(f"{cut:g}" for cut in self.cuts)
-
-    @property
-    def edges(self) -> tuple[float, ...]:
-        """All cuts."""
-        return self.cuts
-
-    @property
-    def value_names(self) -> tuple[str, ...]:
-        """``tissue below 0.3``, ``tissue 0.3 to 0.5``, ``tissue from 0.5``."""
-        between = [f"tissue {low:g} to {high:g}" for low, high in zip(self.cuts, self.cuts[1:], strict=False)]
-        return (f"tissue below {self.cuts[0]:g}", *between, f"tissue from {self.cuts[-1]:g}")
-
-    @property
-    def description(self) -> str:
-        """``tissue bins cut at 0.3 and 0.5``."""
-        return f"tissue bins cut at {' and '.join(f'{cut:g}' for cut in self.cuts)}"
-
-    @property
-    def column(self) -> str:
-        """``bin@0.3,0.5``."""
-        return f"{_BIN}{self.key}"
-
-    @property
-    def group_column(self) -> str:
-        """The column of the values: the label makes groups of them."""
-        return self.column
 
     def groups_in(self, table: pd.DataFrame) -> NDArray[np.int64]:
         """Return the group of each row by its label and bin, shape (N,); -1 for none."""
@@ -267,20 +210,10 @@ class PatchAttribute(GroupingAttribute):
     tau: float
     is_patch_attribute = True
 
-    @property
-    def key(self) -> str:
-        """The threshold whose columns hold it, ``0.25``."""
-        return f"{self.tau:g}"
-
-    @property
-    def value_names(self) -> tuple[str, ...]:
-        """Its values; of a single value a second one without patches."""
-        return self.names if len(self.names) > 1 else (*self.names, "(no other)")
-
-    @property
-    def description(self) -> str:
-        """``the patches' own attribute``."""
-        return "the patches' own attribute"
+    def __post_init__(self) -> None:
+        # A single value gets a second one without patches.
+        value_names = self.names if len(self.names) > 1 else (*self.names, "(no other)")
+        self._derive(f"{self.tau:g}", value_names, "the patches' own attribute")
 
     def values(self, patches: pd.DataFrame, *, min_tissue: float) -> NDArray[np.int64]:
         """Return the number of the value that each patch brought along; see the base class."""
@@ -375,9 +308,10 @@ def threshold_attributes(groups: pd.DataFrame) -> tuple[TissueThreshold | PatchA
             remedy="run `pathopatch groups` with at least one --threshold",
         )
     names, labels = patch_attribute_names(groups), label_names(groups)
-    if names:
-        return tuple(PatchAttribute(names, tau, label_names=labels) for tau in sorted(thresholds))
-    return tuple(TissueThreshold(tau, label_names=labels) for tau in sorted(thresholds))
+    return tuple(
+        PatchAttribute(names, tau, label_names=labels) if names else TissueThreshold(tau, label_names=labels)
+        for tau in sorted(thresholds)
+    )
 
 
 def bins_attributes(groups: pd.DataFrame) -> tuple[TissueBins, ...]:
@@ -420,17 +354,9 @@ def attribute_in(
 
 
 def training_label(settings: Mapping[str, Any]) -> str:
-    """Return what a run draws by, and what it is selected at where that differs; empty where that is not known.
+    """Return what a run draws by, such as ``rank, selected at 0.25``, from the settings in its ``config.json``.
 
-    Parameters
-    ----------
-    settings : mapping
-        As ``config.json`` of a run has them.
-
-    Returns
-    -------
-    str
-        ``0.25``, ``bins 0.3,0.5``, ``rank, selected at 0.25``.
+    It names what the run is selected at where that differs, and is empty where the settings do not say.
     """
     attribute, selected = Attribute.from_dict(settings), settings.get("select_at")
     if isinstance(attribute, TissueRank):  # a rank forms no groups, so a threshold always selects

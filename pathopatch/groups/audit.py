@@ -1,4 +1,7 @@
-"""Audit a cohort before any model: group sizes, how well the tissue alone tells the label; numbers, text, tables."""
+"""Audit a cohort before any model: group sizes, how well the tissue alone tells the label; numbers, text, tables.
+
+What `audit` returns is written as JSON; the functions that format it take it back from there too.
+"""
 
 from __future__ import annotations
 
@@ -136,41 +139,23 @@ def _by_split(groups: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def audited_attributes(audit: Mapping[str, Any]) -> dict[str, TissueThreshold | PatchAttribute]:
-    """Return the attribute at each threshold of an audit, by its key.
-
-    Parameters
-    ----------
-    audit : mapping
-        As `pathopatch.groups.audit` returns it, or read back from JSON.
-    """
+    """Return the attribute at each threshold of an audit, by its key."""
     labels = tuple(audit.get("label_names", LABEL_NAMES))
-    if "attribute_only" in audit:
-        names = tuple(audit["attribute_values"])
-        return {key: PatchAttribute(names, float(key), label_names=labels) for key in audit["thresholds"]}
-    return {key: TissueThreshold(float(key), label_names=labels) for key in audit["thresholds"]}
+    if "attribute_only" not in audit:
+        return {key: TissueThreshold(float(key), label_names=labels) for key in audit["thresholds"]}
+    names = tuple(audit["attribute_values"])
+    return {key: PatchAttribute(names, float(key), label_names=labels) for key in audit["thresholds"]}
 
 
 def shortcut_results(audit: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return what the verdict rests on: by split, and ``all`` together; of the patches' own attribute if there is one.
-
-    Parameters
-    ----------
-    audit : mapping
-        As `pathopatch.groups.audit` returns it, or read back from JSON.
-    """
+    """Return what the verdict rests on: by split, and ``all`` together; of the patches' own attribute if any."""
     if "attribute_only" in audit:
         return {**audit["attribute_only"], "all": audit["attribute_whole"]}
     return {**audit["fraction_only"], "all": audit["whole"]}
 
 
 def verdict_text(audit: Mapping[str, Any]) -> str:
-    """Return the verdict in one or two sentences, with the numbers that it rests on.
-
-    Parameters
-    ----------
-    audit : mapping
-        As `pathopatch.groups.audit` returns it, or read back from JSON.
-    """
+    """Return the verdict in one or two sentences, with the numbers that it rests on."""
     verdict = audit["verdict"]
     result = shortcut_results(audit)[verdict["by"]]
     is_own, (other, tumor) = "attribute_only" in audit, audit.get("label_names", LABEL_NAMES)
@@ -201,13 +186,7 @@ def verdict_text(audit: Mapping[str, Any]) -> str:
 
 
 def format_audit(audit: Mapping[str, Any]) -> str:
-    """Return an audit in words and tables, for a terminal.
-
-    Parameters
-    ----------
-    audit : mapping
-        As `pathopatch.groups.audit` returns it, or read back from JSON.
-    """
+    """Return an audit in words and tables, for a terminal."""
     lines = [verdict_text(audit), ""]
     lines.append("How well the tissue fraction alone tells the label (labelled patches that are not blank):")
     labels = audit.get("label_names", LABEL_NAMES)
@@ -226,13 +205,7 @@ def format_audit(audit: Mapping[str, Any]) -> str:
 
 
 def audit_tables(audit: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
-    """Return an audit as tables by name: ``fraction_only``, ``cells`` and ``sweep``.
-
-    Parameters
-    ----------
-    audit : mapping
-        As `pathopatch.groups.audit` returns it, or read back from JSON.
-    """
+    """Return an audit as tables by name: ``fraction_only``, ``cells`` and ``sweep``."""
     fractions = [
         {"split": split, **{name: result[name] for name in _FRACTION_COLUMNS}}
         for split, result in (*audit["fraction_only"].items(), ("whole cohort", audit["whole"]))
@@ -321,17 +294,11 @@ def _expected_lines(split: str, cells: Mapping[str, Any], attribute: GroupingAtt
             f"  {split}: were every group truly right at {expected['accuracy']:.0%}, WGA would be measured as "
             f"{wga['low']:.0%} to {wga['high']:.0%}, {-100 * wga['bias']:.0f} points too low on average"
         )
-    small = [_small_cell_text(cell, attribute) for cell in expected["cells"] if cell["reasons"]]
-    if small:
-        lines.append(f"  {split}: too small to measure well: {'; '.join(small)}")
-    return lines
-
-
-def _small_cell_text(cell: Mapping[str, Any], attribute: GroupingAttribute) -> str:
-    """Return the name of a cell that is too small, with its size and how well it can be known."""
-    name = attribute.group_names[cell["group"]]
-    if not cell["n"]:
-        return f"{name} (no patches)"
-    return (
-        f"{name} ({patches_and_patients(cell['n'], cell['patients'])}: known to {100 * cell['half_width']:.0f} points)"
-    )
+    small = []
+    for cell in (cell for cell in expected["cells"] if cell["reasons"]):
+        size = "no patches"
+        if cell["n"]:
+            size = patches_and_patients(cell["n"], cell["patients"])
+            size += f": known to {100 * cell['half_width']:.0f} points"
+        small.append(f"{attribute.group_names[cell['group']]} ({size})")
+    return lines + ([f"  {split}: too small to measure well: {'; '.join(small)}"] if small else [])

@@ -39,14 +39,7 @@ Needed = Sequence[Sequence[str]]
 def empty_groups(groups: pd.DataFrame, attribute: GroupingAttribute, splits: Sequence[str]) -> tuple[str, ...]:
     """Return the groups without a patch in some splits taken together, such as ``tumour with little tissue``.
 
-    Parameters
-    ----------
-    groups : DataFrame
-        As `assign_groups` returns it. Without a split column all patches count.
-    attribute : GroupingAttribute
-        One of those of the table.
-    splits : sequence of str
-        Which patches count.
+    `groups` is as `assign_groups` returns it, with this `attribute`; without a split column all patches count.
     """
     present = set(attribute.groups_in(_of_splits(groups, splits)).tolist())
     names = [f"{label} with {value}" for label in attribute.label_names for value in attribute.value_names]
@@ -58,12 +51,7 @@ def empty_groups_error(
 ) -> GroupEmptyError:
     """Return the error of splits with an empty group: threshold, groups, counts, and thresholds that would do.
 
-    Parameters
-    ----------
-    groups, attribute, splits
-        As for `empty_groups`.
-    needed : sequence of sequence of str
-        All sets of splits that need every group: a threshold would do if no group is empty in any of them.
+    A threshold would do if no group is empty in any of the `needed` sets of splits; otherwise as `empty_groups`.
     """
     n_values = attribute.n_values
     group = attribute.groups_in(_of_splits(groups, splits))
@@ -98,24 +86,19 @@ def filled_thresholds(groups: pd.DataFrame, needed: Needed) -> tuple[tuple[str, 
 
 
 def _thresholds_text(groups: pd.DataFrame, needed: Needed) -> str:
-    """Return in words which thresholds would do."""
+    """Return in words which thresholds would do, neighbours of the sweep joined: ``0.1 to 0.3 and 0.5``."""
     tabled, swept = filled_thresholds(groups, needed)
     steps = f"{SWEEP_THRESHOLDS[0]:g}, {SWEEP_THRESHOLDS[1]:g}, … {SWEEP_THRESHOLDS[-1]:g}"
     if not tabled and not swept:
         return f"at each threshold of {steps} a group is empty: add slides, or move patients between the splits"
-    return (
-        "choose a threshold at which no group is empty: "
-        f"{', '.join(tabled) or 'none'} in groups.parquet; {_ranges(swept) or 'none'} of {steps}"
-    )
-
-
-def _ranges(swept: Sequence[float]) -> str:
-    """Return thresholds of the sweep in words, neighbours joined: ``0.1 to 0.3 and 0.5``."""
     places = [SWEEP_THRESHOLDS.index(cut) for cut in swept]
     starts = [SWEEP_THRESHOLDS[place] for place in places if place - 1 not in places]
     stops = [SWEEP_THRESHOLDS[place] for place in places if place + 1 not in places]
-    ranges = zip(starts, stops, strict=True)
-    return " and ".join(f"{start:g}" if start == stop else f"{start:g} to {stop:g}" for start, stop in ranges)
+    ranges = [f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in zip(starts, stops, strict=True)]
+    return (
+        "choose a threshold at which no group is empty: "
+        f"{', '.join(tabled) or 'none'} in groups.parquet; {' and '.join(ranges) or 'none'} of {steps}"
+    )
 
 
 def _of_splits(groups: pd.DataFrame, splits: Sequence[str]) -> pd.DataFrame:
@@ -132,24 +115,16 @@ def expected_intervals(
     simulations: int = _SIMULATIONS,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return the interval to expect of each cell's accuracy and of the worst one.
+    """Return the interval to expect of each cell's accuracy and of the worst one, from `simulations` evaluations.
 
     Parameters
     ----------
     group : ndarray of int64, shape (N,)
-        A label + attribute; -1 (no group) is left out.
+        A label + attribute, below `n_groups` = 2 A; -1 (no group) is left out.
     patient : ndarray, shape (N,)
         Patient of each patch.
-    n_groups : int
-        2 A.
-    accuracy : float
-        True accuracy of every cell, in (0, 1).
-    correlation : float
-        Of right and wrong within a patient, in [0, 1).
-    simulations : int
-        Number of simulated evaluations.
-    seed : int
-        Of the draws.
+    accuracy, correlation : float
+        True accuracy of every cell, in (0, 1), and correlation of right and wrong within a patient, in [0, 1).
 
     Returns
     -------
@@ -164,7 +139,9 @@ def expected_intervals(
     patients, place = np.unique(patient[has_group], return_inverse=True)
     cell = place * n_groups + group[has_group]
     n = np.bincount(cell, minlength=len(patients) * n_groups).reshape(len(patients), n_groups)
-    measured = _simulate(n, accuracy, correlation, simulations, seed)  # (simulations, n_groups)
+    rng = np.random.default_rng(seed)
+    hits = [_hits(column[column > 0], accuracy, correlation, simulations, rng) for column in n.T]
+    measured = ratio(np.stack(hits, axis=1), n.sum(axis=0))  # (simulations, n_groups), NaN for an empty cell
     cells = [_cell(number, n[:, number], measured[:, number], accuracy, correlation) for number in range(n_groups)]
     wga: dict[str, float | None] = dict.fromkeys(("mean", "low", "high", "bias"))
     if len(n) and (n.sum(axis=0) > 0).all():
@@ -172,16 +149,6 @@ def expected_intervals(
         low, high = interval(worst)
         wga = {"mean": float(worst.mean()), "low": low, "high": high, "bias": float(worst.mean() - accuracy)}
     return {"accuracy": accuracy, "correlation": correlation, "cells": cells, "wga": wga}
-
-
-def _simulate(
-    n: NDArray[np.int64], accuracy: float, correlation: float, simulations: int, seed: int
-) -> NDArray[np.float64]:
-    """Return simulated accuracies, (simulations, groups), from patches by patient and group; NaN for an empty cell."""
-    rng = np.random.default_rng(seed)
-    hits = [_hits(column[column > 0], accuracy, correlation, simulations, rng) for column in n.T]
-    measured: NDArray[np.float64] = ratio(np.stack(hits, axis=1), n.sum(axis=0))
-    return measured
 
 
 def _hits(

@@ -33,6 +33,7 @@ SWEEP_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 # clustering of patches within patients.
 _LEAST_EFFECT = 0.05
 _FOLDS = 5
+_ELSEWHERE = ("accuracy_elsewhere", "accuracy_elsewhere_low", "accuracy_elsewhere_high")
 
 
 def fraction_only(
@@ -77,8 +78,7 @@ def fraction_only(
     sizes |= {"patients_with_non_tumor": of_label[0], "patients_with_tumor": of_label[1]}
     if tumor in (0, n):
         names = ("auroc", "auroc_low", "auroc_high", "accuracy", "threshold", "larger_is_tumor", "majority")
-        elsewhere = ("accuracy_elsewhere", "accuracy_elsewhere_low", "accuracy_elsewhere_high")
-        return {**sizes, **dict.fromkeys((*names, *elsewhere)), "verdict": UNKNOWN, "is_flagged": False}
+        return {**sizes, **dict.fromkeys((*names, *_ELSEWHERE)), "verdict": UNKNOWN, "is_flagged": False}
     low, high = bootstrap_by_patient(auroc_of(fraction, label), patient, resamples=resamples, seed=seed)
     accuracy, threshold, is_larger_tumor = _best_cut(label, fraction)
     verdict = _verdict(low, high, patients=len(patients), of_label=min(of_label), is_directed=is_directed)
@@ -150,10 +150,7 @@ def sweep_thresholds(
 ) -> list[dict[str, Any]]:
     """Return, for thresholds from 0.05 to 0.95, the groups' sizes and how far alpha differs between the labels.
 
-    Parameters
-    ----------
-    label, fraction, patient, resamples, seed
-        As for `fraction_only`.
+    Parameters are those of `fraction_only`.
 
     Returns
     -------
@@ -238,9 +235,8 @@ def _accuracy_elsewhere(
 ) -> dict[str, float | None]:
     """Return the accuracy of cuts on patients that they were not chosen on; None with fewer patients than folds."""
     n_patients = int(place.max()) + 1
-    names = [f"accuracy_elsewhere{end}" for end in ("", "_low", "_high")]
     if n_patients < _FOLDS:
-        return dict.fromkeys(names)
+        return dict.fromkeys(_ELSEWHERE)
     fold = (np.random.default_rng(seed).permutation(n_patients) % _FOLDS)[place]
     right = np.zeros(len(label))
     for number in range(_FOLDS):
@@ -250,7 +246,7 @@ def _accuracy_elsewhere(
     sums = sums_by_patient(np.stack([right, np.ones(len(label))], axis=1), place)
     draws = resampled(sums, resamples=resamples, seed=seed)
     low, high = interval(ratio(draws[:, 0], draws[:, 1]))
-    return dict(zip(names, (float(right.mean()), _nan_to_none(low), _nan_to_none(high)), strict=True))
+    return dict(zip(_ELSEWHERE, (float(right.mean()), _nan_to_none(low), _nan_to_none(high)), strict=True))
 
 
 def _nan_to_none(value: float) -> float | None:

@@ -42,16 +42,14 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
     InputMissingError
         A column is missing.
     """
-    for table, columns in ((patches, ("patient_id", "label")), (slides, ("patient_id", "split"))):
-        missing = [name for name in columns if name not in table]
-        if missing:
-            raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of tile and check")
+    label = _patient_labels(patches)
+    if missing := [name for name in ("patient_id", "split") if name not in slides]:
+        raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of tile and check")
     stated = slides["split"].fillna("").astype(str).str.strip()
     unknown = sorted(set(stated) - {"", *SPLITS})
     if unknown:
         raise InputUnsupportedError(f"split {unknown[0]!r}", remedy="write train, val or test, or leave it empty")
     given = {str(patient): _only_split(patient, rows) for patient, rows in stated.groupby(slides["patient_id"])}
-    label = patches["label"].groupby(patches["patient_id"].astype(str)).max()
     splits = pd.Series([given.get(patient, "") for patient in label.index], index=label.index, dtype=object)
     generator = np.random.default_rng(seed)
     for value in sorted(set(label)):
@@ -63,14 +61,10 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
 
 
 def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
-    """Return the splits that were given, by patient: of slides, and of ready patches, which say their own.
+    """Return the splits that were given (columns patient_id and split): of slides, and of ready patches.
 
-    Parameters
-    ----------
-    slides : DataFrame
-        Columns patient_id and split; patient_id is empty for a set of ready patches.
-    patches : DataFrame
-        Columns patient_id and, only where there are ready patches, split.
+    `slides` has both columns too, with an empty patient_id for a set of ready patches. `patches` has patient_id and,
+    only where there are ready patches, split.
     """
     given = slides[["patient_id", "split"]]
     if "split" not in patches:
@@ -103,10 +97,7 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
     InputMissingError
         A column is missing.
     """
-    missing = [name for name in ("patient_id", "label") if name not in patches]
-    if missing:
-        raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of the stage tile")
-    label = patches["label"].groupby(patches["patient_id"].astype(str)).max()
+    label = _patient_labels(patches)
     if not _LEAST_FOLDS <= folds <= len(label):
         raise InputUnsupportedError(
             f"{folds} folds of {pluralize(len(label), 'patient')}",
@@ -122,20 +113,20 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
 
 
 def split_in_fold(fold: pd.Series[int], number: int, *, folds: int) -> pd.Series[str]:
-    """Return each patient's split when one fold is tested: the next fold validates, the others train.
+    """Return each patient's split when the fold `number` is tested: the next one validates, the others train.
 
-    Parameters
-    ----------
-    fold : Series of int
-        From 1, by patient.
-    number : int
-        The fold that is tested.
-    folds : int
-        Number of folds; the fold after the last is the first.
+    `fold` is from 1, by patient; the fold after the last of `folds` is the first.
     """
     # So each patient tests once and validates once.
     split_of = {number: "test", number % folds + 1: "val"}
     return fold.map(lambda patient_fold: split_of.get(patient_fold, "train")).rename("split")
+
+
+def _patient_labels(patches: pd.DataFrame) -> pd.Series[int]:
+    """Return each patient's label, the highest of all patches, by patient_id (the index, sorted)."""
+    if missing := [name for name in ("patient_id", "label") if name not in patches]:
+        raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of tile and check")
+    return patches["label"].groupby(patches["patient_id"].astype(str)).max()
 
 
 def _only_split(patient: object, rows: pd.Series[str]) -> str:

@@ -69,12 +69,8 @@ def read_list(source: Path) -> pd.DataFrame:
 
     Raises
     ------
-    InputMissingError
-        The file or folder is missing or empty.
-    InputCorruptError
-        It is not a CSV file.
-    InputUnsupportedError
-        The folder has another layout.
+    InputMissingError, InputCorruptError, InputUnsupportedError
+        The file or folder is missing or empty, or it is no CSV file, or the folder has another layout.
     TableError
         All problems of the list, each with row, column, value and remedy.
     """
@@ -306,12 +302,7 @@ def _common_shrinkage(specs: Sequence[ImageSpec], px: int, fit: Literal["crop", 
 def read_image(path: Path, spec: ImageSpec) -> NDArray[np.generic]:
     """Return a patch's pixels, shape (C, P, P), source units; resized to the set's size if need be.
 
-    Raises
-    ------
-    InputCorruptError
-        The pixels cannot be decoded in full.
-    NonFiniteError
-        Some pixels are NaN or infinite.
+    Raises InputCorruptError if they cannot be decoded in full, and NonFiniteError if some are NaN or infinite.
     """
     image = raster(path)
     if image.kind == "tiff":

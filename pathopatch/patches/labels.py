@@ -24,38 +24,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regions:
-    """Tumour and labelled regions of one slide.
-
-    Parameters
-    ----------
-    tumor : shapely geometry
-        Valid, may be empty; level-0 px.
-    labelled : shapely geometry or None
-        Labelled as tumour or non-tumour; None: the whole slide.
-    warnings : tuple of str
-        What was repaired or left out, with numbers.
-    """
+    """Tumour and labelled regions of one slide: valid shapely geometries, maybe empty; level-0 px."""
 
     tumor: Any
-    labelled: Any | None
-    warnings: tuple[str, ...]
+    labelled: Any | None  # as tumour or non-tumour; None: the whole slide
+    warnings: tuple[str, ...]  # what was repaired or left out, with numbers
 
 
 def read_regions(
     path: Path, config: AnnotationConfig, *, slide_size: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
 ) -> Regions:
-    """Return the regions of an annotation file, and log their warnings.
-
-    Parameters
-    ----------
-    path : Path
-        See `read_annotations`.
-    config : AnnotationConfig
-        What the class names mean.
-    slide_size : tuple of int
-        (width, height), level-0 px.
-    bounds_origin : tuple of int
-        (x, y) of the slide's bounds, level-0 px; added to QuPath's points, not to ASAP's.
+    """Return the regions of an annotation file, and log their warnings; arguments are those of `find_regions`.
 
     Raises
     ------
@@ -80,9 +59,10 @@ def find_regions(
     slide_size: tuple[int, int],
     bounds_origin: tuple[int, int] = (0, 0),
 ) -> Regions:
-    """Return the unions of the outlines by class; parameters and errors as for `read_regions`.
+    """Return the unions of the outlines by class, whose names `config` explains; errors as of `read_regions`.
 
-    Where tumour and non-tumour overlap, tumour counts. Holes are cut out of the tumour.
+    Where tumour and non-tumour overlap, tumour counts. Holes are cut out of the tumour. Level-0 px are `slide_size`,
+    (width, height), and `bounds_origin`, (x, y), which is added to QuPath's points and not to ASAP's.
     """
     _require_known_classes(outlines, config)
     warnings = outlines.skipped_text()
@@ -110,10 +90,8 @@ def find_regions(
 
 def _require_known_classes(outlines: Outlines, config: AnnotationConfig) -> None:
     """Refuse classes that the configuration does not list: a forgotten tumour class would become non-tumour."""
-    known = {*config.tumor, *config.non_tumor, *config.holes, *config.ignored}
     counts = Counter(outlines.names)
-    unmapped = sorted(set(counts) - known)
-    if unmapped:
+    if unmapped := sorted(set(counts) - {*config.tumor, *config.non_tumor, *config.holes, *config.ignored}):
         listed = ", ".join(f"{name!r} ({counts[name]})" for name in sorted(counts))
         raise InputUnsupportedError(
             f"annotation classes without a meaning: {', '.join(map(repr, unmapped))}; in the file are {listed}",
@@ -126,27 +104,16 @@ def _require_known_classes(outlines: Outlines, config: AnnotationConfig) -> None
 class LabelSource:
     """The files that label one slide.
 
-    Parameters
-    ----------
-    tumor_mask : Path, optional
-        Raster of the tumour.
-    whole_slide_non_tumor : bool
-        The whole slide holds no tumour.
-    labelled_mask : Path, optional
-        Raster of the labelled area. Default: the whole slide with a tumour mask, as configured with annotations.
-    annotations : Path, optional
-        Outlines of QuPath or ASAP.
-
     Raises
     ------
     InputUnsupportedError
         More than one of mask, annotations and absence states the tumour.
     """
 
-    tumor_mask: Path | None = None
-    whole_slide_non_tumor: bool = False
-    labelled_mask: Path | None = None
-    annotations: Path | None = None
+    tumor_mask: Path | None = None  # raster of the tumour
+    whole_slide_non_tumor: bool = False  # the whole slide holds no tumour
+    labelled_mask: Path | None = None  # raster; default: the whole slide with a mask, as configured with annotations
+    annotations: Path | None = None  # outlines of QuPath or ASAP
 
     def __post_init__(self) -> None:
         statements = {

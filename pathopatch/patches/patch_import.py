@@ -23,25 +23,20 @@ from pathopatch.core.files import atomic_path
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
+from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list
-from pathopatch.patches.store import PatchStore
+from pathopatch.patches.store import PatchStore, patch_ids
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
-from pathopatch.patches.tile import COLUMNS, STAGE, TileResult, current_result, status_entry
+from pathopatch.patches.tile import COLUMNS, STAGE, TileResult, common_attributes, current_result, status_entry
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
-from pathopatch.slides.background import background_text, guess_polarities, parse_background
+from pathopatch.slides.background import guess_polarities, parse_background
 from pathopatch.slides.manifest import slide_id_from_path
 from pathopatch.slides.resample import resized
 
 _SHEET_PX = 4096  # longest side of the sheet on which tissue is found, as of a slide's overview
 EXTRA_COLUMNS = ("split", "attribute", "label_name", "path")
 """Columns of a set's patch table after those of a slide's; attribute and label_name only if the list has them."""
-
-
-def _set_id(source: Path) -> str:
-    """Return a set's id: the name of its folder, or of its list."""
-    named = source.parent if source.name == LIST_NAME else source
-    return slide_id_from_path(named.resolve())
 
 
 def tile_patches(
@@ -66,10 +61,8 @@ def tile_patches(
     ready : ReadyConfig, optional
         Scale of the original images, and the size to which images of several sizes are brought. An unknown scale gives
         a warning here and in each prediction by a model trained on the set.
-    force : bool
-        Replace stale artefacts in place of stopping.
-    progress : callable, optional
-        Called with (patches done, patches in all).
+    force, progress
+        As of `tile_slide`.
 
     Returns
     -------
@@ -84,10 +77,8 @@ def tile_patches(
         ``store = "none"``, or `config` has an `mpp`, or see `read_list` and `common_spec`.
     TableError, InputMissingError, InputCorruptError, InputTooLargeError, ChannelMismatchError, NonFiniteError
         See `read_list`, `common_spec` and `read_image`.
-    StaleArtefactError
-        The existing artefacts are of another configuration or other inputs, and `force` is off.
-    DiskFullError
-        No space is left.
+    StaleArtefactError, DiskFullError
+        As of `tile_slide`.
     """
     if config.store == "none":
         raise InputUnsupportedError(
@@ -101,7 +92,8 @@ def tile_patches(
             place="[tile] mpp",
             remedy="leave it out, and state the images' own scale: mpp of [ready], --mpp",
         )
-    name = _set_id(source)
+    named = source.parent if source.name == LIST_NAME else source
+    name = slide_id_from_path(named.resolve())
     listed = read_list(source)
     files = [Path(file) for file in listed["file"]]
     spec = common_spec(files, ready)
@@ -147,15 +139,9 @@ class _SetAnalysis:
 
     files: tuple[Path, ...]  # in the order of the list
     spec: ImageSpec
+    grid: Grid  # the sheet: as many columns as rows, or more; the last places may be empty
     tissue: TissueModel  # its overview is the patches one below the other, P px of height each
     windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
-    columns: int  # patches in a row of the sheet
-
-    @property
-    def origins(self) -> NDArray[np.int64]:
-        """(x, y) of each patch on the sheet, px, shape (N, 2)."""
-        row, column = np.divmod(np.arange(len(self.files), dtype=np.int64), self.columns)
-        return np.stack([column, row], axis=1) * self.spec.width  # (N, 2)
 
     def patches(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]]:
         """Yield each patch's row (1,), pixels (1, C, P, P) and tissue fraction (1,), as `iterate_patches` does."""
@@ -166,11 +152,20 @@ class _SetAnalysis:
             yield np.array([number]), patch[None], np.array([mask.mean()])
 
 
+def _sheet_grid(count: int, side: int) -> Grid:
+    """Return the grid of a square sheet that holds `count` patches, row by row."""
+    columns = math.ceil(math.sqrt(count))
+    size = {"width": columns * side, "height": math.ceil(count / columns) * side}
+    return Grid(**size, downsample=1.0, patch_px=side, stride_px=side)
+
+
 def _analyse_set(files: Sequence[Path], spec: ImageSpec, config: TileConfig) -> _SetAnalysis:
     """Find a set's tissue model and intensity windows on all its patches at low resolution."""
-    side, columns = spec.width, math.ceil(math.sqrt(len(files)))
-    small = max(1, min(side, _SHEET_PX // columns))
-    strip = _stack_patches(files, spec, small)
+    side, grid = spec.width, _sheet_grid(len(files), spec.width)
+    small = max(1, min(side, _SHEET_PX // grid.nx))
+    strip = np.empty((len(spec.channels), len(files) * small, small), np.dtype(spec.dtype))
+    for number, file in enumerate(files):
+        strip[:, number * small : (number + 1) * small] = resized(read_image(file, spec), (small, small))
     polarities = guess_polarities(strip, is_colour=spec.is_colour)
     if config.tissue.background != "auto":
         stated = parse_background(config.tissue.background, spec.channels, place="[tile.tissue] background")
@@ -195,16 +190,7 @@ def _analyse_set(files: Sequence[Path], spec: ImageSpec, config: TileConfig) -> 
         polarities=polarities,
         channels=spec.channels,
     )
-    return _SetAnalysis(files=tuple(files), spec=spec, tissue=tissue, windows=windows, columns=columns)
-
-
-def _stack_patches(files: Sequence[Path], spec: ImageSpec, small: int) -> NDArray[np.generic]:
-    """Return all patches at low resolution, one below the other, shape (C, N * small, small)."""
-    strip = np.empty((len(spec.channels), len(files) * small, small), np.dtype(spec.dtype))
-    for number, file in enumerate(files):
-        rows = slice(number * small, (number + 1) * small)
-        strip[:, rows] = resized(read_image(file, spec), (small, small))
-    return strip
+    return _SetAnalysis(files=tuple(files), spec=spec, grid=grid, tissue=tissue, windows=windows)
 
 
 def _write_store(
@@ -215,7 +201,7 @@ def _write_store(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`."""
-    spec, origins = sheet.spec, sheet.origins
+    spec, origins = sheet.spec, sheet.grid.origins()[: len(sheet.files)]
     writer = StoreWriter(
         path, origins=origins, channels=len(spec.channels), patch_px=spec.width, dtype=np.dtype(spec.dtype)
     )
@@ -230,49 +216,30 @@ def _write_store(
         polarities=sheet.tissue.polarities,
         progress=progress,
     )
-    writer.finish({**_attributes(sheet, config), **record})
+    attributes = common_attributes(
+        sheet.grid,
+        sheet.tissue,
+        sheet.windows,
+        config,
+        channels=spec.channels,
+        dtype=spec.dtype,
+        mpp=config.mpp,
+        is_rgb=spec.is_rgb,
+    )
+    writer.finish({"is_ready_set": True, **attributes, **record})
     return measured
-
-
-def _attributes(sheet: _SetAnalysis, config: TileConfig) -> dict[str, object]:
-    """Return the store's attributes: those of a slide's store that apply to a set."""
-    spec, tissue = sheet.spec, sheet.tissue
-    rows = math.ceil(len(sheet.files) / sheet.columns)
-    return {
-        "is_ready_set": True,
-        "channels": list(spec.channels),
-        "dtype": spec.dtype,
-        "size_px": [sheet.columns * spec.width, rows * spec.height],
-        "mpp": config.mpp,
-        "target_mpp": config.mpp,
-        "downsample": 1.0,
-        "patch_px": spec.width,
-        "stride_px": spec.width,
-        "grid": [sheet.columns, rows],
-        "is_rgb": spec.is_rgb,
-        "background": background_text(spec.channels, tissue.polarities),
-        "windows": sheet.windows.tolist(),
-        "intensity": config.intensity.model_dump(mode="json"),
-        "tissue": {
-            **config.tissue.model_dump(mode="json"),
-            "threshold": tissue.threshold,
-            "windows": tissue.windows.tolist(),
-            "scale": [tissue.scale_x, tissue.scale_y],
-            "confidence": tissue.confidence,
-            "doubts": list(tissue.doubts),
-        },
-    }
 
 
 def _table(
     listed: pd.DataFrame, sheet: _SetAnalysis, measured: dict[str, NDArray[np.float64]], name: str
 ) -> pd.DataFrame:
     """Return the patch table: a slide's columns, then `EXTRA_COLUMNS`."""
-    x, y = sheet.origins.T
+    origins = sheet.grid.origins()[: len(listed)]
+    x, y = origins.T
     label = listed["label"].to_numpy(np.int64)
     stated = listed["tissue_fraction"].to_numpy(np.float64)
     columns = {
-        "patch_id": [f"{name}@{left},{top}" for left, top in zip(x.tolist(), y.tolist(), strict=True)],
+        "patch_id": patch_ids(name, origins),
         "slide_id": name,
         "patient_id": listed["patient_id"],
         "x": x,
@@ -311,13 +278,13 @@ def _slides_row(
     source: Path, listed: pd.DataFrame, spec: ImageSpec, config: TileConfig, result: TileResult, images: str
 ) -> dict[str, object]:
     """Return a set's row of ``slides.parquet``; its patient is empty, since a set has many."""
-    columns = math.ceil(math.sqrt(result.patches))
+    grid = _sheet_grid(result.patches, spec.width)
     return {
         "slide_id": result.slide_id,
         "patient_id": "",
         "split": "",
-        "width": columns * spec.width,
-        "height": math.ceil(result.patches / columns) * spec.height,
+        "width": grid.width,
+        "height": grid.height,
         "mpp": config.mpp,
         "levels": 1,
         "channels": ",".join(spec.channels),

@@ -33,17 +33,7 @@ def source_record(slide: Slide) -> dict[str, Any]:
 class SourcePatches:
     """The patches of a tiled slide, read from its files; safe in any thread and any forked process.
 
-    Parameters
-    ----------
-    attributes : mapping
-        The store's.
-    place : Path
-        The store, for messages.
-
-    Raises
-    ------
-    InputMissingError
-        The store does not record its source.
+    `attributes` are the store's; `place`, the store, is for messages. Raises InputMissingError if they name no source.
     """
 
     def __init__(self, attributes: Mapping[str, Any], place: Path) -> None:
@@ -70,19 +60,12 @@ class SourcePatches:
         self._slide: Slide | None = None
 
     def read(self, origins: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Return patches in any order, shape (n, C, P, P), source units.
-
-        Parameters
-        ----------
-        origins : ndarray of int64, shape (n, 2)
-            (x, y), level-0 px.
+        """Return the patches at some origins, (n, 2), level-0 px, in any order: shape (n, C, P, P), source units.
 
         Raises
         ------
-        InputMissingError
-            A file is gone.
-        StaleArtefactError
-            A file is not the one that was tiled.
+        InputMissingError, StaleArtefactError
+            A file is gone, or is not the one that was tiled.
         InputCorruptError
             The slide cannot be decoded.
         """
@@ -131,10 +114,14 @@ class SourcePatches:
         return aligned(slide, offsets, self._attributes["background"])
 
 
+def patch_ids(slide_id: str, origins: NDArray[np.int64]) -> list[str]:
+    """Return ``<slide_id>@<x>,<y>`` of each origin, (N, 2)."""
+    return [f"{slide_id}@{x},{y}" for x, y in origins.tolist()]
+
+
 def store_source(path: Path) -> Any:
     """Return the `Slide.source` of a store; None if it records none."""
-    record = _attributes_of(path).get("source")
-    return record.get("path") if isinstance(record, dict) else None
+    return _attributes_of(path).get("source", {}).get("path")
 
 
 def store_levels(path: Path) -> dict[str, float]:
@@ -155,12 +142,8 @@ class PatchStore:
 
     Raises
     ------
-    InputMissingError
-        There is no such store.
-    InputCorruptError
-        It is not complete.
-    StaleArtefactError
-        It is of another schema.
+    InputMissingError, InputCorruptError, StaleArtefactError
+        There is no such store, or it is not complete, or of another schema.
     """
 
     def __init__(self, path: Path) -> None:
@@ -207,8 +190,7 @@ class PatchStore:
     @cached_property
     def _rows(self) -> dict[str, int]:
         """Row of each patch id."""
-        slide_id = self.attributes["slide_id"]
-        return {f"{slide_id}@{x},{y}": row for row, (x, y) in enumerate(self.origins.tolist())}
+        return {name: row for row, name in enumerate(patch_ids(self.attributes["slide_id"], self.origins))}
 
     @property
     def patch_ids(self) -> list[str]:
@@ -229,12 +211,7 @@ class PatchStore:
     def read(self, rows: ArrayLike) -> NDArray[np.generic]:
         """Return patches in any order, shape (n, C, P, P), source units.
 
-        A store without pixels reads the same patches from the slide.
-
-        Parameters
-        ----------
-        rows : array_like of int, shape (n,)
-            See the method `rows`.
+        A store without pixels reads the same patches from the slide. For `rows`, (n,), see the method of that name.
 
         Raises
         ------

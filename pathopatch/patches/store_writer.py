@@ -44,16 +44,8 @@ def shard_patches(patch_bytes: int, n: int) -> int:
 class StoreWriter:
     """One slide's store while it is written, from the first patch to the last.
 
-    Parameters
-    ----------
-    path : Path
-        Temporary folder; the caller renames it when it is finished.
-    origins : ndarray of int64, shape (N, 2)
-        (x, y) of each patch, level-0 px, in the order of `append`.
-    channels, patch_px, dtype
-        Of a patch, source units.
-    with_patches : bool
-        False: store the overview and the attributes only.
+    `path` is a temporary folder, which the caller renames when it is finished. `origins`, (N, 2), are (x, y) of each
+    patch, level-0 px, in the order of `append`. Without `with_patches` only overview and attributes are stored.
     """
 
     def __init__(

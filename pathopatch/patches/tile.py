@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,28 +36,22 @@ from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
+from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
-from pathopatch.patches.store import PatchStore, source_record, store_levels, store_source
+from pathopatch.patches.store import PatchStore, patch_ids, source_record, store_levels, store_source
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
+from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import Slide
+from pathopatch.slides.background import background_text
 from pathopatch.slides.manifest import slide_id_from_path, valid_slide_id
 
 STAGE = "tile"
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 COLUMNS = (
-    "patch_id",
-    "slide_id",
-    "patient_id",
-    "x",
-    "y",
-    "tissue_fraction",
-    "tumor_fraction",
-    "labelled_fraction",
-    "label",
-    "saturated_fraction",
-    "sharpness",
-)
+    "patch_id", "slide_id", "patient_id", "x", "y", "tissue_fraction", "tumor_fraction", "labelled_fraction", "label",
+    "saturated_fraction", "sharpness",
+)  # fmt: skip
 """Columns of the patch table.
 
 x, y: the patch's origin, level-0 px.
@@ -95,22 +89,14 @@ def tile_slide(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TileResult:
-    """Write a slide's store, patch table and status; do nothing if they are current.
+    """Write a slide's store, patch table and status into the work folder `out`; do nothing if they are current.
 
     A second process waits for the first and then finds its output.
 
     Parameters
     ----------
-    slide : Slide
-        An open slide.
-    config : TileConfig
-        How to cut it.
-    out : Path
-        Work folder.
-    slide_id : str, optional
-        Default: the stem of the slide's first file.
-    patient_id : str, optional
-        Default: the slide's id.
+    slide_id, patient_id : str, optional
+        Default: the stem of the slide's first file, and the slide's id.
     labels : LabelSource, optional
         Default: no patch is labelled.
     tissue_mask : Path, optional
@@ -122,10 +108,6 @@ def tile_slide(
         Replace stale artefacts in place of stopping, and write again pixels that were removed to free space.
     progress : callable, optional
         Called with (patches done, patches in all).
-
-    Returns
-    -------
-    TileResult
 
     Raises
     ------
@@ -144,8 +126,7 @@ def tile_slide(
     if not valid_slide_id(slide_id):
         raise InputUnsupportedError(f"slide id {slide_id!r}", remedy="use letters, digits, dots, dashes")
     patient_id = slide_id if patient_id is None else patient_id
-    store_path = WorkFolder(out).store(slide_id)
-    table_path = WorkFolder(out).patches(slide_id)
+    store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
         # A later plain run must not lose the levels that an earlier run took from the cohort.
         if cohort_levels is None:
@@ -200,7 +181,8 @@ def _table(
     source: LabelSource | None,
 ) -> pd.DataFrame:
     """Return the patch table without the columns that need pixels."""
-    x, y = analysis.grid.origins().T
+    origins = analysis.grid.origins()
+    x, y = origins.T
     tumor, labelled = label_fractions(
         source,
         x,
@@ -212,7 +194,7 @@ def _table(
     )
     return pd.DataFrame(
         {
-            "patch_id": [f"{slide_id}@{left},{top}" for left, top in zip(x.tolist(), y.tolist(), strict=True)],
+            "patch_id": patch_ids(slide_id, origins),
             "slide_id": slide_id,
             "patient_id": patient_id,
             "x": x,
@@ -272,45 +254,72 @@ def _write_store(
     return measured
 
 
-def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> dict[str, object]:
+def _attributes(slide: Slide, config: TileConfig, analysis: SlideAnalysis) -> dict[str, Any]:
     """Return the store's attributes: all that a reader of the patches needs."""
     grid, tissue = analysis.grid, analysis.tissue
-    return {
+    attributes = common_attributes(
+        grid,
+        tissue,
+        analysis.windows,
+        config,
+        channels=slide.channels,
+        dtype=str(slide.dtype),
+        mpp=slide.mpp,
+        is_rgb=slide.is_rgb,
+    )
+    levels = zip(slide.channels, tissue.levels, strict=False)
+    attributes["tissue"] |= {
+        "is_supplied": tissue.is_supplied,
+        "ink_share": tissue.ink_share,
+        "unscanned_share": tissue.unscanned_share,
+        "levels": {name: level for name, level in levels if not math.isnan(level)},
+    }
+    return attributes | {
         "source": source_record(slide),
-        "channels": list(slide.channels),
-        "dtype": str(slide.dtype),
-        "size_px": list(slide.size),
-        "mpp": slide.mpp,
-        "target_mpp": slide.mpp * grid.downsample,
-        "downsample": grid.downsample,
         **read_level(slide, grid.downsample),
+        "fill": analysis.fill.tolist(),
+        # A store without pixels needs the offsets to read the same patches again, see `SourcePatches`.
+        "registration": {
+            "align": config.registration.align,
+            "shifts": [shift.to_dict() for shift in analysis.shifts],
+            "offsets_px": [list(offset) for offset in analysis.offsets],
+        },
+    }
+
+
+def common_attributes(
+    grid: Grid,
+    tissue: TissueModel,
+    windows: NDArray[np.float64],
+    config: TileConfig,
+    *,
+    channels: Sequence[str],
+    dtype: str,
+    mpp: float | None,
+    is_rgb: bool,
+) -> dict[str, Any]:
+    """Return the attributes that the stores of slides and of imported patches have in common."""
+    return {
+        "channels": list(channels),
+        "dtype": dtype,
+        "size_px": [grid.width, grid.height],
+        "mpp": mpp,
+        "target_mpp": None if mpp is None else mpp * grid.downsample,
+        "downsample": grid.downsample,
         "patch_px": grid.patch_px,
         "stride_px": grid.stride_px,
         "grid": [grid.nx, grid.ny],
-        "is_rgb": slide.is_rgb,
-        "background": analysis.background,
-        "fill": analysis.fill.tolist(),
-        "windows": analysis.windows.tolist(),
+        "is_rgb": is_rgb,
+        "background": background_text(channels, tissue.polarities),
+        "windows": windows.tolist(),
         "intensity": config.intensity.model_dump(mode="json"),
         "tissue": {
             **config.tissue.model_dump(mode="json"),
             "threshold": tissue.threshold,
             "windows": tissue.windows.tolist(),
             "scale": [tissue.scale_x, tissue.scale_y],
-            "is_supplied": tissue.is_supplied,
-            "ink_share": tissue.ink_share,
-            "unscanned_share": tissue.unscanned_share,
-            "levels": {
-                name: level for name, level in zip(slide.channels, tissue.levels, strict=False) if not math.isnan(level)
-            },
             "confidence": tissue.confidence,
             "doubts": list(tissue.doubts),
-        },
-        # A store without pixels needs the offsets to read the same patches again, see `SourcePatches`.
-        "registration": {
-            "align": config.registration.align,
-            "shifts": [shift.to_dict() for shift in analysis.shifts],
-            "offsets_px": [list(offset) for offset in analysis.offsets],
         },
     }
 
@@ -339,15 +348,7 @@ def is_finished(
     tissue_mask: Path | None = None,
     force: bool = False,
 ) -> bool:
-    """Return whether `tile_slide` would do nothing; it has the same arguments.
-
-    Raises
-    ------
-    StaleArtefactError
-        The existing artefacts are of another configuration or other inputs, and `force` is off.
-    InputMissingError
-        A mask or an annotation file is missing.
-    """
+    """Return whether `tile_slide` would do nothing; arguments and errors are the same."""
     store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
     # Without a store there is nothing to compare, and making the stamp would read the slide in vain.
     if read_stamp(store_path) is None:

@@ -156,22 +156,10 @@ class TissueModel:
     def patch_mask(
         self, patch: NDArray[np.generic], x: int, y: int, downsample: float, inside: tuple[int, int]
     ) -> NDArray[np.bool_]:
-        """Return the tissue pixels of a patch.
+        """Return the tissue pixels of a patch, bool of shape (P, P).
 
-        Parameters
-        ----------
-        patch : ndarray, shape (C, P, P)
-            Source units, at the target mpp.
-        x, y : int
-            The patch's origin, level-0 px.
-        downsample : float
-            Level-0 px per px of the patch.
-        inside : tuple of int
-            (width, height) of the patch's part on the slide, px; beyond it there is no tissue.
-
-        Returns
-        -------
-        ndarray of bool, shape (P, P)
+        The `patch`, (C, P, P), is in source units at the target mpp, its origin (x, y) in level-0 px. `downsample` is
+        level-0 px per px of the patch, `inside` (width, height) of its part on the slide, px: beyond it is no tissue.
         """
         width, height = inside
         is_tissue = np.zeros((height, width), np.bool_)

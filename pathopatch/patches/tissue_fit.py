@@ -58,16 +58,14 @@ def fit_tissue(
     ----------
     pixels : ndarray, shape (C, h, w)
         The overview, source units.
-    polarities : tuple of {"dark", "bright"}, length C
-        Of each channel.
+    polarities, channels : sequence of str, length C
+        Of each channel "dark" or "bright", and its name, for `config.channels` and `config.background_level`.
     is_colour : bool
         The channels are red, green and blue of one image.
     config : TissueConfig
         Its `background` is not read here. `when_unsure` decides where no channel shows background.
     scale_x, scale_y, mpp : float
         Level-0 px per overview px, and um per level-0 px.
-    channels : sequence of str
-        Names, for `config.channels` and `config.background_level`.
     unscanned : Unscanned, optional
         Default: all was scanned.
     is_flat : bool

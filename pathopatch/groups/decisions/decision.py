@@ -33,25 +33,6 @@ _SQLITE_MAX_INTEGER = 2**63 - 1
 class Decision:
     """One person's verdict on a slide or a patch.
 
-    Parameters
-    ----------
-    slide_id : str
-        The slide.
-    verdict : str
-        One of `SLIDE_VERDICTS`, or with x and y one of `PATCH_VERDICTS`.
-    reviewer : str
-        Who decides.
-    x, y : int or None
-        The patch's top-left corner in level-0 px; None for the whole slide.
-    reason, comment : str
-        Free text.
-    fingerprint : str
-        Of the heatmap that the reviewer saw; "" if none.
-    run : str
-        The training run whose model made that heatmap.
-    threshold : float or None
-        The probability above which patches were shown as tumour, in [0, 1].
-
     Raises
     ------
     InputUnsupportedError
@@ -62,21 +43,23 @@ class Decision:
     verdicts_of_patches: ClassVar[tuple[str, ...]] = PATCH_VERDICTS
 
     slide_id: str
-    verdict: str
-    reviewer: str
-    x: int | None = None
+    verdict: str  # one of those of slides, or with x and y one of those of patches
+    reviewer: str  # who decides
+    x: int | None = None  # the patch's top-left corner, level-0 px; None for the whole slide
     y: int | None = None
     reason: str = ""
     comment: str = ""
-    fingerprint: str = ""
-    run: str = ""
-    threshold: float | None = None
+    fingerprint: str = ""  # of the heatmap that the reviewer saw; "" if none
+    run: str = ""  # the training run whose model made that heatmap
+    threshold: float | None = None  # probability above which patches were shown as tumour, in [0, 1]
 
     def __post_init__(self) -> None:
         if not valid_slide_id(self.slide_id):
             raise _refused("slide_id", self.slide_id, "no slide id", "name a slide as the predictions do")
-        for name in ("x", "y"):
-            self._check_place(name, getattr(self, name))
+        for name, value in (("x", self.x), ("y", self.y)):
+            is_place = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _SQLITE_MAX_INTEGER
+            if value is not None and not is_place:
+                raise _refused(name, value, "no level-0 px", "give the patch's corner, whole and not negative")
         if (self.x is None) != (self.y is None):
             raise _refused("y", self.y, "only one of x and y is given", "give both, or none for the whole slide")
         allowed = self.verdicts_of_slides if self.x is None else self.verdicts_of_patches
@@ -90,11 +73,6 @@ class Decision:
         if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
             raise _refused("threshold", self.threshold, "no probability", "give a number from 0 to 1, or nothing")
 
-    def _check_place(self, name: str, value: object) -> None:
-        is_place = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _SQLITE_MAX_INTEGER
-        if value is not None and not is_place:
-            raise _refused(name, value, "no level-0 px", "give the patch's corner, whole and not negative")
-
     @property
     def subject(self) -> tuple[str, int | None, int | None]:
         """The slide's id and, of a patch, its corner."""
@@ -103,27 +81,15 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedDecision(Decision):
-    """A decision as the log holds it.
-
-    Parameters
-    ----------
-    id : int
-        Number of the row in the whole log, from 1 on.
-    made : str
-        When, in UTC, as `utc_text` writes it: text sorts as time does.
-    undoes : int or None
-        Id of the row that this one withdraws.
-    revision : int
-        Number of the row among those of its slide, from 1 on.
-    """
+    """A decision as the log holds it."""
 
     verdicts_of_slides: ClassVar[tuple[str, ...]] = (*SLIDE_VERDICTS, UNDO)
     verdicts_of_patches: ClassVar[tuple[str, ...]] = (*PATCH_VERDICTS, UNDO)
 
-    id: int
-    made: str
-    undoes: int | None = None
-    revision: int = 0
+    id: int  # number of the row in the whole log, from 1 on
+    made: str  # when, in UTC, as `utc_text` writes it: text sorts as time does
+    undoes: int | None = None  # id of the row that this one withdraws
+    revision: int = 0  # number of the row among those of its slide, from 1 on
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -187,34 +153,23 @@ def _refused(column: str, value: object, message: str, remedy: str) -> InputUnsu
 
 @dataclass(frozen=True, eq=False)
 class AppliedDecisions:
-    """Patches after the decisions.
+    """Patches after the decisions, and what they changed.
 
-    Parameters
-    ----------
-    patches : DataFrame
-        Without those of rejected slides; label as decided.
-    summary : mapping of str to object
-        Plain values for JSON. ``rejected``, ``accepted``, ``flagged``: slides. ``patches_rejected``: how many went
-        with them. ``relabelled``: patches by verdict. ``reviewers``: of the decisions that apply here. ``elsewhere``:
-        slides with decisions that are not here.
-    changed_patch_ids : frozenset of str
-        Patches whose label differs from before.
+    ``summary`` holds plain values for JSON. ``rejected``, ``accepted``, ``flagged``: slides. ``patches_rejected``: how
+    many went with them. ``relabelled``: patches by verdict. ``reviewers``: of the decisions that apply here.
+    ``elsewhere``: slides with decisions that are not here.
     """
 
-    patches: pd.DataFrame
+    patches: pd.DataFrame  # without those of rejected slides; label as decided
     summary: dict[str, Any]
-    changed_patch_ids: frozenset[str]
+    changed_patch_ids: frozenset[str]  # patches whose label differs from before
 
 
 def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> AppliedDecisions:
     """Return the patches without rejected slides, with the labels that reviewers gave.
 
-    Parameters
-    ----------
-    patches : DataFrame
-        Columns patch_id, slide_id, label (1, 0, -1).
-    rows : sequence of RecordedDecision
-        All decisions. Those on slides that are not among the patches are counted only.
+    A decision counts whoever made it and whichever heatmap was shown: it is about the tissue. Those on slides that are
+    not among the patches (columns patch_id, slide_id, label) are counted only.
 
     Raises
     ------

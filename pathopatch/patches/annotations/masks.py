@@ -23,27 +23,16 @@ _BAND_BYTES = 64 * 2**20
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """Return a raster mask.
+    """Return a raster mask, bool of shape (H, W): PNG, JPEG or TIFF; of a TIFF pyramid or stack the first page.
 
     A pixel is set above 127 in a JPEG file and in a uint8 image with values above 1, and above 0 in any other image
     (0 and 1, boolean, 16 bit, float). The largest channel counts, without alpha. A TIFF whose tags call 0 white is
     inverted first.
 
-    Parameters
-    ----------
-    path : Path
-        PNG, JPEG or TIFF file; of a TIFF pyramid or stack the first page.
-
-    Returns
-    -------
-    ndarray of bool, shape (H, W)
-
     Raises
     ------
-    InputMissingError
-        There is no such file.
-    InputCorruptError
-        It cannot be read in full.
+    InputMissingError, InputCorruptError
+        There is no such file, or it cannot be read in full.
     InputTooLargeError
         Its header claims more pixels than are read at once; no memory is taken.
     InputUnsupportedError
@@ -88,21 +77,10 @@ def require_proportions(mask_px: tuple[int, int], slide_size: tuple[int, int], *
 
 
 class MaskFractions:
-    """Area means of a mask over rectangles given in level-0 px.
+    """Area means of a mask, or of its file, over squares given in level-0 px; it covers the whole slide.
 
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (h, w), or Path
-        The mask or its file; it covers the whole slide. A TIFF of more than 2^28 px is read in bands of rows.
-    slide_size : tuple of int
-        (width, height) of the slide, level-0 px.
-
-    Raises
-    ------
-    ModalityMismatchError
-        The mask's sides are not in proportion to the slide's within 2 %.
-    InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `read_mask`.
+    A TIFF of more than 2^28 px is read in bands of rows. Errors as of `read_mask` and `require_proportions`;
+    `slide_size` is (width, height), level-0 px.
     """
 
     def __init__(self, mask: NDArray[np.bool_] | Path, slide_size: tuple[int, int]) -> None:
@@ -117,19 +95,9 @@ class MaskFractions:
         require_proportions((width, height), slide_size, place=str(mask) if isinstance(mask, Path) else "")
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
-        """Return the mask's fraction of each patch's part on the slide.
+        """Return the mask's fraction of each patch's part on the slide, (N,), in [0, 1]; 0 beyond the slide.
 
-        Parameters
-        ----------
-        x, y : ndarray of int64, shape (N,)
-            Origins, level-0 px.
-        extent : float
-            Side of a patch, level-0 px.
-
-        Returns
-        -------
-        ndarray of float64, shape (N,)
-            In [0, 1]; 0 for a patch beyond the slide.
+        `x` and `y`, (N,), are origins, and `extent` is the side of a patch, level-0 px.
         """
         if self._large is not None:
             return _fractions_by_bands(self._large, self._slide_size, x, y, extent)
@@ -146,16 +114,8 @@ class MaskFractions:
 def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
     """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskFractions`.
 
-    Parameters
-    ----------
-    path : Path
-        The mask's file.
-    slide_size : tuple of int
-        (width, height) of the slide, level-0 px.
-    is_quick : bool
-        Read only the file's header: damaged pixels are not found.
-    is_banded : bool
-        A large TIFF may be read in bands; off for masks that are read at once.
+    With `is_quick` only the header is read: damaged pixels are not found. Without `is_banded` a large TIFF is refused
+    too, as masks are that are read at once.
     """
     is_large = is_banded and _is_large(path)
     source = raster(path, is_whole=not is_large)
@@ -178,10 +138,7 @@ def _is_large(path: Path) -> bool:
 
 
 def _cover(start: float, stop: float, size: int, mask_px: int) -> tuple[slice, NDArray[np.float64]]:
-    """Return the mask pixels of one axis that a level-0 interval covers, and how much of each (mask px).
-
-    `size` and `mask_px` are the sides of slide and mask.
-    """
+    """Return the mask pixels of an axis that a level-0 interval covers, and how much of each; `size` is the slide's."""
     # Clipped after the division too: rounding may reach past the last mask pixel.
     begin, end = (min(max(0.0, at) * mask_px / size, mask_px) for at in (start, stop))
     if end <= begin:
@@ -210,7 +167,9 @@ def _fractions_by_bands(
     # Whether 0 or 127 is the limit is known only once the largest value was read, so both are summed.
     fractions = np.zeros((2, len(x)))
     highest = 0.0
-    with _open_mask(path) as mask:
+    # The first page. A dark background: tiles that are not stored in the file are not set.
+    names = tuple(f"C{sample}" for sample in range(raster(path, is_whole=False).samples))
+    with open_slide(f"{path}#page=0", channels=names, background="dark") as mask:
         width, height = mask.size
         # Patches of one row share their band, which is decoded once.
         for top in np.unique(y).tolist():
@@ -223,15 +182,7 @@ def _fractions_by_bands(
                     fractions[:, index] = sums[:, columns] @ across / (down.sum() * across.sum())
         is_uint8 = mask.dtype == np.uint8
     limit = _uint8_limit(highest, path) if is_uint8 else 0
-    chosen: NDArray[np.float64] = np.clip(fractions[1 if limit else 0], 0.0, 1.0)
-    return chosen
-
-
-def _open_mask(path: Path) -> Slide:
-    """Return the first page of a mask as a slide."""
-    # A dark background: tiles that are not stored in the file are not set.
-    names = tuple(f"C{sample}" for sample in range(raster(path, is_whole=False).samples))
-    return open_slide(f"{path}#page=0", channels=names, background="dark")
+    return np.asarray(np.clip(fractions[1 if limit else 0], 0.0, 1.0), np.float64)
 
 
 def _column_sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -39,27 +39,13 @@ _MAX_COORDINATE_PX = 1e8  # beyond any slide; float64 areas stay exact up to her
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outlines:
-    """Areas that an annotation file holds.
+    """Areas that an annotation file holds."""
 
-    Parameters
-    ----------
-    names : tuple of str
-        Class of each.
-    shapes : tuple of shapely geometry
-        Polygon or MultiPolygon, not checked for validity; level-0 px in the frame of the file.
-    is_from_bounds : bool
-        Points are relative to the corner of the slide's bounds (QuPath), not of the whole slide (ASAP).
-    place : str
-        The file.
-    skipped : mapping of str to int
-        Number of other things in the file, by description.
-    """
-
-    names: tuple[str, ...]
-    shapes: tuple[Any, ...]
-    is_from_bounds: bool
-    place: str
-    skipped: Mapping[str, int]
+    names: tuple[str, ...]  # class of each
+    shapes: tuple[Any, ...]  # shapely Polygon or MultiPolygon, maybe invalid; level-0 px in the frame of the file
+    is_from_bounds: bool  # from the corner of the slide's bounds (QuPath), not of the whole slide (ASAP)
+    place: str  # the file
+    skipped: Mapping[str, int]  # number of other things in the file, by description
 
     def without(self, ignored: Collection[str]) -> Outlines:
         """Return these outlines but for some classes."""
@@ -76,10 +62,8 @@ def read_annotations(path: Path) -> Outlines:
 
     Raises
     ------
-    InputMissingError
-        There is no such file.
-    InputUnsupportedError
-        Another format.
+    InputMissingError, InputUnsupportedError
+        There is no such file, or it is of another format.
     InputCorruptError
         It cannot be read, or has bad coordinates.
     InputTooLargeError
@@ -188,8 +172,7 @@ def read_qupath(path: Path) -> Outlines:
     """Return the outlines of a FeatureCollection, a list of features, or one feature; ``.gz`` is unpacked.
 
     Only objects of the type "annotation" are taken. Tiles, detections, cells, cores, points and lines are counted only.
-    Points are relative to the corner of the slide's bounds.
-    A message names a feature by its number, from 0. Errors as of `read_annotations`.
+    A message names a feature by its number, from 0.
     """
     names: list[str] = []
     shapes: list[Any] = []
@@ -301,10 +284,8 @@ def _corrupt(path: Path, message: str) -> InputCorruptError:
 def read_asap(path: Path) -> Outlines:
     """Return the outlines of an ASAP file, each named by its group.
 
-    Points are relative to the corner of the whole slide. Dots, point sets, measurements and outlines of fewer than
-    three points have no area and are counted only. ASAP has no polygons with holes: a hole is a polygon of its own
-    group, which the configuration lists under ``holes``.
-    Errors as of `read_annotations`.
+    Dots, point sets, measurements and outlines of fewer than three points have no area and are counted only. ASAP has
+    no polygons with holes: a hole is a polygon of its own group, which the configuration lists under ``holes``.
     """
     if not path.is_file():
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="check the path")

@@ -15,14 +15,9 @@ _MIN_SIDE_PX = 1.0  # level-0 px; smaller pieces are not cut further, however ma
 
 
 class PolygonFractions:
-    """Exact area fractions of a region over squares given in level-0 px.
+    """Exact area fractions of a region over squares; all in level-0 px, as is (width, height) of the slide.
 
-    Parameters
-    ----------
-    region : shapely Polygon, MultiPolygon or GeometryCollection
-        Valid; level-0 px. Points and lines in it do not count.
-    slide_size : tuple of int
-        (width, height) of the slide, level-0 px.
+    The region is a valid shapely Polygon, MultiPolygon or GeometryCollection; points and lines in it do not count.
     """
 
     def __init__(self, region: Any, slide_size: tuple[int, int]) -> None:
@@ -111,19 +106,11 @@ def rasterize(region: Any, size_px: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def mask_polygons(mask: NDArray[np.bool_], labels: NDArray[np.int32]) -> NDArray[Any]:
-    """Return the polygon of each connected piece with its holes; its area is exactly that of its pixels.
+    """Return the polygon of each connected piece with its holes, (R,); its area is exactly that of its pixels.
 
-    Parameters
-    ----------
-    mask : ndarray of bool, shape (h, w)
-    labels : ndarray of int32, shape (h, w)
-        Number of each pixel's piece from 1 on, 0 outside the mask. Pieces are connected by sides of pixels, not by
-        corners: otherwise a polygon would touch itself and be invalid.
-
-    Returns
-    -------
-    ndarray of shapely Polygon, shape (R,)
-        In the order of the labels; (x, y) in px of the mask, pixel (row 0, column 0) spans (0, 0) to (1, 1).
+    Polygons are in the order of the `labels` (h, w), which number the pieces from 1 on; 0 is outside the mask (h, w).
+    Pieces are connected by sides of pixels, not by corners: otherwise a polygon would touch itself and be invalid.
+    Points are (x, y) in px of the mask; the pixel in row 0, column 0 spans (0, 0) to (1, 1).
     """
     faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(_border_lines(mask))))
     # Holes are faces too, of label 0. The pixel below and right of a face's topmost, then leftmost corner is inside it.

@@ -30,24 +30,11 @@ _log = logging.getLogger(__name__)
 def read_tissue_mask(
     path: Path, *, slide_size: tuple[int, int], overview_px: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
 ) -> NDArray[np.bool_]:
-    """Return a supplied tissue mask: a raster at its own scale, outlines at the scale of the overview.
+    """Return a supplied tissue mask, bool: a raster at its own scale, outlines at that of the overview.
 
-    Parameters
-    ----------
-    path : Path
-        Raster that covers the whole slide, or outlines of QuPath or ASAP, by its ending. Outlines of every class are
-        tissue, those of QuPath's class ``Ignore*`` are cut out of it. A file without outlines: no tissue.
-    slide_size : tuple of int
-        (width, height), level-0 px.
-    overview_px : tuple of int
-        (width, height) of the overview.
-    bounds_origin : tuple of int
-        (x, y) of the slide's bounds, level-0 px; added to QuPath's points, not to ASAP's.
-
-    Returns
-    -------
-    ndarray of bool, shape (h, w)
-        A pixel is set where its centre is inside an outline.
+    A pixel is set where its centre is inside an outline. Outlines of every class are tissue, those of QuPath's class
+    ``Ignore*`` are cut out of it; a file without outlines means no tissue. Sizes are (width, height); `slide_size` and
+    `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px.
 
     Raises
     ------
@@ -60,16 +47,20 @@ def read_tissue_mask(
         mask = read_mask(path)
         require_proportions((mask.shape[1], mask.shape[0]), slide_size, place=str(path))
         return mask
-    region = _tissue_region(path, slide_size, bounds_origin)
+    outlines = read_annotations(path)
+    names, shapes, warnings = place_on_slide(
+        outlines, slide_size=slide_size, bounds_origin=bounds_origin if outlines.is_from_bounds else (0, 0)
+    )
+    for warning in outlines.skipped_text() + warnings:
+        _log.warning("%s: %s", path.name, warning)
+    is_cut_out = names == _CUT_OUT_CLASS
+    region = shapely.difference(shapely.union_all(shapes[~is_cut_out]), shapely.union_all(shapes[is_cut_out]))
     scale = np.array(overview_px) / slide_size
     return rasterize(shapely.transform(region, lambda xy: xy * scale), overview_px)
 
 
 def check_tissue_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False) -> None:
-    """Refuse a tissue mask that is missing or broken; `is_quick` reads only the header of a raster.
-
-    Errors as of `check_mask` and `read_annotations`; `slide_size` is (width, height), level-0 px.
-    """
+    """Refuse a tissue mask that is missing or broken; otherwise as `check_mask` and `read_annotations`."""
     if _is_outlines(path):
         read_annotations(path)
     else:
@@ -78,18 +69,6 @@ def check_tissue_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool
 
 def _is_outlines(path: Path) -> bool:
     return path.name.lower().endswith(ANNOTATION_SUFFIXES)
-
-
-def _tissue_region(path: Path, slide_size: tuple[int, int], bounds_origin: tuple[int, int]) -> Any:
-    """Return the valid union of a file's outlines, level-0 px, and log its warnings."""
-    outlines = read_annotations(path)
-    names, shapes, warnings = place_on_slide(
-        outlines, slide_size=slide_size, bounds_origin=bounds_origin if outlines.is_from_bounds else (0, 0)
-    )
-    for warning in outlines.skipped_text() + warnings:
-        _log.warning("%s: %s", path.name, warning)
-    is_cut_out = names == _CUT_OUT_CLASS
-    return shapely.difference(shapely.union_all(shapes[~is_cut_out]), shapely.union_all(shapes[is_cut_out]))
 
 
 def tissue_geojson(
@@ -101,21 +80,16 @@ def tissue_geojson(
 ) -> str:
     """Return a mask's outlines as QuPath's GeoJSON, one annotation of the class "Tissue" for each connected piece.
 
+    It is a FeatureCollection with one feature a line. Equal arguments give equal text.
+
     Parameters
     ----------
     mask : ndarray of bool, shape (h, w)
         Tissue on the overview, which covers the whole slide.
     slide_id : str
         Part of each annotation's id, with the corner of its piece.
-    slide_size : tuple of int
-        (width, height), level-0 px.
-    bounds_origin : tuple of int
-        (x, y) of the slide's bounds, level-0 px; QuPath's points are relative to them.
-
-    Returns
-    -------
-    str
-        A FeatureCollection with one feature a line. Equal arguments give equal text.
+    slide_size, bounds_origin : tuple of int
+        (width, height), and (x, y) of the slide's bounds, from which QuPath measures; level-0 px.
     """
     labels, _ = ndimage.label(mask)  # connected by sides, as `mask_polygons` needs
     scale = np.array(slide_size) / mask.shape[::-1]
