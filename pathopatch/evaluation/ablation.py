@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_ends
 from pathopatch.groups import threshold_attributes
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled
@@ -39,14 +39,8 @@ def ablation(
 ) -> list[dict[str, Any]]:
     """Return the loss of WGA, GBA and AUROC without each channel.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns label, logit, ``logit without <channel>`` and ``group@<threshold>``.
-    patient : ndarray, shape (N,)
-        Patient of each row: the unit that is resampled.
-    decision_threshold, n_values, resamples, seed
-        As for `evaluate_logits`.
+    `table` has the columns label, logit, ``logit without <channel>`` and ``group@<threshold>``; `patient`, (N,), is the
+    unit that is resampled; the other arguments are as for `evaluate_logits`.
 
     Returns
     -------
@@ -69,13 +63,6 @@ def ablation(
             accuracies = _accuracies_lost(right, group, patient, n_groups=2 * n_values, resamples=resamples, seed=seed)
             rows.append({"channel": name.removeprefix(WITHOUT), "threshold": attribute.key, **accuracies, **auroc_lost})
     return rows
-
-
-def ablation_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the ablations of `evaluate_predictions` as one table."""
-    return pd.DataFrame(
-        [{"split": split, **row} for split, content in numbers["splits"].items() for row in content["ablation"]]
-    )
 
 
 def _auroc_lost(
@@ -125,7 +112,5 @@ def _lost(name: str, value: float, without: float, low: float, high: float) -> d
     return {
         name: value,
         f"{name}_without": without,
-        f"{name}_lost": value - without,
-        f"{name}_lost_low": low,
-        f"{name}_lost_high": high,
+        **with_ends(f"{name}_lost", value - without, low, high),
     }

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pathopatch.evaluation.group_scores import with_ends
 from pathopatch.groups import threshold_attributes
 from pathopatch.metrics.bootstrap import interval, ratio, resampled
 
@@ -43,20 +44,10 @@ def reliability(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return how well predicted probabilities and the share of tumour agree.
+    """Return how well predicted probabilities of tumour and the share of tumour agree, from arrays (N,).
 
-    Parameters
-    ----------
-    probability : ndarray of float64, shape (N,)
-        Of tumour, in [0, 1].
-    label : ndarray of int64, shape (N,)
-        1 tumour, 0 non-tumour.
-    patient : ndarray, shape (N,)
-        Patient of each patch: the unit that is resampled.
-    resamples : int
-        Resamplings of patients behind the intervals; 0 for none.
-    seed : int
-        Of the resampling, and of the labels drawn for `ece_if_calibrated`.
+    `label` is 1 for tumour and 0 for non-tumour, `patient` the unit that is resampled; 0 `resamples` give no intervals.
+    `seed` is that of the resampling, and of the labels drawn for `ece_if_calibrated`.
 
     Returns
     -------
@@ -73,30 +64,23 @@ def reliability(
     total = sums.sum(axis=0, keepdims=True)
     n, predicted, tumor = np.split(total[0], 3)
     shares = ratio(draws[:, 2 * _N_BINS :], draws[:, :_N_BINS])
-    low, high = interval(_expected_calibration_error(draws))
-    bins = []
-    for number in range(_N_BINS):
-        share_low, share_high = interval(shares[:, number])
-        bins.append(
-            {
-                "low": number / _N_BINS,
-                "high": (number + 1) / _N_BINS,
-                "n": int(n[number]),
-                "mean_probability": float(ratio(predicted[number], n[number])),
-                "tumor_share": float(ratio(tumor[number], n[number])),
-                "tumor_share_low": share_low,
-                "tumor_share_high": share_high,
-            }
-        )
+    bins = [
+        {
+            "low": number / _N_BINS,
+            "high": (number + 1) / _N_BINS,
+            "n": int(n[number]),
+            "mean_probability": float(ratio(predicted[number], n[number])),
+            **with_ends("tumor_share", float(ratio(tumor[number], n[number])), *interval(shares[:, number])),
+        }
+        for number in range(_N_BINS)
+    ]
     clipped = np.clip(probability, 1e-7, 1 - 1e-7)  # a certain and wrong prediction would give an infinite mean
     return {
         "n": len(label),
         "patients": len(sums),
         "mean_probability": _mean(probability),
         "tumor_share": _mean(label),
-        "ece": float(_expected_calibration_error(total)[0]),
-        "ece_low": low,
-        "ece_high": high,
+        **with_ends("ece", float(_expected_calibration_error(total)[0]), *interval(_expected_calibration_error(draws))),
         "ece_if_calibrated": _chance_error(probability, place, seed),
         "brier": _mean((probability - label) ** 2),
         "nll": _mean(-np.log(np.where(label == 1, clipped, 1 - clipped))),
@@ -107,13 +91,8 @@ def reliability(
 def confidence(probability: NDArray[np.float64], label: NDArray[np.int64]) -> dict[str, Any]:
     """Return the mean confidence of a model within one group, and its accuracy there, from arrays (N,).
 
-    The predicted class is the more probable one; the decision threshold plays no part.
-
-    Returns
-    -------
-    dict
-        `n`, `confidence` (mean probability of the predicted class), `accuracy`, `overconfidence` (their difference)
-        and `ece` over ten bins of confidence from 0.5 to 1; NaN without patches.
+    `n`, `confidence` (mean probability of the predicted class, the more probable one), `accuracy`, `overconfidence`
+    (their difference) and `ece` over ten bins of confidence from 0.5 to 1; NaN without patches.
     """
     confident = np.maximum(probability, 1 - probability)
     right = ((probability > 0.5) == (label == 1)).astype(np.float64)
@@ -133,18 +112,8 @@ def calibration(
 ) -> dict[str, Any]:
     """Return the calibration of some predictions, before the temperature and, where there is one, after it.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns label, logit (tumour minus non-tumour), probability (after the temperature) and ``group@<threshold>``.
-    patient : ndarray, shape (N,)
-        Patient of each row.
-    n_values : int
-        Values of the attribute, A; group = A label + attribute.
-    resamples : int
-        Resamplings of patients behind the intervals; 0 for none.
-    seed : int
-        Of the resampling.
+    `table` has the columns label, logit (tumour minus non-tumour), probability (after the temperature) and
+    ``group@<threshold>``; `patient` is (N,), `n_values` is A, and group = A label + attribute.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """Compare the evaluated runs, with what each gained or lost on every group against ERM, as a table and as text.
 
 "ERM" is the better of plain and class-balanced ERM by validation WGA, of the same seed where there is one: see
-`_reference`.
+`reference_run`.
 """
 
 from __future__ import annotations
@@ -19,16 +19,14 @@ from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_bytes
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.compute_cost import BUDGET, budget_of, unequal_budgets_text
 from pathopatch.evaluation.evaluate import SWEEP_FILE, by_attribute
-from pathopatch.evaluation.gains import columns_of, gains_of_row, null_to_nan
-from pathopatch.evaluation.predicting import require_these_groups
-from pathopatch.evaluation.threshold_sweep import sweep_text
+from pathopatch.evaluation.group_scores import null_to_nan, sweep_text, with_ends
+from pathopatch.evaluation.predicting import require_these_groups, stored_predictions
+from pathopatch.evaluation.reference import BUDGET, budget_of, gains_of_row, reference_run, unequal_budgets_text
 from pathopatch.evaluation.tissue_dependence import dependence_comparison, rows_at_training_attribute
 from pathopatch.groups import GroupingAttribute, bins_attributes, threshold_attributes
 from pathopatch.groups.attribute import training_label
 
-ERM_METHODS = ("erm", "erm-balanced")
 _MEASURES = ("wga", "gba", "average", "auroc")
 _TEXT_COLUMNS = ("run", "method", "reference", "attribute", "trained_attribute", "sweep", "search")
 
@@ -70,8 +68,10 @@ def compare(
 
     Raises
     ------
-    InputMissingError, StaleArtefactError
-        See `comparison`.
+    InputMissingError
+        No run is evaluated on that split, or a named one is not.
+    StaleArtefactError
+        A run was evaluated by groups that have been formed anew since.
     """
     table = comparison(work, runs, split=split, config=config)
     dependence = dependence_comparison(work, table, config=config)
@@ -87,20 +87,7 @@ def comparison(
     split: str | None = None,
     config: EvaluateConfig | None = None,
 ) -> pd.DataFrame:
-    """Return what `compare` returns and write nothing.
-
-    Parameters
-    ----------
-    work, runs, split, config
-        As for `compare`.
-
-    Raises
-    ------
-    InputMissingError
-        No run is evaluated on that split, or a named one is not.
-    StaleArtefactError
-        A run was evaluated by groups that have been formed anew since.
-    """
+    """Return what `compare` returns and write nothing; arguments and errors as there."""
     config = config or EvaluateConfig()
     names = evaluated_runs(work) if runs is None else list(runs)
     require_these_groups(work, names)
@@ -116,16 +103,13 @@ def comparison(
         )
     split = rows[0]["split"]
     table = pd.DataFrame(rows)
-    table["reference"] = [_reference(table, row) for _, row in table.iterrows()]
+    table["reference"] = [reference_run(table, row) for _, row in table.iterrows()]
     groups = read_table(WorkFolder(work).groups)
     patient = groups.set_index("patch_id")["patient_id"]
     attributes: dict[str, GroupingAttribute] = {
         attribute.label: attribute for attribute in (*threshold_attributes(groups), *bins_attributes(groups))
     }
-    predictions = {}
-    for name in table["run"].unique():
-        stored = read_table(WorkFolder(work).evaluation(name) / "predictions.parquet")
-        predictions[name] = stored[stored["split"] == split].set_index("patch_id")
+    predictions = {name: stored_predictions(work, name, split) for name in table["run"].unique()}
     gains = [gains_of_row(row, table, predictions, patient, attributes, config) for _, row in table.iterrows()]
     table = pd.concat([table, pd.DataFrame(gains, index=table.index)], axis=1)
     sweeps = {name: sweep_of(work, name, split) for name in table["run"].unique()}
@@ -155,12 +139,7 @@ def evaluated_runs(work: Path) -> list[str]:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean and standard deviation over seeds, one row per method and threshold.
-
-    Parameters
-    ----------
-    table : DataFrame
-        What `compare` returned.
+    """Return mean and standard deviation over seeds, one row per method and threshold, of what `compare` returned.
 
     Returns
     -------
@@ -178,19 +157,10 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def preferred_run(work: Path, *, threshold: float) -> str:
-    """Return the name of the evaluated run that validation prefers at a threshold; the test split plays no part.
+    """Return the name of the evaluated run that validation prefers at a tissue threshold; the test split plays no part.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``runs/<run>/evaluation``.
-    threshold : float
-        Tissue threshold whose WGA decides; ties go to the higher GBA, then to the first name.
-
-    Raises
-    ------
-    InputMissingError
-        No run is evaluated on validation at that threshold.
+    The WGA decides; ties go to the higher GBA, then to the first name. `InputMissingError` if no run is evaluated on
+    validation at that threshold.
     """
     rows = [row for name in evaluated_runs(work) for row in _rows_of(work, name, "val")]
     rows = [row for row in rows if row["threshold"] == threshold and np.isfinite(row["wga_val"])]
@@ -204,18 +174,7 @@ def preferred_run(work: Path, *, threshold: float) -> str:
 
 
 def comparison_table(work: Path) -> str:
-    """Return ``comparison.csv`` in short, as a text table for a terminal.
-
-    Parameters
-    ----------
-    work : Path
-        Work folder in which `compare` has been run.
-
-    Raises
-    ------
-    InputMissingError
-        There is no comparison, or no groups.
-    """
+    """Return ``comparison.csv`` in short, as a text table for a terminal; `InputMissingError` if there is none."""
     path = WorkFolder(work).comparison
     if not path.is_file():
         raise InputMissingError("no comparison.csv", place=str(work), remedy="run `pathopatch evaluate` first")
@@ -262,13 +221,13 @@ def _rows_of(work: Path, name: str, split: str) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"run": name, **about, "threshold": threshold, "attribute": label, "split": split}
         row |= {key: scores[key] for key in ("n", "patients", "smallest_group_n", "decision_threshold")}
         for measure in _MEASURES:
-            row |= columns_of(measure, scores[measure], "value")
+            row |= with_ends(measure, **scores[measure])
         row |= {key: null_to_nan(scores[key]) for key in ("biased_average", "wga_at_zero")}
         for measure in ("wga", "gba"):
             row[f"{measure}_val"] = null_to_nan(validation[label][measure]["value"] if label in validation else None)
         for group in scores["groups"]:
             number = group["group"]
-            row |= columns_of(f"accuracy_{number}", group, "accuracy")
+            row |= with_ends(f"accuracy_{number}", group["accuracy"], group["low"], group["high"])
             row |= {f"n_{number}": group["n"], f"patients_{number}": group["patients"]}
         rows.append(row)
     return rows
@@ -286,22 +245,6 @@ def _about(work: Path, name: str) -> dict[str, Any]:
         "trained_threshold": float("nan") if raw.get("bins") else raw.get("threshold", float("nan")),
         "trained_attribute": training_label(raw),
     }
-
-
-def _reference(table: pd.DataFrame, row: pd.Series[Any]) -> str:
-    """Return the ERM run that a row is compared with; empty if there is none."""
-    erm = table[table["method"].isin(ERM_METHODS) & (table["attribute"] == row["attribute"])]
-    for key in BUDGET:  # without an equal budget there is no reference
-        erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
-    # Preferences, the seed first. Of a run trained on bins, the ERM selected for bins and the one selected for the
-    # threshold of this row both qualify: the better one at this threshold is the harder reference.
-    for key, values in (("seed", [row["seed"]]), ("trained_attribute", [row["trained_attribute"], row["attribute"]])):
-        same = erm[erm[key].isin(values)]
-        erm = erm if same.empty else same
-    if erm.empty:
-        return ""
-    ranked = erm.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True], na_position="last")
-    return str(ranked["run"].iloc[0])
 
 
 def _text_row(row: pd.Series[Any]) -> str:

@@ -16,29 +16,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import (
-    Artefact,
-    Stamp,
-    artefact,
-    fingerprint_file,
-    read_table,
-)
+from pathopatch.core.artefacts import Artefact, Stamp, artefact, fingerprint_file, read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, read_json
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.ablation import ablation, ablation_table
+from pathopatch.evaluation.ablation import ablation
 from pathopatch.evaluation.calibration import calibration, calibration_tables
-from pathopatch.evaluation.group_scores import evaluate_logits, group_shares
+from pathopatch.evaluation.group_scores import evaluate_logits, group_shares, sweep_thresholds
 from pathopatch.evaluation.predicting import predict_patches, require_unseen
-from pathopatch.evaluation.threshold_sweep import sweep_thresholds
 from pathopatch.evaluation.tissue_dependence import tissue_dependence
 from pathopatch.groups import GroupingAttribute, TissueBins, bins_attributes, threshold_attributes
 from pathopatch.models.bundle import load_model
 from pathopatch.training.run import drop_learnt_patches
 
-SWEEP = "sweep"
-SWEEP_FILE = f"{SWEEP}.csv"
+SWEEP_FILE = "sweep.csv"
 
 
 def evaluate_run(
@@ -50,7 +42,7 @@ def evaluate_run(
     device: str = "auto",
     force: bool = False,
 ) -> Path:
-    """Evaluate one run on labelled patches and return the folder of its numbers.
+    """Evaluate one run on labelled patches and return the folder of its numbers, ``runs/<run>/evaluation``.
 
     Parameters
     ----------
@@ -66,12 +58,7 @@ def evaluate_run(
     device : str
         Of the forward pass, "auto" for the best there is.
     force : bool
-        Redo an evaluation of other settings or inputs.
-
-    Returns
-    -------
-    Path
-        ``runs/<run>/evaluation``. An evaluation of the same stamp is left as it is.
+        Redo an evaluation of other settings or inputs. One of the same stamp is left as it is.
 
     Raises
     ------
@@ -88,10 +75,7 @@ def evaluate_run(
     stamp = Stamp(
         stage="evaluate",
         settings={**config.model_dump(mode="json"), "splits": splits},
-        inputs={
-            "groups": fingerprint_file(WorkFolder(work).groups),
-            "model": fingerprint_file(model_folder),
-        },
+        inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(model_folder)},
     )
     with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
         if made.is_current:
@@ -99,37 +83,39 @@ def evaluate_run(
         groups = read_table(WorkFolder(work).groups)
         model = load_model(model_folder, device=device)
         # A split that was trained on may be evaluated by name; any other must be new to the model.
-        unseen = sorted(set(splits) - set(_train_splits(work, run_name)))
-        require_unseen(work, groups, model.spec, unseen, place=out.parent)
+        trained = _train_splits(work, run_name)
+        require_unseen(work, groups, model.spec, sorted(set(splits) - set(trained)), place=out.parent)
         predictions = predict_patches(work, groups, model, splits=splits, ablate=config.ablation)
         predictions = drop_learnt_patches(out.parent, predictions)
         threshold = model.spec.decision_threshold
         numbers = evaluate_predictions(
-            predictions,
-            groups,
-            decision_threshold=threshold,
-            train_splits=_train_splits(work, run_name),
-            config=config,
+            predictions, groups, decision_threshold=threshold, train_splits=trained, config=config
         )
-        sweep = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
-        write_evaluation(out, predictions, {"run": run_name, **numbers}, made, further={SWEEP: sweep})
+        write_evaluation(out, predictions, groups, {"run": run_name, **numbers}, made, config=config)
     return out
 
 
 def write_evaluation(
     out: Path,
     predictions: pd.DataFrame,
+    groups: pd.DataFrame,
     numbers: dict[str, Any],
     made: Artefact,
     *,
-    further: Mapping[str, pd.DataFrame],
+    config: EvaluateConfig,
+    further: Mapping[str, pd.DataFrame] | None = None,
 ) -> None:
     """Write an evaluation into its folder, all of it or nothing: numbers as JSON and tables, and the predictions.
 
     `numbers` is what `evaluate_predictions` returned with whatever else is known; `further` holds more tables by name.
     """
-    tables = {**further, "groups": group_table(numbers), "tissue_dependence": _dependence_table(numbers)}
-    tables |= {**calibration_tables(numbers), "ablation": ablation_table(numbers)}
+    tables = {
+        **(further or {}),
+        "sweep": sweep_table(predictions, groups, decision_threshold=numbers["decision_threshold"], config=config),
+        "groups": group_table(numbers),
+        **{name: split_table(numbers, name) for name in ("tissue_dependence", "ablation")},
+        **calibration_tables(numbers),
+    }
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
         made.write_table(temporary / "predictions.parquet", predictions)
@@ -188,11 +174,12 @@ def evaluate_predictions(
         )
     trained_on = groups[groups["split"].isin(train_splits)]
     attributes = threshold_attributes(groups)
-    n_values = attributes[0].n_values
+    common: dict[str, Any] = {"decision_threshold": decision_threshold, "config": config}
+    resampling: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
+    settings: dict[str, Any] = {"n_values": attributes[0].n_values, **resampling}
     splits: dict[str, Any] = {}
     for split, table in predictions.groupby("split", sort=False):
         patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
-        common: dict[str, Any] = {"decision_threshold": decision_threshold, "config": config}
         splits[str(split)] = {
             "thresholds": {
                 attribute.key: _scores(table, trained_on, patient, attribute, **common) for attribute in attributes
@@ -203,24 +190,12 @@ def evaluate_predictions(
                 table["tissue_fraction"].to_numpy(dtype=np.float64),
                 table["label"].to_numpy(dtype=np.int64),
                 patient,
-                resamples=config.bootstrap,
-                seed=config.seed,
+                **resampling,
             ),
-            "calibration": calibration(table, patient, n_values=n_values, resamples=config.bootstrap, seed=config.seed),
-            "ablation": ablation(
-                table,
-                patient,
-                decision_threshold=decision_threshold,
-                n_values=n_values,
-                resamples=config.bootstrap,
-                seed=config.seed,
-            ),
+            "calibration": calibration(table, patient, **settings),
+            "ablation": ablation(table, patient, decision_threshold=decision_threshold, **settings),
         }
-    return {
-        "decision_threshold": float(decision_threshold),
-        "train_splits": list(train_splits),
-        "splits": splits,
-    }
+    return {"decision_threshold": float(decision_threshold), "train_splits": list(train_splits), "splits": splits}
 
 
 def _scores(
@@ -287,10 +262,10 @@ def by_attribute(content: dict[str, Any]) -> dict[str, Any]:
     return {**content["thresholds"], **bins}
 
 
-def _dependence_table(numbers: dict[str, Any]) -> pd.DataFrame:
-    """Return the dependence of `evaluate_predictions` on the tissue fraction, a row per split and label."""
-    parts = {split: content["tissue_dependence"] for split, content in numbers["splits"].items()}
-    return pd.DataFrame([{"split": split, **row} for split, rows in parts.items() for row in rows])
+def split_table(numbers: dict[str, Any], name: str) -> pd.DataFrame:
+    """Return the rows that `evaluate_predictions` has under a name, of all splits."""
+    splits = numbers["splits"].items()
+    return pd.DataFrame([{"split": split, **row} for split, content in splits for row in content[name]])
 
 
 def _train_splits(work: Path, run_name: str) -> tuple[str, ...]:

@@ -20,13 +20,7 @@ from pathopatch.core.errors import CheckpointIncompatibleError
 from pathopatch.core.files import inside, read_json
 from pathopatch.core.text import patches_and_patients
 from pathopatch.core.work_folder import WorkFolder
-from pathopatch.evaluation.evaluate import (
-    SWEEP,
-    by_attribute,
-    evaluate_predictions,
-    sweep_table,
-    write_evaluation,
-)
+from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
 from pathopatch.evaluation.predicting import labelled_rows, predict_patches
 from pathopatch.groups import threshold_attributes
 from pathopatch.groups.attribute import label_names
@@ -71,12 +65,7 @@ def evaluate_bundle(
     device : str
         Of the forward pass, "auto" for the best there is.
     force : bool
-        Redo an evaluation of another model, other settings or inputs.
-
-    Returns
-    -------
-    Path
-        ``evaluations/<name>``. An evaluation of the same stamp is left as it is.
+        Redo an evaluation of another model, other settings or inputs. One of the same stamp is left as it is.
 
     Raises
     ------
@@ -108,15 +97,13 @@ def evaluate_bundle(
         warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + leakage_warnings(spec, work, rows)
         model = load_model(bundle, device=device)
         predictions = predict_patches(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
-        threshold = spec.decision_threshold
         numbers = evaluate_predictions(
-            predictions, groups, decision_threshold=threshold, train_splits=(), config=config
+            predictions, groups, decision_threshold=spec.decision_threshold, train_splits=(), config=config
         )
         for split, content in numbers["splits"].items():
             content["fraction_only"] = _fraction_only(rows[rows["split"] == split], config)
-        sweep = sweep_table(predictions, groups, decision_threshold=threshold, config=config)
-        about = {"bundle": _about(spec, out.name), "warnings": warnings}
-        write_evaluation(out, predictions, {**about, **numbers}, made, further={SWEEP: sweep})
+        numbers = {"bundle": _about(spec, out.name), "warnings": warnings, **numbers}
+        write_evaluation(out, predictions, groups, numbers, made, config=config)
     return out
 
 
@@ -130,20 +117,9 @@ def bundle_name(bundle: Path) -> str:
 def check_patches(spec: BundleSpec, source: Source, *, place: str = "") -> list[str]:
     """Refuse patches that a model was not trained for; return warnings about possible differences.
 
-    Parameters
-    ----------
-    spec : BundleSpec
-        The model's.
-    source : Source
-        What the slides behind the patches have in common.
-    place : str
-        Of the bundle, for the message.
-
-    Raises
-    ------
-    CheckpointIncompatibleError
-        Other channels or another order, type of pixels, patch size, alignment, intensity rule, or an mpp that differs
-        by more than 2 %; all differences are named. Or the model has more than two classes.
+    `source` is what the slides behind the patches have in common. `CheckpointIncompatibleError` names all differences:
+    other channels or another order, type of pixels, patch size, alignment, intensity rule, an mpp that differs by more
+    than 2 %, or more than two classes.
     """
     if len(spec.class_names) > 2:
         raise CheckpointIncompatibleError(
@@ -285,18 +261,10 @@ def _fraction_only(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]
 
 def _about(spec: BundleSpec, name: str) -> dict[str, Any]:
     """Return the facts about the model that the report shows."""
-    return {
-        "name": name,
-        "method": spec.method,
-        "architecture": spec.architecture,
-        "channels": list(spec.channels),
-        "mpp": spec.mpp,
-        "patch_px": spec.patch_px,
-        "decision_threshold": spec.decision_threshold,
-        "decision_chosen_for": spec.decision_chosen_for,
-        "temperature": spec.temperature,
-        "parameters": dict(spec.parameters),
-    }
+    shown = ("method", "architecture", "channels", "mpp", "patch_px", "decision_threshold", "decision_chosen_for",
+             "temperature", "parameters")  # fmt: skip
+    facts = spec.model_dump(mode="json", include=set(shown))
+    return {"name": name, **{key: facts[key] for key in shown}}
 
 
 def _interval(measure: dict[str, Any], scale: float = 100, digits: int = 1) -> str:

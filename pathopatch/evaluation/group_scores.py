@@ -1,4 +1,4 @@
-"""Evaluate one set of logits group by group: arrays in, plain values out.
+"""Evaluate logits group by group, at one tissue threshold or at many: arrays in, plain values out.
 
 The groups are g = A y + a (label, attribute of A values): four where the attribute is much tissue. Worst-group and
 group-balanced accuracy (WGA, GBA) are statements about all groups. Both are NaN where a group has no patch, never the
@@ -7,19 +7,26 @@ minimum or mean of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
+from pathopatch.core.text import patches_and_patients
+from pathopatch.groups import TissueThreshold
 from pathopatch.groups.group_sizes import SMALL_CELL
+from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.metrics.accuracy import biased_average
 from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, ratio
 
 SMALL_GROUP = SMALL_CELL
 """Patches below which the accuracy of a group is to be read with care."""
+
+_LEAST_PATIENTS = 2  # one patient in a group gives no information on how patients differ
 
 
 def evaluate_logits(
@@ -79,6 +86,7 @@ def evaluate_logits(
     settings = {"resamples": resamples, "seed": seed}
     hits, n = patient_counts((margin > decision_threshold) == (label == 1), group, patient, n_groups=2 * n_values)
     hits_at_zero, _ = patient_counts((margin > 0) == (label == 1), group, patient, n_groups=2 * n_values)
+    has_shares = train_shares is not None and bool(np.isfinite(train_shares).all())
     patients = np.arange(len(n))  # rows of the counts: resampling them resamples patients
     return {
         "n": len(margin),
@@ -90,7 +98,7 @@ def evaluate_logits(
         "gba": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).mean()), patients, **settings),
         "average": with_interval(lambda i: _ratio(hits[i].sum(), n[i].sum()), patients, **settings),
         "auroc": with_interval(auroc_of(margin, label), patient, **settings),
-        "biased_average": _biased_average(pooled_accuracy(hits, n), train_shares),
+        "biased_average": biased_average(pooled_accuracy(hits, n), train_shares) if has_shares else float("nan"),
         "wga_at_zero": float(pooled_accuracy(hits_at_zero, n).min()),
     }
 
@@ -98,23 +106,10 @@ def evaluate_logits(
 def patient_counts(
     correct: NDArray[np.bool_], group: NDArray[np.integer[Any]], patient: NDArray[Any], *, n_groups: int = 4
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many patches of each patient and group are predicted right, and how many there are.
+    """Return how many patches of each patient and group are predicted right, and how many there are, (P, 2 A) each.
 
-    Parameters
-    ----------
-    correct : ndarray of bool, shape (N,)
-        Whether each patch was predicted right.
-    group : ndarray of int64, shape (N,)
-        A y + a, from 0.
-    patient : ndarray, shape (N,)
-        Patient of each patch.
-    n_groups : int
-        2 A.
-
-    Returns
-    -------
-    tuple of two ndarrays of int64, shape (P, 2 A)
-        Right ones and all, a row per patient in sorted order. Resampling rows is resampling patients.
+    `correct` and `patient` are (N,), `group` is A y + a, (N,), from 0. Patients are in sorted order: resampling rows is
+    resampling patients.
     """
     patients, place = np.unique(patient, return_inverse=True)
     cell = place * n_groups + group
@@ -142,6 +137,16 @@ def with_interval(
     if np.isfinite(value):  # where the value is NaN, so are all resamples
         low, high = bootstrap_by_patient(statistic, patient, resamples=resamples, seed=seed)
     return {"value": value, "low": low, "high": high}
+
+
+def with_ends(name: str, value: float | None, low: float | None, high: float | None) -> dict[str, float]:
+    """Return a number and its interval as three columns: ``name``, ``name_low``, ``name_high``."""
+    return {name: null_to_nan(value), f"{name}_low": null_to_nan(low), f"{name}_high": null_to_nan(high)}
+
+
+def null_to_nan(value: float | None) -> float:
+    """Return a number of a JSON file, where null stands for NaN."""
+    return float("nan") if value is None else float(value)
 
 
 def group_shares(group: NDArray[np.integer[Any]], *, n_groups: int = 4) -> NDArray[np.float64]:
@@ -180,9 +185,8 @@ def _one_group(
     """Return one group's row."""
     # A patient without patches in the group says nothing about it.
     hits, n = hits[n > 0], n[n > 0]
-    accuracy = with_interval(
-        lambda i: _ratio(hits[i].sum(), n[i].sum()), np.arange(len(n)), resamples=resamples, seed=seed
-    )
+    patients = np.arange(len(n))
+    accuracy = with_interval(lambda i: _ratio(hits[i].sum(), n[i].sum()), patients, resamples=resamples, seed=seed)
     return {
         "group": number,
         "label": number // n_values,
@@ -201,8 +205,79 @@ def _ratio(hits: int, n: int) -> float:
     return float(hits / n) if n else float("nan")
 
 
-def _biased_average(accuracy: NDArray[np.float64], shares: NDArray[np.floating[Any]] | None) -> float:
-    """Return the mean of the group accuracies by given shares; NaN without shares."""
-    if shares is None or not np.isfinite(shares).all():
-        return float("nan")
-    return biased_average(accuracy, shares)
+def sweep_thresholds(
+    predictions: pd.DataFrame, patient: NDArray[Any], *, decision_threshold: float, config: EvaluateConfig
+) -> pd.DataFrame:
+    """Return the accuracy on the four groups at tissue thresholds from 0.05 to 0.95, at one decision threshold.
+
+    `predictions`, of one split, has label, tissue_fraction and logit; patches of unknown fraction are left out.
+    `patient` is (N,). A row per threshold: threshold; ``n_g``, ``patients_g`` and ``accuracy_g`` for g = 2 y + a of 0
+    to 3; wga, wga_low, wga_high, gba; smallest_group_n; is_measured; note, which names the groups that are too small.
+    WGA and GBA are NaN where a group is empty, the interval wherever a group is too small.
+    """
+    fraction = predictions["tissue_fraction"].to_numpy(np.float64)
+    # Patches with an attribute of their own may come without a tissue fraction.
+    is_known = np.isfinite(fraction)
+    fraction, patient = fraction[is_known], np.asarray(patient)[is_known]
+    label = predictions["label"].to_numpy(np.int64)[is_known]
+    right = (predictions["logit"].to_numpy(np.float64)[is_known] > decision_threshold) == (label == 1)
+    rows = []
+    for threshold in SWEEP_THRESHOLDS:
+        # A threshold is reached by equality, as in `tissue_bin`.
+        hits, n = patient_counts(right, 2 * label + (fraction >= threshold), patient)
+        rows.append({"threshold": threshold, **_sweep_row(hits, n, TissueThreshold(threshold).group_names, config)})
+    return pd.DataFrame(rows)
+
+
+def _sweep_row(
+    hits: NDArray[np.int64], n: NDArray[np.int64], names: Sequence[str], config: EvaluateConfig
+) -> dict[str, Any]:
+    """Return one threshold's numbers from the counts by patient and group, shape (P, 4)."""
+    accuracy, size, patients = pooled_accuracy(hits, n), n.sum(axis=0), (n > 0).sum(axis=0)
+    is_small = (size < config.least_per_group) | (patients < _LEAST_PATIENTS)
+    wga = with_interval(
+        lambda i: float(pooled_accuracy(hits[i], n[i]).min()),
+        np.arange(len(n)),
+        resamples=0 if is_small.any() else config.bootstrap,
+        seed=config.seed,
+    )
+    small = [int(g) for g in np.flatnonzero(is_small)]
+    note = [f"group {g} ({names[g]}): {patches_and_patients(size[g], patients[g])}" for g in small]
+    return {
+        **{f"n_{g}": int(size[g]) for g in range(4)},
+        **{f"patients_{g}": int(patients[g]) for g in range(4)},
+        **{f"accuracy_{g}": float(accuracy[g]) for g in range(4)},
+        **with_ends("wga", **wga),
+        "gba": float(accuracy.mean()),
+        "smallest_group_n": int(size.min()),
+        "is_measured": not is_small.any(),
+        "note": f"too small: {'; '.join(note)}" if note else "",
+    }
+
+
+def sweep_text(sweep: pd.DataFrame, reference: pd.DataFrame | None = None) -> str:
+    """Return in words the range of WGA, and of its gain over a reference, over the thresholds that can be measured.
+
+    `reference` is the sweep of the run that this one is compared with, on the same patches. For instance ``0.1 to 0.85:
+    WGA 88.1 (at 0.85) to 94.4 (at 0.3); gain +8.1 (at 0.85) to +20.3 (at 0.15), above 0 at 16 of 16 thresholds``.
+    """
+    measured = sweep[sweep["is_measured"]].set_index("threshold")
+    if measured.empty:
+        return "no threshold has groups that are large enough"
+    span = f"{measured.index[0]:g} to {measured.index[-1]:g}" if len(measured) > 1 else f"{measured.index[0]:g} only"
+    text = f"{span}: WGA {_range(measured['wga'], '.1f')}"
+    if reference is None:
+        return text
+    gain = (measured["wga"] - reference.set_index("threshold")["wga"].reindex(measured.index)).dropna()
+    if gain.empty:
+        return text
+    return f"{text}; gain {_range(gain, '+.1f')}, above 0 at {int((gain > 0).sum())} of {len(gain)} thresholds"
+
+
+def _range(values: pd.Series[float], form: str) -> str:
+    """Return the lowest and the highest of some shares in percent, each with its threshold (the index)."""
+    lowest, highest = (100 * float(getattr(values, end)()) for end in ("min", "max"))
+    low, high = (float(values.index[getattr(values, end)()]) for end in ("argmin", "argmax"))
+    if low == high:
+        return f"{lowest:{form}}"
+    return f"{lowest:{form}} (at {low:g}) to {highest:{form}} (at {high:g})"

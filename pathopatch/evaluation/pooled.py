@@ -18,12 +18,11 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.calibration import calibration
-from pathopatch.evaluation.compute_cost import SEARCH_FILE, budget_of, total_budget
-from pathopatch.evaluation.evaluate import SWEEP, by_attribute, evaluate_predictions, sweep_table, write_evaluation
+from pathopatch.evaluation.evaluate import by_attribute, evaluate_predictions, write_evaluation
+from pathopatch.evaluation.reference import SEARCH_FILE, budget_of, total_budget
 from pathopatch.groups import threshold_attributes
 
-FOLDS = "folds"
-FOLDS_FILE = f"{FOLDS}.csv"
+FOLDS_FILE = "folds.csv"
 _MEASURES = ("wga", "gba", "average", "auroc")
 
 
@@ -90,9 +89,9 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
         settings: dict[str, Any] = {"decision_threshold": 0.0, "train_splits": ("test",)}
         numbers = evaluate_predictions(pooled, groups, **settings, config=config)
         _add_raw_numbers(numbers, _pooled(predictions, [0.0] * len(folds)), groups, settings, config)
-        sweep = sweep_table(pooled, groups, decision_threshold=0.0, config=config)
-        about, further = {"run": name, "folds": len(folds)}, {SWEEP: sweep, FOLDS: _fold_table(fold_numbers)}
-        write_evaluation(out, pooled, {**about, **numbers}, made, further=further)
+        numbers = {"run": name, "folds": len(folds), **numbers}
+        further = {"folds": _fold_table(fold_numbers)}
+        write_evaluation(out, pooled, groups, numbers, made, config=config, further=further)
         configs = [read_json(path.parent / "config.json") for path in evaluations]
         budgets = [budget_of(fold, name, raw) for fold, raw in zip(folds, configs, strict=True)]
         write_json(out.parent / SEARCH_FILE, total_budget(budgets))

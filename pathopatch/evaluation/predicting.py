@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import fingerprint_file, read_stamp
+from pathopatch.core.artefacts import fingerprint_file, read_stamp, read_table
 from pathopatch.core.errors import InputMissingError, SplitLeakageError, StaleArtefactError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.ablation import WITHOUT, without_channel
@@ -28,12 +28,7 @@ def predict_patches(
     """Return the predictions of a model on the labelled patches of some splits that have a group.
 
     A split without labelled patches is left out. With `ablate` the patches are predicted once more without each of
-    several channels. The table is as `evaluate_predictions` takes it.
-
-    Raises
-    ------
-    InputMissingError
-        None of the splits has a labelled patch with a group.
+    several channels. The table is as `evaluate_predictions` takes it. `InputMissingError` if no split has such a patch.
     """
     names = [attribute.group_column for attribute in (*threshold_attributes(groups), *bins_attributes(groups))]
     labelled = labelled_rows(groups, splits, remedy="give slides of these splits a tumor_mask in the manifest")
@@ -68,11 +63,7 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
     """Refuse to evaluate a run on its training data, as happens when the groups are divided anew after training.
 
     `splits` are those to evaluate on that were not trained on; `place` is the run's folder, for the message.
-
-    Raises
-    ------
-    SplitLeakageError
-        It was trained on slides, or patients of a set of ready patches, of these splits.
+    `SplitLeakageError` if the run was trained on slides, or patients of a set of ready patches, of these splits.
     """
     rows = groups[groups["split"].isin(list(splits)) & (groups["label"] >= 0)]
     trained = set(spec.training.get(TRAINED, "").split(","))
@@ -87,13 +78,7 @@ def require_unseen(work: Path, groups: pd.DataFrame, spec: BundleSpec, splits: S
 
 
 def require_these_groups(work: Path, names: Sequence[str]) -> None:
-    """Refuse runs that were evaluated by other groups than the present ones: patches, patients and splits may differ.
-
-    Raises
-    ------
-    StaleArtefactError
-        The groups of a run have been formed anew since.
-    """
+    """Refuse runs that were evaluated by other groups than the present ones: other patches, patients or splits."""
     stamps = {name: read_stamp(WorkFolder(work).evaluation(name) / "metrics.json") for name in names}
     groups_of = {name: stamp.inputs["groups"] for name, stamp in stamps.items() if stamp and "groups" in stamp.inputs}
     present = fingerprint_file(WorkFolder(work).groups) if groups_of else ""
@@ -104,6 +89,12 @@ def require_these_groups(work: Path, names: Sequence[str]) -> None:
             place=str(work / "runs"),
             remedy="run `pathopatch evaluate --force`, or remove the folders of runs that are no longer wanted",
         )
+
+
+def stored_predictions(work: Path, run: str, split: str) -> pd.DataFrame:
+    """Return the predictions of a run's evaluation on one split, indexed by patch_id."""
+    table = read_table(WorkFolder(work).evaluation(run) / "predictions.parquet")
+    return table[table["split"] == split].set_index("patch_id")
 
 
 def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.DataFrame:

@@ -18,6 +18,8 @@ from scipy.stats import rankdata
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.work_folder import WorkFolder
+from pathopatch.evaluation.group_scores import with_ends
+from pathopatch.evaluation.predicting import stored_predictions
 from pathopatch.metrics.bootstrap import FloatArray, interval, ratio, resampled, sums_by_patient
 
 
@@ -53,20 +55,8 @@ def tissue_dependence(
 ) -> list[dict[str, Any]]:
     """Return, class by class, how the predicted probability depends on the tissue fraction.
 
-    Parameters
-    ----------
-    probability : ndarray of float, shape (N,)
-        Predicted probability of tumour, in [0, 1].
-    tissue_fraction : ndarray of float, shape (N,)
-        Share of each patch that is tissue, in [0, 1].
-    label : ndarray of int, shape (N,)
-        1 tumour, 0 non-tumour.
-    patient : ndarray, shape (N,)
-        Patient of each patch: the unit that is resampled.
-    resamples : int
-        Resamplings of patients behind the intervals; 0 for none.
-    seed : int
-        Of the resampling.
+    `probability` (of tumour) and `tissue_fraction` are in [0, 1], `label` is 1 for tumour and 0 for non-tumour,
+    `patient` is the unit that is resampled; all are (N,). 0 `resamples` give no intervals.
 
     Returns
     -------
@@ -81,21 +71,9 @@ def tissue_dependence(
         x, p, patients = tissue_fraction[chosen], probability[chosen], patient[chosen]
         # Ranks are not computed anew in a resample: they stay those of all patches.
         draws = resampled(_moments(x, p, patients), resamples=resamples, seed=seed)
-        slope_low, slope_high = interval(_slopes(draws))
-        rank_low, rank_high = interval(_rank_correlations(draws))
-        rows.append(
-            {
-                "label": class_label,
-                "n": len(chosen),
-                "patients": len(np.unique(patients)),
-                "slope": slope(x, p),
-                "slope_low": slope_low,
-                "slope_high": slope_high,
-                "spearman": rank_correlation(x, p),
-                "spearman_low": rank_low,
-                "spearman_high": rank_high,
-            }
-        )
+        slopes = with_ends("slope", slope(x, p), *interval(_slopes(draws)))
+        ranks = with_ends("spearman", rank_correlation(x, p), *interval(_rank_correlations(draws)))
+        rows.append({"label": class_label, "n": len(chosen), "patients": len(np.unique(patients)), **slopes, **ranks})
     return rows
 
 
@@ -122,10 +100,8 @@ def dependence_comparison(work: Path, table: pd.DataFrame, *, config: EvaluateCo
     config = config or EvaluateConfig()
     patient = read_table(WorkFolder(work).groups).set_index("patch_id")["patient_id"]
     own = rows_at_training_attribute(table).sort_values(["trained_threshold", "method", "seed", "run"], kind="stable")
-    predictions = {}
-    for run, split in zip(own["run"], own["split"], strict=True):
-        stored = read_table(WorkFolder(work).evaluation(run) / "predictions.parquet")
-        predictions[run] = stored[stored["split"] == split].set_index("patch_id")
+    pairs = zip(own["run"], own["split"], strict=True)
+    predictions = {run: stored_predictions(work, run, split) for run, split in pairs}
     rows = []
     for row in own.to_dict("records"):
         about = {key: row[key] for key in ("run", "method", "seed", "trained_threshold", "split")}
@@ -162,8 +138,7 @@ def _one_label(
         pair = _moments_of(predictions.loc[reference.index], patient), _moments_of(reference, patient)
     numbers: dict[str, Any] = {"n": len(predictions), "patients": len(own)}
     for name, measure in (("slope", _slopes), ("spearman", _rank_correlations)):
-        low, high = interval(measure(draws))
-        numbers |= {name: _of_all(own, measure), f"{name}_low": low, f"{name}_high": high}
+        numbers |= with_ends(name, _of_all(own, measure), *interval(measure(draws)))
         ends = [f"{name}_{end}" for end in ("reference", "change", "change_low", "change_high")]
         if pair is None:
             numbers |= dict.fromkeys(ends, np.nan)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from pathopatch.evaluation.compare import ERM_METHODS
+from pathopatch.evaluation.reference import ERM_METHODS
 from pathopatch.groups import PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.groups.attribute import training_label
 from pathopatch.report import audit_plots

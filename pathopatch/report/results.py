@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.text import capitalize_first
-from pathopatch.evaluation.compare import ERM_METHODS, summarise
-from pathopatch.evaluation.gains import n_groups_of
+from pathopatch.evaluation.compare import summarise
 from pathopatch.evaluation.group_scores import SMALL_GROUP
+from pathopatch.evaluation.reference import ERM_METHODS, n_groups_of
 from pathopatch.groups import GroupingAttribute, PatchAttribute, TissueBins, TissueThreshold
 from pathopatch.report.cohort import group_key, slide_problems
 from pathopatch.report.collect import Study

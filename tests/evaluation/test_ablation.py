@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from pathopatch.evaluation import predicting
-from pathopatch.evaluation.ablation import WITHOUT, ablation, ablation_table, without_channel
+from pathopatch.evaluation.ablation import WITHOUT, ablation, without_channel
+from pathopatch.evaluation.evaluate import split_table
 
 
 class TwoChannels:
@@ -77,5 +78,5 @@ def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> N
 
 def test_the_table_names_split_and_channel(table: pd.DataFrame) -> None:
     rows = ablation(table, np.arange(40), decision_threshold=0.0, resamples=0)
-    told = ablation_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}})
+    told = split_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}}, "ablation")
     assert told[["split", "channel"]].to_numpy().tolist() == [["test", "CARS"], ["test", "SHG"]]

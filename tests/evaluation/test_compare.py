@@ -14,7 +14,7 @@ from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
 from pathopatch.evaluation import compare, comparison_table, evaluate_predictions, preferred_run, summarise
-from pathopatch.evaluation.gains import paired_gains
+from pathopatch.evaluation.reference import paired_gains
 
 STAMP = Stamp(stage="groups")
 QUICK = EvaluateConfig(bootstrap=30)

@@ -331,7 +331,7 @@ def test_a_failed_export_leaves_the_earlier_one_as_it_was(tmp_path, monkeypatch)
 
 def test_without_the_extra_onnx_is_refused_with_what_to_install(tmp_path, monkeypatch):
     bundle = _bundle(tmp_path / "model", _spec())
-    monkeypatch.setattr("pathopatch.models.export.onnx.find_spec", lambda name: None)
+    monkeypatch.setattr("pathopatch.models.export.write.find_spec", lambda name: None)
     with pytest.raises(InputUnsupportedError, match=r"pip install onnx onnxscript"):
         export_model(bundle, tmp_path / "out", kind="onnx")
 

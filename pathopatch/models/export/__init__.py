@@ -1,4 +1,4 @@
-"""Exports of a trained model for other programs: one module per format, one folder per export."""
+"""Exports of a trained model for other programs: one folder per export."""
 
 from pathopatch.models.export.write import FORMATS, Format, export_model
 

@@ -20,14 +20,8 @@ from pathopatch.models.spec import BundleSpec
 class ExportedNetwork(nn.Module):
     """A float32 copy of a model's network on the processor, in evaluation mode, for patches as they are cut.
 
-    Parameters
-    ----------
-    model : PatchClassifier
-        Model to copy.
-    takes : str
-        ``scaled``: patches in [0, 1], standardised here. ``standardised``: patches that are standardised already.
-    gives : str
-        ``probabilities``, or ``logits``: logits divided by the temperature, whose softmax is the probability.
+    It takes ``scaled`` patches in [0, 1], standardised here, or ``standardised`` ones. It gives ``probabilities``, or
+    ``logits``: divided by the temperature, so that their softmax is the probability.
     """
 
     def __init__(

@@ -28,23 +28,10 @@ _REMOVED = re.compile(r"\.debug_pkl$|/traced_inputs(/|\.pkl$)|/\.data/serializat
 
 
 def torchscript_bytes(network: ExportedNetwork, spec: BundleSpec, *, metadata: str, checks: bool) -> bytes:
-    """Return a network as a TorchScript archive.
+    """Return a network as a TorchScript archive, with `metadata`, JSON, as ``extra/pathopatch.json``.
 
-    Parameters
-    ----------
-    network : ExportedNetwork
-        Network to record.
-    spec : BundleSpec
-        The model's.
-    metadata : str
-        JSON that is stored as ``extra/pathopatch.json``.
-    checks : bool
-        Let the network refuse patches of another shape, or with values outside [0, 1].
-
-    Raises
-    ------
-    InputUnsupportedError
-        The recording differs from the network, so it may depend on the example patches.
+    With `checks` the network refuses patches of another shape, or with values outside [0, 1]. `InputUnsupportedError`
+    if the recording differs from the network: it may depend on the example patches.
     """
     with warnings.catch_warnings(), torch.no_grad():
         # TorchScript is deprecated, but QuPath and wsinfer load nothing else.

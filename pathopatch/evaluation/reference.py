@@ -1,0 +1,176 @@
+"""Choose the ERM run that a run is compared with, of the same budget, and compute the gains over it.
+
+Runs are compared only at one budget: the same steps, the same samples per step, the same search. Gains are paired: on
+the patches that both runs predicted, and an interval resamples patients for both at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pathopatch.core.config import EvaluateConfig, TrainConfig
+from pathopatch.core.files import read_json
+from pathopatch.core.work_folder import WorkFolder
+from pathopatch.debias.methods import NAMES, steps_in_all
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_ends, with_interval
+from pathopatch.groups import GroupingAttribute
+from pathopatch.training.phase_data import phases_of
+
+ERM_METHODS = ("erm", "erm-balanced")
+SEARCH_FILE = "search.json"
+BUDGET = ("steps", "batch_per_class", "search")
+"""Columns in which runs must agree to be compared with each other, or averaged."""
+_NO_SEARCH = "none"
+
+
+def reference_run(table: pd.DataFrame, row: pd.Series[Any]) -> str:
+    """Return the ERM run that a row is compared with: of equal budget, the better by validation WGA; "" if none."""
+    erm = table[table["method"].isin(ERM_METHODS) & (table["attribute"] == row["attribute"])]
+    for key in BUDGET:  # without an equal budget there is no reference
+        erm = erm[(erm[key] == row[key]) | (erm[key].isna() & pd.isna(row[key]))]
+    # Preferences, the seed first. Of a run trained on bins, the ERM selected for bins and the one selected for the
+    # threshold of this row both qualify: the better one at this threshold is the harder reference.
+    for key, values in (("seed", [row["seed"]]), ("trained_attribute", [row["trained_attribute"], row["attribute"]])):
+        same = erm[erm[key].isin(values)]
+        erm = erm if same.empty else same
+    if erm.empty:
+        return ""
+    ranked = erm.sort_values(["wga_val", "gba_val", "run"], ascending=[False, False, True], na_position="last")
+    return str(ranked["run"].iloc[0])
+
+
+def gains_of_row(
+    row: pd.Series[Any],
+    table: pd.DataFrame,
+    predictions: Mapping[str, pd.DataFrame],
+    patient: pd.Series[Any],
+    attributes: Mapping[str, GroupingAttribute],
+    config: EvaluateConfig,
+) -> dict[str, float]:
+    """Return the `paired_gains` of a comparison's row over its reference; NaN throughout where it has none.
+
+    `predictions` are those of each run, indexed by patch_id like `patient`; `attributes` those of the groups, by label.
+    """
+    n_groups = n_groups_of(row)
+    if row["reference"] == "":
+        names = ("wga", *range(n_groups))
+        return {f"gain_{name}{end}": float("nan") for name in names for end in ("", "_low", "_high")}
+    own = predictions[row["run"]]
+    reference = predictions[row["reference"]].reindex(own.index).dropna(subset=["logit"])
+    group = attributes[row["attribute"]].groups_in(own.loc[reference.index])
+    reference, group = reference[group >= 0], group[group >= 0]  # blank patches are in no bin
+    own = own.loc[reference.index]
+    # Each run keeps its own decision threshold, which its row at the same attribute holds.
+    is_same = (table["run"] == row["reference"]) & (table["attribute"] == row["attribute"])
+    reference_threshold = table.loc[is_same, "decision_threshold"].iloc[0]
+    label = own["label"].to_numpy() == 1
+    right = (own["logit"].to_numpy() > row["decision_threshold"]) == label
+    reference_right = (reference["logit"].to_numpy() > reference_threshold) == label
+    patients = patient.loc[own.index].to_numpy(dtype=str)
+    return paired_gains(right, reference_right, group, patients, n_groups=n_groups, config=config)
+
+
+def n_groups_of(row: pd.Series[Any]) -> int:
+    """Return how many groups a comparison's row is evaluated by: 2 A."""
+    return sum(bool(re.fullmatch(r"n_\d+", str(name))) and bool(pd.notna(row[name])) for name in row.index)
+
+
+def paired_gains(
+    right: NDArray[np.bool_],
+    reference_right: NDArray[np.bool_],
+    group: NDArray[np.int64],
+    patient: NDArray[Any],
+    *,
+    n_groups: int = 4,
+    config: EvaluateConfig,
+) -> dict[str, float]:
+    """Return the gain in WGA and in each group's accuracy over a reference, with paired 95 % intervals.
+
+    `right` and `reference_right`, (N,), say whether either model predicted each patch right; `group` is A y + a, from
+    0; `n_groups` is 2 A. The columns are ``gain_wga``, ``gain_0`` and so on, each with ``_low`` and ``_high``; NaN for
+    an empty group, and for an interval from fewer than two patients.
+    """
+    hits, n = patient_counts(right, group, patient, n_groups=n_groups)
+    reference_hits, _ = patient_counts(reference_right, group, patient, n_groups=n_groups)
+    settings: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
+
+    def gain_in_wga(rows: NDArray[Any]) -> float:
+        worst = pooled_accuracy(hits[rows], n[rows]).min()
+        return float(worst - pooled_accuracy(reference_hits[rows], n[rows]).min())
+
+    gains = with_ends("gain_wga", **with_interval(gain_in_wga, np.arange(len(n)), **settings))
+    for number in range(n_groups):
+        # Only patients with patches in the group are resampled.
+        has_group = n[:, number] > 0
+        difference, count = (hits - reference_hits)[has_group, number], n[has_group, number]
+
+        def gain_in_group(
+            rows: NDArray[Any], difference: NDArray[np.int64] = difference, count: NDArray[np.int64] = count
+        ) -> float:
+            return float(difference[rows].sum() / count[rows].sum()) if len(rows) else float("nan")
+
+        gains |= with_ends(f"gain_{number}", **with_interval(gain_in_group, np.arange(len(count)), **settings))
+    return gains
+
+
+def budget_of(work: Path, name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the budget of a run, from its configuration (empty for a bundle from elsewhere) and ``search.json``.
+
+    ``steps`` and ``batch_per_class`` of the training that is kept; ``trials`` of the search that it won (1 without a
+    search); ``search_steps``, of all trials in all phases of the method, pruned ones included; ``search``, the offer,
+    such as "8 trials" or "4800 steps", "none" without a search. NaN and "" where unknown.
+    """
+    unknown = float("nan")
+    budget: dict[str, Any] = {
+        "steps": config.get("steps", unknown),
+        "batch_per_class": config.get("batch_per_class", unknown),
+        "trials": 1 if config else unknown,
+        "search_steps": _steps_of_all_phases(config),
+        "search": _NO_SEARCH if config else "",
+    }
+    path = WorkFolder(work).run(name) / SEARCH_FILE
+    if path.is_file():
+        search = read_json(path)
+        budget |= {"trials": search["trials"], "search_steps": search["steps"], "search": search["offered"]}
+    return budget
+
+
+def _steps_of_all_phases(config: Mapping[str, Any]) -> float:
+    """Return the steps of one training, all phases of its method together; NaN where unknown."""
+    # A bundle from elsewhere may name a method that is unknown here, so its phases are unknown too.
+    if config.get("method") not in NAMES:
+        return config.get("steps", float("nan"))  # type: ignore[no-any-return]
+    train = TrainConfig.model_validate({key: config[key] for key in config if key in TrainConfig.model_fields})
+    return steps_in_all(phases_of(train), train.steps)
+
+
+def total_budget(budgets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what was spent on a run in all folds, in the words of one run's ``search.json``."""
+    offers = dict.fromkeys(budget["search"] for budget in budgets)
+    return {
+        "offered": ", ".join(offer if offer == _NO_SEARCH else f"{offer} a fold" for offer in offers),
+        "trials": sum(budget["trials"] for budget in budgets),
+        "steps": sum(budget["search_steps"] for budget in budgets),
+        "folds": len(budgets),
+    }
+
+
+def unequal_budgets_text(searches: Sequence[str], references: Sequence[str]) -> str:
+    """Return in words that searches differ, or that some runs have no ERM of the same budget; "" if all is equal.
+
+    `references` are the ERM runs that each run is compared with; empty where there is none.
+    """
+    notes = []
+    if len(set(searches)) > 1:
+        notes.append(f"searches differ ({', '.join(sorted(set(searches)))})")
+    if "" in references:
+        notes.append("no gain is given where no ERM run had the same steps, samples a step and search")
+    text = "; ".join(notes)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
