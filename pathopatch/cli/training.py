@@ -201,7 +201,7 @@ def evaluate(
 ) -> None:
     """Judge trained runs on every group and print the comparison, or judge one model from elsewhere."""
     from pathopatch.core.config import EvaluateConfig
-    from pathopatch.evaluation import comparison_table
+    from pathopatch.evaluation.compare import comparison_table
     from pathopatch.stages.evaluate import evaluate_runs
 
     if model is None and (split or name):
@@ -209,7 +209,7 @@ def evaluate(
     if model is not None:
         if run:
             raise typer.BadParameter("give --run or --model, one of the two")
-        from pathopatch.evaluation import evaluate_bundle, external_validation_text
+        from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
 
         folder = evaluate_bundle(work, model, splits=split, name=name, device=device, force=force)
         print(external_validation_text(folder))
@@ -231,7 +231,7 @@ def run(
 ) -> None:
     """Run a whole study, from the manifest to the report."""
     from pathopatch.core.config import load_study
-    from pathopatch.evaluation import comparison_table
+    from pathopatch.evaluation.compare import comparison_table
     from pathopatch.stages.audit import audit_text
     from pathopatch.stages.study import run_study, study_runs
 

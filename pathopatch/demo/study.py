@@ -20,7 +20,7 @@ from pathopatch.core.method_names import MethodName
 from pathopatch.core.progress import Progress
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.demo.slides import CohortSpec, make_cohort
-from pathopatch.evaluation import compare, comparison_table
+from pathopatch.evaluation.compare import compare, comparison_table
 from pathopatch.groups import attribute_in
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
 from pathopatch.report import write_report

@@ -48,15 +48,11 @@ def evaluate_run(
     ----------
     work : Path
         Work folder with ``groups.parquet``, the patch stores and ``runs/``.
-    run_name : str
-        Folder name below ``runs/``.
     config : EvaluateConfig, optional
         Number of resamplings and their seed.
     splits : tuple of str
         Splits to evaluate on; one without labelled patches is left out, and of validation the patches that a phase of
         the method learnt from.
-    device : str
-        Of the forward pass, "auto" for the best there is.
     force : bool
         Redo an evaluation of other settings or inputs. One of the same stamp is left as it is.
 
@@ -143,13 +139,9 @@ def evaluate_predictions(
         (tumour minus non-tumour), probability, and ``logit without <channel>`` where channels were taken away; one row
         per labelled patch that has a group.
     groups : DataFrame
-        The groups table: the patient of each patch, and the group shares of the training split.
+        The groups table: the patient of each patch, and the group shares of the training splits.
     decision_threshold : float
         On the logit.
-    train_splits : tuple of str
-        Splits that the model was trained on.
-    config : EvaluateConfig, optional
-        Number of resamplings and their seed.
 
     Returns
     -------
@@ -241,19 +233,16 @@ def sweep_table(
     predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float, config: EvaluateConfig
 ) -> pd.DataFrame:
     """Return the sweep over tissue thresholds of each split; without rows where the attribute is the patches' own."""
+    if threshold_attributes(groups)[0].is_patch_attribute:
+        return pd.DataFrame()
     patient_of = groups.set_index("patch_id")["patient_id"]
-    parts = [
-        sweep_thresholds(
-            table,
-            patient_of.loc[table["patch_id"]].to_numpy(dtype=str),
-            decision_threshold=decision_threshold,
-            config=config,
-        ).assign(split=split)
-        for split, table in predictions.groupby("split", sort=False)
-    ]
-    table = pd.concat(parts, ignore_index=True)
-    table.insert(0, "split", table.pop("split"))
-    return table.iloc[:0] if threshold_attributes(groups)[0].is_patch_attribute else table
+    parts = []
+    for split, table in predictions.groupby("split", sort=False):
+        patient = patient_of.loc[table["patch_id"]].to_numpy(dtype=str)
+        sweep = sweep_thresholds(table, patient, decision_threshold=decision_threshold, config=config)
+        sweep.insert(0, "split", split)
+        parts.append(sweep)
+    return pd.concat(parts, ignore_index=True)
 
 
 def by_attribute(content: dict[str, Any]) -> dict[str, Any]:

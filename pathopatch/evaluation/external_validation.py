@@ -54,18 +54,12 @@ def evaluate_bundle(
     ----------
     work : Path
         Work folder with ``groups.parquet`` and the patch stores; tiled slides or ready patches.
-    bundle : Path
-        The model bundle.
     splits : sequence of str, optional
         Splits to evaluate on, each by itself. All labelled patches together, as split ``all``, if not given.
     name : str, optional
         Of the folder below ``evaluations/``; the bundle's own (see `bundle_name`) if not given.
-    config : EvaluateConfig, optional
-        Number of resamplings and their seed.
-    device : str
-        Of the forward pass, "auto" for the best there is.
-    force : bool
-        Redo an evaluation of another model, other settings or inputs. One of the same stamp is left as it is.
+    config, device, force
+        As for `evaluate_run`.
 
     Raises
     ------
@@ -93,8 +87,11 @@ def evaluate_bundle(
         evaluated_splits = (_ALL,) if splits is None else tuple(dict.fromkeys(splits))
         rows = labelled_rows(groups, evaluated_splits, remedy=_NO_LABELS)
         # Patches that do not fit are refused before the network is loaded.
-        warnings = check_patches(spec, _source(work, rows), place=str(bundle))
-        warnings += _class_warnings(spec, groups) + _rule_warnings(spec, work) + leakage_warnings(spec, work, rows)
+        slides = sorted(set(rows["slide_id"].astype(str)))
+        source = common_source([PatchStore(WorkFolder(work).tiled.store(slide)) for slide in slides])
+        assert source is not None  # there are rows, so there are slides
+        warnings = check_patches(spec, source, place=str(bundle))
+        warnings += _rule_warnings(spec, work, label_names(groups)) + leakage_warnings(spec, work, rows)
         model = load_model(bundle, device=device)
         predictions = predict_patches(work, groups, model, splits=evaluated_splits, ablate=config.ablation)
         numbers = evaluate_predictions(
@@ -221,30 +218,19 @@ def external_validation_text(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _source(work: Path, rows: pd.DataFrame) -> Source:
-    """Return what the slides behind some patches have in common."""
-    slides = sorted(set(rows["slide_id"].astype(str)))
-    source = common_source([PatchStore(WorkFolder(work).tiled.store(name)) for name in slides])
-    assert source is not None  # there are rows, so there are slides
-    return source
-
-
-def _class_warnings(spec: BundleSpec, groups: pd.DataFrame) -> list[str]:
-    """Return a warning where the model's classes and the labels here have different names."""
-    here = label_names(groups)
-    if here == spec.class_names:
-        return []
-    theirs = " and ".join(spec.class_names)
-    return [f"The model's classes are {theirs}, the labels here {' and '.join(here)}: check that they mean the same."]
-
-
-def _rule_warnings(spec: BundleSpec, work: Path) -> list[str]:
-    """Return a warning where the limit of tissue for blank patches differs from the model's."""
+def _rule_warnings(spec: BundleSpec, work: Path, labels: tuple[str, ...]) -> list[str]:
+    """Return warnings where the labels' names, or the least tissue of the patches, differ from the model's."""
+    warnings = []
+    if labels != spec.class_names:
+        theirs, here = " and ".join(spec.class_names), " and ".join(labels)
+        warnings.append(f"The model's classes are {theirs}, the labels here {here}: check that they mean the same.")
     path = WorkFolder(work).audit
-    here = read_json(path).get("min_tissue") if path.is_file() else None
-    if here is None or here == spec.min_tissue:
-        return []
-    return [f"Patches below a tissue share of {here:g} were left out; the model's own rule is {spec.min_tissue:g}."]
+    least = read_json(path).get("min_tissue") if path.is_file() else None
+    if least is not None and least != spec.min_tissue:
+        warnings.append(
+            f"Patches below a tissue share of {least:g} were left out; the model's own rule is {spec.min_tissue:g}."
+        )
+    return warnings
 
 
 def _fraction_only(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:

@@ -47,22 +47,16 @@ def evaluate_logits(
     ----------
     margin : ndarray of float, shape (N,)
         Logit of tumour minus logit of non-tumour; tumour is predicted above `decision_threshold`.
-    label : ndarray of int, shape (N,)
-        1 tumour, 0 non-tumour.
-    attribute : ndarray of int, shape (N,)
-        1 large tissue, 0 little tissue; or 0 to A - 1.
+    label, attribute : ndarray of int, shape (N,)
+        1 tumour, 0 non-tumour; 1 large tissue, 0 little tissue, or 0 to A - 1.
     patient : ndarray, shape (N,)
         Patient of each patch: the unit that is resampled.
-    decision_threshold : float
-        On the margin.
     train_shares : ndarray of float, shape (2 A,), optional
         Share of each group in the training data, for the biased average; without it that is NaN.
     n_values : int
         A, at least 2.
-    resamples : int
-        Resamplings of patients behind each interval; 0 for none.
-    seed : int
-        Of the resampling.
+    resamples, seed : int
+        Resamplings of patients behind each interval, 0 for none, and their seed.
 
     Returns
     -------
@@ -86,7 +80,7 @@ def evaluate_logits(
     settings = {"resamples": resamples, "seed": seed}
     hits, n = patient_counts((margin > decision_threshold) == (label == 1), group, patient, n_groups=2 * n_values)
     hits_at_zero, _ = patient_counts((margin > 0) == (label == 1), group, patient, n_groups=2 * n_values)
-    has_shares = train_shares is not None and bool(np.isfinite(train_shares).all())
+    shares = np.full(2 * n_values, np.nan) if train_shares is None else train_shares
     patients = np.arange(len(n))  # rows of the counts: resampling them resamples patients
     return {
         "n": len(margin),
@@ -98,7 +92,9 @@ def evaluate_logits(
         "gba": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).mean()), patients, **settings),
         "average": with_interval(lambda i: _ratio(hits[i].sum(), n[i].sum()), patients, **settings),
         "auroc": with_interval(auroc_of(margin, label), patient, **settings),
-        "biased_average": biased_average(pooled_accuracy(hits, n), train_shares) if has_shares else float("nan"),
+        "biased_average": biased_average(pooled_accuracy(hits, n), shares)
+        if np.isfinite(shares).all()
+        else float("nan"),
         "wga_at_zero": float(pooled_accuracy(hits_at_zero, n).min()),
     }
 

@@ -38,23 +38,9 @@ def fold_folders(work: Path) -> list[Path]:
 def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, force: bool = False) -> Path:
     """Evaluate the test predictions of all folds together, as a run of the whole cohort, and return their folder.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder whose folds have ``runs/<name>/evaluation``.
-    name : str
-        Run.
-    config : EvaluateConfig, optional
-        Resamplings and their seed.
-    force : bool
-        Redo what was made of other evaluations.
-
-    Returns
-    -------
-    Path
-        ``runs/<name>/evaluation``: as `evaluate_run` leaves it, both splits pooled, and ``folds.csv``, a row per fold
-        and attribute. Beside it ``config.json`` has the settings that all folds share (tuned ones may differ), and
-        ``search.json`` the budget of all folds together.
+    ``runs/<name>/evaluation`` is as `evaluate_run` leaves it, both splits pooled, and ``folds.csv``, a row per fold and
+    attribute. Beside it ``config.json`` has the settings that all folds share (tuned ones may differ), and
+    ``search.json`` the budget of all folds together.
 
     Raises
     ------

@@ -80,22 +80,10 @@ def tissue_dependence(
 def dependence_comparison(work: Path, table: pd.DataFrame, *, config: EvaluateConfig | None = None) -> pd.DataFrame:
     """Return how each run's probability depends on the tissue fraction within each class, beside its ERM run's.
 
-    Parameters
-    ----------
-    work : Path
-        Work folder with ``groups.parquet`` and ``runs/<run>/evaluation``.
-    table : DataFrame
-        What `compare` returned.
-    config : EvaluateConfig, optional
-        Number of resamplings and their seed.
-
-    Returns
-    -------
-    DataFrame
-        A row per run and label: run, method, seed, trained_threshold, split, label, n, patients; slope and spearman,
-        each with ``_low`` and ``_high``; reference (the ERM run of the run's training attribute; "" if none), and for
-        both measures ``_reference``, and ``_change`` with its paired interval: the size of the dependence minus that
-        of the reference's, below 0 where there is less of it.
+    `table` is what `compare` returned. A row per run and label: run, method, seed, trained_threshold, split, label, n,
+    patients; slope and spearman, each with ``_low`` and ``_high``; reference (the ERM run of the run's training
+    attribute; "" if none), and for both measures ``_reference``, and ``_change`` with its paired interval: the size of
+    the dependence minus that of the reference's, below 0 where there is less of it.
     """
     config = config or EvaluateConfig()
     patient = read_table(WorkFolder(work).groups).set_index("patch_id")["patient_id"]

@@ -80,20 +80,8 @@ def predict_to(
 ) -> PredictResult:
     """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status, unless up to date.
 
-    A second process waits for the first one, and then finds its outputs.
-
-    Parameters
-    ----------
-    slide, model, tissue_mask, config
-        As `predict_slide`.
-    out : Path
-        Work folder.
-    slide_id, patient_id : str
-        The id names the outputs; the patient is kept in the status, for the summary by patient.
-    force : bool
-        Redo outputs that were made of something else.
-    progress : callable, optional
-        Called with (grid positions done, all).
+    A second process waits for the first one, and then finds its outputs. The patient is kept in the status, for the
+    summary by patient; `progress` is called with (grid positions done, all).
 
     Raises
     ------

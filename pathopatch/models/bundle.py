@@ -43,19 +43,8 @@ _PICKLE_STARTS = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 def save_bundle(folder: Path, network: nn.Module, spec: BundleSpec) -> None:
     """Write a bundle as a whole: weights, ``model.json`` and a model card. Equal models give equal bytes.
 
-    Parameters
-    ----------
-    folder : Path
-        The bundle's folder; an earlier bundle there is replaced.
-    network : nn.Module
-        As `build_network` made it for ``spec.architecture``.
-    spec : BundleSpec
-        Everything but the weights.
-
-    Raises
-    ------
-    DiskFullError
-        No space is left; an earlier bundle is untouched.
+    An earlier bundle in the folder is replaced; on a full disk (`DiskFullError`) it is untouched. `network` is as
+    `build_network` made it for ``spec.architecture``.
     """
     import torch
     from safetensors.torch import save_file
@@ -193,14 +182,9 @@ def read_spec(folder: Path) -> BundleSpec:
 
 
 def check_bundles(folders: Sequence[Path]) -> BundleSpec:
-    """Return the joint spec of one or more bundles, before any weights are read.
+    """Return the joint spec of one or more bundles, before any weights are read; errors as `load_model` and `Ensemble`.
 
-    Raises
-    ------
-    CheckpointIncompatibleError
-        As `Ensemble`, or two bundles have the same weights.
-    InputMissingError, InputCorruptError, CheckpointUnsafeError
-        As `load_model`.
+    Two bundles with the same weights are refused too, with `CheckpointIncompatibleError`.
     """
     spec = joint_spec([check_bundle(folder) for folder in folders])
     # The same network twice is no second opinion, and the spread would not show it.

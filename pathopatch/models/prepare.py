@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -103,29 +103,43 @@ def cast_to_bfloat16(network: nn.Module, x: Tensor) -> nn.Module:
     """
     # The first layers see few channels at many positions: bfloat16 gains little there, and all later layers carry its
     # rounding errors on. The last layer costs nothing, and would round the logits to 8 bits.
-    parts: dict[str, nn.Module] = {}
+    names = {module: name for name, module in network.named_modules()}
+    parts: list[str] = []
     sequences = {""}
     for name, module in network.named_modules():
         if name and name.rpartition(".")[0] in sequences:
             if type(module).forward is nn.Sequential.forward:
                 sequences.add(name)
             else:
-                parts[name] = module
-    order, last = _execution_order(network, parts.values(), x)
-    names = {module: name for name, module in network.named_modules()}
+                parts.append(name)
+    calls: list[tuple[nn.Module, tuple[int, ...]]] = []  # modules as they run, each with the shape of its output
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: calls.append((module, getattr(output, "shape", ()))))
+        for module in network.modules()
+    ]
+    try:
+        with torch.inference_mode():
+            network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    n_calls = Counter(module for module, _ in calls)
     early: list[str] = []
-    for module, side_px in order:
-        runs_again = sum(module is other for other, _ in order) > 1
-        if runs_again or 2 * side_px < x.shape[-1]:
-            break
-        early.append(names[module])
+    for module, shape in calls:
+        if names[module] in parts:
+            if n_calls[module] > 1 or len(shape) != 4 or 2 * min(shape[-2:]) < x.shape[-1]:
+                break
+            early.append(names[module])
+    is_layer = {module: not [*module.children()] and bool([*module.parameters()]) for module in n_calls}
+    *_, last_layer = (None, *(module for module, _ in calls if is_layer[module]))
+    last = names[last_layer] if isinstance(last_layer, nn.Linear) else ""
     short = copy.deepcopy(network).to(torch.bfloat16)
-    for name in [*early, *([names[last]] if last is not None else [])]:
-        if name:  # the network itself may be its only layer
+    for name in (*early, last):
+        if name:  # there may be no last layer, or the network itself is its only layer
             short.set_submodule(name, copy.deepcopy(network.get_submodule(name)))
     inputs = [(name, torch.float32 if name in early else torch.bfloat16) for name in parts]
-    if last is not None and names[last]:
-        inputs.append((names[last], torch.float32))
+    if last:
+        inputs.append((last, torch.float32))
     for name, dtype in inputs:
         short.get_submodule(name).register_forward_pre_hook(partial(_cast_arguments, dtype), with_kwargs=True)
     return short
@@ -229,31 +243,6 @@ class _ReadCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _address(value: Tensor) -> int:
     return value.untyped_storage().data_ptr()
-
-
-def _execution_order(
-    network: nn.Module, parts: Collection[nn.Module], x: Tensor
-) -> tuple[list[tuple[nn.Module, int]], nn.Module | None]:
-    """Return the parts as they run, each with the side in px of its output (0: no image), and the last linear layer."""
-    calls: list[tuple[nn.Module, tuple[int, ...]]] = []  # each with the shape of its output
-    hooks = [
-        module.register_forward_hook(lambda module, _, output: calls.append((module, getattr(output, "shape", ()))))
-        for module in network.modules()
-    ]
-    try:
-        with torch.inference_mode():
-            network(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    order = [(module, min(shape[-2:]) if len(shape) == 4 else 0) for module, shape in calls if module in parts]
-    layers = [
-        module
-        for module, _ in calls
-        if next(module.children(), None) is None and next(module.parameters(), None) is not None
-    ]
-    last = layers[-1] if layers and isinstance(layers[-1], nn.Linear) else None
-    return order, last
 
 
 def _cast_arguments(dtype: torch.dtype, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

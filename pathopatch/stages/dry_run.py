@@ -33,7 +33,7 @@ from pathopatch.stages.tile import require_one_mpp
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pathopatch.models import Ensemble
+    from pathopatch.models.forward import Ensemble
     from pathopatch.patches import SlideAnalysis
     from pathopatch.slides import Slide
 
@@ -127,8 +127,8 @@ def predict_plan(
     force : bool
         Count stale outputs as work to redo, not as failures.
     """
-    from pathopatch.models import check_bundles, check_slide
-    from pathopatch.models.spec import tiling_of
+    from pathopatch.models.bundle import check_bundles
+    from pathopatch.models.spec import check_slide, tiling_of
 
     if out is not None:
         require_unmixed(out, deidentify=config.deidentify)
@@ -137,7 +137,7 @@ def predict_plan(
 
     @cache
     def network() -> Ensemble:  # when the first slide has passed: it loads torch, which takes seconds
-        from pathopatch.models import load_ensemble
+        from pathopatch.models.bundle import load_ensemble
 
         return load_ensemble(models, device=config.device, precision=config.precision)
 

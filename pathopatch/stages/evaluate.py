@@ -32,7 +32,9 @@ def evaluate_runs(
     InputMissingError
         There is no finished run.
     """
-    from pathopatch.evaluation import compare, evaluate_run, fold_folders, pool_run, write_fold_tables
+    from pathopatch.evaluation.compare import compare
+    from pathopatch.evaluation.evaluate import evaluate_run
+    from pathopatch.evaluation.pooled import fold_folders, pool_run, write_fold_tables
 
     config = config or EvaluateConfig()
     folds = fold_folders(work)

@@ -155,7 +155,7 @@ def predict_split(
 
 def _preferred(work: Path, thresholds: Sequence[float]) -> str:
     """Return the run that validation prefers at the first threshold at which no validation group is empty."""
-    from pathopatch.evaluation import preferred_run
+    from pathopatch.evaluation.compare import preferred_run
 
     table = artefacts.read_table(WorkFolder(work).groups)
     filled = [cut for cut in thresholds if not empty_groups(table, attribute_in(table, cut), ("val",))]

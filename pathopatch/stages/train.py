@@ -36,7 +36,7 @@ def train_run(
 
 def training_folders(work: Path) -> list[Path]:
     """Return the work folders in which runs are trained: those of the folds, or the work folder itself."""
-    from pathopatch.evaluation import fold_folders
+    from pathopatch.evaluation.pooled import fold_folders
 
     return fold_folders(work) or [work]
 

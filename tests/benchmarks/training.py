@@ -15,7 +15,7 @@ from measure import Row, Work, ratio, speedup
 from pathopatch.core.config import TrainConfig
 from pathopatch.debias.gerne import cell_counts
 from pathopatch.debias.methods import method
-from pathopatch.models import build_network
+from pathopatch.models.networks import build_network
 from pathopatch.training import PatchSet, fit_arrays
 
 

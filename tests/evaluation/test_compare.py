@@ -13,7 +13,8 @@ from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.core.files import read_json, write_json
-from pathopatch.evaluation import compare, comparison_table, evaluate_predictions, preferred_run, summarise
+from pathopatch.evaluation.compare import compare, comparison_table, preferred_run, summarise
+from pathopatch.evaluation.evaluate import evaluate_predictions
 from pathopatch.evaluation.reference import paired_gains
 
 STAMP = Stamp(stage="groups")

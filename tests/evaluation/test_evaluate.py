@@ -15,7 +15,8 @@ from pathopatch.core.artefacts import Stamp, read_stamp, read_table, write_table
 from pathopatch.core.config import EvaluateConfig
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes
-from pathopatch.evaluation import evaluate, evaluate_predictions, evaluate_run, predicting
+from pathopatch.evaluation import evaluate, predicting
+from pathopatch.evaluation.evaluate import evaluate_predictions, evaluate_run
 
 QUICK = EvaluateConfig(bootstrap=20)
 

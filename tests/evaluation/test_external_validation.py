@@ -17,9 +17,15 @@ from pathopatch.core.artefacts import Stamp, fingerprint, read_table, write_tabl
 from pathopatch.core.config import EvaluateConfig, IntensityConfig, TrainConfig
 from pathopatch.core.errors import CheckpointIncompatibleError, InputMissingError, SplitLeakageError, StaleArtefactError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation import evaluate_bundle, evaluate_run, external_validation_text
-from pathopatch.evaluation.external_validation import bundle_name, check_patches, leakage_warnings
-from pathopatch.models import read_spec
+from pathopatch.evaluation.evaluate import evaluate_run
+from pathopatch.evaluation.external_validation import (
+    bundle_name,
+    check_patches,
+    evaluate_bundle,
+    external_validation_text,
+    leakage_warnings,
+)
+from pathopatch.models.bundle import read_spec
 from pathopatch.training import fit
 from pathopatch.training.dataset import Source
 

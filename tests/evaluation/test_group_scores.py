@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from pathopatch.core.errors import InputUnsupportedError, NonFiniteError
-from pathopatch.evaluation import evaluate_logits
-from pathopatch.evaluation.group_scores import group_shares
+from pathopatch.evaluation.group_scores import evaluate_logits, group_shares
 
 # Ten patches, margin > 0 means tumour. Right: group 0 3 of 4, group 1 1 of 2, group 2 1 of 1, group 3 2 of 3.
 LABEL = np.array([0, 0, 0, 0, 0, 0, 1, 1, 1, 1])

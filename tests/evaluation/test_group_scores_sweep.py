@@ -5,9 +5,8 @@ import pandas as pd
 import pytest
 
 from pathopatch.core.config import EvaluateConfig
-from pathopatch.evaluation import evaluate_logits
 from pathopatch.evaluation.evaluate import sweep_table
-from pathopatch.evaluation.group_scores import sweep_text, sweep_thresholds
+from pathopatch.evaluation.group_scores import evaluate_logits, sweep_text, sweep_thresholds
 
 # Four patients, a patch of each label at each of the fractions; wrong: tumour at .1 and non-tumour at .9.
 FRACTION = np.tile(np.repeat([0.1, 0.3, 0.5, 0.7, 0.9], 2), 4)

@@ -11,7 +11,8 @@ import pytest
 from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import write_json
-from pathopatch.evaluation import compare, evaluate_predictions
+from pathopatch.evaluation.compare import compare
+from pathopatch.evaluation.evaluate import evaluate_predictions
 from pathopatch.groups import assign_groups
 
 QUICK = EvaluateConfig(bootstrap=20)

@@ -11,8 +11,9 @@ from made_patches import write_work
 
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import read_json
-from pathopatch.evaluation import compare, evaluate_run, preferred_run
-from pathopatch.models import read_spec
+from pathopatch.evaluation.compare import compare, preferred_run
+from pathopatch.evaluation.evaluate import evaluate_run
+from pathopatch.models.bundle import read_spec
 from pathopatch.training import fit
 
 QUICK = EvaluateConfig(bootstrap=10)

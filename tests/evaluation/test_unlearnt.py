@@ -8,7 +8,7 @@ from made_patches import write_work
 from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation import evaluate_run
+from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.training import fit
 
 JUDGE = EvaluateConfig(bootstrap=0, ablation=False)

@@ -22,7 +22,7 @@ from pathopatch.core.errors import (
     StaleArtefactError,
 )
 from pathopatch.core.files import write_json
-from pathopatch.models import read_spec
+from pathopatch.models.bundle import read_spec
 from pathopatch.patches import tile_slide
 from pathopatch.report.collect import read_study
 from pathopatch.slides import open_slide

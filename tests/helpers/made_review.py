@@ -17,7 +17,7 @@ from pathopatch.core.artefacts import Stamp, fingerprint_file, write_table
 from pathopatch.core.config import PredictConfig, TissueConfig
 from pathopatch.core.files import write_json
 from pathopatch.groups import assign_groups
-from pathopatch.models import read_spec, save_bundle
+from pathopatch.models.bundle import read_spec, save_bundle
 from pathopatch.models.networks import build_network
 from pathopatch.slides import Slide
 from pathopatch.stages.predict import predict_cohort, slides_to_predict

@@ -19,10 +19,10 @@ from pathopatch.core.errors import (
     InputCorruptError,
     InputMissingError,
 )
-from pathopatch.models import check_slide, load_model, save_bundle
+from pathopatch.models.bundle import load_model, save_bundle
 from pathopatch.models.forward import predict_logits
 from pathopatch.models.networks import build_network
-from pathopatch.models.spec import BundleSpec, class_names
+from pathopatch.models.spec import BundleSpec, check_slide, class_names
 
 CHANNELS = ("CARS", "TPEF", "SHG")
 

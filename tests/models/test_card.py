@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pathopatch.models import load_model, read_spec, save_bundle
+from pathopatch.models.bundle import load_model, read_spec, save_bundle
 from pathopatch.models.card import model_card
 from pathopatch.models.networks import build_network
 from pathopatch.models.spec import BundleSpec

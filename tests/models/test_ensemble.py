@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from pathopatch.core.errors import CheckpointIncompatibleError
-from pathopatch.models import BundleSpec, Ensemble, PatchClassifier, build_network, load_ensemble, save_bundle
-from pathopatch.models.forward import EnsembleOutput
-from pathopatch.models.spec import SeenRange
+from pathopatch.models.bundle import load_ensemble, save_bundle
+from pathopatch.models.forward import Ensemble, EnsembleOutput, PatchClassifier
+from pathopatch.models.networks import build_network
+from pathopatch.models.spec import BundleSpec, SeenRange
 
 
 def spec(**changed: Any) -> BundleSpec:

@@ -22,7 +22,8 @@ from pathopatch.core.errors import (
 )
 from pathopatch.core.files import read_json
 from pathopatch.heatmaps.predict import predict_slide
-from pathopatch.models import PatchClassifier, load_model
+from pathopatch.models.bundle import load_model
+from pathopatch.models.forward import PatchClassifier
 from pathopatch.patches import PatchStore, cohort_config
 from pathopatch.patches.cohort import TissueIntensities, tissue_intensities
 from pathopatch.slides import open_slide

@@ -34,7 +34,7 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import read_json
 from pathopatch.core.status import read_status
 from pathopatch.groups import threshold_attributes
-from pathopatch.models import read_spec
+from pathopatch.models.bundle import read_spec
 from pathopatch.patches import PatchStore, tile_patches
 from pathopatch.patches.import_list import common_spec, read_image, read_list
 from pathopatch.report import write_report

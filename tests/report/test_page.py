@@ -19,7 +19,7 @@ from pathopatch.core.config import EvaluateConfig, TileConfig
 from pathopatch.core.errors import StaleArtefactError
 from pathopatch.core.files import read_json, write_bytes, write_json
 from pathopatch.core.status import update_status
-from pathopatch.evaluation import compare, comparison_table
+from pathopatch.evaluation.compare import compare, comparison_table
 from pathopatch.groups import audit
 from pathopatch.report import write_report
 from pathopatch.stages.tile import tile_cohort

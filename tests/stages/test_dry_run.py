@@ -15,7 +15,8 @@ from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.heatmaps.artefacts import predict_to
-from pathopatch.models import BundleSpec, PatchClassifier
+from pathopatch.models.forward import PatchClassifier
+from pathopatch.models.spec import BundleSpec
 from pathopatch.slides.manifest import read_manifest
 from pathopatch.stages import dry_run
 from pathopatch.stages import dry_run as plan

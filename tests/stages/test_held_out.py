@@ -12,7 +12,8 @@ from pathopatch.core.artefacts import Stamp, read_table, write_table
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, TrainConfig, TuneConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation import comparison_table, evaluate_bundle, external_validation_text, preferred_run
+from pathopatch.evaluation.compare import comparison_table, preferred_run
+from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
 from pathopatch.groups import assign_groups
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.report import write_report

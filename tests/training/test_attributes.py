@@ -8,7 +8,8 @@ from pathopatch.core.artefacts import Stamp, write_table
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, StudyConfig, TrainConfig, TuneConfig, parse
 from pathopatch.core.errors import InputMissingError, InputUnsupportedError
 from pathopatch.core.files import read_json
-from pathopatch.evaluation import comparison, evaluate_run
+from pathopatch.evaluation.compare import comparison
+from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.groups import assign_groups
 from pathopatch.stages.study import run_study, study_runs
 from pathopatch.training import fit, tune

@@ -13,7 +13,7 @@ from pathopatch.core.progress import Progress
 from pathopatch.slides.manifest import SlideRow
 
 if TYPE_CHECKING:
-    from pathopatch.models import Ensemble
+    from pathopatch.models.forward import Ensemble
     from pathopatch.patches import LabelSource
     from pathopatch.slides import Slide
 

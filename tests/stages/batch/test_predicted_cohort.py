@@ -25,7 +25,8 @@ from pathopatch.core.errors import (
     PathopatchError,
 )
 from pathopatch.core.files import temporary_path
-from pathopatch.models import build_network, read_spec, save_bundle
+from pathopatch.models.bundle import read_spec, save_bundle
+from pathopatch.models.networks import build_network
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
