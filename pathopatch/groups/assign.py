@@ -38,12 +38,10 @@ def assign_groups(
     patches : DataFrame
         Columns patch_id, slide_id, patient_id, label (1, 0, -1), tissue_fraction; split where it is known; attribute
         where the patches have one of their own, of A values, in place of the tissue.
-    thresholds : sequence of float
-        Each in (0, 1).
+    thresholds, bins : sequence of float
+        In (0, 1): tissue thresholds, and the rising cuts of a further attribute beside them.
     min_tissue : float
         Below this tissue fraction a patch is blank: attribute and group -1.
-    bins : sequence of float
-        Rising cuts in (0, 1) of a further attribute, beside the thresholds.
 
     Returns
     -------
@@ -54,13 +52,11 @@ def assign_groups(
 
     Raises
     ------
-    InputMissingError
-        A column is missing.
+    InputMissingError, DuplicateIdError
+        A column is missing, or a patch_id occurs twice.
     InputUnsupportedError
         A threshold lies outside (0, 1), two share one name, the bins do not rise, or there is no threshold; or see
         `patch_attribute_names`.
-    DuplicateIdError
-        A patch_id occurs twice.
     """
     _check(patches, thresholds, bins)
     groups = patches[[name for name in _COPIED if name in patches]].copy()
@@ -94,18 +90,10 @@ class JoinedBins:
 def join_small_bins(
     groups: pd.DataFrame, cuts: Sequence[float], *, splits: Sequence[Sequence[str]], least: int
 ) -> JoinedBins:
-    """Return which bins stay apart, by the labelled patches of some splits.
+    """Return which bins of an `assign_groups` table stay apart, by the labelled patches of some sets of splits.
 
-    Parameters
-    ----------
-    groups : DataFrame
-        As `assign_groups` returns it.
-    cuts : sequence of float
-        Of its bins.
-    splits : sequence of sequence of str
-        Sets of splits, each counted by itself: those that are trained on, and those that select.
-    least : int
-        A bin with fewer patches in any set and label joins a neighbour.
+    A bin with fewer than `least` patches in any set and label joins a neighbour. The sets, those that are trained on
+    and those that select, are counted one by one.
     """
     column, n_bins = TissueBins(tuple(cuts)).column, len(cuts) + 1
     counts = np.zeros((len(splits), 2, n_bins), dtype=np.int64)

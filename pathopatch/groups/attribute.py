@@ -86,30 +86,20 @@ class GroupingAttribute(Attribute):
     ----------
     label_names : tuple of str
         What label 0 and label 1 are called.
-
-    Attributes
-    ----------
-    key : str
-        Suffix of its columns, and its key in JSON: ``0.25``, ``0.3,0.5``.
-    value_names : tuple of str
-        Names of the A values, in their order; at least two.
-    n_values : int
-        A.
-    group_names : tuple of str
-        Names of the 2 A groups, in their order: label and value.
-    description, phrase : str
-        A noun phrase, and the same with its preposition: ``at tissue threshold 0.25``.
-    column, group_column : str
-        Columns of a groups table that hold its values, and that tell the groups: of bins it is the same column.
     """
 
     label_names: tuple[str, ...] = field(default=LABEL_NAMES, kw_only=True)
+    # Suffix of its columns, and its key in JSON: 0.25, or 0.3,0.5.
     key: str = field(init=False, repr=False, compare=False)
+    # Names of the A values, in their order; at least two.
     value_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    n_values: int = field(init=False, repr=False, compare=False)
+    n_values: int = field(init=False, repr=False, compare=False)  # A
+    # Names of the 2 A groups, in their order: label and value.
     group_names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    # A noun phrase, and the same with its preposition: "at tissue threshold 0.25".
     description: str = field(init=False, repr=False, compare=False)
     phrase: str = field(init=False, repr=False, compare=False)
+    # Columns of a groups table that hold its values, and that tell the groups: of bins it is the same column.
     column: str = field(init=False, repr=False, compare=False)
     group_column: str = field(init=False, repr=False, compare=False)
     is_patch_attribute: ClassVar[bool] = False
@@ -227,21 +217,10 @@ class PatchAttribute(GroupingAttribute):
 
 
 def tissue_bin(tissue_fraction: NDArray[np.float64], edges: Sequence[float], *, min_tissue: float) -> NDArray[np.int64]:
-    """Return how many cuts each tissue fraction reaches: of one cut 1 is much tissue, 0 is little.
+    """Return how many cuts each tissue fraction, (N,), reaches: of one cut 1 is much tissue, 0 is little.
 
-    Parameters
-    ----------
-    tissue_fraction : ndarray of float64, shape (N,)
-        In [0, 1], NaN where unknown.
-    edges : sequence of float
-        Cuts, rising; a cut is reached by equality.
-    min_tissue : float
-        Below it a patch is blank.
-
-    Returns
-    -------
-    ndarray of int64, shape (N,)
-        0 to the number of cuts; -1 for blank patches and unknown fractions.
+    The `edges` rise, and a cut is reached by equality. Blank patches, below `min_tissue`, and unknown fractions (NaN)
+    have -1.
     """
     reached = np.searchsorted(np.asarray(edges, np.float64), tissue_fraction, side="right")
     is_known = tissue_fraction >= min_tissue  # False for NaN

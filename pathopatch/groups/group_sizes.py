@@ -117,14 +117,8 @@ def expected_intervals(
 ) -> dict[str, Any]:
     """Return the interval to expect of each cell's accuracy and of the worst one, from `simulations` evaluations.
 
-    Parameters
-    ----------
-    group : ndarray of int64, shape (N,)
-        A label + attribute, below `n_groups` = 2 A; -1 (no group) is left out.
-    patient : ndarray, shape (N,)
-        Patient of each patch.
-    accuracy, correlation : float
-        True accuracy of every cell, in (0, 1), and correlation of right and wrong within a patient, in [0, 1).
+    `group`, (N,), is A label + attribute, below `n_groups` = 2 A; -1 is left out. Every cell has the true `accuracy`,
+    and right and wrong within a `patient`, (N,), have a `correlation`.
 
     Returns
     -------

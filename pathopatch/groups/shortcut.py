@@ -49,18 +49,12 @@ def fraction_only(
 
     Parameters
     ----------
-    label : ndarray of int64, shape (N,)
-        1 tumour, 0 non-tumour.
-    fraction : ndarray of float64, shape (N,)
-        Tissue fraction, in [0, 1].
-    patient : ndarray, shape (N,)
-        Patient of each patch: the unit that is resampled.
+    label, fraction, patient : ndarray, shape (N,)
+        1 tumour, 0 non-tumour; tissue fraction in [0, 1]; patient, the unit that is resampled.
     is_directed : bool
         More of the number is meant to speak for tumour: an AUROC below 0.5 then gives no label away.
-    resamples : int
-        Resamples of patients behind each interval; 0 for none.
-    seed : int
-        Of the resampling, and of the patients' folds.
+    resamples, seed : int
+        Resamples of patients behind each interval, 0 for none; and the seed of these and of the patients' folds.
 
     Returns
     -------
@@ -100,12 +94,9 @@ def fraction_only(
 def attribute_score(label: NDArray[np.int64], attribute: NDArray[np.int64], patient: NDArray[Any]) -> FloatArray:
     """Return how much each patch's own attribute (from 0, in no order) speaks for tumour, by labels of other patients.
 
-    Returns
-    -------
-    ndarray of float64, shape (N,)
-        Rank of the value by its share of tumour in the other folds of patients, from 0 to 1: a directed number for
-        `fraction_only`. An uninformative attribute has an AUROC somewhat below 0.5, because what one fold has too
-        much of, the others have too little of.
+    It is the rank of the value by its share of tumour in the other folds of patients, (N,), from 0 to 1. An
+    uninformative attribute has an AUROC somewhat below 0.5, because what one fold has too much of, the others have too
+    little of.
     """
     patients, place = np.unique(patient, return_inverse=True)
     folds = max(2, min(_FOLDS, len(patients)))
@@ -150,15 +141,10 @@ def sweep_thresholds(
 ) -> list[dict[str, Any]]:
     """Return, for thresholds from 0.05 to 0.95, the groups' sizes and how far alpha differs between the labels.
 
-    Parameters are those of `fraction_only`.
-
-    Returns
-    -------
-    list of dict
-        `threshold`; `counts` and `patients`, 2 x 2 (rows label, columns little and much tissue); `alpha`, the shares
-        within each label (None for a label without patches); `smallest_n`; `gap`, alpha of much tissue within tumour
-        minus that within non-tumour, with `gap_low` and `gap_high` (None where a label is missing, or with fewer than
-        two patients).
+    Parameters are those of `fraction_only`. Each dict has the `threshold`; `counts` and `patients`, 2 x 2 (rows label,
+    columns little and much tissue); `alpha`, the shares within each label (None for a label without patches);
+    `smallest_n`; `gap`, alpha of much tissue within tumour minus that within non-tumour, with `gap_low` and `gap_high`
+    (None where a label is missing, or with fewer than two patients).
     """
     patients, place = np.unique(patient, return_inverse=True)
     n_steps = len(SWEEP_THRESHOLDS)

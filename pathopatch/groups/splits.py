@@ -35,12 +35,8 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
 
     Raises
     ------
-    SplitLeakageError
-        A patient is in two splits.
-    InputUnsupportedError
-        A split is none of the three.
-    InputMissingError
-        A column is missing.
+    SplitLeakageError, InputUnsupportedError, InputMissingError
+        A patient is in two splits, a split is none of the three, or a column is missing.
     """
     label = _patient_labels(patches)
     if missing := [name for name in ("patient_id", "split") if name not in slides]:
@@ -74,28 +70,15 @@ def given_splits(slides: pd.DataFrame, patches: pd.DataFrame) -> pd.DataFrame:
 
 
 def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Series[int]:
-    """Return each patient's fold: dealt out in turn within each label, in a drawn order.
+    """Return each patient's fold: dealt out in turn within each label, in a drawn order; `patches` as `assign_splits`.
 
-    Parameters
-    ----------
-    patches : DataFrame
-        Columns patient_id and label (1, 0, -1). A patient's label is the highest of all patches.
-    folds : int
-        Number of folds, at least 3.
-    seed : int
-        Which of the possible assignments is drawn. It does not depend on the order of the rows.
-
-    Returns
-    -------
-    Series of int
-        1 to `folds` by patient_id (the index, sorted). Folds differ by at most one patient, and within a label too.
+    Folds go from 1 to `folds`, by patient_id (the index, sorted), and differ by at most one patient, within a label
+    too. The draw does not depend on the order of the rows.
 
     Raises
     ------
-    InputUnsupportedError
-        Fewer than three folds, or fewer patients than folds.
-    InputMissingError
-        A column is missing.
+    InputUnsupportedError, InputMissingError
+        Fewer than three folds, fewer patients than folds, or a column is missing.
     """
     label = _patient_labels(patches)
     if not _LEAST_FOLDS <= folds <= len(label):

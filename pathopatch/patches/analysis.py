@@ -65,12 +65,8 @@ class SlideAnalysis:
 def grid_of(slide: Slide, config: TileConfig) -> Grid:
     """Return a slide's grid; no pixel is read. Without a target mpp the slide's own is kept.
 
-    Raises
-    ------
-    MppMissingError
-        There is a target mpp and the slide's is unknown.
-    InputUnsupportedError
-        The slide is coarser than the target by more than 2 %.
+    Raises MppMissingError if there is a target mpp and the slide's is unknown, and InputUnsupportedError if the slide
+    is coarser than the target by more than 2 %.
     """
     downsample = 1.0 if config.mpp is None else config.mpp / slide.mpp
     # Within the tolerance nothing is resampled: it would blur the slide for a difference that no network sees, and a
@@ -95,18 +91,14 @@ def analyse_slide(slide: Slide, config: TileConfig, *, tissue_mask: Path | None 
 
     Raises
     ------
-    MppMissingError
-        The slide's mpp is unknown.
+    MppMissingError, ChannelMismatchError
+        The slide's mpp is unknown, or the configuration names a channel that the slide does not have.
     InputUnsupportedError
         The slide is coarser than the target by more than 2 %, or a cohort's windows are required and missing.
-    ChannelMismatchError
-        The configuration names a channel that the slide does not have.
     ModalityMismatchError, InputMissingError, InputCorruptError
         The tissue mask does not fit the slide, is missing or cannot be read.
-    NonFiniteError
-        The slide holds NaN or infinite pixels; they are counted.
-    NoTissueError
-        No background is in view, and the configuration refuses such slides.
+    NonFiniteError, NoTissueError
+        The slide holds NaN or infinite pixels; or no background is in view, and the configuration refuses such slides.
     """
     grid = grid_of(slide, config)
     _check_channels(slide, config)
@@ -230,30 +222,17 @@ def _check_finite(pixels: NDArray[np.generic], slide: Slide) -> None:
 def iterate_patches(
     slide: Slide, analysis: SlideAnalysis, *, origins: NDArray[np.int64] | None = None, min_tissue: float = 0.0
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]]:
-    """Yield patches in batches of bounded size, in the order of the origins.
+    """Yield patches in batches of bounded size, in the order of the origins, as (rows, patches, tissue fractions).
 
-    Parameters
-    ----------
-    slide : Slide
-        As recorded; the offsets of its `analysis` are applied.
-    origins : ndarray of int64, shape (N, 2), optional
-        (x, y), level-0 px; default: the whole grid.
-    min_tissue : float
-        Patches below this tissue fraction are left out.
+    Rows, (n,), are indices into the `origins`, (N, 2), (x, y) in level-0 px; default: the whole grid. Patches, (n, C,
+    P, P), are in source units, with the background value beyond the slide. A tissue fraction, (n,), is the share of
+    tissue in the patch's scanned pixels, the exact mean of its mask; 0 without any. Patches below `min_tissue` are left
+    out. The slide is as recorded: the offsets of its `analysis` are applied.
 
     Raises
     ------
     NonFiniteError
         A patch holds NaN or infinite pixels.
-
-    Yields
-    ------
-    rows : ndarray of int64, shape (n,)
-        Indices into the origins.
-    patches : ndarray, shape (n, C, P, P)
-        Source units; beyond the slide, the background value.
-    tissue_fraction : ndarray of float64, shape (n,)
-        Share of tissue in the patch's scanned pixels, the exact mean of its mask; 0 without any.
     """
     grid, tissue = analysis.grid, analysis.tissue
     scale = tissue.scale_x, tissue.scale_y

@@ -78,16 +78,12 @@ def cohort_config(
 ) -> TileConfig:
     """Return the configuration with the cohort's intensity windows; unchanged where each slide has its own.
 
-    The windows are cached in the work folder's ``windows.json``.
+    The windows are cached in the work folder's ``windows.json``. Those that the configuration states are kept.
 
     Parameters
     ----------
     rows : sequence of SlideRow
         The slides to be tiled.
-    config : TileConfig
-        Windows that it states are kept.
-    work : Path
-        Work folder.
     fingerprints : mapping of str to str
         Of each readable slide, by slide_id; the others take no part.
     measured : callable
@@ -101,10 +97,8 @@ def cohort_config(
     ------
     InputUnsupportedError, InputMissingError, NoTissueError
         No slide is in the training split, or none can be read, or none shows tissue.
-    ChannelMismatchError
-        The training slides have different channels.
-    StaleArtefactError
-        The windows are of other slides or settings, and `force` is off.
+    ChannelMismatchError, StaleArtefactError
+        The training slides differ in their channels; or the windows are of other slides or settings, without `force`.
     """
     if config.intensity.scope == "slide":
         return config

@@ -250,10 +250,7 @@ def _sample_windows(x: int, y: int, width: int, height: int) -> list[tuple[int, 
 def thumbnail(description: Description) -> Picture:
     """Draw a slide: its channels in colours, names, and with mpp the outlined tissue and a scale bar.
 
-    Returns
-    -------
-    ndarray of uint8, shape (H, W, 3)
-        The slide's top-left pixel is at (row, column) = `THUMBNAIL_ORIGIN`.
+    The slide's top-left pixel is at (row, column) = `THUMBNAIL_ORIGIN`.
     """
     view = compose(shrunk(description.overview, _LONGEST), description.windows, is_rgb=description.is_rgb)
     # By a whole factor, so that each pixel stays a square.

@@ -21,42 +21,22 @@ _ROUNDING = 1e-9  # a quotient this close above a whole number is that number: n
 class Grid:
     """The patches of one slide as numbers.
 
-    Parameters
-    ----------
-    width, height : int
-        Size of the slide, level-0 px.
-    downsample : float
-        Level-0 px per target-mpp px, that is target mpp / slide mpp.
-    patch_px : int
-        Side of a patch, target-mpp px.
-    stride_px : int
-        Distance of neighbouring patches, target-mpp px.
-
-    Attributes
-    ----------
-    stride, extent : float
-        Distance of neighbouring patches, and side of a patch, level-0 px; real numbers.
-    span_px : int
-        Side of a patch, level-0 px, to the nearest whole pixel.
-    nx, ny : int
-        Number of patches in a row, and in a column.
-
     Raises
     ------
     InputUnsupportedError
         A size is not positive, or the stride is below one level-0 px.
     """
 
-    width: int
+    width: int  # size of the slide, level-0 px
     height: int
-    downsample: float
-    patch_px: int
-    stride_px: int
-    stride: float = field(init=False, repr=False, compare=False)
-    extent: float = field(init=False, repr=False, compare=False)
-    span_px: int = field(init=False, repr=False, compare=False)
-    nx: int = field(init=False, repr=False, compare=False)
-    ny: int = field(init=False, repr=False, compare=False)
+    downsample: float  # level-0 px per target-mpp px, that is target mpp / slide mpp
+    patch_px: int  # side of a patch, target-mpp px
+    stride_px: int  # distance of neighbouring patches, target-mpp px
+    stride: float = field(init=False, repr=False, compare=False)  # the same, level-0 px; a real number
+    extent: float = field(init=False, repr=False, compare=False)  # side of a patch, level-0 px; a real number
+    span_px: int = field(init=False, repr=False, compare=False)  # the same, to the nearest whole pixel
+    nx: int = field(init=False, repr=False, compare=False)  # patches in a row
+    ny: int = field(init=False, repr=False, compare=False)  # patches in a column
 
     def __post_init__(self) -> None:
         # A frozen class refuses assignments, so the derived fields are set through its dictionary.
@@ -83,18 +63,9 @@ class Grid:
         return np.stack([np.tile(x, len(y)), np.repeat(y, len(x))], axis=1)  # (N, 2)
 
     def inside(self, x: int, y: int) -> tuple[int, int]:
-        """Return how much of a patch lies on the slide.
+        """Return how much of the patch at (x, y), level-0 px, lies on the slide: (width, height) in target-mpp px.
 
-        Parameters
-        ----------
-        x, y : int
-            The patch's origin, level-0 px.
-
-        Returns
-        -------
-        tuple of int
-            (width, height) in target-mpp px, each in [0, patch_px]. A pixel counts if its centre lies on the slide;
-            a patch that touches the slide keeps at least one pixel.
+        A pixel counts if its centre lies on the slide; a patch that touches the slide keeps at least one pixel.
         """
         width, height = (
             min(self.patch_px, max(1, math.floor(rest / self.downsample + 0.5))) if rest > 0 else 0

@@ -51,15 +51,11 @@ _SIDE_PX = (8, 4096)  # smallest and largest patch, as in TileConfig
 def read_list(source: Path) -> pd.DataFrame:
     """Return the patches that a CSV file or a folder names, one row per patch.
 
-    Parameters
-    ----------
-    source : Path
-        A CSV file (UTF-8); or a folder with such a file ``patches.csv``; or a folder laid out as
-        ``[split/]class/patient/image``, class being tumor or non_tumor (or 1, 0).
-
-        Columns: path, label (1, 0; -1 or empty: not labelled), patient_id. Optional: split, tissue_fraction (all rows
-        or none), attribute (any values; empty: unknown), label_name (one name per label). Paths are relative to the
-        file; ``${NAME}`` is replaced from the environment.
+    A `source` is a CSV file (UTF-8); or a folder with such a file ``patches.csv``; or a folder laid out as
+    ``[split/]class/patient/image``, class being tumor or non_tumor (or 1, 0). Columns: path, label (1, 0; -1 or empty:
+    not labelled), patient_id. Optional: split, tissue_fraction (all rows or none), attribute (any values; empty:
+    unknown), label_name (one name per label). Paths are relative to the file; ``${NAME}`` is replaced from the
+    environment.
 
     Returns
     -------
@@ -239,8 +235,6 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
         The images differ; those that differ from most are listed.
     InputUnsupportedError
         They are not square or of an unsupported size, or one has a colour table, single bits, alpha or CMYK.
-    InputMissingError, InputCorruptError, InputTooLargeError
-        See `pathopatch.slides.image_file.raster`.
     """
     specs = [_image_spec(path) for path in paths]
     if ready is not None and ready.px is not None:

@@ -34,18 +34,9 @@ def windows(
 ) -> NDArray[np.float64]:
     """Return the intensities that become 0 and 1, (low, high) per channel, shape (C, 2), source units.
 
-    Parameters
-    ----------
-    pixels : ndarray, shape (C, H, W)
-        The overview, source units.
-    tissue, scanned : ndarray of bool, shape (H, W)
-        Percentiles are of the tissue, or without any, of the scanned pixels (default: all).
-    rule : IntensityConfig
-        The percentiles, and stated windows, which come first; `channels` are the names for those.
-    is_rgb_uint8 : bool
-        Brightfield colour: the window is 0 to 255.
-    polarities : sequence of {"dark", "bright"}, length C, optional
-        Of each channel; default: all dark.
+    `pixels`, (C, H, W), is the overview. The percentiles of the `rule` are of the `tissue`, or without any of the
+    `scanned` pixels (default: all), both bool of shape (H, W). Windows that the rule states come first: `channels` are
+    the names for those. Brightfield colour has 0 to 255. Without `polarities` all channels are dark.
     """
     result = np.tile(np.array([[0.0, 255.0]]), (len(pixels), 1))
     sample = tissue if tissue.any() or scanned is None or not scanned.any() else scanned
@@ -130,21 +121,12 @@ def saturated_fraction(
     polarities: Sequence[Polarity],
     scanned: Callable[[], NDArray[np.bool_] | None] | None = None,
 ) -> float:
-    """Return the share of pixels with lost signal in any channel, in [0, 1]; 0 without pixels.
+    """Return the share of pixels of (C, H, W) with lost signal in any channel, in [0, 1]; 0 without pixels.
 
     A dark channel loses it at or above the upper end of its window, a bright one at or below the lower end: black is
-    lost signal, white glass is not. A channel with an empty window loses none.
-
-    Parameters
-    ----------
-    patch : ndarray, shape (C, H, W)
-        The part of a patch on the slide, source units.
-    window : ndarray of float64, shape (C, 2)
-        (low, high) per channel, source units.
-    polarities : sequence of {"dark", "bright"}, length C
-        Of each channel.
-    scanned : callable, optional
-        Returns the pixels that count, bool of shape (H, W), or None for all; called only where signal is lost.
+    lost signal, white glass is not. A channel with an empty window loses none; windows, (C, 2), are in source units.
+    `scanned` returns the pixels that count, bool of shape (H, W), or None for all; it is called only where signal is
+    lost.
     """
     used = [channel for channel, (low, high) in enumerate(window.tolist()) if high > low]
     if patch.size == 0 or not used:
@@ -186,12 +168,8 @@ def _reached(plane: NDArray[np.generic], level: np.float64, polarity: Polarity) 
 def sharpness(scaled: NDArray[np.float32], *, factor: float = 1.0) -> float:
     """Return the variance of the Laplacian of the mean channel: high is sharp, 0 is below 3 px a side.
 
-    Parameters
-    ----------
-    scaled : ndarray of float32, shape (C, H, W)
-        The part of a patch on the slide, in [0, 1].
-    factor : float
-        The mpp of measurement over that of the patch. Up to 1.02 the patch is not resampled; it is never enlarged.
+    `scaled`, (C, H, W), is the part of a patch on the slide, in [0, 1]; `factor` is the mpp of measurement over that of
+    the patch. Up to 1.02 the patch is not resampled; it is never enlarged.
     """
     # The mean channel, (H, W): three times as fast as numpy's, with the same sum.
     mean: NDArray[np.float32] = scaled[0].copy()

@@ -34,17 +34,7 @@ class Regions:
 def read_regions(
     path: Path, config: AnnotationConfig, *, slide_size: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
 ) -> Regions:
-    """Return the regions of an annotation file, and log their warnings; arguments are those of `find_regions`.
-
-    Raises
-    ------
-    InputUnsupportedError
-        A class is in no list of the configuration; the message has all names of the file.
-    ModalityMismatchError
-        Every outline is outside the slide.
-    InputMissingError, InputCorruptError, InputTooLargeError
-        See `read_annotations`.
-    """
+    """Return the regions of an annotation file, and log their warnings; arguments and errors as of `find_regions`."""
     outlines = read_annotations(path)
     regions = find_regions(outlines, config, slide_size=slide_size, bounds_origin=bounds_origin)
     for warning in regions.warnings:
@@ -59,10 +49,17 @@ def find_regions(
     slide_size: tuple[int, int],
     bounds_origin: tuple[int, int] = (0, 0),
 ) -> Regions:
-    """Return the unions of the outlines by class, whose names `config` explains; errors as of `read_regions`.
+    """Return the unions of the outlines by class, whose names `config` explains.
 
     Where tumour and non-tumour overlap, tumour counts. Holes are cut out of the tumour. Level-0 px are `slide_size`,
     (width, height), and `bounds_origin`, (x, y), which is added to QuPath's points and not to ASAP's.
+
+    Raises
+    ------
+    InputUnsupportedError
+        A class is in no list of the configuration; the message has all names of the file.
+    ModalityMismatchError
+        Every outline is outside the slide.
     """
     _require_known_classes(outlines, config)
     warnings = outlines.skipped_text()
@@ -149,12 +146,7 @@ def label_fractions(
     """Return each patch's tumour fraction and labelled fraction, (N,) each, in [0, 1]; NaN where unknown.
 
     Fractions are of the patch's part on the slide. `x`, `y` and `extent`, a patch's side, are level-0 px, as is
-    `bounds_origin`, from which QuPath measures.
-
-    Raises
-    ------
-    ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
-        See `MaskFractions` and `read_regions`.
+    `bounds_origin`, from which QuPath measures. Errors as of `MaskFractions`, `read_annotations` and `find_regions`.
     """
     unknown = np.full(len(x), np.nan)
     if source is None:

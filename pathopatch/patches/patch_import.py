@@ -56,12 +56,10 @@ def tile_patches(
         CSV file or folder, see `pathopatch.patches.import_list.read_list`.
     config : TileConfig
         Rules of tissue and intensity. The patch size is that of the images, and `ready` states their scale.
-    out : Path
-        Work folder.
     ready : ReadyConfig, optional
         Scale of the original images, and the size to which images of several sizes are brought. An unknown scale gives
         a warning here and in each prediction by a model trained on the set.
-    force, progress
+    out, force, progress
         As of `tile_slide`.
 
     Returns

@@ -46,13 +46,8 @@ class SourcePatches:
         self._attributes, self._place = attributes, place
         self._reset()
         width, height = attributes["size_px"]
-        self._grid = Grid(
-            width=width,
-            height=height,
-            downsample=attributes["downsample"],
-            patch_px=attributes["patch_px"],
-            stride_px=attributes["stride_px"],
-        )
+        sides = {name: attributes[name] for name in ("downsample", "patch_px", "stride_px")}
+        self._grid = Grid(width=width, height=height, **sides)
 
     def _reset(self) -> None:
         """Start without an open slide, with a new lock."""
@@ -60,15 +55,7 @@ class SourcePatches:
         self._slide: Slide | None = None
 
     def read(self, origins: NDArray[np.int64]) -> NDArray[np.generic]:
-        """Return the patches at some origins, (n, 2), level-0 px, in any order: shape (n, C, P, P), source units.
-
-        Raises
-        ------
-        InputMissingError, StaleArtefactError
-            A file is gone, or is not the one that was tiled.
-        InputCorruptError
-            The slide cannot be decoded.
-        """
+        """Return the patches at `origins`, (n, 2), level-0 px, in any order; otherwise as `PatchStore.read`."""
         # After a fork, the parent's lock may be held by a thread that does not exist here.
         if self._pid != os.getpid():
             self._reset()
@@ -120,7 +107,7 @@ def patch_ids(slide_id: str, origins: NDArray[np.int64]) -> list[str]:
 
 
 def store_source(path: Path) -> Any:
-    """Return the `Slide.source` of a store; None if it records none."""
+    """Return the `Slide.source` of a store; None if there is none, or it records none."""
     return _attributes_of(path).get("source", {}).get("path")
 
 

@@ -194,21 +194,11 @@ def store_and_measure(
 ) -> dict[str, NDArray[np.float64]]:
     """Append patches to a store, which the caller finishes, and return the `MEASURED_COLUMNS`, shape (N,) each.
 
-    Parameters
-    ----------
-    batches : iterable
-        (rows, patches, tissue_fraction) in the order of the rows, see `pathopatch.patches.analysis.iterate_patches`.
-    count : int
-        Number of patches, N.
-    windows : ndarray of float64, shape (C, 2)
-        Intensities that become 0 and 1, source units.
-    sharpness_factor, polarities
-        See `pathopatch.patches.intensity.sharpness` and `saturated_fraction`.
-    inside, scanned : callable, optional
-        Of a row: the (width, height) of its part on the slide, px, and the scanned pixels of that part, (height,
-        width), or None for all. Default: the whole patch was scanned.
-    progress : callable, optional
-        Called with (patches done, patches in all).
+    The `batches` are (rows, patches, tissue_fraction) in the order of the rows, as `iterate_patches` yields them, of N
+    = `count` patches. `windows`, (C, 2), are the intensities that become 0 and 1, source units. Of a row, `inside`
+    returns the (width, height) of its part on the slide, px, and `scanned` the scanned pixels of that part, (height,
+    width), or None for all; by default the whole patch was scanned. `progress` is called with (patches done, patches in
+    all).
     """
     columns = {name: np.zeros(count) for name in MEASURED_COLUMNS}
     for rows, patches, tissue_fraction in batches:

@@ -52,24 +52,12 @@ def fit_tissue(
     unscanned: Unscanned | None = None,
     is_flat: bool = False,
 ) -> TissueModel:
-    """Return the tissue model of a slide, found on its overview.
+    """Return the tissue model of a slide, found on its overview: `pixels`, (C, h, w), source units.
 
-    Parameters
-    ----------
-    pixels : ndarray, shape (C, h, w)
-        The overview, source units.
-    polarities, channels : sequence of str, length C
-        Of each channel "dark" or "bright", and its name, for `config.channels` and `config.background_level`.
-    is_colour : bool
-        The channels are red, green and blue of one image.
-    config : TissueConfig
-        Its `background` is not read here. `when_unsure` decides where no channel shows background.
-    scale_x, scale_y, mpp : float
-        Level-0 px per overview px, and um per level-0 px.
-    unscanned : Unscanned, optional
-        Default: all was scanned.
-    is_flat : bool
-        The overview is no picture of one field: do not look for uneven light.
+    `polarities` and `channels` are "dark" or "bright", and the name of each channel. `scale_x`, `scale_y` are level-0
+    px per overview px, `mpp` is um per level-0 px. Of the `config`, `background` is not read here, and `when_unsure`
+    decides where no channel shows background. With `is_colour` the channels are red, green and blue of one image; with
+    `is_flat` the overview is no picture of one field, and no uneven light is looked for.
 
     Raises
     ------

@@ -32,14 +32,7 @@ _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
 
 
 def read_log(path: Path) -> list[RecordedDecision]:
-    """Return all rows of a log in the order in which they were written; none if there is no file.
-
-    The folder may be read-only.
-
-    Parameters
-    ----------
-    path : Path
-        ``OUT/review.sqlite``.
+    """Return all rows of a log ``OUT/review.sqlite`` as written; none if there is no file. The folder may be read-only.
 
     Raises
     ------
@@ -47,10 +40,8 @@ def read_log(path: Path) -> list[RecordedDecision]:
         It is damaged, or no log of decisions.
     InputUnsupportedError
         It may not be read, or is a symbolic link to outside its folder.
-    SlideTimeoutError
-        Another process kept it locked.
-    StaleArtefactError
-        A newer version of this package wrote it.
+    SlideTimeoutError, StaleArtefactError
+        Another process kept it locked, or a newer version of this package wrote it.
     """
     if not inside(path.parent, path.name).is_file():
         return []

@@ -64,24 +64,14 @@ def _unescaped(text: str) -> str:
 def read_decisions(path: Path) -> list[RecordedDecision]:
     """Return the decisions of an exported or handwritten file, in its order.
 
-    Parameters
-    ----------
-    path : Path
-        CSV (UTF-8, commas), or JSON if its name ends so. Only slide_id, verdict and reviewer are required. Rows
-        without times count as later the further down they are. An ``undo`` without an id withdraws the slide's latest
-        decision above.
-
-    Returns
-    -------
-    list of RecordedDecision
-        Their ids are those of the file, or the number of the row; ``made`` is "" where the file has no time.
+    It is CSV (UTF-8, commas), or JSON if its name ends so. Only slide_id, verdict and reviewer are required. Without an
+    id a decision has the number of its row, and ``made`` is "" without a time: such rows count as later the further
+    down they are. An ``undo`` without an id withdraws the slide's latest decision above.
 
     Raises
     ------
-    InputMissingError
-        There is no such file.
-    InputCorruptError
-        It is not a JSON file of decisions.
+    InputMissingError, InputCorruptError
+        There is no such file, or it is not a JSON file of decisions.
     TableError
         Lists everything wrong in it, with row (of a spreadsheet; in JSON the place in the list), column and remedy.
     """

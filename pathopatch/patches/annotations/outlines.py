@@ -62,12 +62,8 @@ def read_annotations(path: Path) -> Outlines:
 
     Raises
     ------
-    InputMissingError, InputUnsupportedError
-        There is no such file, or it is of another format.
-    InputCorruptError
-        It cannot be read, or has bad coordinates.
-    InputTooLargeError
-        It holds more than 256 MiB of text.
+    InputMissingError, InputUnsupportedError, InputCorruptError, InputTooLargeError
+        There is no such file; it is of another format, cannot be read or has bad coordinates, or is over 256 MiB.
     """
     name = path.name.lower()
     if not name.endswith(ANNOTATION_SUFFIXES):
