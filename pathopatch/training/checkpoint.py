@@ -25,6 +25,7 @@ from pathopatch.core.files import atomic_path, disk_errors, remove
 
 CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
 _HEADER = "pathopatch"
+_PLAIN = ("phase", "step", "history", "best", "report")  # parts of the state that are JSON
 EVENTS = "tensorboard"
 _PARTS = ("loss_biased", "loss_less_biased")  # the two terms of GERNE's extrapolated loss
 
@@ -51,9 +52,8 @@ class LossMeans:
 
     def add(self, total: Tensor, objective: nn.Module) -> None:
         """Count one step."""
-        parts = {"loss": total.detach()} | {
-            name: getattr(objective, name) for name in _PARTS if hasattr(objective, name)
-        }
+        parts = {name: getattr(objective, name) for name in _PARTS if hasattr(objective, name)}
+        parts = {"loss": total.detach(), **parts}
         self._sums = {name: self._sums.get(name, 0) + value.double() for name, value in parts.items()}
         self._count += 1
 
@@ -102,16 +102,8 @@ def save(checkpoints: CheckpointFolder, state: State) -> None:
     tensors["drawn.attribute"] = torch.tensor(state.attribute)
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= _prefixed(f"optimizer.{index}", {k: v for k, v in values.items() if isinstance(v, Tensor)})
-    header = {
-        "fingerprint": checkpoints.fingerprint,
-        "phase": state.phase,
-        "step": state.step,
-        "history": state.history,
-        "best": state.best,
-        "report": state.report,
-        "losses": state.losses.state_dict(),
-        "scaler": state.scaler.state_dict() if state.scaler else {},
-    }
+    header = {"fingerprint": checkpoints.fingerprint, **{name: getattr(state, name) for name in _PLAIN}}
+    header |= {"losses": state.losses.state_dict(), "scaler": state.scaler.state_dict() if state.scaler else {}}
     with atomic_path(checkpoints.path) as temporary:
         save_file(dict(sorted(tensors.items())), temporary, metadata={_HEADER: json.dumps(header)})
 
@@ -150,10 +142,8 @@ def restore(checkpoints: CheckpointFolder, state: State, header: Mapping[str, An
     if state.scaler and header["scaler"]:
         state.scaler.load_state_dict(header["scaler"])
     state.losses.load_state_dict(header["losses"])
-    state.step = header["step"]
-    state.history = list(header["history"])
-    state.best = dict(header["best"])
-    state.report = dict(header["report"])
+    for name in _PLAIN:
+        setattr(state, name, header[name])
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:

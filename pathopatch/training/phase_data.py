@@ -164,21 +164,16 @@ def phase_data(
     if phase.split == "val":
         report |= {"held_out_n": len(patches), "held_out_by_patient": validation.is_by_patient}
     if phase.relabel is None:
-        return PhaseData(_with_known_attribute(phase, patches), report)
+        is_known = patches.attribute >= 0
+        if not is_known.all() and not (is_known.any() and needs_groups(phase)):
+            # Where no attribute is known it is 0 for all, so a sampler that needs groups names those that are empty.
+            patches = patches.with_attribute(np.where(is_known, patches.attribute, 0))
+        return PhaseData(patches, report)
     assert probability is not None
     attribute = phase.relabel(probability(patches), patches.label, patches.attribute)
     minority = minority_found(attribute, patches.label, patches.attribute)
     report |= {f"pseudo_{name}": None if np.isnan(value) else value for name, value in minority.items()}
     return PhaseData(patches.with_attribute(attribute), report)
-
-
-def _with_known_attribute(phase: Phase, patches: PatchSet) -> PatchSet:
-    """Return patches with an attribute of 0 where none is known and none is needed."""
-    is_known = patches.attribute >= 0
-    if is_known.all() or (is_known.any() and needs_groups(phase)):
-        return patches
-    # Where no attribute is known at all it is 0 for all, so a sampler that needs groups names those that are empty.
-    return patches.with_attribute(np.where(is_known, patches.attribute, 0))
 
 
 def phase_batches(phase: Phase, data: PatchSet, config: TrainConfig, *, steps: int, seed: int) -> Batches:
