@@ -189,11 +189,9 @@ def ask_trial(
     return trial, config.model_copy(update=update)
 
 
-def open_study(folder: Path | None, *, name: str) -> optuna.Study:
-    """Return the study of finished trials in a folder's journal, which may hold several; in memory without a folder."""
+def open_study(folder: Path, *, name: str) -> optuna.Study:
+    """Return the study of finished trials in a folder's journal, which may hold several."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if folder is None:
-        return optuna.create_study(study_name=name, direction="maximize")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     # Optuna's own locks of a journal stay for half a minute when their process is killed.
@@ -226,11 +224,8 @@ def finished_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 
 @contextmanager
-def trial_lock(folder: Path | None, number: int) -> Iterator[bool]:
-    """Yield whether this process holds the lock of a trial; without a folder there is no other process."""
-    if folder is None:
-        yield True
-        return
+def trial_lock(folder: Path, number: int) -> Iterator[bool]:
+    """Yield whether this process holds the lock of a trial."""
     # Optuna tells a killed trial by the heartbeats of a database, after minutes; a journal has none.
     lock = FileLock(folder / f"{number}.lock")
     try:
@@ -258,11 +253,8 @@ def trial_folder(folder: Path, number: int) -> Path:
     return folder / f"trial-{number}"
 
 
-def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path | None) -> None:
+def record_trial(study: optuna.Study, trial: FrozenTrial, *, folder: Path) -> None:
     """Record a finished trial, then remove the checkpoints of those that can no longer win."""
-    if folder is None:
-        study.add_trial(trial)
-        return
     with disk_errors(folder):
         study.add_trial(trial)
     finished = finished_trials(study)

@@ -177,10 +177,7 @@ def _run_helper(work: Path, config: TrainConfig, search: TuneConfig, workers: in
 
 
 class TrialRunner:
-    """One of the processes that work on a search; see `tune`.
-
-    `folder` holds the locks and checkpoints of trials that several processes share. None: nothing touches the disk.
-    """
+    """One of the processes that work on a search; they share the locks and checkpoints of trials in `folder`."""
 
     def __init__(
         self,
@@ -190,7 +187,7 @@ class TrialRunner:
         search: TuneConfig,
         *,
         study: optuna.Study,
-        folder: Path | None = None,
+        folder: Path,
         progress: StepCallback | None = None,
     ) -> None:
         self.train, self.val, self.search, self.study, self.folder = train, val, search, study, folder
@@ -229,10 +226,8 @@ class TrialRunner:
             number += 1
         return due
 
-    def _checkpoints(self, number: int, settings: TrainConfig) -> CheckpointFolder | None:
+    def _checkpoints(self, number: int, settings: TrainConfig) -> CheckpointFolder:
         """Return where a trial keeps its checkpoint."""
-        if self.folder is None:
-            return None
         identity = {"search": self.study.study_name, "trial": number, "settings": settings_of(settings)}
         return CheckpointFolder(trial_folder(self.folder, number), fingerprint(identity))
 
@@ -244,7 +239,7 @@ class TrialRunner:
         space = search_space(self.train, self.config, self.search)
         trial, settings = ask_trial(number, earlier, self.config, self.search, space)
         checkpoints = self._checkpoints(number, settings)
-        if checkpoints and self.search.prune:
+        if self.search.prune:
             # A resumed trial would not repeat its evaluations before the kill, and the pruner would not see them.
             shutil.rmtree(checkpoints.folder, ignore_errors=True)
         measure = f"val_{self.search.objective}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -46,10 +48,12 @@ def config_of(**changes: Any) -> TrainConfig:
 def search_arrays(
     train: Any, val: Any, config: TrainConfig, search: TuneConfig, *, study: Any = None, progress: Any = None
 ) -> tuple[TrainConfig, TrainingResult]:
-    """Search in memory; return the winning settings and their result."""
-    trials = TrialRunner(train, val, config, search, study=study or open_study(None, name="search"), progress=progress)
-    trials.run_all()
-    return trials.winner()
+    """Search on loaded patches; return the winning settings and their result."""
+    study = study or optuna.create_study(direction="maximize")
+    with TemporaryDirectory() as folder:
+        trials = TrialRunner(train, val, config, search, study=study, folder=Path(folder), progress=progress)
+        trials.run_all()
+        return trials.winner()
 
 
 def done(number: int, value: float, *, gba: float = 0.5, steps: int = 4, **more: Any) -> FrozenTrial:
@@ -76,7 +80,7 @@ def test_the_grid_of_s_is_cut_at_the_bounds_of_beta() -> None:
 
 
 def test_the_grid_is_tried_from_its_middle_outwards_and_the_larger_c_first() -> None:
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     search_arrays(TRAIN, VAL, config_of(method="gerne", steps=1), TuneConfig(trials=6), study=study)
     table = trial_table(study)
     assert np.allclose(table["s"], table["c"] * (table["beta"] + 1))
@@ -110,7 +114,7 @@ def test_s_up_to_two_is_inside_the_bounds_of_two_values(hard: int) -> None:
 
 @pytest.mark.parametrize("name", ["erm", "gerne"])
 def test_methods_get_equal_trials_and_the_first_is_the_configuration(name: str) -> None:
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     settings, fitted = search_arrays(TRAIN, VAL, config_of(method=name), SEARCH, study=study)
     table = trial_table(study)
     assert len(table) == 3
@@ -142,14 +146,14 @@ def test_a_trial_is_a_function_of_its_number_and_of_earlier_waves() -> None:
 
 
 def test_of_equal_values_the_higher_gba_wins_then_the_first_trial() -> None:
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     for number, (value, gba) in enumerate(((0.5, 0.6), (0.5, 0.7), (0.5, 0.7), (0.4, 0.9))):
         study.add_trial(done(number, value, gba=gba))
     assert winning_trial(study).user_attrs["trial"] == 1
 
 
 def test_a_pruned_trial_never_wins() -> None:
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     study.add_trial(done(0, 0.9, state=TrialState.PRUNED))
     with pytest.raises(NonFiniteError):
         winning_trial(study)
@@ -158,7 +162,7 @@ def test_a_pruned_trial_never_wins() -> None:
 
 
 def test_a_diverged_trial_counts_and_loses_and_if_all_diverge_it_is_said() -> None:
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     with pytest.raises(NonFiniteError, match="every trial diverged"):
         search_arrays(
             TRAIN,
@@ -198,7 +202,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pruned_search(monkeypatch: pytest.MonkeyPatch, curves: list[list[float]], search: TuneConfig) -> pd.DataFrame:
     monkeypatch.setattr(tune_module, "fit_arrays", scripted(dict(enumerate(curves))))
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     search_arrays(TRAIN, VAL, config_of(method="erm", steps=6, evaluations=6), search, study=study)
     return trial_table(study)
 
@@ -223,7 +227,7 @@ def test_a_slow_starter_among_slow_starters_is_not_pruned(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_can_be_searched_and_its_steps_are_all_its_phases(name: str) -> None:
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     config, search = config_of(method=name), TuneConfig(trials=2, prune=True, bootstrap=20)
     if name == "jtt":  # whose first model makes no error to speak of in a single step
         config = config_of(method=name, jtt_identify_share=0.5)
@@ -240,7 +244,7 @@ def test_every_method_can_be_searched_and_its_steps_are_all_its_phases(name: str
 def test_without_known_attributes_the_worst_class_is_measured() -> None:
     unknown = np.full(len(TRAIN), -1), np.full(len(VAL), -1)
     train, val = TRAIN.with_attribute(unknown[0]), VAL.with_attribute(unknown[1])
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     _, fitted = search_arrays(
         train, val, config_of(method="gerne-unknown"), TuneConfig(trials=2, bootstrap=20), study=study
     )
@@ -292,7 +296,7 @@ def test_ranges_that_a_logarithmic_scale_does_not_have_are_refused(ranges: dict[
 
 
 def test_the_objective_decides_what_trials_are_compared_by() -> None:
-    study = open_study(None, name="s")
+    study = optuna.create_study(direction="maximize")
     search_arrays(TRAIN, VAL, config_of(method="erm"), TuneConfig(trials=2, objective="gba"), study=study)
     table = trial_table(study)
     assert table["value"].tolist() == table["picked_gba"].tolist() == table["gba"].tolist()
