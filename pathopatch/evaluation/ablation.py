@@ -6,16 +6,17 @@ threshold stay. A loss near 0 shows that the model can do without the channel, n
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_ends
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, with_ends
 from pathopatch.groups import threshold_attributes
 from pathopatch.metrics.accuracy import auroc
-from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled
+from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio
 
 WITHOUT = "logit without "
 """Column of a predictions table: the logit when the channel that follows is replaced by its mean."""
@@ -52,59 +53,34 @@ def ablation(
     """
     label = table["label"].to_numpy(dtype=np.int64)
     margin = table["logit"].to_numpy(dtype=np.float64)
+    n_groups = 2 * n_values
     rows = []
     for name in (str(name) for name in table.columns if str(name).startswith(WITHOUT)):
-        blanked_margin = table[name].to_numpy(dtype=np.float64)
-        auroc_lost = _auroc_lost(margin, blanked_margin, label, patient, resamples=resamples, seed=seed)
+        blanked = table[name].to_numpy(dtype=np.float64)
+        # Paired: each resample gives both, so what the patients have in common cancels.
+        lost_area = _difference(auroc_of(margin, label), auroc_of(blanked, label))
+        ends = bootstrap_by_patient(lost_area, patient, resamples=resamples, seed=seed)
+        auroc_lost = _lost("auroc", auroc(margin, label), auroc(blanked, label), *ends)
         for attribute in threshold_attributes(table):
             group = attribute.groups_in(table)
             # The network keeps its decision threshold: it is not tuned anew without the channel.
-            right = [(logit > decision_threshold) == (label == 1) for logit in (margin, blanked_margin)]
-            accuracies = _accuracies_lost(right, group, patient, n_groups=2 * n_values, resamples=resamples, seed=seed)
-            rows.append({"channel": name.removeprefix(WITHOUT), "threshold": attribute.key, **accuracies, **auroc_lost})
+            right, right_without = ((logit > decision_threshold) == (label == 1) for logit in (margin, blanked))
+            hits, n = patient_counts(right, group, patient, n_groups=n_groups)
+            hits_without, _ = patient_counts(right_without, group, patient, n_groups=n_groups)
+            drawn, drawn_without, count = resampled_counts(hits, hits_without, n, resamples=resamples, seed=seed)
+            row: dict[str, Any] = {"channel": name.removeprefix(WITHOUT), "threshold": attribute.key}
+            for measure, summary in (("wga", np.min), ("gba", np.mean)):
+                value, without = (float(summary(pooled_accuracy(part, n))) for part in (hits, hits_without))
+                lost = summary(ratio(drawn, count), axis=1) - summary(ratio(drawn_without, count), axis=1)
+                row |= _lost(measure, value, without, *interval(lost))
+            rows.append(row | auroc_lost)
     return rows
 
 
-def _auroc_lost(
-    margin: NDArray[np.float64],
-    blanked: NDArray[np.float64],
-    label: NDArray[np.int64],
-    patient: NDArray[Any],
-    *,
-    resamples: int,
-    seed: int,
-) -> dict[str, float]:
-    """Return the AUROC with and without a channel, and the loss with its interval."""
-    full, without = auroc_of(margin, label), auroc_of(blanked, label)
-    # Paired: each resample gives both, so what the patients have in common cancels.
-    low, high = bootstrap_by_patient(lambda i: full(i) - without(i), patient, resamples=resamples, seed=seed)
-    return _lost("auroc", auroc(margin, label), auroc(blanked, label), low, high)
-
-
-def _accuracies_lost(
-    right: list[NDArray[np.bool_]],
-    group: NDArray[np.int64],
-    patient: NDArray[Any],
-    *,
-    n_groups: int,
-    resamples: int,
-    seed: int,
-) -> dict[str, float]:
-    """Return WGA and GBA with and without a channel, and the losses with their intervals."""
-    (hits, n), (hits_without, _) = (patient_counts(part, group, patient, n_groups=n_groups) for part in right)
-    # One resampling of both counts gives the same patients to both.
-    draws = resampled(
-        np.concatenate([hits, hits_without, n], axis=1).astype(np.float64), resamples=resamples, seed=seed
-    )
-    count = draws[:, 2 * n_groups :]
-    full, without = ratio(draws[:, :n_groups], count), ratio(draws[:, n_groups : 2 * n_groups], count)
-    value, value_without = pooled_accuracy(hits, n), pooled_accuracy(hits_without, n)
-    wga = interval(full.min(axis=1) - without.min(axis=1))
-    gba = interval(full.mean(axis=1) - without.mean(axis=1))
-    return {
-        **_lost("wga", float(value.min()), float(value_without.min()), *wga),
-        **_lost("gba", float(value.mean()), float(value_without.mean()), *gba),
-    }
+def _difference(
+    full: Callable[[NDArray[np.int64]], float], without: Callable[[NDArray[np.int64]], float]
+) -> Callable[[NDArray[np.int64]], float]:
+    return lambda index: full(index) - without(index)
 
 
 def _lost(name: str, value: float, without: float, low: float, high: float) -> dict[str, float]:

@@ -73,8 +73,8 @@ def evaluate_run(
         settings={**config.model_dump(mode="json"), "splits": splits},
         inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(model_folder)},
     )
-    with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
-        if made.is_current:
+    with artefact(out / "metrics.json", stamp=stamp, force=force) as output:
+        if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
         model = load_model(model_folder, device=device)
@@ -87,7 +87,7 @@ def evaluate_run(
         numbers = evaluate_predictions(
             predictions, groups, decision_threshold=threshold, train_splits=trained, config=config
         )
-        write_evaluation(out, predictions, groups, {"run": run_name, **numbers}, made, config=config)
+        write_evaluation(out, predictions, groups, {"run": run_name, **numbers}, output, config=config)
     return out
 
 
@@ -96,7 +96,7 @@ def write_evaluation(
     predictions: pd.DataFrame,
     groups: pd.DataFrame,
     numbers: dict[str, Any],
-    made: Artefact,
+    output: Artefact,
     *,
     config: EvaluateConfig,
     further: Mapping[str, pd.DataFrame] | None = None,
@@ -114,12 +114,12 @@ def write_evaluation(
     }
     with atomic_path(out) as temporary:
         temporary.mkdir(parents=True)
-        made.write_table(temporary / "predictions.parquet", predictions)
+        output.write_table(temporary / "predictions.parquet", predictions)
         for name, table in tables.items():
             # One channel has no ablation, and an attribute of the patches no sweep.
             if len(table):
                 table.to_csv(temporary / f"{name}.csv", index=False, lineterminator="\n")
-        made.write_json(temporary / "metrics.json", numbers)
+        output.write_json(temporary / "metrics.json", numbers)
 
 
 def evaluate_predictions(

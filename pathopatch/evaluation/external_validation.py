@@ -78,8 +78,8 @@ def evaluate_bundle(
         settings={**config.model_dump(mode="json"), "splits": None if splits is None else sorted(splits)},
         inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(bundle)},
     )
-    with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
-        if made.is_current:
+    with artefact(out / "metrics.json", stamp=stamp, force=force) as output:
+        if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
         # The splits of this cohort mean nothing to a model that was trained elsewhere.
@@ -98,9 +98,16 @@ def evaluate_bundle(
             predictions, groups, decision_threshold=spec.decision_threshold, train_splits=(), config=config
         )
         for split, content in numbers["splits"].items():
-            content["fraction_only"] = _fraction_only(rows[rows["split"] == split], config)
+            known = rows[(rows["split"] == split) & rows["tissue_fraction"].notna()]
+            content["fraction_only"] = fraction_only(
+                known["label"].to_numpy(np.int64),
+                known["tissue_fraction"].to_numpy(np.float64),
+                known["patient_id"].to_numpy(dtype=str),
+                resamples=config.bootstrap,
+                seed=config.seed,
+            )
         numbers = {"bundle": _about(spec, out.name), "warnings": warnings, **numbers}
-        write_evaluation(out, predictions, groups, numbers, made, config=config)
+        write_evaluation(out, predictions, groups, numbers, output, config=config)
     return out
 
 
@@ -231,18 +238,6 @@ def _rule_warnings(spec: BundleSpec, work: Path, labels: tuple[str, ...]) -> lis
             f"Patches below a tissue share of {least:g} were left out; the model's own rule is {spec.min_tissue:g}."
         )
     return warnings
-
-
-def _fraction_only(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, Any]:
-    """Return how well the tissue fraction alone tells the label of the evaluated patches."""
-    rows = rows[rows["tissue_fraction"].notna()]
-    return fraction_only(
-        rows["label"].to_numpy(np.int64),
-        rows["tissue_fraction"].to_numpy(np.float64),
-        rows["patient_id"].to_numpy(dtype=str),
-        resamples=config.bootstrap,
-        seed=config.seed,
-    )
 
 
 def _about(spec: BundleSpec, name: str) -> dict[str, Any]:

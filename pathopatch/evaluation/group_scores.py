@@ -21,7 +21,7 @@ from pathopatch.groups import TissueThreshold
 from pathopatch.groups.group_sizes import SMALL_CELL
 from pathopatch.groups.shortcut import SWEEP_THRESHOLDS
 from pathopatch.metrics.accuracy import biased_average
-from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, ratio
+from pathopatch.metrics.bootstrap import auroc_of, bootstrap_by_patient, interval, ratio, resampled
 
 SMALL_GROUP = SMALL_CELL
 """Patches below which the accuracy of a group is to be read with care."""
@@ -81,17 +81,18 @@ def evaluate_logits(
     hits, n = patient_counts((margin > decision_threshold) == (label == 1), group, patient, n_groups=2 * n_values)
     hits_at_zero, _ = patient_counts((margin > 0) == (label == 1), group, patient, n_groups=2 * n_values)
     shares = np.full(2 * n_values, np.nan) if train_shares is None else train_shares
-    patients = np.arange(len(n))  # rows of the counts: resampling them resamples patients
+    area = auroc_of(margin, label)
+    low, high = bootstrap_by_patient(area, patient, **settings)
     return {
         "n": len(margin),
-        "patients": len(patients),
+        "patients": len(n),
         "smallest_group_n": int(n.sum(axis=0).min()),
         "decision_threshold": float(decision_threshold),
         "groups": [_one_group(g, hits[:, g], n[:, g], n_values=n_values, **settings) for g in range(2 * n_values)],
-        "wga": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).min()), patients, **settings),
-        "gba": with_interval(lambda i: float(pooled_accuracy(hits[i], n[i]).mean()), patients, **settings),
-        "average": with_interval(lambda i: _ratio(hits[i].sum(), n[i].sum()), patients, **settings),
-        "auroc": with_interval(auroc_of(margin, label), patient, **settings),
+        "wga": with_interval(hits, n, np.min, **settings),
+        "gba": with_interval(hits, n, np.mean, **settings),
+        "average": with_interval(hits.sum(axis=1)[:, None], n.sum(axis=1)[:, None], np.mean, **settings),
+        "auroc": {"value": area(np.arange(len(margin))), "low": low, "high": high},
         "biased_average": biased_average(pooled_accuracy(hits, n), shares)
         if np.isfinite(shares).all()
         else float("nan"),
@@ -122,17 +123,25 @@ def pooled_accuracy(hits: NDArray[np.int64], n: NDArray[np.int64]) -> NDArray[np
 
 
 def with_interval(
-    statistic: Callable[[NDArray[Any]], float], patient: NDArray[Any], *, resamples: int, seed: int
+    hits: NDArray[np.int64],
+    n: NDArray[np.int64],
+    summary: Callable[..., Any],
+    *,
+    resamples: int,
+    seed: int,
 ) -> dict[str, float]:
-    """Return value, low and high: a statistic of sample indices, and its 95 % interval by bootstrap over patients.
+    """Return value, low and high: `np.min` or `np.mean` of the group accuracies, with its 95 % interval by patients.
 
-    The interval is NaN without resamples, with fewer than two patients, and where the value is NaN.
+    `hits` and `n` are as `patient_counts` returns them. The interval is NaN with fewer than two patients.
     """
-    value = float(statistic(np.arange(len(patient))))
-    low, high = float("nan"), float("nan")
-    if np.isfinite(value):  # where the value is NaN, so are all resamples
-        low, high = bootstrap_by_patient(statistic, patient, resamples=resamples, seed=seed)
-    return {"value": value, "low": low, "high": high}
+    low, high = interval(summary(ratio(*resampled_counts(hits, n, resamples=resamples, seed=seed)), axis=1))
+    return {"value": float(summary(pooled_accuracy(hits, n))), "low": low, "high": high}
+
+
+def resampled_counts(*counts: NDArray[np.int64], resamples: int, seed: int) -> list[NDArray[np.float64]]:
+    """Return the sums of counts (P, 2 A) over resampled patients, (R, 2 A) each: the same patients for all."""
+    draws = resampled(np.concatenate(counts, axis=1).astype(np.float64), resamples=resamples, seed=seed)
+    return np.split(draws, len(counts), axis=1)
 
 
 def with_ends(name: str, value: float | None, low: float | None, high: float | None) -> dict[str, float]:
@@ -181,8 +190,7 @@ def _one_group(
     """Return one group's row."""
     # A patient without patches in the group says nothing about it.
     hits, n = hits[n > 0], n[n > 0]
-    patients = np.arange(len(n))
-    accuracy = with_interval(lambda i: _ratio(hits[i].sum(), n[i].sum()), patients, resamples=resamples, seed=seed)
+    accuracy = with_interval(hits[:, None], n[:, None], np.mean, resamples=resamples, seed=seed)
     return {
         "group": number,
         "label": number // n_values,
@@ -194,11 +202,6 @@ def _one_group(
         "low": accuracy["low"],
         "high": accuracy["high"],
     }
-
-
-def _ratio(hits: int, n: int) -> float:
-    """Return hits / n; NaN for n = 0."""
-    return float(hits / n) if n else float("nan")
 
 
 def sweep_thresholds(
@@ -231,12 +234,7 @@ def _sweep_row(
     """Return one threshold's numbers from the counts by patient and group, shape (P, 4)."""
     accuracy, size, patients = pooled_accuracy(hits, n), n.sum(axis=0), (n > 0).sum(axis=0)
     is_small = (size < config.least_per_group) | (patients < _LEAST_PATIENTS)
-    wga = with_interval(
-        lambda i: float(pooled_accuracy(hits[i], n[i]).min()),
-        np.arange(len(n)),
-        resamples=0 if is_small.any() else config.bootstrap,
-        seed=config.seed,
-    )
+    wga = with_interval(hits, n, np.min, resamples=0 if is_small.any() else config.bootstrap, seed=config.seed)
     small = [int(g) for g in np.flatnonzero(is_small)]
     note = [f"group {g} ({names[g]}): {patches_and_patients(size[g], patients[g])}" for g in small]
     return {

@@ -64,8 +64,8 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     inputs = {f"fold {fold.name}": fingerprint_file(path) for fold, path in zip(folds, evaluations, strict=True)}
     inputs["groups"] = fingerprint_file(WorkFolder(work).groups)
     stamp = Stamp(stage="evaluate", settings={"pool": config}, inputs=inputs)
-    with artefact(out / "metrics.json", stamp=stamp, force=force) as made:
-        if made.is_current:
+    with artefact(out / "metrics.json", stamp=stamp, force=force) as output:
+        if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)
         fold_numbers = [read_json(path) for path in scores]
@@ -77,7 +77,7 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
         _add_raw_numbers(numbers, _pooled(predictions, [0.0] * len(folds)), groups, settings, config)
         numbers = {"run": name, "folds": len(folds), **numbers}
         further = {"folds": _fold_table(fold_numbers)}
-        write_evaluation(out, pooled, groups, numbers, made, config=config, further=further)
+        write_evaluation(out, pooled, groups, numbers, output, config=config, further=further)
         configs = [read_json(path.parent / "config.json") for path in evaluations]
         budgets = [budget_of(fold, name, raw) for fold, raw in zip(folds, configs, strict=True)]
         write_json(out.parent / SEARCH_FILE, total_budget(budgets))

@@ -100,16 +100,12 @@ def stored_predictions(work: Path, run: str, split: str) -> pd.DataFrame:
 def _margins(model: PatchClassifier, patches: PatchSet, *, ablate: bool) -> pd.DataFrame:
     """Return z1 - z0 of every patch, indexed by its id: with all channels, and on request without each of several."""
     channels = model.spec.channels if ablate and len(model.spec.channels) > 1 else ()
-    columns: dict[str, list[NDArray[np.float64]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
+    columns: dict[str, list[NDArray[np.float32]]] = {"logit": [], **{f"{WITHOUT}{name}": [] for name in channels}}
     for start in range(0, len(patches), _BATCH):
         batch = patches.read(slice(start, start + _BATCH))
-        columns["logit"].append(_margin(model.predict_logits(batch)))
+        columns["logit"].append(model.predict_logits(batch))
         for number, name in enumerate(channels):
             blanked = without_channel(batch, number, model.spec.mean[number])
-            columns[f"{WITHOUT}{name}"].append(_margin(model.predict_logits(blanked)))
-    return pd.DataFrame({name: np.concatenate(parts) for name, parts in columns.items()}, index=patches.patch_id)
-
-
-def _margin(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return z1 - z0 of logits (N, 2)."""
-    return logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)
+            columns[f"{WITHOUT}{name}"].append(model.predict_logits(blanked))
+    logits = {name: np.concatenate(parts).astype(np.float64) for name, parts in columns.items()}  # (N, 2) each
+    return pd.DataFrame({name: z[:, 1] - z[:, 0] for name, z in logits.items()}, index=patches.patch_id)

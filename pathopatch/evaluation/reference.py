@@ -19,8 +19,9 @@ from pathopatch.core.config import EvaluateConfig, TrainConfig
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.debias.methods import NAMES, steps_in_all
-from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, with_ends, with_interval
+from pathopatch.evaluation.group_scores import patient_counts, pooled_accuracy, resampled_counts, with_ends
 from pathopatch.groups import GroupingAttribute
+from pathopatch.metrics.bootstrap import interval, ratio
 from pathopatch.training.phase_data import phases_of
 
 ERM_METHODS = ("erm", "erm-balanced")
@@ -99,24 +100,17 @@ def paired_gains(
     """
     hits, n = patient_counts(right, group, patient, n_groups=n_groups)
     reference_hits, _ = patient_counts(reference_right, group, patient, n_groups=n_groups)
-    settings: dict[str, Any] = {"resamples": config.bootstrap, "seed": config.seed}
-
-    def gain_in_wga(rows: NDArray[Any]) -> float:
-        worst = pooled_accuracy(hits[rows], n[rows]).min()
-        return float(worst - pooled_accuracy(reference_hits[rows], n[rows]).min())
-
-    gains = with_ends("gain_wga", **with_interval(gain_in_wga, np.arange(len(n)), **settings))
+    settings = {"resamples": config.bootstrap, "seed": config.seed}
+    value, reference_value = pooled_accuracy(hits, n), pooled_accuracy(reference_hits, n)
+    own, reference, count = resampled_counts(hits, reference_hits, n, **settings)
+    drawn = ratio(own, count).min(axis=1) - ratio(reference, count).min(axis=1)
+    gains = with_ends("gain_wga", float(value.min() - reference_value.min()), *interval(drawn))
     for number in range(n_groups):
         # Only patients with patches in the group are resampled.
         has_group = n[:, number] > 0
-        difference, count = (hits - reference_hits)[has_group, number], n[has_group, number]
-
-        def gain_in_group(
-            rows: NDArray[Any], difference: NDArray[np.int64] = difference, count: NDArray[np.int64] = count
-        ) -> float:
-            return float(difference[rows].sum() / count[rows].sum()) if len(rows) else float("nan")
-
-        gains |= with_ends(f"gain_{number}", **with_interval(gain_in_group, np.arange(len(count)), **settings))
+        pair = (hits - reference_hits)[has_group, number, None], n[has_group, number, None]
+        drawn = ratio(*resampled_counts(*pair, **settings))[:, 0]
+        gains |= with_ends(f"gain_{number}", float(pooled_accuracy(*pair)[0]), *interval(drawn))
     return gains
 
 

@@ -63,7 +63,6 @@ class PredictResult:
     counts: Mapping[str, int]  # patches of the grid, predicted, tumour (above the threshold), unreadable
     summary: Mapping[str, float | None]  # see `pathopatch.heatmaps.summary`
     warnings: tuple[str, ...]
-    level: Mapping[str, float]  # read_level, and read_level_downsample, level-0 px per px of it
 
 
 def predict_to(
@@ -133,9 +132,8 @@ def predict_to(
                     temporary, slide, spec, prediction, stamp, drawn_name=drawn_name, warnings=warnings
                 )
                 write_tables(table_path, prediction.tables(), stamp)
-            result = _result(slide_id, facts)
-            outputs.record(_status_entry(result, about))
-            return result
+            outputs.record(_status_entry(facts, about))
+            return _result(slide_id, facts)
 
 
 def is_predicted(
@@ -221,40 +219,29 @@ def _reuse_existing(
     out: Path, slide_id: str, folder: Path, about: Mapping[str, Any], outputs: Artefact
 ) -> PredictResult:
     """Return the result of existing outputs, and bring the slide's status up to date."""
-    result = _result(slide_id, read_json(folder / FACTS))
+    facts = read_json(folder / FACTS)
     entry = read_status(out, slide_id).get(STAGE, {})
     current = {name: value for name, value in about.items() if value}
     # The status is missing after an interruption, and outdated if the slide has moved or has another patient now.
     if entry.get("state") not in FINISHED:
-        outputs.record(_status_entry(result, about))
+        outputs.record(_status_entry(facts, about))
     elif any(entry.get(name) != value for name, value in current.items()):
         update_status(out, slide_id, STAGE, {**entry, **current})
-    return replace(result, state="current")
+    return replace(_result(slide_id, facts), state="current")
 
 
 def _result(slide_id: str, facts: Mapping[str, Any]) -> PredictResult:
     """Return the result that a slide's ``heatmap.json`` tells."""
-    counts = {name: int(value) for name, value in facts["counts"].items()}
-    return PredictResult(
-        slide_id=slide_id,
-        state="done" if counts["predicted"] else "done_empty",
-        counts=counts,
-        summary=facts["summary"],
-        warnings=tuple(facts["warnings"]),
-        level={name: facts[name] for name in ("read_level", "read_level_downsample")},
-    )
+    entry = _status_entry(facts, {})
+    values = {name: entry[name] for name in ("state", "counts", "summary")}
+    return PredictResult(slide_id=slide_id, warnings=tuple(entry["warnings"]), **values)
 
 
-def _status_entry(result: PredictResult, about: Mapping[str, Any]) -> dict[str, Any]:
+def _status_entry(facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     """Return the slide's status; only this has the slide's patient and path, never the heatmap."""
-    return {
-        "state": result.state,
-        **about,
-        "counts": dict(result.counts),
-        "summary": dict(result.summary),
-        "warnings": list(result.warnings),
-        **result.level,
-    }
+    names = ("counts", "summary", "warnings", "read_level", "read_level_downsample")
+    state = "done" if facts["counts"]["predicted"] else "done_empty"
+    return {"state": state, **about, **{name: facts[name] for name in names}}
 
 
 def _write_folder(

@@ -136,8 +136,8 @@ def export_model(bundle: Path, path: Path, *, kind: Format, force: bool = False)
         settings={"version": EXPORT_VERSION},
         inputs={name: fingerprint_file(bundle / name) for name in (WEIGHTS, SPEC)},
     )
-    with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as made:
-        if made.is_current:
+    with artefact(path, stamp=stamp, force=force, existing=[_stamp_of_export(bundle, path)]) as output:
+        if output.is_current:
             return False
         _write(bundle, path, spec, kind, stamp)
     return True
