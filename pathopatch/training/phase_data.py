@@ -66,7 +66,7 @@ def needs_groups(phase: Phase) -> bool:
     """Return whether a phase needs known groups: it makes none itself, and its sampler refuses an empty one."""
     if phase.relabel is not None:
         return False
-    # Asked of the sampler itself, with one empty group: a list of methods here would have to be kept in step.
+    # The sampler itself decides, by one empty group: a list of methods here would have to be kept in step.
     try:
         phase.sampler([0, 1, 1], [0, 0, 1], batch_per_class=2, steps=1, seed=0)
     except GroupEmptyError:
