@@ -42,30 +42,27 @@ def guess_polarities(
 ) -> Polarities:
     """Return whether each channel is dark or bright where there is no tissue.
 
+    Colour is bright where its median, taken of the brightest channel, is at least half of its 99.5th percentile, and
+    dark where it is below a quarter. Between the two, and for other channels, the border and the most frequent value
+    are compared with the middle of the range. Without any pixel colour is bright, all else dark; noise alone is dark.
+
     Parameters
     ----------
     overview : ndarray, shape (C, h, w)
         The whole slide at low resolution, any real type; values that are not finite are left out.
     is_colour : bool
-        The channels are red, green and blue of one image. It is bright where its median, taken of the brightest
-        channel, is at least half of its 99.5th percentile, and dark where it is below a quarter. Between the two, and
-        for other channels, the border and the most frequent value are compared with the middle of the range.
+        The channels are red, green and blue of one image.
     valid : ndarray of bool, shape (h, w), optional
         Pixels that were scanned; all if not given.
-
-    Returns
-    -------
-    tuple of {"dark", "bright"}, length C
-        Without any pixel, colour is bright and all else is dark; noise alone is dark.
     """
     inside = np.ones(overview.shape[1:], bool) if valid is None else valid
+    plain = plain_polarity(overview, inside) if is_colour else None
+    if plain is not None:
+        return (plain,) * len(overview)
     height, width = inside.shape
     frame_px = max(1, round(min(height, width) * _BORDER_SHARE))
     border = np.ones((height, width), bool)
     border[frame_px : height - frame_px, frame_px : width - frame_px] = False
-    plain = plain_polarity(overview, inside) if is_colour else None
-    if plain is not None:
-        return (plain,) * len(overview)
     votes = [_vote(plane, inside, border) for plane in overview]
     if is_colour:
         mean_vote = float(np.mean([vote for vote in votes if vote is not None]))
@@ -86,7 +83,10 @@ def correlated_channels(overview: NDArray[np.generic], inside: NDArray[np.bool_]
     values = values[:, np.isfinite(values).all(axis=0)]
     for channel, value in enumerate(values):
         for group in groups:
-            if _correlation(values[group[0]], value) >= _SAME_CONTENT:
+            first = values[group[0]]
+            # Nothing rises and falls with a constant channel.
+            is_constant = value.size < 2 or first.min() == first.max() or value.min() == value.max()
+            if not is_constant and np.corrcoef(first, value)[0, 1] >= _SAME_CONTENT:
                 group.append(channel)
                 break
         else:
@@ -118,18 +118,14 @@ def parse_background(text: str, channels: Sequence[str], *, place: str = "") -> 
     while position < len(text) or not text:
         match = _ENTRY.match(text, position)
         if match is None:
-            raise InputUnsupportedError(
-                f"background {text!r}", place=place, remedy="say dark, bright, or CHANNEL=dark,CHANNEL=bright"
-            )
+            remedy = "say dark, bright, or CHANNEL=dark,CHANNEL=bright"
+            raise InputUnsupportedError(f"background {text!r}", place=place, remedy=remedy)
         channel, position = match["channel"], match.end()
         names = channels if channel is None else [name_of.get(channel.strip(), channel)]
         stated |= dict.fromkeys(names, cast(Polarity, match["polarity"].casefold()))
     if unknown := [name for name in stated if name not in channels]:
-        raise InputUnsupportedError(
-            f"background {text!r} names {', '.join(unknown)}, the slide has {', '.join(channels)}",
-            place=place,
-            remedy="name channels of the slide",
-        )
+        what = f"background {text!r} names {', '.join(unknown)}, the slide has {', '.join(channels)}"
+        raise InputUnsupportedError(what, place=place, remedy="name channels of the slide")
     return tuple(stated.get(name) for name in channels)
 
 
@@ -154,13 +150,6 @@ def plain_polarity(overview: NDArray[np.generic], inside: NDArray[np.bool_]) -> 
     return "bright" if middle / high >= _BRIGHT_COLOUR else "dark"
 
 
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Return Pearson's correlation; 0 where a side is constant."""
-    if one.size < 2 or one.min() == one.max() or other.min() == other.max():
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
-
-
 def _vote(plane: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray[np.bool_]) -> float | None:
     """Return how far the background lies above the middle of the range (in [-1, 1]); None without a pixel."""
     values = plane.astype(np.float64)
@@ -171,24 +160,20 @@ def _vote(plane: NDArray[np.generic], inside: NDArray[np.bool_], border: NDArray
     # The border of a slide is mostly background, and so is its most frequent value; the mean of the two counts.
     border_pixels = values[usable & border]
     border_level = float(np.median(border_pixels if border_pixels.size else pixels))
-    low, high = np.percentile(pixels, (1, 99))
+    low, high = np.percentile(pixels, (1, 99)).tolist()
     if low == high:
         is_full = plane.dtype.kind in "iu" and low == np.iinfo(cast(Any, plane.dtype)).max
         return 1.0 if is_full else -1.0
-    level = (border_level + _mode(pixels, float(low), float(high))) / 2
+    counts, edges = np.histogram(np.clip(pixels, low, high), bins=_HISTOGRAM_BINS, range=(low, high))
+    fullest = int(np.argmax(counts))
+    most_frequent = float(edges[fullest] + edges[fullest + 1]) / 2
+    level = (border_level + most_frequent) / 2
     vote = float(np.clip(2 * (level - low) / (high - low) - 1, -1, 1))
     if abs(vote) > _UNDECIDED:
         return vote
     # Where tissue is sparse the percentiles hold background alone, so the extremes take their place.
     least, most = float(pixels.min()), float(pixels.max())
     return 2 * (level - least) / (most - least) - 1
-
-
-def _mode(pixels: NDArray[np.float64], low: float, high: float) -> float:
-    """Return the middle of the fullest histogram bin."""
-    counts, edges = np.histogram(np.clip(pixels, low, high), bins=_HISTOGRAM_BINS, range=(low, high))
-    fullest = int(np.argmax(counts))
-    return float(edges[fullest] + edges[fullest + 1]) / 2
 
 
 def accepted_split(
@@ -203,10 +188,9 @@ def accepted_split(
     ----------
     values : ndarray of float32, shape (N,)
         Signals in [0, 1].
-    spread : float
-        Least standard deviation that a background is credited with.
-    further_spread : float, optional
-        The same for the split of the lower class of an accepted split; `spread` if not given.
+    spread, further_spread : float
+        Least standard deviation that a background is credited with: of the first accepted split, and of that of its
+        lower class (the same if not given).
     background_up_to : float
         Mean signal above which a lower class is no background.
     """

@@ -20,7 +20,7 @@ _Box = tuple[int, int, int, int]
 def tolerant(slide: Slide, share: float) -> Slide:
     """Return a slide that is read although parts of it cannot be decoded; one that is tolerant already stays as it is.
 
-    Reading raises InputCorruptError as soon as more than the share of `TolerantSlide` is lost, in (0, 1].
+    Reading raises InputCorruptError as soon as more than this share, in (0, 1], is lost; see `TolerantSlide`.
     """
     return slide if isinstance(slide, TolerantSlide) else TolerantSlide(slide=slide, share=share)
 
@@ -29,16 +29,7 @@ class TolerantSlide(Slide):
     """A slide whose pixels are background where they cannot be decoded.
 
     A region that fails is read again in halves, down to squares of 64 px of its level. Squares that still fail are
-    lost, for all channels.
-
-    Parameters
-    ----------
-    slide : Slide
-        The slide as it is.
-    share : float
-        Largest share of such squares that may be lost, of each level, in (0, 1].
-    **options
-        See `SlideOptions`.
+    lost, for all channels; at most the share of them, in (0, 1], may be lost of each level.
     """
 
     def __init__(self, *, slide: Slide, share: float, **options: Unpack[SlideOptions]) -> None:

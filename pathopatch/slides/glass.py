@@ -35,10 +35,7 @@ _NEAR, _GAIN = 0.01, 1.5  # absorption from that of glass, and by which an illum
 class Illumination:
     """Light that falls off towards some side: a factor on every channel, at most 1.
 
-    Parameters
-    ----------
-    coefficients : tuple of float
-        Of its natural logarithm over (1, x, y, x^2, xy, y^2); x and y run from -1 to 1 over the slide.
+    Its natural logarithm has these coefficients over (1, x, y, x^2, xy, y^2); x and y run from -1 to 1 over the slide.
     """
 
     coefficients: tuple[float, ...]
@@ -60,30 +57,15 @@ class Illumination:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Glass:
-    """The glass of a brightfield image.
+    """The glass of a brightfield image."""
 
-    Parameters
-    ----------
-    level : ndarray of float64, shape (C,)
-        Its intensity per channel, source units; where the light is uneven, where it is brightest.
-    spread : float
-        Standard deviation of its absorption.
-    valley : float or None
-        Absorption at which pixels are rarest between glass and tissue; None where the density does not rise again.
-    share : float
-        Share of the pixels whose absorption is below the valley, or within two spreads of the glass without one.
-    illumination : Illumination or None
-        None where the light is even.
-    may_be_uneven : bool
-        Darker glass may be in view: the brightest places suggest uneven light, be it found or not, or glass fills half
-        of the image, and no illumination was looked for.
-    """
-
-    level: NDArray[np.float64]
-    spread: float
-    valley: float | None
-    share: float
-    illumination: Illumination | None = None
+    level: NDArray[np.float64]  # (C,) its intensity, source units; where the light is uneven, where it is brightest
+    spread: float  # standard deviation of its absorption
+    valley: float | None  # absorption at which pixels are rarest between glass and tissue; None: there are none
+    share: float  # of the pixels whose absorption is below the valley; without one, within two spreads of the glass
+    illumination: Illumination | None = None  # None: the light is even
+    # Darker glass may be in view: the brightest places suggest uneven light, be it found or not, or glass fills half of
+    # the image, and no illumination was looked for.
     may_be_uneven: bool = False
 
     def absorption(self, pixels: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -18,13 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
-from pathopatch.core.errors import (
-    InputCorruptError,
-    InputMissingError,
-    InputTooLargeError,
-    InputUnsupportedError,
-    PathopatchError,
-)
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, PathopatchError
 from pathopatch.slides.integrity import DECODING_ERRORS, checked_tiff, unsupported
 from pathopatch.slides.resample import ORIENTATION_TAG, Pixels, PixelsAndOpacity, opacity_of, orientation_of, upright
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
@@ -60,10 +54,7 @@ class Raster:
     def pixels(self) -> NDArray[np.generic]:
         """Return the pixels as shown, (H, W) or (H, W, channels); of a TIFF pyramid or stack the first page.
 
-        Raises
-        ------
-        InputCorruptError
-            They cannot be decoded in full.
+        InputCorruptError says that they cannot be decoded in full.
         """
         stored = self._stored()
         if self.orientation == 1:
@@ -105,10 +96,8 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
 
     Raises
     ------
-    InputMissingError
-        There is no such file.
-    InputUnsupportedError
-        Another format.
+    InputMissingError, InputUnsupportedError
+        There is no such file, or it is of another format.
     InputCorruptError
         Its header cannot be read.
     InputTooLargeError
@@ -116,9 +105,7 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
     """
     kind = SUFFIXES.get(path.suffix.lower())
     if kind is None:
-        raise InputUnsupportedError(
-            f"an image of the format {path.suffix!r}", place=str(path), remedy="give a PNG, JPEG or TIFF file"
-        )
+        raise unsupported(path, f"an image of the format {path.suffix!r}", "give a PNG, JPEG or TIFF file")
     if not path.is_file():
         raise InputMissingError(f"no image {path.name}", place=str(path), remedy="check the path")
     try:

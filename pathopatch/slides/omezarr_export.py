@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,12 +41,14 @@ def export_ome_zarr(
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Write a slide as an OME-Zarr image, through a temporary name; return False if it was there already.
+    """Write a slide as an OME-Zarr pyramid, through a temporary name; return False if it was there already.
+
+    Every pixel of a level is the exact mean of the level-0 area that it covers. Memory does not grow with the slide.
 
     Parameters
     ----------
     slide : Slide
-        An open slide.
+        An open slide; not edited.
     path : Path
         The folder to write.
     version : {"0.4", "0.5"}
@@ -67,10 +70,8 @@ def export_ome_zarr(
         An export of another slide, version or package stands there, and `force` is off.
     InputUnsupportedError
         Something that this function did not write stands there, or the slide itself does.
-    InputCorruptError
-        The slide cannot be decoded.
-    DiskFullError
-        No space was left.
+    InputCorruptError, DiskFullError
+        The slide cannot be decoded, or no space was left.
     """
     sources = slide.source.values() if isinstance(slide.source, dict) else [slide.source]
     settings = {
@@ -89,27 +90,15 @@ def export_ome_zarr(
     with artefact(path, stamp=stamp, force=force, existing=[existing]) as made:
         if made.is_current:
             return False
-        _write_image(slide, path, stamp, version=version, name=name, windows=windows, progress=progress)
+        with atomic_path(path) as temporary:
+            group = zarr.create_group(temporary, zarr_format=2 if version == "0.4" else 3)
+            pyramid = _Pyramid(slide, group, version, progress)
+            pyramid.write()
+            factors = [(float(n), float(n)) for n in pyramid.downsamples]
+            (image,) = multiscales(name, ("c", "y", "x"), factors, (slide.mpp, slide.mpp))
+            attributes = image_attributes([{**image, "type": "mean"}], slide.channels, windows, version=version)
+            group.attrs.put({**attributes, _OURS: {"stamp": stamp.to_dict()}})
     return True
-
-
-def _write_image(
-    slide: Slide,
-    path: Path,
-    stamp: Stamp,
-    *,
-    version: Version,
-    name: str,
-    windows: NDArray[np.float64],
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    with atomic_path(path) as temporary:
-        group = zarr.create_group(temporary, zarr_format=2 if version == "0.4" else 3)
-        _Pyramid(slide, group, version, progress).write()
-        factors = [(float(n), float(n)) for n in _downsamples(slide)]
-        pyramid = multiscales(name, ("c", "y", "x"), factors, (slide.mpp, slide.mpp))
-        attributes = image_attributes([{**pyramid[0], "type": "mean"}], slide.channels, windows, version=version)
-        group.attrs.put({**attributes, _OURS: {"stamp": stamp.to_dict()}})
 
 
 def _stamp_of_export(slide: Slide, path: Path) -> Stamp | None:
@@ -120,21 +109,13 @@ def _stamp_of_export(slide: Slide, path: Path) -> Stamp | None:
         raise InputUnsupportedError("the slide itself stands there", place=str(path), remedy="choose another folder")
     if not path.exists():
         return None
-    try:
-        ours: Any = zarr.open_group(path, mode="r").attrs.get(_OURS)
-    except (FileNotFoundError, ValueError, KeyError):
-        ours = None
+    ours: Any = None
+    with suppress(FileNotFoundError, ValueError, KeyError):
+        ours = zarr.open_group(path, mode="r").attrs.get(_OURS)
     if not isinstance(ours, dict) or "stamp" not in ours:
-        raise InputUnsupportedError(
-            "something that is no export stands there", place=str(path), remedy="choose another folder"
-        )
+        what = "something that is no export stands there"
+        raise InputUnsupportedError(what, place=str(path), remedy="choose another folder")
     return Stamp.from_dict(ours["stamp"])
-
-
-def _downsamples(slide: Slide) -> list[int]:
-    """Return the downsample of each level: halved until small."""
-    halvings = max(0, math.ceil(math.log2(max(slide.size) / _SMALLEST_LEVEL_PX)))
-    return [2**level for level in range(halvings + 1)]
 
 
 class _Pyramid:
@@ -144,18 +125,17 @@ class _Pyramid:
         self, slide: Slide, group: zarr.Group, version: Version, progress: Callable[[int, int], None] | None
     ) -> None:
         self.slide, self.progress = slide, progress
-        self.downsamples = _downsamples(slide)
+        halvings = max(0, math.ceil(math.log2(max(slide.size) / _SMALLEST_LEVEL_PX)))
+        self.downsamples = [2**level for level in range(halvings + 1)]
         self.tile_px, self.sum_dtype = _TILE_PX, _sum_dtype(slide.dtype, self.downsamples[-1])
-        while (
-            len(slide.channels) * self.tile_px**2 * self.sum_dtype.itemsize > _TILE_BYTES and self.tile_px > _CHUNK_PX
-        ):
+        pixel_bytes = len(slide.channels) * self.sum_dtype.itemsize
+        while pixel_bytes * self.tile_px**2 > _TILE_BYTES and self.tile_px > _CHUNK_PX:
             self.tile_px //= 2
         self.arrays = [
             _create(group, str(level), (len(slide.channels), *self.size(level)), slide.dtype, version, self.tile_px)
             for level in range(len(self.downsamples))
         ]
-        height, width = self.size(0)
-        self.tiles, self.done = -(-height // self.tile_px) * -(-width // self.tile_px), 0
+        self.tiles, self.done = math.prod(-(-side // self.tile_px) for side in slide.size), 0
 
     def size(self, level: int) -> tuple[int, int]:
         """Return height and width of a level, px; the last pixel may overhang."""
@@ -192,40 +172,35 @@ class _Pyramid:
                 part = sums[:, down * half : (down + 1) * half, across * half : (across + 1) * half]
                 if part.size:
                     part[:] = _paired(self._write_tile(level - 1, 2 * row + down, 2 * column + across))
+        # How many level-0 rows and columns each row and column of the level covers.
+        step = self.downsamples[level]
         rows, columns = (
-            _covered_px(np.arange(start, stop), self.downsamples[level], whole)
-            for start, stop, whole in ((top, bottom, self.slide.size[1]), (left, right, self.slide.size[0]))
+            np.minimum(np.arange(first + 1, last + 1) * step, whole) - np.arange(first, last) * step
+            for first, last, whole in ((top, bottom, self.slide.size[1]), (left, right, self.slide.size[0]))
         )
         self.arrays[level][area] = _mean(sums, rows[:, None] * columns, self.slide.dtype)
         return sums
 
 
 def _create(
-    group: zarr.Group,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: np.dtype[np.generic],
-    version: Version,
-    tile_px: int,
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], version: Version, tile_px: int
 ) -> Any:
     """Return a new array: chunks in shards for 0.5, a file per chunk for 0.4."""
-    common: dict[str, Any] = {"shape": shape, "dtype": dtype, "fill_value": 0}
+    layout: dict[str, Any]
     if version == "0.4":
-        return group.create_array(
-            name,
-            chunks=(1, tile_px, tile_px),
-            compressors=[compressor_v2(dtype)],
-            chunk_key_encoding={"name": "v2", "separator": "/"},
-            **common,
-        )
-    return group.create_array(
-        name,
-        chunks=(1, _CHUNK_PX, _CHUNK_PX),
-        shards=(shape[0], tile_px, tile_px),
-        compressors=[compressor(dtype)],
-        dimension_names=("c", "y", "x"),
-        **common,
-    )
+        layout = {
+            "chunks": (1, tile_px, tile_px),
+            "compressors": [compressor_v2(dtype)],
+            "chunk_key_encoding": {"name": "v2", "separator": "/"},
+        }
+    else:
+        layout = {
+            "chunks": (1, _CHUNK_PX, _CHUNK_PX),
+            "shards": (shape[0], tile_px, tile_px),
+            "compressors": [compressor(dtype)],
+            "dimension_names": ("c", "y", "x"),
+        }
+    return group.create_array(name, shape=shape, dtype=dtype, fill_value=0, **layout)
 
 
 def _sum_dtype(dtype: np.dtype[np.generic], downsample: int) -> np.dtype[Any]:
@@ -234,9 +209,8 @@ def _sum_dtype(dtype: np.dtype[np.generic], downsample: int) -> np.dtype[Any]:
         return np.dtype(np.float64)
     limits = np.iinfo(str(dtype))
     largest = max(limits.max, -limits.min) * downsample**2
-    if limits.min < 0:
-        return np.dtype(np.int32 if largest < 2**31 else np.int64)
-    return np.dtype(np.uint32 if largest < 2**32 else np.uint64)
+    small, large = (np.int32, np.int64) if limits.min < 0 else (np.uint32, np.uint64)
+    return np.dtype(small if largest <= np.iinfo(small).max else large)
 
 
 def _paired(sums: NDArray[Any]) -> NDArray[Any]:
@@ -246,11 +220,6 @@ def _paired(sums: NDArray[Any]) -> NDArray[Any]:
         sums = np.pad(sums, ((0, 0), (0, height % 2), (0, width % 2)))
     down = sums[:, 0::2] + sums[:, 1::2]
     return np.asarray(down[:, :, 0::2] + down[:, :, 1::2])
-
-
-def _covered_px(places: NDArray[np.int64], downsample: int, whole_px: int) -> NDArray[np.int64]:
-    """Return how many level-0 rows (or columns) each row of a level covers."""
-    return np.minimum((places + 1) * downsample, whole_px) - places * downsample
 
 
 def _mean(sums: NDArray[Any], counts: NDArray[np.int64], dtype: np.dtype[np.generic]) -> Pixels:
@@ -284,8 +253,8 @@ def multiscales(
     um_per_px : (float, float)
         (x, y) micrometres per px of the first level.
     over_um : (float, float), optional
-        (x, y) micrometres per px of another image, over which this one lies with the same corner: the centre of that
-        one's first pixel is the origin. If not given, the origin is the centre of this one's.
+        The same of another image, over which this one lies with the same corner: the centre of that one's first pixel
+        is the origin. If not given, the origin is the centre of this one's.
     """
     first = [1.0] * (len(axes) - 2)
     origin_x, origin_y = um_per_px if over_um is None else over_um
@@ -333,7 +302,7 @@ def image_attributes(
     ]
     omero = {"channels": shown_channels}
     if version == "0.4":
-        return {"multiscales": [{**each, "version": version} for each in pyramid], "omero": omero}
+        return {"multiscales": [{**image, "version": version} for image in pyramid], "omero": omero}
     return {"ome": {"version": version, "multiscales": pyramid, "omero": omero}}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -28,6 +29,7 @@ _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
 _MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
 _HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
 _SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
+_TRANSFORMS = "coordinateTransformations"
 _CODECS = {
     "zarr": {"blosc", "bz2", "gzip", "zlib", "zstd"},
     "zarr3": {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"},
@@ -62,7 +64,12 @@ def read_image_metadata(folder: Path) -> ImageMetadata:
     image_folder = _single_image(folder, ome)
     if image_folder != folder:
         folder, ome = image_folder, _ome_attributes(image_folder)
-    multiscale = _only_multiscale(folder, ome)
+    multiscales = _list(ome, "multiscales", folder)
+    if len(multiscales) != 1:
+        raise unsupported(folder, f"{len(multiscales)} multiscale images in one group", "write one image per group")
+    (multiscale,) = multiscales
+    if not isinstance(multiscale, dict):
+        raise corrupt(folder, "its multiscales are not objects")
     axes = _list(multiscale, "axes", folder)
     if not all(isinstance(axis, dict) and isinstance(axis.get("name"), str) for axis in axes):
         raise corrupt(folder, f"its axes are {axes!r}")
@@ -73,12 +80,18 @@ def read_image_metadata(folder: Path) -> ImageMetadata:
     arrays = tuple(_read_array(folder, dataset) for dataset in datasets)
     _check_axes(folder, names, arrays[0].shape)
     scales = [_level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
-    levels, kept = _levels_of_one_field(names, arrays, scales)
+    levels = _levels_of_one_field(names, arrays, scales)
+    resolution = UNSTATED
+    if scales[0] is not None:
+        y, x = names.index("y"), names.index("x")
+        resolution = axis_resolution(
+            scales[0][x], scales[0][y], axes[x].get("unit"), axes[y].get("unit"), source="the OME-Zarr scale"
+        )
     return ImageMetadata(
         axes=names,
-        arrays=tuple(arrays[index] for index in kept),
+        arrays=arrays[: len(levels)],
         levels=levels,
-        resolution=_resolution(names, axes, scales[0]),
+        resolution=resolution,
         channels=_channel_names(ome, arrays[0].shape[names.index("c")] if "c" in names else 1),
     )
 
@@ -114,10 +127,9 @@ def _ome_attributes(folder: Path) -> dict[str, Any]:
 
 def _single_image(folder: Path, ome: dict[str, Any]) -> Path:
     """Return the folder of the image; refuse a collection of several."""
-    if "plate" in ome or "well" in ome:
-        kind = "plate" if "plate" in ome else "well"
-        remedy = f"name one field's folder, such as {folder / ('A/1/0' if kind == 'plate' else '0')}"
-        raise unsupported(folder, f"a {kind} of many images", remedy)
+    for kind, field in (("plate", "A/1/0"), ("well", "0")):
+        if kind in ome:
+            raise unsupported(folder, f"a {kind} of many images", f"name one field's folder, such as {folder / field}")
     if "multiscales" in ome:
         return folder
     if "bioformats2raw.layout" not in ome:
@@ -126,19 +138,8 @@ def _single_image(folder: Path, ome: dict[str, Any]) -> Path:
     if len(images) == 1:
         return images[0]
     names = ", ".join(path.name for path in images) or "none"
-    raise unsupported(
-        folder, f"{len(images)} images: {names}", f"name the folder of one of them, such as {folder / '0'}"
-    )
-
-
-def _only_multiscale(folder: Path, ome: dict[str, Any]) -> dict[str, Any]:
-    """Return the description of the one pyramid."""
-    multiscales = _list(ome, "multiscales", folder)
-    if len(multiscales) != 1:
-        raise unsupported(folder, f"{len(multiscales)} multiscale images in one group", "write one image per group")
-    if not isinstance(multiscales[0], dict):
-        raise corrupt(folder, "its multiscales are not objects")
-    return multiscales[0]
+    remedy = f"name the folder of one of them, such as {folder / '0'}"
+    raise unsupported(folder, f"{len(images)} images: {names}", remedy)
 
 
 def _check_axes(folder: Path, names: Sequence[str], shape: Sequence[int]) -> None:
@@ -149,9 +150,8 @@ def _check_axes(folder: Path, names: Sequence[str], shape: Sequence[int]) -> Non
     if sorted(name for name in names if name in "yx") != ["x", "y"] or len(set(names)) != len(names):
         raise unsupported(folder, f"axes {lengths}", "write an image with one axis y and one axis x")
     if extra := [name for name, n in zip(names, shape, strict=True) if name not in ("c", "y", "x") and n != 1]:
-        raise unsupported(
-            folder, f"axes {lengths}: {', '.join(extra)} longer than 1", "write one section of one time point"
-        )
+        what = f"axes {lengths}: {', '.join(extra)} longer than 1"
+        raise unsupported(folder, what, "write one section of one time point")
 
 
 def _channel_names(ome: dict[str, Any], count: int) -> tuple[str, ...]:
@@ -159,7 +159,7 @@ def _channel_names(ome: dict[str, Any], count: int) -> tuple[str, ...]:
     omero = ome.get("omero")
     channels = omero.get("channels") if isinstance(omero, dict) else None
     if isinstance(channels, list):
-        labels = [str(each.get("label") or "") if isinstance(each, dict) else "" for each in channels]
+        labels = [str(entry.get("label") or "") if isinstance(entry, dict) else "" for entry in channels]
         if len(labels) == count and all(labels) and len(set(labels)) == count:
             return tuple(labels)
     return tuple(f"C{index}" for index in range(count))
@@ -169,40 +169,36 @@ def _level_scale(
     folder: Path, multiscale: dict[str, Any], dataset: dict[str, Any], axis_count: int
 ) -> tuple[float, ...] | None:
     """Return a level's size of a pixel along each axis, in the axes' units; None if it is not stated."""
-    scales: list[tuple[float, ...]] = []
+    scales: list[list[float]] = []
     # A scale of the whole image applies after that of the level, so both are multiplied.
-    for source in (dataset, multiscale):
-        for transform in source.get("coordinateTransformations") or []:
-            if not isinstance(transform, dict) or transform.get("type") != "scale":
-                continue
-            values = transform.get("scale")
+    transforms = [*(dataset.get(_TRANSFORMS) or []), *(multiscale.get(_TRANSFORMS) or [])]
+    for transform in transforms:
+        if isinstance(transform, dict) and transform.get("type") == "scale":
+            values: Any = transform.get("scale")
             # JSON's true and false are integers to Python.
-            if (
-                not isinstance(values, list)
-                or len(values) != axis_count
-                or not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-            ):
+            is_numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+            if not is_numbers or len(values) != axis_count:
                 raise corrupt(folder, f"a scale of {values!r} for {axis_count} axes")
-            scales.append(tuple(float(value) for value in values))
+            scales.append([float(value) for value in values])
     return tuple(prod(factors) for factors in zip(*scales, strict=True)) if scales else None
 
 
 def _levels_of_one_field(
     names: Sequence[str], arrays: Sequence[ZarrArray], scales: Sequence[tuple[float, ...] | None]
-) -> tuple[tuple[Level, ...], list[int]]:
-    """Return the levels that show the same field as the first, and the indices of their arrays."""
+) -> tuple[Level, ...]:
+    """Return the levels that show the same field as the first, up to the first array that does not."""
     y, x = names.index("y"), names.index("x")
     other_axes = [axis for axis in range(len(names)) if axis not in (y, x)]
     first = arrays[0]
     size = first.shape[x], first.shape[y]
-    levels, kept = [Level(*size, 1.0)], [0]
-    # The first array that does not fit ends the pyramid: what follows would have another meaning.
-    for index, array in enumerate(arrays[1:], start=1):
+    levels = [Level(*size, 1.0)]
+    # What follows the first array that does not fit would have another meaning.
+    for array, scale in zip(arrays[1:], scales[1:], strict=True):
         is_same_kind = array.dtype == first.dtype and len(array.shape) == len(first.shape)
         if not is_same_kind or any(array.shape[axis] != first.shape[axis] for axis in other_axes):
             break
         level_size = array.shape[x], array.shape[y]
-        downsample = _stated_downsample(scales[0], scales[index], size, level_size, (x, y))
+        downsample = _stated_downsample(scales[0], scale, size, level_size, (x, y))
         if downsample is None:
             if not is_same_field(size, level_size):
                 break
@@ -210,8 +206,7 @@ def _levels_of_one_field(
         if downsample < levels[-1].downsample:
             break
         levels.append(Level(*level_size, downsample))
-        kept.append(index)
-    return tuple(levels), kept
+    return tuple(levels)
 
 
 def _stated_downsample(
@@ -229,15 +224,6 @@ def _stated_downsample(
         if not ratio > 0 or abs(whole / ratio - part) > _SIZE_SLACK_PX:
             return None
     return sum(ratios) / 2
-
-
-def _resolution(names: Sequence[str], axes: Sequence[dict[str, Any]], scale: tuple[float, ...] | None) -> Resolution:
-    """Return the um per pixel that a level's scale states."""
-    if scale is None:
-        return UNSTATED
-    y, x = names.index("y"), names.index("x")
-    unit_x, unit_y = (axes[place].get("unit") for place in (x, y))
-    return axis_resolution(scale[x], scale[y], unit_x, unit_y, source="the OME-Zarr scale")
 
 
 def _read_array(folder: Path, dataset: Any) -> ZarrArray:
@@ -297,15 +283,14 @@ def _sizes(place: Path, values: Any) -> tuple[int, ...]:
 
 def _dtype(place: Path, name: Any) -> np.dtype[np.generic]:
     """Return a sample type, native byte order."""
-    try:
-        # Only text names a type here: NumPy takes None for float64.
-        dtype = np.dtype(name).newbyteorder("=") if isinstance(name, str) else None
-    except TypeError:
-        dtype = None
-    if dtype is None or dtype not in DTYPES:
-        allowed = ", ".join(each.name for each in DTYPES)
-        raise unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
-    return dtype
+    # Only text names a type here: NumPy takes None for float64.
+    if isinstance(name, str):
+        with suppress(TypeError):
+            dtype = np.dtype(name).newbyteorder("=")
+            if dtype in DTYPES:
+                return dtype
+    allowed = ", ".join(dtype.name for dtype in DTYPES)
+    raise unsupported(place, f"samples are {name!r}", f"convert them to one of {allowed}")
 
 
 def _check_claim(array: ZarrArray) -> None:

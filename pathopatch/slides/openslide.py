@@ -28,7 +28,18 @@ class OpenSlideSlide(Slide):
         try:
             handle = self._open()
             self._scales = tuple(float(value) for value in handle.level_downsamples)
-            facts = _facts(handle, path, self._planes)
+            # Of the properties only numbers are taken: texts may name the patient.
+            box = [handle.properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
+            facts = SlideFacts(
+                channels=tuple(RGB[self._planes]),
+                dtype=np.dtype(np.uint8),
+                levels=tuple(
+                    Level(w, h, nominal_downsample(handle.dimensions, (w, h))) for w, h in handle.level_dimensions
+                ),
+                resolution=openslide_resolution(handle),
+                paths=(path,),
+                bounds=None if None in box else cast(Any, tuple(map(int, box))),
+            )
         except openslide.OpenSlideError as error:
             raise unsupported(path, f"OpenSlide cannot open it: {error}", "convert it to a tiled TIFF") from error
         super().__init__(facts, {"path": path, "plane": plane}, **options)
@@ -36,8 +47,7 @@ class OpenSlideSlide(Slide):
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""
         if self._handle is None or self._pid != os.getpid():
-            self._handle = openslide.OpenSlide(self._path)
-            self._pid = os.getpid()
+            self._handle, self._pid = openslide.OpenSlide(self._path), os.getpid()
         return self._handle
 
     def close(self) -> None:
@@ -60,26 +70,6 @@ class OpenSlideSlide(Slide):
         # Several times as fast as numpy's transposition.
         cv2.split(np.asarray(image), cast(Any, list(planes)))
         return planes[self._planes], None if planes[3].min() == 255 else planes[3]
-
-
-def _facts(handle: Any, path: Path, planes: slice) -> SlideFacts:
-    """Return what OpenSlide says of a file."""
-    # Of the properties only numbers are taken: texts may name the patient.
-    properties = handle.properties
-    size = handle.dimensions
-    levels = tuple(
-        Level(width, height, nominal_downsample(size, (width, height))) for width, height in handle.level_dimensions
-    )
-    box = [properties.get(f"openslide.bounds-{name}") for name in ("x", "y", "width", "height")]
-    bounds = None if None in box else tuple(int(value) for value in box)
-    return SlideFacts(
-        channels=tuple(RGB[planes]),
-        dtype=np.dtype(np.uint8),
-        levels=levels,
-        resolution=openslide_resolution(handle),
-        paths=(path,),
-        bounds=bounds,  # type: ignore[arg-type]  # four numbers, as listed above
-    )
 
 
 def openslide_resolution(handle: Any) -> Resolution:

@@ -235,8 +235,7 @@ def _row_weights(edges: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
     # A target row may lie past a level whose size was rounded down: it shows the level's last row.
     is_past_end = weights.sum(axis=1) <= 0
     weights[is_past_end, rows - 1] = 1
-    normalised: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
-    return normalised
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float64)
 
 
 def _shrink_blocks(band: Pixels | list[Pixels], out: Pixels, factors: tuple[int, int]) -> None:

@@ -111,21 +111,17 @@ def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | Non
     if description.lstrip().startswith("<") and "<OME" in description[:4000]:
         return _ome_resolution(ome_pixels(description, image, size=(page.imagewidth, page.imagelength)))
     if imagej and imagej.get("unit"):
-        return _tag_resolution(page, str(imagej["unit"]))
-    if description.startswith("Aperio") and (match := re.search(r"\|\s*MPP\s*=\s*([^|\s]+)", description)):
+        um_per_unit = _um(str(imagej["unit"]))
+        unknown = Resolution(None, f"the unit {str(imagej['unit'])!r} is not one of length")
+    elif description.startswith("Aperio") and (match := re.search(r"\|\s*MPP\s*=\s*([^|\s]+)", description)):
         return resolution(match[1], match[1], source="the Aperio description")
-    resolution_unit = int(page.tags.valueof(296, 2))
-    unit = {2: "inch", 3: "cm"}.get(resolution_unit)
-    if unit is None:
-        return UNSTATED if resolution_unit == 1 else Resolution(None, f"ResolutionUnit is {resolution_unit}")
-    return _tag_resolution(page, unit)
-
-
-def _tag_resolution(page: Any, unit: str) -> Resolution:
-    """Return the resolution from the tags XResolution and YResolution, px per unit."""
-    um_per_unit = _um(unit)
+    else:
+        unit = int(page.tags.valueof(296, 2))
+        um_per_unit = {2: _UM_PER_UNIT["inch"], 3: _UM_PER_UNIT["cm"]}.get(unit)
+        unknown = UNSTATED if unit == 1 else Resolution(None, f"ResolutionUnit is {unit}")
     if um_per_unit is None:
-        return Resolution(None, f"the unit {unit!r} is not one of length")
+        return unknown
+    # XResolution and YResolution, px per unit.
     fractions = [page.tags.valueof(tag) for tag in (282, 283)]
     if None in fractions:
         return UNSTATED

@@ -135,8 +135,21 @@ class PageReader:
             what = f"TIFF compression {int(frame.compression)} is not read"
             raise unsupported(path, what, "write it again with deflate, zstd or JPEG compression") from error
         self._decode, self._jpegtables = frame.decode, page.jpegtables
-        self._jpeg = _jpeg_decoder(page, frame)
-        self._is_converted = self._jpeg is not None and self.samples > 1 and self._jpeg.keywords["colorspace"] is None
+        # A decoder of plain JPEG strips or tiles; None where tifffile's own is needed. Aperio stores RGB without
+        # converting it to YCbCr, and without a marker that says so: the TIFF's own tag tells.
+        self._jpeg: partial[Pixels] | None = None
+        self._is_converted = False
+        photometric = int(frame.photometric)
+        is_jpeg = int(frame.compression) == 7 and int(frame.planarconfig) == 1 and frame.bitspersample == 8
+        if is_jpeg and not frame.extrasamples and photometric in (1, 2, 6):
+            colorspace = 2 if photometric == 2 and not frame.is_jfif else None
+            self._jpeg = partial(
+                imagecodecs.jpeg8_decode,
+                tables=page.jpegtables,
+                colorspace=colorspace,
+                outcolorspace=None if photometric == 1 else 2,
+            )
+            self._is_converted = self.samples > 1 and colorspace is None
         self._offsets, self._counts = (np.asarray(n, np.int64) for n in (page.dataoffsets, page.databytecounts))
         strip = min(int(frame.rowsperstrip), self._height), self._width
         self._box = (int(frame.tilelength), int(frame.tilewidth)) if frame.is_tiled else strip
@@ -265,21 +278,6 @@ class PageReader:
             )
         plain = np.ascontiguousarray(pixels)
         return plain[None] if plain.ndim == 2 else plain.transpose(2, 0, 1)
-
-
-def _jpeg_decoder(page: Any, frame: Any) -> partial[Pixels] | None:
-    """Return a decoder of plain JPEG strips or tiles; None where tifffile's own is needed."""
-    # Aperio stores RGB without converting it to YCbCr, and without a marker that says so: the TIFF's own tag tells.
-    is_plain = int(frame.compression) == 7 and int(frame.planarconfig) == 1 and frame.bitspersample == 8
-    photometric = int(frame.photometric)
-    if not is_plain or frame.extrasamples or photometric not in (1, 2, 6):
-        return None
-    return partial(
-        imagecodecs.jpeg8_decode,
-        tables=page.jpegtables,
-        colorspace=2 if photometric == 2 and not frame.is_jfif else None,
-        outcolorspace=None if photometric == 1 else 2,
-    )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from pathopatch.slides.resample import (
 )
 from pathopatch.slides.resolution import MPP_TOLERANCE
 from pathopatch.slides.slide_file import SlideFile
-from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned, with_edge
+from pathopatch.slides.unscanned import ClearPixels, Unscanned, find_unscanned
 
 _GUESS_PX = 512  # longest side of the overview that the background is guessed from
 _WHOLE_PATCH_BYTES = 512 * 2**20  # a patch that covers more source than this is read in bands
@@ -208,7 +208,7 @@ class Slide(SlideFile):
         pixels, scale_x, scale_y = self._overview(max_px, self._blended, len(self.channels), clear)
         unscanned = self._unscanned(pixels)
         if clear.opaque is not None:
-            unscanned = replace(unscanned, mask=unscanned.mask | with_edge(clear.mask(pixels.shape[1:])))
+            unscanned = replace(unscanned, mask=unscanned.mask | clear.mask(pixels.shape[1:]))
         return pixels, unscanned, scale_x, scale_y
 
     def _read_filled(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:

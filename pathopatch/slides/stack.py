@@ -73,16 +73,15 @@ def _require_same_grid(name: str, one: Slide, other_name: str, other: Slide, *, 
     """Refuse two channels that do not lie on one grid."""
     differences = []
     if one.size != other.size:
-        differences.append(("size", "x".join(map(str, one.size)), "x".join(map(str, other.size))))
+        differences.append(f"size {'x'.join(map(str, one.size))} against {'x'.join(map(str, other.size))}")
     if one.dtype != other.dtype:
-        differences.append(("type", one.dtype.name, other.dtype.name))
+        differences.append(f"type {one.dtype.name} against {other.dtype.name}")
     is_mpp_compared = compare_mpp and one.has_mpp and other.has_mpp
     if is_mpp_compared and abs(one.mpp - other.mpp) > MPP_TOLERANCE * max(one.mpp, other.mpp):
-        differences.append(("mpp", f"{one.mpp:g}", f"{other.mpp:g}"))
+        differences.append(f"mpp {one.mpp:g} against {other.mpp:g}")
     if differences:
-        listed = "; ".join(f"{what} {a} against {b}" for what, a, b in differences)
         raise ModalityMismatchError(
-            f"{name} and {other_name} differ: {listed}",
+            f"{name} and {other_name} differ: {'; '.join(differences)}",
             place=f"{one.paths[0]}, {other.paths[0]}",
             remedy="register and resample the files to one grid, or correct the manifest",
         )
@@ -90,13 +89,10 @@ def _require_same_grid(name: str, one: Slide, other_name: str, other: Slide, *, 
 
 def _common_levels(parts: tuple[Slide, ...]) -> list[tuple[int, ...]]:
     """Return, for each size that all slides have as a level, the level's index in each."""
-    # Two levels of one size are possible; the finer one is taken, hence the reversed order.
-    indices = [
-        {(level.width, level.height): i for i, level in reversed(list(enumerate(part.levels)))} for part in parts
-    ]
-    sizes = [(level.width, level.height) for level in parts[0].levels]
-    shared = [size for size in dict.fromkeys(sizes) if all(size in index for index in indices)]
-    return [tuple(index[size] for index in indices) for size in shared]
+    # Two levels of one size are possible; the finer one, which comes first, is taken.
+    sizes = [[(level.width, level.height) for level in part.levels] for part in parts]
+    shared = [size for size in dict.fromkeys(sizes[0]) if all(size in of_part for of_part in sizes)]
+    return [tuple(of_part.index(size) for of_part in sizes) for size in shared]
 
 
 Offsets = tuple[tuple[int, int], ...]

@@ -109,7 +109,22 @@ class TiffSlide(Slide):
             top = box.height - top - height
         if self._orientation > 4:
             left, top, width, height = top, left, height, width
-        pixels, opacity = self._read_stored(left, top, width, height, level)
+        readers = self._readers[level]
+        first = readers[0][0]
+        opacity: NDArray[np.uint8] | None = None
+        out = first.whole_tile(left, top, width, height) if self._is_one_page else None
+        if out is None:
+            # Channels that alternate in the file alternate in memory too.
+            if self._is_one_page and first.is_interleaved:
+                out = np.empty((height, width, self._count), self.dtype).transpose(2, 0, 1)
+            else:
+                out = np.empty((self._count, height, width), self.dtype)
+            for reader, pairs in readers:
+                # A tile that was never written is clear. One of a single channel leaves the others opaque.
+                for y, x in reader.read_into(out, None if self._is_one_page else pairs, left, top):
+                    opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
+                    opacity[[i for i, _ in pairs], y, x] = 0
+        pixels: Pixels = out
         if self._has_alpha:
             alpha = pixels[-1]
             opacity = None if alpha.min() == np.iinfo(cast(Any, alpha.dtype)).max else opacity_of(alpha)
@@ -120,26 +135,6 @@ class TiffSlide(Slide):
                 cover: Any = upright(opacity if opacity.ndim == 3 else opacity[None], self._orientation)
                 opacity = cover if opacity.ndim == 3 else cover[0]
         return pixels, opacity
-
-    def _read_stored(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
-        """Return a rectangle as it stands in the file, alpha as its last plane."""
-        readers = self._readers[level]
-        first = readers[0][0]
-        tile = first.whole_tile(left, top, width, height) if self._is_one_page else None
-        if tile is not None:
-            return tile, None
-        # Channels that alternate in the file alternate in memory too.
-        if self._is_one_page and first.is_interleaved:
-            out: Pixels = np.empty((height, width, self._count), self.dtype).transpose(2, 0, 1)
-        else:
-            out = np.empty((self._count, height, width), self.dtype)
-        opacity: NDArray[np.uint8] | None = None
-        for reader, pairs in readers:
-            # A tile that was never written is clear. One of a single channel leaves the others opaque.
-            for y, x in reader.read_into(out, None if self._is_one_page else pairs, left, top):
-                opacity = np.full(out.shape, 255, np.uint8) if opacity is None else opacity
-                opacity[[i for i, _ in pairs], y, x] = 0
-        return out, opacity
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""
@@ -248,7 +243,7 @@ def _ome_names(planes: list[Plane], tiff: Any, image: int) -> list[str]:
     description, keyframe = tiff.pages[0].description, planes[0].series.keyframe
     size = int(keyframe.imagewidth), int(keyframe.imagelength)
     pixels = ome_pixels(description, image, size=size) if description.lstrip().startswith("<") else None
-    names = [] if pixels is None else [each.get("Name") or "" for each in pixels.findall("{*}Channel")]
+    names = [] if pixels is None else [channel.get("Name") or "" for channel in pixels.findall("{*}Channel")]
     return [names[plane.channel] for plane in planes] if max(plane.channel for plane in planes) < len(names) else []
 
 

@@ -68,17 +68,14 @@ def find_unscanned(overview: NDArray[np.generic], *, is_colour: bool) -> Unscann
         # A value that is the slide's only background is no fill: a disc on black has a dark background. Straight edges
         # make it doubtful.
         if not is_straight or _has_background(small, ~constant, value, is_colour):
-            # Gaps inside the slide have the value too.
-            mask |= _large_pieces(_constant(overview, value, tolerance))
+            mask |= _gaps(_constant(overview, value, tolerance))
         else:
             doubtful_px += int(np.count_nonzero(region)) * thin**2
-    return Unscanned(mask=with_edge(mask), doubtful_share=doubtful_px / mask.size)
+    return Unscanned(mask=mask, doubtful_share=doubtful_px / mask.size)
 
 
-def with_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _grown(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return a mask (h, w), grown by the one pixel into which its edge is mixed."""
-    if not mask.any():
-        return mask
     return np.asarray(cv2.dilate(mask.view(np.uint8), np.ones((3, 3), np.uint8)) != 0, np.bool_)
 
 
@@ -94,12 +91,12 @@ def _constant(overview: NDArray[np.generic], value: float, tolerance: float) -> 
     return is_constant
 
 
-def _large_pieces(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the pieces of a mask that are larger than a few pixels."""
-    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
+def _gaps(constant: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the pieces of a mask that are larger than a few pixels, inside the slide too, grown."""
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(constant.view(np.uint8), connectivity=8)
     is_large = stats[:, cv2.CC_STAT_AREA] >= _LEAST_GAP_PX
     is_large[0] = False
-    return np.asarray(is_large[pieces], np.bool_)
+    return _grown(np.asarray(is_large[pieces], np.bool_))
 
 
 def _touching_border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -216,10 +213,10 @@ class ClearPixels:
         self.opaque[start : start + len(rows)] = rows
 
     def mask(self, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-        """Return which pixels of an image (h, w) of the level are clear, by their middles; after `add` only."""
+        """Return which pixels of an image (h, w) of the level are clear, and those beside them; after `add` only."""
         assert self.opaque is not None
         rows, columns = (
             np.minimum(((np.arange(n) + 0.5) * size / n).astype(int), size - 1)
             for n, size in zip(shape, self.opaque.shape, strict=True)
         )
-        return ~self.opaque[np.ix_(rows, columns)]
+        return _grown(~self.opaque[np.ix_(rows, columns)])

@@ -266,45 +266,34 @@ class _RowParser:
 
 
 def write_parts(manifest: Manifest, folder: Path, slides: int) -> list[Path]:
-    """Write the included rows as manifests of `slides` rows each, with absolute paths: one for each job of a cluster.
+    """Write the included rows as manifests of `slides` rows each, one for each job of a cluster; return their paths.
 
     Parameters
     ----------
     manifest : Manifest
-        A checked manifest.
+        A checked manifest; the parts name its files by absolute paths.
     folder : Path
-        Where the parts go: ``000001.csv`` and so on.
+        Where the parts go: ``000001.csv`` and so on, in the order of the rows.
     slides : int
         Rows of each part; the last one may have fewer.
-
-    Returns
-    -------
-    list of Path
-        The parts in the order of the rows.
 
     Raises
     ------
     DiskFullError
         No space was left.
     """
-    rows = manifest.included
     paths = []
-    for number, first in enumerate(range(0, len(rows), slides), 1):
-        path = folder / f"{number:06d}.csv"
-        write_bytes(path, _manifest_text(rows[first : first + slides]).encode())
-        paths.append(path)
+    for number, first in enumerate(range(0, len(manifest.included), slides), 1):
+        records = [_cells(row) for row in manifest.included[first : first + slides]]
+        # Without the columns that are empty in all of them.
+        names = list(dict.fromkeys(name for record in records for name in record))
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        paths.append(folder / f"{number:06d}.csv")
+        write_bytes(paths[-1], stream.getvalue().encode())
     return paths
-
-
-def _manifest_text(rows: Sequence[SlideRow]) -> str:
-    """Return rows as CSV, without the columns that are empty in all of them."""
-    records = [_cells(row) for row in rows]
-    names = list(dict.fromkeys(name for record in records for name in record))
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return stream.getvalue()
 
 
 def _cells(row: SlideRow) -> dict[str, str]:
