@@ -6,7 +6,6 @@ The header is read first, so that no file can claim more memory than is allowed.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, PathopatchError
 from pathopatch.slides.integrity import DECODING_ERRORS, checked_tiff, unsupported
-from pathopatch.slides.resample import ORIENTATION_TAG, Pixels, PixelsAndOpacity, opacity_of, orientation_of, upright
+from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, opacity_of, orientation_of, upright
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
@@ -177,8 +176,7 @@ class JpegPngSlide(Slide):
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._raster = raster(path)
-        self._decoded: tuple[Pixels, NDArray[np.uint8] | None] | None = None
-        self._pid = -1
+        self._decoded: PixelsAndOpacity | None = None
         _require_readable(self._raster)
         names: tuple[str, ...] = ("C0",) if self._raster.samples < len(RGB) else RGB
         self._count = len(names)
@@ -195,13 +193,13 @@ class JpegPngSlide(Slide):
         super().__init__(facts, {"path": path, "plane": plane}, **options)
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
-        if self._decoded is None or self._pid != os.getpid():
-            self._decoded, self._pid = self._decode(), os.getpid()
+        if self._decoded is None:
+            self._decoded = self._decode()
         place = slice(top, top + height), slice(left, left + width)
         pixels, opacity = self._decoded
         return pixels[(self._planes, *place)].copy(order="K"), None if opacity is None else opacity[place]
 
-    def _decode(self) -> tuple[Pixels, NDArray[np.uint8] | None]:
+    def _decode(self) -> PixelsAndOpacity:
         """Return the whole picture, (C, H, W), and its opacity (H, W); None if all is opaque."""
         values = self._raster.pixels()
         pixels = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)

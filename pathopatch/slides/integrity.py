@@ -56,8 +56,8 @@ def checked_tiff(path: Path) -> Iterator[Any]:
             if "<!ENTITY" in tiff.pages[0].description:
                 raise corrupt(path, "its description defines XML entities, which no microscope writes")
             for page in tiff.pages:
-                for each in (page, *(page.pages if page.subifds else ())):
-                    _check_page(each, tiff.filehandle.size, path)
+                for level in (page, *(page.pages if page.subifds else ())):
+                    _check_page(level, tiff.filehandle.size, path)
         except PathopatchError:
             raise
         except DECODING_ERRORS as error:

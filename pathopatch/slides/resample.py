@@ -39,14 +39,9 @@ _FIELD_SLACK = 0.02  # relative difference of the quotients across and down
 
 
 def planes(pixels: Pixels, out: Pixels | None = None) -> Pixels:
-    """Return the same pixels, a contiguous plane per channel; those that are so already are returned as they are.
+    """Return the same pixels (C, H, W), a contiguous plane per channel; those that are so already stay as they are.
 
-    Parameters
-    ----------
-    pixels : ndarray, shape (C, H, W)
-        In any order in memory.
-    out : ndarray, shape (C, H, W), optional
-        Contiguous and of the same type; filled and returned.
+    Where `out` is given, contiguous and of the same shape and type, it is filled and returned.
     """
     if out is None:
         if pixels.flags.c_contiguous:
@@ -171,19 +166,10 @@ def shrink_in_bands(
 ) -> Pixels:
     """Return area means of a large image that is read in bands of rows, so that memory stays bounded.
 
-    Parameters
-    ----------
-    read : callable
-        ``read(top, rows)`` returns source pixels of shape (C, rows, width), as an array or plane by plane.
-    source : (int, int, int)
-        Channels, height and width of the source.
-    dtype : dtype
-        Of source and result.
-    target : (int, int)
-        Height and width of the result.
-    factors : (float, float)
-        Source px per target px, down and across, at least 1 each, kept exactly. Target pixels that reach past the
-        source are means of what is inside. Means of integers that lie in the middle of two are rounded to either.
+    ``read(top, rows)`` returns source pixels (C, rows, width), as an array or plane by plane. `source` is (channels,
+    height, width), `target` (height, width), and `dtype` the type of both. `factors` are source px per target px, down
+    and across, at least 1 each, kept exactly. Target pixels that reach past the source are means of what is inside.
+    Means of integers that lie in the middle of two are rounded to either.
     """
     channels, height, width = source
     out = np.empty((channels, *target), dtype)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -198,10 +198,13 @@ class PageReader:
             pairs = [(slice(None), slice(None))]
         if self._plain is not None:
             touched_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(pairs)
-            try:
-                pixels = self._plain.view(self._cache.mapped(touched_bytes))
-            except EOFError as error:
-                raise corrupt(self._path, f"the file ends before its pixels do: {error}") from error
+            content = self._cache.mapped(touched_bytes)
+            offset, dtype, shape = self._plain
+            if offset + math.prod(shape) * dtype.itemsize > len(content):
+                what = f"the file ends before its pixels do: it ends at byte {len(content)}"
+                raise corrupt(self._path, what)
+            mapped: Pixels = np.ndarray(shape, dtype, content, offset)
+            pixels = mapped if self._is_planar else mapped.transpose(2, 0, 1)
             for channel, sample in pairs:
                 out[channel] = pixels[sample, top : top + height, left : left + width]
             return []
@@ -280,34 +283,12 @@ class PageReader:
         return plain[None] if plain.ndim == 2 else plain.transpose(2, 0, 1)
 
 
-@dataclass(frozen=True)
-class _PlainRun:
-    """Where the uncompressed pixels of a page stand in the file."""
-
-    offset: int
-    dtype: np.dtype[np.generic]  # in the file's byte order
-    shape: tuple[int, int, int]
-    is_planar: bool
-
-    def view(self, content: mmap.mmap) -> Pixels:
-        """Return the pixels (samples, H, W), nothing copied; raise EOFError where the file ends before them."""
-        count = self.shape[0] * self.shape[1] * self.shape[2]
-        if self.offset + count * self.dtype.itemsize > len(content):
-            raise EOFError(f"it ends at byte {len(content)}")
-        pixels = np.frombuffer(content, self.dtype, count, self.offset).reshape(self.shape)
-        return pixels if self.is_planar else pixels.transpose(2, 0, 1)
-
-
-def _plain(page: Any, frame: Any) -> _PlainRun | None:
-    """Return where a page's pixels stand; None if they are not one plain run of bytes."""
+def _plain(page: Any, frame: Any) -> tuple[int, np.dtype[np.generic], tuple[int, int, int]] | None:
+    """Return offset, type and shape of a page's pixels in the file; None if they are not one plain run of bytes."""
     is_plain = frame.compression == 1 and frame.predictor == 1 and frame.fillorder == 1
     if not (is_plain and page.is_contiguous) or frame.is_tiled or frame.imagedepth > 1 or min(page.databytecounts) <= 0:
         return None
     samples, height, width = int(frame.samplesperpixel), int(frame.imagelength), int(frame.imagewidth)
     is_planar = samples > 1 and int(frame.planarconfig) == 2
-    return _PlainRun(
-        offset=int(page.dataoffsets[0]),
-        dtype=frame.dtype.newbyteorder(frame.parent.byteorder),
-        shape=(samples, height, width) if is_planar else (height, width, samples),
-        is_planar=is_planar,
-    )
+    shape = (samples, height, width) if is_planar else (height, width, samples)
+    return int(page.dataoffsets[0]), frame.dtype.newbyteorder(frame.parent.byteorder), shape

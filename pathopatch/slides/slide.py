@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -205,7 +205,7 @@ class Slide(SlideFile):
         `pathopatch.slides.unscanned`.
         """
         clear = ClearPixels()
-        pixels, scale_x, scale_y = self._overview(max_px, self._blended, len(self.channels), clear)
+        pixels, scale_x, scale_y = self._overview(max_px, partial(self._blended, clear=clear), len(self.channels))
         unscanned = self._unscanned(pixels)
         if clear.opaque is not None:
             unscanned = replace(unscanned, mask=unscanned.mask | clear.mask(pixels.shape[1:]))
@@ -271,7 +271,7 @@ class Slide(SlideFile):
         return [*planes(pixels), (least // 2).astype(self.dtype)]
 
     def _overview(
-        self, max_px: int, read: Callable[..., Pixels | list[Pixels]], count: int, *more: ClearPixels
+        self, max_px: int, read: Callable[..., Pixels | list[Pixels]], count: int
     ) -> tuple[Pixels, float, float]:
         """Return the overview of what a function reads of a level, `count` planes, and its scales."""
         width, height = self.size
@@ -281,7 +281,7 @@ class Slide(SlideFile):
         level = level_for([box.downsample for box in self.levels], min(scale_x, scale_y))
         box = self.levels[level]
         pixels = shrink_in_bands(
-            lambda top, rows: read(0, top, box.width, rows, level, *more),
+            lambda top, rows: read(0, top, box.width, rows, level),
             source=(count, box.height, box.width),
             dtype=self.dtype,
             target=(h, w),
