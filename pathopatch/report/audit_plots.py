@@ -57,8 +57,7 @@ def shortcut_strength(
     ``threshold``, ``gap``, ``gap_low``, ``gap_high``; its first split is drawn. An AUROC within `least_effect` of 0.5
     counts as no shortcut.
     """
-    figure = new_figure(WIDTH_IN, 1.6 + 0.42 * max(3, len(alone)))
-    left, right = figure.subplots(1, 2, width_ratios=[1, 1])
+    figure, ((left, right),) = new_figure(WIDTH_IN, 1.6 + 0.42 * max(3, len(alone)), 1, 2)
     left.axvspan(0.5 - least_effect, 0.5 + least_effect, color=_BAND, zorder=0, linewidth=0)
     left.axvline(0.5, color=MUTED, linewidth=1)
     for place, row in enumerate(alone.values()):
@@ -71,9 +70,8 @@ def shortcut_strength(
         left.plot(auroc, place, "o", color=INK, markersize=7.5, markeredgecolor="white")
         ends = "" if low is None else f" [{low:.2f}, {high:.2f}]"
         left.text(1.04, place, f"{auroc:.2f}{ends}", va="center", fontsize=8.5, color=INK)
-    style_axes(left, title=title, x="AUROC for the label (shaded: too weak to count)")
     # The axis ends at 1; beyond it stand the numbers.
-    left.set_xlim(0, 1.6)
+    style_axes(left, title=title, x="AUROC for the label (shaded: too weak to count)", xlim=(0, 1.6))
     left.set_xticks(np.linspace(0, 1, 5))
     names = [
         f"{split}: {pluralize(row['n'], 'patch')},\n{pluralize(row['patients'], 'patient')}"
@@ -82,22 +80,22 @@ def shortcut_strength(
     name_rows(left, names, margin=0.6)
     split, steps = next(iter(sweep.items()))
     # A split of one label has no gap between labels.
-    known = [step for step in steps if step["gap"] is not None]
-    if known:
-        at = [step["threshold"] for step in known]
-        if known[0]["gap_low"] is not None:
-            band = np.array([[step["gap_low"], step["gap_high"]] for step in known]).T
+    measured = [step for step in steps if step["gap"] is not None]
+    if measured:
+        at = [step["threshold"] for step in measured]
+        if measured[0]["gap_low"] is not None:
+            band = np.array([[step["gap_low"], step["gap_high"]] for step in measured]).T
             right.fill_between(at, *band, color=INK, alpha=0.16, linewidth=0)
-        right.plot(at, [step["gap"] for step in known], color=INK, linewidth=2)
+        right.plot(at, [step["gap"] for step in measured], color=INK, linewidth=2)
     right.axhline(0, color=MUTED, linewidth=1)
     style_axes(
         right,
         title=f"{capitalize_first(labels[1])} minus {labels[0]}, {split}",
         x="tissue threshold",
         y="difference of shares, points",
+        xlim=(0, 1),
+        ylim=(-1.03, 1.03),
     )
-    right.set_xlim(0, 1)
-    right.set_ylim(-1.03, 1.03)
     percent_axis(right, symbol="")
     return png(figure)
 
@@ -107,8 +105,7 @@ def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
 
     `sweep` is split -> steps of ``threshold`` and ``counts`` (2 x 2).
     """
-    figure = new_figure(WIDTH_IN, 3.4)
-    panels = figure.subplots(1, len(sweep), sharey=True, squeeze=False)[0]
+    figure, (panels,) = new_figure(WIDTH_IN, 3.4, 1, len(sweep), sharey=True)
     most = max(max(map(max, row["counts"])) for steps in sweep.values() for row in steps)
     for axes, (split, rows) in zip(panels, sweep.items(), strict=True):
         at = [row["threshold"] for row in rows]
@@ -119,9 +116,8 @@ def sweep_counts(sweep: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
         axes.axhline(SMALL_CELL, color=INK, linewidth=1, linestyle=_DASHED)
         # A group may be empty, which a plain log axis cannot show.
         axes.set_yscale("symlog", linthresh=10)
-        style_axes(axes, title=split, x="tissue threshold", y="patches (log scale)" if axes is panels[0] else "")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.6 * max(most, 100))
+        y = "patches (log scale)" if axes is panels[0] else ""
+        style_axes(axes, title=split, x="tissue threshold", y=y, xlim=(0, 1), ylim=(0, 1.6 * max(most, 100)))
         axes.yaxis.set_major_formatter("{x:.0f}")
         axes.text(0.99, SMALL_CELL, f"{SMALL_CELL}", fontsize=8, ha="right", va="bottom", color=INK)
     handles, names = panels[0].get_legend_handles_labels()
@@ -135,8 +131,7 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: Gro
     `cells` is split -> result of `pathopatch.groups.group_sizes.expected_intervals`.
     """
     n_groups = len(attribute.group_names)
-    figure = new_figure(WIDTH_IN, 1.3 + 0.3 * (n_groups + 1))
-    panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
+    figure, (panels,) = new_figure(WIDTH_IN, 1.3 + 0.3 * (n_groups + 1), 1, len(cells), sharey=True)
     colors = group_colors(n_groups)
     for axes, (title, expected) in zip(panels, cells.items(), strict=True):
         true = expected["accuracy"]
@@ -156,8 +151,7 @@ def expected_intervals(cells: Mapping[str, Mapping[str, Any]], *, attribute: Gro
             axes.hlines(n_groups, wga["low"], wga["high"], color=INK, linewidth=3)
             axes.plot(wga["mean"], n_groups, "o", color=INK, markersize=6.5, markeredgecolor="white")
             axes.text(1.04, n_groups, f"{-100 * wga['bias']:.0f} points too low", va="center", fontsize=8, color=INK)
-        style_axes(axes, title=title, x=f"measured accuracy; true: {100 * true:.0f} % (dashed)")
-        axes.set_xlim(0, 1.62)
+        style_axes(axes, title=title, x=f"measured accuracy; true: {100 * true:.0f} % (dashed)", xlim=(0, 1.62))
         axes.set_xticks(
             np.linspace(0, 1, 6), [f"{share} %" if share == 100 else f"{share}" for share in range(0, 101, 20)]
         )
@@ -171,8 +165,7 @@ def dependence(rows: Sequence[Mapping[Any, Any]], *, labels: Sequence[str] = LAB
     Each of `rows` is of a run and label: run, label, slope and spearman, each with ``_low`` and ``_high``.
     """
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    figure = new_figure(WIDTH_IN, 1.4 + 0.42 * len(runs))
-    panels = figure.subplots(1, 2, sharey=True)
+    figure, (panels,) = new_figure(WIDTH_IN, 1.4 + 0.42 * len(runs), 1, 2, sharey=True)
     titles = ("change of probability from no tissue to all", "rank correlation (Spearman)")
     for axes, measure, title in zip(panels, ("slope", "spearman"), titles, strict=True):
         axes.axvline(0, color=MUTED, linewidth=1)
@@ -180,8 +173,7 @@ def dependence(rows: Sequence[Mapping[Any, Any]], *, labels: Sequence[str] = LAB
             label = row["label"]
             place = runs.index(row["run"]) + (label - 0.5) * 0.34
             _with_interval(axes, place, row, measure, color=LABEL_COLORS[label], mark=_LABEL_MARKS[label])
-        style_axes(axes, x=title)
-        axes.set_xlim(-1.05, 1.05)
+        style_axes(axes, x=title, xlim=(-1.05, 1.05))
         axes.grid(visible=False, axis="y")
     for label in (0, 1):
         name = escape_formula(f"within {label} {labels[label]}")
@@ -198,8 +190,7 @@ def ablation(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """
     runs = list(dict.fromkeys(row["run"] for row in rows))
     channels = list(dict.fromkeys(row["channel"] for row in rows))
-    figure = new_figure(WIDTH_IN, 1.4 + 0.5 * len(runs))
-    panels = figure.subplots(1, len(channels), sharey=True, sharex=True, squeeze=False)[0]
+    figure, (panels,) = new_figure(WIDTH_IN, 1.4 + 0.5 * len(runs), 1, len(channels), sharey=True, sharex=True)
     for axes, channel in zip(panels, channels, strict=True):
         axes.axvline(0, color=MUTED, linewidth=1)
         for row in (row for row in rows if row["channel"] == channel):
@@ -223,8 +214,8 @@ def reliability(
     `runs` is run -> result of `pathopatch.evaluation.calibration.reliability` for each value of the attribute; `names`
     are these values.
     """
-    figure = new_figure(WIDTH_IN if len(runs) > 1 else 6.0, 5.0)
-    panels = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 1])
+    width_in = WIDTH_IN if len(runs) > 1 else 6.0
+    figure, panels = new_figure(width_in, 5.0, 2, len(runs), sharex=True, sharey="row", height_ratios=[3, 1])
     for column, (run, by_attribute) in enumerate(runs.items()):
         upper, lower = panels[:, column]
         upper.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DASHED)
@@ -263,9 +254,8 @@ def _reliability_line(axes: Axes, bins: Sequence[Mapping[str, Any]], *, color: s
     """Draw the share of tumour over the probability; marks of bins with few patches are hollow."""
     if not bins:
         return
-    axes.plot(
-        [row["mean_probability"] for row in bins], [row["tumor_share"] for row in bins], color=color, linewidth=1.4
-    )
+    x, y = ([row[name] for row in bins] for name in ("mean_probability", "tumor_share"))
+    axes.plot(x, y, color=color, linewidth=1.4)
     for row in bins:
         low, high = row["tumor_share_low"], row["tumor_share_high"]
         if low is not None and np.isfinite(low):

@@ -34,8 +34,6 @@ _FLAG_SHARES = ("flagged_share", *(f"flag_{name}" for name in FLAGS))
 
 def slide_problems(study: Study) -> list[dict[str, Any]]:
     """Return failed slides, slides without tissue, and slides with warnings, each kind with the slides' names."""
-    if study.slides.empty:
-        return []
     slides = _one_row_a_slide(study)
     problems = [
         {
@@ -67,8 +65,7 @@ def cohort(study: Study) -> dict[str, Any]:
     slides = study.slides
     if slides.empty:
         return {}
-    with_split = slides[slides["split"] != ""]
-    n_splits = with_split.groupby("patient_id")["split"].nunique()
+    n_splits = slides[slides["split"] != ""].groupby("patient_id")["split"].nunique()
     splits = _splits_with_patches(study)
     attribute = study.attribute
     thresholds = () if attribute.is_patch_attribute else study.thresholds
@@ -119,16 +116,16 @@ def audit(study: Study) -> dict[str, Any]:
         attributes = {attribute.key: attribute}
     thresholds = {key: audited["thresholds"][key] for key in attributes}
     splits = _splits_with_patches(study) or list(next(iter(thresholds.values()), {}))
-    judged = shortcut_results(audited)
-    if len(judged) == 2:  # one split, and "all", which is the same patches
-        del judged["all"]
+    auroc_by_split = shortcut_results(audited)
+    if len(auroc_by_split) == 2:  # one split, and "all", which is the same patches
+        del auroc_by_split["all"]
     least_effect = audited["verdict"]["least_effect"]
     expected = [_expected(by_split, attributes[key]) for key, by_split in thresholds.items()]
     pictures = {
         "group_counts.png": group_counts(thresholds, splits, attribute=attribute),
         "alpha_sweep.png": alpha_sweep(audited["sweep"], labels=attribute.label_names),
         "shortcut.png": audit_plots.shortcut_strength(
-            judged,
+            auroc_by_split,
             audited["sweep"],
             least_effect=least_effect,
             title=f"{'Own attribute' if is_own else 'Tissue fraction'} alone",
@@ -265,7 +262,7 @@ def predictions_table(study: Study) -> pd.DataFrame:
 
 def _one_row_a_slide(study: Study) -> list[dict[Any, Any]]:
     """Return the slides without the further rows of sets of ready patches, which have a row per split."""
-    return study.slides.drop_duplicates("slide_id").to_dict("records")
+    return [] if study.slides.empty else study.slides.drop_duplicates("slide_id").to_dict("records")
 
 
 def _splits_with_patches(study: Study) -> list[str]:
@@ -320,12 +317,12 @@ def _cells(cells: Mapping[str, Any], attribute: GroupingAttribute) -> dict[str, 
 def _expected(by_split: Mapping[str, Any], attribute: GroupingAttribute) -> dict[str, Any]:
     """Return the intervals to expect of each group at one threshold, with their picture."""
     # Models are evaluated on the other splits; the training split is shown where there is no other.
-    judged = {split: cells["expected"] for split, cells in by_split.items() if split != "train"}
-    judged = judged or {split: cells["expected"] for split, cells in by_split.items()}
-    first = next(iter(judged.values()))
+    splits = [split for split in by_split if split != "train"] or list(by_split)
+    expected = {split: by_split[split]["expected"] for split in splits}
+    first = next(iter(expected.values()))
     return {
         "file": f"expected_{attribute.key}.png",
-        "picture": audit_plots.expected_intervals(judged, attribute=attribute),
+        "picture": audit_plots.expected_intervals(expected, attribute=attribute),
         "by": attribute.description,
         "accuracy": first["accuracy"],
         "correlation": first["correlation"],
@@ -335,16 +332,15 @@ def _expected(by_split: Mapping[str, Any], attribute: GroupingAttribute) -> dict
                 "where": split if attribute.is_patch_attribute else f"{attribute.key}, {split}",
                 "name": attribute.group_names[cell["group"]],
             }
-            for split, cells in judged.items()
+            for split, cells in expected.items()
             for cell in cells["cells"]
         ],
     }
 
 
-def _predicted_slides(study: Study) -> list[dict[str, Any]]:
+def _predicted_slides(study: Study) -> list[dict[Any, Any]]:
     """Return the row of each slide whose prediction was tried."""
-    rows = [] if study.slides.empty else study.slides.drop_duplicates("slide_id").to_dict("records")
-    return [{str(key): value for key, value in row.items()} for row in rows if row["predict_state"]]
+    return [row for row in _one_row_a_slide(study) if row["predict_state"]]
 
 
 def _slide_decisions(study: Study) -> dict[str, RecordedDecision]:

@@ -96,7 +96,10 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     """
     folder = WorkFolder(work)
     tiled = folder.tiled.root
-    evaluate = evaluate or _evaluate_config(tiled)
+    if evaluate is None:
+        path = tiled / "study.json"
+        settings = read_json(path).get("evaluate", {}) if path.is_file() else {}
+        evaluate = parse(EvaluateConfig, settings, place=str(path))
     runs = evaluated_runs(work)
     stamps = _stamps(work, runs)
     groups = read_table(folder.groups) if folder.groups.is_file() else None
@@ -106,6 +109,8 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
     # A run that was stopped before its first validation has an empty history.
     histories = [path for path in sorted(work.glob("runs/*/history.csv")) if path.stat().st_size > 1]
     stores = [path for path in sorted(tiled.glob("slides/*.zarr")) if read_stamp(path) is not None]
+    # If the groups have no folds now, the file is of an earlier division.
+    has_folds = groups is not None and "fold" in groups and (work / FOLDS_FILE).is_file()
     decisions = read_log(work / LOG_NAME)
     return Study(
         name=work.resolve().name,
@@ -121,7 +126,7 @@ def read_study(work: Path, *, evaluate: EvaluateConfig | None = None) -> Study:
         overlays={path.parent.name: path for path in sorted(work.glob("heatmaps/*/overlay.png"))},
         stores={path.stem: path for path in stores},
         stamps=stamps,
-        folds=_folds(work, groups),
+        folds=pd.read_csv(work / FOLDS_FILE, dtype={"attribute": str}) if has_folds else None,
         sweeps={run: sweep for run, sweep in sweeps.items() if len(sweep)},
         dependence=None if table is None else dependence_comparison(work, table, config=evaluate),
         external_validations=_external_validations(work),
@@ -136,12 +141,6 @@ def _heatmap_fingerprints(work: Path, slides: Iterable[str]) -> dict[str, str]:
     return {name: fingerprint(stamp.to_dict())[:16] for name, stamp in stamps.items() if stamp is not None}
 
 
-def _evaluate_config(work: Path) -> EvaluateConfig:
-    """Return the evaluation settings in ``study.json``, or the defaults without that file."""
-    path = work / "study.json"
-    return parse(EvaluateConfig, read_json(path).get("evaluate", {}) if path.is_file() else {}, place=str(path))
-
-
 def _external_validations(work: Path) -> dict[str, dict[str, Any]]:
     """Return ``metrics.json`` of each external model, with a warning where the groups were formed anew since."""
     validations = {path.parent.name: read_json(path) for path in sorted(work.glob("evaluations/*/metrics.json"))}
@@ -152,13 +151,6 @@ def _external_validations(work: Path) -> dict[str, dict[str, Any]]:
             outdated = "The groups were formed anew after this evaluation: run `pathopatch evaluate --model` again."
             numbers["warnings"] = [outdated, *numbers["warnings"]]
     return validations
-
-
-def _folds(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Return ``folds.csv``, unless the groups have no folds now: then the file is of an earlier division."""
-    path = work / FOLDS_FILE
-    is_current = groups is not None and "fold" in groups and path.is_file()
-    return pd.read_csv(path, dtype={"attribute": str}) if is_current else None
 
 
 def _slides(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame:

@@ -184,7 +184,9 @@ def _external_attributes(
             "by": by.description,
             "groups": by.group_names,
             "rows": [
-                {"split": split, **judged} for split, content in splits.items() if (judged := content[kind][by.key])
+                {"split": split, **accuracies}
+                for split, content in splits.items()
+                if (accuracies := content[kind][by.key])
             ],
         }
         for kind, attributes in (("thresholds", by_threshold), ("bins", by_bins))
@@ -196,12 +198,12 @@ def _external_split(
     name: str, split: str, content: Mapping[str, Any], attribute: TissueThreshold | PatchAttribute, stem: str
 ) -> dict[str, Any]:
     """Return ranking, tissue dependence, calibration and ablation of one model on one split."""
-    key, judged = next(iter(content["thresholds"].items()))
+    key, accuracies = next(iter(content["thresholds"].items()))
     attribute = replace(attribute, tau=float(key))
     without = [{"run": name, **row} for row in content["ablation"] if row["threshold"] == key]
     return {
         "split": split,
-        "auroc": judged["auroc"],
+        "auroc": accuracies["auroc"],
         "fraction_only": content["fraction_only"],
         "by_label": content["tissue_dependence"],
         "calibration": _calibration({name: content["calibration"]}, attribute, f"{stem}_reliability.png"),

@@ -56,12 +56,14 @@ def escape_formula(text: object) -> str:
     return str(text).replace("$", r"\$")
 
 
-def new_figure(width_in: float, height_in: float) -> Figure:
-    """Return an empty white figure outside pyplot's global state."""
+def new_figure(
+    width_in: float, height_in: float, n_rows: int = 1, n_columns: int = 1, **options: Any
+) -> tuple[Figure, NDArray[Any]]:
+    """Return a white figure outside pyplot's global state, and its panels (n_rows, n_columns)."""
     figure = Figure(figsize=(width_in, height_in), dpi=_DPI, facecolor="white", layout="constrained")
     figure.set_layout_engine("constrained", h_pad=0.09, w_pad=0.06)
     FigureCanvasAgg(figure)
-    return figure
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False, **options)
 
 
 def png(figure: Figure) -> bytes:
@@ -71,8 +73,8 @@ def png(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
-def style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "", title_pt: float = 10) -> None:
-    """Give a panel the report's look: quiet grid, no box, one font."""
+def style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "", title_pt: float = 10, **limits: Any) -> None:
+    """Give a panel the report's look: quiet grid, no box, one font. `limits` are ``xlim`` and ``ylim``."""
     axes.set_title(escape_formula(title), fontsize=title_pt, color=INK, loc="left", fontfamily=_FONT)
     axes.set_xlabel(escape_formula(x), fontsize=9, color=INK, fontfamily=_FONT)
     axes.set_ylabel(escape_formula(y), fontsize=9, color=INK, fontfamily=_FONT)
@@ -82,6 +84,7 @@ def style_axes(axes: Axes, *, title: str = "", x: str = "", y: str = "", title_p
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(_FAINT)
+    axes.set(**limits)
 
 
 def name_rows(axes: Axes, names: Sequence[str], *, margin: float) -> None:
@@ -101,8 +104,7 @@ def fraction_by_label(
     groups: pd.DataFrame, thresholds: Sequence[float], splits: Sequence[str], *, labels: Sequence[str] = LABEL_NAMES
 ) -> bytes:
     """Draw histograms of the tissue fraction by label, a panel per split; each label's bars sum to 100 %."""
-    figure = new_figure(WIDTH_IN, 2.9)
-    panels = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    figure, (panels,) = new_figure(WIDTH_IN, 2.9, 1, len(splits), sharey=True)
     # Blank patches have group -1 at every threshold, so the first one will do.
     has_group = threshold_attributes(groups)[0].groups_in(groups) >= 0
     edges = np.linspace(0, 1, 21)
@@ -121,8 +123,7 @@ def fraction_by_label(
             top = axes.get_xaxis_transform()
             axes.text(threshold, 1.0, f" {threshold:g}", transform=top, fontsize=8, va="top", color=INK)
         y = "share of the label's patches" if axes is panels[0] else ""
-        style_axes(axes, title=split, x="tissue fraction", y=y)
-        axes.set_xlim(0, 1)
+        style_axes(axes, title=split, x="tissue fraction", y=y, xlim=(0, 1))
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         percent_axis(axes)
         if axes.get_legend_handles_labels()[0]:
@@ -139,8 +140,8 @@ def group_counts(
     """
     thresholds = sorted(counts, key=float)
     names = [f"{number}  {name}" for number, name in enumerate(attribute.group_names)]
-    figure = new_figure(WIDTH_IN, 0.5 + (0.45 + 0.3 * len(names)) * len(thresholds))
-    panels = figure.subplots(len(thresholds), len(splits), sharey=True, squeeze=False)
+    height_in = 0.5 + (0.45 + 0.3 * len(names)) * len(thresholds)
+    figure, panels = new_figure(WIDTH_IN, height_in, len(thresholds), len(splits), sharey=True)
     for row, threshold in zip(panels, thresholds, strict=True):
         for axes, split in zip(row, splits, strict=True):
             n = np.asarray(counts[threshold][split]["counts"]).reshape(-1)
@@ -157,8 +158,8 @@ def group_counts(
 def group_accuracies(rows: pd.DataFrame, *, attribute: GroupingAttribute = BY_TISSUE) -> bytes:
     """Draw a forest plot: a row per run of a comparison, a column per group and one for WGA, with 95 % intervals."""
     names = attribute.group_names
-    figure = new_figure(WIDTH_IN * max(1.0, len(names) / 5), 1.15 + 0.36 * len(rows))
-    panels = figure.subplots(1, len(names) + 1, sharey=True)
+    width_in, height_in = WIDTH_IN * max(1.0, len(names) / 5), 1.15 + 0.36 * len(rows)
+    figure, (panels,) = new_figure(width_in, height_in, 1, len(names) + 1, sharey=True)
     columns = [
         (f"accuracy_{g}", f"{g}  {name.replace(', ', chr(10), 1)}", color)
         for g, (name, color) in enumerate(zip(names, group_colors(len(names)), strict=True))
@@ -193,8 +194,7 @@ def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: 
 
     `predictions` is run -> its predictions on one split: patch_id, label, tissue_fraction, probability.
     """
-    figure = new_figure(WIDTH_IN, 5.2)
-    panels = figure.subplots(2, len(predictions), sharex=True, sharey=True, squeeze=False)
+    figure, panels = new_figure(WIDTH_IN, 5.2, 2, len(predictions), sharex=True, sharey=True)
     for column, (run, table) in enumerate(predictions.items()):
         for label in (0, 1):
             axes = panels[label, column]
@@ -209,9 +209,9 @@ def probability_by_fraction(predictions: Mapping[str, pd.DataFrame], *, labels: 
                 x="tissue fraction" if label else "",
                 y="" if column else f"probability of {labels[1]}",
                 title_pt=9,
+                xlim=(0, 1),
+                ylim=(-0.03, 1.03),
             )
-            axes.set_xlim(0, 1)
-            axes.set_ylim(-0.03, 1.03)
     return png(figure)
 
 
@@ -240,17 +240,15 @@ def alpha_sweep(sweep: Mapping[str, Iterable[Mapping[str, Any]]], *, labels: Seq
 
     `sweep` is split -> steps of ``threshold`` and ``alpha`` (2 x 2, rows label; None for a label without patches).
     """
-    figure = new_figure(WIDTH_IN, 2.7)
-    panels = figure.subplots(1, len(sweep), sharey=True, squeeze=False)[0]
+    figure, (panels,) = new_figure(WIDTH_IN, 2.7, 1, len(sweep), sharey=True)
     for axes, (split, steps) in zip(panels, sweep.items(), strict=True):
         for label, color in enumerate(LABEL_COLORS):
             points = [(step["threshold"], step["alpha"][label][1]) for step in steps if step["alpha"][label]]
             if points:
                 x, y = np.array(points).T
                 axes.plot(x, y, color=color, linewidth=2, label=escape_formula(f"{label} {labels[label]}"))
-        style_axes(axes, title=split, x="tissue threshold", y="share with much tissue" if axes is panels[0] else "")
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1.05)
+        y = "share with much tissue" if axes is panels[0] else ""
+        style_axes(axes, title=split, x="tissue threshold", y=y, xlim=(0, 1), ylim=(0, 1.05))
         percent_axis(axes)
         axes.legend(fontsize=8.5, frameon=False, loc="upper right")
     return png(figure)
@@ -264,9 +262,11 @@ def training_histories(panels: Mapping[tuple[str, str], Sequence[pd.DataFrame]])
     """
     attributes = list(dict.fromkeys(attribute for attribute, _ in panels))
     methods = list(dict.fromkeys(method for _, method in panels))
-    figure = new_figure(WIDTH_IN if len(methods) > 1 else WIDTH_IN / 2, 0.4 + 3.3 * len(attributes))
-    ratios = [3, 2] * len(attributes)
-    grid = figure.subplots(2 * len(attributes), len(methods), squeeze=False, sharex="col", height_ratios=ratios)
+    width_in, n_rows = WIDTH_IN if len(methods) > 1 else WIDTH_IN / 2, len(attributes)
+    ratios = [3, 2] * n_rows
+    figure, grid = new_figure(
+        width_in, 0.4 + 3.3 * n_rows, 2 * n_rows, len(methods), sharex="col", height_ratios=ratios
+    )
     for row, attribute in enumerate(attributes):
         for column, method in enumerate(methods):
             upper, lower = grid[2 * row : 2 * row + 2, column]
@@ -319,22 +319,21 @@ def wga_sweep(panels: Mapping[str, Mapping[str, Sequence[pd.DataFrame]]]) -> byt
     }
     columns = min(len(panels), _SWEEP_COLUMNS)
     n_rows = -(-len(panels) // columns)
-    figure = new_figure(WIDTH_IN / 2 * columns, 0.5 + 3.2 * n_rows)
-    grid = figure.subplots(n_rows, columns, sharey=True, squeeze=False).reshape(-1)
-    for axes in grid[len(panels) :]:
+    figure, grid = new_figure(WIDTH_IN / 2 * columns, 0.5 + 3.2 * n_rows, n_rows, columns, sharey=True)
+    for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    for place, (axes, (trained, lines)) in enumerate(zip(grid, panels.items(), strict=False)):
+    for place, (axes, (trained, lines)) in enumerate(zip(grid.flat, panels.items(), strict=False)):
         _sweep_lines(axes, lines, colors)
         attribute = Attribute.from_label(trained)
         for cut in attribute.edges if attribute else ():
             axes.axvline(cut, color=INK, linewidth=1, linestyle=_DASHED)
         at = f"at threshold {trained}" if trained[:1].isdigit() else f"by {trained}"
         y = "" if place % columns else "worst-group accuracy"
-        style_axes(axes, title=f"trained {at}", x="tissue threshold of the evaluation", y=y)
-        axes.set_xlim(SWEEP_THRESHOLDS[0] - _HALF_STEP, SWEEP_THRESHOLDS[-1] + _HALF_STEP)
-        axes.set_ylim(-0.02, 1.02)
+        x_ends = SWEEP_THRESHOLDS[0] - _HALF_STEP, SWEEP_THRESHOLDS[-1] + _HALF_STEP
+        x = "tissue threshold of the evaluation"
+        style_axes(axes, title=f"trained {at}", x=x, y=y, xlim=x_ends, ylim=(-0.02, 1.02))
         percent_axis(axes)
-    handles = {text: line for axes in grid for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {text: line for axes in grid.flat for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, fontsize=8.5, frameon=False)
     return png(figure)
 
@@ -365,11 +364,11 @@ def search_trials(searches: Mapping[str, pd.DataFrame]) -> bytes:
     """
     columns = min(_SEARCH_COLUMNS, len(searches))
     n_rows = -(-len(searches) // columns)
-    figure = new_figure(WIDTH_IN if columns > 1 else 5.5, 0.3 + 2.9 * n_rows)
-    panels = figure.subplots(n_rows, columns, squeeze=False, sharey=True).ravel()
-    for axes in panels[len(searches) :]:
+    width_in = WIDTH_IN if columns > 1 else 5.5
+    figure, panels = new_figure(width_in, 0.3 + 2.9 * n_rows, n_rows, columns, sharey=True)
+    for axes in panels.flat[len(searches) :]:
         axes.set_visible(False)
-    for place, (axes, (run, trials)) in enumerate(zip(panels, searches.items(), strict=False)):
+    for place, (axes, (run, trials)) in enumerate(zip(panels.flat, searches.items(), strict=False)):
         _search_panel(axes, run, trials, y="" if place % columns else "validation")
     return png(figure)
 
@@ -377,9 +376,8 @@ def search_trials(searches: Mapping[str, pd.DataFrame]) -> bytes:
 def _search_panel(axes: Axes, run: str, trials: pd.DataFrame, *, y: str) -> None:
     by_s = "s" in trials and trials["s"].notna().any()
     x_name = "s" if by_s else "learning_rate"
-    style_axes(
-        axes, title=run, x="s = c (beta + 1)" if by_s else "learning rate (no s in this method)", y=y, title_pt=9
-    )
+    axis = "s = c (beta + 1)" if by_s else "learning rate (no s in this method)"
+    style_axes(axes, title=run, x=axis, y=y, title_pt=9, ylim=(-0.03, 1.03))
     if not by_s:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -405,6 +403,5 @@ def _search_panel(axes: Axes, run: str, trials: pd.DataFrame, *, y: str) -> None
     if by_s:
         axes.axvline(1, color=_FAINT, linewidth=1, linestyle=_DASHED, zorder=0)
         axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_ylim(-0.03, 1.03)
     percent_axis(axes)
     axes.legend(fontsize=8, frameon=False, loc="lower right")

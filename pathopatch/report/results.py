@@ -154,7 +154,22 @@ def results(study: Study) -> dict[str, Any]:
         if not isinstance(attribute, TissueBins):
             file = f"accuracies_{attribute.key}.png"
             n_others = int((table["threshold"] == attribute.tau).sum()) - len(rows)
-        attributes.append({**_by_attribute(rows, attribute), "file": file, "n_others": n_others})
+        records = rows.to_dict("records")
+        attributes.append(
+            {
+                "by": attribute.description,
+                "at": attribute.phrase,
+                "groups": attribute.group_names,
+                # Bins have groups of their own, so they need a key of their own.
+                "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
+                "problems": _group_problems(rows, attribute),
+                "n_groups": n_groups_of(rows.iloc[0]),
+                "rows": records,
+                "gains": [row for row in records if row["reference"] not in ("", row["run"])],
+                "file": file,
+                "n_others": n_others,
+            }
+        )
         pictures[file] = group_accuracies(rows, attribute=attribute)
     return {
         "group_key": group_key(study.attribute),
@@ -169,22 +184,6 @@ def _rows_by_bins(comparison: pd.DataFrame, bins: TissueBins) -> pd.DataFrame:
     rows = comparison[comparison["attribute"] == bins.label]
     trained_here = rows[rows["trained_attribute"].str.split(", ", regex=False).str[0] == bins.label]
     return in_order(rows if trained_here.empty else trained_here)
-
-
-def _by_attribute(rows: pd.DataFrame, attribute: GroupingAttribute) -> dict[str, Any]:
-    """Return the results of some runs by one attribute."""
-    records = rows.to_dict("records")
-    return {
-        "by": attribute.description,
-        "at": attribute.phrase,
-        "groups": attribute.group_names,
-        # Bins have groups of their own, so they need a key of their own.
-        "group_key": group_key(attribute) if isinstance(attribute, TissueBins) else [],
-        "problems": _group_problems(rows, attribute),
-        "n_groups": n_groups_of(rows.iloc[0]),
-        "rows": records,
-        "gains": [row for row in records if row["reference"] not in ("", row["run"])],
-    }
 
 
 def _over_seeds(study: Study, comparison: pd.DataFrame) -> list[dict[Any, Any]]:
@@ -250,7 +249,13 @@ def sweep(study: Study) -> dict[str, Any]:
     return {
         "panels": list(panels),
         "rows": runs.to_dict("records"),
-        "too_small": sorted({note for table in study.sweeps.values() for note in _too_small(table)}),
+        "too_small": sorted(
+            {
+                f"at {row['threshold']:g} {str(row['note']).removeprefix('too small: ')}"
+                for table in study.sweeps.values()
+                for row in table[~table["is_measured"].astype(bool)].to_dict("records")
+            }
+        ),
         "pictures": {"wga_sweep.png": wga_sweep(panels)},
     }
 
@@ -263,9 +268,3 @@ def _sweep_panels(runs: pd.DataFrame, sweeps: Mapping[str, pd.DataFrame]) -> dic
             trained = str(row["trained_attribute"]) or "another cohort"
             panels.setdefault(trained, {}).setdefault(str(row["method"]), []).append(sweeps[row["run"]])
     return panels
-
-
-def _too_small(sweep_table: pd.DataFrame) -> list[str]:
-    """Return the thresholds at which a group is too small, with the groups."""
-    rows = sweep_table[~sweep_table["is_measured"].astype(bool)].to_dict("records")
-    return [f"at {row['threshold']:g} {str(row['note']).removeprefix('too small: ')}" for row in rows]

@@ -109,10 +109,10 @@ def cohort_outliers(values: NDArray[np.float64], *, least_spread: float) -> NDAr
     ----------
     Iglewicz, Hoaglin, How to Detect and Handle Outliers, 1993: modified z-score above 3.5.
     """
-    known = values[~np.isnan(values)]
-    if len(known) < _LEAST_SLIDES:
+    finite = values[~np.isnan(values)]
+    if len(finite) < _LEAST_SLIDES:
         return np.zeros(len(values), np.bool_)
-    distance = np.abs(values - np.median(known))
+    distance = np.abs(values - np.median(finite))
     spread = max(1.4826 * float(np.nanmedian(distance)), least_spread)
     return distance > _OUTLIER_LIMIT * spread
 

@@ -12,7 +12,6 @@ import ipaddress
 import re
 import secrets
 import socket
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
@@ -30,7 +29,6 @@ MAX_BODY_BYTES = 64 * 1024
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """Names of this machine that need no token, as in a Host header."""
 
-_WRITE_HEADER = ("x-pathopatch", "review")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -140,10 +138,8 @@ def check_request(scope: Scope, access: Access) -> Response | None:
     if origin is not None and origin not in (f"http://{headers['host']}", f"https://{headers['host']}"):
         raise ReviewRefusedError(f"the origin {origin!r} is not this page", remedy="open the review page itself")
     # Another site's form can send a POST, but no header of its own.
-    if scope["method"] not in _READS:
-        name, value = _WRITE_HEADER
-        if headers.get(name) != value:
-            raise ReviewRefusedError("only the page itself may write", remedy="send the header X-Pathopatch: review")
+    if scope["method"] not in _READS and headers.get("x-pathopatch") != "review":
+        raise ReviewRefusedError("only the page itself may write", remedy="send the header X-Pathopatch: review")
     length = headers.get("content-length", "0")
     if not length.isdecimal() or int(length[:20]) > MAX_BODY_BYTES:
         raise body_too_large()
@@ -182,7 +178,7 @@ def _check_token(scope: Scope, headers: Headers, access: Access) -> Response | N
     query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
     offered = dict(query).get("token")
     if offered is not None and scope["method"] in _READS and access.is_token(offered):
-        return _token_page(scope["path"], ((name, value) for name, value in query if name != "token"), access)
+        return _token_page(scope["path"], [(name, value) for name, value in query if name != "token"], access)
     if not access.is_token(cookie):
         raise ReviewRefusedError(
             "this page requires its token", remedy="open the address that `pathopatch review` printed, with ?token="
@@ -190,12 +186,12 @@ def _check_token(scope: Scope, headers: Headers, access: Access) -> Response | N
     return None
 
 
-def _token_page(path: str, query: Iterable[tuple[str, str]], access: Access) -> Response:
+def _token_page(path: str, query: list[tuple[str, str]], access: Access) -> Response:
     """Return a page that sets the cookie and opens the same address without the token."""
     # No redirect: after a link in a mail the browser would follow it without the cookie, which is SameSite=Strict.
     onward = "/" + path.lstrip("/")  # `//name` would lead to another host
-    if rest := urlencode(list(query)):
-        onward += f"?{rest}"
+    if query:
+        onward += f"?{urlencode(query)}"
     target = html.escape(onward, quote=True)
     answer = HTMLResponse(
         '<!doctype html><html lang="en"><meta charset="utf-8"><title>pathopatch review</title>'

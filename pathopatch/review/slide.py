@@ -92,6 +92,9 @@ class ReviewedSlide:
         self._overviews: dict[int, NDArray[np.generic]] = {}
         self.folder = WorkFolder(out).heatmap(slide_id)
         self.facts = read_facts(out, slide_id)
+        width, height = self.facts["size_px"]
+        self.size = int(width), int(height)  # level-0 px
+        self.channels: tuple[str, ...] = tuple(self.facts["channels"])
 
     @cached_property
     def fingerprint(self) -> str:
@@ -102,17 +105,6 @@ class ReviewedSlide:
     def model_fingerprint(self) -> str:
         """Fingerprint of the model, or of the ensemble, that made the heatmap."""
         return str(self.facts["stamp"]["inputs"]["model"])[:_FINGERPRINT_DIGITS]
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height, level-0 px."""
-        width, height = self.facts["size_px"]
-        return int(width), int(height)
-
-    @property
-    def channels(self) -> tuple[str, ...]:
-        """Names of the channels, in the order of the pixels."""
-        return tuple(self.facts["channels"])
 
     @property
     def is_rgb(self) -> bool:
@@ -328,6 +320,11 @@ def join_patches(
     is_large = tissue_bin(tissue_fraction, (tau,), min_tissue=min_tissue)
     has_labels = bool((label >= 0).any())
     outcome = label if has_labels else is_tumour.astype(np.int64)
+    other = None
+    if beside is not None:
+        own, origins = (pd.MultiIndex.from_arrays(pair) for pair in ((x, y), (beside["x"], beside["y"])))
+        # An origin that the other run has not got is row -1, which is the NaN at the end.
+        other = np.append(beside["probability"].to_numpy(np.float64), np.nan)[origins.get_indexer(own)]
     return Patches(
         x=x,
         y=y,
@@ -341,12 +338,5 @@ def join_patches(
         group=np.where((outcome < 0) | (is_large < 0), -1, 2 * outcome + is_large),
         group_of="label" if has_labels else "prediction",
         tau=tau,
-        beside=None if beside is None else _probability_at(beside, x, y),
+        beside=other,
     )
-
-
-def _probability_at(table: pd.DataFrame, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return a table's probability of the patch at each origin, NaN where it has none."""
-    row = pd.MultiIndex.from_arrays([table["x"], table["y"]]).get_indexer(pd.MultiIndex.from_arrays([x, y]))
-    # An origin that is not in the table has row -1, which is the NaN at the end.
-    return np.append(table["probability"].to_numpy(np.float64), np.nan)[row]

@@ -128,7 +128,16 @@ def gallery(slide: ReviewedSlide, kind: str, limit: int = 24) -> list[dict[str, 
     is_candidate, rank = _ranked(patches, kind, slide.facts["decision_probability"])
     candidates = np.flatnonzero(is_candidate)
     order = np.lexsort((patches.x[candidates], patches.y[candidates], -rank[candidates]))
-    return [_entry(patches, row) for row in candidates[order][: max(0, limit)].tolist()]
+    return [
+        {
+            "x": int(patches.x[row]),
+            "y": int(patches.y[row]),
+            "probability": float(patches.probability[row]),
+            "tissue_fraction": float(patches.tissue_fraction[row]),
+            **_joined(patches, row),
+        }
+        for row in candidates[order][: max(0, limit)].tolist()
+    ]
 
 
 def _ranked(patches: Patches, kind: str, decision_probability: float) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -150,16 +159,6 @@ def _ranked(patches: Patches, kind: str, decision_probability: float) -> tuple[N
     assert patches.beside is not None  # else `available_kinds` has no "disagreement"
     gap = np.abs(patches.probability - patches.beside)
     return gap > 0, np.nan_to_num(gap)
-
-
-def _entry(patches: Patches, row: int) -> dict[str, Any]:
-    return {
-        "x": int(patches.x[row]),
-        "y": int(patches.y[row]),
-        "probability": float(patches.probability[row]),
-        "tissue_fraction": float(patches.tissue_fraction[row]),
-        **_joined(patches, row),
-    }
 
 
 def _joined(patches: Patches, row: int) -> dict[str, Any]:
