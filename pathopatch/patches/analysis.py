@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import UNCERTAIN_BELOW, TileConfig
 from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, NonFiniteError, NoTissueError
-from pathopatch.patches.annotations.tissue_outlines import read_tissue_mask
+from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
 from pathopatch.patches.tissue import TissueModel, nearest_part, supplied_tissue

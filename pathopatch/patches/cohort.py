@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +110,8 @@ def cohort_config(
             remedy="write train, val or test into the manifest's column split, or use [tile.intensity] scope = 'slide'",
         )
     usable = [row for row in training if row.slide_id in fingerprints]
-    inputs = {row.slide_id: fingerprint([fingerprints[row.slide_id], *_mask_fingerprint(row)]) for row in usable}
+    masks = {row.slide_id: [] if row.tissue_mask is None else [fingerprint_file(row.tissue_mask)] for row in usable}
+    inputs = {name: fingerprint([fingerprints[name], *mask]) for name, mask in masks.items()}
     settings = {"intensity": config.intensity, "tissue": config.tissue, "mpp": config.mpp}
     stamp = Stamp(stage="windows", settings=settings, inputs=inputs)
     path = work / NAME
@@ -126,10 +126,6 @@ def cohort_config(
     cohort_windows = {name: (float(low), float(high)) for name, (low, high) in windows.items()}
     intensity = config.intensity.model_copy(update={"windows": cohort_windows | config.intensity.windows})
     return config.model_copy(update={"intensity": intensity})
-
-
-def _mask_fingerprint(row: SlideRow) -> list[str]:
-    return [] if row.tissue_mask is None else [fingerprint_file(row.tissue_mask)]
 
 
 def _pool_windows(
@@ -178,7 +174,13 @@ def find_background_levels(
 
     Levels are by slide_id and channel, in source units; they come from the certain slides of `cohort`.
     """
-    entries = {slide: entry for slide in cohort if (entry := _status_without_cohort_levels(work, slide))}
+    entries = {slide: read_status(work, slide).get(STAGE, {}) for slide in cohort}
+    # A slide with the cohort's level would confirm it.
+    entries = {
+        slide: entry
+        for slide, entry in entries.items()
+        if entry.get("tissue_confidence") is not None and not entry["cohort_levels"]
+    }
     uncertain = [slide for slide, entry in entries.items() if entry["tissue_confidence"] < UNCERTAIN_BELOW]
     candidates = [slide for slide in uncertain if slide in slide_ids]
     if not candidates:
@@ -186,26 +188,17 @@ def find_background_levels(
     certain = [slide for slide in entries if slide not in set(uncertain)]
     # Every k-th of the slides: opening the stores of a large cohort takes longer than the median.
     step = max(1, len(certain) // _MOST_SLIDES)
-    cohort_levels = _agreed_levels([_attributes(work, slide)["tissue"]["levels"] for slide in certain[::step]])
+    stores = {slide: PatchStore(WorkFolder(work).store(slide)).attributes for slide in (*certain[::step], *candidates)}
+    cohort_levels = _agreed_levels([stores[slide]["tissue"]["levels"] for slide in certain[::step]])
     levels_by_slide = {}
     for slide in candidates:
-        attributes = _attributes(work, slide)
+        attributes = stores[slide]
         own = attributes["tissue"]["levels"]
         levels = {name: cohort_levels[name] for name in attributes["channels"] if name in cohort_levels}
         # A slide that already has the cohort's level is uncertain for another reason and keeps its doubts.
         if any(name not in own or not _is_close(own[name], level) for name, level in levels.items()):
             levels_by_slide[slide] = levels
     return levels_by_slide
-
-
-def _status_without_cohort_levels(work: Path, slide_id: str) -> dict[str, Any]:
-    """Return the status of a tiled slide; nothing if its level is the cohort's, which would confirm itself."""
-    entry = read_status(work, slide_id).get(STAGE, {})
-    return {} if entry.get("tissue_confidence") is None or entry["cohort_levels"] else entry
-
-
-def _attributes(work: Path, slide_id: str) -> dict[str, Any]:
-    return PatchStore(WorkFolder(work).store(slide_id)).attributes
 
 
 def _agreed_levels(slides: Sequence[Mapping[str, float]]) -> dict[str, float]:

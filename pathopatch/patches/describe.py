@@ -111,29 +111,21 @@ class Description:
         ]
         if (width, height) != self.size:
             lines.append(("scanned part", f"{width} x {height} px at ({x}, {y})"))
-        return [*lines, *self._level_lines(), *self._tissue_lines(), *self._channel_lines()]
-
-    def _level_lines(self) -> list[tuple[str, str]]:
-        """Return the level from which patches of the target mpp are read."""
-        if self.target_mpp is None or self.analysis is None:
-            return []
-        downsample = self.analysis.grid.downsample
-        level = level_for([level.downsample for level in self.levels], downsample, exact_factor=EXACT_READ_FACTOR)
-        scale = self.levels[level].downsample
-        side = f"{downsample / scale:.4g}"
-        text = f"level {level} (1/{scale:g}), {side} x {side} px to one"
-        return [(f"at {self.target_mpp:g} um/px", f"read from {text}")]
-
-    def _tissue_lines(self) -> list[tuple[str, str]]:
         if self.analysis is None:
-            return [("tissue", "not sought: its sizes in um need the mpp")]
+            return [*lines, ("tissue", "not sought: its sizes in um need the mpp"), *self._channel_lines()]
+        if self.target_mpp is not None:
+            downsample = self.analysis.grid.downsample
+            level = level_for([level.downsample for level in self.levels], downsample, exact_factor=EXACT_READ_FACTOR)
+            scale = self.levels[level].downsample
+            side = f"{downsample / scale:.4g}"
+            text = f"read from level {level} (1/{scale:g}), {side} x {side} px to one"
+            lines.append((f"at {self.target_mpp:g} um/px", text))
         tissue = self.analysis.tissue
-        lines = [("not scanned", f"{tissue.unscanned_share:.1%} of the slide")] if tissue.unscanned_share else []
-        confidence = f"confidence {tissue.confidence:.2f}"
-        if tissue.threshold is None:
-            return [*lines, ("tissue", f"none found, {confidence}")]
-        above = "" if tissue.threshold < 0 else f", above {tissue.threshold:.3f} of the signal"
-        return [*lines, ("tissue", f"{self.tissue_share:.1%} of the slide{above}, {confidence}")]
+        if tissue.unscanned_share:
+            lines.append(("not scanned", f"{tissue.unscanned_share:.1%} of the slide"))
+        above = "" if (tissue.threshold or 0) < 0 else f", above {tissue.threshold or 0:.3f} of the signal"
+        share = "none found" if tissue.threshold is None else f"{self.tissue_share:.1%} of the slide{above}"
+        return [*lines, ("tissue", f"{share}, confidence {tissue.confidence:.2f}"), *self._channel_lines()]
 
     def _channel_lines(self) -> list[tuple[str, str]]:
         lines = []

@@ -147,7 +147,8 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
     listed: set[str] = set()
     names: dict[str, str] = {}
     splits: dict[str, dict[str, int | None]] = defaultdict(dict)
-    for row in cells.to_dict("records"):
+    fractions = pd.to_numeric(cells["tissue_fraction"], errors="coerce")
+    for row, fraction in zip(cells.to_dict("records"), fractions, strict=True):
         splits[row["patient_id"]].setdefault(row["split"].casefold(), row["row"])
         checks = (
             ("label", row["label"] in _LABELS, "INPUT_UNSUPPORTED", "not a label", "write 1, 0, or nothing"),
@@ -158,7 +159,7 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
             ("path", Path(row["file"]).is_file(), "INPUT_MISSING", "no such file",
              f"correct the path (relative to {place.parent})"),
             ("path", row["file"] not in listed, "DUPLICATE_ID", "the file is listed twice", "list each patch once"),
-            ("tissue_fraction", not has_fractions or _is_fraction(row["tissue_fraction"]), "INPUT_UNSUPPORTED",
+            ("tissue_fraction", not has_fractions or 0 <= fraction <= 1, "INPUT_UNSUPPORTED",
              "not in [0, 1]", "give a number from 0 to 1 in every row, or in none"),
             ("label_name", names.setdefault(row["label"], row["label_name"]) == row["label_name"], "INPUT_UNSUPPORTED",
              f"label {row['label']} was {names[row['label']]!r} before", "give each label one name, in every row"),
@@ -176,13 +177,6 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
                 message=f"the patient is in the splits {', '.join(split or '(empty)' for split in sorted(rows))}",
                 remedy="keep each patient in one split",
             )  # fmt: skip
-
-
-def _is_fraction(text: str) -> bool:
-    try:
-        return 0 <= float(text) <= 1
-    except ValueError:
-        return False
 
 
 def _find_leaks(cells: pd.DataFrame) -> Iterator[Problem]:
@@ -238,7 +232,10 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
     """
     specs = [_image_spec(path) for path in paths]
     if ready is not None and ready.px is not None:
-        shrinkage = _common_shrinkage(specs, ready.px, ready.fit)
+        sizes = [(spec.width, spec.height) for spec in specs]
+        sides = [min(size) for size in sizes] if ready.fit == "crop" else [side for size in sizes for side in size]
+        low, high = min(sides), max(sides)
+        shrinkage = math.sqrt(low * high) / ready.px if mpp_agrees(low, high) else None
         # After that, images differ only in what resizing cannot change: dtype and channels.
         specs = [replace(spec, width=ready.px, height=ready.px, fit=ready.fit, shrinkage=shrinkage) for spec in specs]
     counts = Counter(specs)
@@ -283,14 +280,6 @@ def _image_spec(path: Path) -> ImageSpec:
             f"{image.samples} values a pixel (alpha or CMYK)", place=str(path), remedy="save it as grey values or RGB"
         )
     return ImageSpec(("C0",) if image.samples == 1 else _RGB, f"uint{image.bits}", image.width, image.height)
-
-
-def _common_shrinkage(specs: Sequence[ImageSpec], px: int, fit: Literal["crop", "stretch"]) -> float | None:
-    """Return the original px per px at a side of `px`; None if the images differ by over 2 %."""
-    sizes = [(spec.width, spec.height) for spec in specs]
-    sides = [min(size) for size in sizes] if fit == "crop" else [side for size in sizes for side in size]
-    low, high = min(sides), max(sides)
-    return math.sqrt(low * high) / px if mpp_agrees(low, high) else None
 
 
 def read_image(path: Path, spec: ImageSpec) -> NDArray[np.generic]:

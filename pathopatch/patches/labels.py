@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import AnnotationConfig, LabelConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
-from pathopatch.patches.annotations.masks import MaskFractions, check_mask
+from pathopatch.patches.annotations.masks import MaskFractions, check_mask, check_tissue_mask
 from pathopatch.patches.annotations.outlines import Outlines, place_on_slide, read_annotations
 from pathopatch.patches.annotations.polygons import PolygonFractions
-from pathopatch.patches.annotations.tissue_outlines import check_tissue_mask
 
 _log = logging.getLogger(__name__)
 

@@ -384,18 +384,13 @@ def _has_smooth_tissue(overview: Overview, evidence: Evidence, tissue: TissueMod
         limit = max(1.5 * float(np.percentile(roughness(glass[::4]), 75)), _LEAST_ROUGHNESS)
     places = places[roughness(places) <= limit]
     if colour is not None and places.size > least_px:
-        places = places[_colourfulness(planes, colour, places) <= _GLASS_COLOUR]
+        # The range of the channels' transmissions over the largest: 0 for grey in any light.
+        blurred = [cv2.boxFilter(plane, cv2.CV_32F, (_SMOOTH_PX, _SMOOTH_PX)) for plane in planes]
+        transmissions = [plane.ravel()[places] / level for plane, level in zip(blurred, colour.tolist(), strict=True)]
+        largest = np.maximum.reduce(transmissions)
+        colourfulness = (largest - np.minimum.reduce(transmissions)) / np.maximum(largest, 1e-6)
+        places = places[colourfulness <= _GLASS_COLOUR]
     return places.size > least_px
-
-
-def _colourfulness(
-    planes: Sequence[NDArray[Any]], glass: NDArray[np.float64], at: NDArray[np.intp]
-) -> NDArray[np.float32]:
-    """Return the range of the channels' transmissions over the largest, at flat indices: 0 for grey in any light."""
-    blurred = [cv2.boxFilter(plane, cv2.CV_32F, (_SMOOTH_PX, _SMOOTH_PX)) for plane in planes]
-    transmissions = [plane.ravel()[at] / level for plane, level in zip(blurred, glass.tolist(), strict=True)]
-    largest = np.maximum.reduce(transmissions)
-    return np.asarray((largest - np.minimum.reduce(transmissions)) / np.maximum(largest, 1e-6), np.float32)
 
 
 def _channel_agreement(

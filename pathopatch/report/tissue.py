@@ -20,7 +20,7 @@ from pathopatch.core.files import atomic_path, inside, read_json, write_bytes, w
 from pathopatch.core.progress import Progress
 from pathopatch.core.text import pluralize
 from pathopatch.patches import PatchStore
-from pathopatch.patches.annotations.tissue_outlines import tissue_geojson
+from pathopatch.patches.annotations.polygons import tissue_geojson
 from pathopatch.patches.picture import (
     FAINT,
     INK,

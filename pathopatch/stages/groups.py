@@ -23,9 +23,9 @@ from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputMissingError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import assign_groups, assign_splits, given_splits
+from pathopatch.groups.assign import assign_folds, split_in_fold
 from pathopatch.groups.decisions.decision import AppliedDecisions, RecordedDecision, apply_decisions
 from pathopatch.groups.decisions.table import read_decisions
-from pathopatch.groups.splits import assign_folds, split_in_fold
 from pathopatch.slides.manifest import SPLITS
 from pathopatch.stages.audit import is_audited, write_audit
 

@@ -7,7 +7,7 @@ import pytest
 from pathopatch.core.artefacts import Stamp
 from pathopatch.core.config import GroupsConfig, SplitsConfig, StudyConfig, TrainConfig, parse
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.groups.splits import assign_folds, split_in_fold
+from pathopatch.groups.assign import assign_folds, split_in_fold
 from pathopatch.stages.audit import audit_text
 from pathopatch.stages.groups import fold_tables, write_folds
 from pathopatch.training import runs_with_groups

@@ -67,7 +67,14 @@ class Decision:
             what = "a slide" if self.x is None else "a patch"
             raise _refused("verdict", self.verdict, f"no verdict on {what}", f"write {', '.join(allowed)}")
         for name, longest in _MAX_CHARACTERS.items():
-            _check_text(name, getattr(self, name), longest)
+            text = getattr(self, name)
+            if not isinstance(text, str):
+                raise _refused(name, text, "no text", "write text")
+            if len(text) > longest:
+                raise _refused(name, f"{text[:20]}…", f"{len(text)} characters", f"use {longest} at most")
+            # SQLite ends text at a zero byte, and a lone surrogate cannot be encoded as UTF-8.
+            if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise _refused(name, text, "characters that no file holds", "write plain text")
         if not self.reviewer.strip():
             raise _refused("reviewer", self.reviewer, "nobody is named", "name who decides")
         if self.threshold is not None and not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
@@ -136,17 +143,6 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _check_text(name: str, value: object, longest: int) -> None:
-    """Refuse values that are no text, or that no file can hold."""
-    if not isinstance(value, str):
-        raise _refused(name, value, "no text", "write text")
-    if len(value) > longest:
-        raise _refused(name, f"{value[:20]}…", f"{len(value)} characters", f"use {longest} at most")
-    # SQLite ends text at a zero byte, and a lone surrogate cannot be encoded as UTF-8.
-    if "\0" in value or any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise _refused(name, value, "characters that no file holds", "write plain text")
-
-
 def _refused(column: str, value: object, message: str, remedy: str) -> InputUnsupportedError:
     return InputUnsupportedError(f"{value!r}: {message}", place=column, remedy=remedy)
 
@@ -203,7 +199,14 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
         for row in current_here
         if row.x is not None and row.slide_id not in rejected
     }
-    _require_tiled(kept, verdicts)
+    # A reviewer's work on patches that do not exist would be lost silently.
+    if missing := sorted(set(verdicts) - set(kept["patch_id"].astype(str))):
+        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+        raise InputMissingError(
+            f"{len(missing)} relabelled patches are not among those that were tiled: {shown}",
+            place="decisions, columns x and y",
+            remedy="predict with the patch and stride of the work folder, and decide there; or remove these rows",
+        )
     decided = kept["patch_id"].map({patch_id: _LABELS[verdict] for patch_id, verdict in verdicts.items()})
     label = decided.fillna(kept["label"]).astype(kept["label"].dtype)
     counts = Counter(verdicts.values())
@@ -218,18 +221,6 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
     }
     changed = frozenset(kept.loc[label != kept["label"], "patch_id"].astype(str))
     return AppliedDecisions(kept.assign(label=label), summary, changed)
-
-
-def _require_tiled(patches: pd.DataFrame, verdicts: Mapping[str, str]) -> None:
-    """Refuse labels of patches that do not exist: a reviewer's work would be lost silently."""
-    missing = sorted(set(verdicts) - set(patches["patch_id"].astype(str)))
-    if missing:
-        shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
-        raise InputMissingError(
-            f"{len(missing)} relabelled patches are not among those that were tiled: {shown}",
-            place="decisions, columns x and y",
-            remedy="predict with the patch and stride of the work folder, and decide there; or remove these rows",
-        )
 
 
 def decision_summary(summary: Mapping[str, Any]) -> str:

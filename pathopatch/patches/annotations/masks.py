@@ -1,4 +1,4 @@
-"""Measure the fraction of each patch that a raster mask sets. Masks cover the whole slide, at any scale.
+"""Read masks of a whole slide, at any scale, and measure the fraction of each patch that they set.
 
 A fraction is the exact area mean of the mask over the patch's part on the slide. Mask pixels are squares: the edge of a
 patch cuts them.
@@ -6,17 +6,24 @@ patch cuts them.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputUnsupportedError, ModalityMismatchError
+from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
+from pathopatch.patches.annotations.polygons import rasterize
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.image_file import MAX_PIXELS, raster
+from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
 
+_CUT_OUT_CLASS = "Ignore*"  # QuPath's own name for outlines that do not count
+_log = logging.getLogger(__name__)
 _MAX_ASPECT_DIFFERENCE = 0.02
 _HALF_UINT8 = 127  # a mask of 0 and 255, or a JPEG, is set above this
 _BAND_BYTES = 64 * 2**20
@@ -127,6 +134,50 @@ def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = Fals
         _fractions_by_bands(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
     else:
         read_mask(path)
+
+
+def read_tissue_mask(
+    path: Path, *, slide_size: tuple[int, int], overview_px: tuple[int, int], bounds_origin: tuple[int, int] = (0, 0)
+) -> NDArray[np.bool_]:
+    """Return a supplied tissue mask, bool: a raster at its own scale, outlines at that of the overview.
+
+    A pixel is set where its centre is inside an outline. Outlines of every class are tissue, those of QuPath's class
+    ``Ignore*`` are cut out of it; a file without outlines means no tissue. Sizes are (width, height); `slide_size` and
+    `bounds_origin`, which is added to QuPath's points and not to ASAP's, are level-0 px.
+
+    Raises
+    ------
+    ModalityMismatchError
+        The raster is out of proportion, or every outline is outside the slide.
+    InputMissingError, InputCorruptError, InputTooLargeError, InputUnsupportedError
+        See `read_mask` and `read_annotations`.
+    """
+    if not _is_outlines(path):
+        mask = read_mask(path)
+        require_proportions((mask.shape[1], mask.shape[0]), slide_size, place=str(path))
+        return mask
+    outlines = read_annotations(path)
+    names, shapes, warnings = place_on_slide(
+        outlines, slide_size=slide_size, bounds_origin=bounds_origin if outlines.is_from_bounds else (0, 0)
+    )
+    for warning in outlines.skipped_text() + warnings:
+        _log.warning("%s: %s", path.name, warning)
+    is_cut_out = names == _CUT_OUT_CLASS
+    region = shapely.difference(shapely.union_all(shapes[~is_cut_out]), shapely.union_all(shapes[is_cut_out]))
+    scale = np.array(overview_px) / slide_size
+    return rasterize(shapely.transform(region, lambda xy: xy * scale), overview_px)
+
+
+def check_tissue_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False) -> None:
+    """Refuse a tissue mask that is missing or broken; otherwise as `check_mask` and `read_annotations`."""
+    if _is_outlines(path):
+        read_annotations(path)
+    else:
+        check_mask(path, slide_size, is_quick=is_quick, is_banded=False)
+
+
+def _is_outlines(path: Path) -> bool:
+    return path.name.lower().endswith(ANNOTATION_SUFFIXES)
 
 
 def _is_large(path: Path) -> bool:

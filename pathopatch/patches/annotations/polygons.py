@@ -1,17 +1,25 @@
-"""Convert polygons to area fractions of patches and to masks, and masks to polygons."""
+"""Convert polygons to area fractions of patches and to masks, and masks to polygons and their GeoJSON."""
 
 from __future__ import annotations
 
+import json
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from scipy import ndimage
 
 _MAX_VERTICES = 128  # of a piece; half or twice as many take about as long
 _CHUNK = 8192  # patches at a time, to bound the memory
 _MIN_SIDE_PX = 1.0  # level-0 px; smaller pieces are not cut further, however many vertices they have
+_TISSUE_CLASS = "Tissue"
+_COLOR = [0, 160, 90]
+_TOLERANCE_PX = 1.0  # of the overview: a staircase of pixels becomes a line
+_MAX_AREA_CHANGE = 0.02
+_NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:tissue")
 
 
 class PolygonFractions:
@@ -144,3 +152,47 @@ def _runs(
     line, first = np.nonzero(edges & (~before | is_crossing[:, :-1]))
     _, last = np.nonzero(edges & (~after | is_crossing[:, 1:]))
     return line, first, last + 1
+
+
+def tissue_geojson(
+    mask: NDArray[np.bool_],
+    *,
+    slide_id: str,
+    slide_size: tuple[int, int],
+    bounds_origin: tuple[int, int] = (0, 0),
+) -> str:
+    """Return a mask's outlines as QuPath's GeoJSON, one annotation of the class "Tissue" for each connected piece.
+
+    It is a FeatureCollection with one feature a line. Equal arguments give equal text.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (h, w)
+        Tissue on the overview, which covers the whole slide.
+    slide_id : str
+        Part of each annotation's id, with the corner of its piece.
+    slide_size, bounds_origin : tuple of int
+        (width, height), and (x, y) of the slide's bounds, from which QuPath measures; level-0 px.
+    """
+    labels, _ = ndimage.label(mask)  # connected by sides, as `mask_polygons` needs
+    # Fewer corners, unless the area changes by more than 2 %: thin fibres would lose half of it to the tolerance.
+    polygons = mask_polygons(mask, labels)
+    fewer, area = shapely.simplify(polygons, _TOLERANCE_PX, preserve_topology=True), shapely.area(polygons)
+    is_close = shapely.is_valid(fewer) & (np.abs(shapely.area(fewer) - area) <= _MAX_AREA_CHANGE * area)
+    polygons = shapely.orient_polygons(shapely.normalize(np.where(is_close, fewer, polygons)))
+    scale = np.array(slide_size) / mask.shape[::-1]
+    features = []
+    for polygon in polygons:
+        rings = [
+            shapely.get_coordinates(ring) * scale - bounds_origin for ring in (polygon.exterior, *polygon.interiors)
+        ]
+        # An id that depends on the place alone: a second export replaces the first one in QuPath.
+        first = min(rings[0].tolist(), key=lambda at: (at[1], at[0]))
+        feature = {
+            "type": "Feature",
+            "id": str(uuid.uuid5(_NAMESPACE, f"{slide_id}/{first[0]:g},{first[1]:g}")),
+            "geometry": {"type": "Polygon", "coordinates": [np.round(ring, 2).tolist() for ring in rings]},
+            "properties": {"objectType": "annotation", "classification": {"name": _TISSUE_CLASS, "color": _COLOR}},
+        }
+        features.append(json.dumps(feature))
+    return '{"type": "FeatureCollection", "features": [\n' + ",\n".join(features) + "\n]}\n"

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from pathopatch.core.config import TileConfig
 from pathopatch.core.errors import InputCorruptError, ModalityMismatchError, StaleArtefactError
 from pathopatch.patches.analysis import analyse_slide
-from pathopatch.patches.annotations.polygons import rasterize
-from pathopatch.patches.annotations.tissue_outlines import read_tissue_mask, tissue_geojson
+from pathopatch.patches.annotations.masks import read_tissue_mask
+from pathopatch.patches.annotations.polygons import rasterize, tissue_geojson
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.tile import tile_slide
 from pathopatch.slides import open_slide
