@@ -1,10 +1,12 @@
 """The slide's page: what its heat layer shows, counts and hides, and what a click on a patch tells."""
 
+import shutil
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 from made_predictions import MODALITIES, SLIDES, facts_of, table_of
-from pages import filled, middle, set_range
+from pages import filled, middle, serving, set_range
 from playwright.sync_api import expect
 
 from pathopatch.heatmaps.pyramids import read_ome_tiff
@@ -154,6 +156,17 @@ def test_the_other_run_is_one_key_away(predicted, address, visit):
     assert "run B" in page.locator("#legend .legend-title").text_content()
     page.locator("[data-does=beside]").click()
     assert window.positives() == facts_of(predicted.out, SLIDES[0])["counts"]["tumour"]
+
+
+def test_a_slide_that_run_b_lacks_has_the_reason_among_its_warnings(predicted, folder, tmp_path, visit):
+    other = shutil.copytree(predicted.beside, tmp_path / "other", ignore=shutil.ignore_patterns("review.sqlite*"))
+    shutil.rmtree(other / "heatmaps" / SLIDES[0])
+    (other / "status" / f"{SLIDES[0]}.json").unlink()
+    with serving(folder, "--beside", other) as address:
+        page = visit(address).slide(SLIDES[0])
+        expect(page.locator("#warnings")).to_contain_text("There is no run B: other")
+        expect(page.locator("#warnings")).to_contain_text("has no slide of this id")
+        expect(page.locator("#runs")).to_be_hidden()
 
 
 def test_the_difference_is_run_a_minus_run_b(predicted, address, visit):

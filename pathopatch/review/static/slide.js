@@ -149,7 +149,8 @@ function describe(facts) {
     ["Flagged", percent(summary.flagged_share)],
     ["Heatmap", el("code", {}, facts.fingerprint)],
   ]);
-  byId("warnings").replaceChildren(...(facts.warnings ?? []).map((warning) => el("li", {}, warning)));
+  const noRunB = facts.why_no_beside ? [`There is no run B: ${facts.why_no_beside}`] : [];
+  byId("warnings").replaceChildren(...[...(facts.warnings ?? []), ...noRunB].map((warning) => el("li", {}, warning)));
   byId("no-slide").hidden = facts.has_slide;
   if (!facts.has_slide) byId("no-slide").textContent = `The slide itself is not shown: ${facts.why_no_slide ?? "its file is not there"}`;
 }
