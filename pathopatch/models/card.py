@@ -48,6 +48,7 @@ _MEASURES = (
     ("average", "accuracy"),
 )
 _LOSSES = {"nll": "negative log-likelihood", "nll_at_one": "the same with temperature 1"}
+_UNKNOWN = "not known"
 _FINGERPRINTS = ("groups", "patches", "config")
 
 
@@ -114,11 +115,9 @@ def intensity_text(spec: BundleSpec) -> str:
     percentiles = f"percentiles {rule.low_percentile:g} to {rule.high_percentile:g} of tissue"
     if rule.scope == "cohort":
         return f"{given} (given, or {percentiles} over the training slides)"
-    return (
-        f"{given} (given); other channels {percentiles}, per slide"
-        if given
-        else f"{percentiles}, per slide and channel"
-    )
+    if given:
+        return f"{given} (given); other channels {percentiles}, per slide"
+    return f"{percentiles}, per slide and channel"
 
 
 def _data(spec: BundleSpec) -> str:
@@ -127,7 +126,8 @@ def _data(spec: BundleSpec) -> str:
     if not summaries:
         return "The bundle does not say how many slides, patients and patches it was trained on."
     rows = [
-        (f"{name} on {_splits(part)}", part["slides"], part["patients"], part["patches"]) for name, part in summaries
+        (f"{name} on {' and '.join(part['splits'])}", part["slides"], part["patients"], part["patches"])
+        for name, part in summaries
     ]
     parts = [_table(("", "slides", "patients", "patches"), rows)]
     if spec.data.get("learnt_from_val"):
@@ -211,10 +211,6 @@ def _limits_of_data(spec: BundleSpec) -> list[str]:
     return limits
 
 
-def _splits(part: Mapping[str, Any]) -> str:
-    return " and ".join(part["splits"])
-
-
 def _grouping(part: Mapping[str, Any]) -> tuple[str, list[str]]:
     return part["by"], list(part["attributes"])
 
@@ -230,19 +226,15 @@ def _groups(spec: BundleSpec, part: Mapping[str, Any]) -> list[str]:
 
 
 def _interval(metrics: Mapping[str, Any], name: str) -> str:
-    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
-    return f"{_number(low)} to {_number(high)}" if _is_number(low) and _is_number(high) else "not known"
+    low, high = (_number(metrics.get(f"{name}_{end}")) for end in ("low", "high"))
+    return _UNKNOWN if _UNKNOWN in (low, high) else f"{low} to {high}"
 
 
 def _number(value: Any) -> str:
-    """Return a number as text."""
-    if isinstance(value, float):
-        return f"{value:.4g}" if _is_number(value) else "not known"
-    return "not known" if value is None else str(value)  # a file stores NaN as null: both read the same
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and value == value
+    """Return a number as text; a file stores NaN as null, and both read the same."""
+    if value is None or value != value:
+        return _UNKNOWN
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import cv2
 import numpy as np
@@ -45,9 +44,9 @@ class PatchClassifier:
         self.spec = spec
         self.device = device or torch.device("cpu")
         self.network = network  # as given: exports need it
-        shape = len(spec.channels), spec.input_px
-        self.precision: Precision = pick_precision(network, *shape, device=self.device, requested=precision)
-        self._inference_network = prepare_network(network, self.precision, *shape, device=self.device)
+        self.precision, self._inference_network = pick_precision(
+            network, len(spec.channels), spec.input_px, device=self.device, requested=precision
+        )
         self._mean = np.array(spec.mean, dtype=np.float32)[:, None, None]  # (C, 1, 1)
         self._std = np.array(spec.std, dtype=np.float32)[:, None, None]
 
@@ -172,30 +171,31 @@ def is_bfloat16_native(device: torch.device) -> bool:
 
 def pick_precision(
     network: nn.Module, channels: int, input_px: int, *, device: torch.device, requested: str = "auto"
-) -> Precision:
-    """Return the precision to predict in: ``auto``, ``float32`` or ``bfloat16`` as `requested`.
+) -> tuple[Precision, nn.Module]:
+    """Return the precision to predict in, ``float32`` or ``bfloat16``, and the network prepared for it.
 
     ``auto`` takes bfloat16 if the device has it in hardware and the logits of a fixed set of patches differ from those
     of float32 by at most 0.05. So the choice depends on network and machine alone, never on the slide.
     """
-    if requested in ("float32", "bfloat16"):
-        return cast(Precision, requested)
-    if requested != "auto":
+    if requested not in ("auto", "float32", "bfloat16"):
         raise InputUnsupportedError(
             f"no precision {requested!r}", place="[predict] precision", remedy="use 'auto', 'float32' or 'bfloat16'"
         )
-    if not is_bfloat16_native(device):
-        return "float32"
+    if requested == "bfloat16":
+        return "bfloat16", prepare_network(network, "bfloat16", channels, input_px, device=device)
+    full_network = prepare_network(network, "float32", channels, input_px, device=device)
+    if requested == "float32" or not is_bfloat16_native(device):
+        return "float32", full_network
     probe = probe_patches(channels, input_px)
     batch = forward_batch_size(input_px, device)
-    full = predict_logits(prepare_network(network, "float32", channels, input_px, device=device), probe, batch=batch)
+    full = predict_logits(full_network, probe, batch=batch)
     try:
         short_network = prepare_network(network, "bfloat16", channels, input_px, device=device)
         short = predict_logits(short_network, probe, batch=batch)
     except RuntimeError:  # an operation of this network has no form for bfloat16, or refuses to mix types
-        return "float32"
-    difference = float(np.abs(full - short).max())
-    return "bfloat16" if difference <= _LOGIT_TOLERANCE else "float32"  # NaN is not <=
+        return "float32", full_network
+    is_near = float(np.abs(full - short).max()) <= _LOGIT_TOLERANCE  # NaN is not <=
+    return ("bfloat16", short_network) if is_near else ("float32", full_network)
 
 
 def forward_batch_size(input_px: int, device: torch.device) -> int:

@@ -22,22 +22,29 @@ class _Linear(nn.Module):
         return x.mean(dim=(1, 2, 3))[:, None] * self.weight + self.weight
 
 
+def _picked(network, channels=3, input_px=8, requested="auto"):
+    """The precision that is picked, of which the prepared network is, too."""
+    precision, ready = pick_precision(network, channels, input_px, device=torch.device("cpu"), requested=requested)
+    is_short = any(parameter.dtype == torch.bfloat16 for parameter in ready.parameters())
+    assert is_short == (precision == "bfloat16")
+    return precision
+
+
 @pytest.mark.parametrize(("scale", "picked"), [(0.1, "bfloat16"), (1001.0, "float32"), (float("nan"), "float32")])
 def test_bfloat16_is_taken_only_where_its_logits_agree(monkeypatch, scale, picked):
     monkeypatch.setattr(forward, "is_bfloat16_native", lambda device: True)
-    assert pick_precision(_Linear(scale), 3, 8, device=torch.device("cpu")) == picked
+    assert _picked(_Linear(scale)) == picked
 
 
 def test_bfloat16_is_not_taken_where_the_processor_only_emulates_it(monkeypatch):
     monkeypatch.setattr(forward, "is_bfloat16_native", lambda device: False)
-    assert pick_precision(_Linear(0.1), 3, 8, device=torch.device("cpu")) == "float32"
+    assert _picked(_Linear(0.1)) == "float32"
 
 
 def test_a_named_precision_is_used_and_an_unknown_one_refused():
-    cpu = torch.device("cpu")
-    assert pick_precision(_Linear(1001.0), 3, 8, device=cpu, requested="bfloat16") == "bfloat16"
+    assert _picked(_Linear(1001.0), requested="bfloat16") == "bfloat16"
     with pytest.raises(InputUnsupportedError, match="float8"):
-        pick_precision(_Linear(1.0), 3, 8, device=cpu, requested="float8")
+        _picked(_Linear(1.0), requested="float8")
 
 
 def test_a_missing_device_is_refused_by_name():
@@ -88,7 +95,7 @@ def test_a_network_that_refuses_bfloat16_is_predicted_in_float32(monkeypatch):
             return self.classifier(torch.linalg.det(kept))  # has no form for bfloat16
 
     monkeypatch.setattr(forward, "is_bfloat16_native", lambda device: True)
-    assert pick_precision(Stubborn(), 1, 16, device=torch.device("cpu")) == "float32"
+    assert _picked(Stubborn(), 1, 16) == "float32"
 
 
 def test_probe_patches_are_noise_flat_and_smooth():
