@@ -100,7 +100,13 @@ class CziSlide(Slide):
         # Colour is one channel of the file, with three samples a pixel.
         file_channels = numbers[:1] if self._is_colour else numbers[self._planes]
         try:
-            images = [self._read_channel(number, box, step, (height, width)) for number in file_channels]
+            images = [
+                np.asarray(self._open().read(roi=box, plane={"C": number, **self._contents.position}, zoom=1 / step))
+                for number in file_channels
+            ]
+            for image in images:
+                if image.shape[:2] != (height, width):
+                    raise ValueError(f"{image.shape[1]} x {image.shape[0]} px were read instead of {width} x {height}")
         except DECODING_ERRORS as error:
             self.close()
             place = f"({left * step}, {top * step})"
@@ -113,16 +119,6 @@ class CziSlide(Slide):
             return pixels, None if covers[0].all() else covers[0]
         pixels = np.stack([image[:, :, 0] for image in images])
         return pixels, None if all(cover.all() for cover in covers) else np.stack(covers)
-
-    def _read_channel(
-        self, number: int, box: tuple[int, int, int, int], step: int, shape: tuple[int, int]
-    ) -> NDArray[Any]:
-        """Return one channel's pixels, (height, width, samples)."""
-        plane = {"C": number, **self._contents.position}
-        pixels = np.asarray(self._open().read(roi=box, plane=plane, zoom=1 / step))
-        if pixels.shape[:2] != shape:
-            raise ValueError(f"{pixels.shape[1]} x {pixels.shape[0]} px were read instead of {shape[1]} x {shape[0]}")
-        return pixels
 
 
 def _contents(reader: Any, path: Path, choice: Fragment) -> _Contents:
@@ -171,14 +167,12 @@ def _position(ranges: dict[str, tuple[int, int]], path: Path, choice: Fragment) 
     for axis, (low, high) in ranges.items():
         count, chosen = high - low, {"Z": choice.z, "T": choice.t}.get(axis)
         if axis in "ZT":
+            name = axis.lower()
             if chosen is None and count > 1:
-                raise unsupported(
-                    path,
-                    f"{count} positions on the axis {axis}, and nothing says which is the slide",
-                    f"choose one with #{axis.lower()}=0 to #{axis.lower()}={count - 1}",
-                )
+                what = f"{count} positions on the axis {axis}, and nothing says which is the slide"
+                raise unsupported(path, what, f"choose one with #{name}=0 to #{name}={count - 1}")
             if chosen is not None and chosen >= count:
-                raise unsupported(path, f"there is no {axis.lower()} {chosen}", f"choose 0 to {count - 1}")
+                raise unsupported(path, f"there is no {name} {chosen}", f"choose 0 to {count - 1}")
             position[axis] = low + (chosen or 0)
         elif axis not in "CXYSM" and count > 1:
             raise unsupported(path, f"{count} positions on the axis {axis}", f"split the file by it in ZEN, {_EXPORT}")

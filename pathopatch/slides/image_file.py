@@ -17,8 +17,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputTooLargeError, PathopatchError
-from pathopatch.slides.integrity import DECODING_ERRORS, checked_tiff, unsupported
+from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
+from pathopatch.slides.integrity import DECODING_ERRORS, checked_tiff, too_large, unsupported
 from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, opacity_of, orientation_of, upright
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
@@ -119,10 +119,10 @@ def raster(path: Path, *, is_whole: bool = True) -> Raster:
     # A TIFF is checked page by page, see `pathopatch.slides.integrity`.
     is_bomb = kind != "tiff" and claimed_px > max(_SPARE_PIXELS, _MAX_RATIO * file_bytes)
     if claimed_px > MAX_PIXELS or is_bomb:
-        raise InputTooLargeError(
+        raise too_large(
+            path,
             f"the image claims {header.width} x {header.height} px in a file of {file_bytes} bytes",
-            place=str(path),
-            remedy=f"at most {MAX_PIXELS} px are read at once: write it as a tiled TIFF, or at a coarser scale",
+            f"at most {MAX_PIXELS} px are read at once: write it as a tiled TIFF, or at a coarser scale",
         )
     return header
 

@@ -41,6 +41,11 @@ def unsupported(path: Path, what: str, remedy: str) -> InputUnsupportedError:
     return InputUnsupportedError(what, place=str(path), remedy=remedy)
 
 
+def too_large(path: Path, what: str, remedy: str) -> InputTooLargeError:
+    """Return the error that a file or folder claims more than may be decoded, or than its bytes could hold."""
+    return InputTooLargeError(what, place=str(path), remedy=remedy)
+
+
 @contextmanager
 def checked_tiff(path: Path) -> Iterator[Any]:
     """Yield an open ``tifffile.TiffFile`` whose every page lies inside the file.
@@ -155,17 +160,14 @@ def _check_page(page: Any, size: int, path: Path) -> None:
         or (listed < needed and claimed > 8 * max(listed, 1) * max(chunk_bytes, 1) and claimed > size)
         or (is_plain and stored > max(int(counts.sum()), size))
     ):
-        raise InputTooLargeError(
-            f"page {page.index} claims {page.imagewidth} x {page.imagelength} px ({claimed} bytes) "
-            f"in a file of {size} bytes",
-            place=str(path),
-            remedy="copy the file again from its source, or leave it out",
+        what = f"page {page.index} claims {page.imagewidth} x {page.imagelength} px ({claimed} bytes)"
+        raise too_large(
+            path, f"{what} in a file of {size} bytes", "copy the file again from its source, or leave it out"
         )
     if listed < needed or len(offsets) != len(counts):
         raise corrupt(path, f"page {page.index} lists {listed} of {needed} strips or tiles")
     ends = offsets[:listed] + counts[:listed]
     if listed and (int(ends.max()) > size or int(offsets.min()) < 0 or int(counts.min()) < 0):
         missing = int((ends > size).sum())
-        raise corrupt(
-            path, f"truncated: {missing} of {listed} strips or tiles of page {page.index} lie past byte {size}"
-        )
+        what = f"{missing} of {listed} strips or tiles of page {page.index} lie past byte {size}"
+        raise corrupt(path, f"truncated: {what}")

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from pathopatch.core.errors import InputMissingError, InputTooLargeError
-from pathopatch.slides.integrity import corrupt, unsupported
+from pathopatch.core.errors import InputMissingError
+from pathopatch.slides.integrity import corrupt, too_large, unsupported
 from pathopatch.slides.resample import is_same_field, nominal_downsample
 from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, axis_resolution
 
@@ -299,11 +299,9 @@ def _check_claim(array: ZarrArray) -> None:
     claimed, chunk = prod(array.shape) * itemsize, prod(array.chunks) * itemsize
     shape = " x ".join(map(str, array.shape))
     if chunk > _MAX_CHUNK_BYTES:
-        raise InputTooLargeError(
-            f"chunks of {' x '.join(map(str, array.chunks))} px ({chunk} bytes) in an array of {shape} px",
-            place=str(array.folder),
-            remedy="write it in chunks of at most 1 GiB",
-        )
+        chunks = " x ".join(map(str, array.chunks))
+        what = f"chunks of {chunks} px ({chunk} bytes) in an array of {shape} px"
+        raise too_large(array.folder, what, "write it in chunks of at most 1 GiB")
     if claimed <= _HARMLESS_BYTES:
         return
     stored = 0
@@ -312,11 +310,8 @@ def _check_claim(array: ZarrArray) -> None:
         stored += size
         if claimed <= _MAX_COMPRESSION * stored:
             return
-    raise InputTooLargeError(
-        f"{shape} px ({claimed} bytes) are claimed by a folder of {stored} bytes",
-        place=str(array.folder),
-        remedy="copy the folder again from its source, or leave it out",
-    )
+    what = f"{shape} px ({claimed} bytes) are claimed by a folder of {stored} bytes"
+    raise too_large(array.folder, what, "copy the folder again from its source, or leave it out")
 
 
 def _file_sizes(folder: Path) -> Iterator[int]:
@@ -331,10 +326,8 @@ def _file_sizes(folder: Path) -> Iterator[int]:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """Return a metadata file, of bounded size."""
-    if path.stat().st_size > _MAX_METADATA_BYTES:
-        raise InputTooLargeError(
-            f"metadata of {path.stat().st_size} bytes", place=str(path), remedy="copy the folder again from its source"
-        )
+    if (size := path.stat().st_size) > _MAX_METADATA_BYTES:
+        raise too_large(path, f"metadata of {size} bytes", "copy the folder again from its source")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

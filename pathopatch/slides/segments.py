@@ -18,8 +18,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.core.errors import InputTooLargeError
-from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, unsupported
+from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, too_large, unsupported
 from pathopatch.slides.resample import Pixels
 
 # Why not OpenSlide or tifffile.aszarr: an OpenSlide loop takes 6.5 times as long at 256 px, aszarr 2.1 to 2.5 times on
@@ -158,11 +157,8 @@ class PageReader:
         samples = 1 if self._is_planar else self.samples
         self._segment_bytes = self._box[0] * self._box[1] * samples * frame.dtype.itemsize
         if self._segment_bytes > _MAX_SEGMENT_BYTES:
-            raise InputTooLargeError(
-                f"one strip or tile of {self._box[1]} x {self._box[0]} px needs {self._segment_bytes} bytes",
-                place=str(path),
-                remedy="write it again in tiles of 256 or 512 px",
-            )
+            what = f"one strip or tile of {self._box[1]} x {self._box[0]} px needs {self._segment_bytes} bytes"
+            raise too_large(path, what, "write it again in tiles of 256 or 512 px")
         row_bytes = self._segment_bytes * self._across * (self.samples if self._is_planar else 1)
         cache.capacity = max(cache.capacity, _CACHED_TILE_ROWS * row_bytes)
 
