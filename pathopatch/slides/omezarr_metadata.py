@@ -22,7 +22,7 @@ import numpy as np
 from pathopatch.core.errors import InputMissingError
 from pathopatch.slides.integrity import corrupt, too_large, unsupported
 from pathopatch.slides.resample import is_same_field, nominal_downsample
-from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, axis_resolution
+from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, resolution, um_per
 
 _MAX_METADATA_BYTES = 16 * 2**20
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
@@ -30,6 +30,7 @@ _MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
 _HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
 _SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
 _TRANSFORMS = "coordinateTransformations"
+_SCALE = "the OME-Zarr scale"
 _CODECS = {
     "zarr": {"blosc", "bz2", "gzip", "zlib", "zstd"},
     "zarr3": {"blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd"},
@@ -81,17 +82,11 @@ def read_image_metadata(folder: Path) -> ImageMetadata:
     _check_axes(folder, names, arrays[0].shape)
     scales = [_level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
     levels = _levels_of_one_field(names, arrays, scales)
-    resolution = UNSTATED
-    if scales[0] is not None:
-        y, x = names.index("y"), names.index("x")
-        resolution = axis_resolution(
-            scales[0][x], scales[0][y], axes[x].get("unit"), axes[y].get("unit"), source="the OME-Zarr scale"
-        )
     return ImageMetadata(
         axes=names,
         arrays=arrays[: len(levels)],
         levels=levels,
-        resolution=resolution,
+        resolution=_resolution(names, axes, scales[0]),
         channels=_channel_names(ome, arrays[0].shape[names.index("c")] if "c" in names else 1),
     )
 
@@ -224,6 +219,23 @@ def _stated_downsample(
         if not ratio > 0 or abs(whole / ratio - part) > _SIZE_SLACK_PX:
             return None
     return sum(ratios) / 2
+
+
+def _resolution(names: Sequence[str], axes: Sequence[dict[str, Any]], scale: tuple[float, ...] | None) -> Resolution:
+    """Return the resolution that a level's scale states, in the units of the axes."""
+    if scale is None:
+        return UNSTATED
+    um = []
+    for axis in "xy":
+        value, unit = scale[names.index(axis)], axes[names.index(axis)].get("unit")
+        # The format does not require a unit; a bare number states no length.
+        if unit is None:
+            return Resolution(None, f"{_SCALE} gives {value:g} without a unit")
+        um_per_unit = um_per(str(unit))
+        if um_per_unit is None:
+            return Resolution(None, f"{_SCALE} is in the unit {unit!r}, which is not one of length")
+        um.append(value * um_per_unit)
+    return resolution(um[0], um[1], source=_SCALE)
 
 
 def _read_array(folder: Path, dataset: Any) -> ZarrArray:

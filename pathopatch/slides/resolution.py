@@ -88,20 +88,6 @@ def resolution(x: float | str | None, y: float | str | None, *, source: str) -> 
     return Resolution(across if across == down else math.sqrt(across * down))
 
 
-def axis_resolution(x: float, y: float, unit_x: str | None, unit_y: str | None, *, source: str) -> Resolution:
-    """Return the resolution that the lengths of a pixel across and down, each in its unit, state."""
-    um = []
-    for value, unit in ((x, unit_x), (y, unit_y)):
-        # The formats do not require a unit; a bare number states no length.
-        if unit is None:
-            return Resolution(None, f"{source} gives {value:g} without a unit")
-        um_per_unit = _um(str(unit))
-        if um_per_unit is None:
-            return Resolution(None, f"{source} is in the unit {unit!r}, which is not one of length")
-        um.append(value * um_per_unit)
-    return resolution(um[0], um[1], source=source)
-
-
 def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | None, image: int = 0) -> Resolution:
     """Return the resolution of a TIFF page: from OME-XML, ImageJ's unit, Aperio's MPP, else the resolution tags.
 
@@ -111,7 +97,7 @@ def tiff_resolution(page: Any, *, description: str, imagej: dict[str, Any] | Non
     if description.lstrip().startswith("<") and "<OME" in description[:4000]:
         return _ome_resolution(ome_pixels(description, image, size=(page.imagewidth, page.imagelength)))
     if imagej and imagej.get("unit"):
-        um_per_unit = _um(str(imagej["unit"]))
+        um_per_unit = um_per(str(imagej["unit"]))
         unknown = Resolution(None, f"the unit {str(imagej['unit'])!r} is not one of length")
     elif description.startswith("Aperio") and (match := re.search(r"\|\s*MPP\s*=\s*([^|\s]+)", description)):
         return resolution(match[1], match[1], source="the Aperio description")
@@ -140,7 +126,7 @@ def _ome_resolution(pixels: ET.Element | None) -> Resolution:
     mpp: list[str | None] = []
     for axis in "XY":
         text = pixels.get(f"PhysicalSize{axis}")
-        um_per_unit = _um(pixels.get(f"PhysicalSize{axis}Unit", "um"))
+        um_per_unit = um_per(pixels.get(f"PhysicalSize{axis}Unit", "um"))
         # OME allows the units "pixel" and "reference frame", which state no length.
         if text is None or um_per_unit is None:
             return UNSTATED
@@ -168,7 +154,7 @@ def ome_pixels(description: str, image: int = 0, *, size: tuple[int, int] | None
     return None if is_other_image else elements[image]
 
 
-def _um(unit: str) -> float | None:
+def um_per(unit: str) -> float | None:
     """Return micrometres per unit of length; None if the unit is not known."""
     # Three spellings of the micro sign: ImageJ's escape, U+00B5 and the Greek letter.
     plain = unit.replace("\\u00B5", "u").replace("\u00b5", "u").replace("\u03bc", "u").strip().lower()
