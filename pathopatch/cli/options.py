@@ -56,11 +56,6 @@ def cuts(text: str) -> tuple[float, ...] | None:
         raise typer.BadParameter(f"{text!r} is no list of numbers") from error
 
 
-def in_bytes(gigabytes: float | None) -> int | None:
-    """Return a number of GB in bytes."""
-    return None if gigabytes is None else int(gigabytes * 1e9)
-
-
 def with_options(config: Config, **values: object) -> Any:
     """Return a configuration with the given options in place of its own; None leaves a value as it is."""
     from pathopatch.core.config import parse

@@ -22,7 +22,6 @@ from pathopatch.cli.options import (
     TrainDevice,
     Work,
     Workers,
-    in_bytes,
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, set_interrupt_note, show_plan
@@ -109,7 +108,7 @@ def predict(
             slide_mpp=slide_mpp,
             workers=workers,
             limit_s=timeout,
-            limit_bytes=in_bytes(memory_gb),
+            limit_bytes=memory_gb and 1e9 * memory_gb,
             only_failed=retry_failed,
             totals=not no_totals,
             force=force,
@@ -187,21 +186,21 @@ def export_torchscript(bundle: Bundle, out: Folder = None, quiet: Quiet = False,
     """Write a model as TorchScript: patches in [0, 1] to probabilities."""
     from pathopatch.stages import export
 
-    print(export.export_torchscript(bundle, out, force=force))
+    print(export.export_model(bundle, out, kind="torchscript", force=force))
 
 
 def export_onnx(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model as ONNX: patches in [0, 1] to probabilities. Needs the extra `export`."""
     from pathopatch.stages import export
 
-    print(export.export_onnx(bundle, out, force=force))
+    print(export.export_model(bundle, out, kind="onnx", force=force))
 
 
 def export_wsinfer(bundle: Bundle, out: Folder = None, quiet: Quiet = False, force: Force = False) -> None:
     """Write a model of 8-bit RGB slides for wsinfer and QuPath's wsinfer extension."""
     from pathopatch.stages import export
 
-    print(export.export_wsinfer(bundle, out, force=force))
+    print(export.export_model(bundle, out, kind="wsinfer", force=force))
 
 
 def export_review(

@@ -23,7 +23,6 @@ from pathopatch.cli.options import (
     WarnShift,
     Work,
     Workers,
-    in_bytes,
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_warnings, show_plan
@@ -183,7 +182,7 @@ def tile(
             config,
             workers=workers,
             limit_s=timeout,
-            limit_bytes=in_bytes(memory_gb),
+            limit_bytes=memory_gb and 1e9 * memory_gb,
             only_failed=retry_failed,
             force=force,
             progress=progress,

@@ -200,10 +200,6 @@ def is_up_to_date(
     ----------
     paths : Path
         Its parts, each with a stamp; the artefact is finished if they carry one and the same.
-    stamp : Stamp
-        What the stage would write now.
-    force : bool
-        Redo an artefact of another stamp in place of stopping.
     existing : sequence of Stamp or None, optional
         Stamps of the parts, where `read_stamp` cannot read them.
     refuse : callable, optional
@@ -234,15 +230,7 @@ def is_up_to_date(
 
 @dataclass(kw_only=True)
 class Artefact:
-    """An artefact in the making: where its parts go, and whether they need to be written.
-
-    Parameters
-    ----------
-    stamp : Stamp
-        What it is made of.
-    is_current : bool
-        Whether it is there already.
-    """
+    """An artefact in the making. If `is_current`, it is there already, and its parts need not be written."""
 
     stamp: Stamp
     is_current: bool
@@ -338,14 +326,7 @@ def read_stamp(path: Path) -> Stamp | None:
 def require_schema(stamp: Stamp, *, place: Path, remedy: str | None = None) -> None:
     """Refuse an artefact of another schema; a newer one needs another version of this package, whatever the remedy.
 
-    Parameters
-    ----------
-    stamp : Stamp
-        The artefact's.
-    place : Path
-        Where it stands.
-    remedy : str, optional
-        The command of the stage that wrote it, if not given.
+    Without a `remedy` the error names the command of the stage that wrote the artefact.
 
     Raises
     ------
@@ -369,14 +350,7 @@ def require_schema(stamp: Stamp, *, place: Path, remedy: str | None = None) -> N
 def require_same_source(existing: object, source: object, *, slide_id: str, place: Path) -> None:
     """Refuse a slide that would take the place of another one of the same id; an unknown source is accepted.
 
-    Parameters
-    ----------
-    existing, source : str or dict of str to str, or None
-        `Slide.source` of the slide that is there, and of the one that comes.
-    slide_id : str
-        Of both.
-    place : Path
-        Where the first one's artefact stands.
+    `existing` and `source` are the `Slide.source` of the slide whose artefact stands at `place`, and of the new one.
 
     Raises
     ------
@@ -435,14 +409,7 @@ def stamped_metadata(stamp: Stamp) -> dict[bytes, bytes]:
 
 
 def read_table(path: Path, *, slide_id: str | None = None) -> pd.DataFrame:
-    """Return a Parquet table that a stage wrote.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    slide_id : str, optional
-        Only the rows of this slide, by the column of this name; the others are not held in memory.
+    """Return a Parquet table that a stage wrote; with `slide_id` only the rows of that slide, to save memory.
 
     Raises
     ------

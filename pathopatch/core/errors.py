@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 _PLACE = re.compile(r" \[[^\[\]]*\](?=$| Remedy: )")  # as `PathopatchError` writes it
@@ -44,14 +45,6 @@ class PathopatchError(Exception):
         if self.remedy:
             text += f" Remedy: {self.remedy}"
         return text
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self.place, self.remedy)
-
-
-def _rebuild(kind: type[PathopatchError], message: str, place: str, remedy: str) -> PathopatchError:
-    """Return the error as it was before pickling (keyword arguments do not survive by default)."""
-    return kind(message, place=place, remedy=remedy)
 
 
 class InputMissingError(PathopatchError, FileNotFoundError):
@@ -181,15 +174,7 @@ class ReviewRefusedError(PathopatchError, PermissionError):
 
 
 class ReviewConflictError(PathopatchError, RuntimeError):
-    """Somebody else decided on the slide since it was read.
-
-    Parameters
-    ----------
-    message, place, remedy : str
-        As of every error.
-    state : mapping, optional
-        What is decided of the slide by now, as plain values.
-    """
+    """Somebody else decided on the slide since it was read; `state` is what is decided by now, as plain values."""
 
     code = "REVIEW_CONFLICT"
 
@@ -198,14 +183,6 @@ class ReviewConflictError(PathopatchError, RuntimeError):
     ) -> None:
         super().__init__(message, place=place, remedy=remedy)
         self.state = dict(state or {})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_conflict, (self.message, self.place, self.remedy, self.state)
-
-
-def _rebuild_conflict(message: str, place: str, remedy: str, state: Mapping[str, Any]) -> ReviewConflictError:
-    """Return the conflict as it was before pickling."""
-    return ReviewConflictError(message, place=place, remedy=remedy, state=state)
 
 
 class InternalError(PathopatchError, RuntimeError):
@@ -216,16 +193,9 @@ class InternalError(PathopatchError, RuntimeError):
 
 @dataclass(frozen=True)
 class Remark:
-    """One line about one place.
+    """One line about one place: a slide, or the number of a row.
 
-    Parameters
-    ----------
-    place : str
-        Slide, or number of a row.
-    line : str
-        The line, with its place.
-    text : str
-        What other places may share: the line without its place, nor values of its own.
+    `text` is what other places may share: the line without its place, nor values of its own.
     """
 
     place: str
@@ -234,15 +204,7 @@ class Remark:
 
 
 def shared_text(message: str, *own: str) -> str:
-    """Return what other places may share of an error's message: without the place in brackets and values of its own.
-
-    Parameters
-    ----------
-    message : str
-        Of an error, or of a warning.
-    *own : str
-        Values that only this place has, such as its slide_id.
-    """
+    """Return what other places may share of a message: without the place in brackets and values of its own."""
     text = _PLACE.sub("", message)
     for value in own:
         text = re.sub(rf"(?<!\w){re.escape(value)}(?!\w)", "…", text) if value else text
@@ -252,12 +214,7 @@ def shared_text(message: str, *own: str) -> str:
 def merged(remarks: Iterable[Remark], thing: str) -> list[str]:
     """Return the lines of remarks in their order; a text of more than three places stands once, with their number.
 
-    Parameters
-    ----------
-    remarks : iterable of Remark
-        In the order in which they are told.
-    thing : str
-        What the places are, such as ``row``.
+    `thing` is what the places are, such as ``row``.
     """
     of_text: dict[str, dict[str, Remark]] = {}
     for remark in remarks:
@@ -302,16 +259,9 @@ class Problem:
 
 
 class TableError(PathopatchError, ValueError):
-    """Everything wrong in one table; each problem has a code of its own, the first one's is `first_code`.
+    """Everything wrong in a manifest, a list of ready patches, or reviewers' decisions, in the order of the rows.
 
-    The table is a manifest, a list of ready patches, or reviewers' decisions.
-
-    Parameters
-    ----------
-    problems : sequence of Problem
-        All problems found, in the order of the rows.
-    place : str
-        The table's path.
+    Each problem has a code of its own; the first one's is `first_code`. `place` is the table's path.
     """
 
     def __init__(self, problems: list[Problem], *, place: str) -> None:
@@ -320,7 +270,7 @@ class TableError(PathopatchError, ValueError):
         self.problems = tuple(problems)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild_table_error, (list(self.problems), self.place)
+        return partial(TableError, place=self.place), (list(self.problems),)
 
     @property
     def first_code(self) -> str:
@@ -331,8 +281,3 @@ class TableError(PathopatchError, ValueError):
         lines = [f"{self.message} [{self.place}]"]
         lines += [f"  {line}" for line in merged([problem.remark() for problem in self.problems], "row")]
         return "\n".join(lines)
-
-
-def _rebuild_table_error(problems: list[Problem], place: str) -> TableError:
-    """Return the error as it was before pickling."""
-    return TableError(problems, place=place)

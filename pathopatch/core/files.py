@@ -137,25 +137,13 @@ def remove(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file by rename.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the earlier file is untouched.
-    """
+    """Write a file by rename; a full disk leaves the earlier one."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write plain values as JSON, by rename; NaN is written as null, since JSON has none.
-
-    Raises
-    ------
-    DiskFullError
-        No space was left; the earlier file is untouched.
-    """
+    """Write plain values as JSON, by rename; NaN is written as null, since JSON has none."""
     with atomic_path(path) as temporary:
         temporary.write_bytes((json_text(value, indent=2) + "\n").encode())
 
@@ -238,12 +226,7 @@ def inside(folder: Path, *parts: str) -> Path:
 class Owner:
     """Who writes a temporary file: a process of this machine that is dead or running, or one that cannot be asked.
 
-    Parameters
-    ----------
-    state : {"dead", "running", "unknown"}
-        ``unknown``: of another machine or container, or of a version that did not write its process down.
-    pid : int or None
-        Process.
+    It is ``unknown`` if it is of another machine or container, or of a version that did not write its process down.
     """
 
     state: Writer

@@ -38,14 +38,7 @@ def slide_lock(slide_id: str, stage: str) -> str:
 def folder_lock(out: Path, name: str, *, waiting_for: str = "") -> Iterator[None]:
     """Hold a lock of a work folder; wait while another process, or thread, holds it. Not to be entered twice by one.
 
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    name : str
-        `STATUS`, or what `slide_lock` returns.
-    waiting_for : str
-        What is locked, for the line that tells why this process waits; without it the wait is silent.
+    `name` is `STATUS`, or what `slide_lock` returns. With `waiting_for`, what is locked, a warning tells of the wait.
 
     Raises
     ------

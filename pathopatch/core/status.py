@@ -40,16 +40,7 @@ _NESTED = ("counts", "summary")
 def update_status(out: Path, slide_id: str, stage: str, entry: Mapping[str, Any]) -> None:
     """Write what became of one slide in one stage into ``status/<slide_id>.json``, keeping the other stages' entries.
 
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    slide_id : str
-        A checked slide id.
-    stage : str
-        ``tile`` or ``predict``.
-    entry : mapping
-        At least ``state`` (done, done_empty, failed); times and host may stand here, and only here.
+    An entry has at least ``state`` (running, done, done_empty, failed); times and host may stand here, and only here.
 
     Raises
     ------
@@ -92,16 +83,9 @@ def chunks(out: Path) -> list[Path]:
 
 
 def compact_status(out: Path, *, at_least: int = COMPACT_FROM) -> Path | None:
-    """Put the final statuses of a work folder into one more chunk; return it, or None if they are too few.
+    """Put the final statuses of a work folder into one more chunk, and return it; None if fewer than `at_least`.
 
     Killed at any point it loses nothing: the files go after their chunk is there, and stand before it until then.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    at_least : int
-        So many final files are worth a chunk.
 
     Raises
     ------
@@ -125,14 +109,8 @@ def compact_status(out: Path, *, at_least: int = COMPACT_FROM) -> Path | None:
 class StatusTable:
     """What the statuses of a work folder say, a row for each slide and stage; any number of times.
 
-    Only what was written since the last time is read again.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    columns : tuple of str
-        What is wanted of each entry beside slide_id and stage; of ``counts`` and ``summary`` by their own names.
+    Only what was written since the last time is read again. `columns` are the values of each entry that are wanted
+    beside slide_id and stage; those of ``counts`` and ``summary`` go by their own names.
     """
 
     out: Path

@@ -57,22 +57,20 @@ class Workers:
     Parameters
     ----------
     count : int
-        Processes; 0: the work is done in this process.
+        Processes; 0: the work is done in this process, without limits.
     prepare : callable, optional
         Called once in each process before any work, such as what imports that work needs; picklable.
     limit_s : float, optional
-        A process that is longer at one piece, its start included, is ended; None: never. Without effect in this
-        process.
-    limit_bytes : int, optional
-        A process that holds more resident memory while it is at a piece is ended; None: never. Without effect in this
-        process.
+        A process that is longer at one piece, its start included, is ended.
+    limit_bytes : float, optional
+        A process that holds more resident memory while it is at a piece is ended.
     """
 
     count: int
     _: KW_ONLY
     prepare: Callable[[], None] | None = None
     limit_s: float | None = None
-    limit_bytes: int | None = None
+    limit_bytes: float | None = None
     _workers: list[_Worker] = field(default_factory=list, init=False)
 
     def __enter__(self) -> Self:
@@ -96,13 +94,8 @@ class Workers:
     def run(self, work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[int, R | WorkerDied]]:
         """Yield the index of each item and what `work` returned for it, as they come.
 
-        Parameters
-        ----------
-        work : callable
-            Picklable, as its argument and result are. In another process an exception in it counts as a death.
-        items : sequence
-            One piece of work each. Those whose process dies are tried once more, one by one after all others: it may
-            have been another's memory that was short.
+        `work`, its argument and its result are picklable. In another process an exception in it counts as a death.
+        Items whose process dies are tried once more, one by one after all others: memory may have been short.
         """
         if not self.count:
             yield from ((index, work(item)) for index, item in enumerate(items))

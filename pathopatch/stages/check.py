@@ -34,18 +34,10 @@ def check_manifest(
 
     Parameters
     ----------
-    manifest_path : Path
-        The manifest.
-    work : Path, optional
-        Work folder.
     measure : TileConfig, optional
         Also measure the pixels with these settings: adds the columns of `Description.measurements`.
     labels : LabelConfig, optional
         Meaning of the annotations' class names; None accepts any name.
-    force : bool
-        Replace the row of a slide that changed under its id.
-    progress : callable, optional
-        Called after each slide.
 
     Raises
     ------

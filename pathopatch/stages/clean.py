@@ -17,19 +17,7 @@ _OUTPUTS = ("slides", "patches", "predictions", "heatmaps", "status")
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One file or folder that may go, or must stay.
-
-    Parameters
-    ----------
-    path : Path
-        The file or folder.
-    bytes : int
-        Its size.
-    goes : bool
-        Whether it may be removed.
-    reason : str
-        Why, or why not.
-    """
+    """One file or folder that may go, or must stay, and why."""
 
     path: Path
     bytes: int
@@ -40,14 +28,8 @@ class Finding:
 def find(out: Path, *, store: bool = False, force: bool = False) -> list[Finding]:
     """Return what may be removed from a work folder, and what looks like it and must stay.
 
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    store : bool
-        The stored pixels of slides that are tiled to the end, too: they are read from the slides again.
-    force : bool
-        Also temporary files whose process cannot be asked, and pixels whose slide is gone or changed.
+    With `store`, also the pixels of slides that are tiled to the end, which can be read from the slides again. With
+    `force`, also temporary files of processes that cannot be asked, and pixels whose slide is gone or changed.
 
     Raises
     ------
@@ -85,10 +67,7 @@ def clean(out: Path, *, store: bool = False, force: bool = False) -> list[Findin
 def remove_stale_files(out: Path) -> None:
     """Remove what killed processes of this machine left beside the outputs of a run; what cannot be removed stays.
 
-    Parameters
-    ----------
-    out : Path
-        Work folder, none of whose outputs is looked into: with a million slides it takes a second.
+    No output is opened: with a million slides it takes a second.
     """
     for folder in (out, *(out / name for name in _OUTPUTS)):
         try:

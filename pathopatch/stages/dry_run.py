@@ -46,16 +46,7 @@ Work = Callable[["Slide", "SlideAnalysis", "NDArray[np.int64]"], int]
 
 
 def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = None, force: bool = False) -> Plan:
-    """Return what `tile` would do with a manifest.
-
-    Parameters
-    ----------
-    manifest_path, config : Path, TileConfig
-        As for the stage.
-    out : Path, optional
-        Work folder, in which slides may be finished already.
-    force : bool
-        Count stale outputs as work to redo, not as failures.
+    """Return what `tile` would do with a manifest, in a work folder that may hold finished slides.
 
     Raises
     ------
@@ -116,17 +107,7 @@ def predict_plan(
     out: Path | None = None,
     force: bool = False,
 ) -> Plan:
-    """Return what `predict` would do with slides under a bundle's geometry; the gigabytes are read, not written.
-
-    Parameters
-    ----------
-    cohort, models, config, slide_mpp : sequence of SlideRow, sequence of Path, PredictConfig, float
-        As for the stage.
-    out : Path, optional
-        Work folder, in which slides may be finished already.
-    force : bool
-        Count stale outputs as work to redo, not as failures.
-    """
+    """Return what `predict` would do with slides under a bundle's geometry; the gigabytes are read, not written."""
     from pathopatch.models.bundle import check_bundles
     from pathopatch.models.spec import check_slide, tiling_of
 
@@ -214,18 +195,10 @@ def estimate(
     share: float = 0.0,
     keeps: bool = True,
 ) -> Plan:
-    """Return the plan of a stage that does `work` with each patch.
+    """Return the plan of a stage that does `work` with each patch, and stores pixels if it `keeps` them.
 
-    Parameters
-    ----------
-    is_done : callable
-        Whether a slide's outputs are current; raises where the slide is refused.
-    channels : tuple of str, optional
-        Order in which slides are read; default is the first slide's.
-    share : float
-        A slide of which this share cannot be decoded is still worked on.
-    keeps : bool
-        Whether the stage stores pixels.
+    `is_done` returns whether a slide's outputs are current, and raises where the slide is refused. Slides are read in
+    the order of `channels`, by default the first slide's. A slide may lack `share` of its area.
     """
     from pathopatch.patches import grid_of
     from pathopatch.slides import in_order, tolerant

@@ -83,45 +83,13 @@ def export_review(out: Path, path: Path | None = None, *, force: bool = False) -
     return path
 
 
-def export_torchscript(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
-    """Write a model as TorchScript, patches to probabilities; return its folder, ``<run>-torchscript`` if None.
-
-    Raises
-    ------
-    PathopatchError
-        As `pathopatch.models.export.export_model`.
-    """
-    return _export_model(bundle, path, "torchscript", force=force)
-
-
-def export_onnx(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
-    """Write a model as ONNX, patches to probabilities; return its folder, ``<run>-onnx`` if None.
-
-    Raises
-    ------
-    PathopatchError
-        As `pathopatch.models.export.export_model`.
-    """
-    return _export_model(bundle, path, "onnx", force=force)
-
-
-def export_wsinfer(bundle: Path, path: Path | None = None, *, force: bool = False) -> Path:
-    """Write a model for wsinfer and QuPath's extension of that name; return its folder, ``<run>-wsinfer`` if None.
-
-    Raises
-    ------
-    PathopatchError
-        As `pathopatch.models.export.export_model`.
-    """
-    return _export_model(bundle, path, "wsinfer", force=force)
-
-
-def _export_model(
-    bundle: Path, path: Path | None, kind: Literal["torchscript", "onnx", "wsinfer"], *, force: bool
+def export_model(
+    bundle: Path, path: Path | None = None, *, kind: Literal["torchscript", "onnx", "wsinfer"], force: bool = False
 ) -> Path:
-    from pathopatch.models.export import export_model
+    """Write a model in another format; return its folder, ``<run>-<kind>`` if None. Errors are `models.export`'s."""
+    from pathopatch.models.export import export_model as write
 
     home = bundle.resolve()
     path = Path(f"{home.parent.name if home.name == _MODEL else home.name}-{kind}") if path is None else path
-    export_model(bundle, path, kind=kind, force=force)
+    write(bundle, path, kind=kind, force=force)
     return path

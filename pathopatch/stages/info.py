@@ -20,18 +20,9 @@ if TYPE_CHECKING:
 def describe_row(
     row: SlideRow, config: TileConfig, *, slide_mpp: float | None = None, picture: Path | None = None
 ) -> Description:
-    """Return the facts of one slide, and write a picture of it.
+    """Return the facts of one slide (see `slides_to_predict`); write a PNG of it with the tissue's outline and a bar.
 
-    Parameters
-    ----------
-    row : SlideRow
-        The slide, see `slides_to_predict`.
-    config : TileConfig
-        How tissue and shifts are looked for.
-    slide_mpp : float, optional
-        um per level-0 px where the file states none.
-    picture : Path, optional
-        PNG file with the tissue's outline and a scale bar; a file there is replaced.
+    `slide_mpp` is in um per level-0 px, for files that state none. A `picture` that is there is replaced.
 
     Raises
     ------

@@ -33,7 +33,7 @@ def predict_cohort(
     slide_mpp: float | None = None,
     workers: int = 1,
     limit_s: float | None = None,
-    limit_bytes: int | None = None,
+    limit_bytes: float | None = None,
     only_failed: bool = False,
     totals: bool = True,
     force: bool = False,
@@ -50,10 +50,6 @@ def predict_cohort(
         See `slides_to_predict`.
     model : Path or sequence of Path
         Folder of a bundle, or several, whose probabilities are averaged.
-    out : Path
-        Work folder.
-    config : PredictConfig
-        Stride, device, flags and exports.
     slide_mpp : float, optional
         um per level-0 px of slides whose files state none.
 
@@ -91,16 +87,9 @@ def predict_cohort(
 
 
 def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: bool = False) -> list[SlideRow]:
-    """Return the rows that a command line's SLIDE or MANIFEST names.
+    """Return the rows that a command line's SLIDE or MANIFEST names: a ``.csv``, a path, or ``CARS=a.tif,TPEF=b.tif``.
 
-    Parameters
-    ----------
-    source : str
-        A manifest (``.csv``), a slide's path, or ``CARS=a.tif,TPEF=b.tif``.
-    slide_id : str, optional
-        Id of a single slide; default is its file's stem.
-    is_slide : bool
-        `source` is never a manifest.
+    The id of a single slide is its file's stem, unless `slide_id` is given. With `is_slide`, `source` is no manifest.
 
     Raises
     ------
@@ -129,14 +118,7 @@ def slides_to_predict(source: str, *, slide_id: str | None = None, is_slide: boo
 
 
 def require_unmixed(out: Path, *, deidentify: bool) -> None:
-    """Refuse to put de-identified slides and named ones into one work folder.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder; it may not exist yet.
-    deidentify : bool
-        Whether the slides of this run are de-identified.
+    """Refuse to put de-identified slides and named ones into one work folder, which may not exist yet.
 
     Raises
     ------

@@ -30,15 +30,7 @@ Until = Literal["tile", "groups", "train", "evaluate", "predict", "report"]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """What became of a study.
-
-    Parameters
-    ----------
-    outcomes : tuple of Outcome
-        Of the slides, tiled and predicted.
-    untrained : mapping of str to GroupEmptyError
-        Why runs were not trained, by name: their methods need a group that has no patch.
-    """
+    """What became of the slides of a study; `untrained` says by run which methods lacked a group that they need."""
 
     outcomes: tuple[Outcome, ...]
     untrained: Mapping[str, GroupEmptyError] = field(default_factory=dict)

@@ -30,7 +30,7 @@ def tile_cohort(
     *,
     workers: int = 1,
     limit_s: float | None = None,
-    limit_bytes: int | None = None,
+    limit_bytes: float | None = None,
     only_failed: bool = False,
     force: bool = False,
     progress: Progress | None = None,
@@ -41,24 +41,12 @@ def tile_cohort(
 
     Parameters
     ----------
-    manifest_path : Path
-        The manifest.
-    work : Path
-        Work folder.
-    config : TileConfig
-        How the slides are cut.
-    workers : int
-        Processes, one slide at a time in each.
     limit_s : float, optional
         With several processes: seconds that a slide may take to be opened, and to be tiled.
-    limit_bytes : int, optional
+    limit_bytes : float, optional
         With several processes: resident memory that a process may hold for a slide.
     only_failed : bool
         Work on the slides that failed before, and on no others.
-    force : bool
-        Redo stale outputs in place of stopping.
-    progress : callable, optional
-        Called after each slide that was opened, and after each that was tiled.
 
     Raises
     ------
@@ -134,12 +122,12 @@ def _tile_again_by_cohort_levels(
 
 
 def require_one_mpp(table: pd.DataFrame, config: TileConfig) -> None:
-    """Refuse a cohort of several mpp without a target.
+    """Refuse a cohort of several mpp without a target; the message names the finest and the coarsest slide.
 
     Raises
     ------
     InputUnsupportedError
-        No target mpp is given and the slides' own differ by more than 2 %; the finest and the coarsest are named.
+        No target mpp is given and the slides' own differ by more than 2 %.
     """
     if config.mpp is None and not mpp_agrees(table["mpp"].min(), table["mpp"].max()):
         by_mpp = table.sort_values("mpp")

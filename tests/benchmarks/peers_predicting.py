@@ -34,7 +34,7 @@ from pathopatch.heatmaps.predict import predict_slide
 from pathopatch.models.bundle import load_model
 from pathopatch.models.forward import PatchClassifier
 from pathopatch.slides import open_slide
-from pathopatch.stages.export import export_wsinfer
+from pathopatch.stages.export import export_model
 
 _ACROSS = 16  # patches along a side of the slide: of fewer, most is overview; each peer takes some 20 s three times
 _MPP = 0.5
@@ -128,7 +128,7 @@ PEERS = (
 def rows(inputs: Inputs, environments: Path | None = None) -> Iterator[Row]:
     """A row for each predictor that installs here and gives the same probabilities; a word about each other one."""
     bundle, exported = write_bundle(inputs.folder / "bundle"), inputs.folder / "exported"
-    export_wsinfer(bundle, exported)
+    export_model(bundle, exported, kind="wsinfer")
     path, model = inputs.rgb_jpeg(TILE_PX * _ACROSS), load_model(bundle, device="cpu")
 
     def row(peer: Predictor) -> Row:

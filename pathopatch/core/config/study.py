@@ -126,11 +126,6 @@ class StudyConfig(SettingsConfig):
 def load_study(path: Path) -> StudyConfig:
     """Return the study written in a TOML file; relative paths in it are relative to the file.
 
-    Parameters
-    ----------
-    path : Path
-        TOML file.
-
     Raises
     ------
     InputMissingError
@@ -147,13 +142,8 @@ def load_study(path: Path) -> StudyConfig:
 def load_settings(path: Path, *, reads: Sequence[str]) -> SettingsConfig:
     """Return the settings written in a TOML file: of a study, or tables alone, which need no manifest and no work.
 
-    Parameters
-    ----------
-    path : Path
-        TOML file. Without a manifest or patches, a table within another may stand alone: ``[tissue]`` is
-        ``[tile.tissue]``.
-    reads : sequence of str
-        Tables that the command reads; a file of tables alone must hold one of them.
+    In a file of tables alone, a table within another may stand alone: ``[tissue]`` is ``[tile.tissue]``. `reads` names
+    the tables that the command reads; the file must hold one of them.
 
     Raises
     ------

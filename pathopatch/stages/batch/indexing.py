@@ -32,18 +32,9 @@ _GROUP = 200_000  # rows that a reader passes over in one step
 
 
 def write_index(out: Path, *, force: bool = False, progress: Progress | None = None) -> Path:
-    """Gather the prediction tables of all slides that are done; return the folder ``index``.
+    """Gather the prediction tables of all slides that are done, and write the tables of the cohort; return ``index``.
 
-    ``cohort.csv`` and ``patients.csv`` are written too, which runs with `totals` off leave to this.
-
-    Parameters
-    ----------
-    out : Path
-        Folder that ``predict`` wrote to. Tables of slides that failed since are left out.
-    force : bool
-        Write what is current anew, too.
-    progress : callable, optional
-        Told after each bucket.
+    Tables of slides that failed since are left out. `force` also writes anew what is current.
 
     Raises
     ------

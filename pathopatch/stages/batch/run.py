@@ -55,14 +55,7 @@ _LOG_BYTES, _LOG_PARTS = 16 * 2**20, 4  # a log that grows on is continued in a 
 class Failure:
     """Why one slide's work has no result.
 
-    Parameters
-    ----------
-    error : PathopatchError
-        What went wrong.
-    seconds : float or None
-        How long that took; None where a worker did not live to say it.
-    trace : str
-        Where in this package, if it is a fault of its own.
+    `seconds` is None where a worker died before it could say; `trace` says where a fault of this package is.
     """
 
     error: PathopatchError
@@ -71,20 +64,11 @@ class Failure:
 
 
 def workers_for(
-    tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None, limit_bytes: int | None = None
+    tasks: Sequence[SlideTask], workers: int, *, limit_s: float | None = None, limit_bytes: float | None = None
 ) -> Workers:
     """Return processes for tasks, no more than there are slides to work on; enter them before they are used.
 
-    Parameters
-    ----------
-    tasks : sequence of SlideTask
-        One per slide.
-    workers : int
-        Processes at most; with 1, or a single slide, the work is done in this process.
-    limit_s : float, optional
-        Seconds a slide may take; see `Workers`.
-    limit_bytes : int, optional
-        Memory that a process may hold; see `Workers`.
+    With one worker, or a single slide, the work is done in this process. Limits are those of `Workers`.
     """
     if workers <= 1 or len(tasks) <= 1:
         return Workers(0)
@@ -130,18 +114,7 @@ def run_slides(
     """Run every task and return the outcomes in the order of the tasks.
 
     A slide that another process is at comes after all others, and is waited for then: so two processes that are given
-    the same slides share them.
-
-    Parameters
-    ----------
-    tasks : sequence of SlideTask
-        One per slide.
-    workers : int or Workers
-        How many processes at most, see `workers_for`; or such that run already.
-    on_done : callable, optional
-        Called with each outcome as it comes.
-    progress : callable, optional
-        Called with how far through its slide a task is, if the work is done in this process.
+    the same slides share them. `on_done` is called with each outcome as it comes.
     """
     if isinstance(workers, int):
         with workers_for(tasks, workers) as processes:
@@ -162,17 +135,7 @@ def run_slides(
 
 
 def each_slide(work: Callable[[S], R], items: Sequence[S], workers: Workers) -> Iterator[tuple[S, R | Failure]]:
-    """Yield what `work` returned for each slide, or why it did not, as they come.
-
-    Parameters
-    ----------
-    work : callable
-        Picklable.
-    items : sequence
-        One per slide.
-    workers : Workers
-        Processes that run.
-    """
+    """Yield what `work` (picklable) returned for each slide, or why it did not, as they come."""
     for index, result in workers.run(partial(guarded, work), items):
         item = items[index]
         if isinstance(result, WorkerDied):
@@ -256,13 +219,7 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
 
 
 def states_by_slide(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """Return one state a slide, the worst that any of several stages left it in.
-
-    Parameters
-    ----------
-    outcomes : sequence of Outcome
-        In the order of the stages.
-    """
+    """Return one state a slide, the worst that any of several stages, in their order, left it in."""
     worst = ("failed", "done_empty", "done", "current")
     states: dict[str, str] = {}
     for outcome in outcomes:
@@ -276,20 +233,8 @@ def logged(
 ) -> Iterator[Callable[[Outcome], None]]:
     """Yield what is to be called after each slide: it writes a line, and calls `on_done`.
 
-    A full disk ends no run for its log's sake: lines that cannot be written are lost.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    stage : str
-        ``tile`` or ``predict``.
-    on_done : callable
-        Called with each outcome.
-    slides : int
-        How many there are to do.
-    deidentified : bool
-        Leave out what may name files: messages and warnings.
+    A full disk ends no run for its log's sake: lines that cannot be written are lost. With `deidentified`, messages and
+    warnings are left out, since they may name files.
 
     Raises
     ------

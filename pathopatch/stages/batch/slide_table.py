@@ -40,18 +40,9 @@ def open_slides(
     workers: Workers | None = None,
     progress: Progress | None = None,
 ) -> tuple[pd.DataFrame, dict[str, Failure]]:
-    """Return the facts of each slide that opens, one row per slide, and the failures of the others by slide_id.
+    """Return the facts of each slide that opens, a row each in the order of `rows`, and the failures by slide_id.
 
-    Parameters
-    ----------
-    rows : sequence of SlideRow
-        The slides; the table has their order.
-    facts_of : callable, optional
-        Picklable; by default opens the slide and returns `slide_facts`.
-    workers : Workers, optional
-        Running processes in which the slides are opened; default is this process.
-    progress : callable, optional
-        Called after each slide.
+    Without `workers` the slides are opened in this process. A `facts_of` (picklable) takes the place of `slide_facts`.
     """
     import pandas as pd  # not above: worker processes start before this one has loaded pandas
 
@@ -125,10 +116,8 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
 
     Raises
     ------
-    DuplicateIdError
-        Another slide has the same id there, and `force` is off.
-    StaleArtefactError
-        The facts of a slide changed, and `force` is off.
+    DuplicateIdError, StaleArtefactError
+        Another slide has the same id there, or the facts of a slide changed, and `force` is off.
     """
     path = WorkFolder(work).slides
     stamp = Stamp(stage="check", inputs=dict(zip(table["slide_id"], _row_fingerprints(table), strict=True)))

@@ -45,13 +45,7 @@ _FEW = 40  # slides: so many are listed without being asked for
 
 @dataclass
 class CohortTables(StatusTable):
-    """Both tables of a work folder; a slide's status is read again only when it was written again.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    """
+    """Both tables of a work folder; a slide's status is read again only when it was written again."""
 
     columns: tuple[str, ...] = COHORT[1:]
 
@@ -88,21 +82,10 @@ def keep_cohort_tables(
     every_s: float = _EVERY_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Callable[[Outcome], None]]:
-    """Yield what is to be called after each slide; it writes the tables where that is due, and the end does.
+    """Yield what is to be called after each slide; it writes the tables every `every_s` seconds, and the end does.
 
-    Before the end, and at one that an error or an interruption brings, tables that cannot be written are left as they
-    are: what went wrong first is what must be heard.
-
-    Parameters
-    ----------
-    out : Path
-        Work folder.
-    on_done : callable
-        Called with each outcome first.
-    every_s : float
-        From one writing to the next, at least; longer where the slides are so many that it takes long.
-    clock : callable
-        Returns seconds.
+    Of many slides, whose tables take long to write, it writes them less often. Before the end, and at an end by an
+    error or an interruption, tables that cannot be written are left as they are: the first error must be heard.
 
     Raises
     ------
@@ -131,13 +114,7 @@ def keep_cohort_tables(
 
 
 def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
-    """Return a row for each patient of some slides; columns `PATIENTS`.
-
-    Parameters
-    ----------
-    slides : DataFrame
-        As `CohortTables.slides` returns them. Slides without a patient are left out.
-    """
+    """Return a row for each patient of some slides (see `CohortTables.slides`); columns `PATIENTS`."""
     of_patients = slides[slides["patient_id"] != ""]
     rows = [_patient(str(name), part) for name, part in of_patients.groupby("patient_id", sort=True)]
     return pd.DataFrame(rows, columns=list(PATIENTS))
@@ -169,8 +146,7 @@ class StatusSummary:
     Parameters
     ----------
     table : DataFrame
-        slide_id, stage, state, code, message, patches, predicted, tumour, seconds, ended, tissue_confidence; a row a
-        slide and stage.
+        A row a slide and stage; columns slide_id, stage, `_COLUMNS`.
     counts : DataFrame
         Slides by stage (rows) and state (columns).
     """
@@ -213,19 +189,14 @@ class StatusSummary:
 
 
 def status_summary(out: Path) -> StatusSummary:
-    """Return what became of the slides of a work folder, from their statuses alone.
-
-    Parameters
-    ----------
-    out : Path
-        Folder that ``tile`` or ``predict`` wrote to.
+    """Return what became of the slides of a folder of ``tile`` or ``predict``, from their statuses alone.
 
     Raises
     ------
     InputMissingError
         Nothing was worked on there.
     InputCorruptError
-        Rolled statuses cannot be read.
+        Compacted statuses cannot be read.
     """
     table = StatusTable(out, _COLUMNS).read()
     if table.empty:

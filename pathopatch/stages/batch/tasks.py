@@ -78,12 +78,7 @@ class SlideTask(HasSlideId, Protocol):
 def open_row(row: SlideRow, *, fallback_mpp: float | None = None) -> Slide:
     """Return the slide of a manifest row; the caller closes it.
 
-    Parameters
-    ----------
-    row : SlideRow
-        What the manifest says.
-    fallback_mpp : float, optional
-        The slide's um per px where neither its file nor the manifest states one.
+    `fallback_mpp` (um per px) is the slide's own where neither its file nor the manifest states one.
     """
     from pathopatch.slides import in_order, open_slide
 
