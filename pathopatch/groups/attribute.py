@@ -313,7 +313,7 @@ def attribute_in(
     if bins:
         wanted = TissueBins(tuple(bins), label_names=label_names(groups))
         if wanted.column not in groups:
-            present = [each.key for each in bins_attributes(groups)]
+            present = [attribute.key for attribute in bins_attributes(groups)]
             raise InputMissingError(
                 f"no bins cut at {wanted.key}; there are some at {' and '.join(present) or 'none'}",
                 place="groups.parquet",

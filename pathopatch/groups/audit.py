@@ -47,10 +47,8 @@ def audit(groups: pd.DataFrame, thresholds: Sequence[float], *, resamples: int =
         As `assign_groups` returns it. Without a split column all patches are of the split "all".
     thresholds : sequence of float
         Of its thresholds.
-    resamples : int
-        Resamples of patients behind each interval; 0 for none, and then for no verdict.
-    seed : int
-        Of the resampling.
+    resamples, seed : int
+        Resamples of patients behind each interval, and their seed; with 0 there are no intervals and no verdict.
 
     Returns
     -------

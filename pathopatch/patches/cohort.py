@@ -115,14 +115,14 @@ def cohort_config(
     settings = {"intensity": config.intensity, "tissue": config.tissue, "mpp": config.mpp}
     stamp = Stamp(stage="windows", settings=settings, inputs=inputs)
     path = work / NAME
-    with artefact(path, stamp=stamp, force=force) as made:
-        if made.is_current:
+    with artefact(path, stamp=stamp, force=force) as output:
+        if output.is_current:
             windows = read_json(path)["windows"]
         elif only_known:
             return config
         else:
             windows, left_out = _pool_windows(usable, config, measured(usable))
-            made.write_json(path, {"windows": windows, "left_out": left_out})
+            output.write_json(path, {"windows": windows, "left_out": left_out})
     cohort_windows = {name: (float(low), float(high)) for name, (low, high) in windows.items()}
     intensity = config.intensity.model_copy(update={"windows": cohort_windows | config.intensity.windows})
     return config.model_copy(update={"intensity": intensity})

@@ -102,19 +102,19 @@ def tile_patches(
     store_path, table_path = WorkFolder(out).store(name), WorkFolder(out).patches(name)
     with (
         folder_lock(out, slide_lock(name, STAGE), waiting_for=f"the set {name}"),
-        artefact(store_path, table_path, stamp=stamp, force=force, status=SlideStatus(out, name, STAGE)) as made,
+        artefact(store_path, table_path, stamp=stamp, force=force, status=SlideStatus(out, name, STAGE)) as output,
     ):
-        if made.is_current:
-            result = replace(current_result(out, name, table_path, store_path, made), warnings=warnings)
+        if output.is_current:
+            result = replace(current_result(out, name, table_path, store_path, output), warnings=warnings)
         else:
             sheet = _analyse_set(files, spec, config)
             with atomic_path(store_path) as temporary:
                 record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
                 measured = _write_store(temporary, sheet, config, record, progress)
             table = _table(listed, sheet, measured, name)
-            made.write_table(table_path, table)
+            output.write_table(table_path, table)
             entry = status_entry(table, PatchStore(store_path).attributes)
-            made.record(entry)
+            output.record(entry)
             result = TileResult(slide_id=name, patches=len(table), state=entry["state"], warnings=warnings)
     return result, _slides_row(source, listed, spec, config, result, fingerprint(fingerprints))
 
@@ -167,7 +167,7 @@ def _analyse_set(files: Sequence[Path], spec: ImageSpec, config: TileConfig) -> 
     polarities = guess_polarities(strip, is_colour=spec.is_colour)
     if config.tissue.background != "auto":
         stated = parse_background(config.tissue.background, spec.channels, place="[tile.tissue] background")
-        polarities = tuple(one or other for one, other in zip(stated, polarities, strict=True))
+        polarities = tuple(polarity or guess for polarity, guess in zip(stated, polarities, strict=True))
     tissue = fit_tissue(
         strip,
         polarities=polarities,

@@ -63,8 +63,6 @@ sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or
 """
 _log = logging.getLogger(__name__)
 
-State = Literal["done", "done_empty", "current"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TileResult:
@@ -72,7 +70,8 @@ class TileResult:
 
     slide_id: str
     patches: int
-    state: State  # done_empty: no tissue, all artefacts are valid; current: nothing was to do
+    # done_empty: no tissue, all artefacts are valid; current: nothing was to do.
+    state: Literal["done", "done_empty", "current"]
     warnings: tuple[str, ...] = ()  # for a person to check
 
 
@@ -142,9 +141,9 @@ def tile_slide(
             refuse=partial(refuse_other_slide, slide, stamp),
             is_whole=lambda: not (force and lacks_pixels(store_path, config)),
             status=SlideStatus(out, slide_id, STAGE),
-        ) as made:
-            if made.is_current:
-                return current_result(out, slide_id, table_path, store_path, made)
+        ) as output:
+            if output.is_current:
+                return current_result(out, slide_id, table_path, store_path, output)
             analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
             # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
             table = _table(slide, config, analysis, slide_id, patient_id, labels)
@@ -154,20 +153,20 @@ def tile_slide(
                 measured = _write_store(temporary, slide, config, analysis, record, progress)
             table = table.assign(**measured)[list(COLUMNS)]
             # The table comes last: with the store's stamp in it, both are complete.
-            made.write_table(table_path, table)
+            output.write_table(table_path, table)
             entry = status_entry(table, PatchStore(store_path).attributes)
-            made.record(entry)
+            output.record(entry)
     if entry["state"] == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
     return TileResult(slide_id=slide_id, patches=len(table), state=entry["state"], warnings=tuple(warnings))
 
 
-def current_result(out: Path, slide_id: str, table_path: Path, store_path: Path, made: Artefact) -> TileResult:
+def current_result(out: Path, slide_id: str, table_path: Path, store_path: Path, output: Artefact) -> TileResult:
     """Return the result of current artefacts."""
     table, attributes = read_table(table_path), PatchStore(store_path).attributes
     # An earlier process may have been killed between the table and the status.
     if not is_recorded_done(out, slide_id, STAGE):
-        made.record(status_entry(table, attributes))
+        output.record(status_entry(table, attributes))
     warnings = tuple(attributes["warnings"])
     return TileResult(slide_id=slide_id, patches=len(table), state="current", warnings=warnings)
 

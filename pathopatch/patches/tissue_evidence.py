@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import cv2
@@ -64,7 +64,8 @@ class Evidence:
     """What one channel, or several together, tell of tissue."""
 
     channels: tuple[int, ...]
-    windows: NDArray[np.float64]  # (n, 2): (low, high) of the signal of each channel, source units
+    # (n, 2): (low, high) of the signal of each channel, source units; none without a threshold.
+    windows: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 2)))
     threshold: float | None = None  # a pixel is tissue if its signal is above; None: no tissue, or undecided
     is_empty: bool = False  # the channels show background alone
     is_shared: bool = False  # one threshold for several channels together
@@ -109,7 +110,7 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     """Return the evidence of bright channels: absorption relative to their glass."""
     pixels, config = overview.pixels[list(channels)], overview.config
     if not overview.specimen.any():
-        return Evidence(channels=channels, windows=np.zeros((len(channels), 2)), is_empty=True)
+        return Evidence(channels=channels, is_empty=True)
     if set(channels) <= set(overview.levels):
         glass: Glass | None = _stated_glass(overview, channels)
     elif overview.is_flat and overview.is_colour and pixels.dtype == np.uint8:
@@ -131,7 +132,7 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     # The brightest peak of a field without glass is pale tissue: dim, and less even than glass.
     is_dim = glass is not None and float(glass.level.min()) < _DIM * white
     if glass is None or (is_dim and glass.spread > _DIM_SPREAD):
-        return Evidence(channels=channels, windows=np.zeros((len(channels), 2)))
+        return Evidence(channels=channels)
     signal = tissue_signal(
         pixels,
         polarities=["bright"] * len(channels),
@@ -143,7 +144,7 @@ def _bright_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     if threshold is None:
         # An even dim field may be tissue without glass; only a clear or a stated level shows that it is empty.
         is_glass = channels[0] in overview.levels or float(glass.level.min()) >= _CLEAR * white
-        return Evidence(channels=channels, windows=windows, is_empty=is_glass)
+        return Evidence(channels=channels, is_empty=is_glass)
     if config.method == "triangle":
         threshold = _triangle_threshold(values)
     return Evidence(
@@ -234,7 +235,7 @@ def _dark_evidence(overview: Overview, channels: tuple[int, ...]) -> Evidence:
     if split is None:
         values = [overview.pixels[channel][specimen] for channel in channels]
         is_constant = all(value.size == 0 or bool(value.min() == value.max()) for value in values)
-        return Evidence(channels=channels, windows=np.zeros((len(channels), 2)), is_empty=is_constant)
+        return Evidence(channels=channels, is_empty=is_constant)
     threshold, separation = split
     return Evidence(
         channels=channels,
@@ -273,7 +274,7 @@ def _evidence_above_level(overview: Overview, channel: int, high: float) -> Evid
     values = _smoothed_sample(plane, overview.specimen)
     share = np.count_nonzero(values > limit) / max(1, values.size)
     if not high > limit > low or share < _LEAST_TISSUE:
-        return Evidence(channels=(channel,), windows=np.zeros((1, 2)), is_empty=True)
+        return Evidence(channels=(channel,), is_empty=True)
     window = np.array([[low, low + 2 * (limit - low)]])  # so that the limit lies at a signal of 0.5
     return Evidence(channels=(channel,), windows=window, threshold=0.5)
 

@@ -83,18 +83,17 @@ def fit_tissue(
         is_flat=is_flat,
     )
     evidence = find_evidence(overview, [index[name] for name in config.channels] or range(len(pixels)))
-    informative = [one for one in evidence if one.threshold is not None]
+    informative = [item for item in evidence if item.threshold is not None]
     # Doubtful glass counts only where nothing better is there.
-    informative = [one for one in informative if not one.is_doubtful] or informative
-    undecided = [channel for one in evidence if one.threshold is None and not one.is_empty for channel in one.channels]
+    informative = [item for item in informative if not item.is_doubtful] or informative
+    without_threshold = [item for item in evidence if item.threshold is None and not item.is_empty]
+    undecided = [channel for item in without_threshold for channel in item.channels]
     # A field of noise alone shows no background either, but it holds no tissue.
     is_unsure = not informative and any(_has_structure(pixels[channel], overview.specimen) for channel in undecided)
     windows, threshold = _merge_thresholds(informative, overview)
-    light = next((one.light for one in informative if one.light is not None), None)
-    if is_unsure:
-        threshold, mask = _fallback(overview)
-    else:
-        mask = np.zeros_like(overview.specimen)
+    light = next((item.light for item in informative if item.light is not None), None)
+    mask = np.zeros_like(overview.specimen)
+    if not is_unsure:
         if threshold is not None:
             signal = informative[0].signal if len(informative) == 1 else None
             if signal is None:
@@ -107,10 +106,14 @@ def fit_tissue(
         mask = overview.specimen & clean_mask(
             mask, um2_per_px=um2_per_px, min_speck_um2=config.min_speck_um2, max_hole_um2=config.max_hole_um2
         )
-    # Nothing is left above doubtful glass: that glass may be the tissue itself.
-    if informative and not mask.any() and any(one.is_doubtful for one in informative):
-        is_unsure, informative = True, []
-        threshold, mask = _fallback(overview)
+        # Nothing is left above doubtful glass: that glass may be the tissue itself.
+        if not mask.any() and any(evidence.is_doubtful for evidence in informative):
+            is_unsure, informative = True, []
+    # Without any background in view the configuration decides.
+    if is_unsure:
+        is_all_tissue = config.when_unsure == "all"
+        threshold = EVERY_PIXEL if is_all_tissue else None
+        mask = overview.specimen if is_all_tissue else np.zeros_like(overview.specimen)
     tissue = TissueModel(
         polarities=polarities,
         windows=windows,
@@ -126,13 +129,6 @@ def fit_tissue(
     )
     confidence, doubts = rate_confidence(overview, informative, tissue, unscanned, is_unsure=is_unsure)
     return replace(tissue, confidence=confidence, doubts=doubts)
-
-
-def _fallback(overview: Overview) -> tuple[float | None, Mask]:
-    """Return threshold and mask as configured for an overview without any background in view."""
-    if overview.config.when_unsure == "all":
-        return EVERY_PIXEL, overview.specimen
-    return None, np.zeros_like(overview.specimen)
 
 
 def _find_borders_and_ink(
@@ -166,7 +162,7 @@ def _background_levels(overview: Overview, informative: Sequence[Evidence], mask
     levels = [math.nan] * len(overview.pixels)
     ground = overview.specimen & ~mask
     # Doubtful glass may be pale tissue, and other slides of the cohort would take its level.
-    for evidence in (one for one in informative if not one.is_doubtful):
+    for evidence in (item for item in informative if not item.is_doubtful):
         for number, channel in enumerate(evidence.channels):
             if evidence.glass_level is not None:
                 levels[channel] = float(evidence.glass_level[number])

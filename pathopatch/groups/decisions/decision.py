@@ -193,34 +193,34 @@ def apply_decisions(patches: pd.DataFrame, rows: Sequence[RecordedDecision]) -> 
         raise InputUnsupportedError(
             f"all {len(here)} slides were rejected", place="decisions", remedy="accept some, or add slides"
         )
-    kept = patches[~slide_ids.isin(rejected)].reset_index(drop=True)
+    remaining = patches[~slide_ids.isin(rejected)].reset_index(drop=True)
     verdicts = {
         f"{row.slide_id}@{row.x},{row.y}": row.verdict
         for row in current_here
         if row.x is not None and row.slide_id not in rejected
     }
     # A reviewer's work on patches that do not exist would be lost silently.
-    if missing := sorted(set(verdicts) - set(kept["patch_id"].astype(str))):
+    if missing := sorted(set(verdicts) - set(remaining["patch_id"].astype(str))):
         shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
         raise InputMissingError(
             f"{len(missing)} relabelled patches are not among those that were tiled: {shown}",
             place="decisions, columns x and y",
             remedy="predict with the patch and stride of the work folder, and decide there; or remove these rows",
         )
-    decided = kept["patch_id"].map({patch_id: _LABELS[verdict] for patch_id, verdict in verdicts.items()})
-    label = decided.fillna(kept["label"]).astype(kept["label"].dtype)
+    decided = remaining["patch_id"].map({patch_id: _LABELS[verdict] for patch_id, verdict in verdicts.items()})
+    label = decided.fillna(remaining["label"]).astype(remaining["label"].dtype)
     counts = Counter(verdicts.values())
     summary = {
         "reviewers": sorted({row.reviewer for row in current_here}),
         "rejected": slides_by_verdict["reject"],
         "accepted": slides_by_verdict["accept"],
         "flagged": slides_by_verdict["flag"],
-        "patches_rejected": len(patches) - len(kept),
+        "patches_rejected": len(patches) - len(remaining),
         "relabelled": {verdict: counts[verdict] for verdict in PATCH_VERDICTS},
         "elsewhere": sorted({row.slide_id for row in current} - here),
     }
-    changed = frozenset(kept.loc[label != kept["label"], "patch_id"].astype(str))
-    return AppliedDecisions(kept.assign(label=label), summary, changed)
+    changed = frozenset(remaining.loc[label != remaining["label"], "patch_id"].astype(str))
+    return AppliedDecisions(remaining.assign(label=label), summary, changed)
 
 
 def decision_summary(summary: Mapping[str, Any]) -> str:

@@ -49,8 +49,8 @@ class Outlines:
 
     def without(self, ignored: Collection[str]) -> Outlines:
         """Return these outlines but for some classes."""
-        kept = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] not in ignored]
-        return replace(self, names=tuple(name for name, _ in kept), shapes=tuple(shape for _, shape in kept))
+        pairs = [pair for pair in zip(self.names, self.shapes, strict=True) if pair[0] not in ignored]
+        return replace(self, names=tuple(name for name, _ in pairs), shapes=tuple(shape for _, shape in pairs))
 
     def skipped_text(self) -> list[str]:
         """Return a warning for each kind of thing that was left out."""
