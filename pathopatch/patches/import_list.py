@@ -37,8 +37,8 @@ from pathopatch.slides.resolution import ALPHA_NOTE, mpp_agrees
 LIST_NAME = "patches.csv"
 """A folder that holds this file is described by it."""
 _CLASS_LABELS = {
-    "tumor": 1, "tumour": 1, "1": 1,
-    "non_tumor": 0, "non-tumor": 0, "non_tumour": 0, "non-tumour": 0, "0": 0,
+    "tumor": "1", "tumour": "1", "1": "1",
+    "non_tumor": "0", "non-tumor": "0", "non_tumour": "0", "non-tumour": "0", "0": "0",
 }  # fmt: skip
 _REQUIRED, _OPTIONAL = ("path", "label", "patient_id"), ("split", "tissue_fraction", "attribute", "label_name")
 _LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
@@ -124,11 +124,12 @@ def _read_folder(folder: Path) -> pd.DataFrame:
         split = parts[0].casefold() if len(parts) > 1 and parts[0].casefold() in SPLITS else ""
         folders, name = parts[1:-1] if split else parts[:-1], "/".join(parts)
         # Without a level of patients, patches of one patient could be in two splits: such a layout is refused.
-        if len(folders) != 2 or folders[0].casefold() not in _CLASS_LABELS:
+        label = _CLASS_LABELS.get(folders[0].casefold()) if len(folders) == 2 else None
+        if label is None:
             misplaced.append(name)
             continue
-        label, patient = str(_CLASS_LABELS[folders[0].casefold()]), folders[1]
-        rows.append({"path": name, "label": label, "patient_id": patient, "split": split, "file": str(path.absolute())})
+        file = str(path.absolute())
+        rows.append({"path": name, "label": label, "patient_id": folders[1], "split": split, "file": file})
     if misplaced or not rows:
         kind = InputUnsupportedError if misplaced else InputMissingError
         raise kind(

@@ -194,11 +194,12 @@ class TissueModel:
         if (limits := self._limits_by_dtype.get(pixels.dtype)) is None:
             bounds = np.iinfo(str(pixels.dtype))
             values = np.arange(bounds.min, bounds.max + 1).astype(pixels.dtype)
-            limits = self._limits_by_dtype[pixels.dtype] = []
+            limits = []
             for window, polarity in zip(self.windows, self.polarities, strict=True):
                 signal = tissue_signal(values[None, None, :], polarities=(polarity,), windows=window[None])[0]
                 passing = values[signal > threshold]
                 limits.append((passing[0] if polarity == "dark" else passing[-1]) if passing.size else None)
+            self._limits_by_dtype[pixels.dtype] = limits  # only when whole: other threads read it
         above = np.zeros(pixels.shape[1:], np.bool_)
         for plane, polarity, limit in zip(pixels, self.polarities, limits, strict=True):
             if limit is not None:

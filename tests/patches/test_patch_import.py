@@ -150,6 +150,11 @@ def test_all_problems_of_a_list_are_reported_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_a_fraction_that_only_python_reads_as_a_number_is_refused(tmp_path: Path) -> None:
+    text = "path,label,patient_id,tissue_fraction\na.png,1,p1,0_1\n"
+    assert problems(write_list(tmp_path, text)) == [("INPUT_UNSUPPORTED", 2, "tissue_fraction")]
+
+
 def test_one_image_under_two_patients_is_a_leak(tmp_path: Path) -> None:
     source = write_list(tmp_path, "path,label,patient_id\na.png,1,p1\nd.png,1,p2\n")
     (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes())
