@@ -38,18 +38,13 @@ def ablation(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Return the loss of WGA, GBA and AUROC without each channel.
+    """Return the losses of WGA, GBA and AUROC, a row per channel and threshold; none where there is one channel.
 
     `table` has the columns label, logit, ``logit without <channel>`` and ``group@<threshold>``; `patient`, (N,), is the
-    unit that is resampled; the other arguments are as for `evaluate_logits`.
-
-    Returns
-    -------
-    list of dict
-        For each channel and threshold: `channel`, `threshold`, and for `wga`, `gba` and `auroc` the value with all
-        channels (``wga``), without this one (``wga_without``) and the loss (``wga_lost``, positive where the channel
-        helped) with its paired 95 % interval (``_low``, ``_high``). NaN with an empty group, intervals with fewer
-        than two patients. Empty where there is one channel only.
+    unit that is resampled; the other arguments are as for `evaluate_logits`. A row has, for `wga`, `gba` and `auroc`,
+    the value with all channels (``wga``), without this one (``wga_without``) and the loss (``wga_lost``, positive where
+    the channel helped) with its paired 95 % interval (``_low``, ``_high``). NaN with an empty group, intervals with
+    fewer than two patients.
     """
     label = table["label"].to_numpy(dtype=np.int64)
     margin = table["logit"].to_numpy(dtype=np.float64)

@@ -46,16 +46,11 @@ def reliability(
 ) -> dict[str, Any]:
     """Return how well predicted probabilities of tumour and the share of tumour agree, from arrays (N,).
 
-    `label` is 1 for tumour and 0 for non-tumour, `patient` the unit that is resampled; 0 `resamples` give no intervals.
-    `seed` is that of the resampling, and of the labels drawn for `ece_if_calibrated`.
-
-    Returns
-    -------
-    dict
-        `n`, `patients`, `mean_probability`, `tumor_share`, `ece` with `ece_low` and `ece_high`, `ece_if_calibrated`
-        (the mean error of a perfectly calibrated model with as many independent patches: chance alone),
-        `brier`, `nll`; and `bins`: for each of ten `low`, `high`, `n`, `mean_probability`, `tumor_share` with
-        `tumor_share_low` and `tumor_share_high`. NaN where there are no patches or too few patients.
+    `label` is 1 for tumour and 0 for non-tumour, `patient` the unit that is resampled; `seed` is also that of the
+    labels drawn for `ece_if_calibrated`, the mean error of a perfectly calibrated model with as many independent
+    patches: chance alone. Beside it there are `n`, `patients`, `mean_probability`, `tumor_share`, `ece`, `brier`,
+    `nll`; and `bins`: for each of ten `low`, `high`, `n`, `mean_probability`, `tumor_share`. `ece` and the bins'
+    `tumor_share` have intervals (``_low``, ``_high``). NaN where there are no patches or too few patients.
     """
     # A probability of 1 belongs to the last bin.
     place = np.minimum((probability * _N_BINS).astype(np.int64), _N_BINS - 1)
@@ -110,17 +105,12 @@ def confidence(probability: NDArray[np.float64], label: NDArray[np.int64]) -> di
 def calibration(
     table: pd.DataFrame, patient: NDArray[Any], *, n_values: int = 2, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Return the calibration of some predictions, before the temperature and, where there is one, after it.
+    """Return the calibration of some predictions, ``before`` the temperature and, unless it is 1, ``after`` it.
 
     `table` has the columns label, logit (tumour minus non-tumour), probability (after the temperature) and
-    ``group@<threshold>``; `patient` is (N,), `n_values` is A, and group = A label + attribute.
-
-    Returns
-    -------
-    dict
-        ``before``, and ``after`` if the temperature is not 1: each with ``all`` (see `reliability`) and per threshold
-        ``attributes`` (`reliability` of the patches of each attribute value: little and much tissue) and ``groups``
-        (`confidence` of each group).
+    ``group@<threshold>``; `patient` is (N,), `n_values` is A, and group = A label + attribute. Each kind has ``all``
+    (see `reliability`) and per threshold ``attributes`` (`reliability` of the patches of each attribute value: little
+    and much tissue) and ``groups`` (`confidence` of each group).
     """
     label = table["label"].to_numpy(dtype=np.int64)
     after = table["probability"].to_numpy(dtype=np.float64)

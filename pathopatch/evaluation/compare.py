@@ -141,12 +141,8 @@ def evaluated_runs(work: Path) -> list[str]:
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean and standard deviation over seeds, one row per method and threshold, of what `compare` returned.
 
-    Returns
-    -------
-    DataFrame
-        threshold, attribute, trained_threshold, trained_attribute, method, steps, batch_per_class, search, runs
-        (seeds); and for wga, gba, average, auroc and gain_wga the ``_mean`` and the ``_sd`` (of the sample, n - 1; NaN
-        with one run).
+    Beside the columns of the setting, `runs` (seeds), and for wga, gba, average, auroc and gain_wga the ``_mean`` and
+    the ``_sd`` (of the sample, n - 1; NaN with one run).
     """
     keys = ("threshold", "attribute", "trained_threshold", "trained_attribute", "method", *BUDGET)
     by_setting = table.groupby([key for key in keys if key in table], sort=True, dropna=False)

@@ -233,8 +233,6 @@ def sweep_table(
     predictions: pd.DataFrame, groups: pd.DataFrame, *, decision_threshold: float, config: EvaluateConfig
 ) -> pd.DataFrame:
     """Return the sweep over tissue thresholds of each split; without rows where the attribute is the patches' own."""
-    if threshold_attributes(groups)[0].is_patch_attribute:
-        return pd.DataFrame()
     patient_of = groups.set_index("patch_id")["patient_id"]
     parts = []
     for split, table in predictions.groupby("split", sort=False):
@@ -242,7 +240,8 @@ def sweep_table(
         sweep = sweep_thresholds(table, patient, decision_threshold=decision_threshold, config=config)
         sweep.insert(0, "split", split)
         parts.append(sweep)
-    return pd.concat(parts, ignore_index=True)
+    sweeps = pd.concat(parts, ignore_index=True)
+    return sweeps.iloc[:0] if threshold_attributes(groups)[0].is_patch_attribute else sweeps
 
 
 def by_attribute(content: dict[str, Any]) -> dict[str, Any]:

@@ -44,10 +44,8 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
 
     Raises
     ------
-    InputMissingError
-        A fold has no such evaluation; the fold is named.
-    StaleArtefactError
-        Other evaluations were pooled before and `force` is off.
+    InputMissingError, StaleArtefactError
+        A fold, which is named, has no such evaluation; or others were pooled before and `force` is off.
     """
     config = config or EvaluateConfig()
     folds = fold_folders(work)

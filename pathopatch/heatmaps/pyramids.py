@@ -99,10 +99,8 @@ def read_ome_tiff(path: Path) -> HeatmapFile:
 
     Raises
     ------
-    InputMissingError
-        There is no such file.
-    InputCorruptError
-        It is truncated, or type, names, pixel size or pyramid are not those of a heatmap.
+    InputMissingError, InputCorruptError
+        There is no such file; or it is truncated, or type, names, pixel size or pyramid are not those of a heatmap.
     """
     if not path.is_file():
         raise InputMissingError(f"no heatmap {path.name}", place=str(path), remedy="run predict for this slide")

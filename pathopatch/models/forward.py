@@ -114,12 +114,8 @@ class Ensemble:
     def forward(self, inputs: Sequence[Tensor], *, tta: bool = False) -> EnsembleOutput:
         """Return the prediction of all members.
 
-        Parameters
-        ----------
-        inputs : sequence of Tensor
-            What `PatchClassifier.standardised` returns, one per member.
-        tta : bool
-            Test-time augmentation: the mean logit over the eight symmetries of the square.
+        `inputs` are what `PatchClassifier.standardised` returns, one per member. With `tta` (test-time augmentation) a
+        logit is the mean over the eight symmetries of the square.
         """
         margins = np.empty((len(self.members), len(inputs[0])))  # (M, N): z1 - z0 of each patch
         for row, member, x in zip(margins, self.members, inputs, strict=True):
@@ -206,16 +202,9 @@ def forward_batch_size(input_px: int, device: torch.device) -> int:
 
 
 def predict_logits(network: nn.Module, x: Tensor, *, batch: int = 256) -> NDArray[np.float32]:
-    """Return the logits, float32 (N, K), of standardised patches, at most `batch` at a time.
+    """Return the logits, float32 (N, K), of standardised patches (N, C, input_px, input_px), N from 0.
 
-    Parameters
-    ----------
-    network : nn.Module
-        As `prepare_network` returns it; the patches are moved to its type and device.
-    x : Tensor of float32, shape (N, C, input_px, input_px)
-        N may be 0.
-    batch : int
-        Patches in one forward pass.
+    `network` is as `prepare_network` returns it; the patches are moved to its type and device, `batch` at a time.
     """
     like = next(network.parameters())
     was_training = network.training

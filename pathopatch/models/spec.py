@@ -247,10 +247,7 @@ def _listed(channels: tuple[str, ...]) -> str:
 def tiling_of(spec: BundleSpec, config: PredictConfig) -> TileConfig:
     """Return how a slide is cut for a model: as in its training, but for the stride of `config`.
 
-    Raises
-    ------
-    InputUnsupportedError
-        The stride exceeds the patch.
+    `InputUnsupportedError` if that exceeds the patch.
     """
     stride_px = spec.stride_px if config.stride_px is None else config.stride_px
     if stride_px > spec.patch_px:
