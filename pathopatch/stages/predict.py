@@ -19,7 +19,7 @@ from pathopatch.slides.manifest import (
     slide_id_from_path,
     valid_slide_id,
 )
-from pathopatch.stages.batch.run import logged, progress_counter, run_slides, select_tasks, workers_for
+from pathopatch.stages.batch.run import failed_before, logged, progress_counter, run_slides, workers_for
 from pathopatch.stages.batch.tasks import Outcome, PredictTask
 from pathopatch.stages.clean import remove_stale_files
 
@@ -62,7 +62,7 @@ def predict_cohort(
     require_unmixed(out, deidentify=config.deidentify)
     rows = pseudonymize(cohort) if config.deidentify else cohort  # rows with pseudonyms keep them
     tasks = [PredictTask(row, models, config, out, force, slide_mpp) for row in rows]
-    tasks = select_tasks(tasks, only_failed=only_failed)
+    tasks = failed_before(tasks) if only_failed else tasks
     # The processes start first and load their libraries while this one checks the bundles.
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         from pathopatch.models.bundle import check_bundles

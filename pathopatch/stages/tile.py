@@ -16,7 +16,7 @@ from pathopatch.core.status import compact_status
 from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.slides.resolution import mpp_agrees
-from pathopatch.stages.batch.run import fail, logged, progress_counter, run_slides, select_tasks, workers_for
+from pathopatch.stages.batch.run import fail, failed_before, logged, progress_counter, run_slides, workers_for
 from pathopatch.stages.batch.slide_table import measure_intensities, open_slides, write_slides
 from pathopatch.stages.batch.tasks import Outcome, TileTask
 from pathopatch.stages.check import mixed_backgrounds
@@ -56,7 +56,8 @@ def tile_cohort(
         No target mpp is given and the slides' own differ by more than 2 %.
     """
     rows = list(read_manifest(manifest_path).included)
-    tasks = select_tasks([TileTask(row, config, work, force) for row in rows], only_failed=only_failed)
+    tasks = [TileTask(row, config, work, force) for row in rows]
+    tasks = failed_before(tasks) if only_failed else tasks
     selected = {task.slide_id for task in tasks}
     with workers_for(tasks, workers, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
         table, failures = open_slides(rows, workers=processes, progress=progress)

@@ -77,10 +77,8 @@ def workers_for(
     return Workers(count, prepare=partial(_prepare, tasks[0].stage, count), limit_s=limit_s, limit_bytes=limit_bytes)
 
 
-def select_tasks(tasks: list[T], *, only_failed: bool) -> list[T]:
-    """Return the tasks to run: all, or those whose slides failed before."""
-    if not only_failed:
-        return tasks
+def failed_before(tasks: Sequence[T]) -> list[T]:
+    """Return the tasks whose slides failed before."""
     return [task for task in tasks if read_status(task.out, task.slide_id).get(task.stage, {}).get("state") == "failed"]
 
 
@@ -246,7 +244,11 @@ def logged(
     path = inside(out, LOGS, f"{stage}-{stamp}-{os.getpid()}.jsonl")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _forget(path.parent, stage)
+        runs = sorted({log.name.split(".jsonl")[0] for log in path.parent.glob(f"{stage}-*.jsonl*")})
+        for old in runs[: max(0, len(runs) - KEPT_RUNS + 1)]:
+            for log in path.parent.glob(f"{old}.jsonl*"):
+                with suppress(OSError):  # perhaps another user's
+                    log.unlink()
         handler = _QuietHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOG_PARTS, encoding="utf-8", delay=True)
     states: Counter[str] = Counter()
 
@@ -288,15 +290,6 @@ class _QuietHandler(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Do nothing."""
-
-
-def _forget(folder: Path, stage: str) -> None:
-    """Remove the logs of all but the latest runs of a stage, to leave room for one more."""
-    runs = sorted({path.name.split(".jsonl")[0] for path in folder.glob(f"{stage}-*.jsonl*")})
-    for run in runs[: max(0, len(runs) - KEPT_RUNS + 1)]:
-        for path in folder.glob(f"{run}.jsonl*"):
-            with suppress(OSError):
-                path.unlink()
 
 
 def progress_counter(what: str, total: int, progress: Progress | None) -> Callable[[Outcome], None]:
