@@ -123,6 +123,15 @@ def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_pat
     assert (row.slide_id, row.patient_id, row.source) == (named(a), "", a)
 
 
+def test_a_pseudonym_is_the_same_in_every_version(tmp_path: Path) -> None:
+    """It is written into tables that labs keep: what is computed here must never change."""
+    (tmp_path / "a.tif").write_bytes(b"one")
+    plain, page = (
+        SlideRow(row=2, slide_id="x", patient_id="p", source=f"{tmp_path}/a.tif{end}") for end in ("", "#page=1")
+    )
+    assert [pseudonym(plain), pseudonym(page)] == ["slide-63c1e846afd127c7", "slide-b5a2b9ac9d307ad4"]
+
+
 def test_two_rows_of_one_slide_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(b"one")
     rows = [SlideRow(row=n, slide_id=f"x{n}", patient_id="p", source=str(tmp_path / "a.tif")) for n in (2, 3)]

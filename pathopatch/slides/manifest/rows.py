@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
@@ -154,7 +154,9 @@ def pseudonym(row: SlideRow) -> str:
         parts = {}
         for channel, text in sources.items():
             fragment = Fragment(text) if Path(text).exists() else split_fragment(text)
-            parts[channel] = [fingerprint_file(Path(fragment.path)), str(replace(fragment, path=""))]
+            # Only what is chosen: a choice that a later version adds must not rename the slides of this one.
+            chosen = {name: value for name, value in asdict(fragment).items() if name != "path" and value is not None}
+            parts[channel] = [fingerprint_file(Path(fragment.path)), chosen]
     except (InputMissingError, OSError):
         # The error itself is reported when the slide is opened; until then it needs a name.
         return f"slide-of-row-{row.row}"
