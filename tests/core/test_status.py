@@ -124,6 +124,7 @@ statuses.compact_status(Path(sys.argv[1]), at_least=1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("files", [0, 1, 4])
 def test_a_kill_while_files_go_loses_none_and_doubles_none(tmp_path: Path, files: int) -> None:
     fill(tmp_path, 5)

@@ -75,6 +75,7 @@ def test_a_million_slides_are_told_within_ten_seconds_and_a_gibibyte(tmp_path: P
     assert min(seconds) < LIMIT_S
 
 
+@pytest.mark.slow
 def test_one_slide_among_a_million_is_found_at_once(tmp_path: Path) -> None:
     write_chunks(tmp_path / "out")
     started = time.perf_counter()

@@ -34,6 +34,7 @@ def test_debias_loads_torch_and_numpy_and_nothing_else_of_weight() -> None:
     assert not ours & heavy
 
 
+@pytest.mark.slow
 def test_debias_imports_only_errors_and_names_of_methods_from_the_package() -> None:
     code = "import pathopatch.debias, sys\nprint(*(name for name in sys.modules if name.startswith('pathopatch.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
