@@ -1,6 +1,6 @@
 """Run the command line: `python -m pathopatch`."""
 
-from pathopatch.cli import main
+import runpy
 
 if __name__ == "__main__":
-    main()
+    runpy.run_module("pathopatch.cli", run_name="__main__", alter_sys=True)

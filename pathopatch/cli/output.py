@@ -99,7 +99,7 @@ def say_warnings(warnings: Iterable[tuple[str, str]]) -> None:
 def say_failures(outcomes: Iterable[Outcome]) -> None:
     """Print why slides failed; a reason that many of them share once."""
     failed = [outcome for outcome in outcomes if outcome.state == "failed"]
-    for line in merged([_remark("failed: ", each.slide_id, each.message) for each in failed], "slide"):
+    for line in merged([_remark("failed: ", outcome.slide_id, outcome.message) for outcome in failed], "slide"):
         say(line)
 
 

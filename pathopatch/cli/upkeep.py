@@ -20,11 +20,11 @@ def status(
     """Say what became of the slides: their states, and the error of each that failed; exit 3 if some did."""
     from pathopatch.stages.batch.summaries import status_summary
 
-    found = status_summary(out)
+    summary = status_summary(out)
     if not quiet:
-        print(found.text(all_slides=slides))
-    if found.exit_code:
-        raise typer.Exit(found.exit_code)
+        print(summary.text(all_slides=slides))
+    if summary.exit_code:
+        raise typer.Exit(summary.exit_code)
 
 
 def index(

@@ -211,10 +211,10 @@ def shared_text(message: str, *own: str) -> str:
     return text
 
 
-def merged(remarks: Iterable[Remark], thing: str) -> list[str]:
+def merged(remarks: Iterable[Remark], noun: str) -> list[str]:
     """Return the lines of remarks in their order; a text of more than three places stands once, with their number.
 
-    `thing` is what the places are, such as ``row``.
+    `noun` is what the places are, such as ``row``.
     """
     of_text: dict[str, dict[str, Remark]] = {}
     for remark in remarks:
@@ -226,7 +226,7 @@ def merged(remarks: Iterable[Remark], thing: str) -> list[str]:
             lines += [remark.line for remark in alike]
         else:
             first = ", ".join(remark.place for remark in alike[:_FEW])
-            lines.append(f"{text} (in {len(alike):,} {thing}s: {first}, …)")
+            lines.append(f"{text} (in {len(alike):,} {noun}s: {first}, …)")
     return lines
 
 

@@ -173,7 +173,7 @@ def _final_status(path: Path) -> dict[str, Any]:
     status = _read_status_file(path)
     entries = _entries(status)
     is_final = entries and len(entries) == len(status)
-    return status if is_final and all(each.get("state") in TERMINAL_STATES for each in entries.values()) else {}
+    return status if is_final and all(entry.get("state") in TERMINAL_STATES for entry in entries.values()) else {}
 
 
 def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             value = "; ".join(map(str, value))
         parts = value.items() if name in _NESTED and isinstance(value, dict) else ((name, value),)
-        values |= {str(key): each for key, each in parts if isinstance(each, str | int | float)}
+        values |= {str(key): part for key, part in parts if isinstance(part, str | int | float)}
     return values
 
 
@@ -255,7 +255,7 @@ def _id_range(path: Path, _written: int) -> tuple[str, str]:
         metadata = pq.read_metadata(path)
         column = metadata.schema.names.index(_KEYS[0])
         groups = [metadata.row_group(index).column(column).statistics for index in range(metadata.num_row_groups)]
-    return min(each.min for each in groups), max(each.max for each in groups)
+    return min(group.min for group in groups), max(group.max for group in groups)
 
 
 @lru_cache(maxsize=8)

@@ -60,12 +60,12 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
     from pathopatch.patches import is_finished
 
     rows = read_manifest(manifest_path).included
-    known = config if out is None else _with_known_windows(rows, config, out, force=force)
+    with_windows = config if out is None else _with_known_windows(rows, config, out, force=force)
 
     def is_done(row: SlideRow, slide: Slide) -> bool:
         return out is not None and is_finished(
             slide,
-            known,
+            with_windows,
             out,
             slide_id=row.slide_id,
             patient_id=row.patient_id,
@@ -74,7 +74,8 @@ def tile_plan(manifest_path: Path, config: TileConfig, *, out: Path | None = Non
             force=force,
         )
 
-    probed = known if known.intensity.windows else _with_own_windows(known)  # windows take no other time
+    # Windows of the cohort take no other time than the slides' own.
+    probed = with_windows if with_windows.intensity.windows else _with_own_windows(with_windows)
     plan = estimate(rows, probed, tiling_work(probed), is_done, keeps=config.store == "zarr")
     if len(plan.table):
         require_one_mpp(pd.concat([plan.table, plan.finished], ignore_index=True), config)
@@ -245,7 +246,7 @@ def _overview_source_px(slide: Slide) -> int:
     from pathopatch.slides.resample import level_for
 
     shrinkage = max(1.0, max(slide.size) / _OVERVIEW_PX)
-    level = slide.levels[level_for([each.downsample for each in slide.levels], shrinkage)]
+    level = slide.levels[level_for([box.downsample for box in slide.levels], shrinkage)]
     return level.width * level.height * len(slide.channels)
 
 

@@ -56,7 +56,7 @@ def _missing_mpp(slide: Slide) -> str:
 
 def _require_picture(path: Path, slide: Slide) -> None:
     """Refuse a picture that would be no PNG by its name, or stand in place of the slide."""
-    if path.suffix.lower() != ".png" or path.resolve() in {each.resolve() for each in slide.paths}:
+    if path.suffix.lower() != ".png" or path.resolve() in {file.resolve() for file in slide.paths}:
         raise InputUnsupportedError(
             f"a picture {path.name!r}", place="--out", remedy="give the name of a PNG file that is not the slide's own"
         )

@@ -46,12 +46,12 @@ def parse(kind: type[T], raw: dict[str, Any], *, place: str) -> T:
 
 def tables_of(kind: type[Config]) -> dict[str, type[Config]]:
     """Return the tables that a configuration holds, by name."""
-    found: dict[str, type[Config]] = {}
-    for name, field in kind.model_fields.items():
-        for each in (field.annotation, *get_args(field.annotation)):
-            if isinstance(each, type) and issubclass(each, Config):
-                found[name] = each
-    return found
+    return {
+        name: annotation
+        for name, field in kind.model_fields.items()
+        for annotation in (field.annotation, *get_args(field.annotation))
+        if isinstance(annotation, type) and issubclass(annotation, Config)
+    }
 
 
 def _key(kind: type[Config], place: Sequence[int | str]) -> str:

@@ -113,13 +113,13 @@ class StudyConfig(SettingsConfig):
                 raise ValueError("[ready] goes with patches: slides are cut as [tile] says")
             return self
         default = TileConfig()
-        asked = [
+        misplaced = [
             f"[tile] {name}" for name in ("patch_px", "stride_px") if getattr(self.tile, name) != getattr(default, name)
         ]
-        asked += ["[tile] mpp (the images' own scale is [ready] mpp)"] if self.tile.mpp is not None else []
-        asked += ["predict_split"] if self.predict_split != "none" else []
-        if asked:
-            raise ValueError(f"ready patches are as they are and have no slides: leave out {', '.join(asked)}")
+        misplaced += ["[tile] mpp (the images' own scale is [ready] mpp)"] if self.tile.mpp is not None else []
+        misplaced += ["predict_split"] if self.predict_split != "none" else []
+        if misplaced:
+            raise ValueError(f"ready patches are as they are and have no slides: leave out {', '.join(misplaced)}")
         return self
 
 

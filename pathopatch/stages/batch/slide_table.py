@@ -127,7 +127,7 @@ def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
             _refuse_other_slides(path, table)
         # Only slides that both tables hold can be stale: a cohort may grow and shrink.
         shared = stamp.inputs.keys() & existing.inputs.keys()
-        before, now = (replace(each, inputs={k: each.inputs[k] for k in shared}) for each in (existing, stamp))
+        before, now = (replace(one, inputs={k: one.inputs[k] for k in shared}) for one in (existing, stamp))
         artefacts.is_up_to_date(path, stamp=now, force=force, existing=[before])
     if stamp != existing:
         artefacts.write_table(path, table, stamp)

@@ -120,14 +120,14 @@ def patient_table(slides: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PATIENTS))
 
 
-def _patient(name: str, slides: pd.DataFrame) -> dict[str, Any]:
+def _patient(patient_id: str, slides: pd.DataFrame) -> dict[str, Any]:
     """Return one patient's row; flagged patches count over all predicted ones."""
     done = slides[slides["state"].isin(FINISHED)]
-    sums = {each: int(done[each].sum()) for each in COUNTS}
-    areas = {each: float(done[each].sum()) for each in ("tissue_mm2", "positive_mm2", "positive_tissue_mm2")}
+    sums = {name: int(done[name].sum()) for name in COUNTS}
+    areas = {name: float(done[name].sum()) for name in ("tissue_mm2", "positive_mm2", "positive_tissue_mm2")}
     flagged = float((done["flagged_share"].fillna(0.0) * done["predicted"].astype("float64")).sum())
     return {
-        "patient_id": name,
+        "patient_id": patient_id,
         "slides": len(slides),
         "done": len(done),
         "failed": int((slides["state"] == "failed").sum()),
@@ -182,8 +182,9 @@ class StatusSummary:
         lines += _uncertain(self.table)
         failed = self.failed
         if len(failed):
-            each = failed.assign(code=failed["code"].astype(object).fillna("")).drop_duplicates(["slide_id", "code"])
-            codes = each["code"].value_counts(sort=True)  # of slides, whichever stages failed
+            coded = failed.assign(code=failed["code"].astype(object).fillna(""))
+            # Of slides, whichever stages failed.
+            codes = coded.drop_duplicates(["slide_id", "code"])["code"].value_counts(sort=True)
             lines.append("failed, by code: " + ", ".join(f"{count:,} {code}" for code, count in codes.items()))
         return "\n".join(lines)
 
