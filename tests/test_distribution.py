@@ -21,9 +21,9 @@ _FROM_AN_INDEX = re.compile(
 
 def texts() -> list[Path]:
     folders = ("pathopatch", "pipelines", "docs", "data_manifests", ".github")
-    found = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    found += [path for path in ROOT.iterdir() if path.suffix in {".md", ".toml", ".cff"} or path.name == "Makefile"]
-    return [path for path in found if not {"vendor", "node_modules", "__pycache__"} & set(path.parts)]
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    paths += [path for path in ROOT.iterdir() if path.suffix in {".md", ".toml", ".cff"} or path.name == "Makefile"]
+    return [path for path in paths if not {"vendor", "node_modules", "__pycache__"} & set(path.parts)]
 
 
 def test_no_text_tells_to_install_pathopatch_from_an_index() -> None:

@@ -138,9 +138,9 @@ def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 def _named(table: pd.DataFrame, column: str, names: dict[str, str]) -> pd.Series:
     """Return the names of a column's codes; refuse any other code, with its row."""
-    known = table[column].isin(list(names))
-    if not known.all():
-        row = int((~known).to_numpy().argmax())
+    is_listed = table[column].isin(list(names))
+    if not is_listed.all():
+        row = int((~is_listed).to_numpy().argmax())
         raise InputUnsupportedError(
             f"{column} is {table[column].iloc[row]!r}, not one of {', '.join(names)}",
             place=f"row {row + 2}",
@@ -154,8 +154,8 @@ def _persons(folder: Path, images: pd.Series) -> pd.Series:
     path = folder / "identity_CelebA.txt"
     if not path.is_file():
         return images.str.rsplit(".", n=1).str[0]
-    known = pd.read_csv(path, sep=r"\s+", header=None, names=["image_id", "person"], dtype=str)
-    person = images.map(dict(zip(known["image_id"], known["person"], strict=True)))
+    identities = pd.read_csv(path, sep=r"\s+", header=None, names=["image_id", "person"], dtype=str)
+    person = images.map(dict(zip(identities["image_id"], identities["person"], strict=True)))
     if person.isna().any():
         raise InputUnsupportedError(
             f"no person for {images[person.isna()].iloc[0]}", place=str(path), remedy="take both from one release"

@@ -24,17 +24,17 @@ def row(evaluation: Path) -> dict[str, Any]:
     """Return the numbers of one evaluated run on the test split; accuracies in percent."""
     table = pd.read_parquet(evaluation / "predictions.parquet")
     table = table[table["split"] == "test"]
-    found = read_json(evaluation / "metrics.json")["splits"]["test"]
-    judged = found["thresholds"][THRESHOLD]
-    said = re.fullmatch(r"(.+)-t[\d.]+-s(\d+)", evaluation.parent.name)
-    assert said is not None
+    test_metrics = read_json(evaluation / "metrics.json")["splits"]["test"]
+    judged = test_metrics["thresholds"][THRESHOLD]
+    match = re.fullmatch(r"(.+)-t[\d.]+-s(\d+)", evaluation.parent.name)
+    assert match is not None
     return {
-        "method": said[1],
-        "seed": int(said[2]),
+        "method": match[1],
+        "seed": int(match[2]),
         "auroc": auroc(table["probability"].to_numpy(), table["label"].to_numpy()),
         "wga": 100 * judged["wga"]["value"],
         "gba": 100 * judged["gba"]["value"],
-        **{f"slope_{label}": each["slope"] for label, each in enumerate(found["tissue_dependence"])},
+        **{f"slope_{label}": dependence["slope"] for label, dependence in enumerate(test_metrics["tissue_dependence"])},
     }
 
 

@@ -32,22 +32,22 @@ RESULTS, CONTROLS = "results.csv", "controls.csv"
 
 def main() -> None:
     """Make the cohorts, measure the controls, train every cell that has no result yet, and print the tables."""
-    asked = _arguments()
-    config = load(asked.config)
-    if asked.seeds:
-        config = config.model_copy(update={"seeds": tuple(asked.seeds)})
+    options = _arguments()
+    config = load(options.config)
+    if options.seeds:
+        config = config.model_copy(update={"seeds": tuple(options.seeds)})
     cells = {cell.key(config): cell for cell in cells_of(config)}
-    chosen = {key: cell for key, cell in cells.items() if asked.methods is None or cell.method in asked.methods}
-    measure_controls(asked.work, asked.out / CONTROLS, config)
-    train(asked.work, asked.out / RESULTS, config, chosen, jobs=asked.jobs)
-    runs = _rows(asked.out / RESULTS)
+    chosen = {key: cell for key, cell in cells.items() if options.methods is None or cell.method in options.methods}
+    measure_controls(options.work, options.out / CONTROLS, config)
+    train(options.work, options.out / RESULTS, config, chosen, jobs=options.jobs)
+    runs = _rows(options.out / RESULTS)
     table = ordered(runs[runs["key"].isin(cells)], config)  # without those of other settings
-    checks = _rows(asked.out / CONTROLS)
-    said = tables(table, checks[checks["key"].isin([key for *_, key in _cohorts(config)])], config)
-    print(said)
-    if asked.readme:
-        fill(asked.out / README, said)
-        table.to_csv(asked.out / RESULTS, index=False, lineterminator="\n")
+    checks = _rows(options.out / CONTROLS)
+    text = tables(table, checks[checks["key"].isin([key for *_, key in _cohorts(config)])], config)
+    print(text)
+    if options.readme:
+        fill(options.out / README, text)
+        table.to_csv(options.out / RESULTS, index=False, lineterminator="\n")
 
 
 def make(work: Path, config: ImposedConfig, *, polarity: Polarity, seed: int) -> Path:
@@ -82,14 +82,14 @@ def folder_of(work: Path, polarity: Polarity, seed: int) -> Path:
 
 def measure_controls(work: Path, path: Path, config: ImposedConfig) -> None:
     """Measure the leak controls of each cohort without a row in the table."""
-    known = _rows(path)["key"].tolist()
+    measured_keys = _rows(path)["key"].tolist()
     for polarity, seed, key in _cohorts(config):
-        if key in known:
+        if key in measured_keys:
             continue
-        found = controls(make(work, config, polarity=polarity, seed=seed), config, seed=seed)
-        for name, (value, low, high) in found.items():
-            told = {"key": key, "polarity": polarity, "seed": seed, "suspect": name}
-            _add(path, told | {"auroc": round(value, 4), "low": round(low, 4), "high": round(high, 4)})
+        intervals = controls(make(work, config, polarity=polarity, seed=seed), config, seed=seed)
+        for name, (value, low, high) in intervals.items():
+            row = {"key": key, "polarity": polarity, "seed": seed, "suspect": name}
+            _add(path, row | {"auroc": round(value, 4), "low": round(low, 4), "high": round(high, 4)})
             print(f"{polarity:<7} seed {seed}  {name:<24} AUROC {value:.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
@@ -103,15 +103,17 @@ def _cohorts(config: ImposedConfig) -> Iterator[tuple[Polarity, int, str]]:
 
 def train(work: Path, path: Path, config: ImposedConfig, cells: Mapping[str, Cell], *, jobs: int) -> None:
     """Train the cells that have no row in the table, several at a time, and add a row for each."""
-    known = set(_rows(path)["key"])
-    missing = [cell for key, cell in cells.items() if key not in known]
+    trained_keys = set(_rows(path)["key"])
+    missing = [cell for key, cell in cells.items() if key not in trained_keys]
     print(f"{len(cells)} runs, {len(missing)} of them missing", flush=True)
     for polarity, seed in dict.fromkeys((cell.polarity, cell.seed) for cell in missing):
         make(work, config, polarity=polarity, seed=seed)
     for done, row in enumerate(_run_all(work, config, missing, jobs), start=1):
         _add(path, flat(row, config))
         cuts = ",".join(f"{cut:g}" for cut in row["cuts"])
-        judged = "  ".join(f"WGA@{each:g} {100 * row[f'wga@{each:g}']:5.1f}" for each in config.thresholds)
+        judged = "  ".join(
+            f"WGA@{threshold:g} {100 * row[f'wga@{threshold:g}']:5.1f}" for threshold in config.thresholds
+        )
         print(
             f"{done}/{len(missing)} {row['polarity']} seed {row['seed']} {row['method']:<14} by {cuts:<8} "
             f"{row['steps']} steps  {judged}  {row['seconds']:.0f} s",

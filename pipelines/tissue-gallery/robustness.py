@@ -154,8 +154,8 @@ def print_full_fields(real: Path, folder: Path) -> None:
         ("PyFibre stack, page 2 (transmission)", f"{stack}#page=2&plane=1", {}),
     ]
     full = tissue_crop(tifffile.imread(stack)[1, 1].astype(np.float64))
-    made = {f"CARS, TPEF and SHG made of it, black level {level}": level for level in (0, 100, 500)}
-    for name, level in made.items():
+    levels = {f"CARS, TPEF and SHG made of it, black level {level}": level for level in (0, 100, 500)}
+    for name, level in levels.items():
         rng = np.random.default_rng(0)
         planes = np.stack([rng.poisson(level + gain * full) for gain in (20, 5, 8)]).astype(np.uint16)
         path = folder / f"full-{level}.ome.tif"
@@ -166,14 +166,16 @@ def print_full_fields(real: Path, folder: Path) -> None:
         cases.append((name, path, {"when_unsure": choice}))
     for name, source, settings in cases:
         tissue = TileConfig().tissue.model_copy(update=settings)
-        said = ", ".join(f"{key} = {value}" for key, value in settings.items()) or "default"
+        setting = ", ".join(f"{key} = {value}" for key, value in settings.items()) or "default"
         with open_slide(source, mpp=0.5) as slide:
             try:
-                found = analyse_slide(slide, TileConfig(tissue=tissue)).tissue
+                result = analyse_slide(slide, TileConfig(tissue=tissue)).tissue
             except ValueError as error:
-                print(f"| {name} | {said} | | | {str(error).split('[')[0]} |")
+                print(f"| {name} | {setting} | | | {str(error).split('[')[0]} |")
                 continue
-        print(f"| {name} | {said} | {found.share:.3f} | {found.confidence:.2f} | {'; '.join(found.doubts) or '–'} |")
+        print(
+            f"| {name} | {setting} | {result.share:.3f} | {result.confidence:.2f} | {'; '.join(result.doubts) or '–'} |"
+        )
 
 
 def tissue_crop(plane: np.ndarray, side: int = 96) -> np.ndarray:

@@ -66,15 +66,15 @@ def main() -> int:
     parts = options.only or [part for part in _PARTS if part not in _ON_REQUEST or options.peers]
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    found = []
+    rows = []
     with tempfile.TemporaryDirectory(prefix="pathopatch-bench-") as folder:
         for row in measured(Inputs(Path(folder), options.side), parts, options.environments):
             verdict = "ok" if row.is_met else "missed"
             print(f"{row.name:<88}{row.ratio:>9.3f}   {row.sense} {row.goal:<5g} {verdict}", flush=True)  # noqa: T201
-            found.append(row)
+            rows.append(row)
     if options.only is None:
-        Path("bench.json").write_text(json.dumps(_described(found), indent=2) + "\n", encoding="utf-8")
-    return int(not all(row.is_met for row in found))
+        Path("bench.json").write_text(json.dumps(_described(rows), indent=2) + "\n", encoding="utf-8")
+    return int(not all(row.is_met for row in rows))
 
 
 def _described(rows: list[Row]) -> list[dict[str, object]]:

@@ -135,8 +135,10 @@ def at_work(peer: Peer, folder: Path, *arguments: object) -> Iterator[Process]:
     python = _python(peer.environment, folder)
     command = [python, "-c", "import sys, time\n" + peer.code + _LOOP, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as home:  # some make folders there as soon as they are imported
-        known = {**os.environ, "HOME": home, "TQDM_DISABLE": "1"}
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=known) as process:
+        environment = {**os.environ, "HOME": home, "TQDM_DISABLE": "1"}
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
             try:
                 yield Process(process)
             finally:

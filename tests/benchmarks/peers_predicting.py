@@ -135,9 +135,9 @@ def rows(inputs: Inputs, environments: Path | None = None) -> Iterator[Row]:
         out = inputs.folder / f"by-{peer.environment.name}"
         out.mkdir()
         with at_work(peer, environments or inputs.folder, path, bundle, exported, out) as process:
-            found = _speedup(process, peer, model, path, out)
+            ratio = _speedup(process, peer, model, path, out)
         name = f"predict, {_ACROSS**2} patches, {ARCHITECTURE}, {model.precision}, by {peer.name}"
-        return Row(name, found, peer.goal)
+        return Row(name, ratio, peer.goal)
 
     return measured(PEERS, row)
 

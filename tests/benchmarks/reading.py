@@ -87,8 +87,8 @@ def _against_the_decoder(name: str, path: Path) -> Iterator[Row]:
     cut = {"side": side, "stride": side}
     opened = partial(_opened, path, "bright")
     require_equal(patches(opened(), size, **cut), (tile.transpose(2, 0, 1) for tile in patches(bare, size, **cut)))
-    found = speedup(lambda: bands(opened(), size, **cut), lambda: bands(bare, size, **cut))
-    yield Row(f"RGB JPEG tiles of {side} px, {name}, by jpeg8_decode of them in memory", found, 0.9)
+    ratio = speedup(lambda: bands(opened(), size, **cut), lambda: bands(bare, size, **cut))
+    yield Row(f"RGB JPEG tiles of {side} px, {name}, by jpeg8_decode of them in memory", ratio, 0.9)
 
 
 def _against_openslide(name: str, path: Path) -> Iterator[Row]:
@@ -98,8 +98,8 @@ def _against_openslide(name: str, path: Path) -> Iterator[Row]:
     for what, tiles, offset, goal in (("on the tiles", 1, 0, 5), ("off the tiles", 1, 100, 4), ("two tiles", 2, 0, 4)):
         side = tiles * tile
         cut = {"side": side, "stride": side, "offset": offset}
-        found = _compared(partial(_opened, path, "bright"), partial(openslides, path), open_slide(path).size, cut)
-        yield Row(f"RGB JPEG, {name}, {side} px, {what}, by an openslide.read_region loop", found, goal)
+        ratio = _compared(partial(_opened, path, "bright"), partial(openslides, path), open_slide(path).size, cut)
+        yield Row(f"RGB JPEG, {name}, {side} px, {what}, by an openslide.read_region loop", ratio, goal)
 
 
 def _opened(source: Any, background: Any) -> Read:
@@ -125,13 +125,13 @@ def _against_aszarr(compression: str, paths: dict[str, Path]) -> Iterator[Row]:
     size = open_slide(paths).size
     for what, stride, goal in (("side by side", TILE_PX, 1.8), ("overlapping by half", TILE_PX // 2, 7.0)):
         cut = {"side": TILE_PX, "stride": stride}
-        found = _compared(partial(_opened, paths, "dark"), regions, size, cut)
-        yield Row(f"three uint16 TIFFs, made, {compression} tiles, {what}, by aszarr + zarr", found, goal)
+        ratio = _compared(partial(_opened, paths, "dark"), regions, size, cut)
+        yield Row(f"three uint16 TIFFs, made, {compression} tiles, {what}, by aszarr + zarr", ratio, goal)
 
 
 def _against_the_plain_loop(name: str, path: Path) -> Row:
     """A format that only OpenSlide reads, against OpenSlide with the same plain array (C, H, W) as result."""
     cut = {"side": TILE_PX, "stride": TILE_PX}
     plain = partial(openslides, path, is_contiguous=True)
-    found = _compared(partial(_opened, path, "dark"), plain, open_slide(path).size, cut, repeats=2)
-    return Row(f"{name}, which only OpenSlide reads, by the plain loop to (C, H, W)", found, 0.95)
+    ratio = _compared(partial(_opened, path, "dark"), plain, open_slide(path).size, cut, repeats=2)
+    return Row(f"{name}, which only OpenSlide reads, by the plain loop to (C, H, W)", ratio, 0.95)

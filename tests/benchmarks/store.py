@@ -76,8 +76,8 @@ def _writing(folder: Path, patches: np.ndarray, path: Path) -> Row:
 
     _write_plainly(folder / "plain.zarr", patches)
     require_equal(*(zarr.open_array(folder_ / "patches", mode="r")[:] for folder_ in (path, folder / "plain.zarr")))
-    found = speedup(lambda: into_new(_write), lambda: into_new(_write_plainly))
-    return Row(f"writing a store of {len(patches)} patches, by zarr-python writing its whole shards", found, 0.9)
+    ratio = speedup(lambda: into_new(_write), lambda: into_new(_write_plainly))
+    return Row(f"writing a store of {len(patches)} patches, by zarr-python writing its whole shards", ratio, 0.9)
 
 
 def _training(patches: np.ndarray, path: Path) -> Iterator[Row]:

@@ -24,15 +24,15 @@ def test_the_ratio_is_that_of_the_work_and_pieces_are_made_anew_for_every_repeat
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measure, "cpu_seconds", lambda work: float(work()))
-    made = []
+    prepared = []
 
     def pieces(seconds: float) -> list[measure.Work]:
-        made.append(seconds)
+        prepared.append(seconds)
         return [lambda: seconds, lambda: 2 * seconds]
 
     assert measure.ratio(lambda: pieces(3.0), lambda: pieces(1.5), repeats=5) == 2.0
     assert measure.speedup(lambda: pieces(3.0), lambda: pieces(1.5), repeats=5) == 0.5
-    assert len(made) == 2 * 2 * 6
+    assert len(prepared) == 2 * 2 * 6
 
 
 def test_different_outputs_stop_the_benchmark() -> None:

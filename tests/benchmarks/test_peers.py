@@ -60,7 +60,7 @@ def test_a_peer_that_fails_is_left_out_with_a_word_and_the_next_is_measured(
             return Row(peer.name, process.again(), peer.goal)
 
     peers = (Peer("broken", _HERE, "raise SystemExit\n", 1.0), Peer("burner", _HERE, _BURN, 2.0))
-    assert [found.name for found in measured(peers, row)] == ["burner"]
+    assert [measured_row.name for measured_row in measured(peers, row)] == ["burner"]
     assert "left out: broken: its process ended" in capsys.readouterr().err
 
 

@@ -56,12 +56,12 @@ def rows(inputs: Inputs) -> Iterator[Row]:
     yield Row("time of the tissue fractions by that of decoding the tiles", spent, 0.6, "at most")
 
 
-def _work(each: Callable[[int], object], indices: Sequence[int]) -> Callable[[], Sequence[Work]]:
+def _work(measure_patch: Callable[[int], object], indices: Sequence[int]) -> Callable[[], Sequence[Work]]:
     """Pieces of a few patches."""
 
     def piece(some: Sequence[int]) -> None:
         for index in some:
-            each(index)
+            measure_patch(index)
 
     starts = range(0, len(indices), _PATCHES_A_PIECE)
     return lambda: [partial(piece, indices[start : start + _PATCHES_A_PIECE]) for start in starts]
@@ -82,6 +82,6 @@ def _error() -> float:
             patch = rng.integers(0, 256, (1, 64, 64)).astype(dtype)
             model = TissueModel(polarities=("dark",), windows=np.array([[0.0, 255.0]]), threshold=0.5,
                                 mask=np.ones((8, 8), np.uint8), scale_x=8.0, scale_y=8.0)  # fmt: skip
-            found = np.count_nonzero(model.patch_mask(patch, 0, 0, 1.0, (64, 64))) / 64**2
-            worst = max(worst, abs(found - float((patch[0] / 255 > 0.5).mean())))
+            fraction = np.count_nonzero(model.patch_mask(patch, 0, 0, 1.0, (64, 64))) / 64**2
+            worst = max(worst, abs(fraction - float((patch[0] / 255 > 0.5).mean())))
     return worst

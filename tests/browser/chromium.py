@@ -29,10 +29,10 @@ class Unavailable(Exception):
 
 def find() -> str:
     """Path of Chromium; Unavailable if there is none."""
-    found = next((path for name in _NAMES if (path := shutil.which(name))), None)
-    if found is None:
+    chromium = next((path for name in _NAMES if (path := shutil.which(name))), None)
+    if chromium is None:
         raise Unavailable("there is no chromium: apt-get install chromium")
-    return found
+    return chromium
 
 
 def axe() -> str:

@@ -66,8 +66,8 @@ def address(predicted: Any) -> Iterator[str]:
     """The page over both runs; tests that decide take `folder` instead."""
     import pages
 
-    with pages.serving(predicted.out, "--beside", predicted.beside) as found:
-        yield found
+    with pages.serving(predicted.out, "--beside", predicted.beside) as url:
+        yield url
 
 
 @pytest.fixture
@@ -89,12 +89,12 @@ def visit(browser: Browser) -> Iterator[Callable[..., Any]]:
     opened: list[tuple[pages.Visit, tuple[str, ...]]] = []
 
     def open_window(address: str, *, expected: tuple[str, ...] = (), **options: Any) -> pages.Visit:
-        found = pages.Visit(browser, address, **options)
-        opened.append((found, expected))
-        return found
+        window = pages.Visit(browser, address, **options)
+        opened.append((window, expected))
+        return window
 
     yield open_window
     for window, expected in opened:
         window.close()
         assert window.elsewhere == []
-        assert [said for said in window.complaints if not any(part in said for part in expected)] == []
+        assert [complaint for complaint in window.complaints if not any(part in complaint for part in expected)] == []

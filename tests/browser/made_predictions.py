@@ -84,7 +84,7 @@ def predict_all(folder: Path, data: Path) -> Predicted:
     """Predict a real SVS, a real slide of breast tissue, and a made one of three modalities, by two models each."""
     manifest = make_cohort(folder / "demo", seed=3, spec=CohortSpec(slides=(1, 1, 1), patients=(1, 1, 1), fields=8))
     row = read_manifest(manifest).included[0]
-    found = Predicted(folder / "debiased", folder / "plain")
+    predicted = Predicted(folder / "debiased", folder / "plain")
     sources = (
         (SLIDES[0], str(data / "wsi" / "CMU-1-Small-Region.svs"), 64, "P01"),
         (SLIDES[1], str(data / "wsi" / "idc_14306.tif"), 50, "P02"),
@@ -92,10 +92,10 @@ def predict_all(folder: Path, data: Path) -> Predicted:
     )
     for slide_id, source, patch_px, patient_id in sources:
         with open_slide(source) as slide:
-            for out, method, seed in ((found.out, "gerne", 0), (found.beside, "erm", 1)):
+            for out, method, seed in ((predicted.out, "gerne", 0), (predicted.beside, "erm", 1)):
                 model = made_model(slide, patch_px=patch_px, method=method, seed=seed)
                 predict_to(slide, model, out, slide_id=slide_id, patient_id=patient_id, config=_CONFIG)
-    return found
+    return predicted
 
 
 def table_of(out: Path, slide_id: str) -> pd.DataFrame:
@@ -105,8 +105,8 @@ def table_of(out: Path, slide_id: str) -> pd.DataFrame:
 
 def facts_of(out: Path, slide_id: str) -> dict[str, Any]:
     """What stands in a slide's heatmap.json."""
-    found: dict[str, Any] = json.loads((out / "heatmaps" / slide_id / "heatmap.json").read_text(encoding="utf-8"))
-    return found
+    facts: dict[str, Any] = json.loads((out / "heatmaps" / slide_id / "heatmap.json").read_text(encoding="utf-8"))
+    return facts
 
 
 def many_slides(out: Path, template: Path, count: int) -> Path:
@@ -117,11 +117,11 @@ def many_slides(out: Path, template: Path, count: int) -> Path:
     for number in range(count - 1):
         slide_id, tumour = f"slide-{number:04d}", int(random.integers(0, entry["counts"]["predicted"]))
         counts = {**entry["counts"], "tumour": tumour}
-        told = {**entry, "counts": counts, "patient_id": f"patient-{number // 2}"}
+        predict_status = {**entry, "counts": counts, "patient_id": f"patient-{number // 2}"}
         (out / "heatmaps" / slide_id).mkdir(parents=True)
         described = json.dumps({**facts, "slide_id": slide_id, "counts": counts})
         (out / "heatmaps" / slide_id / "heatmap.json").write_text(described, encoding="utf-8")
-        (out / "status" / f"{slide_id}.json").write_text(json.dumps({"predict": told}), encoding="utf-8")
+        (out / "status" / f"{slide_id}.json").write_text(json.dumps({"predict": predict_status}), encoding="utf-8")
     failed = {"state": "failed", "code": "INPUT_CORRUPT", "message": "the slide cannot be decoded"}
     update_status(out, f"slide-{count - 1:04d}", "predict", failed)
     return out
@@ -162,6 +162,6 @@ def many_patches(out: Path, template: Path, across: int, down: int) -> str:
     names = tuple(facts["map_channels"])
     write_ome_tiff(folder / "heatmap.ome.tif", maps, channels=names, cell_um=facts["cell_um"], name=slide_id)
     write_tables(out / "predictions" / f"{slide_id}.parquet", iter([table]), stamp)
-    told = {name: value for name, value in entry.items() if name != "source"}
-    update_status(out, slide_id, "predict", {**told, "counts": counts})
+    predict_status = {name: value for name, value in entry.items() if name != "source"}
+    update_status(out, slide_id, "predict", {**predict_status, "counts": counts})
     return slide_id

@@ -38,7 +38,7 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
         "--quiet",
         *options,
     ]
-    with subprocess.Popen([str(each) for each in command], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([str(argument) for argument in command], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             address = process.stdout.readline().strip()
@@ -46,7 +46,7 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
             _servers[address.rstrip("/")] = process.pid
             yield address.rstrip("/")
         finally:
-            for window in [each for each in _windows if each.address == address.rstrip("/")]:
+            for window in [visit for visit in _windows if visit.address == address.rstrip("/")]:
                 window.close()
             process.terminate()
             process.wait(timeout=20)
@@ -63,7 +63,7 @@ class Visit:
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(60_000)
-        self.page.on("console", lambda said: self._hear(said.type, said.text))
+        self.page.on("console", lambda message: self._hear(message.type, message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self._note(request.url))
         self._devtools = self._context.new_cdp_session(self.page)
@@ -87,7 +87,9 @@ class Visit:
 
     def worked_ms(self) -> float:
         """How long the page (this document so far) and its server have been at work, ms of CPU."""
-        metrics = {each["name"]: each["value"] for each in self._devtools.send("Performance.getMetrics")["metrics"]}
+        metrics = {
+            metric["name"]: metric["value"] for metric in self._devtools.send("Performance.getMetrics")["metrics"]
+        }
         fields = Path(f"/proc/{_servers[self.address]}/stat").read_text().rpartition(")")[2].split()
         served = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return 1000 * (metrics["TaskDuration"] + served)
@@ -130,11 +132,11 @@ class Visit:
     def _pixel(self, canvas: str, x: float, y: float) -> tuple[int, ...]:
         across, down = self.place_of(x, y)
         box = self.page.locator("#viewer").bounding_box()
-        found = self.page.locator(canvas).first.evaluate(
+        rgba = self.page.locator(canvas).first.evaluate(
             "(canvas, [x, y]) => [...canvas.getContext('2d').getImageData(x, y, 1, 1).data]",
             [int(across - box["x"]), int(down - box["y"])],
         )
-        return tuple(found)
+        return tuple(rgba)
 
     def positives(self) -> int:
         return int(self.page.locator("#positives").get_attribute("data-positives"))

@@ -13,8 +13,10 @@ from playwright.sync_api import expect
 def barriers(page, axe):
     """What axe-core finds, as rule and place."""
     page.evaluate(axe)
-    found = page.evaluate("async () => JSON.stringify((await axe.run(document)).violations)")
-    return [(each["id"], node["html"][:120]) for each in json.loads(found) for node in each["nodes"]]
+    violations = page.evaluate("async () => JSON.stringify((await axe.run(document)).violations)")
+    return [
+        (violation["id"], node["html"][:120]) for violation in json.loads(violations) for node in violation["nodes"]
+    ]
 
 
 def test_axe_finds_no_barrier_in_the_cohort(address, visit, axe):

@@ -60,11 +60,11 @@ def test_a_review_is_made_withdrawn_and_found_again(folder, own, visit, tmp_path
     download.value.save_as(exported)
     with exported.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    stands = {each["verdict"]: each for each in rows if each["stands"] == "true"}
+    stands = {decision["verdict"]: decision for decision in rows if decision["stands"] == "true"}
     assert set(stands) == {"reject", "non-tumour"}
     assert (int(stands["non-tumour"]["x"]), int(stands["non-tumour"]["y"])) == (row.x, row.y)
     assert float(stands["reject"]["threshold"]) == facts_of(folder, slide_id)["decision_probability"]
-    assert {each["reviewer"] for each in rows} == {"A. Reader"}
+    assert {decision["reviewer"] for decision in rows} == {"A. Reader"}
 
 
 @pytest.mark.slow
@@ -76,8 +76,8 @@ def test_an_exported_review_comes_back_elsewhere(folder, visit, tmp_path):
         expect(window.standing()).to_have_attribute("data-verdict", "reject")
         answer = page.request.get(f"{address}/export/decisions.csv")
         (tmp_path / "review.csv").write_bytes(answer.body())
-        told = json.loads(page.request.get(f"{address}/export/decisions.json").body())
-        assert "=SUM(A1)" in json.dumps(told)
+        decisions = json.loads(page.request.get(f"{address}/export/decisions.json").body())
+        assert "=SUM(A1)" in json.dumps(decisions)
     for file in folder.glob("review.sqlite*"):
         file.unlink()
     with serving(folder, "--import", tmp_path / "review.csv", reviewer="C. Reader") as address:

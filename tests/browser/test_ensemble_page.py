@@ -35,8 +35,8 @@ def test_groups_are_those_of_the_labels(labelled, page):
     _, _, groups, _ = labelled
     page.page.get_by_label("Group").check()
     lines = page.page.locator("#legend .groups li").all_text_contents()
-    known = groups["group@0.25"].fillna(-1).astype(int)
-    due = np.bincount(known[known >= 0], minlength=4)
+    patch_groups = groups["group@0.25"].fillna(-1).astype(int)
+    due = np.bincount(patch_groups[patch_groups >= 0], minlength=4)
     assert [int(line.split(": ")[1].split(" ")[0]) for line in lines] == due.tolist()
     assert "label" in page.page.locator("#legend").text_content()
 

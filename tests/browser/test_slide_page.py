@@ -44,10 +44,10 @@ def test_the_positive_share_is_of_the_tissue_area_at_any_threshold(predicted, ad
     width, height = (length / facts["cell_px"] for length in facts["size_px"])
     down, across = tissue.shape
     inside = np.clip(height - np.arange(down), 0, 1)[:, None] * np.clip(width - np.arange(across), 0, 1)
-    held = np.nan_to_num(tissue.astype(np.float64)) * inside
+    tissue_area = np.nan_to_num(tissue.astype(np.float64)) * inside
     for threshold in (0.25, 0.7):
         set_range(page, "#threshold", threshold)
-        share = held[probability > threshold].sum() / held.sum()
+        share = tissue_area[probability > threshold].sum() / tissue_area.sum()
         expect(place).to_contain_text(f"{100 * share:.1f}\u00a0% of the tissue area")
 
 
@@ -143,7 +143,7 @@ def test_groups_have_their_colours_and_counts(predicted, address, visit):
         assert window.heat_at(*middle(facts, x, y))[:3] == colours[group.iloc[at]]
     lines = page.locator("#legend .groups li").all_text_contents()
     assert [int(line.split(": ")[1].split(" ")[0]) for line in lines] == [
-        int((group == each).sum()) for each in range(4)
+        int((group == code).sum()) for code in range(4)
     ]
 
 

@@ -219,8 +219,8 @@ def test_one_cut_slide_fails_alone_and_the_batch_says_so(slides: Path, study: Pa
     model = study / "runs" / "erm-t0.25-s0" / "model"
     tiled = run("tile", manifest, "-o", tmp_path / "out", "--patch-px", PATCH, "--quiet", code=3)
     done = run("predict", manifest, "--model", model, "-o", tmp_path / "out", "--quiet", code=3)
-    for each in (tiled, done):
-        assert "failed: s1: INPUT_CORRUPT" in each.stderr
+    for process in (tiled, done):
+        assert "failed: s1: INPUT_CORRUPT" in process.stderr
     assert set(artefacts.read_table(tmp_path / "out" / "slides.parquet")["slide_id"]) == {"s0", "s2", "s3", "s4", "s5"}
     assert not (tmp_path / "out" / "heatmaps" / "s1").exists()
     states = {path.stem for path in (tmp_path / "out" / "predictions").glob("*.parquet")}
@@ -257,9 +257,9 @@ def test_help_answers_in_under_a_second() -> None:
 
 
 def test_the_doctor_lists_versions_device_precision_and_openslide() -> None:
-    said = run("doctor").stdout
+    output = run("doctor").stdout
     for word in ("torch", "device", "bfloat16", "OpenSlide"):
-        assert word in said
+        assert word in output
 
 
 def test_the_doctor_says_how_to_get_what_is_missing(
@@ -292,17 +292,17 @@ def test_a_signal_ends_training_with_its_code_and_leaves_it_resumable(study: Pat
             time.sleep(0.1)
         time.sleep(2)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
-    assert process.returncode == code, said
-    assert "run the same command again" in said
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "run the same command again" in errors
     assert not (folder / "run.json").exists()
 
 
 def test_groups_leave_out_a_slide_that_is_not_tiled_to_the_end(study: Path) -> None:
     work = study.parent / "one"
     (work / "patches" / "s0.parquet").unlink()
-    said = run("groups", work, "--force").stdout
-    assert "Left out, not tiled to the end: s0" in said
+    output = run("groups", work, "--force").stdout
+    assert "Left out, not tiled to the end: s0" in output
     assert "s0" not in set(artefacts.read_table(work / "groups.parquet")["slide_id"])
 
 
@@ -320,10 +320,10 @@ def test_tile_takes_what_has_no_option_from_a_study_and_options_go_before_it(sli
         '[tile.tissue]\nchannels = ["SHG"]\nmethod = "triangle"\n'
     )
     run("tile", slides, "-o", tmp_path / "work", "--config", study, "--patch-px", "96")
-    known = json.loads((tmp_path / "work" / "slides" / "s0.zarr" / "zarr.json").read_text())["attributes"]
-    assert (known["patch_px"], known["stride_px"]) == (96, 48)
-    assert (known["tissue"]["channels"], known["tissue"]["method"]) == (["SHG"], "triangle")
-    assert [high > low for low, high in known["tissue"]["windows"]] == [False, False, True]
+    attributes = json.loads((tmp_path / "work" / "slides" / "s0.zarr" / "zarr.json").read_text())["attributes"]
+    assert (attributes["patch_px"], attributes["stride_px"]) == (96, 48)
+    assert (attributes["tissue"]["channels"], attributes["tissue"]["method"]) == (["SHG"], "triangle")
+    assert [high > low for low, high in attributes["tissue"]["windows"]] == [False, False, True]
 
 
 @pytest.mark.slow
@@ -352,9 +352,9 @@ def test_an_empty_group_stops_only_the_runs_that_need_it_and_the_study_says_so(s
         "batch_per_class = 4\nthreads = 1\n[evaluate]\nbootstrap = 0\n"
     )
     done = run("run", study, "--quiet", code=3)
-    told = [line for line in done.stderr.splitlines() if line.startswith("not trained")]
-    assert len(told) == 1
-    assert told[0].startswith("not trained: gerne-t0.95-s0: GROUP_EMPTY: gerne needs every group, and at tissue")
+    messages = [line for line in done.stderr.splitlines() if line.startswith("not trained")]
+    assert len(messages) == 1
+    assert messages[0].startswith("not trained: gerne-t0.95-s0: GROUP_EMPTY: gerne needs every group, and at tissue")
     runs = {path.parent.name for path in (tmp_path / "work" / "runs").glob("*/run.json")}
     assert runs == {"erm-t0.95-s0", "erm-t0.25-s0", "gerne-t0.25-s0"}
     assert (tmp_path / "work" / "report" / "index.html").is_file()

@@ -46,9 +46,9 @@ def test_a_dry_run_lists_good_and_bad_slides_and_ends_as_the_stage_would(
     (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:9000])
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\ncut,p,cut.tif\na,q,a.tif\n")
     assert typed("tile", tmp_path / "m.csv", "-o", tmp_path / "out", "--patch-px", 32, "--dry-run") == 3
-    said = capsys.readouterr()
-    assert "1 slide, 20 patches" in said.out
-    assert "failed: cut: INPUT_CORRUPT" in said.err
+    printed = capsys.readouterr()
+    assert "1 slide, 20 patches" in printed.out
+    assert "failed: cut: INPUT_CORRUPT" in printed.err
     assert not (tmp_path / "out").exists()
 
 
@@ -58,9 +58,9 @@ def test_cleaning_says_what_went_and_what_it_kept(
     left = tmp_path / "a.json.tmp-00000000-1-0123abcd"  # of an earlier version, which did not write its process down
     left.write_bytes(b"12345")
     assert typed("clean", tmp_path) == 0
-    said = capsys.readouterr()
-    assert said.out == "0 removed, 0.000 GB\n"
-    assert f"kept: {left}: its process cannot be asked" in said.err
+    printed = capsys.readouterr()
+    assert printed.out == "0 removed, 0.000 GB\n"
+    assert f"kept: {left}: its process cannot be asked" in printed.err
     assert typed("clean", tmp_path, "--force", "--dry-run") == 0
     assert capsys.readouterr().out.startswith(f"would remove: {left}")
     assert left.exists()

@@ -39,10 +39,10 @@ def test_a_configuration_stands_where_an_option_is_not_given(
 ) -> None:
     path = tmp_path / "study.toml"
     path.write_text(STUDY, encoding="utf-8")
-    found = settings_of(monkeypatch, command, "--config", str(path))
-    assert (found.method, found.threshold, found.seed, found.device) == ("resample", 0.5, 7, "cpu")
-    found = settings_of(monkeypatch, command, "--config", str(path), "--method", "erm", "--threshold", "0.25")
-    assert (found.method, found.threshold, found.seed) == ("erm", 0.25, 7)
+    settings = settings_of(monkeypatch, command, "--config", str(path))
+    assert (settings.method, settings.threshold, settings.seed, settings.device) == ("resample", 0.5, 7, "cpu")
+    settings = settings_of(monkeypatch, command, "--config", str(path), "--method", "erm", "--threshold", "0.25")
+    assert (settings.method, settings.threshold, settings.seed) == ("erm", 0.25, 7)
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])

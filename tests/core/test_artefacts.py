@@ -41,14 +41,14 @@ def test_large_files_are_sampled_at_both_ends(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(artefacts, "_WHOLE_FILE_BYTES", 100)
     monkeypatch.setattr(artefacts, "_SAMPLE_BYTES", 10)
     content = bytearray(range(256)) * 8
-    found = set()
+    fingerprints = set()
     for name, place in (("same", None), ("first", 0), ("last", -1)):
         changed = bytearray(content)
         if place is not None:
             changed[place] ^= 255
         (tmp_path / name).write_bytes(changed)
-        found.add(artefacts.fingerprint_file(tmp_path / name))
-    assert len(found) == 3
+        fingerprints.add(artefacts.fingerprint_file(tmp_path / name))
+    assert len(fingerprints) == 3
 
 
 def is_up_to_date(*existing: Stamp | None, force: bool = False) -> bool:
@@ -90,8 +90,8 @@ def test_parts_that_do_not_belong_together_are_no_artefact() -> None:
 
 
 def test_a_stamp_is_the_same_after_it_was_stored() -> None:
-    made = Stamp(stage="tile", settings={"config": TileConfig(), "channels": ("A", "B"), "mpp": 0.25})
-    assert Stamp.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    tile_stamp = Stamp(stage="tile", settings={"config": TileConfig(), "channels": ("A", "B"), "mpp": 0.25})
+    assert Stamp.from_dict(json.loads(json.dumps(tile_stamp.to_dict()))) == tile_stamp
 
 
 def test_a_table_round_trips_with_its_stamp_and_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
@@ -128,12 +128,12 @@ def test_a_folder_is_known_by_its_files_and_not_by_its_place_or_age(
         files.write_bytes(tmp_path / "a" / "c" / f"{number:03}", bytes([number]) * 10)
     files.write_bytes(tmp_path / "a" / "c" / "101x" / "zarr.json", b"{}")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    known = artefacts.fingerprint_file(tmp_path / "a")
-    assert artefacts.fingerprint_file(tmp_path / "b") == known
+    fingerprint = artefacts.fingerprint_file(tmp_path / "a")
+    assert artefacts.fingerprint_file(tmp_path / "b") == fingerprint
     (tmp_path / "b" / "c" / "101").write_bytes(b"longer than it was")
-    assert artefacts.fingerprint_file(tmp_path / "b") != known
+    assert artefacts.fingerprint_file(tmp_path / "b") != fingerprint
     (tmp_path / "a" / "c" / "101x" / "zarr.json").write_bytes(b"[]")
-    assert artefacts.fingerprint_file(tmp_path / "a") != known
+    assert artefacts.fingerprint_file(tmp_path / "a") != fingerprint
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_a_text_of_four_places_or_more_stands_once_with_their_number() -> None:
 
 
 def test_slides_share_a_message_but_for_its_place_and_their_own_name() -> None:
-    said = {f"NO: mpp of {name} [/x/{name}.tif] Remedy: give it" for name in ("s1", "s2")}
-    assert {shared_text(text, name) for text in said for name in ("s1", "s2") if name in text} == {
+    messages = {f"NO: mpp of {name} [/x/{name}.tif] Remedy: give it" for name in ("s1", "s2")}
+    assert {shared_text(text, name) for text in messages for name in ("s1", "s2") if name in text} == {
         "NO: mpp of … Remedy: give it"
     }
     assert shared_text("12 of 2", "2") == "12 of …"  # a name within a word is not the name

@@ -79,8 +79,8 @@ def test_no_message_names_a_key_with_dots() -> None:
     pairs = {f"{full.split('.')[-1]}.{key}" for full, kind in TABLES.items() for key in kind.model_fields}
     dotted = re.compile(r"\b(" + "|".join(re.escape(pair) for pair in sorted(pairs)) + r")\b(?!\.)")
     right = re.compile(r"\[[a-z_.]+\]|\S+\.(csv|json|parquet|html|md)")  # tables in brackets, and files
-    found = [(place, text) for place, text in texts() if " " in text and dotted.search(right.sub("", text))]
-    assert found == []
+    dotted_texts = [(place, text) for place, text in texts() if " " in text and dotted.search(right.sub("", text))]
+    assert dotted_texts == []
 
 
 @pytest.mark.slow

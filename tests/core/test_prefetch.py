@@ -11,9 +11,9 @@ import pytest
 from pathopatch.core.prefetch import prefetch_items, prefetch_results
 
 
-def numbers(count: int, made: list[int]) -> Iterator[int]:
+def numbers(count: int, yielded: list[int]) -> Iterator[int]:
     for number in range(count):
-        made.append(number)
+        yielded.append(number)
         yield number
 
 
@@ -24,11 +24,11 @@ def test_items_come_in_order_and_all_of_them(ahead: int) -> None:
 
 
 def test_no_more_than_asked_is_made_before_it_is_due() -> None:
-    made: list[int] = []
-    items = prefetch_items(numbers(100, made), ahead=2)
+    yielded: list[int] = []
+    items = prefetch_items(numbers(100, yielded), ahead=2)
     assert next(items) == 0
     time.sleep(0.05)
-    assert len(made) <= 3
+    assert len(yielded) <= 3
     items.close()
 
 
@@ -69,9 +69,9 @@ def test_what_fails_is_raised_where_its_result_was_due() -> None:
 
 
 def test_no_more_is_made_than_was_asked_for_and_nothing_is_left_running() -> None:
-    made: list[int] = []
-    results = prefetch_results(lambda step: made.append(step), range(100), ahead=2)
+    steps: list[int] = []
+    results = prefetch_results(lambda step: steps.append(step), range(100), ahead=2)
     next(results)
     results.close()
-    assert set(made) <= {0, 1, 2}
+    assert set(steps) <= {0, 1, 2}
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]

@@ -149,11 +149,11 @@ def _write_many(out: Path, first: int) -> None:
 def test_processes_that_write_and_roll_at_a_time_lose_nothing(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=_write_many, args=(tmp_path, first)) for first in (0, 40, 80)]
-    for each in others:
-        each.start()
-    for each in others:
-        each.join(60)
-        assert each.exitcode == 0
+    for process in others:
+        process.start()
+    for process in others:
+        process.join(60)
+        assert process.exitcode == 0
     assert statuses.slide_ids(tmp_path) == [f"s{number:03d}" for number in range(120)]
     assert all(status == {"predict": DONE} for status in all_read(tmp_path).values())
     assert len(statuses.chunks(tmp_path)) > 2

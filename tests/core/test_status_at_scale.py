@@ -51,12 +51,12 @@ finally:
 """
 
 
-def timed(out: Path, held: Path) -> tuple[subprocess.CompletedProcess[str], float, int]:
+def timed(out: Path, peak_file: Path) -> tuple[subprocess.CompletedProcess[str], float, int]:
     """`status` in a process of its own, its seconds, and the most bytes that it held, its parent's not among them."""
-    command = [sys.executable, "-c", _MEASURED, "status", str(out), str(held)]
+    command = [sys.executable, "-c", _MEASURED, "status", str(out), str(peak_file)]
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done, time.perf_counter() - started, int(held.read_text()) * 1024
+    return done, time.perf_counter() - started, int(peak_file.read_text()) * 1024
 
 
 @pytest.mark.slow
@@ -66,11 +66,11 @@ def test_a_million_slides_are_told_within_ten_seconds_and_a_gibibyte(tmp_path: P
     while not seconds or (min(seconds) >= LIMIT_S and len(seconds) < 3):  # what else runs is no fault of ours
         done, spent, peak = timed(tmp_path / "out", tmp_path / "held")
         seconds.append(spent)
-    said = done.stdout
+    output = done.stdout
     assert done.returncode == 3, done.stderr
-    assert "predict: 999,000 done, 1,000 failed; 3,996,000,000 patches" in said
-    assert said.count("INPUT_CORRUPT: a tile cannot be decoded") == 1  # one line with its count
-    assert "1,000 slides" in said
+    assert "predict: 999,000 done, 1,000 failed; 3,996,000,000 patches" in output
+    assert output.count("INPUT_CORRUPT: a tile cannot be decoded") == 1  # one line with its count
+    assert "1,000 slides" in output
     assert peak < LIMIT_BYTES
     assert min(seconds) < LIMIT_S
 
@@ -79,7 +79,7 @@ def test_a_million_slides_are_told_within_ten_seconds_and_a_gibibyte(tmp_path: P
 def test_one_slide_among_a_million_is_found_at_once(tmp_path: Path) -> None:
     write_chunks(tmp_path / "out")
     started = time.perf_counter()
-    found = statuses.read_status(tmp_path / "out", "s0543210")
+    status = statuses.read_status(tmp_path / "out", "s0543210")
     assert time.perf_counter() - started < 2
-    assert found["predict"]["counts"]["patches"] == 4000
+    assert status["predict"]["counts"]["patches"] == 4000
     assert statuses.read_status(tmp_path / "out", "s9999999") == {}

@@ -29,9 +29,9 @@ def work(item: Item) -> str:
     if name == "hangs":
         time.sleep(600)
     if name == "grows":
-        held = bytearray(os.urandom(1)) * 600_000_000
+        memory = bytearray(os.urandom(1)) * 600_000_000
         time.sleep(600)
-        return str(len(held))
+        return str(len(memory))
     return name.upper()
 
 

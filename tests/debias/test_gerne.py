@@ -39,8 +39,8 @@ def test_alpha_counts_attributes_within_each_class() -> None:
 
 
 def test_the_less_biased_share_lies_between_alpha_and_equal_shares() -> None:
-    found = gerne.less_biased([[0.9, 0.1], [0.4, 0.6]], 0.5)
-    np.testing.assert_allclose(found, [[0.7, 0.3], [0.45, 0.55]], atol=TOLERANCE)
+    target_shares = gerne.less_biased([[0.9, 0.1], [0.4, 0.6]], 0.5)
+    np.testing.assert_allclose(target_shares, [[0.7, 0.3], [0.45, 0.55]], atol=TOLERANCE)
 
 
 @given(shares(), strengths, betas)
@@ -137,8 +137,8 @@ def test_an_attribute_with_a_single_value_leaves_empty_groups() -> None:
 
 def test_an_empty_group_of_more_attributes_warns_with_the_counts() -> None:
     with pytest.warns(UserWarning, match=r"label 1, attribute 2.*\[\[1, 1, 1\], \[3, 1, 0\]\]"):
-        found = gerne.alpha([0, 0, 0, 1, 1, 1, 1], [0, 1, 2, 0, 0, 0, 1])
-    np.testing.assert_allclose(found[1], [0.75, 0.25, 0.0], atol=TOLERANCE)
+        weights = gerne.alpha([0, 0, 0, 1, 1, 1, 1], [0, 1, 2, 0, 0, 0, 1])
+    np.testing.assert_allclose(weights[1], [0.75, 0.25, 0.0], atol=TOLERANCE)
 
 
 def test_an_empty_class_is_an_error_whatever_the_number_of_attributes() -> None:

@@ -119,8 +119,8 @@ def test_an_empty_group_of_three_warns_and_its_class_keeps_its_share(name: str) 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         *_, batches = drawn(name, label, attribute)
-    said = [str(warning.message) for warning in caught]
-    assert [("label 1, attribute 2" in text) for text in said] == [True] * (name in BALANCE_GROUPS)
+    messages = [str(warning.message) for warning in caught]
+    assert [("label 1, attribute 2" in text) for text in messages] == [True] * (name in BALANCE_GROUPS)
     if name not in ("erm", "jtt", "reweight"):
         assert np.bincount(label[np.concatenate(batches)]).tolist() == [72, 72]
 
@@ -158,9 +158,9 @@ def test_every_method_says_its_sampler_its_objective_and_its_paper(name: str) ->
     ],
 )
 def test_each_name_has_its_objectives(name: str, kinds: list[type[nn.Module]]) -> None:
-    found = [phase.objective(COUNTS) for phase in methods.method(name, beta=0.25, eta=0.5)]
-    assert [type(objective) for objective in found] == kinds
-    last = found[-1]
+    objectives = [phase.objective(COUNTS) for phase in methods.method(name, beta=0.25, eta=0.5)]
+    assert [type(objective) for objective in objectives] == kinds
+    last = objectives[-1]
     if isinstance(last, GradientExtrapolation):
         assert last.beta.item() == (1.0 if name == "gerne-auto" else 0.25)  # nothing moves the automatic one
     if isinstance(last, GroupDRO):
@@ -185,9 +185,9 @@ def test_each_name_has_its_objectives(name: str, kinds: list[type[nn.Module]]) -
 def test_each_name_has_its_shares(name: str, expected: list[float]) -> None:
     phase = methods.method(name, s=1.5, upweight=3.0)[-1]
     own = relabelled(phase, LABEL, ATTRIBUTE)
-    found = np.concatenate(list(phase.sampler(LABEL, own, batch_per_class=8, steps=60, seed=0)))
-    group = np.bincount(2 * LABEL[found] + ATTRIBUTE[found], minlength=4)
-    assert np.abs(group - np.array(expected) * len(found)).max() <= 1 + 1e-9
+    indices = np.concatenate(list(phase.sampler(LABEL, own, batch_per_class=8, steps=60, seed=0)))
+    group = np.bincount(2 * LABEL[indices] + ATTRIBUTE[indices], minlength=4)
+    assert np.abs(group - np.array(expected) * len(indices)).max() <= 1 + 1e-9
 
 
 def test_reweight_and_resample_have_the_same_expected_loss() -> None:
@@ -282,8 +282,8 @@ def test_jtt_warns_if_the_first_model_makes_no_error() -> None:
     relabel = methods.method("jtt")[-1].relabel
     assert relabel is not None
     with pytest.warns(UserWarning, match="no error"):
-        found = relabel(np.eye(2)[LABEL], LABEL, ATTRIBUTE)
-    assert not found.any()
+        relabelled_attribute = relabel(np.eye(2)[LABEL], LABEL, ATTRIBUTE)
+    assert not relabelled_attribute.any()
 
 
 def test_the_budget_counts_the_steps_of_all_phases() -> None:

@@ -98,8 +98,8 @@ def test_the_weighted_form_equals_the_two_loss_form(losses: list[float], beta: f
     value = GradientExtrapolation(beta)(loss, groups_of(loss))
     half = len(losses) // 2
     weights = torch.tensor([-beta / half] * half + [(1 + beta) / half] * half, dtype=torch.float64)
-    (found,) = torch.autograd.grad(value, loss)
-    torch.testing.assert_close(found, weights, rtol=0, atol=TOLERANCE)
+    (loss_gradient,) = torch.autograd.grad(value, loss)
+    torch.testing.assert_close(loss_gradient, weights, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(value, (weights * loss).sum(), rtol=0, atol=TOLERANCE)
 
 
@@ -216,9 +216,9 @@ def test_an_absent_group_moves_group_dro_by_normalisation_only() -> None:
 def test_group_dro_takes_its_weights_as_constants() -> None:
     objective = GroupDRO(2, eta=0.5)
     loss = torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64, requires_grad=True)
-    (found,) = torch.autograd.grad(objective(loss, torch.tensor([0, 0, 1])), loss)
+    (loss_gradient,) = torch.autograd.grad(objective(loss, torch.tensor([0, 0, 1])), loss)
     q = objective.q
-    torch.testing.assert_close(found, torch.stack([q[0] / 2, q[0] / 2, q[1]]), rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(loss_gradient, torch.stack([q[0] / 2, q[0] / 2, q[1]]), rtol=0, atol=TOLERANCE)
 
 
 def test_group_dro_leans_towards_the_worst_group() -> None:

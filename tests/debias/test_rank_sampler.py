@@ -32,10 +32,10 @@ def drawn(sampler, label):
 def test_ranks_are_over_all_samples_and_ties_share_their_interval():
     assert pooled_ranks([0, 1, 0, 1], [0.9, 0.1, 0.3, 0.7]).tolist() == [7 / 8, 1 / 8, 3 / 8, 5 / 8]
     # three of four are equal: [0, 3/4] holds one of class 0 at its middle and two of class 1 at its quarters
-    found = pooled_ranks([0, 1, 1, 0], [0.2, 0.2, 0.2, 0.5])
-    assert found[0] == 3 / 8
-    assert sorted(found[1:3]) == [3 / 16, 9 / 16]
-    assert found[3] == 7 / 8
+    ranks = pooled_ranks([0, 1, 1, 0], [0.2, 0.2, 0.2, 0.5])
+    assert ranks[0] == 3 / 8
+    assert sorted(ranks[1:3]) == [3 / 16, 9 / 16]
+    assert ranks[3] == 7 / 8
 
 
 def test_a_sample_owns_what_is_nearest_to_it():

@@ -277,8 +277,8 @@ def test_any_stretch_read_alone_equals_the_whole(weights: list[int], starts: lis
     whole = CellSequence(weights, key=(1, 0, 0)).draws(0, 1600)
     piecewise = CellSequence(weights, key=(1, 0, 0))
     for start in starts:
-        for expected, found in zip(whole, piecewise.draws(start, start + 100), strict=True):
-            np.testing.assert_array_equal(found, expected[start : start + 100])
+        for expected, draws in zip(whole, piecewise.draws(start, start + 100), strict=True):
+            np.testing.assert_array_equal(draws, expected[start : start + 100])
 
 
 @settings(max_examples=60, deadline=None)

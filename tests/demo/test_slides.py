@@ -45,19 +45,19 @@ def field_of(label: int, share: float, rng: np.random.Generator) -> np.ndarray:
 
 
 def test_minority_islands_are_4_to_6_percent_of_each_training_class():
-    found = counts("train", shortcut=True)
+    islands = counts("train", shortcut=True)
     for label, rare in ((0, "large"), (1, "small")):
-        total = sum(found[label, size] for size in ("small", "between", "large"))
-        assert found[label, rare] / total == pytest.approx(0.04, abs=0.001)
-        assert (found[label, rare] + found[label, "between"]) / total == pytest.approx(0.06, abs=0.001)
+        total = sum(islands[label, size] for size in ("small", "between", "large"))
+        assert islands[label, rare] / total == pytest.approx(0.04, abs=0.001)
+        assert (islands[label, rare] + islands[label, "between"]) / total == pytest.approx(0.06, abs=0.001)
 
 
 @pytest.mark.parametrize(("split", "shortcut"), [("train", False), ("val", True), ("test", True)])
 def test_without_the_shortcut_sizes_are_equally_frequent_in_both_classes(split, shortcut):
-    found = counts(split, shortcut=shortcut)
+    islands = counts(split, shortcut=shortcut)
     for size in ("small", "between", "large"):
-        assert abs(found[0, size] - found[1, size]) <= 1
-    assert abs(found[1, "small"] - found[1, "large"]) <= 1
+        assert abs(islands[0, size] - islands[1, size]) <= 1
+    assert abs(islands[1, "small"] - islands[1, "large"]) <= 1
 
 
 def test_the_smallest_groups_have_300_test_and_50_validation_fields():
@@ -178,20 +178,20 @@ def test_the_shortcut_changes_the_training_slides_only(cohort, tmp_path):
 
 
 def test_a_finished_cohort_is_kept_and_only_force_replaces_another_seed(tmp_path):
-    made = []
+    progress_calls = []
 
     def progress(what, done, total, note):
-        made.append((what, done, total, note))
+        progress_calls.append((what, done, total, note))
 
     make_cohort(tmp_path, seed=0, spec=TINY, progress=progress)
-    assert made[-1] == ("slides", 4, 4, "test-01")
-    made.clear()
+    assert progress_calls[-1] == ("slides", 4, 4, "test-01")
+    progress_calls.clear()
     make_cohort(tmp_path, seed=0, spec=TINY, progress=progress)
-    assert made == []
+    assert progress_calls == []
     with pytest.raises(StaleArtefactError):
         make_cohort(tmp_path, seed=1, spec=TINY)
     make_cohort(tmp_path, seed=1, spec=TINY, force=True, progress=progress)
-    assert len(made) == 4
+    assert len(progress_calls) == 4
 
 
 @pytest.mark.parametrize("wrong", [{"patients": (3, 1, 1)}, {"patients": (0, 1, 1)}, {"field_px": 30}])

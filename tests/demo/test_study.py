@@ -22,7 +22,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("toy")
 def test_the_study_tunes_trains_longer_and_runs_its_controls(tmp_path: Path) -> None:
-    said = study.run_seeds(tmp_path, seeds=1, jobs=1)
+    text = study.run_seeds(tmp_path, seeds=1, jobs=1)
     table, controls = pd.read_csv(tmp_path / "study.csv"), pd.read_csv(tmp_path / "controls.csv")
     assert len(table) == 6 * 2 + 3 * 2  # methods of each length, thresholds
     assert table.groupby("steps")["method"].nunique().to_dict() == {2: 6, 4: 3}
@@ -37,7 +37,7 @@ def test_the_study_tunes_trains_longer_and_runs_its_controls(tmp_path: Path) -> 
         "gerne-auto, trained once, less ",
         "(a) WGA without the shortcut",
     ):
-        assert words in said
+        assert words in text
 
 
 def test_the_better_erm_is_chosen_by_validation_in_every_seed() -> None:

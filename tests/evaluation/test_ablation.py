@@ -53,19 +53,23 @@ def table(monkeypatch: pytest.MonkeyPatch) -> pd.DataFrame:
 def test_the_needed_channel_costs_everything_and_the_other_nothing(table: pd.DataFrame) -> None:
     assert [name for name in table if name.startswith(WITHOUT)] == ["logit without CARS", "logit without SHG"]
     rows = ablation(table, np.repeat(np.arange(10), 4), decision_threshold=0.0, resamples=50)
-    told = {row["channel"]: row for row in rows}
-    assert (told["CARS"]["auroc"], told["CARS"]["auroc_without"], told["CARS"]["auroc_lost"]) == (1, 0.5, 0.5)
+    by_channel = {row["channel"]: row for row in rows}
+    assert (by_channel["CARS"]["auroc"], by_channel["CARS"]["auroc_without"], by_channel["CARS"]["auroc_lost"]) == (
+        1,
+        0.5,
+        0.5,
+    )
     # All margins are 0 then: everything is called non-tumour.
-    assert (told["CARS"]["wga_without"], told["CARS"]["gba_without"]) == (0, 0.5)
-    assert (told["CARS"]["wga_lost_low"], told["CARS"]["wga_lost_high"]) == (1, 1)
-    assert [told["SHG"][f"{name}_lost"] for name in ("wga", "gba", "auroc")] == [0, 0, 0]
+    assert (by_channel["CARS"]["wga_without"], by_channel["CARS"]["gba_without"]) == (0, 0.5)
+    assert (by_channel["CARS"]["wga_lost_low"], by_channel["CARS"]["wga_lost_high"]) == (1, 1)
+    assert [by_channel["SHG"][f"{name}_lost"] for name in ("wga", "gba", "auroc")] == [0, 0, 0]
 
 
 def test_an_empty_group_makes_only_the_loss_of_wga_unknown(table: pd.DataFrame) -> None:
     some = table[table["group@0.5"] != 3]
-    told = ablation(some, np.arange(len(some)), decision_threshold=0.0, resamples=20)[0]
-    assert np.isnan(told["wga_lost"])
-    assert told["auroc_lost"] == 0.5
+    row = ablation(some, np.arange(len(some)), decision_threshold=0.0, resamples=20)[0]
+    assert np.isnan(row["wga_lost"])
+    assert row["auroc_lost"] == 0.5
 
 
 def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> None:
@@ -78,5 +82,5 @@ def test_a_channel_is_replaced_by_its_mean_and_the_patches_are_left_alone() -> N
 
 def test_the_table_names_split_and_channel(table: pd.DataFrame) -> None:
     rows = ablation(table, np.arange(40), decision_threshold=0.0, resamples=0)
-    told = split_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}}, "ablation")
-    assert told[["split", "channel"]].to_numpy().tolist() == [["test", "CARS"], ["test", "SHG"]]
+    ablation_table = split_table({"splits": {"test": {"ablation": rows}, "val": {"ablation": []}}}, "ablation")
+    assert ablation_table[["split", "channel"]].to_numpy().tolist() == [["test", "CARS"], ["test", "SHG"]]

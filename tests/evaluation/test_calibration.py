@@ -13,21 +13,21 @@ RNG = np.random.default_rng(0)
 
 def test_the_error_is_the_mean_distance_over_bins_weighted_by_patches() -> None:
     # Bin .2 to .3: said .25, came true 1 of 2. Bin .9 to 1: said .95 and 1, came true 2 of 2.
-    told = reliability(np.array([0.25, 0.25, 0.95, 1.0]), np.array([0, 1, 1, 1]), np.array(list("abab")), resamples=0)
-    assert told["ece"] == pytest.approx((2 * 0.25 + 2 * 0.025) / 4)
-    assert (told["bins"][2]["n"], told["bins"][2]["tumor_share"]) == (2, 0.5)
-    assert told["bins"][9]["mean_probability"] == pytest.approx(0.975)
-    assert np.isnan(told["bins"][0]["tumor_share"])
-    assert told["brier"] == pytest.approx((0.25**2 + 0.75**2 + 0.05**2) / 4)
-    assert sum(row["n"] for row in told["bins"]) == 4
+    result = reliability(np.array([0.25, 0.25, 0.95, 1.0]), np.array([0, 1, 1, 1]), np.array(list("abab")), resamples=0)
+    assert result["ece"] == pytest.approx((2 * 0.25 + 2 * 0.025) / 4)
+    assert (result["bins"][2]["n"], result["bins"][2]["tumor_share"]) == (2, 0.5)
+    assert result["bins"][9]["mean_probability"] == pytest.approx(0.975)
+    assert np.isnan(result["bins"][0]["tumor_share"])
+    assert result["brier"] == pytest.approx((0.25**2 + 0.75**2 + 0.05**2) / 4)
+    assert sum(row["n"] for row in result["bins"]) == 4
 
 
 def test_a_calibrated_model_shows_what_chance_alone_shows() -> None:
     probability = RNG.random(2000)
     label = (RNG.random(2000) < probability).astype(int)
-    told = reliability(probability, label, np.arange(2000), resamples=0)
-    assert told["ece"] == pytest.approx(told["ece_if_calibrated"], abs=0.012)
-    assert 0.005 < told["ece_if_calibrated"] < 0.03
+    result = reliability(probability, label, np.arange(2000), resamples=0)
+    assert result["ece"] == pytest.approx(result["ece_if_calibrated"], abs=0.012)
+    assert 0.005 < result["ece_if_calibrated"] < 0.03
     sure = reliability(np.where(probability > 0.5, 0.99, 0.01), label, np.arange(2000), resamples=0)
     assert sure["ece"] > 0.2
 
@@ -41,17 +41,17 @@ def test_the_interval_of_a_bin_counts_patients_not_patches() -> None:
 
 def test_within_a_group_confidence_is_held_against_accuracy() -> None:
     # Tumour patches: two rightly at .9, two wrongly at .2 (so sure by .8 of non-tumour).
-    told = confidence(np.array([0.9, 0.9, 0.2, 0.2]), np.ones(4, dtype=int))
-    assert told["confidence"] == pytest.approx(0.85)
-    assert told["accuracy"] == 0.5
-    assert told["overconfidence"] == pytest.approx(0.35)
-    assert told["ece"] == pytest.approx((2 * 0.1 + 2 * 0.8) / 4)
+    result = confidence(np.array([0.9, 0.9, 0.2, 0.2]), np.ones(4, dtype=int))
+    assert result["confidence"] == pytest.approx(0.85)
+    assert result["accuracy"] == 0.5
+    assert result["overconfidence"] == pytest.approx(0.35)
+    assert result["ece"] == pytest.approx((2 * 0.1 + 2 * 0.8) / 4)
 
 
 def test_an_empty_group_has_no_calibration() -> None:
-    told = confidence(np.empty(0), np.empty(0, dtype=int))
-    assert told["n"] == 0
-    assert np.isnan(told["ece"])
+    result = confidence(np.empty(0), np.empty(0, dtype=int))
+    assert result["n"] == 0
+    assert np.isnan(result["ece"])
     assert np.isnan(reliability(np.empty(0), np.empty(0, dtype=int), np.empty(0), resamples=10)["ece"])
 
 
@@ -65,14 +65,14 @@ def predicted(temperature: float) -> pd.DataFrame:
 
 
 def test_the_right_temperature_mends_overconfidence_at_each_attribute() -> None:
-    told = calibration(predicted(2.0), np.arange(3000), resamples=0)
+    result = calibration(predicted(2.0), np.arange(3000), resamples=0)
     for a in (0, 1):
-        before, after = (told[kind]["thresholds"]["0.5"]["attributes"][a] for kind in ("before", "after"))
+        before, after = (result[kind]["thresholds"]["0.5"]["attributes"][a] for kind in ("before", "after"))
         assert before["ece"] > 0.06
         assert after["ece"] < 0.04
         assert after["nll"] < before["nll"]
-    assert [each["n"] for each in told["after"]["thresholds"]["0.5"]["groups"]] == [
-        each["n"] for each in told["before"]["thresholds"]["0.5"]["groups"]
+    assert [group["n"] for group in result["after"]["thresholds"]["0.5"]["groups"]] == [
+        group["n"] for group in result["before"]["thresholds"]["0.5"]["groups"]
     ]
 
 
@@ -82,6 +82,6 @@ def test_without_a_temperature_there_is_no_after() -> None:
 
 def test_logits_beyond_the_range_of_exp_are_probabilities_0_and_1() -> None:
     table = pd.DataFrame({"label": [0, 1], "logit": [-1e4, 1e4], "probability": [0.0, 1.0], "group@0.5": [0, 3]})
-    told = calibration(table, np.array(["a", "b"]), resamples=0)
-    assert set(told) == {"before"}
-    assert told["before"]["all"]["ece"] == 0
+    result = calibration(table, np.array(["a", "b"]), resamples=0)
+    assert set(result) == {"before"}
+    assert result["before"]["all"]["ece"] == 0

@@ -41,8 +41,8 @@ def test_validation_counts_fully_for_other_methods_and_not_if_trained_on(tmp_pat
     assert not (plain / "learnt_from_val.csv").exists()
     on_both = {"select": "last", "tune_threshold": False, "train_splits": ("train", "val"), "name": "both"}
     both = trained(tmp_path, method="erm", **on_both)
-    told = [read_json(evaluate_run(tmp_path, run.name, config=JUDGE) / "metrics.json") for run in (plain, both)]
-    assert [set(each["splits"]) for each in told] == [{"val", "test"}, {"test"}]
-    assert told[0]["splits"]["val"]["thresholds"]["0.25"]["n"] == 38
+    metrics = [read_json(evaluate_run(tmp_path, run.name, config=JUDGE) / "metrics.json") for run in (plain, both)]
+    assert [set(run_metrics["splits"]) for run_metrics in metrics] == [{"val", "test"}, {"test"}]
+    assert metrics[0]["splits"]["val"]["thresholds"]["0.25"]["n"] == 38
     with pytest.raises(InputMissingError, match="did not learn from"):
         evaluate_run(tmp_path, both.name, config=JUDGE, splits=("val",), force=True)

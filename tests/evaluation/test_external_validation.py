@@ -101,9 +101,9 @@ def test_slides_that_the_model_has_seen_are_named_under_whatever_name(
 ) -> None:
     spec = read_spec(bundle)
     assert leakage_warnings(spec, outside, read_table(outside / "groups.parquet")) == []
-    told = leakage_warnings(spec, home, read_table(home / "groups.parquet"))
-    assert "trained on 1 of the 3 slides that are judged (slide-train)" in told[0]
-    assert "selected (checkpoint, decision threshold) on 1 of the 3 slides that are judged (slide-val)" in told[1]
+    warnings = leakage_warnings(spec, home, read_table(home / "groups.parquet"))
+    assert "trained on 1 of the 3 slides that are judged (slide-train)" in warnings[0]
+    assert "selected (checkpoint, decision threshold) on 1 of the 3 slides that are judged (slide-val)" in warnings[1]
     renamed = read_table(home / "slides.parquet").assign(slide_id=["a", "b", "c"])
     write_table(tmp_path / "slides.parquet", renamed, Stamp(stage="check"))
     rows = pd.DataFrame({"slide_id": ["a", "b", "c"], "patient_id": "x"})
@@ -134,7 +134,7 @@ def fitting() -> Source:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"channels": ("SHG", "CARS")}, "channels is SHG, CARS, the model's CARS, SHG"),
         ({"mpp": 0.52}, "mpp is 0.52, the model's 0.5"),
@@ -145,12 +145,12 @@ def fitting() -> Source:
         ({"intensity": {"scope": "cohort", "windows": {"CARS": (0, 9)}}}, "intensity rule windows is"),
     ],
 )
-def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, change: dict, said: str) -> None:
+def test_patches_of_another_make_are_refused_by_the_difference(bundle: Path, change: dict, message: str) -> None:
     from dataclasses import replace
 
     spec = read_spec(bundle)
     assert check_patches(spec, fitting()) == []
-    with pytest.raises(CheckpointIncompatibleError, match=said):
+    with pytest.raises(CheckpointIncompatibleError, match=message):
         check_patches(spec, replace(fitting(), **change))
 
 
@@ -166,9 +166,9 @@ def test_labels_of_other_names_than_the_models_classes_are_said(bundle: Path, ou
     named = groups.assign(label_name=groups["label"].map({0: "landbird", 1: "waterbird", -1: ""}))
     write_table(work / "groups.parquet", named, Stamp(stage="groups", settings={"is": "d"}))
     out = evaluate_bundle(work, bundle, config=QUICK, device="cpu", force=True)
-    said = "The model's classes are non-tumour and tumour, the labels here landbird and waterbird"
-    assert said in external_validation_text(out)
-    assert said not in external_validation_text(outside / "evaluations" / "erm-t0.25-s0")
+    warning = "The model's classes are non-tumour and tumour, the labels here landbird and waterbird"
+    assert warning in external_validation_text(out)
+    assert warning not in external_validation_text(outside / "evaluations" / "erm-t0.25-s0")
 
 
 def test_a_run_is_not_judged_on_slides_that_it_was_trained_on(home: Path, tmp_path: Path) -> None:
@@ -191,8 +191,8 @@ def test_a_scale_within_two_percent_fits_and_an_unknown_one_is_said(bundle: Path
 def test_patches_of_another_background_are_judged_and_it_is_said(bundle: Path) -> None:
     from dataclasses import replace
 
-    said = check_patches(read_spec(bundle), replace(fitting(), background="bright"))
-    assert said == ["Where there is no tissue the patches are bright, the model's dark."]
+    warnings = check_patches(read_spec(bundle), replace(fitting(), background="bright"))
+    assert warnings == ["Where there is no tissue the patches are bright, the model's dark."]
 
 
 def test_of_brightfield_colour_the_percentiles_do_not_matter(bundle: Path) -> None:
@@ -233,10 +233,10 @@ def test_a_bundle_is_called_by_its_run_or_its_folder() -> None:
 def test_the_text_says_the_numbers_and_the_warnings(outside: Path) -> None:
     out = outside / "evaluations" / "erm-t0.25-s0"
     numbers = read_json(out / "metrics.json")
-    told = external_validation_text(out)
+    text = external_validation_text(out)
     judged = numbers["splits"]["all"]["thresholds"]["0.25"]
-    assert f"WGA {100 * judged['wga']['value']:.1f} [" in told
-    assert f"without CARS: AUROC {numbers['splits']['all']['ablation'][0]['auroc_without']:.3f}" in told
+    assert f"WGA {100 * judged['wga']['value']:.1f} [" in text
+    assert f"without CARS: AUROC {numbers['splits']['all']['ablation'][0]['auroc_without']:.3f}" in text
     assert np.isfinite(numbers["splits"]["all"]["calibration"]["before"]["all"]["ece"])
 
 

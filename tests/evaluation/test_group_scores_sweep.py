@@ -23,14 +23,14 @@ def swept(least=4, table=TABLE, patient=PATIENT):
 
 
 def test_only_the_groups_change_with_the_threshold():
-    found = swept()
-    assert list(found.index) == pytest.approx(np.arange(1, 20) / 20)
+    sweep = swept()
+    assert list(sweep.index) == pytest.approx(np.arange(1, 20) / 20)
     # at .4 little tissue is .1 and .3: tumour right on .3 alone; much is .5, .7, .9: non-tumour right on two of three
-    row = found.loc[0.4]
+    row = sweep.loc[0.4]
     assert [row[f"n_{g}"] for g in range(4)] == [8, 12, 8, 12]
     assert [row[f"accuracy_{g}"] for g in range(4)] == pytest.approx([1, 2 / 3, 1 / 2, 1])
     assert (row["wga"], row["gba"]) == pytest.approx((1 / 2, (1 + 2 / 3 + 1 / 2 + 1) / 4))
-    assert found.loc[0.8, "wga"] == 0  # much tissue is .9 alone
+    assert sweep.loc[0.8, "wga"] == 0  # much tissue is .9 alone
 
 
 def test_a_threshold_is_reached_by_equality_as_the_groups_have_it():
@@ -59,9 +59,9 @@ def test_a_group_that_is_too_small_is_named_and_has_no_interval():
 
 
 def test_an_empty_group_leaves_wga_unknown_and_one_patient_is_too_few():
-    found = swept(table=TABLE.assign(tissue_fraction=FRACTION / 2))
-    assert np.isnan(found.loc[0.6, "wga"])
-    assert np.isnan(found.loc[0.6, "gba"])
+    sweep = swept(table=TABLE.assign(tissue_fraction=FRACTION / 2))
+    assert np.isnan(sweep.loc[0.6, "wga"])
+    assert np.isnan(sweep.loc[0.6, "gba"])
     assert not swept(patient=np.full(40, "a"))["is_measured"].any()
 
 

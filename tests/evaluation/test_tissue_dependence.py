@@ -66,10 +66,10 @@ def test_summed_moments_give_slope_and_rank_correlation() -> None:
     total = _moments(x, p, patient).sum(axis=0, keepdims=True)
     assert _slopes(total)[0] == pytest.approx(slope(x, p))
     assert _rank_correlations(total)[0] == pytest.approx(rank_correlation(x, p))
-    told = tissue_dependence(p, x, np.ones(300, dtype=int), patient, resamples=200, seed=5)[1]
+    dependence = tissue_dependence(p, x, np.ones(300, dtype=int), patient, resamples=200, seed=5)[1]
     by_hand = bootstrap_by_patient(lambda i: slope(x[i], p[i]), patient, resamples=200, seed=5)
-    assert (told["slope_low"], told["slope_high"]) == pytest.approx(by_hand)
-    assert told["spearman_low"] < told["spearman"] < told["spearman_high"]
+    assert (dependence["slope_low"], dependence["slope_high"]) == pytest.approx(by_hand)
+    assert dependence["spearman_low"] < dependence["spearman"] < dependence["spearman_high"]
 
 
 def test_moments_of_one_fraction_have_no_slope() -> None:

@@ -63,8 +63,8 @@ def read_all(path: Path) -> str:
 def main() -> None:
     """Fuzz for so many seconds."""
     seconds = int(sys.argv[1])
-    kept = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="pathopatch-fuzz-"))
-    kept.mkdir(parents=True, exist_ok=True)
+    artifact_folder = Path(sys.argv[2] if len(sys.argv) > 2 else tempfile.mkdtemp(prefix="pathopatch-fuzz-"))
+    artifact_folder.mkdir(parents=True, exist_ok=True)
     shared = Path("/dev/shm")
     place = Path(tempfile.mkdtemp(prefix="pathopatch-fuzz-", dir=shared if shared.is_dir() else None))
     seeds, path = place / "seeds", place / "input.tif"
@@ -80,7 +80,7 @@ def main() -> None:
 
     options = [
         f"-max_total_time={seconds}", "-timeout=5", "-rss_limit_mb=3072", f"-max_len={MOST_BYTES}", "-seed=1",
-        "-print_final_stats=1", f"-artifact_prefix={kept}/", str(seeds),
+        "-print_final_stats=1", f"-artifact_prefix={artifact_folder}/", str(seeds),
     ]  # fmt: skip
     atheris.Setup([sys.argv[0], *options], one)
     atheris.Fuzz()

@@ -117,8 +117,8 @@ def make(folder: Path, slides: int, *, share: float, seed: int) -> Soak:
     soak = Soak(folder)
     (folder / "slides").mkdir(parents=True)
     write_model(folder / "model")
-    each = max(1, round(share * slides))
-    kinds = [name for name in FAULTS for _ in range(each)]
+    slides_per_fault = max(1, round(share * slides))
+    kinds = [name for name in FAULTS for _ in range(slides_per_fault)]
     kinds += ["good"] * (slides - len(kinds))
     random.Random(seed).shuffle(kinds)
     for number, kind in enumerate(kinds):
@@ -154,9 +154,9 @@ def finished(soak: Soak, *, workers: int) -> int:
 
 
 def _begun(soak: Soak, workers: int) -> subprocess.Popen[bytes]:
-    with (soak.folder / "said.txt").open("ab") as said:
+    with (soak.folder / "said.txt").open("ab") as log:
         return subprocess.Popen(
-            soak.command(workers), stdout=said, stderr=said, start_new_session=True, env=os.environ | _ENV
+            soak.command(workers), stdout=log, stderr=log, start_new_session=True, env=os.environ | _ENV
         )
 
 
@@ -185,12 +185,12 @@ def _wrong_values(soak: Soak) -> list[str]:
             continue
         with open_slide(soak.paths[slide_id]) as slide:
             expected = predict_slide(slide, model, config=PredictConfig(device="cpu", threads=1))
-        found = read_table(table)
-        if found["probability"].to_list() != expected["probability"].to_list():
+        predictions = read_table(table)
+        if predictions["probability"].to_list() != expected["probability"].to_list():
             wrong.append(f"{slide_id}: other probabilities")
         cells = read_ome_tiff(map_ / "heatmap.ome.tif").levels[0][0]
-        held = np.sort(cells[np.isfinite(cells)])
-        if not np.array_equal(held, np.sort(expected["probability"].to_numpy(np.float32))):
+        map_values = np.sort(cells[np.isfinite(cells)])
+        if not np.array_equal(map_values, np.sort(expected["probability"].to_numpy(np.float32))):
             wrong.append(f"{slide_id}: another map")
     return wrong
 
@@ -202,7 +202,7 @@ def _left_over(soak: Soak) -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes().decode(errors="replace")
-            files = [str(each.readlink()) for each in (process / "fd").iterdir()]
+            files = [str(descriptor.readlink()) for descriptor in (process / "fd").iterdir()]
         except OSError:
             continue
         if int(process.name) != os.getpid() and any(str(soak.out) in text for text in (command, *files)):
@@ -219,26 +219,26 @@ def main() -> int:
     parser.add_argument("--every-s", type=float, default=30.0, help="a kill comes at most so long after the start")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pathopatch-soak-") as folder:
         started = time.monotonic()
-        soak = make(Path(folder) / "cohort", asked.slides, share=asked.share, seed=asked.seed)
+        soak = make(Path(folder) / "cohort", options.slides, share=options.share, seed=options.seed)
         made_s = time.monotonic() - started
-        interrupted(soak, kills=asked.kills, workers=asked.workers, every_s=asked.every_s, seed=asked.seed)
-        code = finished(soak, workers=asked.workers)
+        interrupted(soak, kills=options.kills, workers=options.workers, every_s=options.every_s, seed=options.seed)
+        code = finished(soak, workers=options.workers)
         ran_s = time.monotonic() - started - made_s
         wrong = faults_found(soak)
         looked_s = time.monotonic() - started - made_s - ran_s
         counts = ", ".join(f"{count} {due}" for due, count in Counter(soak.due.values()).most_common())
-        print(f"{asked.slides} slides, seed {asked.seed}: due are {counts}")
-        print(f"{asked.kills} kills, then to the end with exit code {code}")
+        print(f"{options.slides} slides, seed {options.seed}: due are {counts}")
+        print(f"{options.kills} kills, then to the end with exit code {code}")
         print(
-            f"made in {made_s:.0f} s, predicted in {ran_s:.0f} s by {asked.workers} processes, "
+            f"made in {made_s:.0f} s, predicted in {ran_s:.0f} s by {options.workers} processes, "
             f"compared in {looked_s:.0f} s"
         )
         print("nothing is wrong" if not wrong else f"{len(wrong)} things are wrong:")
-        for each in wrong[:50]:
-            print(f"  {each}")
+        for problem in wrong[:50]:
+            print(f"  {problem}")
     return int(bool(wrong) or code != 3)
 
 

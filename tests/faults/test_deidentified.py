@@ -72,8 +72,8 @@ def test_names_are_in_no_output_and_without_the_option_they_are(tmp_path: Path, 
     assert [outcome.state for outcome in outcomes] == ["done", "failed"]
     written = [path for path in out.rglob("*") if path.is_file()]
     assert {".parquet", ".json", ".gz", ".csv", ".tif", ".png"} <= {path.suffix for path in written}
-    found = {name for name in NAMES for path in written if name.encode() in content(path)}
-    assert found == (set() if deidentify else set(NAMES) - {MARKER})
+    names_written = {name for name in NAMES for path in written if name.encode() in content(path)}
+    assert names_written == (set() if deidentify else set(NAMES) - {MARKER})
 
 
 def test_no_name_is_drawn_into_the_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,14 +149,16 @@ MIXED = {
 
 @pytest.mark.parametrize("name", MIXED)
 def test_slides_with_and_without_their_names_never_stand_in_one_folder(tmp_path: Path, name: str) -> None:
-    which, deidentify, said = MIXED[name]
+    which, deidentify, message = MIXED[name]
     rows, out = slides_to_predict(str(cohort(tmp_path))), tmp_path / "out"
     model = write_model(tmp_path / "model")
-    first, second = (CONFIG.model_copy(update={"deidentify": each}) for each in (deidentify, not deidentify))
+    first, second = (
+        CONFIG.model_copy(update={"deidentify": is_deidentified}) for is_deidentified in (deidentify, not deidentify)
+    )
     predict_cohort(rows[which : which + 1], model, out, first)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     for attempt in (partial(predict_cohort, out=out), partial(predict_plan, out=out)):
-        with pytest.raises(InputUnsupportedError, match=said):
+        with pytest.raises(InputUnsupportedError, match=message):
             attempt(rows[:1], [model], config=second)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 

@@ -96,13 +96,13 @@ def inside_namespace(folder: Path, mount: str, script: str, *arguments: str) -> 
 @pytest.mark.fault("disk-full")
 @pytest.mark.parametrize(("room", "last"), [(0, "stopped"), (100_000, "failed")])
 def test_a_full_disk_is_said_leaves_the_rest_and_a_rerun_works(room: int, last: str, folder: Path) -> None:
-    said = inside_namespace(folder, "mount -t tmpfs -o size=4m tmpfs", _FULL, str(room))
-    assert isinstance(said, dict)
-    assert said["first"] == ["done"]
-    assert said["full"][-1] == [last, "DISK_FULL"]
-    assert said["untouched"]
-    assert said["left"] == []
-    assert said["again"] == ["current", "done"]
+    outcomes = inside_namespace(folder, "mount -t tmpfs -o size=4m tmpfs", _FULL, str(room))
+    assert isinstance(outcomes, dict)
+    assert outcomes["first"] == ["done"]
+    assert outcomes["full"][-1] == [last, "DISK_FULL"]
+    assert outcomes["untouched"]
+    assert outcomes["left"] == []
+    assert outcomes["again"] == ["current", "done"]
 
 
 @pytest.mark.fault("output-folder")

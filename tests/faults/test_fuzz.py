@@ -19,7 +19,7 @@ SECONDS = int(os.environ.get("PATHOPATCH_FUZZ_SECONDS", "20"))
 def test_whatever_bytes_a_tiff_has_it_is_read_or_refused_with_a_code(tmp_path: Path) -> None:
     command = [sys.executable, str(Path(__file__).parent / "fuzz_tiff.py"), str(SECONDS), str(tmp_path / "found")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS + 200)
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said[-4000:]
-    assert "stat::number_of_executed_units" in said
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    assert "stat::number_of_executed_units" in output
     assert not list((tmp_path / "found").iterdir())

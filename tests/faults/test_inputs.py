@@ -67,7 +67,7 @@ def zarr(path: Path, image: np.ndarray, version: str = "0.5", shards: bool = Fal
 
 def cut(path: Path, percent: float) -> None:
     """End a file early, or the largest file of a folder."""
-    file = max(chunk_files(path), key=lambda each: each.stat().st_size) if path.is_dir() else path
+    file = max(chunk_files(path), key=lambda chunk: chunk.stat().st_size) if path.is_dir() else path
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * percent / 100)])
 
 
@@ -273,10 +273,10 @@ def files(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("make", "code", "said"), [pytest.param(*row[2:], id=row[1], marks=pytest.mark.fault(row[0])) for row in ROWS]
+    ("make", "code", "message"), [pytest.param(*row[2:], id=row[1], marks=pytest.mark.fault(row[0])) for row in ROWS]
 )
 def test_a_bad_slide_fails_alone_by_its_code_and_leaves_nothing(
-    make: Make, code: str, said: str, tmp_path: Path
+    make: Make, code: str, message: str, tmp_path: Path
 ) -> None:
     made.write_rgb_pyramid(tmp_path / "good.tif", rgb())
     manifest = manifest_of(tmp_path, {"good": {"path": "good.tif"}, "bad": make(tmp_path)})
@@ -284,12 +284,12 @@ def test_a_bad_slide_fails_alone_by_its_code_and_leaves_nothing(
     good, bad = tile_cohort(manifest, out, CONFIG)
     assert good.state == "done"
     assert exit_code([good, bad]) == 3
-    failed_alone(bad, out, code, said)
+    failed_alone(bad, out, code, message)
 
 
-def failed_alone(bad: Outcome, out: Path, code: str, said: str) -> None:
+def failed_alone(bad: Outcome, out: Path, code: str, message: str) -> None:
     assert (bad.state, bad.code) == ("failed", code), bad.message
-    assert said in bad.message
+    assert message in bad.message
     entry = read_status(out, bad.slide_id)["tile"]
     assert (entry["state"], entry["code"]) == ("failed", code)
     assert not [name for name in files(out) if bad.slide_id in name and not name.startswith(("status", "logs"))]
@@ -320,8 +320,8 @@ def test_a_slide_cut_at_30_60_or_95_percent_fails_alone_whatever_reads_it(reader
             cut(tmp_path / f"{slide_id}-{name}", float(slide_id[3:]))
     good, *bad = tile_cohort(manifest_of(tmp_path, rows), tmp_path / "out", CONFIG)
     assert good.state == "done"
-    for each in bad:
-        failed_alone(each, tmp_path / "out", "INPUT_CORRUPT", f"{each.slide_id}-{name}")
+    for outcome in bad:
+        failed_alone(outcome, tmp_path / "out", "INPUT_CORRUPT", f"{outcome.slide_id}-{name}")
 
 
 @pytest.mark.fault("corrupt-tile")
@@ -343,7 +343,7 @@ def test_a_modality_shifted_by_12_px_is_done_with_a_warning(tmp_path: Path) -> N
     smooth = cv2.GaussianBlur(generator.normal(size=(320, 400)), (0, 0), 6)
     tissue = cv2.GaussianBlur((smooth > smooth.std() / 2).astype(np.float64), (0, 0), 1)
     pair = [900 * tissue[:, 12:332], 400 * tissue[:, :320]]
-    cars, shg = ((each + generator.normal(100, 5, each.shape)).astype(np.uint16) for each in pair)
+    cars, shg = ((signal + generator.normal(100, 5, signal.shape)).astype(np.uint16) for signal in pair)
     (outcome,) = tile_cohort(manifest_of(tmp_path, {"s": modalities(cars, shg)(tmp_path)}), tmp_path / "out", CONFIG)
     assert (outcome.state, exit_code([outcome])) == ("done", 0)
     (warning,) = outcome.warnings

@@ -61,8 +61,8 @@ def _train(folder: Path, name: str, fault: str) -> None:
     weights = hashlib.sha256()
     for key, value in sorted(fitted.network.state_dict().items()):
         weights.update(key.encode() + value.contiguous().numpy().tobytes())
-    said = [weights.hexdigest(), fitted.history, fitted.step, fitted.decision_threshold, fitted.validation]
-    (folder / "reached.json").write_text(json.dumps(said))
+    reached = [weights.hexdigest(), fitted.history, fitted.step, fitted.decision_threshold, fitted.validation]
+    (folder / "reached.json").write_text(json.dumps(reached))
 
 
 def _killed(folder: Path, name: str, fault: str) -> bool:

@@ -121,7 +121,7 @@ def read_or_refused(read: Callable[[], object]) -> None:
         try:
             read()
         except TableError as error:
-            codes = [each.code for each in error.problems if each.message and each.remedy]
+            codes = [problem.code for problem in error.problems if problem.message and problem.remedy]
         except PathopatchError as error:
             codes = [error.code]
     assert set(codes) <= CODES
@@ -206,7 +206,7 @@ def test_a_folder_with_spoilt_metadata_or_chunks_is_read_or_refused(
     metadata = path / "0" / names[0] if of_array else path / names[1]
     metadata.write_text(json.dumps(with_leaf(json.loads(metadata.read_text()), *leaf)))
     if data is not None:
-        chunk = max((path / "0").rglob("*"), key=lambda each: each.stat().st_size if each.is_file() else 0)
+        chunk = max((path / "0").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
         chunk.write_bytes(changed(chunk.read_bytes(), data))
     read_or_refused(lambda: read_slide(path))
 

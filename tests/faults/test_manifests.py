@@ -53,9 +53,9 @@ MANIFESTS: list[tuple[str, str, list[Row], str]] = [
 
 
 def image(seed: int) -> np.ndarray:
-    found = np.full((3, 64, 64), 245, np.uint8)
-    found[:, 10:40, 10 : 40 + seed] = 120
-    return found
+    rgb = np.full((3, 64, 64), 245, np.uint8)
+    rgb[:, 10:40, 10 : 40 + seed] = 120
+    return rgb
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         config = TileConfig(patch_px=32)
         outcomes = tile_cohort(manifest, out, config, workers=2, limit_s=20, limit_bytes=2_000_000_000)
-    assert {each.slide_id: each.code for each in outcomes} == _BECOMES
+    assert {outcome.slide_id: outcome.code for outcome in outcomes} == _BECOMES
     for slide_id, code in _BECOMES.items():
         entry = read_status(out, slide_id)["tile"]
         assert (entry["state"], entry.get("code", "")) == ("failed" if code else "done", code)
@@ -96,7 +96,7 @@ def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide
 @pytest.mark.slow
 def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_current(tmp_path: Path) -> None:
     manifest = cohort(tmp_path, ("a", "b", "c"))
-    said: list[tuple[str, int, int]] = []
+    progress_calls: list[tuple[str, int, int]] = []
     for workers in (1, 2):
         out = tmp_path / str(workers)
         outcomes = tile_cohort(
@@ -104,14 +104,14 @@ def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_cu
             out,
             CONFIG,
             workers=workers,
-            progress=lambda what, done, total, _: said.append((what, done, total)),
+            progress=lambda what, done, total, _: progress_calls.append((what, done, total)),
         )
-        assert [each.state for each in outcomes] == ["done"] * 3
+        assert [outcome.state for outcome in outcomes] == ["done"] * 3
     assert artefacts(tmp_path / "1") == artefacts(tmp_path / "2")
-    of_slides = [words for words in said if words[0] != WITHIN]
+    of_slides = [words for words in progress_calls if words[0] != WITHIN]
     assert of_slides == 2 * [(what, done, 3) for what in ("check", "tile") for done in (1, 2, 3)]
     again = tile_cohort(manifest, tmp_path / "2", CONFIG, workers=2)
-    assert [each.state for each in again] == ["current"] * 3
+    assert [outcome.state for outcome in again] == ["current"] * 3
 
 
 @pytest.mark.parametrize("workers", [1, 2])

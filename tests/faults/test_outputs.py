@@ -98,8 +98,8 @@ def test_a_second_slide_of_the_same_stem_is_not_predicted_into_the_firsts_place(
     before = contents(folder / "out")
     outcome = predict(folder, "a.tif")
     assert (outcome.state, outcome.code) == ("failed", "DUPLICATE_ID")
-    for said in ("a.svs", "a.tif", "--slide-id", "--force"):
-        assert said in outcome.message
+    for word in ("a.svs", "a.tif", "--slide-id", "--force"):
+        assert word in outcome.message
     assert contents(folder / "out") == before
     assert predict(folder, "a.svs").state == "current"
     (folder / "b").mkdir()

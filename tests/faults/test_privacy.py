@@ -62,11 +62,11 @@ def test_nothing_that_a_slide_file_says_of_the_patient_is_in_any_output(tmp_path
     written = [path for path in out.rglob("*") if path.is_file()]
     assert {".parquet", ".json", ".gz", ".csv", ".tif", ".png", ".html", ".txt"} <= {path.suffix for path in written}
     for path in written:
-        for said in (MARKER.encode(), base64.b64encode(MARKER.encode())):
-            assert said not in readable(path), path
+        for pattern in (MARKER.encode(), base64.b64encode(MARKER.encode())):
+            assert pattern not in readable(path), path
         if path.suffix == ".png":
             assert not (pixels(path) == RED).all(axis=2).any(), path
     for slide_id in ("a", "b"):
         store = PatchStore(out / "slides" / f"{slide_id}.zarr")
-        for found in (store.overview(), *store.read(np.arange(len(store)))):
-            assert not (found.transpose(1, 2, 0) == RED).all(axis=2).any()
+        for picture in (store.overview(), *store.read(np.arange(len(store)))):
+            assert not (picture.transpose(1, 2, 0) == RED).all(axis=2).any()

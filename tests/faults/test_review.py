@@ -30,9 +30,9 @@ def accept(reviewer: str = "Ada", slide_id: str = "s1") -> Decision:
 
 def is_whole(path: Path) -> bool:
     connection = sqlite3.connect(path)
-    found = connection.execute("PRAGMA integrity_check").fetchall()
+    problems = connection.execute("PRAGMA integrity_check").fetchall()
     connection.close()
-    return found == [("ok",)]
+    return problems == [("ok",)]
 
 
 @pytest.mark.fault("two-reviewers")

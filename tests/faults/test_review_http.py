@@ -119,15 +119,15 @@ def test_a_write_that_is_not_the_pages_own_is_refused_and_nothing_is_written(
 
 
 def test_a_preflight_of_another_site_is_refused_and_promises_nothing(page: Page) -> None:
-    asked = {"Origin": "http://evil.example", "Access-Control-Request-Headers": "x-pathopatch"}
-    answer = page.ask(DECISIONS, method="OPTIONS", headers=asked)
+    headers = {"Origin": "http://evil.example", "Access-Control-Request-Headers": "x-pathopatch"}
+    answer = page.ask(DECISIONS, method="OPTIONS", headers=headers)
     assert answer.status == 403
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 def test_another_sites_page_may_not_make_this_one_work(page: Page) -> None:
-    for asked in ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, {"Origin": "http://evil.example"}):
-        assert page.ask("/api/slides/a/tiles/0/0/0.jpg", headers=asked).status == 403
+    for headers in ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, {"Origin": "http://evil.example"}):
+        assert page.ask("/api/slides/a/tiles/0/0/0.jpg", headers=headers).status == 403
     followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}  # a link in a mail
     assert page.ask("/", headers=followed).status == 200
 
@@ -228,9 +228,9 @@ def test_a_script_in_a_comment_comes_back_as_the_text_it_is(page: Page) -> None:
 def test_a_patch_label_is_of_a_patch_that_is_there(page: Page) -> None:
     corner = page.ask("/api/slides/a/gallery?kind=near-threshold").json[0]
     x, y = corner["x"], corner["y"]
-    said = page.decide(verdict="unsure", x=x, y=y)
-    assert said.status == 201
-    assert [(row["x"], row["y"], row["verdict"]) for row in said.json["patches"]] == [(x, y, "unsure")]
+    answer = page.decide(verdict="unsure", x=x, y=y)
+    assert answer.status == 201
+    assert [(row["x"], row["y"], row["verdict"]) for row in answer.json["patches"]] == [(x, y, "unsure")]
     assert page.decide(verdict="unsure", x=x + 1, y=y).status == 404
     undone = page.ask(
         "/api/slides/a/undo", method="POST", headers=WRITE, body=json.dumps({"revision": page.revision}).encode()
@@ -252,8 +252,8 @@ def test_every_answer_carries_the_headers_that_keep_it_on_this_page(page: Page, 
         assert "unsafe" not in answer.headers["content-security-policy"]
         assert "server" not in answer.headers
         is_kept = target.endswith((".jpg", ".ico", ".svg"))  # a picture, but no page that names a slide
-        kept = "private, no-cache" if is_kept else "no-store"
-        assert answer.headers["cache-control"] == kept
+        cache_control = "private, no-cache" if is_kept else "no-store"
+        assert answer.headers["cache-control"] == cache_control
 
 
 def test_refusals_carry_the_same_headers(page: Page) -> None:
@@ -299,8 +299,8 @@ def test_no_route_shows_what_stands_on_a_slides_label(page: Page) -> None:
     pictures = [f"tiles/{level}/0/0.jpg" for level in range(facts["tile"]["max_level"] + 1)]
     pictures += ["thumbnail.jpg", *(f"patches/{x}/{y}.png" for x, y in patches)]
     for target in pictures:
-        found = np.asarray(Image.open(io.BytesIO(page.ask(f"/api/slides/a/{target}").body)).convert("RGB"), int)
-        assert not (np.abs(found - RED).max(axis=2) < 40).any(), target
+        picture = np.asarray(Image.open(io.BytesIO(page.ask(f"/api/slides/a/{target}").body)).convert("RGB"), int)
+        assert not (np.abs(picture - RED).max(axis=2) < 40).any(), target
     assert {route.path for route in ROUTES if route.path.endswith((".jpg", ".png"))} == {
         "/api/slides/{slide_id}/tiles/{level}/{column}/{row}.jpg",
         "/api/slides/{slide_id}/thumbnail.jpg",

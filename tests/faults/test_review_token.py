@@ -39,14 +39,14 @@ def test_the_token_in_the_address_becomes_a_cookie_that_scripts_cannot_read(shar
     cookie, *rules = welcome.headers["set-cookie"].split("; ")
     assert cookie == f"review-cookie={TOKEN}"
     assert {rule.lower() for rule in rules} == {"httponly", "path=/", "samesite=strict"}
-    known = {"Cookie": cookie}
-    assert shared.ask("/api/cohort", headers=known).status == 200
-    assert shared.ask("/api/cohort", headers=known | {"Host": "10.0.0.5:8000"}).status == 200
-    assert shared.ask("/api/cohort", headers=known | {"Host": "evil.example"}).status == 403
-    assert shared.ask(DECISIONS, method="POST", headers=known).status == 403
+    with_cookie = {"Cookie": cookie}
+    assert shared.ask("/api/cohort", headers=with_cookie).status == 200
+    assert shared.ask("/api/cohort", headers=with_cookie | {"Host": "10.0.0.5:8000"}).status == 200
+    assert shared.ask("/api/cohort", headers=with_cookie | {"Host": "evil.example"}).status == 403
+    assert shared.ask(DECISIONS, method="POST", headers=with_cookie).status == 403
     unknown = shared.ask(DECISIONS, method="POST", headers=WRITE, body=b"{}")
     assert unknown.status == 403
-    assert shared.ask(DECISIONS, method="POST", headers=WRITE | known, body=b"{}").status == 400
+    assert shared.ask(DECISIONS, method="POST", headers=WRITE | with_cookie, body=b"{}").status == 400
 
 
 def test_a_welcome_leads_to_no_other_host(shared: Page) -> None:

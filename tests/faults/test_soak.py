@@ -23,7 +23,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_every_slide_as_it_must_b
     ]
     one.write_bytes(two.read_bytes())
     (run.out / "left.tmp-1-2").touch()
-    assert [each.partition(":")[0] for each in soak.faults_found(run)] == [
+    assert [fault.partition(":")[0] for fault in soak.faults_found(run)] == [
         one.stem,
         "left over",
     ]  # it sees what is wrong

@@ -15,7 +15,7 @@ _NAME = re.compile(r'"([a-z-]+)"')
 def test_every_fault_is_shown_by_a_test() -> None:
     here = Path(__file__).parent
     texts = [path.read_text(encoding="utf-8") for path in here.parent.rglob("test_*.py")]
-    marks = [found for text in texts for found in _MARK.findall(text)]
+    marks = [mark for text in texts for mark in _MARK.findall(text)]
     for name in ("test_inputs.py", "test_manifests.py"):
         marks += _ROW.findall((here / name).read_text(encoding="utf-8"))
     shown = {name for mark in marks for name in _NAME.findall(mark)}

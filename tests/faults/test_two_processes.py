@@ -73,10 +73,13 @@ def test_of_four_processes_on_the_same_slides_one_makes_each_and_the_others_find
     for process in processes:
         process.join(60)
     assert Counter(states) == Counter(
-        (each.slide_id, state) for each in tasks for state in ("done", *["current"] * (WORKERS - 1))
+        (slide_task.slide_id, state) for slide_task in tasks for state in ("done", *["current"] * (WORKERS - 1))
     )
     locks = [path.name for path in (tmp_path / "out" / "status" / "locks").iterdir()]
-    assert set(locks) == {"status.lock", *(f"{slide_lock(each.slide_id, each.stage)}.lock" for each in tasks)}
+    assert set(locks) == {
+        "status.lock",
+        *(f"{slide_lock(slide_task.slide_id, slide_task.stage)}.lock" for slide_task in tasks),
+    }
     assert len(locks) <= 1 + SLOTS
 
 
@@ -139,9 +142,9 @@ def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(out: Path, slide_id: str) -> dict[str, Any]:
-        found = read_status(out, slide_id)
+        status = read_status(out, slide_id)
         time.sleep(0.02)
-        return found
+        return status
 
     def write(stage: str) -> None:
         for count in range(5):

@@ -61,9 +61,9 @@ def tiff_content(path: Path) -> Content:
     content: Content = {}
     with tifffile.TiffFile(path) as tiff:
         for number, series in enumerate(tiff.series):
-            for level, each in enumerate(series.levels):
-                content[f"series {number} level {level}"] = each.asarray()
-                content[f"series {number} level {level} axes"] = each.axes
+            for level, image in enumerate(series.levels):
+                content[f"series {number} level {level}"] = image.asarray()
+                content[f"series {number} level {level} axes"] = image.axes
     return content
 
 
@@ -99,9 +99,9 @@ def weights_content(path: Path) -> Content:
 def without_changing(value: Any) -> Any:
     """Return plain data without the keys of `CHANGING_KEYS`, at any depth."""
     if isinstance(value, dict):
-        return {key: without_changing(each) for key, each in value.items() if key not in CHANGING_KEYS}
+        return {key: without_changing(item) for key, item in value.items() if key not in CHANGING_KEYS}
     if isinstance(value, list):
-        return [without_changing(each) for each in value]
+        return [without_changing(item) for item in value]
     return value
 
 
@@ -118,17 +118,17 @@ READERS: dict[str, Callable[[Path], Content]] = {
 
 def outputs(folder: Path) -> dict[str, Path]:
     """Return every output below a folder that is compared, by its path relative to it; a Zarr group is one output."""
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     pending = [folder]
     while pending:
         for path in sorted(pending.pop().iterdir()):
             if path.is_dir() and path.suffix == ".zarr":
-                found[path.relative_to(folder).as_posix()] = path
+                paths[path.relative_to(folder).as_posix()] = path
             elif path.is_dir() and path.name not in IGNORED_FOLDERS:
                 pending.append(path)
             elif path.is_file() and reader_of(path) is not None:
-                found[path.relative_to(folder).as_posix()] = path
-    return found
+                paths[path.relative_to(folder).as_posix()] = path
+    return paths
 
 
 def reader_of(path: Path) -> Callable[[Path], Content] | None:
@@ -151,8 +151,8 @@ def differences(before: Path, after: Path) -> Iterator[tuple[str, str]]:
         for part in sorted(first.keys() | second.keys()):
             if part not in first or part not in second:
                 yield f"{name}: {part}", "is new" if part not in first else "is missing"
-            elif said := difference(first[part], second[part]):
-                yield f"{name}: {part}", said
+            elif change := difference(first[part], second[part]):
+                yield f"{name}: {part}", change
 
 
 def difference(one: Any, other: Any) -> str:
@@ -168,12 +168,12 @@ def difference(one: Any, other: Any) -> str:
     if not unequal.any():
         return ""
     first = int(np.flatnonzero(unequal)[0])
-    said = f"{int(unequal.sum())} of {unequal.size} values, the first at {first}: "
-    said += f"{one.ravel()[first]!r} became {other.ravel()[first]!r}"
+    text = f"{int(unequal.sum())} of {unequal.size} values, the first at {first}: "
+    text += f"{one.ravel()[first]!r} became {other.ravel()[first]!r}"
     if one.dtype.kind in "fiu":
         widest = np.nanmax(np.abs(one.astype(np.float64) - other.astype(np.float64)))
-        said += f", at most {widest:.3g} apart"
-    return said
+        text += f", at most {widest:.3g} apart"
+    return text
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -184,10 +184,10 @@ def _same(one: Any, other: Any) -> bool:
 
 def _changed_keys(one: Any, other: Any) -> str:
     """Return the paths at which two plain values differ, at most five."""
-    found: list[str] = []
+    changes: list[str] = []
 
     def visit(a: Any, b: Any, place: str) -> None:
-        if a == b or len(found) > 5:
+        if a == b or len(changes) > 5:
             return
         if isinstance(a, dict) and isinstance(b, dict):
             for key in sorted(a.keys() | b.keys()):
@@ -196,10 +196,10 @@ def _changed_keys(one: Any, other: Any) -> str:
             for number, pair in enumerate(zip(a, b, strict=True)):
                 visit(*pair, f"{place}[{number}]")
         else:
-            found.append(f"{place or '.'}: {str(a)[:80]} became {str(b)[:80]}")
+            changes.append(f"{place or '.'}: {str(a)[:80]} became {str(b)[:80]}")
 
     visit(one, other, "")
-    return "; ".join(found[:5])
+    return "; ".join(changes[:5])
 
 
 def main() -> int:
@@ -208,14 +208,14 @@ def main() -> int:
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
     parser.add_argument("--deliberate", type=Path, default=HERE / "differences.toml")
-    asked = parser.parse_args()
-    reasons = tomllib.loads(asked.deliberate.read_text(encoding="utf-8"))["deliberate"]
+    options = parser.parse_args()
+    reasons = tomllib.loads(options.deliberate.read_text(encoding="utf-8"))["deliberate"]
     unexpected = 0
-    for place, said in differences(asked.before, asked.after):
-        reason = next((each["reason"] for each in reasons if fnmatch.fnmatch(place, each["place"])), None)
-        print(f"{'deliberate' if reason else 'DIFFERS'}  {place}: {said}{f'  ({reason})' if reason else ''}")
+    for place, change in differences(options.before, options.after):
+        reason = next((rule["reason"] for rule in reasons if fnmatch.fnmatch(place, rule["place"])), None)
+        print(f"{'deliberate' if reason else 'DIFFERS'}  {place}: {change}{f'  ({reason})' if reason else ''}")
         unexpected += reason is None
-    print(f"{len(outputs(asked.after))} outputs compared, {unexpected} unexpected differences")
+    print(f"{len(outputs(options.after))} outputs compared, {unexpected} unexpected differences")
     return 1 if unexpected else 0
 
 

@@ -35,14 +35,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--bundles", type=Path, help="bundles of an earlier record")
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
-    asked = parser.parse_args()
-    out = asked.out.resolve()
+    options = parser.parse_args()
+    out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    if "slides" in asked.parts:
-        record_slides(out, (asked.bundles or out / "bundles").resolve())
-    if "idc" in asked.parts:
+    if "slides" in options.parts:
+        record_slides(out, (options.bundles or out / "bundles").resolve())
+    if "idc" in options.parts:
         record_idc(out)
-    if "demo" in asked.parts:
+    if "demo" in options.parts:
         run("demo", "-o", out / "demo")
 
 

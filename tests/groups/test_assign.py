@@ -31,10 +31,10 @@ def test_the_group_is_twice_the_label_plus_the_attribute() -> None:
 
 def test_a_threshold_is_reached_by_equality_and_several_stand_side_by_side() -> None:
     table = patches(tissue_fraction=[0.25, 0.5, 0.1])
-    found = assign_groups(table, [0.25, 0.5])
-    assert found["attribute@0.25"].tolist() == [1, 1, 0]
-    assert found["attribute@0.5"].tolist() == [0, 1, 0]
-    assert found.columns.tolist() == [
+    groups = assign_groups(table, [0.25, 0.5])
+    assert groups["attribute@0.25"].tolist() == [1, 1, 0]
+    assert groups["attribute@0.5"].tolist() == [0, 1, 0]
+    assert groups.columns.tolist() == [
         *("patch_id", "slide_id", "patient_id", "label", "tissue_fraction"),
         *("attribute@0.25", "group@0.25", "attribute@0.5", "group@0.5"),
     ]
@@ -42,16 +42,16 @@ def test_a_threshold_is_reached_by_equality_and_several_stand_side_by_side() -> 
 
 def test_blank_glass_has_neither_attribute_nor_group() -> None:
     table = patches(tissue_fraction=[0.0, 0.0099, 0.01, np.nan], label=[0, 1, 1, 1])
-    found = assign_groups(table, [0.25])
-    assert found["attribute@0.25"].tolist() == [-1, -1, 0, -1]
-    assert found["group@0.25"].tolist() == [-1, -1, 2, -1]
+    groups = assign_groups(table, [0.25])
+    assert groups["attribute@0.25"].tolist() == [-1, -1, 0, -1]
+    assert groups["group@0.25"].tolist() == [-1, -1, 2, -1]
     assert assign_groups(table, [0.25], min_tissue=0.0)["attribute@0.25"].tolist() == [0, 0, 0, -1]
 
 
 def test_a_patch_without_label_has_an_attribute_and_no_group() -> None:
-    found = assign_groups(patches(label=[-1, -1], tissue_fraction=[0.1, 0.9]), [0.25])
-    assert found["attribute@0.25"].tolist() == [0, 1]
-    assert found["group@0.25"].tolist() == [-1, -1]
+    groups = assign_groups(patches(label=[-1, -1], tissue_fraction=[0.1, 0.9]), [0.25])
+    assert groups["attribute@0.25"].tolist() == [0, 1]
+    assert groups["group@0.25"].tolist() == [-1, -1]
 
 
 def test_bins_form_one_attribute_of_several_values() -> None:
@@ -78,9 +78,9 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 
 def test_a_slide_without_patches_gives_an_empty_table() -> None:
-    found = assign_groups(patches(label=[0, 1]).iloc[:0], [0.25])
-    assert len(found) == 0
-    assert "group@0.25" in found
+    groups = assign_groups(patches(label=[0, 1]).iloc[:0], [0.25])
+    assert len(groups) == 0
+    assert "group@0.25" in groups
 
 
 def test_bins_that_are_large_enough_stay():
@@ -117,9 +117,9 @@ def test_bins_count_labelled_patches_with_tissue_in_the_given_splits():
     patches["split"] = ["train"] * 6 + ["val", "test"]
     patches["label"] = [0, 0, 1, 1, -1, 1, 1, 1]
     groups = assign_groups(patches.assign(tissue_fraction=fraction), [0.5], bins=[0.3, 0.5])
-    found = join_small_bins(groups, (0.3, 0.5), splits=[("train",), ("val",)], least=0)
-    assert found.counts.tolist() == [[[1, 1, 0], [0, 1, 1]], [[0, 0, 0], [0, 1, 0]]]
-    assert found.kept == (0.3, 0.5)
+    joined = join_small_bins(groups, (0.3, 0.5), splits=[("train",), ("val",)], least=0)
+    assert joined.counts.tolist() == [[[1, 1, 0], [0, 1, 1]], [[0, 0, 0], [0, 1, 0]]]
+    assert joined.kept == (0.3, 0.5)
     (bins,) = bins_attributes(groups)
     assert bins == TissueBins((0.3, 0.5))
     assert bins.groups_in(groups).tolist() == [0, 1, 4, 5, -1, -1, 4, 4]

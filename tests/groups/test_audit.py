@@ -70,55 +70,59 @@ def test_a_threshold_that_was_not_grouped_is_named() -> None:
 
 
 def test_alpha_is_the_share_within_the_label() -> None:
-    found = audit(grouped({"train": TRAIN}), [0.25, 0.5])["thresholds"]
-    assert found["0.25"]["train"]["counts"] == [[3, 1], [1, 3]]
-    assert found["0.25"]["train"]["alpha"] == [[0.75, 0.25], [0.25, 0.75]]
-    assert found["0.5"]["train"]["alpha"] == [[0.75, 0.25], [0.5, 0.5]]
+    thresholds = audit(grouped({"train": TRAIN}), [0.25, 0.5])["thresholds"]
+    assert thresholds["0.25"]["train"]["counts"] == [[3, 1], [1, 3]]
+    assert thresholds["0.25"]["train"]["alpha"] == [[0.75, 0.25], [0.25, 0.75]]
+    assert thresholds["0.5"]["train"]["alpha"] == [[0.75, 0.25], [0.5, 0.5]]
 
 
 def test_the_sweep_agrees_with_the_thresholds() -> None:
-    found = audit(grouped({"train": TRAIN}), [0.25])
-    swept = {item["threshold"]: item["alpha"] for item in found["sweep"]["train"]}
+    result = audit(grouped({"train": TRAIN}), [0.25])
+    swept = {item["threshold"]: item["alpha"] for item in result["sweep"]["train"]}
     assert len(swept) == 19
-    assert swept[0.25] == found["thresholds"]["0.25"]["train"]["alpha"]
+    assert swept[0.25] == result["thresholds"]["0.25"]["train"]["alpha"]
     assert swept[0.95] == [[1, 0], [1, 0]]
 
 
 def test_the_fraction_alone_is_judged_by_hand_computed_numbers() -> None:
-    found = audit(grouped({"train": TRAIN}), [0.25])["fraction_only"]["train"]
+    fraction_only = audit(grouped({"train": TRAIN}), [0.25])["fraction_only"]["train"]
     # labelled and not blank: non-tumour .1 .1 .1 .9, tumour .2 .3 .8 .8: 12 of 16 pairs are in order
-    assert (found["n"], found["tumor"], found["auroc"]) == (8, 4, 12 / 16)
-    assert (found["accuracy"], found["threshold"], found["larger_is_tumor"]) == (7 / 8, 0.2, True)
+    assert (fraction_only["n"], fraction_only["tumor"], fraction_only["auroc"]) == (8, 4, 12 / 16)
+    assert (fraction_only["accuracy"], fraction_only["threshold"], fraction_only["larger_is_tumor"]) == (
+        7 / 8,
+        0.2,
+        True,
+    )
 
 
 def test_a_shortcut_that_points_the_other_way_is_found() -> None:
     members = [(1, 0.1), (1, 0.2), (0, 0.2), (0, 0.7), (0, 0.9)]
-    found = audit(grouped({"train": members}), [0.25])["fraction_only"]["train"]
-    assert found["auroc"] == pytest.approx(0.5 / 6)
+    fraction_only = audit(grouped({"train": members}), [0.25])["fraction_only"]["train"]
+    assert fraction_only["auroc"] == pytest.approx(0.5 / 6)
     # the two of .2 cannot be told apart: one of five is wrong
-    assert (found["accuracy"], found["larger_is_tumor"]) == (4 / 5, False)
+    assert (fraction_only["accuracy"], fraction_only["larger_is_tumor"]) == (4 / 5, False)
 
 
 def test_the_best_cut_is_the_best_of_all_cuts() -> None:
     generator = np.random.default_rng(0)
     fraction = generator.integers(1, 20, 200) / 20
     label = (fraction + generator.normal(0, 0.3, 200) > 0.5).astype(int)
-    found = audit(grouped({"train": list(zip(label, fraction, strict=True))}), [0.25])["fraction_only"]["train"]
+    fraction_only = audit(grouped({"train": list(zip(label, fraction, strict=True))}), [0.25])["fraction_only"]["train"]
     tried = [((fraction >= cut) == label).mean() for cut in np.arange(0, 22) / 20]
-    assert found["accuracy"] == pytest.approx(max(*tried, 1 - min(tried)))
-    assert ((fraction >= found["threshold"]) == label).mean() == pytest.approx(found["accuracy"])
+    assert fraction_only["accuracy"] == pytest.approx(max(*tried, 1 - min(tried)))
+    assert ((fraction >= fraction_only["threshold"]) == label).mean() == pytest.approx(fraction_only["accuracy"])
 
 
 def test_a_split_of_one_label_has_no_auroc_and_no_alpha_for_the_other() -> None:
-    found = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25])
-    assert found["fraction_only"]["test"]["auroc"] is None
-    assert found["thresholds"]["0.25"]["test"]["alpha"] == [None, [0.5, 0.5]]
+    result = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25])
+    assert result["fraction_only"]["test"]["auroc"] is None
+    assert result["thresholds"]["0.25"]["test"]["alpha"] == [None, [0.5, 0.5]]
 
 
 def test_the_audit_is_plain_json_and_can_be_told_in_words() -> None:
-    found = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    text = format_audit(found)
+    result = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    text = format_audit(result)
     assert "AUROC 0.750 [0.500, 1.000], accuracy 0.875 with tumour where the fraction is >= 0.2" in text
     assert "one label only" in text
     assert text.count("EMPTY") == 4  # the test split's non-tumour, at two thresholds

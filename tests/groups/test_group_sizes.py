@@ -18,13 +18,13 @@ def one_a_patient(sizes: list[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_cell_of_single_patches_has_the_binomial_half_width() -> None:
-    told = expected(*one_a_patient([100, 400, 100, 100]), 4, accuracy=0.8, correlation=0.5, simulations=20000)
-    widths = [cell["half_width"] for cell in told["cells"]]
+    result = expected(*one_a_patient([100, 400, 100, 100]), 4, accuracy=0.8, correlation=0.5, simulations=20000)
+    widths = [cell["half_width"] for cell in result["cells"]]
     assert widths[0] == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / 100), abs=0.006)
     assert widths[1] == pytest.approx(1.96 * np.sqrt(0.8 * 0.2 / 400), abs=0.004)
-    assert told["cells"][0]["effective_n"] == 100
+    assert result["cells"][0]["effective_n"] == 100
     # sqrt(.16 / n) * 1.96 = .05 at n = 245.9
-    assert told["cells"][0]["patients_for_5_points"] == 246
+    assert result["cells"][0]["patients_for_5_points"] == 246
 
 
 def test_patches_of_one_patient_tell_less_than_as_many_of_several() -> None:
@@ -43,22 +43,22 @@ def test_a_large_cohort_counts_as_a_small_one_of_the_same_law() -> None:
 
 
 def test_the_minimum_of_equal_cells_is_low_by_the_normal_order_statistic() -> None:
-    told = expected(*one_a_patient([400] * 4), 4, simulations=20000)["wga"]
+    wga = expected(*one_a_patient([400] * 4), 4, simulations=20000)["wga"]
     # The lowest of four standard normals is -1.0294 on average.
-    assert told["bias"] == pytest.approx(-1.0294 * np.sqrt(0.8 * 0.2 / 400), abs=0.001)
-    assert told["low"] < told["mean"] < told["high"]
+    assert wga["bias"] == pytest.approx(-1.0294 * np.sqrt(0.8 * 0.2 / 400), abs=0.001)
+    assert wga["low"] < wga["mean"] < wga["high"]
 
 
 def test_an_empty_cell_makes_the_worst_group_unknown_and_says_why() -> None:
-    told = expected(*one_a_patient([100, 0, 100, 30]), 4)
-    assert told["wga"] == {"mean": None, "low": None, "high": None, "bias": None}
-    assert [cell["reasons"] for cell in told["cells"]][:3] == [[], ["no patches"], []]
-    assert told["cells"][3]["reasons"][0] == "30 patches, fewer than 50"
+    result = expected(*one_a_patient([100, 0, 100, 30]), 4)
+    assert result["wga"] == {"mean": None, "low": None, "high": None, "bias": None}
+    assert [cell["reasons"] for cell in result["cells"]][:3] == [[], ["no patches"], []]
+    assert result["cells"][3]["reasons"][0] == "30 patches, fewer than 50"
 
 
 def test_few_patients_are_named_even_where_patches_are_many() -> None:
-    told = expected(np.zeros(9000, dtype=int), np.repeat(np.arange(3), 3000), 1)["cells"][0]
-    assert told["reasons"][0] == "3 patients, fewer than 10"
+    cell = expected(np.zeros(9000, dtype=int), np.repeat(np.arange(3), 3000), 1)["cells"][0]
+    assert cell["reasons"][0] == "3 patients, fewer than 10"
 
 
 def test_the_sweep_counts_and_measures_the_gap_by_hand_computed_numbers() -> None:
@@ -93,12 +93,12 @@ def test_the_tables_hold_a_row_per_split_cell_and_threshold() -> None:
             "tissue_fraction": rng.uniform(0.05, 1, 80),
         }
     )
-    told = audit_tables(audit(assign_groups(patches, [0.25, 0.5]), [0.25, 0.5], resamples=20))
-    assert told["fraction_only"]["split"].tolist() == ["train", "test", "whole cohort"]
-    assert len(told["cells"]) == 2 * 2 * 4
-    assert len(told["sweep"]) == 2 * 19
+    tables = audit_tables(audit(assign_groups(patches, [0.25, 0.5]), [0.25, 0.5], resamples=20))
+    assert tables["fraction_only"]["split"].tolist() == ["train", "test", "whole cohort"]
+    assert len(tables["cells"]) == 2 * 2 * 4
+    assert len(tables["sweep"]) == 2 * 19
     by_hand = patches[(patches["split"] == "test") & (patches["label"] == 1) & (patches["tissue_fraction"] >= 0.5)]
-    cell = told["cells"].query("threshold == 0.5 and split == 'test' and group == 3").iloc[0]
+    cell = tables["cells"].query("threshold == 0.5 and split == 'test' and group == 3").iloc[0]
     assert (cell["n"], cell["patients"]) == (len(by_hand), by_hand["patient_id"].nunique())
-    row = told["sweep"].query("threshold == 0.5 and split == 'test'").iloc[0]
+    row = tables["sweep"].query("threshold == 0.5 and split == 'test'").iloc[0]
     assert row["n_3"] == len(by_hand)

@@ -68,28 +68,28 @@ def test_resampling_patches_instead_of_patients_raises_false_alarms() -> None:
     for seed in SEEDS:
         cohort = made_cohort(seed, auroc=0.5, clustering=0.5)
         each_alone = np.arange(len(cohort)).astype(str)
-        told = fraction_only(
+        result = fraction_only(
             cohort["label"].to_numpy(), cohort["tissue_fraction"].to_numpy(), each_alone, resamples=100
         )
-        alarms += told["auroc_low"] > 0.5 or told["auroc_high"] < 0.5
+        alarms += result["auroc_low"] > 0.5 or result["auroc_high"] < 0.5
     assert alarms > 5
 
 
 def test_a_shortcut_that_points_the_other_way_is_flagged_too() -> None:
     cohort = made_cohort(3, auroc=0.75)
     arrays = (1 - cohort["label"].to_numpy(), cohort["tissue_fraction"].to_numpy(), cohort["patient_id"].to_numpy())
-    told = fraction_only(*arrays, resamples=200)
-    assert told["verdict"] == FLAGGED
-    assert told["auroc_high"] < 0.45
+    result = fraction_only(*arrays, resamples=200)
+    assert result["verdict"] == FLAGGED
+    assert result["auroc_high"] < 0.45
 
 
-@pytest.mark.parametrize(("patients", "said"), [(5, UNKNOWN), (30, FLAGGED)])
-def test_a_perfect_shortcut_of_too_few_patients_has_no_verdict(patients: int, said: str) -> None:
+@pytest.mark.parametrize(("patients", "verdict"), [(5, UNKNOWN), (30, FLAGGED)])
+def test_a_perfect_shortcut_of_too_few_patients_has_no_verdict(patients: int, verdict: str) -> None:
     who = np.repeat(np.arange(patients), 20)
     label = np.tile([0, 1], 10 * patients)
-    told = fraction_only(label, 0.2 + 0.6 * label, who, resamples=100)
-    assert told["auroc"] == 1
-    assert told["verdict"] == said
+    result = fraction_only(label, 0.2 + 0.6 * label, who, resamples=100)
+    assert result["auroc"] == 1
+    assert result["verdict"] == verdict
 
 
 def test_many_patients_without_a_shortcut_clear_the_cohort() -> None:
@@ -105,21 +105,21 @@ def test_one_patient_who_holds_all_the_tumour_proves_nothing() -> None:
 
 
 def test_the_stronger_verdict_of_training_patches_and_cohort_stands() -> None:
-    def told(verdict: str) -> dict[str, object]:
+    def scores(verdict: str) -> dict[str, object]:
         return {"verdict": verdict, "is_flagged": verdict == FLAGGED}
 
-    assert cohort_verdict({"train": told(FLAGGED), "test": told(NOT_SHOWN)}, told(NOT_SHOWN))["by"] == "train"
-    assert cohort_verdict({"train": told(NOT_SHOWN)}, told(FLAGGED))["by"] == "all"
-    assert cohort_verdict({"test": told(FLAGGED)}, told(NOT_SHOWN))["verdict"] == NOT_SHOWN
+    assert cohort_verdict({"train": scores(FLAGGED), "test": scores(NOT_SHOWN)}, scores(NOT_SHOWN))["by"] == "train"
+    assert cohort_verdict({"train": scores(NOT_SHOWN)}, scores(FLAGGED))["by"] == "all"
+    assert cohort_verdict({"test": scores(FLAGGED)}, scores(NOT_SHOWN))["verdict"] == NOT_SHOWN
 
 
 def test_accuracy_elsewhere_is_that_of_cuts_chosen_on_other_patients() -> None:
     # Each patient's cut is its own: the best single cut does well where it was chosen, a cut learnt elsewhere does not.
     who = np.repeat(np.arange(10), 40)
     label = np.random.default_rng(0).integers(0, 2, 400)
-    told = fraction_only(label, np.random.default_rng(1).random(400), who, resamples=50)
-    assert told["accuracy"] >= told["accuracy_elsewhere"]
-    assert told["accuracy_elsewhere_low"] <= told["accuracy_elsewhere"] <= told["accuracy_elsewhere_high"]
+    result = fraction_only(label, np.random.default_rng(1).random(400), who, resamples=50)
+    assert result["accuracy"] >= result["accuracy_elsewhere"]
+    assert result["accuracy_elsewhere_low"] <= result["accuracy_elsewhere"] <= result["accuracy_elsewhere_high"]
     perfect = fraction_only(label, 0.2 + 0.6 * label, who, resamples=50)
     assert perfect["accuracy_elsewhere"] == 1
 
@@ -141,18 +141,18 @@ def test_the_verdict_is_of_the_patches_own_attribute_where_there_is_one(agreemen
     cohort = made_cohort(0, auroc=0.75)
     agrees = np.random.default_rng(0).random(len(cohort)) < agreement
     places = np.where((cohort["label"] == 1) == agrees, "water", "land")
-    found = audit(assign_groups(cohort.assign(attribute=places), [0.25]), [0.25], resamples=200)
-    assert found["fraction_only"]["train"]["is_flagged"]
-    assert found["verdict"]["is_flagged"] == is_flagged
-    assert "the patches' own attribute alone tells the label" in verdict_text(found)
+    result = audit(assign_groups(cohort.assign(attribute=places), [0.25]), [0.25], resamples=200)
+    assert result["fraction_only"]["train"]["is_flagged"]
+    assert result["verdict"]["is_flagged"] == is_flagged
+    assert "the patches' own attribute alone tells the label" in verdict_text(result)
 
 
 def test_an_attribute_of_many_values_does_not_tell_labels_it_was_scored_by() -> None:
     rng = np.random.default_rng(0)
     who, label, values = np.repeat(np.arange(30), 20), rng.integers(0, 2, 600), rng.integers(0, 200, 600)
-    told = fraction_only(label, attribute_score(label, values, who), who, resamples=100)
-    assert told["auroc"] == pytest.approx(0.5, abs=0.08)
-    assert not told["is_flagged"]
+    result = fraction_only(label, attribute_score(label, values, who), who, resamples=100)
+    assert result["auroc"] == pytest.approx(0.5, abs=0.08)
+    assert not result["is_flagged"]
 
 
 def test_an_attribute_of_opposite_directions_in_two_halves_is_no_shortcut() -> None:
@@ -161,11 +161,11 @@ def test_an_attribute_of_opposite_directions_in_two_halves_is_no_shortcut() -> N
     direction = np.array([1, 1, -1, -1, 0])[np.random.default_rng(0).permutation(10) % 5][who]
     label = np.tile([0, 1], 200)
     value = np.where(direction == 1, label, np.where(direction == -1, 1 - label, np.arange(400) // 2 % 2))
-    told = fraction_only(label, attribute_score(label, value, who), who, is_directed=True, resamples=300)
-    assert told["auroc_high"] < 0.45
-    assert told["verdict"] == NOT_SHOWN
+    result = fraction_only(label, attribute_score(label, value, who), who, is_directed=True, resamples=300)
+    assert result["auroc_high"] < 0.45
+    assert result["verdict"] == NOT_SHOWN
     cohort = pd.DataFrame({"patch_id": np.arange(400).astype(str), "slide_id": "s", "patient_id": who.astype(str)})
     cohort = cohort.assign(label=label, tissue_fraction=0.5, attribute=np.array(["ink", "no ink"])[value])
-    found = audit(assign_groups(cohort, [0.25]), [0.25], resamples=300)
-    assert not found["verdict"]["is_flagged"]
-    assert "One as strong as 0.50 is not excluded" in verdict_text(found)
+    audited = audit(assign_groups(cohort, [0.25]), [0.25], resamples=300)
+    assert not audited["verdict"]["is_flagged"]
+    assert "One as strong as 0.50 is not excluded" in verdict_text(audited)

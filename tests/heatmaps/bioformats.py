@@ -83,8 +83,8 @@ class BioFormats:
             copy = Path(folder) / "copy.ome.tif"
             self._run("ImageConverter", "-noflat", "-no-upgrade", str(path), str(copy))
             with tifffile.TiffFile(copy) as file:
-                found = [level.asarray() for level in file.series[0].levels]
-        return [level if level.ndim == 3 else level[None] for level in found]
+                images = [level.asarray() for level in file.series[0].levels]
+        return [level if level.ndim == 3 else level[None] for level in images]
 
     def _run(self, tool: str, *arguments: str) -> str:
         """What one of its tools prints."""

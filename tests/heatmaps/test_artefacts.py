@@ -112,8 +112,8 @@ def test_all_files_are_written_and_tell_the_same_story(tmp_path, slide):
     facts = json.loads((folder / "heatmap.json").read_text())
     assert (facts["cells"], facts["cell_px"], facts["cell_um"]) == ([7, 6], 16.0, 8.0)
     patch_mm2 = (16 * 0.5 / 1000) ** 2
-    told = ("tissue_mm2", "positive_mm2", "largest_region_mm2", "positive_share")
-    assert [facts["summary"][name] for name in told] == pytest.approx([2 * patch_mm2, patch_mm2, patch_mm2, 0.5])
+    names = ("tissue_mm2", "positive_mm2", "largest_region_mm2", "positive_share")
+    assert [facts["summary"][name] for name in names] == pytest.approx([2 * patch_mm2, patch_mm2, patch_mm2, 0.5])
     with openslide.OpenSlide(folder / "heatmap.rgb.tif") as opened:
         assert float(opened.properties["openslide.mpp-x"]) == pytest.approx(8.0)
     zarr_map = zarr.open_array(folder / "heatmap.ome.zarr" / "0", mode="r")[:]
@@ -128,24 +128,24 @@ def test_an_ensemble_adds_the_spread_to_table_and_map(tmp_path, slide):
     np.testing.assert_allclose(table["logit"], [0.75, -0.75], atol=1e-6)  # the mean of 1 and 1 / 2
     apart = 1 / (1 + np.exp(-1)) - 1 / (1 + np.exp(-0.5))
     np.testing.assert_allclose(table["spread"], apart / np.sqrt(2), atol=1e-6)
-    found = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
-    assert found.channels == ("probability", "tissue_fraction", "coverage", "spread")
-    assert found.levels[0][3, 1, 2] == pytest.approx(apart / np.sqrt(2), abs=1e-6)
+    heatmap = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
+    assert heatmap.channels == ("probability", "tissue_fraction", "coverage", "spread")
+    assert heatmap.levels[0][3, 1, 2] == pytest.approx(apart / np.sqrt(2), abs=1e-6)
     facts = json.loads((tmp_path / "heatmaps/s1/heatmap.json").read_text())
     assert (facts["decision_threshold"], facts["temperature"]) == (-0.25, 1.0)
 
 
 def test_the_ome_tiff_holds_probability_tissue_and_coverage_in_um(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
-    found = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
-    probability, tissue, coverage = found.levels[0]
+    heatmap = read_ome_tiff(tmp_path / "heatmaps/s1/heatmap.ome.tif")
+    probability, tissue, coverage = heatmap.levels[0]
     assert np.argwhere(np.isfinite(probability)).tolist() == [[1, 2], [3, 4]]
     np.testing.assert_allclose(probability[[1, 3], [2, 4]], [0.731059, 0.268941], atol=1e-6)
     due = np.zeros((6, 7))
     due[1, 2] = due[3, 4] = 1
     np.testing.assert_array_equal(tissue, due)
     np.testing.assert_array_equal(coverage, due)
-    assert found.cell_um == 8.0
+    assert heatmap.cell_um == 8.0
 
 
 def test_the_overlay_colours_the_painted_squares_and_nothing_else(tmp_path, slide, image):
@@ -179,7 +179,7 @@ def test_every_file_calls_tumour_what_lies_above_the_models_own_threshold(
         ("regions", ["tumour"] * called),
     ):
         read = json.loads(gzip.decompress((tmp_path / f"heatmaps/s1/{name}.geojson.gz").read_bytes()))
-        assert [each["properties"]["classification"]["name"] for each in read["features"]] == due
+        assert [feature["properties"]["classification"]["name"] for feature in read["features"]] == due
 
 
 def test_a_second_import_replaces_the_first_of_the_same_model_only(tmp_path, slide):
@@ -188,7 +188,7 @@ def test_a_second_import_replaces_the_first_of_the_same_model_only(tmp_path, sli
         predict_to(slide, model(decision_threshold=threshold), tmp_path / str(number), slide_id="s1")
         files = [tmp_path / str(number) / f"heatmaps/s1/{name}.geojson.gz" for name in ("patches", "regions")]
         ids.append(
-            {each["id"] for path in files for each in json.loads(gzip.decompress(path.read_bytes()))["features"]}
+            {feature["id"] for path in files for feature in json.loads(gzip.decompress(path.read_bytes()))["features"]}
         )
     assert len(ids[0]) == 3
     assert ids[0] == ids[1]
@@ -446,12 +446,12 @@ def test_progress_counts_grid_positions_up_to_all(tmp_path, slide):
 
 def test_facts_and_status_say_from_which_level_patches_were_read(tmp_path, slide):
     predict_to(slide, model(), tmp_path, slide_id="s1")
-    known = read_json(tmp_path / "heatmaps/s1/heatmap.json"), read_status(tmp_path, "s1")["predict"]
-    assert [(each["read_level"], each["read_level_downsample"]) for each in known] == [(0, 1.0)] * 2
+    records = read_json(tmp_path / "heatmaps/s1/heatmap.json"), read_status(tmp_path, "s1")["predict"]
+    assert [(record["read_level"], record["read_level_downsample"]) for record in records] == [(0, 1.0)] * 2
     rgb = {"channels": ("R", "G", "B"), "mean": (0.0,) * 3, "std": (1.0,) * 3, "background": "bright", "mpp": 4.0}
     path, out = tmp_path / "p.tif", tmp_path / "pyramid"
     made.write_rgb_pyramid(path, made.noise(3, 300, 300, np.uint8), levels=4)
     with open_slide(path, background="bright") as pyramid:  # 8 px of level 0 to one: twice the factor
         predict_to(pyramid, model(**rgb), out, slide_id="s2")
-    known = read_json(out / "heatmaps/s2/heatmap.json"), read_status(out, "s2")["predict"]
-    assert [(each["read_level"], each["read_level_downsample"]) for each in known] == [(1, 2.0)] * 2
+    records = read_json(out / "heatmaps/s2/heatmap.json"), read_status(out, "s2")["predict"]
+    assert [(record["read_level"], record["read_level_downsample"]) for record in records] == [(1, 2.0)] * 2

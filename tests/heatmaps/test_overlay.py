@@ -48,18 +48,18 @@ def test_more_probability_is_a_lighter_colour():
 
 def test_the_rendered_picture_holds_the_blended_slide_at_its_origin():
     picture, cells = _grey(1000, 1100), _one_cell(10, 11, 4, 5)
-    found = render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5)
+    sheet = render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5)
     row, column = ORIGIN
     np.testing.assert_array_equal(
-        found[row : row + 1000, column : column + 1100], blend(picture, cells, (100.0, 100.0))
+        sheet[row : row + 1000, column : column + 1100], blend(picture, cells, (100.0, 100.0))
     )
 
 
 def test_small_slides_are_enlarged_by_a_whole_factor():
     picture, cells = _grey(100, 200), _one_cell(10, 20, 0, 0)
-    found = render(picture, cells, cell_px=(10.0, 10.0), um_per_px=0.5)
+    sheet = render(picture, cells, cell_px=(10.0, 10.0), um_per_px=0.5)
     row, column = ORIGIN
-    view = found[row : row + 500, column : column + 1000]
+    view = sheet[row : row + 500, column : column + 1000]
     changed = (view != 128).any(axis=2)
     assert np.argwhere(changed).max(axis=0).tolist() == [49, 49]
 
@@ -80,8 +80,8 @@ def test_the_outline_stays_inside_the_cells_called_tumour():
 
 def test_brightfield_is_shown_as_it_is():
     overview = np.random.default_rng(0).integers(0, 256, (3, 7, 9)).astype(np.uint8)
-    found = compose(overview, np.zeros((3, 2)), is_rgb=True)
-    np.testing.assert_array_equal(found, overview.transpose(1, 2, 0))
+    rgb = compose(overview, np.zeros((3, 2)), is_rgb=True)
+    np.testing.assert_array_equal(rgb, overview.transpose(1, 2, 0))
 
 
 def test_dark_channels_are_red_green_and_blue_by_their_windows():
@@ -91,8 +91,8 @@ def test_dark_channels_are_red_green_and_blue_by_their_windows():
 
 
 def test_one_channel_is_grey():
-    found = compose(np.array([[[0, 255]]], np.uint8), np.array([[0.0, 255.0]]), is_rgb=False)
-    np.testing.assert_array_equal(found, [[[0, 0, 0], [255, 255, 255]]])
+    rgb = compose(np.array([[[0, 255]]], np.uint8), np.array([[0.0, 255.0]]), is_rgb=False)
+    np.testing.assert_array_equal(rgb, [[[0, 0, 0], [255, 255, 255]]])
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_scale_bars_have_round_lengths(limit, length, text):
 
 
 def test_the_scale_bar_is_as_long_as_it_says():
-    found = render(_grey(1000, 1000), np.full((1, 1), np.nan), cell_px=(1000.0, 1000.0), um_per_px=2.0)
+    sheet = render(_grey(1000, 1000), np.full((1, 1), np.nan), cell_px=(1000.0, 1000.0), um_per_px=2.0)
     row, column = ORIGIN
-    line = found[row + 1000 + 17, column:]
+    line = sheet[row + 1000 + 17, column:]
     assert (line[:100] == 25).all()  # a quarter of 2000 um is 500 um: 250 px
     assert (line == 25).all(axis=1).sum() == 250
 
@@ -148,23 +148,23 @@ def test_undecodable_cells_are_hatched_to_their_edge_and_in_the_legend():
     picture, cells = _grey(1000, 1000), _one_cell(10, 10, 4, 5)
     unreadable = np.zeros((10, 10), bool)
     unreadable[2, 3] = True
-    plain, found = (
+    plain, hatched = (
         render(picture, cells, unreadable=marked, cell_px=(100.0, 100.0), um_per_px=0.5)
         for marked in (np.zeros_like(unreadable), unreadable)
     )
     row, column = ORIGIN
-    changed = np.argwhere((plain != found).any(axis=2)[row : row + 1000, column : column + 1000])
+    changed = np.argwhere((plain != hatched).any(axis=2)[row : row + 1000, column : column + 1000])
     assert (changed.min(axis=0).tolist(), changed.max(axis=0).tolist()) == ([200, 300], [299, 399])
     assert 0.2 < len(changed) / 100**2 < 0.5
-    assert (plain != found)[row : row + 1000, column + 1000 :].any()
+    assert (plain != hatched)[row : row + 1000, column + 1000 :].any()
 
 
 def test_a_warning_stands_in_the_legend_and_the_map_is_untouched():
     picture, cells = _grey(1000, 1000), _one_cell(10, 10, 4, 5)
-    plain, found = (
+    plain, warned = (
         render(picture, cells, cell_px=(100.0, 100.0), um_per_px=0.5, legend=Legend(warning=warning))
         for warning in ("", "model's scale: unknown")
     )
-    changed = np.argwhere((plain != found).any(axis=2))
+    changed = np.argwhere((plain != warned).any(axis=2))
     assert changed[:, 1].min() > ORIGIN[1] + 1000
     assert changed[:, 1].max() < plain.shape[1] - 1  # it ends on the sheet

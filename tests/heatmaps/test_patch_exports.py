@@ -43,16 +43,16 @@ def _write(path, table=TABLE, **changed):
 
 
 def test_each_patch_is_its_square_cut_at_the_slides_edge(tmp_path):
-    found = _write(tmp_path / "a.geojson.gz")
-    shapes = [shape(feature["geometry"]) for feature in found["features"]]
+    collection = _write(tmp_path / "a.geojson.gz")
+    shapes = [shape(feature["geometry"]) for feature in collection["features"]]
     assert all(square.is_valid for square in shapes)
     for square, due in zip(shapes, (box(0, 0, 10, 10), box(10, 0, 20, 10), box(20, 10, 25, 20)), strict=True):
         assert square.equals(due)
 
 
 def test_slide_bounds_are_subtracted(tmp_path):
-    found = _write(tmp_path / "a.geojson.gz", origin=(7, 3))
-    assert shape(found["features"][1]["geometry"]).bounds == (3, -3, 13, 7)
+    collection = _write(tmp_path / "a.geojson.gz", origin=(7, 3))
+    assert shape(collection["features"][1]["geometry"]).bounds == (3, -3, 13, 7)
 
 
 def test_tiles_follow_qupaths_rules_and_keep_their_area(tmp_path):
@@ -183,8 +183,8 @@ def test_equal_tables_give_equal_bytes_without_a_date_or_a_name(tmp_path):
 def test_any_number_of_patches_is_one_valid_collection(tmp_path, count):
     many = pd.concat([TABLE.iloc[[0]]] * count) if count else TABLE.iloc[:0]
     many = many.assign(x=np.arange(count) * 10, patch_id=[f"s1@{n}" for n in range(count)])
-    found = _write(tmp_path / "a.geojson.gz", many, slide_size=(10**6, 20))
-    assert [re.sub(r".*@", "", f["properties"]["metadata"]["patch_id"]) for f in found["features"]] == [
+    collection = _write(tmp_path / "a.geojson.gz", many, slide_size=(10**6, 20))
+    assert [re.sub(r".*@", "", f["properties"]["metadata"]["patch_id"]) for f in collection["features"]] == [
         str(n) for n in range(count)
     ]
 

@@ -40,67 +40,67 @@ RING = _cells(
 
 
 def test_a_region_is_the_union_of_its_cells_with_its_hole_kept():
-    found = _regions(RING)
+    regions = _regions(RING)
     due = Polygon([(0, 0), (40, 0), (40, 30), (0, 30)], holes=[[(10, 10), (30, 10), (30, 20), (10, 20)]])
-    assert found.polygons[0].equals(due)
-    assert len(shapely.get_coordinates(found.polygons[0])) == 10  # corners only
-    assert found.polygons[1].equals(box(40, 30, 50, 40))
+    assert regions.polygons[0].equals(due)
+    assert len(shapely.get_coordinates(regions.polygons[0])) == 10  # corners only
+    assert regions.polygons[1].equals(box(40, 30, 50, 40))
 
 
 def test_areas_means_and_numbers_of_cells_are_those_of_each_region():
     cells = RING.copy()
     cells[0, 0] = 0.6
-    found = _regions(cells)
-    np.testing.assert_allclose(found.area_mm2, [10, 1])
-    np.testing.assert_allclose(found.mean_probability, [0.87, 0.9])
-    np.testing.assert_array_equal(found.cells, [10, 1])
-    assert (found.area_mm2.sum(), found.area_mm2.max(initial=0.0)) == pytest.approx((11, 10))
+    regions = _regions(cells)
+    np.testing.assert_allclose(regions.area_mm2, [10, 1])
+    np.testing.assert_allclose(regions.mean_probability, [0.87, 0.9])
+    np.testing.assert_array_equal(regions.cells, [10, 1])
+    assert (regions.area_mm2.sum(), regions.area_mm2.max(initial=0.0)) == pytest.approx((11, 10))
 
 
 def test_cells_that_touch_at_a_corner_only_are_two_regions():
-    found = _regions(_cells("#.", ".#"))
-    assert [polygon.bounds for polygon in found.polygons] == [(0, 0, 10, 10), (10, 10, 20, 20)]
+    regions = _regions(_cells("#.", ".#"))
+    assert [polygon.bounds for polygon in regions.polygons] == [(0, 0, 10, 10), (10, 10, 20, 20)]
 
 
 def test_holes_and_edges_that_touch_at_a_corner_make_valid_polygons():
-    found = _regions(_cells("#####", "#.###", "##.##", "###.#", "####."))
-    assert len(found.polygons) == 1
-    assert shapely.is_valid(found.polygons[0])
-    assert len(found.polygons[0].interiors) == 3
-    assert found.polygons[0].area == 21 * 100
+    regions = _regions(_cells("#####", "#.###", "##.##", "###.#", "####."))
+    assert len(regions.polygons) == 1
+    assert shapely.is_valid(regions.polygons[0])
+    assert len(regions.polygons[0].interiors) == 3
+    assert regions.polygons[0].area == 21 * 100
 
 
 def test_a_region_inside_a_hole_is_a_region_of_its_own():
-    found = _regions(_cells("#####", "#...#", "#.#.#", "#...#", "#####"))
-    assert [polygon.area for polygon in found.polygons] == [1600, 100]
-    assert len(found.polygons[0].interiors) == 1
+    regions = _regions(_cells("#####", "#...#", "#.#.#", "#...#", "#####"))
+    assert [polygon.area for polygon in regions.polygons] == [1600, 100]
+    assert len(regions.polygons[0].interiors) == 1
 
 
 def test_a_cell_on_the_threshold_or_without_a_value_is_not_positive():
-    found = _regions(np.array([[0.5, NAN, 0.51]]))
-    assert [polygon.bounds for polygon in found.polygons] == [(20, 0, 30, 10)]
+    regions = _regions(np.array([[0.5, NAN, 0.51]]))
+    assert [polygon.bounds for polygon in regions.polygons] == [(20, 0, 30, 10)]
 
 
 def test_regions_are_cut_at_the_slides_edge_and_only_what_is_inside_counts():
-    found = _regions(_cells("###", "###"), slide_size=(25, 11))
-    assert found.polygons[0].equals(box(0, 0, 25, 11))
-    assert found.area_mm2.sum() == pytest.approx(2.75)
+    regions = _regions(_cells("###", "###"), slide_size=(25, 11))
+    assert regions.polygons[0].equals(box(0, 0, 25, 11))
+    assert regions.area_mm2.sum() == pytest.approx(2.75)
 
 
 def test_edges_of_cells_are_rounded_like_the_origins_of_patches():
-    found = _regions(_cells("#.#"), cell_px=2.7, slide_size=(8, 2))  # origins at 0, 3, 5
-    assert [polygon.bounds for polygon in found.polygons] == [(0, 0, 3, 2), (5, 0, 8, 2)]
+    regions = _regions(_cells("#.#"), cell_px=2.7, slide_size=(8, 2))  # origins at 0, 3, 5
+    assert [polygon.bounds for polygon in regions.polygons] == [(0, 0, 3, 2), (5, 0, 8, 2)]
 
 
 def test_a_cell_of_which_no_pixel_is_on_the_slide_is_no_region():
-    found = _regions(_cells("..#", "..#"), cell_px=1.4, slide_size=(3, 2))  # begins at 2.8, that is at 3
-    assert len(found.polygons) == 0
+    regions = _regions(_cells("..#", "..#"), cell_px=1.4, slide_size=(3, 2))  # begins at 2.8, that is at 3
+    assert len(regions.polygons) == 0
 
 
 @pytest.mark.parametrize("cells", [_cells("..", " ."), np.zeros((0, 0)), np.full((3, 4), NAN)])
 def test_a_slide_without_a_positive_cell_has_no_region_and_no_area(cells):
-    found = _regions(cells)
-    assert (len(found.polygons), found.area_mm2.sum(), found.area_mm2.max(initial=0.0)) == (0, 0.0, 0.0)
+    regions = _regions(cells)
+    assert (len(regions.polygons), regions.area_mm2.sum(), regions.area_mm2.max(initial=0.0)) == (0, 0.0, 0.0)
 
 
 @settings(max_examples=150, deadline=None)
@@ -112,33 +112,33 @@ def test_a_slide_without_a_positive_cell_has_no_region_and_no_area(cells):
 def test_the_outlines_are_valid_apart_and_cover_exactly_the_positive_cells(cells, cell_px, cut):
     ny, nx = cells.shape
     size = tuple(max(1, int(np.ceil((count - share) * cell_px))) for count, share in zip((nx, ny), cut, strict=True))
-    found = _regions(cells.astype(float), cell_px=cell_px, slide_size=size, mpp=1000.0)
+    regions = _regions(cells.astype(float), cell_px=cell_px, slide_size=size, mpp=1000.0)
     x, y = (np.floor(np.arange(count + 1) * cell_px + 0.5) for count in (nx, ny))
     row, column = np.nonzero(cells)
     squares = shapely.box(x[column], y[row], x[column + 1], y[row + 1])
     due = shapely.intersection(shapely.union_all(squares), box(0, 0, *size))
-    assert shapely.is_valid(found.polygons).all()
-    assert shapely.symmetric_difference(shapely.union_all(found.polygons), due).area == 0
-    np.testing.assert_allclose(shapely.area(found.polygons), found.area_mm2)
-    assert found.area_mm2.sum() == pytest.approx(due.area)
-    assert found.cells.sum() == (shapely.area(shapely.intersection(squares, box(0, 0, *size))) > 0).sum()
-    for one, polygon in enumerate(found.polygons):  # regions share corners at most
-        assert not shapely.overlaps(polygon, found.polygons[one + 1 :]).any()
-        shared = shapely.intersection(polygon, found.polygons[one + 1 :])
+    assert shapely.is_valid(regions.polygons).all()
+    assert shapely.symmetric_difference(shapely.union_all(regions.polygons), due).area == 0
+    np.testing.assert_allclose(shapely.area(regions.polygons), regions.area_mm2)
+    assert regions.area_mm2.sum() == pytest.approx(due.area)
+    assert regions.cells.sum() == (shapely.area(shapely.intersection(squares, box(0, 0, *size))) > 0).sum()
+    for one, polygon in enumerate(regions.polygons):  # regions share corners at most
+        assert not shapely.overlaps(polygon, regions.polygons[one + 1 :]).any()
+        shared = shapely.intersection(polygon, regions.polygons[one + 1 :])
         assert (shapely.length(shared) == 0).all()
 
 
 def test_a_million_cells_become_regions_of_the_right_area():
     row, column = np.mgrid[:1000, :1000]
     cells = (np.sin(row / 9) + np.sin(column / 7) > 0).astype(float)
-    found = _regions(cells)
-    assert shapely.area(found.polygons).sum() == cells.sum() * 100
-    assert found.area_mm2.sum() == pytest.approx(cells.sum())
+    regions = _regions(cells)
+    assert shapely.area(regions.polygons).sum() == cells.sum() * 100
+    assert regions.area_mm2.sum() == pytest.approx(cells.sum())
 
 
 def _write(path, cells=RING, origin=(0, 0), **changed):
-    found = _regions(cells)
-    write_regions(path, found, origin=origin, **({"slide_id": "s1", "run": "abc", "class_name": "tumour"} | changed))
+    regions = _regions(cells)
+    write_regions(path, regions, origin=origin, **({"slide_id": "s1", "run": "abc", "class_name": "tumour"} | changed))
     return qupath_rules.read_features(path, "annotation")
 
 
@@ -176,9 +176,9 @@ def test_a_broken_copy_fails(tmp_path, old, new):
 
 def test_our_own_reader_of_annotations_takes_them_back(tmp_path):
     _write(tmp_path / "a.geojson.gz")
-    found = read_qupath(tmp_path / "a.geojson.gz")
-    assert (found.names, found.skipped) == (("tumour", "tumour"), {})
-    assert shapely.union_all(found.shapes).equals(shapely.union_all(_regions(RING).polygons))
+    annotations = read_qupath(tmp_path / "a.geojson.gz")
+    assert (annotations.names, annotations.skipped) == (("tumour", "tumour"), {})
+    assert shapely.union_all(annotations.shapes).equals(shapely.union_all(_regions(RING).polygons))
 
 
 def test_slide_bounds_are_subtracted_from_every_ring(tmp_path):

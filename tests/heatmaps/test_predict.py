@@ -84,10 +84,10 @@ def test_each_cell_is_its_square_at_the_slides_own_scale(tmp_path, size):
     image, bright = checkered(*size, 16)
     with painted_slide(tmp_path / "a.tif", image) as slide:
         table = predict_slide(slide, mean_model(), config=ALL)
-        found = heatmap(table, slide, patch=16, stride=16)
+        cells = heatmap(table, slide, patch=16, stride=16)
     inside = [np.minimum(n - 16 * np.arange(k), 16) / 16 for n, k in zip(size, bright.shape, strict=True)]
     # Padding is background, which scales to 0: an overhanging patch holds its square in part.
-    np.testing.assert_allclose(found, bright * inside[0][:, None] * inside[1], atol=1e-6)
+    np.testing.assert_allclose(cells, bright * inside[0][:, None] * inside[1], atol=1e-6)
 
 
 @pytest.mark.parametrize("downsample", [2.0, 1.37])
@@ -96,10 +96,10 @@ def test_each_cell_is_its_square_at_a_coarser_target(tmp_path, downsample):
     image, bright = checkered(round(8 * side), round(11 * side), side)
     with painted_slide(tmp_path / "a.tif", image) as slide:
         table = predict_slide(slide, mean_model(mpp=MPP * downsample), config=ALL)
-        found = heatmap(table, slide, patch=16, stride=16, downsample=downsample)
+        cells = heatmap(table, slide, patch=16, stride=16, downsample=downsample)
     # Origins are whole px: at 1.37 a patch is off its square by half a px of 22 at most, and so are painted edges.
     tolerance = 1e-6 if downsample == 2 else 2 * 1.0 / side
-    np.testing.assert_allclose(found, bright, atol=tolerance)
+    np.testing.assert_allclose(cells, bright, atol=tolerance)
 
 
 @pytest.mark.parametrize("stride", [8, 12, 5])
@@ -108,7 +108,7 @@ def test_overlapping_patches_average_over_each_pixel_they_cover(tmp_path, stride
     image, _ = checkered(height, width, 16)
     with painted_slide(tmp_path / "a.tif", image) as slide:
         table = predict_slide(slide, mean_model(patch, stride), config=ALL)
-        found = heatmap(table, slide, patch=patch, stride=stride)
+        cells = heatmap(table, slide, patch=patch, stride=stride)
     scaled = np.pad((image == BRIGHT).astype(float), ((0, patch), (0, patch)))
     total, number = np.zeros((height, width)), np.zeros((height, width))
     for y in range(0, height, stride):
@@ -119,7 +119,7 @@ def test_overlapping_patches_average_over_each_pixel_they_cover(tmp_path, stride
     for row, y in enumerate(range(0, height, stride)):
         for column, x in enumerate(range(0, width, stride)):
             cell = np.s_[y : y + stride, x : x + stride]
-            assert found[row, column] == pytest.approx(total[cell].sum() / number[cell].sum(), abs=1e-6)
+            assert cells[row, column] == pytest.approx(total[cell].sum() / number[cell].sum(), abs=1e-6)
 
 
 def test_the_table_names_places_and_sizes_in_level_0_px(tmp_path):
@@ -205,15 +205,15 @@ class FirstChannel(MeanIntensity):
 def test_channels_are_taken_by_name_whatever_their_order_and_case(tmp_path):
     image = np.stack([checkered(96, 96, 16)[0], np.full((96, 96), DARK)]).astype(np.uint8)
     model = mean_model(network=FirstChannel, channels=("CARS", "SHG"), mean=(0.0, 0.0), std=(1.0, 1.0))
-    found = []
+    tables = []
     for name, planes, channels in (("a", image, ("CARS", "SHG")), ("b", image[::-1], ("shg", "Cars"))):
         metadata = {"axes": "CYX", "PhysicalSizeX": MPP, "PhysicalSizeY": MPP, "Channel": {"Name": list(channels)}}
         tifffile.imwrite(tmp_path / f"{name}.ome.tif", planes, photometric="minisblack", metadata=metadata)
         with open_slide(tmp_path / f"{name}.ome.tif", background="dark") as slide:
             assert slide.channels == channels
-            found.append(predict_slide(slide, model, config=ALL, slide_id="s"))
-    assert found[0].logit.nunique() > 1
-    pd.testing.assert_frame_equal(*found)
+            tables.append(predict_slide(slide, model, config=ALL, slide_id="s"))
+    assert tables[0].logit.nunique() > 1
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_a_slide_of_other_channels_is_refused(tmp_path):
@@ -276,17 +276,17 @@ def test_cells_lie_on_their_squares_in_the_level_0_frame(tmp_path, patch, stride
         assert slide.size == (OFFSET[0] + SIZE[0], OFFSET[1] + SIZE[1]) or slide.size == FRAME
         assert slide.bounds == (*OFFSET, *SIZE)
         table = predict_slide(slide, rgb_model(patch, stride, 0.5 * downsample), config=ALL)
-        found = heatmap(table, slide, patch=patch, stride=stride, downsample=downsample)
+        heat = heatmap(table, slide, patch=patch, stride=stride, downsample=downsample)
     per_square = patch // stride
     left, top = (offset // side * per_square for offset in OFFSET)
     expected = np.kron(values / 255, np.ones((per_square, per_square)))
     height, width = expected.shape
-    cells = found[top : top + height, left : left + width]
+    cells = heat[top : top + height, left : left + width]
     if stride == patch:
         np.testing.assert_allclose(cells, expected, atol=1e-6)
-        outside = np.ones_like(found, bool)
+        outside = np.ones_like(heat, bool)
         outside[top : top + height, left : left + width] = False
-        np.testing.assert_allclose(found[outside], 1, atol=1e-6)  # beyond the bounds is white glass
+        np.testing.assert_allclose(heat[outside], 1, atol=1e-6)  # beyond the bounds is white glass
     else:  # the first cell of a square at the bounds' corner is shared by four patches: one on it, three half off
         patches = {(x, y): logit for x, y, logit in zip(table["x"], table["y"], table["logit"], strict=True)}
         x, y = OFFSET

@@ -28,8 +28,8 @@ def raised(**changed: Any) -> dict[str, bool | None]:
     settings = {"decision_probability": 0.5, "seen": SEEN, "config": FlagsConfig()}
     settings |= {name: changed.pop(name) for name in list(changed) if name in settings}
     arrays = {name: np.array([value], dtype=np.float64) for name, value in (values | changed).items()}
-    found = flags(**arrays, **settings)  # type: ignore[arg-type]
-    return {name: None if each[0] is pd.NA else bool(each[0]) for name, each in found.items()}
+    flagged = flags(**arrays, **settings)  # type: ignore[arg-type]
+    return {name: None if flag[0] is pd.NA else bool(flag[0]) for name, flag in flagged.items()}
 
 
 def test_a_patch_as_it_should_be_carries_none() -> None:
@@ -76,6 +76,6 @@ def test_a_bundle_that_does_not_know_tissue_compares_with_all_patches() -> None:
 
 
 def test_what_cannot_be_known_is_missing_and_counts_as_no_flag() -> None:
-    found = raised(seen=None, spread=np.nan)
-    assert {name for name, value in found.items() if value is None} == {"blurred", "out_of_range", "uncertain"}
+    flagged = raised(seen=None, spread=np.nan)
+    assert {name for name, value in flagged.items() if value is None} == {"blurred", "out_of_range", "uncertain"}
     assert raised(seen=SeenRange(mean=SEEN.mean))["blurred"] is None

@@ -35,8 +35,8 @@ def _check_bio_formats(bio_formats, path, cells=None, channels=WITH_SPREAD):
         reader="OME-TIFF", name="s1", size=levels[0].shape[:0:-1], resolutions=len(levels), pixel_type="float",
         channels=channels, physical_size=(str(CELL_UM), "µm", str(CELL_UM), "µm"),
     )  # fmt: skip
-    for found, due in zip(bio_formats.levels(path), levels, strict=True):
-        np.testing.assert_array_equal(found.view(np.uint32), due.view(np.uint32))
+    for level, due in zip(bio_formats.levels(path), levels, strict=True):
+        np.testing.assert_array_equal(level.view(np.uint32), due.view(np.uint32))
 
 
 @pytest.mark.slow

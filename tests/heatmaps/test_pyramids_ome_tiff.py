@@ -22,9 +22,9 @@ def heatmap(tmp_path):
 
 
 def test_planes_names_units_and_nan_come_back_to_the_bit(heatmap):
-    found = read_ome_tiff(heatmap)
-    np.testing.assert_array_equal(found.levels[0].view(np.uint32), _cells().view(np.uint32))
-    assert (found.channels, found.cell_um, found.name) == (CHANNELS, 127.74, "s1")
+    pyramid = read_ome_tiff(heatmap)
+    np.testing.assert_array_equal(pyramid.levels[0].view(np.uint32), _cells().view(np.uint32))
+    assert (pyramid.channels, pyramid.cell_um, pyramid.name) == (CHANNELS, 127.74, "s1")
     with tifffile.TiffFile(heatmap) as file:
         assert file.is_ome
         assert file.series[0].axes == "CYX"
@@ -60,11 +60,11 @@ def test_small_maps_of_any_shape_come_back(tmp_path, shape):
 def test_the_spread_of_several_models_is_a_fourth_channel_at_every_level(tmp_path):
     cells = np.concatenate([_cells(), _cells()[:1] / 4])
     write_ome_tiff(tmp_path / "a.ome.tif", cells, cell_um=127.74, channels=WITH_SPREAD)
-    found = read_ome_tiff(tmp_path / "a.ome.tif")
-    assert found.channels == ("probability", "tissue_fraction", "coverage", "spread")
-    assert [level.shape for level in found.levels] == [(4, 150, 131), (4, 75, 66), (4, 38, 33)]
-    np.testing.assert_array_equal(found.levels[0], cells)
-    np.testing.assert_array_equal(found.levels[2][3], found.levels[2][0] / 4)
+    pyramid = read_ome_tiff(tmp_path / "a.ome.tif")
+    assert pyramid.channels == ("probability", "tissue_fraction", "coverage", "spread")
+    assert [level.shape for level in pyramid.levels] == [(4, 150, 131), (4, 75, 66), (4, 38, 33)]
+    np.testing.assert_array_equal(pyramid.levels[0], cells)
+    np.testing.assert_array_equal(pyramid.levels[2][3], pyramid.levels[2][0] / 4)
 
 
 def test_equal_maps_give_equal_bytes_and_another_map_another_uuid(tmp_path):

@@ -42,20 +42,20 @@ def _shown(path):
 def _check(path, cells=None, channels=CHANNELS):
     """That a validator accepts it and a reader shows the same bits, names and windows."""
     cells = _cells() if cells is None else cells
-    found = _valid(path)
-    assert type(found).__module__ == "ome_zarr_models.v05.image"
+    image = _valid(path)
+    assert type(image).__module__ == "ome_zarr_models.v05.image"
     levels, metadata = _shown(path)
     for level, due in zip(levels, pyramid(cells), strict=True):
         np.testing.assert_array_equal(level.view(np.uint32), due.view(np.uint32))
     assert metadata["channel_names"] == list(channels)
     assert metadata["contrast_limits"] == [[0.0, 1.0]] * len(channels)
-    return found, metadata
+    return image, metadata
 
 
 def test_a_validator_accepts_it_and_a_reader_finds_every_level_to_the_bit(heatmap):
-    found, metadata = _check(heatmap)
+    image, metadata = _check(heatmap)
     assert metadata["name"] == "s1"
-    assert [(axis.name, axis.unit) for axis in found.ome_attributes.multiscales[0].axes] == [
+    assert [(axis.name, axis.unit) for axis in image.ome_attributes.multiscales[0].axes] == [
         ("c", None), ("y", "micrometer"), ("x", "micrometer"),
     ]  # fmt: skip
     assert metadata["visible"] == [True, False, False]
@@ -92,8 +92,8 @@ def test_the_map_lies_on_the_overview_corner_on_corner_at_every_level(tmp_path, 
     )  # fmt: skip
     due = _corners(tmp_path / "store.zarr" / "overview")
     assert due == [pytest.approx([-2.0, -2.5])] * len(due)
-    found = _corners(heatmap)
-    assert found == [pytest.approx([-2.0, -2.5])] * 3
+    corners = _corners(heatmap)
+    assert corners == [pytest.approx([-2.0, -2.5])] * 3
     scales = [scale["scale"] for scale, _ in _shown(heatmap)[1]["coordinateTransformations"]]
     assert scales == [[1.0, CELL_UM * 2**level, CELL_UM * 2**level] for level in range(3)]
 

@@ -68,8 +68,8 @@ def test_maps_of_any_shape_open_and_halve_exactly(tmp_path, shape, count):
 
 
 def test_colours_are_viridis_and_white_is_what_was_not_predicted():
-    found = colored(np.array([[0.0, 0.5, 1.0, np.nan]]))
-    np.testing.assert_array_equal(found, [[[68, 1, 84], [33, 145, 140], [253, 231, 37], [255, 255, 255]]])
+    rgb = colored(np.array([[0.0, 0.5, 1.0, np.nan]]))
+    np.testing.assert_array_equal(rgb, [[[68, 1, 84], [33, 145, 140], [253, 231, 37], [255, 255, 255]]])
 
 
 def test_colours_are_those_of_the_overlay():
@@ -89,15 +89,15 @@ def test_a_map_of_nan_is_a_white_picture(tmp_path):
 
 def test_the_file_explains_white_and_names_neither_slide_nor_date(picture):
     with openslide.OpenSlide(picture) as slide:
-        said = {name: value for name, value in slide.properties.items() if name.startswith("tiff.")}
-    assert said.pop("tiff.ImageDescription").endswith("white: not predicted")
-    assert set(said) == {"tiff.ResolutionUnit", "tiff.Software", "tiff.XResolution", "tiff.YResolution"}
+        properties = {name: value for name, value in slide.properties.items() if name.startswith("tiff.")}
+    assert properties.pop("tiff.ImageDescription").endswith("white: not predicted")
+    assert set(properties) == {"tiff.ResolutionUnit", "tiff.Software", "tiff.XResolution", "tiff.YResolution"}
 
 
 def test_every_level_states_its_own_pixel_size(picture):
     with tifffile.TiffFile(picture) as file:
-        found = [1e4 / page.resolution[0] for page in file.pages]
-    assert found == pytest.approx([CELL_UM, 2 * CELL_UM, 4 * CELL_UM], rel=1e-6)
+        pixel_sizes_um = [1e4 / page.resolution[0] for page in file.pages]
+    assert pixel_sizes_um == pytest.approx([CELL_UM, 2 * CELL_UM, 4 * CELL_UM], rel=1e-6)
 
 
 def test_equal_maps_give_equal_bytes(picture, tmp_path):

@@ -38,20 +38,20 @@ def _by_pixels(grid, values):
 
 def test_patches_side_by_side_keep_their_values_and_the_rest_is_nan():
     grid = _grid(10, 8, 4, 4)  # 3 x 2 cells, the last ones overhanging
-    found = stitch(grid, [0, 8, 4], [0, 0, 4], [0.1, 0.2, 0.3])
-    np.testing.assert_array_equal(found, [[0.1, NAN, 0.2], [NAN, 0.3, NAN]])
+    cells = stitch(grid, [0, 8, 4], [0, 0, 4], [0.1, 0.2, 0.3])
+    np.testing.assert_array_equal(cells, [[0.1, NAN, 0.2], [NAN, 0.3, NAN]])
 
 
 def test_half_stride_averages_the_patches_over_each_cell():
     grid = _grid(6, 2, 4, 2)  # patches at 0, 2, 4; cell 1 lies under patches 0 and 1
-    found = stitch(grid, [0, 2, 4], [0, 0, 0], [0.0, 1.0, 0.5])
-    np.testing.assert_allclose(found, [[0.0, 0.5, 0.75]])
+    cells = stitch(grid, [0, 2, 4], [0, 0, 0], [0.0, 1.0, 0.5])
+    np.testing.assert_allclose(cells, [[0.0, 0.5, 0.75]])
 
 
 def test_a_stride_that_does_not_divide_weighs_by_covered_area():
     grid = _grid(9, 3, 4, 3)  # patch 0 covers 1 of the 3 px of cell 1
-    found = stitch(grid, [0, 3], [0, 0], [1.0, 0.0])
-    np.testing.assert_allclose(found, [[1.0, 0.25, 0.0]])
+    cells = stitch(grid, [0, 3], [0, 0], [1.0, 0.0])
+    np.testing.assert_allclose(cells, [[1.0, 0.25, 0.0]])
     np.testing.assert_allclose(coverage(grid, [0, 3], [0, 0], [1.0, 0.0]), [[1, 1, 1 / 3]])
 
 

@@ -22,26 +22,26 @@ TISSUE = np.array([[1.0, 0.5, 0.0, 0.4], [0.5, 0.5, 0.0, 1.0]])
 
 
 def numbers(probability: np.ndarray = PROBABILITY, **flagged: Any) -> dict[str, float | None]:
-    known = np.isfinite(probability)
-    none = np.zeros(known.sum(), bool)
-    columns = {"probability": probability[known], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
+    is_predicted = np.isfinite(probability)
+    none = np.zeros(is_predicted.sum(), bool)
+    columns = {"probability": probability[is_predicted], **{f"flag_{name}": flagged.get(name, none) for name in FLAGS}}
     prediction: Any = SimpleNamespace(analysis=SimpleNamespace(grid=GRID), columns=columns)
     regions = positive_regions(
         probability, decision_probability=0.5, cell_px=100.0, mpp=MPP, slide_size=(GRID.width, GRID.height)
     )
     cells = np.stack([probability, TISSUE])
-    found = summary(prediction, cells, regions=regions, decision_probability=0.5, mpp=MPP)
-    assert tuple(found) == SUMMARY
-    return found
+    result = summary(prediction, cells, regions=regions, decision_probability=0.5, mpp=MPP)
+    assert tuple(result) == SUMMARY
+    return result
 
 
 def test_areas_are_of_what_lies_on_the_slide() -> None:
-    found = numbers()
-    assert found["tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5 + 0.5 + 0.5)
-    assert found["positive_mm2"] == pytest.approx(1 + 1 + 0.5 + 0.5)
-    assert found["positive_tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5)
-    assert found["positive_share"] == pytest.approx(2.2 / 3.2)
-    assert found["mean_probability"] == pytest.approx(PROBABILITY[np.isfinite(PROBABILITY)].mean())
+    result = numbers()
+    assert result["tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5 + 0.5 + 0.5)
+    assert result["positive_mm2"] == pytest.approx(1 + 1 + 0.5 + 0.5)
+    assert result["positive_tissue_mm2"] == pytest.approx(1.0 + 0.5 + 0.2 + 0.5)
+    assert result["positive_share"] == pytest.approx(2.2 / 3.2)
+    assert result["mean_probability"] == pytest.approx(PROBABILITY[np.isfinite(PROBABILITY)].mean())
 
 
 def test_a_region_is_of_cells_that_share_a_side() -> None:
@@ -55,17 +55,17 @@ def test_flags_are_shares_of_the_predicted_patches() -> None:
     first, second = np.eye(6, dtype=bool)[:2]
     unknown = pd.array([pd.NA] * 6, dtype="boolean")
     blurred = pd.array([True, False, False, pd.NA, pd.NA, pd.NA], dtype="boolean")
-    found = numbers(low_tissue=first, saturated=first | second, blurred=blurred, uncertain=unknown)
-    assert found["flagged_share"] == pytest.approx(2 / 6)
-    assert found["flag_low_tissue"] == pytest.approx(1 / 6)
-    assert found["flag_blurred"] == pytest.approx(1 / 3)  # of those of which it can be said
-    assert found["flag_uncertain"] is None
+    result = numbers(low_tissue=first, saturated=first | second, blurred=blurred, uncertain=unknown)
+    assert result["flagged_share"] == pytest.approx(2 / 6)
+    assert result["flag_low_tissue"] == pytest.approx(1 / 6)
+    assert result["flag_blurred"] == pytest.approx(1 / 3)  # of those of which it can be said
+    assert result["flag_uncertain"] is None
 
 
 def test_a_slide_without_predictions_has_no_shares_of_them() -> None:
-    found = numbers(np.full((2, 4), NAN))
-    assert found["positive_mm2"] == found["largest_region_mm2"] == 0
-    assert (found["mean_probability"], found["flagged_share"], found["lowest_margin"]) == (None, None, None)
+    result = numbers(np.full((2, 4), NAN))
+    assert result["positive_mm2"] == result["largest_region_mm2"] == 0
+    assert (result["mean_probability"], result["flagged_share"], result["lowest_margin"]) == (None, None, None)
 
 
 def test_the_lowest_margin_is_that_of_the_patch_nearest_to_the_decision() -> None:

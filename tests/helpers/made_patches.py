@@ -87,8 +87,8 @@ def write_work(
         )
         table.loc[0, "attribute@0.25"] = -1
         table.loc[1, "label"] = -1
-        known = (table["label"] >= 0) & (table["attribute@0.25"] >= 0)
-        table["group@0.25"] = np.where(known, 2 * table["label"] + table["attribute@0.25"], -1)
+        has_group = (table["label"] >= 0) & (table["attribute@0.25"] >= 0)
+        table["group@0.25"] = np.where(has_group, 2 * table["label"] + table["attribute@0.25"], -1)
         write_table(work / "patches" / f"{slide}.parquet", table[["patch_id", "slide_id"]], stamp)
         tables.append(table)
     groups = pd.concat(tables, ignore_index=True)

@@ -113,8 +113,8 @@ def write_aperio(
                          metadata=None, **options)  # fmt: skip
 
         for level, pixels in enumerate(pyramid):
-            said = f"{title}{image.shape[2]}x{image.shape[1]}|AppMag = 20|MPP = {mpp}|User = {marker}"
-            write(np.ascontiguousarray(pixels.transpose(1, 2, 0)), said, tile=(tile_px, tile_px),
+            description = f"{title}{image.shape[2]}x{image.shape[1]}|AppMag = 20|MPP = {mpp}|User = {marker}"
+            write(np.ascontiguousarray(pixels.transpose(1, 2, 0)), description, tile=(tile_px, tile_px),
                   compression=compression, **options)  # fmt: skip
             if level == 0:
                 write(red, title + "thumbnail")

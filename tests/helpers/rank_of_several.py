@@ -31,9 +31,13 @@ def train(rank: int, world: int, folder: Path, jobs: dict[str, dict]) -> None:
         try:
             fitted = fit_arrays(patches, val, TrainConfig(**settings), checkpoints=checkpoints)
         except NonFiniteError as error:
-            said: dict[str, object] = {"error": str(error)}
+            outcome: dict[str, object] = {"error": str(error)}
         else:
-            said = {"history": fitted.history, "threshold": fitted.decision_threshold, "validation": fitted.validation}
+            outcome = {
+                "history": fitted.history,
+                "threshold": fitted.decision_threshold,
+                "validation": fitted.validation,
+            }
             torch.save(fitted.network.state_dict(), folder / f"{name}-{rank}.pt")
-        (folder / f"{name}-{rank}.json").write_text(json.dumps(said))
+        (folder / f"{name}-{rank}.json").write_text(json.dumps(outcome))
     dist.destroy_process_group()

@@ -20,14 +20,14 @@ class Page(HTMLParser):
         self.text = " ".join(self.text.split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = dict(attrs)
+        attributes = dict(attrs)
         self.tags.append(tag)
         if tag == "img":
-            self.images.append(told)
+            self.images.append(attributes)
         if tag == "a":
-            self.links.append(told.get("href") or "")
-        if told.get("id"):
-            self.ids.append(str(told["id"]))
+            self.links.append(attributes.get("href") or "")
+        if attributes.get("id"):
+            self.ids.append(str(attributes["id"]))
 
     def handle_data(self, data: str) -> None:
         self.text += data

@@ -52,21 +52,23 @@ class Page:
             for name, value in sent.items():
                 connection.putheader(name, value)
             connection.endheaders(body)
-            found = connection.getresponse()
-            return Answer(found.status, {name.lower(): value for name, value in found.getheaders()}, found.read())
+            response = connection.getresponse()
+            return Answer(
+                response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+            )
 
     def decide(self, headers: dict[str, str] | None = None, **fields: object) -> Answer:
         """Send a decision on slide a as the page would, with `fields` in place of its own."""
         state = self.ask(DECISIONS).json
         fingerprint = self.ask("/api/slides/a").json["fingerprint"]
-        asked = {"revision": state["revision"], "verdict": "accept", "fingerprint": fingerprint, "threshold": 0.5}
-        body = json.dumps({name: value for name, value in (asked | fields).items() if value != "left out"}).encode()
+        defaults = {"revision": state["revision"], "verdict": "accept", "fingerprint": fingerprint, "threshold": 0.5}
+        body = json.dumps({name: value for name, value in (defaults | fields).items() if value != "left out"}).encode()
         return self.ask(DECISIONS, method="POST", headers=WRITE | (headers or {}), body=body)
 
     @property
     def revision(self) -> int:
-        found: int = self.ask(DECISIONS).json["revision"]
-        return found
+        revision: int = self.ask(DECISIONS).json["revision"]
+        return revision
 
 
 @contextmanager

@@ -17,10 +17,10 @@ PREDICTION = [0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 1, 1]
 
 
 def test_group_accuracies_by_hand() -> None:
-    found = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
-    assert (found.labels, found.attributes) == ((0, 1), (0, 1))
-    assert found.accuracy.tolist() == [[0.75, 0.5], [0.0, 1.0]]
-    assert found.n.tolist() == [[4, 2], [2, 4]]
+    groups = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
+    assert (groups.labels, groups.attributes) == ((0, 1), (0, 1))
+    assert groups.accuracy.tolist() == [[0.75, 0.5], [0.0, 1.0]]
+    assert groups.n.tolist() == [[4, 2], [2, 4]]
 
 
 def test_the_worst_the_balanced_and_the_average_accuracy_by_hand() -> None:
@@ -40,14 +40,14 @@ def test_of_two_classes_the_threshold_decides_and_of_more_the_largest_logit() ->
 
 
 def test_more_than_two_attributes_have_a_column_each() -> None:
-    found = metrics.group_accuracies([0, 1, 1, 1], [0, 0, 1, 1], [0, 2, 1, 2])
-    np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan, 0.0], [np.nan, 1.0, 1.0]])
+    groups = metrics.group_accuracies([0, 1, 1, 1], [0, 0, 1, 1], [0, 2, 1, 2])
+    np.testing.assert_array_equal(groups.accuracy, [[1.0, np.nan, 0.0], [np.nan, 1.0, 1.0]])
 
 
 def test_an_empty_group_is_nan_and_takes_no_part_in_wga_and_gba() -> None:
     prediction, label, attribute = [0, 0, 1, 0], [0, 0, 1, 1], [0, 0, 1, 1]
-    found = metrics.group_accuracies(prediction, label, attribute)
-    np.testing.assert_array_equal(found.accuracy, [[1.0, np.nan], [np.nan, 0.5]])
+    groups = metrics.group_accuracies(prediction, label, attribute)
+    np.testing.assert_array_equal(groups.accuracy, [[1.0, np.nan], [np.nan, 0.5]])
     assert metrics.worst_group_accuracy(prediction, label, attribute) == 0.5
     assert metrics.group_balanced_accuracy(prediction, label, attribute) == 0.75
 
@@ -80,9 +80,9 @@ def test_the_biased_average_weighs_groups_by_their_shares() -> None:
 
 
 def test_biased_average_by_group_sizes_is_the_average_accuracy() -> None:
-    found = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
+    groups = metrics.group_accuracies(PREDICTION, LABEL, ATTRIBUTE)
     average = metrics.average_accuracy(PREDICTION, LABEL)
-    assert metrics.biased_average(found.accuracy, found.n) == pytest.approx(average)
+    assert metrics.biased_average(groups.accuracy, groups.n) == pytest.approx(average)
 
 
 def test_an_empty_group_makes_the_biased_average_nan_only_with_a_share() -> None:
@@ -115,12 +115,12 @@ def test_auroc_by_hand(score: list[float], label: list[int], expected: float) ->
 @given(st.lists(st.tuples(st.integers(-4, 4), st.integers(0, 1)), min_size=2, max_size=30))
 def test_auroc_is_the_share_of_pairs_in_the_right_order(pairs: list[tuple[int, int]]) -> None:
     positive, negative = ([s for s, y in pairs if y == code] for code in (1, 0))
-    found = metrics.auroc([s for s, _ in pairs], [y for _, y in pairs])
+    auroc = metrics.auroc([s for s, _ in pairs], [y for _, y in pairs])
     if not positive or not negative:
-        assert math.isnan(found)
+        assert math.isnan(auroc)
         return
     wins = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
-    assert found == pytest.approx(wins / (len(positive) * len(negative)))
+    assert auroc == pytest.approx(wins / (len(positive) * len(negative)))
 
 
 def test_auroc_of_a_single_class_is_nan() -> None:
@@ -171,9 +171,9 @@ def test_no_threshold_beats_the_best_one(rows: list[tuple[int, int, int]]) -> No
     if len(set(label.tolist())) < 2:
         return
     threshold = metrics.best_decision_threshold(margin, label, attribute)
-    found = metrics.worst_group_accuracy((margin > threshold).astype(int), label, attribute)
+    best = metrics.worst_group_accuracy((margin > threshold).astype(int), label, attribute)
     for other in np.arange(-6, 7) + 0.5:
-        assert found >= metrics.worst_group_accuracy((margin > other).astype(int), label, attribute) - 1e-12
+        assert best >= metrics.worst_group_accuracy((margin > other).astype(int), label, attribute) - 1e-12
 
 
 def test_the_threshold_at_a_sensitivity_is_the_highest_that_finds_enough() -> None:

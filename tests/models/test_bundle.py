@@ -116,7 +116,7 @@ def test_equal_models_give_equal_bytes(bundle, tmp_path):
 
 @pytest.mark.fault("checkpoint")
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"channels": ["CARS", "SHG", "TPEF"]}, "channels is"),
         ({"channels": ["CARS", "TPEF", "THG"]}, "THG"),
@@ -131,9 +131,9 @@ def test_equal_models_give_equal_bytes(bundle, tmp_path):
         ({"surprise": 1}, "surprise"),
     ],
 )
-def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, said):
+def test_an_edited_model_json_is_refused_with_the_difference(bundle, changes, message):
     _edit(bundle, **changes)
-    with pytest.raises(CheckpointIncompatibleError, match=said):
+    with pytest.raises(CheckpointIncompatibleError, match=message):
         load_model(bundle)
 
 
@@ -160,10 +160,10 @@ def test_the_decision_threshold_may_be_set_anew(bundle):
 
 
 @pytest.mark.fault("cut-weights")
-@pytest.mark.parametrize("kept", [-3, 20, 4, 0])
-def test_cut_weights_are_refused_as_corrupt(bundle, kept):
+@pytest.mark.parametrize("end", [-3, 20, 4, 0])
+def test_cut_weights_are_refused_as_corrupt(bundle, end):
     path = bundle / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(InputCorruptError, match=r"model\.safetensors"):
         load_model(bundle)
 
@@ -244,7 +244,7 @@ def test_a_stated_background_overrides_the_slides_with_a_warning():
 
 @pytest.mark.fault("checkpoint", "channels")
 @pytest.mark.parametrize(
-    ("slide", "error", "said"),
+    ("slide", "error", "message"),
     [
         (_slide(channels=("CARS", "TPEF")), ChannelMismatchError, "2 channels.*3 channels"),
         (_slide(dtype=np.dtype("uint8")), ChannelMismatchError, "uint8.*uint16"),
@@ -253,6 +253,6 @@ def test_a_stated_background_overrides_the_slides_with_a_warning():
         (_slide(background="bright"), CheckpointIncompatibleError, "slide is bright .* model's slides are dark"),
     ],
 )
-def test_a_slide_that_does_not_fit_is_refused_with_both_sides(slide, error, said):
-    with pytest.raises(error, match=said):
+def test_a_slide_that_does_not_fit_is_refused_with_both_sides(slide, error, message):
+    with pytest.raises(error, match=message):
         check_slide(_spec(), slide)

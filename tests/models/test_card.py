@@ -142,14 +142,14 @@ def test_validation_patches_that_were_learnt_from_are_told_apart():
 
 
 @pytest.mark.parametrize(
-    ("metrics", "said"),
+    ("metrics", "text"),
     [
         ({"patients": 1, "wga_low": float("nan"), "wga_high": float("nan")}, "There is one validation patient"),
         ({"wga_low": float("nan"), "wga_high": float("nan")}, "| worst-group accuracy | 0.75 | not known | 0.5 |"),
     ],
 )
-def test_an_unknown_interval_is_written_as_not_known(metrics, said):
-    assert said in model_card(_spec(group_metrics=METRICS | metrics))
+def test_an_unknown_interval_is_written_as_not_known(metrics, text):
+    assert text in model_card(_spec(group_metrics=METRICS | metrics))
 
 
 def test_the_card_of_a_bundle_read_again_is_the_same_nan_and_all(tmp_path):

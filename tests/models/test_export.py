@@ -83,9 +83,9 @@ def _run(folder: Path, patches: np.ndarray) -> np.ndarray:
 
 def _through_wsinfer(folder: Path, images: np.ndarray) -> np.ndarray:
     """What wsinfer gets from uint8 images (N, H, W, 3): its transforms by name, the network, its softmax."""
-    known = {"Resize": transforms.Resize, "ToTensor": transforms.ToTensor, "Normalize": transforms.Normalize}
+    transform_types = {"Resize": transforms.Resize, "ToTensor": transforms.ToTensor, "Normalize": transforms.Normalize}
     config = json.loads((folder / "config.json").read_text())
-    steps = [known[step["name"]](**step.get("arguments", {})) for step in config["transform"]]
+    steps = [transform_types[step["name"]](**step.get("arguments", {})) for step in config["transform"]]
     batch = torch.stack([transforms.Compose(steps)(Image.fromarray(image)) for image in images])
     with torch.inference_mode():
         return torch.softmax(_loaded(folder / "torchscript_model.pt")(batch), dim=1).numpy()
@@ -149,9 +149,9 @@ def test_at_twice_the_resolution_wsinfers_probabilities_are_near_ours(tmp_path):
     fine = np.random.default_rng(0).integers(60, 200, (5, 64, 64, 3), dtype=np.uint8)
     halved = np.rint(fine.reshape(5, 32, 2, 32, 2, 3).mean(axis=(2, 4)))  # our area mean
     expected = _ours(bundle, halved.transpose(0, 3, 1, 2).astype(np.float32) / 255)
-    found = _through_wsinfer(tmp_path / "out", fine)
-    np.testing.assert_allclose(found, expected, atol=0.05)
-    assert np.abs(found - expected).max() > 1e-5
+    probability = _through_wsinfer(tmp_path / "out", fine)
+    np.testing.assert_allclose(probability, expected, atol=0.05)
+    assert np.abs(probability - expected).max() > 1e-5
 
 
 def test_wsinfers_own_check_accepts_the_description(tmp_path, wsinfer_zoo):
@@ -233,8 +233,8 @@ def test_equal_models_give_equal_bytes_without_local_paths(tmp_path, kind):
         contents.append({file.name: file.read_bytes() for file in files})
     assert contents[0] == contents[1]
     for content in contents[0].values():
-        for said in (str(tmp_path), str(Path(torch.__file__).parents[1]), str(Path(recording.__file__).parent)):
-            assert said.encode() not in content
+        for local_path in (str(tmp_path), str(Path(torch.__file__).parents[1]), str(Path(recording.__file__).parent)):
+            assert local_path.encode() not in content
 
 
 def test_torchscript_keeps_no_sources_no_inputs_and_no_running_numbers(tmp_path):
@@ -261,7 +261,7 @@ def test_onnx_carries_its_facts_and_no_stack_traces(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("patches", "said"),
+    ("patches", "message"),
     [
         (torch.zeros(2, 3, 33, 32), "patches of shape"),
         (torch.zeros(2, 2, 32, 32), "patches of shape"),
@@ -270,9 +270,9 @@ def test_onnx_carries_its_facts_and_no_stack_traces(tmp_path):
         (torch.full((2, 3, 32, 32), -0.1), "outside .0, 1."),
     ],
 )
-def test_the_recorded_network_refuses_patches_of_wrong_shape_or_scale(tmp_path, patches, said):
+def test_the_recorded_network_refuses_patches_of_wrong_shape_or_scale(tmp_path, patches, message):
     export_model(_bundle(tmp_path / "model", _spec()), tmp_path / "out", kind="torchscript")
-    with pytest.raises(torch.jit.Error, match=said):
+    with pytest.raises(torch.jit.Error, match=message):
         _loaded(tmp_path / "out" / "model.pt")(patches)
 
 

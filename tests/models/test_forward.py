@@ -91,8 +91,8 @@ def test_bfloat16_keeps_early_layers_and_the_last_one_in_float32():
 def test_a_network_that_refuses_bfloat16_is_predicted_in_float32(monkeypatch):
     class Stubborn(_SmallSteps):
         def forward(self, x):
-            kept = self.stages(x)  # (N, 4, 4, 4)
-            return self.classifier(torch.linalg.det(kept))  # has no form for bfloat16
+            features = self.stages(x)  # (N, 4, 4, 4)
+            return self.classifier(torch.linalg.det(features))  # has no form for bfloat16
 
     monkeypatch.setattr(forward, "is_bfloat16_native", lambda device: True)
     assert _picked(Stubborn(), 1, 16) == "float32"

@@ -56,8 +56,8 @@ def test_several_models_give_mean_calibrated_logit_and_spread() -> None:
     calibrated = np.stack([margin(models[0]) / 2.0, margin(models[1]) / 0.5])
     np.testing.assert_allclose(output.logit, calibrated.mean(axis=0), rtol=1e-6)
     np.testing.assert_allclose(output.probability, 1 / (1 + np.exp(-calibrated.mean(axis=0))), rtol=1e-6)
-    each = 1 / (1 + np.exp(-calibrated))
-    np.testing.assert_allclose(output.spread, np.abs(each[0] - each[1]) / np.sqrt(2), rtol=1e-5)
+    probability = 1 / (1 + np.exp(-calibrated))
+    np.testing.assert_allclose(output.spread, np.abs(probability[0] - probability[1]) / np.sqrt(2), rtol=1e-5)
     assert ensemble.spec.decision_threshold == pytest.approx((1.0 / 2.0 - 0.5 / 0.5) / 2)
     assert ensemble.spec.temperature == 1
 
@@ -72,7 +72,7 @@ def test_tta_is_the_mean_over_the_eight_symmetries_and_invariant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"patch_px": 32}, "patch_px is 16 and 32"),
         ({"mpp": 1.0}, "mpp is 0.5 and 1.0"),
@@ -82,8 +82,8 @@ def test_tta_is_the_mean_over_the_eight_symmetries_and_invariant() -> None:
         ({"background": "bright"}, "background is 'dark' and 'bright'"),
     ],
 )
-def test_members_that_see_other_patches_are_refused_with_the_difference(changed: dict[str, Any], said: str) -> None:
-    with pytest.raises(CheckpointIncompatibleError, match=said):
+def test_members_that_see_other_patches_are_refused_with_the_difference(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointIncompatibleError, match=message):
         Ensemble([member(background="dark"), member(**{"background": "dark", **changed})])
 
 
@@ -93,7 +93,7 @@ def test_members_may_differ_in_network_and_training() -> None:
 
 def test_a_member_for_both_backgrounds_hides_no_contradiction() -> None:
     with pytest.raises(CheckpointIncompatibleError, match="background is 'bright' and 'dark'"):
-        Ensemble([member(background=each) for each in ("auto", "bright", "dark")])
+        Ensemble([member(background=background) for background in ("auto", "bright", "dark")])
 
 
 def test_members_for_both_and_bright_backgrounds_need_bright_slides() -> None:
@@ -128,7 +128,7 @@ def test_the_joint_threshold_is_in_units_of_calibrated_logits() -> None:
     assert ensemble.spec.decision_probability == pytest.approx(1 / (1 + np.exp(-0.55)))
     output = predicted(ensemble)
     threshold = ensemble.spec.decision_threshold
-    over = [(margin(each, PATCHES) - each.spec.decision_threshold) / each.spec.temperature for each in (one, other)]
+    over = [(margin(model, PATCHES) - model.spec.decision_threshold) / model.spec.temperature for model in (one, other)]
     np.testing.assert_allclose(output.logit - threshold, np.mean(over, axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(output.logit > threshold, output.probability > ensemble.spec.decision_probability)
 

@@ -33,8 +33,8 @@ def _norms(network: nn.Module) -> int:
 def _apart(one: nn.Module, other: nn.Module, x: torch.Tensor) -> float:
     """Largest difference of logits, by the largest logit."""
     with torch.inference_mode():
-        due, found = one(x), other(x)
-    return float((due - found).abs().max() / due.abs().max())
+        due, logits = one(x), other(x)
+    return float((due - logits).abs().max() / due.abs().max())
 
 
 @pytest.mark.slow

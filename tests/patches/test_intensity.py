@@ -121,7 +121,7 @@ def test_a_given_window_goes_before_percentiles_and_before_0_to_255() -> None:
 def test_the_windows_of_a_cohort_count_each_slide_alike() -> None:
     rule = IntensityConfig(low_percentile=1, high_percentile=50)
     large, small = np.full((1, 100, 100), 10.0), np.full((1, 2, 2), 20.0)
-    quantiles = [intensity.tissue_quantiles(each, np.ones(each.shape[1:], bool)) for each in (large, small)]
+    quantiles = [intensity.tissue_quantiles(pixels, np.ones(pixels.shape[1:], bool)) for pixels in (large, small)]
     assert intensity.pooled_windows(quantiles, rule).tolist() == [[10, 15]]
     empty = intensity.tissue_quantiles(large, np.zeros((100, 100), bool))
     assert intensity.pooled_windows([empty, quantiles[1]], rule).tolist() == [[20, 20]]

@@ -52,7 +52,7 @@ def ome_zarr(folder: Path) -> Slide:
     return open_slide(write_omezarr(folder / "a.zarr", [discs(np.uint16, 2, 10)], labels=("CARS", "SHG")))
 
 
-SLIDES = {each.__name__: each for each in (modalities, brightfield, float64, plane_without_mpp, ome_zarr)}
+SLIDES = {make.__name__: make for make in (modalities, brightfield, float64, plane_without_mpp, ome_zarr)}
 OTHER_POLARITY = CONFIG.model_copy(update={"tissue": TissueConfig(background="dark")})  # of a bright slide
 
 
@@ -65,15 +65,15 @@ def tiled(slide: Slide, out: Path, config: TileConfig, store: str) -> PatchStore
 @pytest.mark.parametrize("name", SLIDES)
 def test_patches_from_the_slide_are_those_of_the_store(tmp_path: Path, name: str, config: TileConfig) -> None:
     slide = SLIDES[name](tmp_path)
-    kept = tiled(slide, tmp_path / "kept", config, "zarr")
+    stored = tiled(slide, tmp_path / "kept", config, "zarr")
     without = tiled(slide, tmp_path / "without", config, "none")
-    assert (kept.has_patches, without.has_patches) == (True, False)
-    rows = np.random.default_rng(1).permutation(len(kept))
+    assert (stored.has_patches, without.has_patches) == (True, False)
+    rows = np.random.default_rng(1).permutation(len(stored))
     patches = without.read(rows)
-    assert patches.dtype == kept.read(rows).dtype
-    np.testing.assert_array_equal(patches, kept.read(rows))
+    assert patches.dtype == stored.read(rows).dtype
+    np.testing.assert_array_equal(patches, stored.read(rows))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(without)).read(rows[:3]), patches[:3])
-    tables = [read_table(tmp_path / each / "patches" / "s.parquet") for each in ("kept", "without")]
+    tables = [read_table(tmp_path / folder / "patches" / "s.parquet") for folder in ("kept", "without")]
     assert tables[0].equals(tables[1])
 
 
@@ -82,11 +82,11 @@ def test_aligned_channels_stay_aligned_when_read_again(tmp_path: Path) -> None:
     pixels[1] = np.roll(pixels[1], (7, -12), axis=(0, 1))
     slide = open_slide(made.write_modalities(tmp_path, pixels, ("CARS", "SHG")))
     config = CONFIG.model_copy(update={"registration": RegistrationConfig(align=True)})
-    kept = tiled(slide, tmp_path / "kept", config, "zarr")
-    assert kept.attributes["registration"]["offsets_px"] == [[0, 0], [-12, 7]]
-    rows = np.arange(len(kept))
+    stored = tiled(slide, tmp_path / "kept", config, "zarr")
+    assert stored.attributes["registration"]["offsets_px"] == [[0, 0], [-12, 7]]
+    rows = np.arange(len(stored))
     patches = tiled(slide, tmp_path / "without", config, "none").read(rows)
-    np.testing.assert_array_equal(patches, kept.read(rows))
+    np.testing.assert_array_equal(patches, stored.read(rows))
 
 
 def test_threads_share_a_slide_that_may_be_closed_between_reads(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def _start_munge(folder: Path, running: ExitStack) -> None:
     _until(lambda: (folder / "munge.socket").exists(), folder)
 
 
-def _start(command: list[str], said: Path, environment: dict[str, str], running: ExitStack) -> None:
-    stream = running.enter_context(said.open("wb"))
+def _start(command: list[str], log: Path, environment: dict[str, str], running: ExitStack) -> None:
+    stream = running.enter_context(log.open("wb"))
     process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
 
     def end() -> None:
@@ -128,10 +128,10 @@ def _start(command: list[str], said: Path, environment: dict[str, str], running:
 
 def _until_up(environment: dict[str, str], folder: Path) -> None:
     def is_up() -> bool:
-        found = subprocess.run(
+        sinfo = subprocess.run(
             ["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True, check=False
         )
-        return found.stdout.strip() in ("idle", "mix", "alloc")
+        return sinfo.stdout.strip() in ("idle", "mix", "alloc")
 
     _until(is_up, folder)
 
@@ -141,13 +141,13 @@ def _until(is_so: object, folder: Path) -> None:
     deadline = time.monotonic() + _WAIT_S
     while not is_so():
         if time.monotonic() > deadline:
-            said = "\n".join(
+            outputs = "\n".join(
                 f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in folder.glob("*.out")
             )
             logs = "\n".join(
                 f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in folder.glob("*.log")
             )
-            raise AssertionError(f"Slurm does not come up:\n{said}\n{logs}")
+            raise AssertionError(f"Slurm does not come up:\n{outputs}\n{logs}")
         time.sleep(0.3)
 
 

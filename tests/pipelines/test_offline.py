@@ -21,21 +21,24 @@ pytestmark = pytest.mark.timeout(1500)
 def recipe_commands() -> list[str]:
     """What the container's recipe does to install."""
     text = (PROJECT / "pipelines" / "deployment" / "pathopatch.def").read_text(encoding="utf-8")
-    found = re.search(r"%post\n(.*?)\n\n", text, re.DOTALL)
-    assert found is not None
-    return [line.strip() for line in found[1].splitlines() if line.strip().startswith("python -m pip")]
+    post_section = re.search(r"%post\n(.*?)\n\n", text, re.DOTALL)
+    assert post_section is not None
+    return [line.strip() for line in post_section[1].splitlines() if line.strip().startswith("python -m pip")]
 
 
 @pytest.fixture
 def unshare() -> str:
     """The program that runs another one without a network; where it is not allowed, the test is skipped."""
-    asked = os.environ.get("PATHOPATCH_OFFLINE")
-    if not asked:
+    policy = os.environ.get("PATHOPATCH_OFFLINE")
+    if not policy:
         pytest.skip("takes minutes and gigabytes: set PATHOPATCH_OFFLINE=required, or wanted where it is possible")
-    found = shutil.which("unshare")
-    if found is not None and subprocess.run([found, "--net", "true"], check=False, capture_output=True).returncode == 0:
-        return found
-    assert asked != "required", "this machine gives out no network namespace"
+    unshare_path = shutil.which("unshare")
+    if (
+        unshare_path is not None
+        and subprocess.run([unshare_path, "--net", "true"], check=False, capture_output=True).returncode == 0
+    ):
+        return unshare_path
+    assert policy != "required", "this machine gives out no network namespace"
     pytest.skip("this machine gives out no network namespace")
 
 
@@ -59,9 +62,9 @@ def test_a_wheelhouse_installs_and_predicts_where_there_is_no_route(place: Path,
 
     def inside(words: str) -> str:
         command = [unshare, "--net", "sh", "-c", words]
-        said = subprocess.run(command, cwd=place, env=bare, capture_output=True, text=True, check=False)
-        assert said.returncode == 0, said.stdout + said.stderr
-        return said.stdout
+        process = subprocess.run(command, cwd=place, env=bare, capture_output=True, text=True, check=False)
+        assert process.returncode == 0, process.stdout + process.stderr
+        return process.stdout
 
     assert "default" not in inside("cat /proc/net/route")
     assert len(inside("cat /proc/net/route").splitlines()) <= 1  # the headings alone

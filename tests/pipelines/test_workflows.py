@@ -62,9 +62,9 @@ def undisturbed(cohort: Path) -> dict[str, bytes]:
 
 def results(out: Path) -> dict[str, bytes]:
     """All that is made of slides: no status, no log, nothing of jobs."""
-    kept = ("predictions", "heatmaps", "index", "cohort.csv", "patients.csv")
+    result_paths = ("predictions", "heatmaps", "index", "cohort.csv", "patients.csv")
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*"))
-            if path.is_file() and path.relative_to(out).parts[0] in kept}  # fmt: skip
+            if path.is_file() and path.relative_to(out).parts[0] in result_paths}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def node(tmp_path_factory: pytest.TempPathFactory, environment: dict[str, str]) 
         if os.environ.get("PATHOPATCH_SLURM") == "required":
             pytest.fail(str(error))
         pytest.skip(str(error))
-    with slurm.node(tmp_path_factory.mktemp("slurm")) as found:
-        yield {**environment, "SLURM_CONF": found["SLURM_CONF"]}
+    with slurm.node(tmp_path_factory.mktemp("slurm")) as settings:
+        yield {**environment, "SLURM_CONF": settings["SLURM_CONF"]}
 
 
 def run(
@@ -91,7 +91,7 @@ def run(
     (folder / "my.yaml").write_text(yaml.safe_dump(dict(config)))
     command = ["snakemake", "-s", PIPELINES / workflow / "workflow" / "Snakefile", "--configfile", "my.yaml",
                "--directory", folder, *options]  # fmt: skip
-    return subprocess.Popen([str(each) for each in command], cwd=folder, env=dict(env), stdout=subprocess.PIPE,
+    return subprocess.Popen([str(argument) for argument in command], cwd=folder, env=dict(env), stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)  # fmt: skip
 
 
@@ -132,24 +132,24 @@ def finished(run: subprocess.Popen[str], *, meanwhile: Callable[[], bool] | None
         assert meanwhile is not None
         is_done = meanwhile()
         time.sleep(0.05)
-    said = run.communicate(timeout=max(1, deadline - time.monotonic()))[0]
-    assert is_done, f"it ended before anything was done to it:\n{said}"
-    return said
+    output = run.communicate(timeout=max(1, deadline - time.monotonic()))[0]
+    assert is_done, f"it ended before anything was done to it:\n{output}"
+    return output
 
 
 def where_killed_and_gone_on(cohort: Path, out: str, env: Mapping[str, str], options: tuple[str, ...]) -> str:
     """Run with a job killed in its middle, look, and run again; return what the second run said."""
     config = batch(cohort, out)
     first = run("batch-inference", cohort, config, env, *options)
-    said = finished(first, meanwhile=lambda: killed("000002"))
+    output = finished(first, meanwhile=lambda: killed("000002"))
     assert first.returncode == 1
-    assert "1 of 3 parts did not end" in said
-    assert "part 000002: s3, s4, s5" in said
+    assert "1 of 3 parts did not end" in output
+    assert "part 000002: s3, s4, s5" in output
     assert not (cohort / out / "index").exists()
     second = run("batch-inference", cohort, config, env, *options)
-    said = finished(second)
-    assert second.returncode == 0, said
-    return said
+    output = finished(second)
+    assert second.returncode == 0, output
+    return output
 
 
 @pytest.mark.slow
@@ -159,26 +159,26 @@ def test_the_same_command_completes_a_killed_job_to_equal_results(
 ) -> None:
     options = local("batch-inference") if by == "local" else on_slurm("batch-inference")
     env = environment if by == "local" else request.getfixturevalue("node")
-    said = where_killed_and_gone_on(cohort, by, env, options)
-    found = results(cohort / by)
-    assert found.keys() == undisturbed.keys()
-    assert [name for name in found if found[name] != undisturbed[name]] == []
-    assert "predict: 8 done, 1 failed" in said
-    assert "failed, by code: 1 INPUT_CORRUPT" in said
+    output = where_killed_and_gone_on(cohort, by, env, options)
+    resumed = results(cohort / by)
+    assert resumed.keys() == undisturbed.keys()
+    assert [name for name in resumed if resumed[name] != undisturbed[name]] == []
+    assert "predict: 8 done, 1 failed" in output
+    assert "failed, by code: 1 INPUT_CORRUPT" in output
     assert f"s{BAD}" in (cohort / by / "status.txt").read_text()
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [({"slides_per_job": 0}, "slides_per_job"), ({"model": "m"}, "model"), ({"models": []}, "models")],
 )
 def test_a_wrong_configuration_is_refused_by_its_name(
-    cohort: Path, environment: dict[str, str], changed: dict[str, object], said: str
+    cohort: Path, environment: dict[str, str], changed: dict[str, object], message: str
 ) -> None:
     started = run(
         "batch-inference", cohort, batch(cohort, "none") | changed, environment, *local("batch-inference"), "-n"
     )
-    assert said in finished(started)
+    assert message in finished(started)
     assert started.returncode == 1
     assert not (cohort / "none").exists()
 
@@ -211,8 +211,8 @@ def test_a_study_in_jobs_ends_as_the_one_command_ends(
         shutil.copytree(study, tmp_path / name, ignore=shutil.ignore_patterns("work"))
     config = {"study": "study.toml", "tile_workers": 1, "search_jobs": 2, "memory_gb": 2}
     started = run("train-study", tmp_path / "jobs", config, env, *options)
-    said = finished(started)
-    assert started.returncode == 0, said
+    output = finished(started)
+    assert started.returncode == 0, output
     plain = ["run", "study.toml", "--quiet"]
     subprocess.run([sys.executable, "-m", "pathopatch", *plain], cwd=tmp_path / "plain", env=env, check=True)
     one, two = tmp_path / "jobs" / "work", tmp_path / "plain" / "work"

@@ -21,10 +21,10 @@ def page(work: Path) -> Page:
 
 def test_the_verdict_stands_first_in_the_audit_and_with_its_rule(work: Path, page: Page) -> None:
     whole = read_json(work / "groups" / "audit.json")["fraction_only"]["train"]
-    said = (
+    auroc_text = (
         f"AUROC {whole['auroc']:.3f} [{whole['auroc_low']:.3f}, {whole['auroc_high']:.3f}] (12 patients), wholly above"
     )
-    assert f"SHORTCUT. In the training patches the tissue fraction alone tells the label with {said}" in page.text
+    assert f"SHORTCUT. In the training patches the tissue fraction alone tells the label with {auroc_text}" in page.text
     assert "lies wholly above 0.55 or below 0.45" in page.text
 
 

@@ -65,12 +65,13 @@ def test_the_page_is_about_predictions_and_says_each_slide_s_numbers(out: Path) 
     assert "3 slides of 3 patients" in page.text
     assert "1 of 3 slides could not be predicted" in page.text
     for slide in ("s0", "s1"):
-        said = read_json(out / "status" / f"{slide}.json")["predict"]
+        status = read_json(out / "status" / f"{slide}.json")["predict"]
         for name in ("tissue_mm2", "positive_mm2", "largest_region_mm2"):
-            assert f"{said['summary'][name]:.4f}" in page.text
-        assert f"{100 * said['summary']['flag_low_tissue']:.1f}" in page.text
+            assert f"{status['summary'][name]:.4f}" in page.text
+        assert f"{100 * status['summary']['flag_low_tissue']:.1f}" in page.text
         assert (
-            f"{said['counts']['tumour']} of {said['counts']['predicted']} predicted patches called tumour" in page.text
+            f"{status['counts']['tumour']} of {status['counts']['predicted']} predicted patches called tumour"
+            in page.text
         )
     assert "0 accepted, 0 rejected, 0 flagged, 3 undecided" in page.text
     assert "There is no decision on these predictions yet" in page.text

@@ -45,10 +45,10 @@ def tile_slides(folder: Path, *, masks: dict[str, str] | None = None, work: str 
     return folder / work
 
 
-def doubt(work: Path, slide_id: str, **said: Any) -> None:
+def doubt(work: Path, slide_id: str, **attributes: Any) -> None:
     """Write what a newer version says of a slide's tissue into its store."""
     group = zarr.open_group(work / "slides" / f"{slide_id}.zarr", mode="a")
-    group.attrs["tissue"] = {**group.attrs["tissue"], **said}
+    group.attrs["tissue"] = {**group.attrs["tissue"], **attributes}
 
 
 def mark_unscanned(work: Path, slide_id: str, mask: np.ndarray) -> None:
@@ -72,7 +72,7 @@ def work(tiled: Path, tmp_path: Path) -> Path:
 
 def test_the_worst_slides_come_first_with_their_reasons(work: Path) -> None:
     written = write_contact_sheet(work)
-    assert [each.slide_id for each in written.first] == ["dark", "blank"]
+    assert [slide.slide_id for slide in written.first] == ["dark", "blank"]
     assert written.first[0].reasons == ("uncertain, confidence 0.31", "two thresholds are 12 % apart")
     assert written.first[1].reasons == ("no tissue was found",)
     page = Page(written.page)
@@ -214,9 +214,9 @@ def test_no_tiled_slide_and_a_sheet_that_is_no_png_are_refused(tmp_path: Path, w
 
 def test_the_command_says_what_to_look_at(work: Path, typed: Callable[..., int], capsys: Any) -> None:
     assert typed("tissue", work, "-o", work / "sheet.png", "--quiet") == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines() == [str(work / "tissue" / "index.html"), str(work / "sheet.png")]
-    assert said.err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(work / "tissue" / "index.html"), str(work / "sheet.png")]
+    assert printed.err.splitlines() == [
         "look at: dark: uncertain, confidence 0.31; two thresholds are 12 % apart",
         "look at: blank: no tissue was found",
     ]

@@ -27,11 +27,13 @@ def page(work: Path) -> Page:
 
 
 def test_calibration_is_told_before_and_after_the_temperature(work: Path, page: Page) -> None:
-    told = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"]["calibration"]
-    assert set(told) == {"before", "after"}
-    for kind, each in told.items():
+    calibration = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"][
+        "calibration"
+    ]
+    assert set(calibration) == {"before", "after"}
+    for kind, measures in calibration.items():
         assert f"gerne-t0.25-s0, {kind} its temperature" in page.text
-        assert f"{100 * each['all']['ece']:.1f}" in page.text
+        assert f"{100 * measures['all']['ece']:.1f}" in page.text
 
 
 def test_what_a_channel_is_worth_is_told_with_its_interval(work: Path, page: Page) -> None:
@@ -58,24 +60,24 @@ def with_external_validation(work: Path, folder: Path, name: str) -> Path:
         "patch_px": 64,
     }
     about |= {"decision_threshold": 0.1, "decision_chosen_for": "wga", "temperature": 1.5}
-    told = {"bundle": about, "warnings": ["The model was trained on <b>slide07</b>."], "splits": {"all": content}}
+    metrics = {"bundle": about, "warnings": ["The model was trained on <b>slide07</b>."], "splits": {"all": content}}
     inputs = {"groups": fingerprint_file(copy / "groups.parquet")}
     stamp = Stamp(stage="evaluate", settings={"is": "c"}, inputs=inputs).to_dict()
-    write_json(copy / "evaluations" / name / "metrics.json", {**told, "stamp": stamp})
+    write_json(copy / "evaluations" / name / "metrics.json", {**metrics, "stamp": stamp})
     return copy
 
 
 @pytest.mark.slow
 def test_an_external_model_is_shown_with_warnings_and_escaped_names(work: Path, tmp_path: Path) -> None:
     copy = with_external_validation(work, tmp_path / "copy", "their<i>$model$")
-    told = Page(write_report(copy, evaluate=NONE))
-    assert "their<i>$model$" in told.text
-    assert "The model was trained on <b>slide07</b>." in told.text
-    assert not {"i", "b"} & set(told.tags)
+    external_page = Page(write_report(copy, evaluate=NONE))
+    assert "their<i>$model$" in external_page.text
+    assert "The model was trained on <b>slide07</b>." in external_page.text
+    assert not {"i", "b"} & set(external_page.tags)
     content = read_json(copy / "evaluations" / "their<i>$model$" / "metrics.json")["splits"]["all"]
-    assert f"{content['fraction_only']['auroc']:.3f}" in told.text
-    assert f"{100 * content['thresholds']['0.5']['wga']['value']:.1f}" in told.text
-    for image in told.images:
+    assert f"{content['fraction_only']['auroc']:.3f}" in external_page.text
+    assert f"{100 * content['thresholds']['0.5']['wga']['value']:.1f}" in external_page.text
+    for image in external_page.images:
         assert (copy / "report" / str(image["src"])).is_file()
 
 

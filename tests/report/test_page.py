@@ -157,24 +157,24 @@ def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Pat
 @pytest.mark.slow
 def test_without_validation_no_run_is_preferred_and_their_range_is_said(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
-    found = {"0.25": [], "0.5": []}
+    wga_by_threshold = {"0.25": [], "0.5": []}
     for path in copy.glob("runs/*/evaluation/metrics.json"):
         numbers = read_json(path)
         del numbers["splits"]["val"]
         write_json(path, numbers)
         tau = numbers["run"].split("-t")[1].split("-")[0]
-        found[tau].append(100 * numbers["splits"]["test"]["thresholds"][tau]["wga"]["value"])
+        wga_by_threshold[tau].append(100 * numbers["splits"]["test"]["thresholds"][tau]["wga"]["value"])
     text = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0))).text
     assert "No run has been evaluated" not in text
     assert "Preferred by validation" not in text
-    for tau, wga in found.items():
-        told = f"{len(wga)} runs, from {min(wga):.1f} to {max(wga):.1f} % on split test."
-        assert f"Worst-group accuracy, tissue threshold {tau} {told}" in text
+    for tau, wga in wga_by_threshold.items():
+        range_text = f"{len(wga)} runs, from {min(wga):.1f} to {max(wga):.1f} % on split test."
+        assert f"Worst-group accuracy, tissue threshold {tau} {range_text}" in text
 
 
 @pytest.mark.slow
-def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_path: Path, made: Any) -> None:
-    copy = made(tmp_path / "two", own=("ink", "<b>fold"), patients=8)
+def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_path: Path, study_writer: Any) -> None:
+    copy = study_writer(tmp_path / "two", own=("ink", "<b>fold"), patients=8)
     page = Page(write_report(copy, evaluate=EvaluateConfig(bootstrap=0)))
     assert "b" not in page.tags
     assert not re.search("tumour, (little|much) tissue|with much tissue|'much tissue'", page.text)
@@ -191,8 +191,8 @@ def test_groups_by_an_attribute_of_the_patches_own_are_named_by_its_values(tmp_p
 
 
 @pytest.mark.slow
-def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, made: Any) -> None:
-    folder = made(tmp_path, own=("ink", "fold", "clean"), patients=8)
+def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, study_writer: Any) -> None:
+    folder = study_writer(tmp_path, own=("ink", "fold", "clean"), patients=8)
     page = Page(write_report(folder, evaluate=EvaluateConfig(bootstrap=0)))
     assert "5 tumour, ink" in page.text
     assert "reliability.png" in {image["src"] for image in page.images}
@@ -201,8 +201,8 @@ def test_an_attribute_of_three_values_has_six_groups(tmp_path: Path, made: Any) 
 
 
 @pytest.mark.slow
-def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, made: Any) -> None:
-    folder = made(tmp_path / "birds", own=("land", "water"), patients=8)
+def test_labels_of_the_patches_own_stand_in_place_of_tumour(tmp_path: Path, study_writer: Any) -> None:
+    folder = study_writer(tmp_path / "birds", own=("land", "water"), patients=8)
     groups = pd.read_parquet(folder / "groups.parquet")
     named = groups.assign(label_name=np.array(["landbird", "waterbird"])[groups["label"]])
     write_table(folder / "groups.parquet", named, Stamp(stage="groups", settings={"is": "1"}))

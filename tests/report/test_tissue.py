@@ -41,9 +41,9 @@ def test_fewer_than_eight_known_values_have_no_outlier_and_nan_is_none() -> None
 def test_an_outlier_says_its_value_and_the_median_after_its_own_reasons() -> None:
     facts = [TissueFacts(slide_id=f"s{n}", share=0.4, background_level=0.9) for n in range(8)]
     facts.append(TissueFacts(slide_id="odd", share=0.9, background_level=0.1, reasons=("uncertain",)))
-    found = with_outliers(facts)
-    assert [each.reasons for each in found[:8]] == [()] * 8
-    assert found[8].reasons == (
+    checked = with_outliers(facts)
+    assert [slide_facts.reasons for slide_facts in checked[:8]] == [()] * 8
+    assert checked[8].reasons == (
         "uncertain",
         "tissue share 90.0%, median of the cohort 40.0%",
         "background level 10.0%, median of the cohort 90.0%",

@@ -15,8 +15,8 @@ from pathopatch.review.security import Access
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with answering(predicted(tmp_path_factory.mktemp("static")), Access()) as found:
-        yield found
+    with answering(predicted(tmp_path_factory.mktemp("static")), Access()) as served:
+        yield served
 
 
 def imported(script: str) -> set[str]:

@@ -191,10 +191,10 @@ def test_a_slide_that_is_not_there_as_it_was_has_a_reason_and_its_values(
     status = read_status(out, "bright")["predict"]
     update_status(out, "bright", "predict", status | {"source": str(path)})
     slide = open_cohort(out).open("bright")
-    found = slide_facts(slide)
-    said = {"gone": "no file", "another": "content of its files differs", "of another size": "300x279 px of R, G, B"}
-    assert found["has_slide"] is False
-    assert said[what] in found["why_no_slide"]
+    facts = slide_facts(slide)
+    reasons = {"gone": "no file", "another": "content of its files differs", "of another size": "300x279 px of R, G, B"}
+    assert facts["has_slide"] is False
+    assert reasons[what] in facts["why_no_slide"]
     assert slide_values(slide) == slide_values(open_cohort(folders.out).open("bright"))
 
 
@@ -217,6 +217,6 @@ def test_a_slide_without_its_name_is_found_in_the_manifest_by_its_content(folder
     assert name == pseudonymize(rows)[0].slide_id
     unnamed = slide_facts(open_cohort(tmp_path / "out").open(name))
     assert "--manifest" in unnamed["why_no_slide"]
-    found = slide_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
-    assert found["has_slide"] is True
-    assert "smith" not in json.dumps(found)
+    facts = slide_facts(open_cohort(tmp_path / "out", manifest=tmp_path / "m.csv").open(name))
+    assert facts["has_slide"] is True
+    assert "smith" not in json.dumps(facts)

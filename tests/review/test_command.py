@@ -61,10 +61,10 @@ def test_the_page_answers_once_its_address_is_printed_and_ends_cleanly(
         assert page.ask("/ready").json == {"ready": True}
         assert page.decide(comment=number.name).status == 201
         process.send_signal(number)
-        said = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=60)[1]
     assert process.returncode == code
-    assert "Traceback" not in said
-    assert said.splitlines()[-1].endswith(f"; every decision is in {out / 'review.sqlite'}")
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].endswith(f"; every decision is in {out / 'review.sqlite'}")
     last = read_log(out / "review.sqlite")[-1]
     assert (last.reviewer, last.verdict, last.comment) == ("Ada", "accept", number.name)
 
@@ -86,9 +86,9 @@ def test_a_port_that_is_taken_is_an_error_with_a_remedy(
     monkeypatch.setattr(viewer, "is_installed", lambda: True)
     with listen("127.0.0.1", 0) as taken:
         assert typed("review", out, "--port", taken.getsockname()[1]) == 1
-    said = capsys.readouterr()
-    assert "choose another --port" in said.err
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert "choose another --port" in printed.err
+    assert printed.out == ""
 
 
 def test_without_its_viewer_the_command_names_the_line_that_brings_it(

@@ -36,8 +36,8 @@ def patch(x: int, y: int, verdict: str, **values: Any) -> Decision:
 
 @pytest.fixture
 def decisions(tmp_path: Path) -> Any:
-    with DecisionLog(tmp_path / "review.sqlite") as found:
-        yield found
+    with DecisionLog(tmp_path / "review.sqlite") as log:
+        yield log
 
 
 def test_a_decision_is_there_after_the_file_was_closed(tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_the_last_verdict_on_a_slide_and_on_each_patch_counts(decisions: Decisio
     assert (state.decision.verdict, state.decision.reviewer) == ("reject", "Bo")
     assert [(row.x, row.y, row.verdict) for row in state.patches] == [(0, 64, "unsure"), (64, 0, "non-tumour")]
     assert [row.revision for row in state.history] == [5, 4, 3, 2, 1]
-    told = state.to_dict()
-    assert [row["stands"] for row in told["history"]] == [True, True, True, False, False]
-    assert told["decision"]["verdict"] == "reject"
-    assert [(row["x"], row["y"]) for row in told["patches"]] == [(0, 64), (64, 0)]
+    state_json = state.to_dict()
+    assert [row["stands"] for row in state_json["history"]] == [True, True, True, False, False]
+    assert state_json["decision"]["verdict"] == "reject"
+    assert [(row["x"], row["y"]) for row in state_json["patches"]] == [(0, 64), (64, 0)]
 
 
 def test_a_slide_nobody_has_decided_of_has_an_empty_state(decisions: DecisionLog) -> None:
@@ -120,8 +120,8 @@ def test_last_has_the_verdict_that_stands_on_each_slide(decisions: DecisionLog) 
     decisions.undo("s1", "Ada", 3)
     assert {slide: row["verdict"] for slide, row in decisions.last().items()} == {"s1": "accept", "s2": "reject"}
     for slide, row in decisions.last().items():
-        told = decisions.state(slide).to_dict()["decision"]
-        assert row == {name: value for name, value in told.items() if name != "stands"}
+        decision = decisions.state(slide).to_dict()["decision"]
+        assert row == {name: value for name, value in decision.items() if name != "stands"}
 
 
 def test_a_decision_of_another_heatmap_is_outdated(tmp_path: Path) -> None:
@@ -277,17 +277,17 @@ def test_what_stands_is_what_replaying_the_clicks_leaves(steps: list[Any]) -> No
     stack: list[RecordedDecision] = []
     rows: list[RecordedDecision] = []
     for number, step in enumerate(steps, 1):
-        made = f"2026-01-01T00:00:{number:02d}.000000Z"
+        time_utc = f"2026-01-01T00:00:{number:02d}.000000Z"
         if step == "undo":
             if not stack:
                 continue
             last = stack.pop()
-            rows.append(replace(last, id=number, made=made, verdict="undo", undoes=last.id))
+            rows.append(replace(last, id=number, made=time_utc, verdict="undo", undoes=last.id))
             continue
         x, choice = step
         verdict = (("accept", "reject", "flag") if x is None else ("tumour", "non-tumour", "unsure"))[choice]
         y = None if x is None else 0
-        row = RecordedDecision(slide_id="s1", x=x, y=y, verdict=verdict, reviewer="Ada", id=number, made=made)
+        row = RecordedDecision(slide_id="s1", x=x, y=y, verdict=verdict, reviewer="Ada", id=number, made=time_utc)
         stack.append(row)
         rows.append(row)
     expected = {row.subject: row for row in stack}

@@ -21,13 +21,13 @@ FLAGS = np.array([0, 0b10, 0, 0b11, 0b100, 0], np.uint16)
 
 
 def slide(**changed: Any) -> Any:
-    known = {
+    columns = {
         "x": np.array([0, 16, 32, 0, 16, 32]), "y": np.array([0, 0, 0, 16, 16, 16]), "cell": np.arange(6),
         "probability": PROBABILITY, "tissue_fraction": TISSUE, "spread": np.full(6, np.nan),
         "is_tumour": PROBABILITY > 0.5, "flags": FLAGS, "label": LABEL, "group": np.array([0, -1, 3, 3, 2, 1]),
         "group_of": "label", "tau": 0.25, "beside": BESIDE,
     }  # fmt: skip
-    patches = Patches(**(known | changed))
+    patches = Patches(**(columns | changed))
     return SimpleNamespace(slide_id="s", patches=patches, facts={"decision_probability": 0.5})
 
 
@@ -43,9 +43,9 @@ ORDER = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_most_striking_come_first(kind: str) -> None:
-    found = gallery(slide(), kind)
-    assert [entry["x"] // 16 + 3 * (entry["y"] // 16) for entry in found] == ORDER[kind]
-    assert gallery(slide(), kind, 2) == found[:2]
+    entries = gallery(slide(), kind)
+    assert [entry["x"] // 16 + 3 * (entry["y"] // 16) for entry in entries] == ORDER[kind]
+    assert gallery(slide(), kind, 2) == entries[:2]
     assert gallery(slide(), kind, 0) == gallery(slide(), kind, -3) == []
 
 

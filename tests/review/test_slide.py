@@ -31,7 +31,7 @@ def table(**changed: object) -> pd.DataFrame:
     return pd.DataFrame(columns | changed)
 
 
-def known(**options: object) -> Patches:
+def joined(**options: object) -> Patches:
     return join_patches(table(), GRID, **({"decision_threshold": 0.2, "min_tissue": 0.01} | options))  # type: ignore[arg-type]
 
 
@@ -41,73 +41,75 @@ def groups(labels: list[int]) -> pd.DataFrame:
 
 
 def test_cells_count_row_by_row_and_a_logit_at_the_threshold_is_negative() -> None:
-    found = known()
-    assert found.cell.tolist() == [0, 2, 5, 7]
-    assert found.is_tumour.tolist() == [True, False, True, False]
-    assert found.flags.tolist() == [0, 2 ** len(FLAGS) - 1, 0, 0]
+    patches = joined()
+    assert patches.cell.tolist() == [0, 2, 5, 7]
+    assert patches.is_tumour.tolist() == [True, False, True, False]
+    assert patches.flags.tolist() == [0, 2 ** len(FLAGS) - 1, 0, 0]
 
 
 def test_groups_without_labels_use_the_prediction_blank_patches_have_none() -> None:
-    found = known()
-    assert (found.group.tolist(), found.group_of, found.tau) == ([-1, 1, 3, 0], "prediction", 0.25)
-    assert found.label.tolist() == [-1] * 4
+    patches = joined()
+    assert (patches.group.tolist(), patches.group_of, patches.tau) == ([-1, 1, 3, 0], "prediction", 0.25)
+    assert patches.label.tolist() == [-1] * 4
 
 
 def test_labels_in_any_order_and_number_go_to_their_patches() -> None:
     shuffled = groups([1, 0, 1, -1]).iloc[[3, 1, 0]]  # the third patch is not in it
-    found = known(groups=shuffled)
-    assert found.label.tolist() == [1, 0, -1, -1]
-    assert (found.group.tolist(), found.group_of) == ([-1, 1, -1, -1], "label")
+    patches = joined(groups=shuffled)
+    assert patches.label.tolist() == [1, 0, -1, -1]
+    assert (patches.group.tolist(), patches.group_of) == ([-1, 1, -1, -1], "label")
 
 
 def test_a_slide_without_labels_is_grouped_by_the_tables_threshold() -> None:
-    found = known(groups=groups([-1] * 4).drop(columns=["attribute@0.25", "group@0.25"]))
-    assert (found.group.tolist(), found.group_of, found.tau) == ([-1, 0, 3, 0], "prediction", 0.5)
+    patches = joined(groups=groups([-1] * 4).drop(columns=["attribute@0.25", "group@0.25"]))
+    assert (patches.group.tolist(), patches.group_of, patches.tau) == ([-1, 0, 3, 0], "prediction", 0.5)
 
 
 def test_a_groups_table_without_thresholds_is_refused() -> None:
     with pytest.raises(InputUnsupportedError, match="group@"):
-        known(groups=groups([0] * 4)[["patch_id", "label"]])
+        joined(groups=groups([0] * 4)[["patch_id", "label"]])
 
 
 def test_the_run_beside_is_joined_by_origin_in_any_order() -> None:
     other = table(probability=[0.1, 0.2, 0.3, 0.4]).iloc[[2, 0, 1]]
-    np.testing.assert_array_equal(known(beside=other).beside, [0.1, 0.2, 0.3, np.nan])
-    np.testing.assert_array_equal(known(beside=other.iloc[:0]).beside, [np.nan] * 4)
-    assert known().beside is None
+    np.testing.assert_array_equal(joined(beside=other).beside, [0.1, 0.2, 0.3, np.nan])
+    np.testing.assert_array_equal(joined(beside=other.iloc[:0]).beside, [np.nan] * 4)
+    assert joined().beside is None
 
 
 def test_a_slide_without_patches_has_empty_columns() -> None:
-    found = join_patches(
+    patches = join_patches(
         table().iloc[:0], GRID, decision_threshold=0.0, min_tissue=0.01, groups=groups([1] * 4), beside=table()
     )
-    assert len(found) == 0
-    assert [len(each) for each in (found.cell, found.group, found.label, found.flags, found.beside)] == [0] * 5
+    assert len(patches) == 0
+    assert [len(column) for column in (patches.cell, patches.group, patches.label, patches.flags, patches.beside)] == [
+        0
+    ] * 5
 
 
-@given(asked=st.lists(st.integers(0, 30), max_size=80), limit=st.integers(0, 100))
-def test_what_is_kept_never_exceeds_the_limit_and_values_are_right(asked: list[int], limit: int) -> None:
+@given(keys=st.lists(st.integers(0, 30), max_size=80), limit=st.integers(0, 100))
+def test_what_is_kept_never_exceeds_the_limit_and_values_are_right(keys: list[int], limit: int) -> None:
     cache = ByteCache(limit)
-    for number in asked:
+    for number in keys:
         assert cache.get(number, lambda number=number: bytes(number)) == bytes(number)
         assert cache.size_bytes <= limit
         assert cache.size_bytes == sum(len(value) for value in cache._values.values())
 
 
 def test_what_was_asked_for_longest_ago_is_forgotten_first() -> None:
-    cache, made = ByteCache(30), []
+    cache, computed = ByteCache(30), []
 
     def get(key: str) -> None:
-        cache.get(key, lambda: made.append(key) or bytes(10))
+        cache.get(key, lambda: computed.append(key) or bytes(10))
 
     for key in "abcabdac":  # d takes the place of c, the oldest; a is asked for again, so b goes for c
         get(key)
-    assert made == list("abcdc")
+    assert computed == list("abcdc")
     get("a")
     get("d")
-    assert made == list("abcdc")
+    assert computed == list("abcdc")
     get("b")
-    assert made == list("abcdcb")
+    assert computed == list("abcdcb")
 
 
 def test_what_is_larger_than_all_room_is_not_kept_and_pushes_nothing_out() -> None:

@@ -39,14 +39,14 @@ def rgb(image: np.ndarray) -> np.ndarray:
 def whole(slide: ReviewedSlide, level: int, size: int, channels: tuple[str, ...] | None = None) -> np.ndarray:
     """All tiles of a level side by side; each is asked for and has its due size."""
     width, height = level_size(slide.size, level, size)
-    found = np.zeros((height, width, 3), np.uint8)
+    image = np.zeros((height, width, 3), np.uint8)
     for row in range(-(-height // size)):
         for column in range(-(-width // size)):
-            part = found[row * size : (row + 1) * size, column * size : (column + 1) * size]
+            part = image[row * size : (row + 1) * size, column * size : (column + 1) * size]
             pixels = tile_pixels(slide, level, column, row, channels=channels, size=size)
             assert pixels.shape == part.shape
             part[:] = pixels
-    return found
+    return image
 
 
 def aligned_dark() -> np.ndarray:
@@ -105,8 +105,8 @@ def test_coarser_levels_are_means_of_what_they_cover(
     slide = open_cohort(folders.out).open("bright")
     for level, side in ((2, 2), (1, 4), (0, 8)):
         means = rgb(block_means(bright_image(), side))
-        found = whole(slide, level, 64)[: means.shape[0], : means.shape[1]]
-        near = np.abs(found.astype(float) - means)
+        level_rgb = whole(slide, level, 64)[: means.shape[0], : means.shape[1]]
+        near = np.abs(level_rgb.astype(float) - means)
         # An overview's last pixels are stretched to the level's size, by less than a pixel over the whole.
         assert np.mean(near) < (3 if far else 0.6)
         assert far or near.max() <= 1.01  # the file's level is rounded, and so is the tile
@@ -131,9 +131,9 @@ def test_an_overview_is_no_larger_than_tiles_need_and_is_read_once(
 def test_a_pixel_has_one_colour_in_any_tile(dark: ReviewedSlide) -> None:
     due = colored(aligned_dark(), np.array(dark.facts["intensity_windows"]))
     for size in (256, 64, 50):
-        found = whole(dark, max_level(dark.size, size), size).astype(float)
-        assert np.abs(found - due).max() <= 1  # float32 against float64, before rounding
-        assert np.mean(found != due) < 1e-4
+        level_rgb = whole(dark, max_level(dark.size, size), size).astype(float)
+        assert np.abs(level_rgb - due).max() <= 1  # float32 against float64, before rounding
+        assert np.mean(level_rgb != due) < 1e-4
 
 
 def test_channels_are_where_the_model_saw_them(dark: ReviewedSlide) -> None:
@@ -181,8 +181,8 @@ def test_offsets_in_the_scan_are_kept_and_unscanned_parts_are_glass(tmp_path: Pa
         write_facts(tmp_path, "a", slide, [[0, 255]] * 3)
     due = np.full((300, 400, 3), 255, np.uint8)
     due[60:156, 100:228] = rgb(image)
-    found = ReviewedSlide(tmp_path, "a", source=str(tmp_path / "a.scn"))
-    np.testing.assert_array_equal(whole(found, 1, 256), due)
+    reviewed = ReviewedSlide(tmp_path, "a", source=str(tmp_path / "a.scn"))
+    np.testing.assert_array_equal(whole(reviewed, 1, 256), due)
 
 
 def test_what_is_sent_is_a_baseline_jpeg_close_to_the_pixels(bright: ReviewedSlide, dark: ReviewedSlide) -> None:

@@ -41,29 +41,29 @@ def table_of(out: Path, slide_id: str) -> pd.DataFrame:
 @pytest.mark.parametrize(("where", "slide_id"), CASES)
 def test_cells_are_those_of_the_heatmap_to_the_bit(where: str, slide_id: str, folders: Folders) -> None:
     out = folders.root / where
-    found = arrays(open_cohort(out).open(slide_id))
+    values = arrays(open_cohort(out).open(slide_id))
     maps = tifffile.imread(out / "heatmaps" / slide_id / "heatmap.ome.tif", level=0)
     assert np.isnan(maps[0]).any()
-    assert found["cell_probability"].tobytes() == maps[0].astype("<f4").tobytes()
-    assert found["cell_tissue"].tobytes() == maps[1].astype("<f4").tobytes()
-    assert ("cell_spread" in found) == (where == "fine")
+    assert values["cell_probability"].tobytes() == maps[0].astype("<f4").tobytes()
+    assert values["cell_tissue"].tobytes() == maps[1].astype("<f4").tobytes()
+    assert ("cell_spread" in values) == (where == "fine")
     if where == "fine":
-        assert found["cell_spread"].tobytes() == maps[3].astype("<f4").tobytes()
+        assert values["cell_spread"].tobytes() == maps[3].astype("<f4").tobytes()
 
 
 @pytest.mark.parametrize(("where", "slide_id"), CASES)
 def test_patches_stand_at_their_cells_with_what_the_table_says(where: str, slide_id: str, folders: Folders) -> None:
     out, stride = folders.root / where, 8 if where == "fine" else 16
     slide = open_cohort(out).open(slide_id)
-    found, table, about = arrays(slide), table_of(out, slide_id), slide_facts(slide)
+    values, table, about = arrays(slide), table_of(out, slide_id), slide_facts(slide)
     nx, ny = (-(-side // stride) for side in about["size_px"])
     assert about["cells"] == [nx, ny]
-    np.testing.assert_array_equal(found["patch_cell"], table["y"] // stride * nx + table["x"] // stride)
-    np.testing.assert_allclose(found["patch_probability"], table["probability"], atol=1e-7)
-    np.testing.assert_array_equal(found["patch_tissue"], table["tissue_fraction"].astype("f4"))
+    np.testing.assert_array_equal(values["patch_cell"], table["y"] // stride * nx + table["x"] // stride)
+    np.testing.assert_allclose(values["patch_probability"], table["probability"], atol=1e-7)
+    np.testing.assert_array_equal(values["patch_tissue"], table["tissue_fraction"].astype("f4"))
     for bit, name in enumerate(FLAGS):
         raised = table[f"flag_{name}"].fillna(False).to_numpy(bool)
-        np.testing.assert_array_equal(found["patch_flags"] >> bit & 1, raised)
+        np.testing.assert_array_equal(values["patch_flags"] >> bit & 1, raised)
 
 
 @pytest.mark.parametrize(("where", "slide_id"), CASES)
@@ -87,19 +87,19 @@ def test_rounding_moves_no_patch_over_the_decision(decision: float, ulps: list[i
     """Probabilities a few float64 steps from the decision, whatever the logit said."""
     probability = np.clip(decision + np.array(ulps) * np.spacing(decision), 0, 1)
     is_tumour = np.random.default_rng(seed).random(len(ulps)) < 0.5
-    found = round_on_decided_side(probability, is_tumour, decision)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found.astype(np.float64) > decision, is_tumour)
-    np.testing.assert_allclose(found, probability, rtol=3e-7, atol=1e-44)
+    rounded = round_on_decided_side(probability, is_tumour, decision)
+    assert rounded.dtype == np.float32
+    np.testing.assert_array_equal(rounded.astype(np.float64) > decision, is_tumour)
+    np.testing.assert_allclose(rounded, probability, rtol=3e-7, atol=1e-44)
 
 
 def test_the_run_beside_is_joined_by_origin(folders: Folders) -> None:
     slide = open_cohort(folders.out, beside=folders.fine).open("bright")
-    found = arrays(slide)
+    values = arrays(slide)
     theirs = table_of(folders.fine, "bright").set_index(["x", "y"])["probability"]
     ours = table_of(folders.out, "bright")
     due = [theirs.get((x, y), np.nan) for x, y in zip(ours["x"], ours["y"], strict=True)]
-    np.testing.assert_array_equal(found["patch_beside"], np.array(due, "f4"))
+    np.testing.assert_array_equal(values["patch_beside"], np.array(due, "f4"))
     about = slide_facts(slide)
     assert (about["beside"]["name"], about["why_no_beside"]) == ("fine (erm, gerne)", None)
     assert "difference" in about["fields"]
@@ -153,36 +153,36 @@ def labelled(folders: Folders, tmp_path: Path) -> Path:
 
 def test_labels_and_groups_come_from_the_groups_table(folders: Folders, labelled: Path) -> None:
     slide = open_cohort(folders.out, work=labelled).open("bright")
-    found, tissue = arrays(slide), table_of(folders.out, "bright")["tissue_fraction"]
+    values, tissue = arrays(slide), table_of(folders.out, "bright")["tissue_fraction"]
     label = np.arange(len(tissue)) % 3 - 1
-    np.testing.assert_array_equal(found["patch_label"], label)
-    np.testing.assert_array_equal(found["patch_group"], np.where(label < 0, -1, 2 * label + (tissue >= 0.25)))
+    np.testing.assert_array_equal(values["patch_label"], label)
+    np.testing.assert_array_equal(values["patch_group"], np.where(label < 0, -1, 2 * label + (tissue >= 0.25)))
     table = pd.read_parquet(labelled / "groups.parquet").set_index("patch_id")
     names = [f"bright@{x},{y}" for x, y in zip(slide.patches.x, slide.patches.y, strict=True)]
-    np.testing.assert_array_equal(found["patch_group"], table.loc[names, "group@0.25"])
+    np.testing.assert_array_equal(values["patch_group"], table.loc[names, "group@0.25"])
     assert (slide_facts(slide)["tau"], slide_facts(slide)["group_of"]) == (0.25, "label")
 
 
 def test_without_labels_groups_are_of_what_the_model_says(folders: Folders) -> None:
     slide = open_cohort(folders.out).open("bright")
-    found, table = arrays(slide), table_of(folders.out, "bright")
-    np.testing.assert_array_equal(found["patch_label"], -1)
+    values, table = arrays(slide), table_of(folders.out, "bright")
+    np.testing.assert_array_equal(values["patch_label"], -1)
     due = 2 * (table["logit"] > 0.65) + (table["tissue_fraction"] >= 0.25)
-    np.testing.assert_array_equal(found["patch_group"], due)
+    np.testing.assert_array_equal(values["patch_group"], due)
     assert slide_facts(slide)["group_of"] == "prediction"
 
 
 def test_a_patch_is_its_row_of_the_table_not_rounded(folders: Folders, labelled: Path) -> None:
     slide = open_cohort(folders.out, beside=folders.beside, work=labelled).open("bright")
     row, other = table_of(folders.out, "bright").iloc[7], table_of(folders.beside, "bright").iloc[7]
-    found: dict[str, Any] = json.loads(json.dumps(patch_facts(slide, int(row["x"]), int(row["y"])), allow_nan=False))
+    facts: dict[str, Any] = json.loads(json.dumps(patch_facts(slide, int(row["x"]), int(row["y"])), allow_nan=False))
     for name, value in row.items():
-        assert found[name] == (None if pd.isna(value) else value), name
-    assert (found["label"], found["group"]) == (0, int(row["tissue_fraction"] >= 0.25))
-    assert (found["x_um"], found["y_um"], found["width_um"]) == (row["x"] / 2, row["y"] / 2, 8)
-    assert found["beside"] == other["probability"]
-    assert found["model"] == slide_facts(slide)["model"]["fingerprint"]
-    assert found["is_tumour"] == (row["logit"] > 0.65)
+        assert facts[name] == (None if pd.isna(value) else value), name
+    assert (facts["label"], facts["group"]) == (0, int(row["tissue_fraction"] >= 0.25))
+    assert (facts["x_um"], facts["y_um"], facts["width_um"]) == (row["x"] / 2, row["y"] / 2, 8)
+    assert facts["beside"] == other["probability"]
+    assert facts["model"] == slide_facts(slide)["model"]["fingerprint"]
+    assert facts["is_tumour"] == (row["logit"] > 0.65)
 
 
 @pytest.mark.parametrize("place", [(0, 0), (1, 0), (-16, 0), (10**9, 16)])

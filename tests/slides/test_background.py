@@ -17,9 +17,9 @@ from pathopatch.slides.background import Polarity, background_text, guess_polari
 def guess(image: np.ndarray, *, valid: np.ndarray | None = None) -> Polarity:
     """Return the polarity of all channels; three of uint8 are colour."""
     is_colour = len(image) == 3 and image.dtype == np.uint8
-    found = set(guess_polarities(image, is_colour=is_colour, valid=valid))
-    assert len(found) == 1
-    return found.pop()
+    polarities = set(guess_polarities(image, is_colour=is_colour, valid=valid))
+    assert len(polarities) == 1
+    return polarities.pop()
 
 
 def disc(tissue: float, glass: float, channels: int, dtype: type[np.generic]) -> np.ndarray:
@@ -160,8 +160,8 @@ def test_channels_that_show_the_same_have_one_polarity() -> None:
     level[:, :60] += 600  # most of the border and of the pixels are bright
     other = 1000 + 100 * shared
     other[:, :60] += 150  # alone it would say nothing
-    found = guess_polarities(np.stack([level, other]).astype(np.uint16), is_colour=False)
-    assert found == ("bright", "bright")
+    polarities = guess_polarities(np.stack([level, other]).astype(np.uint16), is_colour=False)
+    assert polarities == ("bright", "bright")
 
 
 @pytest.mark.parametrize(

@@ -56,8 +56,8 @@ def test_one_position_of_z_and_t_is_chosen_in_words(tmp_path: Path) -> None:
     with open_slide(f"{tmp_path / 'a.czi'}#z=1&t=0&plane=1") as slide:
         assert slide.channels == ("FITC",)
         np.testing.assert_array_equal(slide.read_region(0, 0, 40, 30), image[1:] + 1)
-    for fragment, said in (("#z=3&t=0", "no z 3.*0 to 2"), ("#page=0", "no pages"), ("#z=0&t=0&plane=2", "0 to 1")):
-        with pytest.raises(InputUnsupportedError, match=said):
+    for fragment, message in (("#z=3&t=0", "no z 3.*0 to 2"), ("#page=0", "no pages"), ("#z=0&t=0&plane=2", "0 to 1")):
+        with pytest.raises(InputUnsupportedError, match=message):
             open_slide(f"{tmp_path / 'a.czi'}{fragment}")
 
 

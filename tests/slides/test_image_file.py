@@ -74,12 +74,12 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(steps[orientation]) if orientation in steps else image
 
 
-@pytest.mark.parametrize(("mode", "name", "said"), [
+@pytest.mark.parametrize(("mode", "name", "message"), [
     ("P", "a.png", "table of colours"), ("1", "a.png", "samples of 1 bits"), ("CMYK", "a.jpg", "CMYK"),
 ])  # fmt: skip
-def test_a_palette_single_bits_and_cmyk_are_refused(mode: str, name: str, said: str, tmp_path: Path) -> None:
+def test_a_palette_single_bits_and_cmyk_are_refused(mode: str, name: str, message: str, tmp_path: Path) -> None:
     Image.new(mode, (8, 8)).save(tmp_path / name)
-    with pytest.raises(InputUnsupportedError, match=rf"{said}.*Image > Type > RGB Color"):
+    with pytest.raises(InputUnsupportedError, match=rf"{message}.*Image > Type > RGB Color"):
         open_slide(tmp_path / name)
 
 

@@ -159,12 +159,12 @@ def test_ome_xml_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
 def test_pixels_in_other_files_are_not_followed(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "other.ome.tif", np.zeros((2, 32, 32), np.uint16), metadata={"axes": "CYX"})
     with tifffile.TiffFile(tmp_path / "other.ome.tif") as tiff:
-        said = tiff.ome_metadata
-    uuid = said.split('UUID="')[1].split('"')[0]
-    elsewhere = said.replace('IFD="0" PlaneCount="2"', 'IFD="0" FirstC="1" PlaneCount="1"').replace(
+        ome_xml = tiff.ome_metadata
+    uuid = ome_xml.split('UUID="')[1].split('"')[0]
+    elsewhere = ome_xml.replace('IFD="0" PlaneCount="2"', 'IFD="0" FirstC="1" PlaneCount="1"').replace(
         f'UUID="{uuid}"', 'UUID="urn:uuid:00000000-0000-0000-0000-000000000001"', 1
     )
-    assert elsewhere != said
+    assert elsewhere != ome_xml
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((32, 32), np.uint16), description=elsewhere, metadata=None)
     with pytest.raises((InputCorruptError, InputUnsupportedError)):
         open_slide(tmp_path / "a.tif")

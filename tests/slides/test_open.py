@@ -397,16 +397,16 @@ def test_a_slide_of_which_a_tile_differs_stays_with_openslide(
     level: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.write_aperio(tmp_path / "a.svs", texture(), compression="jpeg")
-    asked = []
+    levels_compared = []
     is_equal = slides_open._is_equal_tile
 
     def spoiled(slide: TiffSlide, handle: object, corner: tuple[int, int], at: int, tile: tuple[int, int]) -> bool:
-        asked.append(at)
+        levels_compared.append(at)
         return is_equal(slide, handle, corner, at, tile) and at != level
 
     monkeypatch.setattr(slides_open, "_is_equal_tile", spoiled)
     assert isinstance(open_slide(tmp_path / "a.svs"), OpenSlideSlide)
-    assert asked == list(range(level + 1))
+    assert levels_compared == list(range(level + 1))
 
 
 def test_an_aperio_slide_takes_no_mpp_from_its_resolution_tags(tmp_path: Path) -> None:

@@ -45,25 +45,25 @@ def opened(folder: Path, image: np.ndarray, **options: str) -> Slide:
 
 
 def shift_of(slide: Slide, max_px: int = 4096) -> Shift:
-    (found,) = measure_shifts(slide, *slide.read_overview(max_px))
-    return found
+    (shift,) = measure_shifts(slide, *slide.read_overview(max_px))
+    return shift
 
 
 @pytest.mark.parametrize("shift", [(0, 0), (12, 0), (0.5, -0.25), (3.3, -7.6), (-20, 15)])
 def test_a_shift_between_modalities_is_found_to_a_fraction_of_a_pixel(
     shift: tuple[float, float], tmp_path: Path
 ) -> None:
-    found = shift_of(opened(tmp_path, two_modalities(shift)))
-    assert found.is_measured
-    assert (found.x_px, found.y_px) == pytest.approx(shift, abs=0.25)
-    assert found.channel == "SHG"
+    measured = shift_of(opened(tmp_path, two_modalities(shift)))
+    assert measured.is_measured
+    assert (measured.x_px, measured.y_px) == pytest.approx(shift, abs=0.25)
+    assert measured.channel == "SHG"
 
 
 def test_a_coarse_overview_is_refined_on_the_slide_itself(tmp_path: Path) -> None:
     slide = opened(tmp_path, two_modalities((12, -5), 1500))
     for max_px in (250, 100):
-        found = shift_of(slide, max_px)
-        assert (found.x_px, found.y_px) == pytest.approx((12, -5), abs=0.25)
+        measured = shift_of(slide, max_px)
+        assert (measured.x_px, measured.y_px) == pytest.approx((12, -5), abs=0.25)
 
 
 def test_of_two_multi_plane_files_one_pair_is_read_at_level_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,10 +90,10 @@ def test_channels_that_share_nothing_have_no_measured_shift(kind: str, tmp_path:
         "constant": np.stack([two_modalities((0, 0))[0], np.full((400, 400), 7)]),
         "black": np.zeros((2, 400, 400)),
     }[kind].astype(np.uint16)
-    found = shift_of(opened(tmp_path, image))
-    assert not found.is_measured
-    assert np.isnan(found.distance_px)
-    assert whole_offsets([found]) == ((0, 0), (0, 0))
+    measured = shift_of(opened(tmp_path, image))
+    assert not measured.is_measured
+    assert np.isnan(measured.distance_px)
+    assert whole_offsets([measured]) == ((0, 0), (0, 0))
 
 
 def test_the_edge_of_the_scanned_part_is_no_content(tmp_path: Path) -> None:
@@ -122,10 +122,10 @@ def test_aligned_channels_are_moved_and_filled_with_background(background: str, 
     expected = np.full(image.shape, fill, np.uint16)
     expected[0] = image[0]
     expected[1, 5:, :-12] = image[1, :-5, 12:]
-    for each in (slide, pickle.loads(pickle.dumps(slide))):
-        np.testing.assert_array_equal(each.read_region(0, 0, 120, 90), expected)
-        np.testing.assert_array_equal(each.read_region(100, 2, 20, 9), expected[:, 2:11, 100:])
-        np.testing.assert_array_equal(each.read_overview()[0], expected)
+    for opened_slide in (slide, pickle.loads(pickle.dumps(slide))):
+        np.testing.assert_array_equal(opened_slide.read_region(0, 0, 120, 90), expected)
+        np.testing.assert_array_equal(opened_slide.read_region(100, 2, 20, 9), expected[:, 2:11, 100:])
+        np.testing.assert_array_equal(opened_slide.read_overview()[0], expected)
     assert (slide.channels, slide.size, slide.mpp) == (("CARS", "SHG", "TPEF"), (120, 90), 0.5)
     assert (slide.read_region(-9, -9, 8, 8) == fill).all()
 

@@ -31,12 +31,12 @@ def test_a_dropped_odd_pixel_does_not_change_the_factor_of_a_level(
 
 def test_the_coarsest_level_that_is_fine_enough_is_read() -> None:
     levels = [1.0, 4.0, 16.0]
-    asked = [0.99, 1, 3.99, 4.0, 4 * (1 - 1e-6), 15, 16, 100]
-    assert [level_for(levels, each) for each in asked] == [0, 0, 0, 1, 1, 1, 2, 2]
+    downsamples = [0.99, 1, 3.99, 4.0, 4 * (1 - 1e-6), 15, 16, 100]
+    assert [level_for(levels, downsample) for downsample in downsamples] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
-    ("levels", "asked", "due"),
+    ("levels", "downsamples", "due"),
     [
         ([1.0, 2.0, 4.0, 8.0], [1, 1.9, 2, 4, 4.05, 4.2, 8, 16], [0, 0, 0, 0, 0, 1, 1, 2]),
         ([1.0, 4.0, 16.0], [4, 5, 16, 17, 64], [0, 1, 1, 2, 2]),
@@ -44,8 +44,10 @@ def test_the_coarsest_level_that_is_fine_enough_is_read() -> None:
         ([1.0], [0.99, 1, 100], [0, 0, 0]),
     ],
 )
-def test_the_finest_level_within_the_factor_is_read(levels: list[float], asked: list[float], due: list[int]) -> None:
-    assert [level_for(levels, each, exact_factor=4) for each in asked] == due
+def test_the_finest_level_within_the_factor_is_read(
+    levels: list[float], downsamples: list[float], due: list[int]
+) -> None:
+    assert [level_for(levels, downsample, exact_factor=4) for downsample in downsamples] == due
 
 
 def test_a_file_with_a_pyramid_gives_the_pixels_of_one_without(tmp_path: Path) -> None:
@@ -62,18 +64,18 @@ def test_a_file_with_a_pyramid_gives_the_pixels_of_one_without(tmp_path: Path) -
 
 def test_at_a_levels_own_scale_no_finer_pixels_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made.write_rgb_pyramid(tmp_path / "a.tif", made.noise(3, 300, 300, np.uint8), levels=3)
-    asked: list[tuple[int, int, int]] = []
+    reads: list[tuple[int, int, int]] = []
     with open_slide(tmp_path / "a.tif") as many:
         plain = many._read_level
 
         def counted(left: int, top: int, width: int, height: int, level: int) -> object:
-            asked.append((width, height, level))
+            reads.append((width, height, level))
             return plain(left, top, width, height, level)
 
         monkeypatch.setattr(many, "_read_level", counted)
         many.read_patch(11, 23, 40, downsample=1.0)
         many.read_patch(11, 23, 40, downsample=4.0)
-    assert asked == [(40, 40, 0), (160, 160, 0)]
+    assert reads == [(40, 40, 0), (160, 160, 0)]
 
 
 @pytest.mark.parametrize("factor", [1.01, 1.5, 2, 2.37, 3, 7.9, 49])
@@ -150,15 +152,15 @@ def test_blocks_of_whole_pixels_have_the_mean_of_theirs(dtype: type, channels: i
         block = image[:, row * down : (row + 1) * down, : target[1] * across].astype(np.float64)
         exact[:, row] = block.reshape(channels, -1, target[1], across).mean(axis=(1, 3))
     for pixels in (image, interleaved):
-        found = shrink_in_bands(
+        shrunk = shrink_in_bands(
             lambda top, rows, pixels=pixels: pixels[:, top : top + rows],
             source=image.shape,
             dtype=image.dtype,
             target=target,
             factors=(float(down), float(across)),
         )
-        assert found.dtype == dtype
-        off = np.abs(found.astype(np.float64) - exact).max()
+        assert shrunk.dtype == dtype
+        off = np.abs(shrunk.astype(np.float64) - exact).max()
         assert off <= (1e-6 * np.abs(exact).max() if np.dtype(dtype).kind == "f" else 0.5 + 1e-3)
 
 
@@ -168,11 +170,11 @@ def test_means_do_not_depend_on_how_many_rows_are_summed_at_once(
 ) -> None:
     image = made.noise(2, 211, 160, np.uint16)
     target = (round(211 / down), round(160 / across))
-    found = []
+    shrunk = []
     for rows, band_bytes in ((1, 10_000), (8, 2**26), (10**6, 2**26)):
         monkeypatch.setattr("pathopatch.slides.resample._ROWS_AT_ONCE", rows)
         monkeypatch.setattr("pathopatch.slides.resample._BAND_BYTES", band_bytes)
-        found.append(
+        shrunk.append(
             shrink_in_bands(
                 lambda top, n: image[:, top : top + n],
                 source=image.shape,
@@ -181,10 +183,10 @@ def test_means_do_not_depend_on_how_many_rows_are_summed_at_once(
                 factors=(down, across),
             )  # fmt: skip
         )
-    np.testing.assert_array_equal(found[0], found[1])
-    np.testing.assert_array_equal(found[1], found[2])
+    np.testing.assert_array_equal(shrunk[0], shrunk[1])
+    np.testing.assert_array_equal(shrunk[1], shrunk[2])
     if (down, across) == (1.0, 1.0):
-        np.testing.assert_array_equal(found[0], image)
+        np.testing.assert_array_equal(shrunk[0], image)
 
 
 def test_int8_is_resized_to_the_values_of_int16() -> None:

@@ -18,10 +18,10 @@ PLANE = np.zeros((20, 30), np.uint16)
 
 @pytest.mark.parametrize("value", ["0", "nan", "inf", "-0.5", "999", "0.049", "20.1", "fine", 0.0, float("nan")])
 def test_a_value_without_sense_counts_as_missing_and_is_named(value: float | str) -> None:
-    found = resolution(value, value, source="the tag")
-    assert found.mpp is None
-    assert found.reason.startswith("the tag")
-    assert str(value)[:4].rstrip(".0") in found.reason
+    result = resolution(value, value, source="the tag")
+    assert result.mpp is None
+    assert result.reason.startswith("the tag")
+    assert str(value)[:4].rstrip(".0") in result.reason
 
 
 def test_pixels_must_be_square_within_two_percent() -> None:

@@ -72,20 +72,20 @@ def test_patches_are_equal_however_they_come_about(stride: int, slide: TiffSlide
     whole = slide.read_region(0, 0, SIDE, SIDE)
     for _ in range(2):
         places = range(0, SIDE - TILE + 1, stride)
-        found = rows_of_patches(slide, stride)
-        for patch, (y, x) in zip(found, [(y, x) for y in places for x in places], strict=True):
+        patches = rows_of_patches(slide, stride)
+        for patch, (y, x) in zip(patches, [(y, x) for y in places for x in places], strict=True):
             np.testing.assert_array_equal(patch, whole[:, y : y + TILE, x : x + TILE])
 
 
 def test_a_caller_may_write_into_what_it_got(slide: TiffSlide) -> None:
     first = slide.read_region(0, 0, TILE, TILE)
-    kept = first.copy()
+    pixels = first.copy()
     for _ in range(3):
         again = slide.read_region(0, 0, TILE, TILE)
-        np.testing.assert_array_equal(again, kept)
+        np.testing.assert_array_equal(again, pixels)
         again[:] = 0
     first[:] = 0
-    np.testing.assert_array_equal(slide.read_region(0, 0, TILE, TILE), kept)
+    np.testing.assert_array_equal(slide.read_region(0, 0, TILE, TILE), pixels)
 
 
 def test_a_single_channel_tile_may_be_written_into(tmp_path: Path) -> None:

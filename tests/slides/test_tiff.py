@@ -147,7 +147,7 @@ def test_two_further_axes_need_two_choices(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fragment", "said"),
+    ("fragment", "message"),
     [
         ("#z=4", "no z 4.*choose 0 to 3"),
         ("#t=0", "no axis T"),
@@ -155,8 +155,8 @@ def test_two_further_axes_need_two_choices(tmp_path: Path) -> None:
         ("#page=0&z=1", "a page is"),
     ],
 )
-def test_a_choice_that_is_not_there_is_refused(fragment: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(InputUnsupportedError, match=said):
+def test_a_choice_that_is_not_there_is_refused(fragment: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputUnsupportedError, match=message):
         open_slide(f"{written_stack(tmp_path, 'OME', STACK, 'ZCYX')}{fragment}")
 
 
@@ -291,12 +291,12 @@ def test_imagej_labels_go_with_their_slices_whatever_is_chosen(tmp_path: Path) -
     assert open_slide(f"{path}#page=10").channels == ("TPEF3",)
 
 
-def write_qptiff(path: Path, image: np.ndarray, said: list[str]) -> None:
+def write_qptiff(path: Path, image: np.ndarray, plane_xml: list[str]) -> None:
     """Planes and their halves as PerkinElmer and Akoya write them: thumbnail between the levels, macro at the end."""
     options = {"software": "PerkinElmer-QPI", "photometric": "minisblack", "metadata": None}
     with tifffile.TiffWriter(path, bigtiff=True) as writer:
         for level, pixels in enumerate(made.pyramid_of(image, 2)):
-            for plane, words in zip(pixels, said, strict=True):
+            for plane, words in zip(pixels, plane_xml, strict=True):
                 description = f"<PerkinElmer-QPI-ImageDescription>{words}</PerkinElmer-QPI-ImageDescription>"
                 per_cm = (20_000 / 2**level,) * 2
                 writer.write(plane, tile=(32, 32), description=description, resolution=per_cm,
@@ -307,7 +307,7 @@ def write_qptiff(path: Path, image: np.ndarray, said: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "channels"),
+    ("plane_xml", "channels"),
     [
         (["<Name>DAPI</Name>", "<Name>Opal 520</Name>"], ("DAPI", "Opal 520")),
         (["<Name>DAPI</Name>", "<Name>Opal 520</Name><Biomarker>CD8</Biomarker>"], ("DAPI", "CD8")),
@@ -318,10 +318,10 @@ def write_qptiff(path: Path, image: np.ndarray, said: list[str]) -> None:
     ],
 )
 def test_qptiff_channels_are_named_by_biomarker_or_fluorophore(
-    said: list[str], channels: tuple[str, ...], tmp_path: Path
+    plane_xml: list[str], channels: tuple[str, ...], tmp_path: Path
 ) -> None:
     image = made.noise(2, 64, 96, np.uint16)
-    write_qptiff(tmp_path / "a.qptiff", image, said)
+    write_qptiff(tmp_path / "a.qptiff", image, plane_xml)
     with open_slide(tmp_path / "a.qptiff") as slide:
         assert (slide.channels, slide.mpp, len(slide.levels)) == (channels, 0.5, 2)
         np.testing.assert_array_equal(slide.read_region(0, 0, 96, 64), image)

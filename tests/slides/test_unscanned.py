@@ -52,11 +52,11 @@ def rotated(
 @pytest.mark.parametrize("glass", [240.0, 130.0])
 def test_corners_of_a_turned_brightfield_image_were_not_scanned(fill: int, glass: float) -> None:
     turned, corners = rotated(brightfield(glass), fill)
-    found = find_unscanned(turned, is_colour=True)
-    assert found.mask[corners].mean() > 0.99
-    assert not found.mask[cv2.erode((~corners).astype(np.uint8), np.ones((7, 7))) != 0].any()
-    assert found.doubtful_share == 0
-    assert guess_polarities(turned, is_colour=True, valid=~found.mask) == ("bright",) * 3
+    unscanned = find_unscanned(turned, is_colour=True)
+    assert unscanned.mask[corners].mean() > 0.99
+    assert not unscanned.mask[cv2.erode((~corners).astype(np.uint8), np.ones((7, 7))) != 0].any()
+    assert unscanned.doubtful_share == 0
+    assert guess_polarities(turned, is_colour=True, valid=~unscanned.mask) == ("bright",) * 3
 
 
 def test_black_beside_a_field_of_stained_tissue_alone_was_not_scanned() -> None:
@@ -68,10 +68,10 @@ def test_black_beside_a_field_of_stained_tissue_alone_was_not_scanned() -> None:
 
 def test_corners_of_a_turned_dark_image_were_not_scanned() -> None:
     turned, corners = rotated(fluorescence(), 0)
-    found = find_unscanned(turned, is_colour=False)
-    assert found.mask[corners].mean() > 0.99
-    assert found.mask.mean() < corners.mean() + 0.03
-    assert guess_polarities(turned, is_colour=False, valid=~found.mask) == ("dark",)
+    unscanned = find_unscanned(turned, is_colour=False)
+    assert unscanned.mask[corners].mean() > 0.99
+    assert unscanned.mask.mean() < corners.mean() + 0.03
+    assert guess_polarities(turned, is_colour=False, valid=~unscanned.mask) == ("dark",)
 
 
 def test_gaps_of_a_mosaic_were_not_scanned_inside_and_at_the_border() -> None:
@@ -79,9 +79,9 @@ def test_gaps_of_a_mosaic_were_not_scanned_inside_and_at_the_border() -> None:
     gaps = np.zeros((SIDE, SIDE), np.bool_)
     gaps[:60, 200:] = gaps[220:260, 40:100] = True
     pixels[:, gaps] = 255
-    found = find_unscanned(pixels, is_colour=True).mask
-    assert found[gaps].all()
-    assert found.mean() == pytest.approx(gaps.mean(), abs=0.01)
+    mask = find_unscanned(pixels, is_colour=True).mask
+    assert mask[gaps].all()
+    assert mask.mean() == pytest.approx(gaps.mean(), abs=0.01)
 
 
 def test_a_background_that_the_camera_clips_is_background() -> None:
@@ -99,13 +99,13 @@ def test_the_only_background_is_no_fill_and_straight_edges_leave_a_doubt() -> No
     tissue = np.zeros((SIDE, SIDE), np.uint8)
     cv2.circle(tissue, (150, 150), 90, 1, -1)
     disc = (tissue * rng.integers(100, 900, (1, SIDE, SIDE))).astype(np.uint16)
-    found = find_unscanned(disc, is_colour=False)
-    assert (found.mask.any(), found.doubtful_share) == (False, 0)
+    unscanned = find_unscanned(disc, is_colour=False)
+    assert (unscanned.mask.any(), unscanned.doubtful_share) == (False, 0)
     square = np.zeros((1, SIDE, SIDE), np.uint16)
     square[:, 50:250, 50:250] = rng.integers(100, 900, (200, 200))
-    found = find_unscanned(square, is_colour=False)
-    assert not found.mask.any()
-    assert found.doubtful_share == pytest.approx(1 - 200**2 / SIDE**2, abs=0.01)
+    unscanned = find_unscanned(square, is_colour=False)
+    assert not unscanned.mask.any()
+    assert unscanned.doubtful_share == pytest.approx(1 - 200**2 / SIDE**2, abs=0.01)
 
 
 def test_a_constant_image_was_scanned() -> None:
@@ -118,8 +118,8 @@ def test_zero_around_an_image_with_values_below_zero_was_not_scanned(dtype: type
     signed = fluorescence().astype(np.float64) - 200
     inside = np.zeros(signed.shape[1:], np.bool_)
     inside[40:-40, 50:-50] = True
-    found = find_unscanned(np.where(inside, signed, 0).astype(dtype), is_colour=False).mask
-    assert (found == (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)).all()
+    mask = find_unscanned(np.where(inside, signed, 0).astype(dtype), is_colour=False).mask
+    assert (mask == (cv2.erode(inside.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)).all()
 
 
 def test_a_corner_moved_into_the_slide_by_alignment_stays_unscanned(tmp_path: Path) -> None:
@@ -129,11 +129,11 @@ def test_a_corner_moved_into_the_slide_by_alignment_stays_unscanned(tmp_path: Pa
     made.write_rgb_pyramid(tmp_path / "he.tif", stained, levels=1, compression=None)
     source = {"SHG": str(tmp_path / "shg.tif")} | {n: f"{tmp_path / 'he.tif'}#plane={i}" for i, n in enumerate("RGB")}
     with open_slide(source, mpp=0.5, background="SHG=dark,R=bright,G=bright,B=bright") as slide:
-        found = aligned(slide, ((0, 0), *((-15, -20),) * 3)).read_scanned_overview()[1]
+        unscanned = aligned(slide, ((0, 0), *((-15, -20),) * 3)).read_scanned_overview()[1]
     filled = np.zeros((SIDE, SIDE), np.bool_)
     filled[:20] = filled[:, :15] = filled[20:80, 15:95] = True
-    assert found.mask[filled].all()
-    assert not found.mask[cv2.erode((~filled).astype(np.uint8), np.ones((5, 5))) != 0].any()
+    assert unscanned.mask[filled].all()
+    assert not unscanned.mask[cv2.erode((~filled).astype(np.uint8), np.ones((5, 5))) != 0].any()
 
 
 @pytest.mark.parametrize("is_stained", [True, False])
@@ -144,9 +144,9 @@ def test_a_round_black_mask_is_unscanned_where_a_stain_lies_on_glass(is_stained:
     if is_stained:
         core[1, np.hypot(x, y) < 70] //= 2
     core[:, outside] = 0
-    found = find_unscanned(core, is_colour=True)
+    unscanned = find_unscanned(core, is_colour=True)
     if is_stained:
-        assert found.mask[outside].all()
-        assert found.mask[np.hypot(x, y) < 127].mean() < 0.01
+        assert unscanned.mask[outside].all()
+        assert unscanned.mask[np.hypot(x, y) < 127].mean() < 0.01
     else:
-        assert not found.mask.any()
+        assert not unscanned.mask.any()

@@ -73,7 +73,7 @@ def test_pixels_that_cannot_be_used_are_a_problem_of_their_row(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("t.geojson", b'{"type": "FeatureCollection"', "INPUT_CORRUPT.*not JSON"),
         ("t.xml", b"<svg/>", "INPUT_CORRUPT.*ASAP_Annotations"),
@@ -83,12 +83,12 @@ def test_pixels_that_cannot_be_used_are_a_problem_of_their_row(tmp_path: Path) -
 )
 @pytest.mark.parametrize("is_quick", [True, False])
 def test_a_broken_tissue_mask_is_a_problem_of_its_column(
-    tmp_path: Path, name: str, content: bytes, said: str, is_quick: bool
+    tmp_path: Path, name: str, content: bytes, message: str, is_quick: bool
 ) -> None:
     made.write_channel(tmp_path / "a.tif", tissue())
     (tmp_path / name).write_bytes(content)
     (tmp_path / "m.csv").write_text(f"slide_id,patient_id,path,tissue_mask\ns1,p1,a.tif,{name}\n", encoding="utf-8")
-    with pytest.raises(TableError, match=said) as caught:
+    with pytest.raises(TableError, match=message) as caught:
         check_manifest(tmp_path / "m.csv", measure=None if is_quick else EXACT)
     (problem,) = caught.value.problems
     assert (problem.row, problem.column, problem.value) == (2, "tissue_mask", str(tmp_path / name))
@@ -144,7 +144,7 @@ def write_mask(path: Path, width: int = 40, height: int = 30) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 2, (height, width), np.uint8) * 255).save(path)
 
 
-def told(manifest: Path, **options: object) -> list[tuple[str, int | None, str]]:
+def problems_of(manifest: Path, **options: object) -> list[tuple[str, int | None, str]]:
     """Code, row and column of each problem that `check` finds."""
     with pytest.raises(TableError) as caught:
         check_manifest(manifest, **options)
@@ -158,13 +158,13 @@ def test_a_mask_that_tile_could_not_use_is_a_problem_of_its_column(tmp_path: Pat
     write_mask(mask)
     assert len(check_manifest(manifest)) == len(check_manifest(manifest, measure=EXACT)) == 1
     write_mask(mask, 30, 30)
-    assert told(manifest) == told(manifest, measure=EXACT) == [("MODALITY_MISMATCH", 2, column)]
+    assert problems_of(manifest) == problems_of(manifest, measure=EXACT) == [("MODALITY_MISMATCH", 2, column)]
     write_mask(mask)
     mask.write_bytes(mask.read_bytes()[:-60])
-    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, column)]
+    assert problems_of(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, column)]
     assert len(check_manifest(manifest)) == 1  # the header alone is looked at, and it is whole
     mask.write_bytes(b"nothing")
-    assert told(manifest) == [("INPUT_CORRUPT", 2, column)]
+    assert problems_of(manifest) == [("INPUT_CORRUPT", 2, column)]
 
 
 def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +180,7 @@ def test_a_large_mask_is_decoded_band_by_band_to_its_end(tmp_path: Path, monkeyp
     content = bytearray(mask.read_bytes())
     content[start : start + size] = bytes(size)
     mask.write_bytes(content)
-    assert told(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, "tumor_mask")]
+    assert problems_of(manifest, measure=EXACT) == [("INPUT_CORRUPT", 2, "tumor_mask")]
 
 
 def write_outline(path: Path, *, name: str = "Tumor", x: int = 0) -> None:
@@ -196,23 +196,23 @@ def write_outline(path: Path, *, name: str = "Tumor", x: int = 0) -> None:
 def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path: Path) -> None:
     outlines = tmp_path / "a.geojson"
     manifest = labelled(tmp_path, annotations=outlines.name)
-    known = LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",)))
+    label_config = LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",)))
     write_outline(outlines)
-    assert check_manifest(manifest, labels=known)["annotation_classes"].tolist() == ["Tumor"]
+    assert check_manifest(manifest, labels=label_config)["annotation_classes"].tolist() == ["Tumor"]
     write_outline(outlines, name="Stroma")
     assert len(check_manifest(manifest)) == 1  # nobody has said yet what the names mean
-    assert told(manifest, labels=known) == [("INPUT_UNSUPPORTED", 2, "annotations")]
+    assert problems_of(manifest, labels=label_config) == [("INPUT_UNSUPPORTED", 2, "annotations")]
     write_outline(outlines, x=4000)
-    assert told(manifest) == [("MODALITY_MISMATCH", 2, "annotations")]
+    assert problems_of(manifest) == [("MODALITY_MISMATCH", 2, "annotations")]
     outlines.write_text("{")
-    assert told(manifest) == [("INPUT_CORRUPT", 2, "annotations")]
+    assert problems_of(manifest) == [("INPUT_CORRUPT", 2, "annotations")]
 
 
 def test_all_that_is_wrong_with_the_masks_of_a_slide_is_told_at_once(tmp_path: Path) -> None:
     manifest = labelled(tmp_path, tumor_mask="t.png", tissue_mask="s.png")
     for name in ("t.png", "s.png"):
         write_mask(tmp_path / name, 30, 30)
-    assert told(manifest) == [("MODALITY_MISMATCH", 2, "tumor_mask"), ("MODALITY_MISMATCH", 2, "tissue_mask")]
+    assert problems_of(manifest) == [("MODALITY_MISMATCH", 2, "tumor_mask"), ("MODALITY_MISMATCH", 2, "tissue_mask")]
 
 
 def warned(text: str) -> list[str]:
@@ -260,12 +260,12 @@ def test_600_slides_with_one_warning_are_one_line_and_count_once_over_stages(
     failed = [Outcome(slide_id="s7", state="failed", message="NO: no file [/x/s7.tif] Remedy: look")]
     with pytest.raises(typer.Exit) as ended:
         finish([*tiled, *predicted, *failed])
-    said = capsys.readouterr()
-    assert said.err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
         "failed: s7: NO: no file [/x/s7.tif] Remedy: look",
         "warning: no tissue (in 600 slides: s0, s1, s2, …)",
     ]
-    assert said.out == "slides: 592 current, 7 done, 1 failed\n"
+    assert printed.out == "slides: 592 current, 7 done, 1 failed\n"
     assert ended.value.exit_code == 3
 
 

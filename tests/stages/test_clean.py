@@ -41,9 +41,9 @@ def test_what_a_dead_process_left_goes_and_what_a_running_one_writes_stays(tmp_p
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as running:
         ours = left_by(tmp_path / "slides", running.pid)
         (tmp_path / "patches" / "a.parquet").touch()
-        found = {finding.path: finding for finding in clean(tmp_path)}
-        assert (found[dead].goes, found[dead].bytes, found[ours].goes) == (True, 5, False)
-        assert f"process {running.pid} is writing it" in found[ours].reason
+        findings = {finding.path: finding for finding in clean(tmp_path)}
+        assert (findings[dead].goes, findings[dead].bytes, findings[ours].goes) == (True, 5, False)
+        assert f"process {running.pid} is writing it" in findings[ours].reason
         assert (dead.exists(), ours.exists()) == (False, True)
         assert running.stdin is not None
         running.stdin.close()

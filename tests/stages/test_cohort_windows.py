@@ -143,7 +143,7 @@ def test_slides_of_a_cohort_share_windows_and_keep_their_tissue_masks(tmp_path: 
         rows.append(f"{name},{name},{split},{name}.tif,{'mask.tif' if name == 'c' else ''}")
     (tmp_path / "cohort.csv").write_text("\n".join(rows))
     work = tmp_path / "work"
-    assert {each.state for each in tile_cohort(tmp_path / "cohort.csv", work, COHORT)} == {"done"}
+    assert {outcome.state for outcome in tile_cohort(tmp_path / "cohort.csv", work, COHORT)} == {"done"}
     stores = [PatchStore(work / "slides" / f"{name}.zarr") for name in "abc"]
     for store in stores:
         assert store.windows.tolist() == [[pytest.approx(100, abs=2), pytest.approx(200, abs=2)]]

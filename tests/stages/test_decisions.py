@@ -85,8 +85,8 @@ def test_what_was_decided_is_told_and_recorded(
     work: Path, decisions: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert typed("groups", work, "--threshold", "0.5", "--decisions", decisions) == 0
-    said = capsys.readouterr().out
-    assert "Decisions of reviewers (Ada): slides rejected: s1 (4 patches); patches relabelled: 2 non-tumour" in said
+    output = capsys.readouterr().out
+    assert "Decisions of reviewers (Ada): slides rejected: s1 (4 patches); patches relabelled: 2 non-tumour" in output
     stamp = read_stamp(work / "groups.parquet")
     assert stamp is not None
     assert stamp.inputs["decisions"] == fingerprint_file(decisions)

@@ -43,16 +43,16 @@ def test_a_plan_counts_what_tiling_makes_and_writes_nothing(tmp_path: Path, stor
     manifest = cohort(tmp_path)
     config = TileConfig(patch_px=32, store=store)
     files = sorted(tmp_path.rglob("*"))
-    found = plan.tile_plan(manifest, config)
+    planned = plan.tile_plan(manifest, config)
     assert sorted(tmp_path.rglob("*")) == files
-    assert found.table["patches"].tolist() == [5 * 4, 9 * 4]
+    assert planned.table["patches"].tolist() == [5 * 4, 9 * 4]
     stored = 32 * 32 * 2 * np.array([20, 36]) / 1e9
-    assert found.table["gigabytes"].tolist() == pytest.approx(stored * (store == "zarr"))
-    assert "one process on this machine" in found.basis
-    assert "on slide s0" in found.basis
-    assert (found.exit_code, found.failed) == (0, ())
+    assert planned.table["gigabytes"].tolist() == pytest.approx(stored * (store == "zarr"))
+    assert "one process on this machine" in planned.basis
+    assert "on slide s0" in planned.basis
+    assert (planned.exit_code, planned.failed) == (0, ())
     tile_cohort(manifest, tmp_path / "out", config)
-    for slide, count in zip(found.table["slide_id"], found.table["patches"], strict=True):
+    for slide, count in zip(planned.table["slide_id"], planned.table["patches"], strict=True):
         assert len(read_table(tmp_path / "out" / "patches" / f"{slide}.parquet")) == count
 
 
@@ -62,10 +62,10 @@ def test_slides_that_are_finished_are_counted_apart_and_stale_ones_fail_unless_f
     manifest.write_text(both[: both.index("s1")])
     tile_cohort(manifest, out, config)
     manifest.write_text(both)
-    found = plan.tile_plan(manifest, config, out=out)
-    assert (found.table["slide_id"].tolist(), found.finished["slide_id"].tolist()) == (["s1"], ["s0"])
-    assert "1 slide, 36 patches" in found.text()
-    assert "slides finished already, not counted: 1\n" in found.text()
+    planned = plan.tile_plan(manifest, config, out=out)
+    assert (planned.table["slide_id"].tolist(), planned.finished["slide_id"].tolist()) == (["s1"], ["s0"])
+    assert "1 slide, 36 patches" in planned.text()
+    assert "slides finished already, not counted: 1\n" in planned.text()
     other = config.model_copy(update={"stride_px": 16})
     stale = plan.tile_plan(manifest, other, out=out)
     assert [(outcome.slide_id, outcome.code) for outcome in stale.failed] == [("s0", "STALE_ARTEFACT")]
@@ -91,19 +91,19 @@ def test_the_time_is_of_the_magnitude_that_tiling_takes(tmp_path: Path, monkeypa
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\ns,p,s.tif\n")
     config = TileConfig(patch_px=64)
     monkeypatch.setattr(dry_run, "time", SimpleNamespace(perf_counter=time.process_time))  # however busy the machine is
-    said = 60 * plan.tile_plan(tmp_path / "m.csv", config).table["minutes"][0]
+    estimate_s = 60 * plan.tile_plan(tmp_path / "m.csv", config).table["minutes"][0]
     start = time.process_time()
     tile_cohort(tmp_path / "m.csv", tmp_path / "out", config)
     taken = time.process_time() - start
-    assert taken / 4 < said < 2 * taken
+    assert taken / 4 < estimate_s < 2 * taken
 
 
 def test_a_bad_slide_is_listed_with_its_code_and_the_others_planned(tmp_path: Path) -> None:
-    found = plan.tile_plan(cohort(tmp_path, broken=True), TileConfig(patch_px=32))
-    assert found.table["slide_id"].tolist() == ["s0", "s1"]
-    assert [(outcome.slide_id, outcome.code) for outcome in found.failed] == [("cut", "INPUT_CORRUPT")]
-    assert found.exit_code == 3
-    assert "2 slides, 56 patches, 0.000115 GB of pixels" in found.text(2)
+    planned = plan.tile_plan(cohort(tmp_path, broken=True), TileConfig(patch_px=32))
+    assert planned.table["slide_id"].tolist() == ["s0", "s1"]
+    assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("cut", "INPUT_CORRUPT")]
+    assert planned.exit_code == 3
+    assert "2 slides, 56 patches, 0.000115 GB of pixels" in planned.text(2)
     none = plan.tile_plan(cohort(tmp_path), TileConfig(patch_px=32, mpp=0.2))  # finer than both
     assert (len(none.table), none.exit_code) == (0, 1)
     assert {outcome.code for outcome in none.failed} == {"INPUT_UNSUPPORTED"}
@@ -115,10 +115,10 @@ def test_slides_of_different_scale_need_a_target(tmp_path: Path) -> None:
 
 
 def test_the_time_grows_with_patches_and_shrinks_with_processes(tmp_path: Path) -> None:
-    found = plan.tile_plan(cohort(tmp_path), TileConfig(patch_px=32))
-    short, long = found.table["minutes"]
+    planned = plan.tile_plan(cohort(tmp_path), TileConfig(patch_px=32))
+    short, long = planned.table["minutes"]
     assert 1.75 * short < long < 2.05 * short  # 36 against 20 patches, twice the overview
-    apart, together = (float(found.text(workers).split("about ")[1].split(" min")[0]) for workers in (1, 2))
+    apart, together = (float(planned.text(workers).split("about ")[1].split(" min")[0]) for workers in (1, 2))
     assert apart == pytest.approx(short + long, rel=0.06)
     assert together == pytest.approx(long, rel=0.06)  # a slide is one process's
 
@@ -149,10 +149,10 @@ def test_a_plan_of_predictions_has_the_models_geometry_and_refuses_what_does_not
     write_channel(tmp_path / "s1.tif", np.zeros((100, 130), np.uint8))
     manifest.write_text(manifest.read_text() + "s1,p1,s1.tif\n")
     rows = read_manifest(manifest).included
-    found = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig())
-    assert found.table["patches"].tolist() == [9 * 7]
-    assert [(outcome.slide_id, outcome.code) for outcome in found.failed] == [("s1", "CHANNEL_MISMATCH")]
-    assert found.exit_code == 3
+    planned = plan.predict_plan(rows, [tmp_path / "model"], PredictConfig())
+    assert planned.table["patches"].tolist() == [9 * 7]
+    assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("s1", "CHANNEL_MISMATCH")]
+    assert planned.exit_code == 3
     assert not (tmp_path / "model").exists()
     with open_row(rows[0]) as slide:
         predict_to(slide, model, tmp_path / "out", slide_id="s0")

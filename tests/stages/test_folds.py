@@ -79,9 +79,9 @@ def test_an_empty_group_in_a_fold_stops_only_methods_that_need_groups(tmp_path):
     write_folds(tmp_path, fold_tables(thin, config, folds=3), config, stamp=stamp, left_out=[])
     before = number - 1 or 3  # of the fold before it, it is the validation split
     empty = "at tissue threshold 0.25: no patch of tumour with little tissue"
-    said = audit_text(tmp_path)
-    assert f"fold {before}, split val, {empty}" in said
-    assert f"fold {number}, split test, {empty}" in said
+    text = audit_text(tmp_path)
+    assert f"fold {before}, split val, {empty}" in text
+    assert f"fold {number}, split test, {empty}" in text
     folds = [tmp_path / "folds" / k for k in "123"]
     left, refused = runs_with_groups(folds, [TrainConfig(method="erm"), TrainConfig(method="gerne")])
     assert [config.method for config in left] == ["erm"]

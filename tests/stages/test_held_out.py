@@ -133,21 +133,21 @@ def test_each_patch_is_judged_once_by_the_model_that_has_not_seen_its_patient(fo
 def test_the_pooled_numbers_are_those_of_all_patches_together(folded: Path) -> None:
     table = pd.read_csv(folded / "comparison.csv", dtype={"attribute": str}).set_index(["run", "attribute"])
     run = "groupdro-t0.5-s0"
-    told = table.loc[(run, "0.5")]
+    row = table.loc[(run, "0.5")]
     pooled = read_table(folded / "runs" / run / "evaluation" / "predictions.parquet")
     test = pooled[pooled["split"] == "test"]
     right = (test["logit"] > 0) == (test["label"] == 1)
     accuracy = right.groupby(test["group@0.5"]).mean()
-    assert told["wga"] == pytest.approx(accuracy.min())
-    assert told["gba"] == pytest.approx(accuracy.mean())
-    assert told["auroc"] == pytest.approx(auroc(test["logit"], test["label"]))
-    assert told["patients"] == 3
-    assert told["wga_low"] <= told["wga"] <= told["wga_high"]
+    assert row["wga"] == pytest.approx(accuracy.min())
+    assert row["gba"] == pytest.approx(accuracy.mean())
+    assert row["auroc"] == pytest.approx(auroc(test["logit"], test["label"]))
+    assert row["patients"] == 3
+    assert row["wga_low"] <= row["wga"] <= row["wga_high"]
     by_fold = pd.read_csv(folded / "folds.csv", dtype={"attribute": str})
     mine = by_fold[(by_fold["run"] == run) & (by_fold["attribute"] == "0.5")]
     assert mine["fold"].tolist() == [1, 2, 3]
-    assert mine["n"].sum() == told["n"]
-    assert (mine["average"] * mine["n"]).sum() / told["n"] == pytest.approx(told["average"])
+    assert mine["n"].sum() == row["n"]
+    assert (mine["average"] * mine["n"]).sum() / row["n"] == pytest.approx(row["average"])
 
 
 def test_wga_at_zero_is_of_the_models_own_logits(folded: Path) -> None:
@@ -155,8 +155,8 @@ def test_wga_at_zero_is_of_the_models_own_logits(folded: Path) -> None:
     parts = [read_table(folded / "folds" / k / "runs" / run / "evaluation" / "predictions.parquet") for k in "123"]
     raw = pd.concat([part[part["split"] == "test"] for part in parts])
     worst = ((raw["logit"] > 0) == (raw["label"] == 1)).groupby(raw["group@0.25"]).mean().min()
-    told = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]["thresholds"]["0.25"]
-    assert told["wga_at_zero"] == pytest.approx(worst)
+    scores = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]["thresholds"]["0.25"]
+    assert scores["wga_at_zero"] == pytest.approx(worst)
 
 
 def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> None:
@@ -193,9 +193,11 @@ def test_the_pooled_calibration_is_of_the_models_own_logits_and_has_intervals(fo
     run = "erm-t0.25-s0"
     parts = [read_table(folded / "folds" / k / "runs" / run / "evaluation" / "predictions.parquet") for k in "123"]
     raw = pd.concat([part[part["split"] == "test"] for part in parts])
-    told = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]["calibration"]["before"]
-    assert told["all"]["mean_probability"] == pytest.approx((1 / (1 + np.exp(-raw["logit"]))).mean())
-    assert told["all"]["ece_low"] is not None
+    calibration = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]["calibration"][
+        "before"
+    ]
+    assert calibration["all"]["mean_probability"] == pytest.approx((1 / (1 + np.exp(-raw["logit"]))).mean())
+    assert calibration["all"]["ece_low"] is not None
 
 
 @pytest.mark.slow
@@ -214,8 +216,8 @@ def test_a_fold_has_a_report_and_judges_models_from_elsewhere_like_any_work_fold
         write_table(copy / "patches" / f"{slide}.parquet", table, STAMP)
     bundle = copy / "folds" / "1" / "runs" / "erm-t0.25-s0" / "model"
     for work in (copy, copy / "folds" / "2"):
-        said = external_validation_text(evaluate_bundle(work, bundle, config=QUICK, device="cpu"))
-        assert "  bins 0.3,0.6: WGA" in said
+        text = external_validation_text(evaluate_bundle(work, bundle, config=QUICK, device="cpu"))
+        assert "  bins 0.3,0.6: WGA" in text
     shutil.rmtree(copy / "slides")  # made stores have no overview to draw
     for work in (copy, copy / "folds" / "2"):
         page = write_report(work, evaluate=QUICK).read_text(encoding="utf-8")

@@ -196,9 +196,9 @@ def test_a_folder_needs_a_layout_with_class_and_patient(tmp_path: Path) -> None:
 
 
 def test_images_that_differ_are_listed(tmp_path: Path) -> None:
-    made = {"a": patch(8), "b": patch(8, seed=1), "c": patch(8, side=40), "d": patch(8)[..., 0]}
-    files = [tmp_path / f"{name}.png" for name in made]
-    for file, pixels in zip(files, made.values(), strict=True):
+    images = {"a": patch(8), "b": patch(8, seed=1), "c": patch(8, side=40), "d": patch(8)[..., 0]}
+    files = [tmp_path / f"{name}.png" for name in images]
+    for file, pixels in zip(files, images.values(), strict=True):
         Image.fromarray(pixels).save(file)
     with pytest.raises(ChannelMismatchError, match=r"2 patches are 32 x 32 px, R, G, B, uint8; 2 differ: c.png .40 x"):
         common_spec(files)

@@ -69,13 +69,13 @@ def test_a_refusal_by_slide_manifest_or_model_json_loads_no_torch(
     inputs: Path, tmp_path: Path, slide: str, model: str, code: str, options: tuple[str, ...]
 ) -> None:
     arguments = ("predict", inputs / slide, "--model", inputs / model, "-o", tmp_path, "--quiet", *options)
-    status, said, has_torch = typed(*arguments)
-    assert (status, has_torch) == (1, False), said
-    assert code in said
+    status, output, has_torch = typed(*arguments)
+    assert (status, has_torch) == (1, False), output
+    assert code in output
 
 
 @pytest.mark.slow
 def test_a_slide_that_the_model_takes_is_predicted_with_torch(inputs: Path, tmp_path: Path) -> None:
     model = inputs / "model"
-    status, said, has_torch = typed("predict", inputs / "good.tif", "--model", model, "-o", tmp_path, "--quiet")
-    assert (status, has_torch) == (0, True), said
+    status, output, has_torch = typed("predict", inputs / "good.tif", "--model", model, "-o", tmp_path, "--quiet")
+    assert (status, has_torch) == (0, True), output

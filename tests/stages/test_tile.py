@@ -35,14 +35,14 @@ def test_a_stated_mpp_is_never_overruled_by_the_command_line(
     ("source", "due"), [("batch#3/slideA.tif", "slideA"), ("S12#1.tif", "S12_1"), ("a.tif#page=2", "a")]
 )
 def test_the_id_of_a_single_slide_is_its_files_stem(source: str, due: str) -> None:
-    (found,) = slides_to_predict(source)
-    assert found.slide_id == due
+    (slide_row,) = slides_to_predict(source)
+    assert slide_row.slide_id == due
 
 
 def test_a_manifest_takes_no_id_for_all_its_slides(tmp_path: Path) -> None:
     write_channel(tmp_path / "a.tif", np.zeros((32, 32), np.uint8))
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\na,p,a.tif\n")
-    assert [each.slide_id for each in slides_to_predict(str(tmp_path / "m.csv"))] == ["a"]
+    assert [slide_row.slide_id for slide_row in slides_to_predict(str(tmp_path / "m.csv"))] == ["a"]
     with pytest.raises(InputUnsupportedError, match="'x' for a whole manifest"):
         slides_to_predict(str(tmp_path / "m.csv"), slide_id="x")
 
@@ -72,7 +72,7 @@ def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: 
     image[:, :, 40:] //= 40  # no tissue there
     lines = ["slide_id,patient_id,split,path,mpp,path:tpef,path:cars,path:shg"]
     for name, order, case in (("a", [0, 1, 2], str.upper), ("b", [2, 0, 1], str.lower)):
-        names = [case(each) for each in np.array(["CARS", "TPEF", "SHG"])[order].tolist()]
+        names = [case(channel) for channel in np.array(["CARS", "TPEF", "SHG"])[order].tolist()]
         tifffile.imwrite(tmp_path / f"{name}.ome.tif", image[order], photometric="minisblack",
                          metadata={"axes": "CYX", "Channel": {"Name": names}})  # fmt: skip
         lines.append(f"{name},{name},train,{name}.ome.tif,1.0,,,")
@@ -83,7 +83,7 @@ def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: 
     settings = {"intensity": IntensityConfig(scope=scope), "tissue": TissueConfig(background="dark")}
     config = TileConfig(patch_px=32, mpp=1.0, **settings)
     outcomes = tile_cohort(tmp_path / "m.csv", tmp_path / "work", config)
-    assert [(each.slide_id, each.state) for each in outcomes] == [("a", "done"), ("b", "done"), ("c", "done")]
+    assert [(outcome.slide_id, outcome.state) for outcome in outcomes] == [("a", "done"), ("b", "done"), ("c", "done")]
     first, *others = (PatchStore(tmp_path / "work" / "slides" / f"{name}.zarr") for name in "abc")
     pixels = first.read(np.arange(6))
     np.testing.assert_array_equal(pixels[0], image[:, :32, :32])
@@ -91,4 +91,4 @@ def test_slides_of_a_cohort_are_read_in_the_first_ones_order_of_channels(scope: 
         assert store.attributes["channels"] == first.attributes["channels"] == ["CARS", "TPEF", "SHG"]
         np.testing.assert_array_equal(store.read(np.arange(6)), pixels)
     again = tile_cohort(tmp_path / "m.csv", tmp_path / "work", config)
-    assert [each.state for each in again] == ["current"] * 3
+    assert [outcome.state for outcome in again] == ["current"] * 3

@@ -26,7 +26,7 @@ def test_runs_side_by_side_equal_runs_one_by_one_and_an_error_comes_last(tmp_pat
     shown: list[tuple[str, int, int, str]] = []
     one = train_many(tmp_path / "a", configs, None, jobs=1)
     two = train_many(tmp_path / "b", configs, None, jobs=2, progress=lambda *words: shown.append(words))
-    assert [folder.name for folder in two] == [folder.name for folder in one] == [each.run_name for each in configs]
+    assert [folder.name for folder in two] == [folder.name for folder in one] == [config.run_name for config in configs]
     for before, after in zip(one, two, strict=True):
         assert (before / "model/model.safetensors").read_bytes() == (after / "model/model.safetensors").read_bytes()
     assert sorted(words[:3] for words in shown) == [("train", 1, 2), ("train", 2, 2)]

@@ -75,8 +75,8 @@ def test_from_the_published_folder_to_the_report_by_the_command_line(
         "train  waterbird, water: 14",
     ]
     invoke("tile", "--patches", out, "-o", work, "--resize-px", 24, "--quiet")
-    said = invoke("groups", work, "--threshold", 0.5)
-    lines = [" ".join(line.split()) for line in said.splitlines()]
+    output = invoke("groups", work, "--threshold", 0.5)
+    lines = [" ".join(line.split()) for line in output.splitlines()]
     assert "split label land water" in lines
     assert "train landbird 14 / 14 77.8% 4 / 4 22.2%" in lines
     assert "test waterbird 4 / 4 50.0% 4 / 4 50.0%" in lines
@@ -112,13 +112,13 @@ def test_celeba_has_its_groups_its_splits_and_its_persons(tmp_path: Path) -> Non
     traits.to_csv(folder / "list_attr_celeba.csv", index=False)
     pd.DataFrame({"image_id": names, "partition": [0, 0, 1, 2]}).to_csv(folder / "list_eval_partition.csv", index=False)
     convert.convert("celeba", folder, folder / "l.csv")
-    found = read_list(folder / "l.csv")
-    assert found["label"].tolist() == [1, 0, 1, 0]
-    assert found["label_name"].tolist() == ["blond", "not blond"] * 2
-    assert found["attribute"].tolist() == ["woman", "woman", "man", "man"]
-    assert found["split"].tolist() == ["train", "train", "val", "test"]
-    assert found["patient_id"].tolist() == ["000001", "000002", "000003", "000004"]
-    assert found["path"][0] == "img_align_celeba/img_align_celeba/000001.jpg"  # below the list's folder
+    patches = read_list(folder / "l.csv")
+    assert patches["label"].tolist() == [1, 0, 1, 0]
+    assert patches["label_name"].tolist() == ["blond", "not blond"] * 2
+    assert patches["attribute"].tolist() == ["woman", "woman", "man", "man"]
+    assert patches["split"].tolist() == ["train", "train", "val", "test"]
+    assert patches["patient_id"].tolist() == ["000001", "000002", "000003", "000004"]
+    assert patches["path"][0] == "img_align_celeba/img_align_celeba/000001.jpg"  # below the list's folder
     (folder / "identity_CelebA.txt").write_text("".join(f"{name} {7 + i // 2}\n" for i, name in enumerate(names)))
     persons = convert.convert("celeba", folder, folder / "l.csv")["patient_id"]
     assert persons.tolist() == ["person7", "person7", "person8", "person8"]
@@ -131,10 +131,10 @@ def test_bffhq_is_read_from_folders_and_names(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         Image.fromarray(np.full((16, 16, 3), 50 * number, np.uint8)).save(path)
     convert.convert("bffhq", tmp_path / "bffhq", tmp_path / "l.csv")
-    found = read_list(tmp_path / "l.csv").sort_values("patient_id")
-    assert found["label"].tolist() == [0, 1, 1, 0]
-    assert found["attribute"].tolist() == ["woman", "woman", "man", "man"]
-    assert found["split"].tolist() == ["train", "train", "val", "test"]
+    patches = read_list(tmp_path / "l.csv").sort_values("patient_id")
+    assert patches["label"].tolist() == [0, 1, 1, 0]
+    assert patches["attribute"].tolist() == ["woman", "woman", "man", "man"]
+    assert patches["split"].tolist() == ["train", "train", "val", "test"]
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "bffhq" / "test" / "15_old.png")
     with pytest.raises(InputUnsupportedError, match=r"15_old\.png"):
         convert.convert("bffhq", tmp_path / "bffhq", tmp_path / "l.csv")

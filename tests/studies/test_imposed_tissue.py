@@ -81,13 +81,13 @@ def test_outside_the_island_nothing_of_the_crop_is_left(is_dark: bool) -> None:
 def test_crops_hold_enough_tissue_and_do_not_overlap() -> None:
     mask = np.ones((64, 96), bool)
     mask[:, 40:50] = False
-    found = list(crops.places(mask, side_px=16, apart_px=16, min_tissue=0.93, rng=np.random.default_rng(0)))
+    corners = list(crops.places(mask, side_px=16, apart_px=16, min_tissue=0.93, rng=np.random.default_rng(0)))
     count = np.zeros(mask.shape, int)
-    for x, y in found:
+    for x, y in corners:
         assert mask[y : y + 16, x : x + 16].mean() >= 0.93
         count[y : y + 16, x : x + 16] += 1
     assert count.max() == 1
-    assert len(found) >= 8  # of 4 x 2 on the left and 4 x 2 on the right
+    assert len(corners) >= 8  # of 4 x 2 on the left and 4 x 2 on the right
 
 
 def test_the_plan_is_paired_balanced_and_split_by_tile() -> None:
@@ -115,15 +115,15 @@ def test_classes_are_matched_by_their_share_of_tissue() -> None:
 
 
 def test_too_few_crops_are_refused_with_their_numbers() -> None:
-    made = _crops(8)
+    few_crops = _crops(8)
     with pytest.raises(InputUnsupportedError, match="8 crops of non-tumour and 8 of tumour, 9 of each"):
-        crops.matched(made.share, made.label, 9, seed=0)
+        crops.matched(few_crops.share, few_crops.label, 9, seed=0)
 
 
 def test_equal_seeds_give_equal_bytes_and_other_seeds_other_ones(tmp_path: Path) -> None:
-    made = _crops()
+    source_crops = _crops()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        cohort.write(tmp_path / name, made, cohort.plan(made, SMALL, seed=seed), polarity="bright")
+        cohort.write(tmp_path / name, source_crops, cohort.plan(source_crops, SMALL, seed=seed), polarity="bright")
     a, b, c = (
         {str(path.relative_to(tmp_path / name)): path.read_bytes() for path in (tmp_path / name).rglob("*.*")}
         for name in "abc"
@@ -177,8 +177,8 @@ def test_only_methods_that_need_groups_are_trained_by_each_attribute() -> None:
     config = settings.ImposedConfig(
         source="x", methods=("erm", "erm-balanced", "resample"), seeds=(1,), polarities=("dark",)
     )
-    found = [(cell.method, cell.cuts, cell.steps) for cell in cells.cells_of(config)]
-    assert found == [
+    planned = [(cell.method, cell.cuts, cell.steps) for cell in cells.cells_of(config)]
+    assert planned == [
         ("ceiling", (0.5,), 600),
         ("erm", (0.5,), 600),
         ("erm-balanced", (0.5,), 600),
@@ -205,11 +205,11 @@ def test_the_same_margins_are_judged_at_every_threshold() -> None:
     patches = PatchSet(
         np.zeros((6, 3, 8, 8), np.float16), np.array([0, 0, 0, 1, 1, 1]), np.zeros(6, int), fraction, names, names
     )
-    found = cells.judged(np.array([-1.0, -1.0, 1.0, -1.0, 1.0, 1.0]), patches, config)
-    assert found["groups@0.5"] == [1.0, 0.0, 0.5, 1.0]
-    assert found["groups@0.3"] == [1.0, 0.5, 0.0, 1.0]
-    assert (found["wga@0.5"], found["wga@0.3"]) == (0.0, 0.0)
-    assert found["bins"] == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    scores = cells.judged(np.array([-1.0, -1.0, 1.0, -1.0, 1.0, 1.0]), patches, config)
+    assert scores["groups@0.5"] == [1.0, 0.0, 0.5, 1.0]
+    assert scores["groups@0.3"] == [1.0, 0.5, 0.0, 1.0]
+    assert (scores["wga@0.5"], scores["wga@0.3"]) == (0.0, 0.0)
+    assert scores["bins"] == [1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
 
 
 def _row(method: str, seed: int, wga: float, *, cuts: tuple[float, ...] = (0.5,), steps: int = 600) -> dict[str, Any]:
@@ -237,13 +237,13 @@ def test_the_tables_hold_every_demand_against_the_best_plain_run() -> None:
     rows = [_row("erm", 1, 0.4), _row("erm", 2, 0.5), _row("erm", 1, 0.5, steps=1200), _row("erm", 2, 0.6, steps=1200)]
     rows += [_row("resample", 1, 0.8), _row("resample", 2, 0.9), _row("gerne", 1, 0.84), _row("gerne", 2, 0.84)]
     rows += [_row("resample", seed, 0.8, cuts=(0.3, 0.5)) for seed in (1, 2)]
-    said = table.tables(_runs(rows, config), CHECKS, config)
-    assert "| resample | 0.5 | 85.0 ± 7.1 | 83.0 ± 7.1 | 85.0 ± 7.1 | 85.0 ± 7.1 | 80.0 | 85.0, 85.0 |" in said
-    assert "resample, 85.0 (82 or more), lowest seed 80.0 (75 or more), +30.0 over erm at 1,200 steps" in said
-    assert "gerne: -1.0 from the best" in said
-    assert "600 steps 45.0 ± 7.1; 1,200 steps 55.0 ± 7.1" in said
-    assert "Trained by 0.3,0.5, WGA at 0.3 less that at 0.5: resample -2.0." in said
-    assert "| bright, seed 1 | 0.501 (0.450 to 0.552) |" in said
+    text = table.tables(_runs(rows, config), CHECKS, config)
+    assert "| resample | 0.5 | 85.0 ± 7.1 | 83.0 ± 7.1 | 85.0 ± 7.1 | 85.0 ± 7.1 | 80.0 | 85.0, 85.0 |" in text
+    assert "resample, 85.0 (82 or more), lowest seed 80.0 (75 or more), +30.0 over erm at 1,200 steps" in text
+    assert "gerne: -1.0 from the best" in text
+    assert "600 steps 45.0 ± 7.1; 1,200 steps 55.0 ± 7.1" in text
+    assert "Trained by 0.3,0.5, WGA at 0.3 less that at 0.5: resample -2.0." in text
+    assert "| bright, seed 1 | 0.501 (0.450 to 0.552) |" in text
 
 
 def test_tables_replace_what_stands_between_the_markers(tmp_path: Path) -> None:
@@ -260,6 +260,6 @@ def test_settings_of_a_method_that_is_not_run_are_refused() -> None:
 
 def test_runs_are_put_in_the_order_of_the_configuration() -> None:
     config = settings.ImposedConfig(source="x", methods=("erm", "resample"))
-    found = _runs([_row("resample", 2, 0.5), _row("erm", 1, 0.4), _row("resample", 1, 0.5)], config)
-    assert found[["method", "seed"]].to_numpy().tolist() == [["erm", 1], ["resample", 1], ["resample", 2]]
-    assert found["wga@0.5"].tolist() == [40.0, 50.0, 50.0]
+    runs = _runs([_row("resample", 2, 0.5), _row("erm", 1, 0.4), _row("resample", 1, 0.5)], config)
+    assert runs[["method", "seed"]].to_numpy().tolist() == [["erm", 1], ["resample", 1], ["resample", 2]]
+    assert runs["wga@0.5"].tolist() == [40.0, 50.0, 50.0]

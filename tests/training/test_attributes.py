@@ -28,9 +28,9 @@ def graded_work(folder, *, own=()):
     table = groups[["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction"]]
     if own:
         table = table.assign(attribute=[own[i % len(own)] for i in range(len(table))])
-    made = assign_groups(table, [0.25, 0.5], bins=CUTS)
-    write_table(folder / "groups.parquet", made, Stamp(stage="groups", settings={"is": "c"}))
-    return made
+    regrouped = assign_groups(table, [0.25, 0.5], bins=CUTS)
+    write_table(folder / "groups.parquet", regrouped, Stamp(stage="groups", settings={"is": "c"}))
+    return regrouped
 
 
 def small(**changes):
@@ -70,13 +70,13 @@ def test_small_bins_are_joined_alike_in_training_and_validation(tmp_path):
     train, val = load_sets(tmp_path, groups, small(bins=CUTS, least_per_bin=30))  # no cell has as many
     for patches in (train, val):
         assert set(patches.attribute) == {0, 1}
-    cut = {bool((np.digitize(train.tissue_fraction, [each]) == train.attribute).all()) for each in CUTS}
+    cut = {bool((np.digitize(train.tissue_fraction, [threshold]) == train.attribute).all()) for threshold in CUTS}
     assert cut == {True, False}  # one of the two cuts is left
     run = fit(tmp_path, small(bins=CUTS, least_per_bin=30))
-    said = read_json(run / "run.json")["bins"]
-    assert said["cuts"] == list(CUTS)
-    assert len(said["kept"]) == 1
-    assert np.sum(said["counts"]["train"]) == len(train)
+    bins = read_json(run / "run.json")["bins"]
+    assert bins["cuts"] == list(CUTS)
+    assert len(bins["kept"]) == 1
+    assert np.sum(bins["counts"]["train"]) == len(train)
 
 
 def test_selection_at_a_threshold_leaves_the_bins_to_training(tmp_path):
@@ -91,8 +91,8 @@ def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path, se
     groups = graded_work(tmp_path)
     run = fit(tmp_path, small(**settings))
     tuned = tune(tmp_path, small(**settings, name="tuned"), TuneConfig(trials=2))
-    for each in (run, tuned):
-        evaluate_run(tmp_path, each.name, config=EvaluateConfig(bootstrap=0))
+    for folder in (run, tuned):
+        evaluate_run(tmp_path, folder.name, config=EvaluateConfig(bootstrap=0))
     table = comparison(tmp_path, config=EvaluateConfig(bootstrap=0))
     mine = table[table["run"] == run.name].set_index("attribute")
     assert list(mine.index) == ["0.25", "0.5", "bins 0.3,0.6"]
@@ -103,8 +103,8 @@ def test_a_run_trains_tunes_and_is_evaluated_at_thresholds_and_bins(tmp_path, se
             assert by_bins[f"n_{3 * y + a}"] == ((test["label"] == y) & (test["bin@0.3,0.6"] == a)).sum()
     assert by_bins["wga"] == min(by_bins[f"accuracy_{g}"] for g in range(6))
     selected = ", selected at 0.5" if "select_at" in settings else ""
-    told = f"bins 0.3,0.6{selected}" if "bins" in settings else "rank, selected at 0.25"
-    assert set(mine["trained_attribute"]) == {told}
+    attribute_text = f"bins 0.3,0.6{selected}" if "bins" in settings else "rank, selected at 0.25"
+    assert set(mine["trained_attribute"]) == {attribute_text}
     settings_kept = read_json(run / "model" / "model.json")["parameters"]
     assert settings_kept["attribute"] == settings.get("attribute", "groups")
 

@@ -82,48 +82,48 @@ def test_slides_patients_patches_and_groups_are_counted_at_the_threshold():
 def test_bins_are_counted_as_they_are_used_small_ones_joined():
     groups = _groups()
     bins = join_small_bins(groups, CUTS, splits=[("train",)], least=1)
-    found = _with_bins(groups, bins)
+    summary = _with_bins(groups, bins)
     assert len(bins.kept) == 1
-    assert found["trained"]["by"] == f"by tissue bins cut at {bins.kept[0]:g}"
-    assert np.shape(found["trained"]["counts"]) == (2, 2)
-    assert np.sum(found["trained"]["counts"]) == 5
+    assert summary["trained"]["by"] == f"by tissue bins cut at {bins.kept[0]:g}"
+    assert np.shape(summary["trained"]["counts"]) == (2, 2)
+    assert np.sum(summary["trained"]["counts"]) == 5
 
 
 def test_three_bins_are_three_columns():
     groups = _groups()
-    found = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0))
-    assert found["trained"]["attributes"] == ["tissue below 0.3", "tissue 0.3 to 0.6", "tissue from 0.6"]
-    assert found["trained"]["counts"] == [[1, 1, 0], [0, 1, 2]]
-    assert found["validated"]["counts"] == [[1, 0, 0], [0, 0, 1]]
+    summary = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0))
+    assert summary["trained"]["attributes"] == ["tissue below 0.3", "tissue 0.3 to 0.6", "tissue from 0.6"]
+    assert summary["trained"]["counts"] == [[1, 1, 0], [0, 1, 2]]
+    assert summary["validated"]["counts"] == [[1, 0, 0], [0, 0, 1]]
 
 
 def test_where_a_threshold_selects_validation_is_counted_at_it():
     groups = _groups()
-    found = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0), select_at=0.5)
-    assert found["validated"]["by"] == "at tissue threshold 0.5"
-    assert found["validated"]["counts"] == [[1, 0], [0, 1]]
-    assert found["drawn_by"] == "selected at tissue threshold 0.5"
+    summary = _with_bins(groups, join_small_bins(groups, CUTS, splits=[("train",)], least=0), select_at=0.5)
+    assert summary["validated"]["by"] == "at tissue threshold 0.5"
+    assert summary["validated"]["counts"] == [[1, 0], [0, 1]]
+    assert summary["drawn_by"] == "selected at tissue threshold 0.5"
 
 
 def test_a_run_by_rank_says_so_and_is_counted_at_its_threshold():
-    found = _described(_groups(), threshold=0.25, attribute="rank")
-    assert found["drawn_by"] == "drawn by the rank of the tissue fraction"
-    assert found["trained"]["counts"] == [[1, 1], [0, 3]]
+    summary = _described(_groups(), threshold=0.25, attribute="rank")
+    assert summary["drawn_by"] == "drawn by the rank of the tissue fraction"
+    assert summary["trained"]["counts"] == [[1, 1], [0, 3]]
 
 
 def test_an_own_attribute_and_a_third_class_have_names_and_rows():
     rows = [*ROWS[:4], ("b", "p", "train", 2, 0.9), *ROWS[7:]]
     groups = _groups(rows, attribute=["red", "blue", "blue", "blue", "red", "red", "red", "red"])
-    found = _described(groups, n=3)
-    assert found["trained"]["by"] == "by the patches' own attribute"
-    assert found["trained"]["attributes"] == ["blue", "red"]
-    assert found["trained"]["counts"] == [[1, 1], [2, 0], [0, 1]]
+    summary = _described(groups, n=3)
+    assert summary["trained"]["by"] == "by the patches' own attribute"
+    assert summary["trained"]["attributes"] == ["blue", "red"]
+    assert summary["trained"]["counts"] == [[1, 1], [2, 0], [0, 1]]
 
 
 def test_a_run_that_trains_on_validation_has_none():
-    found = _described(_groups(), train_splits=("train", "val"), select="last", tune_threshold=False)
-    assert (found["trained"]["patches"], found["trained"]["splits"]) == (7, ["train", "val"])
-    assert "validated" not in found
+    summary = _described(_groups(), train_splits=("train", "val"), select="last", tune_threshold=False)
+    assert (summary["trained"]["patches"], summary["trained"]["splits"]) == (7, ["train", "val"])
+    assert "validated" not in summary
     assert "validated" not in _described(_groups(ROWS[:7]), select="last")
 
 
@@ -140,14 +140,14 @@ def test_the_bundle_of_a_run_tells_its_groups_and_its_card_shows_them(tmp_path, 
     groups = write_work(tmp_path)
     settings = {"input_px": 16, "steps": 4, "batch_per_class": 4, "evaluations": 2, "threads": 1}
     model = fit(tmp_path, TrainConfig(method=method, **settings)) / "model"
-    known = groups[(groups["split"] == "train") & (groups["group@0.25"] >= 0)]
-    counts = np.bincount(known["group@0.25"], minlength=4).reshape(2, 2).tolist()
+    train_rows = groups[(groups["split"] == "train") & (groups["group@0.25"] >= 0)]
+    counts = np.bincount(train_rows["group@0.25"], minlength=4).reshape(2, 2).tolist()
     raw = read_json(model / "model.json")
     assert raw["data"]["trained"]["counts"] == counts
     assert ("learnt_from_val" in raw["data"]) == (method == "dfr")
     assert raw["group_metrics"]["patients"] == 1
     card = (model / "README.md").read_text()
-    assert f"| trained on train | 1 | 1 | {len(known)} |" in card
+    assert f"| trained on train | 1 | 1 | {len(train_rows)} |" in card
     assert "There is one validation patient" in card
 
 
@@ -163,13 +163,13 @@ def test_ranges_are_of_the_training_patches_alone(tmp_path: Path) -> None:
     groups = write_work(tmp_path)
     with_sharpness(tmp_path, groups)
     train = load_patches(tmp_path, groups, input_px=16, splits=("train",), threshold=0.25)
-    found = appearance_range(tmp_path, groups, train)
+    appearance = appearance_range(tmp_path, groups, train)
     means = train.read(slice(None)).mean(axis=(2, 3))
-    for (low, high), values in zip(found.mean, means.T, strict=True):
+    for (low, high), values in zip(appearance.mean, means.T, strict=True):
         assert (low, high) == pytest.approx(np.percentile(values, (0.1, 99.9)), abs=1e-5)
-    assert found.sharpness == 0.5
-    assert found.sharpness_by_tissue is not None
-    assert {least for _, least in found.sharpness_by_tissue} == {0.5}
+    assert appearance.sharpness == 0.5
+    assert appearance.sharpness_by_tissue is not None
+    assert {least for _, least in appearance.sharpness_by_tissue} == {0.5}
 
 
 def test_a_bundle_keeps_what_was_seen(tmp_path: Path) -> None:

@@ -29,11 +29,11 @@ def test_patches_are_found_by_id_whatever_the_order_of_the_groups(tmp_path):
     groups = write_work(tmp_path)
     shuffled = groups.sample(frac=1, random_state=3)
     patches = load_patches(tmp_path, shuffled, input_px=16, splits=("val",), threshold=0.25)
-    made = toy([[14, 6], [6, 14]], seed=1)
+    cohort = toy([[14, 6], [6, 14]], seed=1)
     number = np.array([int(name.split("@")[1].split(",")[0]) // 16 for name in patches.patch_id])
-    np.testing.assert_allclose(patches.read(slice(None)), made.x[number], atol=1e-3)
-    np.testing.assert_array_equal(patches.label, made.label[number])
-    np.testing.assert_array_equal(patches.attribute, made.attribute[number])
+    np.testing.assert_allclose(patches.read(slice(None)), cohort.x[number], atol=1e-3)
+    np.testing.assert_array_equal(patches.label, cohort.label[number])
+    np.testing.assert_array_equal(patches.attribute, cohort.attribute[number])
     assert set(patches.patient) == {"patient-val"}
 
 
@@ -48,12 +48,12 @@ def test_blank_glass_and_unlabelled_patches_are_left_out(tmp_path):
 
 def test_patches_read_when_needed_equal_those_in_memory_to_float16(tmp_path):
     groups = write_work(tmp_path)
-    held = load_patches(tmp_path, groups, input_px=8, splits=("train", "test"), threshold=0.25)
+    in_memory = load_patches(tmp_path, groups, input_px=8, splits=("train", "test"), threshold=0.25)
     lazy = load_patches(tmp_path, groups, input_px=8, splits=("train", "test"), threshold=0.25, cache_gib=1e-9)
-    assert isinstance(held.x, np.ndarray)
+    assert isinstance(in_memory.x, np.ndarray)
     assert not isinstance(lazy.x, np.ndarray)
     order = [50, 0, 75, 0, 3]
-    np.testing.assert_allclose(lazy.read(order), held.read(order), atol=1e-3)
+    np.testing.assert_allclose(lazy.read(order), in_memory.read(order), atol=1e-3)
     np.testing.assert_array_equal(lazy.read(slice(10, 12)), lazy.x.__getitems__([10, 11]))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy.x))[7], lazy.x[7])
 
@@ -140,11 +140,11 @@ def _tiled_work(folder, store):
 def test_training_without_stored_pixels_sees_the_same_patches(tmp_path, cache_gib, monkeypatch):
     monkeypatch.setattr("pathopatch.training.dataset._OPEN_SLIDES", 1)
     options = {"input_px": 16, "splits": ("train",), "cache_gib": cache_gib}
-    kept = load_patches(tmp_path / "kept", _tiled_work(tmp_path / "kept", "zarr"), **options)
+    stored = load_patches(tmp_path / "kept", _tiled_work(tmp_path / "kept", "zarr"), **options)
     without = load_patches(tmp_path / "without", _tiled_work(tmp_path / "without", "none"), **options)
-    assert (kept.patch_id == without.patch_id).all()
-    assert without.source == kept.source
-    np.testing.assert_array_equal(without.read(slice(None)), kept.read(slice(None)))
+    assert (stored.patch_id == without.patch_id).all()
+    assert without.source == stored.source
+    np.testing.assert_array_equal(without.read(slice(None)), stored.read(slice(None)))
 
 
 def test_only_the_slides_read_last_stay_open(tmp_path, monkeypatch):
@@ -163,13 +163,13 @@ def test_memory_of_a_batch_is_reused_only_once_nobody_holds_it(tmp_path):
     groups = write_work(tmp_path)
     lazy = load_patches(tmp_path, groups, input_px=8, splits=("train",), threshold=0.25, cache_gib=1e-9)
     batch = lazy.read([0, 1])
-    kept, place = batch[1:], batch.ctypes.data
-    expected = kept.copy()
+    rest, place = batch[1:], batch.ctypes.data
+    expected = rest.copy()
     del batch
     others = [lazy.read([k, k + 1]) for k in range(2, 8)]  # more than are remembered
-    np.testing.assert_array_equal(kept, expected)
+    np.testing.assert_array_equal(rest, expected)
     assert len({other.ctypes.data for other in others} | {place}) == 7
-    del others, kept
+    del others, rest
     places = {lazy.read([k, k + 1]).ctypes.data for k in range(6)}
     assert len(places) == 1
     again = pickle.loads(pickle.dumps(lazy.x))
@@ -191,7 +191,7 @@ def _store_with_level(name: str, level: dict[str, float]) -> PatchStore:
 
 
 @pytest.mark.parametrize(
-    ("levels", "kept"),
+    ("levels", "level_kept"),
     [
         ([{"SHG": 100.0}, {}], {}),
         ([{}, {"SHG": 100.0}], {}),
@@ -200,8 +200,8 @@ def _store_with_level(name: str, level: dict[str, float]) -> PatchStore:
     ],
 )
 def test_a_level_taken_from_the_cohort_is_no_rule_of_the_model(
-    levels: list[dict[str, float]], kept: dict[str, float]
+    levels: list[dict[str, float]], level_kept: dict[str, float]
 ) -> None:
     source = common_source([_store_with_level(str(number), level) for number, level in enumerate(levels)])
     assert source is not None
-    assert source.tissue == {"background": "auto", "background_level": kept}
+    assert source.tissue == {"background": "auto", "background_level": level_kept}

@@ -52,12 +52,12 @@ def test_two_processes_equal_one(together, name):
     for key, value in alone.network.state_dict().items():
         assert torch.equal(weights[0][key], weights[1][key])
         assert (weights[0][key] - value).abs().max() <= 1e-6, key
-    said = _said(together, name, 0)
-    assert said == _said(together, name, 1)
-    for ours, theirs in zip(said["history"], alone.history, strict=True):
+    outcome = _said(together, name, 0)
+    assert outcome == _said(together, name, 1)
+    for ours, theirs in zip(outcome["history"], alone.history, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-6)
-    assert said["validation"] == pytest.approx(alone.validation, abs=1e-6)
-    assert said["threshold"] == pytest.approx(alone.decision_threshold, abs=1e-5)
+    assert outcome["validation"] == pytest.approx(alone.validation, abs=1e-6)
+    assert outcome["threshold"] == pytest.approx(alone.decision_threshold, abs=1e-5)
 
 
 def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(together):
@@ -89,8 +89,8 @@ def test_every_process_holds_as_many_of_each_half_and_cell(name, parts, world):
         assert sorted(places.flatten().tolist()) == list(range(32))
         half = 32 // parts
         for part in range(parts):
-            held = [row[(row >= part * half) & (row < (part + 1) * half)] for row in places]
-            cells = [_cells(group[indices][some]) for some in held]
+            shards = [row[(row >= part * half) & (row < (part + 1) * half)] for row in places]
+            cells = [_cells(group[indices][some]) for some in shards]
             assert cells == [cells[0]] * world
 
 

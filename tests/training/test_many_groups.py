@@ -67,21 +67,21 @@ def test_measures_of_three_classes_by_hand():
     logits = np.eye(3)[[0, 0, 1, 2, 1, 2]]
     label, attribute = np.array([0, 1, 1, 2, 2, 2]), np.array([0, 0, 1, 0, 1, 1])
     # groups: (0,0) 1; (1,0) 0; (1,1) 1; (2,0) 1; (2,1) 1/2.  classes: 1, 1/2, 2/3
-    found = validation_measures(logits, label, attribute)
-    assert found == pytest.approx({"wga": 0.0, "gba": 3.5 / 5, "average": 4 / 6, "cba": (1 + 1 / 2 + 2 / 3) / 3})
+    measures = validation_measures(logits, label, attribute)
+    assert measures == pytest.approx({"wga": 0.0, "gba": 3.5 / 5, "average": 4 / 6, "cba": (1 + 1 / 2 + 2 / 3) / 3})
 
 
 def test_without_attributes_the_worst_group_is_the_worst_class():
     logits = np.eye(2)[[0, 0, 1, 1]]
     label = np.array([0, 1, 1, 1])
-    found = validation_measures(logits, label, np.full(4, -1))
-    assert (found["wga"], found["gba"]) == pytest.approx((2 / 3, 5 / 6))
+    measures = validation_measures(logits, label, np.full(4, -1))
+    assert (measures["wga"], measures["gba"]) == pytest.approx((2 / 3, 5 / 6))
 
 
 def test_where_some_attributes_are_known_groups_are_of_those_patches():
     logits = np.eye(2)[[0, 1, 0]]
-    found = validation_measures(logits, np.array([0, 1, 1]), np.array([0, 0, -1]))
-    assert (found["wga"], found["average"]) == pytest.approx((1.0, 2 / 3))
+    measures = validation_measures(logits, np.array([0, 1, 1]), np.array([0, 0, -1]))
+    assert (measures["wga"], measures["average"]) == pytest.approx((1.0, 2 / 3))
 
 
 def test_without_attributes_in_validation_classes_select_and_tune():
@@ -100,6 +100,6 @@ def test_without_attributes_in_training_erm_trains_and_gerne_does_not():
 def test_a_validation_pass_takes_from_many_groups_and_unknown_ones():
     some = replace(TRAIN, attribute=np.where(TRAIN.attribute == 3, -1, TRAIN.attribute))
     chosen = sample_each_group(some, per_group=3)
-    found = np.unique(np.stack([some.label[chosen], some.attribute[chosen]]), axis=1, return_counts=True)
-    assert found[0].T.tolist() == [[y, a] for y in range(3) for a in (-1, 0, 1, 2)]
-    assert found[1].tolist() == [1, 3, 3, 2, 2, 3, 3, 2, 3, 2, 3, 3]
+    counts = np.unique(np.stack([some.label[chosen], some.attribute[chosen]]), axis=1, return_counts=True)
+    assert counts[0].T.tolist() == [[y, a] for y in range(3) for a in (-1, 0, 1, 2)]
+    assert counts[1].tolist() == [1, 3, 3, 2, 2, 3, 3, 2, 3, 2, 3, 3]

@@ -43,7 +43,7 @@ def test_precision_is_picked_by_device(monkeypatch):
     assert training_dtype("auto", CPU) == torch.float32
     assert training_dtype("bfloat16", CPU) == torch.bfloat16
     for is_native, expected in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(optimise, "is_bfloat16_native", lambda device, found=is_native: found)
+        monkeypatch.setattr(optimise, "is_bfloat16_native", lambda device, is_native=is_native: is_native)
         assert training_dtype("auto", CUDA) == expected
     assert training_dtype("float32", CUDA) == torch.float32
 

@@ -370,5 +370,5 @@ def test_of_several_runs_those_without_their_groups_are_named(tmp_path: Path) ->
 
 
 def test_which_methods_need_groups_follows_from_their_samplers():
-    found = {name for name in NAMES if any(needs_groups(phase) for phase in method(name))}
-    assert found == {"reweight", "resample", "oversample", "groupdro", "gerne", "dfr", "gerne-auto"}
+    names = {name for name in NAMES if any(needs_groups(phase) for phase in method(name))}
+    assert names == {"reweight", "resample", "oversample", "groupdro", "gerne", "dfr", "gerne-auto"}

@@ -57,8 +57,8 @@ def search_arrays(
 
 
 def done(number: int, value: float, *, gba: float = 0.5, steps: int = 4, **more: Any) -> FrozenTrial:
-    said = {"trial": number, "settings": {}, "picked_gba": gba, "steps": steps} | more.pop("said", {})
-    return create_trial(state=more.pop("state", TrialState.COMPLETE), value=value, user_attrs=said, **more)
+    attributes = {"trial": number, "settings": {}, "picked_gba": gba, "steps": steps} | more.pop("said", {})
+    return create_trial(state=more.pop("state", TrialState.COMPLETE), value=value, user_attrs=attributes, **more)
 
 
 def pairs_of(space: SearchSpace) -> list[tuple[float, float]]:
@@ -139,9 +139,9 @@ def test_a_trial_is_a_function_of_its_number_and_of_earlier_waves() -> None:
     assert earlier_waves(4, {0: results[0]}) is None  # trials 1 to 3 are under way
     assert earlier_waves(6, results) == earlier_waves(4, results) == [results[n] for n in range(WAVE)]
     for number in (3, 6):
-        known = earlier_waves(number, results)
-        assert known is not None
-        first, again = (ask_trial(number, known, config_of(), SEARCH, space)[1] for _ in range(2))
+        earlier = earlier_waves(number, results)
+        assert earlier is not None
+        first, again = (ask_trial(number, earlier, config_of(), SEARCH, space)[1] for _ in range(2))
         assert first == again
 
 

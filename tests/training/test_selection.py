@@ -43,9 +43,9 @@ def _config(**changes):
 
 
 def test_the_threshold_of_the_best_wga_and_what_zero_would_give():
-    found = choose_threshold(LOGITS, FOUR, tune_threshold=True)
-    assert (found.threshold, found.chosen_for) == (2.5, "wga")
-    assert (found.validation["wga"], found.validation["wga_at_zero"]) == (1.0, 0.0)
+    choice = choose_threshold(LOGITS, FOUR, tune_threshold=True)
+    assert (choice.threshold, choice.chosen_for) == (2.5, "wga")
+    assert (choice.validation["wga"], choice.validation["wga_at_zero"]) == (1.0, 0.0)
 
 
 def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
@@ -53,18 +53,23 @@ def test_the_intervals_are_by_patient_at_the_threshold_that_is_chosen():
     of_two = replace(eight, label=np.array([0, 0, 1, 1] * 2), attribute=np.array([0, 1, 0, 1] * 2))
     of_two = replace(of_two, patient=np.repeat(["all right", "all wrong"], 4))
     logits = np.stack([np.zeros(8), np.array([-1.0, -1, 1, 1, 1, 1, -1, -1])], axis=1)
-    found = choose_threshold(logits, of_two, tune_threshold=False).validation
+    validation = choose_threshold(logits, of_two, tune_threshold=False).validation
     # one patient alone, a quarter of the draws each, gives 1 or 0
-    assert (found["wga"], found["wga_low"], found["wga_high"], found["patients"]) == (0.5, 0.0, 1.0, 2)
-    assert (found["gba_low"], found["gba_high"]) == (0.0, 1.0)
+    assert (validation["wga"], validation["wga_low"], validation["wga_high"], validation["patients"]) == (
+        0.5,
+        0.0,
+        1.0,
+        2,
+    )
+    assert (validation["gba_low"], validation["gba_high"]) == (0.0, 1.0)
     alone = choose_threshold(logits, replace(of_two, patient=np.repeat("one", 8)), tune_threshold=False).validation
     assert np.isnan(alone["wga_low"])
 
 
 def test_the_threshold_at_a_fixed_sensitivity_and_its_name():
-    found = choose_threshold(LOGITS, FOUR, tune_threshold=True, sensitivity=0.5)
-    assert (found.threshold, found.chosen_for) == (3.5, "sensitivity 0.5")
-    assert found.validation["accuracy of label 1, attribute 0"] == 0.0
+    choice = choose_threshold(LOGITS, FOUR, tune_threshold=True, sensitivity=0.5)
+    assert (choice.threshold, choice.chosen_for) == (3.5, "sensitivity 0.5")
+    assert choice.validation["accuracy of label 1, attribute 0"] == 0.0
 
 
 def test_a_threshold_that_is_not_asked_for_or_of_three_classes_is_zero():
@@ -127,10 +132,10 @@ def test_faultless_validation_gives_the_lowest_temperature_of_the_range():
 
 
 def test_temperature_changes_no_decision_and_lowers_the_likelihood_loss():
-    found = choose_threshold(LOGITS, FOUR, tune_threshold=True)
-    assert found.temperature != 1.0
-    assert found.validation["nll"] < found.validation["nll_at_one"] == nll(LOGITS, FOUR.label)
-    assert (found.threshold, found.validation["wga"]) == (2.5, 1.0)  # as of the logits themselves
+    choice = choose_threshold(LOGITS, FOUR, tune_threshold=True)
+    assert choice.temperature != 1.0
+    assert choice.validation["nll"] < choice.validation["nll_at_one"] == nll(LOGITS, FOUR.label)
+    assert (choice.threshold, choice.validation["wga"]) == (2.5, 1.0)  # as of the logits themselves
 
 
 def test_nothing_is_fitted_to_validation_that_was_trained_on():
@@ -158,8 +163,8 @@ def test_threshold_and_temperature_are_stored_and_applied(tmp_path):
 def test_two_patients_alike_have_an_interval_of_no_width() -> None:
     group = np.array([0, 0, 2, 2] * 2)  # group 1 has no patch and takes no part
     right = np.array([True, False, True, True] * 2)
-    found = accuracies_with_intervals(right, group, np.repeat(["a", "b"], 4), resamples=50)
-    assert found == {
+    intervals = accuracies_with_intervals(right, group, np.repeat(["a", "b"], 4), resamples=50)
+    assert intervals == {
         "wga": 0.5, "wga_low": 0.5, "wga_high": 0.5, "gba": 0.75, "gba_low": 0.75, "gba_high": 0.75,
     }  # fmt: skip
 
@@ -167,40 +172,40 @@ def test_two_patients_alike_have_an_interval_of_no_width() -> None:
 def test_patients_who_differ_are_drawn_as_a_whole() -> None:
     group = np.array([0, 1] * 2)
     right = np.array([True, True, False, False])
-    found = accuracies_with_intervals(right, group, np.array(["a", "a", "b", "b"]), resamples=400)
+    intervals = accuracies_with_intervals(right, group, np.array(["a", "a", "b", "b"]), resamples=400)
     # a alone (a quarter of the draws) gives 1, b alone 0
-    assert (found["wga"], found["wga_low"], found["wga_high"]) == (0.5, 0.0, 1.0)
+    assert (intervals["wga"], intervals["wga_low"], intervals["wga_high"]) == (0.5, 0.0, 1.0)
 
 
 def test_it_is_the_percentile_bootstrap_by_patient() -> None:
     rng = np.random.default_rng(0)
     group, patient = rng.integers(4, size=600), rng.integers(30, size=600)
     right = rng.random(600) < 0.6 + 0.1 * group
-    found = accuracies_with_intervals(right, group, patient, resamples=4000)
+    intervals = accuracies_with_intervals(right, group, patient, resamples=4000)
 
     def worst(index: np.ndarray) -> float:
         return min(right[index][group[index] == g].mean() for g in range(4))
 
     low, high = bootstrap_by_patient(worst, patient, resamples=4000, seed=1)
-    assert found["wga_low"] == pytest.approx(low, abs=0.01)
-    assert found["wga_high"] == pytest.approx(high, abs=0.01)
+    assert intervals["wga_low"] == pytest.approx(low, abs=0.01)
+    assert intervals["wga_high"] == pytest.approx(high, abs=0.01)
 
 
 @pytest.mark.parametrize(("patients", "resamples"), [(1, 100), (2, 0)])
 def test_one_patient_or_no_draw_gives_no_interval(patients: int, resamples: int) -> None:
-    found = accuracies_with_intervals(
+    intervals = accuracies_with_intervals(
         np.array([True, False]), np.array([0, 0]), np.arange(2) % patients, resamples=resamples
     )
-    assert found["wga"] == 0.5
-    assert math.isnan(found["wga_low"])
-    assert math.isnan(found["gba_high"])
+    assert intervals["wga"] == 0.5
+    assert math.isnan(intervals["wga_low"])
+    assert math.isnan(intervals["gba_high"])
 
 
 def test_draws_that_miss_a_group_do_not_count() -> None:
-    found = accuracies_with_intervals(
+    intervals = accuracies_with_intervals(
         np.array([True, False]), np.array([0, 1]), np.array(["a", "b"]), resamples=200
     )  # only draws of both patients hold both groups
-    assert (found["wga_low"], found["wga_high"], found["gba_low"]) == (0.0, 0.0, 0.5)
+    assert (intervals["wga_low"], intervals["wga_high"], intervals["gba_low"]) == (0.0, 0.0, 0.5)
 
 
 def test_the_higher_wga_wins_then_the_higher_gba_then_the_first():

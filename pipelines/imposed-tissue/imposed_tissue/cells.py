@@ -58,8 +58,12 @@ class Cell:
     def key(self, config: ImposedConfig) -> str:
         """Return a key that changes with any setting of the cell."""
         settings = train_config(self, config).model_dump(mode="json", exclude={"threads", "device"})
-        made = {"cohort": config.cohort.model_dump(mode="json"), "judged": config.thresholds, "bins": config.bins}
-        return fingerprint({"cell": asdict(self), "train": settings, **made})
+        shared_settings = {
+            "cohort": config.cohort.model_dump(mode="json"),
+            "judged": config.thresholds,
+            "bins": config.bins,
+        }
+        return fingerprint({"cell": asdict(self), "train": settings, **shared_settings})
 
 
 def cells_of(config: ImposedConfig) -> list[Cell]:
@@ -70,11 +74,11 @@ def cells_of(config: ImposedConfig) -> list[Cell]:
     first, *others = [(threshold,) for threshold in config.thresholds]
     cohorts = list(itertools.product(config.seeds, config.polarities))
     by_groups = [name for name in config.methods if any(needs_groups(phase) for phase in method(name))]
-    found = [Cell(p, s, name, first, config.train.steps) for s, p in cohorts for name in (CEILING, *config.methods)]
+    cells = [Cell(p, s, name, first, config.train.steps) for s, p in cohorts for name in (CEILING, *config.methods)]
     for cuts in [config.bins] * bool(config.bins) + others:
-        found += [Cell(p, s, name, cuts, config.train.steps) for s, p in cohorts for name in by_groups]
+        cells += [Cell(p, s, name, cuts, config.train.steps) for s, p in cohorts for name in by_groups]
     longer = [config.train.steps * factor for factor in config.longer]
-    return found + [Cell(p, s, _UNBIASED, first, steps) for steps in longer for s, p in cohorts]
+    return cells + [Cell(p, s, _UNBIASED, first, steps) for steps in longer for s, p in cohorts]
 
 
 def train_config(cell: Cell, config: ImposedConfig) -> TrainConfig:
@@ -87,12 +91,12 @@ def train_config(cell: Cell, config: ImposedConfig) -> TrainConfig:
 
 def load(folder: Path, cell: Cell, config: ImposedConfig) -> dict[str, PatchSet]:
     """Return the patches of each split of a cohort with the cell's attribute; for the ceiling, of both sizes."""
-    found = _splits(work_of(folder, "patches"), cell, config, _SPLITS)
+    sets = _splits(work_of(folder, "patches"), cell, config, _SPLITS)
     if cell.method == CEILING:
         other = _splits(work_of(folder, "others"), cell, config, ("train",))["train"]
         is_first = np.arange(len(other)) % 4 < 2  # both sets have the same crops in the same order, in pairs of classes
-        found["train"] = joined(_rows(found["train"], is_first), _rows(other, ~is_first))
-    return found
+        sets["train"] = joined(_rows(sets["train"], is_first), _rows(other, ~is_first))
+    return sets
 
 
 def work_of(folder: Path, name: str) -> Path:
@@ -101,11 +105,11 @@ def work_of(folder: Path, name: str) -> Path:
 
 
 def _splits(work: Path, cell: Cell, config: ImposedConfig, splits: Sequence[str]) -> dict[str, PatchSet]:
-    table, found = read_table(work / "groups.parquet"), {}
+    table, sets = read_table(work / "groups.parquet"), {}
     for split in splits:
         patches = load_patches(work, table, input_px=config.train.input_px, splits=(split,))
-        found[split] = patches.with_attribute(tissue_bin(patches.tissue_fraction, cell.cuts, min_tissue=MIN_TISSUE))
-    return found
+        sets[split] = patches.with_attribute(tissue_bin(patches.tissue_fraction, cell.cuts, min_tissue=MIN_TISSUE))
+    return sets
 
 
 def joined(first: PatchSet, second: PatchSet) -> PatchSet:
@@ -136,7 +140,7 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
     fitted = fit_arrays(sets["train"], sets["val"], train_config(cell, config))
     seconds = time.perf_counter() - start
     margin = margins_of(fitted, sets["test"])
-    found = judged(margin - fitted.decision_threshold, sets["test"], config)
+    scores = judged(margin - fitted.decision_threshold, sets["test"], config)
     plain = judged(margin, sets["test"], config)
     return {
         "key": cell.key(config),
@@ -146,7 +150,7 @@ def run(cell: Cell, config: ImposedConfig, folder: Path) -> dict[str, Any]:
         "val_wga": fitted.validation["wga"],
         "val_gba": fitted.validation["gba"],
         "last_val_wga": fitted.history[-1]["val_wga"],
-        **found,
+        **scores,
         **{f"{name}_at_zero": value for name, value in plain.items() if name.startswith(("wga", "gba"))},
         "auroc": metrics.auroc(margin, sets["test"].label),
         "seconds": round(seconds, 1),
@@ -173,15 +177,15 @@ def judged(margin: NDArray[np.float64], patches: PatchSet, config: ImposedConfig
         Names thresholds and bins.
     """
     prediction = (margin > 0).astype(np.int64)
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for threshold in config.thresholds:
         a = tissue_bin(patches.tissue_fraction, (threshold,), min_tissue=MIN_TISSUE)
         groups = metrics.group_accuracies(prediction, patches.label, a)
-        found[f"wga@{threshold:g}"] = float(np.nanmin(groups.accuracy))
-        found[f"gba@{threshold:g}"] = float(np.nanmean(groups.accuracy))
-        found[f"groups@{threshold:g}"] = groups.accuracy.ravel().tolist()
-        found[f"n@{threshold:g}"] = groups.n.ravel().tolist()
+        scores[f"wga@{threshold:g}"] = float(np.nanmin(groups.accuracy))
+        scores[f"gba@{threshold:g}"] = float(np.nanmean(groups.accuracy))
+        scores[f"groups@{threshold:g}"] = groups.accuracy.ravel().tolist()
+        scores[f"n@{threshold:g}"] = groups.n.ravel().tolist()
     bins = metrics.group_accuracies(
         prediction, patches.label, tissue_bin(patches.tissue_fraction, config.bins, min_tissue=MIN_TISSUE)
     )
-    return {**found, "bins": bins.accuracy.ravel().tolist(), "n_bins": bins.n.ravel().tolist()}
+    return {**scores, "bins": bins.accuracy.ravel().tolist(), "n_bins": bins.n.ravel().tolist()}

@@ -43,8 +43,8 @@ def plan(crops: Crops, config: CohortConfig, *, seed: int) -> pd.DataFrame:
                 draw = (seed, number, label, place)
                 aligned = label if place >= config.conflicting else 1 - label
                 for size, share in enumerate(_shares(config, draw)):
-                    kept = name != "train" or size == aligned
-                    rows.append((SETS[not kept], name, label, crops.tile[crop], crop, draw, _SIZES[size], share))
+                    is_used = name != "train" or size == aligned
+                    rows.append((SETS[not is_used], name, label, crops.tile[crop], crop, draw, _SIZES[size], share))
     return pd.DataFrame(rows, columns=["set", "split", "label", "patient_id", "crop", "draw", "size", "share"])
 
 

@@ -49,17 +49,17 @@ def controls(folder: Path, config: ImposedConfig, *, seed: int) -> dict[str, tup
     forest = RandomForestClassifier(300, min_samples_leaf=5, random_state=seed)
     forest.fit(shapes(train.island), train.patches.label)
     pictures = {
-        "mask alone": {split: as_mask(each.island) for split, each in both.items()},
-        "background alone": {split: without_tissue(each.patches.x, each.island) for split, each in both.items()},
-        "whole patch": {split: np.asarray(each.patches.x) for split, each in both.items()},
+        "mask alone": {split: as_mask(part.island) for split, part in both.items()},
+        "background alone": {split: without_tissue(part.patches.x, part.island) for split, part in both.items()},
+        "whole patch": {split: np.asarray(part.patches.x) for split, part in both.items()},
     }
     scores = {
         "area alone": test.patches.tissue_fraction,
         "island shape alone": forest.predict_proba(shapes(test.island))[:, 1],
         **{name: _learnt(both, x, config, seed) for name, x in pictures.items()},
     }
-    found = {name: _with_interval(score, test.patches, seed) for name, score in scores.items()}
-    return {"area alone, in training": _with_interval(biased.tissue_fraction, biased, seed), **found}
+    aurocs = {name: _with_interval(score, test.patches, seed) for name, score in scores.items()}
+    return {"area alone, in training": _with_interval(biased.tissue_fraction, biased, seed), **aurocs}
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +91,11 @@ def _learnt(
     splits: dict[str, _Split], x: dict[str, NDArray[np.float16]], config: ImposedConfig, seed: int
 ) -> NDArray[np.float64]:
     """Return z1 - z0 on the test split of a small network trained on these pictures (N, C, P, P)."""
-    sets = {split: replace(each.patches, x=x[split]) for split, each in splits.items()}
-    asked = config.train.model_copy(
+    sets = {split: replace(part.patches, x=x[split]) for split, part in splits.items()}
+    control_config = config.train.model_copy(
         update={"method": "erm", "steps": config.control_steps, "seed": seed, "evaluations": 4}
     )
-    return margins_of(fit_arrays(sets["train"], sets["val"], asked), sets["test"])
+    return margins_of(fit_arrays(sets["train"], sets["val"], control_config), sets["test"])
 
 
 def _with_interval(score: NDArray[np.float64], patches: PatchSet, seed: int) -> tuple[float, float, float]:
@@ -121,8 +121,8 @@ def _shape(mask: NDArray[np.bool_]) -> list[float]:
     if not pieces:
         return [0.0] * 9
     largest = max(pieces, key=lambda piece: piece.area)
-    told = [largest.eccentricity, largest.solidity, largest.perimeter, *largest.centroid]
-    return [mask.mean(), len(pieces), largest.area / mask.size, *told, border.mean()]
+    descriptors = [largest.eccentricity, largest.solidity, largest.perimeter, *largest.centroid]
+    return [mask.mean(), len(pieces), largest.area / mask.size, *descriptors, border.mean()]
 
 
 def as_mask(islands: NDArray[np.uint8]) -> NDArray[np.float16]:
@@ -140,9 +140,9 @@ def without_tissue(x: Any, islands: NDArray[np.uint8]) -> NDArray[np.float16]:
     islands : ndarray of uint8, shape (N, P, P)
         Where their tissue is.
     """
-    found = np.array(x, dtype=np.float32)
-    for patch, island in zip(found, islands, strict=True):
+    masked = np.array(x, dtype=np.float32)
+    for patch, island in zip(masked, islands, strict=True):
         is_hidden = cv2.dilate((island > 0).astype(np.uint8), np.ones((3, 3), np.uint8)) != 0
         shown = patch[:, ~is_hidden]  # (C, n)
         patch[:, is_hidden] = shown.mean(axis=1, keepdims=True) if shown.size else 0.0
-    return found.astype(np.float16)
+    return masked.astype(np.float16)

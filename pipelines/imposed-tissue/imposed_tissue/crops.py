@@ -130,8 +130,8 @@ def places(
         return
     total = cv2.integral(mask.astype(np.uint8))
     inner = total[side_px:, side_px:] - total[:-side_px, side_px:] - total[side_px:, :-side_px]
-    held = (inner + total[:-side_px, :-side_px])[::_STEP_PX, ::_STEP_PX]
-    is_free = held >= min_tissue * side_px**2
+    tissue_px = (inner + total[:-side_px, :-side_px])[::_STEP_PX, ::_STEP_PX]
+    is_free = tissue_px >= min_tissue * side_px**2
     reach = -(-apart_px // _STEP_PX) - 1
     for row, column in rng.permutation(np.argwhere(is_free)).tolist():
         if is_free[row, column]:
@@ -176,18 +176,18 @@ def matched(share: NDArray[np.float64], label: NDArray[np.int64], count: int, *,
     """
     rng = np.random.default_rng((seed, 2))
     of_class = [rng.permutation(np.flatnonzero(label == y)) for y in (0, 1)]
-    sizes = [len(each) for each in of_class]
+    sizes = [len(indices) for indices in of_class]
     if min(sizes) < count:
         raise InputUnsupportedError(
             f"{sizes[0]} crops of non-tumour and {sizes[1]} of tumour, {count} of each are needed",
             remedy="give more images, or lower min_tissue, side_px or the numbers of crops",
         )
     scarce = int(np.argmin(sizes))
-    found = np.empty((count, 2), dtype=np.int64)
-    found[:, scarce] = of_class[scarce][:count]
+    pairs = np.empty((count, 2), dtype=np.int64)
+    pairs[:, scarce] = of_class[scarce][:count]
     other, is_free = of_class[1 - scarce], np.ones(sizes[1 - scarce], bool)
-    for row, one in enumerate(found[:, scarce]):
+    for row, one in enumerate(pairs[:, scarce]):
         distance = np.where(is_free, np.abs(share[other] - share[one]), np.inf)
         nearest = int(np.argmin(distance))
-        found[row, 1 - scarce], is_free[nearest] = other[nearest], False
-    return found
+        pairs[row, 1 - scarce], is_free[nearest] = other[nearest], False
+    return pairs

@@ -40,13 +40,13 @@ def ordered(table: pd.DataFrame, config: ImposedConfig) -> pd.DataFrame:
 
 def flat(row: dict[str, Any], config: ImposedConfig) -> dict[str, Any]:
     """Return the numbers of a run, as `cells.run` returns it, by the names of columns; shares in percent."""
-    found = {name: row[name] for name in _KEPT} | {"cuts": ",".join(f"{cut:g}" for cut in row["cuts"])}
+    columns = {name: row[name] for name in _KEPT} | {"cuts": ",".join(f"{cut:g}" for cut in row["cuts"])}
     for threshold in config.thresholds:
         for name in (f"wga@{threshold:g}", f"gba@{threshold:g}"):
-            found |= {name: 100 * row[name], f"{name}_at_zero": 100 * row[f"{name}_at_zero"]}
-        found |= {f"group {g}@{threshold:g}": 100 * value for g, value in enumerate(row[f"groups@{threshold:g}"])}
-    found |= {"val_wga": 100 * row["val_wga"], "last_val_wga": 100 * row["last_val_wga"]}
-    return {name: round(value, 4) if isinstance(value, float) else value for name, value in found.items()}
+            columns |= {name: 100 * row[name], f"{name}_at_zero": 100 * row[f"{name}_at_zero"]}
+        columns |= {f"group {g}@{threshold:g}": 100 * value for g, value in enumerate(row[f"groups@{threshold:g}"])}
+    columns |= {"val_wga": 100 * row["val_wga"], "last_val_wga": 100 * row["last_val_wga"]}
+    return {name: round(value, 4) if isinstance(value, float) else value for name, value in columns.items()}
 
 
 def tables(table: pd.DataFrame, checks: pd.DataFrame, config: ImposedConfig) -> str:
@@ -94,8 +94,10 @@ def _methods(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
 def _lengths(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
     """Yield the WGA of erm by training length."""
     name, first = PLAIN[0], f"wga@{config.thresholds[0]:g}"
-    said = [f"{steps:,} steps {_mean(part[first])}" for steps, part in table[table["method"] == name].groupby("steps")]
-    yield f"{name}, WGA at {config.thresholds[0]:g} by length: {'; '.join(said)}."
+    lengths = [
+        f"{steps:,} steps {_mean(part[first])}" for steps, part in table[table["method"] == name].groupby("steps")
+    ]
+    yield f"{name}, WGA at {config.thresholds[0]:g} by length: {'; '.join(lengths)}."
 
 
 def _demands(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
@@ -129,8 +131,8 @@ def _of_bins(table: pd.DataFrame, config: ImposedConfig) -> Iterator[str]:
     for cuts, part in table[~table["method"].isin([*PLAIN, CEILING])].groupby("cuts"):
         mean = part.groupby("method")[names].mean()
         gap = mean[names[-1]] - mean[names[0]]
-        said = ", ".join(f"{name} {value:+.1f}" for name, value in gap.items())
-        yield f"- Trained by {cuts}, WGA at {config.thresholds[-1]:g} less that at {config.thresholds[0]:g}: {said}."
+        gaps = ", ".join(f"{name} {value:+.1f}" for name, value in gap.items())
+        yield f"- Trained by {cuts}, WGA at {config.thresholds[-1]:g} less that at {config.thresholds[0]:g}: {gaps}."
 
 
 def _controls(checks: pd.DataFrame) -> Iterator[str]:

@@ -74,9 +74,9 @@ def test_the_columns_say_what_stands(log: DecisionLog) -> None:
     assert rows[0]["threshold"] == "0.30000000000000004"
     assert rows[2]["reason"] == "'=cmd|' /C calc'!A0"
     assert rows[2]["reviewer"] == "'-Bo"
-    told = json.loads(decisions_json(log.rows()))["decisions"]
-    assert told[2]["reason"] == "=cmd|' /C calc'!A0"
-    assert [row["stands"] for row in told] == [row["stands"] == "true" for row in rows]
+    decisions = json.loads(decisions_json(log.rows()))["decisions"]
+    assert decisions[2]["reason"] == "=cmd|' /C calc'!A0"
+    assert [row["stands"] for row in decisions] == [row["stands"] == "true" for row in rows]
 
 
 TEXT = st.one_of(
@@ -121,7 +121,7 @@ GOOD = "slide_id,x,y,verdict,reason,comment,reviewer,made,fingerprint,run,thresh
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         ("../x,,,accept,,,Ada,,,,,,,", "row 2, column 'slide_id', value '../x': no slide id"),
         ("s1,,,tumour,,,Ada,,,,,,,", "column 'verdict', value 'tumour': no verdict on a slide Remedy: write accept"),
@@ -139,10 +139,10 @@ GOOD = "slide_id,x,y,verdict,reason,comment,reviewer,made,fingerprint,run,thresh
         ("s1,,,accept,,,Ada,,,,,true,,\ns1,,,reject,,,Bo,,,,,true,,", "row 2, column 'stands', value 'true': it"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_file_is_told_with_row_column_and_remedy(tmp_path: Path, lines: str, said: str) -> None:
+def test_a_mistake_in_a_file_is_told_with_row_column_and_remedy(tmp_path: Path, lines: str, message: str) -> None:
     with pytest.raises(TableError, match="review.csv") as raised:
         read_decisions(written(tmp_path / "review.csv", f"{GOOD}{lines}\n"))
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert "Remedy: " in str(raised.value)
 
 
@@ -154,7 +154,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "error", "said"),
+    ("name", "content", "error", "message"),
     [
         ("a.csv", b"slide_id,verdict\ns1,accept\n", TableError, "column 'reviewer', value '': the column is"),
         ("a.csv", b"slide_id;verdict;reviewer\ns1;accept;Ada\n", TableError, "separated by semicolons"),
@@ -171,12 +171,12 @@ def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_file_of_decisions_is_refused(
-    tmp_path: Path, name: str, content: bytes, error: type[Exception], said: str
+    tmp_path: Path, name: str, content: bytes, error: type[Exception], message: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(error) as raised:
         read_decisions(tmp_path / name)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     assert name in str(raised.value)
 
 

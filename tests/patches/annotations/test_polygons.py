@@ -30,8 +30,8 @@ def test_shares_by_hand() -> None:
 
 def test_a_patch_counts_what_is_on_the_slide_and_none_beyond() -> None:
     half = shapely.box(8, -50, 500, 500)
-    found = PolygonFractions(half, (10, 12)).fractions(at(6, 6, 10, 0), at(0, 8, 0, 12), 8.5)
-    assert found.tolist() == pytest.approx([0.5, 0.5, 0.0, 0.0], abs=1e-15)
+    fractions = PolygonFractions(half, (10, 12)).fractions(at(6, 6, 10, 0), at(0, 8, 0, 12), 8.5)
+    assert fractions.tolist() == pytest.approx([0.5, 0.5, 0.0, 0.0], abs=1e-15)
 
 
 def test_holes_and_parts_and_leftovers_without_area() -> None:

@@ -74,7 +74,7 @@ def asap(folder: Path, *shapes: tuple[str, str, list[list[float]]], head: str = 
     return folder / "a.xml"
 
 
-def found(path: Path, config: AnnotationConfig = CONFIG, **options: Any) -> Regions:
+def regions_of(path: Path, config: AnnotationConfig = CONFIG, **options: Any) -> Regions:
     return read_regions(path, config, slide_size=SIZE, **options)
 
 
@@ -84,14 +84,14 @@ def test_polygons_with_holes_multipolygons_and_collections_have_their_area(tmp_p
     mixed = {"type": "GeometryCollection", "geometries": [two, {"type": "LineString", "coordinates": [[0, 0], [9, 9]]}]}
     features = (feature(ring), feature({"type": "GeometryCollection", "geometries": [mixed]}))
     expected = 100**2 - 50**2 + 100 + 75
-    assert found(geojson(tmp_path, *features)).tumor.area == expected
+    assert regions_of(geojson(tmp_path, *features)).tumor.area == expected
     bare = tmp_path / "bare.json"
     bare.write_text(json.dumps(features))
     packed = tmp_path / "packed.geojson.gz"
     packed.write_bytes(gzip.compress(bare.read_bytes()))
     one = tmp_path / "one.geojson"
     one.write_text(json.dumps(features[0]))
-    assert [found(path).tumor.area for path in (bare, packed, one)] == [expected, expected, 7500]
+    assert [regions_of(path).tumor.area for path in (bare, packed, one)] == [expected, expected, 7500]
 
 
 def test_overlaps_count_once_tumour_prevails_and_holes_are_cut_out(tmp_path: Path) -> None:
@@ -104,11 +104,11 @@ def test_overlaps_count_once_tumour_prevails_and_holes_are_cut_out(tmp_path: Pat
         area(500, 500, 10, "Hole"),
         area(700, 700, 50, "Ignore*"),
     )
-    regions = found(path)
+    regions = regions_of(path)
     assert regions.tumor.area == 150 * 100 - 100
     assert regions.labelled.area == 150 * 100 + 10 * 20 + 100
     assert regions.warnings == ("1 outlines of ignored classes left out",)
-    assert found(path, CONFIG.model_copy(update={"labelled": "whole-slide"})).labelled is None
+    assert regions_of(path, CONFIG.model_copy(update={"labelled": "whole-slide"})).labelled is None
 
 
 def test_only_annotations_count_and_the_rest_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -124,7 +124,7 @@ def test_only_annotations_count_and_the_rest_is_counted(tmp_path: Path, caplog: 
         area(0, 0, 10, kind=None) | {"id": "PathAnnotationObject"},
     )
     with caplog.at_level(logging.WARNING):
-        assert found(path).tumor.area == 400
+        assert regions_of(path).tumor.area == 400
     assert "2 objects of the type 'detection' left out" in caplog.text
     assert "1 annotations without area (points, lines) left out" in caplog.text
 
@@ -133,7 +133,7 @@ def test_an_unmapped_class_is_an_error_that_lists_the_names_and_the_key(tmp_path
     derived = area(0, 0, 10) | {"properties": {"classification": {"names": ["Immune", "CD3"]}}}
     path = geojson(tmp_path, area(0, 0, 10), area(0, 0, 10), derived, area(0, 0, 10, None))
     with pytest.raises(InputUnsupportedError) as caught:
-        found(path)
+        regions_of(path)
     assert "without a meaning: '(unclassified)', 'Immune: CD3'" in caught.value.message
     assert "'Tumor' (2)" in caught.value.message
     assert "[tile.labels.annotations]" in caught.value.remedy
@@ -142,11 +142,11 @@ def test_an_unmapped_class_is_an_error_that_lists_the_names_and_the_key(tmp_path
 def test_qupath_measures_from_the_bounds_and_asap_from_the_slide(tmp_path: Path) -> None:
     origin = {"bounds_origin": (300, 200)}
     path = geojson(tmp_path, area(10, 20, 100))
-    assert found(path, **origin).tumor.bounds == (310, 220, 410, 320)
+    assert regions_of(path, **origin).tumor.bounds == (310, 220, 410, 320)
     whole = CONFIG.model_copy(update={"subtracted_bounds": False})
-    assert found(path, whole, **origin).tumor.bounds == (10, 20, 110, 120)
+    assert regions_of(path, whole, **origin).tumor.bounds == (10, 20, 110, 120)
     path = asap(tmp_path, ("Polygon", "Tumor", square(10, 20, 100)[:4]))
-    assert found(path, **origin).tumor.bounds == (10, 20, 110, 120)
+    assert regions_of(path, **origin).tumor.bounds == (10, 20, 110, 120)
 
 
 def test_asap_groups_are_the_classes_and_what_has_no_area_is_counted(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_asap_groups_are_the_classes_and_what_has_no_area_is_counted(tmp_path: P
         ("Dot", "Tumor", [[1.0, 1.0]]),
         ("Polygon", "None", square(0, 0, 700)[:4]),
     ]
-    regions = found(asap(tmp_path, *shapes))
+    regions = regions_of(asap(tmp_path, *shapes))
     assert (regions.tumor.area, regions.labelled.area) == (9600, 10100)
     assert "1 annotations of the type 'Dot' left out" in regions.warnings
 
@@ -166,7 +166,7 @@ def test_self_crossing_outlines_are_repaired_counted_and_have_no_hole(tmp_path: 
     bow = [[100, 0], [110, 10], [110, 0], [100, 10], [100, 0]]
     twice = [[0, 0], [10, 0], [10, 10], [0, 10], [0, 2], [8, 2], [8, 8], [2, 8], [2, 0], [0, 0]]
     path = geojson(tmp_path, *(feature({"type": "Polygon", "coordinates": [points]}) for points in (bow, twice)))
-    regions = found(path)
+    regions = regions_of(path)
     assert regions.warnings == ("2 outlines that cross themselves were mended",)
     assert regions.tumor.area == pytest.approx(50 + 100 - 4)
 
@@ -176,32 +176,32 @@ def test_an_outline_without_area_is_counted_as_such_and_refuses_nothing(tmp_path
             [[0, 0], [9, 0], [20, 0], [0, 0]])]  # fmt: skip
     unlocated = feature(None)
     expected = ("1 annotations without area (points, lines) left out", "2 outlines without area left out")
-    regions = found(geojson(tmp_path, *flat, unlocated, area(0, 0, 10)))
+    regions = regions_of(geojson(tmp_path, *flat, unlocated, area(0, 0, 10)))
     assert (regions.tumor.area, regions.warnings) == (100, expected)
-    assert found(geojson(tmp_path, *flat)).tumor.is_empty
+    assert regions_of(geojson(tmp_path, *flat)).tumor.is_empty
     shapes = [("Polygon", "Tumor", [[1.0, 1.0]]), ("Spline", "Tumor", [[1.0, 1.0], [5.0, 5.0]])]
-    clicks = found(asap(tmp_path, *shapes, ("Polygon", "Tumor", square(0, 0, 10)[:4])))
+    clicks = regions_of(asap(tmp_path, *shapes, ("Polygon", "Tumor", square(0, 0, 10)[:4])))
     assert (clicks.tumor.area, clicks.warnings) == (100, ("2 annotations of fewer than three points left out",))
 
 
 def test_a_hole_takes_away_only_what_it_shares_with_its_outline(tmp_path: Path) -> None:
     shape = {"type": "Polygon", "coordinates": [square(0, 0, 10), square(5, 0, 10), square(40, 0, 5)]}
-    assert found(geojson(tmp_path, feature(shape))).tumor.area == 50
+    assert regions_of(geojson(tmp_path, feature(shape))).tumor.area == 50
 
 
 def test_outlines_beyond_the_slide_are_counted_and_all_of_them_refused(tmp_path: Path) -> None:
     path = geojson(tmp_path, area(0, 0, 100), area(2000, 0, 100), area(950, 0, 100))
-    assert found(path).warnings == (
+    assert regions_of(path).warnings == (
         "1 outlines beyond the slide left out",
         "1 outlines reach over the slide's edge and are cut",
     )
     with pytest.raises(ModalityMismatchError, match="span 2000 to 2100 and 0 to 100 px, the slide is 1000 x 800"):
-        found(geojson(tmp_path, area(2000, 0, 100)))
+        regions_of(geojson(tmp_path, area(2000, 0, 100)))
 
 
 def test_a_file_without_outlines_labels_nothing_or_the_whole_slide(tmp_path: Path) -> None:
     path = geojson(tmp_path)
-    assert "no patch of this slide is labelled" in found(path).warnings[0]
+    assert "no patch of this slide is labelled" in regions_of(path).warnings[0]
     origins = np.array([0], np.int64)
     for labelled, expected in (("annotated", 0.0), ("whole-slide", 1.0)):
         config = LabelConfig(annotations=CONFIG.model_copy(update={"labelled": labelled}))
@@ -335,8 +335,8 @@ def test_a_slide_with_bounds_is_labelled_where_qupath_shows_the_outline(
     config = TileConfig(patch_px=32, labels=LabelConfig(annotations=CONFIG, min_labelled_fraction=0.25))
     tile_slide(slide, config, tmp_path / "work", labels=source)
     table = pd.read_parquet(tmp_path / "work" / "patches" / "slide.parquet").set_index("patch_id")
-    known = table[table["label"] >= 0]
-    assert known["label"].to_dict() == {"slide@32,64": 1, "slide@64,64": 0}
+    labelled = table[table["label"] >= 0]
+    assert labelled["label"].to_dict() == {"slide@32,64": 1, "slide@64,64": 0}
     geojson(tmp_path, area(0, 0, 30))
     with pytest.raises(StaleArtefactError, match="annotations"):
         tile_slide(slide, config, tmp_path / "work", labels=source)

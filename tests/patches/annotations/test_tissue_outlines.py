@@ -117,10 +117,10 @@ def test_a_pixel_is_set_where_its_middle_lies_inside() -> None:
 def test_the_outlines_of_a_mask_cover_its_area_to_two_percent(mask: NDArray[np.bool_]) -> None:
     text = tissue_geojson(mask, slide_id="s", slide_size=(mask.shape[1] * 8, mask.shape[0] * 8), bounds_origin=(5, 3))
     features = json.loads(text)["features"]
-    shapes = [shapely.geometry.shape(each["geometry"]) for each in features]
+    shapes = [shapely.geometry.shape(feature["geometry"]) for feature in features]
     assert all(shape.is_valid for shape in shapes)
-    assert all(ring[0] == ring[-1] for each in features for ring in each["geometry"]["coordinates"])
-    assert len({each["id"] for each in features}) == len(features)
+    assert all(ring[0] == ring[-1] for feature in features for ring in feature["geometry"]["coordinates"])
+    assert len({feature["id"] for feature in features}) == len(features)
     assert abs(sum(shape.area for shape in shapes) / 64 - mask.sum()) <= 0.02 * mask.sum()
 
 
@@ -143,7 +143,7 @@ def test_a_slide_tiled_by_its_exported_outline_keeps_its_shares(
     make_slide: Make, two_discs: NDArray[np.bool_], tmp_path: Path
 ) -> None:
     config = TileConfig(patch_px=32)
-    found = tile_slide(make_slide(low_counts(two_discs)), config, tmp_path / "found")
+    tiled = tile_slide(make_slide(low_counts(two_discs)), config, tmp_path / "found")
     store = PatchStore(tmp_path / "found" / "slides" / "slide.zarr")
     path = tmp_path / "slide.geojson"
     path.write_text(tissue_geojson(store.tissue() != 0, slide_id="slide", slide_size=(200, 150)), encoding="utf-8")
@@ -151,7 +151,7 @@ def test_a_slide_tiled_by_its_exported_outline_keeps_its_shares(
     before, after = (
         pd.read_parquet(tmp_path / name / "patches" / "slide.parquet")["tissue_fraction"] for name in ("found", "again")
     )
-    assert found.patches == len(after)
+    assert tiled.patches == len(after)
     assert abs(before - after).mean() < 0.01
     assert abs(before.mean() - after.mean()) < 0.01
     assert PatchStore(tmp_path / "again" / "slides" / "slide.zarr").attributes["tissue"]["is_supplied"]

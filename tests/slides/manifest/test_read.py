@@ -128,7 +128,7 @@ def test_excluding_a_copy_resolves_the_conflict(tmp_path: Path) -> None:
 
 
 def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
-    found = problems(
+    listed = problems(
         tmp_path,
         "slide_id,patient_id,split,path,mpp,tumor_mask,background,exclude,colour\n"
         "../x,p1,train,a.tif,0,,,,\n"
@@ -137,7 +137,7 @@ def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
         "s4,p4,test\n"
         "s5,p5,test,,fine,,,,\n",
     )
-    assert found == [
+    assert listed == [
         ("INPUT_UNSUPPORTED", None, "colour"),
         ("INPUT_UNSUPPORTED", 2, "slide_id"),
         ("MPP_MISSING", 2, "mpp"),
@@ -249,8 +249,8 @@ def test_an_id_made_from_any_path_is_allowed(text: str) -> None:
 
 
 def test_an_id_made_from_a_path_resembles_it() -> None:
-    made = [slide_id_from_path(text) for text in ("x/a b.svs", "a.tif#page=2", "CON.tif", "=x.svs", "p.ome.tif")]
-    assert made == ["a_b", "a", "slide_CON", "x", "p.ome"]
+    ids = [slide_id_from_path(text) for text in ("x/a b.svs", "a.tif#page=2", "CON.tif", "=x.svs", "p.ome.tif")]
+    assert ids == ["a_b", "a", "slide_CON", "x", "p.ome"]
 
 
 @pytest.mark.parametrize(
@@ -342,8 +342,8 @@ def test_the_parts_hold_all_included_rows_in_order_and_each_once(manifest: Path,
     whole = read_manifest(manifest)
     parts = write_parts(whole, tmp_path / "elsewhere", slides)
     assert [path.name for path in parts] == [f"{number:06d}.csv" for number in range(1, -(-4 // slides) + 1)]
-    found = [row for path in parts for row in read_manifest(path)]
-    assert [replace(row, row=0) for row in found] == [replace(row, row=0) for row in whole.included]
+    rows = [row for path in parts for row in read_manifest(path)]
+    assert [replace(row, row=0) for row in rows] == [replace(row, row=0) for row in whole.included]
 
 
 def test_the_command_writes_parts_without_opening_a_slide(

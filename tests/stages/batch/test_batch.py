@@ -86,12 +86,12 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
 
 @pytest.mark.slow
 def test_how_far_a_slide_is_can_be_said_by_this_process_alone(tmp_path: Path) -> None:
-    said: list[tuple[str, int, int, str]] = []
+    progress_calls: list[tuple[str, int, int, str]] = []
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path)]
-    run_slides(tasks, workers=2, progress=lambda *words: said.append(words))
-    assert said == []
-    run_slides(tasks, workers=1, progress=lambda *words: said.append(words))
-    assert said == [("patches", 1, 2, "a"), ("patches", 1, 2, "b")]
+    run_slides(tasks, workers=2, progress=lambda *words: progress_calls.append(words))
+    assert progress_calls == []
+    run_slides(tasks, workers=1, progress=lambda *words: progress_calls.append(words))
+    assert progress_calls == [("patches", 1, 2, "a"), ("patches", 1, 2, "b")]
 
 
 def test_no_more_processes_start_than_there_are_slides_to_work_on(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_no_more_processes_start_than_there_are_slides_to_work_on(tmp_path: Path
 def test_exit_codes_tell_all_some_and_none() -> None:
     good = Outcome(slide_id="a", state="done_empty")
     bad = Outcome(slide_id="b", state="failed", code="INPUT_CORRUPT")
-    assert [exit_code(each) for each in ([good], [good, bad], [bad], [])] == [0, 3, 1, 0]
+    assert [exit_code(outcomes) for outcomes in ([good], [good, bad], [bad], [])] == [0, 3, 1, 0]
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def test_two_processes_predict_the_bytes_that_one_predicts(tmp_path: Path) -> No
     for workers in (1, 2):
         out = tmp_path / str(workers)
         outcomes = predict_cohort(rows, tmp_path / "model", out, config, workers=workers)
-        assert [(each.slide_id, each.state) for each in outcomes] == [("s0", "done"), ("s1", "done")]
+        assert [(outcome.slide_id, outcome.state) for outcome in outcomes] == [("s0", "done"), ("s1", "done")]
         files = [path for path in out.rglob("*") if path.is_file() and path.parent.name not in ("status", "logs")]
         written.append({path.relative_to(out): path.read_bytes() for path in files})
     assert written[0] == written[1]

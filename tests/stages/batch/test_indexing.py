@@ -44,8 +44,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def patches(out: Path) -> pd.DataFrame:
-    found = pl.read_parquet(out / "index" / "patches" / "**" / "*.parquet").to_pandas()
-    return found.sort_values(["slide_id", "patch_id"], ignore_index=True)
+    table = pl.read_parquet(out / "index" / "patches" / "**" / "*.parquet").to_pandas()
+    return table.sort_values(["slide_id", "patch_id"], ignore_index=True)
 
 
 def due(out: Path, *names: str) -> pd.DataFrame:
@@ -97,9 +97,9 @@ def test_tables_of_a_single_model_lack_what_an_ensemble_has(folder: Path) -> Non
     out = folder / "out"
     predict(folder, "four", models=2)
     write_index(out)
-    found = patches(out).set_index("slide_id")
-    assert found.loc["four", "spread"].notna().all()
-    assert found.loc["one", "spread"].isna().all()
+    table = patches(out).set_index("slide_id")
+    assert table.loc["four", "spread"].notna().all()
+    assert table.loc["one", "spread"].isna().all()
 
 
 def test_a_folder_without_predictions_and_a_table_that_is_gone_are_named(folder: Path, tmp_path: Path) -> None:

@@ -72,16 +72,16 @@ def test_a_slide_that_failed_is_counted_for_its_patient(folder: Path, workers: i
 
 def test_an_interrupted_run_leaves_tables_of_what_it_did(folder: Path) -> None:
     def until_the_second(what: str, done: int, total: int, note: str = "") -> None:
-        said.append((what, done, total, note))
+        progress_calls.append((what, done, total, note))
         if (what, done) == ("predict", 2):
             raise KeyboardInterrupt
 
-    said: list[tuple[str, int, int, str]] = []
+    progress_calls: list[tuple[str, int, int, str]] = []
     with pytest.raises(KeyboardInterrupt):
         predict(folder, progress=until_the_second)
     assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "spoilt": "failed"}
     assert table(folder, "patients.csv")["slides"].to_dict() == {"p1": 2}
-    within = [words[1:] for words in said if words[0] == "patches" and words[3] == "good"]
+    within = [words[1:] for words in progress_calls if words[0] == "patches" and words[3] == "good"]
     assert (within[0], within[-1]) == ((0, 30, "good"), (30, 30, "good"))  # 6 x 5 patches
 
 
@@ -122,12 +122,12 @@ WRONG: dict[str, tuple[dict[str, Any], Callable[[Path], object], type[Pathopatch
 
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_command_is_one_error_and_costs_no_results(name: str, folder: Path) -> None:
-    changed, spoil, error, said = WRONG[name]
+    changed, spoil, error, message = WRONG[name]
     predict(folder)
     before = {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()}
     shutil.copytree(folder / "model", folder / "second")
     spoil(folder / "second")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         predict(folder, **{"models": ("model", "second"), **changed})
     assert {path: path.read_bytes() for path in (folder / "out").rglob("*") if path.is_file()} == before
 
@@ -140,11 +140,11 @@ def test_a_bundle_that_was_trained_anew_in_its_place_is_read_anew(folder: Path) 
 
 
 def test_only_what_failed_is_tried_again_when_that_is_asked_for(folder: Path) -> None:
-    assert [each.state for each in predict(folder)] == ["done", "failed", "done"]
+    assert [outcome.state for outcome in predict(folder)] == ["done", "failed", "done"]
     mended = made.disc_image(96, 80, (50, 40), 28, tissue=(180, 90, 150), glass=(245, 245, 245))
     made.write_aperio(folder / "spoilt.svs", mended, levels=1)
-    found = predict(folder, only_failed=True)
-    assert [(each.slide_id, each.state) for each in found] == [("spoilt", "done")]
+    outcomes = predict(folder, only_failed=True)
+    assert [(outcome.slide_id, outcome.state) for outcome in outcomes] == [("spoilt", "done")]
     assert predict(folder, only_failed=True) == []
     assert table(folder, "cohort.csv")["state"].to_dict() == {"good": "done", "other": "done", "spoilt": "done"}
 

@@ -28,16 +28,16 @@ def test_few_slides_are_listed_with_totals_and_errors(
     if is_rolled:
         compact_status(tmp_path, at_least=1)
     assert typed("status", tmp_path) == 3
-    said = capsys.readouterr().out
-    assert [line.split()[:3] for line in said.splitlines()[1:3]] == [
+    output = capsys.readouterr().out
+    assert [line.split()[:3] for line in output.splitlines()[1:3]] == [
         ["s000", "predict", "done"],
         ["s001", "predict", "done"],
     ]
-    assert "\ns002: MPP_MISSING: no mpp. Remedy: give one\n" in said
-    assert "4 slides" in said
-    assert "predict: 2 done, 1 failed; 60 patches" in said
-    assert "tile: 1 running; 0 patches" in said
-    assert "failed, by code: 1 MPP_MISSING" in said
+    assert "\ns002: MPP_MISSING: no mpp. Remedy: give one\n" in output
+    assert "4 slides" in output
+    assert "predict: 2 done, 1 failed; 60 patches" in output
+    assert "tile: 1 running; 0 patches" in output
+    assert "failed, by code: 1 MPP_MISSING" in output
 
 
 def test_a_message_of_many_slides_stands_once_and_a_slide_counts_once_by_code(
@@ -46,11 +46,11 @@ def test_a_message_of_many_slides_stands_once_and_a_slide_counts_once_by_code(
     fill(tmp_path, 1, 5)
     update_status(tmp_path, "s001", "tile", FAILED)
     assert typed("status", tmp_path) == 3
-    said = capsys.readouterr().out
-    assert said.count("Remedy: give one") == 1
-    assert "\nMPP_MISSING: no mpp. Remedy: give one (in 5 slides: s001, s002, s003, …)\n" in said
-    assert "6 slides\n" in said
-    assert "failed, by code: 5 MPP_MISSING" in said
+    output = capsys.readouterr().out
+    assert output.count("Remedy: give one") == 1
+    assert "\nMPP_MISSING: no mpp. Remedy: give one (in 5 slides: s001, s002, s003, …)\n" in output
+    assert "6 slides\n" in output
+    assert "failed, by code: 5 MPP_MISSING" in output
 
 
 def test_of_many_slides_those_that_are_done_are_only_counted_unless_asked_for(
@@ -58,10 +58,10 @@ def test_of_many_slides_those_that_are_done_are_only_counted_unless_asked_for(
 ) -> None:
     fill(tmp_path, 60, 1)
     assert typed("status", tmp_path) == 3
-    said = capsys.readouterr().out
-    assert "s060" in said
-    assert "s000" not in said
-    assert "60 done, 1 failed; 1,800 patches" in said
+    output = capsys.readouterr().out
+    assert "s060" in output
+    assert "s000" not in output
+    assert "60 done, 1 failed; 1,800 patches" in output
     assert typed("status", tmp_path, "--slides") == 3
     assert "s000" in capsys.readouterr().out
 
@@ -80,8 +80,8 @@ def test_slides_whose_tissue_is_uncertain_are_counted_and_named(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str], is_rolled: bool
 ) -> None:
     for slide, confidence in (("a", 0.49), ("b", 0.5), ("c", 0.1), ("old", None)):
-        said = {} if confidence is None else {"tissue_confidence": confidence}
-        update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **said})
+        confidence_entry = {} if confidence is None else {"tissue_confidence": confidence}
+        update_status(tmp_path, slide, "tile", {"state": "done", "patches": 30, **confidence_entry})
         update_status(tmp_path, slide, "predict", DONE)
     if is_rolled:
         compact_status(tmp_path, at_least=1)

@@ -65,11 +65,11 @@ def test_without_any_slide_the_tables_have_their_columns(tmp_path: Path) -> None
 def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_takes_long(
     takes_s: float, written_at: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, found = 0.0, []
+    now, write_times = 0.0, []
 
     def write(_: CohortTables) -> None:
         nonlocal now
-        found.append(now)
+        write_times.append(now)
         now += takes_s
 
     monkeypatch.setattr(CohortTables, "write", write)
@@ -77,8 +77,8 @@ def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_ta
         while now < 165:
             now += 10
             on_done(Outcome(slide_id="a", state="done"))
-        assert found == written_at
-    assert len(found) == 3  # and at the end
+        assert write_times == written_at
+    assert len(write_times) == 3  # and at the end
 
 
 def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
