@@ -166,14 +166,14 @@ def _of(rows: Rows, percent: float, name: str) -> Rows:
     return [row for row in rows if (row["percent"], row["method"]) == (percent, name)]
 
 
-def _known(rows: Rows, measure: str) -> list[float]:
+def _measured_values(rows: Rows, measure: str) -> list[float]:
     """Return the known values of a measure."""
     return [float(row[measure]) for row in rows if row[measure] is not None]
 
 
 def _cell(rows: Rows, measure: str) -> str:
     """Return mean ± sd, with the number of seeds unless it is three."""
-    values = _known(rows, measure)
+    values = _measured_values(rows, measure)
     if not values:
         return ""
     form = "{:.2f}" if measure in ("precision", "recall") else "{:.1f}"

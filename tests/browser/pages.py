@@ -59,7 +59,7 @@ class Visit:
         self.address = address
         self.complaints: list[str] = []
         self.elsewhere: list[str] = []
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(60_000)
@@ -75,7 +75,7 @@ class Visit:
             self.complaints.append(text)
 
     def _note(self, url: str) -> None:
-        self.asked.append(url)
+        self.requested.append(url)
         if urlsplit(url).netloc != urlsplit(self.address).netloc:
             self.elsewhere.append(url)
 

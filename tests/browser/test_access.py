@@ -122,7 +122,7 @@ def test_pages_fit_their_window_and_say_research_use_only(predicted, address, vi
     pictures.mkdir(parents=True, exist_ok=True)
     window = visit(address, width=width)
 
-    def seen(name):
+    def check_page(name):
         page = window.page
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(
@@ -132,7 +132,7 @@ def test_pages_fit_their_window_and_say_research_use_only(predicted, address, vi
 
     window.cohort()
     expect(window.page.get_by_text("Research use only")).to_be_visible()
-    seen("cohort")
+    check_page("cohort")
     for slide_id in SLIDES:
         page = window.slide(slide_id)
         expect(page.get_by_text("Research use only")).to_be_visible()
@@ -141,6 +141,6 @@ def test_pages_fit_their_window_and_say_research_use_only(predicted, address, vi
         window.has_tiles()
         page.mouse.click(*window.place_of(row.x + row.width / 2, row.y + row.width / 2))
         expect(page.locator(f"#patch[data-shown='{row.x},{row.y}']")).to_be_attached()
-        seen(f"slide-{slide_id}")
+        check_page(f"slide-{slide_id}")
     window.page.keyboard.press("?")
-    seen("help")
+    check_page("help")

@@ -254,7 +254,7 @@ def test_a_channel_that_is_off_is_not_in_the_picture(predicted, address, visit):
     pixels = np.array([window.tissue_at(*place)[:3] for place in places])
     assert pixels[:, 0].max() <= 12  # JPEG
     assert pixels[:, 1].max() > 60
-    assert any("channels=TPEF,SHG" in url for url in window.asked)
+    assert any("channels=TPEF,SHG" in url for url in window.requested)
 
 
 @pytest.mark.slow

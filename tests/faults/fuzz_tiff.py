@@ -72,7 +72,7 @@ def main() -> None:
     write_seeds(seeds)
     for seed in sorted(seeds.iterdir()):
         read_all(seed)  # what is imported at the first reading is not the input's
-    resource.setrlimit(resource.RLIMIT_AS, (_LIMIT_BYTES + _held(), resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (_LIMIT_BYTES + _resident_bytes(), resource.RLIM_INFINITY))
 
     def one(data: bytes) -> None:
         path.write_bytes(data)
@@ -86,7 +86,7 @@ def main() -> None:
     atheris.Fuzz()
 
 
-def _held() -> int:
+def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 

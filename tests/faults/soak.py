@@ -154,7 +154,7 @@ def finished(soak: Soak, *, workers: int) -> int:
 
 
 def _begun(soak: Soak, workers: int) -> subprocess.Popen[bytes]:
-    with (soak.folder / "said.txt").open("ab") as log:
+    with (soak.folder / "output.txt").open("ab") as log:
         return subprocess.Popen(
             soak.command(workers), stdout=log, stderr=log, start_new_session=True, env=os.environ | _ENV
         )

@@ -26,7 +26,7 @@ folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = TileConfig(patch_px=32)
 times = ("status", "logs")
 read = lambda: {str(p): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.parent.name not in times}
-said = {"first": [o.state for o in tile_cohort(folder / "one.csv", out, config)]}
+outcomes = {"first": [o.state for o in tile_cohort(folder / "one.csv", out, config)]}
 before = read()
 with (out / "filler").open("wb", buffering=0) as filler:
     try:
@@ -36,15 +36,16 @@ with (out / "filler").open("wb", buffering=0) as filler:
         pass
     filler.truncate(max(0, filler.tell() - int(sys.argv[3])))
 try:
-    said["full"] = [[o.state, o.code] for o in tile_cohort(folder / "two.csv", out, config)]
+    outcomes["full"] = [[o.state, o.code] for o in tile_cohort(folder / "two.csv", out, config)]
 except DiskFullError as error:  # not even the list of slides could be written
-    said["full"] = [["stopped", error.code]]
+    outcomes["full"] = [["stopped", error.code]]
 (out / "filler").unlink()
 after = read()
-said["untouched"] = all(after.get(name) == content for name, content in before.items() if "slides.parquet" not in name)
-said["left"] = [name for name in after if ".tmp-" in name]
-said["again"] = [o.state for o in tile_cohort(folder / "two.csv", out, config)]
-print(json.dumps(said))
+others = {name: content for name, content in before.items() if "slides.parquet" not in name}
+outcomes["untouched"] = all(after.get(name) == content for name, content in others.items())
+outcomes["left"] = [name for name in after if ".tmp-" in name]
+outcomes["again"] = [o.state for o in tile_cohort(folder / "two.csv", out, config)]
+print(json.dumps(outcomes))
 """
 
 _READ_ONLY = """

@@ -91,10 +91,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     width = max(map(len, ROWS.values()))
     for name, words in ROWS.items():
         if name in counts:
-            terminalreporter.write_line(f"{words:{width}}: {_said(counts[name])}")
+            terminalreporter.write_line(f"{words:{width}}: {_verdict(counts[name])}")
 
 
-def _said(counts: Counter[str]) -> str:
+def _verdict(counts: Counter[str]) -> str:
     """Return what became of a row's tests in words; one that failed outweighs all others."""
     bad = counts["failed"] + counts["error"]
     if bad:

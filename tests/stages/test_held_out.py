@@ -193,9 +193,8 @@ def test_the_pooled_calibration_is_of_the_models_own_logits_and_has_intervals(fo
     run = "erm-t0.25-s0"
     parts = [read_table(folded / "folds" / k / "runs" / run / "evaluation" / "predictions.parquet") for k in "123"]
     raw = pd.concat([part[part["split"] == "test"] for part in parts])
-    calibration = read_json(folded / "runs" / run / "evaluation" / "metrics.json")["splits"]["test"]["calibration"][
-        "before"
-    ]
+    metrics = read_json(folded / "runs" / run / "evaluation" / "metrics.json")
+    calibration = metrics["splits"]["test"]["calibration"]["before"]
     assert calibration["all"]["mean_probability"] == pytest.approx((1 / (1 + np.exp(-raw["logit"]))).mean())
     assert calibration["all"]["ece_low"] is not None
 

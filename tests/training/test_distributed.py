@@ -40,7 +40,7 @@ def together(tmp_path_factory):
     return folder
 
 
-def _said(folder, name, rank):
+def _outcome(folder, name, rank):
     return json.loads((folder / f"{name}-{rank}.json").read_text())
 
 
@@ -52,8 +52,8 @@ def test_two_processes_equal_one(together, name):
     for key, value in alone.network.state_dict().items():
         assert torch.equal(weights[0][key], weights[1][key])
         assert (weights[0][key] - value).abs().max() <= 1e-6, key
-    outcome = _said(together, name, 0)
-    assert outcome == _said(together, name, 1)
+    outcome = _outcome(together, name, 0)
+    assert outcome == _outcome(together, name, 1)
     for ours, theirs in zip(outcome["history"], alone.history, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-6)
     assert outcome["validation"] == pytest.approx(alone.validation, abs=1e-6)
@@ -61,7 +61,7 @@ def test_two_processes_equal_one(together, name):
 
 
 def test_a_nan_loss_stops_all_processes_and_names_the_whole_batch(together):
-    first, second = (_said(together, "diverges", rank) for rank in (0, 1))
+    first, second = (_outcome(together, "diverges", rank) for rank in (0, 1))
     assert first == second
     assert "NONFINITE" in first["error"]
     written = json.loads((together / "diverges" / NONFINITE).read_text())

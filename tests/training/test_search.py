@@ -57,7 +57,7 @@ def search_arrays(
 
 
 def done(number: int, value: float, *, gba: float = 0.5, steps: int = 4, **more: Any) -> FrozenTrial:
-    attributes = {"trial": number, "settings": {}, "picked_gba": gba, "steps": steps} | more.pop("said", {})
+    attributes = {"trial": number, "settings": {}, "picked_gba": gba, "steps": steps}
     return create_trial(state=more.pop("state", TrialState.COMPLETE), value=value, user_attrs=attributes, **more)
 
 
