@@ -20,7 +20,7 @@ def test_a_goal_is_met_from_its_own_side() -> None:
     assert not measure.Row("a", 1.2, 1.1, "at most").is_met
 
 
-def test_the_ratio_is_that_of_the_work_and_pieces_are_made_anew_for_every_repeat(
+def test_ratios_are_of_the_work_and_each_repeat_prepares_its_pieces_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(measure, "cpu_seconds", lambda work: float(work()))

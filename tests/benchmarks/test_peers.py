@@ -52,9 +52,7 @@ def test_the_speedup_is_their_seconds_by_ours_and_every_repeat_is_checked() -> N
     assert len(checked) == 3
 
 
-def test_a_peer_that_fails_is_left_out_with_a_word_and_the_next_is_measured(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_peer_that_fails_is_left_out_with_a_message(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def row(peer: Peer) -> Row:
         with at_work(peer, folder, "a word") as process:
             return Row(peer.name, process.again(), peer.goal)

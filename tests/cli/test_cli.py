@@ -195,7 +195,7 @@ def test_a_slide_without_mpp_names_slide_and_column(without_mpp: dict[str, Path]
 
 
 @pytest.mark.slow
-def test_the_same_slide_is_predicted_once_its_mpp_is_said(without_mpp: dict[str, Path], study: Path) -> None:
+def test_the_same_slide_is_predicted_once_its_mpp_is_given(without_mpp: dict[str, Path], study: Path) -> None:
     model, out = study / "runs" / "erm-t0.25-s0" / "model", without_mpp["folder"] / "out"
     done = run("predict", without_mpp["bare"], "--model", model, "-o", out, "--quiet", code=1)
     assert "MPP_MISSING" in done.stderr
@@ -313,7 +313,7 @@ def test_an_output_folder_that_is_a_file_is_named_so(slides: Path, tmp_path: Pat
     assert "INTERNAL" not in done.stderr
 
 
-def test_tile_takes_what_has_no_option_from_a_study_and_options_go_before_it(slides: Path, tmp_path: Path) -> None:
+def test_options_of_tile_override_the_study_file(slides: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(
         'manifest = "cohort.csv"\nwork = "work"\n[tile]\npatch_px = 48\nstride_px = 48\nstore = "none"\n'
@@ -344,7 +344,7 @@ def test_a_study_takes_what_reviewers_decided(slides: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_an_empty_group_stops_only_the_runs_that_need_it_and_the_study_says_so(slides: Path, tmp_path: Path) -> None:
+def test_an_empty_group_stops_only_the_runs_that_need_it_with_a_message(slides: Path, tmp_path: Path) -> None:
     study = tmp_path / "study.toml"
     study.write_text(
         f'manifest = "{slides}"\nwork = "work"\nmethods = ["gerne", "erm"]\n[tile]\npatch_px = {PATCH}\n'

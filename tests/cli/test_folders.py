@@ -52,7 +52,7 @@ def test_a_dry_run_lists_good_and_bad_slides_and_ends_as_the_stage_would(
     assert not (tmp_path / "out").exists()
 
 
-def test_cleaning_says_what_went_and_what_it_kept(
+def test_cleaning_prints_what_it_removed_and_what_it_kept(
     tmp_path: Path, typed: Type, capsys: pytest.CaptureFixture[str]
 ) -> None:
     left = tmp_path / "a.json.tmp-00000000-1-0123abcd"  # of an earlier version, which did not write its process down

@@ -94,7 +94,7 @@ def test_a_stamp_is_the_same_after_it_was_stored() -> None:
     assert Stamp.from_dict(json.loads(json.dumps(tile_stamp.to_dict()))) == tile_stamp
 
 
-def test_a_table_round_trips_with_its_stamp_and_equal_tables_give_equal_bytes(tmp_path: Path) -> None:
+def test_tables_round_trip_with_their_stamp_and_give_equal_bytes(tmp_path: Path) -> None:
     table = pd.DataFrame({"patch_id": ["s@0,0"], "label": [1], "tissue_fraction": [0.25]})
     one, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
     for path in (one, other):

@@ -37,7 +37,7 @@ def test_a_study_starts_from_slides_or_from_ready_patches(tmp_path: Path, text: 
     assert StudyConfig.model_validate_json(loaded.model_dump_json()) == loaded
 
 
-def test_a_study_whose_work_folder_names_its_slides_predicts_none_of_them_namelessly(tmp_path: Path) -> None:
+def test_named_slides_of_a_study_forbid_deidentified_ones_in_its_folder(tmp_path: Path) -> None:
     text = 'manifest = "m.csv"\nwork = "w"\n{}[predict]\ndeidentify = true\n'
     with pytest.raises(InputUnsupportedError, match="predict into another folder"):
         load_study(study(tmp_path, text.format("")))

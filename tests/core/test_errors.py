@@ -13,7 +13,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_error_says_code_value_place_and_remedy_and_survives_a_process_boundary(
+def test_errors_have_code_value_place_and_remedy_and_can_be_pickled(
     kind: type[PathopatchError],
 ) -> None:
     error = kind("mpp is 0", place="slide a", remedy="fill the column mpp")

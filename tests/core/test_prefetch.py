@@ -68,7 +68,7 @@ def test_what_fails_is_raised_where_its_result_was_due() -> None:
         next(results)
 
 
-def test_no_more_is_made_than_was_asked_for_and_nothing_is_left_running() -> None:
+def test_no_more_is_computed_than_ahead_and_no_thread_is_left_running() -> None:
     steps: list[int] = []
     results = prefetch_results(lambda step: steps.append(step), range(100), ahead=2)
     next(results)

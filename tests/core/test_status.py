@@ -93,7 +93,7 @@ def test_a_table_that_is_read_again_sees_what_was_written_since(tmp_path: Path) 
     assert table.read()["state"].tolist() == ["done"] * 8 + ["failed", "done"]
 
 
-def test_a_damaged_chunk_is_named_and_never_taken_for_slides_without_a_status(tmp_path: Path) -> None:
+def test_a_damaged_status_chunk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     fill(tmp_path, 3)
     chunk = statuses.compact_status(tmp_path, at_least=1)
     assert chunk is not None

@@ -146,7 +146,7 @@ def test_an_empty_class_is_an_error_whatever_the_number_of_attributes() -> None:
         gerne.alpha([0, 0, 0, 2, 2, 2], [0, 1, 2, 0, 1, 2])
 
 
-def test_an_empty_group_keeps_share_zero_and_the_others_aim_at_equal_shares() -> None:
+def test_an_empty_group_keeps_share_zero_and_the_others_become_equal() -> None:
     alpha = [0.75, 0.25, 0.0]
     np.testing.assert_allclose(gerne.extrapolated(alpha, 0.5, 1.0), [0.5, 0.5, 0.0], atol=TOLERANCE)
     # as if A were 2: p = .75 - .125 (beta + 1) reaches 1 at -3 and 0 at 5

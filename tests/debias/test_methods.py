@@ -259,7 +259,7 @@ def test_gerne_refuses_beta_and_oversample_s_outside_the_bounds() -> None:
         beyond.sampler(LABEL, ATTRIBUTE, **SIZES)
 
 
-def test_the_second_model_of_two_starts_anew_and_dfr_goes_on_from_the_first() -> None:
+def test_second_models_start_anew_but_dfr_continues_the_first() -> None:
     for name, anew in (("gerne-unknown", True), ("jtt", True), ("dfr", False)):
         first, second = methods.method(name)
         assert (first.starts_anew, second.starts_anew) == (False, anew)

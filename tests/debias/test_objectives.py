@@ -160,7 +160,7 @@ def test_without_batchnorm_one_concatenated_forward_equals_two_forwards(norm: nn
     torch.testing.assert_close(together, apart, rtol=0, atol=TOLERANCE)
 
 
-def test_with_frozen_batchnorm_they_are_equal_and_in_train_mode_they_differ() -> None:
+def test_both_forms_agree_with_frozen_batchnorm_and_differ_in_train_mode() -> None:
     norm = nn.BatchNorm2d(4)
     together, apart = two_ways(convolutional(norm.eval()))
     torch.testing.assert_close(together, apart, rtol=0, atol=TOLERANCE)

@@ -205,7 +205,7 @@ def test_impossible_sizes_are_refused(make: Callable[..., BatchSampler], wrong: 
 
 @every_data
 @pytest.mark.parametrize("unit", [2, 4])
-def test_in_units_a_step_holds_multiples_of_each_cell_and_shares_stay_exact(data: tuple, unit: int) -> None:
+def test_steps_in_units_hold_multiples_of_each_cell_and_exact_shares(data: tuple, unit: int) -> None:
     y, a = data
     alpha = gerne.alpha(y, a)
     batches = list(GerneBatchSampler(y, a, batch_per_class=8, c=0.5, steps=300, seed=1).in_units(unit))

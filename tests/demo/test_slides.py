@@ -140,7 +140,7 @@ def test_tissue_is_bright_on_dark_noise_and_dimmer_in_scan_tile_corners():
     assert corner / centre == pytest.approx(0.6, abs=0.1)  # 1 - 0.5 (7/8)^2 in its middle, 1 - 0.01 at the centre
 
 
-def test_the_manifest_is_valid_and_its_slides_have_the_right_channels_and_mpp(cohort):
+def test_the_manifest_is_valid_and_its_slides_have_channels_and_mpp(cohort):
     manifest = read_manifest(cohort / "manifest.csv")
     assert [row.split for row in manifest] == ["train", "train", "val", "test"]
     assert len({row.patient_id for row in manifest}) == 3

@@ -123,7 +123,7 @@ def test_leaked_patients_of_ready_patches_are_found_without_their_names(
     assert "patient-train" not in (bundle / "model.json").read_text()
 
 
-def test_a_bundle_that_does_not_say_what_it_saw_is_said_to_be_unchecked(bundle: Path, outside: Path) -> None:
+def test_a_bundle_without_its_training_slides_warns_of_unchecked_leakage(bundle: Path, outside: Path) -> None:
     spec = read_spec(bundle).model_copy(update={"training": {}})
     assert "is not checked" in leakage_warnings(spec, outside, read_table(outside / "groups.parquet"))[0]
 
@@ -160,7 +160,9 @@ def test_a_model_of_three_classes_is_refused(bundle: Path) -> None:
         check_patches(spec, fitting())
 
 
-def test_labels_of_other_names_than_the_models_classes_are_said(bundle: Path, outside: Path, tmp_path: Path) -> None:
+def test_labels_of_other_names_than_the_models_classes_are_a_warning(
+    bundle: Path, outside: Path, tmp_path: Path
+) -> None:
     work = shutil.copytree(outside, tmp_path / "work")
     groups = read_table(work / "groups.parquet")
     named = groups.assign(label_name=groups["label"].map({0: "landbird", 1: "waterbird", -1: ""}))
@@ -180,7 +182,7 @@ def test_a_run_is_not_judged_on_slides_that_it_was_trained_on(home: Path, tmp_pa
         evaluate_run(work, "erm-t0.25-s0", config=QUICK, device="cpu")
 
 
-def test_a_scale_within_two_percent_fits_and_an_unknown_one_is_said(bundle: Path) -> None:
+def test_an_mpp_within_two_percent_fits_and_an_unknown_one_warns(bundle: Path) -> None:
     from dataclasses import replace
 
     spec = read_spec(bundle)
@@ -188,7 +190,7 @@ def test_a_scale_within_two_percent_fits_and_an_unknown_one_is_said(bundle: Path
     assert "not known" in check_patches(spec, replace(fitting(), mpp=None))[0]
 
 
-def test_patches_of_another_background_are_judged_and_it_is_said(bundle: Path) -> None:
+def test_patches_of_another_background_are_evaluated_with_a_warning(bundle: Path) -> None:
     from dataclasses import replace
 
     warnings = check_patches(read_spec(bundle), replace(fitting(), background="bright"))
@@ -230,7 +232,7 @@ def test_a_bundle_is_called_by_its_run_or_its_folder() -> None:
     assert bundle_name(Path("/x/..hidden")) == "hidden"
 
 
-def test_the_text_says_the_numbers_and_the_warnings(outside: Path) -> None:
+def test_the_text_has_the_scores_and_the_warnings(outside: Path) -> None:
     out = outside / "evaluations" / "erm-t0.25-s0"
     numbers = read_json(out / "metrics.json")
     text = external_validation_text(out)

@@ -65,7 +65,7 @@ def test_an_empty_group_leaves_wga_unknown_and_one_patient_is_too_few():
     assert not swept(patient=np.full(40, "a"))["is_measured"].any()
 
 
-def test_the_range_of_wga_and_of_its_gain_is_told():
+def test_the_text_has_the_range_of_wga_and_of_its_gain():
     mine = pd.DataFrame({"threshold": [0.1, 0.2, 0.3, 0.4], "wga": [0.0, 0.9, 0.8, 0.85]})
     mine["is_measured"] = [False, True, True, True]
     theirs = mine.assign(wga=[0.0, 0.5, 0.9, 0.6])

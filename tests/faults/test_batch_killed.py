@@ -96,9 +96,7 @@ def completed(stage: str, folder: Path, out: Path, workers: int, expected: dict[
 @pytest.mark.slow
 @pytest.mark.fault("kill", "kill-before-status", "parent-killed")
 @pytest.mark.parametrize(("stage", "workers"), [("tile", 1), ("predict", 1), ("tile", 2)])
-def test_a_batch_whose_processes_are_killed_at_any_point_is_completed_by_a_rerun(
-    stage: str, workers: int, folder: Path, tmp_path: Path
-) -> None:
+def test_a_rerun_completes_a_batch_killed_at_any_point(stage: str, workers: int, folder: Path, tmp_path: Path) -> None:
     assert run(stage, folder, tmp_path / "undisturbed", 1) == 0
     expected = artefacts(tmp_path / "undisturbed")
     assert expected

@@ -96,7 +96,7 @@ def inside_namespace(folder: Path, mount: str, script: str, *arguments: str) -> 
 @pytest.mark.slow
 @pytest.mark.fault("disk-full")
 @pytest.mark.parametrize(("room", "last"), [(0, "stopped"), (100_000, "failed")])
-def test_a_full_disk_is_said_leaves_the_rest_and_a_rerun_works(room: int, last: str, folder: Path) -> None:
+def test_a_full_disk_is_an_error_keeps_the_rest_and_a_rerun_works(room: int, last: str, folder: Path) -> None:
     outcomes = inside_namespace(folder, "mount -t tmpfs -o size=4m tmpfs", _FULL, str(room))
     assert isinstance(outcomes, dict)
     assert outcomes["first"] == ["done"]
@@ -107,7 +107,7 @@ def test_a_full_disk_is_said_leaves_the_rest_and_a_rerun_works(room: int, last: 
 
 
 @pytest.mark.fault("output-folder")
-def test_a_disk_that_cannot_be_written_to_is_said_before_any_work(folder: Path) -> None:
+def test_a_disk_that_cannot_be_written_to_is_an_error_before_any_work(folder: Path) -> None:
     [[state, code, message]] = inside_namespace(folder, "mount -t tmpfs -o ro tmpfs", _READ_ONLY)  # type: ignore[misc]
     assert (state, code) == ("refused", "INPUT_UNSUPPORTED")
     assert "cannot write" in message

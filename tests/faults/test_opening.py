@@ -74,7 +74,7 @@ def artefacts(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 @pytest.mark.fault("native-crash", "memory")
-def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide_only(
+def test_a_reader_that_aborts_hangs_or_fills_memory_fails_only_its_slide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = cohort(tmp_path, tuple(_BECOMES))
@@ -94,7 +94,7 @@ def test_a_reader_that_aborts_hangs_or_takes_all_memory_takes_down_its_own_slide
 
 
 @pytest.mark.slow
-def test_two_processes_write_the_bytes_that_one_writes_and_a_rerun_finds_them_current(tmp_path: Path) -> None:
+def test_two_processes_tile_the_same_bytes_as_one_and_a_rerun_is_current(tmp_path: Path) -> None:
     manifest = cohort(tmp_path, ("a", "b", "c"))
     progress_calls: list[tuple[str, int, int]] = []
     for workers in (1, 2):

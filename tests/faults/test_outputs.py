@@ -74,7 +74,7 @@ def test_a_link_in_the_work_folder_that_leads_outside_is_refused(link: str, fold
 
 
 @pytest.mark.fault("output-folder")
-def test_a_work_folder_that_is_gone_is_said_before_any_work(folder: Path) -> None:
+def test_a_missing_work_folder_is_an_error_before_any_work(folder: Path) -> None:
     (folder / "out").symlink_to(folder / "unmounted")
     with pytest.raises(InputUnsupportedError, match="cannot write here.*still mounted"):
         tile_cohort(manifest(folder, a="a.tif"), folder / "out", CONFIG)
@@ -92,7 +92,7 @@ def predict(folder: Path, name: str, *, force: bool = False) -> Outcome:
 
 
 @pytest.mark.fault("same-twice")
-def test_a_second_slide_of_the_same_stem_is_not_predicted_into_the_firsts_place(folder: Path) -> None:
+def test_predicting_another_slide_of_the_same_stem_is_a_duplicate_id(folder: Path) -> None:
     write_model(folder / "model")
     assert predict(folder, "a.svs").state == "done"
     before = contents(folder / "out")
@@ -122,7 +122,7 @@ def test_a_slide_that_changed_under_its_own_name_is_stale_and_no_duplicate(folde
 
 
 @pytest.mark.fault("same-twice")
-def test_a_second_slide_of_the_same_stem_or_id_is_not_tiled_into_the_firsts_place(folder: Path) -> None:
+def test_tiling_another_slide_of_the_same_stem_or_id_is_a_duplicate_id(folder: Path) -> None:
     out = folder / "out"
     tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
     before = contents(out)
@@ -168,7 +168,7 @@ OLD: dict[str, tuple[Callable[[Path], object], Callable[[Path, str, str], None],
 
 @pytest.mark.fault("older-version")
 @pytest.mark.parametrize("what", OLD)
-def test_what_an_older_version_made_is_refused_with_the_command_that_makes_it_anew(what: str, tmp_path: Path) -> None:
+def test_artefacts_of_an_older_schema_are_refused_with_the_command_to_run(what: str, tmp_path: Path) -> None:
     read, write, path, stage, command = OLD[what]
     write(tmp_path, path, stage)
     with pytest.raises(StaleArtefactError, match=f"under schema 0, .*run pathopatch {command}") as caught:
@@ -177,7 +177,7 @@ def test_what_an_older_version_made_is_refused_with_the_command_that_makes_it_an
 
 
 @pytest.mark.fault("older-version")
-def test_the_groups_of_a_store_of_an_older_version_are_refused_with_the_command_too(folder: Path) -> None:
+def test_stores_of_an_older_schema_are_refused_with_the_command_to_run(folder: Path) -> None:
     out = folder / "out"
     tile_cohort(manifest(folder, a="a.svs"), out, CONFIG)
     metadata = out / "slides" / "a.zarr" / "zarr.json"
@@ -197,7 +197,7 @@ def test_the_groups_of_a_store_of_an_older_version_are_refused_with_the_command_
 
 
 @pytest.mark.fault("older-version", "checkpoint")
-def test_a_bundle_of_another_version_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_bundles_of_another_schema_are_refused_with_the_command_to_run(tmp_path: Path) -> None:
     write_json(tmp_path / "model.json", {"schema_version": 0})
     with pytest.raises(CheckpointIncompatibleError, match="version 0.*run pathopatch train WORK"):
         read_spec(tmp_path)

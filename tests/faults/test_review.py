@@ -37,7 +37,7 @@ def is_whole(path: Path) -> bool:
 
 @pytest.mark.fault("two-reviewers")
 @pytest.mark.parametrize("share", [True, False])
-def test_of_two_reviewers_at_once_one_decides_and_the_other_is_told_of_it(tmp_path: Path, share: bool) -> None:
+def test_of_two_reviewers_at_once_one_decides_and_one_gets_a_conflict(tmp_path: Path, share: bool) -> None:
     """In 20 rounds on one log, or each on a log of the same file."""
     path = tmp_path / "review.sqlite"
     first = DecisionLog(path)
@@ -104,7 +104,7 @@ def test_a_log_that_is_locked_for_a_while_is_waited_for(tmp_path: Path) -> None:
         assert len(decisions.rows()) == 1
 
 
-def test_a_log_that_stays_locked_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+def test_a_log_that_stays_locked_is_an_error_and_nothing_is_written(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     with DecisionLog(path, busy_s=0.2) as decisions:
         other = sqlite3.connect(path, isolation_level=None)
@@ -183,7 +183,7 @@ def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("disk-full")
-def test_a_full_disk_is_told_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "review.sqlite"
     with DecisionLog(path) as decisions:
         decisions.record(accept(), revision=0)
@@ -196,7 +196,7 @@ def test_a_full_disk_is_told_and_leaves_the_log_as_it_was(tmp_path: Path) -> Non
     assert is_whole(path)
 
 
-def test_a_log_in_a_place_that_cannot_be_is_told(tmp_path: Path) -> None:
+def test_a_log_at_an_impossible_path_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputUnsupportedError, match="cannot write here"):
         DecisionLog(tmp_path / "file" / "review.sqlite")

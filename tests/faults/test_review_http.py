@@ -85,7 +85,7 @@ FOREIGN = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "
 
 
 @pytest.mark.parametrize("host", [*FOREIGN, "0.0.0.0", "192.168.1.7", "127.0.0.1:8:8", "[::1", "[::2]", "127.0.0.1/"])
-def test_a_foreign_host_is_refused_so_that_no_other_name_can_be_made_to_lead_here(page: Page, host: str) -> None:
+def test_a_foreign_host_header_is_refused_against_dns_rebinding(page: Page, host: str) -> None:
     answer = page.ask("/api/cohort", headers={"Host": host})
     assert (answer.status, answer.json["code"]) == (403, "REVIEW_REFUSED")
 
@@ -109,9 +109,7 @@ def test_this_machines_own_names_are_answered_behind_any_port(page: Page, host: 
     ],
     ids=str,
 )
-def test_a_write_that_is_not_the_pages_own_is_refused_and_nothing_is_written(
-    page: Page, headers: dict[str, str]
-) -> None:
+def test_a_cross_site_write_is_refused_and_not_recorded(page: Page, headers: dict[str, str]) -> None:
     before = page.revision
     answer = page.decide(headers)
     assert (answer.status, answer.json["code"]) == (403, "REVIEW_REFUSED")
@@ -148,9 +146,7 @@ def test_a_body_of_another_type_is_415(page: Page, kind: str) -> None:
         ("reviewer", " "), ("slide_id", "b"), ("made", "2020-01-01"), ("undoes", 1),
     ],
 )  # fmt: skip
-def test_a_decision_with_a_value_that_is_not_allowed_is_400_and_is_not_written(
-    page: Page, field: str, value: object
-) -> None:
+def test_a_decision_with_an_invalid_value_is_400_and_not_recorded(page: Page, field: str, value: object) -> None:
     before = page.revision
     answer = page.decide(**{field: value})
     assert (answer.status, answer.json["code"]) == (400, "INPUT_UNSUPPORTED")
@@ -163,7 +159,7 @@ def test_a_body_that_is_no_decision_is_400(page: Page, body: bytes) -> None:
         assert page.ask(target, method="POST", headers=WRITE, body=body).status == 400
 
 
-def test_a_body_over_64_kib_is_413_whether_its_length_is_said_or_not(page: Page) -> None:
+def test_a_body_over_64_kib_is_413_with_or_without_its_length(page: Page) -> None:
     before = page.revision
     size = 64 * 1024
     assert page.ask(DECISIONS, method="POST", headers=WRITE, body=b" " * size).status == 400  # read, and no decision
@@ -196,7 +192,7 @@ def test_a_method_that_an_address_does_not_have_is_405(page: Page, method: str, 
     assert set(answer.headers["allow"].split(", ")) == allowed
 
 
-def test_who_did_not_see_the_last_decision_gets_409_and_what_stands(page: Page) -> None:
+def test_a_write_on_an_old_revision_gets_409_and_the_current_decision(page: Page) -> None:
     seen = page.revision
     assert page.decide(verdict="flag").status == 201
     late = page.decide(revision=seen, verdict="reject")

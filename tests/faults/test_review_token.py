@@ -31,7 +31,7 @@ def test_other_machines_get_nothing_without_the_token(shared: Page, target: str,
         assert shared.ask(f"{target}?token={offered}").status == 403
 
 
-def test_the_token_in_the_address_becomes_a_cookie_that_scripts_cannot_read(shared: Page) -> None:
+def test_the_token_in_the_address_becomes_an_httponly_cookie(shared: Page) -> None:
     welcome = shared.ask(f"/slides/a?token={TOKEN}&x=%22%3E", headers={"Host": "lab:8000"})
     assert welcome.status == 200
     assert TOKEN.encode() not in welcome.body

@@ -13,7 +13,7 @@ import soak
 
 @pytest.mark.slow
 @pytest.mark.fault("all-at-once")
-def test_a_run_that_is_killed_again_and_again_ends_with_every_slide_as_it_must_be(tmp_path: Path) -> None:
+def test_a_run_killed_repeatedly_ends_with_every_slide_in_its_due_state(tmp_path: Path) -> None:
     run = soak.make(tmp_path / "cohort", 60, share=0.04, seed=1)
     soak.interrupted(run, kills=3, workers=2, every_s=4, seed=1)
     assert soak.finished(run, workers=2) == 3

@@ -62,7 +62,7 @@ STAGES = sorted(SLIDES)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_of_four_processes_on_the_same_slides_one_makes_each_and_the_others_find_it(stage: str, tmp_path: Path) -> None:
+def test_of_four_processes_one_makes_each_slide_and_the_others_find_it(stage: str, tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     tasks = [task(stage, slide(tmp_path, number), tmp_path) for number in range(SLIDES[stage])]
     start, (ours, theirs) = _FRESH.Barrier(WORKERS), _FRESH.Pipe(duplex=False)
@@ -138,7 +138,7 @@ def test_a_lock_is_released_when_the_work_under_it_fails(tmp_path: Path) -> None
     assert not is_locked(tmp_path, "tile-00")
 
 
-def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(
+def test_two_stages_that_write_one_status_at_once_keep_both_entries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slowly(out: Path, slide_id: str) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def test_two_stages_that_write_one_status_at_a_time_keep_each_others_entries(
     assert read_status(tmp_path, "a") == {stage: {"count": 4} for stage in STAGES}
 
 
-def test_a_drive_without_locks_is_said_and_worked_on(
+def test_a_drive_without_locks_gives_a_warning_and_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import errno

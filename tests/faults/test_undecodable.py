@@ -66,7 +66,7 @@ def row(path: Path) -> SlideRow:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_cells_have_no_value_and_are_counted_and_all_others_are_as_ever(kind: str, tmp_path: Path) -> None:
+def test_cells_of_an_undecodable_tile_are_nan_counted_and_the_rest_equal(kind: str, tmp_path: Path) -> None:
     name, write, spoil = KINDS[kind]
     write_model(tmp_path / "model")
     whole, bad = tmp_path / f"whole-{name}", tmp_path / f"bad-{name}"
@@ -133,7 +133,7 @@ def test_a_dry_run_says_of_it_what_predicting_will(kind: str, tmp_path: Path) ->
     assert planned(0.1).finished["slide_id"].tolist() == ["a"]
 
 
-def test_overlapping_patches_that_touch_it_have_no_value_and_its_cells_take_none_of_them(tmp_path: Path) -> None:
+def test_overlapping_patches_on_an_undecodable_tile_have_no_value(tmp_path: Path) -> None:
     name, write, spoil = KINDS["a pyramid"]
     write_model(tmp_path / "model")
     write(tmp_path / name, image())

@@ -119,7 +119,7 @@ def test_a_split_of_one_label_has_no_auroc_and_no_alpha_for_the_other() -> None:
     assert result["thresholds"]["0.25"]["test"]["alpha"] == [None, [0.5, 0.5]]
 
 
-def test_the_audit_is_plain_json_and_can_be_told_in_words() -> None:
+def test_the_audit_is_plain_json_and_can_be_formatted_as_text() -> None:
     result = audit(grouped({"train": TRAIN, "test": [(1, 0.9), (1, 0.1)]}), [0.25, 0.5])
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     text = format_audit(result)

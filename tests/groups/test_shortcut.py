@@ -124,7 +124,7 @@ def test_accuracy_elsewhere_is_that_of_cuts_chosen_on_other_patients() -> None:
     assert perfect["accuracy_elsewhere"] == 1
 
 
-def test_the_verdict_is_told_with_what_was_seen() -> None:
+def test_the_verdict_names_a_shortcut_none_or_too_few_patients() -> None:
     flagged = audit(assign_groups(made_cohort(0, auroc=0.75), [0.25]), [0.25], resamples=100)
     assert verdict_text(flagged).startswith(
         "SHORTCUT. In the training patches the tissue fraction alone tells the label"

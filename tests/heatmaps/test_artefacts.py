@@ -353,7 +353,7 @@ def test_what_an_interruption_left_out_is_made_up_for(tmp_path, slide, lost):
     assert read_status(tmp_path, "s1")["predict"]["state"] == "done"
 
 
-def test_warnings_are_said_again_where_the_status_was_lost(tmp_path, slide, monkeypatch):
+def test_warnings_are_repeated_where_the_status_was_lost(tmp_path, slide, monkeypatch):
     monkeypatch.setattr(SlideAnalysis, "warnings", lambda *_: ["channel SHG is shifted"])
     predict_to(slide, model(), tmp_path, slide_id="s1")
     monkeypatch.undo()

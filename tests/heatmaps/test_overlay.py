@@ -132,7 +132,7 @@ def test_equal_pictures_give_equal_bytes_and_hold_no_metadata(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(700, 900), (40, 1000), (1000, 40), (3, 2), (1, 500), (1536, 1000), (3, 1536)])
-def test_where_the_slide_stands_in_the_picture_can_be_told_from_its_size(shape):
+def test_the_place_of_the_slide_in_the_picture_follows_from_its_size(shape):
     picture = np.zeros((*shape, 3), np.uint8)  # black, and the frame is not
     sheet = render(picture, np.full((2, 2), np.nan), cell_px=(shape[0] / 2, shape[1] / 2), um_per_px=1.0)
     (top, left), (height, width) = ORIGIN, view_size(sheet.shape[:2], shape)

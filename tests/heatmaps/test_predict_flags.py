@@ -75,7 +75,7 @@ def test_a_bundle_that_does_not_know_tissue_compares_with_all_patches() -> None:
     assert raised(tissue_fraction=0.04, sharpness=0.009)["blurred"] is True
 
 
-def test_what_cannot_be_known_is_missing_and_counts_as_no_flag() -> None:
+def test_an_unknown_flag_is_missing_and_counts_as_not_raised() -> None:
     flagged = raised(seen=None, spread=np.nan)
     assert {name for name, value in flagged.items() if value is None} == {"blurred", "out_of_range", "uncertain"}
     assert raised(seen=SeenRange(mean=SEEN.mean))["blurred"] is None

@@ -29,7 +29,7 @@ def test_the_worst_the_balanced_and_the_average_accuracy_by_hand() -> None:
     assert metrics.average_accuracy(PREDICTION, LABEL) == 8 / 12
 
 
-def test_of_two_classes_the_threshold_decides_and_of_more_the_largest_logit() -> None:
+def test_two_classes_are_decided_by_threshold_and_more_by_largest_logit() -> None:
     assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0], [1.0, 1.0]]).tolist() == [1, 1, 0]
     assert metrics.predicted_class([[0.0, 1.0], [0.0, 2.0]], decision_threshold=1.0).tolist() == [0, 1]
     assert metrics.predicted_class([[0.0, 1.0, 3.0], [5.0, 1.0, 3.0]]).tolist() == [2, 0]

@@ -82,7 +82,7 @@ def test_the_card_says_from_which_level_of_a_slide_patches_are_read():
     assert "um/px of its training patches are unknown" in unknown
 
 
-def test_the_card_lists_each_group_with_its_training_and_validation_patches():
+def test_the_card_lists_training_and_validation_patches_of_each_group():
     rows = _rows(model_card(_spec()))
     start = rows.index("| group | trained on | validated on |")
     assert rows[start + 2 : start + 6] == [
@@ -136,7 +136,7 @@ def test_training_bins_and_the_selecting_threshold_have_a_table_each():
     assert "| group at tissue threshold 0.25 | patches | accuracy |" in card
 
 
-def test_validation_patches_that_were_learnt_from_are_told_apart():
+def test_validation_patches_that_were_learnt_from_are_listed_apart():
     card = model_card(_spec(data={"trained": TRAINED, "validated": VALIDATED, "learnt_from_val": 18}))
     assert "18 of the validation patches were trained on" in card
 
@@ -160,7 +160,7 @@ def test_the_card_of_a_bundle_read_again_is_the_same_nan_and_all(tmp_path):
     assert "nan" not in card
 
 
-def test_a_bundle_from_before_the_data_were_told_is_read_and_has_a_card(tmp_path):
+def test_an_older_bundle_without_a_data_summary_has_a_card(tmp_path):
     old = {"wga": 0.75, "accuracy of label 0, attribute 1": 0.5, "n of label 0, attribute 1": 10}
     save_bundle(tmp_path / "model", build_network("small-groupnorm", 2), _spec(group_metrics=old, data={}))
     path = tmp_path / "model" / "model.json"

@@ -115,7 +115,7 @@ def test_a_pickle_with_a_payload_is_refused_and_its_code_does_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_missing_and_cut_weights_are_told_apart(tmp_path):
+def test_missing_and_cut_weights_are_different_errors(tmp_path):
     with pytest.raises(InputMissingError):
         build_network("small-groupnorm", 3, pretrained=tmp_path / "none.pth")
     save_file({"a": torch.zeros(100)}, tmp_path / "w.safetensors")

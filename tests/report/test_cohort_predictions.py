@@ -115,7 +115,7 @@ def test_decisions_are_counted_and_shown_as_text(out: Path) -> None:
         assert [row["comment"] for row in csv.DictReader(stream)][1] == f"'{HOSTILE}"
 
 
-def test_a_decision_of_another_heatmap_is_said(out: Path) -> None:
+def test_a_decision_on_another_heatmap_has_a_warning(out: Path) -> None:
     decide(out, Decision(slide_id="s1", verdict="accept", reviewer="Ada", fingerprint=heatmap_fingerprint(out, "s1")))
     assert "another heatmap" not in Page(write_report(out)).text
     facts = read_json(out / "heatmaps" / "s1" / "heatmap.json")

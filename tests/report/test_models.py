@@ -26,7 +26,7 @@ def page(work: Path) -> Page:
     return Page(write_report(work, evaluate=QUICK))
 
 
-def test_calibration_is_told_before_and_after_the_temperature(work: Path, page: Page) -> None:
+def test_calibration_is_shown_before_and_after_the_temperature(work: Path, page: Page) -> None:
     calibration = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"][
         "calibration"
     ]
@@ -36,14 +36,14 @@ def test_calibration_is_told_before_and_after_the_temperature(work: Path, page: 
         assert f"{100 * measures['all']['ece']:.1f}" in page.text
 
 
-def test_what_a_channel_is_worth_is_told_with_its_interval(work: Path, page: Page) -> None:
+def test_the_loss_without_a_channel_is_shown_with_its_interval(work: Path, page: Page) -> None:
     rows = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")["splits"]["test"]["ablation"]
     row = next(row for row in rows if row["channel"] == "TPEF" and row["threshold"] == "0.25")
     assert row["auroc_lost"] > 0.03
     assert f"[+{100 * row['auroc_lost_low']:.1f}, +{100 * row['auroc_lost_high']:.1f}]" in page.text
 
 
-def test_the_change_of_the_dependence_on_tissue_is_told(page: Page) -> None:
+def test_the_change_of_the_dependence_on_tissue_is_shown(page: Page) -> None:
     assert "Change of the dependence on tissue against ERM" in page.text
 
 

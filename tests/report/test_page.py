@@ -43,7 +43,7 @@ def test_the_page_says_the_numbers_of_every_run(work: Path, page: Page) -> None:
         assert f"{judged['auroc']['value']:.3f}" in page.text
 
 
-def test_a_small_group_is_said_loudly_beside_wga(work: Path, page: Page) -> None:
+def test_a_small_group_has_a_warning_beside_wga(work: Path, page: Page) -> None:
     judged = read_json(work / "runs" / "gerne-t0.25-s0" / "evaluation" / "metrics.json")
     smallest = judged["splits"]["test"]["thresholds"]["0.25"]["smallest_group_n"]
     assert smallest < 50
@@ -140,7 +140,7 @@ def test_slides_without_groups_or_runs_are_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Path) -> None:
+def test_an_empty_group_has_a_warning_and_leaves_wga_unknown(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
     for path in copy.glob("runs/*/evaluation/metrics.json"):
         numbers = read_json(path)
@@ -155,7 +155,7 @@ def test_an_empty_group_is_said_and_leaves_wga_unknown(tmp_path: Path, work: Pat
 
 
 @pytest.mark.slow
-def test_without_validation_no_run_is_preferred_and_their_range_is_said(tmp_path: Path, work: Path) -> None:
+def test_without_validation_the_range_of_runs_is_shown_and_none_preferred(tmp_path: Path, work: Path) -> None:
     copy = shutil.copytree(work, tmp_path / "study")
     wga_by_threshold = {"0.25": [], "0.5": []}
     for path in copy.glob("runs/*/evaluation/metrics.json"):
@@ -245,7 +245,7 @@ def test_artefacts_of_an_older_schema_are_refused_with_a_remedy(tmp_path: Path) 
         write_report(tmp_path)
 
 
-def test_an_unreadable_overlay_is_said(tmp_path: Path) -> None:
+def test_an_unreadable_overlay_has_a_warning(tmp_path: Path) -> None:
     write_bytes(tmp_path / "heatmaps" / "s1" / "overlay.png", b"not a picture")
     page = Page(write_report(tmp_path))
     assert "These overlays cannot be read: s1." in page.text

@@ -77,7 +77,7 @@ def test_a_slide_nobody_has_decided_of_has_an_empty_state(decisions: DecisionLog
     }  # fmt: skip
 
 
-def test_who_has_not_seen_the_latest_is_refused_and_told_what_it_is(decisions: DecisionLog) -> None:
+def test_a_write_on_an_old_revision_is_refused_with_the_latest_decision(decisions: DecisionLog) -> None:
     decisions.record(accept(verdict="flag", reviewer="Bo"), revision=0)
     for seen in (0, 2):
         with pytest.raises(ReviewConflictError, match=r"s1 has 1 decisions by now, the page showed \d") as raised:
@@ -272,7 +272,7 @@ STEPS = st.lists(st.one_of(st.tuples(st.sampled_from([None, 0, 64]), st.integers
 
 
 @given(steps=STEPS)
-def test_what_stands_is_what_replaying_the_clicks_leaves(steps: list[Any]) -> None:
+def test_current_decisions_equal_a_replay_of_the_clicks(steps: list[Any]) -> None:
     """Against a stack of clicks: undo takes the last one off, and each subject shows its topmost."""
     stack: list[RecordedDecision] = []
     rows: list[RecordedDecision] = []

@@ -88,7 +88,7 @@ def test_a_slide_without_patches_has_empty_columns() -> None:
 
 
 @given(keys=st.lists(st.integers(0, 30), max_size=80), limit=st.integers(0, 100))
-def test_what_is_kept_never_exceeds_the_limit_and_values_are_right(keys: list[int], limit: int) -> None:
+def test_the_cache_never_exceeds_its_limit_and_returns_right_values(keys: list[int], limit: int) -> None:
     cache = ByteCache(limit)
     for number in keys:
         assert cache.get(number, lambda number=number: bytes(number)) == bytes(number)
@@ -96,7 +96,7 @@ def test_what_is_kept_never_exceeds_the_limit_and_values_are_right(keys: list[in
         assert cache.size_bytes == sum(len(value) for value in cache._values.values())
 
 
-def test_what_was_asked_for_longest_ago_is_forgotten_first() -> None:
+def test_the_least_recently_used_entry_is_evicted_first() -> None:
     cache, computed = ByteCache(30), []
 
     def get(key: str) -> None:

@@ -138,7 +138,7 @@ def test_a_run_beside_of_other_pixels_is_not_compared(folders: Folders, tmp_path
     assert not {"cell_beside", "patch_beside"} & set(arrays(slide))
 
 
-def test_where_the_other_run_has_no_such_slide_the_reason_is_said(folders: Folders) -> None:
+def test_a_slide_missing_in_the_other_run_has_the_reason(folders: Folders) -> None:
     about = slide_facts(open_cohort(folders.out, beside=folders.beside).open("dark"))
     assert (about["beside"], about["why_no_beside"]) == (None, "erm (erm) has no slide of this id")
 

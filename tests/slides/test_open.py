@@ -333,7 +333,7 @@ def test_a_slide_of_these_names_or_of_others_stays_as_it_is(names: tuple[str, ..
     assert in_order(slide, names) is slide
 
 
-def test_names_that_differ_in_case_alone_are_not_told_apart(tmp_path: Path) -> None:
+def test_channels_whose_names_differ_only_in_case_are_not_reordered(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", CHANNELS[:2], imagej=True, metadata={"axes": "CYX"})
     slide = open_slide(tmp_path / "a.tif", channels=("SHG", "shg"))
     assert in_order(slide, ("shg", "SHG")) is slide

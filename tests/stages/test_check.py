@@ -47,7 +47,7 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_measured_is_said_and_the_table_of_slides_holds_facts_alone(manifest: Path, tmp_path: Path) -> None:
+def test_check_returns_measurements_and_stores_only_facts_of_slides(manifest: Path, tmp_path: Path) -> None:
     table = check_manifest(manifest, tmp_path / "work", measure=EXACT)
     row = table.iloc[0]
     assert row["shift_um"] == pytest.approx(6, abs=0.1)
@@ -208,7 +208,7 @@ def test_annotations_are_parsed_lie_on_the_slide_and_have_known_classes(tmp_path
     assert problems_of(manifest) == [("INPUT_CORRUPT", 2, "annotations")]
 
 
-def test_all_that_is_wrong_with_the_masks_of_a_slide_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_the_masks_of_a_slide_are_listed_at_once(tmp_path: Path) -> None:
     manifest = labelled(tmp_path, tumor_mask="t.png", tissue_mask="s.png")
     for name in ("t.png", "s.png"):
         write_mask(tmp_path / name, 30, 30)
@@ -240,7 +240,7 @@ def test_info_warns_of_a_slide_in_the_words_of_check(
     assert len(checked) == 1 + bool(background)
 
 
-def test_info_warns_of_a_missing_mpp_in_the_words_in_which_check_refuses_it(
+def test_info_warns_of_a_missing_mpp_with_the_message_of_check(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.write_channel(tmp_path / "a.tif", tissue(), mpp=None)
@@ -252,7 +252,7 @@ def test_info_warns_of_a_missing_mpp_in_the_words_in_which_check_refuses_it(
     assert f"warning: a: MPP_MISSING: {words}" in capsys.readouterr().err
 
 
-def test_600_slides_with_one_warning_are_one_line_and_count_once_over_stages(
+def test_a_warning_of_600_slides_is_one_line_and_counts_once_over_stages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     tiled = [Outcome(slide_id=f"s{n}", state="current", warnings=("no tissue",)) for n in range(600)]
@@ -269,7 +269,7 @@ def test_600_slides_with_one_warning_are_one_line_and_count_once_over_stages(
     assert ended.value.exit_code == 3
 
 
-def test_slides_of_both_backgrounds_are_an_error_until_the_manifest_says_so(tmp_path: Path) -> None:
+def test_mixed_backgrounds_are_an_error_unless_in_the_manifest(tmp_path: Path) -> None:
     names = ("a", "b", "odd")
     for number, name in enumerate(names):
         plane = tissue(8 * number) if name != "odd" else 1100 - tissue()

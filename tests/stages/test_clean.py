@@ -65,7 +65,7 @@ def test_a_file_being_written_here_bears_this_process(tmp_path: Path) -> None:
         assert (finding.goes, unfinished.exists()) == (False, True)
 
 
-def test_a_process_that_cannot_be_asked_is_left_alone_unless_forced(tmp_path: Path) -> None:
+def test_files_of_an_unknown_process_stay_unless_forced(tmp_path: Path) -> None:
     far = left_by(tmp_path, dead_pid(), machine="00000000")
     assert [finding.goes for finding in clean(tmp_path)] == [False]
     assert far.exists()
@@ -103,7 +103,7 @@ def retile(work: Path, *, force: bool = False) -> str:
         return tile_slide(slide, CONFIG, work, force=force).state
 
 
-def test_pixels_of_a_finished_slide_go_and_its_patches_are_read_from_the_slide(work: Path) -> None:
+def test_patches_are_read_from_the_slide_once_stored_pixels_are_removed(work: Path) -> None:
     store = work / "slides" / "s.zarr"
     due = PatchStore(store).read([3, 19, 0])
     clean(work)

@@ -81,7 +81,7 @@ def test_patients_stay_in_their_splits_whatever_is_decided(work: Path, decisions
     assert (group["s3@0,0"], group["s3@16,0"]) == (1, -1)  # much tissue of a non-tumour; no label, no group
 
 
-def test_what_was_decided_is_told_and_recorded(
+def test_decisions_of_reviewers_are_printed_and_recorded(
     work: Path, decisions: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert typed("groups", work, "--threshold", "0.5", "--decisions", decisions) == 0

@@ -56,7 +56,7 @@ def test_a_plan_counts_what_tiling_makes_and_writes_nothing(tmp_path: Path, stor
         assert len(read_table(tmp_path / "out" / "patches" / f"{slide}.parquet")) == count
 
 
-def test_slides_that_are_finished_are_counted_apart_and_stale_ones_fail_unless_forced(tmp_path: Path) -> None:
+def test_finished_slides_are_counted_apart_and_stale_ones_fail(tmp_path: Path) -> None:
     manifest, config, out = cohort(tmp_path), TileConfig(patch_px=32), tmp_path / "out"
     both = manifest.read_text()
     manifest.write_text(both[: both.index("s1")])
@@ -75,7 +75,7 @@ def test_slides_that_are_finished_are_counted_apart_and_stale_ones_fail_unless_f
     assert (nothing_left.text(), nothing_left.exit_code) == ("slides finished already, not counted: 2", 0)
 
 
-def test_the_windows_of_a_cohort_are_those_that_its_finished_slides_were_cut_with(tmp_path: Path) -> None:
+def test_a_plan_of_a_cohort_takes_the_windows_of_its_finished_slides(tmp_path: Path) -> None:
     manifest, out = cohort(tmp_path), tmp_path / "out"
     manifest.write_text(manifest.read_text().replace("path\n", "path,split\n").replace(".tif\n", ".tif,train\n"))
     config = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
@@ -135,7 +135,7 @@ class MeanIntensity(torch.nn.Module):
         return torch.stack([torch.zeros_like(mean), mean], dim=1)
 
 
-def test_a_plan_of_predictions_has_the_models_geometry_and_refuses_what_does_not_fit(
+def test_a_plan_of_predictions_has_the_models_geometry_and_lists_misfits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = BundleSpec(

@@ -97,7 +97,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work
 
 
-def test_permuted_labels_of_the_tested_fold_leave_every_choice_in_it_as_it_is(folded: Path, tmp_path: Path) -> None:
+def test_permuted_labels_of_the_test_fold_change_no_choice_in_it(folded: Path, tmp_path: Path) -> None:
     for number in ("1", "2", "3"):
         copy = tmp_path / number
         shutil.copytree(folded, copy, ignore=shutil.ignore_patterns("runs", "comparison.csv", "folds.csv"))
@@ -110,7 +110,7 @@ def test_permuted_labels_of_the_tested_fold_leave_every_choice_in_it_as_it_is(fo
         assert sum(name.endswith("model.safetensors") for name in again) == 2
 
 
-def test_each_patch_is_judged_once_by_the_model_that_has_not_seen_its_patient(folded: Path) -> None:
+def test_each_patch_is_tested_once_by_the_model_without_its_patient(folded: Path) -> None:
     whole = read_table(folded / "groups.parquet").set_index("patch_id")
     for config in RUNS:
         run = config.run_name
@@ -167,7 +167,7 @@ def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_a_second_evaluation_changes_nothing_and_the_report_shows_the_folds(folded: Path, tmp_path: Path) -> None:
+def test_a_second_evaluation_is_equal_and_the_report_shows_the_folds(folded: Path, tmp_path: Path) -> None:
     names = ("comparison.csv", "folds.csv", "runs/erm-t0.25-s0/evaluation/metrics.json")
     before = [(folded / name).read_bytes() for name in names]
     evaluate_runs(folded, config=QUICK)
@@ -181,7 +181,7 @@ def test_a_second_evaluation_changes_nothing_and_the_report_shows_the_folds(fold
     assert "each was trained once with the given settings" not in page  # one was searched, fold by fold
 
 
-def test_the_searches_of_all_folds_count_and_a_searched_run_is_held_against_none_that_was_not(folded: Path) -> None:
+def test_searches_of_all_folds_count_and_unsearched_runs_are_no_reference(folded: Path) -> None:
     table = pd.read_csv(folded / "comparison.csv", dtype={"attribute": str}).set_index(["run", "attribute"])
     spent = ["trials", "search_steps", "search"]
     assert table.loc[("gerne-t0.25-s0-tuned", "0.25"), spent].tolist() == [3 * 2, 3 * 2 * 6, "2 trials a fold"]
@@ -189,7 +189,7 @@ def test_the_searches_of_all_folds_count_and_a_searched_run_is_held_against_none
     assert pd.isna(table.loc[("gerne-t0.25-s0-tuned", "0.25"), "reference"])
 
 
-def test_the_pooled_calibration_is_of_the_models_own_logits_and_has_intervals(folded: Path) -> None:
+def test_pooled_calibration_is_of_the_models_own_logits_with_intervals(folded: Path) -> None:
     run = "erm-t0.25-s0"
     parts = [read_table(folded / "folds" / k / "runs" / run / "evaluation" / "predictions.parquet") for k in "123"]
     raw = pd.concat([part[part["split"] == "test"] for part in parts])
@@ -207,9 +207,7 @@ def test_one_run_that_is_judged_anew_leaves_the_folds_of_the_others(folded: Path
 
 
 @pytest.mark.slow
-def test_a_fold_has_a_report_and_judges_models_from_elsewhere_like_any_work_folder(
-    folded: Path, tmp_path: Path
-) -> None:
+def test_a_fold_has_a_report_and_external_validation_like_a_work_folder(folded: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folded, tmp_path / "work")
     for slide, table in read_table(copy / "groups.parquet").groupby("slide_id"):
         write_table(copy / "patches" / f"{slide}.parquet", table, STAMP)

@@ -140,7 +140,9 @@ def test_bffhq_is_read_from_folders_and_names(tmp_path: Path) -> None:
         convert.convert("bffhq", tmp_path / "bffhq", tmp_path / "l.csv")
 
 
-def test_what_is_not_as_published_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_differ_from_the_publication_are_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputMissingError, match=r"no metadata\.csv"):
         convert.convert("waterbirds", tmp_path, tmp_path / "l.csv")
     metadata = tmp_path / "metadata.csv"

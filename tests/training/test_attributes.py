@@ -147,7 +147,7 @@ def test_a_study_trains_at_each_threshold_by_bins_and_by_rank():
 
 
 @pytest.mark.parametrize("drawn_by", [{"bins": CUTS}, {"attribute": "rank"}])
-def test_a_study_refuses_to_be_told_in_train_what_to_draw_by(tmp_path, drawn_by):
+def test_a_study_refuses_the_drawing_attribute_in_its_train_table(tmp_path, drawn_by):
     study = StudyConfig(manifest=tmp_path / "m.csv", work=tmp_path / "work", train=TrainConfig(**drawn_by))
     with pytest.raises(InputUnsupportedError, match="each of its own attributes"):
         run_study(study)

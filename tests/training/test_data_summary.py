@@ -131,7 +131,7 @@ def test_patches_of_validation_that_were_learnt_from_are_counted():
     assert _described(_groups(), learnt_from_val=1)["learnt_from_val"] == 1
 
 
-def test_nothing_of_the_test_split_is_told():
+def test_the_summary_has_nothing_of_the_test_split():
     assert _described(_groups()) == _described(_groups(ROWS[:9]))
 
 

@@ -161,7 +161,7 @@ def test_a_pruned_trial_never_wins() -> None:
     assert winning_trial(study).user_attrs["trial"] == 1
 
 
-def test_a_diverged_trial_counts_and_loses_and_if_all_diverge_it_is_said() -> None:
+def test_a_diverged_trial_counts_and_loses_and_all_diverged_are_an_error() -> None:
     study = optuna.create_study(direction="maximize")
     with pytest.raises(NonFiniteError, match="every trial diverged"):
         search_arrays(

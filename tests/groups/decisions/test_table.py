@@ -58,7 +58,7 @@ def test_a_file_comes_back_as_the_log_it_was_made_of(log: DecisionLog, tmp_path:
     assert len(log.rows()) == 7
 
 
-def test_the_columns_say_what_stands(log: DecisionLog) -> None:
+def test_the_csv_has_every_decision_and_whether_it_stands(log: DecisionLog) -> None:
     rows = list(csv.DictReader(io.StringIO(decisions_csv(log.rows()), newline="")))
     assert tuple(rows[0]) == COLUMNS
     assert [(row["slide_id"], row["x"], row["y"], row["verdict"], row["stands"]) for row in rows] == [
@@ -139,14 +139,14 @@ GOOD = "slide_id,x,y,verdict,reason,comment,reviewer,made,fingerprint,run,thresh
         ("s1,,,accept,,,Ada,,,,,true,,\ns1,,,reject,,,Bo,,,,,true,,", "row 2, column 'stands', value 'true': it"),
     ],
 )  # fmt: skip
-def test_a_mistake_in_a_file_is_told_with_row_column_and_remedy(tmp_path: Path, lines: str, message: str) -> None:
+def test_a_mistake_in_a_file_has_its_row_column_and_remedy(tmp_path: Path, lines: str, message: str) -> None:
     with pytest.raises(TableError, match="review.csv") as raised:
         read_decisions(written(tmp_path / "review.csv", f"{GOOD}{lines}\n"))
     assert message in str(raised.value)
     assert "Remedy: " in str(raised.value)
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_a_file_are_listed_at_once(tmp_path: Path) -> None:
     with pytest.raises(TableError) as raised:
         read_decisions(written(tmp_path / "review.csv", GOOD + 25 * "s1,a,b,tumour,,,Ada,,,,,,,\n"))
     assert len(raised.value.problems) == 50

@@ -213,7 +213,7 @@ def test_a_mask_that_claims_too_much_is_refused_before_memory_is_taken(tmp_path:
     tracemalloc.stop()
 
 
-def test_a_missing_mask_and_a_foreign_format_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_mask_and_a_foreign_format_are_different_errors(tmp_path: Path) -> None:
     with pytest.raises(InputMissingError):
         read_mask(tmp_path / "none.png")
     with pytest.raises(InputUnsupportedError, match="bmp"):

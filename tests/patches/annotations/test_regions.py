@@ -276,7 +276,7 @@ def test_an_asap_point_that_is_none_is_refused(tmp_path: Path, x: str) -> None:
         read_annotations(path)
 
 
-def test_missing_and_foreign_and_too_large_files_are_told_apart(
+def test_missing_foreign_and_too_large_files_are_different_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.xml", "a.geojson", "a.geojson.gz"):

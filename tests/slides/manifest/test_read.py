@@ -127,7 +127,7 @@ def test_excluding_a_copy_resolves_the_conflict(tmp_path: Path) -> None:
     assert len(read(tmp_path, text.format("1")).included) == 1
 
 
-def test_everything_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_a_manifest_are_listed_at_once(tmp_path: Path) -> None:
     listed = problems(
         tmp_path,
         "slide_id,patient_id,split,path,mpp,tumor_mask,background,exclude,colour\n"
@@ -272,7 +272,7 @@ def test_a_fragment_names_a_page_and_a_plane(text: str, expected: Fragment) -> N
     assert split_fragment(text) == expected
 
 
-def test_conflicts_of_a_row_that_is_wrong_otherwise_are_said_too(tmp_path: Path) -> None:
+def test_conflicts_of_a_row_with_other_problems_are_listed_too(tmp_path: Path) -> None:
     text = "slide_id,patient_id,split,path\ns1,p1,train,a.tif\nS1,p1,test,gone.tif\n"
     assert {code for code, _, _ in problems(tmp_path, text)} == {"INPUT_MISSING", "DUPLICATE_ID", "SPLIT_LEAKAGE"}
 

@@ -85,7 +85,7 @@ def test_a_slide_that_another_process_is_at_comes_after_all_others(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_how_far_a_slide_is_can_be_said_by_this_process_alone(tmp_path: Path) -> None:
+def test_progress_within_a_slide_is_reported_only_by_a_single_process(tmp_path: Path) -> None:
     progress_calls: list[tuple[str, int, int, str]] = []
     tasks = [FakeTask("a", tmp_path), FakeTask("b", tmp_path)]
     run_slides(tasks, workers=2, progress=lambda *words: progress_calls.append(words))

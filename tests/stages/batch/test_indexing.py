@@ -62,7 +62,7 @@ def files_of(out: Path) -> dict[str, tuple[int, bytes]]:
             for path in sorted(index.rglob("*.parquet"))}  # fmt: skip
 
 
-def test_it_holds_every_row_of_every_table_and_a_row_a_slide(folder: Path) -> None:
+def test_the_index_holds_all_patch_rows_and_one_row_per_slide(folder: Path) -> None:
     assert write_index(folder / "out") == folder / "out" / "index"
     expected = due(folder / "out", *NAMES)
     pd.testing.assert_frame_equal(patches(folder / "out")[expected.columns], expected, check_dtype=False)
@@ -72,7 +72,7 @@ def test_it_holds_every_row_of_every_table_and_a_row_a_slide(folder: Path) -> No
     assert slides["positive_mm2"].to_list() == pytest.approx(cohort["positive_mm2"].tolist())
 
 
-def test_what_is_current_is_left_and_one_more_slide_rewrites_its_bucket_alone(
+def test_a_current_index_is_left_and_a_new_slide_rewrites_only_its_bucket(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(indexing, "ROWS_A_BUCKET", 16)  # of 30 patches a slide

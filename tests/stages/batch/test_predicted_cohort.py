@@ -85,7 +85,7 @@ def test_an_interrupted_run_leaves_tables_of_what_it_did(folder: Path) -> None:
     assert (within[0], within[-1]) == ((0, 30, "good"), (30, 30, "good"))  # 6 x 5 patches
 
 
-def test_a_patient_that_was_corrected_in_the_manifest_is_corrected_in_the_tables(folder: Path) -> None:
+def test_a_patient_corrected_in_the_manifest_is_corrected_in_the_tables(folder: Path) -> None:
     predict(folder)
     corrected = PATIENTS | {"good": "p3"}
     assert [outcome.state for outcome in predict(folder, patients=corrected)] == ["current", "failed", "current"]
@@ -139,7 +139,7 @@ def test_a_bundle_that_was_trained_anew_in_its_place_is_read_anew(folder: Path) 
     assert [outcome.code for outcome in predict(folder)][0] == "STALE_ARTEFACT"
 
 
-def test_only_what_failed_is_tried_again_when_that_is_asked_for(folder: Path) -> None:
+def test_only_failed_slides_are_predicted_again_with_only_failed(folder: Path) -> None:
     assert [outcome.state for outcome in predict(folder)] == ["done", "failed", "done"]
     mended = made.disc_image(96, 80, (50, 40), 28, tissue=(180, 90, 150), glass=(245, 245, 245))
     made.write_aperio(folder / "spoilt.svs", mended, levels=1)

@@ -40,7 +40,7 @@ def test_few_slides_are_listed_with_totals_and_errors(
     assert "failed, by code: 1 MPP_MISSING" in output
 
 
-def test_a_message_of_many_slides_stands_once_and_a_slide_counts_once_by_code(
+def test_a_shared_message_is_printed_once_and_slides_count_once_by_code(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path, 1, 5)
@@ -53,7 +53,7 @@ def test_a_message_of_many_slides_stands_once_and_a_slide_counts_once_by_code(
     assert "failed, by code: 5 MPP_MISSING" in output
 
 
-def test_of_many_slides_those_that_are_done_are_only_counted_unless_asked_for(
+def test_of_many_slides_finished_ones_are_only_counted_without_slides(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path, 60, 1)
@@ -89,7 +89,7 @@ def test_slides_whose_tissue_is_uncertain_are_counted_and_named(
     assert "tissue: 2 of 3 slides uncertain: a, c; look at them with pathopatch tissue" in capsys.readouterr().out
 
 
-def test_nothing_is_said_of_tissue_where_no_status_says_how_sure_it_is(
+def test_status_has_no_line_on_tissue_without_confidences(
     tmp_path: Path, typed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path, 2)

@@ -62,7 +62,7 @@ def test_without_any_slide_the_tables_have_their_columns(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("takes_s", "written_at"), [(0.0, [60.0, 120.0]), (4.0, [60.0, 144.0])])
-def test_in_a_long_run_the_tables_are_written_each_minute_or_less_often_if_it_takes_long(
+def test_cohort_tables_are_written_each_minute_or_less_often_if_slow(
     takes_s: float, written_at: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, write_times = 0.0, []
@@ -100,7 +100,7 @@ def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, m
     assert pd.read_csv(tmp_path / "cohort.csv")["tissue_mm2"].tolist() == [1.0, 3.0]
 
 
-def test_what_went_wrong_first_is_heard_if_the_tables_cannot_be_written_either(tmp_path: Path) -> None:
+def test_the_first_error_is_raised_if_the_tables_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("in the way")
     with pytest.raises(KeyboardInterrupt), keep_cohort_tables(tmp_path, lambda _: None):
         raise KeyboardInterrupt
