@@ -1,4 +1,4 @@
-"""What all tests share: the real images, slides made on the spot with known pixels, and a command line to type at."""
+"""Fixtures of all tests: real images, synthetic slides with known pixels, and the command line."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def real_data() -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where the real images are named, a test on them that is skipped has failed."""
+    """Fail a skipped test on the real images if their folder is named."""
     report = yield
     if report.skipped and os.environ.get("PATHOPATCH_REAL_DATA") and "real_data" in getattr(item, "fixturenames", ()):
         report.outcome = "failed"

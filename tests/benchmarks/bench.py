@@ -1,4 +1,4 @@
-"""How fast are the pieces against their bounds? Prints one table and writes ``bench.json``.
+"""Measure speed against bounds and other packages; print one table and write ``bench.json``.
 
 Each row compares two things on outputs that were shown to be equal, interleaved in one run, and reports the median.
 `--peers` adds other packages' readers and predictors, each in an environment of its own.
@@ -78,7 +78,7 @@ def main() -> int:
 
 
 def _described(rows: list[Row]) -> list[dict[str, object]]:
-    """What stands in ``bench.json``."""
+    """Return the content of ``bench.json``."""
     date = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     machine = f"{platform.machine()}, {os.cpu_count()} cores"
     return [

@@ -1,4 +1,4 @@
-"""How is another package measured? In an environment of its own, by a process that works when it is told to.
+"""Measure other packages: each in an environment of its own, by a process that works on request.
 
 Environments that are there are used as they are (`bench.py --environments FOLDER`); others are made. hs2p was tried as
 6.1.0, tiatoolbox as 2.1.3. tiatoolbox asks for a torch below 2.13, whose package on PyPI brings CUDA: 3 GB to fetch and
@@ -30,7 +30,7 @@ _SAID = "bench: "  # begins the lines that are for us: imports may print others
 
 @dataclass(frozen=True)
 class Environment:
-    """Where a package is installed.
+    """An environment in which a package is installed.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ WSINFER = Environment("wsinfer", ("wsinfer==0.6.1", "zarr<3", "numpy<2"))
 
 @dataclass(frozen=True)
 class Peer:
-    """What another package does that we do too.
+    """A task of another package that pathopatch does too.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ def at_work(peer: Peer, folder: Path, *arguments: object) -> Iterator[Process]:
 def speedup(
     process: Process, ours: Callable[[], float], *, check: Callable[[], object] = bool, repeats: int = REPEATS
 ) -> float:
-    """How many times as fast we are: the median of repeats, each our CPU seconds, then theirs, then the check."""
+    """Return the speedup over a peer: median of repeats, each our CPU seconds, then theirs, then the check."""
     ratios = []
     for _ in range(repeats):
         mine = ours()

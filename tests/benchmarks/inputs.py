@@ -1,4 +1,4 @@
-"""Which files are the benchmarks run on? Made ones, and real ones where PATHOPATCH_REAL_DATA names their folder."""
+"""Input files of the benchmarks: synthetic ones, and real ones where PATHOPATCH_REAL_DATA names their folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is lost where a slide is read through coarser levels? Prints a table for a slide and a model of RGB patches.
+"""Measure the loss of reading a slide through coarser levels; print a table for a slide and an RGB model.
 
 ``python tests/benchmarks/levels.py SLIDE --model BUNDLE`` writes the slide's finest level as pyramids of 2 x 2 means,
 lossless and as JPEG, and reads them at the model's scale. Each row is held against reading the finest level.

@@ -1,4 +1,4 @@
-"""How are two pieces of work compared? By CPU seconds, in turn within one run, and by the median."""
+"""Compare two pieces of work by CPU seconds: in turn within one run, and by the median."""
 
 from __future__ import annotations
 

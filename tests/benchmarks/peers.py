@@ -1,4 +1,4 @@
-"""How fast do other packages read the same patches?
+"""Compare the reading of patches with other packages.
 
 Of hs2p, two readers: one decodes TIFF segments itself; one goes through OpenSlide, which it takes by default where
 neither cuCIM (whose package needs those of CUDA) nor libvips (no Python package) is installed.

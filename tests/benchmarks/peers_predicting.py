@@ -1,4 +1,4 @@
-"""How fast do other packages predict the same patches of the same slide with the same network?
+"""Compare prediction with other packages: the same patches of one slide, the same network.
 
 All patches of a grid side by side, of one thread each, in batches of as many. Measured are reading, forward pass and
 each one's own table (CSV, CSV, Zarr), and of us the search for tissue, which the others are spared. The model is loaded
@@ -101,12 +101,12 @@ def _of_csv(path: Path) -> pd.DataFrame:
 
 
 def _of_wsinfer(results: Path, stem: str) -> pd.DataFrame:
-    """What wsinfer wrote."""
+    """Read the probabilities that wsinfer wrote."""
     return _of_csv(results / "model-outputs-csv" / f"{stem}.csv")
 
 
 def _of_tiatoolbox(results: Path, stem: str) -> pd.DataFrame:
-    """What tiatoolbox wrote."""
+    """Read the probabilities that tiatoolbox wrote."""
     group = zarr.open_group(results / f"{stem}.zarr", mode="r")
     bounds, probabilities = (np.asarray(group[name]) for name in ("coordinates", "probabilities"))
     return pd.DataFrame({"x": bounds[:, 0], "y": bounds[:, 1], "probability": probabilities[:, 1]})
@@ -143,7 +143,7 @@ def rows(inputs: Inputs, environments: Path | None = None) -> Iterator[Row]:
 
 
 def _speedup(process: Process, peer: Predictor, model: PatchClassifier, path: Path, out: Path) -> float:
-    """How many times as fast we are, each to the table that it writes."""
+    """Return the speedup over a predictor; both write their table."""
     csv = out / "ours.csv"
 
     def ours() -> None:

@@ -1,4 +1,4 @@
-"""What does predicting cost beside the network's own forward pass, and how do time and memory grow?"""
+"""Measure prediction against the network's forward pass, and the growth of time and memory."""
 
 from __future__ import annotations
 

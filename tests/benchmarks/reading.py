@@ -1,4 +1,4 @@
-"""How fast are patches read, against the bare decoder and against other readers of the same pixels?"""
+"""Measure the reading of patches against the bare decoder and other readers of the same pixels."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _opened(source: Any, background: Any) -> Read:
 def _compared(
     one: Callable[[], Read], two: Callable[[], Read], size: tuple[int, int], cut: dict[str, int], repeats: int = REPEATS
 ) -> float:
-    """How many times as fast the first reader is as the second, which must give the same patches."""
+    """Return the speedup of the first reader over the second, which must give the same patches."""
     require_equal(patches(one(), size, **cut), patches(two(), size, **cut))
     return speedup(lambda: bands(one(), size, **cut), lambda: bands(two(), size, **cut), repeats=repeats)
 

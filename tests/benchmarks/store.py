@@ -1,4 +1,4 @@
-"""How fast is the store written, and read back in a shuffled order for training?"""
+"""Measure writing the patch store, and reading it in a shuffled order for training."""
 
 from __future__ import annotations
 

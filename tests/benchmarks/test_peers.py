@@ -27,7 +27,7 @@ _TABLE = pd.DataFrame({"x": [0, 256, 0], "y": [0, 0, 256], "probability": [0.1, 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where the environment `_HERE` is: of this interpreter."""
+    """Return a folder with the environment `_HERE`: that of this interpreter."""
     python = tmp_path / "here" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to(sys.executable)

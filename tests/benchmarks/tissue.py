@@ -1,4 +1,4 @@
-"""How exact and how fast are tissue fractions?"""
+"""Measure the error and the speed of tissue fractions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does debiasing cost while training, and what the loop around the bare step?
+"""Measure the training cost of debiasing, and of the loop around the bare step.
 
 Both by CPU seconds: reading and varying the next batches in a thread of its own takes no time on the clock where a core
 is free, but it is work all the same, and on a machine with all cores busy it is time.

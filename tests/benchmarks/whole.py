@@ -1,4 +1,4 @@
-"""How does the command `tile` as a whole scale, over processes and over the area of a slide?"""
+"""Measure the scaling of the whole command `tile` over processes and over the area of a slide."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _processes(inputs: Inputs) -> Iterator[Row]:
 
 
 def _idle_by(deadline: float) -> bool:
-    """Whether other processes leave the cores alone, now or before a deadline."""
+    """Return True if other processes leave the cores idle, now or before a deadline."""
     while _others() > _IDLE_CORES:
         if time.monotonic() > deadline:
             return False

@@ -17,7 +17,7 @@ from typing import NoReturn
 import pytest
 
 VARIABLE = "PATHOPATCH_BROWSER"
-"""Where it says "required", as in CI, a test that cannot have a browser fails; elsewhere it is skipped."""
+"""If it is "required", as in CI, a test without a browser fails; otherwise it is skipped."""
 
 _NPM = Path(__file__).parent / "npm"
 _NAMES = ("/usr/bin/chromium", "chromium", "chromium-browser", "google-chrome")

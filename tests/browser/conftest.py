@@ -1,4 +1,4 @@
-"""What the browser tests share: a Chromium, slides predicted once, and windows that must not complain."""
+"""Fixtures of the browser tests: Chromium, slides predicted once, and windows without console errors."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def table_of(out: Path, slide_id: str) -> pd.DataFrame:
 
 
 def facts_of(out: Path, slide_id: str) -> dict[str, Any]:
-    """What stands in a slide's heatmap.json."""
+    """Return the content of a slide's heatmap.json."""
     facts: dict[str, Any] = json.loads((out / "heatmaps" / slide_id / "heatmap.json").read_text(encoding="utf-8"))
     return facts
 

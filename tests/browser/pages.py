@@ -86,7 +86,7 @@ class Visit:
             self._context.close()
 
     def worked_ms(self) -> float:
-        """How long the page (this document so far) and its server have been at work, ms of CPU."""
+        """Return the CPU time of the page (this document so far) and its server, ms."""
         metrics = {
             metric["name"]: metric["value"] for metric in self._devtools.send("Performance.getMetrics")["metrics"]
         }
@@ -114,7 +114,7 @@ class Visit:
         expect(self.page.locator("#viewer[data-loaded=yes]")).to_be_attached()
 
     def place_of(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point of the slide (level-0 px) is in the window, px."""
+        """Return the place in the window, px, of a point of the slide (level-0 px)."""
         viewer = self.page.locator("#viewer")
         corner = [float(part) for part in viewer.get_attribute("data-corner").split(",")]
         zoom = float(viewer.get_attribute("data-zoom"))

@@ -1,4 +1,4 @@
-"""Whom the page keeps out: nobody who has a keyboard only, reads by ear, or sees few colours."""
+"""Accessibility of the page: keyboard only, screen readers, and colour vision deficiency."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 
 def barriers(page, axe):
-    """What axe-core finds, as rule and place."""
+    """Return the violations that axe-core finds, as rule and place."""
     page.evaluate(axe)
     violations = page.evaluate("async () => JSON.stringify((await axe.run(document)).violations)")
     return [

@@ -1,4 +1,4 @@
-"""How fast a reviewer sees something: a thousand slides, two hundred thousand patches.
+"""Speed of the review page with a thousand slides and two hundred thousand patches.
 
 What is held is the work, time of the processor in the page's main thread and in its server: how long that takes by the
 clock depends on what else the machine does. With ``PATHOPATCH_IDLE=1``, which says that it does nothing else, the
@@ -31,7 +31,7 @@ def best_of(measure, limit):
 
 
 def taken(window, see):
-    """How long a window takes until something is seen, ms: by the clock, which the page says, or at work."""
+    """Return the time until a window shows something, ms: by the page's clock, or of the CPU."""
     before = window.worked_ms()
     by_clock = float(see(window))
     return by_clock if IS_IDLE else window.worked_ms() - before

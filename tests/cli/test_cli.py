@@ -1,4 +1,4 @@
-"""What one types, end to end on a tiny cohort: stages, exit codes, reruns, and equal bytes."""
+"""The command line end to end on a tiny cohort: stages, exit codes, reruns, and equal bytes."""
 
 import csv
 import importlib.util

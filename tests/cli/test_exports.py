@@ -1,4 +1,4 @@
-"""What one types to take a model or a review elsewhere: where the export goes, exit codes and words."""
+"""The command line of exports of models and reviews: destinations, exit codes and messages."""
 
 from __future__ import annotations
 

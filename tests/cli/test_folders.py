@@ -1,4 +1,4 @@
-"""What one types around work folders and other viewers: dry runs, exports, cleaning; exit codes and words."""
+"""The command line around work folders and viewers: dry runs, exports, cleaning; exit codes and messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one types in place of a configuration's settings, and what is left to it."""
+"""Options of the training commands override the configuration, which gives the rest."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ device = "cpu"
 
 
 def settings_of(monkeypatch: pytest.MonkeyPatch, command: str, *arguments: str) -> TrainConfig:
-    """What the stage is given; nothing is trained."""
+    """Return the settings that reach the stage; nothing is trained."""
     given: list[TrainConfig] = []
 
     def stage(work: Path, settings: TrainConfig, *_: object, **__: object) -> Path:

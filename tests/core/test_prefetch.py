@@ -1,4 +1,4 @@
-"""What another thread makes ahead comes in order, and its errors where they were due."""
+"""Prefetched items come in order, and errors at the item that raised them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `import pathopatch.debias` costs."""
+"""The cost of `import pathopatch.debias`."""
 
 import json
 import subprocess

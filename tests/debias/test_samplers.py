@@ -41,7 +41,7 @@ every_data = pytest.mark.parametrize("data", [TISSUE, COLOURS], ids=["A=2", "A=3
 
 
 def running_deviation(parts: list[list[int]], data: tuple[np.ndarray, np.ndarray], shares: np.ndarray) -> float:
-    """How far any cell's count is, after any step, from share x samples of its class so far."""
+    """Return the largest deviation of a cell's count, after any step, from share x samples of its class so far."""
     y, a = data
     counts = np.array([np.bincount(y[p] * shares.shape[1] + a[p], minlength=shares.size) for p in parts])
     running = counts.cumsum(axis=0).reshape(len(parts), *shares.shape)  # (T, K, A)
@@ -244,7 +244,7 @@ weight_lists = st.lists(st.integers(0, 400), min_size=1, max_size=10).filter(any
 
 
 def largest_deviation(weights: list[int], cells: np.ndarray) -> float:
-    """How far any cell's count is from its exact share at any position."""
+    """Return the largest deviation of a cell's count from its exact share, over all positions."""
     named = np.cumsum(cells[:, None] == np.arange(len(weights)), axis=0)  # (positions, A)
     exact = np.outer(np.arange(1, len(cells) + 1), np.array(weights) / sum(weights))
     return float(np.abs(named - exact).max())

@@ -90,12 +90,12 @@ FAULTS: dict[str, tuple[Callable[[Path, int], None], str, str]] = {
     "text": (_text, ".svs", "INPUT_CORRUPT"),
     "one channel": (_one_channel, ".tif", "CHANNEL_MISMATCH"),
 }
-"""How each bad slide is made, its file's ending, and what must become of it."""
+"""Per fault: the writer of the bad slide, the ending of its file, and the state or code that is due."""
 
 
 @dataclass
 class Soak:
-    """What there is to predict, and what must come of it: a state, or a failure's code, by slide id."""
+    """Slides to predict, and by slide id the state or error code that is due."""
 
     folder: Path
     due: dict[str, str] = field(default_factory=dict)

@@ -124,7 +124,7 @@ def test_a_pseudonym_is_of_the_content_wherever_it_lies_and_pages_differ(tmp_pat
 
 
 def test_a_pseudonym_is_the_same_in_every_version(tmp_path: Path) -> None:
-    """It is written into tables that labs keep: what is computed here must never change."""
+    """Labs keep tables with pseudonyms, so the computation must never change."""
     (tmp_path / "a.tif").write_bytes(b"one")
     plain, page = (
         SlideRow(row=2, slide_id="x", patient_id="p", source=f"{tmp_path}/a.tif{end}") for end in ("", "#page=1")

@@ -1,4 +1,4 @@
-"""What nobody thought of: bytes that a fuzzer thinks of, and what it found before."""
+"""Fuzzing of the TIFF reader: any bytes are read or refused with a code."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_a_missing_work_folder_is_an_error_before_any_work(folder: Path) -> None
 
 
 def predict(folder: Path, name: str, *, force: bool = False) -> Outcome:
-    """What `pathopatch predict NAME` does."""
+    """Predict one slide as `pathopatch predict NAME` does."""
     config = PredictConfig(device="cpu", precision="float32", threads=1)
     rows = slides_to_predict(str(folder / name))
     (outcome,) = predict_cohort(rows, folder / "model", folder / "out", config, force=force)

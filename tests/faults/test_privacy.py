@@ -1,4 +1,4 @@
-"""What a slide file says of the patient is in no output: not in the results, and not in the words of an error."""
+"""No output holds what a slide file says of the patient: neither results nor error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the review page refuses, as raw requests see it, and that a refusal writes nothing."""
+"""Requests that the review page refuses, sent as raw HTTP; a refusal writes nothing."""
 
 from __future__ import annotations
 

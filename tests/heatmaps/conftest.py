@@ -1,4 +1,4 @@
-"""What the tests of heatmaps share: readers that are not ours, in plain modules beside this file."""
+"""Fixtures of the heatmap tests: independent readers, in plain modules beside this file."""
 
 from __future__ import annotations
 

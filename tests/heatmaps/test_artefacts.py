@@ -1,4 +1,4 @@
-"""What predict leaves in the work folder: equal bytes, no half outputs, nothing redone without need."""
+"""Outputs of predict in the work folder: equal bytes, none half written, none redone without need."""
 
 import gzip
 import json

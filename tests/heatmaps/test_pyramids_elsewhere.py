@@ -29,7 +29,7 @@ def heatmap(tmp_path):
 
 
 def _check_bio_formats(bio_formats, path, cells=None, channels=WITH_SPREAD):
-    """That Bio-Formats sees resolutions, names and sizes, and reads every level to the bit."""
+    """Assert that Bio-Formats sees resolutions, names and sizes, and reads every level to the bit."""
     levels = pyramid(_cells() if cells is None else cells)
     assert bio_formats.seen(path) == bioformats.Seen(
         reader="OME-TIFF", name="s1", size=levels[0].shape[:0:-1], resolutions=len(levels), pixel_type="float",
@@ -96,7 +96,7 @@ def test_bio_formats_does_not_pass_a_cut_copy(bio_formats, heatmap, share):
 
 
 def _check_ome_types(path):
-    """That the description is valid OME-XML and says what is in the file."""
+    """Assert that the description is valid OME-XML and fits the file."""
     with tifffile.TiffFile(path) as file:
         description = file.ome_metadata
     ome_types.validate_xml(description)

@@ -34,13 +34,13 @@ def _valid(path):
 
 
 def _shown(path):
-    """What the `ome-zarr` reader finds first: its levels and its metadata."""
+    """Return the levels and the metadata of the first node of the `ome-zarr` reader."""
     node = next(iter(Reader(parse_url(str(path)))()))
     return [np.asarray(level) for level in node.data], node.metadata
 
 
 def _check(path, cells=None, channels=CHANNELS):
-    """That a validator accepts it and a reader shows the same bits, names and windows."""
+    """Assert that a validator accepts it and a reader shows the same bits, names and windows."""
     cells = _cells() if cells is None else cells
     image = _valid(path)
     assert type(image).__module__ == "ome_zarr_models.v05.image"
@@ -76,7 +76,7 @@ def test_maps_of_any_shape_are_valid_and_come_back(tmp_path, shape):
 
 
 def _corners(path):
-    """Where the corner of each level's first pixel lies, (y, x) in um: half a pixel before its centre."""
+    """Return the corner of each level's first pixel, (y, x) in um: half a pixel before its centre."""
     corners = []
     for scale, translation in _shown(path)[1]["coordinateTransformations"]:
         corners.append([t - s / 2 for t, s in zip(translation["translation"][-2:], scale["scale"][-2:], strict=True)])

@@ -37,7 +37,7 @@ def _opened(path):
 
 
 def _check(path, cells=None, count=3):
-    """That OpenSlide shows the map: every level, its scale, its colours, its mpp."""
+    """Assert that OpenSlide shows the map: every level, its scale, its colours, its mpp."""
     cells = _cells() if cells is None else cells
     levels, downsamples, mpp = _opened(path)
     due = pyramid(_continued(cells, 2 ** (count - 1))[None].astype(np.float32))

@@ -29,7 +29,7 @@ MODALITIES = ("CARS", "TPEF", "SHG")
 
 @dataclass(frozen=True)
 class Folders:
-    """Where things lie: the slides bright, dark and spoilt in `out`; bright by other models in `beside` and `fine`.
+    """Folders of predictions: slides bright, dark and spoilt in `out`; bright by other models in `beside` and `fine`.
 
     The latter's patches begin every 8 px, the others' every 16.
     """

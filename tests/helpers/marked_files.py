@@ -1,4 +1,4 @@
-"""What made slides say of a patient, and how to look for it in whatever was written."""
+"""Patient data that synthetic slides hold, and readers that look for it in outputs."""
 
 from __future__ import annotations
 

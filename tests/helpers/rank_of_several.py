@@ -1,4 +1,4 @@
-"""What one of several processes does in `test_distributed.py`: trains, and leaves what it reached."""
+"""One of the processes of `test_distributed.py`: train, and write the outcome."""
 
 from __future__ import annotations
 

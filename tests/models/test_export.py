@@ -71,7 +71,7 @@ def _loaded(path: Path) -> torch.nn.Module:
 
 
 def _run(folder: Path, patches: np.ndarray) -> np.ndarray:
-    """What another program gets from an exported network."""
+    """Return the output that another program gets from an exported network."""
     if (folder / "model.onnx").exists():
         import onnxruntime
 
@@ -82,7 +82,7 @@ def _run(folder: Path, patches: np.ndarray) -> np.ndarray:
 
 
 def _through_wsinfer(folder: Path, images: np.ndarray) -> np.ndarray:
-    """What wsinfer gets from uint8 images (N, H, W, 3): its transforms by name, the network, its softmax."""
+    """Return wsinfer's output of uint8 images (N, H, W, 3): its transforms by name, the network, its softmax."""
     transform_types = {"Resize": transforms.Resize, "ToTensor": transforms.ToTensor, "Normalize": transforms.Normalize}
     config = json.loads((folder / "config.json").read_text())
     steps = [transform_types[step["name"]](**step.get("arguments", {})) for step in config["transform"]]

@@ -71,7 +71,7 @@ def test_networks_without_batch_norms_are_copied(architecture):
 
 
 class _Residual(nn.Module):
-    """What the convolution gives goes past the norm too."""
+    """A block whose convolution output also bypasses the norm."""
 
     def __init__(self):
         super().__init__()

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(1500)
 
 
 def recipe_commands() -> list[str]:
-    """What the container's recipe does to install."""
+    """Return the install commands of the container's recipe."""
     text = (PROJECT / "pipelines" / "deployment" / "pathopatch.def").read_text(encoding="utf-8")
     post_section = re.search(r"%post\n(.*?)\n\n", text, re.DOTALL)
     assert post_section is not None

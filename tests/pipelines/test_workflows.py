@@ -52,7 +52,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(cohort: Path) -> dict[str, bytes]:
-    """What one command on one machine makes of it."""
+    """Return the results of one command on one machine."""
     command = ["predict", "cohort.csv", "--model", "model", "-o", "plain", "--quiet", "--device", "cpu"]
     done = subprocess.run([sys.executable, "-m", "pathopatch", *command], cwd=cohort, check=False)
     assert done.returncode == 3

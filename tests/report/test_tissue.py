@@ -1,4 +1,4 @@
-"""Which slides a person should look at first: uncertain ones, those without tissue, and outliers of the cohort."""
+"""Slides to look at first: uncertain ones, those without tissue, and outliers of the cohort."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the review page share: work folders that were predicted once."""
+"""Fixtures of the review page's tests: work folders that were predicted once."""
 
 from __future__ import annotations
 

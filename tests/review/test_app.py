@@ -1,4 +1,4 @@
-"""What the pages ask for ahead: so that nothing waits for a script to name the next one."""
+"""Preloading of scripts: none waits for another script to name it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pathopatch review` does from the first line it prints to its end."""
+"""The command `pathopatch review` from the first line that it prints to its end."""
 
 from __future__ import annotations
 

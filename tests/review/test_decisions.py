@@ -1,4 +1,4 @@
-"""What was decided is there, in order, by whom and of which heatmap; nothing is ever changed or lost."""
+"""The log holds every decision in order, with reviewer and heatmap; none is changed or lost."""
 
 from __future__ import annotations
 

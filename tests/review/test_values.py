@@ -1,4 +1,4 @@
-"""What the browser gets is what was predicted: maps to the bit, patches at their places, decisions on their side."""
+"""The browser gets the predictions: maps to the bit, patches at their places, decisions on their side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every reader: the same pixels, coordinates and resampling, whatever the file."""
+"""The contract of every reader: the same pixels, coordinates and resampling for every format."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def valid(path: Path) -> Any:
 
 
 def shown(path: Path) -> tuple[Any, dict[str, Any]]:
-    """What the `ome-zarr` reader finds first: its level 0 and its metadata."""
+    """Return level 0 and the metadata of the first node of the `ome-zarr` reader."""
     node = next(iter(Reader(parse_url(str(path)))()))
     return np.asarray(node.data[0]), node.metadata
 

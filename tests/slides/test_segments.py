@@ -1,4 +1,4 @@
-"""What is decoded how often, what is kept of it, and that a caller owns what it gets."""
+"""Decoded segments: how often each is decoded, which are cached, and that a caller owns its array."""
 
 from __future__ import annotations
 

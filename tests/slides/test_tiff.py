@@ -60,7 +60,7 @@ COMPRESSIONS = {
 
 
 def is_written(sample: str, layout: str, compression: str) -> bool:
-    """Whether such a file exists: codecs of pictures have no floats, packed samples stand in plain rows."""
+    """Return True if such a file exists: picture codecs have no floats, packed samples need plain rows."""
     dtype, _, options = SAMPLES[sample]
     if options:
         return compression == "plain" and layout in ("one strip", "strips")

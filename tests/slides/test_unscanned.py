@@ -1,4 +1,4 @@
-"""What registration, rotation and mosaics leave around a slide is neither glass nor tissue."""
+"""Fill around a slide, by registration, rotation or mosaics, is neither glass nor tissue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of a manifest's slides, and of one slide, before anything is made of them."""
+"""Checks of a manifest's slides, and of one slide, before any stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `predict` refuses without a network is told before torch is loaded, which takes seconds."""
+"""`predict` refuses bad inputs before it loads torch, which takes seconds."""
 
 import json
 import subprocess

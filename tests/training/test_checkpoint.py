@@ -23,7 +23,7 @@ class _Killed(Exception):
 
 
 def _points(folder):
-    """What TensorBoard shows: by name, values by step."""
+    """Return the values that TensorBoard shows: by name, by step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / EVENTS))

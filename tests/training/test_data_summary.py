@@ -1,4 +1,4 @@
-"""What a bundle says of its data: counted by hand, of the splits that a run may know."""
+"""The data summary of a bundle: counted by hand, of the splits that a run may use."""
 
 from pathlib import Path
 

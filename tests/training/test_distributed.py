@@ -34,7 +34,7 @@ JOBS = {
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """What two processes reached in every job."""
+    """Return a folder with the outcomes of two processes in every job."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(rank_of_several.train, (2, folder, JOBS), nprocs=2)
     return folder

@@ -1,4 +1,4 @@
-"""What trials choose from and who wins: equal numbers, beta inside its bounds, pruning at equal steps, budgets."""
+"""Search space and winner of trials: equal numbers, beta inside its bounds, pruning at equal steps, budgets."""
 
 from __future__ import annotations
 

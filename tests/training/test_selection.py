@@ -1,4 +1,4 @@
-"""How logits are read: the decision threshold and the temperature, both from validation and stored in the bundle."""
+"""Decision threshold and temperature of logits, both from validation and stored in the bundle."""
 
 import json
 import math
