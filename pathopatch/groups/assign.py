@@ -180,7 +180,7 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
     """
     label = _patient_labels(patches)
     if missing := [name for name in ("patient_id", "split") if name not in slides]:
-        raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the tables of tile and check")
+        raise InputMissingError(f"no column {', '.join(missing)}", remedy="give the patch tables of the stage tile")
     stated = slides["split"].fillna("").astype(str).str.strip()
     unknown = sorted(set(stated) - {"", *SPLITS})
     if unknown:

@@ -141,10 +141,11 @@ def sweep_thresholds(
 ) -> list[dict[str, Any]]:
     """Return, for thresholds from 0.05 to 0.95, the groups' sizes and how far alpha differs between the labels.
 
-    Parameters are those of `fraction_only`. Each dict has the `threshold`; `counts` and `patients`, 2 x 2 (rows label,
-    columns little and much tissue); `alpha`, the shares within each label (None for a label without patches);
-    `smallest_n`; `gap`, alpha of much tissue within tumour minus that within non-tumour, with `gap_low` and `gap_high`
-    (None where a label is missing, or with fewer than two patients).
+    `label`, `fraction` and `patient` are of shape (N,), one value per patch. Each dict has the `threshold`;
+    `counts` and `patients`, 2 x 2 (rows label, columns little and much tissue); `alpha`, the shares within each
+    label (None for a label without patches); `smallest_n`; `gap`, alpha of much tissue within tumour minus that
+    within non-tumour, with `gap_low` and `gap_high` (None where a label is missing, or with fewer than two
+    patients).
     """
     patients, place = np.unique(patient, return_inverse=True)
     n_steps = len(SWEEP_THRESHOLDS)

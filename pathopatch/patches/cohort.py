@@ -28,8 +28,7 @@ from pathopatch.core.status import read_status
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import analyse_slide, polarities_of
 from pathopatch.patches.intensity import pooled_windows, tissue_quantiles
-from pathopatch.patches.store import PatchStore
-from pathopatch.patches.tile import STAGE
+from pathopatch.patches.store import STAGE, PatchStore
 from pathopatch.slides import Slide
 from pathopatch.slides.background import Polarities
 from pathopatch.slides.manifest import SlideRow

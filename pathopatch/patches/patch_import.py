@@ -25,9 +25,9 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list
-from pathopatch.patches.store import PatchStore, patch_ids
+from pathopatch.patches.store import STAGE, PatchStore, patch_ids
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
-from pathopatch.patches.tile import COLUMNS, STAGE, TileResult, common_attributes, current_result, status_entry
+from pathopatch.patches.tile import COLUMNS, TileResult, common_attributes, current_result, status_entry
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides.background import guess_polarities, parse_background

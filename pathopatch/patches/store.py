@@ -24,6 +24,9 @@ from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr import ZarrReader
 from pathopatch.slides.resample import planes
 
+STAGE = "tile"
+"""The stage that makes stores and patch tables."""
+
 
 def source_record(slide: Slide) -> dict[str, Any]:
     """Return plain values with which `SourcePatches` opens the slide again with the same pixels."""
@@ -108,7 +111,8 @@ def patch_ids(slide_id: str, origins: NDArray[np.int64]) -> list[str]:
 
 def store_source(path: Path) -> Any:
     """Return the `Slide.source` of a store; None if there is none, or it records none."""
-    return _attributes_of(path).get("source", {}).get("path")
+    source = _attributes_of(path).get("source")
+    return source.get("path") if isinstance(source, dict) else None
 
 
 def store_levels(path: Path) -> dict[str, float]:

@@ -38,14 +38,13 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.labels import LabelSource, label_fractions, labels
-from pathopatch.patches.store import PatchStore, patch_ids, source_record, store_levels, store_source
+from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.slides import Slide
 from pathopatch.slides.background import background_text
 from pathopatch.slides.manifest import slide_id_from_path, valid_slide_id
 
-STAGE = "tile"
 _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 COLUMNS = (
@@ -347,7 +346,15 @@ def is_finished(
     tissue_mask: Path | None = None,
     force: bool = False,
 ) -> bool:
-    """Return whether `tile_slide` would do nothing; arguments and errors are the same."""
+    """Return whether `tile_slide` would do nothing, given the same arguments.
+
+    Raises
+    ------
+    StaleArtefactError, DuplicateIdError
+        What is there was made otherwise, or of another slide, and `force` is off.
+    InputMissingError
+        A mask or annotation file is not there.
+    """
     store_path, table_path = WorkFolder(out).store(slide_id), WorkFolder(out).patches(slide_id)
     # Without a store there is nothing to compare, and making the stamp would read the slide in vain.
     if read_stamp(store_path) is None:

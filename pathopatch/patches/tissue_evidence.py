@@ -417,4 +417,4 @@ def _channel_agreement(
         for number, (mask, size) in enumerate(zip(masks, sizes, strict=True))
         if number != largest and size >= _LEAST_TISSUE * usable
     ]
-    return min(1.0, *scores)
+    return min([1.0, *scores])  # without a score there is nothing that contradicts

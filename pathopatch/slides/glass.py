@@ -61,7 +61,7 @@ class Glass:
 
     level: NDArray[np.float64]  # (C,) its intensity, source units; where the light is uneven, where it is brightest
     spread: float  # standard deviation of its absorption
-    valley: float | None  # absorption at which pixels are rarest between glass and tissue; None: there are none
+    valley: float | None  # absorption at which pixels are rarest between glass and tissue; None: there is no tissue
     share: float  # of the pixels whose absorption is below the valley; without one, within two spreads of the glass
     illumination: Illumination | None = None  # None: the light is even
     # Darker glass may be in view: the brightest places suggest uneven light, be it found or not, or glass fills half of

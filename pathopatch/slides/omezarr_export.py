@@ -48,7 +48,7 @@ def export_ome_zarr(
     Parameters
     ----------
     slide : Slide
-        An open slide; not edited.
+        An open slide.
     path : Path
         The folder to write.
     version : {"0.4", "0.5"}

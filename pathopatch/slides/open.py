@@ -195,7 +195,7 @@ def _is_for_openslide(path: Path) -> bool:
 
 
 def _is_equal_aperio(path: Path, handle: Any) -> bool:
-    """Return whether `TiffSlide` and OpenSlide, by its handle, see the same levels, resolution and pixels of Aperio."""
+    """Return whether `TiffSlide` reads a file as OpenSlide does (its handle): an Aperio slide of plain tiles."""
     # Decoded directly, the slide is read several times faster. OpenSlide hands JPEG and JPEG 2000 tiles to the same
     # kind of decoder as imagecodecs, so the stored pixels are equal by construction. OpenSlide keeps JPEG 2000 in
     # YCbCr, which it converts itself, and tiles without any bytes, which it fills from a coarser level.

@@ -405,6 +405,15 @@ def test_channels_with_tissue_at_different_places_lower_the_confidence() -> None
     assert fit(apart.astype(np.uint16), "dark").confidence >= UNCERTAIN_BELOW
 
 
+@pytest.mark.parametrize("radius", [0, 13, 30])
+def test_a_channel_that_shows_next_to_nothing_contradicts_no_other(radius: int) -> None:
+    y, x = np.ogrid[:600, :600]
+    pixels = draw().normal(1000, 20, (2, 600, 600))
+    pixels[0, (y - 300) ** 2 + (x - 300) ** 2 < 150**2] += 8000
+    pixels[1, (y - 300) ** 2 + (x - 300) ** 2 < radius**2] += 8000
+    assert fit(pixels.astype(np.uint16), "dark").confidence >= UNCERTAIN_BELOW
+
+
 @pytest.mark.parametrize("shown", ["bright", "dark"])
 def test_a_polarity_that_contradicts_a_colour_image_is_doubted(shown: Polarity) -> None:
     pixels = glass_and_two_tissues()[0] if shown == "bright" else draw().normal(12, 2, (3, SIZE, SIZE))

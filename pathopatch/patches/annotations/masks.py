@@ -121,8 +121,8 @@ class MaskFractions:
 def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
     """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskFractions`.
 
-    With `is_quick` only the header is read: damaged pixels are not found. Without `is_banded` a large TIFF is refused
-    too, as masks are that are read at once.
+    With `is_quick` only the header is read: damaged pixels are not found. With `is_banded` a large TIFF is read in
+    bands; without, it is refused as too large.
     """
     is_large = is_banded and _is_large(path)
     source = raster(path, is_whole=not is_large)

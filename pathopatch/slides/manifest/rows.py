@@ -118,7 +118,8 @@ def slide_id_from_path(path: Path | str) -> str:
 
 def is_file(path: str) -> bool:
     """Return whether a file is there."""
-    return os.path.isfile(path)  # noqa: PTH113  # pathlib raises for too long a name, or one with a zero byte
+    # Not Path.is_file, which raises for too long a name, or one with a zero byte; Path drops a trailing slash.
+    return os.path.isfile(Path(path))  # noqa: PTH113
 
 
 def is_folder(path: str) -> bool:
