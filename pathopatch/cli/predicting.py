@@ -151,11 +151,12 @@ def review(
     if importlib.util.find_spec("starlette") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputMissingError("starlette or uvicorn is not installed", remedy="pip install starlette uvicorn")
     from pathopatch.review import viewer
+
+    viewer.require()
     from pathopatch.review.app import create_app, create_server, listen
     from pathopatch.review.cohort import open_review
     from pathopatch.review.security import access_for
 
-    viewer.require()
     who = _user() if reviewer is None else reviewer
     with (
         open_review(out, reviewer=who, beside=beside, manifest=manifest, work=work, imported=imported) as opened,

@@ -41,7 +41,7 @@ class GroupWeighted(nn.Module):
     Parameters
     ----------
     weight : array_like of float, shape (G,)
-        Weight of each group; others than finite ones from 0 raise `InputUnsupportedError`.
+        Weight of each group, finite and at least 0; others raise `InputUnsupportedError`.
 
     References
     ----------

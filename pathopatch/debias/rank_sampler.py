@@ -34,8 +34,8 @@ _BOUND_BINS = 10  # for the bounds of beta: with single samples as cells any s a
 def pooled_ranks(label: npt.ArrayLike, value: npt.ArrayLike, *, seed: int = 0) -> npt.NDArray[np.float64]:
     """Return each sample's rank (N,) among all samples, in (0, 1); the seed orders equal values within a class.
 
-    No two samples of a class have the same rank. Labels and finite values of other lengths raise
-    `InputUnsupportedError`, as a value that is not finite does.
+    No two samples of a class have the same rank. Arrays of different lengths, and values that are not finite, raise
+    `InputUnsupportedError`.
     """
     y, x = np.asarray(label, dtype=np.int64), np.asarray(value, dtype=np.float64)
     if y.shape != x.shape or y.ndim != 1 or not np.isfinite(x).all():

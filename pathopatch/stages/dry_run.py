@@ -246,7 +246,7 @@ def _overview_source_px(slide: Slide) -> int:
     from pathopatch.slides.resample import level_for
 
     shrinkage = max(1.0, max(slide.size) / _OVERVIEW_PX)
-    level = slide.levels[level_for([box.downsample for box in slide.levels], shrinkage)]
+    level = slide.levels[level_for([level.downsample for level in slide.levels], shrinkage)]
     return level.width * level.height * len(slide.channels)
 
 

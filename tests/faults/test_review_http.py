@@ -6,17 +6,20 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from review_page import DECISIONS, WRITE, Page, answering, predicted
 
+from pathopatch.review import app
 from pathopatch.review.app import ROUTES
 from pathopatch.review.security import Access
 
 pytestmark = pytest.mark.fault("review-page")
 
+MODULE = Path(app.__file__).name  # what lies above the static files
 RED = (255, 0, 0)  # of the label and macro images in the slide's file
 HEADERS = {
     "content-security-policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -46,9 +49,9 @@ NOWHERE = [
     "/api/slides/nobody/tiles/0/0/0.jpg",
     "/slides/nobody",
     "/slides/..%2f..%2fcohort.csv",
-    "/static/../routes.py",
-    "/static/%2e%2e/routes.py",
-    "/static/..%2froutes.py",
+    f"/static/../{MODULE}",
+    f"/static/%2e%2e/{MODULE}",
+    f"/static/..%2f{MODULE}",
     "/static//etc/passwd",
     "/static/npm/package.json",
     "/static/",

@@ -18,7 +18,7 @@ import json
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -30,9 +30,6 @@ from pathopatch.models.card import decision_text, intensity_text, model_card, sc
 from pathopatch.models.export.network import ExportedNetwork, probe
 from pathopatch.models.export.torchscript import torchscript_bytes
 from pathopatch.models.spec import BundleSpec
-
-if TYPE_CHECKING:
-    pass
 
 Format = Literal["torchscript", "onnx", "wsinfer"]
 FORMATS: tuple[Format, ...] = get_args(Format)
