@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -141,7 +141,7 @@ class TileTask:
                 tissue_mask=self.row.tissue_mask,
                 cohort_levels=self.cohort_levels,
                 force=self.force,
-                progress=None if progress is None else partial(progress, WITHIN, note=self.slide_id),
+                progress=_within(self.slide_id, progress),
             )
         counts = {"patches": result.patches}
         return Outcome(slide_id=self.slide_id, state=result.state, counts=counts, warnings=result.warnings)
@@ -199,9 +199,16 @@ class PredictTask:
                 tissue_mask=self.row.tissue_mask,
                 config=self.config,
                 force=self.force,
-                progress=None if progress is None else partial(progress, WITHIN, note=self.slide_id),
+                progress=_within(self.slide_id, progress),
             )
         return Outcome(slide_id=self.slide_id, state=result.state, counts=result.counts, warnings=result.warnings)
+
+
+def _within(slide_id: str, progress: Progress | None) -> Callable[[int, int], None] | None:
+    """Return the callback that reports how many grid positions of a slide are done."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(WITHIN, done, total, slide_id)
 
 
 @lru_cache(maxsize=1)
