@@ -53,7 +53,7 @@ def test_every_place_says_the_same_share_of_the_tissue_area(tmp_path: Path) -> N
     page = write_report(out)
     assert pd.read_csv(page.parent / "predictions.csv").loc[0, "positive_share"] == due
     assert "57.1" in Page(page).text
-    assert "share of the tissue area that lies above the threshold" in Page(page).text
+    assert "share of the tissue area above the threshold" in Page(page).text
 
 
 def test_tissue_under_overlapping_patches_counts_once(tmp_path: Path) -> None:
