@@ -152,6 +152,27 @@ def fingerprint_file(path: Path) -> str:
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
 
 
+def file_marks(files: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Return the size and the fingerprint of files and folders, by the names that are given; for `damages`."""
+    return {name: {"bytes": content_bytes(path), "fingerprint": fingerprint_file(path)} for name, path in files.items()}
+
+
+def damages(files: Mapping[str, Path], marks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return in words what is not as it was when `file_marks` returned `marks`; sizes are compared before contents."""
+    texts: list[str] = []
+    for name, path in files.items():
+        try:
+            if not path.exists():
+                texts.append(f"{name} is missing")
+            elif (size := content_bytes(path)) != marks[name]["bytes"]:
+                texts.append(f"{name} has {size} bytes, {marks[name]['bytes']} were written")
+            elif fingerprint_file(path) != marks[name]["fingerprint"]:
+                texts.append(f"{name} has another content than was written")
+        except OSError as error:
+            texts.append(f"{name} cannot be read: {error.strerror}")
+    return texts
+
+
 def content_bytes(path: Path) -> int:
     """Return the size of a file, or of all files below a folder."""
     return path.stat().st_size if path.is_file() else sum(_sizes_below(path).values())
@@ -302,7 +323,7 @@ def artefact(
 
 
 def read_stamp(path: Path) -> Stamp | None:
-    """Return the stamp of a finished Parquet table, JSON file or patch store; None if there is none."""
+    """Return the stamp of a finished Parquet table, JSON file or patch store; None if there is none to read."""
     if path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -319,7 +340,10 @@ def read_stamp(path: Path) -> Stamp | None:
             return None
         raw = attributes.get("stamp") if attributes.get("complete") is True else None
     else:
-        raw = read_json(path).get("stamp") if path.is_file() else None
+        try:
+            raw = read_json(path).get("stamp")
+        except (InputMissingError, InputCorruptError):
+            return None
     return Stamp.from_dict(raw) if raw else None
 
 

@@ -2,12 +2,14 @@
 
 ``heatmap.ome.tif`` (Bio-Formats, QuPath), ``heatmap.ome.zarr`` (napari and other readers of OME-Zarr),
 ``heatmap.rgb.tif`` (viewers that stand on OpenSlide), ``overlay.png`` (to look at), ``patches.geojson.gz`` and
-``regions.geojson.gz`` (QuPath), ``patches.csv`` (wsinfer's columns), ``heatmap.json`` (facts).
+``regions.geojson.gz`` (QuPath), ``patches.csv`` (wsinfer's columns), ``heatmap.json`` (facts, and the size and
+fingerprint of every other file, the table among them, and its own fingerprint: damaged outputs are made again).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,15 +25,18 @@ from pathopatch.core.artefacts import (
     SlideStatus,
     Stamp,
     artefact,
+    damages,
+    file_marks,
     fingerprint,
     fingerprint_file,
     is_up_to_date,
+    read_stamp,
     require_same_source,
     write_tables,
 )
 from pathopatch.core.config import PredictConfig
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.core.files import atomic_path, read_json, write_json
+from pathopatch.core.files import atomic_path, json_text, read_json, write_json
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import FINISHED, read_status, update_status
 from pathopatch.core.work_folder import WorkFolder
@@ -50,6 +55,13 @@ from pathopatch.slides import Slide, in_order, tolerant
 from pathopatch.slides.manifest import split_fragment, valid_slide_id
 
 STAGE = "predict"
+EXPORTS = (
+    "heatmap.ome.tif", "heatmap.ome.zarr", "heatmap.rgb.tif", "overlay.png", "regions.geojson.gz", "patches.geojson.gz",
+    "patches.csv",
+)  # fmt: skip
+"""Files and folders of a heatmap beside its facts."""
+_MARKS, _OWN = "outputs", "fingerprint"  # in the facts: marks of all other files by name, and a mark of the facts
+_TABLE = "predictions"  # the table's name there
 _PROBES, _PROBE_PX = 6, 32  # per axis
 _OVERVIEW_PX = 1536  # longest side of the picture: as large as a screen shows at once
 
@@ -79,8 +91,8 @@ def predict_to(
 ) -> PredictResult:
     """Predict a slide and write ``predictions/<id>.parquet``, ``heatmaps/<id>/`` and its status, unless up to date.
 
-    A second process waits for the first one, and then finds its outputs. The patient is kept in the status, for the
-    summary by patient; `progress` is called with (grid positions done, all).
+    A second process waits for the first one, and then finds its outputs. Damaged outputs are made again with a warning.
+    The patient is kept in the status, for the summary by patient; `progress` is called with (grid positions done, all).
 
     Raises
     ------
@@ -107,12 +119,19 @@ def predict_to(
     folder, table_path = WorkFolder(out).heatmap(slide_id), WorkFolder(out).predictions(slide_id)
     with folder_lock(out, slide_lock(slide_id, STAGE), waiting_for=f"slide {slide_id} ({STAGE})"):
         stamp = _stamp(slide, ensemble, config, tissue_mask)
+        damaged = [f"{path.name} cannot be read" for path in (folder / FACTS, table_path) if _is_unreadable(path)]
+
+        def is_whole() -> bool:
+            damaged.extend(_damages(folder, table_path))
+            return not damaged
+
         with artefact(
             folder / FACTS,
             table_path,
             stamp=stamp,
             force=force,
             refuse=partial(_refuse_other_slide, out, slide, stamp),
+            is_whole=is_whole,
             status=SlideStatus(out, slide_id, STAGE, about=about),
         ) as outputs:
             if outputs.is_current:
@@ -125,15 +144,19 @@ def predict_to(
                 warnings.append(f"{share} cannot be decoded and have no value")
             # All is written under temporary names. The table takes its place first, then the folder, the status last:
             # on a full disk the earlier outputs stay as they were.
-            with atomic_path(folder) as temporary:
+            with atomic_path(folder) as temporary, atomic_path(table_path) as table:
+                write_tables(table, prediction.tables(), stamp)
                 temporary.mkdir()
                 drawn_name = "" if config.deidentify else slide_id
                 facts = _write_folder(
-                    temporary, slide, spec, prediction, stamp, drawn_name=drawn_name, warnings=warnings
+                    temporary, table, slide, spec, prediction, stamp, drawn_name=drawn_name, warnings=warnings
                 )
-                write_tables(table_path, prediction.tables(), stamp)
             outputs.record(_status_entry(facts, about))
-            return _result(slide_id, facts)
+            result = _result(slide_id, facts)
+            if damaged:  # told once: what is there now is whole
+                notice = f"the outputs were damaged and are made again: {'; '.join(damaged)}"
+                result = replace(result, warnings=(*result.warnings, notice))
+            return result
 
 
 def is_predicted(
@@ -156,7 +179,22 @@ def is_predicted(
         return False
     stamp = _stamp(slide, ensemble, config, tissue_mask)
     refuse = partial(_refuse_other_slide, out, slide, stamp)
-    return is_up_to_date(facts_path, table_path, stamp=stamp, force=force, refuse=refuse)
+    is_current = is_up_to_date(facts_path, table_path, stamp=stamp, force=force, refuse=refuse)
+    return is_current and not _damages(facts_path.parent, table_path)
+
+
+def _is_unreadable(path: Path) -> bool:
+    """Return whether a part of a slide's outputs is there and has no stamp that can be read."""
+    return path.exists() and read_stamp(path) is None
+
+
+def _damages(folder: Path, table_path: Path) -> list[str]:
+    """Return in words what of a slide's outputs is not as it was written; none if all is."""
+    facts = read_json(folder / FACTS)
+    own_fingerprint = facts.pop(_OWN, None)
+    if fingerprint(facts) != own_fingerprint:
+        return [f"{FACTS} has another content than was written"]
+    return damages({name: folder / name for name in EXPORTS} | {_TABLE: table_path}, facts[_MARKS])
 
 
 def _refuse_other_slide(out: Path, slide: Slide, stamp: Stamp, existing: Stamp, facts_path: Path) -> None:
@@ -246,6 +284,7 @@ def _status_entry(facts: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
 
 def _write_folder(
     folder: Path,
+    table: Path,
     slide: Slide,
     spec: BundleSpec,
     prediction: Prediction,
@@ -256,7 +295,8 @@ def _write_folder(
 ) -> dict[str, Any]:
     """Write the heatmap's files into an empty folder and return the content of ``heatmap.json``.
 
-    `drawn_name` is the slide's name in the picture; "" for none.
+    `table` is the finished table, whose mark stands there too. `drawn_name` is the slide's name in the picture; "" for
+    none.
     """
     slide_id, analysis, threshold = prediction.slide_id, prediction.analysis, prediction.decision_probability
     grid = analysis.grid
@@ -296,9 +336,12 @@ def _write_folder(
         },
         "summary": summary(prediction, cells, regions=regions, decision_probability=threshold, mpp=slide.mpp),
         "warnings": list(warnings),
+        _MARKS: file_marks({name: folder / name for name in EXPORTS} | {_TABLE: table}),
     }
-    write_json(folder / FACTS, facts)
-    return facts
+    plain: dict[str, Any] = json.loads(json_text(facts))  # as they are read again: JSON has no NaN and no tuples
+    plain[_OWN] = fingerprint(plain)
+    write_json(folder / FACTS, plain)
+    return plain
 
 
 def _cells(prediction: Prediction) -> tuple[NDArray[np.float64], tuple[str, ...]]:

@@ -40,6 +40,7 @@ ROWS = {
     "two-processes": "two processes on one slide",
     "two-reviewers": "two reviewers on one slide, a locked log, a kill while saving",
     "sigterm": "a scheduler's SIGTERM",
+    "damaged-outputs": "exports cut to 0 bytes, a power cut after a rename",
     "memory": "a slide that takes more memory than allowed",
     "other-kinds": "files of another kind, or coarser than asked for",
     "older-version": "outputs of an older version",
