@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -87,37 +88,37 @@ class _Terminated(BaseException):
 def main() -> None:
     """Run the command line and exit with the codes that the docstring of `pathopatch.cli` lists."""
     signal.signal(signal.SIGTERM, _on_sigterm)
-    from pathopatch.core.errors import PathopatchError
-
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that cannot be shown must not stop the work on it
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
-    except PathopatchError as error:
-        say(f"error: {error}")
-        code = 1
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except _Terminated:
         say(f"terminated; {interrupt_note()}")
         code = 143
     except Exception as error:
-        code = _unforeseen(error)
+        code = _report(error)
     if code == 130:  # typer may have turned the interrupt into this code itself
         say(f"interrupted; {interrupt_note()}")
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _unforeseen(error: Exception) -> int:
-    """Return the exit code of a wrong usage, or report a fault of this package."""
+def _report(error: Exception) -> int:
+    """Print an error and return its exit code, that of a wrong usage included."""
     show = getattr(error, "show", None)
     if callable(show):  # click's own usage errors
         show()
         return int(getattr(error, "exit_code", 2))
-    if os.environ.get("PATHOPATCH_TRACE"):
+    from pathopatch.core.errors import InternalError, with_code
+
+    known = with_code(error)
+    if known is not error and os.environ.get("PATHOPATCH_TRACE"):
         traceback.print_exception(error)
-    say(
-        f"error: INTERNAL: {type(error).__name__}: {error} Remedy: this is a fault of pathopatch; run again with "
-        "PATHOPATCH_TRACE=1 and report what it prints"
-    )
+    if known is not error and isinstance(known, InternalError):
+        known.remedy = "this is a fault of pathopatch; run again with PATHOPATCH_TRACE=1 and report what it prints"
+    say(f"error: {known}")
     return 1
 
 

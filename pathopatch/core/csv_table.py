@@ -1,4 +1,4 @@
-"""Read a CSV table that a person wrote, and collect everything wrong in it."""
+"""Read a CSV table that a person wrote, and collect everything wrong in it; keep formulas out of those we write."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from pathlib import Path
 
 from pathopatch.core.errors import InputMissingError, Problem, TableError
 
+# A spreadsheet runs a cell that begins so as a formula. Full-width signs count too: some programs convert them. Spaces,
+# quotes and our own apostrophe may stand before.
+_SIGNS = "=+\\-@＝＋－＠"
+_FIRST, _LATER = rf"(?=['\" ]*[{_SIGNS}\t\r\n])", rf"(?=['\" ]*[{_SIGNS}])"
+# Where cells are split at semicolons, as in many countries, or at tabs, quotes inside a line do not count: each piece
+# of a text is the beginning of a cell.
+_UNSAFE = re.compile(rf"\A{_FIRST}|(?<=[;\t\r\n]){_LATER}")
+_ESCAPED = re.compile(rf"\A'{_FIRST}|(?<=[;\t\r\n])'{_LATER}")
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
@@ -66,6 +74,19 @@ class CsvTable:
         """
         if self.problems:
             raise TableError(sorted(self.problems, key=lambda problem: problem.row or 0), place=str(self.path))
+
+
+def escape_formulas(text: str) -> str:
+    """Return a text of which no spreadsheet takes a part for a formula, be it split at commas, semicolons or tabs.
+
+    `unescape_formulas` restores it exactly: what has apostrophes there already gets one more.
+    """
+    return _UNSAFE.sub("'", text)
+
+
+def unescape_formulas(text: str) -> str:
+    """Return the text of which `escape_formulas` made another."""
+    return _ESCAPED.sub("", text)
 
 
 def read_csv_table(

@@ -6,6 +6,7 @@ Outside code may rely on ``code``; the wording may change.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 _PLACE = re.compile(r" \[[^\[\]]*\](?=$| Remedy: )")  # as `PathopatchError` writes it
+_NOT_UTF8 = re.compile(r"""[^\s"']*[\ud800-\udfff][^\s"']*""")  # Python's place holders for a name's other bytes
 _FEW = 3
 """So many lines of one text are printed as they are, and so many places are named where there are more."""
 
@@ -189,6 +191,65 @@ class InternalError(PathopatchError, RuntimeError):
     """A fault of this package."""
 
     code = "INTERNAL"
+
+
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
+_REMEDIES = {
+    errno.EEXIST: "choose an output folder that is not a file and is still mounted",
+    errno.ENOTDIR: "choose an output folder that is not a file and is still mounted",
+    errno.EISDIR: "name a file, not a folder",
+    errno.ELOOP: "remove the links that lead to each other",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "choose a drive and a limit (ulimit -f) that allow a file of this size",
+    errno.EIO: "check the drive and its connection, and that it is still mounted",
+    errno.ESTALE: "check the drive and its connection, and that it is still mounted",
+}
+"""What to do about complaints of the operating system that are of files and drives."""
+
+
+def os_error(error: OSError, *, place: str, doing: str) -> PathopatchError | None:
+    """Return an error of a file or drive as one with a code; None if it is of something else.
+
+    `doing` is what failed, in messages: ``write``, ``write here``.
+    """
+    if error.errno in _NO_SPACE:
+        return DiskFullError("no space left", place=place, remedy="free space, or choose another output folder")
+    if error.errno in _NOT_ALLOWED:
+        return InputUnsupportedError(
+            f"cannot {doing}: {error.strerror}", place=place, remedy=f"choose a place where you may {doing}"
+        )
+    if error.errno in _REMEDIES:
+        return InputUnsupportedError(f"cannot {doing}: {error.strerror}", place=place, remedy=_REMEDIES[error.errno])
+    return None
+
+
+def with_code(error: Exception, *, place: str = "") -> PathopatchError:
+    """Return any error as one with a code; a fault of this package becomes an `InternalError`.
+
+    Files, names, drives and memory are not this package's: what Python says of them has a code wherever it comes from.
+    """
+    if isinstance(error, PathopatchError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemoryError(
+            str(error) or "no memory left", place=place, remedy="use fewer --workers, or a machine with more memory"
+        )
+    if isinstance(error, FileNotFoundError):
+        return InputMissingError(
+            f"no file or folder {error.filename}", place=place, remedy="check the path, and that it is still there"
+        )
+    if isinstance(error, OSError):
+        known = os_error(error, place=place or str(error.filename or ""), doing="read or write")
+        if known is not None:
+            return known
+    if isinstance(error, UnicodeEncodeError) and (name := _NOT_UTF8.search(error.object)):
+        return InputUnsupportedError(
+            f"the name {ascii(name[0])} is not UTF-8", place=place, remedy="rename the file or folder"
+        )
+    if isinstance(error, ValueError) and str(error).startswith("embedded null"):
+        return InputUnsupportedError("a path with a NUL character", place=place, remedy="correct the path")
+    return InternalError(f"{type(error).__name__}: {error}", place=place)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Write files and folders whole or not at all, and read them, with clear errors.
 
 Writes go to a temporary name beside the place and are renamed. The name tells machine and process: what a killed
-process left differs from what a running one writes. What is renamed is on the disk first: after a power cut no name stands
-for an emptied file.
+process left differs from what a running one writes. What is renamed is on the disk first: after a power cut no name
+stands for an emptied file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pathopatch.core.errors import DiskFullError, InputCorruptError, InputMissingError, InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, os_error
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,21 +149,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFullError(
-                "no space left", place=str(path), remedy="free space, or choose another output folder"
-            ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise InputUnsupportedError(
-                f"cannot write: {error.strerror}", place=str(path), remedy="choose a folder you may write to"
-            ) from error
-        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE):
-            raise InputUnsupportedError(
-                f"cannot write here: {error.strerror}",
-                place=str(path),
-                remedy="choose an output folder that is not a file and is still mounted",
-            ) from error
-        raise
+        known = os_error(error, place=str(path), doing="write here")
+        if known is None:
+            raise
+        raise known from error
 
 
 def remove(path: Path) -> None:
@@ -233,7 +222,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="run the stage before") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a stranger's file may be nested without end
         raise InputCorruptError(
             f"not JSON: {error}", place=str(path), remedy="remove it and run its stage again"
         ) from error
@@ -251,7 +240,11 @@ def inside(folder: Path, *parts: str) -> Path:
         The path would leave the folder.
     """
     path = folder.joinpath(*parts)
-    if not path.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_inside = path.resolve().is_relative_to(folder.resolve())
+    except RuntimeError:  # links that lead to each other
+        is_inside = False
+    if not is_inside:
         raise InputUnsupportedError(
             f"{path} leads outside the work folder",
             place=os.fspath(folder),

@@ -148,6 +148,18 @@ def build_network(
     return network
 
 
+def network_shapes(
+    architecture: str, channels: int, *, n_classes: int = 2, input_px: int | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a network's weights and buffers by name, without taking memory for them.
+
+    Arguments and errors are those of `build_network`.
+    """
+    with torch.device("meta"):
+        network = build_network(architecture, channels, n_classes=n_classes, input_px=input_px)
+    return {name: tuple(value.shape) for name, value in network.state_dict().items()}
+
+
 def classifier_of(network: nn.Module) -> nn.Module:
     """Return the last layer of a network from `build_network`: the head."""
     if isinstance(network, SmallGroupNorm | MLP100):

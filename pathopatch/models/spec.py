@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from pathopatch.core.config import Config, IntensityConfig, PredictConfig, RegistrationConfig, TileConfig, TissueConfig
+from pathopatch.core.config import (
+    MOST_PX,
+    MPP_RANGE,
+    Config,
+    IntensityConfig,
+    PredictConfig,
+    RegistrationConfig,
+    TileConfig,
+    TissueConfig,
+)
 from pathopatch.core.errors import ChannelMismatchError, CheckpointIncompatibleError, InputUnsupportedError
 from pathopatch.slides.resolution import MPP_TOLERANCE
 
@@ -30,6 +39,9 @@ _ADJUSTABLE = {  # may change after training without making the weights wrong
     "min_tissue",
     "seen",
 }
+# Bounds of what a bundle may claim, since it may come from a stranger: far beyond any microscope and any of timm's.
+_MOST_CHANNELS, _MOST_CLASSES = 1024, 1000
+_MOST_VALUES = 2**27  # of a patch: half a GiB as float32
 # What members of an ensemble may differ in: everything that a slide is not cut or scaled by.
 _MEMBERS_OWN = {"architecture", "input_px", "mean", "std", "method", "schema_version"}
 
@@ -70,20 +82,23 @@ class BundleSpec(Config):
     schema_version: int = BUNDLE_VERSION
     package_version: str = ""
     architecture: str
-    channels: tuple[str, ...] = Field(min_length=1)
+    channels: tuple[str, ...] = Field(min_length=1, max_length=_MOST_CHANNELS)
     dtype: str  # of the slides' pixels, by numpy's name
     background: str = "auto"
-    patch_px: int = Field(ge=1)
-    stride_px: int = Field(ge=1)
-    mpp: float | None = Field(default=None, gt=0)  # None: trained on ready patches of unknown scale
-    input_px: int = Field(ge=1)
+    patch_px: int = Field(ge=1, le=MOST_PX)
+    stride_px: int = Field(ge=1, le=MOST_PX)
+    # None: trained on ready patches of unknown scale
+    mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
+    input_px: int = Field(ge=1, le=MOST_PX)
     intensity: IntensityConfig = IntensityConfig()
     tissue: TissueConfig = TissueConfig()
     align: bool = False  # move the channels of each slide onto each other, by shifts measured on that slide
     mean: tuple[float, ...]
     std: tuple[float, ...]
     min_tissue: float = Field(default=0.01, ge=0, le=1)
-    class_names: tuple[str, ...] = Field(default=("non-tumour", "tumour"), min_length=2)  # in the order of the logits
+    class_names: tuple[str, ...] = Field(
+        default=("non-tumour", "tumour"), min_length=2, max_length=_MOST_CLASSES
+    )  # as the logits
     decision_threshold: float = 0.0  # on the logit z1 - z0
     # "none": 0, the larger logit; of validation "wga": worst-group accuracy, "sensitivity 0.95": that share of class 1
     decision_chosen_for: str = "none"
@@ -101,6 +116,9 @@ class BundleSpec(Config):
             raise ValueError(f"{len(self.channels)} channels, {len(self.mean)} means, {len(self.std)} sds")
         if min(self.std) <= 0:
             raise ValueError("every std must be above 0")
+        for side in (self.patch_px, self.input_px):
+            if len(self.channels) * side**2 > _MOST_VALUES:
+                raise ValueError(f"a patch of {len(self.channels)} x {side} x {side} values, {_MOST_VALUES} at most")
         return self
 
     @property

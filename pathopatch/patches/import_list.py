@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint_file
-from pathopatch.core.config import ReadyConfig
+from pathopatch.core.config import MOST_PX, ReadyConfig
 from pathopatch.core.csv_table import read_csv_table
 from pathopatch.core.errors import (
     ChannelMismatchError,
@@ -45,7 +45,7 @@ _LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
 _LAYOUT = "FOLDER/[train|val|test/]tumor|non_tumor/PATIENT/*.png"
 _RGB = ("R", "G", "B")
 _MOST_LISTED = 10  # images named in a message
-_SIDE_PX = (8, 4096)  # smallest and largest patch, as in TileConfig
+_SIDE_PX = (8, MOST_PX)  # smallest and largest patch, as in TileConfig
 
 
 def read_list(source: Path) -> pd.DataFrame:

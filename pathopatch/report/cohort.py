@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import audited_attributes, shortcut_results, verdict_text
@@ -252,7 +253,7 @@ def predictions_table(study: Study) -> pd.DataFrame:
             "state": row["predict_state"],
             **{name: row["predict_counts"].get(name) for name in _COUNTS},
             **{name: row["predict_summary"].get(name) for name in names},
-            "warnings": "; ".join(row["warnings"]),
+            "warnings": escape_formulas("; ".join(row["warnings"])),
             "decision": decisions[row["slide_id"]].verdict if row["slide_id"] in decisions else "",
         }
         for row in rows

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.files import atomic_path, disk_errors, remove
+from pathopatch.models.bundle import write_tensors
 
 CHECKPOINT, NONFINITE = "checkpoint.safetensors", "nonfinite.json"
 _HEADER = "pathopatch"
@@ -105,7 +106,7 @@ def save(checkpoints: CheckpointFolder, state: State) -> None:
     header = {"fingerprint": checkpoints.fingerprint, **{name: getattr(state, name) for name in _PLAIN}}
     header |= {"losses": state.losses.state_dict(), "scaler": state.scaler.state_dict() if state.scaler else {}}
     with atomic_path(checkpoints.path) as temporary:
-        save_file(dict(sorted(tensors.items())), temporary, metadata={_HEADER: json.dumps(header)})
+        write_tensors(temporary, tensors, {_HEADER: json.dumps(header)})
 
 
 def read_header(checkpoints: CheckpointFolder | None) -> dict[str, Any] | None:
@@ -210,5 +211,6 @@ class EventFiles:
 
     def close(self) -> None:
         """Write what is buffered."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._folder is not None and self._writer is not None:
+            with disk_errors(self._folder):
+                self._writer.close()

@@ -63,11 +63,66 @@ except PathopatchError as error:
 """
 
 
+_TRAINING = """
+import json, sys, threading, warnings
+from pathlib import Path
+import pandas as pd, torch
+sys.path.insert(0, sys.argv[3])
+from made_patches import toy
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import PathopatchError
+from pathopatch.core.files import write_csv
+from pathopatch.training.checkpoint import CheckpointFolder
+from pathopatch.training.fit import fit_arrays
+
+threading.excepthook = lambda _: None  # tensorboard's thread prints what it passes on
+out = Path(sys.argv[2])
+config = TrainConfig(
+    input_px=16, batch_per_class=4, threads=1, steps=2, evaluations=2, device="cpu", tensorboard=True
+)
+train, val = toy([[20, 6], [6, 20]], seed=0), toy([[6, 6], [6, 6]], seed=1)
+said = {}
+for room in map(int, sys.argv[4].split(",")):
+    with (out / "filler").open("wb", buffering=0) as filler:
+        try:
+            while filler.write(bytes(65536)):
+                pass
+        except OSError:
+            pass
+        filler.truncate(max(0, filler.tell() - room))
+    run = out / f"run{room}"
+    try:
+        run.mkdir()
+        result = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, "f"))
+        for number in range(100):
+            write_csv(run / f"history{number}.csv", pd.DataFrame(list(result.history) * 1000))
+        said[room] = "done"
+    except PathopatchError as error:
+        said[room] = error.code
+    except OSError as error:
+        said[room] = repr(error)
+    (out / "filler").unlink()
+    left = [str(path) for path in run.rglob("*") if ".tmp" in path.name]
+    assert not left, left
+    resumed = fit_arrays(train, val, config, checkpoints=CheckpointFolder(run, "f"))
+    for path in sorted(run.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+print(json.dumps(said))
+"""
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two slides with noise for tissue, which hardly compresses, in two manifests."""
+def empty_folder(tmp_path: Path) -> Path:
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("this machine allows no mount namespaces")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def folder(empty_folder: Path) -> Path:
+    """Two slides with noise for tissue, which hardly compresses, in two manifests."""
+    tmp_path = empty_folder
     rows = ["slide_id,patient_id,path"]
     for number in range(2):
         image = made.disc_image(320, 320, (160, 160), 150, tissue=(1, 1, 1), glass=(0, 0, 0))
@@ -75,7 +130,6 @@ def folder(tmp_path: Path) -> Path:
         made.write_rgb_pyramid(tmp_path / f"{number}.tif", image, levels=1)
         rows.append(f"s{number},p{number},{number}.tif")
         (tmp_path / ("one.csv", "two.csv")[number]).write_text("\n".join(rows) + "\n")
-    (tmp_path / "out").mkdir()
     return tmp_path
 
 
@@ -111,3 +165,14 @@ def test_a_disk_that_cannot_be_written_to_is_an_error_before_any_work(folder: Pa
     [[state, code, message]] = inside_namespace(folder, "mount -t tmpfs -o ro tmpfs", _READ_ONLY)  # type: ignore[misc]
     assert (state, code) == ("refused", "INPUT_UNSUPPORTED")
     assert "cannot write" in message
+
+
+@pytest.mark.slow
+@pytest.mark.fault("drives-and-names", "disk-full")
+def test_a_disk_that_fills_in_training_is_said_and_the_run_goes_on_later(empty_folder: Path) -> None:
+    rooms = (4096, 8192, 65536, 2_000_000, 8_000_000)  # too little for events, for a checkpoint, for the second, ...
+    helpers = str(Path(made.__file__).parent)
+    said = inside_namespace(
+        empty_folder, "mount -t tmpfs -o size=32m tmpfs", _TRAINING, helpers, ",".join(map(str, rooms))
+    )
+    assert said == dict.fromkeys(map(str, rooms), "DISK_FULL")

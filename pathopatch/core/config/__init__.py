@@ -3,7 +3,7 @@
 Configurations are read from TOML, checked once, and stored as JSON beside the results. Unknown keys are errors.
 """
 
-from pathopatch.core.config.base import MPP_RANGE, Config, Fraction, parse, tables_of
+from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction, parse, tables_of
 from pathopatch.core.config.slides import (
     UNCERTAIN_BELOW,
     AnnotationConfig,
@@ -41,6 +41,7 @@ __all__ = [
     "GroupsConfig",
     "IntensityConfig",
     "LabelConfig",
+    "MOST_PX",
     "MPP_RANGE",
     "PredictConfig",
     "ReadyConfig",

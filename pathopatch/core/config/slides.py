@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import MPP_RANGE, Config, Fraction
+from pathopatch.core.config.base import MOST_PX, MPP_RANGE, Config, Fraction
 
 _POLARITY = r"(?:dark|bright)"
 _BACKGROUND = rf"^(?:auto|{_POLARITY}|[^=,]+={_POLARITY}(?:,[^=,]+={_POLARITY})*)$"
@@ -126,7 +126,7 @@ class RegistrationConfig(Config):
 class TileConfig(Config):
     """How slides are cut into patches."""
 
-    patch_px: int = Field(default=256, ge=8, le=4096)
+    patch_px: int = Field(default=256, ge=8, le=MOST_PX)
     stride_px: int | None = Field(default=None, ge=1)  # None: patch_px, patches side by side
     mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])  # None: the slides' own
     store: Literal["zarr", "none"] = "zarr"
@@ -152,6 +152,6 @@ class ReadyConfig(Config):
 
     # um per px of the images as they are; None: unknown, and so is the scale of models that are trained on them
     mpp: float | None = Field(default=None, ge=MPP_RANGE[0], le=MPP_RANGE[1])
-    px: int | None = Field(default=None, ge=8, le=4096)  # side that all are brought to; None: they are as they are
+    px: int | None = Field(default=None, ge=8, le=MOST_PX)  # side that all are brought to; None: they are as they are
     # crop: the middle square, resampled; stretch: the whole image, its sides resampled apart
     fit: Literal["crop", "stretch"] = "crop"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from pathopatch.core.config.base import Config, Fraction
+from pathopatch.core.config.base import MOST_PX, Config, Fraction
 from pathopatch.core.method_names import MethodName
 
 
@@ -62,7 +62,7 @@ class TrainConfig(Config):
     method: MethodName = "gerne"
     threshold: float = Field(default=0.25, gt=0, lt=1)
     architecture: str = "small-groupnorm"  # ours, for training from scratch; or mlp-100, or any timm network
-    input_px: int = Field(default=64, ge=8)
+    input_px: int = Field(default=64, ge=8, le=MOST_PX)
     pretrained: Literal["none", "efficientnet-lite0"] | Path = "none"
     freeze_batchnorm: bool | None = None  # None: frozen if and only if weights are pretrained
     steps: int = Field(default=600, ge=1)

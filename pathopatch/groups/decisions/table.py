@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pathopatch.core.csv_table import CsvTable, read_csv_table
+from pathopatch.core.csv_table import CsvTable, escape_formulas, read_csv_table, unescape_formulas
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
 from pathopatch.groups.decisions.decision import UNDO, RecordedDecision, current_decisions, latest_decision, utc_text
 
@@ -24,19 +24,17 @@ COLUMNS = (
 
 _REQUIRED = ("slide_id", "verdict", "reviewer")
 _TEXT_COLUMNS = ("reason", "comment", "reviewer", "fingerprint", "run")
-# A spreadsheet runs a cell that begins so as a formula. Full-width signs count too: some programs convert them.
-_FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
-    """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet."""
+    """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet, wherever it splits."""
     stream = io.StringIO(newline="")
     # CRLF, so that the csv module also quotes a cell that holds a lone CR.
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\r\n")
     writer.writeheader()
     for values in _values_by_column(rows):
-        texts = {name: _escaped(values[name]) for name in _TEXT_COLUMNS}
+        texts = {name: escape_formulas(values[name]) for name in _TEXT_COLUMNS}
         writer.writerow(values | texts | {"stands": str(values["stands"]).lower()})
     return stream.getvalue()
 
@@ -50,15 +48,6 @@ def _values_by_column(rows: Iterable[RecordedDecision]) -> list[dict[str, Any]]:
     rows = list(rows)
     current_ids = {row.id for row in current_decisions(rows)}
     return [{name: (row.to_dict() | {"stands": row.id in current_ids})[name] for name in COLUMNS} for row in rows]
-
-
-def _escaped(text: str) -> str:
-    # Text that already has apostrophes before a formula gets one more, so that `_unescaped` restores it exactly.
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA_STARTS) else text
-
-
-def _unescaped(text: str) -> str:
-    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA_STARTS) else text
 
 
 def read_decisions(path: Path) -> list[RecordedDecision]:
@@ -92,7 +81,7 @@ def _read_csv(path: Path) -> CsvTable:
     optional = [name for name in COLUMNS if name not in _REQUIRED]
     table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
     for _, cells in table.rows:
-        cells |= {name: _unescaped(cells[name]) for name in _TEXT_COLUMNS if name in cells}
+        cells |= {name: unescape_formulas(cells[name]) for name in _TEXT_COLUMNS if name in cells}
     return table
 
 

@@ -31,6 +31,7 @@ from pathopatch.core.errors import (
     SlideTimeoutError,
     StaleArtefactError,
     WorkerCrashError,
+    with_code,
 )
 from pathopatch.core.files import disk_errors, inside
 from pathopatch.core.locks import is_locked, slide_lock
@@ -157,17 +158,11 @@ def _lost(slide_id: str, lost: WorkerDied) -> PathopatchError:
 def guarded(work: Callable[[S], R], item: S) -> R | Failure:
     """Return what `work` returns for a slide; whatever goes wrong becomes a failure with its code."""
     started = time.time()
-    trace = ""
-    error: PathopatchError
     try:
         return work(item)
-    except PathopatchError as known:
-        error = known
-    except MemoryError as short:
-        error = OutOfMemoryError(str(short) or "no memory left", place=item.slide_id)
     except Exception as fault:  # the worker boundary: one bad slide must not stop the batch
-        error = InternalError(f"{type(fault).__name__}: {fault}", place=item.slide_id)
-        trace = "".join(traceback.format_exception(fault))
+        error = with_code(fault, place=item.slide_id)
+        trace = "".join(traceback.format_exception(fault)) if isinstance(error, InternalError) else ""
     return Failure(error=error, seconds=time.time() - started, trace=trace)
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from pathopatch.core import files
 from pathopatch.core.config import UNCERTAIN_BELOW
+from pathopatch.core.csv_table import escape_formulas
 from pathopatch.core.errors import InputMissingError, PathopatchError, Remark, merged, shared_text
 from pathopatch.core.locks import folder_lock
 from pathopatch.core.status import FINISHED, TERMINAL_STATES, StatusTable
@@ -68,7 +69,7 @@ class CohortTables(StatusTable):
         statuses = self.read()
         table = statuses[statuses["stage"] == "predict"].drop(columns="stage").reset_index(drop=True)
         for name in _TEXTS:
-            table[name] = table[name].astype(object).where(table[name].notna(), "")
+            table[name] = table[name].astype(object).where(table[name].notna(), "").map(escape_formulas)
         types = dict.fromkeys(COUNTS, "Int64") | dict.fromkeys(SUMMARY, "float64")
         typed: pd.DataFrame = table.astype(types)
         return typed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pathopatch.core.csv_table import escape_formulas, unescape_formulas
 from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, TableError
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision
 from pathopatch.groups.decisions.table import COLUMNS, decisions_csv, decisions_json, read_decisions
@@ -81,7 +83,7 @@ def test_the_csv_has_every_decision_and_whether_it_stands(log: DecisionLog) -> N
 
 TEXT = st.one_of(
     st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=20),
-    st.text("'=+-@\t\r\n,\";ü", max_size=8),
+    st.text("'=+-@\t\r\n,\"; ü", max_size=8),
 )
 
 
@@ -97,8 +99,27 @@ def test_any_text_and_threshold_come_back_and_no_cell_begins_a_formula(
     text = decisions_csv([row])
     assert read_decisions(written(tmp_path / "a.csv", text)) == [row]
     assert read_decisions(written(tmp_path / "a.json", decisions_json([row]))) == [row]
+    starts = ("=", "+", "-", "@")
     for cells in csv.reader(io.StringIO(text, newline="")):
-        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+        assert not any(cell.startswith((*starts, "\t", "\r")) for cell in cells)
+    # Split at semicolons or tabs, quotes inside a line do not count: each piece begins a cell.
+    assert not any(piece.lstrip(' "').startswith(starts) for piece in re.split(r"[;\t\r\n]", text))
+
+
+@pytest.mark.fault("escaped")
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("see;=cmd()", "see;'=cmd()"),
+        ('a;"=1', "a;'\"=1"),
+        ("a; ＋1\n@b\t-c", "a;' ＋1\n'@b\t'-c"),
+        ("a;'=1", "a;''=1"),
+        ("it's; fine - so", "it's; fine - so"),
+    ],
+)
+def test_a_formula_after_a_semicolon_or_tab_is_escaped_too(text: str, escaped: str) -> None:
+    assert escape_formulas(text) == escaped
+    assert unescape_formulas(escaped) == text
 
 
 def test_a_file_by_hand_needs_three_columns_and_its_order_is_its_time(tmp_path: Path) -> None:

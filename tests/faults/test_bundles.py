@@ -1,0 +1,175 @@
+"""Bundles from strangers: giant networks, absurd sizes, malformed or endless files; refused at once, by their code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_model import write_model
+from safetensors.torch import load_file, save_file
+
+from pathopatch.core.errors import CheckpointIncompatibleError, InputCorruptError
+from pathopatch.models.bundle import check_bundle, load_model
+
+pytestmark = pytest.mark.fault("hostile-bundle")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+def edit(bundle: Path, **changes: Any) -> None:
+    """Change the contract of a bundle on both sides, as who makes one would."""
+    stated = json.loads((bundle / "model.json").read_text()) | changes
+    (bundle / "model.json").write_text(json.dumps(stated))
+    weights = load_file(bundle / "model.safetensors")
+    save_file(weights, bundle / "model.safetensors", metadata={"pathopatch": json.dumps(stated)})
+
+
+_GIANT = """
+import resource, sys, time
+import torch, timm
+from pathlib import Path
+from pathopatch.core.errors import CheckpointIncompatibleError
+from pathopatch.models.bundle import load_model
+
+began = time.process_time()
+try:
+    load_model(Path(sys.argv[1]), device="cpu")
+except CheckpointIncompatibleError as error:
+    print(error)
+print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_a_small_bundle_of_a_giant_network_is_refused_before_its_memory(bundle: Path) -> None:
+    edit(bundle, architecture="vit_7b_patch16_dinov3")
+    done = subprocess.run([sys.executable, "-c", _GIANT, str(bundle)], capture_output=True, text=True, check=True)
+    message, figures = done.stdout.splitlines()
+    seconds, gib = map(float, figures.split())
+    assert "CHECKPOINT_INCOMPATIBLE: the weights are not those of 'vit_7b" in message
+    assert (seconds < 5, gib < 1) == (True, True), figures
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"input_px": 60000}, "input_px"),
+        ({"patch_px": 60000}, "patch_px"),
+        ({"stride_px": 60000}, "stride_px"),
+        ({"mpp": 1e-9}, "mpp"),
+        ({"mpp": 1e9}, "mpp"),
+        ({"class_names": [str(number) for number in range(10**4)]}, "class_names"),
+        ({"channels": [str(n) for n in range(10**4)], "mean": [0.5] * 10**4, "std": [0.5] * 10**4}, "channels"),
+        ({"channels": [str(n) for n in range(64)], "mean": [0.5] * 64, "std": [0.5] * 64, "input_px": 4096}, "values"),
+        ({"mean": [float("nan")] * 3}, "mean"),
+        ({"architecture": ""}, "no architecture"),
+        ({"architecture": "mlp-100", "input_px": 4096}, "the weights are not those of 'mlp-100'"),
+        ({"architecture": "vit_tiny_patch16_224", "input_px": 17}, "the weights are not those of"),
+    ],
+)
+def test_absurd_sizes_in_a_bundle_are_refused_by_name(changes: dict[str, Any], said: str, bundle: Path) -> None:
+    edit(bundle, **changes)
+    with pytest.raises(CheckpointIncompatibleError, match=said) as caught:
+        load_model(bundle, device="cpu")
+    assert len(str(caught.value)) < 2000
+
+
+SPECS = {
+    "empty": "",
+    "no JSON": "\xff\0",
+    "a list": "[1]",
+    "null": "null",
+    "deep lists": "[" * 10**5,
+    "deep objects": '{"a":' * 10**5,
+    "nested parameters": '{"schema_version": 1, "parameters": ' + "[" * 50 + "]" * 50 + "}",
+    "many unknown keys": '{"schema_version": 1, ' + ", ".join(f'"{n}": 0' for n in range(10**4)) + "}",
+    "larger than due": " " * 2**21,
+}
+
+
+@pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
+def test_a_malformed_or_deep_model_json_is_incompatible(text: str, bundle: Path) -> None:
+    (bundle / "model.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(CheckpointIncompatibleError) as caught:
+        check_bundle(bundle)
+    assert len(str(caught.value)) < 2000
+
+
+def header(content: bytes, *, claimed: int | None = None, data: bytes = bytes(64)) -> bytes:
+    return (len(content) if claimed is None else claimed).to_bytes(8, "little") + content + data
+
+
+def contract(text: str) -> bytes:
+    return header(json.dumps({"__metadata__": {"pathopatch": text}}).encode(), data=b"")
+
+
+HEADERS = {
+    "deep": header(b'{"a":' * 10**5),
+    "no JSON": header(b"x" * 100),
+    "a list": header(b"[1, 2]"),
+    "another kind": header(b'{"a": {"dtype": "F32", "shape": "3", "data_offsets": [0, 12]}}'),
+    "longer than any": header(b"{}", claimed=2**62),
+    "larger than due": header(b" " * 2**25),
+    "a negative side": header(b'{"a": {"dtype": "F32", "shape": [-3], "data_offsets": [0, 12]}}'),
+    "a deep contract": contract("[" * 10**5),
+    "a nested contract": contract('{"a": ' + "[" * 100 + "]" * 100 + "}"),
+    "a contract of another kind": contract("[1]"),
+    "no JSON as contract": contract("x"),
+    "no contract": header(b"{}", data=b""),
+}
+
+
+@pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS)
+def test_weights_with_a_malformed_header_are_incompatible(content: bytes, bundle: Path) -> None:
+    (bundle / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointIncompatibleError) as caught:
+        check_bundle(bundle)
+    assert len(str(caught.value)) < 2000
+
+
+def test_weights_whose_last_bytes_are_missing_are_corrupt(bundle: Path) -> None:
+    weights = bundle / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputCorruptError, match="cut off"):
+        check_bundle(bundle)
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+def endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [(name, make) for name in ("", "model.json", "model.safetensors") for make in (os.mkfifo, loop, endless)]
+    + [("", Path.touch), ("model.json", Path.mkdir), ("model.safetensors", Path.mkdir)],
+)
+def test_a_fifo_or_a_link_loop_as_bundle_is_incompatible(
+    name: str, make: Callable[[Path], None], bundle: Path, tmp_path: Path
+) -> None:
+    place = bundle / name if name else tmp_path / "other"
+    if name:
+        place.unlink()
+    make(place)
+    began = time.monotonic()
+    with pytest.raises(CheckpointIncompatibleError, match="is not a"):
+        load_model(place.parent if name else place)
+    assert time.monotonic() - began < 5
+
+
+def test_a_fifo_beside_the_weights_does_not_stop_the_reader(bundle: Path) -> None:
+    os.mkfifo(bundle / "other.safetensors")
+    assert check_bundle(bundle).architecture == "small-groupnorm"

@@ -1,0 +1,194 @@
+"""Names that are not UTF-8, too long or looping, and drives that fail or fill up: their codes, never INTERNAL."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import made_slides as made
+import pytest
+from made_model import write_model
+
+from pathopatch.cli.program import main
+from pathopatch.core.config import TileConfig
+from pathopatch.core.errors import InternalError, with_code
+from pathopatch.core.files import write_bytes
+from pathopatch.core.status import read_status
+from pathopatch.models.bundle import load_model
+from pathopatch.stages.clean import clean
+from pathopatch.stages.tile import tile_cohort
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+LONG = "x" * 300
+
+
+@pytest.mark.fault("drives-and-names")
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "DISK_FULL"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "DISK_FULL"),
+        (OSError(errno.EIO, "Input/output error"), "INPUT_UNSUPPORTED"),
+        (OSError(errno.ESTALE, "Stale file handle"), "INPUT_UNSUPPORTED"),
+        (OSError(errno.EFBIG, "File too large"), "INPUT_UNSUPPORTED"),
+        (OSError(errno.ENAMETOOLONG, "File name too long"), "INPUT_UNSUPPORTED"),
+        (OSError(errno.ELOOP, "Too many levels of symbolic links"), "INPUT_UNSUPPORTED"),
+        (OSError(errno.EACCES, "Permission denied"), "INPUT_UNSUPPORTED"),
+        (OSError(errno.ENOENT, "No such file or directory", "a.tif"), "INPUT_MISSING"),
+        (MemoryError(), "OUT_OF_MEMORY"),
+        (UnicodeEncodeError("utf-8", NOT_UTF8, 3, 4, "surrogates not allowed"), "INPUT_UNSUPPORTED"),
+        (ValueError("embedded null byte"), "INPUT_UNSUPPORTED"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "ordinal not in range(128)"), "INTERNAL"),
+        (OSError(errno.EBADF, "Bad file descriptor"), "INTERNAL"),
+        (ValueError("something else"), "INTERNAL"),
+    ],
+)
+def test_errors_of_drives_and_names_have_codes_and_faults_stay_internal(error: Exception, code: str) -> None:
+    known = with_code(error, place="here")
+    assert (known.code, known.place) == (code, "here")
+    assert known.remedy or isinstance(known, InternalError)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a slide, a model, and names that lead nowhere."""
+    monkeypatch.chdir(tmp_path)
+    image = made.disc_image(96, 80, (40, 40), 25, tissue=(180, 90, 150), glass=(245, 245, 245))
+    made.write_rgb_pyramid(tmp_path / "a.tif", image, levels=1)
+    write_model(tmp_path / "model")
+    (tmp_path / NOT_UTF8).mkdir()
+    (tmp_path / f"{NOT_UTF8}.tif").symlink_to("a.tif")
+    (tmp_path / NOT_UTF8 / "model").symlink_to("../model")
+    (tmp_path / "manifest.csv").write_text("slide_id,patient_id,path\na,a,a.tif\n")
+    for name, text in {"nul.csv": "a\0.tif", "long.csv": f"{LONG}.tif", "broken.csv": "broken.tif"}.items():
+        (tmp_path / name).write_text(f"slide_id,patient_id,path\ns,s,{text}\n")
+    for name in ("loop", "loop.csv", "loop.tif"):
+        (tmp_path / name).symlink_to(name)
+    for name in ("broken.tif", "broken.svs", "broken.png", "io.csv"):
+        (tmp_path / name).symlink_to("/proc/self/mem")  # whose first page cannot be read: EIO
+    return tmp_path
+
+
+COMMANDS = [
+    "info NOT_UTF8.tif",
+    "info NOT_UTF8/none.tif",
+    "info LONG.tif",
+    "info loop.tif",
+    "info broken.tif",
+    "info broken.svs",
+    "info broken.png",
+    "check nul.csv -o out",
+    "check long.csv -o out",
+    "check loop.csv -o out",
+    "check io.csv -o out",
+    "check LONG.csv -o out",
+    "check manifest.csv -o LONG",
+    "tile broken.csv -o out",
+    "tile manifest.csv -o NOT_UTF8/out",
+    "predict NOT_UTF8.tif --model model -o out",
+    "predict broken.tif --model model -o out",
+    "predict a.tif --model NOT_UTF8/model -o out",
+    "predict a.tif --model LONG -o out",
+    "predict a.tif --model loop -o out",
+    "predict a.tif --model model -o NOT_UTF8/out",
+    "predict a.tif --model model -o loop",
+    "report NOT_UTF8",
+    "status LONG",
+    "train LONG",
+    "clean loop",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("drives-and-names")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_odd_names_and_failing_drives_are_never_internal(
+    command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.replace("NOT_UTF8", NOT_UTF8).replace("LONG", LONG) for word in command.split()]
+    monkeypatch.setattr(sys, "argv", ["pathopatch", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = "".join(capsys.readouterr())
+    assert "INTERNAL" not in said
+    assert ended.value.code in (0, 1)
+    assert ended.value.code == 0 or any(code in said for code in ("INPUT_", "CHECKPOINT_"))
+
+
+@pytest.mark.fault("drives-and-names")
+def test_a_manifest_in_a_folder_that_is_not_utf8_is_worked_through(place: Path) -> None:
+    (place / "manifest.csv").rename(place / NOT_UTF8 / "manifest.csv")
+    (place / NOT_UTF8 / "a.tif").symlink_to("../a.tif")
+    (outcome,) = tile_cohort(place / NOT_UTF8 / "manifest.csv", place / "out", TileConfig(patch_px=16))
+    assert (outcome.state, read_status(place / "out", "a")["tile"]["state"]) == ("done", "done")
+
+
+_LARGE = """
+import resource, signal, sys
+from pathlib import Path
+from pathopatch.core.errors import PathopatchError
+from pathopatch.core.files import write_bytes
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_bytes(Path(sys.argv[1]) / "a", bytes(2000))
+except PathopatchError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault("drives-and-names")
+def test_a_file_larger_than_allowed_is_said_and_leaves_the_earlier_one(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "a", b"old")
+    done = subprocess.run([sys.executable, "-c", _LARGE, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "INPUT_UNSUPPORTED: cannot write here: File too large" in done.stdout
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+# --- model files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("bundle-mode")
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_model_files_are_readable_as_any_new_file_of_their_folder(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_model(tmp_path / "model")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()}
+    assert modes == dict.fromkeys(("README.md", "model.json", "model.safetensors"), 0o666 & ~umask)
+    load_model(tmp_path / "model")
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import safetensors.torch as library
+import torch
+from pathopatch.core.files import atomic_path
+from pathopatch.models.bundle import write_tensors
+
+def killed(tensors, path, metadata):
+    (Path(path).parent / ".tmpA1b2C3").write_bytes(b"half")  # the name that safetensors writes to
+    os.kill(os.getpid(), signal.SIGKILL)
+
+library.save_file = killed
+with atomic_path(Path(sys.argv[1]) / "runs" / "r" / "checkpoint.safetensors") as temporary:
+    write_tensors(temporary, {"a": torch.zeros(3)}, {})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.fault("kill-checkpoint")
+def test_what_a_kill_in_a_checkpoint_leaves_is_removed_by_clean(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path)], check=False)
+    run = tmp_path / "runs" / "r"
+    assert [path.name for path in run.rglob(".tmp*")] == [".tmpA1b2C3"]
+    assert [finding.goes for finding in clean(tmp_path)] == [True]
+    assert list(run.iterdir()) == []
