@@ -54,7 +54,7 @@ def evaluate_run(
         Splits to evaluate on; one without labelled patches is left out, and of validation the patches that a phase of
         the method learnt from.
     force : bool
-        Redo an evaluation of other settings or inputs. One of the same stamp is left as it is.
+        Redo an evaluation, also one of the same settings and inputs.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def evaluate_run(
         settings={**config.model_dump(mode="json"), "splits": splits},
         inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(model_folder)},
     )
-    with artefact(out / "metrics.json", stamp=stamp, force=force) as output:
+    with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
         if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)

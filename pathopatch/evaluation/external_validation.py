@@ -78,7 +78,7 @@ def evaluate_bundle(
         settings={**config.model_dump(mode="json"), "splits": None if splits is None else sorted(splits)},
         inputs={"groups": fingerprint_file(WorkFolder(work).groups), "model": fingerprint_file(bundle)},
     )
-    with artefact(out / "metrics.json", stamp=stamp, force=force) as output:
+    with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
         if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)

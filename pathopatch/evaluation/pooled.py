@@ -62,7 +62,7 @@ def pool_run(work: Path, name: str, *, config: EvaluateConfig | None = None, for
     inputs = {f"fold {fold.name}": fingerprint_file(path) for fold, path in zip(folds, evaluations, strict=True)}
     inputs["groups"] = fingerprint_file(WorkFolder(work).groups)
     stamp = Stamp(stage="evaluate", settings={"pool": config}, inputs=inputs)
-    with artefact(out / "metrics.json", stamp=stamp, force=force) as output:
+    with artefact(out / "metrics.json", stamp=stamp, force=force, is_whole=lambda: not force) as output:
         if output.is_current:
             return out
         groups = read_table(WorkFolder(work).groups)

@@ -23,7 +23,7 @@ from pathopatch.groups.attribute import (
 from pathopatch.slides.manifest import SPLITS
 
 _NEEDED = ("patch_id", "slide_id", "patient_id", "label", "tissue_fraction")
-_COPIED = (*_NEEDED[:3], "split", *_NEEDED[3:], PATCH_ATTRIBUTE, LABEL_NAME_COLUMN)
+_COPIED = (*_NEEDED[:3], "split", *_NEEDED[3:], PATCH_ATTRIBUTE, LABEL_NAME_COLUMN, "pixels_checksum")
 _HELD_OUT_SHARE = 0.2  # of the patients, for val and for test each; the rest trains
 _LEAST_FOLDS = 3  # one tests, one validates, one is left to train on
 

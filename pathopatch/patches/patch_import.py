@@ -27,7 +27,14 @@ from pathopatch.patches.grid import Grid
 from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
-from pathopatch.patches.tile import COLUMNS, TileResult, common_attributes, current_result, status_entry
+from pathopatch.patches.tile import (
+    COLUMNS,
+    TileResult,
+    common_attributes,
+    current_result,
+    is_whole,
+    status_entry,
+)
 from pathopatch.patches.tissue import TissueModel
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides.background import guess_polarities, parse_background
@@ -102,7 +109,14 @@ def tile_patches(
     store_path, table_path = WorkFolder(out).store(name), WorkFolder(out).patches(name)
     with (
         folder_lock(out, slide_lock(name, STAGE), waiting_for=f"the set {name}"),
-        artefact(store_path, table_path, stamp=stamp, force=force, status=SlideStatus(out, name, STAGE)) as output,
+        artefact(
+            store_path,
+            table_path,
+            stamp=stamp,
+            force=force,
+            is_whole=lambda: is_whole(store_path, table_path, force=force),
+            status=SlideStatus(out, name, STAGE),
+        ) as output,
     ):
         if output.is_current:
             result = replace(current_result(out, name, table_path, store_path, output), warnings=warnings)
@@ -111,9 +125,10 @@ def tile_patches(
             with atomic_path(store_path) as temporary:
                 record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
                 measured = _write_store(temporary, sheet, config, record, progress)
-            table = _table(listed, sheet, measured, name)
+            store = PatchStore(store_path)
+            table = _table(listed, sheet, measured, name, store.pixels_checksum)
             output.write_table(table_path, table)
-            entry = status_entry(table, PatchStore(store_path).attributes)
+            entry = status_entry(table, store.attributes)
             output.record(entry)
             result = TileResult(slide_id=name, patches=len(table), state=entry["state"], warnings=warnings)
     return result, _slides_row(source, listed, spec, config, result, fingerprint(fingerprints))
@@ -229,7 +244,11 @@ def _write_store(
 
 
 def _table(
-    listed: pd.DataFrame, sheet: _SetAnalysis, measured: dict[str, NDArray[np.float64]], name: str
+    listed: pd.DataFrame,
+    sheet: _SetAnalysis,
+    measured: dict[str, NDArray[np.float64]],
+    name: str,
+    pixels_checksum: str,
 ) -> pd.DataFrame:
     """Return the patch table: a slide's columns, then `EXTRA_COLUMNS`."""
     origins = sheet.grid.origins()[: len(listed)]
@@ -247,6 +266,7 @@ def _table(
         "tumor_fraction": np.nan,  # a label says whether there is tumour, not how much
         "labelled_fraction": (label >= 0).astype(np.float64),
         "label": label,
+        "pixels_checksum": pixels_checksum,
         **{column: listed[column] for column in EXTRA_COLUMNS if column in listed},
     }
     return pd.DataFrame(columns)[[*COLUMNS, *(column for column in EXTRA_COLUMNS if column in listed)]]

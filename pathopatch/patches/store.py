@@ -18,7 +18,7 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleAr
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.store_writer import stored_dtype
+from pathopatch.patches.store_writer import file_checksum, stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS
 from pathopatch.slides.omezarr import ZarrReader
@@ -26,6 +26,7 @@ from pathopatch.slides.resample import planes
 
 STAGE = "tile"
 """The stage that makes stores and patch tables."""
+_WHOLE_STORE_BYTES = 256 * 2**20  # as for fingerprints: to find a cohort current must not take hours
 
 
 def source_record(slide: Slide) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class PatchStore:
     Raises
     ------
     InputMissingError, InputCorruptError, StaleArtefactError
-        There is no such store, or it is not complete, or of another schema.
+        There is no such store, or it is not complete, or of another schema or without checksums.
     """
 
     def __init__(self, path: Path) -> None:
@@ -153,6 +154,12 @@ class PatchStore:
         if "stamp" in self.attributes:
             stamp = Stamp.from_dict(self.attributes["stamp"])
             require_schema(stamp, place=path)
+        if "checksums" not in self.attributes:
+            raise StaleArtefactError(
+                "the store has no checksums: an older version wrote it",
+                place=str(path),
+                remedy="run pathopatch tile MANIFEST -o WORK --force",
+            )
 
     # A worker process opens the store itself: open files and locks cannot be pickled.
     def __reduce__(self) -> tuple[Any, ...]:
@@ -167,11 +174,16 @@ class PatchStore:
         """Intensities that become 0 and 1, shape (C, 2), source units."""
         return np.asarray(self.attributes["windows"], np.float64)
 
+    @property
+    def pixels_checksum(self) -> str:
+        """Hash of all pixels; the patch table and the groups table repeat it."""
+        return str(self.attributes["pixels_checksum"])
+
     # Asked of the disk each time: `pathopatch clean` may remove the pixels of an open store.
     @property
     def has_patches(self) -> bool:
         """Whether pixels are stored."""
-        return (self.path / "patches" / "zarr.json").is_file()
+        return (self.path / "patches").is_dir()
 
     @cached_property
     def origins(self) -> NDArray[np.int64]:
@@ -225,9 +237,39 @@ class PatchStore:
         try:
             return self._patches.rows(indices)
         except DECODING_ERRORS as error:
-            raise InputCorruptError(
-                f"a shard cannot be read: {error}", place=str(self.path), remedy="tile the slide again"
-            ) from error
+            raise self._corrupt(self._damage("patches/") or f"a shard cannot be read: {error}") from error
+
+    def check_files(self) -> None:
+        """Check that every file is there as it was written: by its size, and of up to 256 MiB by its checksum.
+
+        Raises InputCorruptError, which names slide and chunk. Larger stores are read by checksum when patches are.
+        """
+        total = sum(int(checksum.partition(":")[0]) for checksum in self.attributes["checksums"].values())
+        if damage := self._damage(by_size=total > _WHOLE_STORE_BYTES):
+            raise self._corrupt(damage)
+
+    def _damage(self, folder: str = "", *, by_size: bool = False) -> str:
+        """Return what became of the first file below `folder` that is not as it was written; empty if all are."""
+        has_patches = self.has_patches
+        for name, checksum in self.attributes["checksums"].items():
+            # `pathopatch clean` may remove the pixels, all at once.
+            if not name.startswith(folder) or (name.startswith("patches/") and not has_patches):
+                continue
+            try:
+                path = self.path / name
+                present = f"{path.stat().st_size}:" if by_size else file_checksum(path)
+            except FileNotFoundError:
+                return f"chunk {name} is missing"
+            except OSError as error:
+                return f"chunk {name} cannot be read: {error.strerror}"
+            if not checksum.startswith(present):
+                return f"chunk {name} is not what was written"
+        return ""
+
+    def _corrupt(self, what: str) -> InputCorruptError:
+        return InputCorruptError(
+            f"slide {self.path.stem}: {what}", place=str(self.path), remedy="tile the slide again with --force"
+        )
 
     def check_source(self) -> None:
         """Check that the slide could replace the stored pixels; raises as `read`."""
@@ -249,12 +291,12 @@ class PatchStore:
     def unscanned(self, level: int = 0) -> NDArray[np.uint8] | None:
         """Return the overview's unscanned pixels, uint8 of shape (h, w); None if all were scanned."""
         name = f"overview/labels/unscanned/{level}"
-        return np.asarray(self._read_array(name), np.uint8) if (self.path / name).is_dir() else None
+        return np.asarray(self._read_array(name), np.uint8) if self._has_array(name) else None
 
     @property
     def has_overview(self) -> bool:
         """Whether there is an overview; an imported set of patches has none."""
-        return (self.path / "overview" / "zarr.json").is_file()
+        return self._has_array("overview/0")
 
     @property
     def coarsest_level(self) -> int:
@@ -264,20 +306,23 @@ class PatchStore:
 
     @cached_property
     def _patches(self) -> ZarrReader:
-        return ZarrReader(self.path / "patches")
+        return ZarrReader(self.path / "patches", is_complete=True)
 
     @cached_property
     def _source_patches(self) -> SourcePatches:
         return SourcePatches(self.attributes, self.path)
 
+    def _has_array(self, name: str) -> bool:
+        """Return whether a small array is here, or was written and must be."""
+        metadata = f"{name}/zarr.json"
+        return metadata in self.attributes["checksums"] or (self.path / metadata).is_file()
+
     def _read_array(self, name: str) -> NDArray[np.generic]:
         """Read a small array whole."""
         try:
-            return ZarrReader(self.path / name).read()
+            return ZarrReader(self.path / name, is_complete=True).read()
         except DECODING_ERRORS as error:
-            raise InputCorruptError(
-                f"no array {name!r}: {error}", place=str(self.path), remedy="tile the slide again"
-            ) from error
+            raise self._corrupt(self._damage(f"{name}/") or f"no array {name!r}: {error}") from error
 
 
 def require_one_geometry(work: Path, slides: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ The overview is an OME-Zarr 0.5 image, so that other programs open it.
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ import cv2
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
 
 from pathopatch.core.files import fault_point
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
@@ -28,6 +31,7 @@ MEASURED_COLUMNS = ("tissue_fraction", "saturated_fraction", "sharpness")
 _CHUNK_PX = 512
 _SMALLEST_LEVEL_PX = 512
 _OME_VERSION: Version = "0.5"
+_CHECKSUM_DIGITS = 16
 _LABEL_COLORS = {"tissue": [0, 160, 90, 128], "unscanned": [128, 128, 128, 200]}
 
 
@@ -41,8 +45,19 @@ def shard_patches(patch_bytes: int, n: int) -> int:
     return max(1, min(SHARD_PATCHES, SHARD_BYTES // patch_bytes, n))
 
 
+def file_checksum(path: Path) -> str:
+    """Return size and CRC-32 of a file, such as ``1024:0a1b2c3d``."""
+    content = path.read_bytes()
+    # Not CRC-32C: bytes that are followed by their own checksum have the same one whatever they are.
+    return f"{len(content)}:{zlib.crc32(content):08x}"
+
+
 class StoreWriter:
     """One slide's store while it is written, from the first patch to the last.
+
+    Every chunk is written, also one of zeros, and carries a CRC-32C: a missing or changed chunk is an error to readers.
+    The attribute `checksums` holds the `file_checksum` of each file, `pixels_checksum` a hash of all pixels, which does
+    not depend on the compression.
 
     `path` is a temporary folder, which the caller renames when it is finished. `origins`, (N, 2), are (x, y) of each
     patch, level-0 px, in the order of `append`. Without `with_patches` only overview and attributes are stored.
@@ -58,12 +73,15 @@ class StoreWriter:
         dtype: np.dtype[np.generic],
         with_patches: bool = True,
     ) -> None:
-        self._root = zarr.create_group(path, zarr_format=3)
+        self._path, self._root = path, zarr.create_group(path, zarr_format=3)
+        self._file_checksums: dict[str, str] = {}
+        self._pixels = hashlib.sha256()
         self._dtype = stored_dtype(dtype)
         self._patches: zarr.Array[Any] | None = None
         self._buffer: NDArray[np.generic] = np.empty(0, self._dtype)
         self._buffered = self._written = 0
         write_array(self._root, "origins", origins, chunks=origins.shape, names=("patch", "xy"))
+        self._hash_pixels(origins)
         if with_patches:
             one = (channels, patch_px, patch_px)
             shard = shard_patches(int(np.prod(one)) * self._dtype.itemsize, len(origins))
@@ -74,9 +92,10 @@ class StoreWriter:
                 chunks=(1, *one),
                 shards=(shard, *one),
                 dtype=self._dtype,
-                compressors=[compressor(self._dtype)],
+                compressors=[compressor(self._dtype), Crc32cCodec()],
                 fill_value=0,
                 dimension_names=("patch", "c", "y", "x"),
+                config={"write_empty_chunks": True},
             )
 
     def append(self, patches: NDArray[np.generic]) -> None:
@@ -97,8 +116,15 @@ class StoreWriter:
         if self._patches is not None and self._buffered:
             stop = self._written + self._buffered
             self._patches[self._written : stop] = self._buffer[: self._buffered]
+            self._hash_pixels(self._buffer[: self._buffered])
+            shard = f"patches/c/{self._written // len(self._buffer)}/0/0/0"
+            self._file_checksums[shard] = file_checksum(self._path / shard)  # now, while the system still caches it
             self._written, self._buffered = stop, 0
             fault_point("chunk")
+
+    def _hash_pixels(self, values: NDArray[np.generic]) -> None:
+        # A checksum of each part, since SHA-256 of all pixels would take a tenth of the time of storing them.
+        self._pixels.update(zlib.crc32(np.ascontiguousarray(values)).to_bytes(4, "little"))
 
     def write_overview(
         self,
@@ -121,6 +147,8 @@ class StoreWriter:
         image.attrs.update(image_attributes(pyramid, channels, windows, version=_OME_VERSION))
         labels = image.create_group("labels")
         masks = {"tissue": tissue} | ({} if unscanned is None else {"unscanned": unscanned})
+        for values in (overview, *masks.values()):
+            self._hash_pixels(values)
         labels.attrs["ome"] = {"version": _OME_VERSION, "labels": list(masks)}
         for name, mask in masks.items():
             label = labels.create_group(name)
@@ -139,7 +167,12 @@ class StoreWriter:
         self._flush()
         if self._patches is not None and self._written != self._patches.shape[0]:
             raise AssertionError(f"{self._written} of {self._patches.shape[0]} patches were written")
-        self._root.attrs.put(dict(attributes))
+        metadata = self._path / "zarr.json"
+        files = [path for path in sorted(self._path.rglob("*")) if path.is_file() and path != metadata]
+        names = [path.relative_to(self._path).as_posix() for path in files]
+        checksums = {name: self._file_checksums.get(name) or file_checksum(self._path / name) for name in names}
+        pixels_checksum = self._pixels.hexdigest()[:_CHECKSUM_DIGITS]
+        self._root.attrs.put({**attributes, "pixels_checksum": pixels_checksum, "checksums": checksums})
         # `complete` comes last: readers refuse a store without it.
         self._root.attrs["complete"] = True
 
@@ -147,15 +180,16 @@ class StoreWriter:
 def write_array(
     group: zarr.Group, name: str, values: NDArray[np.generic], *, chunks: tuple[int, ...], names: Sequence[str]
 ) -> None:
-    """Write a small array whole; `names` are those of its dimensions."""
+    """Write a small array whole, with checksums; `names` are those of its dimensions."""
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=tuple(max(1, side) for side in chunks),
         dtype=values.dtype,
-        compressors=[compressor(values.dtype)],
+        compressors=[compressor(values.dtype), Crc32cCodec()],
         fill_value=0,
         dimension_names=names,
+        config={"write_empty_chunks": True},
     )
     array[...] = values
 

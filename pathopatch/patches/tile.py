@@ -30,7 +30,7 @@ from pathopatch.core.artefacts import (
     require_same_source,
 )
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.core.errors import InputCorruptError, InputUnsupportedError, StaleArtefactError
 from pathopatch.core.files import atomic_path
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.status import is_recorded_done
@@ -49,7 +49,7 @@ _PROBES = 8  # samples of pixels per axis
 _PROBE_PX = 16  # side of a sample
 COLUMNS = (
     "patch_id", "slide_id", "patient_id", "x", "y", "tissue_fraction", "tumor_fraction", "labelled_fraction", "label",
-    "saturated_fraction", "sharpness",
+    "saturated_fraction", "sharpness", "pixels_checksum",
 )  # fmt: skip
 """Columns of the patch table.
 
@@ -59,6 +59,7 @@ nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
 saturated_fraction: of its pixels, in [0, 1], see `pathopatch.patches.intensity.saturated_fraction`. It and
 tissue_fraction count scanned pixels only.
 sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
+pixels_checksum: hash of all pixels of the store, the same for all its patches.
 """
 _log = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ def tile_slide(
         The existing store is of another slide, and `force` is off.
     StaleArtefactError
         The existing artefacts are of another configuration or other inputs, and `force` is off.
+    InputCorruptError
+        Chunks of the existing store are missing or changed, and `force` is off; see `PatchStore.check_files`.
     MppMissingError, InputUnsupportedError, NonFiniteError
         See `analyse_slide`.
     ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError
@@ -138,7 +141,9 @@ def tile_slide(
             stamp=stamp,
             force=force,
             refuse=partial(refuse_other_slide, slide, stamp),
-            is_whole=lambda: not (force and lacks_pixels(store_path, config)),
+            is_whole=lambda: (
+                is_whole(store_path, table_path, force=force) and not (force and lacks_pixels(store_path, config))
+            ),
             status=SlideStatus(out, slide_id, STAGE),
         ) as output:
             if output.is_current:
@@ -150,10 +155,11 @@ def tile_slide(
             record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
             with atomic_path(store_path) as temporary:
                 measured = _write_store(temporary, slide, config, analysis, record, progress)
-            table = table.assign(**measured)[list(COLUMNS)]
+            store = PatchStore(store_path)
+            table = table.assign(**measured, pixels_checksum=store.pixels_checksum)[list(COLUMNS)]
             # The table comes last: with the store's stamp in it, both are complete.
             output.write_table(table_path, table)
-            entry = status_entry(table, PatchStore(store_path).attributes)
+            entry = status_entry(table, store.attributes)
             output.record(entry)
     if entry["state"] == "done_empty":
         _log.warning("slide %s shows no tissue: %d patches, all background", slide_id, len(table))
@@ -363,7 +369,9 @@ def is_finished(
     stamp = tile_stamp(slide, config, slide_id, patient_id, labels, tissue_mask)
     refuse = partial(refuse_other_slide, slide, stamp)
     is_current = is_up_to_date(store_path, table_path, stamp=stamp, force=force, refuse=refuse)
-    return is_current and not (force and lacks_pixels(store_path, config))
+    if not is_current or not is_whole(store_path, table_path, force=force):
+        return False
+    return not (force and lacks_pixels(store_path, config))
 
 
 def refuse_other_slide(slide: Slide, stamp: Stamp, existing: Stamp, store_path: Path) -> None:
@@ -383,6 +391,18 @@ def with_cohort_levels(config: TileConfig, levels: Mapping[str, float]) -> TileC
         return config
     tissue = config.tissue.model_copy(update={"background_level": {**levels, **config.tissue.background_level}})
     return config.model_copy(update={"tissue": tissue})
+
+
+def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
+    """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`."""
+    try:
+        store, table = PatchStore(store_path), read_table(table_path)
+        store.check_files()
+    except (InputCorruptError, StaleArtefactError):
+        if force:
+            return False
+        raise
+    return "pixels_checksum" in table and bool((table["pixels_checksum"] == store.pixels_checksum).all())
 
 
 def lacks_pixels(store_path: Path, config: TileConfig) -> bool:

@@ -11,6 +11,9 @@ import numpy as np
 import tensorstore as ts
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
 
 from pathopatch.slides.integrity import DECODING_ERRORS, corrupt
 from pathopatch.slides.omezarr_metadata import ImageMetadata, read_image_metadata
@@ -79,6 +82,18 @@ class OmeZarrSlide(Slide):
         self._readers = {}
 
 
+class _CompleteStore(LocalStore):
+    """The files of an array whose every chunk was written, for zarr-python, which has no option for it."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        value = await super().get(key, prototype, byte_range)
+        if value is None and key.startswith("c/"):
+            raise FileNotFoundError(f"chunk {key} is missing")
+        return value
+
+
 class ZarrReader:
     """An array on disk, opened in each process when it is first read there; the libraries' own errors pass through.
 
@@ -93,15 +108,23 @@ class ZarrReader:
         Zarr v2 or v3.
     cache_bytes : int
         Decoded chunks that are kept.
+    is_complete : bool
+        Whether every chunk must be there; otherwise a missing one has the fill value, as the format says.
     """
 
-    def __init__(self, folder: Path, *, driver: str = "zarr3", cache_bytes: int = 0) -> None:
-        self._folder, self._driver, self._cache_bytes = folder, driver, cache_bytes
+    def __init__(self, folder: Path, *, driver: str = "zarr3", cache_bytes: int = 0, is_complete: bool = False) -> None:
+        self._folder, self._driver, self._cache_bytes, self._is_complete = folder, driver, cache_bytes, is_complete
         self._array: Any = None
         self._pid = -1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(ZarrReader, self._folder, driver=self._driver, cache_bytes=self._cache_bytes), ()
+        return partial(
+            ZarrReader,
+            self._folder,
+            driver=self._driver,
+            cache_bytes=self._cache_bytes,
+            is_complete=self._is_complete,
+        ), ()
 
     def read(self, selection: tuple[int | slice, ...] | slice = slice(None)) -> NDArray[np.generic]:
         """Return a rectangle."""
@@ -127,10 +150,12 @@ class ZarrReader:
                 "driver": self._driver,
                 "kvstore": {"driver": "file", "path": f"{self._folder.resolve()}/"},
                 "recheck_cached_data": "open",
+                "fill_missing_data_reads": not self._is_complete,
                 "context": {"cache_pool": {"total_bytes_limit": self._cache_bytes}},
             }
             if self._is_fork():
-                self._array = zarr.open_array(self._folder, mode="r")
+                store = _CompleteStore(self._folder) if self._is_complete else self._folder
+                self._array = zarr.open_array(store, mode="r")
             else:
                 self._array = ts.open(spec, open=True, read=True).result()
             self._pid = os.getpid()

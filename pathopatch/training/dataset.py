@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from pathopatch.core.config import TissueConfig
-from pathopatch.core.errors import ChannelMismatchError, NonFiniteError
+from pathopatch.core.errors import ChannelMismatchError, NonFiniteError, StaleArtefactError
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.models.forward import resize_area
@@ -138,6 +138,10 @@ def load_patches(
         A store or one of the patches is missing, or the table has no groups for this threshold or these bins.
     ChannelMismatchError
         The slides differ in channels, type or patch size; both sides are named.
+    StaleArtefactError
+        A store holds other pixels than those that the groups table was made from.
+    InputCorruptError
+        Chunks of a store are missing or changed.
     NonFiniteError
         Some patches hold NaN; they are named.
     """
@@ -154,6 +158,7 @@ def load_patches(
     # By identifier, not by order: the groups table may be sorted or filtered.
     store_row = np.empty(len(rows), dtype=np.int64)
     for number, store in enumerate(stores):
+        _require_same_pixels(store, rows[slide == number])
         store_row[slide == number] = store.rows(patch_id[slide == number].tolist())
     source = common_source(stores)
     x: Any = StoredPatches(stores, slide.astype(np.int64), store_row, input_px=input_px)
@@ -168,6 +173,18 @@ def load_patches(
         patient=rows["patient_id"].to_numpy(dtype=str),
         patch_id=patch_id,
         source=source,
+    )
+
+
+def _require_same_pixels(store: PatchStore, rows: pd.DataFrame) -> None:
+    """Refuse a store that holds other pixels than its rows of the groups table were made from."""
+    if "pixels_checksum" in rows and (rows["pixels_checksum"] == store.pixels_checksum).all():
+        return
+    raise StaleArtefactError(
+        f"slide {store.path.stem}: the store holds other pixels than those that the groups were formed from",
+        place=str(store.path),
+        remedy="bring the store back, or run pathopatch tile MANIFEST -o WORK --force, then groups, train and evaluate "
+        "with --force",
     )
 
 

@@ -49,6 +49,8 @@ ROWS = {
     "other-kinds": "files of another kind, or coarser than asked for",
     "older-version": "outputs of an older version",
     "any-bytes": "bytes that a fuzzer makes up",
+    "damaged-store": "chunks of a patch store deleted, or a bit flipped",
+    "exchanged-store": "a store of the same id and grid with other pixels",
     "all-at-once": "thousands of slides, each fault among them, killed again and again",
 }
 """Faults by name, in the words of the table."""

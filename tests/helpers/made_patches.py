@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.training.dataset import PatchSet
 
@@ -82,6 +83,7 @@ def write_work(
                 "split": split,
                 "label": patches.label,
                 "tissue_fraction": patches.tissue_fraction,
+                "pixels_checksum": PatchStore(work / "slides" / f"{slide}.zarr").pixels_checksum,
                 "attribute@0.25": patches.attribute,
             }
         )

@@ -51,6 +51,12 @@ def doubt(work: Path, slide_id: str, **attributes: Any) -> None:
     group.attrs["tissue"] = {**group.attrs["tissue"], **attributes}
 
 
+def tissue_array(work: Path) -> Any:
+    """Return the slide's mask for writing; of a store every chunk must be there, also one of zeros."""
+    place = work / "slides" / "bright.zarr" / "overview" / "labels" / "tissue" / "0"
+    return zarr.open_array(place, mode="a").with_config({"write_empty_chunks": True})
+
+
 def mark_unscanned(work: Path, slide_id: str, mask: np.ndarray) -> None:
     labels = zarr.open_group(work / "slides" / f"{slide_id}.zarr" / "overview" / "labels", mode="a")
     write_array(labels.create_group("unscanned"), "0", mask, chunks=mask.shape, names=("y", "x"))
@@ -150,7 +156,7 @@ def test_an_outline_that_somebody_changed_is_kept_unless_forced(work: Path) -> N
 
 def test_an_outline_of_its_own_is_written_anew_when_the_tissue_is_another(work: Path) -> None:
     write_contact_sheet(work)
-    store = zarr.open_array(work / "slides" / "bright.zarr" / "overview" / "labels" / "tissue" / "0", mode="a")
+    store = tissue_array(work)
     store[...] = np.zeros(store.shape, np.uint8)
     assert write_contact_sheet(work).kept == ()
     assert json.loads((work / "tissue" / "bright.geojson").read_text(encoding="utf-8"))["features"] == []
@@ -160,7 +166,7 @@ def test_the_outline_of_a_slide_tiled_by_a_supplied_mask_is_left_as_it_is(work: 
     write_contact_sheet(work)
     content = (work / "tissue" / "bright.geojson").read_bytes()  # it may be that mask: written anew, it were stale
     doubt(work, "bright", is_supplied=True)
-    store = zarr.open_array(work / "slides" / "bright.zarr" / "overview" / "labels" / "tissue" / "0", mode="a")
+    store = tissue_array(work)
     store[...] = np.zeros(store.shape, np.uint8)
     write_contact_sheet(work)
     assert (work / "tissue" / "bright.geojson").read_bytes() == content

@@ -1,0 +1,278 @@
+"""Damaged and exchanged stores: no patch, overview or mask is read as other pixels than were written."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import made_slides as made
+import numpy as np
+import pytest
+import torch
+from made_patches import write_work
+
+from pathopatch.core.config import EvaluateConfig, TileConfig, TrainConfig
+from pathopatch.core.errors import InputCorruptError, StaleArtefactError
+from pathopatch.core.files import read_json
+from pathopatch.evaluation.evaluate import evaluate_run
+from pathopatch.patches import tile_patches, tile_slide
+from pathopatch.patches.store import PatchStore
+from pathopatch.report.page import write_contact_sheet
+from pathopatch.slides import open_slide
+from pathopatch.training import fit
+
+CONFIG = TileConfig(patch_px=16)
+FLIPS = 300
+SHARD = "patches/c/0/0/0/0"
+ARRAYS = {
+    "overview": ("overview/0/c/0/0/0", PatchStore.overview),
+    "tissue": ("overview/labels/tissue/0/c/0/0", PatchStore.tissue),
+    "origins": ("origins/c/0/0", lambda store: store.origins),
+}
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder of the slide ``../a.tif``, 256 patches."""
+    folder = tmp_path_factory.mktemp("stores")
+    image = made.disc_image(256, 256, (100, 100), 90, tissue=(180, 90, 150), glass=(245, 245, 245))
+    image[:, ::3, ::5] -= 5
+    made.write_rgb_pyramid(folder / "a.tif", image, levels=1)
+    tile(folder / "a.tif", folder / "work")
+    return folder / "work"
+
+
+@pytest.fixture
+def work(tiled: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(tiled, tmp_path / "work")
+
+
+@pytest.fixture
+def retile(tiled: Path, work: Path) -> Callable[..., str]:
+    return partial(tile, tiled.parent / "a.tif", work)
+
+
+def tile(path: Path, work: Path, *, force: bool = False) -> str:
+    with open_slide(path, mpp=0.5) as slide:
+        return tile_slide(slide, CONFIG, work, force=force).state
+
+
+def store_of(work: Path) -> Path:
+    return work / "slides" / "a.zarr"
+
+
+def artefacts(work: Path) -> dict[str, bytes]:
+    files = [path for name in ("slides", "patches") for path in (work / name).rglob("*") if path.is_file()]
+    return {str(path.relative_to(work)): path.read_bytes() for path in files}
+
+
+def flipped_bits(path: Path) -> Any:
+    """Yield `FLIPS` times with another bit of a file flipped."""
+    whole = path.read_bytes()
+    for bit in np.random.default_rng(0).choice(8 * len(whole), FLIPS, replace=False).tolist():
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(content)
+        yield bit
+
+
+def refused(read: Callable[[], object], chunk: str, slide: str = "a") -> None:
+    with pytest.raises(InputCorruptError, match=f"slide {slide}: chunk {chunk}"):
+        read()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("damaged-store")
+def test_each_of_300_flipped_bits_of_a_shard_is_refused(work: Path) -> None:
+    for _ in flipped_bits(store_of(work) / SHARD):
+        store = PatchStore(store_of(work))
+        refused(lambda store=store: store.read(np.arange(len(store))), SHARD)  # type: ignore[misc]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("damaged-store")
+@pytest.mark.parametrize("array", ARRAYS)
+def test_each_flipped_bit_of_overview_mask_and_origins_is_refused(array: str, work: Path) -> None:
+    chunk, read = ARRAYS[array]
+    for _ in flipped_bits(store_of(work) / chunk):
+        refused(lambda: read(PatchStore(store_of(work))), chunk)
+
+
+@pytest.mark.fault("damaged-store")
+@pytest.mark.parametrize("array", [*ARRAYS, "patches"])
+def test_a_missing_chunk_is_refused_and_not_read_as_zeros(array: str, work: Path) -> None:
+    chunk, read = {**ARRAYS, "patches": (SHARD, lambda store: store.read([3]))}[array]
+    (store_of(work) / chunk).unlink()
+    refused(lambda: read(PatchStore(store_of(work))), chunk)
+
+
+@pytest.mark.fault("damaged-store")
+def test_a_missing_array_of_the_overview_is_refused_and_not_left_out(work: Path) -> None:
+    shutil.rmtree(store_of(work) / "overview")
+    assert PatchStore(store_of(work)).has_overview
+    refused(PatchStore(store_of(work)).overview, "overview/0/c/0/0/0")
+    with pytest.raises(InputCorruptError, match="slide a: chunk overview"):
+        write_contact_sheet(work)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("damaged-store")
+@pytest.mark.parametrize("damage", ["missing", "flipped"])
+def test_a_forked_process_refuses_a_damaged_chunk_too(damage: str, work: Path) -> None:
+    shard = store_of(work) / SHARD
+    if damage == "missing":
+        shard.unlink()
+    else:
+        next(flipped_bits(shard))
+    pipe, theirs = multiprocessing.Pipe()
+
+    def read() -> None:
+        try:
+            theirs.send(str(PatchStore(store_of(work)).read(np.arange(256)).shape))
+        except InputCorruptError as error:
+            theirs.send(error.message)
+
+    process = multiprocessing.get_context("fork").Process(target=read)
+    process.start()
+    assert pipe.recv().startswith(f"slide a: chunk {SHARD} is ")
+    process.join()
+
+
+@pytest.mark.slow
+@pytest.mark.fault("damaged-store")
+@pytest.mark.parametrize("chunk", [SHARD, "overview/0/c/1/0/0", "overview/labels/tissue/0/c/0/0", "patches/zarr.json"])
+@pytest.mark.parametrize("damage", ["missing", "flipped"])
+def test_tile_refuses_a_damaged_store_and_force_makes_it_again(
+    damage: str, chunk: str, work: Path, retile: Callable[..., str]
+) -> None:
+    whole = artefacts(work)
+    if damage == "flipped":
+        next(flipped_bits(store_of(work) / chunk))
+    else:
+        (store_of(work) / chunk).unlink()
+    refused(retile, chunk)
+    assert retile(force=True) == "done"
+    assert artefacts(work) == whole
+    assert retile() == "current"
+
+
+@pytest.mark.fault("damaged-store")
+def test_of_a_large_store_tile_checks_the_sizes_alone(
+    work: Path, retile: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pathopatch.patches.store._WHOLE_STORE_BYTES", 100)
+    next(flipped_bits(store_of(work) / SHARD))
+    assert retile() == "current"
+    shard = store_of(work) / SHARD
+    shard.write_bytes(shard.read_bytes()[:-1])
+    refused(retile, SHARD)
+
+
+@pytest.mark.fault("exchanged-store")
+def test_tile_makes_a_store_again_that_is_not_of_its_table(work: Path, retile: Callable[..., str]) -> None:
+    import zarr
+
+    whole = artefacts(work)
+    zarr.open_group(store_of(work), mode="a").attrs["pixels_checksum"] = "0" * 16
+    assert retile() == "done"
+    assert artefacts(work) == whole
+
+
+@pytest.mark.fault("damaged-store")
+def test_a_set_of_patches_is_refused_where_its_store_is_damaged(tmp_path: Path) -> None:
+    import cv2
+
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        place = tmp_path / "set" / "train" / ("tumor", "non_tumor")[number % 2] / "p" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(place), rng.integers(0, 255, (16, 16, 3)).astype(np.uint8))
+    assert tile_patches(tmp_path / "set", TileConfig(), tmp_path / "work")[0].state == "done"
+    (tmp_path / "work" / "slides" / "set.zarr" / SHARD).unlink()
+    refused(lambda: tile_patches(tmp_path / "set", TileConfig(), tmp_path / "work"), SHARD, "set")
+    assert tile_patches(tmp_path / "set", TileConfig(), tmp_path / "work", force=True)[0].state == "done"
+
+
+def test_the_pixels_checksum_does_not_depend_on_the_compression(
+    tiled: Path, work: Path, retile: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zarr.codecs import ZstdCodec
+
+    shutil.rmtree(store_of(work))
+    monkeypatch.setattr("pathopatch.patches.store_writer.compressor", lambda _dtype: ZstdCodec(level=5))
+    retile()
+    first, second = PatchStore(store_of(tiled)), PatchStore(store_of(work))
+    assert first.attributes["checksums"] != second.attributes["checksums"]
+    assert first.pixels_checksum == second.pixels_checksum
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder ``work`` with a trained and evaluated run, and ``other``, alike but for the pixels."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_work(folder / "work", seed=0)
+    write_work(folder / "other", seed=5)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    fit(folder / "work", RUN)
+    torch.set_num_threads(threads)
+    evaluate_run(folder / "work", RUN.run_name, config=QUICK, device="cpu")
+    return folder
+
+
+QUICK = EvaluateConfig(bootstrap=5)
+RUN = TrainConfig(method="erm", input_px=16, steps=2, batch_per_class=4, evaluations=1, augment=False)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("exchanged-store", "damaged-store")
+@pytest.mark.parametrize("cache_gib", [1.5, 1e-9], ids=["in memory", "read when needed"])
+@pytest.mark.parametrize("damage", ["exchanged", "missing", "flipped"])
+def test_train_and_evaluate_refuse_a_damaged_or_exchanged_store(
+    damage: str, cache_gib: float, trained: Path, tmp_path: Path
+) -> None:
+    work = shutil.copytree(trained / "work", tmp_path / "work")
+    for slide in ("slide-train", "slide-test"):
+        store = work / "slides" / f"{slide}.zarr"
+        if damage == "exchanged":
+            shutil.rmtree(store)
+            shutil.copytree(trained / "other" / "slides" / store.name, store)
+        elif damage == "missing":
+            (store / SHARD).unlink()
+        else:
+            next(flipped_bits(store / SHARD))
+    error: type[Exception] = StaleArtefactError if damage == "exchanged" else InputCorruptError
+    text = "the store holds other pixels" if damage == "exchanged" else f"chunk {SHARD}"
+    with pytest.raises(error, match=f"slide slide-train: {text}"):
+        fit(work, RUN.model_copy(update={"seed": 1, "cache_gib": cache_gib}))
+    with pytest.raises(error, match=f"slide slide-test: {text}"):
+        evaluate_run(work, RUN.run_name, config=QUICK, device="cpu", force=True)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("exchanged-store")
+def test_groups_without_a_checksum_of_the_pixels_are_refused(trained: Path, tmp_path: Path) -> None:
+    from pathopatch.core.artefacts import read_table
+    from pathopatch.training import load_patches
+
+    groups = read_table(trained / "work" / "groups.parquet").drop(columns="pixels_checksum")
+    with pytest.raises(StaleArtefactError, match="pathopatch tile MANIFEST -o WORK --force"):
+        load_patches(trained / "work", groups, input_px=16, splits=("train",))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("exchanged-store")
+def test_evaluate_with_force_does_the_same_evaluation_again(trained: Path, tmp_path: Path) -> None:
+    work = shutil.copytree(trained / "work", tmp_path / "work")
+    numbers = work / "runs" / RUN.run_name / "evaluation" / "metrics.json"
+    due = read_json(numbers)
+    numbers.write_text(numbers.read_text().replace('"n": ', '"n": 9'))
+    evaluate_run(work, RUN.run_name, config=QUICK, device="cpu")
+    assert read_json(numbers) != due
+    evaluate_run(work, RUN.run_name, config=QUICK, device="cpu", force=True)
+    assert read_json(numbers) == due
