@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -100,6 +101,9 @@ class StoreWriter:
 
     def append(self, patches: NDArray[np.generic]) -> None:
         """Add the next patches, shape (n, C, P, P); each full shard is written at once."""
+        patches = patches.astype(self._dtype, copy=False)
+        for patch in patches:
+            self._hash_pixels(patch)
         if self._patches is None:
             return
         while len(patches):
@@ -116,7 +120,6 @@ class StoreWriter:
         if self._patches is not None and self._buffered:
             stop = self._written + self._buffered
             self._patches[self._written : stop] = self._buffer[: self._buffered]
-            self._hash_pixels(self._buffer[: self._buffered])
             shard = f"patches/c/{self._written // len(self._buffer)}/0/0/0"
             self._file_checksums[shard] = file_checksum(self._path / shard)  # now, while the system still caches it
             self._written, self._buffered = stop, 0
@@ -124,7 +127,7 @@ class StoreWriter:
 
     def _hash_pixels(self, values: NDArray[np.generic]) -> None:
         # A checksum of each part, since SHA-256 of all pixels would take a tenth of the time of storing them.
-        self._pixels.update(zlib.crc32(np.ascontiguousarray(values)).to_bytes(4, "little"))
+        self._pixels.update(google_crc32c.value(np.ascontiguousarray(values)).to_bytes(4, "little"))
 
     def write_overview(
         self,

@@ -219,7 +219,7 @@ def test_int8_gives_the_fractions_and_pixels_of_int16(make_slide: Make, two_disc
         tile_slide(slide, config, tmp_path / "work", patient_id="p")
         stores[dtype] = PatchStore(tmp_path / "work" / "slides" / f"{dtype}.zarr")
     narrow, wide = (table_of(tmp_path / "work", name).drop(columns=["patch_id", "slide_id"]) for name in stores)
-    pd.testing.assert_frame_equal(narrow, wide)
+    pd.testing.assert_frame_equal(*(table.drop(columns="pixels_checksum") for table in (narrow, wide)))
     assert 0 < narrow.tissue_fraction.mean() < 1
     index = np.arange(len(narrow))
     np.testing.assert_array_equal(stores["int8"].read(index), stores["int16"].read(index))
