@@ -21,6 +21,7 @@ from pathopatch.core.files import read_json
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.patches import tile_patches, tile_slide
 from pathopatch.patches.store import PatchStore
+from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.report.page import write_contact_sheet
 from pathopatch.slides import open_slide
 from pathopatch.training import fit
@@ -276,3 +277,31 @@ def test_evaluate_with_force_does_the_same_evaluation_again(trained: Path, tmp_p
     assert read_json(numbers) != due
     evaluate_run(work, RUN.run_name, config=QUICK, device="cpu", force=True)
     assert read_json(numbers) == due
+
+
+@pytest.mark.fault("exchanged-store")
+def test_a_shard_of_another_store_is_refused_though_its_size_is_the_same(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (256, 3, 16, 16)).astype(np.uint8)  # which is not compressed
+    origins = np.stack([np.arange(256), np.zeros(256, int)], axis=1)
+    for name, pixels in (("a", noise), ("b", noise[::-1])):
+        writer = StoreWriter(tmp_path / f"{name}.zarr", origins=origins, channels=3, patch_px=16, dtype=noise.dtype)
+        writer.append(pixels)
+        writer.finish({"slide_id": name, "windows": []})
+    ours, theirs = (tmp_path / f"{name}.zarr" / SHARD for name in "ab")
+    assert ours.stat().st_size == theirs.stat().st_size
+    shutil.copy(theirs, ours)
+    refused(PatchStore(tmp_path / "a.zarr").check_files, SHARD)
+
+
+@pytest.mark.fault("damaged-store")
+def test_black_patches_are_stored_and_read_as_any_others(tmp_path: Path) -> None:
+    origins = np.stack([np.arange(300), np.zeros(300, int)], axis=1)
+    writer = StoreWriter(tmp_path / "a.zarr", origins=origins, channels=1, patch_px=8, dtype=np.dtype(np.uint8))
+    writer.append(np.zeros((300, 1, 8, 8), np.uint8))
+    black = np.zeros((20, 20), np.uint8)
+    writer.write_overview(black[None], black, channels=("CARS",), um_per_px=(1, 1), windows=np.array([[0.0, 1.0]]))
+    writer.finish({"slide_id": "a", "windows": []})
+    store = PatchStore(tmp_path / "a.zarr")
+    assert not store.read([0, 280]).any()
+    assert not store.overview().any()
+    assert not store.tissue().any()
