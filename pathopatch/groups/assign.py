@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import DuplicateIdError, InputMissingError, InputUnsupportedError, SplitLeakageError
+from pathopatch.core.patients import patient_problems
 from pathopatch.core.text import pluralize
 from pathopatch.groups.attribute import (
     LABEL_NAME_COLUMN,
@@ -175,8 +176,10 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
 
     Raises
     ------
-    SplitLeakageError, InputUnsupportedError, InputMissingError
-        A patient is in two splits, a split is none of the three, or a column is missing.
+    SplitLeakageError, DuplicateIdError
+        A patient is in two splits, or is written in two ways, which may be two patients; see `patient_problems`.
+    InputUnsupportedError, InputMissingError
+        A split is none of the three, or a column is missing.
     """
     label = _patient_labels(patches)
     if missing := [name for name in ("patient_id", "split") if name not in slides]:
@@ -185,7 +188,11 @@ def assign_splits(patches: pd.DataFrame, slides: pd.DataFrame, *, seed: int = 0)
     unknown = sorted(set(stated) - {"", *SPLITS})
     if unknown:
         raise InputUnsupportedError(f"split {unknown[0]!r}", remedy="write train, val or test, or leave it empty")
-    given = {str(patient): _only_split(patient, rows) for patient, rows in stated.groupby(slides["patient_id"])}
+    of_slides = list(zip(slides["patient_id"].astype(str), stated, strict=True))
+    _require_unambiguous(
+        [*((patient, split or None) for patient, split in of_slides), *((name, None) for name in label.index)]
+    )
+    given = {patient: split for patient, split in of_slides if split}
     splits = pd.Series([given.get(patient, "") for patient in label.index], index=label.index, dtype=object)
     generator = np.random.default_rng(seed)
     for value in sorted(set(label)):
@@ -223,6 +230,8 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
     ------
     InputUnsupportedError, InputMissingError
         Fewer than three folds, fewer patients than folds, or a column is missing.
+    DuplicateIdError
+        A patient is written in two ways, which may be two patients.
     """
     label = _patient_labels(patches)
     if not _LEAST_FOLDS <= folds <= len(label):
@@ -231,6 +240,7 @@ def assign_folds(patches: pd.DataFrame, *, folds: int, seed: int = 0) -> pd.Seri
             place="[splits] folds",
             remedy=f"use at least {_LEAST_FOLDS} folds and at most as many as there are patients",
         )
+    _require_unambiguous((patient, None) for patient in label.index)
     generator = np.random.default_rng(seed)
     of_label = [label.index[label == value] for value in sorted(set(label))]
     order = [patients[i] for patients in of_label for i in generator.permutation(len(patients))]
@@ -256,12 +266,8 @@ def _patient_labels(patches: pd.DataFrame) -> pd.Series[int]:
     return patches["label"].groupby(patches["patient_id"].astype(str)).max()
 
 
-def _only_split(patient: object, rows: pd.Series[str]) -> str:
-    """Return the one split that a patient's rows name, or an empty text."""
-    named = sorted(set(rows) - {""})
-    if len(named) > 1:
-        raise SplitLeakageError(
-            f"patient {patient!r} is in {' and '.join(named)}",
-            remedy="put all slides of a patient into one split",
-        )
-    return named[0] if named else ""
+def _require_unambiguous(rows: Iterable[tuple[str, str | None]]) -> None:
+    """Refuse a patient in several splits, and one whose id is written in several ways; a split of None is not given."""
+    for problem in patient_problems((patient, split, None) for patient, split in rows):
+        kind = SplitLeakageError if problem.code == SplitLeakageError.code else DuplicateIdError
+        raise kind(f"patient {problem.value!r}: {problem.message}", place="patient_id", remedy=problem.remedy)

@@ -28,6 +28,7 @@ from pathopatch.core.errors import (
     Problem,
     TableError,
 )
+from pathopatch.core.patients import patient_problems
 from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
 from pathopatch.slides.manifest import SPLITS, expand_variables, valid_slide_id
@@ -147,10 +148,8 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
     has_fractions = (cells["tissue_fraction"] != "").any()
     listed: set[str] = set()
     names: dict[str, str] = {}
-    splits: dict[str, dict[str, int | None]] = defaultdict(dict)
     fractions = pd.to_numeric(cells["tissue_fraction"], errors="coerce")
     for row, fraction in zip(cells.to_dict("records"), fractions, strict=True):
-        splits[row["patient_id"]].setdefault(row["split"].casefold(), row["row"])
         checks = (
             ("label", row["label"] in _LABELS, "INPUT_UNSUPPORTED", "not a label", "write 1, 0, or nothing"),
             ("patient_id", valid_slide_id(row["patient_id"]), "INPUT_UNSUPPORTED", "not an allowed id",
@@ -171,13 +170,9 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
                 yield Problem(
                     code=code, row=row["row"], column=column, value=row[column], message=message, remedy=remedy
                 )
-    for patient, rows in splits.items():
-        if len(rows) > 1:
-            yield Problem(
-                code="SPLIT_LEAKAGE", row=list(rows.values())[-1], column="patient_id", value=patient,
-                message=f"the patient is in the splits {', '.join(split or '(empty)' for split in sorted(rows))}",
-                remedy="keep each patient in one split",
-            )  # fmt: skip
+    yield from patient_problems(
+        (row["patient_id"], row["split"].casefold(), row["row"]) for row in cells.to_dict("records")
+    )
 
 
 def _find_leaks(cells: pd.DataFrame) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from pathopatch.core.csv_table import escape_formulas
+from pathopatch.core.patients import patient_key
 from pathopatch.core.text import pluralize
 from pathopatch.groups import GroupingAttribute
 from pathopatch.groups.audit import audited_attributes, shortcut_results, verdict_text
@@ -66,7 +67,6 @@ def cohort(study: Study) -> dict[str, Any]:
     slides = study.slides
     if slides.empty:
         return {}
-    n_splits = slides[slides["split"] != ""].groupby("patient_id")["split"].nunique()
     splits = _splits_with_patches(study)
     attribute = study.attribute
     thresholds = () if attribute.is_patch_attribute else study.thresholds
@@ -80,13 +80,20 @@ def cohort(study: Study) -> dict[str, Any]:
         "splits": [
             _split_tallies(split, part) for split in [*SPLITS, ""] if len(part := slides[slides["split"] == split])
         ],
-        "patients_in_several_splits": [str(patient) for patient in n_splits[n_splits > 1].index],
+        "patients_in_several_splits": patients_in_several_splits(slides),
         **_scanner_facts(study),
         "has_groups": study.groups is not None,
         "has_thresholds": bool(thresholds),
         "split_names": splits,
         "pictures": pictures,
     }
+
+
+def patients_in_several_splits(slides: pd.DataFrame) -> list[str]:
+    """Return the patients, in every spelling, whose rows of `Study.slides` are in several splits."""
+    split = slides[slides["split"] != ""]
+    n_splits = split.groupby(split["patient_id"].map(patient_key))["split"].transform("nunique")
+    return sorted(split.loc[n_splits > 1, "patient_id"].unique())
 
 
 def slides(study: Study) -> dict[str, Any]:

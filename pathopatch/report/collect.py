@@ -20,6 +20,7 @@ from pathopatch.core.artefacts import (
 )
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
 from pathopatch.core.files import read_json
+from pathopatch.core.patients import patient_key
 from pathopatch.core.status import read_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
@@ -240,7 +241,7 @@ def patients_in(slides: pd.DataFrame) -> int:
         return 0
     # Several slides may be of one patient, whereas the patients of ready sets are only counted.
     is_set = slides["patients"] > 1
-    return int(slides.loc[is_set, "patients"].sum()) + slides.loc[~is_set, "patient_id"].nunique()
+    return int(slides.loc[is_set, "patients"].sum()) + slides.loc[~is_set, "patient_id"].map(patient_key).nunique()
 
 
 def _stamps(work: Path, runs: list[str]) -> dict[str, Stamp]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, read_table
 from pathopatch.core.config import TrainConfig
+from pathopatch.core.patients import patient_key
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import GroupingAttribute, TissueBins, attribute_in
 from pathopatch.groups.assign import JoinedBins
@@ -164,7 +165,9 @@ def slide_marks(work: Path, rows: pd.DataFrame) -> dict[str, str]:
         if row["patient_id"]:
             marks[str(slide)] = str(row["fingerprint"])[:_DIGITS]
         else:  # a set of ready patches holds several patients, of whom only some may have been trained on
-            marks[f"{slide}, patient {patient}"] = fingerprint([row["fingerprint"], str(patient)])[:_DIGITS]
+            marks[f"{slide}, patient {patient}"] = fingerprint([row["fingerprint"], patient_key(str(patient))])[
+                :_DIGITS
+            ]
     return marks
 
 

@@ -115,7 +115,7 @@ def test_leaked_patients_of_ready_patches_are_found_without_their_names(
 ) -> None:
     slides = pd.DataFrame({"slide_id": ["set"], "patient_id": [""], "fingerprint": ["f" * 64]})
     write_table(tmp_path / "slides.parquet", slides, Stamp(stage="check"))
-    mark = fingerprint(["f" * 64, "Ann"])[:16]
+    mark = fingerprint(["f" * 64, "ann"])[:16]
     spec = read_spec(bundle).model_copy(update={"training": {"train_slides": mark}})
     rows = pd.DataFrame({"slide_id": "set", "patient_id": ["Ann", "Bob"]})
     assert "1 of the 2 patients that are judged (set, patient Ann)" in leakage_warnings(spec, tmp_path, rows)[0]

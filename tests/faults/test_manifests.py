@@ -41,6 +41,11 @@ MANIFESTS: list[tuple[str, str, list[Row], str]] = [
      [{"slide_id": "a", "patient_id": "p", "path": "a.tif", "split": "train"},
       {"slide_id": "b", "patient_id": "p", "path": "b.tif", "split": "test"}],
      "SPLIT_LEAKAGE"),
+    *(("patient-in-two-ways", f"{first} and {second} in the splits {'train'!r} and {split!r}",
+       [{"slide_id": "a", "patient_id": first, "path": "a.tif", "split": "train"},
+        {"slide_id": "b", "patient_id": second, "path": "b.tif", "split": split}], code)
+      for first, second in (("P1", "p1"), ("07", "7"), ("site-A.007", "SITE-a.7"))
+      for split, code in (("test", "SPLIT_LEAKAGE"), ("", "SPLIT_LEAKAGE"), ("train", "DUPLICATE_ID"))),
     ("other-kinds", "a file that is not there", [{"slide_id": "a", "path": "none.tif"}], "INPUT_MISSING"),
     ("mpp", "a scale of zero", [{"slide_id": "a", "path": "a.tif", "mpp": "0"}], "MPP_MISSING"),
     ("mpp", "a scale that is no number", [{"slide_id": "a", "path": "a.tif", "mpp": "nan"}], "MPP_MISSING"),

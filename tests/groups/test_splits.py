@@ -57,7 +57,7 @@ def test_a_given_split_is_respected_and_is_the_whole_patients() -> None:
 def test_a_patient_in_two_splits_is_refused() -> None:
     patches, _ = cohort(1, 0)
     slides = pd.DataFrame({"patient_id": ["t000", "t000"], "split": ["train", "test"]})
-    with pytest.raises(SplitLeakageError, match="'t000' is in test and train"):
+    with pytest.raises(SplitLeakageError, match="'t000': the patient is in the splits test, train"):
         assign_splits(patches, slides)
 
 

@@ -28,6 +28,7 @@ ROWS = {
     "beta": "a beta out of its bounds",
     "same-twice": "one id, or one content, twice",
     "patient-in-two-splits": "a patient in two splits",
+    "patient-in-two-ways": "one patient written in two ways",
     "checkpoint": "a model with other channels, classes, scaling or version",
     "pickle": "a pickle with a payload as model",
     "cut-weights": "weights that are cut off",

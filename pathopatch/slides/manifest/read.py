@@ -15,6 +15,7 @@ from pathopatch.core.artefacts import content_bytes, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
 from pathopatch.core.csv_table import CsvTable, read_csv_table
 from pathopatch.core.files import write_bytes
+from pathopatch.core.patients import patient_problems
 from pathopatch.slides.manifest.rows import (
     SPLITS,
     Fragment,
@@ -74,7 +75,7 @@ def read_manifest(path: Path) -> Manifest:
     rows = [_RowParser(table, number, cells, channels).row() for number, cells in table.rows]
     # Rows with problems are compared too: a user should see all of them in one go.
     _check_ids(table, rows)
-    _check_patients(table, rows)
+    table.problems += patient_problems((row.patient_id, row.split, row.row) for row in rows if not row.exclude)
     _check_content(table, rows)
     table.raise_problems()
     return Manifest(tuple(rows), path)
@@ -91,21 +92,6 @@ def _check_ids(table: CsvTable, rows: list[SlideRow]) -> None:
             table.add_problem("DUPLICATE_ID", group[1].row, "slide_id", group[1].slide_id,
                               f"rows {_numbers(group)} have the same id",
                               "give each slide an id of its own")  # fmt: skip
-
-
-def _check_patients(table: CsvTable, rows: list[SlideRow]) -> None:
-    """Note patients whose slides are in several splits."""
-    by_patient: dict[str, list[SlideRow]] = defaultdict(list)
-    for row in rows:
-        if row.patient_id and not row.exclude:
-            by_patient[row.patient_id].append(row)
-    for patient_id, group in by_patient.items():
-        splits = sorted({row.split for row in group})
-        if len(splits) > 1:
-            names = ", ".join(split or "(empty)" for split in splits)
-            table.add_problem("SPLIT_LEAKAGE", group[-1].row, "patient_id", patient_id,
-                              f"rows {_numbers(group)} are in the splits {names}",
-                              "keep each patient in one split")  # fmt: skip
 
 
 def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
