@@ -27,10 +27,10 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 WarnShift = Annotated[float | None, typer.Option(help="Warn of channels shifted by more um. Default: 2.")]
 Workers = Annotated[int, typer.Option(min=1, help="Worker processes, one slide at a time in each.")]
 Timeout = Annotated[
-    float | None, typer.Option(min=1, help="With several workers: give up a slide that takes more seconds.")
+    float | None, typer.Option(min=1, help="Give up a slide that takes more seconds, in a process of its own.")
 ]
 MemoryGb = Annotated[
-    float | None, typer.Option(min=0.1, help="With several workers: give up a slide for which one holds more GB.")
+    float | None, typer.Option(min=0.1, help="Give up a slide for which a process of its own holds more GB.")
 ]
 RetryFailed = Annotated[bool, typer.Option("--retry-failed", help="Only the slides that failed before.")]
 Source = Annotated[str, typer.Argument(help="Slide, or CARS=a.tif,TPEF=b.tif,SHG=c.tif.", metavar="SLIDE")]

@@ -38,6 +38,8 @@ def check(
     ] = None,
     warn_shift_um: WarnShift = None,
     settings: Settings = None,
+    timeout: Timeout = None,
+    memory_gb: MemoryGb = None,
     quiet: Quiet = False,
     force: Force = False,
 ) -> None:
@@ -62,6 +64,8 @@ def check(
             out,
             measure=None if quick else config,
             labels=None if settings is None else config.labels,
+            limit_s=timeout,
+            limit_bytes=memory_gb and 1e9 * memory_gb,
             force=force,
             progress=progress,
         )
@@ -163,6 +167,8 @@ def tile(
             raise typer.BadParameter(
                 "ready patches are as they are: --patch-px, --stride-px and --dry-run are not theirs"
             )
+        if timeout or memory_gb:
+            raise typer.BadParameter("--timeout and --memory-gb are limits of a slide: a set of patches is no slide")
         ready = with_options(stored.ready, px=resize_px, fit=fit, mpp=mpp)
         with progress_bars(quiet) as progress:
             finish(import_patches(patches, out, config, ready=ready, force=force, progress=progress))

@@ -57,7 +57,7 @@ class Workers:
     Parameters
     ----------
     count : int
-        Processes; 0: the work is done in this process, without limits.
+        Processes; 0: the work is done in this process, or with a limit in one other, which can be ended.
     prepare : callable, optional
         Called once in each process before any work, such as what imports that work needs; picklable.
     limit_s : float, optional
@@ -72,6 +72,10 @@ class Workers:
     limit_s: float | None = None
     limit_bytes: float | None = None
     _workers: list[_Worker] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.limit_s is not None or self.limit_bytes is not None:
+            self.count = max(1, self.count)
 
     def __enter__(self) -> Self:
         self._workers = [self._start() for _ in range(self.count)]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pathopatch.core.config import LabelConfig, TileConfig
 from pathopatch.core.errors import MppMissingError, PathopatchError, Problem, TableError
 from pathopatch.core.progress import Progress
+from pathopatch.core.workers import Workers
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.batch.slide_table import SLIDE_COLUMNS, open_slides, slide_facts, write_slides
 from pathopatch.stages.batch.tasks import label_source, open_row
@@ -25,6 +26,8 @@ def check_manifest(
     *,
     measure: TileConfig | None = None,
     labels: LabelConfig | None = None,
+    limit_s: float | None = None,
+    limit_bytes: float | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
@@ -38,6 +41,8 @@ def check_manifest(
         Also measure the pixels with these settings: adds the columns of `Description.measurements`.
     labels : LabelConfig, optional
         Meaning of the annotations' class names; None accepts any name.
+    limit_s, limit_bytes : float, optional
+        Seconds that a slide may take, and resident memory that the process which opens it may hold.
 
     Raises
     ------
@@ -45,9 +50,9 @@ def check_manifest(
         All problems of the manifest and its slides.
     """
     rows = list(read_manifest(manifest_path).included)
-    table, failures = open_slides(
-        rows, facts_of=partial(_checked_facts, measure=measure, labels=labels), progress=progress
-    )
+    facts_of = partial(_checked_facts, measure=measure, labels=labels)
+    with Workers(0, limit_s=limit_s, limit_bytes=limit_bytes) as processes:
+        table, failures = open_slides(rows, facts_of=facts_of, workers=processes, progress=progress)
     problems = [_as_problem(row, failures[row.slide_id].error) for row in rows if row.slide_id in failures]
     by_id = {row.slide_id: row for row in rows}
     for slide_id, errors in zip(table.get("slide_id", ()), table.get("label_errors", ()), strict=True):

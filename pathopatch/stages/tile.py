@@ -42,9 +42,9 @@ def tile_cohort(
     Parameters
     ----------
     limit_s : float, optional
-        With several processes: seconds that a slide may take to be opened, and to be tiled.
+        Seconds that a slide may take to be opened, and to be tiled.
     limit_bytes : float, optional
-        With several processes: resident memory that a process may hold for a slide.
+        Resident memory that a process may hold for a slide.
     only_failed : bool
         Work on the slides that failed before, and on no others.
 

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import made_slides as made
 import numpy as np
+import pandas as pd
 import pytest
+from made_model import write_model
+from typer.testing import CliRunner
 
 import pathopatch
-from pathopatch.core.config import IntensityConfig, TileConfig
-from pathopatch.core.errors import InputUnsupportedError
+from pathopatch.cli.program import app
+from pathopatch.core.config import IntensityConfig, PredictConfig, TileConfig
+from pathopatch.core.errors import InputUnsupportedError, TableError
 from pathopatch.core.status import read_status
+from pathopatch.stages.batch.run import workers_for
 from pathopatch.stages.batch.tasks import WITHIN
+from pathopatch.stages.check import check_manifest
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
 CONFIG = TileConfig(patch_px=32, intensity=IntensityConfig(scope="cohort"))
@@ -72,18 +79,23 @@ def artefacts(out: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if not name.startswith(("status", "logs"))}
 
 
+def _make_readers_faulty(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let processes that start from now on find the reader of `_FAULTY`."""
+    (folder / "start").mkdir()
+    (folder / "start" / "sitecustomize.py").write_text(_FAULTY)
+    paths = [str(folder / "start"), str(Path(pathopatch.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+
 @pytest.mark.slow
 @pytest.mark.fault("native-crash", "memory")
 def test_a_reader_that_aborts_hangs_or_fills_memory_fails_only_its_slide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = cohort(tmp_path, tuple(_BECOMES))
-    (tmp_path / "start").mkdir()
-    (tmp_path / "start" / "sitecustomize.py").write_text(_FAULTY)
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        paths = [str(tmp_path / "start"), str(Path(pathopatch.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        _make_readers_faulty(tmp_path, patch)
         config = TileConfig(patch_px=32)
         outcomes = tile_cohort(manifest, out, config, workers=2, limit_s=20, limit_bytes=2_000_000_000)
     assert {outcome.slide_id: outcome.code for outcome in outcomes} == _BECOMES
@@ -91,6 +103,63 @@ def test_a_reader_that_aborts_hangs_or_fills_memory_fails_only_its_slide(
         entry = read_status(out, slide_id)["tile"]
         assert (entry["state"], entry.get("code", "")) == ("failed" if code else "done", code)
     assert sorted(path.stem for path in (out / "patches").glob("*.parquet")) == ["a", "b"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("limits-alone")
+def test_limits_hold_for_check_which_reports_each_slide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = cohort(tmp_path, tuple(_BECOMES))
+    _make_readers_faulty(tmp_path, monkeypatch)
+    limits = {"limit_s": 20, "limit_bytes": 2_000_000_000}
+    with pytest.raises(TableError) as caught:
+        check_manifest(manifest, measure=TileConfig(patch_px=32), **limits)
+    rows = {name: row for row, name in enumerate(_BECOMES, 2)}
+    expected = {rows[name]: code for name, code in _BECOMES.items() if code}
+    assert {problem.row: problem.code for problem in caught.value.problems} == expected
+
+
+@pytest.mark.slow
+@pytest.mark.fault("limits-alone")
+@pytest.mark.parametrize("name", ["hangs", "grows"])
+def test_limits_hold_for_a_single_slide_and_a_single_worker(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.write_rgb_pyramid(tmp_path / f"{name}.tif", np.full((3, 64, 64), 200, np.uint8), levels=1)
+    (tmp_path / "cohort.csv").write_text(f"slide_id,patient_id,path\ns,p,{name}.tif\n")
+    _make_readers_faulty(tmp_path, monkeypatch)
+    limit = {"limit_s": 20} if name == "hangs" else {"limit_bytes": 2_000_000_000}
+    tiled = tile_cohort(tmp_path / "cohort.csv", tmp_path / "tiled", TileConfig(patch_px=32), **limit)
+    rows = slides_to_predict(str(tmp_path / f"{name}.tif"))
+    predicted = predict_cohort(rows, write_model(tmp_path / "model"), tmp_path / "out", PredictConfig(), **limit)
+    assert [outcome.code for outcome in (*tiled, *predicted)] == 2 * [_BECOMES[name]]
+
+
+@pytest.mark.fault("limits-alone")
+def test_a_limit_takes_a_process_of_its_own() -> None:
+    assert [workers_for([], workers).count for workers in (1, 2)] == [0, 0]
+    assert [workers_for([], 1, **limit).count for limit in ({"limit_s": 9.0}, {"limit_bytes": 1e9})] == [1, 1]
+
+
+@pytest.mark.fault("limits-alone")
+def test_check_takes_both_limits_from_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def check(*_: object, **arguments: object) -> pd.DataFrame:
+        given.update(arguments)
+        return pd.DataFrame()
+
+    monkeypatch.setattr("pathopatch.stages.check.check_manifest", check)
+    command = ["check", str(tmp_path / "cohort.csv"), "--timeout=5", "--memory-gb=2"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert (given["limit_s"], given["limit_bytes"]) == (5, 2e9)
+
+
+@pytest.mark.fault("limits-alone")
+def test_limits_of_a_set_of_ready_patches_are_refused_with_the_reason(tmp_path: Path) -> None:
+    for option in ("--timeout=5", "--memory-gb=1"):
+        told = CliRunner().invoke(app, ["tile", "--patches", str(tmp_path), "-o", str(tmp_path / "out"), option])
+        assert told.exit_code == 2
+        assert "are limits of a slide" in " ".join(told.output.replace("\u2502", " ").split())
 
 
 @pytest.mark.slow

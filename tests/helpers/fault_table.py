@@ -47,6 +47,7 @@ ROWS = {
     "drives-and-names": "a disk that fills in training, EIO, EFBIG, names that are not UTF-8",
     "damaged-outputs": "exports cut to 0 bytes, a power cut after a rename",
     "memory": "a slide that takes more memory than allowed",
+    "limits-alone": "limits with a single slide, a single worker, or check",
     "other-kinds": "files of another kind, or coarser than asked for",
     "older-version": "outputs of an older version",
     "any-bytes": "bytes that a fuzzer makes up",

@@ -69,13 +69,14 @@ def workers_for(
 ) -> Workers:
     """Return processes for tasks, no more than there are slides to work on; enter them before they are used.
 
-    With one worker, or a single slide, the work is done in this process. Limits are those of `Workers`.
+    With one worker, or a single slide, the work is done in this process, unless it has a limit; see `Workers`.
     """
-    if workers <= 1 or len(tasks) <= 1:
-        return Workers(0)
-    unfinished = sum(task.force or not _is_finished(task) for task in tasks)
-    count = min(workers, max(1, unfinished))
-    return Workers(count, prepare=partial(_prepare, tasks[0].stage, count), limit_s=limit_s, limit_bytes=limit_bytes)
+    count = 0
+    if workers > 1 and len(tasks) > 1:
+        unfinished = sum(task.force or not _is_finished(task) for task in tasks)
+        count = min(workers, max(1, unfinished))
+    prepare = partial(_prepare, tasks[0].stage, max(1, count)) if tasks else None
+    return Workers(count, prepare=prepare, limit_s=limit_s, limit_bytes=limit_bytes)
 
 
 def failed_before(tasks: Sequence[T]) -> list[T]:
