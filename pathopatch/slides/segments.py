@@ -1,9 +1,10 @@
-"""Fetch pixels of a TIFF page: strips and tiles are decoded once and kept, uncompressed pages are mapped."""
+"""Fetch pixels of a TIFF page: strips and tiles are decoded once and kept, as are rows of uncompressed pages.
+
+No file is mapped into memory: one that shrinks, or whose network drive drops out, would end the process by SIGBUS.
+"""
 
 from __future__ import annotations
 
-import math
-import mmap
 import os
 import threading
 from collections import OrderedDict
@@ -25,7 +26,8 @@ from pathopatch.slides.resample import Pixels
 # three channels of uint16 and 9 to 10 times where patches overlap by half.
 _MIN_CACHE_BYTES = 2 * 2**20  # not more: memory that is touched for the first time costs as much as decoding into it
 _MAX_SEGMENT_BYTES = 4 * 2**30  # one strip or tile is decoded as a whole
-_MAX_TOUCHED_BYTES = 128 * 2**20  # of a mapped file
+_MAX_BANDS_BYTES = 128 * 2**20  # of rows of uncompressed pages that are kept, one run of rows a plane
+_WIDE_PARTS = 4  # a rectangle of at least this part of the page's width is cut out of whole rows
 _CACHED_TILE_ROWS = 2  # a row of patches that straddles two rows of tiles decodes each tile once
 # libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the processor's cache, which costs up to half of
 # its time. From an offset of 8 on no row begins so, as long as rows are multiples of 16 bytes.
@@ -47,11 +49,9 @@ class TileCache:
         # parent's descriptor without closing it.
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._segments: OrderedDict[Hashable, tuple[Pixels | None, int]] = OrderedDict()
-        self._bytes = 0
+        self._segments: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self.kept_bytes = 0
         self._descriptor = -1
-        self._map: mmap.mmap | None = None
-        self._touched = 0
 
     def read(self, offset: int, count: int) -> bytes:
         """Return bytes of the file, opened in this process when first needed."""
@@ -62,24 +62,13 @@ class TileCache:
                 if self._descriptor < 0:
                     self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
                 descriptor = self._descriptor
-        return os.pread(descriptor, count, offset)
+        content = os.pread(descriptor, count, offset)
+        # One call gives 2 GiB at most.
+        while len(content) < count and (more := os.pread(descriptor, count - len(content), offset + len(content))):
+            content += more
+        return content
 
-    def mapped(self, touched_bytes: int) -> mmap.mmap:
-        """Return the file mapped into memory, of which about so many bytes are going to be read."""
-        if self._pid != os.getpid():
-            self._forget()
-        with self._lock:
-            if self._map is None:
-                with self._path.open("rb") as stream:
-                    self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-            self._touched += touched_bytes
-            # Pages read before are handed back now and then: they would count as this process's memory.
-            if self._touched > _MAX_TOUCHED_BYTES:
-                self._map.madvise(mmap.MADV_DONTNEED)
-                self._touched = touched_bytes
-            return self._map
-
-    def get(self, key: Hashable) -> tuple[bool, Pixels | None]:
+    def get(self, key: Hashable) -> tuple[bool, Any]:
         """Return whether a segment is kept, and the segment (None: nothing is stored there)."""
         if self._pid != os.getpid():
             self._forget()
@@ -89,15 +78,15 @@ class TileCache:
             self._segments.move_to_end(key)
             return True, self._segments[key][0]
 
-    def put(self, key: Hashable, segment: Pixels | None, n_bytes: int) -> None:
+    def put(self, key: Hashable, segment: Any, n_bytes: int) -> None:
         """Keep a segment, counted as so many bytes."""
         with self._lock:
             if key in self._segments:
-                self._bytes -= self._segments.pop(key)[1]
+                self.kept_bytes -= self._segments.pop(key)[1]
             self._segments[key] = segment, n_bytes
-            self._bytes += n_bytes
-            while self._bytes > self.capacity and len(self._segments) > 1:
-                self._bytes -= self._segments.popitem(last=False)[1][1]
+            self.kept_bytes += n_bytes
+            while self.kept_bytes > self.capacity and len(self._segments) > 1:
+                self.kept_bytes -= self._segments.popitem(last=False)[1][1]
 
     def close(self) -> None:
         """Drop all segments and close the file."""
@@ -188,21 +177,12 @@ class PageReader:
         the page.
         """
         height, width = out.shape[1:]
-        if pairs is None and (self._is_planar or self._plain is not None):
+        if pairs is None and self._is_planar:
             pairs = [(i, i) for i in range(self.samples)]
         elif pairs is None:
             pairs = [(slice(None), slice(None))]
         if self._plain is not None:
-            touched_bytes = max(width * out.itemsize, mmap.PAGESIZE) * height * len(pairs)
-            content = self._cache.mapped(touched_bytes)
-            offset, dtype, shape = self._plain
-            if offset + math.prod(shape) * dtype.itemsize > len(content):
-                what = f"the file ends before its pixels do: it ends at byte {len(content)}"
-                raise corrupt(self._path, what)
-            mapped: Pixels = np.ndarray(shape, dtype, content, offset)
-            pixels = mapped if self._is_planar else mapped.transpose(2, 0, 1)
-            for channel, sample in pairs:
-                out[channel] = pixels[sample, top : top + height, left : left + width]
+            self._read_plain(out, pairs, left, top)
             return []
         down, across = self._box
         rows = range(top // down, -(-(top + height) // down))
@@ -225,9 +205,56 @@ class PageReader:
                 holes.append((ys, xs))
         return holes
 
+    def _read_plain(self, out: Pixels, pairs: Sequence[tuple[Any, Any]], left: int, top: int) -> None:
+        """Fill channels of `out` from an uncompressed page; arguments as of `read_into`."""
+        assert self._plain is not None
+        offset, dtype = self._plain
+        for channel, sample in pairs:
+            if self._is_planar:
+                start = offset + sample * self._height * self._width * dtype.itemsize
+                out[channel] = self._rectangle(start, dtype, left, top, out.shape[1:])[0]
+            else:
+                out[channel] = self._rectangle(offset, dtype, left, top, out.shape[1:])[sample]
+
+    def _rectangle(
+        self, offset: int, dtype: np.dtype[np.generic], left: int, top: int, shape: tuple[int, ...]
+    ) -> Pixels:
+        """Return a rectangle of the uncompressed plane that begins at `offset`, (samples, H, W).
+
+        The first rectangle of some rows is read row by row. As soon as the same rows are asked for again, they are read
+        in full and kept: so a row of patches takes one call of the system, and a single patch no more than it needs.
+        """
+        height, width = shape
+        samples = 1 if self._is_planar else self.samples
+        pixel_bytes = samples * dtype.itemsize
+        row_bytes = self._width * pixel_bytes
+        key = self._key, offset
+        # One run of rows a plane: it takes the memory of the one before, which the processor's cache still holds.
+        is_kept, kept = self._cache.get(key)
+        rows, band = kept if is_kept else (None, None)
+        is_again = rows == (top, height)
+        if not is_again or band is None:
+            start, count, columns = offset + top * row_bytes, height * row_bytes, self._width
+            is_wide = width * _WIDE_PARTS >= self._width
+            if is_again or is_wide:
+                content = self._cache.read(start, count)
+            else:
+                starts = range(start + left * pixel_bytes, start + count, row_bytes)
+                content = b"".join([self._cache.read(place, width * pixel_bytes) for place in starts])
+                columns, left = width, 0
+            if len(content) != height * columns * pixel_bytes:
+                raise corrupt(self._path, "the file ends before its pixels do")
+            band = np.frombuffer(content, dtype).reshape(height, columns, samples)
+            if not is_wide and count <= _MAX_BANDS_BYTES // 4:
+                self._cache.capacity = max(self._cache.capacity, min(self._cache.kept_bytes + count, _MAX_BANDS_BYTES))
+                self._cache.put(key, ((top, height), band if is_again else None), count)
+        pixels: Pixels = band[:, left : left + width].transpose(2, 0, 1)
+        return pixels
+
     def _segment(self, index: int) -> Pixels | None:
         """Return a decoded strip or tile (samples, rows, columns); None where nothing is stored."""
         key = self._key, index
+        segment: Pixels | None
         is_kept, segment = self._cache.get(key)
         if is_kept and segment is not _HANDED_OVER:
             return segment
@@ -279,12 +306,9 @@ class PageReader:
         return plain[None] if plain.ndim == 2 else plain.transpose(2, 0, 1)
 
 
-def _plain(page: Any, frame: Any) -> tuple[int, np.dtype[np.generic], tuple[int, int, int]] | None:
-    """Return offset, type and shape of a page's pixels in the file; None if they are not one plain run of bytes."""
+def _plain(page: Any, frame: Any) -> tuple[int, np.dtype[np.generic]] | None:
+    """Return offset and type of a page's pixels in the file; None if they are not one plain run of bytes."""
     is_plain = frame.compression == 1 and frame.predictor == 1 and frame.fillorder == 1
     if not (is_plain and page.is_contiguous) or frame.is_tiled or frame.imagedepth > 1 or min(page.databytecounts) <= 0:
         return None
-    samples, height, width = int(frame.samplesperpixel), int(frame.imagelength), int(frame.imagewidth)
-    is_planar = samples > 1 and int(frame.planarconfig) == 2
-    shape = (samples, height, width) if is_planar else (height, width, samples)
-    return int(page.dataoffsets[0]), frame.dtype.newbyteorder(frame.parent.byteorder), shape
+    return int(page.dataoffsets[0]), frame.dtype.newbyteorder(frame.parent.byteorder)

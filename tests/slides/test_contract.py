@@ -177,7 +177,7 @@ READERS = {
     "SCN with bounds": scanned_part,
     "one plane of RGB": one_plane_of_rgb,
     "three files": modalities,
-    "one strip, mapped": channel(np.uint16),
+    "one strip, plain": channel(np.uint16),
     "big-endian strips": channel(np.uint16, byteorder=">"),
     "many strips, deflate": channel(np.uint16, compression="deflate", rows_per_strip=7, predictor=True),
     "tiles, zstd": channel(np.uint16, tile_px=64, compression="zstd"),

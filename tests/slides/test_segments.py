@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -136,3 +137,32 @@ def test_plain_pixels_that_reach_past_the_end_of_the_file_are_refused(tmp_path: 
         open_slide(tmp_path / "a.tif", mpp=1.0) as slide,
     ):
         slide.read_region(0, 0, 16, 16)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> tuple[Path, np.ndarray]:
+    """An uncompressed plane in one strip, and its pixels."""
+    pixels = made.noise(1, 256, 512, np.uint16)[0]
+    made.write_channel(tmp_path / "plain.tif", pixels)
+    return tmp_path / "plain.tif", pixels
+
+
+def test_a_row_of_patches_of_an_uncompressed_page_is_read_at_once(
+    plain: tuple[Path, np.ndarray], reads: list[int]
+) -> None:
+    path, pixels = plain
+    with TiffSlide(path) as slide:
+        for x in range(0, 512, 64):
+            np.testing.assert_array_equal(slide.read_region(x, 64, 64, 64)[0], pixels[64:128, x : x + 64])
+    assert len(reads) == 64 + 1  # the first patch row by row, all others together
+
+
+@pytest.mark.fault("shrinking")
+def test_an_uncompressed_slide_that_shrinks_is_an_error_and_ends_no_process(plain: tuple[Path, np.ndarray]) -> None:
+    path, _ = plain
+    with TiffSlide(path, background="dark") as slide:
+        slide.read_region(0, 0, 64, 64)
+        os.truncate(path, path.stat().st_size // 2)
+        for width in (64, 512):
+            with pytest.raises(InputCorruptError, match="the file ends before its pixels do"):
+                slide.read_region(0, 192, width, 64)
