@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,8 +21,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core.errors import DuplicateIdError, InputCorruptError, InputMissingError, StaleArtefactError
-from pathopatch.core.files import atomic_path, plain, read_json, write_json
+from pathopatch.core.errors import (
+    DuplicateIdError,
+    InputChangedError,
+    InputCorruptError,
+    InputMissingError,
+    PathopatchError,
+    StaleArtefactError,
+)
+from pathopatch.core.files import atomic_path, file_state, plain, read_json, write_json
 from pathopatch.core.status import update_status
 from pathopatch.core.version import __version__
 
@@ -142,12 +150,13 @@ def fingerprint_file(path: Path) -> str:
     ------
     InputMissingError
         There is no such file.
+    InputChangedError
+        It changed meanwhile.
     """
     try:
         if path.is_dir():
             return _fingerprint_folder(path)
-        status = path.stat()
-        return _hash_file(str(path), status.st_size, status.st_mtime_ns)
+        return _hash_file(str(path), file_state(path))
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
 
@@ -195,9 +204,10 @@ def _fingerprint_folder(folder: Path) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _hash_file(path: str, size: int, _mtime_ns: int) -> str:
-    digest = hashlib.sha256(str(size).encode())
+def _hash_file(path: str, state: tuple[int | str, ...]) -> str:
     with Path(path).open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        digest = hashlib.sha256(str(size).encode())
         if size <= _WHOLE_FILE_BYTES:
             while block := stream.read(_SAMPLE_BYTES):
                 digest.update(block)
@@ -205,7 +215,18 @@ def _hash_file(path: str, size: int, _mtime_ns: int) -> str:
             for index in range(_SAMPLES):
                 stream.seek(index * (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
                 digest.update(stream.read(_SAMPLE_BYTES))
+        if file_state(stream.fileno()) != state:
+            raise changed(path)
     return digest.hexdigest()
+
+
+def changed(place: Path | str) -> InputChangedError:
+    """Return the error that a file or folder is not the one that was opened."""
+    return InputChangedError(
+        "it was overwritten, replaced, extended or cut while it was read",
+        place=str(place),
+        remedy="run the same command again once nothing writes to it",
+    )
 
 
 def is_up_to_date(
@@ -255,6 +276,8 @@ class Artefact:
 
     stamp: Stamp
     is_current: bool
+    require_unchanged: Callable[[], None]
+    """Raises InputChangedError if inputs changed; to be called when all is read, before anything takes its place."""
     _status: SlideStatus | None = None
     _began: float = field(default_factory=time.time)
 
@@ -295,6 +318,7 @@ def artefact(
     existing: Sequence[Stamp | None] | None = None,
     refuse: Callable[[Stamp, Path], None] | None = None,
     is_whole: Callable[[], bool] | None = None,
+    require_unchanged: Callable[[], None] = lambda: None,
     status: SlideStatus | None = None,
 ) -> Iterator[Artefact]:
     """Make an artefact, unless it is there: ``with artefact(…) as made: if made.is_current: return …``.
@@ -305,6 +329,9 @@ def artefact(
         As for `is_up_to_date`.
     is_whole : callable, optional
         Asked where the stamps agree: False makes the artefact anew.
+    require_unchanged : callable, optional
+        See `Artefact.require_unchanged`. It is asked as well if making the artefact fails, since a change of its inputs
+        may be the reason.
     status : SlideStatus, optional
         Says "running" while the artefact is made; `Artefact.record` replaces that.
 
@@ -312,13 +339,24 @@ def artefact(
     ------
     StaleArtefactError
         The artefact was made of something else and `force` is off.
+    InputChangedError
+        Inputs changed meanwhile.
     """
     is_current = is_up_to_date(*paths, stamp=stamp, force=force, existing=existing, refuse=refuse)
-    made = Artefact(stamp=stamp, is_current=is_current and (is_whole is None or is_whole()), _status=status)
+    made = Artefact(
+        stamp=stamp,
+        is_current=is_current and (is_whole is None or is_whole()),
+        require_unchanged=require_unchanged,
+        _status=status,
+    )
     if not made.is_current and status is not None:
         entry = {"state": "running", "host": socket.gethostname(), **status.about}
         update_status(status.out, status.slide_id, status.stage, entry)
-    yield made
+    try:
+        yield made
+    except PathopatchError:
+        require_unchanged()
+        raise
     _log.debug("%s: %s %s", stamp.stage, paths[0], "is current" if made.is_current else "was made")
 
 

@@ -61,6 +61,12 @@ class InputCorruptError(PathopatchError, ValueError):
     code = "INPUT_CORRUPT"
 
 
+class InputChangedError(PathopatchError, RuntimeError):
+    """A file is not the one that was opened: it was overwritten, replaced, extended or cut while it was read."""
+
+    code = "INPUT_CHANGED"
+
+
 class InputUnsupportedError(PathopatchError, ValueError):
     """A value or format that this package does not accept."""
 

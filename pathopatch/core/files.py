@@ -15,6 +15,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import time
 import uuid
 from collections import Counter
@@ -229,6 +230,31 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputCorruptError("not a JSON object", place=str(path), remedy="remove it and run its stage again")
     return value
+
+
+def file_state(path: Path | int) -> tuple[int | str, ...]:
+    """Return what differs once a file is overwritten, replaced, extended or cut; of a folder, of all files below it.
+
+    A descriptor stands for the file behind it, whatever its name leads to by now. The time of the last change of state
+    is part of it: unlike the modification time no program can set it back.
+    """
+    status = os.stat(path)  # noqa: PTH116  # also of a descriptor
+    if isinstance(path, int) or not stat.S_ISDIR(status.st_mode):
+        return _identity(status)
+    digest = hashlib.sha256()
+    waiting = [os.fspath(path)]
+    while waiting:
+        with os.scandir(waiting.pop()) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                else:
+                    digest.update(repr((entry.path, _identity(os.stat(entry.path)))).encode())  # noqa: PTH116  # half the time
+    return status.st_dev, status.st_ino, digest.hexdigest()
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def inside(folder: Path, *parts: str) -> Path:

@@ -100,6 +100,8 @@ def predict_to(
         There are outputs of another slide, model or setting, and `force` is off.
     InputUnsupportedError
         No valid slide id, or the outputs would leave the work folder.
+    InputChangedError
+        The slide's files changed while they were read.
     DiskFullError
         No space was left; earlier outputs are untouched.
     ChannelMismatchError, CheckpointIncompatibleError, MppMissingError, InputCorruptError, NonFiniteError
@@ -132,6 +134,7 @@ def predict_to(
             force=force,
             refuse=partial(_refuse_other_slide, out, slide, stamp),
             is_whole=is_whole,
+            require_unchanged=slide.require_unchanged,
             status=SlideStatus(out, slide_id, STAGE, about=about),
         ) as outputs:
             if outputs.is_current:
@@ -151,6 +154,7 @@ def predict_to(
                 facts = _write_folder(
                     temporary, table, slide, spec, prediction, stamp, drawn_name=drawn_name, warnings=warnings
                 )
+                outputs.require_unchanged()
             outputs.record(_status_entry(facts, about))
             result = _result(slide_id, facts)
             if damaged:  # told once: what is there now is whole

@@ -120,6 +120,8 @@ def tile_slide(
         See `analyse_slide`.
     ModalityMismatchError, InputMissingError, InputCorruptError, InputTooLargeError
         A mask or an annotation file does not fit the slide, is missing or cannot be read.
+    InputChangedError
+        The slide's files changed while they were read.
     DiskFullError
         No space is left.
     """
@@ -144,6 +146,7 @@ def tile_slide(
             is_whole=lambda: (
                 is_whole(store_path, table_path, force=force) and not (force and lacks_pixels(store_path, config))
             ),
+            require_unchanged=slide.require_unchanged,
             status=SlideStatus(out, slide_id, STAGE),
         ) as output:
             if output.is_current:
@@ -155,6 +158,7 @@ def tile_slide(
             record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
             with atomic_path(store_path) as temporary:
                 measured = _write_store(temporary, slide, config, analysis, record, progress)
+                output.require_unchanged()
             store = PatchStore(store_path)
             table = table.assign(**measured, pixels_checksum=store.pixels_checksum)[list(COLUMNS)]
             # The table comes last: with the store's stamp in it, both are complete.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import GroupsConfig
-from pathopatch.core.errors import InputMissingError, InputUnsupportedError, PathopatchError
+from pathopatch.core.errors import InputChangedError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.attribute import threshold_attributes, tissue_bin
@@ -203,9 +203,22 @@ class ReviewedSlide:
         slide, and the reader's errors.
         """
         with self._lock:
+            # A file that takes the place of the predicted one must not be shown under its map.
+            if self._slide is not None and self._has_changed(self._slide):
+                self.close()
             if self._slide is None:
                 self._slide = self._open_as_predicted()
             yield self._slide
+
+    @staticmethod
+    def _has_changed(slide: Slide) -> bool:
+        """Return whether a slide's files are other ones by now; of an OME-Zarr's many files this is not asked."""
+        try:
+            if all(path.is_file() for path in slide.paths):
+                slide.require_unchanged()
+        except InputChangedError:
+            return True
+        return False
 
     def overview(self, longest_px: int) -> NDArray[np.generic]:
         """Return the whole slide, (C, h, w), its longest side at most `longest_px`; read once."""

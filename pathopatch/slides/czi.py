@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import PathopatchError
-from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, unsupported
+from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt, unsupported
 from pathopatch.slides.manifest import Fragment
 from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, UNSTATED, Level, Resolution, SlideFacts, resolution
@@ -49,6 +49,7 @@ class CziSlide(Slide):
 
     def __init__(self, path: Path, *, choice: Fragment, **options: Unpack[SlideOptions]) -> None:
         self._path = path
+        self._files = (OpenedFile.of(path),)
         self._handle: Any = None
         self._pid = -1
         if choice.page is not None:
@@ -72,7 +73,7 @@ class CziSlide(Slide):
             resolution=_resolution(described),
             paths=(path,),
         )
-        super().__init__(facts, {"path": path, "choice": choice}, **options)
+        super().__init__(facts, {"path": path, "choice": choice}, files=self._files, **options)
 
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""
@@ -84,6 +85,7 @@ class CziSlide(Slide):
                 raise unsupported(self._path, what, f"pip install pylibCZIrw, {_EXPORT}") from error
             cache = czi.CacheOptions(type=czi.CacheType.Standard, max_memory_usage=_CACHE_BYTES)
             self._handle, self._pid = czi.CziReader(str(self._path), cache_options=cache), os.getpid()
+            self.require_unchanged()
         return self._handle
 
     def close(self) -> None:
@@ -107,6 +109,8 @@ class CziSlide(Slide):
             for image in images:
                 if image.shape[:2] != (height, width):
                     raise ValueError(f"{image.shape[1]} x {image.shape[0]} px were read instead of {width} x {height}")
+        except PathopatchError:
+            raise
         except DECODING_ERRORS as error:
             self.close()
             place = f"({left * step}, {top * step})"

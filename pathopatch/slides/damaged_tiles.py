@@ -37,7 +37,8 @@ class TolerantSlide(Slide):
         self._lost: dict[int, set[tuple[int, int]]] = {}  # by level: (column, row) of squares
         options.setdefault("background", slide._background)
         # Squares are lost for all channels at once, so their files count as one.
-        super().__init__(replace(slide.facts, file_of=()), {"slide": slide, "share": share}, **options)
+        arguments = {"slide": slide, "share": share}
+        super().__init__(replace(slide.facts, file_of=()), arguments, files=slide._files, **options)
 
     @property
     def source(self) -> str | dict[str, str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
-from pathopatch.slides.integrity import DECODING_ERRORS, checked_tiff, too_large, unsupported
+from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, checked_tiff, too_large, unsupported
 from pathopatch.slides.resample import ORIENTATION_TAG, PixelsAndOpacity, opacity_of, orientation_of, upright
 from pathopatch.slides.resolution import ALPHA_NOTE, RGB, Level, Resolution, SlideFacts
 from pathopatch.slides.slide import Slide
@@ -175,6 +175,7 @@ class JpegPngSlide(Slide):
     """A slide in a JPEG or PNG file, shown as viewers show the picture; alpha is opacity."""
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
+        opened = OpenedFile.of(path)
         self._raster = raster(path)
         self._decoded: PixelsAndOpacity | None = None
         _require_readable(self._raster)
@@ -190,7 +191,7 @@ class JpegPngSlide(Slide):
             paths=(path,),
             notes=(ALPHA_NOTE,) if self._raster.samples > len(names) else (),
         )
-        super().__init__(facts, {"path": path, "plane": plane}, **options)
+        super().__init__(facts, {"path": path, "plane": plane}, files=(opened,), **options)
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         if self._decoded is None:
@@ -202,6 +203,7 @@ class JpegPngSlide(Slide):
     def _decode(self) -> PixelsAndOpacity:
         """Return the whole picture, (C, H, W), and its opacity (H, W); None if all is opaque."""
         values = self._raster.pixels()
+        self.require_unchanged()
         pixels = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
         if len(pixels) == self._count:
             return pixels, None

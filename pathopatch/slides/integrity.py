@@ -5,13 +5,22 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tifffile
 
-from pathopatch.core.errors import InputCorruptError, InputTooLargeError, InputUnsupportedError, PathopatchError
+from pathopatch.core.artefacts import changed
+from pathopatch.core.errors import (
+    InputCorruptError,
+    InputMissingError,
+    InputTooLargeError,
+    InputUnsupportedError,
+    PathopatchError,
+)
+from pathopatch.core.files import file_state
 
 DECODING_ERRORS = (
     ValueError,
@@ -29,6 +38,33 @@ TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """First bytes of a TIFF or BigTIFF file."""
 _MAX_COMPRESSION = 100_000  # empty tiles of zstd reach about 10,000 bytes of pixels per byte of file
 _MAX_TILE_PX = 2**26  # of one tile, where the whole image has no more; scanners write tiles of at most 2**22
+
+
+@dataclass(frozen=True)
+class OpenedFile:
+    """A file or folder as it was when it was opened, see `pathopatch.core.files.file_state`."""
+
+    path: Path
+    state: tuple[int | str, ...]
+
+    @classmethod
+    def of(cls, path: Path) -> OpenedFile:
+        """Return a file as it is now; to be called before anything of it is read."""
+        try:
+            return cls(path, file_state(path))
+        except FileNotFoundError as error:
+            raise InputMissingError(f"no file {path}", place=str(path), remedy="check the path") from error
+        except OSError as error:
+            raise corrupt(path, f"it cannot be read: {error.strerror}") from error
+
+    def require_unchanged(self, descriptor: int | None = None) -> None:
+        """Raise InputChangedError unless the path, or an open descriptor, leads to the same file, unchanged."""
+        try:
+            state = file_state(self.path if descriptor is None else descriptor)
+        except OSError as error:
+            raise changed(self.path) from error
+        if state != self.state:
+            raise changed(self.path)
 
 
 def corrupt(path: Path, what: str) -> InputCorruptError:

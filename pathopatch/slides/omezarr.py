@@ -15,7 +15,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
-from pathopatch.slides.integrity import DECODING_ERRORS, corrupt
+from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
 from pathopatch.slides.omezarr_metadata import ImageMetadata, read_image_metadata
 from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import SlideFacts
@@ -37,6 +37,7 @@ class OmeZarrSlide(Slide):
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path
+        opened = OpenedFile.of(path)
         self._image: ImageMetadata = read_image_metadata(path)
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
@@ -48,7 +49,7 @@ class OmeZarrSlide(Slide):
             resolution=self._image.resolution,
             paths=(path,),
         )
-        super().__init__(facts, {"path": path, "plane": plane}, **options)
+        super().__init__(facts, {"path": path, "plane": plane}, files=(opened,), **options)
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         ranges: dict[str, Any] = {"c": self._planes, "y": slice(top, top + height), "x": slice(left, left + width)}

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import openslide
 
-from pathopatch.slides.integrity import corrupt, unsupported
+from pathopatch.slides.integrity import OpenedFile, corrupt, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity, nominal_downsample
 from pathopatch.slides.resolution import RGB, Level, Resolution, SlideFacts, resolution
 from pathopatch.slides.slide import Slide
@@ -22,6 +22,10 @@ class OpenSlideSlide(Slide):
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path
+        # The pixels of MIRAX lie in a folder beside the file.
+        beside = path.with_suffix("")
+        parts = [path, beside] if path.suffix.lower() == ".mrxs" and beside.is_dir() else [path]
+        self._files = tuple(map(OpenedFile.of, parts))
         self._handle: Any = None
         self._pid = -1
         self._planes = plane_slice(path, RGB, plane)
@@ -42,12 +46,13 @@ class OpenSlideSlide(Slide):
             )
         except openslide.OpenSlideError as error:
             raise unsupported(path, f"OpenSlide cannot open it: {error}", "convert it to a tiled TIFF") from error
-        super().__init__(facts, {"path": path, "plane": plane}, **options)
+        super().__init__(facts, {"path": path, "plane": plane}, files=self._files, **options)
 
     def _open(self) -> Any:
         """Return this process's handle; one of another process must not be shared."""
         if self._handle is None or self._pid != os.getpid():
             self._handle, self._pid = openslide.OpenSlide(self._path), os.getpid()
+            self.require_unchanged()
         return self._handle
 
     def close(self) -> None:

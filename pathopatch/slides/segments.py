@@ -19,7 +19,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from pathopatch.slides.integrity import DECODING_ERRORS, corrupt, too_large, unsupported
+from pathopatch.core.errors import InputChangedError
+from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt, too_large, unsupported
 from pathopatch.slides.resample import Pixels
 
 # Why not OpenSlide or tifffile.aszarr: an OpenSlide loop takes 6.5 times as long at 256 px, aszarr 2.1 to 2.5 times on
@@ -38,8 +39,8 @@ _HANDED_OVER = np.empty(0, np.bool_)  # stands in the cache for a tile that was 
 class TileCache:
     """Decoded strips and tiles of one file, the least recently used dropped first; one file handle a process."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, file: OpenedFile) -> None:
+        self._file = file
         self.capacity = _MIN_CACHE_BYTES
         self._forget()
 
@@ -60,7 +61,13 @@ class TileCache:
         if descriptor < 0:
             with self._lock:
                 if self._descriptor < 0:
-                    self._descriptor = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                    opened = os.open(self._file.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                    try:
+                        self._file.require_unchanged(opened)
+                    except InputChangedError:
+                        os.close(opened)
+                        raise
+                    self._descriptor = opened
                 descriptor = self._descriptor
         content = os.pread(descriptor, count, offset)
         # One call gives 2 GiB at most.

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypedDict
+from typing import Any, Self, TypedDict, TypeVar
 
 import numpy as np
 
+from pathopatch.core.artefacts import changed
 from pathopatch.core.errors import ChannelMismatchError, MppMissingError
 from pathopatch.slides.background import Background, Polarity, parse_background
-from pathopatch.slides.integrity import unsupported
+from pathopatch.slides.integrity import OpenedFile, unsupported
 from pathopatch.slides.resample import PixelsAndOpacity
 from pathopatch.slides.resolution import RGB, SlideFacts, resolution
+
+S = TypeVar("S", bound="SlideFile")
 
 
 class SlideOptions(TypedDict, total=False):
@@ -37,6 +39,8 @@ class SlideFile(ABC):
         Keyword arguments that make the adapter again, for pickling.
     mpp, channels, background
         See `SlideOptions`.
+    files : tuple of OpenedFile
+        All files that are read, from before the first byte was.
 
     Attributes
     ----------
@@ -79,7 +83,9 @@ class SlideFile(ABC):
         mpp: float | None = None,
         channels: tuple[str, ...] | None = None,
         background: Background | None = None,
+        files: tuple[OpenedFile, ...] = (),
     ) -> None:
+        self._files = files
         self._arguments = {**arguments, "mpp": mpp, "channels": channels, "background": background}
         self.paths = facts.paths
         if channels is not None and (len(channels) != len(facts.channels) or len(set(channels)) != len(channels)):
@@ -141,7 +147,12 @@ class SlideFile(ABC):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # File handles cannot be sent to another process: it gets the arguments and opens the file itself.
-        return partial(type(self), **self._arguments), ()
+        return _open_again, (type(self), self._arguments, self._files)
+
+    def require_unchanged(self) -> None:
+        """Raise InputChangedError if files were overwritten, replaced, extended or cut since they were opened."""
+        for file in self._files:
+            file.require_unchanged()
 
     @abstractmethod
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
@@ -150,6 +161,15 @@ class SlideFile(ABC):
     @abstractmethod
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""
+
+
+def _open_again(kind: type[S], arguments: Mapping[str, Any], files: tuple[OpenedFile, ...]) -> S:
+    """Return a slide in another process than the one that opened it first."""
+    slide = kind(**arguments)
+    if slide._files != files:
+        slide.close()
+        raise changed(slide.paths[0])
+    return slide
 
 
 def plane_slice(path: Path, names: Sequence[str], plane: int | None) -> slice:

@@ -44,7 +44,8 @@ class ChannelStack(Slide):
             notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
             file_of=tuple(paths.index(part.paths[0]) for part in parts),
         )
-        super().__init__(facts, {"slides": self._slides}, **options)
+        files = tuple(file for part in parts for file in part._files)
+        super().__init__(facts, {"slides": self._slides}, files=files, **options)
 
     @property
     def source(self) -> dict[str, str]:
@@ -121,7 +122,7 @@ class AlignedSlide(Slide):
 
     def __init__(self, *, slide: Slide, offsets: Offsets, **options: Unpack[SlideOptions]) -> None:
         self._slide, self._offsets = slide, offsets
-        super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, **options)
+        super().__init__(slide.facts, {"slide": slide, "offsets": offsets}, files=slide._files, **options)
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         box = self.levels[level]

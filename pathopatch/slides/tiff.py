@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.slides.axes import Plane, chosen_planes, image_note, page_of
-from pathopatch.slides.integrity import checked_tiff, unsupported
+from pathopatch.slides.integrity import OpenedFile, checked_tiff, unsupported
 from pathopatch.slides.manifest import Fragment
 from pathopatch.slides.resample import (
     MIRRORED_ACROSS,
@@ -52,7 +52,9 @@ class TiffSlide(Slide):
 
     def __init__(self, path: Path, *, choice: Fragment = _ALL_PLANES, **options: Unpack[SlideOptions]) -> None:
         self._path = path
+        opened = OpenedFile.of(path)
         with checked_tiff(path) as tiff:
+            opened.require_unchanged(tiff.filehandle.fileno())
             channels = options.get("channels")
             named = 1 if choice.plane is not None or channels is None else len(channels)
             planes = chosen_planes(tiff, path, choice, named=named)
@@ -67,7 +69,7 @@ class TiffSlide(Slide):
             self._has_alpha = alpha is not None
             self._is_premultiplied = alpha is not None and int(alpha.series.keyframe.extrasamples[0]) == _ASSOCIATED
             sizes = _level_sizes(planes, is_turned=self._orientation != 1)
-            self._cache = TileCache(path)
+            self._cache = TileCache(opened)
             # Of each level each page's reader and its (channel, sample) pairs: planes of one page share its reader, so
             # that each tile is decoded once for all of them.
             self._readers: list[list[tuple[PageReader, list[tuple[int, int]]]]] = []
@@ -98,7 +100,7 @@ class TiffSlide(Slide):
                 paths=(path,),
                 notes=tuple(filter(None, (note, "" if alpha is None else ALPHA_NOTE))),
             )
-        super().__init__(facts, {"path": path, "choice": choice}, **options)
+        super().__init__(facts, {"path": path, "choice": choice}, files=(opened,), **options)
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         box = self.levels[level]

@@ -84,6 +84,7 @@ def slide_facts(row: SlideRow, slide: Slide) -> dict[str, Any]:
         json.dumps(row.source, default=str, sort_keys=True),
         fingerprint([fingerprint_file(path) for path in slide.paths]),
     )
+    slide.require_unchanged()
     return dict(zip(SLIDE_COLUMNS, values, strict=True))
 
 
@@ -108,7 +109,9 @@ def _tissue_intensities(row: SlideRow, config: TileConfig) -> TissueIntensities:
     from pathopatch.patches.cohort import tissue_intensities
 
     with open_row(row) as slide:
-        return tissue_intensities(slide, config, tissue_mask=row.tissue_mask)
+        intensities = tissue_intensities(slide, config, tissue_mask=row.tissue_mask)
+        slide.require_unchanged()
+        return intensities
 
 
 def write_slides(work: Path, table: pd.DataFrame, *, force: bool) -> None:
