@@ -1,4 +1,4 @@
-"""Read a slide although parts of it cannot be decoded; they become background, and their places are kept."""
+"""Read a slide although parts of it cannot be decoded, or are absent; they become background, and their places kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputCorruptError
-from pathopatch.slides.resample import PixelsAndOpacity
+from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions
 
@@ -29,12 +29,13 @@ class TolerantSlide(Slide):
     """A slide whose pixels are background where they cannot be decoded.
 
     A region that fails is read again in halves, down to squares of 64 px of its level. Squares that still fail are
-    lost, for all channels; at most the share of them, in (0, 1], may be lost of each level.
+    lost, for all channels, as are those that lie in absent chunks; at most the share of them, in (0, 1], may be lost of
+    each level.
     """
 
     def __init__(self, *, slide: Slide, share: float, **options: Unpack[SlideOptions]) -> None:
         self._slide, self._share = slide, share
-        self._lost: dict[int, set[tuple[int, int]]] = {}  # by level: (column, row) of squares
+        self._lost: dict[int, NDArray[np.bool_]] = {}  # by level that was read: which squares (rows, columns)
         options.setdefault("background", slide._background)
         # Squares are lost for all channels at once, so their files count as one.
         arguments = {"slide": slide, "share": share}
@@ -51,16 +52,17 @@ class TolerantSlide(Slide):
         `origins`, (N, 2), are their (x, y) corners and `extent` their side, level-0 px.
         """
         is_lost = np.zeros(len(origins), np.bool_)
-        x, y = origins.T
-        for level, squares in self._lost.items():
+        for level, lost in self._lost.items():
             side = _SQUARE_PX * self.levels[level].downsample
-            for column, row in squares:
-                across = (x < (column + 1) * side) & (x + extent > column * side)
-                is_lost |= across & (y < (row + 1) * side) & (y + extent > row * side)
+            first = np.floor(origins / side).astype(np.int64)  # column and row of the first square
+            after = np.ceil((origins + extent) / side).astype(np.int64)
+            (x0, y0), (x1, y1) = (np.clip(place, 0, lost.shape[::-1]).T for place in (first, after))
+            is_lost |= rectangle_counts(lost, (y0, x0), (y1, x1)) > 0
         return is_lost
 
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         whole = left, top, left + width, top + height
+        self._lost_squares(level)
         try:
             return self._slide._read_level(left, top, width, height, level)
         except InputCorruptError as error:
@@ -98,21 +100,41 @@ class TolerantSlide(Slide):
     def _is_known_lost(self, box: _Box, level: int) -> bool:
         """Return whether a rectangle lies within one lost square; it would only fail again."""
         x0, y0, x1, y1 = box
-        square = x0 // _SQUARE_PX, y0 // _SQUARE_PX
-        is_one = ((x1 - 1) // _SQUARE_PX, (y1 - 1) // _SQUARE_PX) == square
-        return is_one and square in self._lost.get(level, ())
+        column, row = x0 // _SQUARE_PX, y0 // _SQUARE_PX
+        is_one = ((x1 - 1) // _SQUARE_PX, (y1 - 1) // _SQUARE_PX) == (column, row)
+        return is_one and bool(self._lost_squares(level)[row, column])
+
+    def _lost_squares(self, level: int) -> NDArray[np.bool_]:
+        """Return which squares of a level are lost, (rows, columns): at first those of absent chunks."""
+        if level not in self._lost:
+            box = self.levels[level]
+            starts = [np.arange(0, px, _SQUARE_PX) for px in (box.height, box.width)]
+            spans = [
+                np.stack([start, np.minimum(start + _SQUARE_PX, px) - 1], axis=1)
+                for start, px in zip(starts, (box.height, box.width), strict=True)
+            ]
+            lost = self._slide._is_absent(level, *spans)
+            self._lost[level] = lost
+            self._require_share(level, "chunks are absent", str(self.paths[0]))
+        return self._lost[level]
 
     def _lose(self, square: tuple[int, int], level: int, error: InputCorruptError) -> None:
         """Note that a square is lost; raise InputCorruptError if the slide has lost more than its share."""
-        lost = self._lost.setdefault(level, set())
-        lost.add(square)
-        box = self.levels[level]
-        if len(lost) > self._share * -(-box.width // _SQUARE_PX) * -(-box.height // _SQUARE_PX):
+        column, row = square
+        self._lost_squares(level)[row, column] = True
+        self._require_share(level, error.message, error.place)
+
+    def _require_share(self, level: int, reason: str, place: str) -> None:
+        """Raise InputCorruptError if more of a level is lost than may be."""
+        if self._lost[level].mean() > self._share:
             raise InputCorruptError(
-                f"more than {self._share:.2%} of level {level} cannot be decoded: {error.message}",
-                place=error.place,
+                f"more than {self._share:.2%} of level {level} cannot be decoded: {reason}",
+                place=place,
                 remedy="copy it again from its source",
-            ) from error
+            )
+
+    def _is_absent(self, level: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        return self._slide._is_absent(level, rows, columns)
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,8 +17,9 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
-from pathopatch.slides.omezarr_metadata import ImageMetadata, read_image_metadata
-from pathopatch.slides.resample import PixelsAndOpacity
+from pathopatch.slides.omezarr_chunks import absent_chunks
+from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, read_image_metadata
+from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.resolution import SlideFacts
 from pathopatch.slides.slide import Slide
 from pathopatch.slides.slide_file import SlideOptions, plane_slice
@@ -27,13 +29,28 @@ _CACHED_CHUNK_ROWS = 2  # a row of patches that straddles two rows of chunks dec
 _LOADED_IN = os.getpid()  # a process of another id is a fork of the one that loaded tensorstore
 
 
+def _absent_note(absent: Sequence[NDArray[np.bool_]]) -> str:
+    """Return a note on chunks without a file, by level; empty if there are none."""
+    shares = [f"{chunks.mean():.1%} of level {level}" for level, chunks in enumerate(absent) if chunks.any()]
+    if not shares:
+        return ""
+    return (
+        f"chunks are absent, {', '.join(shares)}: they are taken as not scanned; "
+        "with --max-bad-tiles they count as unreadable"
+    )
+
+
 def is_zarr(path: Path) -> bool:
     """Return whether a folder is a Zarr group or array of either version."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs", ".zarray"))
 
 
 class OmeZarrSlide(Slide):
-    """A slide in a local OME-Zarr image, version 0.4 or 0.5; a missing chunk has the fill value, as the format says."""
+    """A slide in a local OME-Zarr image, version 0.4 or 0.5.
+
+    Pixels of a chunk without a file count as not scanned: a writer leaves out chunks of the fill value alone, and
+    nothing tells them from lost ones.
+    """
 
     def __init__(self, path: Path, *, plane: int | None = None, **options: Unpack[SlideOptions]) -> None:
         self._path = path
@@ -42,12 +59,14 @@ class OmeZarrSlide(Slide):
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
         self._planes = plane_slice(path, names, plane)
+        self._absent = [self._absent_chunks(array) for array in self._image.arrays]
         facts = SlideFacts(
             channels=names[self._planes],
             dtype=self._image.arrays[0].dtype,
             levels=self._image.levels,
             resolution=self._image.resolution,
             paths=(path,),
+            notes=tuple(filter(None, [_absent_note(self._absent)])),
         )
         super().__init__(facts, {"path": path, "plane": plane}, files=(opened,), **options)
 
@@ -66,7 +85,41 @@ class OmeZarrSlide(Slide):
         if "c" not in read_axes:
             pixels, read_axes = pixels[None], ["c", *read_axes]
         ordered = pixels.transpose([read_axes.index(axis) for axis in "cyx"])  # (C, H, W)
-        return np.ascontiguousarray(ordered, dtype=self.dtype), None
+        return np.ascontiguousarray(ordered, dtype=self.dtype), self._opacity(left, top, width, height, level)
+
+    def _absent_chunks(self, array: ZarrArray) -> NDArray[np.bool_]:
+        """Return which chunks of the chosen planes have no file, (C, rows, columns)."""
+        axes, is_absent = self._image.axes, absent_chunks(array)
+        # All other axes have length 1.
+        is_absent = np.asarray(is_absent[tuple(slice(None) if axis in "cyx" else 0 for axis in axes)])
+        kept = [axis for axis in axes if axis in "cyx"]
+        if "c" not in kept:
+            return is_absent.transpose([kept.index(axis) for axis in "yx"])[None]
+        planes = is_absent.transpose([kept.index(axis) for axis in "cyx"])
+        place = axes.index("c")
+        return np.repeat(planes, array.stored[place], axis=0)[: array.shape[place]][self._planes]
+
+    def _chunk_px(self, level: int) -> tuple[int, int]:
+        """Return the height and width of what one file of a level holds."""
+        stored, axes = self._image.arrays[level].stored, self._image.axes
+        return stored[axes.index("y")], stored[axes.index("x")]
+
+    def _opacity(self, left: int, top: int, width: int, height: int, level: int) -> NDArray[np.uint8] | None:
+        """Return the opacity (C, H, W) of a rectangle; None where every chunk has its file."""
+        high, wide = self._chunk_px(level)
+        rows, columns = np.arange(top, top + height) // high, np.arange(left, left + width) // wide
+        part = self._absent[level][:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        if not part.any():
+            return None
+        return np.where(part[:, rows - rows[0]][:, :, columns - columns[0]], 0, 255).astype(np.uint8)
+
+    def _is_absent(self, level: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        is_absent: NDArray[np.bool_] = np.asarray(self._absent[level].any(axis=0))
+        if not is_absent.any():
+            return super()._is_absent(level, rows, columns)
+        high, wide = self._chunk_px(level)
+        (top, bottom), (left, right) = (rows // high + [0, 1]).T, (columns // wide + [0, 1]).T
+        return rectangle_counts(is_absent, np.ix_(top, left), np.ix_(bottom, right)) > 0
 
     def _reader(self, level: int) -> ZarrReader:
         if level not in self._readers:

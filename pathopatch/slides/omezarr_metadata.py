@@ -45,6 +45,7 @@ class ZarrArray:
     driver: str  # tensorstore's name of the format: zarr (v2) or zarr3
     shape: tuple[int, ...]  # along the image's axes
     chunks: tuple[int, ...]  # of a sharded array, those inside the shards
+    stored: tuple[int, ...]  # along them, the pixels of one file: of a sharded array those of a shard
     dtype: np.dtype[np.generic]  # native byte order
 
 
@@ -254,6 +255,8 @@ def _read_array(folder: Path, dataset: Any) -> ZarrArray:
             raise corrupt(folder, f"level {path!r} is listed and not there")
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise corrupt(place, f"its array's metadata cannot be read: {error!r}") from error
+    if not len(array.shape) == len(array.chunks) == len(array.stored):
+        raise corrupt(place, f"chunks {array.chunks} for a shape {array.shape}")
     _check_claim(array)
     return array
 
@@ -268,7 +271,8 @@ def _array_v3(place: Path, metadata: dict[str, Any]) -> ZarrArray:
             codecs += codec["configuration"]["codecs"]
     _check_codecs(place, "zarr3", [codec["name"] for codec in codecs])
     shape, dtype = _sizes(place, metadata["shape"]), _dtype(place, metadata["data_type"])
-    return ZarrArray(place, "zarr3", shape, _sizes(place, chunks), dtype)
+    stored = _sizes(place, metadata["chunk_grid"]["configuration"]["chunk_shape"])
+    return ZarrArray(place, "zarr3", shape, _sizes(place, chunks), stored, dtype)
 
 
 def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
@@ -277,7 +281,7 @@ def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
     if metadata.get("compressor") is not None:
         _check_codecs(place, "zarr", [metadata["compressor"]["id"]])
     shape, chunks = _sizes(place, metadata["shape"]), _sizes(place, metadata["chunks"])
-    return ZarrArray(place, "zarr", shape, chunks, _dtype(place, metadata["dtype"]))
+    return ZarrArray(place, "zarr", shape, chunks, chunks, _dtype(place, metadata["dtype"]))
 
 
 def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:

@@ -276,3 +276,14 @@ def _cast(values: NDArray[np.floating], dtype: np.dtype[np.generic]) -> Pixels:
         values = np.rint(values)
         np.clip(values, limits.min, limits.max, out=values)
     return values.astype(dtype)
+
+
+def rectangle_counts(
+    mask: NDArray[np.bool_],
+    first: tuple[NDArray[np.int64], NDArray[np.int64]],
+    after: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> NDArray[np.int64]:
+    """Return how many pixels of a mask (H, W) are set in rectangles, by (rows, columns) of their corners."""
+    sums = np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    (y0, x0), (y1, x1) = first, after
+    return np.asarray(sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0], np.int64)

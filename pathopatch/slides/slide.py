@@ -209,6 +209,11 @@ class Slide(SlideFile):
         unscanned = self._unscanned(pixels)
         if clear.opaque is not None:
             unscanned = replace(unscanned, mask=unscanned.mask | clear.mask(pixels.shape[1:]))
+        # Patches are read from another level, of which other parts may be absent.
+        for level, box in enumerate(self.levels):
+            edges = [np.arange(n + 1) * px / n for n, px in zip(pixels.shape[1:], (box.height, box.width), strict=True)]
+            spans = [np.stack([edge[:-1].astype(int), np.ceil(edge[1:]).astype(int) - 1], axis=1) for edge in edges]
+            unscanned = replace(unscanned, mask=unscanned.mask | self._is_absent(level, *spans))
         return pixels, unscanned, scale_x, scale_y
 
     def _read_filled(self, left: int, top: int, width: int, height: int, level: int) -> Pixels:

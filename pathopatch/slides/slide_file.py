@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self, TypedDict, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import changed
 from pathopatch.core.errors import ChannelMismatchError, MppMissingError
@@ -157,6 +158,13 @@ class SlideFile(ABC):
     @abstractmethod
     def _read_level(self, left: int, top: int, width: int, height: int, level: int) -> PixelsAndOpacity:
         """Return pixels (C, H, W) of a rectangle inside a level, in its px, and their opacity."""
+
+    def _is_absent(self, level: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which rectangles of a level hold pixels that are stored nowhere, in some channel, (R, C).
+
+        `rows`, (R, 2), and `columns`, (C, 2), are their first and last pixels.
+        """
+        return np.zeros((len(rows), len(columns)), np.bool_)
 
     @abstractmethod
     def close(self) -> None:

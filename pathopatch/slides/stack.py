@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pathopatch.core.errors import ChannelMismatchError, ModalityMismatchError
 from pathopatch.slides.background import Background
@@ -63,6 +64,10 @@ class ChannelStack(Slide):
         opaque = np.full((1, height, width), 255, np.uint8)
         covers = [opaque if opacity is None else np.broadcast_to(opacity, opaque.shape) for _, opacity in parts]
         return pixels, np.concatenate(covers)
+
+    def _is_absent(self, level: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        parts = zip(self._slides.values(), self._level_of[level], strict=True)
+        return np.asarray(np.any([part._is_absent(index, rows, columns) for part, index in parts], axis=0), np.bool_)
 
     def close(self) -> None:
         """Let go of the files; a later read opens them again."""
@@ -143,6 +148,10 @@ class AlignedSlide(Slide):
             out[channel, rows[0], columns[0]] = pixels[channel, rows[1], columns[1]]
             cover[channel, rows[0], columns[0]] = shown[channel, rows[1], columns[1]]
         return out, None if cover.min(initial=255) == 255 else cover
+
+    def _is_absent(self, level: int, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.bool_]:
+        # Shifts are small against chunks.
+        return self._slide._is_absent(level, rows, columns)
 
     def _covered(self, channels: Sequence[int], height: int, width: int) -> tuple[slice, slice]:
         """Return the rows and columns of an image of the whole slide at which all these channels have pixels."""

@@ -1,0 +1,36 @@
+"""Find chunks of a Zarr array that have no file; the format gives them the fill value, lost or not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.slides.omezarr_metadata import ZarrArray
+
+
+def absent_chunks(array: ZarrArray) -> NDArray[np.bool_]:
+    """Return which chunks have no file, one entry a chunk along each axis; of a sharded array, which shards."""
+    is_absent = np.ones([-(-n // stored) for n, stored in zip(array.shape, array.stored, strict=True)], np.bool_)
+    for name in _names_below(array.folder):
+        # "c/0/1/2", "c.0.1.2", "0/1/2" or "0.1.2", as the format and its separator have it.
+        index = re.split(r"[/.]", name.removeprefix("c/").removeprefix("c."))
+        if len(index) == is_absent.ndim and all(n.isascii() and n.isdigit() for n in index):
+            place = tuple(map(int, index))
+            if all(n < count for n, count in zip(place, is_absent.shape, strict=True)):
+                is_absent[place] = False
+    return is_absent
+
+
+def _names_below(folder: Path, prefix: str = "") -> Iterator[str]:
+    """Yield the path in a folder of each file below it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _names_below(Path(entry.path), f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name
