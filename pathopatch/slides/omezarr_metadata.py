@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 
 from pathopatch.core.errors import InputMissingError
-from pathopatch.slides.integrity import corrupt, too_large, unsupported
+from pathopatch.slides.integrity import corrupt, refuse_channels, too_large, unsupported
 from pathopatch.slides.resample import is_same_field, nominal_downsample
 from pathopatch.slides.resolution import DTYPES, UNSTATED, Level, Resolution, resolution, um_per
 
 _MAX_METADATA_BYTES = 16 * 2**20
 _MAX_CHUNK_BYTES = 2**30  # one chunk is decoded as a whole
+_MAX_CHUNKS = 2**24
+_MAX_SMALL_CHUNKS, _SMALL_CHUNK_PX = 2**16, 1024  # each chunk costs as much as reading some thousand pixels
 _MAX_COMPRESSION = 100_000  # bytes of pixels per byte on disk
 _HARMLESS_BYTES = 2**30  # blank chunks need not be stored, so a small empty image may have next to no bytes
 _SIZE_SLACK_PX = 1.0  # writers drop or add the odd pixel of a halved side
@@ -81,6 +83,7 @@ def read_image_metadata(folder: Path) -> ImageMetadata:
         raise corrupt(folder, "it lists no level")
     arrays = tuple(_read_array(folder, dataset) for dataset in datasets)
     _check_axes(folder, names, arrays[0].shape)
+    refuse_channels(folder, arrays[0].shape[names.index("c")] if "c" in names else 1)
     scales = [_level_scale(folder, multiscale, dataset, len(names)) for dataset in datasets]
     levels = _levels_of_one_field(names, arrays, scales)
     return ImageMetadata(
@@ -318,6 +321,10 @@ def _check_claim(array: ZarrArray) -> None:
         chunks = " x ".join(map(str, array.chunks))
         what = f"chunks of {chunks} px ({chunk} bytes) in an array of {shape} px"
         raise too_large(array.folder, what, "write it in chunks of at most 1 GiB")
+    count = prod(-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True))
+    if count > _MAX_SMALL_CHUNKS and prod(array.chunks) < _SMALL_CHUNK_PX or count > _MAX_CHUNKS:
+        chunks = " x ".join(map(str, array.chunks))
+        raise too_large(array.folder, f"{count} chunks of {chunks} px", "write it in chunks of 256 x 256 px or more")
     if claimed <= _HARMLESS_BYTES:
         return
     stored = 0

@@ -20,7 +20,14 @@ import tifffile
 from numpy.typing import NDArray
 
 from pathopatch.core.errors import InputChangedError
-from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt, too_large, unsupported
+from pathopatch.slides.integrity import (
+    DECODING_ERRORS,
+    OpenedFile,
+    corrupt,
+    require_as_announced,
+    too_large,
+    unsupported,
+)
 from pathopatch.slides.resample import Pixels
 
 # Why not OpenSlide or tifffile.aszarr: an OpenSlide loop takes 6.5 times as long at 256 px, aszarr 2.1 to 2.5 times on
@@ -33,6 +40,7 @@ _CACHED_TILE_ROWS = 2  # a row of patches that straddles two rows of tiles decod
 # libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the processor's cache, which costs up to half of
 # its time. From an offset of 8 on no row begins so, as long as rows are multiples of 16 bytes.
 _STREAMED_ALIGNMENT, _UNSTREAMED_OFFSET = 32, 8
+_PROGRESSIVE = b"\xff\xc2"  # the marker in a JPEG
 _HANDED_OVER = np.empty(0, np.bool_)  # stands in the cache for a tile that was returned without keeping it
 
 
@@ -270,11 +278,11 @@ class PageReader:
         self._cache.put(key, segment, 0 if segment is None else segment.nbytes)
         return segment
 
-    def _memory(self) -> NDArray[np.uint8] | None:
-        """Return memory for a JPEG tile whose rows begin where the decoder does not stream; None where any will do."""
+    def _memory(self) -> NDArray[np.uint8]:
+        """Return memory for a JPEG tile; its rows begin where the decoder does not stream."""
         # Only decoding with a conversion of colours streams.
         if not self._is_converted:
-            return None
+            return np.empty(self._box_shape, np.uint8)
         spare = np.empty(self._segment_bytes + _STREAMED_ALIGNMENT, np.uint8)
         start = (_UNSTREAMED_OFFSET - spare.ctypes.data) % _STREAMED_ALIGNMENT
         return np.ndarray(self._box_shape, np.uint8, spare, start)
@@ -291,12 +299,16 @@ class PageReader:
         what = "it is shorter than announced"
         if self._jpeg is not None and len(data) == count:
             try:
+                # A progressive JPEG is held as a whole before the size of its memory is compared.
+                if _PROGRESSIVE in data:
+                    require_as_announced(data, self._box[0] * self._box[1])
                 pixels = self._jpeg(data, out=self._memory())
             except DECODING_ERRORS:
                 pixels = None  # the general decoder below finds out whether it is broken or only unusual
         if (pixels is None or pixels.shape != self._box_shape) and len(data) == count:
             pixels = None
             try:
+                require_as_announced(data, self._box[0] * self._box[1])
                 decoded, _, shape = self._decode(data, index, jpegtables=self._jpegtables)
                 if decoded is not None and shape[1] >= due_h and shape[2] >= due_w:
                     pixels = decoded[0]
