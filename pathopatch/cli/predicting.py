@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import importlib.util
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -136,10 +137,13 @@ def review(
         Path | None, typer.Option(help="Where the slides lie, if they were moved or deidentified.")
     ] = None,
     work: Annotated[Path | None, typer.Option(help="Work folder with labels and groups. Default: OUT.")] = None,
-    host: Annotated[str, typer.Option(help="Address to answer at; other than this machine's own wants a token.")] = (
+    host: Annotated[str, typer.Option(help="Address to answer at; others than this one let other machines in.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is a free one.")] = 8000,
+    no_token: Annotated[
+        bool, typer.Option("--no-token", help="Let every user of this machine in, without the token of the address.")
+    ] = False,
     reviewer: Annotated[str | None, typer.Option(help="Who decides. Default: the user's name on this machine.")] = None,
     imported: Annotated[
         Path | None, typer.Option("--import", help="First take over decisions from an exported review.csv.")
@@ -164,10 +168,10 @@ def review(
     ):
         address, bound = listener.getsockname()[:2]
         set_interrupt_note(f"every decision is in {out / 'review.sqlite'}")
-        access = access_for(host, address, bound)
+        access = access_for(host, address, bound, with_token=not no_token)
         shown = f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{bound}/" + (f"?token={access.token}" if access.token else ""), flush=True)
-        if access.token:
+        if not ip_address(address).is_loopback:
             say("others can reach this page: the token opens it, and what is sent is not encrypted")
         if not quiet:
             slides = pluralize(len(opened.cohort.ids()), "slide")

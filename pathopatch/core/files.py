@@ -217,15 +217,22 @@ def read_json(path: Path) -> dict[str, Any]:
     InputMissingError
         There is no such file.
     InputCorruptError
-        It is not a JSON object.
+        It is not a JSON object, or cannot be read.
     """
     try:
+        # A pipe would wait for whoever writes into it.
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputMissingError(f"no file {path.name}", place=str(path), remedy="run the stage before") from error
     except (ValueError, RecursionError) as error:  # a stranger's file may be nested without end
         raise InputCorruptError(
             f"not JSON: {error}", place=str(path), remedy="remove it and run its stage again"
+        ) from error
+    except OSError as error:
+        raise InputCorruptError(
+            f"cannot be read: {error.strerror}", place=str(path), remedy="remove it and run its stage again"
         ) from error
     if not isinstance(value, dict):
         raise InputCorruptError("not a JSON object", place=str(path), remedy="remove it and run its stage again")
@@ -268,7 +275,7 @@ def inside(folder: Path, *parts: str) -> Path:
     path = folder.joinpath(*parts)
     try:
         is_inside = path.resolve().is_relative_to(folder.resolve())
-    except RuntimeError:  # links that lead to each other
+    except (RuntimeError, OSError):  # links that lead to each other
         is_inside = False
     if not is_inside:
         raise InputUnsupportedError(

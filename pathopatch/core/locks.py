@@ -17,12 +17,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pathopatch.core.errors import InputUnsupportedError, SlideTimeoutError
 from pathopatch.core.files import disk_errors, inside
 
 FOLDER = ("status", "locks")
 SLOTS = 256
 STATUS = "status"
 """Lock on the status files of a work folder, held only while one is written."""
+REVIEW = "review"
+"""Lock on the log of decisions, held only while one is written."""
 _ALL_USERS = 0o666  # another user who may write in the folder may also take its locks
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}  # raised on some network drives
 _SHORT_POLL_S, _LONG_POLL_S = 0.005, 0.2
@@ -35,13 +38,16 @@ def slide_lock(slide_id: str, stage: str) -> str:
 
 
 @contextmanager
-def folder_lock(out: Path, name: str, *, waiting_for: str = "") -> Iterator[None]:
+def folder_lock(out: Path, name: str, *, waiting_for: str = "", limit_s: float | None = None) -> Iterator[None]:
     """Hold a lock of a work folder; wait while another process, or thread, holds it. Not to be entered twice by one.
 
-    `name` is `STATUS`, or what `slide_lock` returns. With `waiting_for`, what is locked, a warning tells of the wait.
+    `name` is `STATUS`, `REVIEW`, or what `slide_lock` returns. With `waiting_for`, what is locked, a warning tells of
+    the wait. `limit_s` is the longest wait, s.
 
     Raises
     ------
+    SlideTimeoutError
+        Another kept it for longer than `limit_s`.
     InputUnsupportedError
         The folder cannot be written to, or a symbolic link leads outside.
     DiskFullError
@@ -51,8 +57,14 @@ def folder_lock(out: Path, name: str, *, waiting_for: str = "") -> Iterator[None
     if release is None:
         if waiting_for:
             _log.warning("another process is at %s: waiting until it ends", waiting_for)
-        release = _acquire(out, name, poll_s=_SHORT_POLL_S if name == STATUS else _LONG_POLL_S)
-    assert release is not None
+        poll_s = _SHORT_POLL_S if name in (STATUS, REVIEW) else _LONG_POLL_S
+        release = _acquire(out, name, poll_s=poll_s, limit_s=limit_s)
+    if release is None:
+        raise SlideTimeoutError(
+            f"another process is still at it after {limit_s:g} s",
+            place=str(out),
+            remedy="end the program that holds the lock, then try again",
+        )
     try:
         yield
     finally:
@@ -70,19 +82,25 @@ def is_locked(out: Path, name: str) -> bool:
     return False
 
 
-def _acquire(out: Path, name: str, *, poll_s: float | None = None) -> Callable[[], None] | None:
-    """Acquire a lock and return what releases it; None if another holds it and `poll_s` is None: then do not wait."""
+def _acquire(
+    out: Path, name: str, *, poll_s: float | None = None, limit_s: float | None = None
+) -> Callable[[], None] | None:
+    """Acquire a lock and return what releases it; None if another holds it for `limit_s`, or now without `poll_s`."""
     path = inside(out, *FOLDER, f"{name}.lock")
     lock = FileLock(path, mode=_ALL_USERS, fallback_to_soft=False)
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(blocking=poll_s is not None, poll_interval=poll_s or _SHORT_POLL_S)
+            lock.acquire(limit_s, blocking=poll_s is not None, poll_interval=poll_s or _SHORT_POLL_S)
         except Timeout:
             return None
         except (NotImplementedError, OSError) as error:
             if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
                 raise
+            if name == REVIEW:  # made anew by each decision: of two at a time one would be lost
+                raise InputUnsupportedError(
+                    "a drive without locks cannot keep decisions", place=str(out), remedy="copy the folder to another"
+                ) from error
             _warn_no_locks(path.parent)
             return lambda: None
     return lock.release

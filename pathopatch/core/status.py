@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError
+from pathopatch.core.errors import InputCorruptError, InputMissingError, PathopatchError
 from pathopatch.core.files import atomic_path, inside, json_text, read_json, write_json
 from pathopatch.core.locks import STATUS, folder_lock
 
@@ -61,12 +61,45 @@ def read_status(out: Path, slide_id: str) -> dict[str, Any]:
     """Return what is known of one slide, a key per stage; empty if nothing is or the file is damaged."""
     path = inside(out, FOLDER, f"{slide_id}.json")
     try:
-        status = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:  # the usual case of a new slide, or it was compacted
+        return read_json(path)
+    except InputMissingError:  # the usual case of a new slide, or it was compacted
         return _from_chunks(out, slide_id)
-    except ValueError:
+    except InputCorruptError:
         return {}
-    return status if isinstance(status, dict) else {}
+
+
+def listed_status(out: Path, slide_id: str) -> dict[str, Any]:
+    """Return what is known of one slide, for a list of all: one whose file is damaged has failed with that error.
+
+    Entries have the types that `update_status` is given, so that one spoilt file costs its slide and not the list.
+    """
+    try:
+        return _require_entries(read_json(inside(out, FOLDER, f"{slide_id}.json")))
+    except InputMissingError:
+        return _from_chunks(out, slide_id)
+    except PathopatchError as error:
+        return _unreadable(out, error)
+
+
+def _unreadable(out: Path, error: PathopatchError) -> dict[str, Any]:
+    # The stage that the folder is of: the file itself cannot tell.
+    stage = "predict" if (out / "predictions").is_dir() else "tile"
+    return {stage: {"state": "failed", "code": error.code, "message": f"status unreadable: {error}"}}
+
+
+def _require_entries(status: dict[str, Any]) -> dict[str, Any]:
+    """Return a status whose entries have the right types; InputCorruptError if one has not."""
+    for stage, entry in status.items():
+        is_entry = (
+            isinstance(entry, dict)
+            and isinstance(entry.get("state"), str)
+            and all(isinstance(entry.get(name, {}), dict) for name in _NESTED)
+            and isinstance(entry.get("warnings", []), list)
+        )
+        numbers = [number for name in _NESTED for number in entry.get(name, {}).values()] if is_entry else []
+        if not is_entry or not all(isinstance(number, int | float | None) for number in numbers):
+            raise InputCorruptError(f"no status of the stage {stage!r}", remedy="run it again with --force")
+    return status
 
 
 def slide_ids(out: Path) -> list[str]:
@@ -142,15 +175,23 @@ class StatusTable:
 
     def _rows(self, path: Path) -> list[dict[str, Any]]:
         try:
-            status = os.stat(path)  # noqa: PTH116
+            status = os.lstat(path)  # a link in a circle has a status too
         except FileNotFoundError:  # compacted meanwhile
             return []
         written = (status.st_mtime_ns, status.st_ino, status.st_size)
         if path.stem not in self._of_files or self._of_files[path.stem][0] != written:
-            entries = _entries(_read_status_file(path)).items()
+            entries = self._entries(path).items()
             rows = [{**_flat(entry), "slide_id": path.stem, "stage": stage} for stage, entry in entries]
             self._of_files[path.stem] = written, rows
         return self._of_files[path.stem][1]
+
+    def _entries(self, path: Path) -> dict[str, Any]:
+        try:
+            return _require_entries(read_json(inside(self.out, FOLDER, path.name)))
+        except InputMissingError:  # compacted meanwhile
+            return {}
+        except PathopatchError as error:
+            return _unreadable(self.out, error)
 
 
 def _files(out: Path) -> Iterator[Path]:

@@ -21,7 +21,7 @@ from pathopatch.core.artefacts import (
 from pathopatch.core.config import EvaluateConfig, GroupsConfig, parse
 from pathopatch.core.files import read_json
 from pathopatch.core.patients import patient_key
-from pathopatch.core.status import read_status, slide_ids
+from pathopatch.core.status import listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.evaluation.compare import comparison, evaluated_runs, sweep_of
 from pathopatch.evaluation.pooled import FOLDS_FILE
@@ -165,7 +165,7 @@ def _slides(work: Path, groups: pd.DataFrame | None) -> pd.DataFrame:
 
 def _slide_rows(work: Path, name: str, checked: Mapping[Any, Any], groups: pd.DataFrame | None) -> list[dict[str, Any]]:
     """Return the row of one slide, or of a set of ready patches, which has many patients, a row per split."""
-    status = read_status(work, name)
+    status = listed_status(work, name)
     tiled, predicted = status.get("tile", {}), status.get("predict", {})
     store = _store_attributes(WorkFolder(work).store(name))
     channels = store.get("channels") or [part for part in str(checked.get("channels", "")).split(",") if part]

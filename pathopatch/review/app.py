@@ -37,6 +37,7 @@ from pathopatch.core.errors import (
 from pathopatch.core.files import json_text
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.review.cohort import Review
+from pathopatch.review.connections import LimitedConnection
 from pathopatch.review.security import MAX_BODY_BYTES, Access, Guard, body_too_large, error_response
 from pathopatch.review.slide import ReviewedSlide
 
@@ -54,6 +55,7 @@ _MEDIA_TYPES = {
     ".txt": "text/plain",
 }
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
+_BACKLOG = 128  # connections that wait to be accepted, and are accepted at once
 _SHUTDOWN_S = 3  # time for answers under way when the page ends
 
 
@@ -114,7 +116,7 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
-            listener.listen(128)
+            listener.listen(_BACKLOG)
         except OSError:
             listener.close()
             raise
@@ -131,7 +133,8 @@ def create_server(app: ASGIApp) -> uvicorn.Server:
         uvicorn.Config(
             app,
             loop="asyncio",
-            http="h11",
+            http=LimitedConnection,
+            backlog=_BACKLOG,
             ws="none",
             lifespan="off",
             log_level="warning",

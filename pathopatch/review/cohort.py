@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pathopatch.core.errors import InputMissingError, PathopatchError
-from pathopatch.core.status import FINISHED, read_status, slide_ids
+from pathopatch.core.status import FINISHED, listed_status, slide_ids
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.heatmaps import FACTS
@@ -141,7 +141,7 @@ class ReviewedCohort:
         return ""
 
     def _reviewed_slide(self, slide_id: str) -> ReviewedSlide:
-        entry = read_status(self.out, slide_id).get("predict", {})
+        entry = listed_status(self.out, slide_id).get("predict", {})
         source = entry.get("source")
         # Pseudonyms take a look into each file, so they wait until a slide is found by nothing else.
         if source is None and slide_id not in self._sources:
@@ -291,7 +291,7 @@ def _row(out: Path, slide_id: str) -> dict[str, Any] | None:
 
     Shares are of the tissue area, as in ``cohort.csv``, but tissue_share is of the scanned part. None is unknown.
     """
-    entry = read_status(out, slide_id).get("predict") or {}
+    entry = listed_status(out, slide_id).get("predict") or {}
     facts: dict[str, Any] = {}
     fingerprint: str | None = None
     try:
@@ -344,5 +344,5 @@ def _mtime_ns(path: Path | str) -> int:
     """Return when a file or folder was written, ns; 0 if it is not there."""
     try:
         return os.stat(path).st_mtime_ns  # noqa: PTH116 - as in `_names`
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:  # it is not there, or a link that leads nowhere
         return 0

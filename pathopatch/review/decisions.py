@@ -1,23 +1,26 @@
 """Record decisions in ``OUT/review.sqlite``, to which rows are only ever appended.
 
 `DecisionLog.record` and `undo` return once the row is on the disk. Several pages, in one process or many, may write
-into one file.
+into one file. Each write makes a longer file and renames it over the earlier one: whoever copies or reads the file, at
+any moment, has a whole log with every row that was acknowledged.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO
 
-from pathopatch.core.errors import InputMissingError, ReviewConflictError
-from pathopatch.core.files import disk_errors, fault_point, inside
+from pathopatch.core.errors import InputChangedError, InputMissingError, PathopatchError, ReviewConflictError
+from pathopatch.core.files import atomic_path, disk_errors, fault_point, inside
+from pathopatch.core.locks import REVIEW, folder_lock
 from pathopatch.groups.decisions.decision import (
     FIELDS,
     UNDO,
@@ -31,15 +34,14 @@ from pathopatch.groups.decisions.decision import (
 from pathopatch.groups.decisions.log import (
     LOCK_WAIT_S,
     LOG_VERSION,
+    SORTED_AS,
     decision_of_row,
-    is_lock_error,
-    require_version,
+    load_log,
+    log_in_memory,
+    open_in_place,
     sqlite_errors,
 )
 
-T = TypeVar("T")
-
-_RETRY_S = 0.02
 # The triggers keep the history: no other program can change or remove a row either.
 _SCHEMA = (
     """CREATE TABLE decisions (
@@ -47,6 +49,7 @@ _SCHEMA = (
         x INTEGER, y INTEGER, verdict TEXT NOT NULL, reason TEXT NOT NULL, comment TEXT NOT NULL,
         fingerprint TEXT NOT NULL, run TEXT NOT NULL, threshold REAL, undoes INTEGER UNIQUE REFERENCES decisions (id),
         revision INTEGER NOT NULL, UNIQUE (slide_id, revision)) STRICT""",
+    SORTED_AS,
     """CREATE TRIGGER decisions_stay BEFORE UPDATE ON decisions
         BEGIN SELECT RAISE(ABORT, 'decisions are only appended'); END""",
     """CREATE TRIGGER decisions_are_kept BEFORE DELETE ON decisions
@@ -55,8 +58,11 @@ _SCHEMA = (
 )
 _ALL = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 _OF_SLIDE = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE slide_id = ? ORDER BY id"
+_NEWEST = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id DESC LIMIT 1"
+_BY_ID = f"SELECT {', '.join(FIELDS)} FROM decisions WHERE id = ?"
+_TIME = "COALESCE(NULLIF(sorted_as, ''), made)"  # as `RecordedDecision.order`
 _LAST = f"""SELECT {", ".join(FIELDS)} FROM (
-    SELECT *, ROW_NUMBER() OVER (PARTITION BY slide_id ORDER BY made DESC, id DESC) AS place FROM decisions
+    SELECT *, ROW_NUMBER() OVER (PARTITION BY slide_id ORDER BY {_TIME} DESC, id DESC) AS place FROM decisions
     WHERE x IS NULL AND verdict != '{UNDO}' AND id NOT IN (SELECT undoes FROM decisions WHERE undoes IS NOT NULL)
 ) WHERE place = 1"""
 _WRITTEN = tuple(name for name in FIELDS if name != "id")
@@ -98,8 +104,9 @@ def _with_outdated(row: RecordedDecision, fingerprint: str | None) -> dict[str, 
 class DecisionLog:
     """The decisions of one folder of predictions, open for reading and writing; safe to share among threads.
 
-    `path` is created if it is missing. `fingerprint_of` maps a slide id to the fingerprint of its current heatmap, or
-    to "" for no heatmap; without it ``outdated`` is None. `busy_s` is how long to wait for another process's lock, s.
+    Reading waits for nobody. `path` is created if it is missing. `fingerprint_of` maps a slide id to the fingerprint of
+    its current heatmap, or to "" for no heatmap; without it ``outdated`` is None. `busy_s` is how long a write waits
+    for the lock of another process, s.
 
     Raises
     ------
@@ -117,21 +124,23 @@ class DecisionLog:
         self.path = inside(path.parent, path.name)
         self._fingerprint_of = fingerprint_of
         self._busy_s = busy_s
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()  # on the two below; held for moments, never while a write waits
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with sqlite_errors(path):
-            self._connection = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
-            try:
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
+        with folder_lock(path.parent, REVIEW, limit_s=busy_s), sqlite_errors(path):
+            if not path.exists() or (path.is_file() and not path.stat().st_size):
+                with closing(_empty_log()) as log:
+                    self._put(log).close()
+            self._log = load_log(path, busy_s=busy_s)
+            # Open as long as this is its content: no other file can get its number meanwhile.
+            self._file: BinaryIO = path.open("rb")
+            self._version = _version(os.fstat(self._file.fileno()))
 
     def close(self) -> None:
         """Close the file; the rows are on the disk already."""
         with self._lock:
-            self._connection.close()
+            self._log.close()
+            self._file.close()
 
     def __enter__(self) -> DecisionLog:
         return self
@@ -146,24 +155,26 @@ class DecisionLog:
         ------
         ReviewConflictError
             The slide has another revision: somebody else decided meanwhile. The error's ``state`` has that.
+        InputChangedError
+            The file was removed, or another one put in its place, since it was opened; nothing was written.
         SlideTimeoutError, DiskFullError, InputUnsupportedError, InputCorruptError
             It could not be written; nothing was.
         """
-        with self._writing():
-            self._require_revision(decision.slide_id, revision)
-            return self._append(decision)
+        with self._writing() as log:
+            self._require_revision(log, decision.slide_id, revision)
+            return _append(log, decision)
 
     def undo(self, slide_id: str, reviewer: str, revision: int) -> RecordedDecision:
         """Withdraw the newest row of a slide that stands, and return the row that records this; errors as `record`.
 
         InputMissingError if no row stands.
         """
-        with self._writing():
-            self._require_revision(slide_id, revision)
-            last = latest_decision(self._read(_OF_SLIDE, slide_id))
+        with self._writing() as log:
+            self._require_revision(log, slide_id, revision)
+            last = latest_decision(_rows(log, _OF_SLIDE, slide_id))
             if last is None:
                 raise InputMissingError("nothing to withdraw", place=slide_id, remedy="decide something first")
-            return self._append(replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
+            return _append(log, replace(last, verdict=UNDO, reviewer=reviewer, reason="", comment="", undoes=last.id))
 
     def merge(self, rows: Sequence[RecordedDecision]) -> int:
         """Add the rows of another log that are not here yet, all or none, and return their number; errors as `record`.
@@ -171,8 +182,8 @@ class DecisionLog:
         `rows` come in the order in which they were written, with that log's ids; a time of "" becomes now. By time, the
         latest verdict stands, in whichever log it was made. The same rows a second time change nothing.
         """
-        with self._writing():
-            own_rows = self.rows()
+        with self._writing() as log:
+            own_rows = _rows(log, _ALL)
             own_ids = {content_key(row): row.id for row in own_rows}
             # A file written by hand has no times: its rows are compared without them.
             own_ids |= {content_key(replace(row, made="")): row.id for row in own_rows}
@@ -184,7 +195,7 @@ class DecisionLog:
                 if content_key(own) in own_ids or (own.undoes is not None and own.undoes in withdrawn):
                     id_map[row.id] = own_ids.get(content_key(own), 0)
                     continue
-                id_map[row.id] = own_ids[content_key(own)] = self._append(own, made=row.made).id
+                id_map[row.id] = own_ids[content_key(own)] = _append(log, own, made=row.made).id
                 added += 1
             return added
 
@@ -194,7 +205,13 @@ class DecisionLog:
 
     def state(self, slide_id: str) -> SlideState:
         """Return the decisions on a slide; an empty state where there are none."""
-        rows = self._read(_OF_SLIDE, slide_id)
+        return self._state(slide_id, self._read(_OF_SLIDE, slide_id))
+
+    def last(self) -> dict[str, dict[str, Any]]:
+        """Return by slide the verdict that stands, as JSON values with ``outdated``; one query for all slides."""
+        return {row.slide_id: _with_outdated(row, self._fingerprint(row.slide_id)) for row in self._read(_LAST)}
+
+    def _state(self, slide_id: str, rows: Sequence[RecordedDecision]) -> SlideState:
         current = current_decisions(rows)
         return SlideState(
             slide_id=slide_id,
@@ -205,10 +222,6 @@ class DecisionLog:
             fingerprint=self._fingerprint(slide_id),
         )
 
-    def last(self) -> dict[str, dict[str, Any]]:
-        """Return by slide the verdict that stands, as JSON values with ``outdated``; one query for all slides."""
-        return {row.slide_id: _with_outdated(row, self._fingerprint(row.slide_id)) for row in self._read(_LAST)}
-
     def _fingerprint(self, slide_id: str) -> str | None:
         """Return the fingerprint of the current heatmap; "" for a slide without one."""
         if self._fingerprint_of is None:
@@ -218,14 +231,9 @@ class DecisionLog:
         except InputMissingError:
             return ""
 
-    def _read(self, query: str, *values: object) -> list[RecordedDecision]:
-        with self._lock, sqlite_errors(self.path):
-            rows = self._retried(lambda: self._connection.execute(query, values).fetchall())
-        return [decision_of_row(row) for row in rows]
-
-    def _require_revision(self, slide_id: str, revision: int) -> None:
+    def _require_revision(self, log: sqlite3.Connection, slide_id: str, revision: int) -> None:
         """Refuse a decision on a slide whose state has changed since the reviewer saw it."""
-        state = self.state(slide_id)
+        state = self._state(slide_id, _rows(log, _OF_SLIDE, slide_id))
         if state.revision != revision:
             raise ReviewConflictError(
                 f"slide {slide_id} has {state.revision} decisions by now, the page showed {revision}",
@@ -234,69 +242,114 @@ class DecisionLog:
                 state=state.to_dict(),
             )
 
-    def _append(self, decision: Decision, *, made: str = "") -> RecordedDecision:
-        """Add a row within the open transaction; without a time it gets the current one."""
-        query = "SELECT COUNT(*), MAX(made) FROM decisions WHERE slide_id = ?"
-        count, latest = self._connection.execute(query, (decision.slide_id,)).fetchone()
-        values = asdict(decision) | {"id": 0, "made": made or _after(latest), "revision": count + 1}
-        row = RecordedDecision(**values)
-        row_id = self._connection.execute(_INSERT, row.to_dict()).lastrowid
-        assert row_id is not None  # an INSERT has one
-        return replace(row, id=row_id)
+    def _read(self, query: str, *values: object) -> list[RecordedDecision]:
+        with self._lock, sqlite_errors(self.path):
+            self._reload()
+            return _rows(self._log, query, *values)
+
+    def _reload(self) -> None:
+        """Read the file again if another page has written to it, or keep what is known; the next write says why."""
+        with suppress(PathopatchError, OSError, sqlite3.Error):
+            if _version(self.path.stat()) != self._version:
+                with ExitStack() as unless_adopted:
+                    file = unless_adopted.enter_context(self.path.open("rb"))
+                    log = unless_adopted.enter_context(closing(load_log(self.path, busy_s=0)))
+                    self._require_successor(log, os.fstat(file.fileno()))
+                    unless_adopted.pop_all()
+                self._adopt(log, file)
+
+    def _adopt(self, log: sqlite3.Connection, file: BinaryIO) -> None:
+        """Go on from a file's content."""
+        self._log.close()
+        self._file.close()
+        self._log, self._file, self._version = log, file, _version(os.fstat(file.fileno()))
+
+    def _require_successor(self, log: sqlite3.Connection, status: os.stat_result) -> None:
+        """Refuse a file that is neither the known one nor one that another page made of it by adding rows."""
+        known, newest = (connection.execute(_NEWEST).fetchone() for connection in (self._log, log))
+        has_all = known is None or log.execute(_BY_ID, (known[FIELDS.index("id")],)).fetchone() == known
+        is_same_file = (status.st_dev, status.st_ino) == self._version[:2]
+        if not has_all or (newest == known and not is_same_file):
+            raise self._gone("another file was put in its place")
+
+    def _gone(self, what: str) -> InputChangedError:
+        return InputChangedError(
+            f"{self.path.name} is not the file that this page opened: {what}; nothing was written",
+            place=str(self.path),
+            remedy="put the file back, or export the decisions from the page, and start it again with --import",
+        )
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the write lock; added rows are on the disk at the end, or none of them is there."""
-        with self._lock, sqlite_errors(self.path):
-            # IMMEDIATE takes the write lock at once: a deferred transaction could read a revision that another
-            # process then outdates.
-            self._retried(lambda: self._connection.execute("BEGIN IMMEDIATE"))
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield a copy of the log under the write lock; rows added to it are on the disk at the end, or none is there.
+
+        Reading goes on meanwhile.
+        """
+        if not self.path.exists():  # before a lock is made in a folder that was moved away
+            raise self._gone("it was removed")
+        with (
+            folder_lock(self.path.parent, REVIEW, limit_s=self._busy_s),
+            sqlite_errors(self.path),
+            # SQLite's own lock too: a program that writes in place must not write to a file that is being replaced.
+            closing(open_in_place(self.path, self._busy_s)) as in_place,
+        ):
+            in_place.execute("BEGIN IMMEDIATE")
+            log = log_in_memory(in_place.serialize(), self.path)
             try:
-                yield
-                fault_point("deciding")
-                self._connection.execute("COMMIT")
+                with self._lock:
+                    self._require_successor(log, self.path.stat())
+                before = log.total_changes
+                yield log
+                file = self._put(log) if log.total_changes != before else self.path.open("rb")
             except BaseException:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                log.close()
                 raise
-            fault_point("decided")
+            with self._lock:
+                self._adopt(log, file)
 
-    def _prepare(self) -> None:
-        """Create the table in an empty file, or check the version of an existing one."""
-        self._connection.execute("PRAGMA foreign_keys = ON")
-        if not self._is_empty():
-            require_version(self._connection, self.path)
-        self._retried(lambda: self._connection.execute("PRAGMA journal_mode = WAL").fetchone())
-        # In WAL mode only FULL waits for the disk at each commit.
-        self._connection.execute("PRAGMA synchronous = FULL")
-        with self._writing():
-            # Asked again under the write lock: another process may have created the table meanwhile.
-            if self._is_empty():
-                for statement in _SCHEMA:
-                    self._connection.execute(statement)
-
-    def _is_empty(self) -> bool:
-        query = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_master)"
-        (is_empty,) = self._retried(lambda: self._connection.execute(query).fetchone())
-        return bool(is_empty)
-
-    def _retried(self, action: Callable[[], T]) -> T:
-        """Return the result of an action, repeated while another process holds the lock."""
-        # SQLite's own timeout does not cover every case, such as a change of the journal mode.
-        deadline = time.monotonic() + self._busy_s
-        while True:
-            try:
-                return action()
-            except sqlite3.OperationalError as error:
-                if not is_lock_error(error) or time.monotonic() > deadline:
-                    raise
-            time.sleep(_RETRY_S)
+    def _put(self, log: sqlite3.Connection) -> BinaryIO:
+        """Put a log in the place of the file, and return the open file once it is on the disk."""
+        with atomic_path(self.path) as temporary:
+            temporary.write_bytes(log.serialize())
+            if self.path.exists():
+                shutil.copymode(self.path, temporary)
+            fault_point("deciding")
+        fault_point("decided")
+        return self.path.open("rb")
 
 
-def _after(latest: str | None) -> str:
-    """Return the current time, or one just after the latest row's if the clock was set back."""
-    # The newest verdict by time stands, so a slide's rows must be in the order of their times.
-    now = utc_text(datetime.now(UTC))
-    if latest is None or now > latest:
-        return now
-    return utc_text(datetime.fromisoformat(latest) + timedelta(microseconds=1))
+def _empty_log() -> sqlite3.Connection:
+    log = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in _SCHEMA:
+        log.execute(statement)
+    return log
+
+
+def _version(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes with a file's content: which file it is, when it was written, and its size."""
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _rows(log: sqlite3.Connection, query: str, *values: object) -> list[RecordedDecision]:
+    return [decision_of_row(row) for row in log.execute(query, values)]
+
+
+def _append(log: sqlite3.Connection, decision: Decision, *, made: str = "") -> RecordedDecision:
+    """Add a row; without a time it gets the current one, and counts as later than all rows of its slide."""
+    query = f"SELECT COUNT(*), MAX({_TIME}) FROM decisions WHERE slide_id = ?"
+    count, latest = log.execute(query, (decision.slide_id,)).fetchone()
+    values = asdict(decision) | {"id": 0, "revision": count + 1}
+    if made:
+        values["made"] = made
+    else:
+        values["made"] = now = utc_text(datetime.now(UTC))
+        # A clock that was set back, or once was ahead, must neither turn the order round nor date what follows.
+        values["sorted_as"] = "" if latest is None or now > latest else _just_after(latest)
+    row = RecordedDecision(**values)
+    row_id = log.execute(_INSERT, row.to_dict()).lastrowid
+    assert row_id is not None  # an INSERT has one
+    return replace(row, id=row_id)
+
+
+def _just_after(time: str) -> str:
+    return utc_text(datetime.fromisoformat(time) + timedelta(microseconds=1))

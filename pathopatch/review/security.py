@@ -20,14 +20,20 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from pathopatch.core.errors import InputMissingError, InputTooLargeError, PathopatchError, ReviewRefusedError
+from pathopatch.core.errors import (
+    InputMissingError,
+    InputTooLargeError,
+    InputUnsupportedError,
+    PathopatchError,
+    ReviewRefusedError,
+)
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 64 * 1024
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-"""Names of this machine that need no token, as in a Host header."""
+"""Names under which a machine reaches itself, as in a Host header."""
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -66,21 +72,33 @@ class Access:
         return hmac.compare_digest(offered.encode(errors="replace"), self.token.encode())
 
 
-def access_for(host: str, bound: str, port: int) -> Access:
+def access_for(host: str, bound: str, port: int, *, with_token: bool = True) -> Access:
     """Return the access to a page that was started with ``--host HOST`` and got the address `bound`, and the port.
 
-    A page on a loopback address answers this machine alone, without a token. Any other answers under every name of
-    `host`, with a new token.
+    A page on a loopback address answers this machine alone, any other under every name of `host`. Each has a new token:
+    other users of this machine reach loopback addresses too.
+
+    Raises
+    ------
+    InputUnsupportedError
+        Without a token others than this machine would be let in.
     """
     name = f"[{host}]" if ":" in host else host.lower()
     if name in LOOPBACK and ipaddress.ip_address(bound).is_loopback:
-        return Access()
-    is_all = ipaddress.ip_address(bound).is_unspecified
-    own = {socket.gethostname().lower(), socket.getfqdn().lower()} if is_all else {name}
+        is_all, own = False, set[str]()
+    elif not with_token:
+        raise InputUnsupportedError(
+            "--no-token would let everybody in who reaches this machine",
+            place=f"--host {host}",
+            remedy="leave out one of the two options",
+        )
+    else:
+        is_all = ipaddress.ip_address(bound).is_unspecified
+        own = {socket.gethostname().lower(), socket.getfqdn().lower()} if is_all else {name}
     return Access(
         hosts=LOOPBACK | own,
         any_address=is_all,
-        token=secrets.token_urlsafe(32),
+        token=secrets.token_urlsafe(32) if with_token else "",
         # Cookies are shared by all ports of a host: two pages would overwrite each other's token.
         cookie=f"pathopatch-review-{port}",
     )
@@ -162,6 +180,7 @@ _STATUS = {
     "CHANNEL_MISMATCH": 400,
     "REVIEW_REFUSED": 403,
     "INPUT_MISSING": 404,
+    "INPUT_CHANGED": 409,
     "REVIEW_CONFLICT": 409,
     "STALE_ARTEFACT": 409,
     "INPUT_TOO_LARGE": 413,

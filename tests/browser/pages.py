@@ -17,6 +17,7 @@ READY = "body[data-ready=yes]"
 expect.set_options(timeout=60_000)  # ms; on a busy machine nothing is quick
 _windows: list[Visit] = []  # those that are open
 _servers: dict[str, int] = {}  # address: process
+_links: dict[str, str] = {}  # address: what the command printed, with the token
 
 
 @contextmanager
@@ -41,15 +42,21 @@ def serving(out: Path, *options: object, reviewer: str = "A. Reader") -> Iterato
     with subprocess.Popen([str(argument) for argument in command], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            address = process.stdout.readline().strip()
-            assert address.startswith("http://127.0.0.1:"), "the command ended before it printed an address"
-            _servers[address.rstrip("/")] = process.pid
-            yield address.rstrip("/")
+            link = process.stdout.readline().strip()
+            assert link.startswith("http://127.0.0.1:"), "the command ended before it printed an address"
+            address = link.partition("/?token=")[0]
+            _servers[address], _links[address] = process.pid, link
+            yield address
         finally:
-            for window in [visit for visit in _windows if visit.address == address.rstrip("/")]:
+            for window in [visit for visit in _windows if visit.address == address]:
                 window.close()
             process.terminate()
             process.wait(timeout=20)
+
+
+def link_of(address: str) -> str:
+    """What the command printed: the address with its token."""
+    return _links[address]
 
 
 class Visit:
@@ -61,6 +68,7 @@ class Visit:
         self.elsewhere: list[str] = []
         self.requested: list[str] = []
         self._context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        self._context.request.get(_links[address])  # as if the printed link had been opened: the cookie stays
         self.page: Page = self._context.new_page()
         self.page.set_default_timeout(60_000)
         self.page.on("console", lambda message: self._hear(message.type, message.text))

@@ -1,12 +1,13 @@
-"""Accessibility of the page: keyboard only, screen readers, and colour vision deficiency."""
+"""Access to the page: its token, keyboard only, screen readers, and colour vision deficiency."""
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from made_predictions import MODALITIES, SLIDES, table_of
-from pages import serving
+from pages import link_of, serving
 from playwright.sync_api import expect
 
 
@@ -144,3 +145,13 @@ def test_pages_fit_their_window_and_say_research_use_only(predicted, address, vi
         check_page(f"slide-{slide_id}")
     window.page.keyboard.press("?")
     check_page("help")
+
+
+def test_the_printed_link_opens_the_page_and_nothing_else_does(address, browser):
+    with closing(browser.new_context()) as window:
+        page = window.new_page()
+        assert page.goto(address).status == 403
+        page.goto(link_of(address))
+        expect(page.locator("body[data-ready=yes]")).to_be_attached()
+        assert "token" not in page.url
+        assert page.goto(address).status == 200

@@ -138,3 +138,12 @@ def test_the_next_unreviewed_slide_is_one_nobody_decided_on(own, visit):
     page.keyboard.press("n")
     page.wait_for_url(f"**/slides/{MODALITIES}")
     window.settled()
+
+
+def test_a_decision_on_a_page_whose_log_was_removed_is_not_saved(folder, own, visit):
+    window = visit(own, expected=("409",))
+    page = window.slide(MODALITIES)
+    (folder / "review.sqlite").unlink()
+    press(window, "accept")
+    expect(page.locator("#alarm")).to_contain_text("Not saved: review.sqlite is not the file that this page opened")
+    expect(window.standing()).to_have_attribute("data-verdict", "none")

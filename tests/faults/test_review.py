@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,15 +13,26 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pathopatch.core.errors import DiskFullError, InputUnsupportedError, ReviewConflictError, SlideTimeoutError
+from pathopatch.core.errors import (
+    DiskFullError,
+    InputChangedError,
+    InputUnsupportedError,
+    PathopatchError,
+    ReviewConflictError,
+    SlideTimeoutError,
+)
 from pathopatch.core.files import FAULT_VARIABLE
+from pathopatch.core.locks import REVIEW, folder_lock, is_locked
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.review.decisions import DecisionLog
+from pathopatch.stages.clean import remove_stale_files
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -117,22 +130,213 @@ def test_a_log_that_stays_locked_is_an_error_and_nothing_is_written(tmp_path: Pa
         assert decisions.record(accept(), revision=0).revision == 1  # and so does writing, afterwards
 
 
-def test_a_lock_that_sqlite_does_not_wait_for_is_retried(tmp_path: Path) -> None:
-    """A switch to write-ahead logging on a file that somebody reads is refused at once."""
+@pytest.mark.fault("review-log")
+@pytest.mark.parametrize("lock", ["IMMEDIATE", "EXCLUSIVE"])
+def test_readers_answer_at_once_while_a_write_waits_for_a_lock(tmp_path: Path, lock: str) -> None:
     path = tmp_path / "review.sqlite"
-    DecisionLog(path).close()
-    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    other.execute("PRAGMA journal_mode = DELETE")
-    other.execute("BEGIN")
-    other.execute("SELECT COUNT(*) FROM decisions").fetchone()
-    with pytest.raises(SlideTimeoutError):
-        DecisionLog(path, busy_s=0.2)
-    release = threading.Timer(0.5, other.execute, ["COMMIT"])
-    release.start()
-    with DecisionLog(path) as decisions:
+    with DecisionLog(path, busy_s=30) as decisions:
+        row = decisions.record(accept(), revision=0)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute(f"BEGIN {lock}")
+        writer = threading.Thread(target=decisions.record, args=(accept("Bo"),), kwargs={"revision": 1})
+        writer.start()
+        while not is_locked(tmp_path, REVIEW):
+            time.sleep(0.01)
+        began = time.monotonic()
+        assert decisions.rows() == [row]
+        assert decisions.state("s1").revision == 1
+        assert decisions.last()["s1"]["id"] == 1
+        assert read_log(path) == [row]
+        assert time.monotonic() - began < 2
+        assert writer.is_alive()
+        other.execute("COMMIT")
+        other.close()
+        writer.join(30)
+        assert len(read_log(path)) == 2
+
+
+@pytest.mark.fault("review-log")
+def test_the_lock_of_another_page_is_waited_for_and_then_told(tmp_path: Path) -> None:
+    with DecisionLog(tmp_path / "review.sqlite", busy_s=0.2) as decisions:
+        with folder_lock(tmp_path, REVIEW), pytest.raises(SlideTimeoutError, match="still at it after 0.2 s"):
+            decisions.record(accept(), revision=0)
+        assert decisions.rows() == []
         decisions.record(accept(), revision=0)
-    release.join()
-    other.close()
+
+
+def put_another_in_its_place(path: Path) -> None:
+    with DecisionLog(path.with_name("other.sqlite")) as other:
+        other.record(accept("Bo", "s7"), revision=0)
+    path.with_name("other.sqlite").replace(path)
+
+
+def put_an_earlier_copy_in_its_place(path: Path) -> None:
+    path.with_name("earlier.sqlite").replace(path)
+
+
+def put_an_equal_copy_in_its_place(path: Path) -> None:
+    shutil.copy2(path, path.with_name("equal.sqlite"))
+    path.with_name("equal.sqlite").replace(path)
+
+
+def remove_and_copy_back(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)  # under the same inode number where the system gives it again
+
+
+def write_over(path: Path) -> None:
+    shutil.copyfile(path.with_name("earlier.sqlite"), path)
+
+
+LOST = [Path.unlink, put_another_in_its_place, put_an_earlier_copy_in_its_place, put_an_equal_copy_in_its_place,
+        remove_and_copy_back, write_over, lambda path: path.write_bytes(b"")]  # fmt: skip
+
+
+@pytest.mark.fault("review-log")
+@pytest.mark.parametrize("lose", LOST, ids=lambda lose: lose.__name__)
+def test_a_log_removed_or_replaced_is_told_and_nothing_acknowledged(
+    tmp_path: Path, lose: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "review.sqlite"
+    with DecisionLog(path) as decisions:
+        shutil.copy2(path, tmp_path / "earlier.sqlite")
+        row = decisions.record(accept(), revision=0)
+        kept = tmp_path / "kept.sqlite"
+        if lose is not remove_and_copy_back:
+            os.link(path, kept)
+        lose(path)
+        there = path.read_bytes() if path.exists() else None
+        for _ in range(2):
+            with pytest.raises(PathopatchError) as refused:
+                decisions.record(accept("Bo"), revision=1)
+            assert refused.value.code in ("INPUT_CHANGED", "INPUT_CORRUPT")
+            assert refused.value.remedy
+        with pytest.raises(PathopatchError):
+            decisions.undo("s1", "Bo", 1)
+        assert decisions.rows() == [row]  # what is known can still be exported
+        assert (path.read_bytes() if path.exists() else None) == there
+        if lose not in (remove_and_copy_back, write_over, LOST[-1]):  # after which the file itself is gone
+            kept.replace(path)
+            assert decisions.record(accept("Bo"), revision=1).revision == 2
+
+
+@pytest.mark.fault("review-log")
+def test_a_folder_that_was_moved_away_is_told_and_not_made_again(tmp_path: Path) -> None:
+    with DecisionLog(tmp_path / "out" / "review.sqlite") as decisions:
+        (tmp_path / "out").rename(tmp_path / "elsewhere")
+        with pytest.raises(InputChangedError, match="removed; nothing was written"):
+            decisions.record(accept(), revision=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
+@pytest.mark.fault("review-log")
+def test_whoever_copies_the_file_has_all_that_was_acknowledged(tmp_path: Path) -> None:
+    """A copy that is made page by page, while decisions are written and SQLite must split its pages."""
+    path, acknowledged = tmp_path / "review.sqlite", 0
+    ended = threading.Event()
+    problems: list[object] = []
+
+    def copy() -> None:
+        (tmp_path / "alone").mkdir()
+        while not ended.is_set():
+            before = acknowledged
+            alone = copied_slowly(path, tmp_path / "alone")
+            rows = read_log(alone)
+            if len(rows) < before or not is_whole(alone):
+                problems.append((before, len(rows)))
+
+    with DecisionLog(path) as decisions:
+        copier = threading.Thread(target=copy)
+        copier.start()
+        for n in range(150):
+            decisions.record(Decision(slide_id=f"s{n % 7}", verdict="flag", reviewer="Ada", comment="x" * 300),
+                             revision=n // 7)  # fmt: skip
+            acknowledged += 1
+        ended.set()
+        copier.join(60)
+    assert problems == []
+
+
+def copied_slowly(path: Path, folder: Path) -> Path:
+    with path.open("rb") as source, (folder / path.name).open("wb") as target:
+        while part := source.read(1024):
+            target.write(part)
+            time.sleep(0)
+    return folder / path.name
+
+
+@pytest.mark.slow
+@pytest.mark.fault("review-log", "two-reviewers")
+def test_100_kills_lose_no_acknowledged_decision_of_the_file_alone(tmp_path: Path) -> None:
+    """Processes decide one after the other; each is killed at another moment, and the file is copied by itself."""
+    code = """
+        import os, random, shutil, signal, sys, time
+        from pathlib import Path
+        from pathopatch.groups.decisions.decision import Decision
+        from pathopatch.review.decisions import DecisionLog
+
+        log, generator, acknowledged = Path(sys.argv[1]), random.Random(0), 0
+        for kill in range(100):
+            said, says = os.pipe()
+            process = os.fork()
+            if not process:
+                with DecisionLog(log) as decisions:
+                    while True:
+                        seen = decisions.state("s1").revision
+                        decisions.record(Decision(slide_id="s1", verdict="accept", reviewer="Ada"), revision=seen)
+                        os.write(says, b".")
+            os.close(says)
+            acknowledged += len(os.read(said, 1))
+            time.sleep(generator.uniform(0, 0.02))
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            while more := os.read(said, 1000):
+                acknowledged += len(more)
+            os.close(said)
+            shutil.copy(log, log.with_name(f"{kill}.sqlite"))
+            print(acknowledged, flush=True)
+    """
+    path = tmp_path / "review.sqlite"
+    command = [sys.executable, "-c", textwrap.dedent(code), str(path)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280)
+    told = [int(line) for line in ended.stdout.split()]
+    assert len(told) == 100
+    unsaid = 0  # by processes that were killed between writing a decision and acknowledging it
+    for kill, acknowledged in enumerate(told):
+        alone = tmp_path / f"{kill}.sqlite"
+        rows = read_log(alone)
+        assert [row.revision for row in rows] == list(range(1, len(rows) + 1))
+        assert acknowledged + unsaid <= len(rows) <= acknowledged + unsaid + 1
+        unsaid = len(rows) - acknowledged
+        assert is_whole(alone)
+    remove_stale_files(tmp_path)
+    assert list(tmp_path.glob("*.tmp-*")) == []
+
+
+@pytest.mark.fault("review-log")
+def test_a_log_that_was_written_in_place_opens_with_its_journal(tmp_path: Path) -> None:
+    """As another program, or an earlier version of this one, leaves it when it is killed."""
+    path = tmp_path / "review.sqlite"
+    with DecisionLog(path) as decisions:
+        row = decisions.record(accept(), revision=0)
+    code = """
+        import os, signal, sqlite3, sys
+        log = sqlite3.connect(sys.argv[1], isolation_level=None)
+        log.execute("PRAGMA journal_mode = WAL")
+        log.execute("ALTER TABLE decisions DROP COLUMN sorted_as")
+        log.execute("INSERT INTO decisions SELECT 2, made, 'Bo', 's2', x, y, verdict, reason, comment, fingerprint,"
+                    " run, threshold, undoes, 1 FROM decisions")
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(path)], check=False, timeout=60)
+    assert (tmp_path / "review.sqlite-wal").stat().st_size
+    with DecisionLog(path) as decisions:
+        assert decisions.rows() == read_log(path) == [row, replace(row, id=2, slide_id="s2", reviewer="Bo")]
+        decisions.record(accept(), revision=1)
+    assert not list(tmp_path.glob("review.sqlite-*"))
+    assert len(read_log(path)) == 3
+    assert is_whole(path)
 
 
 def killed(path: Path, *, fault: str = "") -> list[str]:
@@ -159,39 +363,52 @@ def killed(path: Path, *, fault: str = "") -> list[str]:
 @pytest.mark.fault("two-reviewers")
 @pytest.mark.parametrize(
     ("fault", "acknowledged", "there"),
-    [("", 3, 3), ("deciding:1", 0, 0), ("deciding:2", 0, 0), ("decided:2", 0, 1), ("deciding:4", 2, 2),
-     ("decided:4", 2, 3)],
+    [("", 3, 3), ("deciding:1", 0, 0), ("deciding:2", 0, 0), ("decided:2", 0, 1), ("rename:2", 0, 0),
+     ("renamed:2", 0, 1), ("deciding:4", 2, 2), ("rename:4", 2, 2), ("renamed:4", 2, 3), ("decided:4", 2, 3)],
 )  # fmt: skip
 def test_after_a_kill_what_was_acknowledged_is_there_and_the_file_is_whole(
     tmp_path: Path, fault: str, acknowledged: int, there: int
 ) -> None:
-    """The first commit makes the table; a decision that was committed but not yet acknowledged may be there."""
+    """The first file has no rows; a decision that was written but not yet acknowledged may be there."""
     path = tmp_path / "review.sqlite"
     assert killed(path, fault=fault) == [f"recorded {n}" for n in range(1, acknowledged + 1)]
-    assert is_whole(path)
+    if path.exists():  # alone, without anything that lies beside it
+        (tmp_path / "alone").mkdir()
+        path = path.rename(tmp_path / "alone" / path.name)
+        assert is_whole(path)
     with DecisionLog(path) as decisions:
         assert [row.revision for row in decisions.rows()] == list(range(1, there + 1))
         decisions.record(accept("Bo"), revision=there)
     assert len(read_log(path)) == there + 1
 
 
-def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
+def test_every_decision_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        written.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
     with DecisionLog(tmp_path / "review.sqlite") as decisions:
-        (level,) = decisions._connection.execute("PRAGMA synchronous").fetchone()
-        (mode,) = decisions._connection.execute("PRAGMA journal_mode").fetchone()
-    assert (level, mode) == (2, "wal")  # 2: FULL
+        monkeypatch.setattr(os, "fsync", noted)
+        decisions.record(accept(), revision=0)
+    file, folder = written
+    assert file.startswith("review.sqlite.tmp-")  # before it is renamed
+    assert folder == tmp_path.name
 
 
 @pytest.mark.fault("disk-full")
-def test_a_full_disk_is_an_error_and_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_path: Path, _content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     path = tmp_path / "review.sqlite"
     with DecisionLog(path) as decisions:
         decisions.record(accept(), revision=0)
-        (pages,) = decisions._connection.execute("PRAGMA page_count").fetchone()
-        decisions._connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to have no space left
-        long = Decision(slide_id="s1", verdict="reject", reviewer="Ada", comment="x" * 10_000)
-        with pytest.raises(DiskFullError, match="nothing was written"):
-            decisions.record(long, revision=1)
+        monkeypatch.setattr(Path, "write_bytes", no_space)
+        with pytest.raises(DiskFullError):
+            decisions.record(accept("Bo"), revision=1)
         assert [row.verdict for row in decisions.rows()] == ["accept"]
     assert is_whole(path)
 
@@ -201,5 +418,25 @@ def test_a_log_at_an_impossible_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputUnsupportedError, match="cannot write here"):
         DecisionLog(tmp_path / "file" / "review.sqlite")
     (tmp_path / "review.sqlite").mkdir()
-    with pytest.raises(InputUnsupportedError, match="may write to"):
+    with pytest.raises(InputUnsupportedError, match="no file of decisions"):
+        DecisionLog(tmp_path / "review.sqlite")
+    os.mkfifo(tmp_path / "pipe.sqlite")
+    with pytest.raises(InputUnsupportedError, match="no file of decisions"):
+        DecisionLog(tmp_path / "pipe.sqlite")
+
+
+def test_the_file_keeps_its_permissions(tmp_path: Path) -> None:
+    path = tmp_path / "review.sqlite"
+    with DecisionLog(path) as decisions:
+        path.chmod(0o600)
+        decisions.record(accept(), revision=0)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_drive_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("pathopatch.core.locks.FileLock.acquire", no_locks)
+    with pytest.raises(InputUnsupportedError, match="drive without locks"):
         DecisionLog(tmp_path / "review.sqlite")

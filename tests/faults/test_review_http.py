@@ -5,14 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from review_page import DECISIONS, WRITE, Page, answering, predicted
+from spoilt_status import SPOILT
 
+from pathopatch.core.locks import REVIEW, is_locked
+from pathopatch.core.status import update_status
 from pathopatch.review import app
 from pathopatch.review.app import ROUTES
 from pathopatch.review.security import Access
@@ -31,9 +38,20 @@ HEADERS = {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with answering(predicted(tmp_path_factory.mktemp("review")), Access()) as page:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return predicted(tmp_path_factory.mktemp("review"))
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Iterator[Page]:
+    with answering(folder, Access()) as page:
         yield page
+
+
+@pytest.fixture
+def out(folder: Path, tmp_path: Path) -> Path:
+    """A copy of the work folder that may be spoilt."""
+    return shutil.copytree(folder, tmp_path / "out", ignore=shutil.ignore_patterns("review.sqlite"))
 
 
 NOWHERE = [
@@ -305,3 +323,60 @@ def test_no_route_shows_what_stands_on_a_slides_label(page: Page) -> None:
         "/api/slides/{slide_id}/thumbnail.jpg",
         "/api/slides/{slide_id}/patches/{x}/{y}.png",
     }
+
+
+@pytest.mark.fault("review-log")
+def test_a_page_whose_log_was_removed_says_so_and_acknowledges_nothing(out: Path, tmp_path: Path) -> None:
+    with answering(out, Access()) as page:
+        log = out / "review.sqlite"
+        assert page.decide(comment="kept").status == 201
+        log.rename(tmp_path / "away.sqlite")
+        answer = page.decide()
+        assert (answer.status, answer.json["code"]) == (409, "INPUT_CHANGED")
+        assert "it was removed; nothing was written" in answer.json["message"]
+        assert b"kept" in page.ask("/export/decisions.csv").body
+        assert not log.exists()
+        (tmp_path / "away.sqlite").rename(log)
+        assert page.decide().status == 201
+
+
+@pytest.mark.fault("review-log")
+def test_a_page_answers_at_once_while_its_log_is_locked(out: Path) -> None:
+    with answering(out, Access()) as page:
+        assert page.decide(comment="kept").status == 201
+        other = sqlite3.connect(out / "review.sqlite", isolation_level=None)
+        other.execute("BEGIN EXCLUSIVE")
+        answers: list[int] = []
+        late = threading.Thread(target=lambda: answers.append(page.decide().status))
+        late.start()
+        while not is_locked(out, REVIEW):
+            time.sleep(0.01)
+        began = time.monotonic()
+        for target in ("/", "/api/cohort", "/api/slides/a", DECISIONS, "/export/decisions.csv"):
+            assert page.ask(target).status == 200
+        assert time.monotonic() - began < 2
+        assert answers == []
+        other.execute("COMMIT")
+        other.close()
+        late.join(30)
+        assert answers == [201]
+
+
+@pytest.mark.fault("spoilt-status")
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__)
+def test_a_spoilt_status_file_costs_its_slide_and_not_the_page(out: Path, spoil: Callable[[Path], object]) -> None:
+    update_status(out, "b", "predict", {"state": "failed", "code": "TIMEOUT", "message": "late"})
+    with answering(out, Access()) as page:
+        before = page.ask("/api/cohort").json["rows"]
+        path = out / "status" / "b.json"
+        path.unlink()
+        spoil(path)
+        own, spoilt = page.ask("/api/cohort").json["rows"]
+        assert (spoilt["slide_id"], spoilt["state"]) == ("b", "failed")
+        assert spoilt["code"] in ("INPUT_CORRUPT", "INPUT_UNSUPPORTED")
+        assert "status unreadable" in spoilt["message"]
+        assert own == before[0]
+        assert page.ask("/api/slides/a").status == 200
+        assert page.ask("/slides/b").status == 200
+    with answering(out, Access()) as page:
+        assert [row["slide_id"] for row in page.ask("/api/cohort").json["rows"]] == ["a", "b"]

@@ -1,4 +1,4 @@
-"""The review page is open to another machine only with its token."""
+"""The review page is open, on this machine or from another, only with its token."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from review_page import DECISIONS, WRITE, Page, answering, predicted
 
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.review.security import LOOPBACK, Access, access_for
 
 pytestmark = pytest.mark.fault("review-page")
@@ -57,8 +58,17 @@ def test_a_welcome_leads_to_no_other_host(shared: Page) -> None:
     ("host", "bound"),
     [("127.0.0.1", "127.0.0.1"), ("localhost", "::1"), ("::1", "::1"), ("LocalHost", "127.0.0.1")],
 )
-def test_this_machines_own_address_needs_no_token(host: str, bound: str) -> None:
-    assert access_for(host, bound, 8000) == Access()
+def test_this_machines_own_address_needs_a_token_too(host: str, bound: str) -> None:
+    access = access_for(host, bound, 8000)
+    assert len(access.token) >= 40
+    assert (access.hosts, access.any_address) == (LOOPBACK, False)
+    assert access_for(host, bound, 8000, with_token=False).token == ""
+
+
+def test_without_a_token_no_other_machine_is_let_in() -> None:
+    for host, bound in (("0.0.0.0", "0.0.0.0"), ("lab", "10.0.0.5"), ("localhost", "10.0.0.5")):
+        with pytest.raises(InputUnsupportedError, match="--no-token would let everybody in"):
+            access_for(host, bound, 8000, with_token=False)
 
 
 @pytest.mark.parametrize(

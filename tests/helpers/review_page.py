@@ -40,13 +40,15 @@ class Page:
     """A page that answers on this machine; `ask` sends exactly what it is given."""
 
     port: int
+    cookie: str = ""
 
     def ask(
         self, target: str, *, method: str = "GET", headers: dict[str, str] | None = None, body: bytes | None = None
     ) -> Answer:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
             connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-            sent = {"Host": f"127.0.0.1:{self.port}"} | (headers or {})
+            known = {"Cookie": self.cookie} if self.cookie else {}
+            sent = {"Host": f"127.0.0.1:{self.port}"} | known | (headers or {})
             if body is not None and "Transfer-Encoding" not in sent:
                 sent.setdefault("Content-Length", str(len(body)))
             for name, value in sent.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import made_slides as made
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 from made_model import write_model
 from read_page import Page
+from spoilt_status import SPOILT
 
 from pathopatch.core.artefacts import Stamp, fingerprint
 from pathopatch.core.config import EvaluateConfig, PredictConfig
@@ -20,6 +22,7 @@ from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
 from pathopatch.review.decisions import DecisionLog
+from pathopatch.stages.batch.summaries import CohortTables, status_summary
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 
 HOSTILE = "=cmd() <script>alert(1)</script>"
@@ -138,3 +141,17 @@ def test_a_study_with_decisions_warns_of_changed_test_labels(tmp_path: Path, wor
         "Decisions of reviewers (Ada): slides rejected: slide09 (7 patches); patches relabelled: 3 tumour" in page.text
     )
     assert "4 test patches have labels that reviewers changed" in page.text
+
+
+@pytest.mark.fault("spoilt-status")
+@pytest.mark.parametrize("spoil", SPOILT, ids=lambda spoil: spoil.__name__)
+def test_a_spoilt_status_file_costs_its_slide_and_not_the_report(out: Path, spoil: Callable[[Path], object]) -> None:
+    path = out / "status" / "bad.json"
+    path.unlink()
+    spoil(path)
+    text = write_report(out).read_text()
+    assert "status unreadable" in text
+    assert "s0" in text
+    rows = status_summary(out).table.set_index("slide_id")
+    assert (rows.loc["bad", "stage"], rows.loc["bad", "state"]) == ("predict", "failed")
+    assert list(CohortTables(out).slides()["slide_id"]) == ["bad", "s0", "s1"]

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from review_page import DECISIONS, Page, predicted
+from review_page import DECISIONS, WRITE, Page, predicted
 
 from pathopatch.groups.decisions.log import read_log
 from pathopatch.review import viewer
@@ -56,8 +56,8 @@ def test_the_page_answers_once_its_address_is_printed_and_ends_cleanly(
     out: Path, number: signal.Signals, code: int
 ) -> None:
     with reviewing(out, "--port", 0, "--reviewer", "Ada") as (process, address):
-        page = Page(urlsplit(address).port or 0)
-        assert address == f"http://127.0.0.1:{page.port}/"
+        page = page_at(address)
+        assert address == f"http://127.0.0.1:{page.port}/?{urlsplit(address).query}"
         assert page.ask("/ready").json == {"ready": True}
         assert page.decide(comment=number.name).status == 201
         process.send_signal(number)
@@ -67,6 +67,31 @@ def test_the_page_answers_once_its_address_is_printed_and_ends_cleanly(
     assert errors.splitlines()[-1].endswith(f"; every decision is in {out / 'review.sqlite'}")
     last = read_log(out / "review.sqlite")[-1]
     assert (last.reviewer, last.verdict, last.comment) == ("Ada", "accept", number.name)
+
+
+def page_at(address: str) -> Page:
+    """The page of a printed address, as a browser that has opened it."""
+    split = urlsplit(address)
+    page = Page(split.port or 0)
+    opened = page.ask(f"/?{split.query}")
+    return Page(page.port, cookie=opened.headers["set-cookie"].split(";")[0])
+
+
+@pytest.mark.slow
+@pytest.mark.fault("local-user")
+@needs_viewer
+def test_another_local_user_needs_the_printed_address(out: Path) -> None:
+    with reviewing(out, "--port", 0) as (_, address):
+        stranger, page = Page(urlsplit(address).port or 0), page_at(address)
+        before = page.revision
+        for target in ("/", "/ready", "/api/cohort", "/slides/a", DECISIONS, "/export/decisions.csv"):
+            assert stranger.ask(target).json["code"] == "REVIEW_REFUSED"
+        assert stranger.ask(DECISIONS, method="POST", headers=WRITE, body=b"{}").status == 403
+        assert page.decide().status == 201
+        assert page.revision == before + 1
+    with reviewing(out, "--port", 0, "--no-token") as (_, address):
+        assert address.endswith("/")
+        assert Page(urlsplit(address).port or 0).ask("/ready").status == 200
 
 
 @needs_viewer
@@ -140,12 +165,12 @@ print(sorted({{"torch", "timm", "albumentations", "sklearn", "matplotlib.pyplot"
 @needs_viewer
 def test_decisions_made_elsewhere_are_taken_over_once(out: Path, tmp_path: Path) -> None:
     with reviewing(out, "--port", 0, "--reviewer", "Ada") as (_, address):
-        page = Page(urlsplit(address).port or 0)
+        page = page_at(address)
         assert page.decide(comment="=1+1").status == 201
         (tmp_path / "review.csv").write_bytes(page.ask("/export/decisions.csv").body)
         revision = page.revision
     for _ in range(2):
         with reviewing(out, "--port", 0, "--import", tmp_path / "review.csv") as (_, address):
-            page = Page(urlsplit(address).port or 0)
+            page = page_at(address)
             state = page.ask(DECISIONS).json
         assert (state["revision"], state["decision"]["comment"]) == (revision, "=1+1")

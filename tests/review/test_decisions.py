@@ -22,6 +22,7 @@ from pathopatch.core.errors import (
 from pathopatch.groups.decisions import log as log_module
 from pathopatch.groups.decisions.decision import Decision, RecordedDecision, current_decisions, utc_text
 from pathopatch.groups.decisions.log import read_log
+from pathopatch.groups.decisions.table import decisions_csv, decisions_json, read_decisions
 from pathopatch.review import decisions as decisions_module
 from pathopatch.review.decisions import DecisionLog
 
@@ -166,8 +167,31 @@ def test_a_clock_that_was_set_back_does_not_turn_the_order_round(
 
     monkeypatch.setattr(decisions_module, "datetime", Yesterday)
     second = decisions.record(accept(verdict="reject"), revision=1)
-    assert datetime.fromisoformat(second.made) - datetime.fromisoformat(first.made) == timedelta(microseconds=1)
+    assert datetime.fromisoformat(second.made) < datetime.fromisoformat(first.made) - timedelta(hours=23)
+    assert datetime.fromisoformat(second.sorted_as) - datetime.fromisoformat(first.made) == timedelta(microseconds=1)
     assert decisions.state("s1").decision == second
+
+
+def test_a_decision_dated_in_the_future_does_not_date_the_next(decisions: DecisionLog, tmp_path: Path) -> None:
+    """Those that follow have their own dates and stand, here and where an export of them is imported."""
+    ahead = RecordedDecision(slide_id="s1", verdict="reject", reviewer="Bo", id=1, made="2099-01-01T00:00:00.000000Z")
+    decisions.merge([ahead])
+    rows = [decisions.record(accept(verdict=verdict), revision=n) for n, verdict in enumerate(("accept", "flag"), 1)]
+    for row in rows:
+        assert abs(datetime.fromisoformat(row.made) - datetime.now(UTC)) < timedelta(minutes=1)
+    assert decisions.state("s1").decision == rows[1]
+    assert decisions.last()["s1"]["verdict"] == "flag"
+    assert decisions.record(accept("s2"), revision=0).sorted_as == ""
+    for name, text in (("review.csv", decisions_csv), ("review.json", decisions_json)):
+        (tmp_path / name).write_text(text(decisions.rows()), newline="")
+        with DecisionLog(tmp_path / f"{name}.sqlite") as other:
+            assert other.merge(read_decisions(tmp_path / name)) == 4
+            assert other.rows() == decisions.rows()
+            assert other.merge(read_decisions(tmp_path / name)) == 0
+    decisions.undo("s1", "Ada", 3)
+    assert decisions.last()["s1"]["verdict"] == "accept"
+    decisions.undo("s1", "Ada", 4)
+    assert decisions.last()["s1"]["verdict"] == "reject"
 
 
 @pytest.mark.parametrize(
@@ -235,28 +259,24 @@ def test_the_log_is_read_beside_an_open_page_and_from_an_archive(tmp_path: Path)
     with DecisionLog(path) as decisions:
         row = decisions.record(accept(), revision=0)
         assert read_log(path) == [row]
-    assert [file.name for file in tmp_path.iterdir()] == ["review.sqlite"]
+        assert [file.name for file in tmp_path.glob("review*")] == ["review.sqlite"]
     before = path.read_bytes()
     assert read_log(path) == [row]
-    assert [file.name for file in tmp_path.iterdir()] == ["review.sqlite"]
+    assert [file.name for file in tmp_path.glob("review*")] == ["review.sqlite"]
     assert path.read_bytes() == before
 
 
-def test_the_log_of_a_folder_that_takes_no_lock_files_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with DecisionLog(tmp_path / "review.sqlite") as decisions:
-        row = decisions.record(accept(), revision=0)
-    connect = sqlite3.connect
+def test_a_journal_that_cannot_be_merged_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a read-only folder: rows in the journal would be missed."""
+    DecisionLog(tmp_path / "review.sqlite").close()
+    (tmp_path / "review.sqlite-wal").write_bytes(b"of a program that was killed")
 
-    def on_a_read_only_disk(address: str, **options: Any) -> sqlite3.Connection:
-        if "immutable" in address:
-            return connect(address, **options)
+    def on_a_read_only_disk(*_arguments: Any, **_options: Any) -> sqlite3.Connection:
         error = sqlite3.OperationalError("unable to open database file")
         error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
         raise error
 
     monkeypatch.setattr(sqlite3, "connect", on_a_read_only_disk)
-    assert read_log(tmp_path / "review.sqlite") == [row]
-    (tmp_path / "review.sqlite-wal").write_bytes(b"of a page that was killed: rows that would be missed")
     with pytest.raises(InputUnsupportedError, match="may write to"):
         read_log(tmp_path / "review.sqlite")
 

@@ -97,11 +97,17 @@ class RecordedDecision(Decision):
     made: str  # when, in UTC, as `utc_text` writes it: text sorts as time does
     undoes: int | None = None  # id of the row that this one withdraws
     revision: int = 0  # number of the row among those of its slide, from 1 on
+    sorted_as: str = ""  # the time that it counts from, where the clock was behind an earlier row; else ""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.verdict == UNDO) != (self.undoes is not None):
             raise _refused("undoes", self.undoes, f"it goes with the verdict {UNDO}", "name the row it withdraws")
+
+    @property
+    def order(self) -> tuple[str, int]:
+        """Sorts rows by time; those of one time by id."""
+        return self.sorted_as or self.made, self.id
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as plain values for JSON."""
@@ -117,10 +123,10 @@ def current_decisions(rows: Iterable[RecordedDecision]) -> list[RecordedDecision
 
     Rows may be of many slides and in any order; those of one time are sorted by id.
     """
-    ordered = sorted(rows, key=lambda row: (row.made, row.id))
+    ordered = sorted(rows, key=lambda row: row.order)
     withdrawn = {row.undoes for row in ordered}
     latest = {row.subject: row for row in ordered if row.verdict != UNDO and row.id not in withdrawn}
-    return sorted(latest.values(), key=lambda row: (row.made, row.id))
+    return sorted(latest.values(), key=lambda row: row.order)
 
 
 def latest_decision(rows: Sequence[RecordedDecision]) -> RecordedDecision | None:
@@ -130,8 +136,8 @@ def latest_decision(rows: Sequence[RecordedDecision]) -> RecordedDecision | None
 
 
 def content_key(row: RecordedDecision) -> tuple[object, ...]:
-    """Return everything but the row's own numbers, which differ between two logs of the same decision."""
-    return tuple(value for name, value in row.to_dict().items() if name not in ("id", "revision"))
+    """Return everything but the row's place in its log, which differs between two logs of the same decision."""
+    return tuple(value for name, value in row.to_dict().items() if name not in ("id", "revision", "sorted_as"))
 
 
 def utc_text(moment: datetime) -> str:

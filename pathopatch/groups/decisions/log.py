@@ -1,7 +1,12 @@
-"""Read the log of decisions ``review.sqlite``, also while a review page is writing to it."""
+"""Read the log of decisions ``review.sqlite``, also while a review page is writing to it.
+
+Each decision replaces the file by a longer one, so that whoever copies this one file has every decision in it. A file
+that is open never changes: reading takes no lock.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -25,10 +30,16 @@ LOG_VERSION = 1
 LOCK_WAIT_S = 5.0
 """Longest wait for a lock that another process holds."""
 
+SORTED_AS = "ALTER TABLE decisions ADD COLUMN sorted_as TEXT NOT NULL DEFAULT ''"
+"""Adds the column that the earliest logs lack."""
+
 _SELECT = f"SELECT {', '.join(FIELDS)} FROM decisions ORDER BY id"
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _UNWRITABLE = (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH)
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA)
+_JOURNALS = ("-journal", "-wal")
+_JOURNAL_MODE = slice(18, 20)  # bytes of SQLite's header that say how it is written
+_ROLLBACK = b"\1\1"
 
 
 def read_log(path: Path) -> list[RecordedDecision]:
@@ -41,28 +52,60 @@ def read_log(path: Path) -> list[RecordedDecision]:
     InputUnsupportedError
         It may not be read, or is a symbolic link to outside its folder.
     SlideTimeoutError, StaleArtefactError
-        Another process kept it locked, or a newer version of this package wrote it.
+        Another program kept it locked, or a newer version of this package wrote it.
     """
     if not inside(path.parent, path.name).is_file():
         return []
-    with sqlite_errors(path):
-        try:
-            # Writable, so that SQLite may lock the file and recover the journal of a page that was killed.
-            return _rows(path, "mode=rw")
-        except sqlite3.OperationalError as error:
-            journal = path.with_name(f"{path.name}-wal")
-            # Immutable reading ignores the journal: rows in it would be missing.
-            if _primary_code(error) not in _UNWRITABLE or (journal.is_file() and journal.stat().st_size):
-                raise
-            # In a read-only folder no lock file can be made, so no other process writes either.
-            return _rows(path, "mode=ro&immutable=1")
+    with sqlite_errors(path), closing(load_log(path)) as log:
+        return [decision_of_row(row) for row in log.execute(_SELECT)]
 
 
-def _rows(path: Path, mode: str) -> list[RecordedDecision]:
-    address = f"file:{quote(str(path.absolute()))}?{mode}"
-    with closing(sqlite3.connect(address, uri=True, timeout=LOCK_WAIT_S)) as connection:
-        require_version(connection, path)
-        return [decision_of_row(row) for row in connection.execute(_SELECT)]
+def load_log(path: Path, *, busy_s: float = LOCK_WAIT_S) -> sqlite3.Connection:
+    """Return the log that a file holds now, as a database in memory. `busy_s`: longest wait for other programs, s."""
+    if not path.is_file():  # a pipe would wait for whoever writes into it
+        raise InputUnsupportedError("no file of decisions", place=str(path), remedy="move away what stands there")
+    # Only a program that writes in place leaves a journal; SQLite must put its pages in order.
+    journals = [path.with_name(path.name + ending) for ending in _JOURNALS]
+    if any(journal.is_file() and journal.stat().st_size for journal in journals):
+        with closing(open_in_place(path, busy_s)) as connection:
+            return log_in_memory(connection.serialize(), path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputUnsupportedError(
+            f"cannot use the decisions: {error.strerror}", place=str(path), remedy="use a file that you may read"
+        ) from error
+    return log_in_memory(content, path)
+
+
+def open_in_place(path: Path, busy_s: float) -> sqlite3.Connection:
+    """Return a connection to the file itself, with what another program's journal holds merged into it."""
+    address = f"file:{quote(os.fspath(path.absolute()))}?mode=rw"
+    connection = sqlite3.connect(address, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+        connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def log_in_memory(content: bytes, path: Path) -> sqlite3.Connection:
+    """Return the bytes of a log as a database in memory, its version checked. `path` is named in errors."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        if content:  # SQLite refuses none
+            # In memory there is no write-ahead log; a file that says so would not open.
+            header = content[: _JOURNAL_MODE.start] + _ROLLBACK
+            connection.deserialize(header + content[_JOURNAL_MODE.stop :])
+        _require_version(connection, path)
+        if "sorted_as" not in {column[1] for column in connection.execute("PRAGMA table_info(decisions)")}:
+            connection.execute(SORTED_AS)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def decision_of_row(values: tuple[object, ...]) -> RecordedDecision:
@@ -70,7 +113,7 @@ def decision_of_row(values: tuple[object, ...]) -> RecordedDecision:
     return RecordedDecision(**dict(zip(FIELDS, values, strict=True)))  # type: ignore[arg-type]  # the class checks them
 
 
-def require_version(connection: sqlite3.Connection, path: Path) -> None:
+def _require_version(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse an SQLite file that is no log, or a log of a newer version of this package."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > LOG_VERSION:
@@ -83,24 +126,13 @@ def require_version(connection: sqlite3.Connection, path: Path) -> None:
         raise InputCorruptError("no decisions of pathopatch", place=str(path), remedy="move this file away")
 
 
-def _primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's error code without its details; -1 where Python raised it."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return -1 if code is None else int(code) & 0xFF
-
-
-def is_lock_error(error: sqlite3.Error) -> bool:
-    """Return whether another process holds the lock, so that a second try may succeed."""
-    return _primary_code(error) in _BUSY
-
-
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into errors with code, place and remedy: locked, disk full, not writable, damaged."""
     try:
         yield
     except sqlite3.Error as error:
-        code = _primary_code(error)
+        code = getattr(error, "sqlite_errorcode", -1) & 0xFF  # without details; Python's own errors have none
         if code in _BUSY:
             raise SlideTimeoutError(
                 "the decisions are locked by another process; nothing was written",

@@ -20,8 +20,12 @@ COLUMNS = (
     "slide_id", "x", "y", "verdict", "reason", "comment", "reviewer", "made", "fingerprint", "run", "threshold",
     "stands", "id", "undoes",
 )  # fmt: skip
-"""Columns of an exported file. ``stands``: nothing later replaced or withdrew the row."""
+"""Columns of an exported file. ``stands``: nothing later replaced or withdrew the row.
 
+``sorted_as`` follows where the clock was once set back, see `RecordedDecision`.
+"""
+
+_LATE_COLUMNS = ("sorted_as",)
 _REQUIRED = ("slide_id", "verdict", "reviewer")
 _TEXT_COLUMNS = ("reason", "comment", "reviewer", "fingerprint", "run")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -30,10 +34,11 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 def decisions_csv(rows: Iterable[RecordedDecision]) -> str:
     """Return decisions as CSV with the columns `COLUMNS`, safe to open in a spreadsheet, wherever it splits."""
     stream = io.StringIO(newline="")
+    all_values = _values_by_column(rows)
     # CRLF, so that the csv module also quotes a cell that holds a lone CR.
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\r\n")
+    writer = csv.DictWriter(stream, all_values[0] if all_values else COLUMNS, lineterminator="\r\n")
     writer.writeheader()
-    for values in _values_by_column(rows):
+    for values in all_values:
         texts = {name: escape_formulas(values[name]) for name in _TEXT_COLUMNS}
         writer.writerow(values | texts | {"stands": str(values["stands"]).lower()})
     return stream.getvalue()
@@ -47,7 +52,8 @@ def decisions_json(rows: Iterable[RecordedDecision]) -> str:
 def _values_by_column(rows: Iterable[RecordedDecision]) -> list[dict[str, Any]]:
     rows = list(rows)
     current_ids = {row.id for row in current_decisions(rows)}
-    return [{name: (row.to_dict() | {"stands": row.id in current_ids})[name] for name in COLUMNS} for row in rows]
+    columns = (*COLUMNS, *_LATE_COLUMNS) if any(row.sorted_as for row in rows) else COLUMNS
+    return [{name: (row.to_dict() | {"stands": row.id in current_ids})[name] for name in columns} for row in rows]
 
 
 def read_decisions(path: Path) -> list[RecordedDecision]:
@@ -78,7 +84,7 @@ def read_decisions(path: Path) -> list[RecordedDecision]:
 
 
 def _read_csv(path: Path) -> CsvTable:
-    optional = [name for name in COLUMNS if name not in _REQUIRED]
+    optional = [name for name in (*COLUMNS, *_LATE_COLUMNS) if name not in _REQUIRED]
     table = read_csv_table(path, kind="file", item="decision", required=_REQUIRED, optional=optional)
     for _, cells in table.rows:
         cells |= {name: unescape_formulas(cells[name]) for name in _TEXT_COLUMNS if name in cells}
@@ -98,7 +104,7 @@ def _read_json(path: Path) -> CsvTable:
         ) from error
     table = CsvTable(path, list(dict.fromkeys(name for cells in rows for name in cells)), list(enumerate(rows, 1)))
     if rows:
-        table.check_header(_REQUIRED, COLUMNS, f"use {', '.join(COLUMNS)}")
+        table.check_header(_REQUIRED, (*COLUMNS, *_LATE_COLUMNS), f"use {', '.join(COLUMNS)}")
     return table
 
 
@@ -127,6 +133,7 @@ class _Parser:
             "y": cells.integer("y"),
             "threshold": cells.number("threshold"),
             "made": cells.time("made"),
+            "sorted_as": cells.time("sorted_as"),
             "id": cells.row if own_id is None else own_id,
             "undoes": None,
             **{name: cells.cells.get(name, "") for name in _TEXT_COLUMNS},
