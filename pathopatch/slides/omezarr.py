@@ -17,7 +17,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from pathopatch.slides.integrity import DECODING_ERRORS, OpenedFile, corrupt
-from pathopatch.slides.omezarr_chunks import absent_chunks
+from pathopatch.slides.omezarr_chunks import InflationGuard, absent_chunks
 from pathopatch.slides.omezarr_metadata import ImageMetadata, ZarrArray, read_image_metadata
 from pathopatch.slides.resample import PixelsAndOpacity, rectangle_counts
 from pathopatch.slides.resolution import SlideFacts
@@ -59,6 +59,7 @@ class OmeZarrSlide(Slide):
         self._readers: dict[int, ZarrReader] = {}
         names = self._image.channels
         self._planes = plane_slice(path, names, plane)
+        self._guards = [InflationGuard(array) for array in self._image.arrays]
         self._absent = [self._absent_chunks(array) for array in self._image.arrays]
         facts = SlideFacts(
             channels=names[self._planes],
@@ -75,7 +76,9 @@ class OmeZarrSlide(Slide):
         axes = self._image.axes
         # All other axes have length 1, see `read_image_metadata`.
         try:
-            pixels = self._reader(level).read(tuple(ranges.get(axis, 0) for axis in axes))
+            selection = tuple(ranges.get(axis, 0) for axis in axes)
+            self._guards[level].check(selection)
+            pixels = self._reader(level).read(selection)
         except DECODING_ERRORS as error:
             # Tensorstore's message without its list of source locations.
             message = str(error).split("[tensorstore", 1)[0].split("\n", 1)[0].strip()

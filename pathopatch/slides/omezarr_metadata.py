@@ -49,6 +49,8 @@ class ZarrArray:
     chunks: tuple[int, ...]  # of a sharded array, those inside the shards
     stored: tuple[int, ...]  # along them, the pixels of one file: of a sharded array those of a shard
     dtype: np.dtype[np.generic]  # native byte order
+    is_blosc: bool = False  # each file is one block of Blosc
+    key: tuple[str, str] = ("c/", "/")  # what a file's name begins with, and what parts its numbers
 
 
 @dataclass(frozen=True)
@@ -275,7 +277,19 @@ def _array_v3(place: Path, metadata: dict[str, Any]) -> ZarrArray:
     _check_codecs(place, "zarr3", [codec["name"] for codec in codecs])
     shape, dtype = _sizes(place, metadata["shape"]), _dtype(place, metadata["data_type"])
     stored = _sizes(place, metadata["chunk_grid"]["configuration"]["chunk_shape"])
-    return ZarrArray(place, "zarr3", shape, _sizes(place, chunks), stored, dtype)
+    encoding = metadata.get("chunk_key_encoding", {"name": "default"})
+    is_default = encoding["name"] == "default"
+    separator = str(encoding.get("configuration", {}).get("separator", "/" if is_default else "."))
+    return ZarrArray(
+        place,
+        "zarr3",
+        shape,
+        _sizes(place, chunks),
+        stored,
+        dtype,
+        is_blosc=metadata["codecs"][-1]["name"] == "blosc",
+        key=(f"c{separator}" if is_default else "", separator),
+    )
 
 
 def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
@@ -284,7 +298,16 @@ def _array_v2(place: Path, metadata: dict[str, Any]) -> ZarrArray:
     if metadata.get("compressor") is not None:
         _check_codecs(place, "zarr", [metadata["compressor"]["id"]])
     shape, chunks = _sizes(place, metadata["shape"]), _sizes(place, metadata["chunks"])
-    return ZarrArray(place, "zarr", shape, chunks, chunks, _dtype(place, metadata["dtype"]))
+    return ZarrArray(
+        place,
+        "zarr",
+        shape,
+        chunks,
+        chunks,
+        _dtype(place, metadata["dtype"]),
+        is_blosc=(metadata.get("compressor") or {}).get("id") == "blosc",
+        key=("", str(metadata.get("dimension_separator", "."))),
+    )
 
 
 def _check_codecs(place: Path, driver: str, names: Sequence[str]) -> None:
@@ -324,7 +347,8 @@ def _check_claim(array: ZarrArray) -> None:
     count = prod(-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True))
     if count > _MAX_SMALL_CHUNKS and prod(array.chunks) < _SMALL_CHUNK_PX or count > _MAX_CHUNKS:
         chunks = " x ".join(map(str, array.chunks))
-        raise too_large(array.folder, f"{count} chunks of {chunks} px", "write it in chunks of 256 x 256 px or more")
+        what = f"{count} chunks of {chunks} px in an array of {shape} px"
+        raise too_large(array.folder, what, "write it in chunks of 256 x 256 px or more")
     if claimed <= _HARMLESS_BYTES:
         return
     stored = 0

@@ -15,7 +15,7 @@ import made_slides as made
 import numpy as np
 import pytest
 import tifffile
-from made_omezarr import write_omezarr
+from made_omezarr import chunk_files, write_omezarr
 
 from pathopatch.core.errors import InputCorruptError, InputTooLargeError
 from pathopatch.slides import open_slide
@@ -119,3 +119,26 @@ def test_an_omezarr_of_too_many_channels_or_tiny_chunks_is_refused(
     place.write_text(json.dumps(metadata))
     with bounded(), pytest.raises(InputTooLargeError, match=said):
         open_slide(path)
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_chunk_that_would_inflate_is_refused_before_it_is_decoded(version: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    write_omezarr(path, [made.noise(1, 64, 64, np.uint8)], version=version)
+    is_v2 = version == "0.4"
+    place = path / "0" / (".zarray" if is_v2 else "zarr.json")
+    metadata = json.loads(place.read_text())
+    if is_v2:
+        metadata["compressor"] = {"id": "blosc", "cname": "zstd", "clevel": 5, "shuffle": 0, "blocksize": 0}
+    else:
+        options = {"cname": "zstd", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0}
+        metadata["codecs"] = [{"name": "bytes"}, {"name": "blosc", "configuration": options}]
+    place.write_text(json.dumps(metadata))
+    (chunk,) = chunk_files(path)
+    chunk.write_bytes(imagecodecs.blosc_encode(bytes(2 * 10**8), compressor="zstd"))
+    said = "announces 200000000 bytes, 4096 are due"
+    with open_slide(path, background="dark") as slide, bounded(), pytest.raises(InputCorruptError, match=said):
+        slide.read_region(0, 0, 8, 8)
+    chunk.write_bytes(imagecodecs.blosc_encode(bytes([7]) * 4096, compressor="zstd"))
+    with open_slide(path, background="dark") as slide:
+        assert (slide.read_region(0, 0, 8, 8) == 7).all()
