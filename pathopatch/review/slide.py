@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pathopatch.core.artefacts import fingerprint, fingerprint_file, read_table
+from pathopatch.core.artefacts import changed, fingerprint, fingerprint_file, read_table
 from pathopatch.core.config import GroupsConfig
 from pathopatch.core.errors import InputChangedError, InputMissingError, InputUnsupportedError, PathopatchError
 from pathopatch.core.files import read_json
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _CACHE_BYTES = 256 * 2**20  # about 20,000 tiles: several slides looked at closely
 _FINGERPRINT_DIGITS = 16
+_REST = 20  # the time between two looks at an OME-Zarr's files, by that of one
 _TAU = 0.25  # tissue threshold of the groups where there is no groups table
 
 
@@ -89,6 +91,7 @@ class ReviewedSlide:
         # Re-entrant, since `overview` holds it while it asks for the open slide.
         self._lock = threading.RLock()
         self._slide: Slide | None = None
+        self._check_due = 0.0
         self._overviews: dict[int, NDArray[np.generic]] = {}
         self.folder = WorkFolder(out).heatmap(slide_id)
         self.facts = read_facts(out, slide_id)
@@ -200,24 +203,35 @@ class ReviewedSlide:
         """Yield the open slide, its channels aligned as the model saw them; one thread at a time.
 
         Raises InputMissingError if its place is unknown or the file is gone, InputUnsupportedError if it is another
-        slide, and the reader's errors.
+        slide, InputChangedError if it changed while it was read, and the reader's errors.
         """
         with self._lock:
-            # A file that takes the place of the predicted one must not be shown under its map.
             if self._slide is not None and self._has_changed(self._slide):
                 self.close()
             if self._slide is None:
                 self._slide = self._open_as_predicted()
-            yield self._slide
+            slide = self._slide
+            yield slide
+            # What was read while the file changed is of neither content.
+            if self._has_changed(slide):
+                self.close()
+                raise changed(slide.paths[0])
 
-    @staticmethod
-    def _has_changed(slide: Slide) -> bool:
-        """Return whether a slide's files are other ones by now; of an OME-Zarr's many files this is not asked."""
+    def _has_changed(self, slide: Slide) -> bool:
+        """Return whether a slide's files are others than those that were opened: their fingerprint is due again.
+
+        The many files of an OME-Zarr are looked at so often that this takes a twentieth of the time.
+        """
+        started = time.monotonic()
+        if started < self._check_due:
+            return False
         try:
-            if all(path.is_file() for path in slide.paths):
-                slide.require_unchanged()
-        except InputChangedError:
+            slide.require_unchanged()
+        except (InputChangedError, OSError):
             return True
+        if any(path.is_dir() for path in slide.paths):
+            ended = time.monotonic()
+            self._check_due = ended + _REST * (ended - started)
         return False
 
     def overview(self, longest_px: int) -> NDArray[np.generic]:
@@ -232,7 +246,7 @@ class ReviewedSlide:
         with self._lock:
             if self._slide is not None:
                 self._slide.close()
-            self._slide = None
+            self._slide, self._check_due = None, 0.0
             self._overviews.clear()
 
     def _open_as_predicted(self) -> Slide:

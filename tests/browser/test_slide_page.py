@@ -2,10 +2,13 @@
 
 import shutil
 
+import made_slides as made
 import matplotlib as mpl
 import numpy as np
 import pytest
+from made_model import write_model
 from made_predictions import MODALITIES, SLIDES, facts_of, table_of
+from made_review import dark_image, predict, write_other_model
 from pages import filled, middle, serving, set_range
 from playwright.sync_api import expect
 
@@ -268,3 +271,24 @@ def test_what_was_set_stays_from_slide_to_slide_but_not_the_threshold(predicted,
     expect(page.get_by_label("Tissue fraction")).to_be_checked()
     expect(page.locator("#map")).to_have_value("cividis")
     assert window.positives() == facts_of(predicted.out, SLIDES[1])["counts"]["tumour"]
+
+
+@pytest.mark.slow
+@pytest.mark.fault("changed-review")
+def test_a_slide_that_changes_under_its_open_page_leaves_the_map_alone(visit, tmp_path):
+    files, plain = made.write_modalities(tmp_path, dark_image()), write_model(tmp_path / "plain")
+    like_slide = {"channels": tuple(files), "dtype": "uint16", "background": "dark"}
+    predict(files, [write_other_model(tmp_path / "model", seed=2, like=plain, **like_slide)], tmp_path / "out", "a")
+    with serving(tmp_path / "out") as address:
+        window = visit(address, expected=("Failed to load resource", "Tile"))
+        page = window.slide("a")
+        window.has_tiles()
+        assert window.tissue_at(200, 200)[3] == 255
+        expect(page.locator("#no-slide")).to_be_hidden()
+        with files["SHG"].open("ab") as stream:
+            stream.write(b"more")
+        page.locator("#channels input").first.click()  # so that other tiles are asked for
+        expect(page.locator("#no-slide")).to_contain_text("the content of its files differs")
+        expect(page.locator("#viewer[data-loaded=yes]")).to_be_attached()
+        assert window.tissue_at(200, 200)[3] == 0
+        assert window.positives() == facts_of(tmp_path / "out", "a")["counts"]["tumour"]

@@ -17,6 +17,7 @@ ROWS = {
     "truncated": "a slide cut at 30, 60 or 95 %",
     "shrinking": "an uncompressed slide that shrinks while it is read",
     "changed": "a slide overwritten, replaced, appended or cut while it is read",
+    "changed-review": "a slide that is another one than the review page's map was made of",
     "absent-chunks": "an OME-Zarr slide of which chunks are absent",
     "claims": "pages, sizes, tiles, chunks and channels that claim too much",
     "corrupt-tile": "one tile that cannot be decoded",

@@ -62,6 +62,7 @@ async function start() {
   });
   drawLegend(byId("legend"), facts, heat, view.now);
   viewer.whenClicked(selectAt);
+  viewer.whenTilesFail(() => hideIfChanged(facts, viewer, panel));
   viewer.whenPointed((x, y) => showPointer(facts, values, x, y));
   describe(facts);
   const order = orderOfSlides(cohort.rows);
@@ -151,8 +152,25 @@ function describe(facts) {
   ]);
   const noRunB = facts.why_no_beside ? [`There is no run B: ${facts.why_no_beside}`] : [];
   byId("warnings").replaceChildren(...[...(facts.warnings ?? []), ...noRunB].map((warning) => el("li", {}, warning)));
+  describeMissing(facts);
+}
+
+function describeMissing(facts) {
   byId("no-slide").hidden = facts.has_slide;
   if (!facts.has_slide) byId("no-slide").textContent = `The slide itself is not shown: ${facts.why_no_slide ?? "its file is not there"}`;
+}
+
+async function hideIfChanged(facts, viewer, panel) {
+  // A file that changed while the page is open is another one than was predicted: its map is shown without it.
+  if (!facts.has_slide || hideIfChanged.isAsking) return;
+  hideIfChanged.isAsking = true;
+  const now = await api.facts(id).catch(() => facts);
+  hideIfChanged.isAsking = false;
+  if (now.has_slide) return;
+  Object.assign(facts, { has_slide: false, why_no_slide: now.why_no_slide });
+  describeMissing(facts);
+  viewer.showChannels();
+  panel.repaint();
 }
 
 start().catch((error) => {

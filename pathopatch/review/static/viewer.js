@@ -99,6 +99,10 @@ export class Viewer {
     this.osd.addTiledImage({ tileSource: this.#source(), index: 0, success: () => old && this.osd.world.removeItem(old) });
   }
 
+  whenTilesFail(listener) {
+    this.osd.addHandler("tile-load-failed", listener);
+  }
+
   whenClicked(listener) {
     this.osd.addHandler("canvas-click", (event) => {
       if (!event.quick) return;
