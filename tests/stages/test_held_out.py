@@ -40,12 +40,14 @@ def graded(work: Path) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     much = table["attribute@0.25"] == 1
     table["tissue_fraction"] = np.where(much, rng.uniform(0.3, 0.9, len(table)), rng.uniform(0.05, 0.5, len(table)))
-    return table[["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction"]]
+    return table[["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction", "pixels_checksum"]]
 
 
 def permuted(groups: pd.DataFrame) -> pd.DataFrame:
     """The same groups, but that the labels of the test patches are those of one another."""
-    patches = groups[["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction"]].copy()
+    patches = groups[
+        ["patch_id", "slide_id", "patient_id", "split", "label", "tissue_fraction", "pixels_checksum"]
+    ].copy()
     is_test = patches["split"] == "test"
     patches.loc[is_test, "label"] = patches.loc[is_test, "label"].sample(frac=1, random_state=1).to_numpy()
     assert not patches["label"].equals(groups["label"])
