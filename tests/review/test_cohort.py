@@ -198,6 +198,17 @@ def test_a_slide_that_is_not_there_as_it_was_has_a_reason_and_its_values(
     assert slide_values(slide) == slide_values(open_cohort(folders.out).open("bright"))
 
 
+@pytest.mark.fault("changed")
+def test_a_file_that_takes_the_slides_place_is_not_shown_under_its_map(out: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bright.svs"
+    made.write_aperio(path, bright_image(), levels=2)
+    update_status(out, "bright", "predict", read_status(out, "bright")["predict"] | {"source": str(path)})
+    slide = open_cohort(out).open("bright")
+    assert slide.why_no_pixels() is None
+    made.write_aperio(path, np.ascontiguousarray(bright_image()[:, ::-1]), levels=2)
+    assert "content of its files differs" in (slide.why_no_pixels() or "")
+
+
 def test_a_manifest_says_where_a_slide_has_moved_to(out: Path, tmp_path: Path) -> None:
     made.write_aperio(tmp_path / "moved.svs", bright_image(), levels=2)
     (tmp_path / "m.csv").write_text("slide_id,patient_id,path\nbright,p,moved.svs\n")
