@@ -180,9 +180,14 @@ def put_an_equal_copy_in_its_place(path: Path) -> None:
 
 
 def remove_and_copy_back(path: Path) -> None:
-    content = path.read_bytes()
+    content, inode = path.read_bytes(), path.stat().st_ino
     path.unlink()
-    path.write_bytes(content)  # under the same inode number where the system gives it again
+    for number in range(200):  # until one gets the same inode, which a file system may give again
+        copy = path.with_name(f"copy-{number}")
+        copy.write_bytes(content)
+        if copy.stat().st_ino == inode:
+            break
+    copy.replace(path)
 
 
 def write_over(path: Path) -> None:
