@@ -211,6 +211,5 @@ class EventFiles:
 
     def close(self) -> None:
         """Write what is buffered."""
-        if self._folder is not None and self._writer is not None:
-            with disk_errors(self._folder):
-                self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
