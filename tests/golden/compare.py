@@ -30,7 +30,8 @@ HERE = Path(__file__).resolve().parent
 IGNORED_FOLDERS = {"logs", "locks", "report", "status"}
 CHANGING_KEYS = {
     "stamp", "stamps", "seconds", "ended", "started", "host", "hosts", "version", "pathopatch", "created", "files",
-    "hash", "sha256", "fingerprint", "path", "source", "schema_version", "schema", "uuid", "outputs",
+    "hash", "sha256", "fingerprint", "path", "source", "schema_version", "schema", "uuid", "outputs", "manifest",
+    "work",
 }  # fmt: skip
 CHANGING_COLUMNS = {"seconds", "ended", "fingerprint", "path", "message"}
 
