@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pathopatch.core import status as statuses
 from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.core.status import update_status
 from pathopatch.stages.batch.summaries import COHORT, PATIENTS, CohortTables, keep_cohort_tables
@@ -83,16 +82,16 @@ def test_cohort_tables_are_written_each_minute_or_less_often_if_slow(
 
 def test_a_status_is_read_again_only_when_it_was_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    honest = statuses._read_status_file
+    honest = CohortTables._entries
 
-    def counted(path: Path) -> dict[str, Any]:
+    def counted(tables: CohortTables, path: Path) -> dict[str, Any]:
         read.append(path.stem)
-        return honest(path)
+        return honest(tables, path)
 
     add(tmp_path, "a", "A", tissue_mm2=1.0)
     add(tmp_path, "b", "A", tissue_mm2=1.0)
     tables = CohortTables(tmp_path)
-    monkeypatch.setattr(statuses, "_read_status_file", counted)
+    monkeypatch.setattr(CohortTables, "_entries", counted)
     tables.write()
     add(tmp_path, "b", "A", tissue_mm2=3.0)
     tables.write()
