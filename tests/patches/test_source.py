@@ -20,6 +20,8 @@ from pathopatch.core.errors import InputMissingError, StaleArtefactError
 from pathopatch.patches import PatchStore, tile_slide
 from pathopatch.slides import Slide, open_slide
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TileConfig(patch_px=32, stride_px=24, mpp=0.7)
 
 
