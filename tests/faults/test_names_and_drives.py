@@ -127,6 +127,14 @@ def test_a_manifest_in_a_folder_that_is_not_utf8_is_worked_through(place: Path) 
     assert (outcome.state, read_status(place / "out", "a")["tile"]["state"]) == ("done", "done")
 
 
+@pytest.mark.fault("drives-and-names")
+def test_files_of_one_size_that_cannot_be_compared_cost_only_their_slides(place: Path) -> None:
+    rows = ["slide_id,patient_id,path", "a,a,a.tif", "b,b,broken.tif", "c,c,broken.svs"]
+    (place / "manifest.csv").write_text("\n".join(rows))
+    outcomes = tile_cohort(place / "manifest.csv", place / "out", TileConfig(patch_px=16))
+    assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed"]
+
+
 _LARGE = """
 import resource, signal, sys
 from pathlib import Path

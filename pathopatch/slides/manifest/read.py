@@ -8,12 +8,14 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from pathopatch.core.artefacts import content_bytes, fingerprint_file
 from pathopatch.core.config import MPP_RANGE
 from pathopatch.core.csv_table import CsvTable, read_csv_table
+from pathopatch.core.errors import PathopatchError
 from pathopatch.core.files import write_bytes
 from pathopatch.core.patients import patient_problems
 from pathopatch.slides.manifest.rows import (
@@ -101,13 +103,16 @@ def _check_content(table: CsvTable, rows: list[SlideRow]) -> None:
     for row in rows:
         for source in () if row.exclude else row.sources:
             fragment = Fragment(source) if is_slide(source) else split_fragment(source)
-            if is_slide(fragment.path):  # a missing file has its own problem
-                by_size[content_bytes(Path(fragment.path)), str(replace(fragment, path=""))].append((row, fragment))
+            # A missing or failing file has its own problem, when its slide is opened.
+            with suppress(PathopatchError, OSError):
+                if is_slide(fragment.path):
+                    by_size[content_bytes(Path(fragment.path)), str(replace(fragment, path=""))].append((row, fragment))
     reported: set[tuple[int, ...]] = set()
     for candidates in by_size.values():
         by_content: dict[str, dict[int, SlideRow]] = defaultdict(dict)
         for row, fragment in candidates if len(candidates) > 1 else ():
-            by_content[fingerprint_file(Path(fragment.path))][row.row] = row
+            with suppress(PathopatchError, OSError):
+                by_content[fingerprint_file(Path(fragment.path))][row.row] = row
         for same in by_content.values():
             # Slides with one file per channel would be reported once per channel.
             if len(same) > 1 and tuple(same) not in reported:

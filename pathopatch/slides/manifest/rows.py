@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pathopatch.core.artefacts import fingerprint, fingerprint_file
-from pathopatch.core.errors import DuplicateIdError, InputMissingError
+from pathopatch.core.errors import DuplicateIdError, PathopatchError
 
 SPLITS = ("train", "val", "test")
 """The splits of a cohort, in the order in which tables show them."""
@@ -158,7 +158,7 @@ def pseudonym(row: SlideRow) -> str:
             # Only what is chosen: a choice that a later version adds must not rename the slides of this one.
             chosen = {name: value for name, value in asdict(fragment).items() if name != "path" and value is not None}
             parts[channel] = [fingerprint_file(Path(fragment.path)), chosen]
-    except (InputMissingError, OSError):
+    except (PathopatchError, OSError):
         # The error itself is reported when the slide is opened; until then it needs a name.
         return f"slide-of-row-{row.row}"
     return f"slide-{fingerprint(parts)[:_DIGITS]}"
