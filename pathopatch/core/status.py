@@ -58,10 +58,13 @@ def is_recorded_done(out: Path, slide_id: str, stage: str) -> bool:
 
 
 def read_status(out: Path, slide_id: str) -> dict[str, Any]:
-    """Return what is known of one slide, a key per stage; empty if nothing is or the file is damaged."""
+    """Return what is known of one slide, a key per stage; empty if nothing is or the file is damaged.
+
+    Entries have the types that `update_status` is given.
+    """
     path = inside(out, FOLDER, f"{slide_id}.json")
     try:
-        return read_json(path)
+        return _require_entries(read_json(path))
     except InputMissingError:  # the usual case of a new slide, or it was compacted
         return _from_chunks(out, slide_id)
     except InputCorruptError:
@@ -69,10 +72,7 @@ def read_status(out: Path, slide_id: str) -> dict[str, Any]:
 
 
 def listed_status(out: Path, slide_id: str) -> dict[str, Any]:
-    """Return what is known of one slide, for a list of all: one whose file is damaged has failed with that error.
-
-    Entries have the types that `update_status` is given, so that one spoilt file costs its slide and not the list.
-    """
+    """Return the same for a list of all slides: one whose file is damaged has failed with that error."""
     try:
         return _require_entries(read_json(inside(out, FOLDER, f"{slide_id}.json")))
     except InputMissingError:

@@ -146,5 +146,4 @@ def require_unmixed(out: Path, *, deidentify: bool) -> None:
 def _is_identified(out: Path, slide_id: str) -> bool:
     """Return whether a slide's status names its patient or its files."""
     # A user's own slide id may look like a pseudonym.
-    entries = [entry for entry in read_status(out, slide_id).values() if isinstance(entry, dict)]
-    return any(entry.get(name) for entry in entries for name in ("patient_id", "source"))
+    return any(entry.get(name) for entry in read_status(out, slide_id).values() for name in ("patient_id", "source"))

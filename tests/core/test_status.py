@@ -6,10 +6,12 @@ import multiprocessing
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from spoilt_status import CONTENTS
 
 from pathopatch.core import status as statuses
 from pathopatch.core.errors import InputCorruptError
@@ -159,3 +161,15 @@ def test_processes_that_write_and_roll_at_a_time_lose_nothing(tmp_path: Path) ->
     assert len(statuses.chunks(tmp_path)) > 2
     assert not list(tmp_path.glob("status/*tmp*"))
     assert all(read_json(path) for path in tmp_path.glob("status/*.json"))
+
+
+@pytest.mark.fault("spoilt-status")
+@pytest.mark.parametrize("spoil", CONTENTS, ids=lambda spoil: spoil.__name__)
+def test_a_spoilt_status_is_none_and_is_written_anew(spoil: Callable[[Path], object], tmp_path: Path) -> None:
+    statuses.update_status(tmp_path, "a", "predict", {"state": "done"})
+    assert statuses.is_recorded_done(tmp_path, "a", "predict")
+    spoil(tmp_path / "status" / "a.json")
+    assert statuses.read_status(tmp_path, "a") == {}
+    assert not statuses.is_recorded_done(tmp_path, "a", "predict")
+    statuses.update_status(tmp_path, "a", "predict", {"state": "done"})
+    assert statuses.is_recorded_done(tmp_path, "a", "predict")

@@ -46,5 +46,7 @@ def link_in_a_circle(path: Path) -> None:
     path.symlink_to(path.name)
 
 
-SPOILT = [damaged, no_text, a_list, too_deep, other_types, texts_for_numbers, no_entry, Path.mkdir, pipe, link_outside,
-          link_in_a_circle]  # fmt: skip
+CONTENTS = [damaged, no_text, a_list, too_deep, other_types, texts_for_numbers, no_entry]
+"""What writes other contents into the file."""
+SPOILT = [*CONTENTS, Path.mkdir, pipe, link_outside, link_in_a_circle]
+"""The same, and what puts something else in its place."""
