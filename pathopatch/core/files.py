@@ -19,7 +19,7 @@ import stat
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +27,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pathopatch.core.errors import InputCorruptError, InputMissingError, InputUnsupportedError, os_error
+from pathopatch.core.errors import (
+    InputCorruptError,
+    InputMissingError,
+    InputUnsupportedError,
+    PathopatchError,
+    os_error,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +85,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             if not is_part:
                 _sync(path.parent)
             fault_point("renamed")
-    except BaseException:
-        _give_up(temporary)
+    except BaseException as error:
+        # What is wrong with an input is found by this thread; a failing disk, by any that writes.
+        is_of_input = isinstance(error, PathopatchError) and not isinstance(error.__cause__, OSError)
+        _give_up(temporary, (0.0,) if is_of_input else _LATE_S)
         raise
 
 
@@ -124,13 +132,13 @@ def fault_point(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _give_up(temporary: Path) -> None:
+def _give_up(temporary: Path, pauses_s: Sequence[float]) -> None:
     """Remove what is unfinished; what went wrong before is what the caller must hear, not what does here.
 
     Where one of several threads of a library failed to write into a folder, the others go on for a moment, and find
     room again by what is removed.
     """
-    for pause_s in _LATE_S if temporary.is_dir() else (0.0,):
+    for pause_s in pauses_s if temporary.is_dir() else (0.0,):
         time.sleep(pause_s)
         with suppress(OSError):
             remove(temporary)
