@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +28,9 @@ import made_slides as made
 import numpy as np
 import pandas as pd
 from made_model import write_model
+from made_omezarr import chunk_files, write_omezarr
+from malformed_slides import write_description, write_inflating, write_large_tile
+from spoilt_status import CONTENTS
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import PredictConfig
@@ -81,6 +86,41 @@ def _one_channel(path: Path, number: int) -> None:
     made.write_channel(path, _image(number)[0])
 
 
+def _numbered(path: Path, number: int) -> None:
+    """Append the number: no two slides may have one content."""
+    with path.open("ab") as stream:
+        stream.write(number.to_bytes(4, "big"))
+
+
+def _claims(path: Path, number: int) -> None:
+    write_description(path, "OME-XML of 10^12 planes")
+    _numbered(path, number)
+
+
+def _large_tile(path: Path, number: int) -> None:
+    write_large_tile(path, "WebP")
+    _numbered(path, number)
+
+
+def _inflating(path: Path, number: int) -> None:
+    write_inflating(path, labels=("R", "G", "B"))
+    chunk = chunk_files(path)[0]
+    _numbered(chunk, number)
+
+
+def _absent(path: Path, number: int) -> None:
+    """An OME-Zarr slide of which one chunk has no file in any channel: that place was not scanned."""
+    write_omezarr(path, [_image(number)], labels=("R", "G", "B"), chunk_px=32)
+    for channel in "012":
+        (path / "0" / "c" / channel / "1" / "0").unlink()
+
+
+def _changing(path: Path, number: int) -> None:
+    """A slide that takes long enough to be changed while it is read, see `being_changed`."""
+    image = np.tile(_image(number), (1, 8, 8))
+    made.write_rgb_pyramid(path, image, levels=1, tile_px=64, compression=None)
+
+
 FAULTS: dict[str, tuple[Callable[[Path, int], None], str, str]] = {
     "blank": (_blank, ".svs", "done_empty"),
     "cut": (_cut, ".svs", "INPUT_CORRUPT"),
@@ -89,6 +129,11 @@ FAULTS: dict[str, tuple[Callable[[Path, int], None], str, str]] = {
     "giant": (_giant, ".tif", "INPUT_TOO_LARGE"),
     "text": (_text, ".svs", "INPUT_CORRUPT"),
     "one channel": (_one_channel, ".tif", "CHANNEL_MISMATCH"),
+    "claims": (_claims, ".tif", "INPUT_TOO_LARGE"),
+    "large tile": (_large_tile, ".tif", "INPUT_CORRUPT"),
+    "inflating": (_inflating, ".zarr", "INPUT_CORRUPT"),
+    "absent": (_absent, ".zarr", "done"),
+    "changing": (_changing, ".tif", "INPUT_CHANGED"),
 }
 """Per fault: the writer of the bad slide, the ending of its file, and the state or code that is due."""
 
@@ -134,8 +179,32 @@ def make(folder: Path, slides: int, *, share: float, seed: int) -> Soak:
     return soak
 
 
+@contextmanager
+def being_changed(soak: Soak) -> Iterator[None]:
+    """Append to each slide that is due to have changed, a hundred times a second as long as this lasts."""
+    paths = [soak.paths[slide_id] for slide_id, due in soak.due.items() if due == "INPUT_CHANGED"]
+    ended = threading.Event()
+
+    def append() -> None:
+        while not ended.wait(0.01):
+            for path in paths:
+                with path.open("ab") as stream:
+                    stream.write(b".")
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def interrupted(soak: Soak, *, kills: int, workers: int, every_s: float, seed: int) -> None:
-    """Begin the run and kill it, as often as asked for: in turn the command alone, and all its processes."""
+    """Begin the run and kill it, as often as asked for: in turn the command alone, and all its processes.
+
+    After each kill some of what stands is damaged: an export is emptied, a status spoilt, a slide exchanged.
+    """
     generator = random.Random(seed)
     for number in range(kills):
         with _begun(soak, workers) as run:
@@ -145,18 +214,30 @@ def interrupted(soak: Soak, *, kills: int, workers: int, every_s: float, seed: i
             else:
                 run.kill()
             run.wait()
+        damaged(soak, generator)
+
+
+def damaged(soak: Soak, generator: random.Random) -> None:
+    """Empty an output of a finished slide, spoil the status of another, and write other pixels into a third."""
+    good = [slide_id for slide_id, due in soak.due.items() if due == "done" and soak.paths[slide_id].suffix == ".svs"]
+    if files := sorted(path for path in (soak.out / "heatmaps").glob("*/*") if path.is_file()):
+        generator.choice(files).write_bytes(b"")
+    if statuses := sorted((soak.out / "status").glob("*.json")):
+        generator.choice(CONTENTS)(generator.choice(statuses))
+    slide_id = generator.choice(good)
+    _good(soak.paths[slide_id], 10**6 + generator.randrange(10**6))
 
 
 def finished(soak: Soak, *, workers: int) -> int:
-    """Run to the end; return the exit code."""
-    with _begun(soak, workers) as run:
+    """Run to the end, exchanged slides anew; return the exit code."""
+    with _begun(soak, workers, "--force") as run:
         return run.wait()
 
 
-def _begun(soak: Soak, workers: int) -> subprocess.Popen[bytes]:
+def _begun(soak: Soak, workers: int, *options: str) -> subprocess.Popen[bytes]:
     with (soak.folder / "output.txt").open("ab") as log:
         return subprocess.Popen(
-            soak.command(workers), stdout=log, stderr=log, start_new_session=True, env=os.environ | _ENV
+            [*soak.command(workers), *options], stdout=log, stderr=log, start_new_session=True, env=os.environ | _ENV
         )
 
 
@@ -169,6 +250,8 @@ def faults_found(soak: Soak) -> list[str]:
         became = row["code"] if row["state"] == "failed" else row["state"]
         if became != soak.due[str(slide_id)]:
             wrong.append(f"{slide_id} became {became}, not {soak.due[str(slide_id)]}")
+    if not (soak.out / "cohort.csv").is_file():
+        return [*wrong, "no cohort.csv"]
     cohort = pd.read_csv(soak.out / "cohort.csv").set_index("slide_id")
     if cohort.index.tolist() != sorted(soak.due):
         wrong.append(f"cohort.csv has {len(cohort)} slides, not {len(soak.due)}")
@@ -224,8 +307,9 @@ def main() -> int:
         started = time.monotonic()
         soak = make(Path(folder) / "cohort", options.slides, share=options.share, seed=options.seed)
         made_s = time.monotonic() - started
-        interrupted(soak, kills=options.kills, workers=options.workers, every_s=options.every_s, seed=options.seed)
-        code = finished(soak, workers=options.workers)
+        with being_changed(soak):
+            interrupted(soak, kills=options.kills, workers=options.workers, every_s=options.every_s, seed=options.seed)
+            code = finished(soak, workers=options.workers)
         ran_s = time.monotonic() - started - made_s
         wrong = faults_found(soak)
         looked_s = time.monotonic() - started - made_s - ran_s
@@ -236,6 +320,8 @@ def main() -> int:
             f"made in {made_s:.0f} s, predicted in {ran_s:.0f} s by {options.workers} processes, "
             f"compared in {looked_s:.0f} s"
         )
+        if code != 3:
+            print((soak.folder / "output.txt").read_text(errors="replace")[-2000:])
         print("nothing is wrong" if not wrong else f"{len(wrong)} things are wrong:")
         for problem in wrong[:50]:
             print(f"  {problem}")

@@ -5,131 +5,83 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import made_slides as made
 import numpy as np
 import pytest
+from changing_slides import CHANGES, attempt_changing, attempt_counting, replaced
 from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 
 from pathopatch.core.artefacts import fingerprint_file
 from pathopatch.core.config import PredictConfig, TileConfig
-from pathopatch.core.errors import InputChangedError, InputCorruptError
-from pathopatch.patches import tile_slide
-from pathopatch.slides import Slide, open_slide
-from pathopatch.slides.manifest import SlideRow
-from pathopatch.stages.predict import predict_cohort
+from pathopatch.core.errors import InputChangedError
+from pathopatch.slides import open_slide
+from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.stages.predict import predict_cohort, slides_to_predict
+from pathopatch.stages.tile import tile_cohort
 
 pytestmark = pytest.mark.fault("changed")
 
 CONFIG = PredictConfig(device="cpu", threads=1, all_patches=True)
 MOMENTS = 10
+BATCH = "pathopatch.stages.batch.run.attempt"
 
 
 def image(seed: int = 0) -> np.ndarray:
-    disc = made.disc_image(256, 192, (120, 90), 70, tissue=(180, 90, 150), glass=(245, 245, 245))
-    return disc - made.noise(3, 192, 256, np.uint8, seed=seed) // 16
+    disc = made.disc_image(192, 128, (90, 64), 50, tissue=(180, 90, 150), glass=(245, 245, 245))
+    return disc - made.noise(3, 128, 192, np.uint8, seed=seed) // 16
 
 
-def overwritten(path: Path) -> None:
-    """In place, by as many bytes, and with the time of modification set back."""
-    before, content = path.stat(), bytearray(path.read_bytes())
-    content[-4096:] = bytes(4096)
-    with path.open("r+b") as stream:
-        stream.write(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+def cohort(folder: Path) -> Path:
+    """Ten slides that are to change, and one that is not; their manifest."""
+    names = [*(f"m{moment}" for moment in range(MOMENTS)), "whole"]
+    for seed, name in enumerate(names):
+        made.write_rgb_pyramid(folder / f"{name}.tif", image(seed), levels=1, tile_px=64, compression=None)
+    lines = [f"{name},p,{folder / name}.tif,0.5,bright" for name in names]
+    (folder / "cohort.csv").write_text("\n".join(["slide_id,patient_id,path,mpp,background", *lines]))
+    return folder / "cohort.csv"
 
 
-def replaced(path: Path) -> None:
-    other = path.with_name("other")
-    shutil.copy2(path, other)
-    other.replace(path)
+def run(stage: str, manifest: Path, out: Path, workers: int) -> list[Outcome]:
+    if stage == "tile":
+        return tile_cohort(manifest, out, TileConfig(patch_px=32), workers=workers)
+    model = write_model(manifest.parent / "model")
+    return predict_cohort(slides_to_predict(str(manifest)), [model], out, CONFIG, workers=workers)
 
 
-def appended(path: Path) -> None:
-    with path.open("ab") as stream:
-        stream.write(b"more")
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-CHANGES = {"overwritten": overwritten, "replaced": replaced, "appended": appended, "cut": cut}
-
-
-class AtRead:
-    """Do something at the n-th read of any slide."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.reads, self.due, self.act = 0, -1, (lambda: None)
-        read = Slide._blended
-
-        def counted(slide: Slide, *place: Any, **options: Any) -> Any:
-            self.reads += 1
-            if self.reads == self.due:
-                self.act()
-            return read(slide, *place, **options)
-
-        monkeypatch.setattr(Slide, "_blended", counted)
-
-    def arm(self, moment: int, act: Callable[[], None]) -> None:
-        self.reads, self.due, self.act = 0, moment, act
-
-
-def row(path: Path) -> SlideRow:
-    return SlideRow(row=2, slide_id=path.stem, patient_id="p", source=str(path), mpp=0.5, background="bright")
+@pytest.fixture(scope="module")
+def total_reads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """How often a stage reads a slide that does not change."""
+    totals = {}
+    for stage in ("tile", "predict"):
+        folder = tmp_path_factory.mktemp(stage)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(BATCH, partial(attempt_counting, reads=folder / "reads"))
+            assert {outcome.state for outcome in run(stage, cohort(folder), folder / "out", 1)} == {"done"}
+        totals[stage] = int((folder / "reads").read_text())
+        assert totals[stage] > 2 * MOMENTS
+    return totals
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("how", CHANGES)
-def test_predicting_fails_by_the_change_at_each_of_ten_moments(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", ["tile", "predict"])
+def test_slides_changed_at_each_of_ten_moments_fail_and_the_other_is_done(
+    stage: str, how: str, workers: int, total_reads: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_model(tmp_path / "model")
-    for seed, name in enumerate("ab"):
-        made.write_rgb_pyramid(tmp_path / f"{name}.tif", image(seed), levels=1, tile_px=64, compression=None)
-    whole, rows = (tmp_path / "a.tif").read_bytes(), [row(tmp_path / "a.tif"), row(tmp_path / "b.tif")]
-    at_read = AtRead(monkeypatch)
-    predict_cohort(rows[:1], [tmp_path / "model"], tmp_path / "whole", CONFIG)
-    total = at_read.reads
-    assert total > 2 * MOMENTS
-    for moment in np.linspace(1, total, MOMENTS).astype(int).tolist():
-        (tmp_path / "a.tif").write_bytes(whole)
-        out = tmp_path / str(moment)
-        at_read.arm(moment, lambda: CHANGES[how](tmp_path / "a.tif"))
-        first, second = predict_cohort(rows, [tmp_path / "model"], out, CONFIG)
-        assert first.code in ("INPUT_CHANGED", *(["INPUT_CORRUPT"] if how == "cut" else []))
-        assert second.state == "done"
-        assert not (out / "heatmaps" / "a").exists()
-        assert not (out / "predictions" / "a.parquet").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("how", CHANGES)
-def test_tiling_fails_by_the_change_at_each_of_ten_moments(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.tif"
-    made.write_rgb_pyramid(path, image(), levels=1, tile_px=64, compression=None)
-    whole = path.read_bytes()
-    at_read = AtRead(monkeypatch)
-
-    def tile(out: Path) -> None:
-        with open_slide(path, mpp=0.5, background="bright") as slide:
-            tile_slide(slide, TileConfig(patch_px=32), out, slide_id="a")
-
-    tile(tmp_path / "whole")
-    total = at_read.reads
-    for moment in np.linspace(1, total, MOMENTS).astype(int).tolist():
-        path.write_bytes(whole)
-        at_read.arm(moment, lambda: CHANGES[how](path))
-        with pytest.raises((InputChangedError, InputCorruptError) if how == "cut" else InputChangedError):
-            tile(tmp_path / str(moment))
-        assert not list((tmp_path / str(moment) / "slides").glob("*"))
+    manifest = cohort(tmp_path)
+    at = np.linspace(1, total_reads[stage], MOMENTS).astype(int).tolist()
+    moments = {f"m{number}": (str(tmp_path / f"m{number}.tif"), read) for number, read in enumerate(at)}
+    monkeypatch.setattr(BATCH, partial(attempt_changing, change=how, moments=moments))
+    out = tmp_path / "out"
+    *changed, whole = run(stage, manifest, out, workers)
+    assert whole.state == "done"
+    assert {outcome.code for outcome in changed} <= {"INPUT_CHANGED", *(["INPUT_CORRUPT"] if how == "cut" else [])}
+    assert not [path for path in out.rglob("*") if path.stem.startswith("m") and path.parent.name != "status"]
 
 
 @pytest.mark.parametrize("change", ["removed", "added", "overwritten"])

@@ -10,6 +10,7 @@ from pathlib import Path
 import made_slides as made
 import numpy as np
 import pytest
+from changing_slides import appended, cut
 from made_omezarr import chunk_files, write_omezarr
 from made_review import write_facts
 from review_page import answering, predicted
@@ -44,15 +45,6 @@ def replaced(path: Path) -> None:
     other = path.with_name("other.svs")
     write_other(other)
     other.replace(path)
-
-
-def appended(path: Path) -> None:
-    with path.open("ab") as stream:
-        stream.write(b"more")
-
-
-def cut(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {

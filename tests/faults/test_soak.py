@@ -15,8 +15,9 @@ import soak
 @pytest.mark.fault("all-at-once")
 def test_a_run_killed_repeatedly_ends_with_every_slide_in_its_due_state(tmp_path: Path) -> None:
     run = soak.make(tmp_path / "cohort", 60, share=0.04, seed=1)
-    soak.interrupted(run, kills=3, workers=2, every_s=4, seed=1)
-    assert soak.finished(run, workers=2) == 3
+    with soak.being_changed(run):
+        soak.interrupted(run, kills=3, workers=2, every_s=4, seed=1)
+        assert soak.finished(run, workers=2) == 3
     assert soak.faults_found(run) == []
     one, two = [run.out / "predictions" / f"{slide_id}.parquet" for slide_id, due in run.due.items() if due == "done"][
         :2
