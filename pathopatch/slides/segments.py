@@ -44,6 +44,20 @@ _PROGRESSIVE = b"\xff\xc2"  # the marker in a JPEG
 _HANDED_OVER = np.empty(0, np.bool_)  # stands in the cache for a tile that was returned without keeping it
 
 
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_SEEKING = threading.Lock()
+
+
+def _seek_and_read(descriptor: int, count: int, offset: int) -> bytes:
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, count)
+
+
+# pread keeps no position, so threads read through one descriptor without a lock; Windows has none.
+_read_at = getattr(os, "pread", _seek_and_read)
+
+
 class TileCache:
     """Decoded strips and tiles of one file, the least recently used dropped first; one file handle a process."""
 
@@ -64,12 +78,11 @@ class TileCache:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return bytes of the file, opened in this process when first needed."""
-        # pread keeps no position, so threads read through one descriptor without the lock.
         descriptor = self._descriptor
         if descriptor < 0:
             with self._lock:
                 if self._descriptor < 0:
-                    opened = os.open(self._file.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                    opened = os.open(self._file.path, _READ_ONLY)
                     try:
                         self._file.require_unchanged(opened)
                     except InputChangedError:
@@ -77,9 +90,9 @@ class TileCache:
                         raise
                     self._descriptor = opened
                 descriptor = self._descriptor
-        content = os.pread(descriptor, count, offset)
+        content = _read_at(descriptor, count, offset)
         # One call gives 2 GiB at most.
-        while len(content) < count and (more := os.pread(descriptor, count - len(content), offset + len(content))):
+        while len(content) < count and (more := _read_at(descriptor, count - len(content), offset + len(content))):
             content += more
         return content
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import made_slides as made
@@ -12,7 +13,7 @@ import pytest
 import tifffile
 
 from pathopatch.core.errors import InputCorruptError
-from pathopatch.slides import open_slide
+from pathopatch.slides import open_slide, segments
 from pathopatch.slides.resample import planes
 from pathopatch.slides.segments import TileCache
 from pathopatch.slides.tiff import TiffSlide
@@ -166,3 +167,18 @@ def test_an_uncompressed_slide_that_shrinks_is_an_error_and_ends_no_process(plai
         for width in (64, 512):
             with pytest.raises(InputCorruptError, match="the file ends before its pixels do"):
                 slide.read_region(0, 192, width, 64)
+
+
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_threads_read_the_same_where_the_system_has_no_positioned_reads(
+    compression: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = made.noise(3, SIDE, SIDE, np.uint8)
+    made.write_rgb_pyramid(tmp_path / "a.tif", image, levels=1, compression=compression)
+    monkeypatch.setattr(segments, "_read_at", segments._seek_and_read)
+    places = [(x, y) for y in range(0, SIDE - TILE, 24) for x in range(0, SIDE - TILE, 24)]
+    with open_slide(tmp_path / "a.tif") as slide, ThreadPoolExecutor(4) as threads:
+        for (x, y), patch in zip(
+            places, threads.map(lambda at: slide.read_region(*at, TILE, TILE), places), strict=True
+        ):
+            np.testing.assert_array_equal(patch, image[:, y : y + TILE, x : x + TILE])
