@@ -56,6 +56,12 @@ def cuts(text: str) -> tuple[float, ...] | None:
         raise typer.BadParameter(f"{text!r} is no list of numbers") from error
 
 
+def require_no_limits(timeout: float | None, memory_gb: float | None) -> None:
+    """Refuse limits in a dry run, which opens all slides in its own process and could not give one up."""
+    if timeout or memory_gb:
+        raise typer.BadParameter("--dry-run obeys no --timeout and no --memory-gb: leave them out")
+
+
 def with_options(config: Config, **values: object) -> Any:
     """Return a configuration with the given options in place of its own; None leaves a value as it is."""
     from pathopatch.core.config import parse

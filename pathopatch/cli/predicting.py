@@ -23,6 +23,7 @@ from pathopatch.cli.options import (
     TrainDevice,
     Work,
     Workers,
+    require_no_limits,
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, set_interrupt_note, show_plan
@@ -96,6 +97,7 @@ def predict(
         for before, after in zip(named, cohort, strict=True):
             say(f"{before.slide_id} is {after.slide_id}")  # on the screen alone
     if dry_run:
+        require_no_limits(timeout, memory_gb)
         from pathopatch.stages.dry_run import predict_plan
 
         show_plan(predict_plan(cohort, model, config, slide_mpp=slide_mpp, out=out, force=force), workers)

@@ -23,6 +23,7 @@ from pathopatch.cli.options import (
     WarnShift,
     Work,
     Workers,
+    require_no_limits,
     with_options,
 )
 from pathopatch.cli.output import finish, progress_bars, say, say_warnings, show_plan
@@ -177,6 +178,7 @@ def tile(
         raise typer.BadParameter("--resize-px and --fit go with --patches: slides are cut by --patch-px")
     assert manifest is not None
     if dry_run:
+        require_no_limits(timeout, memory_gb)
         from pathopatch.stages.dry_run import tile_plan
 
         show_plan(tile_plan(manifest, config, out=out, force=force), workers)
