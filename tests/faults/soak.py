@@ -112,7 +112,7 @@ def _absent(path: Path, number: int) -> None:
     """An OME-Zarr slide of which one chunk has no file in any channel: that place was not scanned."""
     write_omezarr(path, [_image(number)], labels=("R", "G", "B"), chunk_px=32)
     for channel in "012":
-        (path / "0" / "c" / channel / "1" / "0").unlink()
+        (path / "0" / "c" / channel / "2" / "2").unlink()
 
 
 def _changing(path: Path, number: int) -> None:
