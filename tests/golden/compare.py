@@ -2,8 +2,8 @@
 
 ``python tests/golden/compare.py BEFORE AFTER`` reads every output that ``record.py`` wrote into both folders and prints
 each difference. Values must be equal, not close. Stamps, times, hosts and run names change between versions and are
-left out; so are logs, locks and pictures. Deliberate differences stand in ``differences.toml`` with their reason:
-they are listed and do not fail.
+left out; so are logs, locks, pictures and the bundles that record.py was given. Deliberate differences stand in
+``differences.toml`` with their reason: they are listed and do not fail.
 
 Exit status: 0 where all else is equal, 1 where something differs.
 """
@@ -27,13 +27,13 @@ import tifffile
 import zarr
 
 HERE = Path(__file__).resolve().parent
-IGNORED_FOLDERS = {"logs", "locks", "report", "status"}
+IGNORED_FOLDERS = {"logs", "locks", "report", "status", "bundles"}
 CHANGING_KEYS = {
     "stamp", "stamps", "seconds", "ended", "started", "host", "hosts", "version", "pathopatch", "created", "files",
     "hash", "sha256", "fingerprint", "path", "source", "schema_version", "schema", "uuid", "outputs", "manifest",
     "work",
 }  # fmt: skip
-CHANGING_COLUMNS = {"seconds", "ended", "fingerprint", "path", "message"}
+CHANGING_COLUMNS = {"seconds", "ended", "fingerprint", "path", "source", "message"}
 
 Content = dict[str, Any]
 """Named parts of a file, each an array, a table's column, or plain data."""
