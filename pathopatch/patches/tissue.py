@@ -162,9 +162,9 @@ class TissueModel:
         level-0 px per px of the patch, `inside` (width, height) of its part on the slide, px: beyond it is no tissue.
         """
         width, height = inside
-        is_tissue = np.zeros((height, width), np.bool_)
-        if self.threshold is not None:
-            is_tissue = nearest_part(self.mask, (self.scale_x, self.scale_y), (x, y), downsample, inside)
+        if self.threshold is None:
+            return np.zeros(patch.shape[1:], np.bool_)
+        is_tissue = nearest_part(self.mask, (self.scale_x, self.scale_y), (x, y), downsample, inside)
         if is_tissue.any() and self.threshold != EVERY_PIXEL:
             light = None if self.illumination is None else self._light(x, y, downsample, inside)
             np.logical_and(is_tissue, self._above_threshold(patch[:, :height, :width], light), out=is_tissue)
@@ -200,11 +200,12 @@ class TissueModel:
                 passing = values[signal > threshold]
                 limits.append((passing[0] if polarity == "dark" else passing[-1]) if passing.size else None)
             self._limits_by_dtype[pixels.dtype] = limits  # only when whole: other threads read it
-        above = np.zeros(pixels.shape[1:], np.bool_)
+        above: NDArray[np.bool_] | None = None
         for plane, polarity, limit in zip(pixels, self.polarities, limits, strict=True):
             if limit is not None:
-                np.logical_or(above, plane >= limit if polarity == "dark" else plane <= limit, out=above)
-        return above
+                passing = plane >= limit if polarity == "dark" else plane <= limit
+                above = passing if above is None else np.logical_or(above, passing, out=above)
+        return np.zeros(pixels.shape[1:], np.bool_) if above is None else above
 
 
 def nearest_part(
