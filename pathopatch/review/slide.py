@@ -227,7 +227,7 @@ class ReviewedSlide:
             return False
         try:
             slide.require_unchanged()
-        except (InputChangedError, OSError):
+        except InputChangedError:
             return True
         if any(path.is_dir() for path in slide.paths):
             ended = time.monotonic()

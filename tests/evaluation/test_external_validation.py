@@ -221,6 +221,18 @@ def test_another_model_of_the_same_name_needs_force(outside: Path, bundle: Path)
         evaluate_bundle(outside, bundle, splits=["test"], config=QUICK, device="cpu")
 
 
+@pytest.mark.slow
+@pytest.mark.fault("exchanged-store")
+def test_force_judges_the_same_model_again(outside: Path, bundle: Path) -> None:
+    numbers = evaluate_bundle(outside, bundle, config=QUICK, device="cpu") / "metrics.json"
+    due = read_json(numbers)
+    numbers.write_text(numbers.read_text().replace('"n": ', '"n": 9'))
+    evaluate_bundle(outside, bundle, config=QUICK, device="cpu")
+    assert read_json(numbers) != due
+    evaluate_bundle(outside, bundle, config=QUICK, device="cpu", force=True)
+    assert read_json(numbers) == due
+
+
 def test_a_split_without_labelled_patches_is_an_error(outside: Path, bundle: Path) -> None:
     with pytest.raises(InputMissingError, match="in split holdout"):
         evaluate_bundle(outside, bundle, splits=["holdout"], name="h", config=QUICK, device="cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import made_slides as made
@@ -15,7 +16,7 @@ from pathopatch.core.config import PredictConfig, TileConfig
 from pathopatch.core.errors import InputCorruptError
 from pathopatch.heatmaps.pyramids import read_ome_tiff
 from pathopatch.patches import tile_slide
-from pathopatch.slides import TolerantSlide, open_slide
+from pathopatch.slides import Slide, TolerantSlide, aligned, open_slide, tolerant
 from pathopatch.slides.manifest import SlideRow
 from pathopatch.stages.batch.tasks import Outcome
 from pathopatch.stages.predict import predict_cohort
@@ -70,13 +71,32 @@ def test_a_chunk_absent_from_one_channel_leaves_the_others_as_they_are(tmp_path:
     assert unscanned.mask[64:128, 64:128].all()
 
 
-def test_a_chunk_absent_from_level_0_alone_was_not_scanned(tmp_path: Path) -> None:
+WRAPPED: dict[str, Callable[[Slide], Slide]] = {
+    "itself": lambda slide: slide,
+    "aligned": lambda slide: aligned(slide, ((0, 0), (0, 0), (1, 0))),
+    "tolerant": lambda slide: tolerant(slide, 1.0),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_a_chunk_absent_from_level_0_alone_was_not_scanned(wrap: Callable[[Slide], Slide], tmp_path: Path) -> None:
     path = write_omezarr(tmp_path / "a.zarr", [image(), made.halved(image())], labels=("R", "G", "B"))
     for channel in "012":
         (path / "0" / "c" / channel / "1" / "1").unlink()
-    with open_slide(path) as slide:
+    with wrap(open_slide(path)) as slide:
         _, unscanned, _, _ = slide.read_scanned_overview(128)
     assert unscanned.mask[32:64, 32:64].all()
+
+
+def test_of_a_file_for_each_channel_one_may_lack_a_chunk(tmp_path: Path) -> None:
+    paths = {name: tmp_path / f"{name}.zarr" for name in "RGB"}
+    for path, plane in zip(paths.values(), image(), strict=True):
+        write_omezarr(path, [plane[None], made.halved(plane[None])])
+    (paths["G"] / "0" / "c" / "0" / "1" / "1").unlink()
+    with open_slide(paths, background="bright") as slide:
+        _, unscanned, _, _ = slide.read_scanned_overview(128)
+    assert unscanned.mask[32:64, 32:64].all()
+    assert not unscanned.mask[:30].any()
 
 
 def test_a_whole_or_a_blank_slide_in_shards_has_no_absent_chunk(tmp_path: Path) -> None:
@@ -84,6 +104,15 @@ def test_a_whole_or_a_blank_slide_in_shards_has_no_absent_chunk(tmp_path: Path) 
         path = write_omezarr(tmp_path / f"{shards}.zarr", [image()], labels=("R", "G", "B"), shards=shards)
         with open_slide(path) as slide:
             assert slide.notes == ()
+
+
+def test_files_beside_the_chunks_change_nothing(tmp_path: Path) -> None:
+    path = write_omezarr(tmp_path / "a.zarr", [image()], labels=("R", "G", "B"))
+    for name in ("9", "note.txt"):
+        (path / "0" / "c" / "0" / "0" / name).touch()
+    with open_slide(path) as slide:
+        assert slide.notes == ()
+        np.testing.assert_array_equal(slide.read_region(0, 0, 256, 192), image())
 
 
 def test_predicting_warns_of_their_share_and_leaves_their_cells_without_value(tmp_path: Path) -> None:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import made_slides as made
 import numpy as np
 import pytest
-from changing_slides import CHANGES, attempt_changing, attempt_counting, replaced
+from changing_slides import CHANGES, appended, attempt_changing, attempt_counting, overwritten, replaced
 from made_model import write_model
 from made_omezarr import chunk_files, write_omezarr
 
-from pathopatch.core.artefacts import fingerprint_file
+from pathopatch.core.artefacts import Stamp, artefact, fingerprint_file
 from pathopatch.core.config import PredictConfig, TileConfig
-from pathopatch.core.errors import InputChangedError
-from pathopatch.slides import open_slide
-from pathopatch.stages.batch.tasks import Outcome
+from pathopatch.core.errors import InputChangedError, InputCorruptError
+from pathopatch.core.files import file_state
+from pathopatch.core.workers import Workers
+from pathopatch.slides import Slide, aligned, open_slide, tiff, tolerant
+from pathopatch.slides.manifest import SlideRow
+from pathopatch.slides.openslide import OpenSlideSlide
+from pathopatch.stages.batch.slide_table import measure_intensities, slide_facts
+from pathopatch.stages.batch.tasks import Outcome, open_row
 from pathopatch.stages.predict import predict_cohort, slides_to_predict
 from pathopatch.stages.tile import tile_cohort
 
@@ -144,6 +150,91 @@ def test_a_link_that_leads_elsewhere_for_a_while_is_noticed(tmp_path: Path) -> N
         (tmp_path / "link").symlink_to("two")
         with pytest.raises(InputChangedError):
             slide.read_region(0, 0, 8, 8)
+
+
+def test_a_link_that_leads_elsewhere_while_pages_are_listed_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        made.write_rgb_pyramid(tmp_path / f"{name}.tif", image(seed), levels=1, tile_px=64, compression=None)
+    listed = tiff.checked_tiff
+    monkeypatch.setattr(tiff, "checked_tiff", lambda path: listed(path.with_name("two.tif")))
+    with pytest.raises(InputChangedError):
+        tiff.TiffSlide(tmp_path / "one.tif")
+
+
+def test_the_folder_of_a_mirax_slide_is_part_of_it(tmp_path: Path) -> None:
+    made.write_aperio(tmp_path / "a.mrxs", image(), levels=1, tile_px=64)  # OpenSlide goes by the content
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Data0000.dat").write_bytes(bytes(9))
+    with OpenSlideSlide(tmp_path / "a.mrxs") as slide:
+        slide.require_unchanged()
+        appended(tmp_path / "a" / "Data0000.dat")
+        with pytest.raises(InputChangedError):
+            slide.require_unchanged()
+
+
+WRAPPED: dict[str, Callable[[dict[str, Path]], Slide]] = {
+    "a file for each channel": open_slide,
+    "aligned": lambda paths: aligned(open_slide(paths["SHG"]), ((1, 0),)),
+    "tolerant": lambda paths: tolerant(open_slide(paths["SHG"]), 0.5),
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
+def test_a_slide_of_slides_changes_with_each_of_their_files(
+    wrap: Callable[[dict[str, Path]], Slide], tmp_path: Path
+) -> None:
+    paths = made.write_modalities(tmp_path, image())
+    with wrap(paths) as slide:
+        slide.require_unchanged()
+        replaced(paths["SHG"])
+        with pytest.raises(InputChangedError):
+            slide.require_unchanged()
+
+
+def test_an_error_of_a_slide_that_changed_is_told_as_the_change(tmp_path: Path) -> None:
+    made.write_rgb_pyramid(tmp_path / "a.tif", image(), levels=1, tile_px=64)
+    with open_slide(tmp_path / "a.tif") as slide:
+        making = partial(artefact, tmp_path, stamp=Stamp(stage="tile"), require_unchanged=slide.require_unchanged)
+        with pytest.raises(InputCorruptError), making():
+            raise InputCorruptError("it cannot be decoded")
+        replaced(tmp_path / "a.tif")
+        with pytest.raises(InputChangedError), making():
+            raise InputCorruptError("it cannot be decoded")
+
+
+def test_facts_and_intensities_of_a_slide_that_changes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.tif"
+    made.write_rgb_pyramid(path, image(), levels=1, tile_px=64, compression=None)
+    row = SlideRow(row=2, slide_id="a", patient_id="p", source=str(path))
+    with open_row(row) as slide:
+        slide_facts(row, slide)
+        overwritten(path)
+        with pytest.raises(InputChangedError):
+            slide_facts(row, slide)
+    monkeypatch.setattr("pathopatch.patches.cohort.tissue_intensities", lambda *_, **__: appended(path))
+    measured = measure_intensities([row], config=TileConfig(), workers=Workers(0))
+    assert isinstance(measured["a"], InputChangedError)
+
+
+def test_a_file_that_changes_while_it_is_hashed_has_no_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(10_000))
+
+    def changing(place: Path | int) -> tuple[int | str, ...]:
+        state = file_state(place)
+        if isinstance(place, Path):
+            overwritten(place)
+        return state
+
+    monkeypatch.setattr("pathopatch.core.artefacts.file_state", changing)
+    with pytest.raises(InputChangedError):
+        fingerprint_file(path)
 
 
 def test_a_file_overwritten_with_its_times_set_back_has_another_fingerprint(tmp_path: Path) -> None:

@@ -39,6 +39,14 @@ def test_a_description_that_counts_the_planes_that_are_there_is_read(tmp_path: P
         assert len(slide.channels) == 3
 
 
+@pytest.mark.slow
+def test_a_tiff_of_more_channels_than_any_microscope_has_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, np.zeros((1025, 8, 8), np.uint8), metadata={"axes": "CYX"}, photometric="minisblack")
+    with bounded(), pytest.raises(InputTooLargeError, match="1025 channels"):
+        open_slide(path)
+
+
 @pytest.mark.parametrize("compression", LARGE_TILES)
 def test_a_tile_larger_than_announced_is_refused_before_it_is_decoded(compression: str, tmp_path: Path) -> None:
     path = write_large_tile(tmp_path / "a.tif", compression)
@@ -53,6 +61,7 @@ def test_a_tile_larger_than_announced_is_refused_before_it_is_decoded(compressio
         ((10**6, 8, 8), (1000, 8, 8), "1000000 channels"),
         ((3, 8192, 8192), (1, 1, 1), "201326592 chunks of 1 x 1 x 1 px"),
         ((3, 512, 512), (1, 1, 1), "786432 chunks of 1 x 1 x 1 px"),
+        ((3, 2**17, 2**17), (1, 32, 32), "50331648 chunks of 1 x 32 x 32 px"),
     ],
 )
 def test_an_omezarr_of_too_many_channels_or_tiny_chunks_is_refused(
@@ -60,6 +69,12 @@ def test_an_omezarr_of_too_many_channels_or_tiny_chunks_is_refused(
 ) -> None:
     path = write_chunk_shape(tmp_path / "a.zarr", shape, chunks)
     with bounded(), pytest.raises(InputTooLargeError, match=said):
+        open_slide(path)
+
+
+def test_an_omezarr_of_chunks_of_fewer_axes_than_its_shape_is_corrupt(tmp_path: Path) -> None:
+    path = write_chunk_shape(tmp_path / "a.zarr", (3, 64, 64), (64, 64))
+    with pytest.raises(InputCorruptError, match=r"chunks \(64, 64\) for a shape \(3, 64, 64\)"):
         open_slide(path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from made_model import write_model
 
 from pathopatch.core import files
 from pathopatch.core.config import PredictConfig
+from pathopatch.core.errors import InputUnsupportedError
 from pathopatch.heatmaps.artefacts import EXPORTS, PredictResult, is_predicted, predict_to
 from pathopatch.models.bundle import load_model
 from pathopatch.slides import open_slide
@@ -46,6 +48,29 @@ def test_all_of_a_folder_is_on_the_disk_before_it_is_renamed(tmp_path: Path, eve
     below = {"", "/below", "/below/one", "/two"}
     assert set(events[: events.index("rename")]) == {f"{temporary}{place}" for place in below}
     assert events[events.index("rename") :] == ["rename", str(tmp_path), "renamed"]
+
+
+def fail_to_sync(number: int) -> Callable[[int], None]:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_a_disk_that_fails_to_write_through_leaves_the_earlier_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write_bytes(tmp_path / "a", b"old")
+    monkeypatch.setattr(os, "fsync", fail_to_sync(errno.EIO))
+    with pytest.raises(InputUnsupportedError, match="cannot write here: Input/output error"):
+        files.write_bytes(tmp_path / "a", b"new")
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a", b"old")]
+
+
+def test_a_drive_that_knows_no_writing_through_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", fail_to_sync(errno.EINVAL))
+    files.write_bytes(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +116,11 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+def unreadable(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(300 * "x")  # a longer name than any file has
+
+
 def other_digit(path: Path) -> None:
     path.write_text(path.read_text().replace('"cell_px": 16', '"cell_px": 17'))
 
@@ -100,7 +130,7 @@ def other_digit(path: Path) -> None:
     ("name", "spoil"),
     [(name, empty) for name in (*EXPORTS, "heatmap.json", "predictions")]
     + [(name, flip) for name in ("heatmap.ome.zarr", "patches.csv", "predictions")]
-    + [("heatmap.json", other_digit), ("overlay.png", Path.unlink)],
+    + [("heatmap.json", other_digit), ("overlay.png", Path.unlink), ("heatmap.ome.zarr", unreadable)],
 )
 def test_damaged_outputs_are_not_current_and_made_again_with_a_warning(
     name: str, spoil: Callable[[Path], None], folder: Path, tmp_path: Path

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import made_slides as made
+import numpy as np
 import pytest
 from made_model import write_model
+from made_omezarr import write_omezarr
 
 from pathopatch.cli.program import main
 from pathopatch.core.config import TileConfig
@@ -133,6 +135,16 @@ def test_files_of_one_size_that_cannot_be_compared_cost_only_their_slides(place:
     (place / "manifest.csv").write_text("\n".join(rows))
     outcomes = tile_cohort(place / "manifest.csv", place / "out", TileConfig(patch_px=16))
     assert [outcome.state for outcome in outcomes] == ["done", "failed", "failed"]
+
+
+@pytest.mark.fault("drives-and-names")
+def test_an_omezarr_with_a_file_that_cannot_be_looked_at_fails_alone(place: Path) -> None:
+    write_omezarr(place / "b.zarr", [np.zeros((3, 64, 64), np.uint8)], labels=("R", "G", "B"))
+    (place / "b.zarr" / "link").symlink_to(LONG)
+    (place / "manifest.csv").write_text("slide_id,patient_id,path\na,a,a.tif\nb,b,b.zarr\n")
+    outcomes = tile_cohort(place / "manifest.csv", place / "out", TileConfig(patch_px=16))
+    assert [(outcome.state, outcome.code) for outcome in outcomes] == [("done", ""), ("failed", "INPUT_CORRUPT")]
+    assert "cannot be read: File name too long" in outcomes[1].message
 
 
 _LARGE = """

@@ -344,6 +344,22 @@ def test_a_log_that_was_written_in_place_opens_with_its_journal(tmp_path: Path) 
     assert is_whole(path)
 
 
+@pytest.mark.fault("review-log")
+def test_a_log_that_was_written_in_place_and_closed_is_read(tmp_path: Path) -> None:
+    """As an earlier version of this one leaves it: its header asks for a journal, of which there is none."""
+    path = tmp_path / "review.sqlite"
+    with DecisionLog(path) as decisions:
+        row = decisions.record(accept(), revision=0)
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA journal_mode = WAL")
+    other.close()
+    assert [file.name for file in tmp_path.glob("review*")] == ["review.sqlite"]
+    assert read_log(path) == [row]
+    with DecisionLog(path) as decisions:
+        decisions.record(accept(), revision=1)
+        assert len(decisions.rows()) == len(read_log(path)) == 2
+
+
 def killed(path: Path, *, fault: str = "") -> list[str]:
     """Decide in a process that says so, then is killed; return what it said."""
     code = """

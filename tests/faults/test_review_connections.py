@@ -11,6 +11,7 @@ import pytest
 from review_page import DECISIONS, Page, answering, predicted
 
 from pathopatch.review import connections
+from pathopatch.review.app import create_server
 from pathopatch.review.security import Access
 
 pytestmark = [pytest.mark.fault("local-user"), pytest.mark.slow]
@@ -59,6 +60,12 @@ def test_300_half_open_requests_leave_the_page_answering(page: Page, half: bytes
         assert time.monotonic() - began < 5
         # The oldest make room, so that the files that one process may open are not used up.
         assert all(is_closed(connection) for connection in opened[:100])
+
+
+def test_connections_held_and_taken_at_once_leave_files_to_open() -> None:
+    """One process may open 256 files or more."""
+    server = create_server(lambda *_: None)  # type: ignore[arg-type]
+    assert connections.MAX_CONNECTIONS + server.config.backlog < 256
 
 
 @pytest.mark.parametrize("half", HALVES, ids=["nothing", "half a header", "half a body"])

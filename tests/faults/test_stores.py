@@ -212,6 +212,33 @@ def test_the_pixels_checksum_does_not_depend_on_the_compression(
     assert first.pixels_checksum == second.pixels_checksum
 
 
+@pytest.mark.fault("exchanged-store")
+@pytest.mark.parametrize("other", ["patches", "origins", "overview", "tissue", "unscanned"])
+def test_the_pixels_checksum_is_of_all_that_is_stored(other: str, tmp_path: Path) -> None:
+    first = checksum_of(tmp_path / "first.zarr")
+    assert checksum_of(tmp_path / "same.zarr") == first
+    assert checksum_of(tmp_path / "other.zarr", other) != first
+
+
+def checksum_of(path: Path, other: str = "") -> str:
+    """Write a store of black pixels, of which one array may hold something else, and return its pixels' checksum."""
+    shapes = {"patches": (4, 1, 8, 8), "origins": (4, 2), "overview": (1, 9, 9), "tissue": (9, 9), "unscanned": (9, 9)}
+    arrays = {name: np.full(shape, name == other, np.uint8) for name, shape in shapes.items()}
+    origins = arrays["origins"].astype(np.int64)
+    writer = StoreWriter(path, origins=origins, channels=1, patch_px=8, dtype=np.dtype(np.uint8))
+    writer.append(arrays["patches"])
+    writer.write_overview(
+        arrays["overview"],
+        arrays["tissue"],
+        unscanned=arrays["unscanned"],
+        channels=("CARS",),
+        um_per_px=(1, 1),
+        windows=np.array([[0.0, 1.0]]),
+    )
+    writer.finish({"slide_id": "a", "windows": []})
+    return PatchStore(path).pixels_checksum
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder ``work`` with a trained and evaluated run, and ``other``, alike but for the pixels."""

@@ -33,7 +33,7 @@ DESCRIPTIONS = {
 }
 """Descriptions of a TIFF that count too many planes."""
 
-LARGE_TILES = ("JPEG", "progressive JPEG", "JPEG 2000", "PNG", "WebP", "deflate")
+LARGE_TILES = ("JPEG", "progressive JPEG", "JPEG 2000", "PNG", "WebP", "extended WebP", "deflate")
 """Compressions of a tile that can hold more pixels than its TIFF announces."""
 
 
@@ -61,10 +61,11 @@ def write_large_tile(path: Path, compression: str) -> Path:
         "JPEG 2000": (lambda: imagecodecs.jpeg2k_encode(large), 34712),
         "PNG": (lambda: imagecodecs.png_encode(large), 34933),
         "WebP": (lambda: imagecodecs.webp_encode(np.zeros((5000, 5000, 3), np.uint8), lossless=True), 50001),
+        "extended WebP": (_extended_webp, 50001),
         "deflate": (lambda: zlib.compress(bytes(10**8)), 8),
     }
     write, number = encode[compression]
-    data, is_rgb = write(), compression == "WebP"
+    data, is_rgb = write(), compression.endswith("WebP")
     pixels = np.zeros((64, 64, 3) if is_rgb else (64, 64), np.uint8)
     per_cm = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, pixels, tile=(64, 64), photometric="rgb" if is_rgb else "minisblack", **per_cm)
@@ -84,6 +85,14 @@ def _jpeg(side: int, *, is_progressive: bool = False) -> bytes:
     start = content.index(b"\xff\xc2" if is_progressive else b"\xff\xc0")
     content[start + 5 : start + 9] = 2 * side.to_bytes(2, "big")
     return bytes(content)
+
+
+def _extended_webp() -> bytes:
+    """A WebP of 5000 x 5000 px, which begins with its size because metadata follow."""
+    stream = io.BytesIO()
+    Image.new("RGB", (5000, 5000)).save(stream, "WEBP", lossless=True, quality=0, method=0, xmp=b"<x/>")
+    assert stream.getvalue()[12:16] == b"VP8X"
+    return stream.getvalue()
 
 
 def write_chunk_shape(path: Path, shape: tuple[int, ...], chunks: tuple[int, ...]) -> Path:

@@ -18,6 +18,7 @@ from spoilt_status import SPOILT
 from pathopatch.core.artefacts import Stamp, fingerprint
 from pathopatch.core.config import EvaluateConfig, PredictConfig
 from pathopatch.core.files import read_json, write_json
+from pathopatch.core.status import read_status, update_status
 from pathopatch.groups.decisions.decision import Decision
 from pathopatch.groups.decisions.table import read_decisions
 from pathopatch.report import write_report
@@ -116,6 +117,15 @@ def test_decisions_are_counted_and_shown_as_text(out: Path) -> None:
     assert len(read_decisions(out / "report" / "decisions.csv")) == 5
     with (out / "report" / "decisions.csv").open(newline="") as stream:
         assert [row["comment"] for row in csv.DictReader(stream)][1] == f"'{HOSTILE}"
+
+
+@pytest.mark.fault("escaped")
+def test_a_warning_that_looks_like_a_formula_is_none_in_the_table(out: Path) -> None:
+    entry = read_status(out, "s0")["predict"]
+    update_status(out, "s0", "predict", entry | {"warnings": ["one", HOSTILE]})
+    write_report(out)
+    numbers = pd.read_csv(out / "report" / "predictions.csv").set_index("slide_id")
+    assert numbers.loc["s0", "warnings"] == f"one;' {HOSTILE}"
 
 
 def test_a_decision_on_another_heatmap_has_a_warning(out: Path) -> None:

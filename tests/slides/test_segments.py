@@ -169,6 +169,18 @@ def test_an_uncompressed_slide_that_shrinks_is_an_error_and_ends_no_process(plai
                 slide.read_region(0, 192, width, 64)
 
 
+@pytest.mark.fault("shrinking")
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_a_system_that_gives_less_than_asked_for_is_asked_again(
+    compression: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = made.noise(3, SIDE, SIDE, np.uint8)
+    made.write_rgb_pyramid(tmp_path / "a.tif", image, levels=1, compression=compression)
+    monkeypatch.setattr(segments, "_read_at", lambda file, count, offset: os.pread(file, min(count, 1000), offset))
+    with open_slide(tmp_path / "a.tif") as slide:
+        np.testing.assert_array_equal(slide.read_region(32, 32, 64, 64), image[:, 32:96, 32:96])
+
+
 @pytest.mark.parametrize("compression", [None, "zstd"])
 def test_threads_read_the_same_where_the_system_has_no_positioned_reads(
     compression: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,17 @@ def test_finished_slides_are_counted_apart_and_stale_ones_fail(tmp_path: Path) -
     assert (nothing_left.text(), nothing_left.exit_code) == ("slides finished already, not counted: 2", 0)
 
 
+@pytest.mark.fault("damaged-store")
+def test_a_finished_slide_whose_store_is_damaged_fails_in_the_plan(tmp_path: Path) -> None:
+    manifest, config, out = cohort(tmp_path), TileConfig(patch_px=32), tmp_path / "out"
+    tile_cohort(manifest, out, config)
+    (out / "slides" / "s0.zarr" / "patches" / "c" / "0" / "0" / "0" / "0").unlink()
+    planned = plan.tile_plan(manifest, config, out=out)
+    assert [(outcome.slide_id, outcome.code) for outcome in planned.failed] == [("s0", "INPUT_CORRUPT")]
+    assert planned.finished["slide_id"].tolist() == ["s1"]
+    assert plan.tile_plan(manifest, config, out=out, force=True).table["slide_id"].tolist() == ["s0"]
+
+
 def test_a_plan_of_a_cohort_takes_the_windows_of_its_finished_slides(tmp_path: Path) -> None:
     manifest, out = cohort(tmp_path), tmp_path / "out"
     manifest.write_text(manifest.read_text().replace("path\n", "path,split\n").replace(".tif\n", ".tif,train\n"))

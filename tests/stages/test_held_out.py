@@ -14,6 +14,7 @@ from pathopatch.core.errors import InputMissingError
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.compare import comparison_table, preferred_run
 from pathopatch.evaluation.external_validation import evaluate_bundle, external_validation_text
+from pathopatch.evaluation.pooled import pool_run
 from pathopatch.groups import assign_groups
 from pathopatch.metrics.accuracy import auroc
 from pathopatch.report import write_report
@@ -166,6 +167,19 @@ def test_a_run_that_a_fold_lacks_is_not_pooled(folded: Path, tmp_path: Path) -> 
     shutil.rmtree(copy / "folds" / "2" / "runs" / "erm-t0.25-s0")
     with pytest.raises(InputMissingError, match=r"'erm-t0\.25-s0' is not evaluated in fold 2 of 3"):
         evaluate_runs(copy, config=QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("exchanged-store")
+def test_force_pools_the_same_folds_again(folded: Path, tmp_path: Path) -> None:
+    copy, run = shutil.copytree(folded, tmp_path / "work"), "erm-t0.25-s0"
+    numbers = pool_run(copy, run, config=QUICK) / "metrics.json"
+    due = read_json(numbers)
+    numbers.write_text(numbers.read_text().replace('"n": ', '"n": 9'))
+    pool_run(copy, run, config=QUICK)
+    assert read_json(numbers) != due
+    pool_run(copy, run, config=QUICK, force=True)
+    assert read_json(numbers) == due
 
 
 @pytest.mark.slow

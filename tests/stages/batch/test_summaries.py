@@ -54,6 +54,13 @@ def test_a_patient_is_the_sum_of_the_slides_that_are_done(out: Path) -> None:
     assert pd.isna(b["positive_share"])  # no tissue, no share of it
 
 
+@pytest.mark.fault("escaped")
+def test_what_looks_like_a_formula_is_none_in_the_table(tmp_path: Path) -> None:
+    add(tmp_path, "a", "=1+1")
+    CohortTables(tmp_path).write()
+    assert pd.read_csv(tmp_path / "cohort.csv")["patient_id"].tolist() == ["'=1+1"]
+
+
 def test_without_any_slide_the_tables_have_their_columns(tmp_path: Path) -> None:
     CohortTables(tmp_path).write()
     assert tuple(pd.read_csv(tmp_path / "cohort.csv").columns) == COHORT
