@@ -257,6 +257,8 @@ def require_as_announced(data: bytes, due_px: int) -> None:
     elif data.startswith(b"RIFF") and data[12:16] == b"VP8L":
         bits = int.from_bytes(data[21:25], "little")
         size = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif data.startswith(b"RIFF") and data[12:16] == b"VP8 ":
+        size = int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
     # Writers may pad a tile.
     if size[0] * size[1] > max(due_px, _MAX_PADDED_PX):
         raise ValueError(f"it announces {size[0]} x {size[1]} px")

@@ -33,7 +33,7 @@ DESCRIPTIONS = {
 }
 """Descriptions of a TIFF that count too many planes."""
 
-LARGE_TILES = ("JPEG", "progressive JPEG", "JPEG 2000", "PNG", "WebP", "extended WebP", "deflate")
+LARGE_TILES = ("JPEG", "progressive JPEG", "JPEG 2000", "PNG", "WebP", "lossy WebP", "extended WebP", "deflate")
 """Compressions of a tile that can hold more pixels than its TIFF announces."""
 
 
@@ -54,13 +54,14 @@ def write_description(path: Path, claim: str) -> Path:
 
 def write_large_tile(path: Path, compression: str) -> Path:
     """Write a TIFF of 64 x 64 px whose only tile holds thousands of pixels a side."""
-    large = np.zeros((5000, 5000), np.uint8)
+    large, large_rgb = np.zeros((5000, 5000), np.uint8), np.zeros((5000, 5000, 3), np.uint8)
     encode: dict[str, tuple[Callable[[], bytes], int]] = {
         "JPEG": (lambda: _jpeg(65500), 7),
         "progressive JPEG": (lambda: _jpeg(40000, is_progressive=True), 7),
         "JPEG 2000": (lambda: imagecodecs.jpeg2k_encode(large), 34712),
         "PNG": (lambda: imagecodecs.png_encode(large), 34933),
-        "WebP": (lambda: imagecodecs.webp_encode(np.zeros((5000, 5000, 3), np.uint8), lossless=True), 50001),
+        "WebP": (lambda: imagecodecs.webp_encode(large_rgb, lossless=True), 50001),
+        "lossy WebP": (lambda: imagecodecs.webp_encode(large_rgb, level=50, lossless=False), 50001),
         "extended WebP": (_extended_webp, 50001),
         "deflate": (lambda: zlib.compress(bytes(10**8)), 8),
     }
