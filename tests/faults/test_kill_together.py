@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from pathlib import Path
 
 import made_slides as made
@@ -12,6 +13,7 @@ import pytest
 from made_model import write_model
 
 from pathopatch.core.files import FAULT_VARIABLE
+from pathopatch.core.locks import is_locked, slide_lock
 from pathopatch.core.status import read_status
 
 SLIDES = ("a", "b")
@@ -38,8 +40,12 @@ def run_two(folder: Path, out: Path, fault: str = "") -> list[int | None]:
     """Predict both slides by two processes, of which the first meets the fault; return how they ended."""
     orders = ((SLIDES, fault), (SLIDES[::-1], ""))
     processes = [_FRESH.Process(target=predict, args=(folder, out, *arguments)) for arguments in orders]
-    for process in processes:
-        process.start()
+    first, second = processes
+    first.start()
+    # Otherwise the second may have done both slides before the first comes to its point.
+    while first.is_alive() and not is_locked(out, slide_lock(SLIDES[0], "predict")):
+        time.sleep(0.01)
+    second.start()
     for process in processes:
         process.join(120)
     return [process.exitcode for process in processes]
