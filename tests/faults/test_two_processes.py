@@ -148,7 +148,7 @@ def test_two_stages_that_write_one_status_at_once_keep_both_entries(
 
     def write(stage: str) -> None:
         for count in range(5):
-            update_status(tmp_path, "a", stage, {"count": count})
+            update_status(tmp_path, "a", stage, {"state": "running", "count": count})
 
     monkeypatch.setattr(statuses, "read_status", slowly)
     threads = [Thread(target=write, args=(stage,)) for stage in STAGES]
@@ -156,7 +156,7 @@ def test_two_stages_that_write_one_status_at_once_keep_both_entries(
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert read_status(tmp_path, "a") == {stage: {"count": 4} for stage in STAGES}
+    assert read_status(tmp_path, "a") == {stage: {"state": "running", "count": 4} for stage in STAGES}
 
 
 def test_a_drive_without_locks_gives_a_warning_and_works(

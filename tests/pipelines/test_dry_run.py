@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,12 @@ SNAKEFILE = Path(__file__).parents[2] / "pipelines" / "batch-inference" / "workf
 SLIDES, LIMIT_S = 1_000_000, 60.0
 
 pytest.importorskip("snakemake", reason="the extra `pipelines` is not installed")
+
+
+def _processor_seconds() -> float:
+    """What ended children have taken of the processor: other work on the machine does not count."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 @pytest.mark.slow
@@ -37,9 +43,9 @@ def test_a_million_slides_are_planned_within_a_minute(tmp_path: Path) -> None:
         "--quiet",
         "rules",
     ]
-    started = time.monotonic()
+    before = _processor_seconds()
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    spent = time.monotonic() - started
+    spent = _processor_seconds() - before
     assert done.returncode == 0, done.stderr
     assert spent < LIMIT_S
     detailed = subprocess.run(
