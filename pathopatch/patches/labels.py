@@ -1,4 +1,4 @@
-"""Compute each patch's tumour fraction, labelled fraction and label."""
+"""Compute each patch's tumour fraction, tumour pixels, labelled fraction and label."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import shapely
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import AnnotationConfig, LabelConfig
 from pathopatch.core.errors import InputUnsupportedError, PathopatchError
-from pathopatch.patches.annotations.masks import MaskFractions, check_mask, check_tissue_mask
+from pathopatch.patches.annotations.masks import MaskRegion, check_mask, check_tissue_mask
 from pathopatch.patches.annotations.outlines import Outlines, place_on_slide, read_annotations
-from pathopatch.patches.annotations.polygons import PolygonFractions
+from pathopatch.patches.annotations.polygons import PolygonRegion
+from pathopatch.patches.grid import Grid
 
 _log = logging.getLogger(__name__)
 
@@ -132,39 +133,81 @@ class LabelSource:
         return {role: path for role, path in files.items() if path is not None}
 
 
-def label_fractions(
-    source: LabelSource | None,
-    x: NDArray[np.int64],
-    y: NDArray[np.int64],
-    *,
-    extent: float,
-    slide_size: tuple[int, int],
-    bounds_origin: tuple[int, int] = (0, 0),
-    config: LabelConfig | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each patch's tumour fraction and labelled fraction, (N,) each, in [0, 1]; NaN where unknown.
+class Region(Protocol):
+    """A region of a slide; see `MaskRegion` for the arguments, and `PolygonRegion` for the other kind."""
 
-    Fractions are of the patch's part on the slide. `x`, `y` and `extent`, a patch's side, are level-0 px, as is
-    `bounds_origin`, from which QuPath measures. Errors as of `MaskFractions`, `read_annotations` and `find_regions`.
+    def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
+        """Return the region's fraction of each patch's part on the slide, (N,), in [0, 1]."""
+        ...
+
+    def patch_mask(self, x: int, y: int, *, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the region's pixels of a patch's part on the slide, (height, width)."""
+        ...
+
+
+class SlideLabels:
+    """Where a slide holds tumour and where it is labelled, as a `source` states it; its files are read once.
+
+    `slide_size`, (width, height), and `bounds_origin`, (x, y), from which QuPath measures, are level-0 px. Errors as of
+    `MaskRegion`, `read_annotations` and `find_regions`.
     """
-    unknown = np.full(len(x), np.nan)
-    if source is None:
-        return unknown, unknown.copy()
-    tumor = labelled = unknown
-    if source.annotations is not None:
-        settings = (config or LabelConfig()).annotations
-        areas = read_regions(source.annotations, settings, slide_size=slide_size, bounds_origin=bounds_origin)
-        tumor = PolygonFractions(areas.tumor, slide_size).fractions(x, y, extent)
-        if areas.labelled is not None:
-            labelled = PolygonFractions(areas.labelled, slide_size).fractions(x, y, extent)
-    elif source.tumor_mask is not None:
-        tumor = MaskFractions(source.tumor_mask, slide_size).fractions(x, y, extent)
-    elif source.whole_slide_non_tumor:
-        tumor = np.zeros(len(x))
-    if source.labelled_mask is not None:
-        labelled = MaskFractions(source.labelled_mask, slide_size).fractions(x, y, extent)
-    # Without any statement of what was labelled, a known tumour fraction means that all of the patch was.
-    return tumor, np.where(np.isnan(labelled) & ~np.isnan(tumor), 1.0, labelled)
+
+    def __init__(
+        self,
+        source: LabelSource | None,
+        *,
+        slide_size: tuple[int, int],
+        bounds_origin: tuple[int, int] = (0, 0),
+        config: LabelConfig | None = None,
+    ) -> None:
+        tumor: Region | None = None
+        labelled: Region | None = None
+        source = source or LabelSource()
+        if source.annotations is not None:
+            settings = (config or LabelConfig()).annotations
+            areas = read_regions(source.annotations, settings, slide_size=slide_size, bounds_origin=bounds_origin)
+            tumor = PolygonRegion(areas.tumor, slide_size)
+            labelled = None if areas.labelled is None else PolygonRegion(areas.labelled, slide_size)
+        elif source.tumor_mask is not None:
+            tumor = MaskRegion(source.tumor_mask, slide_size)
+        elif source.whole_slide_non_tumor:
+            tumor = PolygonRegion(shapely.Polygon(), slide_size)
+        if source.labelled_mask is not None:
+            labelled = MaskRegion(source.labelled_mask, slide_size)
+        self._tumor, self._labelled = tumor, labelled
+
+    @property
+    def has_tumor_mask(self) -> bool:
+        """Whether it is known where there is tumour; the whole slide may be without any."""
+        return self._tumor is not None
+
+    def fractions(
+        self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return each patch's tumour fraction and labelled fraction, (N,) each, in [0, 1]; NaN where unknown.
+
+        Fractions are of the patch's part on the slide. `x`, `y` and `extent`, a patch's side, are level-0 px.
+        """
+        tumor, labelled = (
+            np.full(len(x), np.nan) if region is None else region.fractions(x, y, extent)
+            for region in (self._tumor, self._labelled)
+        )
+        # Without any statement of what was labelled, a known tumour fraction means that all of the patch was.
+        return tumor, np.where(np.isnan(labelled) & ~np.isnan(tumor), 1.0, labelled)
+
+    def tumor_mask(self, x: int, y: int, grid: Grid, *, fraction: float) -> NDArray[np.bool_]:
+        """Return the tumour pixels of the patch at (x, y), level-0 px, bool of shape (P, P), none beyond the slide.
+
+        A pixel of a raster counts if at least half of it is tumour, one of an outline if its centre is. `fraction` is
+        the patch's tumour fraction: nothing is read where it is 0 or 1.
+        """
+        mask = np.zeros((grid.patch_px, grid.patch_px), np.bool_)
+        if fraction > 0:
+            assert self._tumor is not None
+            inside = grid.inside(x, y)
+            is_tumor = fraction == 1 or self._tumor.patch_mask(x, y, downsample=grid.downsample, inside=inside)
+            mask[: inside[1], : inside[0]] = is_tumor
+        return mask
 
 
 def label_file_errors(

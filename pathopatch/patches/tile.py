@@ -37,7 +37,7 @@ from pathopatch.core.status import is_recorded_done
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import SlideAnalysis, analyse_slide, iterate_patches, read_level
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.labels import LabelSource, label_fractions, labels
+from pathopatch.patches.labels import LabelSource, SlideLabels, labels
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids, source_record, store_levels, store_source
 from pathopatch.patches.store_writer import StoreWriter, store_and_measure
 from pathopatch.patches.tissue import TissueModel
@@ -153,7 +153,9 @@ def tile_slide(
                 return current_result(out, slide_id, table_path, store_path, output)
             analysis = analyse_slide(slide, config, tissue_mask=tissue_mask)
             # Labels come before the patches: an unreadable mask must not cost an hour of reading first.
-            table = _table(slide, config, analysis, slide_id, patient_id, labels)
+            bounds_origin = slide.bounds[:2]
+            stated = SlideLabels(labels, slide_size=slide.size, bounds_origin=bounds_origin, config=config.labels)
+            table = _table(config, analysis, slide_id, patient_id, stated)
             warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
             record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
             with atomic_path(store_path) as temporary:
@@ -181,25 +183,12 @@ def current_result(out: Path, slide_id: str, table_path: Path, store_path: Path,
 
 
 def _table(
-    slide: Slide,
-    config: TileConfig,
-    analysis: SlideAnalysis,
-    slide_id: str,
-    patient_id: str,
-    source: LabelSource | None,
+    config: TileConfig, analysis: SlideAnalysis, slide_id: str, patient_id: str, stated: SlideLabels
 ) -> pd.DataFrame:
     """Return the patch table without the columns that need pixels."""
     origins = analysis.grid.origins()
     x, y = origins.T
-    tumor, labelled = label_fractions(
-        source,
-        x,
-        y,
-        extent=analysis.grid.extent,
-        slide_size=slide.size,
-        bounds_origin=slide.bounds[:2],
-        config=config.labels,
-    )
+    tumor, labelled = stated.fractions(x, y, analysis.grid.extent)
     return pd.DataFrame(
         {
             "patch_id": patch_ids(slide_id, origins),

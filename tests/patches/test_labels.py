@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pathopatch.core.config import LabelConfig, parse
 from pathopatch.core.errors import InputUnsupportedError
-from pathopatch.patches.labels import LabelSource, label_fractions, labels
+from pathopatch.patches.labels import LabelSource, SlideLabels, labels
 
 
 def at(*origins: int) -> NDArray[np.int64]:
@@ -17,7 +17,7 @@ def at(*origins: int) -> NDArray[np.int64]:
 
 
 def fractions(source: LabelSource | None) -> tuple[list[float], list[float]]:
-    tumor, labelled = label_fractions(source, at(0, 2), at(0, 0), extent=2.0, slide_size=(4, 4))
+    tumor, labelled = SlideLabels(source, slide_size=(4, 4)).fractions(at(0, 2), at(0, 0), 2.0)
     return tumor.tolist(), labelled.tolist()
 
 

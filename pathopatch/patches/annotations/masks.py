@@ -1,16 +1,18 @@
-"""Read masks of a whole slide, at any scale, and measure the fraction of each patch that they set.
+"""Read masks of a whole slide, at any scale, and return what they set of each patch: its fraction and its pixels.
 
-A fraction is the exact area mean of the mask over the patch's part on the slide. Mask pixels are squares: the edge of a
-patch cuts them.
+A fraction is the exact area mean of the mask over the patch's part on the slide. Mask pixels are squares: the edges of
+a patch and of its pixels cut them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from pathopatch.core.errors import InputUnsupportedError, ModalityMismatchError
 from pathopatch.patches.annotations.outlines import place_on_slide, read_annotations
 from pathopatch.patches.annotations.polygons import rasterize
+from pathopatch.patches.mask_bits import pack_masks, unpack_masks
 from pathopatch.slides import Slide, open_slide
 from pathopatch.slides.image_file import MAX_PIXELS, raster
 from pathopatch.slides.manifest import ANNOTATION_SUFFIXES
@@ -27,6 +30,7 @@ _log = logging.getLogger(__name__)
 _MAX_ASPECT_DIFFERENCE = 0.02
 _HALF_UINT8 = 127  # a mask of 0 and 255, or a JPEG, is set above this
 _BAND_BYTES = 64 * 2**20
+_ROUNDING = 1e-9  # of an area: rounding must not decide at one half
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -69,25 +73,30 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return np.asarray(np.greater(pixels, limit), np.bool_)
 
 
-def require_proportions(mask_px: tuple[int, int], slide_size: tuple[int, int], *, place: str) -> None:
-    """Raise ModalityMismatchError if (width, height) of a mask and of its slide are not in proportion within 2 %."""
+def require_proportions(
+    mask_px: tuple[int, int], slide_size: tuple[int, int], *, place: str, covered: str = "slide"
+) -> None:
+    """Raise ModalityMismatchError if (width, height) of a mask and of its slide are not in proportion within 2 %.
+
+    `covered` is the word for what the mask covers.
+    """
     (width, height), (slide_width, slide_height) = mask_px, slide_size
     # Sides are rounded to whole pixels, and one pixel of a tiny mask is more than 2 %.
     allowed = max(_MAX_ASPECT_DIFFERENCE, 1 / min(width, height))
     if abs(slide_width / width / (slide_height / height) - 1) > allowed:
         raise ModalityMismatchError(
-            f"the mask is {width} x {height} px and the slide {slide_width} x {slide_height} px: "
+            f"the mask is {width} x {height} px and the {covered} {slide_width} x {slide_height} px: "
             "their proportions differ by more than 2 %",
             place=place,
-            remedy="give the mask that belongs to this slide; it must cover the whole of it",
+            remedy=f"give the mask that belongs to this {covered}; it must cover the whole of it",
         )
 
 
-class MaskFractions:
-    """Area means of a mask, or of its file, over squares given in level-0 px; it covers the whole slide.
+class MaskRegion:
+    """What a mask, or its file, sets of squares given in level-0 px; it covers the whole slide.
 
-    A TIFF of more than 2^28 px is read in bands of rows. Errors as of `read_mask` and `require_proportions`;
-    `slide_size` is (width, height), level-0 px.
+    A TIFF of more than 2^28 px is read in bands of rows, any other mask is held as bits. Errors as of `read_mask` and
+    `require_proportions`; `slide_size` is (width, height), level-0 px.
     """
 
     def __init__(self, mask: NDArray[np.bool_] | Path, slide_size: tuple[int, int]) -> None:
@@ -96,10 +105,15 @@ class MaskFractions:
         if self._large is not None:
             source = raster(self._large, is_whole=False)
             height, width = source.height, source.width
+            # The rows that were read last: the patches of a row of the grid share theirs.
+            self._rows, self._bits = slice(0, 0), np.empty((0, 0), np.uint8)
+            self._limit: int | None = None  # value above which a pixel is set; known once all was read
         else:
-            self._mask = read_mask(mask) if isinstance(mask, Path) else mask
-            height, width = self._mask.shape
-        require_proportions((width, height), slide_size, place=str(mask) if isinstance(mask, Path) else "")
+            pixels = read_mask(mask) if isinstance(mask, Path) else mask
+            height, width = pixels.shape
+            self._rows, self._bits = slice(0, height), pack_masks(pixels)
+        self._size_px = width, height
+        require_proportions(self._size_px, slide_size, place=str(mask) if isinstance(mask, Path) else "")
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
         """Return the mask's fraction of each patch's part on the slide, (N,), in [0, 1]; 0 beyond the slide.
@@ -107,19 +121,42 @@ class MaskFractions:
         `x` and `y`, (N,), are origins, and `extent` is the side of a patch, level-0 px.
         """
         if self._large is not None:
-            return _fractions_by_bands(self._large, self._slide_size, x, y, extent)
+            fractions, self._limit = _fractions_by_bands(self._large, self._slide_size, x, y, extent)
+            return fractions
         fractions = np.zeros(len(x))
         for index, (left, top) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-            columns, across = _cover(left, left + extent, self._slide_size[0], self._mask.shape[1])
-            rows, down = _cover(top, top + extent, self._slide_size[1], self._mask.shape[0])
-            part = self._mask[rows, columns]
-            if part.size and part.any():
+            columns, across = _cover(left, left + extent, self._slide_size[0], self._size_px[0])
+            rows, down = _cover(top, top + extent, self._slide_size[1], self._size_px[1])
+            part = self._part(rows, columns)
+            if part.any():
                 fractions[index] = min(1.0, float(down @ (part @ across) / (down.sum() * across.sum())))
         return fractions
 
+    def patch_mask(self, x: int, y: int, *, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the pixels of a patch that the mask sets over at least half of their area, (height, width).
+
+        The origin (x, y) is in level-0 px, `downsample` is level-0 px per px of the patch, and `inside` is (width,
+        height) of its part on the slide, px.
+        """
+        (columns, column_edges), (rows, row_edges) = (
+            _cells(start, n, downsample, size, mask_px)
+            for start, n, size, mask_px in zip((x, y), inside, self._slide_size, self._size_px, strict=True)
+        )
+        return _majority(self._part(rows, columns), row_edges, column_edges)
+
+    def _part(self, rows: slice, columns: slice) -> NDArray[np.bool_]:
+        """Return a rectangle of the mask."""
+        if self._large is not None and rows != self._rows:
+            if self._limit is None:
+                _, self._limit = _scan(self._large, self._slide_size)
+            self._rows, self._bits = rows, _read_rows(self._large, rows, self._limit)
+        top, first_byte = self._rows.start, columns.start // 8
+        bits = self._bits[rows.start - top : rows.stop - top, first_byte : -(-columns.stop // 8)]
+        return unpack_masks(bits, columns.stop - 8 * first_byte)[:, columns.start - 8 * first_byte :]
+
 
 def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = False, is_banded: bool = True) -> None:
-    """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskFractions`.
+    """Refuse a mask file that does not fit a slide, or is damaged; errors as of `MaskRegion`.
 
     With `is_quick` only the header is read: damaged pixels are not found. With `is_banded` a large TIFF is read in
     bands; without, it is refused as too large.
@@ -130,8 +167,7 @@ def check_mask(path: Path, slide_size: tuple[int, int], *, is_quick: bool = Fals
     if is_quick:
         return
     if is_large:
-        # One patch that covers the slide: every band is decoded.
-        _fractions_by_bands(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
+        _scan(path, slide_size)
     else:
         read_mask(path)
 
@@ -199,6 +235,32 @@ def _cover(start: float, stop: float, size: int, mask_px: int) -> tuple[slice, N
     return slice(first, last), np.diff(edges)
 
 
+def _cells(start: int, n: int, downsample: float, size: int, mask_px: int) -> tuple[slice, NDArray[np.float64]]:
+    """Return the mask pixels of an axis that n patch pixels cover, and the n + 1 edges of those in px of that part.
+
+    `start` and `size`, the slide's, are level-0 px. Beyond the slide edges coincide.
+    """
+    edges = np.clip((start + np.arange(n + 1) * downsample) * (mask_px / size), 0, mask_px)
+    first = min(math.floor(edges[0]), mask_px - 1)
+    return slice(first, max(first + 1, math.ceil(edges[-1]))), edges - first
+
+
+def _majority(
+    part: NDArray[np.bool_], row_edges: NDArray[np.float64], column_edges: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return which cells of a grid are set over at least half of their area; edges are in px of the part."""
+    # The sum up to any point is linear in x and in y within a pixel, so that it is exact between pixels too.
+    sums: NDArray[Any] = cv2.integral(np.ascontiguousarray(part).view(np.uint8))  # (h + 1, w + 1)
+    for axis, edges in enumerate((row_edges, column_edges)):
+        before = np.minimum(edges.astype(np.int64), part.shape[axis] - 1)
+        share = np.expand_dims(edges - before, 1 - axis)
+        low, high = (np.take(sums, places, axis=axis) for places in (before, before + 1))
+        sums = low + share * (high - low)
+    area_px = np.outer(np.diff(row_edges), np.diff(column_edges))
+    set_px = np.diff(np.diff(sums, axis=0), axis=1)
+    return np.asarray((set_px >= 0.5 * area_px - _ROUNDING) & (area_px > 0), np.bool_)
+
+
 def _uint8_limit(highest: float, path: Path) -> int:
     """Return the value above which a lossless uint8 mask is set: 0 for one of 0 and 1, else half of 255."""
     # Such values are class numbers, and which class is meant is unknown.
@@ -211,16 +273,26 @@ def _uint8_limit(highest: float, path: Path) -> int:
     return _HALF_UINT8 if highest > 1 else 0
 
 
+def _scan(path: Path, slide_size: tuple[int, int]) -> tuple[NDArray[np.float64], int]:
+    """Decode every band of a large TIFF, as one patch that covers the slide; returns as `_fractions_by_bands`."""
+    return _fractions_by_bands(path, slide_size, np.zeros(1, np.int64), np.zeros(1, np.int64), float(max(slide_size)))
+
+
+def _open_large(path: Path) -> Slide:
+    """Open the first page of a large TIFF."""
+    # A dark background: tiles that are not stored in the file are not set.
+    names = tuple(f"C{sample}" for sample in range(raster(path, is_whole=False).samples))
+    return open_slide(f"{path}#page=0", channels=names, background="dark")
+
+
 def _fractions_by_bands(
     path: Path, slide_size: tuple[int, int], x: NDArray[np.int64], y: NDArray[np.int64], extent: float
-) -> NDArray[np.float64]:
-    """Return the fractions of `MaskFractions.fractions` of a TIFF that is too large for memory; level-0 px."""
+) -> tuple[NDArray[np.float64], int]:
+    """Return the fractions of `MaskRegion.fractions` of a large TIFF, and the value above which its pixels are set."""
     # Whether 0 or 127 is the limit is known only once the largest value was read, so both are summed.
     fractions = np.zeros((2, len(x)))
     highest = 0.0
-    # The first page. A dark background: tiles that are not stored in the file are not set.
-    names = tuple(f"C{sample}" for sample in range(raster(path, is_whole=False).samples))
-    with open_slide(f"{path}#page=0", channels=names, background="dark") as mask:
+    with _open_large(path) as mask:
         width, height = mask.size
         # Patches of one row share their band, which is decoded once.
         for top in np.unique(y).tolist():
@@ -233,19 +305,30 @@ def _fractions_by_bands(
                     fractions[:, index] = sums[:, columns] @ across / (down.sum() * across.sum())
         is_uint8 = mask.dtype == np.uint8
     limit = _uint8_limit(highest, path) if is_uint8 else 0
-    return np.asarray(np.clip(fractions[1 if limit else 0], 0.0, 1.0), np.float64)
+    return np.asarray(np.clip(fractions[1 if limit else 0], 0.0, 1.0), np.float64), limit
+
+
+def _read_rows(path: Path, rows: slice, limit: int) -> NDArray[np.uint8]:
+    """Return some rows of a large TIFF as bits, see `pack_masks`."""
+    with _open_large(path) as mask:
+        return np.concatenate([pack_masks(band > limit) for _, band in _bands(mask, rows)])
+
+
+def _bands(mask: Slide, rows: slice) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Yield some rows of a mask in bands of bounded size: which they are, and their largest colour (h, width)."""
+    width = mask.size[0]
+    step = max(1, _BAND_BYTES // (width * len(mask.channels) * mask.dtype.itemsize))
+    colours = 1 if len(mask.channels) == 2 else 3  # the sample after them is alpha
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        yield slice(start, stop), mask.read_region(0, start, width, stop - start)[:colours].max(axis=0)
 
 
 def _column_sums(mask: Slide, rows: slice, down: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Return each column's sum of set pixels weighted by `down`, shape (2 limits, width), and the largest value."""
-    width = mask.size[0]
-    sums, largest = np.zeros((2, width)), 0.0
-    step = max(1, _BAND_BYTES // (width * len(mask.channels) * mask.dtype.itemsize))
-    for start in range(rows.start, rows.stop, step):
-        stop = min(start + step, rows.stop)
-        colours = 1 if len(mask.channels) == 2 else 3  # the sample after them is alpha
-        band = mask.read_region(0, start, width, stop - start)[:colours].max(axis=0)  # (h, width)
-        weight = down[start - rows.start : stop - rows.start]
+    sums, largest = np.zeros((2, mask.size[0])), 0.0
+    for part, band in _bands(mask, rows):
+        weight = down[part.start - rows.start : part.stop - rows.start]
         largest = max(largest, float(band.max()))
         sums += [weight @ (band > limit) for limit in (0, _HALF_UINT8)]
     return sums, largest

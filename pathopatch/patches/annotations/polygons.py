@@ -1,4 +1,4 @@
-"""Convert polygons to area fractions of patches and to masks, and masks to polygons and their GeoJSON."""
+"""Convert polygons to area fractions and to masks, and masks to polygons and their GeoJSON."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _MAX_AREA_CHANGE = 0.02
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "pathopatch:tissue")
 
 
-class PolygonFractions:
-    """Exact area fractions of a region over squares; all in level-0 px, as is (width, height) of the slide.
+class PolygonRegion:
+    """What polygons cover of squares; all in level-0 px, as is (width, height) of the slide.
 
     The region is a valid shapely Polygon, MultiPolygon or GeometryCollection; points and lines in it do not count.
     """
@@ -35,7 +35,7 @@ class PolygonFractions:
         self._tree = shapely.STRtree(self._pieces)
 
     def fractions(self, x: NDArray[np.int64], y: NDArray[np.int64], extent: float) -> NDArray[np.float64]:
-        """Return the region's fraction of each patch's part on the slide; as `MaskFractions.fractions`."""
+        """Return the region's fraction of each patch's part on the slide; as `MaskRegion.fractions`."""
         fractions = np.zeros(len(x))
         for start in range(0, len(x), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -52,6 +52,12 @@ class PolygonFractions:
             covered = np.bincount(patch, weights=common, minlength=len(boxes))
             fractions[part] = np.divide(covered, area_px, out=np.zeros_like(area_px), where=area_px > 0)
         return np.clip(fractions, 0.0, 1.0)
+
+    def patch_mask(self, x: int, y: int, *, downsample: float, inside: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return the pixels of a patch whose centre the region covers, (height, width); as `MaskRegion.patch_mask`."""
+        right, bottom = (start + n * downsample for start, n in zip((x, y), inside, strict=True))
+        pieces = self._pieces[self._tree.query(shapely.box(x, y, right, bottom), predicate="intersects")]
+        return rasterize(shapely.transform(pieces, lambda xy: (xy - (x, y)) / downsample), inside)
 
 
 def _pieces(region: Any) -> NDArray[Any]:
@@ -90,7 +96,8 @@ def _halved(region: Any, cut: Callable[[Any, tuple[float, float, float, float]],
 def rasterize(region: Any, size_px: tuple[int, int]) -> NDArray[np.bool_]:
     """Return which pixels have their centre inside a region, shape (height, width).
 
-    The region is made of valid polygons in px of the mask; `size_px` is the mask's (width, height).
+    The region is a geometry, or an array of them, made of valid polygons in px of the mask, which meet in edges at
+    most; `size_px` is the mask's (width, height).
     """
     width, height = size_px
     toggles = np.zeros((height, width + 1), np.bool_)

@@ -23,7 +23,7 @@ from pathopatch.core.errors import (
     ModalityMismatchError,
 )
 from pathopatch.patches.annotations import masks
-from pathopatch.patches.annotations.masks import MaskFractions, read_mask
+from pathopatch.patches.annotations.masks import MaskRegion, read_mask
 from pathopatch.slides import image_file
 
 
@@ -34,7 +34,7 @@ def at(*origins: int) -> NDArray[np.int64]:
 def test_a_fraction_is_exact_where_the_patch_cuts_mask_pixels() -> None:
     mask = np.zeros((4, 4), bool)
     mask[1, 1] = True  # level-0 px 10 to 20, both ways
-    fractions = MaskFractions(mask, (40, 40)).fractions
+    fractions = MaskRegion(mask, (40, 40)).fractions
     # patches of 10 px: all of it, a quarter of each axis, half of one axis, none
     assert fractions(at(10, 2, 10, 20), at(10, 3, 5, 10), 10.0).tolist() == [1.0, 0.2 * 0.3, 0.5, 0.0]
     assert np.isclose(fractions(at(0), at(0), 40.0)[0], 1 / 16)
@@ -44,13 +44,13 @@ def test_a_fraction_is_exact_where_the_patch_cuts_mask_pixels() -> None:
 def test_a_mask_finer_than_the_slide_is_averaged() -> None:
     mask = np.zeros((8, 8), bool)
     mask[:, :3] = True  # level-0 px 0 to 1.5
-    assert MaskFractions(mask, (4, 4)).fractions(at(0, 1, 2), at(0, 0, 0), 2.0).tolist() == [0.75, 0.25, 0.0]
+    assert MaskRegion(mask, (4, 4)).fractions(at(0, 1, 2), at(0, 0, 0), 2.0).tolist() == [0.75, 0.25, 0.0]
 
 
 def test_an_overhanging_patch_counts_only_what_is_on_the_slide() -> None:
     mask = np.zeros((10, 10), bool)
     mask[:, 8:] = True
-    fractions = MaskFractions(mask, (10, 10)).fractions
+    fractions = MaskRegion(mask, (10, 10)).fractions
     assert fractions(at(6), at(6), 8.0).tolist() == [0.5]
     assert fractions(at(10), at(0), 8.0).tolist() == [0.0]
 
@@ -62,22 +62,51 @@ def test_side_by_side_patches_hold_the_mask_together(w: int, h: int, seed: int, 
     mask = np.random.default_rng(seed).random((h, w)) < 0.4
     size = (w * 7, h * 7)
     x, y = (grid.ravel().astype(np.int64) for grid in np.meshgrid(range(size[0]), range(size[1])))
-    one = MaskFractions(mask, size).fractions(x, y, 1.0)
+    one = MaskRegion(mask, size).fractions(x, y, 1.0)
     assert np.isclose(one.sum(), mask.sum() * 49)
-    whole = MaskFractions(mask, size).fractions(at(0), at(0), extent)[0]
+    whole = MaskRegion(mask, size).fractions(at(0), at(0), extent)[0]
     inside = np.clip(extent - np.arange(size[0]), 0, 1), np.clip(extent - np.arange(size[1]), 0, 1)
     weight = np.outer(inside[1], inside[0]).ravel()
     assert np.isclose(whole, (one * weight).sum() / weight.sum())
 
 
+@pytest.mark.parametrize(
+    ("mask_px", "size"), [((60, 45), (240, 180)), ((97, 73), (240, 180)), ((800, 600), (240, 180))]
+)
+@pytest.mark.parametrize(
+    ("x", "y", "downsample"), [(0, 0, 1.0), (31, 17, 1.0), (31, 17, 3.4), (200, 150, 2.5), (5, 9, 0.7)]
+)
+def test_a_pixel_is_set_where_half_of_it_is_a_pixel_being_a_small_patch(
+    mask_px: tuple[int, int], size: tuple[int, int], x: int, y: int, downsample: float
+) -> None:
+    rng = np.random.default_rng(0)
+    mask = cv2.GaussianBlur(rng.normal(size=mask_px[::-1]), (0, 0), mask_px[0] / 60) > 0
+    region = MaskRegion(mask, size)
+    inside = tuple(min(24, round((side - at_) / downsample)) for side, at_ in zip(size, (x, y), strict=True))
+    columns, rows = np.meshgrid(x + np.arange(inside[0]) * downsample, y + np.arange(inside[1]) * downsample)
+    shares = region.fractions(columns.ravel(), rows.ravel(), downsample).reshape(inside[::-1])  # type: ignore[arg-type]
+    pixels = region.patch_mask(x, y, downsample=downsample, inside=inside)  # type: ignore[arg-type]
+    is_clear = np.abs(shares - 0.5) > 1e-6
+    np.testing.assert_array_equal(pixels[is_clear], shares[is_clear] > 0.5)
+    assert pixels[~is_clear].all()  # half is enough
+    assert 0 < pixels.mean() < 1
+
+
+def test_pixels_beyond_the_slide_are_not_set() -> None:
+    region = MaskRegion(np.ones((10, 10), bool), (100, 100))
+    pixels = region.patch_mask(90, 95, downsample=2.0, inside=(8, 8))
+    # 5 columns and 2.5 rows lie on the slide: a pixel that does so in part is set over all of that part.
+    assert pixels.tolist() == [[True] * 5 + [False] * 3] * 3 + [[False] * 8] * 5
+
+
 def test_a_mask_of_other_proportions_is_refused_with_both_sizes() -> None:
     with pytest.raises(ModalityMismatchError, match=r"100 x 100 px and the slide 1000 x 1030 px"):
-        MaskFractions(np.zeros((100, 100), bool), (1000, 1030))
-    MaskFractions(np.zeros((100, 100), bool), (1000, 1019))
+        MaskRegion(np.zeros((100, 100), bool), (1000, 1030))
+    MaskRegion(np.zeros((100, 100), bool), (1000, 1019))
 
 
 def test_a_tiny_mask_may_be_rounded_to_whole_pixels() -> None:
-    MaskFractions(np.zeros((10, 11), bool), (1060, 1000))
+    MaskRegion(np.zeros((10, 11), bool), (1060, 1000))
 
 
 def write(path: Path, pixels: NDArray[Any]) -> Path:
@@ -161,13 +190,20 @@ def test_a_mask_too_large_for_memory_is_read_in_bands_to_the_same_shares(
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels, tile=(64, 64) if layout == "tiles" else None, rowsperstrip=16, compression="zlib")
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(0, 990, 97), np.arange(0, 630, 64)))
-    whole = MaskFractions(path, (990, 630)).fractions(x, y, 97.5)
+    in_memory = MaskRegion(path, (990, 630))
+    whole = in_memory.fractions(x, y, 97.5)
     monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
     monkeypatch.setattr(masks, "read_mask", lambda _: pytest.fail("read at once"))
     monkeypatch.setattr(masks, "_BAND_BYTES", 5000)
-    assert MaskFractions(path, (990, 630)).fractions(x, y, 97.5) == pytest.approx(whole, abs=1e-14)
+    large = MaskRegion(path, (990, 630))
+    assert large.fractions(x, y, 97.5) == pytest.approx(whole, abs=1e-14)
+    for region in (large, MaskRegion(path, (990, 630))):  # also before its fractions were asked for
+        for number in (0, 1, len(x) - 1, 40):
+            at_ = x[number], y[number]
+            pixels = region.patch_mask(*at_, downsample=1.5, inside=(13, 11))
+            np.testing.assert_array_equal(pixels, in_memory.patch_mask(*at_, downsample=1.5, inside=(13, 11)))
     with pytest.raises(ModalityMismatchError):
-        MaskFractions(path, (630, 990))
+        MaskRegion(path, (630, 990))
 
 
 def test_class_numbers_in_a_large_mask_and_a_large_piece_are_refused(
@@ -177,10 +213,10 @@ def test_class_numbers_in_a_large_mask_and_a_large_piece_are_refused(
     tifffile.imwrite(path, np.full((100, 100), 2, np.uint8), tile=(64, 64))
     monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
     with pytest.raises(InputUnsupportedError, match="up to 2"):
-        MaskFractions(path, (100, 100)).fractions(at(0), at(0), 50.0)
+        MaskRegion(path, (100, 100)).fractions(at(0), at(0), 50.0)
     monkeypatch.setattr(image_file, "MAX_PIXELS", 1000)
     with pytest.raises(InputTooLargeError):
-        MaskFractions(path, (100, 100))
+        MaskRegion(path, (100, 100))
 
 
 def claim(path: Path, side: int) -> Path:
@@ -222,7 +258,7 @@ def test_a_missing_mask_and_a_foreign_format_are_different_errors(tmp_path: Path
 
 @pytest.mark.parametrize(("size", "mask_px"), [(20000, 1001), (114, 100), (4930, 331)])
 def test_masks_of_awkward_sizes_reach_the_last_patch(size: int, mask_px: int) -> None:
-    whole = MaskFractions(np.ones((mask_px, mask_px), np.bool_), (size, size))
+    whole = MaskRegion(np.ones((mask_px, mask_px), np.bool_), (size, size))
     origin = np.array([size - 50], np.int64)
     assert whole.fractions(origin, origin, 64.0) == pytest.approx([1.0])
 
@@ -246,7 +282,7 @@ def test_a_large_mask_has_neither_alpha_nor_tiles_that_are_not_stored(
     tifffile.imwrite(tmp_path / "whole.tif", pixels, tile=(32, 32), photometric="rgb", extrasamples=["unassalpha"])
     monkeypatch.setattr(masks, "MAX_PIXELS", 1000)
     for name in ("sparse.tif", "whole.tif"):
-        assert MaskFractions(tmp_path / name, (64, 64)).fractions(at(0, 32, 16), at(0, 0, 16), 32.0).tolist() == [
+        assert MaskRegion(tmp_path / name, (64, 64)).fractions(at(0, 32, 16), at(0, 0, 16), 32.0).tolist() == [
             1.0, 0.0, 0.25,
         ]  # fmt: skip
 

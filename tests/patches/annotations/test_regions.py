@@ -29,7 +29,7 @@ from pathopatch.core.errors import (
 )
 from pathopatch.patches.annotations import outlines
 from pathopatch.patches.annotations.outlines import read_annotations
-from pathopatch.patches.labels import LabelSource, Regions, label_fractions, read_regions
+from pathopatch.patches.labels import LabelSource, Regions, SlideLabels, read_regions
 from pathopatch.patches.tile import tile_slide
 from pathopatch.stages.check import check_manifest
 
@@ -205,8 +205,8 @@ def test_a_file_without_outlines_labels_nothing_or_the_whole_slide(tmp_path: Pat
     origins = np.array([0], np.int64)
     for labelled, expected in (("annotated", 0.0), ("whole-slide", 1.0)):
         config = LabelConfig(annotations=CONFIG.model_copy(update={"labelled": labelled}))
-        source = LabelSource(annotations=path)
-        fractions = label_fractions(source, origins, origins, extent=64.0, slide_size=SIZE, config=config)
+        stated = SlideLabels(LabelSource(annotations=path), slide_size=SIZE, config=config)
+        fractions = stated.fractions(origins, origins, 64.0)
         assert [fraction.tolist() for fraction in fractions] == [[0.0], [expected]]
 
 
@@ -297,14 +297,8 @@ def test_missing_foreign_and_too_large_files_are_different_errors(
 def test_the_fractions_of_patches_follow_the_outlines_exactly(tmp_path: Path) -> None:
     path = geojson(tmp_path, area(0, 0, 100.5), area(100.5, 0, 50, "Stroma"))
     origins = np.array([0, 64, 128], np.int64)
-    tumor, labelled = label_fractions(
-        LabelSource(annotations=path),
-        origins,
-        np.zeros(3, np.int64),
-        extent=64.0,
-        slide_size=SIZE,
-        config=LabelConfig(annotations=CONFIG),
-    )
+    stated = SlideLabels(LabelSource(annotations=path), slide_size=SIZE, config=LabelConfig(annotations=CONFIG))
+    tumor, labelled = stated.fractions(origins, np.zeros(3, np.int64), 64.0)
     assert tumor == pytest.approx([1, 36.5 / 64, 0], abs=1e-12)
     assert labelled == pytest.approx([1, (36.5 * 64 + 27.5 * 50) / 64**2, 22.5 * 50 / 64**2], abs=1e-12)
 
@@ -318,9 +312,8 @@ def test_10000_patches_and_an_outline_of_50000_points_take_seconds(tmp_path: Pat
     x, y = (grid.ravel() for grid in np.meshgrid(np.arange(100) * 256, np.arange(100) * 256))
     config = LabelConfig(annotations=CONFIG)
     started = time.process_time()
-    tumor, _ = label_fractions(
-        LabelSource(annotations=path), x, y, extent=256.0, slide_size=(25_600, 25_600), config=config
-    )
+    stated = SlideLabels(LabelSource(annotations=path), slide_size=(25_600, 25_600), config=config)
+    tumor, _ = stated.fractions(x, y, 256.0)
     assert time.process_time() - started < 5
     exact = 0.5 * 12_000**2 * (0.8**2 + 0.2**2 / 2) * 2 * np.pi  # of the curve; the chords lose 1e-4 of it
     assert tumor.sum() * 256**2 == pytest.approx(exact, rel=1e-3)

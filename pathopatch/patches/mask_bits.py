@@ -1,0 +1,33 @@
+"""Masks of patches at one bit a pixel, and at another size."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+MaskKind = Literal["tissue", "tumor"]
+_ROUNDING = 1e-6  # half of a pixel is enough, also after rounding
+
+
+def pack_masks(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return masks (..., h, w) as bits, uint8 of shape (..., h, ceil(w / 8)); the first pixel is the highest bit."""
+    return np.packbits(masks, axis=-1)
+
+
+def unpack_masks(bits: NDArray[np.uint8], width_px: int) -> NDArray[np.bool_]:
+    """Return the masks, bool of shape (..., h, w), that `pack_masks` packed; `width_px` is w."""
+    return np.unpackbits(bits, axis=-1, count=width_px).view(np.bool_)
+
+
+def resize_masks(masks: NDArray[np.bool_], side_px: int) -> NDArray[np.bool_]:
+    """Return masks (n, h, w) as squares of `side_px`, resampled by area as the pixels are, and cut at one half."""
+    if masks.shape[1:] == (side_px, side_px):
+        return masks
+    resized = np.empty((len(masks), side_px, side_px), np.bool_)
+    for mask, target in zip(masks, resized, strict=True):
+        share: Any = cv2.resize(mask.astype(np.float32), (side_px, side_px), interpolation=cv2.INTER_AREA)
+        np.greater_equal(share, 0.5 - _ROUNDING, out=target)
+    return resized
