@@ -23,6 +23,7 @@ from pathopatch.demo.slides import CohortSpec, make_cohort
 from pathopatch.evaluation.compare import compare, comparison_table
 from pathopatch.groups import attribute_in
 from pathopatch.patches import analyse_slide, intensity, iterate_patches
+from pathopatch.patches.mask_bits import unpack_masks
 from pathopatch.report import write_report
 from pathopatch.slides.manifest import SlideRow, read_manifest
 from pathopatch.stages.audit import audit_text
@@ -244,11 +245,10 @@ def _channel_means(row: SlideRow, config: TileConfig) -> dict[str, NDArray[np.fl
     means: dict[str, NDArray[np.float64]] = {}
     with open_row(row) as slide:
         analysis = analyse_slide(slide, config)
-        grid, tissue = analysis.grid, analysis.tissue
-        origins = grid.origins()
-        for rows, patches, _ in iterate_patches(slide, analysis):
-            for (x, y), patch in zip(origins[rows].tolist(), patches, strict=True):
-                mask = tissue.patch_mask(patch, x, y, grid.downsample, grid.inside(x, y))
+        origins = analysis.grid.origins()
+        for rows, patches, _, tissue_mask in iterate_patches(slide, analysis):
+            masks = unpack_masks(tissue_mask, analysis.grid.patch_px)
+            for (x, y), patch, mask in zip(origins[rows].tolist(), patches, masks, strict=True):
                 if mask.any():
                     scaled = intensity.scale(patch[None], analysis.windows)[0]
                     means[f"{row.slide_id}@{x},{y}"] = scaled[:, mask].mean(axis=1, dtype=np.float64)

@@ -261,7 +261,7 @@ def _batches(
     waiting: NDArray[np.generic] = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     prepare = partial(_prepared, origins=grid.origins(), slide=slide, analysis=analysis, ensemble=ensemble)
     done = 0
-    for rows, patches, fractions in iterate_patches(slide, analysis, min_tissue=read_from):
+    for rows, patches, fractions, _ in iterate_patches(slide, analysis, min_tissue=read_from):
         tissue[rows] = fractions
         done = int(rows[-1]) + 1
         is_predicted = np.ones(len(rows), np.bool_) if config.all_patches else fractions >= min_tissue

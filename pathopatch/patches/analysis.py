@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from pathopatch.core.errors import ChannelMismatchError, InputUnsupportedError, 
 from pathopatch.patches.annotations.masks import read_tissue_mask
 from pathopatch.patches.grid import Grid
 from pathopatch.patches.intensity import windows as intensity_windows
+from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.patches.tissue import TissueModel, nearest_part, supplied_tissue
 from pathopatch.patches.tissue_fit import fit_tissue
 from pathopatch.slides import Shift, Slide, aligned
@@ -219,15 +221,24 @@ def _check_finite(pixels: NDArray[np.generic], slide: Slide) -> None:
     )
 
 
+class PatchBatch(NamedTuple):
+    """Some patches of a slide or of a set."""
+
+    rows: NDArray[np.int64]  # (n,): indices into the origins
+    patches: NDArray[np.generic]  # (n, C, P, P), source units
+    tissue_fraction: NDArray[np.float64]  # (n,): share of tissue in a patch's scanned pixels; 0 without any
+    tissue_mask: NDArray[np.uint8]  # (n, P, ceil(P / 8)): the tissue's pixels as bits, see `pack_masks`
+
+
 def iterate_patches(
     slide: Slide, analysis: SlideAnalysis, *, origins: NDArray[np.int64] | None = None, min_tissue: float = 0.0
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]]:
-    """Yield patches in batches of bounded size, in the order of the origins, as (rows, patches, tissue fractions).
+) -> Iterator[PatchBatch]:
+    """Yield patches in batches of bounded size, in the order of the origins.
 
-    Rows, (n,), are indices into the `origins`, (N, 2), (x, y) in level-0 px; default: the whole grid. Patches, (n, C,
-    P, P), are in source units, with the background value beyond the slide. A tissue fraction, (n,), is the share of
-    tissue in the patch's scanned pixels, the exact mean of its mask; 0 without any. Patches below `min_tissue` are left
-    out. The slide is as recorded: the offsets of its `analysis` are applied.
+    The `origins`, (N, 2), are (x, y) in level-0 px; default: the whole grid. Patches have the background value beyond
+    the slide. A tissue fraction is the exact mean of the tissue mask, which holds nothing beyond the slide or where it
+    was not scanned. Patches below `min_tissue` are left out. The slide is as recorded: the offsets of its `analysis`
+    are applied.
 
     Raises
     ------
@@ -243,6 +254,7 @@ def iterate_patches(
     limit = max(1, min(_BATCH_PATCHES, _BATCH_BYTES // patch_bytes))
     rows: list[int] = []
     fractions: list[float] = []
+    masks: list[NDArray[np.uint8]] = []
     batch = np.empty((0, len(slide.channels), grid.patch_px, grid.patch_px), slide.dtype)
     for row, (x, y) in enumerate(places.tolist()):
         within = grid.inside(x, y)
@@ -263,9 +275,10 @@ def iterate_patches(
             if fraction >= min_tissue:
                 rows.append(row)
                 fractions.append(fraction)
+                masks.append(pack_masks(mask))
         if rows and (len(rows) == limit or row == len(places) - 1):
-            yield np.array(rows, np.int64), batch[: len(rows)], np.array(fractions)
-            rows, fractions = [], []
+            yield PatchBatch(np.array(rows, np.int64), batch[: len(rows)], np.array(fractions), np.stack(masks))
+            rows, fractions, masks = [], [], []
 
 
 def read_level(slide: Slide, downsample: float) -> dict[str, int | float]:

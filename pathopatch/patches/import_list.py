@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -29,6 +29,8 @@ from pathopatch.core.errors import (
     TableError,
 )
 from pathopatch.core.patients import patient_problems
+from pathopatch.patches.annotations.masks import read_mask, require_proportions
+from pathopatch.patches.mask_bits import resize_masks
 from pathopatch.slides import open_slide
 from pathopatch.slides.image_file import SUFFIXES, raster
 from pathopatch.slides.manifest import SPLITS, expand_variables, valid_slide_id
@@ -41,7 +43,8 @@ _CLASS_LABELS = {
     "tumor": "1", "tumour": "1", "1": "1",
     "non_tumor": "0", "non-tumor": "0", "non_tumour": "0", "non-tumour": "0", "0": "0",
 }  # fmt: skip
-_REQUIRED, _OPTIONAL = ("path", "label", "patient_id"), ("split", "tissue_fraction", "attribute", "label_name")
+_REQUIRED = ("path", "label", "patient_id")
+_OPTIONAL = ("split", "tissue_fraction", "attribute", "label_name", "tumor_mask")
 _LABELS = {"1": 1, "0": 0, "-1": -1, "": -1}
 _LAYOUT = "FOLDER/[train|val|test/]tumor|non_tumor/PATIENT/*.png"
 _RGB = ("R", "G", "B")
@@ -55,14 +58,15 @@ def read_list(source: Path) -> pd.DataFrame:
     A `source` is a CSV file (UTF-8); or a folder with such a file ``patches.csv``; or a folder laid out as
     ``[split/]class/patient/image``, class being tumor or non_tumor (or 1, 0). Columns: path, label (1, 0; -1 or empty:
     not labelled), patient_id. Optional: split, tissue_fraction (all rows or none), attribute (any values; empty:
-    unknown), label_name (one name per label). Paths are relative to the file; ``${NAME}`` is replaced from the
-    environment.
+    unknown), label_name (one name per label), tumor_mask (path of the patch's tumour as a mask, see `read_mask`; all
+    rows or none). Paths are relative to the file; ``${NAME}`` is replaced from the environment.
 
     Returns
     -------
     DataFrame
         file (absolute), path (as written), label (1, 0, -1), patient_id, split ("" where open), tissue_fraction (NaN
-        where not given), and attribute and label_name (str) if the list has them; in the order of the list.
+        where not given), and attribute, label_name and tumor_mask (str; its path absolute) if the list has them; in
+        the order of the list.
 
     Raises
     ------
@@ -92,7 +96,7 @@ def read_list(source: Path) -> pd.DataFrame:
             "tissue_fraction": pd.to_numeric(cells["tissue_fraction"]).astype("float64"),
         }
     )
-    for name in ("attribute", "label_name"):
+    for name in ("attribute", "label_name", "tumor_mask"):
         if (cells[name] != "").any():
             table[name] = cells[name]
     return table.reset_index(drop=True)
@@ -111,8 +115,14 @@ def _read_csv(path: Path) -> pd.DataFrame:
     # Single rows can only be checked where all columns are there and every row was read in full.
     table.raise_problems()
     cells = pd.DataFrame(rows)
-    cells["file"] = [str((path.parent / expand_variables(text)[0]).absolute()) for text in cells["path"]]
+    cells["file"] = [_absolute(text, path) for text in cells["path"]]
+    cells["tumor_mask"] = [text and _absolute(text, path) for text in cells["tumor_mask"]]
     return cells
+
+
+def _absolute(text: str, place: Path) -> str:
+    """Return a path of a list that lies at `place`."""
+    return str((place.parent / expand_variables(text)[0]).absolute())
 
 
 def _read_folder(folder: Path) -> pd.DataFrame:
@@ -140,12 +150,12 @@ def _read_folder(folder: Path) -> pd.DataFrame:
             place=str(folder),
             remedy=f"lay them out as {_LAYOUT}, or write {LIST_NAME} with {', '.join(_REQUIRED)}",
         )
-    return pd.DataFrame(rows).assign(tissue_fraction="", attribute="", label_name="", row=None)
+    return pd.DataFrame(rows).assign(tissue_fraction="", attribute="", label_name="", tumor_mask="", row=None)
 
 
 def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
     """Yield the problems of single rows, and of rows that contradict each other."""
-    has_fractions = (cells["tissue_fraction"] != "").any()
+    has_fractions, has_masks = ((cells[name] != "").any() for name in ("tissue_fraction", "tumor_mask"))
     listed: set[str] = set()
     names: dict[str, str] = {}
     fractions = pd.to_numeric(cells["tissue_fraction"], errors="coerce")
@@ -163,6 +173,8 @@ def _find_problems(cells: pd.DataFrame, place: Path) -> Iterator[Problem]:
              "not in [0, 1]", "give a number from 0 to 1 in every row, or in none"),
             ("label_name", names.setdefault(row["label"], row["label_name"]) == row["label_name"], "INPUT_UNSUPPORTED",
              f"label {row['label']} was {names[row['label']]!r} before", "give each label one name, in every row"),
+            ("tumor_mask", not has_masks or Path(row["tumor_mask"]).is_file(), "INPUT_MISSING", "no such file",
+             f"name a file (relative to {place.parent}) in every row, or in none"),
         )  # fmt: skip
         listed.add(row["file"])
         for column, is_right, code, message, remedy in checks:
@@ -255,6 +267,24 @@ def common_spec(paths: Sequence[Path], ready: ReadyConfig | None = None) -> Imag
     return usual
 
 
+def read_tumor_mask(path: Path, image: Path, spec: ImageSpec) -> NDArray[np.bool_]:
+    """Return the tumour pixels of a patch, bool of shape (P, P): its mask, cropped and resized as `read_image` does.
+
+    The mask at `path` covers the whole `image`, at any scale. Errors as of `read_mask` and `require_proportions`.
+    """
+    mask, whole = read_mask(path), _image_spec(image)
+    require_proportions((mask.shape[1], mask.shape[0]), (whole.width, whole.height), place=str(path), covered="patch")
+    shown = _centre_square(mask[None]) if spec.fit == "crop" else mask[None]
+    return np.asarray(resize_masks(shown, spec.width)[0], np.bool_)
+
+
+def _centre_square(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return the central square of pixels (C, h, w)."""
+    side = min(pixels.shape[1:])
+    top, left = ((length - side) // 2 for length in pixels.shape[1:])
+    return pixels[:, top : top + side, left : left + side]
+
+
 def _image_spec(path: Path) -> ImageSpec:
     """Return the format of an image file."""
     image = raster(path)
@@ -299,9 +329,7 @@ def read_image(path: Path, spec: ImageSpec) -> NDArray[np.generic]:
     if pixels.shape[1:] == (spec.height, spec.width):
         return pixels
     if spec.fit == "crop":
-        side = min(pixels.shape[1:])
-        top, left = ((length - side) // 2 for length in pixels.shape[1:])
-        pixels = pixels[:, top : top + side, left : left + side]
+        pixels = _centre_square(pixels)
     shrinks = pixels.shape[1] >= spec.height and pixels.shape[2] >= spec.width
     # Area means avoid aliasing where the image shrinks; where it grows they would repeat pixels.
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

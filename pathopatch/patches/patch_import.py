@@ -2,6 +2,8 @@
 
 The set is laid out as a contact sheet, row by row; a patch's origin is its place on the sheet. Tissue is found by the
 rule for slides with one threshold for the set: on the sheet at overview scale, then on each patch at full resolution.
+The store holds each patch's tissue mask as it was found, also where the list states another fraction, and its tumour
+mask if the list names one.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ from pathopatch.core.files import atomic_path
 from pathopatch.core.locks import folder_lock, slide_lock
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches import intensity
+from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.grid import Grid
-from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list
+from pathopatch.patches.import_list import LIST_NAME, ImageSpec, common_spec, read_image, read_list, read_tumor_mask
+from pathopatch.patches.mask_bits import pack_masks
 from pathopatch.patches.store import STAGE, PatchStore, patch_ids
-from pathopatch.patches.store_writer import StoreWriter, store_and_measure
+from pathopatch.patches.store_writer import SHARD_PATCHES, StoreWriter, store_and_measure
 from pathopatch.patches.tile import (
     COLUMNS,
     TileResult,
@@ -82,6 +86,8 @@ def tile_patches(
         ``store = "none"``, or `config` has an `mpp`, or see `read_list` and `common_spec`.
     TableError, InputMissingError, InputCorruptError, InputTooLargeError, ChannelMismatchError, NonFiniteError
         See `read_list`, `common_spec` and `read_image`.
+    ModalityMismatchError
+        A tumour mask is of other proportions than its patch.
     StaleArtefactError, DiskFullError
         As of `tile_slide`.
     """
@@ -122,11 +128,12 @@ def tile_patches(
             result = replace(current_result(out, name, table_path, store_path, output), warnings=warnings)
         else:
             sheet = _analyse_set(files, spec, config)
+            tumor_masks = [Path(mask) for mask in listed.get("tumor_mask", ())]
             with atomic_path(store_path) as temporary:
                 record = {"slide_id": name, "warnings": warnings, "cohort_levels": {}, "stamp": stamp.to_dict()}
-                measured = _write_store(temporary, sheet, config, record, progress)
+                measured = _write_store(temporary, sheet, config, record, tumor_masks, progress)
             store = PatchStore(store_path)
-            table = _table(listed, sheet, measured, name, store.pixels_checksum)
+            table = _table(listed, sheet, measured, name, store)
             output.write_table(table_path, table)
             entry = status_entry(table, store.attributes)
             output.record(entry)
@@ -156,13 +163,13 @@ class _SetAnalysis:
     tissue: TissueModel  # its overview is the patches one below the other, P px of height each
     windows: NDArray[np.float64]  # (C, 2): intensities that become 0 and 1, source units
 
-    def patches(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]]:
-        """Yield each patch's row (1,), pixels (1, C, P, P) and tissue fraction (1,), as `iterate_patches` does."""
+    def patches(self) -> Iterator[PatchBatch]:
+        """Yield the patches one by one, as `iterate_patches` does."""
         side = self.spec.width
         for number, file in enumerate(self.files):
             patch = read_image(file, self.spec)
             mask = self.tissue.patch_mask(patch, 0, number * side, 1.0, (side, side))
-            yield np.array([number]), patch[None], np.array([mask.mean()])
+            yield PatchBatch(np.array([number]), patch[None], np.array([mask.mean()]), pack_masks(mask[None]))
 
 
 def _sheet_grid(count: int, side: int) -> Grid:
@@ -211,13 +218,26 @@ def _write_store(
     sheet: _SetAnalysis,
     config: TileConfig,
     record: Mapping[str, Any],
+    tumor_masks: Sequence[Path],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
-    """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`."""
+    """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`.
+
+    `tumor_masks` are the files of all patches, or empty.
+    """
     spec, origins = sheet.spec, sheet.grid.origins()[: len(sheet.files)]
     writer = StoreWriter(
-        path, origins=origins, channels=len(spec.channels), patch_px=spec.width, dtype=np.dtype(spec.dtype)
+        path,
+        origins=origins,
+        channels=len(spec.channels),
+        patch_px=spec.width,
+        dtype=np.dtype(spec.dtype),
+        masks=("tissue", "tumor") if tumor_masks else ("tissue",),
     )
+
+    def tumor_mask(row: int) -> NDArray[np.bool_]:
+        return read_tumor_mask(tumor_masks[row], sheet.files[row], spec)
+
     # At an unknown scale, sharpness is measured at the patches' own.
     sharpness_factor = 1.0 if config.mpp is None else config.intensity.sharpness_mpp / config.mpp
     measured = store_and_measure(
@@ -227,6 +247,7 @@ def _write_store(
         windows=sheet.windows,
         sharpness_factor=sharpness_factor,
         polarities=sheet.tissue.polarities,
+        tumor_mask=tumor_mask if tumor_masks else None,
         progress=progress,
     )
     attributes = common_attributes(
@@ -248,7 +269,7 @@ def _table(
     sheet: _SetAnalysis,
     measured: dict[str, NDArray[np.float64]],
     name: str,
-    pixels_checksum: str,
+    store: PatchStore,
 ) -> pd.DataFrame:
     """Return the patch table: a slide's columns, then `EXTRA_COLUMNS`."""
     origins = sheet.grid.origins()[: len(listed)]
@@ -263,13 +284,21 @@ def _table(
         "y": y,
         **measured,
         "tissue_fraction": np.where(np.isnan(stated), measured["tissue_fraction"], stated),
-        "tumor_fraction": np.nan,  # a label says whether there is tumour, not how much
+        # Without masks a label says whether there is tumour, not how much.
+        "tumor_fraction": _tumor_fractions(store) if store.has_masks("tumor") else np.nan,
         "labelled_fraction": (label >= 0).astype(np.float64),
         "label": label,
-        "pixels_checksum": pixels_checksum,
+        "pixels_checksum": store.pixels_checksum,
         **{column: listed[column] for column in EXTRA_COLUMNS if column in listed},
     }
     return pd.DataFrame(columns)[[*COLUMNS, *(column for column in EXTRA_COLUMNS if column in listed)]]
+
+
+def _tumor_fractions(store: PatchStore) -> NDArray[np.float64]:
+    """Return the mean of each patch's tumour mask, (N,)."""
+    rows = np.arange(len(store))
+    parts = np.split(rows, rows[SHARD_PATCHES::SHARD_PATCHES])
+    return np.concatenate([store.masks(part, "tumor").mean(axis=(1, 2)) for part in parts])
 
 
 def _stamp(
@@ -284,12 +313,11 @@ def _stamp(
     }
     if ready is not None and ready.px is not None:
         rules["ready"] = ready.model_dump(mode="json", exclude={"mpp"})  # the patches' own mpp is in the rules already
-    cells = {column: list(map(str, listed[column])) for column in listed if column != "file"}
-    return Stamp(
-        stage=STAGE,
-        settings=rules,
-        inputs={"list": fingerprint(cells), "images": fingerprint(list(fingerprints))},
-    )
+    cells = {column: list(map(str, listed[column])) for column in listed if column not in ("file", "tumor_mask")}
+    inputs = {"list": fingerprint(cells), "images": fingerprint(list(fingerprints))}
+    if "tumor_mask" in listed:
+        inputs["tumor_masks"] = fingerprint([fingerprint_file(Path(mask)) for mask in listed["tumor_mask"]])
+    return Stamp(stage=STAGE, settings=rules, inputs=inputs)
 
 
 def _slides_row(

@@ -1,4 +1,4 @@
-"""Read a slide's patches, overview and attributes from its store, and pixels that it does not keep from the slide."""
+"""Read a slide's patches, masks, overview and attributes from its store; pixels that it lacks come from the slide."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import zarr
@@ -18,6 +18,8 @@ from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleAr
 from pathopatch.core.work_folder import WorkFolder
 from pathopatch.patches.analysis import read_padded
 from pathopatch.patches.grid import Grid
+from pathopatch.patches.mask_array import mask_array_name
+from pathopatch.patches.mask_bits import MaskKind, unpack_masks
 from pathopatch.patches.store_writer import file_checksum, stored_dtype
 from pathopatch.slides import Slide, aligned, open_slide
 from pathopatch.slides.integrity import DECODING_ERRORS
@@ -176,7 +178,7 @@ class PatchStore:
 
     @property
     def pixels_checksum(self) -> str:
-        """Hash of all pixels; the patch table and the groups table repeat it."""
+        """Hash of all pixels and masks; the patch table and the groups table repeat it."""
         return str(self.attributes["pixels_checksum"])
 
     # Asked of the disk each time: `pathopatch clean` may remove the pixels of an open store.
@@ -225,11 +227,7 @@ class PatchStore:
         InputCorruptError
             A shard or the slide cannot be read.
         """
-        indices = np.asarray(rows, np.int64)
-        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
-            raise InputMissingError(
-                f"rows {indices.min()} to {indices.max()} of {len(self)} patches", place=str(self.path)
-            )
+        indices = self._checked_rows(rows)
         if not self.has_patches:
             return self._source_patches.read(self.origins[indices]).astype(
                 stored_dtype(np.dtype(self.attributes["dtype"]))
@@ -238,6 +236,54 @@ class PatchStore:
             return self._patches.rows(indices)
         except DECODING_ERRORS as error:
             raise self._corrupt(self._damage("patches/") or f"a shard cannot be read: {error}") from error
+
+    def has_masks(self, kind: MaskKind) -> bool:
+        """Return whether there are masks of a kind; of the tumour there are none where nobody stated it."""
+        return self._has_array(mask_array_name(kind))
+
+    def masks(self, rows: ArrayLike, kind: MaskKind) -> NDArray[np.bool_]:
+        """Return the masks of patches in any order, bool of shape (n, P, P).
+
+        A tissue mask is what `tissue_fraction` is the mean of, over scanned pixels; nothing that was not scanned or
+        lies beyond the slide is tissue. For `rows`, (n,), see the method of that name.
+
+        Raises
+        ------
+        StaleArtefactError
+            An earlier version wrote the store, without masks.
+        InputMissingError
+            There is no such row, or nobody stated where the tumour is.
+        InputCorruptError
+            Chunks are missing or changed.
+        """
+        indices, name = self._checked_rows(rows), mask_array_name(kind)
+        if not self.has_masks("tissue"):
+            raise StaleArtefactError(
+                f"slide {self.path.stem}: the store has no masks: an earlier version wrote it",
+                place=str(self.path),
+                remedy="run pathopatch tile MANIFEST -o WORK --force, then groups",
+            )
+        if not self.has_masks(kind):
+            raise InputMissingError(
+                f"slide {self.path.stem}: no {kind} masks",
+                place=str(self.path),
+                remedy="give a tumor_mask or annotations in the manifest, or the column tumor_mask in a list of "
+                "patches, and tile again with --force",
+            )
+        try:
+            bits = np.asarray(self._masks[kind].rows(indices), np.uint8)
+        except DECODING_ERRORS as error:
+            raise self._corrupt(self._damage(f"{name}/") or f"a mask cannot be read: {error}") from error
+        return unpack_masks(bits, bits.shape[1])
+
+    def _checked_rows(self, rows: ArrayLike) -> NDArray[np.int64]:
+        """Return rows as an array; raises InputMissingError for one that is not there."""
+        indices = np.asarray(rows, np.int64)
+        if indices.size and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise InputMissingError(
+                f"rows {indices.min()} to {indices.max()} of {len(self)} patches", place=str(self.path)
+            )
+        return indices
 
     def check_files(self) -> None:
         """Check that every file is there as it was written: by its size, and of up to 256 MiB by its checksum.
@@ -307,6 +353,11 @@ class PatchStore:
     @cached_property
     def _patches(self) -> ZarrReader:
         return ZarrReader(self.path / "patches", is_complete=True)
+
+    @cached_property
+    def _masks(self) -> dict[MaskKind, ZarrReader]:
+        kinds: tuple[MaskKind, ...] = get_args(MaskKind)
+        return {kind: ZarrReader(self.path / mask_array_name(kind), is_complete=True) for kind in kinds}
 
     @cached_property
     def _source_patches(self) -> SourcePatches:

@@ -1,6 +1,15 @@
-"""Write a slide's store: one Zarr v3 group with the patches, the overview and its masks.
+"""Write a slide's store ``slides/<slide_id>.zarr``: one Zarr v3 group with patches, their masks, and the overview.
 
-The overview is an OME-Zarr 0.5 image, so that other programs open it.
+=============== ================================================================================================
+name            holds
+=============== ================================================================================================
+patches         (N, C, P, P), source units; a store that keeps no pixels has none
+tissue_masks    (N, P, ceil(P / 8)) uint8: the pixels of each patch that are tissue, one bit a pixel
+tumor_masks     the same of the tumour, where files or the manifest state it
+origins         (N, 2) int64: (x, y) of each patch, level-0 px
+overview        the whole slide as an OME-Zarr 0.5 image with the labels `tissue` and `unscanned`; not of ready patches
+attributes      all that a reader of the patches needs, `checksums` of the files, and `pixels_checksum`
+=============== ================================================================================================
 """
 
 from __future__ import annotations
@@ -20,7 +29,10 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
 from pathopatch.core.files import fault_point
+from pathopatch.patches.analysis import PatchBatch
 from pathopatch.patches.intensity import saturated_fraction, scale, sharpness
+from pathopatch.patches.mask_array import MaskArray
+from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.slides.background import Polarity
 from pathopatch.slides.omezarr_export import Version, compressor, image_attributes, multiscales
 from pathopatch.slides.resample import resized
@@ -57,11 +69,12 @@ class StoreWriter:
     """One slide's store while it is written, from the first patch to the last.
 
     Every chunk is written, also one of zeros, and carries a CRC-32C: a missing or changed chunk is an error to readers.
-    The attribute `checksums` holds the `file_checksum` of each file, `pixels_checksum` a hash of all pixels, which does
-    not depend on the compression.
+    The attribute `checksums` holds the `file_checksum` of each file, `pixels_checksum` a hash of all pixels and masks,
+    which does not depend on the compression.
 
     `path` is a temporary folder, which the caller renames when it is finished. `origins`, (N, 2), are (x, y) of each
-    patch, level-0 px, in the order of `append`. Without `with_patches` only overview and attributes are stored.
+    patch, level-0 px, in the order of `append`, which gets the `masks` of these kinds. Without `with_patches` the
+    pixels of the patches are not stored.
     """
 
     def __init__(
@@ -72,6 +85,7 @@ class StoreWriter:
         channels: int,
         patch_px: int,
         dtype: np.dtype[np.generic],
+        masks: Sequence[MaskKind] = (),
         with_patches: bool = True,
     ) -> None:
         self._path, self._root = path, zarr.create_group(path, zarr_format=3)
@@ -83,9 +97,13 @@ class StoreWriter:
         self._buffered = self._written = 0
         write_array(self._root, "origins", origins, chunks=origins.shape, names=("patch", "xy"))
         self._hash_pixels(origins)
+        one = (channels, patch_px, patch_px)
+        shard = shard_patches(int(np.prod(one)) * self._dtype.itemsize, len(origins))
+        self._masks = {
+            kind: MaskArray(self._root, path, kind, count=len(origins), patch_px=patch_px, shard=shard)
+            for kind in masks
+        }
         if with_patches:
-            one = (channels, patch_px, patch_px)
-            shard = shard_patches(int(np.prod(one)) * self._dtype.itemsize, len(origins))
             self._buffer = np.empty((shard, *one), self._dtype)
             self._patches = self._root.create_array(
                 "patches",
@@ -99,11 +117,19 @@ class StoreWriter:
                 config={"write_empty_chunks": True},
             )
 
-    def append(self, patches: NDArray[np.generic]) -> None:
-        """Add the next patches, shape (n, C, P, P); each full shard is written at once."""
+    def append(self, patches: NDArray[np.generic], masks: Mapping[MaskKind, NDArray[np.uint8]] | None = None) -> None:
+        """Add the next patches, shape (n, C, P, P), and their masks, (n, P, ceil(P / 8)) each, as of `pack_masks`.
+
+        Each full shard is written at once.
+        """
         patches = patches.astype(self._dtype, copy=False)
         for patch in patches:
             self._hash_pixels(patch)
+        for kind, bits in (masks or {}).items():
+            for mask in bits:
+                self._hash_pixels(mask)
+            for shard in self._masks[kind].append(bits):
+                self._note_checksum(shard)
         if self._patches is None:
             return
         while len(patches):
@@ -120,10 +146,13 @@ class StoreWriter:
         if self._patches is not None and self._buffered:
             stop = self._written + self._buffered
             self._patches[self._written : stop] = self._buffer[: self._buffered]
-            shard = f"patches/c/{self._written // len(self._buffer)}/0/0/0"
-            self._file_checksums[shard] = file_checksum(self._path / shard)  # now, while the system still caches it
+            self._note_checksum(self._path / f"patches/c/{self._written // len(self._buffer)}/0/0/0")
             self._written, self._buffered = stop, 0
             fault_point("chunk")
+
+    def _note_checksum(self, shard: Path) -> None:
+        # At once, while the system still caches the file.
+        self._file_checksums[shard.relative_to(self._path).as_posix()] = file_checksum(shard)
 
     def _hash_pixels(self, values: NDArray[np.generic]) -> None:
         # A checksum of each part, since SHA-256 of all pixels would take a tenth of the time of storing them.
@@ -170,6 +199,9 @@ class StoreWriter:
         self._flush()
         if self._patches is not None and self._written != self._patches.shape[0]:
             raise AssertionError(f"{self._written} of {self._patches.shape[0]} patches were written")
+        for array in self._masks.values():
+            if array.missing:
+                raise AssertionError(f"{array.name}: {array.missing} are missing")
         metadata = self._path / "zarr.json"
         files = [path for path in sorted(self._path.rglob("*")) if path.is_file() and path != metadata]
         names = [path.relative_to(self._path).as_posix() for path in files]
@@ -219,7 +251,7 @@ def _write_pyramid(
 
 def store_and_measure(
     writer: StoreWriter,
-    batches: Iterable[tuple[NDArray[np.int64], NDArray[np.generic], NDArray[np.float64]]],
+    batches: Iterable[PatchBatch],
     count: int,
     *,
     windows: NDArray[np.float64],
@@ -227,19 +259,23 @@ def store_and_measure(
     polarities: Sequence[Polarity],
     inside: Callable[[int], tuple[int, int]] | None = None,
     scanned: Callable[[int], NDArray[np.bool_] | None] | None = None,
+    tumor_mask: Callable[[int], NDArray[np.bool_]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """Append patches to a store, which the caller finishes, and return the `MEASURED_COLUMNS`, shape (N,) each.
 
-    The `batches` are (rows, patches, tissue_fraction) in the order of the rows, as `iterate_patches` yields them, of N
-    = `count` patches. `windows`, (C, 2), are the intensities that become 0 and 1, source units. Of a row, `inside`
-    returns the (width, height) of its part on the slide, px, and `scanned` the scanned pixels of that part, (height,
-    width), or None for all; by default the whole patch was scanned. `progress` is called with (patches done, patches in
-    all).
+    The `batches` are in the order of the rows, as `iterate_patches` yields them, of N = `count` patches. `windows`,
+    (C, 2), are the intensities that become 0 and 1, source units. Of a row, `inside` returns the (width, height) of its
+    part on the slide, px, and `scanned` the scanned pixels of that part, (height, width), or None for all; by default
+    the whole patch was scanned. `tumor_mask` returns a row's tumour pixels, (P, P); without it the store has no such
+    masks. `progress` is called with (patches done, patches in all).
     """
     columns = {name: np.zeros(count) for name in MEASURED_COLUMNS}
-    for rows, patches, tissue_fraction in batches:
-        writer.append(patches)
+    for rows, patches, tissue_fraction, tissue_mask in batches:
+        masks: dict[MaskKind, NDArray[np.uint8]] = {"tissue": tissue_mask}
+        if tumor_mask is not None:
+            masks["tumor"] = np.stack([pack_masks(tumor_mask(row)) for row in rows.tolist()])
+        writer.append(patches, masks)
         columns["tissue_fraction"][rows] = tissue_fraction
         for row, patch in zip(rows.tolist(), patches, strict=True):
             width, height = (None, None) if inside is None else inside(row)

@@ -1,5 +1,8 @@
 """Cut a slide into patches: write its store, patch table and status.
 
+The store holds the pixels of all patches (unless ``store = "none"``), the tissue mask of each, and its tumour mask
+where the manifest states the tumour; see `pathopatch.patches.store_writer`.
+
 A kill at any point leaves nothing, or artefacts without a common stamp. The latter are made again.
 """
 
@@ -55,11 +58,12 @@ COLUMNS = (
 
 x, y: the patch's origin, level-0 px.
 tissue_fraction, tumor_fraction, labelled_fraction: of its part on the slide, in [0, 1]; tumor_fraction is NaN where
-nothing is labelled. label: 1 tumour, 0 non-tumour, -1 not labelled.
+nothing is labelled. tissue_fraction is the mean of the store's tissue mask. tumor_fraction is exact; the store's tumour
+mask rounds it to whole pixels. label: 1 tumour, 0 non-tumour, -1 not labelled.
 saturated_fraction: of its pixels, in [0, 1], see `pathopatch.patches.intensity.saturated_fraction`. It and
 tissue_fraction count scanned pixels only.
 sharpness: variance of the Laplacian at `sharpness_mpp`; low is out of focus, or empty.
-pixels_checksum: hash of all pixels of the store, the same for all its patches.
+pixels_checksum: hash of all pixels and masks of the store, the same for all its patches.
 """
 _log = logging.getLogger(__name__)
 
@@ -104,7 +108,8 @@ def tile_slide(
         Background level by channel of the cohort's other slides, source units. A level in `config` comes first.
         Default: those of an earlier run, unless `force` is on.
     force : bool
-        Replace stale artefacts in place of stopping, and write again pixels that were removed to free space.
+        Replace stale artefacts in place of stopping, and write again pixels that were removed to free space, and stores
+        of an earlier version, which hold no masks.
     progress : callable, optional
         Called with (patches done, patches in all).
 
@@ -159,7 +164,8 @@ def tile_slide(
             warnings = [*slide.notes, *analysis.warnings(slide.mpp, config.registration.warn_um)]
             record = {"slide_id": slide_id, "warnings": warnings, "cohort_levels": levels, "stamp": stamp.to_dict()}
             with atomic_path(store_path) as temporary:
-                measured = _write_store(temporary, slide, config, analysis, record, progress)
+                tumor_mask = _tumor_masks(stated, analysis.grid, table) if stated.has_tumor_mask else None
+                measured = _write_store(temporary, slide, config, analysis, record, tumor_mask, progress)
                 output.require_unchanged()
             store = PatchStore(store_path)
             table = table.assign(**measured, pixels_checksum=store.pixels_checksum)[list(COLUMNS)]
@@ -203,12 +209,19 @@ def _table(
     )
 
 
+def _tumor_masks(stated: SlideLabels, grid: Grid, table: pd.DataFrame) -> Callable[[int], NDArray[np.bool_]]:
+    """Return a function that returns the tumour pixels of a row of the table, (P, P)."""
+    x, y, fractions = (table[name].tolist() for name in ("x", "y", "tumor_fraction"))
+    return lambda row: stated.tumor_mask(x[row], y[row], grid, fraction=fractions[row])
+
+
 def _write_store(
     path: Path,
     slide: Slide,
     config: TileConfig,
     analysis: SlideAnalysis,
     record: Mapping[str, Any],
+    tumor_mask: Callable[[int], NDArray[np.bool_]] | None,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, NDArray[np.float64]]:
     """Write the store, its attributes joined by `record`; return the measured columns, see `store_and_measure`."""
@@ -220,6 +233,7 @@ def _write_store(
         channels=len(slide.channels),
         patch_px=config.patch_px,
         dtype=slide.dtype,
+        masks=("tissue",) if tumor_mask is None else ("tissue", "tumor"),
         with_patches=config.store == "zarr",
     )
     writer.write_overview(
@@ -245,6 +259,7 @@ def _write_store(
         polarities=tissue.polarities,
         inside=lambda row: grid.inside(*origins[row].tolist()),
         scanned=scanned,
+        tumor_mask=tumor_mask,
         progress=progress,
     )
     writer.finish({**_attributes(slide, config, analysis), **record})
@@ -387,7 +402,10 @@ def with_cohort_levels(config: TileConfig, levels: Mapping[str, float]) -> TileC
 
 
 def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
-    """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`."""
+    """Return whether a store's files are as written, and its table is of its pixels; damage raises without `force`.
+
+    With `force` it must hold masks too, which earlier versions did not write.
+    """
     try:
         store, table = PatchStore(store_path), read_table(table_path)
         store.check_files()
@@ -395,6 +413,8 @@ def is_whole(store_path: Path, table_path: Path, *, force: bool) -> bool:
         if force:
             return False
         raise
+    if force and not store.has_masks("tissue"):
+        return False
     return "pixels_checksum" in table and bool((table["pixels_checksum"] == store.pixels_checksum).all())
 
 

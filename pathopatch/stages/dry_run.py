@@ -298,6 +298,7 @@ def tiling_work(config: TileConfig) -> Work:
                 channels=len(slide.channels),
                 patch_px=config.patch_px,
                 dtype=slide.dtype,
+                masks=("tissue",),
                 with_patches=config.store == "zarr",
             )
             batches = iterate_patches(slide, analysis, origins=origins)
@@ -325,8 +326,8 @@ def prediction_work(network: Ensemble, config: PredictConfig) -> Work:
         from pathopatch.patches.intensity import scale
 
         wanted = 0.0 if config.all_patches else max(least, 1e-12)
-        for _, patches, _ in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
-            scaled = scale(patches, analysis.windows)
+        for batch in iterate_patches(slide, analysis, origins=origins, min_tissue=wanted):
+            scaled = scale(batch.patches, analysis.windows)
             network.forward([member.standardised(scaled) for member in network.members], tta=config.tta)
         return 0
 

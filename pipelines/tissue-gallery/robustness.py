@@ -132,7 +132,7 @@ def saturated_patches(slide: Slide, analysis: Any) -> float:
     """Return the share of patches that `predict` would flag as saturated."""
     tissue, flags = analysis.tissue, []
     origins = analysis.grid.origins()
-    for rows, patches, _ in iterate_patches(slide, analysis):
+    for rows, patches, *_ in iterate_patches(slide, analysis):
         for row, patch in zip(rows.tolist(), patches, strict=True):
             x, y = origins[row].tolist()
             width, height = analysis.grid.inside(x, y)

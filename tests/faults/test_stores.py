@@ -13,6 +13,7 @@ import made_slides as made
 import numpy as np
 import pytest
 import torch
+from array_slides import write_mask
 from made_patches import write_work
 
 from pathopatch.core.config import EvaluateConfig, TileConfig, TrainConfig
@@ -20,6 +21,7 @@ from pathopatch.core.errors import InputCorruptError, StaleArtefactError
 from pathopatch.core.files import read_json
 from pathopatch.evaluation.evaluate import evaluate_run
 from pathopatch.patches import tile_patches, tile_slide
+from pathopatch.patches.labels import LabelSource
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.report.page import write_contact_sheet
@@ -33,6 +35,8 @@ ARRAYS = {
     "overview": ("overview/0/c/0/0/0", PatchStore.overview),
     "tissue": ("overview/labels/tissue/0/c/0/0", PatchStore.tissue),
     "origins": ("origins/c/0/0", lambda store: store.origins),
+    "tissue_masks": ("tissue_masks/c/0/0/0", lambda store: store.masks(range(256), "tissue")),
+    "tumor_masks": ("tumor_masks/c/0/0/0", lambda store: store.masks(range(256), "tumor")),
 }
 
 
@@ -43,6 +47,7 @@ def tiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = made.disc_image(256, 256, (100, 100), 90, tissue=(180, 90, 150), glass=(245, 245, 245))
     image[:, ::3, ::5] -= 5
     made.write_rgb_pyramid(folder / "a.tif", image, levels=1)
+    write_mask(folder / "tumor.png", np.hypot(*(np.mgrid[:256, :256] - 120)) < 60)
     tile(folder / "a.tif", folder / "work")
     return folder / "work"
 
@@ -60,7 +65,8 @@ def retile(tiled: Path, work: Path) -> Callable[..., str]:
 
 def tile(path: Path, work: Path, *, force: bool = False) -> str:
     with open_slide(path, mpp=0.5) as slide:
-        return tile_slide(slide, CONFIG, work, force=force).state
+        labels = LabelSource(tumor_mask=path.with_name("tumor.png"))
+        return tile_slide(slide, CONFIG, work, labels=labels, force=force).state
 
 
 def store_of(work: Path) -> Path:
@@ -121,6 +127,15 @@ def test_a_missing_array_of_the_overview_is_refused_and_not_left_out(work: Path)
         write_contact_sheet(work)
 
 
+@pytest.mark.fault("damaged-store")
+def test_missing_masks_are_refused_and_not_taken_as_those_of_an_earlier_version(work: Path) -> None:
+    for kind in ("tissue", "tumor"):
+        shutil.rmtree(store_of(work) / f"{kind}_masks")
+        store = PatchStore(store_of(work))
+        assert store.has_masks(kind)
+        refused(partial(store.masks, [0], kind), f"{kind}_masks/c/0/0/0")
+
+
 @pytest.mark.slow
 @pytest.mark.fault("damaged-store")
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
@@ -146,7 +161,17 @@ def test_a_forked_process_refuses_a_damaged_chunk_too(damage: str, work: Path) -
 
 @pytest.mark.slow
 @pytest.mark.fault("damaged-store")
-@pytest.mark.parametrize("chunk", [SHARD, "overview/0/c/1/0/0", "overview/labels/tissue/0/c/0/0", "patches/zarr.json"])
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        SHARD,
+        "overview/0/c/1/0/0",
+        "overview/labels/tissue/0/c/0/0",
+        "patches/zarr.json",
+        "tissue_masks/c/0/0/0",
+        "tumor_masks/zarr.json",
+    ],
+)
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
 def test_tile_refuses_a_damaged_store_and_force_makes_it_again(
     damage: str, chunk: str, work: Path, retile: Callable[..., str]

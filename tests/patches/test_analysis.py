@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,17 +16,25 @@ from pathopatch.core.errors import (
     InputUnsupportedError,
     NonFiniteError,
 )
-from pathopatch.patches.analysis import analyse_slide, iterate_patches
+from pathopatch.patches.analysis import PatchBatch, analyse_slide, iterate_patches
 
 Make = Callable[..., Any]
 Discs = NDArray[np.bool_]
 CONFIG = TileConfig(patch_px=32)
 
 
+def joined(batches: Iterable[PatchBatch]) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """The tissue fractions and tissue masks of all batches."""
+    parts = list(batches)
+    return np.concatenate([part.tissue_fraction for part in parts]), np.concatenate(
+        [part.tissue_mask for part in parts]
+    )
+
+
 def test_glass_pads_a_bright_slide(make_slide: Make, two_discs: Discs) -> None:
     slide = make_slide(h_and_e(two_discs))
     analysis = analyse_slide(slide, CONFIG)
-    _, patches, _ = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]])))
+    patches = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]]))).patches
     assert (patches[0, :, 22:] == 255).all()
     assert (patches[0, :, :, 8:] == 255).all()
     assert (patches[0, :, :22, :8] == 245).all()
@@ -36,7 +44,7 @@ def test_the_polarity_that_is_set_decides_tissue_and_padding(make_slide: Make, t
     slide = make_slide(low_counts(two_discs))
     config = TileConfig(patch_px=32, tissue=TissueConfig(background="bright"))
     analysis = analyse_slide(slide, config)
-    _, patches, fraction = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]])))
+    _, patches, fraction, _ = next(iterate_patches(slide, analysis, origins=np.array([[192, 128]])))
     assert (patches[0, :, 22:] == 65535).all()
     assert fraction.tolist() == [1.0]  # the dark corner now counts as tissue
 
@@ -44,12 +52,14 @@ def test_the_polarity_that_is_set_decides_tissue_and_padding(make_slide: Make, t
 def test_patches_below_a_share_of_tissue_can_be_left_out(make_slide: Make, two_discs: Discs) -> None:
     slide = make_slide(low_counts(two_discs))
     analysis = analyse_slide(slide, CONFIG)
-    everything = np.concatenate([fraction for _, _, fraction in iterate_patches(slide, analysis)])
+    every, masks = joined(iterate_patches(slide, analysis))
     for least in (0.01, 0.5, 1.0):
-        result = list(iterate_patches(slide, analysis, min_tissue=least))
-        rows = np.concatenate([rows for rows, _, _ in result])
-        assert rows.tolist() == np.flatnonzero(everything >= least).tolist()
-        assert np.concatenate([fraction for _, _, fraction in result]).tolist() == everything[rows].tolist()
+        batches = list(iterate_patches(slide, analysis, min_tissue=least))
+        rows = np.concatenate([batch.rows for batch in batches])
+        assert rows.tolist() == np.flatnonzero(every >= least).tolist()
+        fractions, masks_of_rows = joined(batches)
+        assert fractions.tolist() == every[rows].tolist()
+        np.testing.assert_array_equal(masks_of_rows, masks[rows])
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from ome_zarr.reader import Reader
 
 from pathopatch.core.artefacts import Stamp, read_stamp
 from pathopatch.core.errors import InputCorruptError, InputMissingError, StaleArtefactError
+from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter, shard_patches
 
@@ -122,6 +123,84 @@ def test_a_store_without_pixels_has_everything_else(tmp_path: Path) -> None:
     assert not store.has_patches
     with pytest.raises(InputMissingError, match="the store records neither pixels nor their source"):
         store.read([0])
+
+
+def write_masked(path: Path, n: int, side: int, kinds: tuple[MaskKind, ...], **options: Any) -> dict[str, NDArray[Any]]:
+    """Write a store of n patches of some side with drawn masks; return the masks by kind."""
+    rng = np.random.default_rng(2)
+    masks: dict[MaskKind, NDArray[np.bool_]] = {kind: rng.random((n, side, side)) < 0.5 for kind in kinds}
+    patches = rng.integers(0, 99, (n, 1, side, side)).astype(np.uint8)
+    writer = StoreWriter(
+        path, origins=ORIGINS[:n], channels=1, patch_px=side, dtype=patches.dtype, masks=kinds, **options
+    )
+    for start in range(0, n, 100):
+        part = slice(start, start + 100)
+        writer.append(patches[part], {kind: pack_masks(mask[part]) for kind, mask in masks.items()})
+    writer.finish(ATTRIBUTES)
+    return dict(masks)
+
+
+@pytest.mark.parametrize("with_patches", [True, False])
+@pytest.mark.parametrize(("n", "side"), [(600, 8), (5, 9), (3, 13)])
+def test_masks_come_back_in_any_order_also_of_a_store_without_pixels(
+    tmp_path: Path, n: int, side: int, with_patches: bool
+) -> None:
+    masks = write_masked(tmp_path / "s.zarr", n, side, ("tissue", "tumor"), with_patches=with_patches)
+    store = PatchStore(tmp_path / "s.zarr")
+    assert store.has_patches == with_patches
+    rows = np.random.default_rng(1).permutation(n)
+    for kind in ("tissue", "tumor"):
+        restored = store.masks(rows, kind)
+        assert restored.dtype == np.bool_
+        np.testing.assert_array_equal(restored, masks[kind][rows])
+    assert store.masks([], "tissue").shape == (0, side, side)
+    with pytest.raises(InputMissingError, match=f"rows {n} to {n} of {n}"):
+        store.masks([n], "tissue")
+    array: Any = zarr.open_group(store.path, mode="r")["tissue_masks"]
+    assert (array.shards[0], array.chunks) == (min(n, 256), (1, side, -(-side // 8)))
+
+
+def test_masks_that_nobody_stated_are_missing_and_an_earlier_store_is_stale(tmp_path: Path) -> None:
+    write_masked(tmp_path / "s.zarr", 3, 8, ("tissue",))
+    store = PatchStore(tmp_path / "s.zarr")
+    assert (store.has_masks("tissue"), store.has_masks("tumor")) == (True, False)
+    with pytest.raises(InputMissingError, match="slide s: no tumor masks"):
+        store.masks([0], "tumor")
+    earlier = PatchStore(write(tmp_path / "earlier.zarr", drawn(3, "uint8")))
+    assert not earlier.has_masks("tissue")
+    for kind in ("tissue", "tumor"):
+        with pytest.raises(StaleArtefactError, match="slide earlier: .*pathopatch tile MANIFEST -o WORK --force"):
+            earlier.masks([0], kind)
+
+
+def test_another_mask_makes_another_store_and_both_are_in_the_checksums(tmp_path: Path) -> None:
+    def checksum(name: str, change: tuple[int, int, int] | None, kinds: tuple[MaskKind, ...]) -> str:
+        masks = np.random.default_rng(3).random((4, 9, 9)) < 0.5
+        writer = StoreWriter(
+            tmp_path / name, origins=ORIGINS[:4], channels=1, patch_px=9, dtype=np.dtype(np.uint8), masks=kinds
+        )
+        changed = masks.copy()
+        if change is not None:
+            changed[change] ^= True
+        writer.append(np.zeros((4, 1, 9, 9), np.uint8), {kind: pack_masks(changed) for kind in kinds})
+        writer.finish(ATTRIBUTES)
+        store = PatchStore(tmp_path / name)
+        assert {f"{kind}_masks/c/0/0/0" for kind in kinds} <= set(store.attributes["checksums"])
+        return store.pixels_checksum
+
+    one = checksum("a.zarr", None, ("tissue",))
+    assert checksum("b.zarr", None, ("tissue",)) == one
+    assert checksum("c.zarr", (3, 8, 8), ("tissue",)) != one
+    assert checksum("d.zarr", None, ("tissue", "tumor")) != one
+
+
+def test_a_store_that_lacks_masks_does_not_finish(tmp_path: Path) -> None:
+    writer = StoreWriter(
+        tmp_path / "s.zarr", origins=ORIGINS[:3], channels=1, patch_px=8, dtype=np.dtype(np.uint8), masks=("tissue",)
+    )
+    writer.append(drawn(3, "uint8", 1))
+    with pytest.raises(AssertionError, match="tissue_masks: 3 are missing"):
+        writer.finish(ATTRIBUTES)
 
 
 def with_overview(path: Path) -> tuple[Path, NDArray[np.uint16], NDArray[np.uint8]]:

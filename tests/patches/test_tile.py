@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import shapely
 from array_slides import h_and_e, low_counts, write_mask
 from numpy.typing import NDArray
 
-from pathopatch.core.config import TileConfig
+from pathopatch.core.config import AnnotationConfig, LabelConfig, TileConfig
 from pathopatch.core.errors import (
     InputUnsupportedError,
     ModalityMismatchError,
@@ -182,8 +184,136 @@ def test_without_a_store_the_table_is_the_same_and_the_windows_are_known(
     pd.testing.assert_frame_equal(table_of(tmp_path / "with"), table_of(tmp_path / "without"))
     bare, full = (PatchStore(tmp_path / name / "slides" / "slide.zarr") for name in ("without", "with"))
     assert not bare.has_patches
+    assert bare.pixels_checksum == full.pixels_checksum
+    np.testing.assert_array_equal(bare.masks(range(35), "tissue"), full.masks(range(35), "tissue"))
     assert bare.windows.tolist() == full.windows.tolist()
     assert tile_slide(slide, config, tmp_path / "without").state == "current"
+
+
+def masked(out: Path, slide_id: str = "slide") -> tuple[PatchStore, NDArray[np.bool_], list[float]]:
+    """The store of a slide as large as its overview, its tissue masks, and their means over scanned pixels."""
+    store = PatchStore(out / "slides" / f"{slide_id}.zarr")
+    masks, unscanned = store.masks(range(len(store)), "tissue"), store.unscanned()
+    scanned = np.ones(store.overview().shape[1:], bool) if unscanned is None else unscanned == 0
+    side = masks.shape[1]
+    counts = [int(np.count_nonzero(scanned[y : y + side, x : x + side])) for x, y in store.origins.tolist()]
+    return store, masks, [int(mask.sum()) / max(1, count) for mask, count in zip(masks, counts, strict=True)]
+
+
+@pytest.mark.parametrize("store", ["zarr", "none"])
+@pytest.mark.parametrize("look", [low_counts, h_and_e, lambda truth: low_counts(truth)[:1] / 157.0])
+def test_a_tissue_mask_is_the_tissue_and_its_mean_is_the_fraction(
+    make_slide: Make, two_discs: Discs, tmp_path: Path, look: Callable[[Discs], Any], store: Any
+) -> None:
+    tile_slide(make_slide(look(two_discs)), TileConfig(patch_px=32, store=store), tmp_path)
+    stored, masks, means = masked(tmp_path)
+    assert stored.has_patches == (store == "zarr")
+    assert table_of(tmp_path).tissue_fraction.tolist() == means
+    padded = np.zeros((160, 224), bool)  # nothing beyond the slide is tissue
+    padded[:150, :200] = two_discs
+    for mask, (x, y) in zip(masks, stored.origins, strict=True):
+        np.testing.assert_array_equal(mask, padded[y : y + 32, x : x + 32])
+
+
+@pytest.mark.parametrize("patch_px", [32, 45])
+def test_what_was_not_scanned_is_in_no_tissue_mask(make_slide: Make, tmp_path: Path, patch_px: int) -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.normal(230, 2, (3, 150, 200))
+    pixels[:, 20:120, 10:150] = rng.normal(130, 9, (3, 100, 140))
+    pixels[:, :, 90:] = np.where(np.arange(150)[:, None] < 60, 0, pixels[:, :, 90:])  # a black corner
+    tile_slide(make_slide(pixels.clip(0, 255).astype(np.uint8)), TileConfig(patch_px=patch_px), tmp_path)
+    store, masks, means = masked(tmp_path)
+    table = table_of(tmp_path)
+    assert table.tissue_fraction.tolist() == means
+    unscanned = store.unscanned()
+    assert unscanned is not None
+    assert unscanned[:60, 90:].all()
+    assert max(means) == 1
+    sheet = np.zeros((400, 400), bool)
+    for mask, (x, y) in zip(masks, store.origins, strict=True):
+        sheet[y : y + patch_px, x : x + patch_px] = mask
+    assert not (sheet[:150, :200] & (unscanned != 0)).any()
+    assert not sheet[150:].any()
+    assert sheet[70:110, 20:140].mean() > 0.99
+
+
+def test_the_tissue_mask_of_a_supplied_mask_is_that_mask(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
+    mask = write_mask(tmp_path / "tissue.png", ~two_discs)
+    tile_slide(make_slide(h_and_e(two_discs)), CONFIG, tmp_path, tissue_mask=mask)
+    store, masks, means = masked(tmp_path)
+    assert table_of(tmp_path).tissue_fraction.tolist() == means
+    np.testing.assert_array_equal(masks[0], ~two_discs[:32, :32])
+    assert masks[-1][:22, :8].all()
+    assert masks[-1].sum() == 22 * 8
+
+
+def test_at_a_coarser_target_the_means_are_the_fractions_too(
+    make_slide: Make, two_discs: Discs, tmp_path: Path
+) -> None:
+    tumor = write_mask(tmp_path / "tumor.png", two_discs)
+    config = TileConfig(patch_px=21, stride_px=13, mpp=1.7)
+    slide = make_slide(low_counts(two_discs))
+    tile_slide(slide, config, tmp_path, labels=LabelSource(tumor_mask=tumor))
+    table, grid = table_of(tmp_path), analyse_slide(slide, config).grid
+    store = PatchStore(tmp_path / "slides" / "slide.zarr")
+    px = np.array([np.prod(grid.inside(x, y)) for x, y in store.origins.tolist()])
+    tissue, tumor_masks = (store.masks(range(len(store)), kind) for kind in ("tissue", "tumor"))
+    assert table.tissue_fraction.tolist() == (tissue.sum(axis=(1, 2)) / px).tolist()
+    # The same discs: at most the pixels at their border differ, by less than half a pixel of border each on average.
+    shares = tumor_masks.sum(axis=(1, 2)) / px
+    assert np.abs(shares - table.tumor_fraction).max() < 0.03
+    assert (tissue != tumor_masks).mean() < 0.03
+
+
+def test_a_tumour_mask_is_the_files_at_the_patches_pixels(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:
+    tumor = np.zeros((75, 100), bool)  # half the slide's scale
+    tumor[35:60, 62:90] = tumor[70:, 90:] = True
+    source = LabelSource(tumor_mask=write_mask(tmp_path / "tumor.png", tumor))
+    tile_slide(make_slide(low_counts(two_discs)), TileConfig(patch_px=32, stride_px=17), tmp_path, labels=source)
+    store, table = PatchStore(tmp_path / "slides" / "slide.zarr"), table_of(tmp_path)
+    sheet = np.zeros((200, 250), bool)
+    sheet[:150, :200] = np.kron(tumor, np.ones((2, 2), bool))
+    masks = store.masks(range(len(table)), "tumor")
+    for mask, fraction, (x, y) in zip(masks, table.tumor_fraction, store.origins.tolist(), strict=True):
+        np.testing.assert_array_equal(mask, sheet[y : y + 32, x : x + 32])
+        assert mask[: 150 - y, : 200 - x].mean() == pytest.approx(fraction, abs=1e-12)
+    assert masks[table.label == 0].sum() == 0
+
+
+def test_a_drawn_outline_becomes_the_pixels_whose_centres_it_holds(
+    make_slide: Make, two_discs: Discs, tmp_path: Path
+) -> None:
+    angle = np.linspace(0, 2 * np.pi, 200)
+    ring = np.stack([90.3 + 50 * np.cos(angle), 70.7 + 45 * np.sin(angle)], axis=1)
+    ring[-1] = ring[0]
+    shape = {"type": "Polygon", "coordinates": [ring.tolist()]}
+    properties = {"objectType": "annotation", "classification": {"name": "Tumor"}}
+    feature = {"type": "Feature", "geometry": shape, "properties": properties}
+    path = tmp_path / "a.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    config = TileConfig(patch_px=32, labels=LabelConfig(annotations=AnnotationConfig(tumor=("Tumor",))))
+    tile_slide(make_slide(low_counts(two_discs)), config, tmp_path, labels=LabelSource(annotations=path))
+    store, table = PatchStore(tmp_path / "slides" / "slide.zarr"), table_of(tmp_path)
+    y, x = np.mgrid[:160, :224] + 0.5
+    sheet = shapely.contains_xy(shapely.Polygon(ring), x, y)
+    masks = store.masks(range(len(table)), "tumor")
+    for mask, (left, top) in zip(masks, store.origins.tolist(), strict=True):
+        np.testing.assert_array_equal(mask, sheet[top : top + 32, left : left + 32])
+    on_slide = [mask[: 150 - y, : 200 - x].mean() for mask, (x, y) in zip(masks, store.origins.tolist(), strict=True)]
+    assert np.abs(np.array(on_slide) - table.tumor_fraction).max() < 0.01
+    assert {0, 1} < set(table.tumor_fraction)
+
+
+def test_a_slide_without_tumour_has_empty_masks_and_an_unlabelled_one_none(
+    make_slide: Make, two_discs: Discs, tmp_path: Path
+) -> None:
+    slide = make_slide(low_counts(two_discs))
+    for name, source in (("none", LabelSource(whole_slide_non_tumor=True)), ("open", None)):
+        tile_slide(slide, CONFIG, tmp_path, slide_id=name, labels=source)
+    healthy, unlabelled = (PatchStore(tmp_path / "slides" / f"{name}.zarr") for name in ("none", "open"))
+    assert not healthy.masks(range(35), "tumor").any()
+    assert not unlabelled.has_masks("tumor")
+    assert unlabelled.has_masks("tissue")
 
 
 def test_a_slide_without_an_mpp_is_refused(make_slide: Make, two_discs: Discs, tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_on_slides_of_known_truth_the_fractions_are_close_to_it(tmp_path: Path) 
     for row in manifest:
         with open_slide(row.source, mpp=row.mpp) as slide:
             analysis = analyse_slide(slide, TileConfig(patch_px=spec.field_px))
-            result = np.concatenate([fraction for _, _, fraction in iterate_patches(slide, analysis)])
+            result = np.concatenate([batch.tissue_fraction for batch in iterate_patches(slide, analysis)])
         expected = [truth[row.slide_id, x, y] for x, y in analysis.grid.origins().tolist()]
         assert np.abs(result - expected).max() < 0.05
 

@@ -27,6 +27,7 @@ from pathopatch.core.errors import (
     InputMissingError,
     InputTooLargeError,
     InputUnsupportedError,
+    ModalityMismatchError,
     NonFiniteError,
     StaleArtefactError,
     TableError,
@@ -36,7 +37,7 @@ from pathopatch.core.status import read_status
 from pathopatch.groups import threshold_attributes
 from pathopatch.models.bundle import read_spec
 from pathopatch.patches import PatchStore, tile_patches
-from pathopatch.patches.import_list import common_spec, read_image, read_list
+from pathopatch.patches.import_list import common_spec, read_image, read_list, read_tumor_mask
 from pathopatch.report import write_report
 from pathopatch.review.cohort import open_cohort
 from pathopatch.review.values import slide_facts
@@ -325,6 +326,69 @@ def test_stated_tissue_fractions_are_kept_and_a_store_is_required(tmp_path: Path
     assert math.isnan(table["tumor_fraction"][0])
     with pytest.raises(InputUnsupportedError, match="store"):
         tile_patches(source, TileConfig(store="none"), tmp_path / "other")
+
+
+def test_each_patch_has_the_tissue_mask_that_was_measured(tmp_path: Path) -> None:
+    stated = {"tissue_fraction": [i / 100 for i in range(48)]}
+    tile_patches(made_set(tmp_path, columns=stated), CONFIG, tmp_path / "work")
+    store = PatchStore(next((tmp_path / "work" / "slides").glob("*.zarr")))
+    masks = store.masks(range(48), "tissue")
+    for number, mask in enumerate(masks):
+        expected = np.zeros((32, 32), bool)
+        side = 4 + 3 * (number % 8)
+        expected[2 : 2 + side, 3 : 3 + side] = True
+        np.testing.assert_array_equal(mask, expected)
+    assert not store.has_masks("tumor")
+
+
+def with_tumor_masks(folder: Path, *, scale: int = 1) -> Path:
+    """A set whose patches have tumour in their first columns, as many as their number modulo 16; returns the list."""
+    names = []
+    for number in range(48):
+        mask = np.zeros((32 // scale, 32 // scale), np.uint8)
+        mask[:, : number % 16] = 255
+        Image.fromarray(mask).save(folder / f"mask-{number}.png")
+        names.append(f"mask-{number}.png")
+    return made_set(folder, columns={"tumor_mask": names})
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_tumour_masks_of_a_list_come_into_store_and_table(tmp_path: Path, scale: int) -> None:
+    source, work = with_tumor_masks(tmp_path, scale=scale), tmp_path / "work"
+    tile_patches(source, CONFIG, work)
+    store = PatchStore(next((work / "slides").glob("*.zarr")))
+    table = read_table(next((work / "patches").iterdir()))
+    assert table["tumor_fraction"].tolist() == [i % 16 * scale / 32 for i in range(48)]
+    columns = np.arange(32)[None] < np.arange(48)[:, None] % 16 * scale
+    np.testing.assert_array_equal(store.masks(range(48), "tumor"), columns[:, None, :].repeat(32, axis=1))
+    assert "tumor_mask" not in table
+    assert tile_patches(source, CONFIG, work)[0].state == "current"
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "mask-3.png")
+    with pytest.raises(StaleArtefactError, match="tumor_masks"):
+        tile_patches(source, CONFIG, work)
+
+
+def test_a_tumour_mask_is_cropped_and_resized_with_its_patch(tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 48, 3), 200, np.uint8)).save(tmp_path / "wide.png")
+    mask = np.zeros((8, 24), np.uint8)  # half its scale
+    mask[:, 8:12] = 255  # the left half of the middle
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    files = tmp_path / "mask.png", tmp_path / "wide.png"
+    crop = read_tumor_mask(*files, common_spec([files[1]], ReadyConfig(px=12)))
+    assert crop.tolist() == [[True] * 6 + [False] * 6] * 12
+    stretched = read_tumor_mask(*files, common_spec([files[1]], ReadyConfig(px=12, fit="stretch")))
+    assert stretched.tolist() == [[False] * 4 + [True] * 2 + [False] * 6] * 12
+
+
+def test_a_list_names_a_tumour_mask_for_all_patches_or_none_and_each_must_fit(tmp_path: Path) -> None:
+    source = with_tumor_masks(tmp_path)
+    text = source.read_text()
+    source.write_text(text.replace("mask-3.png", "").replace("mask-5.png", "gone.png"))
+    assert problems(source) == [("INPUT_MISSING", 5, "tumor_mask"), ("INPUT_MISSING", 7, "tumor_mask")]
+    source.write_text(text)
+    Image.fromarray(np.zeros((32, 24), np.uint8)).save(tmp_path / "mask-3.png")
+    with pytest.raises(ModalityMismatchError, match="mask is 24 x 32 px and the patch 32 x 32 px"):
+        tile_patches(source, CONFIG, tmp_path / "work")
 
 
 @pytest.mark.real
