@@ -23,8 +23,10 @@ from pathopatch.core.work_folder import WorkFolder
 from pathopatch.groups import attribute_in
 from pathopatch.models.forward import resize_area
 from pathopatch.patches.intensity import scale
+from pathopatch.patches.mask_bits import MaskKind, pack_masks, resize_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.slides.resolution import mpp_agrees
+from pathopatch.training.patch_masks import PatchMasks
 
 _CHUNK = 256  # patches read at a time, about one shard
 _GIB = 2**30
@@ -65,6 +67,10 @@ class PatchSet:
         In [0, 1].
     patient, patch_id : ndarray of str, shape (N,)
     source : Source, optional
+    tissue, tumor : PatchMasks, optional
+        Tissue and tumour of each patch at the network's input size; None where they were not asked for.
+    has_tumor : ndarray of bool, shape (N,), optional
+        Whether the patch's slide has tumour masks; otherwise the patch's is empty, which says nothing.
     """
 
     x: NDArray[np.float16] | NDArray[np.float32] | StoredPatches
@@ -74,6 +80,9 @@ class PatchSet:
     patient: NDArray[Any]
     patch_id: NDArray[Any]
     source: Source | None = None
+    tissue: PatchMasks | None = None
+    tumor: PatchMasks | None = None
+    has_tumor: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -94,8 +103,11 @@ class PatchSet:
         """Return some of the patches, by a mask or an array of indices; those in memory are copied."""
         index = np.flatnonzero(index) if np.asarray(index).dtype == np.bool_ else np.asarray(index)
         x = self.x.rows(index) if isinstance(self.x, StoredPatches) else self.x[index]
-        names = ("label", "attribute", "tissue_fraction", "patient", "patch_id")
-        return replace(self, x=x, **{name: getattr(self, name)[index] for name in names})
+        names = ("label", "attribute", "tissue_fraction", "patient", "patch_id", "has_tumor")
+        columns: dict[str, Any] = {name: getattr(self, name) for name in names}
+        columns = {name: column if column is None else column[index] for name, column in columns.items()}
+        tissue, tumor = (masks if masks is None else masks.rows(index) for masks in (self.tissue, self.tumor))
+        return replace(self, x=x, tissue=tissue, tumor=tumor, **columns)
 
     def with_attribute(self, attribute: NDArray[np.int64]) -> PatchSet:
         """Return the same patches grouped by another attribute; the pixels are shared, not copied."""
@@ -111,6 +123,7 @@ def load_patches(
     threshold: float | None = None,
     bins: Sequence[float] = (),
     cache_gib: float = 1.5,
+    masks: Sequence[MaskKind] = (),
 ) -> PatchSet:
     """Return the labelled patches of some splits; in memory if they fit, otherwise read when needed.
 
@@ -131,6 +144,8 @@ def load_patches(
     cache_gib : float
         Patches of up to this size are held in memory as float16, whose steps of 1/2048 and less are finer than
         the noise.
+    masks : sequence of {"tissue", "tumor"}
+        Masks to load too, always into memory; see `PatchMasks`. A slide may be without tumour masks.
 
     Raises
     ------
@@ -139,7 +154,7 @@ def load_patches(
     ChannelMismatchError
         The slides differ in channels, type or patch size; both sides are named.
     StaleArtefactError
-        A store holds other pixels than those that the groups table was made from.
+        A store holds other pixels than those that the groups table was made from, or lacks the masks asked for.
     InputCorruptError
         Chunks of a store are missing or changed.
     NonFiniteError
@@ -161,6 +176,8 @@ def load_patches(
         _require_same_pixels(store, rows[slide == number])
         store_row[slide == number] = store.rows(patch_id[slide == number].tolist())
     source = common_source(stores)
+    loaded = {kind: _load_masks(stores, slide, store_row, kind, input_px=input_px) for kind in masks}
+    has_tumor = np.array([store.has_masks("tumor") for store in stores], np.bool_)[slide] if "tumor" in loaded else None
     x: Any = StoredPatches(stores, slide.astype(np.int64), store_row, input_px=input_px)
     shape = (len(rows), len(source.channels) if source else 0, input_px, input_px)
     if np.prod(shape, dtype=np.float64) * np.dtype(np.float16).itemsize <= cache_gib * _GIB:
@@ -173,7 +190,26 @@ def load_patches(
         patient=rows["patient_id"].to_numpy(dtype=str),
         patch_id=patch_id,
         source=source,
+        tissue=loaded.get("tissue"),
+        tumor=loaded.get("tumor"),
+        has_tumor=has_tumor,
     )
+
+
+def _load_masks(
+    stores: Sequence[PatchStore], slide: NDArray[Any], row: NDArray[np.int64], kind: MaskKind, *, input_px: int
+) -> PatchMasks:
+    """Return the masks of patches, given the number of each one's store and its row there."""
+    bits = np.zeros((len(row), input_px, -(-input_px // 8)), np.uint8)
+    for number, store in enumerate(stores):
+        if store.has_masks("tissue") and not store.has_masks(kind):
+            continue  # nobody stated where its tumour is
+        index = np.flatnonzero(slide == number)
+        index = index[np.argsort(row[index], kind="stable")]  # in the order of the store: each shard is read once
+        for start in range(0, len(index), _CHUNK):
+            chunk = index[start : start + _CHUNK]
+            bits[chunk] = pack_masks(resize_masks(store.masks(row[chunk], kind), input_px))
+    return PatchMasks(bits, input_px)
 
 
 def _require_same_pixels(store: PatchStore, rows: pd.DataFrame) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pathopatch.core.artefacts import Stamp, write_table
+from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.training.dataset import PatchSet
@@ -43,10 +45,12 @@ def write_work(
     seed: int = 0,
     channels: Sequence[tuple[str, ...]] = (CHANNELS,) * 3,
     align: Sequence[bool] = (False,) * 3,
+    tumor_masks: Sequence[bool] = (True, True, False),
 ) -> pd.DataFrame:
     """A work folder of three slides (train, val, test) with stores, patch tables and groups; returns the groups.
 
-    The first patch of each slide is blank glass, the second has no label.
+    The first patch of each slide is blank glass, the second has no label. Masks are the pixels above 0.5, of the tissue
+    in the second channel, of the tumour in the first one, if the slide has `tumor_masks`.
     """
     stamp = Stamp(stage="tile", settings={"is": "c"})
     tables = []
@@ -56,9 +60,17 @@ def write_work(
         n = len(patches)
         origins = np.stack([np.arange(n) * 16, np.zeros(n, dtype=int)], axis=1)
         writer = StoreWriter(
-            work / "slides" / f"{slide}.zarr", origins=origins, channels=2, patch_px=16, dtype=np.dtype("uint16")
+            work / "slides" / f"{slide}.zarr",
+            origins=origins,
+            channels=2,
+            patch_px=16,
+            dtype=np.dtype("uint16"),
+            masks=("tissue", "tumor") if tumor_masks[number] else ("tissue",),
         )
-        writer.append(np.rint(patches.x.astype(np.float64) * 4000 + 100).astype(np.uint16))
+        masks: dict[MaskKind, NDArray[np.uint8]] = {"tissue": pack_masks(patches.x[:, 1] > 0.5)}
+        if tumor_masks[number]:
+            masks["tumor"] = pack_masks(patches.x[:, 0] > 0.5)
+        writer.append(np.rint(patches.x.astype(np.float64) * 4000 + 100).astype(np.uint16), masks)
         writer.finish(
             {
                 "slide_id": slide,

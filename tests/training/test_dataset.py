@@ -1,6 +1,7 @@
 """Loading: each patch has the pixels of its own id, scaled by its slide's window, in memory or read when needed."""
 
 import pickle
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ from made_slides import write_channel
 
 from pathopatch.core.artefacts import read_table
 from pathopatch.core.config import TileConfig
-from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError
+from pathopatch.core.errors import ChannelMismatchError, InputMissingError, NonFiniteError, StaleArtefactError
+from pathopatch.models.forward import area_weights
 from pathopatch.patches import PatchStore, tile_slide
 from pathopatch.slides import open_slide
 from pathopatch.training.dataset import PatchSet, channel_statistics, common_source, load_patches
@@ -56,6 +58,90 @@ def test_patches_read_when_needed_equal_those_in_memory_to_float16(tmp_path):
     np.testing.assert_allclose(lazy.read(order), in_memory.read(order), atol=1e-3)
     np.testing.assert_array_equal(lazy.read(slice(10, 12)), lazy.x.__getitems__([10, 11]))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazy.x))[7], lazy.x[7])
+
+
+MASKS = ("tissue", "tumor")
+
+
+def truth(split, channel):
+    """The masks that `write_work` gives the patches of a split, by patch id."""
+    number = ("train", "val", "test").index(split)
+    masks = toy([[14, 6], [6, 14]], seed=number).x[:, channel] > 0.5
+    return {f"slide-{split}@{16 * i},0": mask for i, mask in enumerate(masks)}
+
+
+def test_masks_belong_to_their_patches_whatever_the_order(tmp_path):
+    groups = write_work(tmp_path).sample(frac=1, random_state=3)
+    patches = load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), threshold=0.25, masks=MASKS)
+    for channel, masks in ((1, patches.tissue), (0, patches.tumor)):
+        expected = truth("train", channel) | truth("val", channel)
+        np.testing.assert_array_equal(masks.read(slice(None)), [expected[name] for name in patches.patch_id])
+        np.testing.assert_array_equal(masks.read([5, 0, 5]), masks.read(slice(None))[[5, 0, 5]])
+        assert masks.bits.nbytes == len(patches) * 16 * 16 // 8
+    assert patches.has_tumor.all()
+
+
+def test_masks_are_loaded_only_if_asked_for(tmp_path, monkeypatch):
+    groups = write_work(tmp_path)
+    read = partial(load_patches, tmp_path, groups, input_px=16, splits=("train",), threshold=0.25)
+    one = read(masks=("tissue",))
+    assert one.tissue is not None
+    assert (one.tumor, one.has_tumor) == (None, None)
+    monkeypatch.setattr(PatchStore, "masks", lambda *_: pytest.fail("read"))
+    bare = read()
+    assert (bare.tissue, bare.tumor, bare.has_tumor) == (None, None, None)
+    assert bare.rows([0, 1]).tissue is None
+
+
+def test_patches_of_slides_without_tumour_masks_are_marked(tmp_path):
+    groups = write_work(tmp_path)  # the slide of the split test has none
+    patches = load_patches(tmp_path, groups, input_px=16, splits=("test", "val"), threshold=0.25, masks=MASKS)
+    is_val = np.char.startswith(patches.patch_id, "slide-val")
+    np.testing.assert_array_equal(patches.has_tumor, is_val)
+    assert not patches.tumor.read(~is_val).any()
+    assert patches.tumor.read(is_val).any()
+    assert patches.tissue.read(~is_val).any()
+
+
+def test_rows_and_another_attribute_keep_the_masks(tmp_path):
+    groups = write_work(tmp_path)
+    patches = load_patches(tmp_path, groups, input_px=11, splits=("test", "val"), threshold=0.25, masks=MASKS)
+    index = np.array([40, 3, 41])
+    is_chosen = np.isin(np.arange(len(patches)), index)
+    for some, order in ((patches.rows(index), index), (patches.rows(is_chosen), np.sort(index))):
+        for masks, all_masks in ((some.tissue, patches.tissue), (some.tumor, patches.tumor)):
+            assert len(masks) == 3
+            np.testing.assert_array_equal(masks.read(slice(None)), all_masks.read(order))
+        np.testing.assert_array_equal(some.has_tumor, patches.has_tumor[order])
+    regrouped = patches.with_attribute(np.zeros(len(patches)))
+    assert (regrouped.tissue, regrouped.has_tumor) == (patches.tissue, patches.has_tumor)
+
+
+@pytest.mark.parametrize("input_px", [8, 11, 4])
+def test_masks_of_another_side_are_resampled_by_area_and_cut_at_half(tmp_path, input_px):
+    groups = write_work(tmp_path)
+    patches = load_patches(tmp_path, groups, input_px=input_px, splits=("val",), threshold=0.25, masks=("tissue",))
+    fine = np.stack([truth("val", 1)[name] for name in patches.patch_id]).astype(np.float64)
+    weights = area_weights(16, input_px).astype(np.float64)
+    share = weights @ fine @ weights.T
+    is_clear = np.abs(share - 0.5) > 1e-5
+    small = patches.tissue.read(slice(None))
+    assert small.shape == (len(patches), input_px, input_px)
+    np.testing.assert_array_equal(small[is_clear], share[is_clear] > 0.5)
+
+
+def test_masks_of_an_earlier_versions_store_are_refused(tmp_path):
+    groups = write_work(tmp_path)
+    store = tmp_path / "slides" / "slide-val.zarr"
+    attributes = zarr.open_group(store, mode="r+").attrs
+    kept = {name: mark for name, mark in attributes["checksums"].items() if "_masks/" not in name}
+    attributes["checksums"] = kept
+    for kind in MASKS:
+        shutil.rmtree(store / f"{kind}_masks")
+    for kind in MASKS:
+        with pytest.raises(StaleArtefactError, match="slide-val: .*tile MANIFEST -o WORK --force"):
+            load_patches(tmp_path, groups, input_px=16, splits=("train", "val"), masks=(kind,))
+    assert len(load_patches(tmp_path, groups, input_px=16, splits=("val",)))
 
 
 def test_a_patch_is_resampled_by_area(tmp_path):
@@ -139,12 +225,13 @@ def _tiled_work(folder, store):
 @pytest.mark.parametrize("cache_gib", [1.5, 1e-9], ids=["held", "read when needed"])
 def test_training_without_stored_pixels_sees_the_same_patches(tmp_path, cache_gib, monkeypatch):
     monkeypatch.setattr("pathopatch.training.dataset._OPEN_SLIDES", 1)
-    options = {"input_px": 16, "splits": ("train",), "cache_gib": cache_gib}
+    options = {"input_px": 16, "splits": ("train",), "cache_gib": cache_gib, "masks": ("tissue",)}
     stored = load_patches(tmp_path / "kept", _tiled_work(tmp_path / "kept", "zarr"), **options)
     without = load_patches(tmp_path / "without", _tiled_work(tmp_path / "without", "none"), **options)
     assert (stored.patch_id == without.patch_id).all()
     assert without.source == stored.source
     np.testing.assert_array_equal(without.read(slice(None)), stored.read(slice(None)))
+    np.testing.assert_array_equal(without.tissue.read(slice(None)), stored.tissue.read(slice(None)))
 
 
 def test_only_the_slides_read_last_stay_open(tmp_path, monkeypatch):
