@@ -20,6 +20,7 @@ MethodName = Literal[
     "jtt",
     "dfr",
     "gerne-auto",
+    "intervene",
 ]
 METHOD_NAMES: tuple[MethodName, ...] = get_args(MethodName)
 RANK_METHODS: tuple[MethodName, ...] = ("resample", "gerne", "gerne-auto")

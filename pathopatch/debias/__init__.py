@@ -8,7 +8,7 @@ package but its errors and the names of methods. The first open implementation o
 - `objectives`: one loss from a step's per-sample losses;
 - `pseudo`: attributes guessed from a biased model, if none are known;
 - `interventions`: training patches composed to another tissue area; it needs OpenCV and is imported by its own name;
-- `phases`: the parts of a method; `methods`: eleven methods by name, from ``erm`` to ``gerne-auto``.
+- `phases`: the parts of a method; `methods`: twelve methods by name, from ``erm`` to ``intervene``.
 
 References
 ----------

@@ -338,6 +338,19 @@ def gerne_auto() -> tuple[Phase, ...]:
     return tuple(replace(phase, lr_scale=_AUTO_LR_SCALE) for phase in gerne(c=0.5, beta=1.0))
 
 
+def intervene() -> tuple[Phase, ...]:
+    """Return training on composed patches alone, whose tissue area says nothing about the class; no group is needed.
+
+    Sampler: `ClassBalancedBatchSampler` by the label alone. Objective: `Mean`. See `interventions`.
+
+    References
+    ----------
+    Gao et al., "Out-of-Domain Robustness via Targeted Augmentations", ICML 2023, arXiv:2302.11861: the idea; the
+    intervention on the tissue area is this package's.
+    """
+    return (Phase(sampler=_class_balanced_by_label, objective=_mean, intervene_share=1.0),)
+
+
 METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyType(
     {
         "erm": erm,
@@ -351,6 +364,7 @@ METHODS: MappingProxyType[str, Callable[..., tuple[Phase, ...]]] = MappingProxyT
         "jtt": jtt,
         "dfr": dfr,
         "gerne-auto": gerne_auto,
+        "intervene": intervene,
     }
 )
 

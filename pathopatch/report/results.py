@@ -29,6 +29,7 @@ _METHODS_IN_ORDER = (
     "gerne-unknown",
     "gerne",
     "gerne-auto",
+    "intervene",
 )
 FEW_PATIENTS = 10  # with fewer, a bootstrap over patients gives visibly too narrow intervals
 _FEW_SEEDS = 3

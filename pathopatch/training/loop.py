@@ -29,6 +29,7 @@ from pathopatch.training import checkpoint
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder, EventFiles, LossMeans, State
 from pathopatch.training.dataset import PatchSet
 from pathopatch.training.distributed import ProcessGroup, shard_indices
+from pathopatch.training.intervene import Intervention, composed_share
 from pathopatch.training.optimise import (
     compiled,
     evaluation_steps,
@@ -63,6 +64,7 @@ class Batch:
     indices: list[int]  # samples of the whole batch
     places: NDArray[np.int64]  # (world, b): positions in the batch that each process holds
     own_indices: list[int]  # samples of this process
+    group: NDArray[np.int64]  # (B,): of each sample of the whole batch, as it is after an intervention
     x: Tensor  # float32 (b, C, H, W): those samples, augmented and standardised, on the device
 
 
@@ -102,7 +104,6 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         augment = Augmentation(rules, seed=mixed_seed(config.seed, state.phase), is_rgb=data.is_rgb)
     n_attributes = gerne.cell_counts(data.label, data.attribute).shape[1]
     label = torch.tensor(data.label, device=run.device)  # (N,)
-    group = torch.tensor(n_attributes * data.label + data.attribute, device=run.device)  # (N,)
     # Seeds differ between phases: otherwise the second phase would meet the batches of the first again.
     sampler = phase_batches(phase, data, config, steps=config.steps, seed=config.seed + state.phase)
     # Whole multiples of the processes in every cell, so that each process holds the same mixture of groups.
@@ -115,7 +116,8 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         sampler,
         data,
         range(state.step, config.steps),  # a resumed run starts at the step of its checkpoint
-        group=group.numpy(force=True),
+        n_attributes=n_attributes,
+        intervention=_intervention(run, phase, state, data),
         augment=augment,
         standardize=run.standardize,
         processes=run.processes,
@@ -137,7 +139,7 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
         own_loss = cross_entropy(logits.float(), label[batch.own_indices], reduction="none")  # (b,)
         loss = run.processes.gather_losses(own_loss, batch.places)  # (B,)
         # GERNE's extrapolation, GroupDRO's group weights, ...: this line is all that the loop sees of a method.
-        total = state.objective(loss, group[batch.indices])
+        total = state.objective(loss, torch.from_numpy(batch.group).to(run.device))
 
         # Checked before the step: the weights must not be touched by a gradient that is not finite.
         total_value = float(total.detach())
@@ -169,20 +171,30 @@ def run_phase(run: Run, phase: Phase, state: State, data: PatchSet) -> None:
             run.progress(run.steps_done(state), steps_in_all(run.phases, run.steps), {"loss": total_value, **run.shown})
 
 
+def _intervention(run: Run, phase: Phase, state: State, data: PatchSet) -> Intervention | None:
+    """Return what composes the patches of a phase; None if nothing does."""
+    config = run.config
+    if (share := composed_share(phase, data, config)) is None:
+        return None
+    return Intervention(data, share=share, seed=mixed_seed(config.seed, state.phase), threshold=config.threshold)
+
+
 def load_batches(
     sampler: Batches,
     data: PatchSet,
     steps: Iterable[int],
     *,
-    group: NDArray[np.int64],
+    n_attributes: int,
+    intervention: Intervention | None = None,
     augment: Augment | None,
     standardize: Standardizer,
     processes: ProcessGroup,
     ahead: int,
 ) -> Iterator[Batch]:
-    """Yield the batches of some steps in order; processes share the samples of each `group` (N,) evenly."""
+    """Yield the batches of some steps in order; processes share the samples of each group evenly."""
     device = standardize.mean.device
     parts = int(getattr(sampler, "parts", 1))
+    group = n_attributes * data.label + data.attribute  # (N,)
 
     def make(step: int) -> Batch:
         indices = sampler.batch(step)
@@ -191,12 +203,17 @@ def load_batches(
         else:
             places = shard_indices(group[indices], parts=parts, world=processes.world)
         own_indices = [indices[place] for place in places[processes.rank]]
-        x = torch.from_numpy(data.read(own_indices))
+        pixels, groups = data.read(own_indices), group[indices]
+        if intervention is not None:
+            drawn = intervention.draw(indices, step)
+            intervention.apply(pixels, places[processes.rank], indices, drawn)
+            groups = n_attributes * data.label[indices] + intervention.attributes(indices, drawn)
+        x = torch.from_numpy(pixels)
         if augment is not None:
             x = augment(x, places[processes.rank], len(indices), step)
         # Pinned memory is copied to the GPU while this thread reads on.
         x = x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
-        return Batch(step, indices, places, own_indices, standardize.in_place(x))
+        return Batch(step, indices, places, own_indices, groups, standardize.in_place(x))
 
     return prefetch_results(make, steps, ahead=ahead)
 

@@ -26,13 +26,15 @@ from pathopatch.groups.assign import JoinedBins, join_small_bins
 from pathopatch.groups.attribute import attribute_in, label_names
 from pathopatch.models.bundle import save_bundle
 from pathopatch.models.spec import BundleSpec, class_names
+from pathopatch.patches.mask_bits import MaskKind
 from pathopatch.training.checkpoint import NONFINITE, CheckpointFolder
 from pathopatch.training.data_summary import appearance_range, bundle_marks, summarize_data
 from pathopatch.training.dataset import PatchSet, load_patches
 from pathopatch.training.distributed import process_group
 from pathopatch.training.fit import TrainingResult, fit_arrays
+from pathopatch.training.intervene import intervenes
 from pathopatch.training.loop import StepCallback
-from pathopatch.training.phase_data import own_parameters, require_groups
+from pathopatch.training.phase_data import own_parameters, phases_of, require_groups
 
 RUN, MODEL, LEARNT = "run.json", "model", "learnt_from_val.csv"
 # Settings without effect on the weights, up to rounding: to change them makes no run stale.
@@ -105,9 +107,10 @@ def run_stamp(work: Path, groups: pd.DataFrame, config: TrainConfig, *, stage: s
 def load_sets(work: Path, groups: pd.DataFrame, config: TrainConfig) -> tuple[PatchSet, PatchSet | None]:
     """Return the training patches, by the attribute that the run draws by, and ``val`` by the one that selects."""
     load = partial(load_patches, work, groups, input_px=config.input_px)
+    masks: tuple[MaskKind, ...] = ("tissue", "tumor") if intervenes(phases_of(config), config) else ()
     train_by: dict[str, Any] = {"threshold": config.threshold, "bins": config.bins}
     val_by = train_by if config.select_at is None else {"threshold": config.select_at}
-    train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, **train_by)
+    train = load(splits=config.train_splits, cache_gib=0.75 * config.cache_gib, masks=masks, **train_by)
     val = load(splits=("val",), cache_gib=0.25 * config.cache_gib, **val_by)
     if bins := bins_of_run(groups, config):
         train = train.with_attribute(bins.join(train.attribute))

@@ -14,6 +14,7 @@ from pathopatch.patches.mask_bits import MaskKind, pack_masks
 from pathopatch.patches.store import PatchStore
 from pathopatch.patches.store_writer import StoreWriter
 from pathopatch.training.dataset import PatchSet
+from pathopatch.training.patch_masks import PatchMasks
 
 CHANNELS = ("CARS", "SHG")
 
@@ -36,7 +37,13 @@ def toy(n_per_cell: Sequence[Sequence[int]], *, seed: int, side: int = 16, contr
         tissue_fraction=attribute * 0.5 + 0.2,
         patient=np.array([f"p{i % 7}" for i in range(len(label))]),
         patch_id=np.array([f"s@{i},0" for i in range(len(label))]),
+        tissue=PatchMasks(pack_masks(_first_pixels(attribute * 0.5 + 0.2, side)), side),
     )
+
+
+def _first_pixels(share: NDArray[np.float64], side: int) -> NDArray[np.bool_]:
+    """Masks (N, side, side) of the first pixels, row by row, as many as each share (N,) asks for."""
+    return (np.arange(side**2) < np.rint(share * side**2)[:, None]).reshape(-1, side, side)
 
 
 def write_work(

@@ -105,6 +105,8 @@ class TrainConfig(Config):
     least_per_bin: int = Field(default=10, ge=0)  # patches of each label in train and val; below it a bin joins its
     # neighbour: a cell of fewer is learnt by heart, and its accuracy on validation is known to 16 points only
     select_at: Annotated[float, Field(gt=0, lt=1)] | None = None  # select by WGA at this threshold; None: as drawn
+    # Share of each class's draws that are composed to another tissue area; auto: by the size of the smallest group.
+    intervene: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _one_attribute(self) -> TrainConfig:

@@ -1,0 +1,230 @@
+"""Area interventions in training: compose a share of each batch from patches and masks, see `debias.interventions`.
+
+What is composed, and what of it a step draws, is a pure function of the seed, the step and the place in the batch: a
+resumed run and several processes meet the same patches. Copies are made when they are first drawn, by the thread that
+prepares batches, and kept in memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError, NoTissueError
+from pathopatch.debias import gerne
+from pathopatch.debias.interventions import Composition, Labels, Patch, compose, intervention_share, plan
+from pathopatch.debias.phases import Phase
+from pathopatch.training.dataset import PatchSet
+
+COPIES_PER_CLASS = 3000
+"""Composed copies of each class that a run draws from."""
+_DONORS = 6  # read for each copy; pieces are turned and moved, so that few donors make many
+_KEPT_BYTES = 2**30
+_FULL = 0.9  # from this share of tissue on, a patch's own ground is too little to fill with
+_GROUNDS = 20  # of a slide's emptiest patches, one gives its ground
+_CHUNK = 1024
+_COPY, _DRAW, _BASES = 0, 1, 2  # what a generator is for is part of its seed
+
+
+@dataclass(frozen=True, eq=False)
+class ComposedDraws:
+    """What of a batch is composed."""
+
+    places: NDArray[np.int64]  # (m,): positions in the batch
+    copies: NDArray[np.int64]  # (m,): number of the copy of the class at that position
+
+
+class Intervention:
+    """Composed copies of a phase's patches, and which of them each step draws.
+
+    Parameters
+    ----------
+    data : PatchSet
+        Patches with tissue masks.
+    share : float
+        Share of each class's draws that are composed, in (0, 1].
+    seed : int
+        That of the phase.
+    threshold : float, optional
+        Of the tissue fraction. Where it gives the patches' attribute, composed patches have that of their new area;
+        else that of the patch whose place they take.
+
+    Raises
+    ------
+    InputUnsupportedError
+        The patches have no masks.
+    NoTissueError
+        A class without a patch that could be composed.
+    """
+
+    def __init__(self, data: PatchSet, *, share: float, seed: int, threshold: float | None = None) -> None:
+        if data.tissue is None:
+            raise InputUnsupportedError(
+                "an intervention needs the tissue mask of every patch",
+                place="[train] intervene",
+                remedy="load the patches with masks",
+            )
+        self._data, self._share, self._seed = data, share, seed
+        is_by_area = threshold is not None and np.array_equal(data.attribute, data.tissue_fraction >= threshold)
+        self._threshold = threshold if is_by_area else None
+        n_classes = int(data.label.max()) + 1
+        self._labels: Labels = "presence" if n_classes <= 2 else "class"
+        self._slide = np.array([name.rpartition("@")[0] or name for name in data.patch_id.tolist()])
+        self._area, can_compose = _area_and_use(data)
+        self._usable = [np.flatnonzero((data.label == y) & can_compose) for y in range(n_classes)]
+        self._fractions = [self._area[data.label == y] for y in range(n_classes)]
+        if missing := [y for y, usable in enumerate(self._usable) if not usable.size]:
+            raise NoTissueError(
+                f"class {missing[0]} has no training patch with tissue",
+                place="[train] intervene",
+                remedy="train without an intervention",
+            )
+        self._bases = [
+            _balanced_bases(usable, data.attribute[usable], np.random.default_rng([seed, _BASES, y]))
+            for y, usable in enumerate(self._usable)
+        ]
+        self._kept: dict[tuple[int, int], tuple[NDArray[np.float16], float]] = {}
+        self._lock = threading.Lock()
+
+    def draw(self, indices: Sequence[int], step: int) -> ComposedDraws:
+        """Return what of a whole batch, samples `indices`, is composed at a step."""
+        rng = np.random.default_rng([self._seed, _DRAW, step])
+        label = self._data.label[np.asarray(indices)]
+        places: list[int] = []
+        for y in range(len(self._bases)):
+            members = np.flatnonzero(label == y)
+            count = int(self._share * len(members) + rng.uniform())  # the share is met in the mean
+            places += rng.permutation(members)[:count].tolist()
+        chosen = np.array(sorted(places), dtype=np.int64)
+        return ComposedDraws(chosen, rng.integers(COPIES_PER_CLASS, size=len(chosen)))
+
+    def apply(
+        self, x: NDArray[np.float32], own: NDArray[np.int64], indices: Sequence[int], drawn: ComposedDraws
+    ) -> None:
+        """Put the composed patches among those of this process, `x` (n, C, H, W), at the positions `own` (n,)."""
+        row = {place: number for number, place in enumerate(own.tolist())}
+        for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
+            if place in row:
+                x[row[place]] = self.copy(int(self._data.label[indices[place]]), copy)[0]
+
+    def attributes(self, indices: Sequence[int], drawn: ComposedDraws) -> NDArray[np.int64]:
+        """Return the attribute of each sample of a batch, (B,), composed ones by their new area."""
+        attribute: NDArray[np.int64] = self._data.attribute[np.asarray(indices)].copy()
+        if self._threshold is not None:
+            for place, copy in zip(drawn.places.tolist(), drawn.copies.tolist(), strict=True):
+                area = self.copy(int(self._data.label[indices[place]]), copy)[1]
+                attribute[place] = int(area >= self._threshold)
+        return attribute
+
+    def copy(self, label: int, number: int) -> tuple[NDArray[np.float16], float]:
+        """Return the pixels (C, H, W) and the tissue area, a share, of a copy: always the same ones."""
+        if (kept := self._kept.get((label, number))) is not None:
+            return kept
+        composed = self.compose(label, number)
+        made = composed.pixels.astype(np.float16), float(composed.tissue.mean())
+        with self._lock:
+            if (len(self._kept) + 1) * made[0].nbytes <= _KEPT_BYTES:
+                self._kept[label, number] = made
+        return made
+
+    def compose(self, label: int, number: int) -> Composition:
+        """Compose a copy, without keeping it."""
+        rng = np.random.default_rng([self._seed, _COPY, label, number])
+        base = int(self._bases[label][number])
+        patch, *donors = self._patches([base, *self._donors(base, rng)])
+        drawn = plan(self._fractions, label=label, fraction=float(patch.tissue.mean()), rng=rng)
+        return compose(patch, donors, drawn, rng=rng, labels=self._labels, ground=self._ground(base, rng))
+
+    def _donors(self, base: int, rng: np.random.Generator) -> list[int]:
+        """Return patches of the base's class, those of its slide first."""
+        candidates = self._usable[int(self._data.label[base])]
+        candidates = candidates[candidates != base] if len(candidates) > 1 else candidates
+        mixed = rng.permutation(candidates)
+        is_other = self._slide[mixed] != self._slide[base]
+        donors: list[int] = mixed[np.argsort(is_other, kind="stable")][:_DONORS].tolist()
+        return donors
+
+    def _ground(self, base: int, rng: np.random.Generator) -> NDArray[np.float32] | None:
+        """Return pixels (C, n) of the base's slide away from tissue, for a base with few of its own."""
+        if self._area[base] < _FULL:
+            return None
+        data = self._data
+        assert data.tissue is not None
+        clear = 1 - self._area
+        near = np.flatnonzero(self._slide == self._slide[base])
+        # A slide that is full everywhere takes its ground from the others.
+        near = near if clear[near].max() > 1 - _FULL else np.arange(len(data))
+        emptiest = near[np.argsort(clear[near], kind="stable")[::-1][:_GROUNDS]]
+        index = np.array([rng.choice(emptiest)])
+        pixels, tissue = data.read(index)[0], data.tissue.read(index)[0]
+        return pixels[:, ~tissue] if not tissue.all() else None
+
+    def _patches(self, indices: list[int]) -> list[Patch]:
+        data = self._data
+        assert data.tissue is not None
+        order = np.asarray(indices)
+        pixels, tissue = data.read(order), data.tissue.read(order)
+        tumor = None if data.tumor is None else data.tumor.read(order)
+        return [
+            Patch(
+                pixels=pixels[row],
+                tissue=tissue[row],
+                label=int(data.label[index]),
+                tumor=None if tumor is None or data.has_tumor is None or not data.has_tumor[index] else tumor[row],
+            )
+            for row, index in enumerate(indices)
+        ]
+
+
+def _area_and_use(data: PatchSet) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return the tissue area of each patch, a share, (N,), and whether it can be composed, (N,).
+
+    A patch without tissue cannot, nor a tumour patch whose tumour does not lie in its tissue: a cut would lose it.
+    """
+    assert data.tissue is not None
+    area, can_compose = np.empty(len(data)), np.empty(len(data), np.bool_)
+    for start in range(0, len(data), _CHUNK):
+        part = np.arange(start, min(start + _CHUNK, len(data)))
+        tissue = data.tissue.read(part)
+        area[part] = tissue.mean(axis=(1, 2))
+        can_compose[part] = tissue.any(axis=(1, 2))
+        if data.tumor is not None and data.has_tumor is not None:
+            in_tissue = (data.tumor.read(part) & tissue).any(axis=(1, 2))
+            can_compose[part] &= in_tissue | (data.label[part] != 1) | ~data.has_tumor[part]
+    return area, can_compose
+
+
+def _balanced_bases(
+    usable: NDArray[np.int64], attribute: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return the base of each copy of a class: of every attribute value alike, each patch as often as the others."""
+    values = np.unique(attribute)
+    per_value = -(-COPIES_PER_CLASS // len(values))
+    parts = []
+    for value in values:
+        members = usable[attribute == value]
+        rounds = -(-per_value // len(members))
+        parts.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:per_value])
+    bases: NDArray[np.int64] = np.stack(parts, axis=1).ravel()[:COPIES_PER_CLASS]
+    return bases
+
+
+def intervenes(phases: Sequence[Phase], config: TrainConfig) -> bool:
+    """Return whether any phase composes patches, for which masks are loaded."""
+    return config.intervene is not None or any(phase.intervene_share is not None for phase in phases)
+
+
+def composed_share(phase: Phase, data: PatchSet, config: TrainConfig) -> float | None:
+    """Return the share of a phase's draws to compose; None for none. A method's own share comes first."""
+    if phase.split != "train":
+        return None
+    if phase.intervene_share is not None:
+        return phase.intervene_share
+    if config.intervene == "auto":
+        return intervention_share(int(gerne.cell_counts(data.label, data.attribute).min()))
+    return config.intervene

@@ -1,0 +1,151 @@
+"""Interventions in training: what is composed, reproducibly, for any method."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from made_patches import toy
+
+from pathopatch.core.config import TrainConfig
+from pathopatch.core.errors import InputUnsupportedError, NoTissueError
+from pathopatch.debias.methods import method
+from pathopatch.patches.mask_bits import pack_masks
+from pathopatch.training.checkpoint import CheckpointFolder
+from pathopatch.training.dataset import PatchSet
+from pathopatch.training.fit import fit_arrays
+from pathopatch.training.intervene import COPIES_PER_CLASS, Intervention, composed_share
+from pathopatch.training.patch_masks import PatchMasks
+
+SIDE = 16
+
+
+def masked(n_per_cell: list[list[int]], seed: int = 0) -> PatchSet:
+    """Patches whose tissue is the first rows of pixels, as many as their fraction asks for; ground is dark."""
+    patches = toy(n_per_cell, seed=seed, side=SIDE)
+    area = np.rint(patches.tissue_fraction * SIDE**2).astype(int)
+    mask = (np.arange(SIDE**2) < area[:, None]).reshape(-1, SIDE, SIDE)
+    x = np.where(mask[:, None], patches.x, np.float16(0.02)).astype(np.float16)
+    return replace(patches, x=x, tissue=PatchMasks(pack_masks(mask), SIDE), tissue_fraction=mask.mean(axis=(1, 2)))
+
+
+def config(**changes: Any) -> TrainConfig:
+    settings = {
+        "method": "erm", "input_px": SIDE, "steps": 8, "batch_per_class": 8, "evaluations": 4, "threads": 1,
+        "device": "cpu", "intervene": 0.5,
+    }  # fmt: skip
+    return TrainConfig.model_validate(settings | changes)
+
+
+TRAIN, VAL = masked([[30, 6], [6, 30]]), masked([[20, 20], [20, 20]], seed=1)
+
+
+def weights(result: Any) -> list[torch.Tensor]:
+    return list(result.network.state_dict().values())
+
+
+def test_the_share_is_met_in_the_mean_within_each_class() -> None:
+    intervention = Intervention(TRAIN, share=0.3, seed=0)
+    indices = np.concatenate([np.flatnonzero(TRAIN.label == y)[:5] for y in (0, 1)]).tolist()
+    drawn = [intervention.draw(indices, step) for step in range(400)]
+    places = np.concatenate([draw.places for draw in drawn])
+    for y in (0, 1):
+        assert np.isin(places, range(5 * y, 5 * y + 5)).sum() / (400 * 5) == pytest.approx(0.3, abs=0.03)
+    again = intervention.draw(indices, 7)
+    np.testing.assert_array_equal(again.copies, drawn[7].copies)
+    assert max(draw.copies.max(initial=0) for draw in drawn) < COPIES_PER_CLASS
+
+
+def test_a_copy_is_the_same_whenever_and_by_whom_it_is_made() -> None:
+    first, second = Intervention(TRAIN, share=1, seed=3), Intervention(TRAIN, share=1, seed=3)
+    later = [second.copy(1, number)[0] for number in (5, 2, 9)]
+    for number, pixels in zip((5, 2, 9), later, strict=True):
+        np.testing.assert_array_equal(first.copy(1, number)[0], pixels)
+    assert first.copy(1, 5)[0] is first.copy(1, 5)[0]  # kept
+    assert (first.copy(1, 5)[0] != Intervention(TRAIN, share=1, seed=4).copy(1, 5)[0]).any()
+
+
+def test_areas_of_composed_patches_are_alike_in_both_classes() -> None:
+    intervention = Intervention(TRAIN, share=1, seed=0)
+    areas = [np.array([intervention.copy(y, number)[1] for number in range(300)]) for y in (0, 1)]
+    assert abs(areas[0].mean() - areas[1].mean()) < 0.06
+    assert abs((areas[0] >= 0.25).mean() - (areas[1] >= 0.25).mean()) < 0.12
+    natural = [TRAIN.tissue_fraction[TRAIN.label == y].mean() for y in (0, 1)]
+    assert natural[1] - natural[0] > 0.3
+
+
+def test_a_batch_holds_composed_patches_of_its_labels_and_their_new_attribute() -> None:
+    intervention = Intervention(TRAIN, share=1, seed=0, threshold=0.25)
+    indices = list(range(20))
+    drawn = intervention.draw(indices, 0)
+    assert len(drawn.places) == 20
+    x = TRAIN.read(indices)
+    own = np.arange(4, 12)
+    part = x[4:12].copy()
+    intervention.apply(part, own, indices, drawn)
+    for row, place in enumerate(own.tolist()):
+        pixels, area = intervention.copy(int(TRAIN.label[place]), int(drawn.copies[place]))
+        np.testing.assert_array_equal(part[row], pixels.astype(np.float32))
+        assert intervention.attributes(indices, drawn)[place] == (area >= 0.25)
+
+
+def test_an_attribute_that_is_not_the_area_stays() -> None:
+    flipped = TRAIN.with_attribute(1 - TRAIN.attribute)
+    intervention = Intervention(flipped, share=1, seed=0, threshold=0.25)
+    drawn = intervention.draw(list(range(20)), 0)
+    np.testing.assert_array_equal(intervention.attributes(list(range(20)), drawn), flipped.attribute[:20])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["erm", "resample", "groupdro", "gerne", "intervene"])
+def test_a_resumed_run_meets_the_same_composed_patches(name: str, tmp_path: Any) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(done: int, total: int, measures: dict[str, float]) -> None:
+        if done == 5:
+            raise Killed
+
+    settings = config(method=name)
+    undisturbed = fit_arrays(TRAIN, VAL, settings)
+    with pytest.raises(Killed):
+        fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"), progress=kill)
+    resumed = fit_arrays(TRAIN, VAL, settings, checkpoints=CheckpointFolder(tmp_path, "f"))
+    assert all(map(torch.equal, weights(resumed), weights(undisturbed)))
+    natural = fit_arrays(TRAIN, VAL, settings.model_copy(update={"intervene": None}))
+    assert any(not torch.equal(a, b) for a, b in zip(weights(natural), weights(resumed), strict=True)) or (
+        name == "intervene"
+    )
+
+
+def test_without_an_intervention_masks_change_nothing() -> None:
+    settings = config(intervene=None)
+    bare = replace(TRAIN, tissue=None)
+    assert all(map(torch.equal, weights(fit_arrays(TRAIN, VAL, settings)), weights(fit_arrays(bare, VAL, settings))))
+
+
+def test_the_share_follows_the_smallest_group_or_the_method() -> None:
+    (erm,), (intervene,) = method("erm"), method("intervene")
+    assert composed_share(erm, TRAIN, config(intervene=None)) is None
+    assert composed_share(erm, TRAIN, config(intervene="auto")) == pytest.approx(0.94)
+    assert composed_share(erm, masked([[30, 0], [6, 30]]), config(intervene="auto")) == 1
+    assert composed_share(intervene, TRAIN, config(intervene=None)) == 1
+    assert composed_share(replace(erm, split="val"), TRAIN, config()) is None
+
+
+def test_an_empty_group_is_no_obstacle_to_the_method_of_that_name() -> None:
+    result = fit_arrays(masked([[30, 0], [0, 30]]), VAL, config(method="intervene", intervene=None, steps=2))
+    assert result.step > 0
+
+
+def test_patches_without_masks_and_classes_without_tissue_are_refused() -> None:
+    with pytest.raises(InputUnsupportedError, match="needs the tissue mask"):
+        Intervention(replace(TRAIN, tissue=None), share=1, seed=0)
+    empty = np.zeros((len(TRAIN), SIDE, SIDE), np.bool_)
+    assert TRAIN.tissue is not None
+    empty[TRAIN.label == 0] = TRAIN.tissue.read(np.flatnonzero(TRAIN.label == 0))
+    with pytest.raises(NoTissueError, match="class 1 has no training patch with tissue"):
+        Intervention(replace(TRAIN, tissue=PatchMasks(pack_masks(empty), SIDE)), share=1, seed=0)
